@@ -1,0 +1,115 @@
+"""A process and all its descendants, found through /proc.
+
+PostgreSQL puts every backend into a process group of its own, so a signal to a group does not reach them; the parent
+pid does. A pid may be used again after its process has ended, so a process is known here by pid and start time.
+Standard library only: the watchdog runs without site-packages.
+"""
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of this machine: its pid and the clock tick since boot at which it started."""
+
+    pid: int
+    started: int
+
+    def lives(self) -> bool:
+        """Whether this very process still runs (or is stopped). A zombie does not live."""
+        stat = _stat(self.pid)
+        return stat is not None and stat.started == self.started and stat.state not in "ZX"
+
+    def send(self, signum: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.lives():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    state: str
+    parent: int
+    started: int
+
+
+def find(pid: int) -> Process | None:
+    """The process that has this pid now, if it lives."""
+    stat = _stat(pid)
+    return None if stat is None or stat.state in "ZX" else Process(pid, stat.started)
+
+
+def children(pid: int) -> list[Process]:
+    """The living direct children of a process, whichever of its threads started them."""
+    return [process for parent, process in _all_processes() if parent == pid]
+
+
+def descendants(pid: int) -> list[Process]:
+    """The living children of a process, their children, and so on; parents before children."""
+    by_parent: dict[int, list[Process]] = {}
+    for parent, process in _all_processes():
+        by_parent.setdefault(parent, []).append(process)
+    found: list[Process] = []
+    queue = [pid]
+    while queue:
+        for child in by_parent.get(queue.pop(0), []):
+            found.append(child)
+            queue.append(child.pid)
+    return found
+
+
+def signal_tree(root: Process, signum: int) -> list[Process]:
+    """Send a signal to a process and all its descendants, those that are born meanwhile included; returns them.
+
+    For SIGKILL and SIGSTOP the root is stopped first, so that it forks no more, and only then are its children looked
+    up: after its death they would belong to somebody else and could not be found.
+    """
+    if signum in (signal.SIGKILL, signal.SIGSTOP):
+        reached = _stop_all(root)
+        if signum == signal.SIGKILL:
+            for process in reached:
+                process.send(signal.SIGKILL)
+        return reached
+    reached = [root, *descendants(root.pid)]
+    # Children first: a parent that wakes up must not find them asleep.
+    for process in reversed(reached):
+        process.send(signum)
+    return reached
+
+
+def _stop_all(root: Process) -> list[Process]:
+    root.send(signal.SIGSTOP)
+    reached = [root]
+    for _ in range(_ROUNDS):
+        new = [process for process in descendants(root.pid) if process not in reached]
+        if not new:
+            break
+        for process in new:
+            process.send(signal.SIGSTOP)
+        reached += new
+    return reached
+
+
+def _all_processes() -> list[tuple[int, Process]]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (stat := _stat(int(entry))) is not None and stat.state not in "ZX":
+            found.append((stat.parent, Process(int(entry), stat.started)))
+    return found
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The command's name stands in parentheses and may contain anything; the other fields follow the last ")".
+    fields = text[text.rindex(")") + 2 :].split()
+    return _Stat(state=fields[0], parent=int(fields[1]), started=int(fields[19]))
