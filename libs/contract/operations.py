@@ -1,0 +1,64 @@
+"""What a backend must know of its contract: one parsed call is a read, a write or a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.ownership.model import Row
+from libs.ownership.rules import Change
+from libs.store.port import Page
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One record. `answer` makes the reply, or raises the contract's not-found error for None and for tombstones."""
+
+    key: str
+    answer: Callable[[Row | None], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A change of one record. `change` is pure and may be called more than once."""
+
+    key: str
+    request_id: str
+    request_hash: bytes
+    """Of the method and the request in deterministic form, REQUEST_HASH_BYTES long."""
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A page of records. `answer` makes the reply from payloads and the token of the next page."""
+
+    page: Page
+    filter_hash: bytes
+    answer: Callable[[Sequence[bytes], str], bytes]
+
+
+class Operations(Protocol):
+    """A contract's methods, as a backend runs them."""
+
+    service: str
+    """Full name, "sandbox.v1.SandboxService"."""
+    methods: Sequence[str]
+    """Names without the service, "GetSandbox"."""
+
+    def parse(self, method: str, request: bytes, context: CallContext) -> Read | Write | List:
+        """Checks the whole request. Raises InvalidField and whatever else the contract says; has no effect."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What comes with a call beside its request."""
+
+    request_id: str
+    """Made for the caller when the request has none."""
+    made_id: str
+    """For a create without an id."""
+    now_seconds: float
+    """UNIX time, for the times in the record."""

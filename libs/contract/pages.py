@@ -1,0 +1,37 @@
+"""Page tokens: the last name and a hash of the question, the same at both stores and the router."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from hashlib import blake2b
+
+from libs.errors import InvalidField
+
+HASH_BYTES = 8
+
+
+def filter_hash(method: str, question: bytes) -> bytes:
+    """`question`: the list request in deterministic form, without its page size and token."""
+    return blake2b(method.encode() + b"\0" + question, digest_size=HASH_BYTES).digest()
+
+
+def make_token(last: str, question: bytes) -> str:
+    """`question`: what `filter_hash` gave."""
+    return base64.urlsafe_b64encode(question + last.encode()).decode().rstrip("=")
+
+
+def read_token(token: str, question: bytes, field: str = "page_token") -> str:
+    """The name after which the page begins; "" for no token. Raises InvalidField."""
+    if not token:
+        return ""
+    try:
+        data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        last = data[HASH_BYTES:].decode()
+    except (binascii.Error, UnicodeDecodeError):
+        data, last = b"", ""
+    if not last:
+        raise InvalidField(field, token, "give back next_page_token of a former answer as it was")
+    if data[:HASH_BYTES] != question:
+        raise InvalidField(field, token, "the token belongs to a list with another filter")
+    return last

@@ -1,0 +1,75 @@
+"""The one error base. A subclass's docstring is its message; it knows its gRPC code, its reason and what may help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+DOMAIN = "baton"
+"""Of the `google.rpc.ErrorInfo` that every error carries."""
+
+
+class BatonError(Exception):
+    """Something went wrong inside Baton."""
+
+    code: ClassVar[str] = "INTERNAL"
+    """Name of the gRPC status code."""
+    reason: ClassVar[str] = "INTERNAL"
+    """Stable, for programs; the same over every protocol."""
+    retry_seconds: ClassVar[float | None] = None
+    """When a later try can help: after how long."""
+
+    def __init__(self, message: str | None = None, **metadata: str) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.metadata: Mapping[str, str] = metadata
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidField(BatonError):
+    """A field of the request is not valid."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{field}: {shown} is not valid: {expected}", field=field)
+        self.field = field
+        self.expected = expected
+
+
+class StoreNotReady(BatonError):
+    """The store is starting or draining."""
+
+    code = "UNAVAILABLE"
+    reason = "STORE_NOT_READY"
+    retry_seconds = 0.5
+
+
+class Overloaded(BatonError):
+    """Too many calls are under way; try again a little later."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "OVERLOADED"
+    retry_seconds = 0.2
+
+
+class OwnerUnavailable(BatonError):
+    """The store that owns the record is out of reach. A write may have had its effect: retry with its request_id."""
+
+    code = "UNAVAILABLE"
+    reason = "OWNER_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class LockTimeout(BatonError):
+    """The record is busy; nothing was changed: try again."""
+
+    code = "ABORTED"
+    reason = "LOCK_TIMEOUT"
+    retry_seconds = 0.1

@@ -1,0 +1,34 @@
+"""Sizes that the protocol relies on. Together they make sure that a record can always be released.
+
+An event must fit the log, and a release carries the served window: so a payload is bounded such that the envelope of a
+full window, without answers, still fits beside it.
+"""
+
+MAX_EVENT_BYTES = 512 * 1024
+"""Of a serialized Record: what the log accepts, with room for its headers."""
+
+MAX_ANSWER_BYTES = 16 * 1024
+"""A larger answer of a served request is not kept."""
+
+SERVED_WINDOW = 64
+"""Served requests of a record that a release carries, the newest ones."""
+
+RETRY_WINDOW_SECONDS = 600
+"""How long a served request is known at least, in ticks of the store that learned it."""
+
+MAX_KEY_BYTES = 256
+MAX_PRINCIPAL_BYTES = 128
+MAX_REQUEST_ID_BYTES = 36
+REQUEST_HASH_BYTES = 16
+
+MAX_SERVED_BYTES = MAX_PRINCIPAL_BYTES + MAX_REQUEST_ID_BYTES + REQUEST_HASH_BYTES + 64
+"""Of one served request without its answer: its fields, two varints of ten bytes, tags and lengths."""
+
+MAX_PAYLOAD_BYTES = MAX_EVENT_BYTES - SERVED_WINDOW * MAX_SERVED_BYTES - MAX_KEY_BYTES - 256
+"""So that an event with a full window, without answers, fits."""
+
+RELEASE_ANSWER_BYTES = 1024 * 1024
+"""A release of many keys stops when its answer has reached this size."""
+
+OUTBOX_RESERVE = 1.1
+"""Releases may exceed the outbox's limits by this factor, so that a full store can still be left."""

@@ -1,0 +1,129 @@
+"""The words of the ownership protocol, as values. No I/O, no clock; everything is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from typing import NamedTuple
+
+BUCKETS = 1024
+
+
+class Store(StrEnum):
+    """One of the two stores: A is the old one, B the new one."""
+
+    A = "A"
+    B = "B"
+
+    @property
+    def other(self) -> Store:
+        return Store.B if self is Store.A else Store.A
+
+
+class Version(NamedTuple):
+    """Of a record. Compared by term, then by revision; a term begins only with a seizure."""
+
+    term: int
+    revision: int
+
+    @property
+    def etag(self) -> str:
+        """The etag of the write that made this version."""
+        return f'"{self.term}-{self.revision}"'
+
+
+NEVER = Version(0, 0)
+"""Before any version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A request that has had its one effect on a record."""
+
+    principal: str
+    request_id: str
+    request_hash: bytes
+    version: Version
+    """The version that the request made."""
+    answer: bytes | None
+    """The serialized answer; None when it was too large to keep (`limits.MAX_ANSWER_BYTES`) or had to make room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record as one store has it: live, deleted (a tombstone), or never created (a stub: no payload)."""
+
+    key: str
+    version: Version
+    owner: Store
+    write_version: Version
+    live: bool
+    payload: bytes
+    schema_version: int
+    base: Version | None = None
+
+    @property
+    def digest(self) -> int:
+        """64 bits over what both stores must agree on: key, version, owner, payload."""
+        content = blake2b(self.payload, digest_size=16).digest()
+        head = f"{self.key}\0{self.version.term}\0{self.version.revision}\0{self.owner}\0".encode()
+        return int.from_bytes(blake2b(head + content, digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Who owns the records of one bucket that do not exist yet."""
+
+    bucket: int
+    term: int
+    version: int
+    owner: Store
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one statement saw of one key: its row, its bucket's absence, and the request if it was served before."""
+
+    key: str
+    row: Row | None
+    absence: Absence
+    served: Served | None = None
+
+    @property
+    def owner(self) -> Store:
+        return self.row.owner if self.row else self.absence.owner
+
+    @property
+    def version(self) -> Version:
+        return self.row.version if self.row else NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row on its way to the other store, with the requests it has served (newest last)."""
+
+    row: Row
+    served: tuple[Served, ...]
+    origin: Store
+    """The store that made this version."""
+    made_seconds: float
+    """When, in UNIX seconds of that store's clock. For measuring lag; nothing is ordered by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A client's write on its way to a store: all that the protocol needs to know of it."""
+
+    key: str
+    principal: str
+    request_id: str
+    request_hash: bytes
+    traceparent: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def bucket_of(key: str) -> int:
+    """The bucket of a key, 0 to 1023: the unit of canary, of absence and of digests."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % BUCKETS

@@ -1,0 +1,164 @@
+"""Who may change a record: the rules of the ownership protocol, as pure functions.
+
+Two stores hold the same records, and traffic moves between them per record, at any moment. One rule keeps every write:
+
+    Flags are hints. Rows decide. A store accepts a write to a record only if its own row, in the same transaction,
+    says that it owns the record.
+
+From it follows everything here:
+
+* A record moves by a release at its owner and an adopt at the other store. A release is a change like any other: it
+  raises the version and makes an event. So from the moment it commits nobody owns the record, until the version that
+  it made has arrived at the new owner; and it arrives by the handoff or by the log, whichever is faster.
+* Apply is a join on versions: the higher one stays. Order, repetition and lateness of what arrives are harmless,
+  because a version is made once, by the one store that owned the record then.
+* Records that do not exist have an owner too, by bucket (`Absence`), else two stores could create one name.
+* A request that was served is remembered with the record and travels with it: a retry is recognised wherever the
+  record is by then.
+
+An adapter reads a `Found`, asks a function of this module what to do, and commits exactly that under the condition
+that owner and version are still what was read. If the condition fails it starts again from the read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
+from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
+from libs.ownership.model import NEVER, Call, Found, Record, Row, Served, Store, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What a write leaves: the payload, and whether the record is live."""
+
+    payload: bytes
+    live: bool
+    schema_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Nothing is to be changed: the request was served before, or asked for a check only."""
+
+    answer: bytes
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A change to commit: row, served request and event, all or none."""
+
+    row: Row
+    served: Served
+    answer: bytes
+
+    @property
+    def version(self) -> Version:
+        return self.row.version
+
+
+Change = Callable[[Row | None, Version], Resource | Answered]
+"""The contract's part of a write: from the row as it is and the version that the write will make to what it leaves.
+Raises the contract's errors. It may be called more than once and must not have effects."""
+
+Decide = Callable[[Found], Changed | Answered]
+
+
+def may_change(found: Found, me: Store) -> bool:
+    """The one rule: its row, or for a record that does not exist its bucket's absence, names this store."""
+    return found.owner is me
+
+
+def next_version(found: Found) -> Version:
+    """A change adds one to the revision; a new record starts in its bucket's term."""
+    if found.row is None:
+        return Version(found.absence.term, 1)
+    return Version(found.row.version.term, found.row.version.revision + 1)
+
+
+def read_as_owner(found: Found, me: Store) -> Row | None:
+    """The row for a strict read: None when the record surely does not exist. Raises NotOwner."""
+    if not may_change(found, me):
+        raise NotOwner.of(found)
+    return found.row
+
+
+def decide_write(found: Found, me: Store, call: Call, change: Change) -> Changed | Answered:
+    """What a write does to what was found.
+
+    Raises NotOwner, RequestIdReused, RecordTooLarge, and the errors of the contract.
+    """
+    served = found.served
+    if served is not None:
+        if served.request_hash != call.request_hash:
+            raise RequestIdReused(request_id=call.request_id)
+        if served.answer is not None:
+            return Answered(served.answer, served.version)
+        if found.row is not None and may_change(found, me):
+            return Answered(found.row.payload, served.version)
+    if not may_change(found, me):
+        raise NotOwner.of(found)
+    version = next_version(found)
+    after = change(found.row, version)
+    if isinstance(after, Answered):
+        return after
+    if len(after.payload) > MAX_PAYLOAD_BYTES:
+        raise RecordTooLarge(
+            f"the record would have {len(after.payload)} bytes: at most {MAX_PAYLOAD_BYTES} are allowed"
+        )
+    row = Row(
+        key=found.key,
+        version=version,
+        owner=me,
+        write_version=version,
+        live=after.live,
+        payload=after.payload,
+        schema_version=after.schema_version,
+        base=found.row.base if found.row else None,
+    )
+    kept = after.payload if len(after.payload) <= MAX_ANSWER_BYTES else None
+    return Changed(row, Served(call.principal, call.request_id, call.request_hash, version, kept), after.payload)
+
+
+class Outcome(Enum):
+    """Of a release, for one key."""
+
+    RELEASE = "release"
+    """Owned here: commit the row in `Release.row`."""
+    RELEASED = "released"
+    """Given up before, or never owned here: return the row in `Release.row` as it is."""
+    ABSENT = "absent"
+    """There is no record, its absence is owned here and was not asked for."""
+    NOT_OWNED = "not owned"
+    """There is no record here and its absence is owned elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    outcome: Outcome
+    row: Row | None
+
+
+def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Release:
+    """What giving a record up does. `create`: a record that does not exist may be given up, as a stub."""
+    if to is me:
+        raise ValueError(f"store {me} cannot release to itself")
+    if found.row is not None:
+        if found.row.owner is not me:
+            return Release(Outcome.RELEASED, found.row)
+        return Release(Outcome.RELEASE, replace(found.row, version=next_version(found), owner=to))
+    if found.absence.owner is not me:
+        return Release(Outcome.NOT_OWNED, None)
+    if not create:
+        return Release(Outcome.ABSENT, None)
+    stub = Row(found.key, next_version(found), to, NEVER, live=False, payload=b"", schema_version=0)
+    return Release(Outcome.RELEASE, stub)
+
+
+def is_newer(record: Record, here: Row | None) -> bool:
+    """Whether apply keeps the record. Its served requests are kept either way."""
+    return here is None or record.row.version > here.version

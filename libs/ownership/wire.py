@@ -1,0 +1,148 @@
+"""Records and absences as protobuf messages: in handoffs, in copies, and as events in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from google.protobuf.message import DecodeError
+
+from libs.errors import BatonError
+from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_EVENT_BYTES, SERVED_WINDOW
+from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
+from libs.pb.baton.record.v1 import record_pb2 as pb
+
+STORES = {pb.STORE_A: Store.A, pb.STORE_B: Store.B}
+STORE_NUMBERS = {Store.A: pb.STORE_A, Store.B: pb.STORE_B}
+
+
+class UnreadableRecord(BatonError):
+    """The bytes are not a record that this version understands."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_FIELD"
+
+
+def version_to_pb(version: Version) -> pb.Version:
+    return pb.Version(term=version.term, revision=version.revision)
+
+
+def version_from_pb(message: pb.Version) -> Version:
+    return Version(message.term, message.revision)
+
+
+def store_from_pb(number: int, field: str) -> Store:
+    """Raises UnreadableRecord when the number names no store."""
+    store = STORES.get(number)  # type: ignore[call-overload]
+    if store is None:
+        raise UnreadableRecord(f"{field}: {number} names no store: it is STORE_A (1) or STORE_B (2)", field=field)
+    return store  # type: ignore[no-any-return]
+
+
+def _served_to_pb(served: Served, record: Row) -> pb.ServedRequest:
+    message = pb.ServedRequest(
+        principal=served.principal,
+        request_id=served.request_id,
+        request_hash=served.request_hash,
+        version=version_to_pb(served.version),
+    )
+    if served.answer is not None:
+        if served.answer == record.payload:
+            message.answer_is_payload = True
+        else:
+            message.answer = served.answer
+    return message
+
+
+def _served_from_pb(message: pb.ServedRequest, payload: bytes) -> Served:
+    answer = message.answer if message.HasField("answer") else None
+    if message.answer_is_payload and len(payload) <= MAX_ANSWER_BYTES:
+        answer = payload
+    version = version_from_pb(message.version)
+    return Served(message.principal, message.request_id, message.request_hash, version, answer)
+
+
+def record_to_pb(record: Record) -> pb.Record:
+    row = record.row
+    message = pb.Record(
+        key=row.key,
+        version=version_to_pb(row.version),
+        owner=STORE_NUMBERS[row.owner],
+        write_version=version_to_pb(row.write_version),
+        live=row.live,
+        served=[_served_to_pb(served, row) for served in record.served],
+        origin=STORE_NUMBERS[record.origin],
+        schema_version=row.schema_version,
+        payload=row.payload,
+    )
+    if row.base is not None:
+        message.base.CopyFrom(version_to_pb(row.base))
+    message.made_time.FromNanoseconds(int(record.made_seconds * 1e9))
+    return message
+
+
+def record_from_pb(message: pb.Record) -> Record:
+    """Raises UnreadableRecord."""
+    if not message.key:
+        raise UnreadableRecord("key: empty: a record has a key", field="key")
+    version = version_from_pb(message.version)
+    if version.revision < 1 or version.term < 0:
+        raise UnreadableRecord(f"version: {tuple(version)} is not valid: revisions start at 1", field="version")
+    row = Row(
+        key=message.key,
+        version=version,
+        owner=store_from_pb(message.owner, "owner"),
+        write_version=version_from_pb(message.write_version),
+        live=message.live,
+        payload=message.payload,
+        schema_version=message.schema_version,
+        base=version_from_pb(message.base) if message.HasField("base") else None,
+    )
+    return Record(
+        row=row,
+        served=tuple(_served_from_pb(served, message.payload) for served in message.served),
+        origin=store_from_pb(message.origin, "origin"),
+        made_seconds=message.made_time.ToNanoseconds() / 1e9,
+    )
+
+
+def event_of(record: Record) -> bytes:
+    """The record as an event of at most MAX_EVENT_BYTES: the oldest answers make room first, then go all.
+
+    An answer that made room costs a late retry only the old answer's bytes: it gets the record as it is by then.
+    """
+    record = replace(record, served=record.served[-SERVED_WINDOW:])
+    data = record_to_pb(record).SerializeToString()
+    served: Sequence[Served] = record.served
+    for position in range(len(served)):
+        if len(data) <= MAX_EVENT_BYTES:
+            return data
+        served = [*served[:position], replace(served[position], answer=None), *served[position + 1 :]]
+        data = record_to_pb(replace(record, served=tuple(served))).SerializeToString()
+    return data
+
+
+def record_of_event(data: bytes) -> Record:
+    """Raises UnreadableRecord."""
+    try:
+        message = pb.Record.FromString(data)
+    except DecodeError as error:
+        raise UnreadableRecord(f"not a serialized record: {error}") from None
+    return record_from_pb(message)
+
+
+def absence_to_pb(absence: Absence) -> pb.Absence:
+    return pb.Absence(
+        bucket=absence.bucket, term=absence.term, version=absence.version, owner=STORE_NUMBERS[absence.owner]
+    )
+
+
+def absence_from_pb(message: pb.Absence) -> Absence:
+    """Raises UnreadableRecord."""
+    if not 0 <= message.bucket < BUCKETS:
+        raise UnreadableRecord(f"bucket: {message.bucket} is not valid: 0 to {BUCKETS - 1}", field="bucket")
+    return Absence(message.bucket, message.term, message.version, store_from_pb(message.owner, "owner"))
+
+
+def records_to_pb(records: Iterable[Record]) -> list[pb.Record]:
+    return [record_to_pb(record) for record in records]

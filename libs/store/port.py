@@ -1,0 +1,304 @@
+"""What a backend's database must do: small ports, one adapter per technology, one conformance suite for all.
+
+Every adapter promises:
+
+* Commit means durable: a method that changes something returns only when the change survives a power loss.
+* A change of a row, its outbox entry and its served request commit together, or none does.
+* What a decision was made on is a condition of the commit: when owner or version is no longer what was read, the
+  adapter starts again from the read. It never applies a decision to another row than it was made for.
+* Every wait has a bound: a busy record ends in `LockTimeout`, a full pool or queue in `Overloaded`, a database that is
+  away in `StoreUnavailable`. After `StoreUnavailable` the outcome of a change is unknown.
+* A cancelled caller leaves either the whole change or nothing.
+
+The rules themselves are in `libs.ownership.rules`; an adapter stores, orders and fences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from libs.errors import BatonError
+from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
+from libs.ownership.rules import Answered, Changed, Decide, Outcome
+
+
+class StoreUnavailable(BatonError):
+    """The store's database is out of reach. A write may have had its effect: retry with its request_id."""
+
+    code = "UNAVAILABLE"
+    reason = "OWNER_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class NewerSchema(BatonError):
+    """The database was made by a newer version of this program: run that version or restore an older backup."""
+
+
+class UnknownPartition(BatonError):
+    """Somebody else applies this partition of the log now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows a list asks for: equal columns, labels that must be there, and deleted ones too or not."""
+
+    equals: tuple[tuple[str, str], ...] = ()
+    """Column ("state", "account") and value."""
+    labels: tuple[tuple[str, str], ...] = ()
+    show_deleted: bool = False
+
+
+class Listed(NamedTuple):
+    row: Row
+    matches: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list: names after `after`, at most `limit`; or just `keys`, whether they match or not."""
+
+    filter: Filter
+    after: str = ""
+    limit: int = 50
+    keys: tuple[str, ...] = ()
+
+
+class Records(Protocol):
+    """Calls of clients. Strict: each sees every change that was committed before it began."""
+
+    async def read(self, key: str) -> Found:
+        """Row and absence in one statement begun after the call, never on a connection with an open transaction."""
+        ...
+
+    async def read_many(self, keys: Sequence[str]) -> list[Found]:
+        """As `read`, in the order of `keys`."""
+        ...
+
+    async def write(self, call: Call, decide: Decide) -> Changed | Answered:
+        """Looks the key and the request up, asks `decide`, commits what it says under the condition that nothing
+        changed meanwhile, else starts again, a bounded number of times (then LockTimeout).
+
+        Raises what `decide` raises, with nothing changed; OutboxFull; LockTimeout; StoreUnavailable.
+        A new record is only made while its bucket's absence is held (see `Transfers.release_absence`).
+        """
+        ...
+
+    async def page(self, page: Page) -> list[Listed]:
+        """In bytewise key order. Stubs (never created) are never among them. All rows, whoever owns them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    key: str
+    outcome: Outcome | None
+    """RELEASE and RELEASED both mean: `record` is what the other store may adopt. None: busy, ask again."""
+    record: Record | None
+    absence: Absence
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    results: tuple[ReleaseResult, ...]
+    remaining: tuple[str, ...] = ()
+    """Keys with which nothing was done, since the answer had reached RELEASE_ANSWER_BYTES."""
+
+
+class Position(NamedTuple):
+    """Where a feed stands in one partition of the log: `next` moves to `after` if it is still `before`."""
+
+    partition: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that could not be applied, with the reason."""
+
+    partition: int
+    offset: int
+    key: str
+    reason: str
+    event: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStep:
+    """What one read of the log brought, to be committed with what it applies."""
+
+    positions: tuple[Position, ...]
+    parked: tuple[Parked, ...] = ()
+    skipped: int = 0
+    """Events that this store made itself and heartbeats: counted as old."""
+
+
+class Applied(NamedTuple):
+    applied: int
+    old: int
+
+
+class Transfers(Protocol):
+    """Moving records and absences between the stores."""
+
+    async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
+        """Gives records up, by `decide_release`; each with the served requests of the retry window, read in a
+        statement begun after the row was locked, both in the answer and in its event. May use the outbox's reserve;
+        beyond it the keys are busy. A row that is locked longer than 300 ms is busy."""
+        ...
+
+    async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
+        """Keeps each record whose version is higher than what is here; keeps their served requests either way; makes
+        no outbox entry. With a step, positions move in the same transaction; UnknownPartition when one is not where
+        the step says, with nothing changed."""
+        ...
+
+    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
+        """Of these buckets, or of all, by number."""
+        ...
+
+    async def release_absence(self, bucket: int, to: Store) -> Absence:
+        """Version + 1, owner = `to`, if it is owned here; waits for creates in this bucket that are under way. Once it
+        has committed this store creates nothing in the bucket. Returns what stands here now."""
+        ...
+
+    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
+        """Takes exactly this version, if what is here is lower, with the same term. Returns what stands here now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEntry:
+    """A change that is not in the log yet."""
+
+    key: str
+    version: Version
+    event: bytes
+    traceparent: str = ""
+
+
+class Depth(NamedTuple):
+    """Of the outbox. The oldest entry's age in seconds, by the store's ticks."""
+
+    entries: int
+    bytes: int
+    oldest_seconds: float
+
+
+class Outbox(Protocol):
+    """Changes on their way to the log."""
+
+    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+        """The oldest entries, at most `limit` and about 1 MiB; waits for a first one. They stay until acknowledged, so an
+        entry that commits late is pulled late, never missed. Changes of one key come in the order of their versions."""
+        ...
+
+    async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
+        """Removes exactly these. Returns how many were there."""
+        ...
+
+    async def depth(self) -> Depth:
+        """May be up to two seconds old."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeedState:
+    next_offsets: Mapping[int, int] = field(default_factory=dict)
+    applied: int = 0
+    old: int = 0
+    parked: int = 0
+    journaled: int = 0
+    parked_now: int = 0
+
+    @property
+    def read(self) -> int:
+        return self.applied + self.old + self.parked + self.journaled
+
+
+class Feed(Protocol):
+    """Where this store stands in the log."""
+
+    async def state(self) -> FeedState: ...
+
+    async def parked(self, limit: int) -> list[Parked]:
+        """Events that wait to be tried again, oldest first."""
+        ...
+
+    async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
+        """Applies the record of a parked event and takes it off the list."""
+        ...
+
+    async def claim(self, partitions: int) -> Sequence[int]:
+        """The partitions that this process applies now. One process at a time has a partition; a store with one process
+        has all. Called again and again: partitions come and go with processes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportQuery:
+    after: str = ""
+    limit: int = 200
+    bucket: int | None = None
+    owned_only: bool = False
+    keys_only: bool = False
+    """Envelopes: no payload, no served requests."""
+
+
+class BucketDigest(NamedTuple):
+    bucket: int
+    records: int
+    owned: int
+    digest: int
+    """Exclusive or of `Row.digest`."""
+
+
+class Census(NamedTuple):
+    records: int
+    owned_records: int
+    owned_absences: int
+
+
+class Inspection(Protocol):
+    """Looking at a whole store, for copying and comparing."""
+
+    async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
+        """By key, with the served requests of the retry window; at most about 1 MiB. True: there may be more."""
+        ...
+
+    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+        """Of these buckets, or of all; buckets without a row are left out."""
+        ...
+
+    async def census(self) -> Census:
+        """May be some seconds old in a large store."""
+        ...
+
+
+class Upkeep(Protocol):
+    """What a store needs done from time to time by one of its processes."""
+
+    async def tick(self, elapsed_seconds: float) -> None:
+        """Advances the store's ticks by monotonic time that this process has seen go by. A no-op in a process that
+        does not hold the store's clock."""
+        ...
+
+    async def prune(self) -> int:
+        """Forgets served requests that are older than the retry window in ticks. Bounded work; returns how many."""
+        ...
+
+
+class StorePorts(Protocol):
+    """An open store: the ports above, over one database. Closing is the adapter's context manager's job."""
+
+    store: Store
+    backend: str
+    """For status: "sqlite 3.40", "postgresql 15"."""
+    records: Records
+    transfers: Transfers
+    outbox: Outbox
+    feed: Feed
+    inspection: Inspection
+    upkeep: Upkeep
