@@ -109,6 +109,18 @@ class ServerProcess:
                 raise self.failure(f"not so after {timeout_seconds:g} s: {what}")
             time.sleep(_POLL_SECONDS)
 
+    def wait_for_exit(self, timeout_seconds: float) -> None:
+        """Wait until a program that ends by itself has ended well. Raises ServerFailed with the log's end if not."""
+        assert self._popen is not None
+        try:
+            code = self._popen.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise self.failure(f"has not ended after {timeout_seconds:g} s") from None
+        _WATCHDOG.forget(self._popen.pid)
+        if code != 0:
+            raise self.failure(f"ended with code {code}")
+
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal to the server and to all its descendants.
 

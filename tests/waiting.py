@@ -1,0 +1,45 @@
+"""Waiting on a condition, with a bound, instead of sleeping."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.01
+
+
+class NotReached(AssertionError):
+    """A condition did not become true within its bound. The message shows its last value."""
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]],
+    timeout_seconds: float = 10.0,
+    what: str = "",
+) -> T:
+    """Call `condition` (plain or async) until its value is true, and return that value.
+
+    An AssertionError that it raises counts as not yet true, so a condition may be written with asserts; any other
+    exception ends the wait. Raises NotReached with the last value (or failed assertion) after `timeout_seconds`; a call
+    that is still under way then is cancelled.
+    """
+    last: object = "never evaluated"
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while True:
+                try:
+                    value = condition()
+                    last = result = await value if inspect.isawaitable(value) else value
+                    if result:
+                        return result
+                except AssertionError as error:
+                    last = error
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError as error:
+        spent = time.monotonic() - started
+        name = what or getattr(condition, "__name__", repr(condition))
+        raise NotReached(f"{name}: not reached within {spent:.1f} s; last value: {last!r}") from error
