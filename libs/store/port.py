@@ -191,8 +191,8 @@ class Outbox(Protocol):
     """Changes on their way to the log."""
 
     async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
-        """The oldest entries, at most `limit` and about 1 MiB; waits for a first one. They stay until acknowledged, so an
-        entry that commits late is pulled late, never missed. Changes of one key come in the order of their versions."""
+        """The oldest entries, at most `limit` and about 1 MiB; waits for a first one. They stay until acknowledged, so
+        an entry that commits late is pulled late, never missed. Changes of one key come in the order of versions."""
         ...
 
     async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
