@@ -1,0 +1,87 @@
+"""The control store: what all routers of one migration share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.errors import BatonError
+from services.router.core.gates import GateResult
+from services.router.core.phase import Setting
+
+
+class ControlUnavailable(BatonError):
+    """The control store is out of reach; routers go on with the last setting that they read."""
+
+    code = "UNAVAILABLE"
+    reason = "CONTROL_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One change of the setting. Appended with the change, never altered."""
+
+    time_seconds: float
+    """UNIX time."""
+    actor: str
+    action: str
+    """start, advance, rollback, canary, hold lifted."""
+    reason: str
+    before: Setting
+    after: Setting
+    gates: tuple[GateResult, ...] = ()
+    overridden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Of a long job."""
+
+    job: str
+    running: bool
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    """Records per second over the last seconds."""
+    note: str = ""
+    """What it does, or why it waits."""
+    cursor: str = ""
+    """Where to go on after an interruption."""
+    finished_seconds: float = 0.0
+    """UNIX time of its last completion; 0: never."""
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds left at this rate; negative when unknown."""
+        left = max(0, self.total - self.done)
+        return left / self.rate if self.rate > 0 else (0.0 if not left else -1.0)
+
+
+class ControlStore(Protocol):
+    """Every method raises ControlUnavailable within two seconds when the store is away."""
+
+    async def load(self) -> Setting:
+        """The current setting; the first ever call makes generation 1 with phase OFF and journals "start"."""
+        ...
+
+    async def change(self, entry: JournalEntry) -> bool:
+        """Puts `entry.after` in place of `entry.before` and appends the entry, both or nothing. False, and nothing
+        changed, when the current generation is not `entry.before.generation`."""
+        ...
+
+    async def journal(self, limit: int) -> Sequence[JournalEntry]:
+        """Newest first."""
+        ...
+
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Takes or renews the named role; False when another holder has it. Two holders for a moment do no harm: what
+        they do is safe twice. `ttl_seconds` 0 gives it up."""
+        ...
+
+    async def save(self, progress: Progress) -> None:
+        """Remembers how far a job has come."""
+        ...
+
+    async def progress(self, job: str) -> Progress | None: ...

@@ -1,0 +1,208 @@
+"""The phases of a migration, as one table.
+
+Rule 1: everything that differs between phases stands in `PHASES`. Code asks the table; it never compares phases.
+Rule 2: forward is one step at a time and passes the gates of the phase that is entered. Back is to any earlier phase, at
+once and without gates, because going back must never wait for anything. DEPRECATED is the only phase without a way back.
+Rule 3: a phase is a hint like a flag. It says where traffic should go; where a record may be written is decided by the
+record's row in its store. So a phase may change at any moment, at any router at another time, and no write is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from libs.errors import BatonError
+from libs.ownership.model import Store
+
+CANARY_FULL = 1000
+"""Permille: all buckets."""
+
+
+class Phase(Enum):
+    OFF = "OFF"
+    SHADOW = "SHADOW"
+    DUAL_WRITE = "DUAL_WRITE"
+    DUAL_READ = "DUAL_READ"
+    CUTOVER = "CUTOVER"
+    DEPRECATED = "DEPRECATED"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRule:
+    home: Store
+    """Where traffic goes that nothing else steers."""
+    canary: bool
+    """Canary buckets go to B."""
+    compared: str
+    """Which reads are compared in the background, with what."""
+    feed_into_a: bool
+    """B's changes are applied at A: the way back is open."""
+    gates: tuple[str, ...]
+    """What must pass before this phase is entered (see `gates.GATES`)."""
+    effect: str
+    """What entering it does, for the operator."""
+    answers: str
+    crash: str
+    back: str
+    """For the README's table: who answers, what a crash of one process costs, what going back costs."""
+
+    @property
+    def backward(self) -> bool:
+        return self.feed_into_a
+
+
+PHASES: dict[Phase, PhaseRule] = {
+    Phase.OFF: PhaseRule(
+        home=Store.A,
+        canary=False,
+        compared="nothing",
+        feed_into_a=True,
+        gates=(),
+        effect="all calls go to A; B follows by the event log",
+        answers="A",
+        crash="nothing; A's records wait until A is back",
+        back="nothing",
+    ),
+    Phase.SHADOW: PhaseRule(
+        home=Store.A,
+        canary=False,
+        compared="sampled reads against B",
+        feed_into_a=True,
+        gates=("audit", "backfill", "lag", "parked"),
+        effect="all calls go to A; sampled reads are compared with B's answers",
+        answers="A",
+        crash="nothing; A's records wait until A is back",
+        back="nothing",
+    ),
+    Phase.DUAL_WRITE: PhaseRule(
+        home=Store.A,
+        canary=True,
+        compared="sampled reads against the other store",
+        feed_into_a=True,
+        gates=("shadow-consistent", "lag", "parked"),
+        effect="canary buckets are handed to B, as many as `baton canary set` says; all else stays at A",
+        answers="the record's owner: B for canary buckets, else A",
+        crash="nothing; the dead store's records wait, their reads come from the replica, marked stale",
+        back="the canary's records are handed back, under traffic",
+    ),
+    Phase.DUAL_READ: PhaseRule(
+        home=Store.B,
+        canary=False,
+        compared="sampled reads against A",
+        feed_into_a=True,
+        gates=("error-rate", "canary-complete", "lag", "parked"),
+        effect="every bucket is handed to B; A follows by the event log",
+        answers="the record's owner: B, or A until the record has moved",
+        crash="nothing; the dead store's records wait, their reads come from the replica, marked stale",
+        back="all records that B owns are handed back, under traffic",
+    ),
+    Phase.CUTOVER: PhaseRule(
+        home=Store.B,
+        canary=False,
+        compared="nothing",
+        feed_into_a=True,
+        gates=("buckets-done", "latency-parity", "rehearsal", "lag", "parked"),
+        effect="B serves everything; A stays a hot backup that applies every change",
+        answers="B",
+        crash="nothing; B's records wait, reads come from A, marked stale",
+        back="all records are handed back, under traffic",
+    ),
+    Phase.DEPRECATED: PhaseRule(
+        home=Store.B,
+        canary=False,
+        compared="nothing",
+        feed_into_a=False,
+        gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "lag", "parked"),
+        effect="A is no longer fed: there is no way back after this",
+        answers="B",
+        crash="nothing; B's records wait",
+        back="not possible",
+    ),
+}
+
+ORDER = tuple(PHASES)
+
+
+class IllegalMove(BatonError):
+    """The phase cannot change like that; nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "ILLEGAL_MOVE"
+
+
+class GateBlocked(BatonError):
+    """A gate does not pass; nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "GATE_BLOCKED"
+
+
+class Outdated(BatonError):
+    """Somebody else changed the setting meanwhile; nothing was changed: look again and decide anew."""
+
+    code = "ABORTED"
+    reason = "OUTDATED"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the operator has set. Each change makes the next generation."""
+
+    generation: int = 0
+    phase: Phase = Phase.OFF
+    canary_permille: int = 0
+    hold: bool = False
+    """All traffic goes to A whatever the phase says: set by going back, lifted only by a person."""
+
+    @property
+    def rule(self) -> PhaseRule:
+        return PHASES[self.phase]
+
+
+def next_phase(setting: Setting) -> Phase:
+    """The one step forward. Raises IllegalMove at the end, and while a hold stands."""
+    place = ORDER.index(setting.phase) + 1
+    if place == len(ORDER):
+        raise IllegalMove(f"{setting.phase.value} is the last phase: there is no step forward")
+    if setting.hold:
+        raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
+    return ORDER[place]
+
+
+def advance(setting: Setting) -> Setting:
+    """One step forward; the gates are the caller's to check. A canary starts at 0."""
+    return replace(setting, generation=setting.generation + 1, phase=next_phase(setting), canary_permille=0)
+
+
+def rollback(setting: Setting, to: Phase) -> Setting:
+    """Back to an earlier phase. A phase that writes to A holds all traffic there, the canary's too."""
+    if not setting.rule.feed_into_a:
+        raise IllegalMove(f"{setting.phase.value} has no way back: A no longer has what B was given since")
+    same_without_canary = to is setting.phase and setting.rule.canary and not setting.hold
+    if ORDER.index(to) >= ORDER.index(setting.phase) and not same_without_canary:
+        earlier = ", ".join(phase.value for phase in ORDER[: ORDER.index(setting.phase)]) or "none"
+        raise IllegalMove(f"{to.value} is not before {setting.phase.value}; earlier phases: {earlier}")
+    hold = PHASES[to].home is Store.A
+    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=hold)
+
+
+def set_canary(setting: Setting, permille: int) -> Setting:
+    """How many thousandths of the buckets go to B. Raises IllegalMove where no canary steers."""
+    if not 0 <= permille <= CANARY_FULL:
+        raise IllegalMove(f"canary: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
+    if not setting.rule.canary:
+        places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.canary)
+        raise IllegalMove(f"a canary steers only in {places}; the phase is {setting.phase.value}")
+    if setting.hold and permille:
+        raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
+    return replace(setting, generation=setting.generation + 1, canary_permille=permille)
+
+
+def lift_hold(setting: Setting) -> Setting:
+    if not setting.hold:
+        raise IllegalMove("there is no hold to lift")
+    return replace(setting, generation=setting.generation + 1, hold=False)

@@ -1,0 +1,67 @@
+"""Where a call should go: the first rule that speaks.
+
+hold > global flag false > the operation's flag > global flag true > canary bucket > phase.
+
+This is a hint. The store that gets the call looks at its row and may answer that it is not the owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from libs.ownership.model import BUCKETS, Store
+from services.router.core.phase import CANARY_FULL, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """Kill switches: True is B, False is A, None asks the next rule."""
+
+    use_service_layer: bool | None = None
+    operations: Mapping[str, bool] = field(default_factory=dict)
+    """By operation: create, get, list, update, delete."""
+
+
+NO_FLAGS = Flags()
+
+
+class Target(NamedTuple):
+    store: Store
+    rule: str
+    """Which rule decided, in words."""
+
+
+def is_canary(bucket: int, permille: int) -> bool:
+    """Growing only adds buckets, shrinking only takes away: a record never flaps between steps."""
+    return bucket < round(BUCKETS * permille / CANARY_FULL)
+
+
+def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -> Target:
+    """`bucket`: None for a call without a key."""
+    if setting.hold:
+        return Target(Store.A, "hold")
+    if flags.use_service_layer is False:
+        return Target(Store.A, "global flag")
+    flag = flags.operations.get(operation)
+    if flag is not None:
+        return Target(Store.B if flag else Store.A, f"{operation} flag")
+    if flags.use_service_layer:
+        return Target(Store.B, "global flag")
+    return _by_phase(setting, bucket)
+
+
+def home(setting: Setting, flags: Flags, bucket: int) -> Store:
+    """Where the mover brings a bucket: as `target`, without the flags of operations, which steer calls and not records."""
+    if setting.hold or flags.use_service_layer is False:
+        return Store.A
+    if flags.use_service_layer:
+        return Store.B
+    return _by_phase(setting, bucket).store
+
+
+def _by_phase(setting: Setting, bucket: int | None) -> Target:
+    if setting.rule.canary and bucket is not None and is_canary(bucket, setting.canary_permille):
+        return Target(Store.B, "canary")
+    return Target(setting.rule.home, "phase")
