@@ -26,6 +26,8 @@ Headers = tuple[tuple[str, bytes], ...]
 class HeadersInvalid(EventLogError):
     """The headers of a message are not those of an event of this system"""
 
+    reason = "LOG_HEADERS_INVALID"
+
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
@@ -47,7 +49,7 @@ class HeaderWriter:
         self._before = (_SPEC_VERSION, ("ce_source", f"{SOURCE_PREFIX}{store}".encode()), ("ce_type", type.encode()))
 
     def write(self, key: str, version: tuple[int, int], time: float, traceparent: str | None = None) -> Headers:
-        """Return headers of the event that gave record `key` its `version` (term, revision) at `time` (UNIX seconds)."""
+        """Return the headers of the event that gave record `key` its `version` at `time`, UNIX seconds."""
         subject = key.encode()
         headers = (
             *self._before,

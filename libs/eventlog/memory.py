@@ -1,10 +1,11 @@
 """The event log in the memory of one process. It is a real log but for durability: it ends with the process."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+
+from libs.clock import Clock, SystemClock
 
 from .port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll, check_positions, place
 
@@ -31,9 +32,7 @@ class MemoryEventLog:
     While `reachable` is False every call raises `LogUnavailable`, as if the log were away.
     """
 
-    def __init__(
-        self, partitions: int = 16, *, retained: int | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, partitions: int = 16, *, retained: int | None = None, clock: Clock | None = None) -> None:
         if partitions < 1:
             raise ValueError(f"partitions is {partitions}; it must be at least 1")
         if retained is not None and retained < 1:
@@ -41,7 +40,7 @@ class MemoryEventLog:
         self.reachable = True
         self._partitions = [_Partition() for _ in range(partitions)]
         self._retained = retained
-        self._clock = clock
+        self._clock = clock or SystemClock()
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -52,7 +51,7 @@ class MemoryEventLog:
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         self._check_reachable()
         placed = place(events, partition, self.partitions)
-        now = self._clock()
+        now = self._clock.now()
         for number, event in placed:
             part = self._partitions[number]
             part.held.append(Stored(number, part.end, event, now))

@@ -1,6 +1,6 @@
 """What an event log promises, whatever stores it.
 
-A log has a fixed number of partitions. An event gets the next offset of its partition when it is appended, and keeps it.
+A log has a fixed number of partitions. An event gets the next offset of its partition when it is appended.
 A key is in the same partition in every adapter (`partition_of`).
 """
 
@@ -8,7 +8,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+from libs.errors import BatonError
 
 MAX_EVENT_BYTES = 1_000_000
 """Largest `Event.size` that every adapter accepts: Kafka's default `max.message.bytes` less room for framing."""
@@ -17,10 +19,10 @@ POLL_BYTES = 8 * 1024 * 1024
 """About how many bytes of events one `LogReader.poll` returns at most; a batch of large events fits in memory."""
 
 
-class EventLogError(Exception):
+class EventLogError(BatonError):
     """The event log could not do what was asked"""
 
-    retry_helps: ClassVar[bool] = False
+    reason = "LOG_FAILED"
 
     def __init__(self, detail: str = "") -> None:
         self.detail = detail
@@ -31,11 +33,16 @@ class EventLogError(Exception):
 class LogUnavailable(EventLogError):
     """The event log is out of reach; after an append, none, some or all of its events may be there, now or later"""
 
-    retry_helps = True
+    code = "UNAVAILABLE"
+    reason = "LOG_UNAVAILABLE"
+    retry_seconds = 1.0
 
 
 class OffsetGone(EventLogError):
     """The log does not hold the wanted offset; retention dropped it, or the log was replaced"""
+
+    code = "OUT_OF_RANGE"
+    reason = "LOG_OFFSET_GONE"
 
     def __init__(self, partition: int, offset: int, oldest: int) -> None:
         self.partition = partition
@@ -47,9 +54,15 @@ class OffsetGone(EventLogError):
 class EventTooLarge(EventLogError):
     """An event is larger than the log accepts; its size is to be checked before the change that makes it commits"""
 
+    code = "INVALID_ARGUMENT"
+    reason = "LOG_EVENT_TOO_LARGE"
+
 
 class TopicUnfit(EventLogError):
     """The topic or file cannot serve as the event log"""
+
+    code = "FAILED_PRECONDITION"
+    reason = "LOG_TOPIC_UNFIT"
 
 
 @dataclass(frozen=True, slots=True)

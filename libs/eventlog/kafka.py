@@ -1,0 +1,182 @@
+"""The event log in a Kafka topic.
+
+A producer that met an error or a timeout is given up, and the next append makes a new one: what the old one still holds
+may reach the topic a little later, which `LogUnavailable` says. No idempotent producer: its batches never expire, so a
+broker that stands still would hold appends and shutdown for ever, and nobody here needs what it promises.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from .kafka_reader import KafkaReader
+from .kafka_topic import KafkaSettings, check_topic, stop_within
+from .port import Event, EventTooLarge, LogUnavailable, check_positions, place
+
+_STOP_SECONDS = 2.0
+_LINGER_MS = 2
+_BATCH_BYTES = 64 * 1024
+_MAX_REQUEST_BYTES = 1024 * 1024
+_MAX_RETIRING = 4
+
+
+class KafkaEventLog:
+    """An `EventLog` in the topic that the settings name; use `open` to get one."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._producer: Any = None
+        self._producer_lock = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._inquirer: Any = None
+        self._inquirer_lock = asyncio.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        settings = self._settings
+        state = "closed" if self._closed else f"producing={self._producer is not None} retiring={len(self._retiring)}"
+        return f"<KafkaEventLog {settings.topic} at {settings.bootstrap} {state}>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: KafkaSettings) -> AsyncIterator[Self]:
+        """Check the topic, or make it if the settings say so; close the log at the end.
+
+        Raises:
+            TopicUnfit: the topic is missing, compacted, has another number of partitions or too small a message limit.
+            LogUnavailable: the broker is out of reach.
+        """
+        await check_topic(settings)
+        event_log = cls(settings)
+        try:
+            yield event_log
+        finally:
+            await event_log.close()
+
+    @property
+    def partitions(self) -> int:
+        return self._settings.partitions
+
+    async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
+        placed = place(events, partition, self.partitions)
+        if not placed:
+            return
+        producer: Any = None
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_seconds):
+                producer = await self._get_producer()
+                await self._send(producer, placed)
+        except MessageSizeTooLargeError as error:
+            raise EventTooLarge(f"the broker refused a message: {error}") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            # Of several appends that fail together, the first gives the producer up.
+            if producer is not None and producer is self._producer:
+                self._producer = None
+                self._retire(producer)
+            raise self._unavailable("append", error) from error
+
+    @asynccontextmanager
+    async def reader(self, positions: Mapping[int, int]) -> AsyncIterator[KafkaReader]:
+        reader = KafkaReader(self._settings, check_positions(positions, self.partitions))
+        try:
+            yield reader
+        finally:
+            await reader.close()
+
+    async def ends(self) -> dict[int, tuple[int, int]]:
+        tps = [TopicPartition(self._settings.topic, number) for number in range(self.partitions)]
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_seconds), self._inquirer_lock:
+                consumer = await self._get_inquirer()
+                oldest = await consumer.beginning_offsets(tps)
+                following = await consumer.end_offsets(tps)
+        except (KafkaError, OSError, TimeoutError) as error:
+            if self._inquirer is not None:
+                inquirer, self._inquirer = self._inquirer, None
+                self._retire(inquirer)
+            raise self._unavailable("ends", error) from error
+        return {tp.partition: (oldest[tp], following[tp]) for tp in tps}
+
+    async def close(self) -> None:
+        self._closed = True
+        for client in (self._producer, self._inquirer):
+            if client is not None:
+                self._retire(client)
+        self._producer = self._inquirer = None
+        if self._retiring:
+            _, late = await asyncio.wait(self._retiring, timeout=_STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_STOP_SECONDS)
+
+    async def _send(self, producer: Any, placed: list[tuple[int, Event]]) -> None:
+        sent: list[asyncio.Future[Any]] = []
+        for number, event in placed:
+            future = await producer.send(
+                self._settings.topic, event.value, event.key.encode(), number, headers=list(event.headers)
+            )
+            future.add_done_callback(_look_at)
+            sent.append(future)
+        await asyncio.wait(sent)
+        for future in sent:
+            future.result()
+
+    async def _get_producer(self) -> Any:
+        async with self._producer_lock:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._settings.bootstrap,
+                    acks="all",
+                    enable_idempotence=False,
+                    linger_ms=_LINGER_MS,
+                    max_batch_size=_BATCH_BYTES,
+                    max_request_size=_MAX_REQUEST_BYTES,
+                    request_timeout_ms=round(self._settings.request_timeout_seconds * 1000),
+                )
+                self._producer = await self._start(producer)
+            return self._producer
+
+    async def _get_inquirer(self) -> Any:
+        if self._inquirer is None:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._settings.bootstrap,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                request_timeout_ms=round(self._settings.request_timeout_seconds * 1000),
+            )
+            self._inquirer = await self._start(consumer)
+        return self._inquirer
+
+    async def _start(self, client: Any) -> Any:
+        try:
+            if len(self._retiring) >= _MAX_RETIRING:
+                raise LogUnavailable(f"{len(self._retiring)} earlier clients of the broker have not ended yet")
+            await client.start()
+            if self._closed:
+                raise LogUnavailable("the log is closed")
+        except BaseException:
+            self._retire(client)
+            raise
+        return client
+
+    def _retire(self, client: Any) -> None:
+        """Stop `client` in a task of its own; nobody uses it from now on."""
+        # A producer's batches expire after the request timeout; what it holds is then gone and it can end.
+        task = asyncio.create_task(stop_within(client, 4 * self._settings.request_timeout_seconds))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _unavailable(self, what: str, error: BaseException) -> LogUnavailable:
+        settings = self._settings
+        return LogUnavailable(f"{what} on {settings.topic} at {settings.bootstrap}: {error!r}")
+
+
+def _look_at(future: "asyncio.Future[Any]") -> None:
+    """Mark the outcome as seen: the task that waited for it may be gone."""
+    if not future.cancelled():
+        future.exception()

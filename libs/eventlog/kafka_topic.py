@@ -1,0 +1,135 @@
+"""Settings of the Kafka log, and whether a topic can serve as one."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from .port import MAX_EVENT_BYTES, LogUnavailable, TopicUnfit
+
+log = logging.getLogger(__name__)
+
+_FRAMING_BYTES = 32 * 1024
+_LOOK_AGAIN_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Where the log is and how long to wait for it.
+
+    With `create` a missing topic is made, with `replication_factor` copies, of which `min_insync_replicas` must hold an
+    event before it counts as appended, kept for `retention_hours`. An existing topic is never changed.
+    """
+
+    bootstrap: str
+    topic: str
+    partitions: int = 16
+    create: bool = False
+    replication_factor: int = 3
+    min_insync_replicas: int = 2
+    retention_hours: float = 7 * 24
+    append_timeout_seconds: float = 10.0
+    request_timeout_seconds: float = 4.0
+
+
+async def check_topic(settings: KafkaSettings) -> None:
+    """Return if the topic can serve as the log; make it before, if it is missing and the settings say so.
+
+    Raises:
+        TopicUnfit: it cannot serve; the message says what to do.
+        LogUnavailable: the broker is out of reach.
+    """
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=settings.bootstrap, request_timeout_ms=round(settings.request_timeout_seconds * 1000)
+    )
+    try:
+        async with asyncio.timeout(settings.append_timeout_seconds):
+            await admin.start()
+            found = await _describe(admin, settings.topic)
+            if found is None:
+                found = await _create(admin, settings)
+            _check_partitions(found, settings)
+            _check_config(await _config(admin, settings.topic), settings.topic)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogUnavailable(f"topic {settings.topic} at {settings.bootstrap}: {error!r}") from error
+    finally:
+        await stop_within(admin, settings.request_timeout_seconds)
+
+
+async def stop_within(client: Any, seconds: float) -> None:
+    """Stop a producer, consumer or admin client; if that fails or takes longer, log it and leave it."""
+    stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+    try:
+        async with asyncio.timeout(seconds):
+            await stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("%s did not stop within %g s: %r", type(client).__name__, seconds, error)
+
+
+async def _describe(admin: Any, topic: str) -> dict[str, Any] | None:
+    """Return the topic's metadata, None if there is none. Asks for all: asking for one may make it."""
+    for found in await admin.describe_topics():
+        if found["topic"] == topic:
+            return dict(found)
+    return None
+
+
+async def _create(admin: Any, settings: KafkaSettings) -> dict[str, Any]:
+    if not settings.create:
+        raise TopicUnfit(
+            f"{settings.topic} does not exist at {settings.bootstrap}; make it with {settings.partitions} partitions"
+            " and cleanup.policy=delete"
+        )
+    topic = NewTopic(
+        settings.topic,
+        settings.partitions,
+        settings.replication_factor,
+        topic_configs={
+            "cleanup.policy": "delete",
+            "message.timestamp.type": "LogAppendTime",
+            "min.insync.replicas": str(settings.min_insync_replicas),
+            "retention.ms": str(round(settings.retention_hours * 3_600_000)),
+            "unclean.leader.election.enable": "false",
+        },
+    )
+    answer = (await admin.create_topics([topic])).topic_errors[0]
+    code, message = answer[1], answer[2]
+    # Another process may have made it meanwhile; then what it made is checked like any other.
+    if code not in (0, TopicAlreadyExistsError.errno):
+        raise TopicUnfit(f"{settings.topic} could not be made: {for_code(code).__name__}: {message}")
+    while True:
+        found = await _describe(admin, settings.topic)
+        if found is not None and all(partition["leader"] >= 0 for partition in found["partitions"]):
+            return found
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+
+async def _config(admin: Any, topic: str) -> dict[str, str]:
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    code, message, _, _, entries = answer.resources[0]
+    if code:
+        raise for_code(code)(message)
+    return {entry[0]: entry[1] for entry in entries}
+
+
+def _check_partitions(found: dict[str, Any], settings: KafkaSettings) -> None:
+    count = len(found["partitions"])
+    if count != settings.partitions:
+        raise TopicUnfit(
+            f"{settings.topic} has {count} partitions, the settings say {settings.partitions}; make them equal"
+            " (adding partitions to a topic in use moves keys: make a new topic)"
+        )
+
+
+def _check_config(config: dict[str, str], topic: str) -> None:
+    policy = config["cleanup.policy"]
+    if policy != "delete":
+        raise TopicUnfit(f"{topic} has cleanup.policy={policy}, it must be delete: compaction loses events; change it")
+    limit = int(config["max.message.bytes"])
+    wanted = MAX_EVENT_BYTES + _FRAMING_BYTES
+    if limit < wanted:
+        raise TopicUnfit(f"{topic} has max.message.bytes={limit}, it must be at least {wanted}; raise it")

@@ -1,0 +1,310 @@
+"""The event log in one SQLite file, for processes on one host. A failed append has appended nothing."""
+
+import asyncio
+import random
+import sqlite3
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+from libs.clock import Clock, SystemClock
+
+from .port import (
+    POLL_BYTES,
+    Event,
+    LogUnavailable,
+    OffsetGone,
+    Stored,
+    TopicUnfit,
+    check_poll,
+    check_positions,
+    place,
+)
+
+SCHEMA_VERSION = 1
+
+_BUSY_SECONDS = 5.0
+_CALL_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.05
+
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY CHECK (one = 1),"
+    " schema_version INTEGER NOT NULL, partitions INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS part (part INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS event (part INTEGER NOT NULL, at INTEGER NOT NULL, key TEXT NOT NULL,"
+    " value BLOB NOT NULL, headers BLOB NOT NULL, time REAL NOT NULL, PRIMARY KEY (part, at))",
+)
+
+_Result = TypeVar("_Result")
+
+
+class _Connection:
+    """One connection and the one thread that uses it; a call that outlives its caller keeps the others out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"eventlog-{path.name}")
+        self._connection: sqlite3.Connection | None = None
+        self._turn = asyncio.Semaphore(1)
+        self._closed = False
+
+    async def run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Run `work` in the thread and return what it returns. LogUnavailable if it fails or takes too long."""
+        try:
+            async with asyncio.timeout(_CALL_SECONDS):
+                await self._turn.acquire()
+                if self._closed:
+                    self._turn.release()
+                    raise LogUnavailable(f"{self._path} is closed")
+                future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, work)
+                # The turn ends with the work, not with the caller's patience: nothing piles up behind a slow disk.
+                future.add_done_callback(self._finished)
+                return await asyncio.shield(future)
+        except TimeoutError as error:
+            raise LogUnavailable(f"{self._path} did not answer within {_CALL_SECONDS:g} s") from error
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"{self._path}: {error}") from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        # What a stuck disk holds up is closed with the process.
+        with suppress(LogUnavailable):
+            if self._connection is not None:
+                await self.run(lambda connection: connection.close())
+        self._closed = True
+        self._executor.shutdown(wait=False)
+
+    def _finished(self, future: "asyncio.Future[_Result]") -> None:
+        self._turn.release()
+        if not future.cancelled():
+            future.exception()  # Seen here in case that the caller is gone.
+
+    def _call(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        if self._connection is None:
+            self._connection = _connect(self._path)
+        return work(self._connection)
+
+
+class SqliteEventLog:
+    """An `EventLog` in a file. Several objects and processes may use one file; use `open` to get one."""
+
+    def __init__(self, path: Path, partitions: int, clock: Clock) -> None:
+        self._path = path
+        self._partitions = partitions
+        self._clock = clock
+        self._connection = _Connection(path)
+
+    def __repr__(self) -> str:
+        return f"<SqliteEventLog {self._path} partitions={self._partitions}>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path, partitions: int = 16, *, clock: Clock | None = None) -> AsyncIterator[Self]:
+        """Open the log in `path`, which is made if there is none, and close it at the end.
+
+        Raises:
+            TopicUnfit: the file is something else, of a newer schema or has another number of partitions.
+            LogUnavailable: the file cannot be used now.
+        """
+        if partitions < 1:
+            raise ValueError(f"partitions is {partitions}; it must be at least 1")
+        log = cls(path, partitions, clock or SystemClock())
+        try:
+            await log._connection.run(lambda connection: _prepare(connection, path, partitions))
+            yield log
+        finally:
+            await log.close()
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
+
+    async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
+        placed = place(events, partition, self._partitions)
+        if placed:
+            await self._connection.run(lambda connection: _append(connection, placed, self._clock.now()))
+
+    @asynccontextmanager
+    async def reader(self, positions: Mapping[int, int]) -> AsyncIterator["_SqliteReader"]:
+        connection = _Connection(self._path)
+        try:
+            yield _SqliteReader(connection, check_positions(positions, self._partitions))
+        finally:
+            await connection.close()
+
+    async def ends(self) -> dict[int, tuple[int, int]]:
+        return await self._connection.run(_ends)
+
+    async def trim(self, partition: int, oldest: int) -> None:
+        """Drop the events of `partition` below the offset `oldest`; offsets beyond the end count as the end."""
+        await self._connection.run(lambda connection: _trim(connection, partition, oldest))
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class _SqliteReader:
+    def __init__(self, connection: _Connection, positions: dict[int, int]) -> None:
+        self._connection = connection
+        self._positions = positions
+
+    async def poll(self, limit: int, wait_seconds: float) -> list[Stored]:
+        check_poll(limit, wait_seconds)
+        deadline = time.monotonic() + wait_seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            positions = dict(self._positions)
+            found = await self._connection.run(partial(_read, positions=positions, limit=limit))
+            for stored in found:
+                self._positions[stored.partition] = stored.offset + 1
+            left = deadline - time.monotonic()
+            if found:
+                # The partition read last comes last at the next poll, so that a busy one cannot keep others waiting.
+                last = found[-1].partition
+                self._positions[last] = self._positions.pop(last)
+            if found or left <= 0:
+                return found
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, partitions: int) -> None:
+    try:
+        _enter_wal(connection)
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        raise TopicUnfit(f"{path} is not an SQLite database; name another file") from error
+    if tables and "log" not in tables:
+        raise TopicUnfit(f"{path} is another SQLite database, it has {', '.join(sorted(tables))}; name another file")
+    with _transaction(connection):
+        for table in _TABLES if not tables else ():
+            connection.execute(table)
+        connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?)", (SCHEMA_VERSION, partitions))
+        version, found = connection.execute("SELECT schema_version, partitions FROM log").fetchone()
+        if version > SCHEMA_VERSION:
+            raise TopicUnfit(
+                f"{path} has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer one"
+            )
+        if found != partitions:
+            raise TopicUnfit(f"{path} has {found} partitions, the settings say {partitions}; make them equal")
+        rows = [(number, 0, 0) for number in range(partitions)]
+        connection.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)", rows)
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            # Two that switch a new file at once: SQLite refuses one of them without waiting for the busy timeout.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.005, 0.02))
+        else:
+            if mode != "wal":
+                raise TopicUnfit(f"the file system cannot hold a log, journal_mode is {mode!r}; use a local disk")
+            return
+
+
+def _append(connection: sqlite3.Connection, placed: list[tuple[int, Event]], now: float) -> None:
+    with _transaction(connection):
+        following = dict(connection.execute("SELECT part, next FROM part"))
+        rows = []
+        for number, event in placed:
+            rows.append((number, following[number], event.key, event.value, _pack(event.headers), now))
+            following[number] += 1
+        connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
+        touched = [(following[number], number) for number in {number for number, _ in placed}]
+        connection.executemany("UPDATE part SET next = ? WHERE part = ?", touched)
+
+
+def _ends(connection: sqlite3.Connection) -> dict[int, tuple[int, int]]:
+    return {number: (oldest, end) for number, oldest, end in connection.execute("SELECT * FROM part ORDER BY part")}
+
+
+def _trim(connection: sqlite3.Connection, partition: int, oldest: int) -> None:
+    with _transaction(connection):
+        connection.execute("UPDATE part SET oldest = max(oldest, min(next, ?)) WHERE part = ?", (oldest, partition))
+        connection.execute(
+            "DELETE FROM event WHERE part = ?1 AND at < (SELECT oldest FROM part WHERE part = ?1)", (partition,)
+        )
+
+
+def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int) -> list[Stored]:
+    found: list[Stored] = []
+    room = POLL_BYTES
+    # One snapshot for ends and events: retention between the two would look like a gap.
+    with _transaction(connection, "BEGIN"):
+        ends = _ends(connection)
+        for number, position in positions.items():
+            oldest, end = ends[number]
+            if not oldest <= position <= end:
+                if found:
+                    break
+                raise OffsetGone(number, position, oldest)
+            if position == end:
+                continue
+            rows = connection.execute(
+                "SELECT at, key, value, headers, time FROM event WHERE part = ? AND at >= ? ORDER BY at LIMIT ?",
+                (number, position, limit - len(found)),
+            )
+            for at, key, value, headers, appended in rows:
+                event = Event(key, value, _unpack(headers))
+                found.append(Stored(number, at, event, appended))
+                room -= len(value) + len(headers)
+                if room <= 0:
+                    break
+            rows.close()
+            if len(found) == limit or room <= 0:
+                break
+    return found
+
+
+def _pack(headers: tuple[tuple[str, bytes], ...]) -> bytes:
+    """Return name and value of each header, each behind its length as four bytes, big-endian."""
+    parts: list[bytes] = []
+    for name, value in headers:
+        encoded = name.encode()
+        parts += (struct.pack(">I", len(encoded)), encoded, struct.pack(">I", len(value)), value)
+    return b"".join(parts)
+
+
+def _unpack(packed: bytes) -> tuple[tuple[str, bytes], ...]:
+    strings = []
+    at = 0
+    while at < len(packed):
+        (length,) = struct.unpack_from(">I", packed, at)
+        strings.append(packed[at + 4 : at + 4 + length])
+        at += 4 + length
+    return tuple((name.decode(), value) for name, value in zip(strings[::2], strings[1::2], strict=True))
