@@ -1,0 +1,63 @@
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+# Proto tree, folder of the generated modules, their import path.
+PROTO_TREES := protos:libs/pb:libs.pb
+PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
+	--python-version 3.11 --custom-compile-command "make pins"
+
+.PHONY: help env stack protos check-protos lint test demo bench pins clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+env: $(INSTALLED) ## make .venv with the pinned packages and this project
+
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --no-input --progress-bar off --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install -q --no-input --progress-bar off --no-deps --no-build-isolation -e .
+	@touch $@
+
+stack: env ## get Kafka, PostgreSQL and Redis, or say what is missing and how to get it
+	$(BIN)/python -m libs.devstack
+
+protos: env ## generate the Python modules from the .proto files
+	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ }; done
+
+check-protos: env ## fail if a generated module is not fresh
+	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ } --check; done
+
+lint: env check-protos ## check style, types, imports and protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy libs services tests protos/generate.py
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
+	$(BIN)/buf lint build/protos.binpb --config buf.yaml
+
+test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: env ## show a migration there and back under load, about a minute
+	$(BIN)/baton demo
+
+bench: env stack ## measure, each figure beside its baseline
+	$(BIN)/python -m tests.bench
+
+pins: env ## choose the newest allowed versions again and write requirements/
+	$(PIN) --upgrade -o requirements/base.txt
+	$(PIN) --upgrade --extra dev -o requirements/dev.txt
+
+clean: ## remove all that was made here, .venv included
+	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find libs services tests protos -name __pycache__ -type d -exec rm -rf {} +
