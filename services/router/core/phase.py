@@ -1,8 +1,8 @@
 """The phases of a migration, as one table.
 
 Rule 1: everything that differs between phases stands in `PHASES`. Code asks the table; it never compares phases.
-Rule 2: forward is one step at a time and passes the gates of the phase that is entered. Back is to any earlier phase, at
-once and without gates, because going back must never wait for anything. DEPRECATED is the only phase without a way back.
+Rule 2: forward is one step at a time and passes the gates of the phase that is entered. Back is to any earlier phase,
+at once and without gates, because going back must never wait for anything. DEPRECATED alone has no way back.
 Rule 3: a phase is a hint like a flag. It says where traffic should go; where a record may be written is decided by the
 record's row in its store. So a phase may change at any moment, at any router at another time, and no write is lost.
 """

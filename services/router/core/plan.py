@@ -53,7 +53,7 @@ def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -
 
 
 def home(setting: Setting, flags: Flags, bucket: int) -> Store:
-    """Where the mover brings a bucket: as `target`, without the flags of operations, which steer calls and not records."""
+    """Where the mover brings a bucket: as `target`, without the flags of operations (they steer calls, not records)."""
     if setting.hold or flags.use_service_layer is False:
         return Store.A
     if flags.use_service_layer:
