@@ -10,7 +10,8 @@ INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 
 # Proto tree, folder of the generated modules, their import path.
-PROTO_TREES := protos:libs/pb:libs.pb
+PROTO_TREES := protos:libs/pb:libs.pb \
+	$(if $(wildcard tests/contracts/toy/*.proto),tests/contracts:tests/contracts/pb:tests.contracts.pb)
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 

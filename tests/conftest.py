@@ -1,11 +1,12 @@
 """Real servers for the tests: started at their first use, stopped at the end of the session.
 
 The servers are plain objects without an event loop, so tests of any loop scope may share them. A server that a test
-killed is started again for the next test that asks for it.
+killed or paused runs again for the next test that asks for it.
 """
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -66,24 +67,21 @@ def redis_process(stack_directory: Path) -> Iterator[Redis]:
 @pytest.fixture
 def kafka(kafka_server: Kafka) -> Kafka:
     """A running broker, shared by all tests."""
-    if not kafka_server.process.running:
-        kafka_server.restart()
+    _make_usable(kafka_server)
     return kafka_server
 
 
 @pytest.fixture
 def postgres(postgres_server: Postgres) -> Postgres:
     """A running PostgreSQL, shared by all tests."""
-    if not postgres_server.process.running:
-        postgres_server.restart()
+    _make_usable(postgres_server)
     return postgres_server
 
 
 @pytest.fixture
 def redis_server(redis_process: Redis) -> Redis:
     """A running Redis, shared by all tests."""
-    if not redis_process.process.running:
-        redis_process.restart()
+    _make_usable(redis_process)
     return redis_process
 
 
@@ -104,6 +102,14 @@ async def kafka_topic(kafka: Kafka) -> AsyncIterator[str]:
     yield name
     if kafka.process.running:
         await kafka.delete_topic(name)
+
+
+def _make_usable(server: Kafka | Postgres | Redis) -> None:
+    """Undo what an earlier test may have left: a dead server is started again, a paused one goes on."""
+    if server.process.running:
+        server.kill(signal.SIGCONT)
+    else:
+        server.restart()
 
 
 @contextmanager

@@ -134,12 +134,17 @@ class ServerProcess:
             self._await_death(reached)
 
     def stop(self, signum: int = signal.SIGTERM, timeout_seconds: float = 20.0) -> None:
-        """Ask the server alone to end, and kill it with all its descendants if it has not after `timeout_seconds`."""
+        """Ask the server alone to end, and kill it with all its descendants if it has not after `timeout_seconds`.
+
+        A paused server is let run again, so that it can.
+        """
         if self._popen is None or self._root is None:
             return
         if self.running:
             family = [self._root, *tree.descendants(self._root.pid)]
             self._popen.send_signal(signum)
+            for process in family:
+                process.send(signal.SIGCONT)
             try:
                 self._popen.wait(timeout_seconds)
                 self._await_death(family)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,31 @@ def test_a_server_that_is_never_ready_shows_its_log(tmp_path: Path) -> None:
             server.wait_until(lambda: False, 0.1, "it is up")
     finally:
         server.kill()
+
+
+def test_a_paused_server_can_be_stopped_in_order(tmp_path: Path) -> None:
+    script = "trap 'echo tidied up; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    server = ServerProcess(Command("paused", ["/bin/sh", "-c", script], log=tmp_path / "paused.log"))
+    server.start()
+    server.wait_until(lambda: "ready" in server.log_tail(), 10, "its trap is set")
+    server.kill(signal.SIGSTOP)
+    server.stop()
+    assert server.exit_code == 0
+    assert "tidied up" in server.log_tail()
+
+
+def test_what_cannot_be_got_is_named_together_with_the_way_to_get_it(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "libs.devstack"],
+        cwd=PROJECT_ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert "no program redis-server on PATH. Debian: apt-get install redis-server" in result.stderr
+    assert "no program java on PATH. Debian: apt-get install default-jre-headless" in result.stderr
 
 
 def test_postgres_names_the_folder_that_its_user_may_not_enter(tmp_path: Path) -> None:
