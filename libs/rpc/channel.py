@@ -1,0 +1,67 @@
+"""Channels to other processes: a peer that is gone or stands still is noticed within about two seconds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import grpc
+
+from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES
+
+RawCallable: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
+_CLOSE_SECONDS = 0.5
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_retries", 0),
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Without it a peer that stands still is noticed only after a minute.
+    ("grpc.http2.ping_timeout_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Nothing is sent twice by the library itself: whoever sends a write again decides so, with the same request_id."""
+
+
+class Channel:
+    """A channel to one address. It belongs to the event loop that opened it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.grpc: grpc.aio.Channel = grpc.aio.insecure_channel(address, OPTIONS)
+        """For generated stubs."""
+        self._callables: dict[str, RawCallable] = {}
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.address} {self.grpc.get_state().name}>"
+
+    def multi_callable(self, method: str) -> RawCallable:
+        """What calls `method` ("/package.Service/Method"), bytes in, bytes out. Made once for each method."""
+        found = self._callables.get(method)
+        if found is None:
+            found = self._callables[method] = self.grpc.unary_unary(method)
+        return found
+
+    async def close(self) -> None:
+        await self.grpc.close(_CLOSE_SECONDS)
+
+
+@asynccontextmanager
+async def open_channel(address: str) -> AsyncIterator[Channel]:
+    """A channel that connects at its first call, and again when the connection was lost."""
+    channel = Channel(address)
+    try:
+        yield channel
+    finally:
+        await channel.close()

@@ -1,0 +1,132 @@
+"""Baton's errors as gRPC statuses, and back.
+
+Every error carries a `google.rpc.Status` in its trailers, with an `ErrorInfo` (domain `baton`), and where they apply a
+`BadRequest`, a `PreconditionFailure` and a `RetryInfo`. Source: https://google.aip.dev/193.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Never, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from libs.errors import DOMAIN, BatonError
+
+log = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+_TYPE_PREFIX = "type.googleapis.com/"
+_ERROR_INFO_URL = _TYPE_PREFIX + error_details_pb2.ErrorInfo.DESCRIPTOR.full_name
+
+# Trailers stay far below the 8 KiB that a peer accepts. The message is in them three times (once percent-encoded,
+# twice in the details, which travel in base64), each value of the metadata once.
+_MESSAGE_BYTES = 600
+_VALUE_BYTES = 200
+_VALUES = 8
+
+_CODES = {code.name: code for code in grpc.StatusCode}
+
+
+class DeadlineExceeded(BatonError):
+    """The call took longer than it may. A write may have had its effect: retry with its request_id."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Internal(BatonError):
+    """Something went wrong inside the server; its log says what."""
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """The text, or as much of its beginning as fits, with "..." behind it."""
+    data = text.encode(errors="replace")
+    if len(data) <= limit_bytes:
+        return data.decode()
+    return data[: limit_bytes - 3].decode(errors="ignore") + "..."
+
+
+def status_of(error: BatonError) -> status_pb2.Status:
+    """The error as a `google.rpc.Status`, small enough for trailers."""
+    message = cut(error.message, _MESSAGE_BYTES)
+    status = status_pb2.Status(code=code_of(error).value[0], message=message)
+    metadata = {name: cut(value, _VALUE_BYTES) for name, value in list(error.metadata.items())[:_VALUES]}
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    field = metadata.get("field")
+    if field is not None and error.code == "INVALID_ARGUMENT":
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.code == "FAILED_PRECONDITION":
+        failure = error_details_pb2.PreconditionFailure()
+        failure.violations.add(type=error.reason, subject=metadata.get("name", ""), description=message)
+        status.details.add().Pack(failure)
+    if error.retry_seconds is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_seconds * 1000))
+        status.details.add().Pack(retry)
+    return status
+
+
+def code_of(error: BatonError) -> grpc.StatusCode:
+    return _CODES[error.code]
+
+
+async def abort(context: Context, error: BatonError) -> Never:
+    """End the call with this error. What was set as trailing metadata before is sent too."""
+    status = status_of(error)
+    trailers = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
+    await context.abort(code_of(error), status.message, trailers)
+
+
+async def abort_unknown(context: Context, error: Exception) -> Never:
+    """End the call because of a defect: the log gets the stack trace, the client no part of it."""
+    log.error("a call failed by a defect: %r", error, exc_info=error)
+    await abort(context, Internal())
+
+
+async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
+    """End the call as another server ended the one that was made for it: code, message, details and trailers."""
+    await context.abort(error.code(), error.details() or "", own_metadata(error.trailing_metadata()))
+
+
+def own_metadata(metadata: Any) -> tuple[tuple[str, Any], ...]:
+    """Of metadata that a peer sent, what a server may send on: no headers of the transport itself."""
+    return tuple(
+        (name, value)
+        for name, value in metadata or ()
+        if name == DETAILS_KEY or not (name.startswith(("grpc-", ":")) or name in _TRANSPORT)
+    )
+
+
+_TRANSPORT = frozenset({"content-type", "te", "user-agent", "date", "server", "trailer"})
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> tuple[str, Mapping[str, str]]:
+    """The reason and the metadata of the error's ErrorInfo; ("", {}) when it has none, so is not Baton's own."""
+    for name, value in _items(error.trailing_metadata()):
+        if name == DETAILS_KEY:
+            return _read_details(value)
+    return "", {}
+
+
+def _items(metadata: Any) -> Sequence[tuple[str, Any]]:
+    return metadata or ()
+
+
+def _read_details(value: bytes) -> tuple[str, Mapping[str, str]]:
+    try:
+        for detail in status_pb2.Status.FromString(value).details:
+            if detail.type_url == _ERROR_INFO_URL:
+                info = error_details_pb2.ErrorInfo.FromString(detail.value)
+                if info.domain == DOMAIN:
+                    return info.reason, dict(info.metadata)
+    except DecodeError:
+        pass
+    return "", {}

@@ -1,0 +1,273 @@
+"""A gRPC server: raw and generated services behind one admission, one deadline rule, one mapping of errors, one drain.
+
+Handlers see bytes and return bytes; generated servicers are wrapped to do the same. So every call, of whatever service,
+goes through `_Gate.answer`. Health and reflection stand beside it: they answer anybody, always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
+from libs.rpc.auth import check_token, is_loopback
+from libs.rpc.errors import Context, DeadlineExceeded, abort, abort_unknown
+from libs.rpc.limits import HARD_MESSAGE_BYTES, INTERNAL_REQUEST_BYTES, METADATA_BYTES, REQUEST_BYTES
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
+"""Raises BatonError, or ends the call by the context."""
+
+_LAST_ANSWERS_SECONDS = 0.25
+_BACKSTOP_CALLS = 64
+
+
+class CannotListen(BatonError):
+    """The listener could not be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawService:
+    """A service of bytes: full name, and a handler for each method ("GetSandbox")."""
+
+    name: str
+    methods: Mapping[str, Handler]
+
+
+@dataclass(frozen=True, slots=True)
+class TypedService:
+    """A generated service: its full name, its servicer, and the generated function that registers it."""
+
+    name: str
+    servicer: Any
+    register: Callable[[Any, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one listener lets in."""
+
+    calls: int = 256
+    """Under way at once; further ones are refused with OVERLOADED."""
+    request_bytes: int = REQUEST_BYTES
+    default_deadline_seconds: float = 5.0
+    """Of a call that has none."""
+    longest_deadline_seconds: float = 30.0
+
+
+INTERNAL_LIMITS = ServerLimits(calls=512, request_bytes=INTERNAL_REQUEST_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where a server listens and for whom. `setting` is the name of the setting that holds the address."""
+
+    address: str
+    setting: str
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    token: bytes | None = None
+    """When given, every call must show it."""
+    token_setting: str = ""
+    """Name of the setting that would hold the token: this listener is internal, and beyond loopback needs one."""
+
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # Else two processes could share one port without a word.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+    # Clients ping every second; a server that expects less answers GOAWAY.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+
+
+class _Gate:
+    """Every call's way in and out."""
+
+    def __init__(self, limits: ServerLimits, token: bytes | None) -> None:
+        self._limits = limits
+        self._token = token
+        self.in_flight = 0
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def answer(self, handler: Handler, request: bytes, context: Context) -> bytes:
+        """What the handler answers; an error is sent as Baton's errors are."""
+        try:
+            if self._token is not None:
+                check_token(context.invocation_metadata(), self._token)
+            if self.draining:
+                raise StoreNotReady("the process is draining")
+            if self.in_flight >= self._limits.calls:
+                raise Overloaded()
+            if len(request) > self._limits.request_bytes:
+                raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
+        except BatonError as error:
+            return await abort(context, error)
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            return await self._run(handler, request, context)
+        except BatonError as error:
+            return await abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        # The outermost owner of a call: the log gets the stack trace, the client a status.
+        except Exception as error:  # noqa: BLE001
+            return await abort_unknown(context, error)
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+
+    async def _run(self, handler: Handler, request: bytes, context: Context) -> bytes:
+        remaining: float | None = context.time_remaining()
+        if remaining is not None and remaining <= self._limits.longest_deadline_seconds:
+            return await handler(request, context)
+        limit = self._limits.default_deadline_seconds if remaining is None else self._limits.longest_deadline_seconds
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                return await handler(request, context)
+        except TimeoutError:
+            if deadline.expired():
+                raise DeadlineExceeded() from None
+            raise
+
+
+class _Collector:
+    """Stands in for a server when a generated service registers itself; keeps the handlers."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers again, in another form."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        self.handlers.update(handlers)
+
+
+def raw_service(service: TypedService) -> RawService:
+    """The generated service as one of bytes. Raises ValueError when it has a stream."""
+    collector = _Collector()
+    service.register(service.servicer, collector)
+    methods = {}
+    for name, handler in collector.handlers.items():
+        if handler.unary_unary is None:
+            raise ValueError(f"{service.name}/{name} streams: only methods of one request and one answer are served")
+        methods[name] = partial(_call_typed, handler)
+    return RawService(service.name, methods)
+
+
+async def _call_typed(handler: Any, request: bytes, context: Context) -> bytes:
+    try:
+        message = handler.request_deserializer(request)
+    except DecodeError as error:
+        raise InvalidField("request", f"{len(request)} bytes", f"a message of this method: {error}") from None
+    answer: bytes = handler.response_serializer(await handler.unary_unary(message, context))
+    return answer
+
+
+class Server:
+    """A listener. Serves after `start`, says so by health, and ends by `drain`."""
+
+    def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
+        self._config = config
+        self._gate = _Gate(config.limits, config.token)
+        self._health = health.aio.HealthServicer()
+        self._names = [service.name for service in services]
+        self._server = grpc.aio.server(
+            options=OPTIONS,
+            # Only against floods that the gate cannot answer: it refuses without details.
+            maximum_concurrent_rpcs=2 * config.limits.calls + _BACKSTOP_CALLS,
+        )
+        for service in services:
+            self._add(raw_service(service) if isinstance(service, TypedService) else service)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, self._server)
+        self.port = 0
+
+    def __repr__(self) -> str:
+        draining = " draining" if self._gate.draining else ""
+        return f"<Server {self._config.address} in_flight={self._gate.in_flight}{draining}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way, other than health and reflection."""
+        return self._gate.in_flight
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that was given to it when the setting's is 0."""
+        host, _, port = self._config.address.rpartition(":")
+        return f"{host}:{self.port}" if port == "0" else self._config.address
+
+    async def start(self, *, serving: bool = True) -> None:
+        """Listen. With `serving` False health says NOT_SERVING until `set_serving`. Raises CannotListen."""
+        config = self._config
+        if config.token_setting and config.token is None and not is_loopback(config.address):
+            raise CannotListen(
+                f"{config.setting}: {config.address} can be reached from other machines: set {config.token_setting},"
+                " or listen on 127.0.0.1"
+            )
+        await self.set_serving(serving)
+        try:
+            self.port = self._server.add_insecure_port(config.address)
+        except RuntimeError:
+            self.port = 0
+        if not self.port:
+            raise CannotListen(
+                f"{config.setting}: cannot listen on {config.address}: the port is in use or the host is not this"
+                " machine's; stop who has it or set another address"
+            )
+        await self._server.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tell health, overall and for each service."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._names):
+            await self._health.set(name, status)
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Say NOT_SERVING, let nobody in, wait for the calls under way, close. Returns how many were cut off."""
+        await self._health.enter_graceful_shutdown()
+        self._gate.draining = True
+        # Connections close as their calls end; watchers of health would hold the server open to the end of its grace.
+        stopping = asyncio.create_task(self._server.stop(timeout_seconds))
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._gate.idle.wait()
+        except TimeoutError:
+            log.warning("%s: %d call(s) cut off after %g s", self._config.address, self.in_flight, timeout_seconds)
+        left = self.in_flight
+        await self._server.stop(0.0 if left else _LAST_ANSWERS_SECONDS)
+        await stopping
+        return left
+
+    def _add(self, service: RawService) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            name: grpc.unary_unary_rpc_method_handler(partial(self._gate.answer, handler))
+            for name, handler in service.methods.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))

@@ -1,0 +1,129 @@
+"""Owners of tasks: work that its caller may leave, and loops that run as long as the process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from libs.errors import BatonError, Overloaded, StoreNotReady
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CANCEL_SECONDS = 1.0
+
+
+class Background:
+    """Owns tasks that go on when their callers leave: at most `limit` of them, awaited at the end by `drain`."""
+
+    def __init__(self, limit: int, name: str) -> None:
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; it must be at least 1")
+        self._limit = limit
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    def __repr__(self) -> str:
+        draining = " draining" if self._draining else ""
+        return f"<Background {self._name} {len(self._tasks)}/{self._limit}{draining}>"
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in a task of its own and return what it returns. If the caller is cancelled the work goes on.
+
+        Raises what `work` raises; Overloaded and StoreNotReady, with `work` never begun.
+        """
+        if self._draining or len(self._tasks) >= self._limit:
+            work.close()
+            raise StoreNotReady("the process is draining") if self._draining else Overloaded()
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._look_at)
+            raise
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Take no more work and wait for what runs. What is left after the timeout is cancelled; returns how many."""
+        self._draining = True
+        if not self._tasks:
+            return 0
+        _, left = await asyncio.wait(set(self._tasks), timeout=timeout_seconds)
+        for task in left:
+            task.cancel()
+        if left:
+            log.warning("%s: %d task(s) cancelled after %g s", self._name, len(left), timeout_seconds)
+            await asyncio.wait(left, timeout=_CANCEL_SECONDS)
+        return len(left)
+
+    def _look_at(self, task: asyncio.Task[Any]) -> None:
+        """Its caller has left, so nobody else sees how it ended."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, BatonError):
+            log.info("%s: work that its caller left ended in %s: %s", self._name, error.reason, error)
+        elif error is not None:
+            log.error("%s: work that its caller left failed", self._name, exc_info=error)
+
+
+class Loop:
+    """A body that is run again and again, also when it fails: then after a pause that doubles up to a bound.
+
+    `trouble` says why it stands still, in words; "" when it runs. The body calls `well` when it has come forward.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: Callable[[Loop], Awaitable[None]],
+        *,
+        first_pause_seconds: float = 0.05,
+        longest_pause_seconds: float = 2.0,
+    ) -> None:
+        self.name = name
+        self.failures = 0
+        self.trouble = ""
+        self._body = body
+        self._first_pause = first_pause_seconds
+        self._longest_pause = longest_pause_seconds
+        self._pause = first_pause_seconds
+
+    def __repr__(self) -> str:
+        return f"<Loop {self.name} failures={self.failures} trouble={self.trouble!r}>"
+
+    def well(self) -> None:
+        """The body came forward: no trouble, and the next pause is the first one again."""
+        if self.trouble:
+            log.info("%s runs again", self.name)
+            self.trouble = ""
+        self._pause = self._first_pause
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._body(self)
+            # This task is the body's outermost owner: it counts and shows every failure, then tries again.
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
+                await asyncio.sleep(self._pause)
+                self._pause = min(self._pause * 2, self._longest_pause)
+            else:
+                await asyncio.sleep(0)
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        trouble = f"{error.reason}: {error}" if isinstance(error, BatonError) else f"{type(error).__name__}: {error}"
+        if not isinstance(error, BatonError | OSError | TimeoutError):
+            log.error("%s failed by a defect", self.name, exc_info=error)
+        elif trouble != self.trouble:
+            log.warning("%s stands still: %s", self.name, trouble)
+        self.trouble = trouble
