@@ -165,7 +165,11 @@ async def test_servers_die_with_their_starter_even_if_it_is_killed(tmp_path: Pat
     finally:
         starter.kill()
         await starter.communicate()
-    await eventually(lambda: not any(process.lives() for process in family), what="all of them are gone")
+    try:
+        await eventually(lambda: not any(process.lives() for process in family), what="all of them are gone")
+    finally:
+        for process in family:
+            process.send(signal.SIGKILL)
 
 
 def family_of(pid: int, size: int) -> list[tree.Process]:
