@@ -1,0 +1,227 @@
+"""A contract as its compiled descriptors say it: which methods read, which field is the key, what a list looks like.
+
+A router knows a service by nothing else. Adding a method to a contract means editing its .proto.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from libs.contract.pages import filter_hash
+from libs.errors import BatonError, InvalidField
+from libs.pb.baton.options.v1 import options_pb2
+
+OPERATIONS = ("create", "get", "list", "update", "delete")
+
+_PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)\}")
+
+
+class UnfitContract(BatonError):
+    """The contract does not say what a router must know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """How a request names its record."""
+
+    template: str
+    """As a format string: "sandboxes/{}"."""
+    parts: tuple[Callable[[Any], str], ...]
+    made_id: int | None
+    """Which part is made when it is empty."""
+
+    def of(self, request: Message) -> str:
+        return self.template.format(*(part(request) for part in self.parts))
+
+    def lacks_id(self, request: Message) -> bool:
+        return self.made_id is not None and not self.parts[self.made_id](request)
+
+    def with_id(self, request: Message, made: str) -> str:
+        values = [part(request) for part in self.parts]
+        if self.made_id is not None:
+            values[self.made_id] = made
+        return self.template.format(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class ListShape:
+    """Where the parts of a list stand."""
+
+    items_tag: bytes
+    """What stands before each item in the serialized reply: field number and wire type."""
+    token_tag: bytes
+    page_token: str
+    page_size: str
+    default_page_size: int
+    max_page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    path: str
+    """"/sandbox.v1.SandboxService/GetSandbox"."""
+    name: str
+    is_read: bool
+    operation: str
+    request_class: type[Message]
+    reply_class: type[Message]
+    key: Key | None
+    shape: ListShape | None
+    creates: bool
+    creates_if: str
+    request_id: str
+    ignored_reply_fields: tuple[str, ...]
+
+    def parse(self, request: bytes) -> Message:
+        """Raises InvalidField when the bytes are not a request of this method."""
+        try:
+            return self.request_class.FromString(request)
+        except DecodeError:
+            expected = f"a serialized {self.request_class.DESCRIPTOR.full_name}, strings in UTF-8"
+            raise InvalidField("request", request[:32], expected) from None
+
+    def may_create(self, request: Message) -> bool:
+        return self.creates or bool(self.creates_if and getattr(request, self.creates_if))
+
+    def page(self, request: Message) -> tuple[int, str, bytes]:
+        """Of a list request: size, token, and the hash of its question. Raises InvalidField."""
+        shape = self.shape
+        if shape is None:
+            raise ValueError(f"{self.path} is not a list")
+        size = getattr(request, shape.page_size)
+        token = getattr(request, shape.page_token)
+        if size < 0:
+            raise InvalidField(shape.page_size, size, f"0 (for {shape.default_page_size}) to {shape.max_page_size}")
+        question = self.request_class()
+        question.CopyFrom(request)
+        question.ClearField(shape.page_size)
+        question.ClearField(shape.page_token)
+        asked = filter_hash(self.name, question.SerializeToString(deterministic=True))
+        return min(size or shape.default_page_size, shape.max_page_size), token, asked
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    service: str
+    """Full name."""
+    methods: Mapping[str, Method]
+    """By name without the service."""
+
+    @classmethod
+    def load(cls, place: str) -> Contract:
+        """From "package.module_pb2:ServiceName". Raises UnfitContract."""
+        module_name, _, service_name = place.partition(":")
+        try:
+            file = importlib.import_module(module_name).DESCRIPTOR
+            service = file.services_by_name[service_name]
+        except (ImportError, AttributeError, KeyError, ValueError):
+            raise UnfitContract(f"{place!r} is not a contract: give 'package.module_pb2:ServiceName'") from None
+        return cls.of(service)
+
+    @classmethod
+    def of(cls, service: ServiceDescriptor) -> Contract:
+        """Raises UnfitContract."""
+        methods = {method.name: _method(method) for method in service.methods}
+        return cls(service.full_name, MappingProxyType(methods))
+
+
+def _method(descriptor: MethodDescriptor) -> Method:
+    options = descriptor.GetOptions()
+    where = descriptor.full_name
+    if not options.HasExtension(options_pb2.method):
+        raise UnfitContract(f"{where} lacks the option (baton.options.v1.method)")
+    if descriptor.client_streaming or descriptor.server_streaming:
+        raise UnfitContract(f"{where} streams: only methods of one request and one answer can be routed")
+    rule = options.Extensions[options_pb2.method]
+    is_read = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    if rule.operation not in OPERATIONS:
+        raise UnfitContract(f"{where}: operation {rule.operation!r} is not one of {', '.join(OPERATIONS)}")
+    if bool(rule.key) == rule.HasField("list"):
+        raise UnfitContract(f"{where}: give either a key or a list")
+    if not is_read and not (rule.key and rule.request_id):
+        raise UnfitContract(f"{where} writes: it needs a key and a request_id field")
+    for name in filter(None, (rule.request_id, rule.creates_if)):
+        _field(descriptor.input_type, name, where)
+    return Method(
+        path=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
+        name=descriptor.name,
+        is_read=is_read,
+        operation=rule.operation,
+        request_class=GetMessageClass(descriptor.input_type),
+        reply_class=GetMessageClass(descriptor.output_type),
+        key=_key(descriptor.input_type, rule, where) if rule.key else None,
+        shape=_shape(descriptor, rule.list, where) if rule.HasField("list") else None,
+        creates=rule.creates,
+        creates_if=rule.creates_if,
+        request_id=rule.request_id,
+        ignored_reply_fields=tuple(rule.ignored_reply_fields),
+    )
+
+
+def _key(request: Descriptor, rule: options_pb2.MethodRule, where: str) -> Key:
+    paths = _PLACEHOLDER.findall(rule.key)
+    if not paths:
+        raise UnfitContract(f"{where}: the key {rule.key!r} names no field of the request")
+    for path in paths:
+        message: Descriptor | None = request
+        *parents, last = path.split(".")
+        for name in parents:
+            message = _field(message, name, where).message_type
+        if _field(message, last, where).type != FieldDescriptor.TYPE_STRING:
+            raise UnfitContract(f"{where}: the key's field {path} is not a string")
+    if rule.made_id and rule.made_id not in paths:
+        raise UnfitContract(f"{where}: made_id {rule.made_id!r} does not stand in the key {rule.key!r}")
+    made_id = paths.index(rule.made_id) if rule.made_id else None
+    return Key(_PLACEHOLDER.sub("{}", rule.key), tuple(attrgetter(path) for path in paths), made_id)
+
+
+def _shape(descriptor: MethodDescriptor, rule: options_pb2.ListRule, where: str) -> ListShape:
+    items = _field(descriptor.output_type, rule.items, where)
+    token = _field(descriptor.output_type, rule.next_page_token, where)
+    for name in (rule.page_token, rule.page_size):
+        _field(descriptor.input_type, name, where)
+    if items.message_type is None or not items.is_repeated:
+        raise UnfitContract(f"{where}: {rule.items} is not a repeated message")
+    if not 0 < rule.default_page_size <= rule.max_page_size:
+        raise UnfitContract(f"{where}: default_page_size must be 1 to max_page_size")
+    return ListShape(
+        items_tag=length_delimited(items.number),
+        token_tag=length_delimited(token.number),
+        page_token=rule.page_token,
+        page_size=rule.page_size,
+        default_page_size=rule.default_page_size,
+        max_page_size=rule.max_page_size,
+    )
+
+
+def _field(message: Descriptor | None, name: str, where: str) -> FieldDescriptor:
+    field = message.fields_by_name.get(name) if message is not None else None
+    if field is None:
+        raise UnfitContract(f"{where}: there is no field {name!r}" + (f" in {message.full_name}" if message else ""))
+    return field
+
+
+def length_delimited(number: int) -> bytes:
+    """The tag of a field of bytes, a string or a message."""
+    return varint(number << 3 | 2)
+
+
+def varint(value: int) -> bytes:
+    """Source: https://protobuf.dev/programming-guides/encoding/#varints."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
