@@ -1,0 +1,29 @@
+"""What a list can filter by: values that a store keeps beside a row's payload, as projections of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from libs.ownership.model import Row
+from libs.store.port import Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Of one row. A row whose payload cannot be read has none."""
+
+    equals: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+ColumnsOf = Callable[[Row], Columns]
+
+
+def matches(row: Row, columns: Columns, wanted: Filter) -> bool:
+    """The verdict of a filter on a row: what every adapter's list must agree with."""
+    return (
+        (row.live or wanted.show_deleted)
+        and all(columns.equals.get(name) == value for name, value in wanted.equals)
+        and all(columns.labels.get(name) == value for name, value in wanted.labels)
+    )

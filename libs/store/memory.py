@@ -1,0 +1,343 @@
+"""A store in the memory of one process: for tests and for trying things out. Nothing survives the process, so here
+"durable" means: as long as the process lives. Everything else that the ports promise holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from libs.clock import Clock
+from libs.ownership.errors import OutboxFull
+from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
+from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, is_newer
+from libs.ownership.wire import event_of
+from libs.store.columns import ColumnsOf, matches
+from libs.store.limits import PRUNE_ROWS, PULL_BYTES, OutboxLimits
+from libs.store.port import (
+    Applied,
+    BucketDigest,
+    Census,
+    ChangeEntry,
+    Depth,
+    ExportQuery,
+    Feed,
+    FeedState,
+    FeedStep,
+    Inspection,
+    Listed,
+    Outbox,
+    Page,
+    Parked,
+    Records,
+    Released,
+    ReleaseResult,
+    Transfers,
+    UnknownPartition,
+    Upkeep,
+)
+from libs.store.window import made_by, newest, size_of
+
+
+@dataclass
+class _State:
+    store: Store
+    clock: Clock
+    limits: OutboxLimits
+    columns: ColumnsOf
+    rows: dict[str, Row] = field(default_factory=dict)
+    absences: list[Absence] = field(default_factory=list)
+    served: dict[tuple[str, str, str], tuple[Served, float]] = field(default_factory=dict)
+    """By key, principal and request id: the request, and the ticks when it was learned."""
+    outbox: dict[tuple[str, Version], tuple[ChangeEntry, float]] = field(default_factory=dict)
+    feed: FeedState = field(default_factory=FeedState)
+    parked: dict[tuple[int, int], Parked] = field(default_factory=dict)
+    seconds: float = 0.0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def find(self, key: str, call: Call | None = None) -> Found:
+        served = self.served.get((key, call.principal, call.request_id)) if call else None
+        return Found(key, self.rows.get(key), self.absences[bucket_of(key)], served[0] if served else None)
+
+    def window(self, key: str) -> tuple[Served, ...]:
+        """Served requests of the retry window."""
+        since = self.seconds - RETRY_WINDOW_SECONDS
+        return newest(served for (of, _, _), (served, at) in self.served.items() if of == key and at >= since)
+
+    def record(self, row: Row, served: tuple[Served, ...]) -> Record:
+        return Record(row, served, made_by(row), self.clock.now())
+
+    def learn(self, key: str, served: Served) -> None:
+        self.served.setdefault((key, served.principal, served.request_id), (served, self.seconds))
+
+    def depth(self) -> Depth:
+        oldest = next(iter(self.outbox.values()), None)
+        size = sum(len(entry.event) for entry, _ in self.outbox.values())
+        return Depth(len(self.outbox), size, self.seconds - oldest[1] if oldest else 0.0)
+
+    def put(self, record: Record, traceparent: str, *, reserve: bool = False) -> None:
+        """The row and its event. Raises OutboxFull with nothing changed."""
+        event = event_of(record)
+        if not self.limits.fits(self.depth(), len(event), reserve=reserve):
+            raise OutboxFull
+        row = record.row
+        self.rows[row.key] = row
+        self.outbox[row.key, row.version] = ChangeEntry(row.key, row.version, event, traceparent), self.seconds
+        self.changed.set()
+
+    def take(self, record: Record) -> bool:
+        """Apply: whether the record was newer."""
+        for served in record.served:
+            self.learn(record.row.key, served)
+        if not is_newer(record, self.rows.get(record.row.key)):
+            return False
+        self.rows[record.row.key] = record.row
+        return True
+
+
+@dataclass(frozen=True)
+class _Records:
+    state: _State
+
+    async def read(self, key: str) -> Found:
+        return self.state.find(key)
+
+    async def read_many(self, keys: Sequence[str]) -> list[Found]:
+        return [self.state.find(key) for key in keys]
+
+    async def write(self, call: Call, decide: Decide) -> Changed | Answered:
+        state = self.state
+        async with state.turn:
+            decided = decide(state.find(call.key, call))
+            if isinstance(decided, Changed):
+                state.put(state.record(decided.row, (decided.served,)), call.traceparent)
+                state.learn(call.key, decided.served)
+            return decided
+
+    async def page(self, page: Page) -> list[Listed]:
+        rows = self.state.rows
+        listed = (
+            Listed(row, matches(row, self.state.columns(row), page.filter))
+            for row in (rows[key] for key in sorted(page.keys or rows) if key in rows)
+            if row.write_version.revision
+        )
+        if page.keys:
+            return list(listed)
+        return [one for one in listed if one.matches and one.row.key > page.after][: page.limit]
+
+
+@dataclass(frozen=True)
+class _Transfers:
+    state: _State
+
+    async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
+        results: list[ReleaseResult] = []
+        size = 0
+        async with self.state.turn:
+            for position, key in enumerate(keys):
+                if size >= RELEASE_ANSWER_BYTES:
+                    return Released(tuple(results), tuple(keys[position:]))
+                result = self._release(key, to, create=create)
+                size += size_of(result.record) if result.record else 0
+                results.append(result)
+        return Released(tuple(results))
+
+    def _release(self, key: str, to: Store, *, create: bool) -> ReleaseResult:
+        state = self.state
+        found = state.find(key)
+        release: Release = decide_release(found, state.store, to, create=create)
+        if release.row is None:
+            return ReleaseResult(key, release.outcome, None, found.absence)
+        record = state.record(release.row, state.window(key))
+        if release.outcome is Outcome.RELEASE:
+            try:
+                state.put(record, "", reserve=True)
+            except OutboxFull:
+                return ReleaseResult(key, None, None, found.absence)
+        return ReleaseResult(key, release.outcome, record, found.absence)
+
+    async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
+        state = self.state
+        async with state.turn:
+            if step is not None:
+                self._check(step)
+            applied = sum([state.take(record) for record in records])
+            counts = Applied(applied, len(records) - applied)
+            if step is not None:
+                self._move(step, counts)
+            return counts
+
+    def _check(self, step: FeedStep) -> None:
+        offsets = self.state.feed.next_offsets
+        for position in step.positions:
+            if offsets.get(position.partition, 0) != position.before:
+                raise UnknownPartition
+
+    def _move(self, step: FeedStep, counts: Applied) -> None:
+        feed = self.state.feed
+        moved = {position.partition: position.after for position in step.positions}
+        self.state.parked.update({(parked.partition, parked.offset): parked for parked in step.parked})
+        self.state.feed = replace(
+            feed,
+            next_offsets={**feed.next_offsets, **moved},
+            applied=feed.applied + counts.applied,
+            old=feed.old + counts.old + step.skipped,
+            parked=feed.parked + len(step.parked),
+        )
+
+    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
+        return [self.state.absences[bucket] for bucket in (sorted(set(buckets)) or range(BUCKETS))]
+
+    async def release_absence(self, bucket: int, to: Store) -> Absence:
+        state = self.state
+        if to is state.store:
+            raise ValueError(f"store {to} cannot release an absence to itself")
+        async with state.turn:
+            here = state.absences[bucket]
+            if here.owner is state.store:
+                state.absences[bucket] = replace(here, version=here.version + 1, owner=to)
+            return state.absences[bucket]
+
+    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
+        state = self.state
+        async with state.turn:
+            here = state.absences[absence.bucket]
+            mine = absence.owner is state.store
+            if not mine or absence.term != here.term or absence.version <= here.version:
+                return False, here
+            state.absences[absence.bucket] = absence
+            return True, absence
+
+
+@dataclass(frozen=True)
+class _Outbox:
+    state: _State
+
+    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+        state = self.state
+        try:
+            async with asyncio.timeout(wait_seconds):
+                while not state.outbox:
+                    state.changed.clear()
+                    await state.changed.wait()
+        except TimeoutError:
+            return []
+        entries: list[ChangeEntry] = []
+        size = 0
+        for entry, _ in state.outbox.values():
+            size += len(entry.event)
+            if entries and (len(entries) >= limit or size > PULL_BYTES):
+                break
+            entries.append(entry)
+        return entries
+
+    async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
+        async with self.state.turn:
+            return sum(self.state.outbox.pop(change, None) is not None for change in changes)
+
+    async def depth(self) -> Depth:
+        return self.state.depth()
+
+
+@dataclass(frozen=True)
+class _Feed:
+    memory: _State
+
+    async def state(self) -> FeedState:
+        return replace(self.memory.feed, parked_now=len(self.memory.parked))
+
+    async def parked(self, limit: int) -> list[Parked]:
+        return list(self.memory.parked.values())[:limit]
+
+    async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
+        async with self.memory.turn:
+            if self.memory.parked.pop((partition, offset), None) is None:
+                return Applied(0, 0)
+            newer = self.memory.take(record)
+            return Applied(int(newer), int(not newer))
+
+    async def claim(self, partitions: int) -> Sequence[int]:
+        return range(partitions)
+
+
+@dataclass(frozen=True)
+class _Inspection:
+    state: _State
+
+    async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
+        records: list[Record] = []
+        size = 0
+        for key in sorted(key for key in self.state.rows if key > query.after):
+            row = self.state.rows[key]
+            if query.bucket is not None and bucket_of(key) != query.bucket:
+                continue
+            if query.owned_only and row.owner is not self.state.store:
+                continue
+            if len(records) == query.limit or size >= PULL_BYTES:
+                return records, True
+            if query.keys_only:
+                record = self.state.record(replace(row, payload=b""), ())
+            else:
+                record = self.state.record(row, self.state.window(key))
+            records.append(record)
+            size += size_of(record)
+        return records, False
+
+    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+        sums: dict[int, BucketDigest] = {}
+        for key, row in self.state.rows.items():
+            bucket = bucket_of(key)
+            if buckets and bucket not in buckets:
+                continue
+            before = sums.get(bucket, BucketDigest(bucket, 0, 0, 0))
+            owned = before.owned + (row.owner is self.state.store)
+            sums[bucket] = BucketDigest(bucket, before.records + 1, owned, before.digest ^ row.digest)
+        return [sums[bucket] for bucket in sorted(sums)]
+
+    async def census(self) -> Census:
+        me = self.state.store
+        owned = sum(row.owner is me for row in self.state.rows.values())
+        return Census(len(self.state.rows), owned, sum(absence.owner is me for absence in self.state.absences))
+
+
+@dataclass(frozen=True)
+class _Upkeep:
+    state: _State
+
+    async def tick(self, elapsed_seconds: float) -> None:
+        async with self.state.turn:
+            self.state.seconds += max(0.0, elapsed_seconds)
+
+    async def prune(self) -> int:
+        state = self.state
+        async with state.turn:
+            since = state.seconds - RETRY_WINDOW_SECONDS
+            old = [name for name, (_, learned) in state.served.items() if learned < since][:PRUNE_ROWS]
+            for name in old:
+                del state.served[name]
+            return len(old)
+
+
+class MemoryStore:
+    """An open store, as `StorePorts`. Its buckets begin as those of a store of its kind: (0, 1, A) or (0, 0, A)."""
+
+    backend = "memory"
+
+    def __init__(self, store: Store, clock: Clock, columns: ColumnsOf, limits: OutboxLimits | None = None) -> None:
+        version = 1 if store is Store.A else 0
+        absences = [Absence(bucket, 0, version, Store.A) for bucket in range(BUCKETS)]
+        state = _State(store, clock, limits or OutboxLimits(), columns, absences=absences)
+        self.store = store
+        self._state = state
+        self.records: Records = _Records(state)
+        self.transfers: Transfers = _Transfers(state)
+        self.outbox: Outbox = _Outbox(state)
+        self.feed: Feed = _Feed(state)
+        self.inspection: Inspection = _Inspection(state)
+        self.upkeep: Upkeep = _Upkeep(state)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {self.store} records={len(self._state.rows)}>"

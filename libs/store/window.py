@@ -1,0 +1,28 @@
+"""What every adapter does alike with records and their served requests. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from libs.ownership.limits import SERVED_WINDOW
+from libs.ownership.model import Record, Row, Served, Store
+
+ENVELOPE_BYTES = 128
+"""About what a record or a served request takes beside its payload, its key and its answer."""
+
+
+def newest(served: Iterable[Served]) -> tuple[Served, ...]:
+    """The newest ones, as many as a release carries, newest last."""
+    ordered = sorted(served, key=lambda one: (one.version, one.principal, one.request_id))
+    return tuple(ordered[-SERVED_WINDOW:])
+
+
+def made_by(row: Row) -> Store:
+    """The store that made the row's version: a write is made by the owner, a release by the one that was it."""
+    return row.owner if row.version == row.write_version else row.owner.other
+
+
+def size_of(record: Record) -> int:
+    """About its bytes on the wire, cheaply."""
+    answers = sum(ENVELOPE_BYTES + len(served.answer or b"") for served in record.served)
+    return ENVELOPE_BYTES + len(record.row.key) + len(record.row.payload) + answers
