@@ -5,9 +5,7 @@ killed or paused runs again for the next test that asks for it.
 """
 
 import itertools
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from libs.devstack.kafka import Kafka
 from libs.devstack.postgres import Postgres
 from libs.devstack.process import ServerProcess
 from libs.devstack.redis import Redis
+from libs.devstack.stack import server_directory
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 
 # Fixtures and hooks are found here by their names.
@@ -31,10 +30,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def stack_directory() -> Iterator[Path]:
     """A directory for the servers' data. Not below pytest's own, which PostgreSQL's user may not enter."""
-    directory = Path(tempfile.mkdtemp(prefix="baton-stack-"))
-    directory.chmod(0o711)
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
+    with server_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")

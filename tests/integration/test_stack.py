@@ -16,9 +16,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from libs.devstack import locate, tree
 from libs.devstack.errors import DevStackError, ServerFailed, ServerMissing
 from libs.devstack.kafka import Kafka
+from libs.devstack.ports import free_port
 from libs.devstack.postgres import Postgres
 from libs.devstack.process import Command, ServerProcess
 from libs.devstack.redis import Redis
+from libs.devstack.stack import running_stack
 from tests.waiting import NotReached, eventually
 
 PROJECT_ROOT = Path(__file__).parents[2]
@@ -176,6 +178,24 @@ def family_of(pid: int, size: int) -> list[tree.Process]:
     root = tree.find(pid)
     found = [] if root is None else [root, *tree.descendants(pid)]
     return found if len(found) == size else []
+
+
+async def test_the_whole_stack_runs_for_the_time_of_a_block() -> None:
+    with running_stack() as stack:
+        assert await query(stack.postgres.dsn, "SELECT 1") == 1
+        assert await ping(stack.redis)
+        await stack.kafka.ready()
+        servers = (stack.kafka, stack.postgres, stack.redis)
+        assert all(server.process.running for server in servers)
+    assert not any(server.process.running for server in servers)
+    assert not any(server.directory.parent.exists() for server in servers)
+
+
+def test_a_servers_port_is_none_that_an_outgoing_connection_could_be_given() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = [free_port() for _ in range(20)]
+    assert len(set(ports)) == len(ports)
+    assert max(ports) < max(first, 32768)
 
 
 def test_a_server_that_ends_at_once_shows_its_log(tmp_path: Path) -> None:
