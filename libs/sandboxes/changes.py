@@ -1,0 +1,159 @@
+"""What each write does to a sandbox: from the row as it is and the version that the write makes to the new payload.
+
+A write always makes a new version, also when it leaves every field as it was: so each request has a revision of its own
+to be recognised by. The same row, version and request give the same bytes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.errors import InvalidField
+from libs.ownership.errors import RecordTooLarge
+from libs.ownership.limits import MAX_PAYLOAD_BYTES
+from libs.ownership.model import NEVER, Row, Version
+from libs.ownership.rules import Answered, Change, Resource
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.sandboxes.errors import EtagMismatch, SandboxAlreadyExists, SandboxNotFound
+from libs.sandboxes.masks import Selection, apply
+from libs.sandboxes.transitions import INITIAL, UNSPECIFIED, check_transition
+from libs.sandboxes.validation import check_new
+
+SCHEMA_VERSION = 2
+"""Of the records that this version writes. A record that came with a higher one keeps that."""
+
+_UIDS = uuid.uuid5(uuid.NAMESPACE_URL, "sandbox.v1.Sandbox/uid")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which sandbox a write is about, under which condition, and when it happens."""
+
+    name: str
+    now_seconds: float
+    etag: str = ""
+    """Empty: unconditional."""
+
+
+def create(target: Target, sandbox: Sandbox) -> Change:
+    """A new sandbox, also where one was deleted: then its revision goes on, all else is new.
+
+    What a client cannot set is taken from nowhere but here. Raises SandboxAlreadyExists, IllegalStateTransition.
+    """
+
+    def change(row: Row | None, version: Version) -> Resource:
+        if row is not None and row.live:
+            raise SandboxAlreadyExists(target.name, "choose another sandbox_id, or update it")
+        state = sandbox.state or INITIAL
+        check_transition(UNSPECIFIED, state)
+        new = Sandbox()
+        new.CopyFrom(sandbox)
+        new.name = target.name
+        new.uid = str(uuid.uuid5(_UIDS, f"{target.name} {version.etag}"))
+        new.state = state  # type: ignore[assignment]
+        new.schema_version = SCHEMA_VERSION
+        new.ClearField("delete_time")
+        _set_time(new.create_time, target.now_seconds)
+        return _written(new, target, version, live=True)
+
+    return change
+
+
+def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_missing: bool) -> Change:
+    """The selected fields, from `sandbox`; a whole new sandbox if there is none and that is allowed.
+
+    Raises SandboxNotFound, EtagMismatch, IllegalStateTransition, and InvalidField for another account, or for what a
+    new sandbox lacks.
+    """
+    create_it = create(target, sandbox)
+
+    def change(row: Row | None, version: Version) -> Resource | Answered:
+        if row is None or not row.live:
+            if not allow_missing:
+                raise SandboxNotFound(target.name)
+            if target.etag:
+                raise EtagMismatch(target.etag, "")
+            check_new(sandbox)
+            return create_it(row, version)
+        _check_etag(target, row)
+        new = Sandbox.FromString(row.payload)
+        # Paths that do not name the account leave it unread; an update of everything that is set must not drop it.
+        if selection.unknown and sandbox.account not in ("", new.account):
+            expected = f"leave it empty or {new.account!r}: a sandbox keeps its account"
+            raise InvalidField("sandbox.account", sandbox.account, expected)
+        before = new.state
+        apply(selection, new, sandbox)
+        check_transition(before, new.state)
+        return _written(new, target, version, live=True)
+
+    return change
+
+
+def delete(target: Target, *, allow_missing: bool) -> Change:
+    """A tombstone that keeps what the sandbox was. Raises SandboxNotFound, EtagMismatch."""
+
+    def change(row: Row | None, version: Version) -> Resource | Answered:
+        if row is None or not row.live:
+            if allow_missing:
+                return Answered(b"", NEVER)
+            raise SandboxNotFound(target.name)
+        _check_etag(target, row)
+        new = Sandbox.FromString(row.payload)
+        _set_time(new.delete_time, target.now_seconds)
+        return _written(new, target, version, live=False)
+
+    return change
+
+
+def undelete(target: Target) -> Change:
+    """The sandbox as it was when it was deleted. Raises SandboxNotFound, SandboxAlreadyExists, EtagMismatch."""
+
+    def change(row: Row | None, version: Version) -> Resource:
+        if row is None or not row.payload:
+            raise SandboxNotFound(target.name, "the name of a sandbox that was deleted")
+        if row.live:
+            raise SandboxAlreadyExists(target.name, "only a deleted one can be undeleted")
+        _check_etag(target, row)
+        new = Sandbox.FromString(row.payload)
+        new.ClearField("delete_time")
+        return _written(new, target, version, live=True)
+
+    return change
+
+
+def only_checked(change: Change) -> Change:
+    """The same change as an answer that changes nothing. Raises what the change and its commit would raise."""
+
+    def check(row: Row | None, version: Version) -> Answered:
+        after = change(row, version)
+        if isinstance(after, Answered):
+            return after
+        size = len(after.payload)
+        if size > MAX_PAYLOAD_BYTES:
+            raise RecordTooLarge(f"the record would have {size} bytes: at most {MAX_PAYLOAD_BYTES} are allowed")
+        return Answered(after.payload, version)
+
+    return check
+
+
+def _check_etag(target: Target, row: Row) -> None:
+    current = row.write_version.etag
+    if target.etag and target.etag != current:
+        raise EtagMismatch(target.etag, current)
+
+
+def _written(sandbox: Sandbox, target: Target, version: Version, *, live: bool) -> Resource:
+    sandbox.schema_version = max(sandbox.schema_version, SCHEMA_VERSION)
+    sandbox.revision = version.revision
+    sandbox.etag = version.etag
+    _set_time(sandbox.update_time, target.now_seconds)
+    return Resource(sandbox.SerializeToString(deterministic=True), live, sandbox.schema_version)
+
+
+def _set_time(field: Timestamp, seconds: float) -> None:
+    """To the microsecond."""
+    field.seconds, microseconds = divmod(int(seconds * 1_000_000), 1_000_000)
+    field.nanos = microseconds * 1_000

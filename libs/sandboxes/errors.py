@@ -1,0 +1,56 @@
+"""What the sandbox contract refuses, beside `libs.errors.InvalidField`."""
+
+from __future__ import annotations
+
+from libs.errors import BatonError
+
+
+class SandboxNotFound(BatonError):
+    """The sandbox does not exist."""
+
+    code = "NOT_FOUND"
+    reason = "SANDBOX_NOT_FOUND"
+
+    def __init__(self, name: str, expected: str = "the name of a sandbox that exists and is not deleted") -> None:
+        super().__init__(f"name: there is no sandbox {name!r}: give {expected}", field="name", name=name)
+
+
+class SandboxAlreadyExists(BatonError):
+    """The sandbox exists and is not deleted."""
+
+    code = "ALREADY_EXISTS"
+    reason = "SANDBOX_ALREADY_EXISTS"
+
+    def __init__(self, name: str, expected: str) -> None:
+        super().__init__(f"name: sandbox {name!r} exists and is not deleted: {expected}", field="name", name=name)
+
+
+class EtagMismatch(BatonError):
+    """The sandbox was written since this etag was read; nothing was changed."""
+
+    code = "ABORTED"
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, etag: str, current: str) -> None:
+        state = f"the sandbox has {current} now" if current else "the sandbox does not exist"
+        super().__init__(
+            f"etag: {etag} does not name the last write, {state}: read it again, or leave the etag out",
+            field="etag",
+            etag=etag,
+            current=current,
+        )
+
+
+class IllegalStateTransition(BatonError):
+    """A sandbox does not go from this state to that one; nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "ILLEGAL_STATE_TRANSITION"
+
+    def __init__(self, before: str, after: str, allowed: str) -> None:
+        super().__init__(
+            f"sandbox.state: {before} to {after} is not a move a sandbox makes: from {before} it goes to {allowed}",
+            field="sandbox.state",
+            before=before,
+            after=after,
+        )

@@ -1,0 +1,110 @@
+"""Update masks: which fields of the request go into the sandbox.
+
+* No mask: every field that is set in the request, in the spec each field by itself. Nothing is cleared.
+* Paths: those of `PATHS`. A field that is named but not set is cleared; a map or a list is replaced as a whole.
+* `*`, alone: all of them.
+
+Fields that this version does not know come along with `*`, without a mask, and, those inside the spec, with `spec`.
+They replace what the sandbox has under the same numbers and are never removed for not being in the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from libs.errors import InvalidField
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.sandboxes.unknown import take_unknown
+from libs.sandboxes.validation import FIELD_CHECKS, SPEC_CHECKS
+
+FIELD = "update_mask"
+EVERYTHING = "*"
+FIELDS = tuple(FIELD_CHECKS)
+SPEC_FIELDS = tuple(SPEC_CHECKS)
+PATHS = (*FIELDS, "spec", *(f"spec.{name}" for name in SPEC_FIELDS))
+
+MAX_PATHS = 64
+
+_NOT_FOR_CLIENTS = {
+    **dict.fromkeys(
+        ["uid", "schema_version", "revision", "etag", "create_time", "update_time", "delete_time"],
+        "it is output only; ",
+    ),
+    "name": "a sandbox keeps its name; ",
+    "account": "a sandbox keeps its account; ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What an update takes from its request."""
+
+    fields: tuple[str, ...]
+    spec_fields: tuple[str, ...]
+    unknown: bool = False
+    """Unknown fields beside the known ones."""
+    spec_unknown: bool = False
+    """Unknown fields inside the spec."""
+
+
+def select(paths: Sequence[str], sandbox: Sandbox) -> Selection:
+    """What the mask takes from this request. Raises InvalidField."""
+    if not paths:
+        return _populated(sandbox)
+    if len(paths) > MAX_PATHS:
+        raise InvalidField(FIELD, f"{len(paths)} paths", f"at most {MAX_PATHS} paths")
+    if EVERYTHING in paths:
+        if len(paths) > 1:
+            raise InvalidField(FIELD, ",".join(paths), f'"{EVERYTHING}" stands alone')
+        return Selection(FIELDS, SPEC_FIELDS, unknown=True, spec_unknown=True)
+    for path in paths:
+        if path not in PATHS:
+            why = _NOT_FOR_CLIENTS.get(path, "")
+            raise InvalidField(FIELD, path, f'{why}the paths are {", ".join(PATHS)}, or "{EVERYTHING}"')
+    whole_spec = "spec" in paths
+    return Selection(
+        tuple(name for name in FIELDS if name in paths),
+        tuple(name for name in SPEC_FIELDS if whole_spec or f"spec.{name}" in paths),
+        spec_unknown=whole_spec,
+    )
+
+
+def _populated(sandbox: Sandbox) -> Selection:
+    set_fields = {field.name for field, _ in sandbox.ListFields()}
+    set_in_spec = {field.name for field, _ in sandbox.spec.ListFields()}
+    return Selection(
+        tuple(name for name in FIELDS if name in set_fields),
+        tuple(name for name in SPEC_FIELDS if name in set_in_spec),
+        unknown=True,
+        spec_unknown=True,
+    )
+
+
+def apply(selection: Selection, target: Sandbox, source: Sandbox) -> None:
+    """Copies what is selected from `source` to `target`; nothing else in `target` changes."""
+    for name in selection.fields:
+        _assign(target, source, name)
+    for name in selection.spec_fields:
+        _assign(target.spec, source.spec, name)
+    if selection.spec_unknown:
+        take_unknown(target.spec, source.spec)
+    if selection.unknown:
+        take_unknown(target, source)
+
+
+def _assign(target: Message, source: Message, name: str) -> None:
+    target.ClearField(name)
+    field = source.DESCRIPTOR.fields_by_name[name]
+    value = getattr(source, name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        getattr(target, name).update(value)
+    elif field.is_repeated:
+        getattr(target, name).extend(value)
+    elif field.message_type is not None:
+        if source.HasField(name):
+            getattr(target, name).CopyFrom(value)
+    else:
+        setattr(target, name, value)
