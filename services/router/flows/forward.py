@@ -1,0 +1,205 @@
+"""One call of a client, from the plan to an answer.
+
+The plan names a target, and the target's row decides. What the rounds below may do is safe at any store, at any time,
+any number of times, because a store takes a write only as the record's owner, and recognises a request that has had its
+effect, wherever the record has moved since.
+
+A write goes to the target. Not its owner: the record is brought there and the write sent again, with the same request
+id. If the record cannot be brought, the owner does the write where the record is. If the target is out of reach the
+other store is asked once, which takes the write only if it owns the record.
+
+A read goes to the target, else to the other store. When both say that they are not the owner, the record is on its way:
+then both rows are read and the higher version is the answer, which is never older than what was acknowledged before.
+When the owner is out of reach, what the other store has is the answer, marked stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.contract.descriptors import Method
+from libs.errors import OwnerUnavailable
+from libs.ownership.errors import NotOwner
+from libs.ownership.model import Store
+from libs.rpc import metadata
+from services.router.core.phase import Setting
+from services.router.core.plan import Flags, Target, target
+from services.router.flows.handoff import Handoffs, Moved
+from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient, Stores, read_version
+from services.router.flows.traffic import Traffic
+
+ROUNDS = 3
+"""How often a record is brought to the target for one call."""
+
+ATTEMPT_SHARE = 0.4
+"""Of the time that is left, for one attempt at a store that may be out of reach: so that there is time for another."""
+
+LEAST_SECONDS = 0.001
+
+
+class Steering(Protocol):
+    """What the request path sees of setting and flags: no I/O, no waiting."""
+
+    @property
+    def current(self) -> Setting: ...
+
+    @property
+    def flags(self) -> Flags: ...
+
+
+class Time(Protocol):
+    def monotonic(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCall:
+    """A call as it came in."""
+
+    method: Method
+    request: bytes
+    key: str
+    bucket: int
+    may_create: bool
+    extra: Metadata
+    """For the stores: principal, request id, made id, trace context."""
+    deadline: float
+    """By the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    stale_reads: bool = True
+    """Answer from the replica, marked stale, when the owner is out of reach."""
+
+
+class Forward:
+    """Raises Refused with the store's own error, or OwnerUnavailable."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        steering: Steering,
+        handoffs: Handoffs,
+        traffic: Traffic,
+        clock: Time,
+        policy: ReadPolicy,
+    ) -> None:
+        self._stores = stores
+        self._steering = steering
+        self._handoffs = handoffs
+        self._traffic = traffic
+        self._clock = clock
+        self._policy = policy
+
+    async def call(self, call: ClientCall) -> tuple[Answer, Target]:
+        steering = self._steering
+        chosen = target(steering.current, steering.flags, call.method.operation, call.bucket)
+        counted = self._traffic.reads if call.method.is_read else self._traffic.writes
+        try:
+            answer = await (self._read if call.method.is_read else self._write)(call, chosen.store)
+        except Refused as refused:
+            if refused.is_fault:
+                self._traffic.failures[refused.store] += 1
+            else:
+                counted[refused.store] += 1
+            raise
+        counted[answer.store] += 1
+        return answer, chosen
+
+    async def _write(self, call: ClientCall, to: Store) -> Answer:
+        for _ in range(ROUNDS):
+            try:
+                return await self._send(to, call)
+            except NotOwner:
+                moved = await self._bring(call, to)
+            except Away as away:
+                return await self._write_elsewhere(call, away)
+            if moved is Moved.HERE:
+                continue
+            try:
+                return await self._send(to.other, call)
+            except NotOwner:
+                # It has moved meanwhile, or its bucket's absence has: the next round meets it at the target.
+                continue
+        raise OwnerUnavailable("the record is moving from store to store: retry with the same request_id")
+
+    async def _bring(self, call: ClientCall, to: Store) -> Moved:
+        try:
+            async with asyncio.timeout(self._left(call)):
+                return await self._handoffs.bring(call.key, to, create=call.may_create)
+        except (Refused, NotOwner, TimeoutError):
+            return Moved.BUSY
+
+    async def _write_elsewhere(self, call: ClientCall, away: Away) -> Answer:
+        """The store that may have done it keeps the outcome; the other one does it only if it is the owner."""
+        try:
+            return await self._send(away.store.other, call)
+        except (NotOwner, Away):
+            self._traffic.failures[away.store] += 1
+            raise OwnerUnavailable(store=away.store.value) from None
+
+    async def _read(self, call: ClientCall, to: Store) -> Answer:
+        denied: set[Store] = set()
+        away: Away | None = None
+        for store in (to, to.other):
+            try:
+                return await self._ask(store, call)
+            except NotOwner:
+                denied.add(store)
+            except Away as error:
+                away = error
+        if away is None:
+            return await self._newest(call)
+        return await self._replica(call, away)
+
+    async def _ask(self, store: Store, call: ClientCall) -> Answer:
+        """One store, once more if it does not answer at first."""
+        try:
+            return await self._send(store, call, ATTEMPT_SHARE)
+        except Away:
+            return await self._send(store, call, ATTEMPT_SHARE)
+
+    async def _newest(self, call: ClientCall) -> Answer:
+        """Both stores' rows, the higher version. Since every acknowledged write is in at least one of the two rows when
+        the call begins, and versions only grow, the higher one is not older than any of them."""
+        answers = await asyncio.gather(*(self._look(store, call) for store in self._stores), return_exceptions=True)
+        found: list[tuple[Answer | Refused, tuple[int, int]]] = []
+        for answer in answers:
+            if isinstance(answer, Away):
+                return await self._replica(call, answer)
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, Refused):
+                    raise answer
+                found.append((answer, read_version(dict(answer.error.trailing_metadata() or ()))))
+            else:
+                found.append((answer, answer.version))
+        newest, _ = max(found, key=lambda entry: entry[1])
+        if isinstance(newest, Refused):
+            raise newest
+        return Answer(newest.store, newest.data)
+
+    async def _replica(self, call: ClientCall, away: Away) -> Answer:
+        """What the store that can be reached has: its own, or marked stale."""
+        if not self._policy.stale_reads:
+            raise OwnerUnavailable(store=away.store.value)
+        try:
+            answer = await self._look(away.store.other, call)
+        except Away:
+            raise OwnerUnavailable("neither store answers: try again") from None
+        if answer.is_stale:
+            self._traffic.stale_reads += 1
+        return answer
+
+    async def _look(self, store: Store, call: ClientCall) -> Answer:
+        """What a store has, whoever owns it."""
+        extra = (*call.extra, (metadata.REPLICA, "1"))
+        return await self._stores[store].call(call.method.path, call.request, self._left(call), extra)
+
+    async def _send(self, store: Store, call: ClientCall, share: float = 1.0) -> Answer:
+        client: StoreClient = self._stores[store]
+        return await client.call(call.method.path, call.request, self._left(call) * share, call.extra)
+
+    def _left(self, call: ClientCall) -> float:
+        return max(call.deadline - self._clock.monotonic(), LEAST_SECONDS)

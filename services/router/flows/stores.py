@@ -1,0 +1,124 @@
+"""The two stores as a router sees them: over their internal listeners."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from libs.errors import BatonError
+from libs.ownership.errors import NotOwner
+from libs.ownership.model import Store, Version
+from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub, ReplicationServiceStub
+from libs.rpc import metadata
+from libs.rpc.channel import Channel, open_channel
+from libs.rpc.errors import reason_of
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+
+
+class Refused(BatonError):
+    """A store answered with an error that is the caller's answer too."""
+
+    def __init__(self, store: Store, error: grpc.aio.AioRpcError) -> None:
+        super().__init__(error.details() or error.code().name)
+        self.store = store
+        self.error = error
+
+    @property
+    def is_fault(self) -> bool:
+        """The store failed, rather than refused."""
+        return self.error.code() in _FAULTS
+
+
+class Away(Refused):
+    """A store did not answer in time or cannot be reached: the outcome is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a store answered."""
+
+    store: Store
+    data: bytes
+    trailers: Mapping[str, str | bytes] = field(default_factory=dict)
+
+    @property
+    def is_stale(self) -> bool:
+        return metadata.STALE in self.trailers
+
+    @property
+    def version(self) -> Version:
+        """Of the row that a replica's answer shows; (0, 0) when there is none."""
+        return read_version(self.trailers)
+
+
+def read_version(trailers: Mapping[str, str | bytes]) -> Version:
+    """`baton-version`, or (0, 0)."""
+    value = trailers.get(metadata.VERSION, "")
+    term, _, revision = str(value).partition("-")
+    return Version(int(term), int(revision)) if term.isdigit() and revision.isdigit() else Version(0, 0)
+
+
+class StoreClient:
+    """One store. Errors: NotOwner; Away when the outcome is unknown; Refused for all else."""
+
+    def __init__(self, store: Store, channel: Channel, token: bytes | None) -> None:
+        self.store = store
+        self.channel = channel
+        self._token: Metadata = ((metadata.TOKEN, token.decode()),) if token else ()
+        self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(channel.grpc)
+
+    def __repr__(self) -> str:
+        return f"<StoreClient {self.store} {self.channel!r}>"
+
+    @property
+    def token(self) -> Metadata:
+        """To be sent with every call of `replication`."""
+        return self._token
+
+    async def call(self, path: str, request: bytes, timeout_seconds: float, extra: Metadata = ()) -> Answer:
+        """A call of the contract, bytes in, bytes out."""
+        call = self.channel.multi_callable(path)(
+            request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token, *extra)
+        )
+        try:
+            data = await call
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from None
+        trailers = await call.trailing_metadata()
+        return Answer(self.store, data, dict(trailers) if trailers else {})
+
+    def error(self, error: grpc.aio.AioRpcError) -> BatonError:
+        """What a status of this store means."""
+        code = error.code()
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            reason, found = reason_of(error)
+            if reason == NotOwner.reason:
+                version = Version(int(found["term"]), int(found["revision"]))
+                return NotOwner(Store(found["owner"]), version, absent=found["absent"] == "true")
+        if code in _AWAY:
+            return Away(self.store, error)
+        return Refused(self.store, error)
+
+    async def ask(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        """A call of the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
+        try:
+            return await method(request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token))
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from None
+
+
+Stores = Mapping[Store, StoreClient]
+
+
+@asynccontextmanager
+async def open_store(store: Store, address: str, token: bytes | None) -> AsyncIterator[StoreClient]:
+    async with open_channel(address) as channel:
+        yield StoreClient(store, channel, token)
