@@ -116,6 +116,7 @@ def test_a_strict_read_below_an_earlier_acknowledgement_is_stale() -> None:
 
 def test_a_read_that_overlaps_the_write_or_is_marked_stale_is_not_a_stale_strict_read() -> None:
     assert not stale_strict_reads([*CALLS, read(1, 2.5, 5), read(1, 4, 5, stale=True)])
+    assert not stale_strict_reads([read(1, 0, 1), write(2, 2, 3)])
 
 
 def test_the_highest_acknowledged_revision_counts_and_not_the_last_answer() -> None:
@@ -134,6 +135,7 @@ def test_not_found_is_below_a_live_revision_unless_a_delete_may_be_above() -> No
     assert stale_strict_reads([created, refused])
     assert not stale_strict_reads([created, deleted, missing])
     assert not stale_strict_reads([created, unknown, missing])
+    assert not stale_strict_reads([created, replace(deleted, end=4.5), missing])
     assert stale_strict_reads([created, replace(unknown, start=6), missing])
     again = write(3, 3.2, 3.5, method="undelete")
     assert stale_strict_reads([created, deleted, again, missing])

@@ -1,42 +1,16 @@
-"""The checker of recorded histories, against planted violations, correct histories and a brute force."""
+"""The checker of recorded histories, against planted violations and correct histories."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from libs.verify.history import Call, HistoryError, Outcome, Version
-from libs.verify.linearizability import KeyResult, Verdict, check, check_key
+from libs.verify.history import Call, HistoryError
+from libs.verify.linearizability import Verdict, check, check_key
 from libs.verify.operations import State, Status, live
-
-KEY = "sandboxes/one"
-OK, FAILED, UNKNOWN = Outcome.OK, Outcome.FAILED, Outcome.UNKNOWN
-_numbers = itertools.count()
-
-
-def call(
-    method: str,
-    start: float,
-    end: float | None,
-    value: str | None = None,
-    revision: int | None = None,
-    *,
-    request: str | None = None,
-    reason: str = "",
-    outcome: Outcome | None = None,
-    stale: bool = False,
-) -> Call:
-    number = next(_numbers)
-    if outcome is None:
-        outcome = FAILED if reason else UNKNOWN if end is None else OK
-    version = None if revision is None else (0, revision)
-    return Call(1, number, method, KEY, request, start, end, outcome, reason, value, version, stale)
+from tests.unit.histories import OK, UNKNOWN, call, execution
 
 
 def verdict(*calls: Call, initial: State | None = None) -> Verdict:
@@ -217,180 +191,25 @@ def test_an_impossible_record_is_refused(calls: list[Call], names: str) -> None:
         check(calls)
 
 
-# Random histories
+def test_an_explanation_that_saw_more_is_never_dropped_for_one_that_saw_less() -> None:
+    together = [call("update", 0, 20, "a"), call("update", 0, 20, "b"), call("update", 0, 2, "c")]
+    reads = [call("get", 3, 19, "a"), call("get", 3, 6, "b"), call("get", 21, 22, "b")]
+    for writes, seen in itertools.product(itertools.permutations(together), itertools.permutations(reads)):
+        assert verdict(*writes, *seen, initial=live("o")) is Verdict.LINEARIZABLE
 
 
-def execution(seed: int, length: int, concurrency: int, *, revisions: bool) -> list[Call]:
-    """A sequential execution of random operations at the times 1, 2, 3…, each seen as an interval around its time."""
-    chance = random.Random(seed)
-    status, value, revision = Status.ABSENT, None, 0
-    calls: list[Call] = []
-    for at in range(1, length + 1):
-        start, end = at - chance.uniform(0, concurrency), at + chance.uniform(0, concurrency)
-        method = chance.choice(["get", "get", "get", "update", "update", "update", "create", "delete", "undelete"])
-        version: Version | None = None
-        wrote = f"v{at}" if method in {"create", "update"} else None
-        reason = ""
-        if method == "get":
-            wrote = value if status is Status.LIVE else None
-            version = (0, revision) if wrote else None
-        elif status is Status.LIVE and method in {"create", "undelete"}:
-            reason = "SANDBOX_ALREADY_EXISTS"
-        elif (status is not Status.LIVE and method in {"update", "delete"}) or (
-            status is Status.ABSENT and method == "undelete"
-        ):
-            reason = "SANDBOX_NOT_FOUND"
-        lost = method != "get" and chance.random() < 0.1
-        if not reason and method != "get" and (not lost or chance.random() < 0.5):
-            status = Status.DELETED if method == "delete" else Status.LIVE
-            value = wrote or value
-            revision += chance.randint(1, 3)
-            version = (0, revision)
-        outcome = UNKNOWN if lost else FAILED if reason else OK
-        version = version if revisions and outcome is OK else None
-        calls.append(
-            Call(at % 16, at, method, KEY, f"r{at}", start, end, outcome, "" if lost else reason, wrote, version)
-        )
-    return calls
+def test_of_two_open_deletes_the_one_that_was_refused_later_did_not_happen_before() -> None:
+    refused_later, other = call("delete", 0, None, request="r"), call("delete", 1, None, request="s")
+    gone, refused = call("get", 2, 3), call("delete", 4, 5, request="r", reason="SANDBOX_NOT_FOUND")
+    assert verdict(refused_later, other, gone, refused, initial=live("a")) is Verdict.LINEARIZABLE
+    assert verdict(refused_later, gone, refused, initial=live("a")) is Verdict.VIOLATED
 
 
-@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(0, 5), st.booleans())
-@settings(max_examples=150, deadline=None)
-def test_an_execution_seen_with_random_overlap_is_linearizable(
-    seed: int, length: int, concurrency: int, revisions: bool
-) -> None:
-    result = check_key(execution(seed, length, concurrency, revisions=revisions), State())
-    assert result.verdict is Verdict.LINEARIZABLE, str(result)
-
-
-@given(st.integers(0, 2**32), st.integers(0, 5), st.booleans(), st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_read_of_a_value_that_was_surely_overwritten_is_not(
-    seed: int, concurrency: int, revisions: bool, data: st.DataObject
-) -> None:
-    calls = execution(seed, 50, concurrency, revisions=revisions)
-    writes = [each for each in calls if each.method in {"create", "update"} and each.outcome is OK]
-    choices = [
-        (read, old)
-        for read in calls
-        if read.method == "get"
-        for old in writes
-        for new in writes
-        if old.end is not None and new.end is not None and old.end < new.start and new.end < read.start
-    ]
-    assume(choices)
-    read, old = data.draw(st.sampled_from(choices))
-    calls[calls.index(read)] = replace(read, value=old.value, revision=old.revision)
-    assert check_key(calls, State()).verdict is Verdict.VIOLATED
-
-
-@st.composite
-def small_histories(draw: st.DrawFn) -> list[Call]:
-    calls = []
-    requests = draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))
-    kinds = {request: draw(st.sampled_from(["create", "update", "delete", "undelete"])) for request in set(requests)}
-    for request in requests:
-        start = draw(st.integers(0, 8))
-        end = start + draw(st.integers(0, 4))
-        reading = draw(st.booleans())
-        method = "get" if reading else kinds[request]
-        outcome = OK if reading else draw(st.sampled_from([OK, OK, FAILED, UNKNOWN]))
-        reason = draw(st.sampled_from(["NOT_FOUND", "ALREADY_EXISTS"])) if outcome is FAILED else ""
-        value = f"v{request}" if method in {"create", "update"} else None
-        value = draw(st.sampled_from(["v0", "v1", "v2", "v3", "first", None])) if reading else value
-        revision = draw(st.sampled_from([None, 2, 3, 4])) if outcome is OK else None
-        calls.append(call(method, start, end, value, revision, request=f"r{request}", reason=reason, outcome=outcome))
-    return calls
-
-
-def brute_force(calls: list[Call], initial: State, *, revisions: bool) -> bool:
-    """Try every subset of the open calls in every order. Of the attempts of a request the first has the effect."""
-    must = [each for each in calls if each.outcome is not UNKNOWN]
-    may = [each for each in calls if each.outcome is UNKNOWN]
-    return any(
-        _in_time(order) and _explains(order, initial, revisions=revisions)
-        for count in range(len(may) + 1)
-        for chosen in itertools.combinations(may, count)
-        for order in itertools.permutations([*must, *chosen])
-    )
-
-
-def _ends(each: Call) -> float:
-    return math.inf if each.outcome is UNKNOWN or each.end is None else each.end
-
-
-def _in_time(order: tuple[Call, ...]) -> bool:
-    return not any(_ends(later) < earlier.start for earlier, later in itertools.combinations(order, 2))
-
-
-def _explains(order: tuple[Call, ...], initial: State, *, revisions: bool) -> bool:
-    status, value, at = initial.status, initial.value, 1 if revisions else None
-    low, served = 1, set()
-    for each in order:
-        revision = each.revision[1] if each.revision and revisions else None
-        if each.outcome is FAILED or each.method == "get":
-            if each.outcome is FAILED and not _says_something(each):
-                continue
-            if each.method != "get" and each.request_id in served:
-                return False
-            if not _observed(each, status, value):
-                return False
-            if each.method == "get" and revision:
-                if revision != (at or revision) or (at is None and revision <= low):
-                    return False
-                at = low = revision
-            continue
-        if each.request_id in served:
-            continue
-        needs = {"create": status is not Status.LIVE, "undelete": status is Status.DELETED}
-        if not needs.get(each.method, status is Status.LIVE) or (revision and revision <= low):
-            return False
-        served.add(each.request_id)
-        status = Status.DELETED if each.method == "delete" else Status.LIVE
-        value = each.value or value
-        at, low = revision, revision or low
-    return True
-
-
-def _observed(each: Call, status: Status, value: str | None) -> bool:
-    if each.outcome is OK:
-        return (status is Status.LIVE and value == each.value) if each.value else status is not Status.LIVE
-    if each.reason == "ALREADY_EXISTS":
-        return status is Status.LIVE
-    return status is not (Status.DELETED if each.method == "undelete" else Status.LIVE)
-
-
-def _says_something(each: Call) -> bool:
-    """A refusal that speaks of the record. Others may come before or after the effect of another attempt."""
-    return each.method in (
-        {"create", "undelete"} if each.reason == "ALREADY_EXISTS" else {"update", "delete", "undelete"}
-    )
-
-
-def _double_effect(result: KeyResult) -> bool:
-    return result.violation is not None and "double effect" in result.violation.reason
-
-
-@given(small_histories(), st.booleans())
-@settings(max_examples=600, deadline=None)
-def test_the_checker_agrees_with_a_brute_force(calls: list[Call], there: bool) -> None:
-    initial = live("first") if there else State()
-    bare = [replace(each, revision=None) for each in calls]
-    expected = brute_force(bare, initial, revisions=False)
-    assert (check_key(bare, initial).verdict is Verdict.LINEARIZABLE) == expected
-
-
-@given(small_histories(), st.booleans())
-@settings(max_examples=600, deadline=None)
-def test_revisions_only_rule_out_what_they_contradict(calls: list[Call], there: bool) -> None:
-    initial = live("first", (0, 1)) if there else State(revision=(0, 1))
-    result = check_key(calls, initial)
-    if result.verdict is Verdict.LINEARIZABLE:
-        assert brute_force(calls, initial, revisions=False)
-    elif not _double_effect(result):
-        known = {each.request_id: each.revision for each in calls if each.method != "get" and each.revision}
-        told = [each if each.method == "get" else replace(each, revision=known.get(each.request_id)) for each in calls]
-        assert not brute_force(told, initial, revisions=True)
+def test_one_write_of_unknown_outcome_has_one_revision() -> None:
+    write, first, second = call("update", 0, None, "b"), call("get", 6, 7, "b", 3), call("get", 8, 9, "b", 4)
+    begin = live("a", (0, 1))
+    assert verdict(write, first, second, initial=begin) is Verdict.VIOLATED
+    assert verdict(write, first, replace(second, revision=(0, 3)), initial=begin) is Verdict.LINEARIZABLE
 
 
 def test_thousands_of_calls_of_sixteen_clients_stay_far_below_the_budget() -> None:
