@@ -74,6 +74,16 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillResponse.FromString,
                 _registered_method=True)
+        self.CancelBackfill = channel.unary_unary(
+                '/baton.control.v1.ControlService/CancelBackfill',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillResponse.FromString,
+                _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/baton.control.v1.ControlService/Diagnose',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -134,6 +144,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelBackfill(self, request, context):
+        """Stops it where it is; started again, it goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Diagnose(self, request, context):
+        """What this router finds of itself, its stores, its log and its control store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -176,6 +200,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.StartBackfill,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillResponse.SerializeToString,
+            ),
+            'CancelBackfill': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBackfill,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -394,6 +428,60 @@ class ControlService:
             '/baton.control.v1.ControlService/StartBackfill',
             baton_dot_control_dot_v1_dot_control__pb2.StartBackfillRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.StartBackfillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBackfill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/CancelBackfill',
+            baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/Diagnose',
+            baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class ControlServiceStub:
     """Who changed what, when and why; newest first."""
     StartBackfill: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartBackfillRequest, _control_pb2.StartBackfillResponse]
     """Copies every record of A to B, under live traffic."""
+    CancelBackfill: _grpc.UnaryUnaryMultiCallable[_control_pb2.CancelBackfillRequest, _control_pb2.CancelBackfillResponse]
+    """Stops it where it is; started again, it goes on from there."""
+    Diagnose: _grpc.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]
+    """What this router finds of itself, its stores, its log and its control store."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -65,6 +69,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Who changed what, when and why; newest first."""
     StartBackfill: _aio.UnaryUnaryMultiCallable[_control_pb2.StartBackfillRequest, _control_pb2.StartBackfillResponse]  # type: ignore[assignment]
     """Copies every record of A to B, under live traffic."""
+    CancelBackfill: _aio.UnaryUnaryMultiCallable[_control_pb2.CancelBackfillRequest, _control_pb2.CancelBackfillResponse]  # type: ignore[assignment]
+    """Stops it where it is; started again, it goes on from there."""
+    Diagnose: _aio.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]  # type: ignore[assignment]
+    """What this router finds of itself, its stores, its log and its control store."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -129,5 +137,21 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.StartBackfillResponse, _abc.Awaitable[_control_pb2.StartBackfillResponse]]:
         """Copies every record of A to B, under live traffic."""
+
+    @_abc_1.abstractmethod
+    def CancelBackfill(
+        self,
+        request: _control_pb2.CancelBackfillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CancelBackfillResponse, _abc.Awaitable[_control_pb2.CancelBackfillResponse]]:
+        """Stops it where it is; started again, it goes on from there."""
+
+    @_abc_1.abstractmethod
+    def Diagnose(
+        self,
+        request: _control_pb2.DiagnoseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DiagnoseResponse, _abc.Awaitable[_control_pb2.DiagnoseResponse]]:
+        """What this router finds of itself, its stores, its log and its control store."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,7 @@ from libs.pb.baton.record.v1 import record_pb2 as _record_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -49,6 +50,8 @@ class GetStatusResponse(_message.Message):
     OWNED_ABSENCES_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    NOW_TIME_FIELD_NUMBER: _builtins.int
+    SERVER_ID_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while starting or draining; then only this method answers."""
@@ -61,10 +64,16 @@ class GetStatusResponse(_message.Message):
     schema_version: _builtins.int
     """Highest payload schema version that this store understands."""
     backend: _builtins.str
+    server_id: _builtins.str
+    """Which database server this is (PostgreSQL's system identifier); empty when it has none."""
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
     def feed(self) -> Global___Feed: ...
+    @_builtins.property
+    def now_time(self) -> _timestamp_pb2.Timestamp:
+        """The store's clock, for finding clocks that are set wrong."""
+
     def __init__(
         self,
         *,
@@ -78,10 +87,12 @@ class GetStatusResponse(_message.Message):
         owned_absences: _builtins.int = ...,
         schema_version: _builtins.int = ...,
         backend: _builtins.str = ...,
+        now_time: _timestamp_pb2.Timestamp | None = ...,
+        server_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "outbox", b"outbox"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "now_time", b"now_time", "outbox", b"outbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "feed", b"feed", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "serving", b"serving", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,79 @@
+"""The control store in the memory of one process: a real one, but it ends with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.clock import Clock, SystemClock
+from services.router.control.info import ControlInfo
+from services.router.control.leases import Lease, Sightings
+from services.router.control.port import ControlUnavailable, JournalEntry, Progress
+from services.router.core.phase import Setting
+
+
+class Shared:
+    """What several `MemoryControlStore`s share, as several routers share a database."""
+
+    def __init__(self) -> None:
+        self.setting: Setting | None = None
+        self.journal: list[JournalEntry] = []
+        self.leases: dict[str, Lease] = {}
+        self.jobs: dict[str, Progress] = {}
+
+
+class MemoryControlStore:
+    """A `ControlStore` in memory. While `reachable` is False every call raises ControlUnavailable."""
+
+    def __init__(self, shared: Shared | None = None, *, clock: Clock | None = None) -> None:
+        self.reachable = True
+        self._shared = shared or Shared()
+        self._clock = clock or SystemClock()
+        self._sightings = Sightings(self._clock)
+
+    async def load(self) -> Setting:
+        self._check()
+        if self._shared.setting is None:
+            first = JournalEntry(self._clock.now(), "baton", "start", "", Setting(), Setting(generation=1))
+            self._shared.setting = first.after
+            self._shared.journal.append(first)
+        return self._shared.setting
+
+    async def change(self, entry: JournalEntry) -> bool:
+        current = await self.load()
+        if current.generation != entry.before.generation:
+            return False
+        self._shared.setting = entry.after
+        self._shared.journal.append(entry)
+        return True
+
+    async def journal(self, limit: int) -> Sequence[JournalEntry]:
+        self._check()
+        return self._shared.journal[::-1][:limit]
+
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        self._check()
+        lease = self._shared.leases.get(name)
+        if ttl_seconds <= 0:
+            if lease is not None and lease.holder == holder:
+                del self._shared.leases[name]
+            return False
+        if not self._sightings.may_take(name, lease, holder):
+            return False
+        self._shared.leases[name] = Lease(holder, lease.renewals + 1 if lease else 1, ttl_seconds)
+        return True
+
+    async def save(self, progress: Progress) -> None:
+        self._check()
+        self._shared.jobs[progress.job] = progress
+
+    async def progress(self, job: str) -> Progress | None:
+        self._check()
+        return self._shared.jobs.get(job)
+
+    async def info(self) -> ControlInfo:
+        self._check()
+        return ControlInfo("memory", "this process")
+
+    def _check(self) -> None:
+        if not self.reachable:
+            raise ControlUnavailable

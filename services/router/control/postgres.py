@@ -1,0 +1,291 @@
+"""The control store in PostgreSQL, for routers on several hosts. Not on B's server: going back would die with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from libs.clock import Clock, SystemClock
+from libs.store.port import NewerSchema
+from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
+from services.router.control.info import ControlInfo
+from services.router.control.leases import Lease, Sightings
+from services.router.control.port import ControlUnavailable, JournalEntry, Progress
+from services.router.core.phase import Setting
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+_CALL_SECONDS = 1.5
+_CLOSE_SECONDS = 1.0
+_CONNECTIONS = 4
+_SCHEMA_LOCK = 0x6261746F6E
+
+_SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS baton_control;
+CREATE TABLE IF NOT EXISTS baton_control.control (
+  one int PRIMARY KEY CHECK (one = 1), schema_version int NOT NULL);
+CREATE TABLE IF NOT EXISTS baton_control.setting (
+  one int PRIMARY KEY CHECK (one = 1), generation bigint NOT NULL, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS baton_control.journal (
+  generation bigint PRIMARY KEY, time_seconds double precision NOT NULL, actor text NOT NULL, action text NOT NULL,
+  reason text NOT NULL, before text NOT NULL, after text NOT NULL, gates text NOT NULL, overridden boolean NOT NULL);
+CREATE TABLE IF NOT EXISTS baton_control.lease (
+  name text PRIMARY KEY, holder text NOT NULL, renewals bigint NOT NULL, ttl_seconds double precision NOT NULL);
+CREATE TABLE IF NOT EXISTS baton_control.job (
+  job text PRIMARY KEY, running boolean NOT NULL, done bigint NOT NULL, total bigint NOT NULL,
+  rate double precision NOT NULL, note text NOT NULL, cursor text NOT NULL, finished_seconds double precision NOT NULL);
+CREATE OR REPLACE FUNCTION baton_control.refuse() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'the journal is append-only'; END $$;
+CREATE OR REPLACE TRIGGER journal_is_never_changed BEFORE UPDATE OR DELETE ON baton_control.journal
+  FOR EACH ROW EXECUTE FUNCTION baton_control.refuse();
+CREATE OR REPLACE TRIGGER journal_is_never_emptied BEFORE TRUNCATE ON baton_control.journal
+  FOR EACH STATEMENT EXECUTE FUNCTION baton_control.refuse();
+"""
+
+T = TypeVar("T")
+
+_Connection: TypeAlias = Any
+
+
+class PostgresControlStore:
+    """A `ControlStore` in a database, tables in the schema `baton_control`; use `open` to get one."""
+
+    def __init__(self, dsn: str, clock: Clock) -> None:
+        self._dsn = dsn.replace("postgresql+asyncpg://", "postgresql://", 1)
+        parts = urlsplit(self._dsn)
+        self._where = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        self._clock = clock
+        self._sightings = Sightings(clock)
+        self._free: list[_Connection] = []
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
+        self._left: set[asyncio.Task[Any]] = set()
+
+    def __repr__(self) -> str:
+        return f"<PostgresControlStore {self._where}>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str, *, clock: Clock | None = None) -> AsyncIterator[Self]:
+        """Connects, makes the tables if there are none, and closes at the end.
+
+        Raises:
+            NewerSchema: the tables were made by a newer version of this program.
+            ControlUnavailable: the server is out of reach.
+        """
+        store = cls(dsn, clock or SystemClock())
+        try:
+            await store._run(_prepare)
+            yield store
+        finally:
+            await store._close()
+
+    async def load(self) -> Setting:
+        return await self._run(lambda connection: _load(connection, self._clock.now()))
+
+    async def change(self, entry: JournalEntry) -> bool:
+        return await self._run(lambda connection: _change(connection, entry))
+
+    async def journal(self, limit: int) -> Sequence[JournalEntry]:
+        return await self._run(lambda connection: _journal(connection, limit))
+
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        return await self._run(lambda connection: self._lease(connection, name, holder, ttl_seconds))
+
+    async def save(self, progress: Progress) -> None:
+        await self._run(
+            lambda connection: connection.execute(
+                "INSERT INTO baton_control.job VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job) DO UPDATE SET"
+                " running = $2, done = $3, total = $4, rate = $5, note = $6, cursor = $7, finished_seconds = $8",
+                progress.job,
+                progress.running,
+                progress.done,
+                progress.total,
+                progress.rate,
+                progress.note,
+                progress.cursor,
+                progress.finished_seconds,
+            )
+        )
+
+    async def progress(self, job: str) -> Progress | None:
+        row = await self._run(
+            lambda connection: connection.fetchrow("SELECT * FROM baton_control.job WHERE job = $1", job)
+        )
+        return Progress(*row) if row else None
+
+    async def info(self) -> ControlInfo:
+        server_id = await self._run(
+            lambda connection: connection.fetchval("SELECT system_identifier::text FROM pg_control_system()")
+        )
+        return ControlInfo("postgresql", self._where, server_id)
+
+    async def _lease(self, connection: _Connection, name: str, holder: str, ttl_seconds: float) -> bool:
+        if ttl_seconds <= 0:
+            await connection.execute("DELETE FROM baton_control.lease WHERE name = $1 AND holder = $2", name, holder)
+            return False
+        row = await connection.fetchrow(
+            "SELECT holder, renewals, ttl_seconds FROM baton_control.lease WHERE name = $1", name
+        )
+        if not self._sightings.may_take(name, Lease(*row) if row else None, holder):
+            return False
+        # What was seen is the condition: of two who saw the same dead lease, one gets it.
+        taken = await connection.fetchval(
+            "INSERT INTO baton_control.lease AS now VALUES ($1, $2, 1, $3) ON CONFLICT (name) DO UPDATE"
+            " SET holder = $2, renewals = now.renewals + 1, ttl_seconds = $3"
+            " WHERE now.holder = $4 AND now.renewals = $5 RETURNING 1",
+            name,
+            holder,
+            ttl_seconds,
+            row["holder"] if row else "",
+            row["renewals"] if row else 0,
+        )
+        return bool(taken)
+
+    async def _run(self, work: Callable[[_Connection], Awaitable[T]]) -> T:
+        """What `work` returns. Raises ControlUnavailable when it fails or takes too long.
+
+        It runs in a task of its own: a server that stands still holds up a cancelled statement too, but not the caller.
+        """
+        task = asyncio.ensure_future(self._call(work))
+        self._left.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=_CALL_SECONDS)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            task.cancel()
+            raise ControlUnavailable(f"{self._where} did not answer within {_CALL_SECONDS:g} s")
+        try:
+            return task.result()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise ControlUnavailable(f"{self._where}: {error or type(error).__name__}") from error
+
+    async def _call(self, work: Callable[[_Connection], Awaitable[T]]) -> T:
+        async with self._turns:
+            connection = self._free.pop() if self._free else None
+            if connection is None or connection.is_closed():
+                connection = await asyncpg.connect(
+                    self._dsn,
+                    timeout=_CALL_SECONDS,
+                    server_settings={
+                        "application_name": "baton-control",
+                        "statement_timeout": "1500",
+                        "idle_in_transaction_session_timeout": "2000",
+                    },
+                )
+            kept = False
+            try:
+                result = await work(connection)
+                kept = True
+                return result
+            finally:
+                # After any failure the connection's state is not known.
+                if kept:
+                    self._free.append(connection)
+                else:
+                    connection.terminate()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # Seen here in case that the caller is gone.
+
+    async def _close(self) -> None:
+        for task in self._left:
+            task.cancel()
+        if self._left:
+            await asyncio.wait(self._left, timeout=_CLOSE_SECONDS)
+        closing = [asyncio.ensure_future(connection.close(timeout=_CLOSE_SECONDS)) for connection in self._free]
+        self._free.clear()
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                log.info("%r: a connection was lost before it was closed: %r", self, outcome)
+
+
+async def _prepare(connection: _Connection) -> None:
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
+        exists = await connection.fetchval("SELECT to_regclass('baton_control.control') IS NOT NULL")
+        if not exists:
+            await connection.execute(_SCHEMA)
+            await connection.execute("INSERT INTO baton_control.control VALUES (1, $1)", SCHEMA_VERSION)
+        version = await connection.fetchval("SELECT schema_version FROM baton_control.control")
+        if version > SCHEMA_VERSION:
+            raise NewerSchema(
+                f"the control store has schema version {version}, this program knows {SCHEMA_VERSION}:"
+                " run the newer program, or restore an older backup"
+            )
+
+
+async def _load(connection: _Connection, now: float) -> Setting:
+    value = await connection.fetchval("SELECT value FROM baton_control.setting")
+    if value is None:
+        first = JournalEntry(now, "baton", "start", "", Setting(), Setting(generation=1))
+        async with connection.transaction():
+            made = await connection.fetchval(
+                "INSERT INTO baton_control.setting VALUES (1, 1, $1) ON CONFLICT DO NOTHING RETURNING 1",
+                setting_to_json(first.after),
+            )
+            if made:
+                await _append(connection, first)
+        value = await connection.fetchval("SELECT value FROM baton_control.setting")
+    return setting_from_json(value)
+
+
+async def _change(connection: _Connection, entry: JournalEntry) -> bool:
+    async with connection.transaction():
+        changed = await connection.fetchval(
+            "UPDATE baton_control.setting SET generation = $1, value = $2 WHERE generation = $3 RETURNING 1",
+            entry.after.generation,
+            setting_to_json(entry.after),
+            entry.before.generation,
+        )
+        if changed:
+            await _append(connection, entry)
+    return bool(changed)
+
+
+async def _append(connection: _Connection, entry: JournalEntry) -> None:
+    await connection.execute(
+        "INSERT INTO baton_control.journal VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        entry.after.generation,
+        entry.time_seconds,
+        entry.actor,
+        entry.action,
+        entry.reason,
+        setting_to_json(entry.before),
+        setting_to_json(entry.after),
+        gates_to_json(entry.gates),
+        entry.overridden,
+    )
+
+
+async def _journal(connection: _Connection, limit: int) -> list[JournalEntry]:
+    rows = await connection.fetch(
+        "SELECT time_seconds, actor, action, reason, before, after, gates, overridden FROM baton_control.journal"
+        " ORDER BY generation DESC LIMIT $1",
+        limit,
+    )
+    return [
+        JournalEntry(
+            row["time_seconds"],
+            row["actor"],
+            row["action"],
+            row["reason"],
+            before=setting_from_json(row["before"]),
+            after=setting_from_json(row["after"]),
+            gates=gates_from_json(row["gates"]),
+            overridden=row["overridden"],
+        )
+        for row in rows
+    ]

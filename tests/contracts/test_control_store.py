@@ -1,0 +1,264 @@
+"""What every control store promises, run against each adapter."""
+
+import asyncio
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from libs.clock import Clock, ManualClock
+from libs.devstack.postgres import Postgres
+from libs.store.port import NewerSchema
+from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.port import ControlStore, ControlUnavailable, JournalEntry, Progress
+from services.router.control.postgres import PostgresControlStore
+from services.router.control.sqlite import SqliteControlStore
+from services.router.core.gates import GateResult, Verdict
+from services.router.core.phase import Phase, Setting, advance, set_canary
+
+Open = Callable[[Clock | None], AbstractAsyncContextManager[ControlStore]]
+"""Opens the same store once more, as another router does."""
+
+GATE = GateResult("lag", "Both stores are close behind each other.", Verdict.INCONCLUSIVE, "not known", "at most 300 s")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    shared = Shared()
+    dsn = request.getfixturevalue("postgres_dsn") if request.param == "postgres" else ""
+
+    @asynccontextmanager
+    async def opened(clock: Clock | None) -> AsyncIterator[ControlStore]:
+        if request.param == "memory":
+            yield MemoryControlStore(shared, clock=clock)
+        elif request.param == "sqlite":
+            async with SqliteControlStore.open(tmp_path / "control.db", clock=clock) as store:
+                yield store
+        else:
+            async with PostgresControlStore.open(dsn, clock=clock) as postgres:
+                yield postgres
+
+    return opened
+
+
+@pytest.fixture
+async def store(open_store: Open) -> AsyncIterator[ControlStore]:
+    async with open_store(None) as store:
+        yield store
+
+
+def step(before: Setting, reason: str = "because", **fields: object) -> JournalEntry:
+    return JournalEntry(1_700_000_000.5, "ann", "advance", reason, before, advance(before), **fields)  # type: ignore[arg-type]
+
+
+async def test_the_first_load_makes_generation_1_with_phase_off_and_journals_it(store: ControlStore) -> None:
+    assert await store.load() == Setting(generation=1, phase=Phase.OFF)
+    (first,) = await store.journal(10)
+    assert (first.action, first.before, first.after) == ("start", Setting(), Setting(generation=1))
+
+
+async def test_two_first_loads_make_one_start(open_store: Open) -> None:
+    async with open_store(None) as one, open_store(None) as other:
+        assert list(await asyncio.gather(one.load(), other.load())) == [Setting(generation=1)] * 2
+        assert len(await one.journal(10)) == 1
+
+
+async def test_a_change_is_seen_by_another_router(open_store: Open) -> None:
+    async with open_store(None) as one, open_store(None) as other:
+        before = await other.load()
+        assert await one.change(step(before))
+        assert await other.load() == advance(before)
+
+
+async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_store: Open) -> None:
+    async with open_store(None) as one, open_store(None) as other:
+        before = await one.load()
+        won = await asyncio.gather(one.change(step(before, "first")), other.change(step(before, "second")))
+        assert sorted(won) == [False, True]
+        winner = "first" if won[0] else "second"
+        assert await one.load() == advance(before)
+        assert [entry.reason for entry in await one.journal(10)] == [winner, ""]
+
+
+async def test_many_changers_at_once_lose_no_generation(open_store: Open) -> None:
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(open_store(None)) for _ in range(3)]
+        before = await stores[0].load()
+        dual = Setting(generation=before.generation + 1, phase=Phase.DUAL_WRITE)
+        assert await stores[0].change(JournalEntry(0.0, "ann", "advance", "", before, dual))
+
+        async def raise_canary(store: ControlStore) -> None:
+            changed = 0
+            while changed < 5:
+                now = await store.load()
+                after = set_canary(now, now.canary_permille + 1)
+                changed += await store.change(JournalEntry(0.0, "ann", "canary", "", now, after))
+
+        await asyncio.gather(*(raise_canary(store) for store in stores))
+        assert (await stores[0].load()).canary_permille == 15
+        generations = [entry.after.generation for entry in await stores[0].journal(100)]
+        assert generations == list(range(17, 0, -1))
+
+
+async def test_the_journal_keeps_every_field_newest_first(store: ControlStore) -> None:
+    first = await store.load()
+    one = step(first, "naïve “reason”", gates=(GATE,), overridden=True)
+    two = step(one.after, "next")
+    assert await store.change(one)
+    assert await store.change(two)
+    assert list(await store.journal(2)) == [two, one]
+    assert list(await store.journal(1)) == [two]
+
+
+async def test_a_lease_has_one_holder_until_it_is_given_up(open_store: Open) -> None:
+    async with open_store(None) as one, open_store(None) as other:
+        assert await one.lease("mover", "router-1", 60.0)
+        assert not await other.lease("mover", "router-2", 60.0)
+        assert await one.lease("mover", "router-1", 60.0)
+        assert await other.lease("relay-a", "router-2", 60.0)
+        assert not await other.lease("mover", "router-2", 0.0)
+        assert not await other.lease("mover", "router-2", 60.0)
+        assert not await one.lease("mover", "router-1", 0.0)
+        assert await other.lease("mover", "router-2", 60.0)
+
+
+async def test_a_lease_that_is_not_renewed_for_its_time_goes_to_who_waits(open_store: Open) -> None:
+    clock = ManualClock()
+    async with open_store(clock) as one, open_store(clock) as other:
+        assert await one.lease("mover", "router-1", 10.0)
+        assert not await other.lease("mover", "router-2", 10.0)
+        clock.advance(9.0)
+        assert await one.lease("mover", "router-1", 10.0)
+        clock.advance(9.0)
+        assert not await other.lease("mover", "router-2", 10.0), "it was renewed meanwhile"
+        clock.advance(10.0)
+        assert await other.lease("mover", "router-2", 10.0)
+        assert not await one.lease("mover", "router-1", 10.0)
+
+
+async def test_of_two_who_wait_for_a_dead_lease_one_gets_it(open_store: Open) -> None:
+    clock = ManualClock()
+    async with open_store(clock) as dead, open_store(clock) as one, open_store(clock) as other:
+        assert await dead.lease("mover", "router-0", 10.0)
+        assert not await one.lease("mover", "router-1", 10.0)
+        assert not await other.lease("mover", "router-2", 10.0)
+        clock.advance(10.0)
+        taken = await asyncio.gather(one.lease("mover", "router-1", 10.0), other.lease("mover", "router-2", 10.0))
+        assert sorted(taken) == [False, True]
+
+
+async def test_progress_is_kept_per_job(open_store: Open) -> None:
+    saved = Progress("backfill", True, 5, 10, 2.5, "copies", "sandboxes/x", 12.5)
+    async with open_store(None) as one, open_store(None) as other:
+        assert await one.progress("backfill") is None
+        await one.save(Progress("backfill", True))
+        await one.save(saved)
+        await one.save(Progress("handover", False))
+        assert await other.progress("backfill") == saved
+
+
+async def test_a_memory_store_that_is_away_says_so() -> None:
+    store = MemoryControlStore()
+    store.reachable = False
+    with pytest.raises(ControlUnavailable):
+        await store.load()
+
+
+async def test_a_locked_file_is_a_control_store_that_is_away(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    async with SqliteControlStore.open(path) as store:
+        before = await store.load()
+        holder = sqlite3.connect(path, isolation_level=None)
+        try:
+            holder.execute("BEGIN EXCLUSIVE")
+            async with asyncio.timeout(2.0):
+                with pytest.raises(ControlUnavailable, match=r"control\.db"):
+                    await store.change(step(before))
+        finally:
+            holder.close()
+        assert await store.load() == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_postgres_that_is_gone_or_stands_still_is_away(
+    postgres: Postgres, postgres_dsn: str, how: signal.Signals
+) -> None:
+    async with PostgresControlStore.open(postgres_dsn) as store:
+        before = await store.load()
+        postgres.kill(how)
+        try:
+            for _ in range(2):
+                async with asyncio.timeout(2.0):
+                    with pytest.raises(ControlUnavailable):
+                        await store.load()
+        finally:
+            if how is signal.SIGKILL:
+                postgres.restart()
+            else:
+                postgres.kill(signal.SIGCONT)
+        assert await store.load() == before
+
+
+async def test_the_journal_in_sqlite_cannot_be_altered_or_cut(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    async with SqliteControlStore.open(path) as store:
+        await store.load()
+    connection = sqlite3.connect(path)
+    try:
+        for statement in ("UPDATE journal SET actor = 'nobody'", "DELETE FROM journal"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(statement)
+    finally:
+        connection.close()
+
+
+async def test_the_journal_in_postgres_cannot_be_altered_or_cut(postgres_dsn: str) -> None:
+    async with PostgresControlStore.open(postgres_dsn) as store:
+        await store.load()
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        for verb in ("UPDATE baton_control.journal SET actor = ''", "DELETE FROM baton_control.journal"):
+            with pytest.raises(asyncpg.RaiseError, match="append-only"):
+                await connection.execute(verb)
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await connection.execute("TRUNCATE baton_control.journal")
+    finally:
+        await connection.close()
+
+
+async def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    async with SqliteControlStore.open(path):
+        pass
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE control SET schema_version = 99")
+    connection.commit()
+    connection.close()
+    with pytest.raises(NewerSchema, match="schema version 99"):
+        async with SqliteControlStore.open(path):
+            pass
+
+
+async def test_tables_of_a_newer_program_are_refused(postgres_dsn: str) -> None:
+    async with PostgresControlStore.open(postgres_dsn):
+        pass
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("UPDATE baton_control.control SET schema_version = 99")
+    await connection.close()
+    with pytest.raises(NewerSchema, match="schema version 99"):
+        async with PostgresControlStore.open(postgres_dsn):
+            pass
+
+
+async def test_another_database_is_not_taken_for_a_control_store(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE sandboxes (name TEXT)")
+    connection.close()
+    with pytest.raises(ControlUnavailable, match="another SQLite database"):
+        async with SqliteControlStore.open(path):
+            pass
