@@ -13,8 +13,9 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from .kafka_client import stop_within
 from .kafka_reader import KafkaReader
-from .kafka_topic import KafkaSettings, check_topic, stop_within
+from .kafka_topic import KafkaSettings, check_topic
 from .port import Event, EventTooLarge, LogUnavailable, check_positions, place
 
 _STOP_SECONDS = 2.0

@@ -7,7 +7,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from .kafka_topic import KafkaSettings, stop_within
+from .kafka_client import stop_within
+from .kafka_topic import KafkaSettings
 from .port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll
 
 _FETCH_WAIT_SECONDS = 0.5

@@ -1,7 +1,6 @@
 """Settings of the Kafka log, and whether a topic can serve as one."""
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from .kafka_client import stop_within
 from .port import MAX_EVENT_BYTES, LogUnavailable, TopicUnfit
-
-log = logging.getLogger(__name__)
 
 _FRAMING_BYTES = 32 * 1024
 _LOOK_AGAIN_SECONDS = 0.05
@@ -58,16 +56,6 @@ async def check_topic(settings: KafkaSettings) -> None:
         raise LogUnavailable(f"topic {settings.topic} at {settings.bootstrap}: {error!r}") from error
     finally:
         await stop_within(admin, settings.request_timeout_seconds)
-
-
-async def stop_within(client: Any, seconds: float) -> None:
-    """Stop a producer, consumer or admin client; if that fails or takes longer, log it and leave it."""
-    stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-    try:
-        async with asyncio.timeout(seconds):
-            await stop()
-    except (KafkaError, OSError, TimeoutError) as error:
-        log.warning("%s did not stop within %g s: %r", type(client).__name__, seconds, error)
 
 
 async def _describe(admin: Any, topic: str) -> dict[str, Any] | None:

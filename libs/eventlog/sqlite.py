@@ -88,7 +88,9 @@ class _Connection:
 
     def _call(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         if self._connection is None:
-            self._connection = _connect(self._path)
+            self._connection = sqlite3.connect(
+                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
         return work(self._connection)
 
 
@@ -175,16 +177,6 @@ class _SqliteReader:
             pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
 @contextmanager
 def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
     connection.execute(begin)
@@ -198,6 +190,7 @@ def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE")
 
 def _prepare(connection: sqlite3.Connection, path: Path, partitions: int) -> None:
     try:
+        connection.execute("PRAGMA synchronous = FULL")
         _enter_wal(connection)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:

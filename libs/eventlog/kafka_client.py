@@ -1,0 +1,49 @@
+"""Stopping aiokafka's clients for certain. What is used of their insides (aiokafka 0.14) is used here only."""
+
+import asyncio
+import logging
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+log = logging.getLogger(__name__)
+
+_BREAK_OFF_SECONDS = 2.0
+_CANCEL_AGAIN_SECONDS = 0.05
+
+
+async def stop_within(client: Any, seconds: float) -> None:
+    """Stop a producer, consumer or admin client; if that fails, takes longer or is cancelled, break it off.
+
+    In a task of its own, because a consumer that is stopped while it waits to repeat a fetch raises CancelledError out
+    of `stop`, which would look as if our caller had been cancelled, and leaves its connections open.
+    """
+    stop = asyncio.create_task(client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+    try:
+        await asyncio.wait({stop}, timeout=seconds)
+    finally:
+        if not stop.done():
+            stop.cancel()
+            log.warning("%s has not stopped within %g s, breaking it off", type(client).__name__, seconds)
+            await _break_off(client)
+        elif stop.cancelled() or stop.exception() is not None:
+            await _break_off(client)
+
+
+async def _break_off(client: Any) -> None:
+    """Close the connections, and for a producer end the sender and fail what has not been sent."""
+    connections = client.client if hasattr(client, "client") else client._client
+    sender = getattr(client, "_sender", None)
+    try:
+        async with asyncio.timeout(_BREAK_OFF_SECONDS):
+            await connections.close()
+            # Cancelled once, the sender still waits for its request, and that for metadata nobody fetches any more.
+            while sender is not None and sender.sender_task is not None and not sender.sender_task.done():
+                sender.sender_task.cancel()
+                await asyncio.wait({sender.sender_task}, timeout=_CANCEL_AGAIN_SECONDS)
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("%s could not be broken off: %r", type(client).__name__, error)
+    finally:
+        if sender is not None:
+            client._message_accumulator.fail_all(KafkaError("the producer was given up"))
