@@ -1,7 +1,7 @@
 """A strict list: both stores are asked for the page, whoever owns what, and the pages are merged (`core.merge`).
 
-Each name is linearizable; the list as a whole is not a snapshot. When a store is out of reach the other one's page is the
-answer, marked stale.
+Each name is linearizable; the list as a whole is not a snapshot. When a store is out of reach the other one's page is
+the answer, marked stale.
 """
 
 from __future__ import annotations

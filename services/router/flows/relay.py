@@ -1,0 +1,101 @@
+"""Moves a store's changes to the log: pull, append, acknowledge.
+
+A change stays in the store's outbox until it is acknowledged by its name, and is acknowledged only after the log has
+made it durable. So a relay may die anywhere: the next one pulls the same changes again. Two relays at once only make
+duplicates, which apply ignores. When nothing changes, a heartbeat shows that the way is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.port import Event, EventLog
+from libs.ownership.model import Store
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc.tasks import Loop
+from services.router.flows.stores import StoreClient
+
+EVENT_TYPE = "baton.record.v1"
+HEARTBEAT_TYPE = "baton.heartbeat.v1"
+
+PULL_LIMIT = 500
+WAIT_SECONDS = 1.0
+STEP_SECONDS = 5.0
+LEASE_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
+
+
+class Leases(Protocol):
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool: ...
+
+
+class Clock(Protocol):
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class Relay:
+    """One store's. `run_once` is the body of a supervised loop."""
+
+    def __init__(self, client: StoreClient, log: EventLog, leases: Leases, holder: str, clock: Clock) -> None:
+        self._client = client
+        self._log = log
+        self._leases = leases
+        self._holder = holder
+        self._clock = clock
+        self._name = f"relay:{client.store.value}"
+        self._headers = HeaderWriter(client.store.value, EVENT_TYPE)
+        self._heartbeat_headers = HeaderWriter(client.store.value, HEARTBEAT_TYPE)
+        self._leased_until = 0.0
+        self._last_sent = 0.0
+        self.published = 0
+        """Events that are in the log by this relay, duplicates included."""
+
+    @property
+    def store(self) -> Store:
+        return self._client.store
+
+    async def run_once(self, loop: Loop) -> None:
+        """Raises LogUnavailable, Away, ControlUnavailable: then nothing was acknowledged."""
+        if not await self._is_mine():
+            loop.well()
+            await asyncio.sleep(LEASE_SECONDS / 2)
+            return
+        request = pb.PullChangesRequest(limit=PULL_LIMIT, wait_seconds=WAIT_SECONDS)
+        pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
+        changes: Sequence[pb.Change] = pulled.changes
+        if changes:
+            await self._log.append([self._event(change) for change in changes])
+            names = [pb.AckChangesRequest.Name(key=change.key, version=change.version) for change in changes]
+            acknowledge = pb.AckChangesRequest(changes=names)
+            await self._client.ask(self._client.replication.AckChanges, acknowledge, STEP_SECONDS)
+            self.published += len(changes)
+            self._last_sent = self._clock.monotonic()
+        elif self._clock.monotonic() - self._last_sent > HEARTBEAT_SECONDS:
+            await self._log.append([self._heartbeat()])
+            self._last_sent = self._clock.monotonic()
+        loop.well()
+
+    async def _is_mine(self) -> bool:
+        """One relay per store, as a rule: it saves duplicates, nothing depends on it."""
+        now = self._clock.monotonic()
+        if now < self._leased_until:
+            return True
+        if not await self._leases.lease(self._name, self._holder, LEASE_SECONDS):
+            return False
+        self._leased_until = now + LEASE_SECONDS / 2
+        return True
+
+    def _event(self, change: pb.Change) -> Event:
+        made = record_pb2.Record.FromString(change.event).made_time.ToNanoseconds() / 1e9
+        version = (change.version.term, change.version.revision)
+        return Event(
+            change.key, change.event, self._headers.write(change.key, version, made, change.traceparent or None)
+        )
+
+    def _heartbeat(self) -> Event:
+        return Event("", b"", self._heartbeat_headers.write("", (0, 0), self._clock.now()))
