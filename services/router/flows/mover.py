@@ -163,17 +163,21 @@ class Mover:
         total = sum(bucket.owned.get(home(setting, flags, bucket.number).other, 0) for bucket in away)
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
         started = self._clock.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for bucket in away:
-                await self._slots.acquire()
-                if self._steering.current.generation != generation:
-                    self._slots.release()
-                    break
-                if self._clock.monotonic() - started > LEASE_SECONDS / 2:
-                    await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
-                    started = self._clock.monotonic()
-                task = group.create_task(self._move(bucket, home(setting, flags, bucket.number), generation))
-                task.add_done_callback(lambda _: self._slots.release())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for bucket in away:
+                    await self._slots.acquire()
+                    if self._steering.current.generation != generation:
+                        self._slots.release()
+                        break
+                    if self._clock.monotonic() - started > LEASE_SECONDS / 2:
+                        await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
+                        started = self._clock.monotonic()
+                    task = group.create_task(self._move(bucket, home(setting, flags, bucket.number), generation))
+                    task.add_done_callback(lambda _: self._slots.release())
+        except BaseExceptionGroup as failures:
+            # The others were cancelled because of the first; a pass that is cut short is simply begun again.
+            raise failures.exceptions[0] from None
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
