@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Never
-from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 import grpc
 from google.protobuf.message import Message
@@ -15,6 +14,7 @@ from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import bucket_of
 from libs.rpc import metadata
+from libs.rpc.caller import make_id, read_caller
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
@@ -29,14 +29,6 @@ WRITE_SECONDS = 2.0
 
 DEFAULT_SECONDS = 5.0
 """For a caller without a deadline."""
-
-_PRINCIPALS = uuid5(NAMESPACE_URL, "baton:principals")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-def made_id(principal: str, request_id: str) -> str:
-    """The id of a record whose create names none: the same for every retry, at every router."""
-    return str(uuid5(uuid5(_PRINCIPALS, principal), request_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +74,20 @@ class Proxy:
     ) -> ClientCall:
         if method.key is None:
             raise ValueError(f"{method.path} has no key")
-        given: dict[str, Any] = dict(context.invocation_metadata() or ())
-        principal = metadata.ANONYMOUS
-        extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, principal)]
+        given = context.invocation_metadata()
+        caller = read_caller(given, internal=False)
+        extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         key = method.key.of(message)
         if not method.is_read:
             request_id = getattr(message, method.request_id).lower() or _request_id(given) or str(uuid4())
             extra.append((metadata.REQUEST_ID, request_id))
             if method.key.lacks_id(message):
-                made = made_id(principal, request_id)
+                made = make_id(caller.principal, request_id)
                 extra.append((metadata.MADE_ID, made))
                 key = method.key.with_id(message, made)
             left = max(left, WRITE_SECONDS)
-        trace = given.get(metadata.TRACEPARENT)
-        if isinstance(trace, str) and _TRACEPARENT.fullmatch(trace):
-            extra.append((metadata.TRACEPARENT, trace))
+        if caller.traceparent:
+            extra.append((metadata.TRACEPARENT, caller.traceparent))
         return ClientCall(
             method=method,
             request=request,
@@ -138,9 +129,9 @@ def _time_left(context: Context) -> float:
     return DEFAULT_SECONDS if left is None else left
 
 
-def _request_id(given: dict[str, Any]) -> str | None:
+def _request_id(given: Any) -> str | None:
     """Of a call that a store passed on for its own client. Raises InvalidField."""
-    value = given.get(metadata.REQUEST_ID)
+    value = dict(given or ()).get(metadata.REQUEST_ID)
     if value is None:
         return None
     try:

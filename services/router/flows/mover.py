@@ -20,6 +20,7 @@ from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import Loop
 from services.router.control.port import Progress
+from services.router.core.phase import Setting
 from services.router.core.plan import home
 from services.router.flows.forward import Steering
 from services.router.flows.handoff import STEP_SECONDS, Handoffs
@@ -61,8 +62,8 @@ class Bucket:
 class Changes(Steering, Protocol):
     """Setting and flags, and when they change."""
 
-    async def wait_changed(self, generation: int, timeout_seconds: float) -> None:
-        """Returns when the setting is of another generation, or after the time."""
+    async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
+        """Returns when the setting is another one than `since`, or after the time."""
         ...
 
 
@@ -117,22 +118,22 @@ class Mover:
         """Records per second of the last pass that moved something."""
 
     async def run_once(self, loop: Loop) -> None:
-        generation = self._steering.current.generation
+        setting = self._steering.current
         if not await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS):
             buckets = await self._look()
             self._judge(buckets)
             self.progress = replace(self.progress, running=False, note="another router moves the buckets")
             loop.well()
-            await self._steering.wait_changed(generation, IDLE_SECONDS)
+            await self._steering.changed(setting, IDLE_SECONDS)
             return
         buckets = await self._look()
         away = self._judge(buckets)
         if away:
-            await self._pass(away, generation)
+            await self._pass(away, setting)
         loop.well()
         if not away:
             self.progress = replace(self.progress, running=False, note="every bucket is where it should be")
-            await self._steering.wait_changed(generation, IDLE_SECONDS)
+            await self._steering.changed(setting, IDLE_SECONDS)
 
     async def _look(self) -> Mapping[int, Bucket]:
         """All buckets as they are."""
@@ -158,8 +159,8 @@ class Mover:
         self.settled = not away
         return away
 
-    async def _pass(self, away: Sequence[Bucket], generation: int) -> None:
-        setting, flags = self._steering.current, self._steering.flags
+    async def _pass(self, away: Sequence[Bucket], setting: Setting) -> None:
+        flags = self._steering.flags
         total = sum(bucket.owned.get(home(setting, flags, bucket.number).other, 0) for bucket in away)
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
         started = self._clock.monotonic()
@@ -167,13 +168,13 @@ class Mover:
             async with asyncio.TaskGroup() as group:
                 for bucket in away:
                     await self._slots.acquire()
-                    if self._steering.current.generation != generation:
+                    if self._steering.current != setting:
                         self._slots.release()
                         break
                     if self._clock.monotonic() - started > LEASE_SECONDS / 2:
                         await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
                         started = self._clock.monotonic()
-                    task = group.create_task(self._move(bucket, home(setting, flags, bucket.number), generation))
+                    task = group.create_task(self._move(bucket, home(setting, flags, bucket.number), setting))
                     task.add_done_callback(lambda _: self._slots.release())
         except BaseExceptionGroup as failures:
             # The others were cancelled because of the first; a pass that is cut short is simply begun again.
@@ -182,7 +183,7 @@ class Mover:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
 
-    async def _move(self, bucket: Bucket, to: Store, generation: int) -> None:
+    async def _move(self, bucket: Bucket, to: Store, setting: Setting) -> None:
         if bucket.absence is to.other:
             await self._handoffs.move_absence(bucket.number, to)
         elif bucket.absence is None:
@@ -190,7 +191,7 @@ class Mover:
         source = self._stores[to.other]
         keys = await self._handoffs.keys(source, bucket.number, owned_only=True)
         for start in range(0, len(keys), BATCH):
-            if self._steering.current.generation != generation:
+            if self._steering.current != setting:
                 return
             await self._move_records(keys[start : start + BATCH], to)
 
