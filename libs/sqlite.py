@@ -1,0 +1,360 @@
+"""One SQLite file, one writer: a thread that commits what is queued in groups, and threads that read beside it.
+
+A job is a function of the connection, run in the writer's thread inside a transaction; it never awaits, so nothing is
+interleaved with it. Jobs that wait together share one transaction and one disk flush; each is undone alone when it
+raises, and none is answered before the commit. WAL with `synchronous=FULL`: a commit survives a power loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from libs.errors import BatonError, LockTimeout, Overloaded
+from libs.store.port import NewerSchema, StoreUnavailable
+
+T = TypeVar("T")
+
+GROUP_JOBS = 64
+"""Jobs that share a transaction at most: it bounds what one answer waits for."""
+GROUP_SECONDS = 0.02
+"""After this a group takes no further job."""
+_CLOSE_SECONDS = 10.0
+
+
+class DiskFull(BatonError):
+    """The disk of the database is full: nothing was changed."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "DISK_FULL"
+    retry_seconds = 5.0
+
+
+class AlreadyOpen(BatonError):
+    """Another process has this database open: stop it first."""
+
+
+_ERRORS: dict[int, type[BatonError]] = {
+    sqlite3.SQLITE_FULL: DiskFull,
+    sqlite3.SQLITE_BUSY: LockTimeout,
+    sqlite3.SQLITE_LOCKED: LockTimeout,
+    sqlite3.SQLITE_IOERR: StoreUnavailable,
+    sqlite3.SQLITE_CANTOPEN: StoreUnavailable,
+    sqlite3.SQLITE_READONLY: StoreUnavailable,
+    sqlite3.SQLITE_CORRUPT: StoreUnavailable,
+    sqlite3.SQLITE_NOTADB: StoreUnavailable,
+    sqlite3.SQLITE_NOMEM: StoreUnavailable,
+    sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
+    sqlite3.SQLITE_INTERRUPT: StoreUnavailable,
+}
+"""By primary result code. Every other error of SQLite is a mistake of this program and stays as it is."""
+
+
+def error_of(error: BaseException, path: Path) -> BaseException:
+    """What an error of SQLite is for our callers."""
+    code = getattr(error, "sqlite_errorcode", None)
+    ours = _ERRORS.get(code & 0xFF) if isinstance(code, int) else None
+    return error if ours is None else ours(f"{ours.__doc__} ({path}: {error})")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of a schema: statements, or a function that runs them. It is all done or not at all."""
+
+    number: int
+    steps: Sequence[str] | Callable[[sqlite3.Connection], None]
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        if callable(self.steps):
+            self.steps(connection)
+        else:
+            for statement in self.steps:
+                connection.execute(statement)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; for use outside of the writer's jobs."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration], path: Path) -> None:
+    """Brings the file to the newest schema, whose number it keeps in `user_version`. Raises NewerSchema."""
+    for migration in migrations:
+        with transaction(connection):
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            if found > migrations[-1].number:
+                raise NewerSchema(
+                    f"{path} has schema {found}, this program knows {migrations[-1].number}: "
+                    "run the newer version or restore an older backup"
+                )
+            if found < migration.number:
+                migration.run(connection)
+                connection.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    """A connection in autocommit mode that flushes at every commit, usable from any thread."""
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        _enter_wal(connection, busy_seconds)
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _enter_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            # Of two that switch a new file at once SQLite refuses one without waiting for the busy timeout.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.005, 0.02))
+        else:
+            if mode != "wal":
+                raise StoreUnavailable(
+                    f"the file system cannot hold the database (journal mode {mode}): use a local disk"
+                )
+            return
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keeps other processes away from the file, as long as this one lives. Raises AlreadyOpen."""
+    lock = path.with_name(path.name + ".lock")
+    # Left behind on purpose: to remove it would let a third process lock a new file beside the old one's lock.
+    number = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyOpen(f"{path} is open in another process (it holds {lock}): stop that one first") from None
+        yield
+    finally:
+        os.close(number)
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[T]):
+    work: Callable[[sqlite3.Connection], T]
+    future: asyncio.Future[T]
+    committed: Callable[[], None] | None
+    result: Any = None
+    error: BaseException | None = None
+
+    def deliver(self) -> None:
+        """In the event loop, after the commit."""
+        if self.committed is not None and self.error is None:
+            self.committed()
+        if self.future.done():  # The caller has left.
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    exclusive: bool = True
+    """No other process may open the file. Without it, processes take turns by SQLite's own locks."""
+    readers: int = 2
+    queue_jobs: int = 4096
+    """Writes that wait at most, and as many reads; one more is refused with Overloaded."""
+    busy_seconds: float = 5.0
+    """How long to wait for another process's transaction."""
+
+
+class Database:
+    """An open file. Made by `open`; used from the event loop that opened it."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.path = path
+        self.lost_commits = 0
+        """Transactions that failed as a whole. What was remembered from their jobs must be read again."""
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._queues: tuple[deque[_Job[Any]], deque[_Job[Any]]] = (deque(), deque())
+        self._ready = threading.Condition()
+        self._closing = False
+        self._writer = connect(path, options.busy_seconds)
+        self._readers = [connect(path, options.busy_seconds) for _ in range(options.readers)]
+        self._idle = deque(self._readers)
+        self._pool = ThreadPoolExecutor(options.readers, thread_name_prefix=f"read-{path.name}")
+        self._reads = 0
+        self._thread = threading.Thread(target=self._serve, name=f"write-{path.name}", daemon=True)
+
+    def __repr__(self) -> str:
+        client, background = map(len, self._queues)
+        return f"<Database {self.path} waiting={client}+{background} reads={self._reads}>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, path: Path, migrations: Sequence[Migration] = (), options: Options | None = None
+    ) -> AsyncIterator[Self]:
+        """Opens the file, made if there is none, and brings its schema up.
+
+        Raises AlreadyOpen, NewerSchema, StoreUnavailable, DiskFull, LockTimeout.
+        """
+        options = options or Options()
+        with exclusive(path) if options.exclusive else nullcontext():
+            try:
+                database = cls(path, options)
+            except sqlite3.Error as error:
+                raise error_of(error, path) from error
+            database._thread.start()
+            try:
+                await asyncio.to_thread(database._migrate, migrations)
+                yield database
+            finally:
+                await asyncio.shield(asyncio.to_thread(database._close))
+
+    async def write(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        background: bool = False,
+        committed: Callable[[], None] | None = None,
+    ) -> T:
+        """Runs `work` in a transaction and returns its result when that has committed.
+
+        What `work` raises undoes it alone. `background`: work of clients goes first. `committed` is called in the event
+        loop after the commit, even if the caller has left by then; a caller who leaves earlier leaves the whole change
+        or nothing. Raises Overloaded, and the table of errors above; after StoreUnavailable the outcome is unknown.
+        """
+        queue = self._queues[background]
+        if self._closing:
+            raise StoreUnavailable(f"{self.path} is closed")
+        if len(queue) >= self._options.queue_jobs:
+            raise Overloaded(f"{len(queue)} writes wait for {self.path}: try again a little later")
+        job: _Job[T] = _Job(work, self._loop.create_future(), committed)
+        queue.append(job)
+        with self._ready:
+            self._ready.notify()
+        return await job.future
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work`, one statement, on a connection that never has a transaction open: it sees what was committed
+        before it began. Raises Overloaded, and the table of errors above."""
+        if self._closing:
+            raise StoreUnavailable(f"{self.path} is closed")
+        if self._reads >= self._options.queue_jobs:
+            raise Overloaded(f"{self._reads} reads wait for {self.path}: try again a little later")
+        self._reads += 1
+        future: asyncio.Future[T] = self._loop.run_in_executor(self._pool, self._read, work)
+        future.add_done_callback(self._read_done)
+        return await future
+
+    def _read_done(self, future: asyncio.Future[Any]) -> None:
+        self._reads -= 1
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._idle.pop()
+        try:
+            return work(connection)
+        except sqlite3.Error as error:
+            raise error_of(error, self.path) from error
+        finally:
+            self._idle.append(connection)
+
+    def _migrate(self, migrations: Sequence[Migration]) -> None:
+        try:
+            migrate(self._writer, migrations, self.path)
+        except sqlite3.Error as error:
+            raise error_of(error, self.path) from error
+
+    def _serve(self) -> None:
+        """The writer's thread. Client work and background work take turns, so that neither starves the other."""
+        client, background = self._queues
+        after_client = False
+        while True:
+            with self._ready:
+                while not any(self._queues) and not self._closing:
+                    self._ready.wait()
+            if not any(self._queues):
+                return
+            queue = background if background and (after_client or not client) else client
+            after_client = queue is client
+            self._group(queue)
+
+    def _group(self, queue: deque[_Job[Any]]) -> None:
+        """One transaction of jobs that wait, answered after its commit."""
+        done: list[_Job[Any]] = []
+        try:
+            self._run(queue, done)
+        except BaseException as error:
+            self.lost_commits += 1
+            for job in done:
+                job.error = job.error or error_of(error, self.path)
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        self._loop.call_soon_threadsafe(_deliver, done)
+
+    def _run(self, queue: deque[_Job[Any]], done: list[_Job[Any]]) -> None:
+        execute = self._writer.execute
+        until = time.monotonic() + GROUP_SECONDS
+        while queue and len(done) < GROUP_JOBS and time.monotonic() < until:
+            job = queue.popleft()
+            if job.future.cancelled():
+                continue
+            done.append(job)
+            if not self._writer.in_transaction:
+                # The first job needs no savepoint: undoing it is undoing the transaction.
+                execute("BEGIN IMMEDIATE")
+                self._attempt(job, "ROLLBACK")
+                continue
+            execute("SAVEPOINT job")
+            self._attempt(job, "ROLLBACK TO job")
+            execute("RELEASE job")
+        if self._writer.in_transaction:
+            execute("COMMIT")
+
+    def _attempt(self, job: _Job[Any], undo: str) -> None:
+        try:
+            job.result = job.work(self._writer)
+        except BaseException as error:
+            if not self._writer.in_transaction:
+                # SQLite has undone it by itself (a full disk): then it is lost for all its jobs.
+                raise
+            job.error = error_of(error, self.path)
+            self._writer.execute(undo)
+
+    def _close(self) -> None:
+        self._closing = True
+        with self._ready:
+            self._ready.notify()
+        self._thread.join(_CLOSE_SECONDS)
+        for connection in self._readers:
+            connection.interrupt()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for connection in [*self._readers, *([] if self._thread.is_alive() else [self._writer])]:
+            connection.close()
+
+
+def _deliver(jobs: Sequence[_Job[Any]]) -> None:
+    for job in jobs:
+        job.deliver()
