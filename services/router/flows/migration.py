@@ -1,0 +1,169 @@
+"""Changing the setting: every change is judged by its gates, compared and set, journaled, and taken up here at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from libs.clock import Clock
+from libs.errors import InvalidField
+from services.router.control.port import ControlStore, JournalEntry
+from services.router.core import phase as phases
+from services.router.core.gates import Evidence, GateResult, Verdict, judge, not_overridable, worst
+from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
+from services.router.flows.observe import SettingCache
+
+MAX_ACTOR_CHARACTERS = 128
+MAX_REASON_CHARACTERS = 1000
+MAX_JOURNAL_ENTRIES = 1000
+
+
+class Blocked(GateBlocked):
+    """Gates do not pass; nothing was changed."""
+
+    def __init__(self, to: Phase, results: Sequence[GateResult], advice: str) -> None:
+        failing = [result for result in results if result.verdict is not Verdict.PASS]
+        shown = "; ".join(f"{result.name} {result.verdict.value}: {result.evidence}" for result in failing)
+        super().__init__(
+            f"{to.value} is not entered: {shown}. {advice}",
+            name=to.value,
+            verdict=worst(failing).value,
+            gates=",".join(result.name for result in failing),
+        )
+        self.results = tuple(results)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who changes the setting, and why."""
+
+    actor: str
+    reason: str = ""
+    generation: int = 0
+    """The generation that was looked at when deciding; 0 is any."""
+    override: bool = False
+    """Pass gates that do not pass. Needs a reason."""
+
+    def check(self) -> None:
+        """Raises InvalidField."""
+        if not self.actor.strip() or len(self.actor) > MAX_ACTOR_CHARACTERS:
+            raise InvalidField("actor", self.actor, f"who does this, 1 to {MAX_ACTOR_CHARACTERS} characters")
+        if len(self.reason) > MAX_REASON_CHARACTERS:
+            raise InvalidField("reason", self.reason, f"at most {MAX_REASON_CHARACTERS} characters")
+        if self.override and not self.reason.strip():
+            raise InvalidField("reason", self.reason, "an override needs a reason; it is kept in the journal")
+        if self.generation < 0:
+            raise InvalidField("generation", self.generation, "the generation that was decided on, or 0 for any")
+
+
+class Plan(NamedTuple):
+    """The next step forward."""
+
+    setting: Setting
+    next: Phase | None
+    results: tuple[GateResult, ...]
+    blocked: str
+    """Why there is no next step; "" when there is one."""
+
+    @property
+    def effect(self) -> str:
+        return PHASES[self.next].effect if self.next else ""
+
+
+class Migration:
+    """`evidence` tells what is known now, for the gates."""
+
+    def __init__(
+        self, control: ControlStore, cache: SettingCache, evidence: Callable[[Setting], Evidence], clock: Clock
+    ) -> None:
+        self._control = control
+        self._cache = cache
+        self._evidence = evidence
+        self._clock = clock
+
+    async def plan(self) -> Plan:
+        """What the next step is and what its gates say. Changes nothing. Raises ControlUnavailable."""
+        setting = await self._cache.refresh()
+        try:
+            to = phases.next_phase(setting)
+        except IllegalMove as error:
+            return Plan(setting, None, (), error.message)
+        return Plan(setting, to, judge(PHASES[to].gates, self._evidence(setting)), "")
+
+    async def advance(self, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
+        """One step forward.
+
+        Raises:
+            InvalidField, ControlUnavailable.
+            IllegalMove: there is no step forward.
+            Blocked: gates do not pass and are not overridden, or cannot be.
+            Outdated: the setting changed since it was looked at.
+        """
+        before = await self._begin(decision)
+        after = phases.advance(before)
+        results = judge(PHASES[after.phase].gates, self._evidence(before))
+        fixed = not_overridable(results)
+        passed = worst(results) is Verdict.PASS
+        if not passed and not decision.override:
+            raise Blocked(after.phase, results, "Nothing was changed; an override needs a reason")
+        if fixed:
+            raise Blocked(after.phase, results, f"Nothing was changed; no override passes {fixed[0].name}")
+        return await self._commit("advance", decision, before, after, results), results
+
+    async def rollback(self, decision: Decision, to: Phase) -> Setting:
+        """Back to an earlier phase, without gates. Raises as `advance` does, but never Blocked."""
+        before = await self._begin(decision)
+        return await self._commit("rollback", decision, before, phases.rollback(before, to))
+
+    async def set_canary(self, decision: Decision, permille: int) -> Setting:
+        """How many thousandths of the buckets go to B. Raises as `rollback` does."""
+        if not 0 <= permille <= phases.CANARY_FULL:
+            raise InvalidField("permille", permille, "0 to 1000 thousandths, that is 0 to 100 % in steps of 0.1 %")
+        before = await self._begin(decision)
+        return await self._commit("canary", decision, before, phases.set_canary(before, permille))
+
+    async def lift_hold(self, decision: Decision) -> Setting:
+        """Traffic follows the phase again. Raises as `rollback` does."""
+        before = await self._begin(decision)
+        return await self._commit("hold lifted", decision, before, phases.lift_hold(before))
+
+    async def journal(self, limit: int) -> Sequence[JournalEntry]:
+        """Newest first. Raises InvalidField, ControlUnavailable."""
+        if not 0 < limit <= MAX_JOURNAL_ENTRIES:
+            raise InvalidField("limit", limit, f"1 to {MAX_JOURNAL_ENTRIES} entries")
+        return await self._control.journal(limit)
+
+    async def _begin(self, decision: Decision) -> Setting:
+        decision.check()
+        setting = await self._cache.refresh()
+        if decision.generation and decision.generation != setting.generation:
+            raise Outdated(
+                f"the setting is at generation {setting.generation} ({setting.phase.value}), the decision was made on"
+                f" generation {decision.generation}: nothing was changed; look again and decide anew"
+            )
+        return setting
+
+    async def _commit(
+        self,
+        action: str,
+        decision: Decision,
+        before: Setting,
+        after: Setting,
+        results: tuple[GateResult, ...] = (),
+    ) -> Setting:
+        entry = JournalEntry(
+            time_seconds=self._clock.now(),
+            actor=decision.actor,
+            action=action,
+            reason=decision.reason,
+            before=before,
+            after=after,
+            gates=results,
+            overridden=worst(results) is not Verdict.PASS,
+        )
+        if not await self._control.change(entry):
+            raise Outdated()
+        # Traffic follows at once here, within the refresh interval at other routers.
+        await self._cache.take(after)
+        return after

@@ -1,0 +1,267 @@
+"""What a router knows of the migration around it: the setting, both stores, the log. Last good answers are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.eventlog.port import EventLog, EventLogError
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc.tasks import Loop
+from services.router.control.port import ControlStore
+from services.router.core.gates import Evidence
+from services.router.core.phase import Setting
+from services.router.core.plan import NO_FLAGS, Flags
+from services.router.flows.stores import StoreClient, Stores
+
+INTERVAL_SECONDS = 0.5
+ANSWER_SECONDS = 1.0
+"""How long one question to a store or to the log may take."""
+
+FRESH_SECONDS = 5.0
+"""An answer that is older says nothing about now: gates are inconclusive."""
+
+STALE_SETTING_SECONDS = 3.0
+
+_SAMPLES = 1000
+
+
+class SettingCache:
+    """This router's view of the setting, refreshed every half second; the last good one while the store is away."""
+
+    def __init__(self, control: ControlStore, clock: Clock, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self._control = control
+        self._clock = clock
+        self._interval_seconds = interval_seconds
+        self._current = Setting()
+        self._good_at: float | None = None
+        self._away = False
+        self._refreshing = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self.loop = Loop("setting", self._body, first_pause_seconds=0.2, longest_pause_seconds=1.0)
+
+    @property
+    def current(self) -> Setting:
+        """What calls are planned by. Generation 0 (everything at A) before the first `refresh`."""
+        return self._current
+
+    @property
+    def flags(self) -> Flags:
+        """No kill switch is set anywhere yet."""
+        return NO_FLAGS
+
+    @property
+    def stale(self) -> bool:
+        """The control store is away: `current` may be old."""
+        return self._away or self.age_seconds > STALE_SETTING_SECONDS
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the control store confirmed `current`; infinite when it never did."""
+        return float("inf") if self._good_at is None else self._clock.monotonic() - self._good_at
+
+    async def refresh(self) -> Setting:
+        """Asks the control store now. Raises ControlUnavailable; `current` then stays."""
+        async with self._refreshing:
+            try:
+                setting = await self._control.load()
+            except BatonError:
+                self._away = True
+                raise
+            await self._take(setting)
+        return setting
+
+    async def take(self, setting: Setting) -> None:
+        """What this router has just committed to the control store: it need not be asked again."""
+        async with self._refreshing:
+            if setting.generation > self._current.generation:
+                await self._take(setting)
+
+    async def _take(self, setting: Setting) -> None:
+        self._away = False
+        self._good_at = self._clock.monotonic()
+        if setting != self._current:
+            self._current = setting
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
+        """Waits until `current` is another setting than `since`, at most so long; returns what it is then."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._changed:
+                await self._changed.wait_for(lambda: self._current != since)
+        except TimeoutError:
+            pass
+        return self._current
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self.loop.run()
+
+    async def _body(self, loop: Loop) -> None:
+        await self.refresh()
+        loop.well()
+        await asyncio.sleep(self._interval_seconds)
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """Since when each partition of the log has been ahead of one store's feed."""
+
+    seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
+    """By partition: when the log's end was first seen where."""
+
+    def note(self, now: float, ends: dict[int, tuple[int, int]]) -> None:
+        for partition, (_, end) in ends.items():
+            samples = self.seen.setdefault(partition, deque())
+            if not samples or samples[-1][1] < end:
+                samples.append((now, end))
+            if len(samples) > _SAMPLES:
+                # Coarser, not shorter: what is oldest is what the lag is made of.
+                self.seen[partition] = deque(list(samples)[::2])
+
+    def oldest(self, now: float, following: dict[int, int]) -> float:
+        """Age in seconds of the oldest event that is not applied; 0 when all are."""
+        oldest = now
+        for partition, samples in self.seen.items():
+            while samples and samples[0][1] <= following.get(partition, 0):
+                samples.popleft()
+            if samples:
+                oldest = min(oldest, samples[0][0])
+        return now - oldest
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """What is known of one store."""
+
+    store: Store
+    status: pb.GetStatusResponse | None = None
+    """Its last good answer."""
+    seen_at: float | None = None
+    """When, monotonic."""
+    trouble: str = "not asked yet"
+    """Why its last answer was not good; "" when it was."""
+    lag_events: int | None = None
+    """Events of the log that its feed has not read, its own ones included; None: not known."""
+    lag_seconds: float | None = None
+    """How far it is behind the other store; None: not known."""
+
+    @property
+    def reachable(self) -> bool:
+        return self.status is not None and not self.trouble
+
+    def fresh(self, now: float) -> pb.GetStatusResponse | None:
+        """Its answer, if it says something about now."""
+        return self.status if self.seen_at is not None and now - self.seen_at <= FRESH_SECONDS else None
+
+
+class Observer:
+    """Asks both stores and the log about every half second, each for a second at most.
+
+    The lag of the feed into a store, in seconds, is the age of the oldest change that waits in the other store's outbox
+    plus the age of the oldest event in the log that the store has not read. The latter is counted from when this
+    router first saw the log's end beyond it. So it is too small by up to one interval, by what lay in the log when
+    this router started, and, in a backlog of more than 1000 intervals, by some intervals. It is 0 when nothing waits,
+    and not known while a store or the log is out of reach, or when the feed stands still with nothing to show.
+    """
+
+    def __init__(
+        self, stores: Stores, event_log: EventLog | None, clock: Clock, *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        self._stores = stores
+        self._log = event_log
+        self._clock = clock
+        self._interval_seconds = interval_seconds
+        self._views = {store: StoreView(store) for store in Store}
+        self._backlogs = {store: _Backlog() for store in Store}
+        self._ends: dict[int, tuple[int, int]] | None = None
+        self.log_trouble = ""
+        """Why the log cannot be asked; "" when it can."""
+        self.loop = Loop("observer", self._body, longest_pause_seconds=1.0)
+
+    def view(self, store: Store) -> StoreView:
+        return self._views[store]
+
+    @property
+    def log_ends(self) -> dict[int, tuple[int, int]] | None:
+        """By partition the oldest offset and the next one; None while the log is out of reach."""
+        return self._ends
+
+    def evidence(self, setting: Setting, buckets_at_b: int | None, backfill_seconds_ago: float | None) -> Evidence:
+        """What the gates judge by. What is not known, or too old, is None."""
+        now = self._clock.monotonic()
+        views = [self._views[store] for store in Store]
+        answers = [view.fresh(now) for view in views]
+        a = answers[0]
+        lags = [view.lag_seconds for view in views]
+        events = [view.lag_events for view in views]
+        all_fresh = all(answer is not None for answer in answers)
+        return Evidence(
+            backfill_finished_seconds_ago=backfill_seconds_ago,
+            lag_seconds=max(lag for lag in lags if lag is not None) if all_fresh and None not in lags else None,
+            lag_events=sum(lag for lag in events if lag is not None) if all_fresh and None not in events else None,
+            parked=sum(answer.feed.parked_now for answer in answers if answer) if all_fresh else None,
+            canary_permille=setting.canary_permille,
+            buckets_at_b=buckets_at_b if all_fresh else None,
+            a_owned_records=a.owned_records if a else None,
+            a_owned_absences=a.owned_absences if a else None,
+        )
+
+    async def poll(self) -> None:
+        """Asks once, all at the same time. Never raises because somebody is away."""
+        views, _ = await asyncio.gather(
+            asyncio.gather(*(self._ask(client) for client in self._stores.values())), self._ask_log()
+        )
+        now = self._clock.monotonic()
+        found = {view.store: view for view in views}
+        for store, view in found.items():
+            self._views[store] = self._with_lag(view, found.get(store.other), now)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self.loop.run()
+
+    async def _body(self, loop: Loop) -> None:
+        await self.poll()
+        loop.well()
+        await asyncio.sleep(self._interval_seconds)
+
+    async def _ask(self, client: StoreClient) -> StoreView:
+        before = self._views[client.store]
+        try:
+            status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), ANSWER_SECONDS)
+        except BatonError as error:
+            return StoreView(client.store, before.status, before.seen_at, error.message or error.reason)
+        return StoreView(client.store, status, self._clock.monotonic(), "")
+
+    async def _ask_log(self) -> None:
+        if self._log is None:
+            return
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self._ends = await self._log.ends()
+        except (EventLogError, TimeoutError) as error:
+            self._ends = None
+            self.log_trouble = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
+            return
+        self.log_trouble = ""
+        for backlog in self._backlogs.values():
+            backlog.note(self._clock.monotonic(), self._ends)
+
+    def _with_lag(self, view: StoreView, source: StoreView | None, now: float) -> StoreView:
+        if not view.reachable or view.status is None or self._ends is None:
+            return view
+        following = dict(view.status.feed.next_offsets)
+        waiting = sum(max(0, end - following.get(part, oldest)) for part, (oldest, end) in self._ends.items())
+        unread = self._backlogs[view.store].oldest(now, following)
+        seconds = None
+        if source is not None and source.reachable and source.status is not None:
+            seconds = source.status.outbox.oldest_seconds + (unread if waiting else 0.0)
+            if view.status.feed.trouble and not waiting:
+                seconds = None
+        return StoreView(view.store, view.status, view.seen_at, view.trouble, waiting, seconds)
