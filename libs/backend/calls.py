@@ -1,0 +1,194 @@
+"""A contract's calls at one store: parsed, decided by the record's owner in its row, answered in the contract's bytes.
+
+The internal listener answers for this store alone: what it does not own ends in NOT_OWNER. The public one serves
+clients directly and passes on to the router whatever this store cannot answer as owner, and every list, since half of
+the records may be elsewhere. So a client with an old endpoint stays right while records move.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from uuid import uuid4
+
+from libs.backend.passing import Passing
+from libs.backend.state import Serving
+from libs.clock import Clock
+from libs.contract.descriptors import Contract, Method
+from libs.contract.operations import CallContext, List, Operations, Read, Write
+from libs.contract.pages import make_token
+from libs.errors import BatonError, LockTimeout, OwnerUnavailable
+from libs.ownership.errors import NotOwner
+from libs.ownership.model import Call, Found, Version
+from libs.ownership.rules import Answered, Changed, decide_write, may_change, read_as_owner
+from libs.rpc import metadata
+from libs.rpc.caller import Caller, make_id, read_caller
+from libs.rpc.errors import Context
+from libs.rpc.limits import ANSWER_BYTES
+from libs.rpc.server import RawService
+from libs.rpc.tasks import Background
+from libs.store.port import Listed, StorePorts
+
+log = logging.getLogger(__name__)
+
+Turns = Callable[[str], AbstractAsyncContextManager[object]]
+"""From a record's key to its lock, waited for within a bound. Raises LockTimeout, or that locks are out of reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What calls need beside their contract and their store."""
+
+    serving: Serving
+    background: Background
+    """Owns writes: a caller who leaves does not stop one half way."""
+    clock: Clock
+    turns: Turns | None = None
+    """Gives the writers of a busy record their turns; the row's version decides all the same."""
+    behind_seconds: Callable[[], float | None] = lambda: None
+    """How far this store's feed is behind at most; None when nobody knows."""
+
+
+class Calls:
+    """Reads, writes and lists of one contract over one store's ports."""
+
+    def __init__(self, operations: Operations, contract: Contract, ports: StorePorts, around: Surroundings) -> None:
+        self._operations = operations
+        self._methods = {name: contract.methods[name] for name in operations.methods}
+        self._ports = ports
+        self._around = around
+
+    def internal(self) -> RawService:
+        """The service for the router: believes its metadata, never forwards."""
+        return RawService(
+            self._operations.service, {name: partial(self._answer_internal, name) for name in self._methods}
+        )
+
+    def public(self, passing: Passing | None) -> RawService:
+        """The service for clients. `passing`: the way to the router; None: this store is all there is."""
+        return RawService(
+            self._operations.service, {name: partial(self._answer_public, passing, name) for name in self._methods}
+        )
+
+    async def _answer_internal(self, method: str, request: bytes, context: Context) -> bytes:
+        self._around.serving.check()
+        caller = read_caller(context.invocation_metadata(), internal=True)
+        parsed, _ = self._parse(method, request, caller)
+        if isinstance(parsed, Write):
+            return await self._write(parsed, caller, context)
+        if isinstance(parsed, List):
+            # One store's page cannot be strict: another one may own newer rows.
+            context.set_trailing_metadata(self._stale())
+            return await self._list(parsed)
+        if caller.replica:
+            return await self._read_replica(parsed, context)
+        return await self._read(parsed)
+
+    async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
+        self._around.serving.check()
+        caller = read_caller(context.invocation_metadata(), internal=False)
+        parsed, ids = self._parse(method, request, caller)
+        try:
+            if isinstance(parsed, Write):
+                return await self._write(parsed, caller, context)
+            if isinstance(parsed, Read):
+                return await self._read(parsed)
+            if passing is None:
+                return await self._list(parsed)
+        except NotOwner as error:
+            if passing is None:
+                raise OwnerUnavailable("another store owns the record, and no router is set to ask it") from error
+        return await passing.call(self._methods[method].path, request, context, ids)
+
+    def _parse(self, method: str, request: bytes, caller: Caller) -> tuple[Read | Write | List, CallContext]:
+        """The checked call, and the ids that it was given."""
+        rule = self._methods[method]
+        if rule.is_read:
+            ids = CallContext("", "", 0.0)
+            return self._operations.parse(method, request, ids), ids
+        request_id = caller.request_id or str(uuid4())
+        made_id = caller.made_id or self._made_id(rule, request, caller.principal, request_id)
+        ids = CallContext(request_id, made_id, self._around.clock.now())
+        parsed = self._operations.parse(method, request, ids)
+        if isinstance(parsed, Write):
+            ids = replace(ids, request_id=parsed.request_id)
+        return parsed, ids
+
+    @staticmethod
+    def _made_id(rule: Method, request: bytes, principal: str, request_id: str) -> str:
+        """The id for a create without one: from the request's own id, if it has one, so that a retry gets it again."""
+        if rule.key is None or rule.key.made_id is None:
+            return ""
+        message = rule.parse(request)
+        return make_id(principal, getattr(message, rule.request_id) or request_id)
+
+    async def _read(self, read: Read) -> bytes:
+        found = await self._ports.records.read(read.key)
+        return read.answer(read_as_owner(found, self._ports.store))
+
+    async def _read_replica(self, read: Read, context: Context) -> bytes:
+        found = await self._ports.records.read(read.key)
+        trailers: tuple[tuple[str, str], ...] = ((metadata.VERSION, _shown(found.version)),)
+        if not may_change(found, self._ports.store):
+            trailers += self._stale()
+        context.set_trailing_metadata(trailers)
+        return read.answer(found.row)
+
+    async def _list(self, wanted: List) -> bytes:
+        rows, more = await page_of(self._ports, wanted)
+        token = make_token(rows[-1].row.key, wanted.filter_hash) if more else ""
+        return wanted.answer([listed.row.payload for listed in rows], token)
+
+    async def _write(self, write: Write, caller: Caller, context: Context) -> bytes:
+        me = self._ports.store
+        call = Call(write.key, caller.principal, write.request_id, write.request_hash, caller.traceparent)
+        late = False
+
+        def decide(found: Found) -> Changed | Answered:
+            nonlocal late
+            # The answer of then is not kept any more: the record as it is now stands for it.
+            late = found.served is not None and found.served.answer is None
+            return decide_write(found, me, call, write.change)
+
+        outcome = await self._around.background.run(self._commit(call, decide))
+        if late:
+            context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
+        return outcome.answer
+
+    async def _commit(self, call: Call, decide: Callable[[Found], Changed | Answered]) -> Changed | Answered:
+        try:
+            return await self._ports.records.write(call, decide)
+        except LockTimeout as busy:
+            if self._around.turns is None:
+                raise
+            async with AsyncExitStack() as turn:
+                try:
+                    await turn.enter_async_context(self._around.turns(call.key))
+                except BatonError as error:
+                    log.info("no turn for a busy record: %s", error)
+                    raise busy from error
+                return await self._ports.records.write(call, decide)
+
+    def _stale(self) -> tuple[tuple[str, str], ...]:
+        behind = self._around.behind_seconds()
+        age = () if behind is None else ((metadata.AGE_SECONDS, f"{behind:.3f}"),)
+        return ((metadata.STALE, "1"), *age)
+
+
+async def page_of(ports: StorePorts, wanted: List) -> tuple[list[Listed], bool]:
+    """The rows of a page, at most ANSWER_BYTES of payload but at least one, and whether there are more behind them."""
+    page = wanted.page
+    rows = await ports.records.page(replace(page, limit=page.limit + 1))
+    size = 0
+    for position, listed in enumerate(rows):
+        size += len(listed.row.payload)
+        if position == page.limit or (position and size > ANSWER_BYTES):
+            return rows[:position], True
+    return rows, False
+
+
+def _shown(version: Version) -> str:
+    return f"{version.term}-{version.revision}"

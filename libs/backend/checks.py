@@ -1,0 +1,58 @@
+"""What a request of the replication API may hold. Everything here raises InvalidField."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from libs.errors import InvalidField
+from libs.ownership.limits import MAX_KEY_BYTES
+from libs.ownership.model import BUCKETS, Store
+from libs.ownership.wire import store_from_pb
+
+MAX_KEYS = 1000
+MAX_PAGE = 500
+MAX_RECORDS = 1000
+MAX_ACKS = 10_000
+DEFAULT_LIMIT = 200
+MAX_WAIT_SECONDS = 20.0
+
+
+def check_count(values: Sequence[Any], field: str, most: int) -> None:
+    if len(values) > most:
+        raise InvalidField(field, f"{len(values)} entries", f"at most {most}")
+
+
+def check_keys(keys: Sequence[str], field: str = "keys") -> None:
+    check_count(keys, field, MAX_KEYS)
+    for key in keys:
+        if not 0 < len(key.encode()) <= MAX_KEY_BYTES or "\0" in key:
+            raise InvalidField(field, key, f"1 to {MAX_KEY_BYTES} bytes of UTF-8 without a zero")
+
+
+def check_buckets(buckets: Sequence[int], field: str = "buckets") -> list[int]:
+    check_count(buckets, field, BUCKETS)
+    for bucket in buckets:
+        if not 0 <= bucket < BUCKETS:
+            raise InvalidField(field, bucket, f"0 to {BUCKETS - 1}")
+    return list(buckets)
+
+
+def check_limit(limit: int, most: int) -> int:
+    """The limit; for 0 the default."""
+    if not 0 <= limit <= most:
+        raise InvalidField("limit", limit, f"1 to {most}, or 0 for {DEFAULT_LIMIT}")
+    return limit or DEFAULT_LIMIT
+
+
+def check_wait(seconds: float) -> float:
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise InvalidField("wait_seconds", seconds, f"0 to {MAX_WAIT_SECONDS:g}")
+    return seconds
+
+
+def store_of(number: int, field: str, *, not_this: Store) -> Store:
+    store = store_from_pb(number, field)
+    if store is not_this:
+        raise InvalidField(field, store, f"the other store, {not_this.other}")
+    return store

@@ -1,0 +1,185 @@
+"""Takes what the log brings: changes made at the other store, applied in batches with the position they were read at.
+
+Apply keeps the higher version, so order, repetition and lateness of events are harmless here; all that matters is that
+none is passed over. So positions move only in the transaction that applies, an event that cannot be read is parked with
+its reason, and when the log no longer has what comes next the feed stands still and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from libs.clock import Clock
+from libs.eventlog.cloudevents import HeadersInvalid, read_headers
+from libs.eventlog.port import Event, EventLog, LogReader, Stored
+from libs.ownership.limits import MAX_KEY_BYTES
+from libs.ownership.model import Record
+from libs.ownership.wire import UnreadableRecord, record_of_event
+from libs.rpc.errors import cut
+from libs.rpc.tasks import Loop
+from libs.store.port import FeedStep, Parked, Position, StorePorts
+
+BATCH = 200
+"""Events applied in one transaction."""
+
+SYSTEM_PREFIX = "baton."
+"""Of the type of events without a key: heartbeats, and what later versions may say to each other."""
+
+POLL_SECONDS = 0.5
+CLAIM_SECONDS = 2.0
+UNPARK_SECONDS = 30.0
+UNPARK_EVENTS = 200
+NOTHING_CLAIMED_SECONDS = 0.5
+_REASON_BYTES = 500
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Events of one poll, sorted by what becomes of them."""
+
+    records: list[Record] = field(default_factory=list)
+    parked: list[Parked] = field(default_factory=list)
+    skipped: int = 0
+    positions: dict[int, Position] = field(default_factory=dict)
+    oldest_made: float | None = None
+
+    def step(self) -> FeedStep:
+        return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped)
+
+
+class ApplyLoop:
+    """One store's apply. `open_log` gives the log, opened by the first call and kept by its owner."""
+
+    def __init__(self, ports: StorePorts, open_log: Callable[[], Awaitable[EventLog]], clock: Clock) -> None:
+        self.loop = Loop("feed", self._run)
+        self.last_event_age_seconds = 0.0
+        """Age of the oldest event of the last batch, when it was read; 0 when idle."""
+        self._ports = ports
+        self._open_log = open_log
+        self._clock = clock
+        self._newest_made: float | None = None
+        self._known_until: float | None = None
+        self._unpark_at = clock.monotonic() + UNPARK_SECONDS
+
+    def __repr__(self) -> str:
+        return f"<ApplyLoop {self._ports.store} {self.loop!r}>"
+
+    @property
+    def trouble(self) -> str:
+        """Why the feed stands still, in words; "" when it runs."""
+        return self.loop.trouble
+
+    def behind_seconds(self) -> float | None:
+        """About how far this store is behind the other one; None when nothing of the other one has been seen."""
+        if self._known_until is None:
+            return None
+        return max(self._clock.now() - self._known_until, 0.0)
+
+    async def _run(self, loop: Loop) -> None:
+        """Read the partitions that are this process's until they change."""
+        log = await self._open_log()
+        feed = self._ports.feed
+        claimed = tuple(await feed.claim(log.partitions))
+        if not claimed:
+            loop.well()
+            await asyncio.sleep(NOTHING_CLAIMED_SECONDS)
+            return
+        known = (await feed.state()).next_offsets
+        positions = {partition: known.get(partition, 0) for partition in claimed}
+        async with log.reader(positions) as reader:
+            claim_at = self._clock.monotonic() + CLAIM_SECONDS
+            while True:
+                await self.read_once(reader, positions)
+                loop.well()
+                await self._unpark_when_due()
+                if self._clock.monotonic() >= claim_at:
+                    if tuple(await feed.claim(log.partitions)) != claimed:
+                        return
+                    claim_at = self._clock.monotonic() + CLAIM_SECONDS
+
+    async def read_once(self, reader: LogReader, positions: dict[int, int]) -> None:
+        """One poll and what it brought. `positions`: where each partition is read next; moved when it is committed.
+
+        Raises UnknownPartition when another process has a partition now: then nothing was applied.
+        """
+        found = await reader.poll(BATCH, POLL_SECONDS)
+        now = self._clock.now()
+        if found:
+            batch = self._sort(found, positions)
+            await self._ports.transfers.apply(batch.records, batch.step())
+            for position in batch.positions.values():
+                positions[position.partition] = position.after
+            if batch.oldest_made is not None:
+                self.last_event_age_seconds = max(now - batch.oldest_made, 0.0)
+        else:
+            self.last_event_age_seconds = 0.0
+        if len(found) < BATCH:
+            # A short poll has taken what was there: all that is older than the newest event has been seen.
+            self._known_until = self._newest_made
+
+    def _sort(self, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
+        batch = _Batch()
+        for partition, offset, event, _ in found:
+            before = batch.positions.get(partition)
+            start = before.before if before is not None else positions[partition]
+            batch.positions[partition] = Position(partition, start, offset + 1)
+            self._sort_event(batch, partition, offset, event)
+        return batch
+
+    def _sort_event(self, batch: _Batch, partition: int, offset: int, event: Event) -> None:
+        if not event.key and self._is_system(event):
+            batch.skipped += 1
+            return
+        try:
+            record = read_event(event.key, event.value)
+        except UnreadableRecord as error:
+            reason = cut(error.message, _REASON_BYTES)
+            batch.parked.append(Parked(partition, offset, event.key, reason, event.value))
+            return
+        if record.origin is self._ports.store:
+            batch.skipped += 1
+            return
+        batch.records.append(record)
+        self._saw(record.made_seconds)
+        made = record.made_seconds
+        batch.oldest_made = made if batch.oldest_made is None else min(made, batch.oldest_made)
+
+    def _is_system(self, event: Event) -> bool:
+        """Whether it is no record's event. A heartbeat of the other store tells how far it has been heard."""
+        try:
+            attributes = read_headers(event.headers)
+        except HeadersInvalid:
+            return False
+        if not attributes.type.startswith(SYSTEM_PREFIX):
+            return False
+        if attributes.store == self._ports.store.other:
+            self._saw(attributes.time)
+        return True
+
+    def _saw(self, made_seconds: float) -> None:
+        if self._newest_made is None or made_seconds > self._newest_made:
+            self._newest_made = made_seconds
+
+    async def _unpark_when_due(self) -> None:
+        if self._clock.monotonic() < self._unpark_at:
+            return
+        self._unpark_at = self._clock.monotonic() + UNPARK_SECONDS
+        for event in await self._ports.feed.parked(UNPARK_EVENTS):
+            try:
+                record = read_event(event.key, event.event)
+            except UnreadableRecord:
+                continue
+            await self._ports.feed.unpark(event.partition, event.offset, record)
+
+
+def read_event(key: str, value: bytes) -> Record:
+    """The record of an event. Raises UnreadableRecord. The payload is not looked at: it is the contract's."""
+    record = record_of_event(value)
+    found = record.row.key
+    if found != key:
+        raise UnreadableRecord(f"key: the record says {found!r} and its message {key!r}", field="key")
+    if len(found.encode()) > MAX_KEY_BYTES or "\0" in found:
+        raise UnreadableRecord(f"key: more than {MAX_KEY_BYTES} bytes, or a zero in it", field="key")
+    return record

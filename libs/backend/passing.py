@@ -1,0 +1,47 @@
+"""Passing a client's call on to the router: the same bytes, the client's own metadata, the ids already chosen."""
+
+from __future__ import annotations
+
+import grpc
+
+from libs.contract.operations import CallContext
+from libs.errors import OwnerUnavailable
+from libs.rpc import metadata
+from libs.rpc.channel import Channel
+from libs.rpc.errors import Context, own_metadata, pass_on, reason_of
+
+_NOT_FROM_CLIENTS = frozenset(
+    {metadata.TOKEN, metadata.PRINCIPAL, metadata.REPLICA, metadata.REQUEST_ID, metadata.MADE_ID}
+)
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+
+
+class Passing:
+    """The way from a store's public listener to the router's. How many calls take it is bounded by the listener."""
+
+    def __init__(self, router: Channel, longest_seconds: float) -> None:
+        self._router = router
+        self._longest_seconds = longest_seconds
+
+    async def call(self, path: str, request: bytes, context: Context, ids: CallContext) -> bytes:
+        """The router's answer or error, as it came. Raises OwnerUnavailable when the router is out of reach."""
+        sent = [item for item in own_metadata(context.invocation_metadata()) if item[0] not in _NOT_FROM_CLIENTS]
+        # With the same ids a retry by the router, or by the client, stays one effect.
+        sent += [(name, value) for name, value in _named(ids) if value]
+        remaining: float | None = context.time_remaining()
+        seconds = self._longest_seconds if remaining is None else min(remaining, self._longest_seconds)
+        call = self._router.multi_callable(path)(request, timeout=seconds, metadata=grpc.aio.Metadata(*sent))
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _AWAY and not reason_of(error)[0]:
+                raise OwnerUnavailable(
+                    "another store may own this, and the router does not answer: retry with the same request_id"
+                ) from error
+            return await pass_on(context, error)
+        context.set_trailing_metadata(own_metadata(await call.trailing_metadata()))
+        return answer
+
+
+def _named(ids: CallContext) -> tuple[tuple[str, str], ...]:
+    return (metadata.REQUEST_ID, ids.request_id), (metadata.MADE_ID, ids.made_id)

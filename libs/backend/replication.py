@@ -1,0 +1,253 @@
+# ruff: noqa: N802 - the methods are named as in the .proto.
+"""The replication API of a store, over its ports: what the router moves, copies and compares records with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from libs.backend.calls import page_of
+from libs.backend.checks import (
+    MAX_ACKS,
+    MAX_KEYS,
+    MAX_PAGE,
+    MAX_RECORDS,
+    check_buckets,
+    check_count,
+    check_keys,
+    check_limit,
+    check_wait,
+    store_of,
+)
+from libs.backend.feed import ApplyLoop
+from libs.backend.state import Serving
+from libs.clock import Clock
+from libs.contract.operations import CallContext, List, Operations
+from libs.errors import BatonError, InvalidField
+from libs.ownership.model import Record
+from libs.ownership.rules import Outcome
+from libs.ownership.wire import (
+    STORE_NUMBERS,
+    absence_from_pb,
+    absence_to_pb,
+    record_from_pb,
+    record_to_pb,
+    records_to_pb,
+    version_from_pb,
+    version_to_pb,
+)
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.pb.baton.replication.v1.replication_pb2_grpc import (
+    ReplicationServiceServicer,
+    add_ReplicationServiceServicer_to_server,
+)
+from libs.rpc.errors import Context
+from libs.rpc.limits import ANSWER_BYTES, HARD_MESSAGE_BYTES
+from libs.rpc.server import TypedService
+from libs.store.limits import OutboxLimits
+from libs.store.port import ExportQuery, FeedState, ReleaseResult, StorePorts
+from libs.store.window import made_by
+
+_Results = pb.ReleaseRecordsResponse
+_OUTCOMES = {
+    Outcome.RELEASE: _Results.OUTCOME_RELEASED,
+    Outcome.RELEASED: _Results.OUTCOME_RELEASED,
+    Outcome.ABSENT: _Results.OUTCOME_ABSENT,
+    Outcome.NOT_OWNED: _Results.OUTCOME_NOT_OWNED,
+    None: _Results.OUTCOME_BUSY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a store says of itself."""
+
+    schema_version: int
+    """Of payloads: the highest that it understands."""
+    server_id: str = ""
+    outbox: OutboxLimits = field(default_factory=OutboxLimits)
+
+
+class Replication(ReplicationServiceServicer):
+    """Raises InvalidField for what no router asks, StoreNotReady unless it serves, and the ports' errors."""
+
+    def __init__(
+        self, operations: Operations, ports: StorePorts, feed: ApplyLoop, serving: Serving, clock: Clock, about: About
+    ) -> None:
+        self._operations = operations
+        self._ports = ports
+        self._feed = feed
+        self._serving = serving
+        self._clock = clock
+        self._about = about
+
+    def service(self) -> TypedService:
+        name = pb.DESCRIPTOR.services_by_name["ReplicationService"].full_name
+        return TypedService(name, self, add_ReplicationServiceServicer_to_server)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        about = self._about
+        answer = pb.GetStatusResponse(
+            store=STORE_NUMBERS[self._ports.store],
+            serving=self._serving.serving,
+            reason=self._serving.reason,
+            schema_version=about.schema_version,
+            backend=self._ports.backend,
+            server_id=about.server_id,
+            feed=pb.Feed(last_event_age_seconds=self._feed.last_event_age_seconds, trouble=self._feed.trouble),
+        )
+        answer.now_time.FromNanoseconds(int(self._clock.now() * 1e9))
+        try:
+            await self._count(answer)
+        except BatonError as error:
+            # A store whose database is away still says so.
+            answer.serving = False
+            answer.reason = answer.reason or error.message
+        return answer
+
+    async def _count(self, answer: pb.GetStatusResponse) -> None:
+        ports, limits = self._ports, self._about.outbox
+        depth = await ports.outbox.depth()
+        answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
+        answer.outbox.full = not limits.fits(depth, 0)
+        census = await ports.inspection.census()
+        answer.records, answer.owned_records, answer.owned_absences = census
+        _count_feed(answer.feed, await ports.feed.state())
+
+    async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
+        """Answers the first keys, at least one, up to ANSWER_BYTES of payload."""
+        self._serving.check()
+        check_keys(request.keys)
+        answer = pb.ReadRecordsResponse()
+        size = 0
+        for found in await self._ports.records.read_many(list(request.keys)):
+            row = found.row
+            size += len(row.payload) if row is not None else 0
+            if answer.rows and size > ANSWER_BYTES:
+                break
+            entry = answer.rows.add(key=found.key, absence=absence_to_pb(found.absence))
+            if row is not None:
+                record = Record(row, (), made_by(row), self._clock.now())
+                entry.record.CopyFrom(record_to_pb(record))
+        return answer
+
+    async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:
+        self._serving.check()
+        wanted = self._parse_list(request)
+        if request.keys:
+            check_keys(request.keys)
+            rows = await self._ports.records.page(replace(wanted.page, keys=tuple(request.keys)))
+            more = False
+            size = sum(len(listed.row.payload) for listed in rows if listed.matches)
+            if size > HARD_MESSAGE_BYTES - ANSWER_BYTES:
+                raise InvalidField("keys", f"{len(request.keys)} keys", f"fewer: their records have {size} bytes")
+        else:
+            limit = check_limit(request.limit, MAX_PAGE)
+            page = replace(wanted.page, after=request.after, limit=limit, keys=())
+            rows, more = await page_of(self._ports, replace(wanted, page=page))
+        answer = pb.ListRecordsResponse(full=more)
+        for row, matches in rows:
+            version = version_to_pb(row.version)
+            answer.rows.add(key=row.key, version=version, matches=matches, item=row.payload if matches else b"")
+        return answer
+
+    def _parse_list(self, request: pb.ListRecordsRequest) -> List:
+        operations = self._operations
+        service, _, name = request.method.removeprefix("/").replace("/", ".").rpartition(".")
+        if service == operations.service and name in operations.methods:
+            parsed = operations.parse(name, request.request, CallContext("", "", 0.0))
+            if isinstance(parsed, List):
+                return parsed
+        raise InvalidField("method", request.method, f"a method of {operations.service} that lists")
+
+    async def ReleaseRecords(self, request: pb.ReleaseRecordsRequest, context: Context) -> pb.ReleaseRecordsResponse:
+        self._serving.check()
+        check_keys(request.keys)
+        to = store_of(request.to, "to", not_this=self._ports.store)
+        released = await self._ports.transfers.release(list(request.keys), to, create=request.create)
+        return pb.ReleaseRecordsResponse(
+            results=[_result_to_pb(result) for result in released.results], remaining=released.remaining
+        )
+
+    async def AdoptRecords(self, request: pb.AdoptRecordsRequest, context: Context) -> pb.AdoptRecordsResponse:
+        self._serving.check()
+        check_count(request.records, "records", MAX_RECORDS)
+        applied, old = await self._ports.transfers.apply([record_from_pb(record) for record in request.records])
+        return pb.AdoptRecordsResponse(applied=applied, old=old)
+
+    async def ListAbsences(self, request: pb.ListAbsencesRequest, context: Context) -> pb.ListAbsencesResponse:
+        self._serving.check()
+        absences = await self._ports.transfers.absences(check_buckets(request.buckets))
+        return pb.ListAbsencesResponse(absences=[absence_to_pb(absence) for absence in absences])
+
+    async def ReleaseAbsence(self, request: pb.ReleaseAbsenceRequest, context: Context) -> pb.ReleaseAbsenceResponse:
+        self._serving.check()
+        (bucket,) = check_buckets([request.bucket], "bucket")
+        to = store_of(request.to, "to", not_this=self._ports.store)
+        absence = await self._ports.transfers.release_absence(bucket, to)
+        return pb.ReleaseAbsenceResponse(absence=absence_to_pb(absence))
+
+    async def AdoptAbsence(self, request: pb.AdoptAbsenceRequest, context: Context) -> pb.AdoptAbsenceResponse:
+        self._serving.check()
+        adopted, absence = await self._ports.transfers.adopt_absence(absence_from_pb(request.absence))
+        return pb.AdoptAbsenceResponse(adopted=adopted, absence=absence_to_pb(absence))
+
+    async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
+        self._serving.check()
+        limit, wait_seconds = check_limit(request.limit, MAX_RECORDS), check_wait(request.wait_seconds)
+        answer = pb.PullChangesResponse()
+        for entry in await self._ports.outbox.pull(limit, wait_seconds):
+            version = version_to_pb(entry.version)
+            answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
+        return answer
+
+    async def AckChanges(self, request: pb.AckChangesRequest, context: Context) -> pb.AckChangesResponse:
+        self._serving.check()
+        check_count(request.changes, "changes", MAX_ACKS)
+        names = [(name.key, version_from_pb(name.version)) for name in request.changes]
+        return pb.AckChangesResponse(acknowledged=await self._ports.outbox.ack(names))
+
+    async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
+        self._serving.check()
+        bucket = check_buckets([request.bucket], "bucket")[0] if request.HasField("bucket") else None
+        limit = check_limit(request.limit, MAX_RECORDS)
+        query = ExportQuery(request.after, limit, bucket, request.owned_only, request.keys_only)
+        records, more = await self._ports.inspection.export(query)
+        return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
+
+    async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
+        self._serving.check()
+        found = await self._ports.inspection.digests(check_buckets(request.buckets))
+        return pb.DigestBucketsResponse(
+            buckets=[
+                pb.DigestBucketsResponse.Bucket(bucket=bucket, records=records, owned=owned, digest=digest)
+                for bucket, records, owned, digest in found
+            ]
+        )
+
+    async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:
+        """Answers the first ones, at least one, up to ANSWER_BYTES of events."""
+        self._serving.check()
+        answer = pb.ListParkedResponse()
+        size = 0
+        for event in await self._ports.feed.parked(check_limit(request.limit, MAX_KEYS)):
+            size += len(event.event)
+            if answer.parked and size > ANSWER_BYTES:
+                break
+            answer.parked.add(
+                partition=event.partition, offset=event.offset, key=event.key, reason=event.reason, event=event.event
+            )
+        return answer
+
+
+def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
+    record = record_to_pb(result.record) if result.record is not None else None
+    return _Results.Result(
+        key=result.key, outcome=_OUTCOMES[result.outcome], record=record, absence=absence_to_pb(result.absence)
+    )
+
+
+def _count_feed(message: pb.Feed, state: FeedState) -> None:
+    for partition, offset in state.next_offsets.items():
+        message.next_offsets[partition] = offset
+    for name in ("read", "applied", "old", "parked", "journaled", "parked_now"):
+        setattr(message, name, getattr(state, name))

@@ -1,0 +1,37 @@
+"""The store's clock and its forgetting: what one process does for a store while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+
+from libs.clock import Clock
+from libs.rpc.tasks import Loop
+from libs.store.port import StorePorts
+
+TICK_SECONDS = 1.0
+PRUNE_EVERY_TICKS = 5
+
+
+class UpkeepLoop:
+    """Ticks are elapsed monotonic time: they stand still while no process lives, and no wall clock moves them."""
+
+    def __init__(self, ports: StorePorts, clock: Clock) -> None:
+        self.loop = Loop("upkeep", self._run)
+        self._ports = ports
+        self._clock = clock
+        self._last = clock.monotonic()
+        self._ticks = 0
+
+    async def _run(self, loop: Loop) -> None:
+        await asyncio.sleep(TICK_SECONDS)
+        await self.tick()
+        loop.well()
+
+    async def tick(self) -> None:
+        """Time that has gone by is counted when the store has it, and again when that failed: never less."""
+        now = self._clock.monotonic()
+        await self._ports.upkeep.tick(now - self._last)
+        self._last = now
+        self._ticks += 1
+        if self._ticks % PRUNE_EVERY_TICKS == 0:
+            await self._ports.upkeep.prune()

@@ -1,0 +1,62 @@
+"""Who calls and with which ids, as a call's metadata says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from libs.errors import InvalidField
+from libs.ownership.limits import MAX_PRINCIPAL_BYTES
+from libs.rpc import metadata
+
+_PRINCIPALS = uuid5(NAMESPACE_URL, "baton:principals")
+_TRACEPARENT_CHARACTERS = 55
+_MADE_ID_CHARACTERS = 63
+
+
+def make_id(principal: str, request_id: str) -> str:
+    """The id of what a create without one makes: the same for each retry, at the router and at stores."""
+    return str(uuid5(uuid5(_PRINCIPALS, principal), request_id.lower()))
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What comes with a call beside its request. Ids are "" when the call brings none."""
+
+    principal: str = metadata.ANONYMOUS
+    request_id: str = ""
+    made_id: str = ""
+    replica: bool = False
+    traceparent: str = ""
+
+
+def read_caller(found: Any, *, internal: bool) -> Caller:
+    """`found`: the call's metadata. Principal and replica are believed on an internal listener only, where ids are too;
+    a public listener takes nothing but the trace. Raises InvalidField."""
+    values: dict[str, str] = {}
+    for name, value in found or ():
+        if name in _NAMES and isinstance(value, str):
+            values[name] = value
+    traceparent = values.get(metadata.TRACEPARENT, "")
+    if len(traceparent) > _TRACEPARENT_CHARACTERS or not traceparent.isascii():
+        # A trace that cannot be read is no reason to refuse a call.
+        traceparent = ""
+    if not internal:
+        return Caller(traceparent=traceparent)
+    principal = values.get(metadata.PRINCIPAL, metadata.ANONYMOUS)
+    if not 0 < len(principal.encode()) <= MAX_PRINCIPAL_BYTES:
+        raise InvalidField(metadata.PRINCIPAL, principal, f"1 to {MAX_PRINCIPAL_BYTES} bytes")
+    made_id = values.get(metadata.MADE_ID, "")
+    if len(made_id) > _MADE_ID_CHARACTERS:
+        raise InvalidField(metadata.MADE_ID, made_id, f"at most {_MADE_ID_CHARACTERS} characters")
+    return Caller(
+        principal=principal,
+        request_id=values.get(metadata.REQUEST_ID, ""),
+        made_id=made_id,
+        replica=values.get(metadata.REPLICA) == "1",
+        traceparent=traceparent,
+    )
+
+
+_NAMES = frozenset({metadata.PRINCIPAL, metadata.REQUEST_ID, metadata.MADE_ID, metadata.REPLICA, metadata.TRACEPARENT})
