@@ -330,7 +330,7 @@ def test_the_hash_of_a_request_tells_different_requests_apart_but_not_the_order_
     def hash_of(method: str, request: DeleteSandboxRequest | CreateSandboxRequest | UndeleteSandboxRequest) -> bytes:
         return parse_write(method, request).request_hash
 
-    labels = {"a": "1", "b": "2", "c": "3", "d": "4"}
+    labels = {f"k{number}": "v" for number in range(60)}
     one = CreateSandboxRequest(sandbox=a_sandbox(labels=labels), sandbox_id="one")
     other = CreateSandboxRequest(sandbox=a_sandbox(labels=dict(reversed(labels.items()))), sandbox_id="one")
     assert hash_of("CreateSandbox", one) == hash_of("CreateSandbox", other)
