@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.model import Store
+from libs.ownership.wire import STORES
 from services.router.control.info import ControlInfo, Described
 from services.router.flows.observe import Observer, SettingCache, StoreView
 
@@ -48,10 +50,13 @@ class Surroundings:
 async def diagnose(around: Surroundings, clock: Clock) -> list[Finding]:
     """Looks anew; takes a few seconds at most."""
     await around.observer.poll()
+    before = {store: around.observer.view(store) for store in Store}
+    # The log's ends have to be later than the positions that are compared with them.
+    await around.observer.poll()
     findings = []
     for store in Store:
         findings += _store(around.observer.view(store), clock)
-    findings.append(_log(around))
+    findings.append(_log(around, before))
     findings.append(await _control(around))
     findings += [_token(name, used) for name, used in around.tokens.items()]
     return findings
@@ -63,7 +68,7 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status is None or view.trouble:
         remedy = f"start {subject}, and compare its internal address and token with this router's settings"
         return [Finding(Level.FAIL, subject, f"out of reach: {view.trouble}", remedy)]
-    if status.store and Store("AB"[status.store - 1]) is not view.store:
+    if STORES.get(status.store, view.store) is not view.store:
         remedy = "exchange the addresses of the stores in this router's settings"
         return [Finding(Level.FAIL, subject, "the process at this address is the other store", remedy)]
     findings = []
@@ -96,7 +101,7 @@ def _skew(view: StoreView, clock: Clock) -> Finding:
     return Finding(Level.PASS, subject, f"within {MAX_SKEW_SECONDS:g} s of this router's")
 
 
-def _log(around: Surroundings) -> Finding:
+def _log(around: Surroundings, before: Mapping[Store, StoreView]) -> Finding:
     if around.log_partitions is None:
         remedy = "name an event log in this router's settings"
         return Finding(Level.FAIL, "event log", "there is none: no change reaches the other store", remedy)
@@ -107,21 +112,22 @@ def _log(around: Surroundings) -> Finding:
     if len(ends) != around.log_partitions:
         text = f"{len(ends)} partitions answer, {around.log_partitions} are expected"
         return Finding(Level.FAIL, "event log", text, "bring all partitions of the topic back")
-    for store in Store:
-        status = around.observer.view(store).status
-        known = set(status.feed.next_offsets) if status else set()
-        if unknown := known - set(ends):
-            text = f"store {store} reads partition {min(unknown)}, the log has {len(ends)}"
-            return Finding(Level.FAIL, "event log", text, "give all processes the same log")
-        for partition in known & set(ends):
-            assert status is not None
-            oldest, end = ends[partition]
-            at = status.feed.next_offsets[partition]
-            if not oldest <= at <= end:
-                text = f"store {store} stands at offset {at} of partition {partition}, the log has {oldest} to {end}"
-                remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
-                return Finding(Level.FAIL, "event log", text, remedy)
+    for view in before.values():
+        if view.status is not None and (text := _misplaced(view.store, dict(view.status.feed.next_offsets), ends)):
+            remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
+            return Finding(Level.FAIL, "event log", text, remedy)
     return Finding(Level.PASS, "event log", f"{len(ends)} partitions, within reach")
+
+
+def _misplaced(store: Store, positions: Mapping[int, int], ends: Mapping[int, tuple[int, int]]) -> str:
+    """Why a store's feed cannot be a reader of this log; "" when it can."""
+    for partition, position in positions.items():
+        if partition not in ends:
+            return f"store {store} reads partition {partition}, the log has {len(ends)}"
+        oldest, end = ends[partition]
+        if not oldest <= position <= end:
+            return f"store {store} stands at offset {position} of partition {partition}, the log has {oldest} to {end}"
+    return ""
 
 
 async def _control(around: Surroundings) -> Finding:
