@@ -1,4 +1,4 @@
-"""The operator's API: fields in, flows, fields out. Errors are raised as they are; the server makes statuses of them."""
+"""The operator's API: fields in, flows, fields out. Errors are raised as they are; the server makes them statuses."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class MoverView(Protocol):
         ...
 
     @property
+    def measured_rate(self) -> float:
+        """Records per second of the last pass that moved something; 0: never."""
+        ...
+
+    @property
     def settled(self) -> bool:
         """Each bucket is where the setting wants it."""
         ...
@@ -97,7 +102,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             stale_reads=parts.traffic.stale_reads,
             unavailable=parts.traffic.unavailable,
             records_to_return=to_return if b else UNKNOWN,
-            return_seconds=_seconds_to_return(to_return if b else None, parts.mover.progress.rate),
+            return_seconds=_seconds_to_return(to_return if b else None, parts.mover.measured_rate),
             log_trouble=parts.observer.log_trouble,
             settled=parts.mover.settled,
         )
