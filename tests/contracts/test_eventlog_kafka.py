@@ -116,6 +116,7 @@ async def test_everything_is_unavailable_while_the_broker_stands_still_and_works
                 for _ in range(2):
                     with pytest.raises(LogUnavailable, match="append"):
                         await log.append([event("sandboxes/a", 1)])
+                    assert "producing=False" in repr(log), "a producer in doubt must not be used again"
                 with pytest.raises(LogUnavailable, match="ends"):
                     await log.ends()
                 with pytest.raises(LogUnavailable, match="read"):
