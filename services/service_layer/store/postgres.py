@@ -1,0 +1,110 @@
+"""The store of `service_layer` on PostgreSQL: `open_store`.
+
+Files beside this one, each for one port or one concern: `postgres_sql` (the statements that guard what is promised),
+`postgres_pool` (connections, transactions, cancelled callers), `postgres_errors` (foreign exceptions),
+`postgres_schema` (migrations, fitness of the server), `postgres_session` (advisory locks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from libs.clock import Clock, SystemClock
+from libs.ownership.model import Store
+from libs.sandboxes.columns import sandbox_columns
+from libs.store.columns import ColumnsOf
+from libs.store.limits import OutboxLimits
+from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep
+from services.service_layer.store import postgres_schema
+from services.service_layer.store.postgres_context import Context, Gauge
+from services.service_layer.store.postgres_errors import FOREIGN, translated
+from services.service_layer.store.postgres_feed import PostgresFeed, PostgresUpkeep
+from services.service_layer.store.postgres_inspection import PostgresInspection
+from services.service_layer.store.postgres_outbox import PostgresOutbox
+from services.service_layer.store.postgres_pool import Pool, PoolSettings, make_engine
+from services.service_layer.store.postgres_records import PostgresRecords
+from services.service_layer.store.postgres_session import IDLE_SECONDS, Session
+from services.service_layer.store.postgres_transfers import PostgresTransfers
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresOptions:
+    """How a store is opened, beside its address."""
+
+    store: Store = Store.B
+    pools: PoolSettings = field(default_factory=PoolSettings)
+    columns_of: ColumnsOf = sandbox_columns
+    migrate: bool = True
+    """Bring an older schema, or an empty database, to this version. False: refuse it and say the command."""
+
+
+class PostgresStore:
+    """An open store, as `libs.store.port.StorePorts`."""
+
+    def __init__(self, context: Context, session: Session, backend: str) -> None:
+        self.store = context.me
+        self.backend = backend
+        self.requests = context.requests
+        self.background = context.background
+        self.records: Records = PostgresRecords(context)
+        self.transfers: Transfers = PostgresTransfers(context)
+        self.outbox: Outbox = PostgresOutbox(context)
+        self.feed: Feed = PostgresFeed(context, session)
+        self.inspection: Inspection = PostgresInspection(context)
+        self.upkeep: Upkeep = PostgresUpkeep(context, session)
+
+    def __repr__(self) -> str:
+        return f"<PostgresStore {self.store} {self.backend} {self.requests!r} {self.background!r}>"
+
+
+@asynccontextmanager
+async def open_store(
+    dsn: str,
+    clock: Clock | None = None,
+    limits: OutboxLimits | None = None,
+    options: PostgresOptions | None = None,
+) -> AsyncIterator[PostgresStore]:
+    """Opens the store in that database; at the end waits, bounded, for what is under way and closes the connections.
+
+    Raises StoreUnavailable, NewerSchema, and UnfitDatabase for a server that is a standby or does not keep what it
+    committed, and for a schema that is not there or older when `options.migrate` is False.
+    """
+    options = options or PostgresOptions()
+    if options.migrate:
+        await postgres_schema.migrate(dsn)
+    backend = await postgres_schema.check(dsn)
+    async with AsyncExitStack() as stack:
+        requests, background, lone = await _pools(dsn, options.pools, stack)
+        gauge = Gauge(background)
+        stack.push_async_callback(gauge.close)
+        session = Session(lone)
+        stack.push_async_callback(session.close)
+        context = Context(
+            me=options.store,
+            clock=clock or SystemClock(),
+            limits=limits or OutboxLimits(),
+            columns_of=options.columns_of,
+            requests=requests,
+            background=background,
+            gauge=gauge,
+        )
+        try:
+            await session.open()
+        except FOREIGN as error:
+            raise (translated(error) or StoreUnavailable(str(error))) from error
+        yield PostgresStore(context, session, backend)
+
+
+async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack) -> list[Pool]:
+    idle = str(IDLE_SECONDS * 1000)
+    kinds: tuple[tuple[str, int, dict[str, str]], ...] = (
+        ("request", settings.request_pool, {}),
+        ("apply", settings.apply_pool, {}),
+        ("session", 1, {"idle_session_timeout": idle}),
+    )
+    pools = [Pool(name, make_engine(dsn, size, settings, **more), size) for name, size, more in kinds]
+    for pool in pools:
+        stack.push_async_callback(pool.close)
+    return pools

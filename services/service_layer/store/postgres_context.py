@@ -1,0 +1,117 @@
+"""What the ports of one open store share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from libs.clock import Clock
+from libs.ownership.model import Absence, Row, Store, bucket_of
+from libs.store.columns import ColumnsOf
+from libs.store.limits import OutboxLimits
+from libs.store.port import Depth
+from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_pool import Connection, Pool
+from services.service_layer.store.postgres_rows import absence_of, record_values
+
+_log = logging.getLogger(__name__)
+
+
+class Gauge:
+    """The outbox's depth: counted in the database now and then, and followed here in between.
+
+    Counting a long outbox takes a while, so the time between two counts grows with what one takes, up to the two
+    seconds that a depth may be old. What other processes add meanwhile is seen at the next count.
+    """
+
+    _LEAST_SECONDS = 0.2
+    _MOST_SECONDS = 2.0
+    _COST_FACTOR = 20.0
+    _TOO_OLD_SECONDS = 10.0
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._refresh: asyncio.Task[Depth] | None = None
+        self._depth = Depth(0, 0, 0.0)
+        self._counted = float("-inf")
+        self._valid_seconds = 0.0
+        self._lock = asyncio.Lock()
+        self.changed = asyncio.Event()
+        """Set at each commit of this process that added to the outbox; who waits for it clears it first."""
+
+    def added(self, entries: int, size: int) -> None:
+        """Own commits: seen at once, here and by who waits for a change."""
+        self._depth = self._depth._replace(entries=self._depth.entries + entries, bytes=self._depth.bytes + size)
+        self.changed.set()
+
+    def removed(self, entries: int, size: int) -> None:
+        depth = self._depth
+        left = max(0, depth.entries - entries)
+        oldest = depth.oldest_seconds if left else 0.0
+        self._depth = Depth(left, max(0, depth.bytes - size), oldest)
+
+    async def depth(self) -> Depth:
+        """At most two seconds old, own changes included."""
+        if not self._is_fresh():
+            async with self._lock:
+                if not self._is_fresh():
+                    await self._count()
+        return self._depth
+
+    async def nearly(self) -> Depth:
+        """For the check before a commit: does not wait for a count that is due, unless the last one is long ago."""
+        if asyncio.get_running_loop().time() - self._counted > self._TOO_OLD_SECONDS:
+            return await self.depth()
+        if not self._is_fresh() and (self._refresh is None or self._refresh.done()):
+            self._refresh = asyncio.get_running_loop().create_task(self.depth())
+            self._refresh.add_done_callback(_note_failure)
+        return self._depth
+
+    async def close(self) -> None:
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.wait([self._refresh])
+
+    def _is_fresh(self) -> bool:
+        return asyncio.get_running_loop().time() - self._counted < self._valid_seconds
+
+    async def _count(self) -> None:
+        async def count(connection: Connection) -> Depth:
+            row = await connection.fetchrow(sql.DEPTH)
+            return Depth(row["entries"], row["bytes"], row["age"] / 1000)
+
+        began = asyncio.get_running_loop().time()
+        self._depth = await self._pool.run(count)
+        self._counted = asyncio.get_running_loop().time()
+        cost = self._counted - began
+        self._valid_seconds = min(self._MOST_SECONDS, max(self._LEAST_SECONDS, cost * self._COST_FACTOR))
+
+
+def _note_failure(refresh: asyncio.Task[Depth]) -> None:
+    # Whoever needs the depth after this asks again and gets the error; here nobody waits.
+    if not refresh.cancelled() and (error := refresh.exception()) is not None:
+        _log.warning("the outbox could not be counted: %s", error)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Of one open store."""
+
+    me: Store
+    clock: Clock
+    limits: OutboxLimits
+    columns_of: ColumnsOf
+    requests: Pool
+    background: Pool
+    gauge: Gauge
+
+    def values(self, row: Row) -> tuple[object, ...]:
+        """A row as the columns of `record`."""
+        return record_values(row, bucket_of(row.key), self.columns_of(row))
+
+
+async def absences_at(connection: Connection, buckets: Iterable[int]) -> dict[int, Absence]:
+    rows = await connection.fetch(sql.ABSENCES, sorted(set(buckets)))
+    return {row["bucket"]: absence_of(row) for row in rows}

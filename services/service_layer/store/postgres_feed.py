@@ -1,0 +1,92 @@
+"""Where the store stands in the log, on PostgreSQL, and what it needs done from time to time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from libs.ownership.limits import RETRY_WINDOW_SECONDS
+from libs.ownership.model import Record
+from libs.store.limits import PRUNE_ROWS
+from libs.store.port import Applied, FeedState, Parked
+from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_pool import Connection, transaction
+from services.service_layer.store.postgres_session import Session
+from services.service_layer.store.postgres_transfers import apply_records
+
+_CLAIM_SECONDS = 0.5
+"""How long a claim's answer is given again without asking the database."""
+
+_STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress ORDER BY part"
+_PARKED = "SELECT part, place, key, reason, event FROM parked ORDER BY id LIMIT $1"
+_UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
+_PRUNE = f"""
+DELETE FROM served WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM served WHERE tick < {sql.NOW} - $1 ORDER BY tick LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING 1
+"""
+
+
+class PostgresFeed:
+    """`libs.store.port.Feed`."""
+
+    def __init__(self, context: Context, session: Session) -> None:
+        self._context = context
+        self._session = session
+        self._claimed: Sequence[int] = ()
+        self._asked = (0, float("-inf"))
+
+    async def state(self) -> FeedState:
+        async def work(connection: Connection) -> FeedState:
+            rows = await connection.fetch(_STATE)
+            return FeedState(
+                next_offsets={row["part"]: row["next"] for row in rows},
+                applied=sum(row["applied"] for row in rows),
+                old=sum(row["old"] for row in rows),
+                parked=sum(row["parked"] for row in rows),
+                journaled=sum(row["journaled"] for row in rows),
+                parked_now=max((row["parked_now"] for row in rows), default=0),
+            )
+
+        return await self._context.background.run(work)
+
+    async def parked(self, limit: int) -> list[Parked]:
+        async def work(connection: Connection) -> list[Parked]:
+            return [Parked(*row) for row in await connection.fetch(_PARKED, limit)]
+
+        return await self._context.background.run(work)
+
+    async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
+        async def work(connection: Connection) -> Applied:
+            async with transaction(connection):
+                if await connection.fetchval(_UNPARK, partition, offset) is None:
+                    return Applied(0, 0)
+                return await apply_records(connection, self._context, [record])
+
+        return await self._context.background.run(work)
+
+    async def claim(self, partitions: int) -> Sequence[int]:
+        asked, until = self._asked
+        now = asyncio.get_running_loop().time()
+        if asked != partitions or now >= until:
+            self._claimed = ()
+            self._claimed = await self._session.claim(partitions)
+            self._asked = partitions, now + _CLAIM_SECONDS
+        return self._claimed
+
+
+class PostgresUpkeep:
+    """`libs.store.port.Upkeep`."""
+
+    def __init__(self, context: Context, session: Session) -> None:
+        self._context = context
+        self._session = session
+
+    async def tick(self, elapsed_seconds: float) -> None:
+        await self._session.tick(elapsed_seconds)
+
+    async def prune(self) -> int:
+        async def work(connection: Connection) -> int:
+            return len(await connection.fetch(_PRUNE, RETRY_WINDOW_SECONDS * 1000, PRUNE_ROWS))
+
+        return await self._context.background.run(work)

@@ -1,0 +1,118 @@
+"""Looking at the whole store, on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from libs.ownership.model import Record
+from libs.store.limits import PULL_BYTES
+from libs.store.port import BucketDigest, Census, ExportQuery
+from libs.store.window import made_by, size_of
+from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_release import windows
+from services.service_layer.store.postgres_rows import ROW, row_of, unsigned
+
+_CENSUS_COST_FACTOR = 50.0
+_CENSUS_MOST_SECONDS = 10.0
+
+_DIGESTS = """
+SELECT bucket, count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned, bit_xor(digest) AS digest
+FROM record {where} GROUP BY bucket ORDER BY bucket
+"""
+DIGESTS = _DIGESTS.format(where="WHERE bucket = ANY($2::smallint[])")
+ALL_DIGESTS = _DIGESTS.format(where="")
+CENSUS = """
+SELECT count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned,
+       (SELECT count(*) FROM bucket WHERE owner = $1) AS absences FROM record
+"""
+
+
+class PostgresInspection:
+    """`libs.store.port.Inspection`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._census: Census | None = None
+        self._valid_until = float("-inf")
+
+    async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
+        context = self._context
+        statement, arguments = _export(query, context.me.value)
+
+        async def work(connection: Connection) -> list[Record]:
+            found = await connection.fetch(statement, *arguments)
+            rows = [row for columns in found if (row := row_of(columns)) is not None]
+            # Read after the rows, so a request may be newer than its row here: that one travels with its own event.
+            served = {} if query.keys_only or not rows else await windows(connection, [row.key for row in rows])
+            now = context.clock.now()
+            return [
+                Record(
+                    row,
+                    tuple(one for one in served.get(row.key, ()) if one.version <= row.version),
+                    made_by(row),
+                    now,
+                )
+                for row in rows
+            ]
+
+        records = await context.background.run(work)
+        size = 0
+        for position, record in enumerate(records):
+            if position == query.limit or size >= PULL_BYTES:
+                return records[:position], True
+            size += size_of(record)
+        return records, False
+
+    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+        me = self._context.me.value
+
+        async def work(connection: Connection) -> list[BucketDigest]:
+            if buckets:
+                rows = await connection.fetch(DIGESTS, me, list(buckets))
+            else:
+                rows = await connection.fetch(ALL_DIGESTS, me)
+            return [BucketDigest(row["bucket"], row["records"], row["owned"], unsigned(row["digest"])) for row in rows]
+
+        return await self._context.background.run(work)
+
+    async def census(self) -> Census:
+        """As old as fifty times what a count takes, at most ten seconds: at once in a small store."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if self._census is None or began >= self._valid_until:
+
+            async def work(connection: Connection) -> Census:
+                return Census(*await connection.fetchrow(CENSUS, self._context.me.value))
+
+            self._census = await self._context.background.run(work)
+            cost = loop.time() - began
+            keep = cost * _CENSUS_COST_FACTOR if cost > 0.05 else 0.0
+            self._valid_until = loop.time() + min(keep, _CENSUS_MOST_SECONDS)
+        return self._census
+
+
+def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
+    """One row more than asked for, which tells that there are more; and a bound on the payloads that are read."""
+    conditions = ["r.key > $1"]
+    arguments: list[object] = [query.after, query.limit + 1]
+    if query.bucket is not None:
+        arguments.append(query.bucket)
+        conditions.append(f"r.bucket = ${len(arguments)}")
+    if query.owned_only:
+        arguments.append(me)
+        conditions.append(f"r.owner = ${len(arguments)}")
+    columns = ROW.replace("r.payload", "''::bytea AS payload") if query.keys_only else ROW
+    rows = f"SELECT * FROM record r WHERE {' AND '.join(conditions)} ORDER BY r.key LIMIT $2"
+    if query.keys_only:
+        return f"SELECT {columns} FROM ({rows}) r ORDER BY r.key", arguments
+    arguments.append(PULL_BYTES)
+    before = (
+        "coalesce(sum(octet_length(r.payload)) OVER (ORDER BY r.key ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW), 0)"
+    )
+    return (
+        f"SELECT {columns} FROM (SELECT r.*, {before} AS before"
+        f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY r.key",
+        arguments,
+    )

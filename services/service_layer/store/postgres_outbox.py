@@ -1,0 +1,70 @@
+"""Changes on their way to the log, on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from libs.ownership.model import Version
+from libs.store.limits import PULL_BYTES
+from libs.store.port import ChangeEntry, Depth
+from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_rows import columnar
+
+_FIRST_POLL_SECONDS = 0.02
+_LAST_POLL_SECONDS = 0.1
+
+
+class PostgresOutbox:
+    """`libs.store.port.Outbox`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+        """Own commits end the wait at once; those of other processes are found by looking, every 20 to 100 ms. Not by
+        NOTIFY: that takes one lock for the whole server at commit, so all writers would commit one after another."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_seconds
+        pause = _FIRST_POLL_SECONDS
+        changed = self._context.gauge.changed
+        while True:
+            changed.clear()
+            entries = await self._pull(limit)
+            left = deadline - loop.time()
+            if entries or left <= 0:
+                return entries
+            try:
+                async with asyncio.timeout(min(pause, left)):
+                    await changed.wait()
+            except TimeoutError:
+                pause = min(pause * 1.5, _LAST_POLL_SECONDS)
+
+    async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
+        if not changes:
+            return 0
+        # In one order everywhere, so that two who acknowledge the same do not wait for each other in a ring.
+        names = sorted({(key.encode(), version) for key, version in changes})
+        rows = [(key.decode(), *version) for key, version in names]
+
+        async def work(connection: Connection) -> list[int]:
+            return [row["bytes"] for row in await connection.fetch(sql.ACK, *columnar(rows, 3))]
+
+        removed = await self._context.background.run(work)
+        self._context.gauge.removed(len(removed), sum(removed))
+        return len(removed)
+
+    async def depth(self) -> Depth:
+        return await self._context.gauge.depth()
+
+    async def _pull(self, limit: int) -> list[ChangeEntry]:
+        async def work(connection: Connection) -> list[ChangeEntry]:
+            rows = await connection.fetch(sql.PULL, limit, PULL_BYTES)
+            return [
+                ChangeEntry(row["key"], Version(row["term"], row["revision"]), row["event"], row["traceparent"])
+                for row in rows
+            ]
+
+        return await self._context.background.run(work)

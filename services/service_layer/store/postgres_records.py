@@ -1,0 +1,124 @@
+"""Calls of clients on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from libs.ownership.errors import OutboxFull
+from libs.ownership.model import Call, Found, Record, Row, bucket_of
+from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.wire import event_of
+from libs.store.port import Filter, Listed, Page
+from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_errors import StartAgain
+from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_rows import ROW, found_of, row_of, served_values
+
+_COLUMNS = ("state", "account")
+
+MATCHES = (
+    "(r.live OR $1) AND coalesce(r.state = ALL($2::text[]), cardinality($2::text[]) = 0)"
+    " AND coalesce(r.account = ALL($3::text[]), cardinality($3::text[]) = 0) AND r.labels @> $4::jsonb"
+)
+_CREATED = "(r.write_term, r.write_revision) <> (0, 0)"
+
+PAGE = (
+    f"SELECT {ROW}, true AS matches FROM record r WHERE r.key > $5 AND {_CREATED} AND {MATCHES} ORDER BY r.key LIMIT $6"
+)
+PAGE_OF_KEYS = (
+    f"SELECT {ROW}, ({MATCHES}) AS matches FROM record r WHERE r.key = ANY($5::text[]) AND {_CREATED} ORDER BY r.key"
+)
+
+
+class PostgresRecords:
+    """`libs.store.port.Records`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self, key: str) -> Found:
+        bucket = bucket_of(key)
+
+        async def work(connection: Connection) -> Found:
+            return found_of(key, await connection.fetchrow(sql.READ, key, bucket))
+
+        return await self._context.requests.run(work)
+
+    async def read_many(self, keys: Sequence[str]) -> list[Found]:
+        buckets = [bucket_of(key) for key in keys]
+
+        async def work(connection: Connection) -> list[Found]:
+            rows = await connection.fetch(sql.READ_MANY, list(keys), buckets)
+            return [found_of(row["asked"], row) for row in rows]
+
+        return await self._context.requests.run(work)
+
+    async def write(self, call: Call, decide: Decide) -> Changed | Answered:
+        async def work(connection: Connection) -> Changed | Answered:
+            bucket = bucket_of(call.key)
+            seen = await connection.fetchrow(sql.READ_FOR_WRITE, call.key, bucket, call.principal, call.request_id)
+            found = found_of(call.key, seen, with_served=True)
+            decision = decide(found)
+            if isinstance(decision, Changed):
+                await self._commit(connection, call, found, decision)
+            return decision
+
+        return await self._context.requests.run(work)
+
+    async def page(self, page: Page) -> list[Listed]:
+        arguments = _filter_arguments(page.filter)
+
+        async def work(connection: Connection) -> list[Listed]:
+            if page.keys:
+                rows = await connection.fetch(PAGE_OF_KEYS, *arguments, list(page.keys))
+            else:
+                rows = await connection.fetch(PAGE, *arguments, page.after, page.limit)
+            return [Listed(row, found["matches"]) for found in rows if (row := row_of(found)) is not None]
+
+        return await self._context.requests.run(work)
+
+    async def _commit(self, connection: Connection, call: Call, found: Found, changed: Changed) -> None:
+        """Under the condition that nothing changed since the read. Raises StartAgain, OutboxFull."""
+        context = self._context
+        event = event_of(Record(changed.row, (changed.served,), context.me, context.clock.now()))
+        depth = await context.gauge.nearly()
+        if not context.limits.fits(depth, len(event)):
+            raise OutboxFull(entries=str(depth.entries), bytes=str(depth.bytes))
+        arguments = (
+            *context.values(changed.row),
+            *served_values(changed.served)[:3],
+            changed.served.answer,
+            event,
+            call.traceparent,
+        )
+        await store_change(connection, arguments, found, context.me.value)
+        context.gauge.added(1, len(event))
+
+
+async def store_change(connection: Connection, arguments: Sequence[object], found: Found, me: str) -> None:
+    """One statement, which commits by itself. Raises StartAgain when the condition does not hold any more."""
+    if found.row is None:
+        done = await connection.fetchrow(sql.CREATE, *arguments, me, found.absence.term)
+    else:
+        done = await connection.fetchrow(sql.UPDATE, *arguments, me, *found.row.version)
+    if done is None:
+        raise StartAgain
+
+
+def stub_arguments(context: Context, row: Row, event: bytes) -> tuple[object, ...]:
+    """For `store_change`: a row that no request made."""
+    return (*context.values(row), None, None, None, None, event, "")
+
+
+def _filter_arguments(wanted: Filter) -> tuple[Any, ...]:
+    states = [value for name, value in wanted.equals if name == "state"]
+    accounts = [value for name, value in wanted.equals if name == "account"]
+    labels = dict(wanted.labels)
+    other_columns = len(states) + len(accounts) < len(wanted.equals)
+    if other_columns or any(labels[name] != value for name, value in wanted.labels):
+        # No row can match: a column that no row has, or one label with two values. A state that is two says so.
+        states = ["a", "b"]
+    return wanted.show_deleted, states, accounts, json.dumps(labels)

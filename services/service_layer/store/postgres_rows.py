@@ -1,0 +1,105 @@
+"""Between the database's rows and the protocol's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from libs.ownership.model import Absence, Found, Row, Served, Store, Version
+from libs.store.columns import Columns
+
+Columnar = tuple[list[Any], ...]
+"""Parameters of a statement with `unnest`: one list per column."""
+
+ROW = (
+    "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version,"
+    " r.base_term, r.base_revision"
+)
+ABSENCE = "b.bucket, b.term AS bucket_term, b.version AS bucket_version, b.owner AS bucket_owner"
+SERVED = "s.principal, s.request_id, s.request_hash, s.term AS served_term, s.revision AS served_revision, s.answer"
+
+RECORD_COLUMNS = (
+    "key, bucket, term, revision, owner, write_term, write_revision, live, schema_version, base_term, base_revision,"
+    " digest, payload, state, account, labels"
+)
+
+_SIGN = 1 << 63
+
+
+def signed(number: int) -> int:
+    """64 bits as the database's bigint has them."""
+    return number - 2 * _SIGN if number >= _SIGN else number
+
+
+def unsigned(number: int) -> int:
+    return number % (2 * _SIGN)
+
+
+def row_of(columns: Mapping[str, Any]) -> Row | None:
+    """None when the join found no record."""
+    if columns["revision"] is None:
+        return None
+    base = None if columns["base_term"] is None else Version(columns["base_term"], columns["base_revision"])
+    return Row(
+        key=columns["key"],
+        version=Version(columns["term"], columns["revision"]),
+        owner=Store(columns["owner"]),
+        write_version=Version(columns["write_term"], columns["write_revision"]),
+        live=columns["live"],
+        payload=columns["payload"],
+        schema_version=columns["schema_version"],
+        base=base,
+    )
+
+
+def absence_of(columns: Mapping[str, Any]) -> Absence:
+    return Absence(columns["bucket"], columns["bucket_term"], columns["bucket_version"], Store(columns["bucket_owner"]))
+
+
+def served_of(columns: Mapping[str, Any]) -> Served | None:
+    """None when the join found no served request."""
+    if columns["request_hash"] is None:
+        return None
+    return Served(
+        columns["principal"],
+        columns["request_id"],
+        columns["request_hash"],
+        Version(columns["served_term"], columns["served_revision"]),
+        columns["answer"],
+    )
+
+
+def found_of(key: str, columns: Mapping[str, Any], *, with_served: bool = False) -> Found:
+    return Found(key, row_of(columns), absence_of(columns), served_of(columns) if with_served else None)
+
+
+def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
+    """In the order of RECORD_COLUMNS."""
+    base = row.base
+    return (
+        row.key,
+        bucket,
+        *row.version,
+        row.owner.value,
+        *row.write_version,
+        row.live,
+        row.schema_version,
+        None if base is None else base.term,
+        None if base is None else base.revision,
+        signed(row.digest),
+        row.payload,
+        columns.equals.get("state"),
+        columns.equals.get("account"),
+        json.dumps(dict(columns.labels)),
+    )
+
+
+def served_values(served: Served) -> tuple[Any, ...]:
+    return (served.principal, served.request_id, served.request_hash, *served.version, served.answer)
+
+
+def columnar(rows: Iterable[Sequence[Any]], width: int) -> Columnar:
+    """Rows turned into `width` lists."""
+    lists: Columnar = tuple(list(column) for column in zip(*rows, strict=True))
+    return lists or tuple([] for _ in range(width))

@@ -1,0 +1,123 @@
+"""The schema's version, its migrations, and what a server must be like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from libs.store.port import NewerSchema, StoreUnavailable
+from services.service_layer.store.postgres_errors import FOREIGN, UnfitDatabase, translated
+from services.service_layer.store.postgres_pool import normalised
+
+COMMAND = "python -m services.service_layer migrate"
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x6261746F6E  # one bigint in the server's space of advisory locks
+_LOCK_SECONDS = 60
+_CONNECT_SECONDS = 5.0
+_COMMAND_SECONDS = 3600.0
+
+DURABLE = ("on", "remote_apply")
+"""Of `synchronous_commit`: after a commit the change survives the loss of power here."""
+
+
+async def migrate(dsn: str) -> str:
+    """Brings the schema to this program's version; one process at a time does. Returns that version.
+
+    Raises NewerSchema, UnfitDatabase, StoreUnavailable.
+    """
+    return await _with_engine(dsn, change=True)
+
+
+async def check(dsn: str) -> str:
+    """Raises UnfitDatabase for a server that does not keep what it committed, is a standby, or has an older schema or
+    none; NewerSchema; StoreUnavailable. Returns the server's name and version for people."""
+    return await _with_engine(dsn, change=False)
+
+
+async def _with_engine(dsn: str, *, change: bool) -> str:
+    # A plain connection, without the settings that the pools impose: it shows the server as it is.
+    engine = create_async_engine(
+        normalised(dsn),
+        poolclass=NullPool,
+        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+    )
+    try:
+        return await (_migrate(engine) if change else _check(engine))
+    except FOREIGN as error:
+        raise (translated(error) or StoreUnavailable(str(error))) from error
+    finally:
+        await engine.dispose()
+
+
+async def _migrate(engine: AsyncEngine) -> str:
+    async with engine.begin() as connection:
+        await connection.run_sync(_refuse_unfit)
+        await connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        await connection.run_sync(_upgrade)
+    return _head()
+
+
+async def _check(engine: AsyncEngine) -> str:
+    async with engine.connect() as connection:
+        await connection.run_sync(_refuse_unfit)
+        version = await connection.run_sync(_version)
+        if version != _head():
+            _refuse_newer(version)
+            known = "none" if version is None else version
+            raise UnfitDatabase(f"database schema: {known} is not {_head()}: run `{COMMAND}`")
+        server = (await connection.execute(text("SHOW server_version"))).scalar_one()
+        return f"postgresql {str(server).split()[0]}"
+
+
+def _refuse_unfit(connection: Connection) -> None:
+    if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
+        raise UnfitDatabase("the database server is a standby: give the primary's address")
+    for setting, good in (("synchronous_commit", DURABLE), ("fsync", ("on",))):
+        value = connection.execute(text(f"SHOW {setting}")).scalar_one()
+        if value not in good:
+            raise UnfitDatabase(
+                f"{setting}: {value} is not valid: acknowledged writes could be lost; set it to {' or '.join(good)}"
+            )
+
+
+def _upgrade(connection: Connection) -> None:
+    _refuse_newer(_version(connection))
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _version(connection: Connection) -> str | None:
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return version
+
+
+def _refuse_newer(version: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if version is not None and version not in known:
+        raise NewerSchema(
+            f"database schema: {version} is newer than {_head()}, the newest that this program knows:"
+            " run the newer program or restore an older backup"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None, "there is a migration"
+    return head

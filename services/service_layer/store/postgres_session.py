@@ -1,0 +1,132 @@
+"""One connection of this process that holds its advisory locks: partitions of the log, and the store's clock.
+
+The locks live as long as the session. A process that dies, or whose connection breaks, loses them at once; one that is
+paused loses them when the session has said nothing for `IDLE_SECONDS`. Either way the loser may still believe that it
+holds them: for partitions the progress rows fence it, and the clock is only advanced on this very connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import PoolProxiedConnection
+
+from libs.errors import BatonError
+from services.service_layer.store.postgres_errors import FOREIGN, translated
+from services.service_layer.store.postgres_pool import Connection, Pool
+
+IDLE_SECONDS = 15
+"""Of silence, after which the server ends the session. Claims and ticks come about every second."""
+
+PARTITIONS = 0x626174
+"""First half of the locks of partitions; the second is the partition."""
+ROLES = 0x626175
+MEMBER = 1
+"""Held by every process together: how many hold it is how many share the partitions."""
+CLOCK = 2
+
+_HELD = """
+SELECT classid, objid, count(*) AS holders, bool_or(pid = pg_backend_pid()) AS mine FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND classid IN ($1::oid, $2::oid) AND objsubid = 2 AND granted GROUP BY classid, objid
+"""
+_TRY = "SELECT part FROM unnest($2::integer[]) part WHERE pg_try_advisory_lock($1, part)"
+_UNLOCK = "SELECT pg_advisory_unlock($1, part) FROM unnest($2::integer[]) part"
+_TRY_CLOCK = f"SELECT pg_try_advisory_lock({ROLES}, {CLOCK})"
+_JOIN = f"SELECT pg_advisory_lock_shared({ROLES}, {MEMBER})"
+_ADVANCE = "UPDATE tick SET now = now + $1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    members: int
+    is_member: bool
+    mine: frozenset[int]
+    others: frozenset[int]
+
+
+class Session:
+    """Opens its connection when it is needed, and again when it was lost."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._leased: PoolProxiedConnection | None = None
+        self._has_clock = False
+        self._turn = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Session open={self._leased is not None} clock={self._has_clock}>"
+
+    async def open(self) -> None:
+        """Connects, and takes the clock if nobody has it."""
+        async with self._connected() as connection:
+            self._has_clock = await connection.fetchval(_TRY_CLOCK)
+
+    async def claim(self, partitions: int) -> list[int]:
+        """A fair share of the partitions, by what other processes hold now."""
+        async with self._connected() as connection:
+            held = await _held(connection)
+            if not held.is_member:
+                await connection.execute(_JOIN)
+                held = await _held(connection)
+            share = -(-partitions // held.members)
+            kept = sorted(one for one in held.mine if one < partitions)[:share]
+            if surplus := held.mine.difference(kept):
+                await connection.fetch(_UNLOCK, PARTITIONS, sorted(surplus))
+            free = [one for one in range(partitions) if one not in held.mine and one not in held.others]
+            if wanted := free[: share - len(kept)]:
+                kept += [row["part"] for row in await connection.fetch(_TRY, PARTITIONS, wanted)]
+            return sorted(kept)
+
+    async def tick(self, elapsed_seconds: float) -> bool:
+        """Whether this process holds the clock and has advanced it. Who has just got it has not: its predecessor may
+        have counted the same time, and ticks must never run ahead."""
+        async with self._connected() as connection:
+            if not self._has_clock:
+                self._has_clock = await connection.fetchval(_TRY_CLOCK)
+                return False
+            await connection.execute(_ADVANCE, max(0, int(elapsed_seconds * 1000)))
+            return True
+
+    async def close(self) -> None:
+        """Gives the locks back, in order if the server answers."""
+        if self._leased is not None:
+            with contextlib.suppress(BatonError):
+                async with self._connected() as connection:
+                    await connection.execute("SELECT pg_advisory_unlock_all()")
+        self._drop()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Connection]:
+        """The connection, for one at a time. After any failure it is ended, and with it the locks."""
+        async with self._turn:
+            try:
+                if self._leased is None or self._leased.driver_connection.is_closed():  # type: ignore[union-attr]
+                    self._drop()
+                    self._leased = await self._pool.lease()
+                yield self._leased.driver_connection
+            except FOREIGN as error:
+                self._drop()
+                raise (translated(error) or error) from error
+            except BaseException:
+                self._drop()
+                raise
+
+    def _drop(self) -> None:
+        leased, self._leased = self._leased, None
+        self._has_clock = False
+        if leased is not None:
+            leased.invalidate()
+
+
+async def _held(connection: Connection) -> _Held:
+    rows = await connection.fetch(_HELD, PARTITIONS, ROLES)
+    member = next((row for row in rows if row["classid"] == ROLES and row["objid"] == MEMBER), None)
+    parts = [row for row in rows if row["classid"] == PARTITIONS]
+    mine = frozenset(row["objid"] for row in parts if row["mine"])
+    others = frozenset(row["objid"] for row in parts) - mine
+    return _Held(member["holders"] if member else 0, member is not None and member["mine"], mine, others)

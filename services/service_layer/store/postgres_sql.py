@@ -1,0 +1,140 @@
+"""The statements that the protocol's promises rest on. READ COMMITTED; `$me` is this store.
+
+What each guard keeps away is shown by tests/integration/test_postgres_interleavings.py, on the real database, by
+running the statement with the guard and without it.
+"""
+
+from __future__ import annotations
+
+from services.service_layer.store.postgres_rows import ABSENCE, RECORD_COLUMNS, ROW, SERVED
+
+NOW = "(SELECT now FROM tick)"
+"""The store's ticks, in milliseconds."""
+
+# Row and absence in one statement, so from one snapshot: with two, a record that is made in between is in neither.
+READ = f"SELECT {ROW}, {ABSENCE} FROM bucket b LEFT JOIN record r ON r.key = $1 WHERE b.bucket = $2"
+
+READ_MANY = (
+    f"SELECT n.key AS asked, {ROW}, {ABSENCE}"
+    " FROM unnest($1::text[], $2::smallint[]) WITH ORDINALITY AS n(key, bucket, place)"
+    " JOIN bucket b ON b.bucket = n.bucket LEFT JOIN record r ON r.key = n.key ORDER BY n.place"
+)
+
+# For a write also the request, if it was served. It is no fence by itself: the condition in UPDATE is.
+READ_FOR_WRITE = (
+    f"SELECT {ROW}, {ABSENCE}, {SERVED} FROM bucket b LEFT JOIN record r ON r.key = $1"
+    " LEFT JOIN served s ON s.key = $1 AND s.principal = $3 AND s.request_id = $4 WHERE b.bucket = $2"
+)
+
+_SERVED_AND_OUTBOX = f"""
+s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
+      SELECT $1, $17, $18, $19, $3, $4, $20, {NOW} FROM w WHERE $17::text IS NOT NULL)
+INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
+SELECT $1, $3, $4, $21, octet_length($21::bytea), $22, {NOW} FROM w RETURNING id
+"""
+
+UPDATE_GUARD = "r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint)"
+
+# A row that is locked is waited for, then the guard is asked again of what the other one committed.
+UPDATE = (
+    f"WITH w AS (UPDATE record r SET ({RECORD_COLUMNS}) = ROW($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
+    " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::bigint, $11::bigint, $12::bigint, $13::bytea, $14::text,"
+    f" $15::text, $16::jsonb) WHERE r.key = $1 AND {UPDATE_GUARD} RETURNING 1), {_SERVED_AND_OUTBOX}"
+)
+
+CREATE_GUARD = "SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 FOR SHARE"
+
+# The absence is held until the commit: a release of it waits for this, or this waits for it and then makes nothing.
+CREATE = (
+    f"WITH b AS MATERIALIZED ({CREATE_GUARD}),"
+    f" w AS (INSERT INTO record ({RECORD_COLUMNS}) SELECT $1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
+    " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::bigint, $11::bigint, $12::bigint, $13::bytea, $14::text,"
+    f" $15::text, $16::jsonb FROM b ON CONFLICT DO NOTHING RETURNING 1), {_SERVED_AND_OUTBOX}"
+)
+
+# In key order, so that two batches cannot wait for each other in a ring.
+LOCK_FOR_RELEASE = (
+    f"SELECT {ROW}, {ABSENCE} FROM record r JOIN bucket b ON b.bucket = r.bucket"
+    " WHERE r.key = ANY($1::text[]) AND r.owner = $2 ORDER BY r.key FOR UPDATE OF r"
+)
+LOCK_FOR_RELEASE_UNLESS_BUSY = f"{LOCK_FOR_RELEASE} SKIP LOCKED"
+
+# Begun after the rows were locked: a snapshot from before that lacks the request that the last writer served.
+SERVED_WINDOW = f"""
+SELECT s.key, {SERVED} FROM unnest($1::text[]) n(key) CROSS JOIN LATERAL (
+  SELECT * FROM served i WHERE i.key = n.key AND i.tick >= {NOW} - $2
+  ORDER BY i.term DESC, i.revision DESC LIMIT $3
+) s ORDER BY s.key, s.term, s.revision
+"""
+
+RELEASE = f"""
+WITH n AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[])
+           n(key, term, revision, digest, event)),
+w AS (UPDATE record r SET owner = $6, term = n.term, revision = n.revision, digest = n.digest
+      FROM n WHERE r.key = n.key AND r.owner = $7 AND r.revision = n.revision - 1 AND r.term = n.term
+      RETURNING r.key, n.term, n.revision, n.event)
+INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
+SELECT key, term, revision, event, octet_length(event), '', {NOW} FROM w
+"""
+
+# Apply is a join: the higher version stays, whatever came first.
+APPLY_GUARD = "(r.term, r.revision) < (excluded.term, excluded.revision)"
+_SET = ", ".join(f"{name} = excluded.{name}" for name in RECORD_COLUMNS.split(", ") if name not in ("key", "bucket"))
+APPLY = f"""
+INSERT INTO record AS r ({RECORD_COLUMNS})
+SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12, n.c13, n.c14, n.c15, n.c16::jsonb
+FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[],
+            $8::boolean[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bytea[], $14::text[],
+            $15::text[], $16::text[])
+  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, place)
+ORDER BY n.place
+ON CONFLICT (key) DO UPDATE SET {_SET} WHERE {APPLY_GUARD}
+"""
+
+APPLY_SERVED = f"""
+INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
+SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bytea[])
+  WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
+ORDER BY n.place ON CONFLICT DO NOTHING
+"""
+
+# The loser of a partition finds another offset here and applies nothing.
+MOVE_GUARD = "p.next = n.before"
+MOVE = (
+    "UPDATE progress p SET next = n.after FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) n(part, before, after)"
+    f" WHERE p.part = n.part AND {MOVE_GUARD}"
+)
+MAKE_PARTITIONS = "INSERT INTO progress (part, next) SELECT n, 0 FROM unnest($1::integer[]) n ON CONFLICT DO NOTHING"
+
+COUNT = "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4 WHERE part = $1"
+PARK = (
+    "INSERT INTO parked (part, place, key, reason, event) SELECT * FROM"
+    " unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[]) ON CONFLICT DO NOTHING"
+)
+
+RELEASE_ABSENCE = (
+    "UPDATE bucket b SET version = b.version + 1, owner = $2 WHERE b.bucket = $1 AND b.owner = $3 RETURNING " + ABSENCE
+)
+ADOPT_ABSENCE = (
+    "UPDATE bucket b SET version = $3, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3 RETURNING "
+    + ABSENCE
+)
+ABSENCES = f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
+ALL_ABSENCES = f"SELECT {ABSENCE} FROM bucket b ORDER BY b.bucket"
+
+PULL = """
+SELECT key, term, revision, event, traceparent FROM (
+  SELECT o.*, sum(bytes) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - bytes AS before
+  FROM (SELECT * FROM outbox ORDER BY id LIMIT $1) o
+) p WHERE before < $2 ORDER BY id
+"""
+# By name, never by a cursor or an id: a change with a lower id may commit later, and stays.
+ACK = """
+DELETE FROM outbox o USING unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision)
+WHERE o.key = n.key AND o.term = n.term AND o.revision = n.revision RETURNING o.bytes
+"""
+DEPTH = f"""
+SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,
+       coalesce({NOW} - min(tick), 0) AS age FROM outbox
+"""

@@ -1,0 +1,131 @@
+"""Moving records and absences, on PostgreSQL. Releases are in `postgres_release`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.ownership.model import Absence, Record, Store, bucket_of
+from libs.ownership.rules import is_newer
+from libs.store.port import Applied, FeedStep, Released, UnknownPartition
+from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_context import Context, absences_at
+from services.service_layer.store.postgres_pool import Connection, transaction
+from services.service_layer.store.postgres_release import Releases
+from services.service_layer.store.postgres_rows import absence_of, columnar, record_values, served_values
+
+_RECORD_WIDTH = 16
+_SERVED_WIDTH = 7
+
+
+class PostgresTransfers:
+    """`libs.store.port.Transfers`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._releases = Releases(context)
+
+    async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
+        return await self._releases.release(keys, to, create=create)
+
+    async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
+        if not records and step is None:
+            return Applied(0, 0)
+
+        async def work(connection: Connection) -> Applied:
+            async with transaction(connection):
+                if step is not None:
+                    await _move(connection, step)
+                applied = await apply_records(connection, self._context, records)
+                if step is not None:
+                    await _count(connection, step, applied)
+                return applied
+
+        # An adopt is part of a handoff that a client waits for; the feed can wait.
+        pool = self._context.requests if step is None else self._context.background
+        return await pool.run(work)
+
+    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
+        async def work(connection: Connection) -> list[Absence]:
+            if buckets:
+                return list((await absences_at(connection, buckets)).values())
+            return [absence_of(row) for row in await connection.fetch(sql.ALL_ABSENCES)]
+
+        return await self._context.requests.run(work)
+
+    async def release_absence(self, bucket: int, to: Store) -> Absence:
+        me = self._context.me
+        if to is me:
+            raise ValueError(f"store {to} cannot release an absence to itself")
+
+        async def work(connection: Connection) -> Absence:
+            released = await connection.fetchrow(sql.RELEASE_ABSENCE, bucket, to.value, me.value)
+            if released is not None:
+                return absence_of(released)
+            # A statement of its own: the snapshot of the one that waited is older than what it waited for.
+            return (await absences_at(connection, [bucket]))[bucket]
+
+        return await self._context.requests.run(work)
+
+    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
+        me = self._context.me
+
+        async def work(connection: Connection) -> tuple[bool, Absence]:
+            arguments = (absence.bucket, absence.term, absence.version, me.value)
+            adopted = await connection.fetchrow(sql.ADOPT_ABSENCE, *arguments) if absence.owner is me else None
+            if adopted is not None:
+                return True, absence_of(adopted)
+            return False, (await absences_at(connection, [absence.bucket]))[absence.bucket]
+
+        return await self._context.requests.run(work)
+
+
+async def apply_records(connection: Connection, context: Context, records: Sequence[Record]) -> Applied:
+    """Inside a transaction of the caller. A record that a higher one of the same batch overtakes counts as old."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        before = newest.get(record.row.key)
+        if is_newer(record, None if before is None else before.row):
+            newest[record.row.key] = record
+    # In key order, so that two batches cannot wait for each other in a ring.
+    ordered = [newest[key] for key in sorted(newest, key=str.encode)]
+    rows = [record_values(one.row, bucket_of(one.row.key), context.columns_of(one.row)) for one in ordered]
+    applied = _rows(await connection.execute(sql.APPLY, *columnar(rows, _RECORD_WIDTH))) if rows else 0
+    served = sorted(
+        ((record.row.key, *served_values(served)) for record in records for served in record.served),
+        key=lambda columns: (columns[0].encode(), columns[1].encode(), columns[2].encode()),
+    )
+    if served:
+        await connection.execute(sql.APPLY_SERVED, *columnar(served, _SERVED_WIDTH))
+    return Applied(applied, len(records) - applied)
+
+
+async def _move(connection: Connection, step: FeedStep) -> None:
+    """Raises UnknownPartition; the transaction is to be rolled back then."""
+    if not step.positions:
+        return
+    positions = sorted(step.positions)
+    moved = _rows(await connection.execute(sql.MOVE, *columnar(positions, 3)))
+    if moved == len(positions):
+        return
+    # A partition of which nothing was read yet has no row: it stands at 0.
+    made = _rows(await connection.execute(sql.MAKE_PARTITIONS, [position.partition for position in positions]))
+    if made:
+        unmoved = [p for p in positions if p.before == 0]
+        moved += _rows(await connection.execute(sql.MOVE, *columnar(unmoved, 3)))
+    if moved != len(positions):
+        raise UnknownPartition
+
+
+async def _count(connection: Connection, step: FeedStep, applied: Applied) -> None:
+    """At the first partition of the step: the sums are over all of them."""
+    if step.parked:
+        parked = [(one.partition, one.offset, one.key, one.reason, one.event) for one in step.parked]
+        await connection.execute(sql.PARK, *columnar(parked, 5))
+    partition = min(position.partition for position in step.positions) if step.positions else 0
+    old = applied.old + step.skipped
+    await connection.execute(sql.COUNT, partition, applied.applied, old, len(step.parked))
+
+
+def _rows(status: str) -> int:
+    """Of the server's answer to a statement: "INSERT 0 3", "UPDATE 3"."""
+    return int(status.rsplit(" ", 1)[1])
