@@ -1,0 +1,184 @@
+"""A backend's process: opens everything, serves, and ends in order when it is told to, or loudly when a part fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from libs.backend.calls import Calls, Surroundings, Turns
+from libs.backend.feed import ApplyLoop
+from libs.backend.passing import Passing
+from libs.backend.replication import About, Replication
+from libs.backend.settings import BackendSettings
+from libs.backend.state import Serving
+from libs.backend.upkeep import UpkeepLoop
+from libs.clock import Clock, SystemClock
+from libs.contract.descriptors import Contract
+from libs.contract.operations import Operations
+from libs.errors import BatonError
+from libs.eventlog.address import open_event_log
+from libs.eventlog.port import EventLog, LogUnavailable
+from libs.rpc.auth import read_token
+from libs.rpc.channel import open_channel
+from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
+from libs.rpc.server import Server, ServerConfig
+from libs.rpc.tasks import Background
+from libs.settings import USAGE_EXIT_CODE, WrongSetting
+from libs.store.port import StorePorts
+
+log = logging.getLogger(__name__)
+
+_OPEN_LOG_SECONDS = 3.0
+"""How long a start waits for a log that is out of reach; it is tried again while the process serves."""
+_LEAST_SECONDS = 0.1
+_FAILED_EXIT_CODE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What makes one backend different from another."""
+
+    operations: Operations
+    contract: Contract
+    schema_version: int
+    """Of payloads: the highest that it understands."""
+    open_store: Callable[[], AbstractAsyncContextManager[StorePorts]]
+    """Migrated, ready for use."""
+    open_turns: Callable[[], AbstractAsyncContextManager[Turns | None]]
+    server_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A backend that serves."""
+
+    public: Server
+    internal: Server
+    feed: ApplyLoop
+    upkeep: UpkeepLoop
+    serving: Serving
+    writes: Background
+
+    def __str__(self) -> str:
+        return f"public={self.public.address} internal={self.internal.address}"
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Finish what is under way and let nobody new in, within the timeout; a second call finds nothing to do.
+
+        The public listener ends first: what it passes on to the router may come back to the internal one.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_seconds
+        await self.public.drain(timeout_seconds / 2)
+        self.serving.stop("draining")
+        await self.internal.drain(max(end - clock(), _LEAST_SECONDS))
+        await self.writes.drain(max(end - clock(), _LEAST_SECONDS))
+
+
+class _LogHolder:
+    """Opens the log at the first call that can, and keeps it until `stack` ends."""
+
+    def __init__(self, settings: BackendSettings, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._log: EventLog | None = None
+
+    async def get(self) -> EventLog:
+        if self._log is None:
+            self._log = await self._stack.enter_async_context(open_event_log(self._settings.log_address))
+        return self._log
+
+    async def try_once(self) -> None:
+        """A log that is away is no reason not to start; one that is unfit is. Raises TopicUnfit."""
+        try:
+            async with asyncio.timeout(_OPEN_LOG_SECONDS):
+                await self.get()
+        except (LogUnavailable, TimeoutError) as error:
+            log.warning("event_log: out of reach at the start, tried again while serving: %s", error)
+
+
+@asynccontextmanager
+async def open_backend(
+    backend: Backend, settings: BackendSettings, clock: Clock | None = None
+) -> AsyncIterator[Running]:
+    """A backend that listens and serves. Its loops are the caller's to run. Raises BatonError when it cannot."""
+    clock = clock or SystemClock()
+    token = read_token(settings.token_file) if settings.token_file else None
+    async with AsyncExitStack() as stack:
+        ports = await stack.enter_async_context(backend.open_store())
+        turns = await stack.enter_async_context(backend.open_turns())
+        holder = _LogHolder(settings, stack)
+        await holder.try_once()
+        feed = ApplyLoop(ports, holder.get, clock)
+        serving = Serving()
+        writes = Background(settings.writes, "writes")
+        around = Surroundings(serving, writes, clock, turns, feed.behind_seconds)
+        calls = Calls(backend.operations, backend.contract, ports, around)
+        about = About(backend.schema_version, backend.server_id, settings.outbox_limits)
+        replication = Replication(backend.operations, ports, feed, serving, clock, about)
+        passing = None
+        if settings.router:
+            router = await stack.enter_async_context(open_channel(settings.router))
+            passing = Passing(router, settings.default_deadline_seconds)
+        internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
+        internal = Server(
+            ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
+            [calls.internal(), replication.service()],
+        )
+        public_limits = settings.limits(settings.public_calls, REQUEST_BYTES)
+        public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
+        running = Running(public, internal, feed, UpkeepLoop(ports, clock), serving, writes)
+        stack.push_async_callback(running.drain, settings.drain_seconds)
+        await internal.start(serving=False)
+        await public.start(serving=False)
+        serving.serve()
+        await internal.set_serving(True)
+        await public.set_serving(True)
+        yield running
+
+
+async def run_backend(backend: Backend, settings: BackendSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
+    async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
+        tasks = [owned.create_task(running.feed.loop.run()), owned.create_task(running.upkeep.loop.run())]
+        log.info("ready %s", running)
+        # For whoever started the process: where it listens, also when the settings left the ports to the system.
+        print(f"ready {running}", flush=True)
+        await stop.wait()
+        log.info("draining")
+        await running.drain(settings.drain_seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    log.info("stopped")
+
+
+def run(main: Coroutine[Any, Any, None]) -> int:
+    """Run a process's main coroutine and return its exit code; what it cannot go on with is one line in the log."""
+    try:
+        asyncio.run(main)
+    except WrongSetting as error:
+        log.error("%s", error)
+        return USAGE_EXIT_CODE
+    except BatonError as error:
+        log.error("%s", error)
+        return _FAILED_EXIT_CODE
+    except BaseExceptionGroup as group:
+        own, _ = group.split(BatonError)
+        if own is not None and len(own.exceptions) == len(group.exceptions):
+            for one in own.exceptions:
+                log.error("%s", one)
+        else:
+            log.critical("a part of the process failed", exc_info=group)
+        return _FAILED_EXIT_CODE
+    return 0

@@ -1,0 +1,69 @@
+"""Opens the event log that an address names: `memory:`, `sqlite:///path` or `kafka://host:port[,host:port]/topic`.
+
+As in SQLAlchemy's addresses, `sqlite:///x` is relative to where the process runs and `sqlite:////x` is absolute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .kafka import KafkaEventLog
+from .kafka_topic import KafkaSettings
+from .memory import MemoryEventLog
+from .port import EventLog
+from .sqlite import SqliteEventLog
+
+_MEMORY = "memory:"
+_SQLITE = re.compile(r"sqlite:///(.+)")
+_KAFKA = re.compile(r"kafka://([^/\s]+:\d+(?:,[^/\s]+:\d+)*)/([A-Za-z0-9._-]{1,249})")
+
+
+@dataclass(frozen=True, slots=True)
+class LogAddress:
+    """Where the log is. What comes after `partitions` is for making a topic that is missing."""
+
+    url: str
+    partitions: int = 16
+    create: bool = False
+    replication_factor: int = 3
+    min_insync_replicas: int = 2
+
+    def __post_init__(self) -> None:
+        check_log_url(self.url)
+
+
+def check_log_url(url: str) -> str:
+    """Return `url`. Raises ValueError when it names no log."""
+    if url == _MEMORY or _SQLITE.fullmatch(url) or _KAFKA.fullmatch(url):
+        return url
+    raise ValueError("an event log is at memory:, sqlite:///path or kafka://host:port/topic")
+
+
+@asynccontextmanager
+async def open_event_log(address: LogAddress) -> AsyncIterator[EventLog]:
+    """Open the log, and close it at the end. Raises TopicUnfit and LogUnavailable."""
+    sqlite, kafka = _SQLITE.fullmatch(address.url), _KAFKA.fullmatch(address.url)
+    if sqlite:
+        async with SqliteEventLog.open(Path(sqlite[1]), address.partitions) as log:
+            yield log
+    elif kafka:
+        settings = KafkaSettings(
+            bootstrap=kafka[1],
+            topic=kafka[2],
+            partitions=address.partitions,
+            create=address.create,
+            replication_factor=address.replication_factor,
+            min_insync_replicas=address.min_insync_replicas,
+        )
+        async with KafkaEventLog.open(settings) as remote:
+            yield remote
+    else:
+        memory = MemoryEventLog(address.partitions)
+        try:
+            yield memory
+        finally:
+            await memory.close()

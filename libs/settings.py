@@ -1,0 +1,106 @@
+"""Settings of a process: one frozen object, read once from environment and TOML file, every value checked.
+
+The environment goes before the file. What is not known is refused, in either, so that a misspelt name cannot pass for
+a default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from libs.errors import BatonError
+
+USAGE_EXIT_CODE = 2
+"""Of a process that a wrong setting keeps from starting."""
+
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
+_SHOWN_CHARACTERS = 120
+
+S = TypeVar("S", bound="Settings")
+
+
+class WrongSetting(BatonError):
+    """A setting is missing or wrong: the process does not start."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "WRONG_SETTING"
+
+
+class Settings(BaseSettings):
+    """Base of a process's settings. A subclass gives `env_prefix` in its `model_config`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # What is given as arguments comes from the file.
+        return env_settings, init_settings
+
+
+def load(kind: type[S], file: Path | None = None) -> S:
+    """The settings from the environment and from `file`, else from the file that `<PREFIX>CONFIG` names.
+
+    Raises WrongSetting, which names the setting, its value, and what would be right.
+    """
+    prefix = kind.model_config.get("env_prefix", "")
+    named = os.environ.get(f"{prefix}CONFIG")
+    if file is None and named is not None:
+        file = Path(named)
+    _check_environment(kind, prefix)
+    values = _read_file(file) if file is not None else {}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise WrongSetting(_first_of(error, values, prefix)) from None
+
+
+def hide_password(text: str) -> str:
+    """The text with the password of each address in it replaced."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _check_environment(kind: type[Settings], prefix: str) -> None:
+    known = {f"{prefix}{name}".upper() for name in kind.model_fields} | {f"{prefix}CONFIG".upper()}
+    for name in sorted(os.environ):
+        if prefix and name.upper().startswith(prefix.upper()) and name.upper() not in known:
+            raise WrongSetting(f"{name}: there is no such setting; there are {', '.join(sorted(known))}")
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as opened:
+            return tomllib.load(opened)
+    except OSError as error:
+        raise WrongSetting(f"--config: {file} cannot be read: {error.strerror}; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WrongSetting(f"--config: {file} is not TOML: {error}") from None
+
+
+def _first_of(error: ValidationError, values: Mapping[str, Any], prefix: str) -> str:
+    found = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in found["loc"]) or "settings"
+    variable = f"{prefix}{name}".upper()
+    if found["type"] == "missing":
+        return f"{name}: it is not set; set {variable}, or {name} in the file that --config names"
+    if found["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    value = os.environ.get(variable, values.get(name, ""))
+    shown = hide_password(repr(value))
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = shown[: _SHOWN_CHARACTERS - 3] + "..."
+    return f"{name}: {shown} is not valid: {found['msg'].removeprefix('Value error, ')}"

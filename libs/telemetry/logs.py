@@ -1,0 +1,48 @@
+"""One line for each log record, to stderr: text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class TextLines(logging.Formatter):
+    """`time level logger message`, with any stack trace in the lines behind."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return _time(record)
+
+
+class JsonLines(logging.Formatter):
+    """An object with time, level, logger, message and, where there is one, the stack trace."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(level: str, *, as_json: bool) -> None:
+    """Let everything at `level` ("debug", "info", "warning", "error") and above be written to stderr."""
+    if level not in _LEVELS:
+        raise ValueError(f"level is {level!r}; it must be one of {', '.join(_LEVELS)}")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else TextLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
