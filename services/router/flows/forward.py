@@ -112,8 +112,8 @@ class Forward:
         for _ in range(ROUNDS):
             try:
                 return await self._send(to, call)
-            except NotOwner:
-                moved = await self._bring(call, to)
+            except NotOwner as denied:
+                moved = await self._bring(call, to, denied)
             except Away as away:
                 return await self._write_elsewhere(call, away)
             if moved is Moved.HERE:
@@ -125,10 +125,10 @@ class Forward:
                 continue
         raise OwnerUnavailable("the record is moving from store to store: retry with the same request_id")
 
-    async def _bring(self, call: ClientCall, to: Store) -> Moved:
+    async def _bring(self, call: ClientCall, to: Store, denied: NotOwner) -> Moved:
         try:
             async with asyncio.timeout(self._left(call)):
-                return await self._handoffs.bring(call.key, to, create=call.may_create)
+                return await self._handoffs.bring(call.key, to, denied, create=call.may_create)
         except (Refused, NotOwner, TimeoutError):
             return Moved.BUSY
 

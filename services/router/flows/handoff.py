@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
+from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, bucket_of
-from libs.ownership.wire import STORE_NUMBERS
+from libs.ownership.wire import STORE_NUMBERS, version_from_pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from services.router.flows.stores import StoreClient, Stores
@@ -64,25 +65,39 @@ class Handoffs:
         self._traffic = traffic
         self._flights = Single()
 
-    async def bring(self, key: str, to: Store, *, create: bool) -> Moved:
-        """Moves one record to a store that has just said that it serves. `create`: it need not exist."""
-        return await self._flights.run((key, to, create), lambda: self._bring(key, to, create))
+    async def bring(self, key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
+        """Moves one record to a store that has just said that it serves, but does not own it (`denied`).
 
-    async def _bring(self, key: str, to: Store, create: bool) -> Moved:
+        `create`: the record need not exist.
+        """
+        return await self._flights.run((key, to, create), lambda: self._bring(key, to, denied, create))
+
+    async def _bring(self, key: str, to: Store, denied: NotOwner, create: bool) -> Moved:
+        for _ in range(2):
+            result = await self._release(key, to, create)
+            if result.outcome == Result.OUTCOME_BUSY:
+                return Moved.BUSY
+            if result.outcome == Result.OUTCOME_ABSENT:
+                return Moved.ABSENT
+            if result.HasField("record") and version_from_pb(result.record.version) > denied.version:
+                await self.adopt([result.record], to)
+                self._traffic.moved(key)
+                return Moved.HERE
+            if denied.absent:
+                await self.finish_absence(bucket_of(key))
+                return Moved.HERE
+            # The target's own row is the newest: it was released towards the source and has not arrived there yet.
+            released = await self._release(key, to.other, create=False)
+            if released.outcome != Result.OUTCOME_RELEASED:
+                return Moved.BUSY
+            await self.adopt([released.record], to.other)
+        return Moved.BUSY
+
+    async def _release(self, key: str, to: Store, create: bool) -> Result.Result:
         source = self._stores[to.other]
         request = pb.ReleaseRecordsRequest(keys=[key], to=STORE_NUMBERS[to], create=create)
-        answer = await source.ask(source.replication.ReleaseRecords, request, STEP_SECONDS)
-        result: Result.Result = answer.results[0]
-        if result.outcome == Result.OUTCOME_RELEASED:
-            await self.adopt([result.record], to)
-            self._traffic.moved(key)
-            return Moved.HERE
-        if result.outcome == Result.OUTCOME_ABSENT:
-            return Moved.ABSENT
-        if result.outcome == Result.OUTCOME_NOT_OWNED:
-            await self.finish_absence(bucket_of(key))
-            return Moved.HERE
-        return Moved.BUSY
+        answer: Result = await source.ask(source.replication.ReleaseRecords, request, STEP_SECONDS)
+        return answer.results[0]
 
     async def adopt(self, records: Sequence[record_pb2.Record], to: Store) -> None:
         target = self._stores[to]

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from libs.errors import BatonError
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
-from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub, ReplicationServiceStub
+from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
+
+if TYPE_CHECKING:
+    from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

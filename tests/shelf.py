@@ -1,0 +1,104 @@
+"""The toy contract's meaning, as a backend runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from libs.contract.descriptors import Contract
+from libs.contract.operations import CallContext, List, Read, Write
+from libs.contract.pages import read_token
+from libs.errors import BatonError, InvalidField
+from libs.ownership.model import Row, Version
+from libs.ownership.rules import Answered, Resource
+from libs.store.columns import Columns
+from libs.store.port import Filter, Page
+from tests.contracts.pb.toy import shelf_pb2 as pb
+
+M = TypeVar("M", bound=Message)
+
+CONTRACT = Contract.of(pb.DESCRIPTOR.services_by_name["Shelf"])
+
+
+class NoSuchBook(BatonError):
+    """There is no such book."""
+
+    code = "NOT_FOUND"
+    reason = "NO_SUCH_BOOK"
+
+
+class BookIsThere(BatonError):
+    """The book is on the shelf."""
+
+    code = "ALREADY_EXISTS"
+    reason = "BOOK_IS_THERE"
+
+
+class ShelfOperations:
+    service = CONTRACT.service
+    methods: Sequence[str] = tuple(CONTRACT.methods)
+
+    def parse(self, method: str, request: bytes, context: CallContext) -> Read | Write | List:
+        match method:
+            case "Put":
+                put = _parsed(pb.PutOrder, request)
+                key = f"shelf/{put.where.room}/{put.where.isbn or context.made_id}"
+                return Write(key, put.token or context.request_id, _hash(put), lambda row, _: _put(key, row))
+            case "Look":
+                return Read(_parsed(pb.LookOrder, request).path, _look)
+            case "Lend":
+                lend = _parsed(pb.LendOrder, request)
+                return Write(
+                    lend.path,
+                    lend.token or context.request_id,
+                    _hash(lend),
+                    lambda row, version: _lend(lend, row, version),
+                )
+        browse = _parsed(pb.BrowseOrder, request)
+        size, token, question = CONTRACT.methods["Browse"].page(browse)
+        equals = (("reader", browse.reader),) if browse.reader else ()
+        page = Page(Filter(equals=equals), read_token(token, question), size)
+        return List(page, question, _books)
+
+
+def shelf_columns(row: Row) -> Columns:
+    return Columns({"reader": pb.Book.FromString(row.payload).reader})
+
+
+def _parsed(kind: type[M], request: bytes) -> M:
+    try:
+        return kind.FromString(request)
+    except DecodeError:
+        raise InvalidField("request", request, kind.__name__) from None
+
+
+def _hash(message: Message) -> bytes:
+    return blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _put(key: str, row: Row | None) -> Resource | Answered:
+    if row is not None and row.live:
+        raise BookIsThere
+    return Resource(pb.Book(path=key).SerializeToString(), live=True, schema_version=1)
+
+
+def _look(row: Row | None) -> bytes:
+    if row is None or not row.live:
+        raise NoSuchBook
+    return row.payload
+
+
+def _lend(order: pb.LendOrder, row: Row | None, version: Version) -> Resource | Answered:
+    if (row is None or not row.live) and not order.buy:
+        raise NoSuchBook
+    book = pb.Book.FromString(row.payload) if row is not None else pb.Book(path=order.path)
+    book.reader = order.reader
+    book.lent = version.revision
+    return Resource(book.SerializeToString(), live=True, schema_version=1)
+
+
+def _books(payloads: Sequence[bytes], token: str) -> bytes:
+    return pb.Books(found=[pb.Book.FromString(payload) for payload in payloads], more=token).SerializeToString()

@@ -1,0 +1,146 @@
+"""A whole system in one process: two backends over memory stores and a router, talking gRPC over loopback.
+
+For tests of the router: real servers and channels, adapters in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from libs.backend.calls import Calls, Surroundings
+from libs.backend.feed import ApplyLoop
+from libs.backend.replication import About, Replication
+from libs.backend.state import Serving
+from libs.clock import SystemClock
+from libs.contract.descriptors import Contract
+from libs.contract.operations import Operations
+from libs.eventlog.memory import MemoryEventLog
+from libs.ownership.model import Store
+from libs.rpc.channel import Channel, open_channel
+from libs.rpc.server import Server, ServerConfig
+from libs.rpc.tasks import Background, Loop
+from libs.store.columns import ColumnsOf
+from libs.store.memory import MemoryStore
+from services.router.api.proxy import Proxy
+from services.router.control.memory import MemoryControlStore
+from services.router.flows.forward import Forward, ReadPolicy
+from services.router.flows.handoff import Handoffs
+from services.router.flows.listing import Listing
+from services.router.flows.migration import Migration
+from services.router.flows.mover import Mover
+from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.relay import Relay
+from services.router.flows.stores import StoreClient, Stores, open_store
+from services.router.flows.traffic import Traffic
+from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
+
+
+@dataclass
+class Backend:
+    """One store's process."""
+
+    ports: MemoryStore
+    serving: Serving
+    server: Server
+    feed: ApplyLoop
+
+
+@dataclass
+class System:
+    backends: dict[Store, Backend]
+    stores: Stores
+    log: MemoryEventLog
+    control: MemoryControlStore
+    setting: SettingCache
+    traffic: Traffic
+    handoffs: Handoffs
+    mover: Mover
+    migration: Migration
+    relays: dict[Store, Relay]
+    client: Channel
+    """To the router's public listener."""
+
+    def ports(self, store: Store) -> MemoryStore:
+        return self.backends[store].ports
+
+    async def stop(self, store: Store) -> None:
+        """Ends a backend as a kill would: nobody listens any more."""
+        await self.backends[store].server.drain(0.0)
+
+
+async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit) -> Backend:
+    clock = SystemClock()
+    ports = MemoryStore(store, clock, kit.columns)
+    serving = Serving()
+    background = Background(100, f"writes of {store}")
+
+    async def open_log() -> MemoryEventLog:
+        return log
+
+    feed = ApplyLoop(ports, open_log, clock)
+    calls = Calls(kit.operations, kit.contract, ports, Surroundings(serving, background, clock))
+    replication = Replication(kit.operations, ports, feed, serving, clock, About(schema_version=1))
+    server = Server(ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service()])
+    await server.start()
+    stack.push_async_callback(server.drain, 0.0)
+    serving.serve()
+    return Backend(ports, serving, server, feed)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A contract and what a backend knows of it."""
+
+    operations: Operations
+    contract: Contract
+    columns: ColumnsOf
+
+
+SHELF = Kit(ShelfOperations(), CONTRACT, shelf_columns)
+
+
+@asynccontextmanager
+async def running_system(kit: Kit = SHELF, *, feeds: bool = True, mover: bool = True) -> AsyncIterator[System]:
+    """`feeds`: relays and apply loops run. `mover`: buckets follow the setting."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        log = MemoryEventLog(16)
+        backends = {store: await _backend(stack, store, log, kit) for store in Store}
+        stores: dict[Store, StoreClient] = {}
+        for store, backend in backends.items():
+            stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
+        control = MemoryControlStore()
+        setting = SettingCache(control, clock)
+        await setting.refresh()
+        traffic = Traffic()
+        handoffs = Handoffs(stores, traffic)
+        the_mover = Mover(stores, handoffs, setting, control, "router-1", clock)
+        observer = Observer(stores, log, clock)
+        migration = Migration(
+            control, setting, lambda current: observer.evidence(current, the_mover.buckets_at_b, None), clock
+        )
+        forward = Forward(stores, setting, handoffs, traffic, clock, ReadPolicy())
+        listing = Listing(stores, traffic, ReadPolicy())
+        writes = Background(100, "writes")
+        proxy = Proxy(kit.contract, forward, listing, setting, traffic, writes, clock)
+        router = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
+        await router.start()
+        stack.push_async_callback(router.drain, 0.0)
+        client = await stack.enter_async_context(open_channel(router.address))
+        relays = {store: Relay(stores[store], log, control, "router-1", clock) for store in Store}
+        loops = [Loop(f"relay {store}", relay.run_once) for store, relay in relays.items()] if feeds else []
+        loops += [backend.feed.loop for backend in backends.values()] if feeds else []
+        loops += [Loop("mover", the_mover.run_once)] if mover else []
+        tasks = [asyncio.create_task(loop.run()) for loop in loops]
+        try:
+            yield System(
+                backends, stores, log, control, setting, traffic, handoffs, the_mover, migration, relays, client
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await writes.drain(1.0)
