@@ -306,7 +306,7 @@ class Database:
         done: list[_Job[Any]] = []
         try:
             self._run(queue, done)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - each job of the group gets it
             self.lost_commits += 1
             for job in done:
                 job.error = job.error or error_of(error, self.path)

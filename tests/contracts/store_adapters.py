@@ -78,7 +78,7 @@ async def open_adapter(adapter: Adapter, place: Place) -> AsyncIterator[StorePor
         opened = module.open_store(place.dsn, place.clock, place.limits)
     else:
         if adapter is SQLITE_A and not place.path.exists():
-            await module.initialise(place.path)
+            module.initialise(place.path)
         opened = module.open_store(place.path, place.clock, place.limits)
     async with opened as store:
         yield store

@@ -1,0 +1,40 @@
+"""A store on one SQLite file with one process: the ports over a `Database` and a `Layout`."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from libs.clock import Clock
+from libs.ownership.model import Store
+from libs.sqlite import Database
+from libs.store.limits import OutboxLimits
+from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep
+from libs.store.sqlite_core import Core
+from libs.store.sqlite_inspection import SqliteInspection
+from libs.store.sqlite_queues import SqliteFeed, SqliteOutbox, SqliteUpkeep
+from libs.store.sqlite_records import SqliteRecords
+from libs.store.sqlite_schema import Layout
+from libs.store.sqlite_transfers import SqliteTransfers
+
+
+class SqliteStore:
+    """An open store, as `StorePorts`. The database is the caller's, exclusive and with its schema up to date."""
+
+    backend = f"sqlite {sqlite3.sqlite_version}"
+
+    def __init__(
+        self, store: Store, database: Database, layout: Layout, clock: Clock, limits: OutboxLimits | None = None
+    ) -> None:
+        core = Core(store, database, layout, clock, limits or OutboxLimits())
+        transfers = SqliteTransfers(core)
+        self.store = store
+        self.records: Records = SqliteRecords(core)
+        self.transfers: Transfers = transfers
+        self.outbox: Outbox = SqliteOutbox(core)
+        self.feed: Feed = SqliteFeed(core, transfers)
+        self.inspection: Inspection = SqliteInspection(core)
+        self.upkeep: Upkeep = SqliteUpkeep(core)
+        self._database = database
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self.store} {self._database!r}>"

@@ -1,0 +1,149 @@
+"""What the ports of a store on SQLite share: finding, changing and learning inside the writer's transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from libs.clock import Clock
+from libs.ownership.errors import OutboxFull
+from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
+from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.wire import event_of
+from libs.sqlite import Database
+from libs.store.limits import OutboxLimits
+from libs.store.port import Depth
+from libs.store.sqlite_schema import LEARN, ROW_COLUMNS, Layout, Statements, absence_from, row_from, values_of
+from libs.store.window import made_by
+
+_OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMIT 1"
+
+
+class OutboxBook:
+    """Counts of the outbox, kept in memory by its only writer. Used in the writer's thread."""
+
+    def __init__(self, limits: OutboxLimits) -> None:
+        self._limits = limits
+        self._known_at: int | None = None
+        self._entries = 0
+        self._bytes = 0
+
+    @contextmanager
+    def job(self, connection: sqlite3.Connection, lost_commits: int) -> Iterator[None]:
+        """Around a job that changes the outbox: what the job did not keep is not counted."""
+        if self._known_at != lost_commits:
+            row = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
+            self._entries, self._bytes = row
+            self._known_at = lost_commits
+        before = self._entries, self._bytes
+        try:
+            yield
+        except BaseException:
+            self._entries, self._bytes = before
+            raise
+
+    def add(self, connection: sqlite3.Connection, record: Record, traceparent: str, *, reserve: bool) -> None:
+        """The record's event. Raises OutboxFull."""
+        event = event_of(record)
+        if not self._limits.fits(self.depth(connection), len(event), reserve=reserve):
+            raise OutboxFull
+        connection.execute(
+            "INSERT INTO outbox (key, term, revision, size, tick, traceparent, event)"
+            " SELECT ?, ?, ?, ?, seconds, ?, ? FROM tick",
+            (record.row.key, *record.row.version, len(event), traceparent, event),
+        )
+        self._entries += 1
+        self._bytes += len(event)
+
+    def depth(self, connection: sqlite3.Connection) -> Depth:
+        oldest = connection.execute(_OLDEST).fetchone()
+        return Depth(self._entries, self._bytes, oldest[0] if oldest else 0.0)
+
+    def removed(self, sizes: Sequence[int]) -> None:
+        self._entries -= len(sizes)
+        self._bytes -= sum(sizes)
+
+
+class Core:
+    """One open store. Methods that take a connection run inside a job of the writer."""
+
+    def __init__(self, store: Store, database: Database, layout: Layout, clock: Clock, limits: OutboxLimits) -> None:
+        self.store = store
+        self.database = database
+        self.layout = layout
+        self.clock = clock
+        self.statements = Statements(layout)
+        self.book = OutboxBook(limits)
+        self.changed = asyncio.Event()
+        """Set after each commit that may have filled the outbox."""
+
+    def outbox_job(self, connection: sqlite3.Connection) -> AbstractContextManager[None]:
+        return self.book.job(connection, self.database.lost_commits)
+
+    def find(self, connection: sqlite3.Connection, key: str, call: Call | None = None) -> Found:
+        """Row, absence and, for a call, its served request: one statement."""
+        bucket = bucket_of(key)
+        if call is None:
+            values = connection.execute(self.statements.read, (key, bucket)).fetchone()
+        else:
+            parameters = (key, bucket, call.principal, call.request_id)
+            values = connection.execute(self.statements.find, parameters).fetchone()
+        served = None
+        if call is not None and values[ROW_COLUMNS + 4] is not None:
+            request_hash, term, revision, answer = values[ROW_COLUMNS + 4 :]
+            served = Served(call.principal, call.request_id, request_hash, Version(term, revision), answer)
+        return found_from(key, values, served)
+
+    def change(
+        self,
+        connection: sqlite3.Connection,
+        found: Found,
+        record: Record,
+        traceparent: str = "",
+        *,
+        reserve: bool = False,
+    ) -> None:
+        """Row and event, under the condition that the row is still the one that was found. Raises OutboxFull."""
+        self.book.add(connection, record, traceparent, reserve=reserve)
+        values = values_of(record.row, self.layout)
+        if found.row is None:
+            connection.execute(self.statements.insert, values)
+            return
+        condition = (self.store.value, *found.row.version)
+        if connection.execute(self.statements.update, (*values, *condition)).rowcount != 1:
+            raise RuntimeError(
+                f"{found.key} changed inside the transaction that had read it: another writer is at work"
+            )
+
+    def record(self, row: Row, served: tuple[Served, ...]) -> Record:
+        return Record(row, served, made_by(row), self.clock.now())
+
+    def learn(self, connection: sqlite3.Connection, key: str, served: Sequence[Served]) -> None:
+        """Requests are known from now on; what is known already stays."""
+        if served:
+            connection.executemany(
+                LEARN,
+                [(key, one.principal, one.request_id, one.request_hash, *one.version, one.answer) for one in served],
+            )
+
+
+def found_from(key: str, values: Sequence[object], served: Served | None = None) -> Found:
+    """From ROW and BUCKET."""
+    absence: Absence = absence_from(values[ROW_COLUMNS : ROW_COLUMNS + 4])
+    return Found(key, row_from(values[:ROW_COLUMNS]), absence, served)
+
+
+def window(connection: sqlite3.Connection, key: str) -> tuple[Served, ...]:
+    """Served requests of the retry window, newest last."""
+    found = connection.execute(
+        "SELECT principal, request_id, request_hash, term, revision, answer FROM served"
+        " WHERE key = ? AND learned >= (SELECT seconds FROM tick) - ?"
+        " ORDER BY term DESC, revision DESC, principal DESC, request_id DESC LIMIT ?",
+        (key, RETRY_WINDOW_SECONDS, SERVED_WINDOW),
+    ).fetchall()
+    return tuple(
+        Served(principal, request_id, request_hash, Version(term, revision), answer)
+        for principal, request_id, request_hash, term, revision, answer in reversed(found)
+    )

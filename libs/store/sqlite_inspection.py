@@ -1,0 +1,86 @@
+"""Looking at a whole store on SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from libs.ownership.model import Record, Row
+from libs.store.limits import PULL_BYTES
+from libs.store.port import BucketDigest, Census, ExportQuery
+from libs.store.sqlite_core import Core, window
+from libs.store.sqlite_schema import row_from
+from libs.store.window import size_of
+
+
+@dataclass(frozen=True)
+class SqliteInspection:
+    core: Core
+
+    async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
+        return await self.core.database.read(partial(self._export, query))
+
+    def _export(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
+        """Rows first, then their served requests: newer requests beside an older row lose nothing, the reverse does."""
+        rows, more = self._rows(query, connection)
+        if query.keys_only:
+            return [self.core.record(replace(row, payload=b""), ()) for row in rows], more
+        records: list[Record] = []
+        size = 0
+        for row in rows:
+            if size >= PULL_BYTES:
+                return records, True
+            record = self.core.record(row, window(connection, row.key))
+            size += size_of(record)
+            records.append(record)
+        return records, more
+
+    def _rows(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Row], bool]:
+        terms, parameters = ["r.key > ?"], [query.after]
+        if query.bucket is not None:
+            terms.append(f"r.bucket = {int(query.bucket)}")
+        if query.owned_only:
+            terms.append("r.owner = ?")
+            parameters.append(self.core.store.value)
+        cursor = connection.execute(
+            f"{self.core.statements.rows} WHERE {' AND '.join(terms)} ORDER BY r.key LIMIT {int(query.limit) + 1}",
+            parameters,
+        )
+        rows: list[Row] = []
+        size = 0
+        for row in map(row_from, cursor):
+            if len(rows) == query.limit or size >= PULL_BYTES:
+                cursor.close()
+                return rows, True
+            if row is not None:
+                rows.append(row)
+                size += 0 if query.keys_only else len(row.payload)
+        return rows, False
+
+    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+        return await self.core.database.read(partial(self._digests, buckets))
+
+    def _digests(self, buckets: Sequence[int], connection: sqlite3.Connection) -> list[BucketDigest]:
+        some = f" WHERE bucket IN ({', '.join('?' for _ in buckets)})" if buckets else ""
+        me = self.core.store.value
+        sums: dict[int, list[int]] = {}
+        for bucket, owner, digest in connection.execute(self.core.statements.digests + some, tuple(buckets)):
+            total = sums.setdefault(bucket, [0, 0, 0])
+            total[0] += 1
+            total[1] += owner == me
+            total[2] ^= digest
+        return [
+            BucketDigest(bucket, records, owned, digest & 0xFFFF_FFFF_FFFF_FFFF)
+            for bucket, (records, owned, digest) in sorted(sums.items())
+        ]
+
+    async def census(self) -> Census:
+        return await self.core.database.read(self._census)
+
+    def _census(self, connection: sqlite3.Connection) -> Census:
+        me = self.core.store.value
+        records, owned = connection.execute(self.core.statements.census, (me,)).fetchone()
+        (absences,) = connection.execute("SELECT count(*) FROM bucket WHERE owner = ?", (me,)).fetchone()
+        return Census(records, int(owned), absences)

@@ -1,0 +1,151 @@
+"""Outbox, feed and upkeep of a store on SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from libs.ownership.limits import RETRY_WINDOW_SECONDS
+from libs.ownership.model import Record, Version
+from libs.store.limits import PRUNE_ROWS, PULL_BYTES
+from libs.store.port import Applied, ChangeEntry, Depth, FeedState, Parked
+from libs.store.sqlite_core import Core
+from libs.store.sqlite_transfers import SqliteTransfers
+
+ACK_CHANGES = 200
+"""Names of one transaction."""
+
+
+@dataclass(frozen=True)
+class SqliteOutbox:
+    core: Core
+
+    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_seconds
+        changed = self.core.changed
+        while True:
+            # Cleared before the read: a commit after it wakes this wait.
+            changed.clear()
+            entries = await self.core.database.read(partial(_pull, limit))
+            if entries or loop.time() >= until:
+                return entries
+            try:
+                async with asyncio.timeout_at(until):
+                    await changed.wait()
+            except TimeoutError:
+                return []
+
+    async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
+        removed = 0
+        for start in range(0, len(changes), ACK_CHANGES):
+            some = changes[start : start + ACK_CHANGES]
+            removed += await self.core.database.write(partial(self._ack, some), background=True)
+        return removed
+
+    def _ack(self, changes: Sequence[tuple[str, Version]], connection: sqlite3.Connection) -> int:
+        sizes: list[int] = []
+        with self.core.outbox_job(connection):
+            for key, version in changes:
+                removed = connection.execute(
+                    "DELETE FROM outbox WHERE key = ? AND term = ? AND revision = ? RETURNING size", (key, *version)
+                )
+                sizes += [size for (size,) in removed.fetchall()]
+            self.core.book.removed(sizes)
+        return len(sizes)
+
+    async def depth(self) -> Depth:
+        return await self.core.database.write(self._depth, background=True)
+
+    def _depth(self, connection: sqlite3.Connection) -> Depth:
+        with self.core.outbox_job(connection):
+            return self.core.book.depth(connection)
+
+
+def _pull(limit: int, connection: sqlite3.Connection) -> list[ChangeEntry]:
+    entries: list[ChangeEntry] = []
+    size = 0
+    cursor = connection.execute(
+        "SELECT key, term, revision, event, traceparent FROM outbox ORDER BY id LIMIT ?", (max(1, limit),)
+    )
+    for key, term, revision, event, traceparent in cursor:
+        size += len(event)
+        if entries and size > PULL_BYTES:
+            break
+        entries.append(ChangeEntry(key, Version(term, revision), event, traceparent))
+    cursor.close()
+    return entries
+
+
+@dataclass(frozen=True)
+class SqliteFeed:
+    core: Core
+    transfers: SqliteTransfers
+
+    async def state(self) -> FeedState:
+        return await self.core.database.read(_feed_state)
+
+    async def parked(self, limit: int) -> list[Parked]:
+        return await self.core.database.read(partial(_parked, limit))
+
+    async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
+        return await self.core.database.write(partial(self._unpark, partition, offset, record), background=True)
+
+    def _unpark(self, partition: int, offset: int, record: Record, connection: sqlite3.Connection) -> Applied:
+        found = connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount
+        if not found:
+            return Applied(0, 0)
+        newer = self.transfers.take([record], connection)
+        return Applied(newer, 1 - newer)
+
+    async def claim(self, partitions: int) -> Sequence[int]:
+        """All: the file has one process."""
+        return range(partitions)
+
+
+def _feed_state(connection: sqlite3.Connection) -> FeedState:
+    """One statement, so that offsets and counters belong together."""
+    offsets: dict[int, int] = {}
+    counters: dict[str, int] = {}
+    found = connection.execute(
+        "SELECT 'next', part, next FROM progress UNION ALL SELECT name, 0, value FROM counter"
+        " UNION ALL SELECT 'parked_now', 0, count(*) FROM parked"
+    )
+    for name, part, value in found:
+        if name == "next":
+            offsets[part] = value
+        else:
+            counters[name] = value
+    return FeedState(offsets, **counters)
+
+
+def _parked(limit: int, connection: sqlite3.Connection) -> list[Parked]:
+    found = connection.execute("SELECT part, at, key, reason, event FROM parked ORDER BY rowid LIMIT ?", (limit,))
+    return [Parked(*values) for values in found]
+
+
+@dataclass(frozen=True)
+class SqliteUpkeep:
+    core: Core
+
+    async def tick(self, elapsed_seconds: float) -> None:
+        await self.core.database.write(partial(_tick, elapsed_seconds), background=True)
+
+    async def prune(self) -> int:
+        return await self.core.database.write(_prune, background=True)
+
+
+def _tick(elapsed_seconds: float, connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE tick SET seconds = seconds + ?", (max(0.0, elapsed_seconds),))
+
+
+def _prune(connection: sqlite3.Connection) -> int:
+    """Learned in the order of their ids, so only the first ones are looked at."""
+    return connection.execute(
+        "DELETE FROM served WHERE id IN (SELECT id FROM served ORDER BY id LIMIT ?)"
+        " AND learned < (SELECT seconds FROM tick) - ?",
+        (PRUNE_ROWS, RETRY_WINDOW_SECONDS),
+    ).rowcount

@@ -1,0 +1,185 @@
+"""Tables and statements of a store on SQLite.
+
+Two layouts share them: what differs is the table of the records and its own columns, which are projections of the
+payload. The columns of the protocol have the same names in both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bucket_of
+
+Value = str | bytes | int | float | None
+
+PROTOCOL_COLUMNS = {
+    "key": "TEXT",
+    "bucket": "INTEGER",
+    "term": "INTEGER",
+    "revision": "INTEGER",
+    "owner": "TEXT",
+    "write_term": "INTEGER",
+    "write_revision": "INTEGER",
+    "base_term": "INTEGER",
+    "base_revision": "INTEGER",
+    "live": "INTEGER",
+    "schema_version": "INTEGER",
+    "payload": "BLOB",
+    "digest": "INTEGER",
+}
+"""Of a record's table: name and type. Only the base may be NULL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one service keeps its records."""
+
+    table: str
+    columns: tuple[str, ...]
+    """Its own columns."""
+    project: Callable[[Row], tuple[Value, ...]]
+    """What its own columns hold for a row, in their order."""
+    filters: Mapping[str, str]
+    """Column by the name that a list's filter uses."""
+    labels: str
+    """The column with the labels, as a JSON object of strings."""
+
+
+SHARED_TABLES = (
+    "CREATE TABLE bucket (bucket INTEGER PRIMARY KEY, term INTEGER NOT NULL, version INTEGER NOT NULL,"
+    " owner TEXT NOT NULL)",
+    # Their ids grow with the ticks at which they were learned, so the oldest are found without another index.
+    "CREATE TABLE served (id INTEGER PRIMARY KEY, key TEXT NOT NULL, principal TEXT NOT NULL, request_id TEXT NOT NULL,"
+    " request_hash BLOB NOT NULL, term INTEGER NOT NULL, revision INTEGER NOT NULL, learned REAL NOT NULL,"
+    " answer BLOB)",
+    "CREATE UNIQUE INDEX served_request ON served (key, principal, request_id)",
+    "CREATE INDEX served_version ON served (key, term, revision)",
+    # Ids only order what is there; entries are acknowledged by name, so an id may be used again.
+    "CREATE TABLE outbox (id INTEGER PRIMARY KEY, key TEXT NOT NULL, term INTEGER NOT NULL, revision INTEGER NOT NULL,"
+    " size INTEGER NOT NULL, tick REAL NOT NULL, traceparent TEXT NOT NULL, event BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX outbox_change ON outbox (key, term, revision)",
+    "CREATE TABLE progress (part INTEGER PRIMARY KEY, next INTEGER NOT NULL)",
+    "CREATE TABLE parked (part INTEGER NOT NULL, at INTEGER NOT NULL, key TEXT NOT NULL, reason TEXT NOT NULL,"
+    " event BLOB NOT NULL, PRIMARY KEY (part, at))",
+    "CREATE TABLE tick (one INTEGER PRIMARY KEY CHECK (one = 1), seconds REAL NOT NULL)",
+    "INSERT INTO tick VALUES (1, 0.0)",
+    "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+    "INSERT INTO counter VALUES ('applied', 0), ('old', 0), ('parked', 0), ('journaled', 0)",
+)
+
+
+def first_buckets(version: int, owner: Store) -> str:
+    """All buckets in term 0."""
+    rows = ", ".join(f"({bucket}, 0, {version}, '{owner.value}')" for bucket in range(BUCKETS))
+    return f"INSERT INTO bucket VALUES {rows}"
+
+
+def guards(table: str) -> Sequence[str]:
+    """Indexes of a record's table, and triggers: no program may write beside the protocol."""
+    return (
+        f"CREATE INDEX {table}_bucket ON {table} (bucket, key, owner)",
+        f"CREATE TRIGGER {table}_version BEFORE UPDATE ON {table}"
+        " WHEN ((NEW.term, NEW.revision) <= (OLD.term, OLD.revision)) IS NOT FALSE OR NEW.key IS NOT OLD.key"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: a change must raise (term, revision) and keep the key'); END",
+        f"CREATE TRIGGER {table}_insert BEFORE INSERT ON {table}"
+        " WHEN NEW.key IS NULL OR NEW.term IS NULL OR NEW.revision IS NULL OR NEW.owner IS NULL"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: a new row needs key, term, revision and owner'); END",
+        f"CREATE TRIGGER {table}_delete BEFORE DELETE ON {table}"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: rows are never deleted, a deleted record is a tombstone'); END",
+    )
+
+
+def signed(digest: int) -> int:
+    """64 bits as SQLite keeps them."""
+    return digest - (1 << 64) if digest >> 63 else digest
+
+
+def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
+    """What the columns of the protocol hold for a row, then the layout's own."""
+    base = row.base or (None, None)
+    return (
+        row.key,
+        bucket_of(row.key),
+        *row.version,
+        row.owner.value,
+        *row.write_version,
+        *base,
+        int(row.live),
+        row.schema_version,
+        row.payload,
+        signed(row.digest),
+        *layout.project(row),
+    )
+
+
+ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, " + (
+    "r.base_term, r.base_revision"
+)
+ROW_COLUMNS = 11
+BUCKET = "b.bucket, b.term, b.version, b.owner"
+
+
+def row_from(values: Sequence[Any]) -> Row | None:
+    """From ROW; None when an outer join found none."""
+    key, term, revision, owner, write_term, write_revision, live, payload, schema, base_term, base_revision = values
+    if key is None:
+        return None
+    base = None if base_term is None else Version(base_term, base_revision)
+    written = Version(write_term, write_revision)
+    return Row(key, Version(term, revision), Store(owner), written, bool(live), payload, schema, base)
+
+
+def absence_from(values: Sequence[Any]) -> Absence:
+    """From BUCKET."""
+    bucket, term, version, owner = values
+    return Absence(bucket, term, version, Store(owner))
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    return json.dumps(dict(sorted(labels.items())), ensure_ascii=False, separators=(",", ":"))
+
+
+class Statements:
+    """Made once from the layout. Parameters are numbered where one is used twice."""
+
+    def __init__(self, layout: Layout) -> None:
+        table = layout.table
+        columns = [*PROTOCOL_COLUMNS, *layout.columns]
+        names = ", ".join(columns)
+        marks = ", ".join("?" for _ in columns)
+        set_marks = ", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 1))
+        excluded = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        after = len(columns)
+
+        # key, bucket
+        self.read = f"SELECT {ROW}, {BUCKET} FROM bucket b LEFT JOIN {table} r ON r.key = ?1 WHERE b.bucket = ?2"
+        # key, bucket, principal, request id
+        self.find = (
+            f"SELECT {ROW}, {BUCKET}, s.request_hash, s.term, s.revision, s.answer"
+            f" FROM bucket b LEFT JOIN {table} r ON r.key = ?1"
+            " LEFT JOIN served s ON s.key = ?1 AND s.principal = ?3 AND s.request_id = ?4 WHERE b.bucket = ?2"
+        )
+        self.insert = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+        # all columns; then owner, term and revision as they were read
+        self.update = (
+            f"UPDATE {table} SET {set_marks} WHERE key = ?1 AND owner = ?{after + 1}"
+            f" AND (term, revision) = (?{after + 2}, ?{after + 3})"
+        )
+        # The first table may have two unique columns: no target means whichever of them it is.
+        self.apply = (
+            f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {excluded}"
+            f" WHERE ({table}.term, {table}.revision) < (excluded.term, excluded.revision)"
+        )
+        self.rows = f"SELECT {ROW} FROM {table} r"
+        self.digests = f"SELECT bucket, owner, digest FROM {table}"
+        self.census = f"SELECT count(*), total(owner = ?) FROM {table}"
+
+
+LEARN = (
+    "INSERT INTO served (key, principal, request_id, request_hash, term, revision, learned, answer)"
+    " SELECT ?, ?, ?, ?, ?, ?, seconds, ? FROM tick WHERE true ON CONFLICT DO NOTHING"
+)
+"""A request, known from now on; what is known already stays."""

@@ -1,0 +1,142 @@
+"""Moving records and absences on a store on SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from libs.ownership.errors import OutboxFull
+from libs.ownership.limits import RELEASE_ANSWER_BYTES
+from libs.ownership.model import Absence, Record, Store
+from libs.ownership.rules import Outcome, decide_release
+from libs.store.port import Applied, FeedStep, Position, Released, ReleaseResult, UnknownPartition
+from libs.store.sqlite_core import Core, window
+from libs.store.sqlite_schema import BUCKET, absence_from, values_of
+from libs.store.window import size_of
+
+RELEASE_KEYS = 50
+"""Keys of one transaction: what a client's write waits for behind a large release."""
+
+APPLY_RECORDS = 200
+"""Records of one transaction, when they need not commit with a step."""
+
+
+@dataclass(frozen=True)
+class SqliteTransfers:
+    core: Core
+
+    async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
+        results: list[ReleaseResult] = []
+        room = RELEASE_ANSWER_BYTES
+        while room > 0 and len(results) < len(keys):
+            some = keys[len(results) : len(results) + RELEASE_KEYS]
+            work = partial(self._release_some, some, to, create, room)
+            done = await self.core.database.write(work, committed=self.core.changed.set)
+            room -= sum(size_of(result.record) for result in done if result.record)
+            results += done
+        return Released(tuple(results), tuple(keys[len(results) :]))
+
+    def _release_some(
+        self, keys: Sequence[str], to: Store, create: bool, room: int, connection: sqlite3.Connection
+    ) -> list[ReleaseResult]:
+        results: list[ReleaseResult] = []
+        with self.core.outbox_job(connection):
+            for key in keys:
+                result = self._release(connection, key, to, create=create)
+                results.append(result)
+                room -= size_of(result.record) if result.record else 0
+                if room <= 0:
+                    break
+        return results
+
+    def _release(self, connection: sqlite3.Connection, key: str, to: Store, *, create: bool) -> ReleaseResult:
+        found = self.core.find(connection, key)
+        release = decide_release(found, self.core.store, to, create=create)
+        if release.row is None:
+            return ReleaseResult(key, release.outcome, None, found.absence)
+        record = self.core.record(release.row, window(connection, key))
+        if release.outcome is Outcome.RELEASE:
+            try:
+                self.core.change(connection, found, record, reserve=True)
+            except OutboxFull:
+                return ReleaseResult(key, None, None, found.absence)
+        return ReleaseResult(key, release.outcome, record, found.absence)
+
+    async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
+        database = self.core.database
+        if step is not None:
+            return await database.write(partial(self._apply_step, records, step), background=True)
+        applied = 0
+        for start in range(0, len(records), APPLY_RECORDS):
+            some = records[start : start + APPLY_RECORDS]
+            applied += await database.write(partial(self.take, some), background=True)
+        return Applied(applied, len(records) - applied)
+
+    def _apply_step(self, records: Sequence[Record], step: FeedStep, connection: sqlite3.Connection) -> Applied:
+        for position in step.positions:
+            _move(connection, position)
+        connection.executemany(
+            "INSERT OR REPLACE INTO parked (part, at, key, reason, event) VALUES (?, ?, ?, ?, ?)",
+            [(parked.partition, parked.offset, parked.key, parked.reason, parked.event) for parked in step.parked],
+        )
+        applied = self.take(records, connection)
+        old = len(records) - applied
+        connection.executemany(
+            "UPDATE counter SET value = value + ? WHERE name = ?",
+            [(applied, "applied"), (old + step.skipped, "old"), (len(step.parked), "parked")],
+        )
+        return Applied(applied, old)
+
+    def take(self, records: Sequence[Record], connection: sqlite3.Connection) -> int:
+        """Keeps what is newer, and all served requests. Returns how many were newer."""
+        applied = 0
+        for record in records:
+            self.core.learn(connection, record.row.key, record.served)
+            values = values_of(record.row, self.core.layout)
+            applied += connection.execute(self.core.statements.apply, values).rowcount
+        return applied
+
+    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
+        return await self.core.database.read(partial(self._absences, buckets))
+
+    def _absences(self, buckets: Sequence[int], connection: sqlite3.Connection) -> list[Absence]:
+        some = f"WHERE b.bucket IN ({', '.join('?' for _ in buckets)})" if buckets else ""
+        found = connection.execute(f"SELECT {BUCKET} FROM bucket b {some} ORDER BY b.bucket", tuple(buckets))
+        return [absence_from(values) for values in found]
+
+    async def release_absence(self, bucket: int, to: Store) -> Absence:
+        if to is self.core.store:
+            raise ValueError(f"store {to} cannot release an absence to itself")
+        return await self.core.database.write(partial(self._release_absence, bucket, to))
+
+    def _release_absence(self, bucket: int, to: Store, connection: sqlite3.Connection) -> Absence:
+        connection.execute(
+            "UPDATE bucket SET version = version + 1, owner = ? WHERE bucket = ? AND owner = ?",
+            (to.value, bucket, self.core.store.value),
+        )
+        return self._absences([bucket], connection)[0]
+
+    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
+        return await self.core.database.write(partial(self._adopt_absence, absence))
+
+    def _adopt_absence(self, absence: Absence, connection: sqlite3.Connection) -> tuple[bool, Absence]:
+        if absence.owner is not self.core.store:
+            return False, self._absences([absence.bucket], connection)[0]
+        adopted = connection.execute(
+            "UPDATE bucket SET version = ?1, owner = ?2 WHERE bucket = ?3 AND term = ?4 AND version < ?1",
+            (absence.version, absence.owner.value, absence.bucket, absence.term),
+        ).rowcount
+        return adopted == 1, self._absences([absence.bucket], connection)[0]
+
+
+def _move(connection: sqlite3.Connection, position: Position) -> None:
+    """A partition that was never read stands at 0. Raises UnknownPartition."""
+    connection.execute("INSERT OR IGNORE INTO progress (part, next) VALUES (?, 0)", (position.partition,))
+    moved = connection.execute(
+        "UPDATE progress SET next = ? WHERE part = ? AND next = ?",
+        (position.after, position.partition, position.before),
+    ).rowcount
+    if moved != 1:
+        raise UnknownPartition(f"partition {position.partition} does not stand at offset {position.before} any more")

@@ -1,0 +1,59 @@
+"""The new service's store on SQLite: the embedded default, one process, no server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from libs.clock import Clock
+from libs.ownership.model import Row, Store
+from libs.sandboxes.columns import sandbox_columns
+from libs.sqlite import Database, Migration
+from libs.store.limits import OutboxLimits
+from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_schema import (
+    PROTOCOL_COLUMNS,
+    SHARED_TABLES,
+    Layout,
+    Value,
+    first_buckets,
+    guards,
+    labels_text,
+)
+
+
+def _project(row: Row) -> tuple[Value, ...]:
+    columns = sandbox_columns(row)
+    return columns.equals.get("state", ""), columns.equals.get("account", ""), labels_text(columns.labels)
+
+
+LAYOUT = Layout(
+    table="record",
+    columns=("state", "account", "labels"),
+    project=_project,
+    filters={"state": "state", "account": "account"},
+    labels="labels",
+)
+
+
+def _record_table() -> str:
+    columns = ", ".join(
+        f"{name} {kind}{'' if name.startswith('base_') else ' NOT NULL'}{' PRIMARY KEY' if name == 'key' else ''}"
+        for name, kind in PROTOCOL_COLUMNS.items()
+    )
+    own = ", ".join(f"{name} TEXT NOT NULL" for name in LAYOUT.columns)
+    return f"CREATE TABLE record ({columns}, {own})"
+
+
+MIGRATIONS = (Migration(1, (_record_table(), *guards("record"), *SHARED_TABLES, first_buckets(0, Store.A))),)
+
+
+@asynccontextmanager
+async def open_store(path: Path, clock: Clock, limits: OutboxLimits | None = None) -> AsyncIterator[SqliteStore]:
+    """The store in that file, which is made if there is none; a new one owns nothing.
+
+    Raises AlreadyOpen, NewerSchema, StoreUnavailable.
+    """
+    async with Database.open(path, MIGRATIONS) as database:
+        yield SqliteStore(Store.B, database, LAYOUT, clock, limits)

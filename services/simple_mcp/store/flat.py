@@ -1,0 +1,245 @@
+"""The old flat table: how its rows become sandboxes, once, and how it follows the sandboxes from then on.
+
+The old program had one table and no schema version. A value that cannot be understood does not stop the migration: its
+text is kept in the annotation `baton.dev/raw-<column>` of the sandbox, and the field takes what could be understood of
+it, else stays empty. A row whose id cannot be part of a name (none, empty, too long, not text, or the same as another's
+after decoding) is named `row-<rowid>`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.ownership.limits import MAX_KEY_BYTES
+from libs.ownership.model import Row, Store, Version
+from libs.pb.sandbox.v1 import sandbox_pb2 as pb
+from libs.sandboxes.columns import state_name
+from libs.store.sqlite_schema import Layout, Value, labels_text
+
+PREFIX = "sandboxes/"
+RAW = "baton.dev/raw-"
+SCHEMA_VERSION = 1
+FIRST = Version(0, 1)
+"""Of every record that the old program had made."""
+
+OLD_TABLE = (
+    "CREATE TABLE sandboxes (id TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL, image TEXT NOT NULL,"
+    " command TEXT, env TEXT, cpu REAL, memory_mb INTEGER, timeout_s INTEGER, metadata TEXT, created_at REAL,"
+    " updated_at REAL)"
+)
+COLUMNS = (
+    "id",
+    "account",
+    "state",
+    "image",
+    "command",
+    "env",
+    "cpu",
+    "memory_mb",
+    "timeout_s",
+    "metadata",
+    "created_at",
+    "updated_at",
+)
+
+_STATES = {state_name(number): number for number in pb.Sandbox.State.values()}
+_MAX_NUMBER = 2**31 - 1
+"""Of milliseconds of processor, mebibytes and seconds; more is not meant."""
+
+
+class _Odd(ValueError):
+    """A value is not as it should be. `partly` is what could be understood of it."""
+
+    def __init__(self, partly: Any = None) -> None:
+        self.partly = partly
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Odd(None if value is None else str(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Odd(value.encode(errors="replace").decode()) from None
+    return value
+
+
+def _state(value: object) -> int:
+    text = str(value)
+    number = _STATES.get(text.strip().upper(), pb.Sandbox.STATE_UNSPECIFIED)
+    if text != state_name(number):
+        raise _Odd(number)
+    return number
+
+
+def _number(scale: int) -> Callable[[object], int]:
+    def number(value: object) -> int:
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value * scale <= _MAX_NUMBER:
+            raise _Odd
+        whole = round(value * scale)
+        if whole != value * scale and scale == 1:
+            raise _Odd(whole)
+        return whole
+
+    return number
+
+
+def _json(value: object) -> Any:
+    try:
+        return json.loads(_text(value))
+    except (ValueError, RecursionError):
+        raise _Odd from None
+
+
+def _word(value: object) -> str:
+    """A JSON scalar as text; numbers and truth values as JSON writes them."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _words(value: object) -> list[str]:
+    found = _json(value)
+    if not isinstance(found, list) or any(isinstance(word, (dict, list)) for word in found):
+        raise _Odd
+    words = [_text(_word(word)) for word in found]
+    if words != found:
+        raise _Odd(words)
+    return words
+
+
+def _pairs(value: object) -> dict[str, str]:
+    found = _json(value)
+    if not isinstance(found, dict) or any(isinstance(word, (dict, list)) for word in found.values()):
+        raise _Odd
+    pairs = {_text(name): _text(_word(word)) for name, word in found.items()}
+    if pairs != found:
+        raise _Odd(pairs)
+    return pairs
+
+
+def _time(value: object) -> Timestamp:
+    time = Timestamp()
+    try:
+        if not isinstance(value, (int, float)):
+            raise _Odd
+        time.FromNanoseconds(round(value * 1e9))
+    except (ValueError, OverflowError):
+        raise _Odd from None
+    return time
+
+
+_READERS: Mapping[str, Callable[[object], Any]] = {
+    "account": _text,
+    "state": _state,
+    "image": _text,
+    "command": _words,
+    "env": _pairs,
+    "cpu": _number(1000),
+    "memory_mb": _number(1),
+    "timeout_s": _number(1),
+    "metadata": _pairs,
+    "created_at": _time,
+    "updated_at": _time,
+}
+
+
+def _raw(value: object) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.encode(errors="replace").decode()
+
+
+def old_key(value: object, number: int, taken: set[str], ids: Collection[object]) -> str:
+    """The record's key of an old row. `number`: its rowid; `taken`: keys of rows before it; `ids`: of all rows."""
+    if isinstance(value, str) and value and "\ufffd" not in value:
+        key = PREFIX + value
+        if len(key.encode()) <= MAX_KEY_BYTES and key not in taken:
+            return key
+    made = f"row-{number}"
+    while made in ids:
+        made += "-"
+    return PREFIX + made
+
+
+def old_row(key: str, flat: Mapping[str, object]) -> Row:
+    """The record that an old row is: version (0, 1), owned by A."""
+    sandbox = pb.Sandbox(
+        name=key, uid=str(uuid5(NAMESPACE_URL, key)), schema_version=SCHEMA_VERSION, revision=1, etag=FIRST.etag
+    )
+    values: dict[str, Any] = {}
+    if key != f"{PREFIX}{flat['id']}":
+        sandbox.annotations[RAW + "id"] = _raw(flat["id"])
+    for column, read in _READERS.items():
+        if flat[column] is None:
+            continue
+        try:
+            values[column] = read(flat[column])
+        except _Odd as odd:
+            sandbox.annotations[RAW + column] = _raw(flat[column])
+            if odd.partly is not None:
+                values[column] = odd.partly
+    _fill(sandbox, values)
+    payload = sandbox.SerializeToString(deterministic=True)
+    return Row(key, FIRST, Store.A, FIRST, live=True, payload=payload, schema_version=SCHEMA_VERSION)
+
+
+def _fill(sandbox: pb.Sandbox, values: Mapping[str, Any]) -> None:
+    sandbox.account = values.get("account", "")
+    sandbox.state = values.get("state", pb.Sandbox.STATE_UNSPECIFIED)
+    sandbox.labels.update(values.get("metadata", {}))
+    sandbox.spec.image = values.get("image", "")
+    sandbox.spec.command.extend(values.get("command", ()))
+    sandbox.spec.env.update(values.get("env", {}))
+    sandbox.spec.cpu_millis = values.get("cpu", 0)
+    sandbox.spec.memory_mib = values.get("memory_mb", 0)
+    if "timeout_s" in values:
+        sandbox.spec.timeout.FromSeconds(values["timeout_s"])
+    if "created_at" in values:
+        sandbox.create_time.CopyFrom(values["created_at"])
+    if "updated_at" in values:
+        sandbox.update_time.CopyFrom(values["updated_at"])
+
+
+def _seconds(sandbox: pb.Sandbox, name: str) -> float | None:
+    if not sandbox.HasField(name):  # type: ignore[arg-type]
+        return None
+    time: Timestamp = getattr(sandbox, name)
+    return time.ToNanoseconds() / 1e9
+
+
+def project(row: Row) -> tuple[Value, ...]:
+    """The flat columns of a record, in the order of COLUMNS. A payload that is no sandbox leaves them empty."""
+    number = row.key.removeprefix(PREFIX)
+    try:
+        sandbox = pb.Sandbox.FromString(row.payload)
+    except DecodeError:
+        sandbox = pb.Sandbox()
+    spec = sandbox.spec
+    return (
+        number,
+        sandbox.account,
+        state_name(sandbox.state) if row.payload else "",
+        spec.image,
+        json.dumps(list(spec.command), ensure_ascii=False),
+        labels_text(spec.env),
+        spec.cpu_millis / 1000,
+        spec.memory_mib,
+        spec.timeout.seconds if spec.HasField("timeout") else None,
+        labels_text(sandbox.labels),
+        _seconds(sandbox, "create_time"),
+        _seconds(sandbox, "update_time"),
+    )
+
+
+LAYOUT = Layout(
+    table="sandboxes",
+    columns=COLUMNS,
+    project=project,
+    filters={"state": "state", "account": "account"},
+    labels="metadata",
+)
