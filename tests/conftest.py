@@ -27,6 +27,11 @@ TOPIC_PARTITIONS = 16
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Only a conftest at the top may add options."""
+    parser.addoption("--rewrite", action="store_true", help="write what the transcripts now say; review the difference")
+
+
 @pytest.fixture(scope="session")
 def stack_directory() -> Iterator[Path]:
     """A directory for the servers' data. Not below pytest's own, which PostgreSQL's user may not enter."""

@@ -1,0 +1,115 @@
+"""Plays a text story against the pure core and writes down what the core says.
+
+A story is lines of comment (#), commands (> ...) and, below each command, what came of it. `play` reads the commands
+and comments and returns the whole story anew; the test compares, or rewrites the file with `pytest --rewrite`.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from services.router.core import phase as phases
+from services.router.core.gates import Evidence, Verdict, judge, not_overridable, worst
+from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
+from services.router.core.plan import NO_FLAGS, Flags, target
+
+
+class Story:
+    """The state of one story."""
+
+    def __init__(self) -> None:
+        self.setting = Setting(generation=1)
+        self.evidence = Evidence()
+        self.flags = NO_FLAGS
+        self._commands: dict[str, Callable[..., list[str]]] = {
+            "know": self._know,
+            "flag": self._flag,
+            "plan": self._plan,
+            "advance": self._advance,
+            "rollback": lambda to: self._set(lambda: phases.rollback(self.setting, Phase(to))),
+            "canary": lambda percent: self._set(lambda: phases.set_canary(self.setting, round(float(percent) * 10))),
+            "lift": lambda: self._set(lambda: phases.lift_hold(self.setting)),
+            "call": self._call,
+        }
+
+    def do(self, command: str) -> list[str]:
+        name, *arguments = command.split()
+        return self._commands[name](*arguments)
+
+    def _know(self, *facts: str) -> list[str]:
+        known = {field.name for field in fields(Evidence)}
+        for fact in facts:
+            name, _, value = fact.partition("=")
+            assert name in known, f"{name}: evidence is one of {sorted(known)}"
+            self.evidence = replace(self.evidence, **{name: _number(value)})
+        return []
+
+    def _flag(self, fact: str) -> list[str]:
+        name, _, value = fact.partition("=")
+        on = {"on": True, "off": False, "unset": None}[value]
+        if name == "all":
+            self.flags = replace(self.flags, use_service_layer=on)
+            return []
+        others = {operation: flag for operation, flag in self.flags.operations.items() if operation != name}
+        self.flags = Flags(self.flags.use_service_layer, others if on is None else {**others, name: on})
+        return []
+
+    def _judged(self, to: Phase) -> tuple[list[str], Verdict, list[str]]:
+        evidence = replace(self.evidence, canary_permille=self.setting.canary_permille)
+        results = judge(PHASES[to].gates, evidence)
+        lines = [f"{result.verdict.value} {result.name}: {result.evidence}" for result in results]
+        return lines, worst(results), [result.name for result in not_overridable(results)]
+
+    def _plan(self) -> list[str]:
+        try:
+            to = phases.next_phase(self.setting)
+        except IllegalMove as error:
+            return [f"no step: {error}"]
+        return [f"next {to.value}: {PHASES[to].effect}", *self._judged(to)[0]]
+
+    def _advance(self, *how: str) -> list[str]:
+        try:
+            to = phases.next_phase(self.setting)
+        except IllegalMove as error:
+            return [f"refused: {error}"]
+        lines, verdict, fixed = self._judged(to)
+        failing = [line for line in lines if not line.startswith("PASS")]
+        if verdict is not Verdict.PASS and (fixed or how != ("override",)):
+            return [f"blocked by {verdict.value}", *failing]
+        return [*(f"overridden: {line}" for line in failing), *self._set(lambda: phases.advance(self.setting))]
+
+    def _set(self, change: Callable[[], Setting]) -> list[str]:
+        before = self.setting
+        try:
+            self.setting = change()
+        except IllegalMove as error:
+            assert self.setting is before
+            return [f"refused: {error}"]
+        return [shown(self.setting)]
+
+    def _call(self, operation: str, bucket: str) -> list[str]:
+        store, rule = target(self.setting, self.flags, operation, None if bucket == "-" else int(bucket))
+        return [f"to {store} by {rule}"]
+
+
+def _number(value: str) -> Any:
+    if value == "?":
+        return None
+    return float(value) if "." in value else int(value)
+
+
+def shown(setting: Setting) -> str:
+    canary = f", canary {setting.canary_permille / 10:g} %" if setting.rule.canary else ""
+    return f"{setting.generation}: {setting.phase.value}{canary}{', held at A' if setting.hold else ''}"
+
+
+def play(text: str) -> str:
+    """The story with what the core says now below each command."""
+    story = Story()
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("> "):
+            lines += [line, *("  " + said for said in story.do(line[2:]))]
+        elif not line.startswith("  "):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
