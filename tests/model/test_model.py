@@ -1,0 +1,96 @@
+"""The protocol is safe in every state of its model, and the model sees what each wrong rule leads to."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.__main__ import main
+from tests.model.explore import explore
+from tests.model.ownership import SCENES, WRONG_RULES, Rules
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_protocol_keeps_every_promise_in_every_state(name: str) -> None:
+    scene = SCENES[name]
+    explored = explore(Rules(scene))
+    assert explored.broken is None, str(explored)
+    assert explored.states >= scene.least_states, "the exploration has gone blind"
+
+
+def _breaks(name: str) -> None:
+    variant = WRONG_RULES[name]
+    explored = explore(Rules(SCENES[variant.scene], name))
+    assert variant.breaks in (explored.broken or "nothing"), f"{variant.rule}: {explored}"
+
+
+def test_two_stores_own_a_record_if_absent_records_are_free() -> None:
+    _breaks("absent_is_free")
+
+
+def test_two_stores_own_a_record_if_it_can_be_taken_without_a_release() -> None:
+    _breaks("seize")
+
+
+def test_a_request_has_two_effects_if_served_requests_do_not_travel() -> None:
+    _breaks("requests_stay")
+
+
+def test_two_stores_own_a_record_if_keys_are_listed_before_the_absence_is_released() -> None:
+    _breaks("drain_before_release")
+
+
+def test_two_stores_own_a_record_if_an_absence_is_adopted_before_the_rows_are_there() -> None:
+    _breaks("adopt_without_drain")
+
+
+def test_two_stores_own_a_record_if_a_late_adopt_of_an_older_absence_is_accepted() -> None:
+    _breaks("adopt_any_version")
+
+
+def test_an_owner_forgets_a_change_if_whatever_arrives_is_applied() -> None:
+    _breaks("apply_anything")
+
+
+def test_a_request_has_two_effects_if_a_repeated_release_leaves_its_requests_out() -> None:
+    _breaks("released_again_bare")
+
+
+def test_a_request_has_two_effects_if_a_released_row_is_copied_without_its_requests() -> None:
+    _breaks("copy_of_released_bare")
+
+
+def test_a_read_is_stale_if_the_targets_row_answers_when_both_stores_deny() -> None:
+    _breaks("read_the_target")
+
+
+def test_a_request_has_two_effects_if_a_late_execution_is_not_looked_up() -> None:
+    _breaks("late_is_not_looked_up")
+
+
+def test_a_request_is_refused_though_it_was_done_if_only_the_store_that_did_it_knows() -> None:
+    _breaks("requests_are_known_at_home")
+
+
+def test_a_refused_request_has_an_effect_if_it_was_given_up_at_another_store_before() -> None:
+    _breaks("refusal_is_told")
+
+
+def test_every_wrong_rule_has_a_test_of_its_own() -> None:
+    tested = {
+        constant
+        for name, test in globals().items()
+        if name.startswith("test_")
+        for constant in test.__code__.co_consts
+        if isinstance(constant, str)
+    }
+    assert set(WRONG_RULES) <= tested
+
+
+def test_the_command_shows_the_trace_of_a_wrong_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["seize"]) == 1
+    assert "seize: two owners" in capsys.readouterr().out
+
+
+def test_the_command_names_the_rules_when_it_does_not_know_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gravity"]) == 2
+    assert "requests_stay" in capsys.readouterr().err
