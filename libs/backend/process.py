@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from libs.backend.calls import Calls, Surroundings, Turns
 from libs.backend.feed import ApplyLoop
@@ -20,15 +18,13 @@ from libs.backend.upkeep import UpkeepLoop
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
-from libs.errors import BatonError
-from libs.eventlog.address import open_event_log
-from libs.eventlog.port import EventLog, LogUnavailable
+from libs.eventlog.lazy import LazyEventLog
+from libs.process import told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background
-from libs.settings import USAGE_EXIT_CODE, WrongSetting
 from libs.store.port import StorePorts
 
 log = logging.getLogger(__name__)
@@ -36,7 +32,6 @@ log = logging.getLogger(__name__)
 _OPEN_LOG_SECONDS = 3.0
 """How long a start waits for a log that is out of reach; it is tried again while the process serves."""
 _LEAST_SECONDS = 0.1
-_FAILED_EXIT_CODE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +75,6 @@ class Running:
         await self.writes.drain(max(end - clock(), _LEAST_SECONDS))
 
 
-class _LogHolder:
-    """Opens the log at the first call that can, and keeps it until `stack` ends."""
-
-    def __init__(self, settings: BackendSettings, stack: AsyncExitStack) -> None:
-        self._settings = settings
-        self._stack = stack
-        self._log: EventLog | None = None
-
-    async def get(self) -> EventLog:
-        if self._log is None:
-            self._log = await self._stack.enter_async_context(open_event_log(self._settings.log_address))
-        return self._log
-
-    async def try_once(self) -> None:
-        """A log that is away is no reason not to start; one that is unfit is. Raises TopicUnfit."""
-        try:
-            async with asyncio.timeout(_OPEN_LOG_SECONDS):
-                await self.get()
-        except (LogUnavailable, TimeoutError) as error:
-            log.warning("event_log: out of reach at the start, tried again while serving: %s", error)
-
-
 @asynccontextmanager
 async def open_backend(
     backend: Backend, settings: BackendSettings, clock: Clock | None = None
@@ -112,9 +85,11 @@ async def open_backend(
     async with AsyncExitStack() as stack:
         ports = await stack.enter_async_context(backend.open_store())
         turns = await stack.enter_async_context(backend.open_turns())
-        holder = _LogHolder(settings, stack)
-        await holder.try_once()
-        feed = ApplyLoop(ports, holder.get, clock)
+        event_log = LazyEventLog(settings.log_address)
+        stack.push_async_callback(event_log.close)
+        if away := await event_log.try_open(_OPEN_LOG_SECONDS):
+            log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
+        feed = ApplyLoop(ports, event_log.get, clock)
         serving = Serving()
         writes = Background(settings.writes, "writes")
         around = Surroundings(serving, writes, clock, turns, feed.behind_seconds)
@@ -144,10 +119,7 @@ async def open_backend(
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_stop()
     # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
         tasks = [owned.create_task(running.feed.loop.run()), owned.create_task(running.upkeep.loop.run())]
@@ -161,24 +133,3 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
             task.cancel()
         await asyncio.wait(tasks)
     log.info("stopped")
-
-
-def run(main: Coroutine[Any, Any, None]) -> int:
-    """Run a process's main coroutine and return its exit code; what it cannot go on with is one line in the log."""
-    try:
-        asyncio.run(main)
-    except WrongSetting as error:
-        log.error("%s", error)
-        return USAGE_EXIT_CODE
-    except BatonError as error:
-        log.error("%s", error)
-        return _FAILED_EXIT_CODE
-    except BaseExceptionGroup as group:
-        own, _ = group.split(BatonError)
-        if own is not None and len(own.exceptions) == len(group.exceptions):
-            for one in own.exceptions:
-                log.error("%s", one)
-        else:
-            log.critical("a part of the process failed", exc_info=group)
-        return _FAILED_EXIT_CODE
-    return 0

@@ -1,0 +1,87 @@
+"""What every process of Baton shares: some settings, and how it starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+from collections.abc import Coroutine
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from libs.errors import BatonError
+from libs.eventlog.address import LogAddress, check_log_url
+from libs.settings import USAGE_EXIT_CODE, Settings, WrongSetting
+
+log = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
+_FAILED_EXIT_CODE = 1
+
+
+def check_address(value: str) -> str:
+    """A host and port, "127.0.0.1:50051". Raises ValueError."""
+    found = _ADDRESS.fullmatch(value)
+    if found is None or int(found[1]) > 65535:
+        raise ValueError("give host:port, such as 127.0.0.1:50051")
+    return value
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class ProcessSettings(Settings):
+    event_log: Annotated[str, AfterValidator(check_log_url)]
+    """memory:, sqlite:///path or kafka://host:port/topic."""
+    event_log_partitions: Annotated[int, Field(ge=1, le=1024)] = 16
+    event_log_create: bool = False
+    """Make the topic when it is missing."""
+    event_log_replication_factor: Annotated[int, Field(ge=1, le=16)] = 3
+    event_log_min_insync_replicas: Annotated[int, Field(ge=1, le=16)] = 2
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @property
+    def log_address(self) -> LogAddress:
+        return LogAddress(
+            self.event_log,
+            self.event_log_partitions,
+            self.event_log_create,
+            self.event_log_replication_factor,
+            self.event_log_min_insync_replicas,
+        )
+
+
+def told_to_stop() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def run(main: Coroutine[Any, Any, None]) -> int:
+    """Run a process's main coroutine and return its exit code; what it cannot go on with is one line in the log."""
+    try:
+        asyncio.run(main)
+    except WrongSetting as error:
+        log.error("%s", error)
+        return USAGE_EXIT_CODE
+    except BatonError as error:
+        log.error("%s", error)
+        return _FAILED_EXIT_CODE
+    except BaseExceptionGroup as group:
+        own, _ = group.split(BatonError)
+        if own is not None and len(own.exceptions) == len(group.exceptions):
+            for one in own.exceptions:
+                log.error("%s", one)
+        else:
+            log.critical("a part of the process failed", exc_info=group)
+        return _FAILED_EXIT_CODE
+    return 0
