@@ -1,0 +1,288 @@
+"""Locks in Redis: for a store that is many processes.
+
+A lock is a key that holds its holder's token and runs out by itself, so a holder that dies is forgotten. The holder
+renews it; it counts it as lost when most of the time to live has gone by without a renewal, well before Redis forgets
+it, and when a renewal finds another token or none (somebody flushed the server). Time is the holder's monotonic clock.
+
+Callers of one process queue here, in order, and only the first of them asks Redis; between processes whoever asks at
+the right moment wins. While Redis is away every call is refused at once and one task tries whether it is back.
+
+Source of the scheme, and of its limits: https://redis.io/docs/latest/develop/use/patterns/distributed-locks/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from libs.clock import Clock, SystemClock
+from libs.locks.breaker import Breaker
+from libs.locks.memory import MemoryLocks, timed_out
+from libs.locks.port import LocksUnavailable
+from libs.rpc.tasks import Background, Loop
+
+log = logging.getLogger(__name__)
+
+USABLE = 0.6
+"""Part of the time to live for which a lock counts as held."""
+
+_SOCKET_SECONDS = 0.2
+_COMMAND_SECONDS = 0.4
+"""Of one command in all: waiting for a connection, connecting, sending, the answer."""
+_DRAIN_SECONDS = 1.0
+_FIRST_POLL_SECONDS = 0.004
+_LONGEST_POLL_SECONDS = 0.04
+
+# KEYS[1]: the lock; ARGV[1]: the token; ARGV[2]: time to live in milliseconds. Each answers 1 or 0.
+# A token that holds the lock already takes it again: an attempt whose answer was lost may be repeated.
+_ACQUIRE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RENEW = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisLockSettings:
+    """Times and limits of the locks of one process."""
+
+    ttl_seconds: float = 10.0
+    renew_seconds: float = 3.0
+    probe_seconds: float = 0.5
+    """Between two tries whether Redis is back."""
+    connections: int = 16
+    waiters_per_key: int = 1000
+    prefix: str = "baton:lock:"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.renew_seconds < self.ttl_seconds * USABLE:
+            expected = f"more than 0 and less than {USABLE} of ttl_seconds ({self.ttl_seconds:g})"
+            raise ValueError(f"renew_seconds is {self.renew_seconds:g}; it must be {expected}")
+        if self.probe_seconds <= 0:
+            raise ValueError(f"probe_seconds is {self.probe_seconds:g}; it must be more than 0")
+        if self.connections < 1:
+            raise ValueError(f"connections is {self.connections}; it must be at least 1")
+
+
+class RedisLock:
+    """A lock that is, or shall be, held."""
+
+    def __init__(self, key: str, token: str, ttl_seconds: float, clock: Clock) -> None:
+        self.key = key
+        self.token = token
+        self.taken = False
+        self.abandoned = False
+        """Its caller has gone: whoever gets it now gives it back."""
+        self.renewed_at = clock.monotonic()
+        """When the last command that set its time to live was sent."""
+        self._usable_seconds = ttl_seconds * USABLE
+        self._clock = clock
+        self._lost = False
+
+    def __repr__(self) -> str:
+        return f"<RedisLock {self.key} {self.token} remaining={self.remaining_seconds:.3f}>"
+
+    @property
+    def remaining_seconds(self) -> float:
+        """See `Lock.remaining_seconds`."""
+        left = self.renewed_at + self._usable_seconds - self._clock.monotonic()
+        if left <= 0:
+            self._lost = True
+        return 0.0 if self._lost else left
+
+    def lose(self) -> None:
+        self._lost = True
+
+
+class RedisLocks:
+    """A `LockManager`, made by `RedisLocks.open`. `renewals` and `lost` count what happened to its locks."""
+
+    def __init__(self, url: str, settings: RedisLockSettings, clock: Clock, chance: Callable[[], float]) -> None:
+        """Use `open`."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=settings.connections,
+            timeout=_SOCKET_SECONDS,
+            socket_timeout=_SOCKET_SECONDS,
+            socket_connect_timeout=_SOCKET_SECONDS,
+            # A retry inside the client would hide how long a command takes; the breaker and the caller decide.
+            retry=Retry(NoBackoff(), 0),
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+        self.renewals = 0
+        self.lost = 0
+        self.breaker = Breaker(settings.probe_seconds, clock)
+        self._client: Redis = Redis.from_pool(pool)
+        self._settings = settings
+        self._clock = clock
+        self._chance = chance
+        self._local = MemoryLocks(settings.waiters_per_key)
+        self._locks: set[RedisLock] = set()
+        self._background = Background(limit=100_000, name="locks")
+        self._tokens = (f"{uuid.uuid4()}:{number}" for number in itertools.count(1))
+        # Tokens of attempts whose answer was lost, and until when Redis may know them.
+        self._doubtful: dict[str, tuple[str, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"<RedisLocks held={len(self._locks)} {self.breaker!r} {self._local!r}>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        settings: RedisLockSettings | None = None,
+        *,
+        clock: Clock | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> AsyncIterator[RedisLocks]:
+        """A manager on the server at `url` (redis://…), which may be away. `chance` gives 0 to 1, for the pauses
+        between tries. Locks that are held at the end are not given back: they run out."""
+        locks = cls(url, settings or RedisLockSettings(), clock or SystemClock(), chance)
+        keeper = asyncio.create_task(Loop("locks", locks._keep).run())
+        try:
+            yield locks
+        finally:
+            keeper.cancel()
+            await asyncio.wait([keeper], timeout=_DRAIN_SECONDS)
+            await locks._background.drain(_DRAIN_SECONDS)
+            await locks._client.aclose()
+
+    @asynccontextmanager
+    async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[RedisLock]:
+        """See `LockManager.hold`. A server that does not answer may hold a call up for 0.4 s once."""
+        until = self._clock.monotonic() + wait_seconds
+        self._check_reachable()
+        async with self._local.hold(key, wait_seconds):
+            lock = await self._acquire(key, until, wait_seconds)
+            self._locks.add(lock)
+            try:
+                yield lock
+            finally:
+                self._locks.discard(lock)
+                await self._background.run(self._release(lock))
+
+    async def _acquire(self, key: str, until: float, wait_seconds: float) -> RedisLock:
+        lock = RedisLock(key, self._token(key), self._settings.ttl_seconds, self._clock)
+        pause = _FIRST_POLL_SECONDS
+        while True:
+            try:
+                await self._background.run(self._attempt(lock))
+            except asyncio.CancelledError:
+                lock.abandoned = True
+                if lock.taken:
+                    await self._background.run(self._release(lock))
+                raise
+            if lock.taken:
+                return lock
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                raise timed_out(key, wait_seconds)
+            await asyncio.sleep(min(pause * (0.5 + self._chance()), left))
+            pause = min(pause * 2, _LONGEST_POLL_SECONDS)
+
+    async def _attempt(self, lock: RedisLock) -> None:
+        """One try, in a task of its own: its answer is seen even when its caller has gone."""
+        lock.renewed_at = self._clock.monotonic()
+        try:
+            lock.taken = await self._command(_ACQUIRE, lock)
+        except LocksUnavailable:
+            self._doubt(lock)
+            raise
+        if lock.taken and lock.abandoned:
+            await self._release(lock)
+
+    async def _release(self, lock: RedisLock) -> None:
+        try:
+            await self._command(_RELEASE, lock)
+        except LocksUnavailable as error:
+            log.info("%s was not given back, it runs out by itself: %s", lock, error)
+
+    async def _keep(self, loop: Loop) -> None:
+        """One round of the task that renews locks and looks whether Redis is back."""
+        await asyncio.sleep(min(self._settings.renew_seconds / 6, self._settings.probe_seconds))
+        if self.breaker.begin_probe():
+            await self._probe()
+        if not self.breaker.admits:
+            loop.trouble = "the lock server is away"
+            return
+        due = self._clock.monotonic() - self._settings.renew_seconds
+        for lock in [lock for lock in self._locks if lock.renewed_at <= due and lock.remaining_seconds]:
+            await self._renew(lock)
+        loop.well()
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(_COMMAND_SECONDS):
+                await self._client.ping()
+        except (RedisError, OSError, TimeoutError):
+            self.breaker.failed()
+        else:
+            self.breaker.succeeded()
+            log.info("the lock server is back")
+
+    async def _renew(self, lock: RedisLock) -> None:
+        sent_at = self._clock.monotonic()
+        try:
+            renewed = await self._command(_RENEW, lock)
+        except LocksUnavailable:
+            # The next round tries again, as long as there is something to renew.
+            return
+        if renewed:
+            self.renewals += 1
+            lock.renewed_at = sent_at
+        elif lock in self._locks:
+            self.lost += 1
+            lock.lose()
+            log.warning("%s is not in Redis any more", lock)
+
+    async def _command(self, script: str, lock: RedisLock) -> bool:
+        """Raises LocksUnavailable."""
+        self._check_reachable()
+        name = self._settings.prefix + lock.key
+        ttl_milliseconds = int(self._settings.ttl_seconds * 1000)
+        try:
+            async with asyncio.timeout(_COMMAND_SECONDS):
+                answer = await self._client.eval(script, 1, name, lock.token, ttl_milliseconds)
+        except (RedisError, OSError, TimeoutError) as error:
+            if self.breaker.admits:
+                log.warning("the lock server is away: %s: %s", type(error).__name__, error)
+            self.breaker.failed()
+            raise LocksUnavailable(f"the lock server does not answer: {error}; no lock was taken") from error
+        self.breaker.succeeded()
+        return bool(answer)
+
+    def _check_reachable(self) -> None:
+        if not self.breaker.admits:
+            raise LocksUnavailable()
+
+    def _token(self, key: str) -> str:
+        """A new one, or that of an attempt on this key that may have taken the lock."""
+        token, until = self._doubtful.pop(key, ("", 0.0))
+        return token if token and self._clock.monotonic() < until else next(self._tokens)
+
+    def _doubt(self, lock: RedisLock) -> None:
+        now = self._clock.monotonic()
+        self._doubtful = {key: doubt for key, doubt in self._doubtful.items() if now < doubt[1]}
+        self._doubtful[lock.key] = (lock.token, now + self._settings.ttl_seconds)
