@@ -1,0 +1,118 @@
+"""A backend over a store in memory, behind real listeners."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from libs.backend.calls import Calls, Surroundings, Turns
+from libs.backend.feed import ApplyLoop
+from libs.backend.passing import Passing
+from libs.backend.replication import About, Replication
+from libs.backend.state import Serving
+from libs.clock import ManualClock
+from libs.contract.descriptors import Contract
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import EventLog
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
+from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
+from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.rpc.channel import Channel, open_channel
+from libs.rpc.server import RawService, Server, ServerConfig, TypedService
+from libs.rpc.tasks import Background
+from libs.sandboxes.columns import sandbox_columns
+from libs.sandboxes.operations import SandboxOperations
+from libs.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
+    from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceAsyncStub
+
+CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
+SERVICE = CONTRACT.service
+
+
+@dataclass
+class Backend:
+    """One store with its two listeners."""
+
+    store: MemoryStore
+    clock: ManualClock
+    log: MemoryEventLog
+    serving: Serving
+    background: Background
+    feed: ApplyLoop
+    public: Channel
+    internal: Channel
+
+    @property
+    def client(self) -> SandboxServiceAsyncStub:
+        return SandboxServiceStub(self.public.grpc)
+
+    @property
+    def router(self) -> SandboxServiceAsyncStub:
+        """The contract at the internal listener."""
+        return SandboxServiceStub(self.internal.grpc)
+
+    @property
+    def replication(self) -> ReplicationServiceAsyncStub:
+        return ReplicationServiceStub(self.internal.grpc)
+
+
+@asynccontextmanager
+async def listening(*services: RawService | TypedService) -> AsyncIterator[Server]:
+    server = Server(ServerConfig("127.0.0.1:0", "public"), list(services))
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.drain(1.0)
+
+
+@asynccontextmanager
+async def backend(
+    store: Store = Store.A, *, router: str = "", turns: Turns | None = None, log: MemoryEventLog | None = None
+) -> AsyncIterator[Backend]:
+    """`router`: the address to which calls go that the store cannot answer."""
+    clock = ManualClock()
+    ports = MemoryStore(store, clock, sandbox_columns)
+    event_log = log or MemoryEventLog(4, clock=clock)
+    serving, background = Serving(), Background(64, "writes")
+
+    async def open_log() -> EventLog:
+        return event_log
+
+    feed = ApplyLoop(ports, open_log, clock)
+    operations = SandboxOperations()
+    calls = Calls(operations, CONTRACT, ports, Surroundings(serving, background, clock, turns, feed.behind_seconds))
+    replication = Replication(operations, ports, feed, serving, clock, About(schema_version=1))
+    serving.serve()
+    async with AsyncExitStack() as stack:
+        passing = None
+        if router:
+            passing = Passing(await stack.enter_async_context(open_channel(router)), 5.0)
+        internal = await stack.enter_async_context(listening(calls.internal(), replication.service()))
+        public = await stack.enter_async_context(listening(calls.public(passing)))
+        channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]
+        yield Backend(ports, clock, event_log, serving, background, feed, *channels)
+        await background.drain(5.0)
+
+
+def new(name: str = "", *, request_id: str = "", **fields: Any) -> sandbox_service_pb2.CreateSandboxRequest:
+    """A request to create a sandbox that is valid."""
+    spec = sandbox_pb2.SandboxSpec(image="image:1")
+    sandbox = sandbox_pb2.Sandbox(account="acme", spec=spec, **fields)
+    return sandbox_service_pb2.CreateSandboxRequest(sandbox_id=name, sandbox=sandbox, request_id=request_id)
+
+
+async def refusal(call: Any) -> grpc.aio.AioRpcError:
+    """The error in which the call ends."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
