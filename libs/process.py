@@ -29,7 +29,15 @@ def check_address(value: str) -> str:
     return value
 
 
+def check_addresses(value: str) -> str:
+    """One or several processes of one service: "10.0.0.1:50061,10.0.0.2:50061". Raises ValueError."""
+    for part in value.split(","):
+        check_address(part)
+    return value
+
+
 Address = Annotated[str, AfterValidator(check_address)]
+Addresses = Annotated[str, AfterValidator(check_addresses)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 

@@ -34,12 +34,17 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 """Nothing is sent twice by the library itself: whoever sends a write again decides so, with the same request_id."""
 
 
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+
+
 class Channel:
-    """A channel to one address. It belongs to the event loop that opened it."""
+    """A channel to one address ("host:port"), or to several processes of one service in turn, those that can be reached
+    ("127.0.0.1:1,127.0.0.1:2"). It belongs to the event loop that opened it."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.grpc: grpc.aio.Channel = grpc.aio.insecure_channel(address, OPTIONS)
+        target = f"ipv4:{address}" if "," in address else address
+        self.grpc: grpc.aio.Channel = grpc.aio.insecure_channel(target, (*OPTIONS, _IN_TURN))
         """For generated stubs."""
         self._callables: dict[str, RawCallable] = {}
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from libs.process import Address, Count, ProcessSettings, Seconds
+from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
 
@@ -32,8 +32,8 @@ class RouterSettings(ProcessSettings):
     """Holds the token that the control listener asks for. Needed when that listens beyond this machine."""
     store_a: Address
     """The old store's internal listener."""
-    store_b: Address
-    """The new store's internal listener; a load balancer's when there are many processes."""
+    store_b: Addresses
+    """The new store's internal listener, or those of its processes: 10.0.0.1:7811,10.0.0.2:7811."""
     token_file: Path | None = None
     """Holds the token that the stores' internal listeners ask for."""
 

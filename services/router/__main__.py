@@ -1,0 +1,202 @@
+"""A router's process: opens everything on one stack, serves, and ends in order when it is told to.
+
+python -m services.router [--config FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.clock import Clock, SystemClock
+from libs.contract.descriptors import Contract
+from libs.eventlog.lazy import LazyEventLog
+from libs.ownership.model import Store
+from libs.process import run, told_to_stop
+from libs.rpc.auth import read_token
+from libs.rpc.server import Server, ServerConfig, ServerLimits
+from libs.rpc.tasks import Background, Loop
+from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
+from libs.telemetry.logs import configure
+from services.router.api.control import Parts, control_service
+from services.router.api.proxy import Proxy
+from services.router.control.memory import MemoryControlStore
+from services.router.control.postgres import PostgresControlStore
+from services.router.control.sqlite import SqliteControlStore
+from services.router.core.gates import Evidence
+from services.router.core.phase import Setting
+from services.router.flows.backfill import Backfill
+from services.router.flows.diagnose import Surroundings
+from services.router.flows.forward import Forward, ReadPolicy
+from services.router.flows.handoff import Handoffs
+from services.router.flows.listing import Listing
+from services.router.flows.migration import Migration
+from services.router.flows.mover import Mover
+from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.relay import Relay
+from services.router.flows.stores import Stores, open_store
+from services.router.flows.traffic import Traffic
+from services.router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+_OPEN_LOG_SECONDS = 3.0
+"""How long a start waits for a log that is out of reach; it is tried again while the process serves."""
+
+AnyControlStore = SqliteControlStore | PostgresControlStore | MemoryControlStore
+
+
+@asynccontextmanager
+async def open_control_store(address: str, clock: Clock) -> AsyncIterator[AnyControlStore]:
+    """Raises ControlUnavailable, NewerSchema."""
+    if address.startswith("sqlite:///"):
+        async with SqliteControlStore.open(Path(address.removeprefix("sqlite:///")), clock=clock) as file:
+            yield file
+    elif address.startswith("postgresql://"):
+        async with PostgresControlStore.open(address, clock=clock) as server:
+            yield server
+    else:
+        yield MemoryControlStore(clock=clock)
+
+
+class Router:
+    """An open router. Its loops are the caller's to run."""
+
+    def __init__(self, public: Server, control: Server, loops: list[Loop], writes: Background) -> None:
+        self.public = public
+        self.control = control
+        self.loops = loops
+        self.writes = writes
+
+    def __str__(self) -> str:
+        return f"public={self.public.address} control={self.control.address}"
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Finish what is under way and let nobody new in, within the timeout."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_seconds
+        await self.public.drain(timeout_seconds / 2)
+        await self.writes.drain(max(end - clock(), 0.1))
+        await self.control.drain(0.2)
+
+
+@asynccontextmanager
+async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
+    """A router that listens and serves. Raises BatonError when it cannot."""
+    clock = SystemClock()
+    token = read_token(settings.token_file) if settings.token_file else None
+    async with AsyncExitStack() as stack:
+        control_store = await stack.enter_async_context(open_control_store(settings.control_store, clock))
+        event_log = LazyEventLog(settings.log_address)
+        stack.push_async_callback(event_log.close)
+        if away := await event_log.try_open(_OPEN_LOG_SECONDS):
+            log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
+        stores = {
+            Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token)),
+            Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token)),
+        }
+        cache = SettingCache(control_store, clock, interval_seconds=settings.refresh_seconds)
+        # Without a first setting this router would plan by a phase that it does not know.
+        await cache.refresh()
+        router = _wire(settings, clock, Outside(control_store, event_log, stores, cache, token is not None))
+        stack.push_async_callback(router.drain, settings.drain_seconds)
+        await router.control.start()
+        await router.public.start()
+        yield router
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a router talks to, open."""
+
+    control_store: AnyControlStore
+    event_log: LazyEventLog
+    stores: Stores
+    cache: SettingCache
+    has_token: bool
+
+
+def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
+    """The flows, each over what it needs. Nothing runs yet."""
+    control_store, event_log, stores, cache = outside.control_store, outside.event_log, outside.stores, outside.cache
+    holder = settings.name or f"{socket.gethostname()}:{os.getpid()}"
+    traffic = Traffic()
+    handoffs = Handoffs(stores, traffic)
+    mover = Mover(stores, handoffs, cache, control_store, holder, clock)
+    observer = Observer(stores, event_log, clock)
+    backfill = Backfill(control_store, stores, holder, clock)
+
+    def evidence(setting: Setting) -> Evidence:
+        return observer.evidence(setting, mover.buckets_at_b, backfill.finished_seconds_ago())
+
+    migration = Migration(control_store, cache, evidence, clock)
+    relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
+    policy = ReadPolicy(settings.stale_reads)
+    writes = Background(settings.writes, "writes")
+    forward = Forward(stores, cache, handoffs, traffic, clock, policy)
+    listing = Listing(stores, traffic, policy)
+    proxy = Proxy(Contract.load(settings.contract), forward, listing, cache, traffic, writes, clock)
+    control_token = read_token(settings.control_token_file) if settings.control_token_file else None
+    tokens = {"control listener": control_token is not None, "stores": outside.has_token}
+    around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
+    parts = Parts(migration, cache, observer, traffic, mover, backfill, around, clock)
+    limits = ServerLimits(
+        settings.public_calls,
+        default_deadline_seconds=settings.default_deadline_seconds,
+        longest_deadline_seconds=settings.longest_deadline_seconds,
+    )
+    control_config = ServerConfig(settings.control, "control", ServerLimits(), control_token, "control_token_file")
+    return Router(
+        public=Server(ServerConfig(settings.public, "public", limits), [proxy.service()]),
+        control=Server(control_config, [control_service(parts)]),
+        loops=[
+            cache.loop,
+            observer.loop,
+            backfill.loop,
+            Loop("mover", mover.run_once),
+            *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
+        ],
+        writes=writes,
+    )
+
+
+async def serve(settings: RouterSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed."""
+    stop = told_to_stop()
+    async with asyncio.TaskGroup() as owned, open_router(settings) as router:
+        tasks = [owned.create_task(loop.run()) for loop in router.loops]
+        log.info("ready %s", router)
+        print(f"ready {router}", flush=True)
+        await stop.wait()
+        log.info("draining")
+        await router.drain(settings.drain_seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    log.info("stopped")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.router", description="Route calls to the record's owner.")
+    parser.add_argument("--config", type=Path, help="TOML file with settings; the environment goes before it")
+    arguments = parser.parse_args()
+    configure("info", as_json=False)
+    try:
+        settings = load(RouterSettings, arguments.config)
+    except WrongSetting as error:
+        log.error("%s", error)
+        return USAGE_EXIT_CODE
+    configure(settings.log_level, as_json=settings.log_format == "json")
+    return run(serve(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
