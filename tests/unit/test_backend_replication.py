@@ -1,0 +1,127 @@
+"""The replication API over the wire: a record's way from one store to the other, and what a router may look at."""
+
+import pytest
+
+from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.pb.sandbox.v1 import sandbox_pb2
+from libs.pb.sandbox.v1 import sandbox_service_pb2 as spb
+from libs.rpc.limits import ANSWER_BYTES
+from tests.unit.backends import SERVICE, backend, new
+
+A, B = record_pb2.STORE_A, record_pb2.STORE_B
+NAME = "sandboxes/one"
+LIST = f"/{SERVICE}/ListSandboxes"
+Outcomes = pb.ReleaseRecordsResponse
+
+
+async def test_a_record_is_released_and_adopted_and_then_written_at_the_other_store() -> None:
+    async with backend(Store.A) as a, backend(Store.B) as b:
+        made = await a.client.CreateSandbox(new("one"))
+        released = await a.replication.ReleaseRecords(pb.ReleaseRecordsRequest(keys=[NAME, "sandboxes/none"], to=B))
+        first, second = released.results
+        assert (first.outcome, second.outcome) == (Outcomes.OUTCOME_RELEASED, Outcomes.OUTCOME_ABSENT)
+        again = await a.replication.ReleaseRecords(pb.ReleaseRecordsRequest(keys=[NAME], to=B))
+        assert again.results[0].record.version == first.record.version
+        adopt = pb.AdoptRecordsRequest(records=[first.record])
+        assert (await b.replication.AdoptRecords(adopt)).applied == 1
+        assert (await b.replication.AdoptRecords(adopt)).old == 1
+        read = await b.router.GetSandbox(spb.GetSandboxRequest(name=NAME))
+        assert read == made
+        gone = await b.router.DeleteSandbox(spb.DeleteSandboxRequest(name=NAME, etag=made.etag))
+        assert gone.revision == 3
+
+
+async def test_an_absence_moves_with_its_bucket() -> None:
+    async with backend(Store.A) as a, backend(Store.B) as b:
+        bucket = bucket_of(NAME)
+        released = await a.replication.ReleaseAbsence(pb.ReleaseAbsenceRequest(bucket=bucket, to=B))
+        assert (released.absence.version, released.absence.owner) == (2, B)
+        adopted = await b.replication.AdoptAbsence(pb.AdoptAbsenceRequest(absence=released.absence))
+        assert adopted.adopted
+        assert (await b.router.CreateSandbox(new("one"))).revision == 1
+        found = await a.replication.ListAbsences(pb.ListAbsencesRequest())
+        assert [absence.bucket for absence in found.absences if absence.owner == B] == [bucket]
+        refused = await a.replication.ReleaseRecords(pb.ReleaseRecordsRequest(keys=[NAME], to=B))
+        assert refused.results[0].outcome == Outcomes.OUTCOME_NOT_OWNED
+
+
+async def test_changes_are_pulled_until_they_are_acknowledged_by_name() -> None:
+    async with backend() as at:
+        await at.client.CreateSandbox(new("one"))
+        await at.client.CreateSandbox(new("two"))
+        pulled = await at.replication.PullChanges(pb.PullChangesRequest(limit=10))
+        assert [change.key for change in pulled.changes] == [NAME, "sandboxes/two"]
+        first = pulled.changes[0]
+        names = [pb.AckChangesRequest.Name(key=first.key, version=first.version)]
+        assert (await at.replication.AckChanges(pb.AckChangesRequest(changes=names))).acknowledged == 1
+        left = await at.replication.PullChanges(pb.PullChangesRequest())
+        assert [change.key for change in left.changes] == ["sandboxes/two"]
+        status = await at.replication.GetStatus(pb.GetStatusRequest())
+        assert status.outbox.entries == 1
+
+
+async def test_the_rows_of_a_page_say_whether_there_are_more() -> None:
+    async with backend() as at:
+        for name in ("a", "b", "c"):
+            await at.client.CreateSandbox(new(name))
+        request = pb.ListRecordsRequest(method=LIST, request=b"", limit=2)
+        first = await at.replication.ListRecords(request)
+        assert ([row.key for row in first.rows], first.full) == (["sandboxes/a", "sandboxes/b"], True)
+        request.after = first.rows[-1].key
+        last = await at.replication.ListRecords(request)
+        assert ([row.key for row in last.rows], last.full) == (["sandboxes/c"], False)
+        request.limit, request.after = 3, ""
+        assert not (await at.replication.ListRecords(request)).full
+
+
+async def test_asked_by_name_a_row_that_does_not_match_comes_without_its_content() -> None:
+    async with backend() as at:
+        await at.client.CreateSandbox(new("a", labels={"tier": "gold"}))
+        await at.client.CreateSandbox(new("b"))
+        wanted = spb.ListSandboxesRequest(filter='labels.tier = "gold"').SerializeToString()
+        request = pb.ListRecordsRequest(method=LIST, request=wanted, keys=["sandboxes/a", "sandboxes/b", "sandboxes/c"])
+        found = {row.key: row for row in (await at.replication.ListRecords(request)).rows}
+        assert {key: row.matches for key, row in found.items()} == {"sandboxes/a": True, "sandboxes/b": False}
+        assert sandbox_pb2.Sandbox.FromString(found["sandboxes/a"].item).labels == {"tier": "gold"}
+        assert found["sandboxes/b"].item == b""
+
+
+async def test_rows_that_are_read_together_are_cut_at_a_size() -> None:
+    async with backend() as at:
+        for number in range(12):
+            notes = {f"k{part}": "x" * 30_000 for part in range(8)}
+            await at.client.CreateSandbox(new(f"s{number:02}", annotations=notes))
+        keys = [f"sandboxes/s{number:02}" for number in range(12)]
+        answer = await at.replication.ReadRecords(pb.ReadRecordsRequest(keys=keys))
+        assert [row.key for row in answer.rows] == keys[: len(answer.rows)]
+        assert 0 < len(answer.rows) < 12
+        assert answer.ByteSize() < ANSWER_BYTES + 100_000
+        released = await at.replication.ReleaseRecords(pb.ReleaseRecordsRequest(keys=keys, to=B))
+        assert [result.key for result in released.results] + list(released.remaining) == keys
+        assert released.remaining
+
+
+async def test_export_and_digests_show_the_whole_store() -> None:
+    async with backend() as at:
+        for name in ("a", "b"):
+            await at.client.CreateSandbox(new(name))
+        exported = await at.replication.ExportRecords(pb.ExportRecordsRequest(limit=1))
+        assert ([record.key for record in exported.records], exported.more) == (["sandboxes/a"], True)
+        assert exported.records[0].payload
+        keys = await at.replication.ExportRecords(pb.ExportRecordsRequest(after="sandboxes/a", keys_only=True))
+        assert ([record.key for record in keys.records], keys.more) == (["sandboxes/b"], False)
+        assert not keys.records[0].payload
+        digests = await at.replication.DigestBuckets(pb.DigestBucketsRequest())
+        assert sum(bucket.records for bucket in digests.buckets) == 2
+        assert {bucket.bucket for bucket in digests.buckets} == {bucket_of("sandboxes/a"), bucket_of("sandboxes/b")}
+
+
+@pytest.mark.parametrize(("store", "number", "absences"), [(Store.A, A, BUCKETS), (Store.B, B, 0)])
+async def test_status_tells_what_the_store_is(store: Store, number: int, absences: int) -> None:
+    async with backend(store) as at:
+        status = await at.replication.GetStatus(pb.GetStatusRequest())
+        assert (status.store, status.serving, status.reason) == (number, True, "")
+        assert (status.owned_absences, status.schema_version, status.backend) == (absences, 1, "memory")
+        assert status.now_time.ToNanoseconds() == at.clock.now() * 1e9
