@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
@@ -15,6 +15,10 @@ class NotReached(AssertionError):
     """A condition did not become true within its bound. The message shows its last value."""
 
 
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], timeout_seconds: float = ..., what: str = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], timeout_seconds: float = ..., what: str = ...) -> T: ...
 async def eventually(
     condition: Callable[[], T | Awaitable[T]],
     timeout_seconds: float = 10.0,

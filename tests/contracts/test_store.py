@@ -1,0 +1,354 @@
+"""What every store promises and a transcript cannot tell: limits, positions, waiting, both stores together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from libs.ownership.errors import NotOwner, OutboxFull
+from libs.ownership.limits import MAX_EVENT_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
+from libs.ownership.model import BUCKETS, Absence, Store, bucket_of
+from libs.ownership.rules import Answered, Changed, Outcome
+from libs.ownership.wire import record_of_event
+from libs.store.limits import PULL_BYTES, OutboxLimits
+from libs.store.port import ExportQuery, FeedStep, Parked, Position, StorePorts, UnknownPartition
+from tests.contracts.conftest import MakeStore
+from tests.contracts.store_adapters import (
+    call_of,
+    everything,
+    own,
+    put,
+    putting,
+    record_of,
+    row_of,
+    sandbox,
+    served_of,
+    write,
+)
+from tests.waiting import eventually
+
+KEY = "sandboxes/a"
+KEYS = [f"sandboxes/{number:03d}" for number in range(30)]
+
+
+async def test_a_new_store_has_the_absences_of_its_kind(store: StorePorts) -> None:
+    version = 1 if store.store is Store.A else 0
+    assert await store.transfers.absences() == [Absence(bucket, 0, version, Store.A) for bucket in range(BUCKETS)]
+    census = await store.inspection.census()
+    assert census == (0, 0, BUCKETS if store.store is Store.A else 0)
+
+
+async def test_writes_of_one_key_at_once_each_have_their_revision(store: StorePorts) -> None:
+    await own(store, [KEY])
+    outcomes = await asyncio.gather(*(put(store, KEY, f"r{number}", f"w{number}") for number in range(20)))
+    assert sorted(outcome.version.revision for outcome in outcomes) == list(range(1, 21))
+    entries = await store.outbox.pull(100, 0)
+    assert [entry.version.revision for entry in entries] == list(range(1, 21))
+
+
+async def test_one_request_at_once_many_times_has_one_effect(store: StorePorts) -> None:
+    await own(store, [KEY])
+    outcomes = await asyncio.gather(*(put(store, KEY, "r1", "one") for _ in range(10)))
+    assert {outcome.version for outcome in outcomes} == {(0, 1)}
+    assert sum(isinstance(outcome, Changed) for outcome in outcomes) == 1
+    assert (await store.records.read(KEY)).version == (0, 1)
+
+
+async def test_writes_and_a_release_at_once_end_with_the_release(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r0", "zero")
+
+    async def attempt(number: int) -> bool:
+        try:
+            await put(store, KEY, f"r{number}", "w")
+        except NotOwner:
+            return False
+        return True
+
+    release = asyncio.create_task(store.transfers.release([KEY], store.store.other, create=False))
+    written = sum(await asyncio.gather(*(attempt(number) for number in range(1, 20))))
+    (result,) = (await release).results
+    row = (await store.records.read(KEY)).row
+    assert result.record is not None and row == result.record.row
+    assert row.version == (0, written + 2)
+    assert len(result.record.served) == written + 1
+
+
+async def test_read_many_answers_in_the_order_of_the_keys_and_for_absent_ones(store: StorePorts) -> None:
+    await own(store, KEYS)
+    for key in KEYS[:5]:
+        await put(store, key, "r", key)
+    asked = [KEYS[3], KEYS[20], KEYS[1], KEYS[3]]
+    found = await store.records.read_many(asked)
+    assert [one.key for one in found] == asked
+    assert [one.row is not None for one in found] == [True, False, True, True]
+    assert [one.absence.bucket for one in found] == [bucket_of(key) for key in asked]
+    assert await store.records.read_many([]) == []
+
+
+async def test_the_traceparent_of_a_call_travels_with_its_change(store: StorePorts) -> None:
+    await own(store, [KEY])
+    call = call_of(KEY, "r1")
+    traced = type(call)(call.key, call.principal, call.request_id, call.request_hash, traceparent="00-ab-cd-01")
+    await write(store, traced, putting(sandbox(KEY, "one")))
+    (entry,) = await store.outbox.pull(10, 0)
+    assert entry.traceparent == "00-ab-cd-01"
+
+
+async def test_a_release_carries_the_newest_requests_only(store: StorePorts) -> None:
+    await own(store, [KEY])
+    for number in range(SERVED_WINDOW + 5):
+        await put(store, KEY, f"r{number}", "w")
+    (result,) = (await store.transfers.release([KEY], store.store.other, create=False)).results
+    assert result.record is not None
+    assert [one.request_id for one in result.record.served] == [f"r{number}" for number in range(5, SERVED_WINDOW + 5)]
+    assert [one.version.revision for one in result.record.served] == list(range(6, SERVED_WINDOW + 6))
+
+
+async def test_the_event_of_a_release_with_large_answers_fits_the_log(store: StorePorts) -> None:
+    await own(store, [KEY])
+    for number in range(SERVED_WINDOW):
+        await put(store, KEY, f"r{number}", f"w{number}", padding="15000")
+    await store.transfers.release([KEY], store.store.other, create=False)
+    entries = []
+    while found := await store.outbox.pull(100, 0):
+        entries += found
+        await store.outbox.ack([(entry.key, entry.version) for entry in found])
+    event = record_of_event(entries[-1].event)
+    assert len(entries[-1].event) <= MAX_EVENT_BYTES
+    assert len(event.served) == SERVED_WINDOW
+    assert event.served[-1].answer is not None
+
+
+async def test_a_large_release_says_which_keys_remain(store: StorePorts) -> None:
+    await own(store, KEYS)
+    for key in KEYS:
+        await put(store, key, "r", "w", padding="100000")
+    released = await store.transfers.release(KEYS, store.store.other, create=False)
+    done = [result.key for result in released.results]
+    assert done + list(released.remaining) == KEYS
+    assert RELEASE_ANSWER_BYTES // 100_000 <= len(done) < 20
+    owners = {key: (await store.records.read(key)).owner is store.store for key in KEYS}
+    assert [key for key in KEYS if owners[key]] == list(released.remaining)
+
+
+async def test_a_release_to_itself_is_a_mistake(store: StorePorts) -> None:
+    await own(store, [KEY])
+    with pytest.raises(ValueError, match="itself"):
+        await store.transfers.release([KEY], store.store, create=True)
+    with pytest.raises(ValueError, match="itself"):
+        await store.transfers.release_absence(0, store.store)
+
+
+class TestOutbox:
+    async def test_a_pull_waits_for_a_commit(self, store: StorePorts) -> None:
+        await own(store, [KEY])
+        pull = asyncio.create_task(store.outbox.pull(10, 10.0))
+        await asyncio.sleep(0)
+        await put(store, KEY, "r1", "one")
+        assert [entry.key for entry in await pull] == [KEY]
+
+    async def test_a_pull_gives_up_at_its_bound(self, store: StorePorts) -> None:
+        assert await store.outbox.pull(10, 0.01) == []
+
+    async def test_a_pull_is_about_one_mebibyte(self, store: StorePorts) -> None:
+        await own(store, KEYS)
+        for key in KEYS[:12]:
+            await put(store, key, "r", "w", padding="200000")
+        entries = await store.outbox.pull(100, 0)
+        assert PULL_BYTES // 400_000 <= len(entries) <= PULL_BYTES // 200_000 + 1
+        assert await store.outbox.pull(100, 0) == entries
+
+    async def test_its_depth_is_told(self, store: StorePorts) -> None:
+        await own(store, KEYS)
+        assert await store.outbox.depth() == (0, 0, 0.0)
+        await put(store, KEYS[0], "r", "w")
+        await store.upkeep.tick(7.0)
+        await put(store, KEYS[1], "r", "w")
+        entries = await store.outbox.pull(10, 0)
+        size = sum(len(entry.event) for entry in entries)
+
+        async def depth_is_known() -> bool:
+            depth = await store.outbox.depth()
+            return (depth.entries, depth.bytes) == (2, size) and depth.oldest_seconds == pytest.approx(7.0)
+
+        await eventually(depth_is_known)
+
+    async def test_a_full_one_refuses_writes_but_not_releases(self, make_store: MakeStore) -> None:
+        async with make_store(OutboxLimits(entries=20)) as store:
+            await own(store, KEYS)
+            for key in KEYS[:20]:
+                await put(store, key, "r", "w")
+            with pytest.raises(OutboxFull):
+                await put(store, KEYS[20], "r", "w")
+            assert (await store.records.read(KEYS[20])).row is None
+            assert isinstance(await put(store, KEYS[0], "r", "w"), Answered)
+            released = await store.transfers.release(KEYS[:4], store.store.other, create=False)
+            assert [result.outcome for result in released.results] == [Outcome.RELEASE, Outcome.RELEASE, None, None]
+            assert [result.record is None for result in released.results] == [False, False, True, True]
+            assert (await store.records.read(KEYS[2])).version == (0, 1)
+            entries = await store.outbox.pull(100, 0)
+            await store.outbox.ack([(entry.key, entry.version) for entry in entries[:3]])
+            assert isinstance(await put(store, KEYS[20], "r", "w"), Changed)
+
+    async def test_one_full_of_bytes_refuses_writes(self, make_store: MakeStore) -> None:
+        async with make_store(OutboxLimits(bytes=100_000)) as store:
+            await own(store, KEYS)
+            await put(store, KEYS[0], "r", "w", padding="60000")
+            with pytest.raises(OutboxFull):
+                await put(store, KEYS[1], "r", "w", padding="60000")
+            await put(store, KEYS[1], "r", "w")
+
+    async def test_one_that_nobody_empties_refuses_writes(self, make_store: MakeStore) -> None:
+        async with make_store(OutboxLimits(seconds=100)) as store:
+            await own(store, KEYS)
+            await put(store, KEYS[0], "r", "w")
+            await store.upkeep.tick(101)
+            keys = iter(KEYS[1:] * 100)
+
+            async def is_refused() -> bool:
+                try:
+                    await put(store, next(keys), "r", "w")
+                except OutboxFull:
+                    return True
+                return False
+
+            await eventually(is_refused)
+            await store.transfers.release([KEYS[0]], store.store.other, create=False)
+            assert (await store.records.read(KEYS[0])).owner is store.store.other
+
+
+class TestFeed:
+    def _step(self, store: StorePorts, before: int, after: int, *parked: Parked) -> FeedStep:
+        return FeedStep((Position(3, before, after),), parked)
+
+    async def test_positions_and_counters_move_with_what_is_applied(self, store: StorePorts) -> None:
+        records = [record_of(row_of(key, (0, 1), store.store.other)) for key in KEYS[:4]]
+        parked = Parked(3, 4, "sandboxes/odd", "no record", b"\x00\xff")
+        step = FeedStep((Position(3, 0, 6), Position(5, 0, 2)), (parked,), skipped=2)
+        assert await store.transfers.apply([*records, records[0]], step) == (4, 1)
+        state = await store.feed.state()
+        assert dict(state.next_offsets) == {3: 6, 5: 2}
+        assert (state.applied, state.old, state.parked, state.journaled, state.parked_now) == (4, 3, 1, 0, 1)
+        assert state.read == 8
+        assert await store.feed.parked(10) == [parked]
+
+    async def test_a_position_that_moved_changes_nothing(self, store: StorePorts) -> None:
+        other = store.store.other
+        await store.transfers.apply([], self._step(store, 0, 5))
+        late = [record_of(row_of(KEY, (0, 1), other), served_of("r1", (0, 1)))]
+        with pytest.raises(UnknownPartition):
+            await store.transfers.apply(late, FeedStep((Position(1, 0, 2), Position(3, 0, 7)), skipped=3))
+        state = await store.feed.state()
+        assert dict(state.next_offsets) in ({3: 5}, {3: 5, 1: 0})
+        assert state.read == 0
+        assert await everything(store) == []
+        await store.transfers.apply(late, self._step(store, 5, 7))
+        assert (await store.feed.state()).next_offsets[3] == 7
+
+    async def test_an_adopted_record_is_not_counted_as_read(self, store: StorePorts) -> None:
+        assert await store.transfers.apply([record_of(row_of(KEY, (0, 1), store.store))]) == (1, 0)
+        assert (await store.feed.state()).read == 0
+
+    async def test_a_parked_event_is_applied_later_and_counted_once(self, store: StorePorts) -> None:
+        parked = [Parked(3, offset, KEY, "why", b"event") for offset in (8, 4)]
+        await store.transfers.apply([], self._step(store, 0, 9, *parked))
+        read = (await store.feed.state()).read
+        record = record_of(row_of(KEY, (0, 2), store.store.other), served_of("r1", (0, 2)))
+        assert await store.feed.unpark(3, 4, record) == (1, 0)
+        assert await store.feed.unpark(3, 4, record) == (0, 0)
+        assert [one.offset for one in await store.feed.parked(10)] == [8]
+        assert await store.feed.unpark(3, 8, record) == (0, 1)
+        state = await store.feed.state()
+        assert (state.read, state.parked_now) == (read, 0)
+        assert (await store.records.read(KEY)).version == (0, 2)
+
+    async def test_the_only_process_has_all_partitions(self, store: StorePorts) -> None:
+        async def has_all() -> bool:
+            return sorted(await store.feed.claim(16)) == list(range(16))
+
+        await eventually(has_all)
+
+
+class TestBothStores:
+    async def test_a_record_goes_across_and_back_byte_for_byte(self, store: StorePorts, across: StorePorts) -> None:
+        await own(store, [KEY])
+        payload = sandbox(KEY, "one", state="RUNNING", label="k:v") + bytes([0xFA, 0x7F, 2]) + b"hi"
+        await write(store, call_of(KEY, "r1"), putting(payload))
+        before = (await store.records.read(KEY)).row
+        for giver, taker in ((store, across), (across, store)):
+            (result,) = (await giver.transfers.release([KEY], taker.store, create=False)).results
+            assert result.record is not None
+            await taker.transfers.apply([result.record])
+        after = (await store.records.read(KEY)).row
+        assert before is not None and after is not None
+        assert after.payload == before.payload == payload
+        assert (after.write_version, after.owner, after.version) == (before.write_version, store.store, (0, 3))
+        outcome = await write(across, call_of(KEY, "r1"), putting(payload))
+        assert isinstance(outcome, Answered) and outcome.answer == payload
+
+    async def test_the_same_rows_have_the_same_digests(self, store: StorePorts, across: StorePorts) -> None:
+        await own(store, KEYS)
+        for key in KEYS:
+            await put(store, key, "r", key, state="RUNNING")
+        await store.transfers.release([*KEYS[:9], "sandboxes/absent"], across.store, create=True)
+        await across.transfers.apply(await everything(store))
+        ours, theirs = await store.inspection.digests(), await across.inspection.digests()
+        assert [(one.bucket, one.records, one.digest) for one in ours] == [
+            (one.bucket, one.records, one.digest) for one in theirs
+        ]
+        assert all(one.digest < 1 << 64 for one in ours)
+        assert sum(one.owned for one in ours) == len(KEYS) - 9
+        some = [ours[0].bucket, ours[-1].bucket]
+        assert await store.inspection.digests(some) == [ours[0], ours[-1]]
+        await put(store, KEYS[20], "r2", "changed")
+        assert await store.inspection.digests() != ours
+
+    async def test_events_alone_bring_a_record_across(self, store: StorePorts, across: StorePorts) -> None:
+        """A handoff whose router died."""
+        await own(store, [KEY])
+        await put(store, KEY, "r1", "one")
+        await store.transfers.release([KEY], across.store, create=False)
+        entries = await store.outbox.pull(10, 0)
+        await across.transfers.apply([record_of_event(entry.event) for entry in reversed(entries)])
+        assert isinstance(await put(across, KEY, "r1", "one"), Answered)
+        assert (await put(across, KEY, "r2", "two")).version == (0, 3)
+
+
+async def test_an_export_page_is_about_one_mebibyte(store: StorePorts) -> None:
+    await store.transfers.apply([record_of(row_of(key, (0, 1), store.store, padding="200000")) for key in KEYS[:12]])
+    first, more = await store.inspection.export(ExportQuery(limit=100))
+    assert more and 2 <= len(first) <= 7
+    assert [record.row.key for record in await everything(store)] == KEYS[:12]
+
+
+async def test_a_census_counts_rows_and_what_is_owned(store: StorePorts) -> None:
+    other = store.store.other
+    await own(store, KEYS)
+    rows = [row_of(key, (0, 1), store.store if number % 3 else other) for number, key in enumerate(KEYS)]
+    await store.transfers.apply([record_of(row) for row in rows])
+    await store.transfers.release_absence(bucket_of(KEYS[0]), other)
+    owned = sum(absence.owner is store.store for absence in await store.transfers.absences())
+
+    async def census_is_known() -> bool:
+        return await store.inspection.census() == (30, 20, owned)
+
+    await eventually(census_is_known)
+
+
+async def test_a_base_survives(store: StorePorts) -> None:
+    row = row_of(KEY, (2, 9), store.store.other)
+    seized = type(row)(**{**{name: getattr(row, name) for name in row.__slots__}, "base": row.version})
+    await store.transfers.apply([record_of(seized)])
+    assert (await store.records.read(KEY)).row == seized
+
+
+async def test_many_records_at_once(store: StorePorts) -> None:
+    keys = [f"sandboxes/{number:04d}" for number in range(1000)]
+    records = [record_of(row_of(key, (0, 1), store.store), served_of("r", (0, 1), b"x")) for key in keys]
+    assert await store.transfers.apply(records) == (1000, 0)
+    assert await store.transfers.apply(records) == (0, 1000)
+    assert [record.row.key for record in await everything(store)] == keys
+    some = [found.row.key for found in await store.records.read_many(keys) if found.row]
+    assert some == keys
