@@ -112,10 +112,14 @@ class Mover:
         self.buckets_at_b: int | None = None
         """Buckets of which A owns neither a record nor the absence; None while not known."""
         self.buckets_to_b = 0
-        self.settled = False
-        """Everything is where the current setting wants it."""
+        self._settled_for: Setting | None = None
         self.measured_rate = 0.0
         """Records per second of the last pass that moved something."""
+
+    @property
+    def settled(self) -> bool:
+        """Everything is where the current setting wants it. Not so when the setting changed since the last look."""
+        return self._settled_for is not None and self._settled_for == self._steering.current
 
     async def run_once(self, loop: Loop) -> None:
         setting = self._steering.current
@@ -156,7 +160,7 @@ class Mover:
         away = [bucket for number, bucket in buckets.items() if not bucket.is_at(homes[number])]
         self.buckets_at_b = sum(bucket.is_at(Store.B) for bucket in buckets.values())
         self.buckets_to_b = sum(store is Store.B for store in homes.values())
-        self.settled = not away
+        self._settled_for = None if away else setting
         return away
 
     async def _pass(self, away: Sequence[Bucket], setting: Setting) -> None:
