@@ -122,11 +122,13 @@ class Backfill:
             raise InvalidField("rate", rate, f"1 to {MAX_RATE:.0f} records per second; 0 is as fast as possible")
         progress = await self._load()
         wanted, order = await self._wanted()
-        unfinished = order.id and (wanted or not self._is_done(progress, order))
-        order = Order(order.id if unfinished else uuid.uuid4().hex, rate, actor)
+        goes_on = order.id and not self._is_done(progress, order)
+        order = Order(order.id if goes_on else uuid.uuid4().hex, rate, actor)
         await self._control.save(Progress(WANTED, True, cursor=order.encode()))
-        note = "" if unfinished and progress.running else f"asked for by {actor}"
-        self._progress = replace(progress, running=True, note=note or progress.note)
+        if not (wanted and progress.running):
+            # So that whoever looks sees at once that it runs. What the one that runs it saves is newer, and stays.
+            done = progress.done if goes_on else 0
+            await self._save(replace(progress, running=True, done=done, rate=0.0, note=f"asked for by {actor}"))
         self._told.set()
         return self._progress
 

@@ -1,0 +1,250 @@
+"""Commands that change the setting: phase, canary, hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.router.cli.inputs import parse_percent, parse_phase
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from services.router.core import gates, phase
+from services.router.core.phase import PHASES, IllegalMove, Setting
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import Control
+    from services.router.cli.views import View
+
+
+def register(app: typer.Typer) -> None:
+    phases = typer.Typer(help="Plan, enter and leave phases.", no_args_is_help=True)
+    command(phases, "plan", Common)(plan)
+    command(phases, "advance", Changing)(advance)
+    command(phases, "rollback", Changing)(rollback)
+    app.add_typer(phases, name="phase")
+    canary = typer.Typer(help="How many of the buckets go to B.", no_args_is_help=True)
+    # So that -5 is refused as a percentage, not as an option.
+    command(canary, "set", Changing, context_settings={"ignore_unknown_options": True})(set_canary)
+    app.add_typer(canary, name="canary")
+    hold = typer.Typer(help="The hold that a rollback leaves.", no_args_is_help=True)
+    command(hold, "lift", Changing)(lift)
+    app.add_typer(hold, name="hold")
+
+
+def plan(options: Common) -> None:
+    """Show the next step forward and what its gates say. Changes nothing.
+
+    \b
+    JSON keys: phase generation canary_percent hold next effect blocked
+      gates: list of name verdict evidence threshold sentence
+    Exits with 0 when the step is open, 3 or 4 when gates block it, 1 when
+    there is no next step.
+    """
+    from services.router.cli import show, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        planned = _planned(router)
+    view = views.plan_view(planned)
+    if options.json:
+        show.print_json(view)
+    else:
+        _show_plan(view)
+    if not planned.next:
+        raise CommandFailed(planned.blocked)
+    _check_gates(view, override=False)
+
+
+def advance(
+    options: Changing,
+    override: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Pass gates that do not pass; the reason is kept.")
+    ] = None,
+) -> None:
+    """Enter the next phase, if its gates pass.
+
+    \b
+    JSON keys: phase generation canary_percent hold (as they are now)
+      before (the same, as they were) dry_run gates
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import views
+    from services.router.cli.client import control
+
+    if override is not None and not override.strip():
+        raise CommandFailed("--override needs a reason: it is kept in the journal", Exit.USAGE)
+    with control(options) as router:
+        planned = _planned(router)
+        if not planned.next:
+            raise CommandFailed(planned.blocked)
+        view = views.plan_view(planned)
+        if not options.json:
+            _show_plan(view)
+        _check_gates(view, override=override is not None)
+        request = pb.AdvancePhaseRequest(
+            actor=options.who,
+            reason=override if override is not None else options.reason,
+            override=override is not None,
+            generation=planned.setting.generation,
+        )
+        effects = [f"{view['phase']} -> {view['next']}: {view['effect']}"]
+        effects += [f"overridden: {gate['name']}: {gate['evidence']}" for gate in _open(view)]
+        change = _Change(phase.advance, "AdvancePhase", request, effects)
+        change.run(options, router, planned, extra=lambda: {"gates": view["gates"]})
+
+
+def rollback(
+    options: Changing,
+    to: Annotated[str, typer.Argument(metavar="PHASE", help="An earlier phase.")],
+) -> None:
+    """Go back to an earlier phase, at once, without gates. Says the price first.
+
+    \b
+    JSON keys: phase generation canary_percent hold (as they are now)
+      before (the same, as they were) dry_run
+      going_back: records seconds
+    """
+    from libs.ownership.model import Store
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import PHASE_NUMBERS, control
+
+    target = parse_phase(to)
+    with control(options) as router:
+        planned = _planned(router)
+        status = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
+        comes_home = PHASES[target].home is Store.A
+        price = status["going_back"] if comes_home else {"records": 0, "seconds": 0.0}
+        request = pb.RollbackPhaseRequest(
+            actor=options.who,
+            reason=options.reason,
+            to=PHASE_NUMBERS[target],
+            generation=planned.setting.generation,
+        )
+        effects = [
+            f"{status['phase']} -> {target.value}: {PHASES[target].effect}",
+            f"the price: {show.price(price)}; reads and writes go on meanwhile",
+        ]
+        if comes_home:
+            effects.append("all traffic is held at A until `baton hold lift`")
+        change = _Change(lambda setting: phase.rollback(setting, target), "RollbackPhase", request, effects)
+        change.run(options, router, planned, extra=lambda: {"going_back": price})
+
+
+def set_canary(
+    options: Changing,
+    percent: Annotated[str, typer.Argument(metavar="PERCENT", help="0 to 100, in steps of 0.1.")],
+) -> None:
+    """Set how many percent of the buckets go to B in DUAL_WRITE.
+
+    \b
+    JSON keys: phase generation canary_percent hold (as they are now)
+      before (the same, as they were) dry_run
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import control
+
+    permille = parse_percent(percent)
+    with control(options) as router:
+        planned = _planned(router)
+        before = planned.setting.canary_permille / 10
+        request = pb.SetCanaryRequest(
+            actor=options.who, reason=options.reason, permille=permille, generation=planned.setting.generation
+        )
+        where = "are handed to B" if permille >= planned.setting.canary_permille else "go home to A"
+        effects = [f"canary {before:g} % -> {permille / 10:g} %: the buckets in between {where}, under traffic"]
+        _Change(lambda setting: phase.set_canary(setting, permille), "SetCanary", request, effects).run(
+            options, router, planned
+        )
+
+
+def lift(options: Changing) -> None:
+    """Let traffic follow the phase again after a rollback.
+
+    \b
+    JSON keys: phase generation canary_percent hold (as they are now)
+      before (the same, as they were) dry_run
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        planned = _planned(router)
+        request = pb.LiftHoldRequest(actor=options.who, reason=options.reason, generation=planned.setting.generation)
+        effects = ["the hold is lifted: traffic follows flags, canary and phase again"]
+        _Change(phase.lift_hold, "LiftHold", request, effects).run(options, router, planned)
+
+
+class _Change:
+    """One change: what it makes of the setting, the call that does it, and what to say before."""
+
+    def __init__(self, move: Callable[[Setting], Setting], method: str, request: Any, effects: list[str]) -> None:
+        self._move = move
+        self._method = method
+        self._request = request
+        self._effects = effects
+
+    def run(
+        self,
+        options: Changing,
+        router: Control,
+        planned: pb.PlanPhaseResponse,
+        extra: Callable[[], View] = dict,
+    ) -> None:
+        """Tries the move on what the router said, says what will happen, does it. Raises CommandFailed."""
+        from services.router.cli import show, views
+        from services.router.cli.client import setting_from_pb
+
+        before = setting_from_pb(planned.setting)
+        try:
+            after = self._move(before)
+        except IllegalMove as error:
+            raise CommandFailed(error.message) from None
+        done = agree(options, self._effects)
+        if done:
+            after = setting_from_pb(router.call(self._method, self._request).setting)
+        view = {
+            **views.setting_view(after),
+            "before": views.setting_view(before),
+            "dry_run": not done,
+            **extra(),
+        }
+        if options.json:
+            show.print_json(view)
+        else:
+            show.show(("now " if done else "would be ") + show.setting_line(view))
+
+
+def _planned(router: Control) -> pb.PlanPhaseResponse:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+    answer: pb.PlanPhaseResponse = router.call("PlanPhase", pb.PlanPhaseRequest())
+    return answer
+
+
+def _show_plan(view: View) -> None:
+    from services.router.cli import show
+
+    show.show(f"now  {show.setting_line(view)}")
+    if view["next"]:
+        show.show(f"next {view['next']}: {view['effect']}")
+        show.show(show.gates_table(view["gates"]))
+
+
+def _open(view: View) -> list[View]:
+    return [gate for gate in view["gates"] if gate["verdict"] != "PASS"]
+
+
+def _check_gates(view: View, *, override: bool) -> None:
+    """Raises CommandFailed when the gates block the step."""
+    open_gates = _open(view)
+    fixed = [gate["name"] for gate in open_gates if not gates.GATES[gate["name"]].overridable]
+    if not open_gates or (override and not fixed):
+        return
+    failing = [gate["name"] for gate in open_gates if gate["verdict"] == "FAIL"]
+    advice = f"no override passes {', '.join(fixed)}" if fixed else "an override needs a reason: --override REASON"
+    names = ", ".join(gate["name"] for gate in open_gates)
+    code = Exit.BLOCKED if failing else Exit.INCONCLUSIVE
+    raise CommandFailed(f"{view['next']} is not open: {names} do not pass; {advice}", code)

@@ -1,0 +1,75 @@
+"""Calls to a router's control API, and what its refusals mean for a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import grpc
+
+from libs.errors import BatonError
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.rpc import metadata
+from libs.rpc.auth import read_token
+from libs.rpc.channel import OPTIONS
+from libs.rpc.errors import reason_of
+from services.router.cli.options import CommandFailed, Common, Exit
+from services.router.core.phase import Phase, Setting
+
+CALL_SECONDS = 10.0
+
+PHASE_NUMBERS = {phase: pb.Phase.Value(f"PHASE_{phase.value}") for phase in Phase}
+
+_USAGE = frozenset({grpc.StatusCode.INVALID_ARGUMENT})
+
+
+class Control:
+    """One router's control API."""
+
+    def __init__(self, channel: grpc.Channel, address: str, token: bytes | None) -> None:
+        self._stub = ControlServiceStub(channel)
+        self._address = address
+        self._metadata = ((metadata.TOKEN, token),) if token else ()
+
+    def call(self, method: str, request: Any) -> Any:
+        """The answer. Raises CommandFailed."""
+        try:
+            return getattr(self._stub, method)(request, timeout=CALL_SECONDS, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Any) -> CommandFailed:
+        code: grpc.StatusCode = error.code()
+        message = error.details() or code.name
+        reason, found = reason_of(cast(grpc.aio.AioRpcError, error))
+        if reason == "GATE_BLOCKED":
+            inconclusive = found.get("verdict") == "INCONCLUSIVE"
+            return CommandFailed(message, Exit.INCONCLUSIVE if inconclusive else Exit.BLOCKED)
+        if reason == "TOKEN_REFUSED":
+            return CommandFailed("the router asks for its control token: name its file with --token-file")
+        if not reason and code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            return CommandFailed(
+                f"no router answers at {self._address}: start one, or name its control address with --address ({message})"
+            )
+        return CommandFailed(message, Exit.USAGE if code in _USAGE else Exit.FAILED)
+
+
+@contextmanager
+def control(options: Common) -> Iterator[Control]:
+    """Raises CommandFailed when the token cannot be read."""
+    try:
+        token = read_token(options.token_file) if options.token_file else None
+    except BatonError as error:
+        raise CommandFailed(error.message, Exit.USAGE) from None
+    with grpc.insecure_channel(options.address, OPTIONS) as channel:
+        yield Control(channel, options.address, token)
+
+
+def setting_from_pb(message: pb.Setting) -> Setting:
+    return Setting(message.generation, phase_name(message.phase), message.canary_permille, message.hold)
+
+
+def phase_name(number: pb.Phase.ValueType) -> Phase:
+    return Phase[pb.Phase.Name(number).removeprefix("PHASE_")]

@@ -1,0 +1,121 @@
+"""Commands that only look: status, journal, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from services.router.cli.options import CommandFailed, Common, Exit, command
+
+_WATCH_SECONDS = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "status", Common)(status)
+    command(app, "journal", Common)(journal)
+    command(app, "doctor", Common)(doctor)
+
+
+def status(
+    options: Common,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until interrupted.")] = False,
+) -> None:
+    """Show phase, split, lag, jobs and the price of going back.
+
+    \b
+    JSON keys: phase generation canary_percent hold setting_stale settled
+      buckets buckets_to_b buckets_at_b handoffs stale_reads unavailable
+      log_trouble
+      stores.A stores.B: reachable serving note backend records owned_records
+        owned_buckets outbox_entries outbox_oldest_seconds lag_events
+        lag_seconds parked reads writes failures feed_read feed_applied
+        feed_old feed_trouble
+      handover backfill: running done total rate eta_seconds note
+        finished_time
+      going_back: records seconds
+      ping_pong: list of key handoffs
+    null is "not known". With --watch, one object a line.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+
+        def look() -> views.View:
+            return views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
+
+        if watch:
+            _watch(look, options)
+        elif options.json:
+            show.print_json(look())
+        else:
+            show.show(show.status_screen(look()))
+
+
+def _watch(look: Callable[[], dict[str, Any]], options: Common) -> None:
+    """Until interrupted; a router that is away for a while is waited for."""
+    import time
+
+    from rich.live import Live
+    from rich.text import Text
+
+    from services.router.cli import show
+
+    if options.json:
+        while True:
+            show.print_json(look())
+            time.sleep(_WATCH_SECONDS)
+    with Live(console=show.console(), auto_refresh=False, screen=False) as live:
+        while True:
+            try:
+                live.update(show.status_screen(look()), refresh=True)
+            except CommandFailed as error:
+                live.update(Text(str(error)), refresh=True)
+            time.sleep(_WATCH_SECONDS)
+
+
+def journal(
+    options: Common,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, the newest ones.")] = 20,
+) -> None:
+    """Show who changed the setting, when, how and why; newest first.
+
+    \b
+    JSON: a list of generation time actor action reason overridden
+      before after: phase generation canary_percent hold
+      gates: list of name verdict evidence threshold sentence
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        answer = router.call("ListJournal", pb.ListJournalRequest(limit=limit))
+    entries = [views.entry_view(entry) for entry in answer.entries]
+    if options.json:
+        show.print_json(entries)
+    else:
+        show.show(show.journal_table(entries))
+
+
+def doctor(options: Common) -> None:
+    """Check router, stores, event log, control store, clocks and tokens; say what to do.
+
+    \b
+    JSON: a list of level (PASS WARN FAIL) subject text remedy
+    Exits with 1 when something fails.
+    """
+    from services.router.cli import show
+    from services.router.cli.checkup import examine
+
+    findings = examine(options)
+    if options.json:
+        show.print_json(findings)
+    else:
+        show.show(show.findings_table(findings))
+    failed = sum(finding["level"] == "FAIL" for finding in findings)
+    if failed:
+        raise CommandFailed(f"{failed} of {len(findings)} checks failed", Exit.FAILED)

@@ -1,0 +1,144 @@
+"""Views on the screen: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from services.router.cli.views import View
+
+_PIPE_WIDTH = 160
+
+_COLOURS = {"PASS": "green", "WARN": "yellow", "INCONCLUSIVE": "yellow", "FAIL": "red"}
+
+
+def console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
+
+
+def print_json(value: View | Sequence[View]) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def show(renderable: RenderableType) -> None:
+    console().print(renderable)
+
+
+def setting_line(view: View) -> str:
+    canary = f", canary {view['canary_percent']:g} %" if view["canary_percent"] or view["phase"] == "DUAL_WRITE" else ""
+    hold = ", held at A" if view["hold"] else ""
+    return f"{view['phase']}{canary}{hold} (generation {view['generation']})"
+
+
+def gates_table(gates: Sequence[View]) -> Table:
+    table = _table("gate", "verdict", "seen", "wanted")
+    for gate in gates:
+        table.add_row(gate["name"], _coloured(gate["verdict"]), gate["evidence"], gate["threshold"])
+    return table
+
+
+def findings_table(findings: Sequence[View]) -> Table:
+    table = _table("", "what", "found", "what to do")
+    for finding in findings:
+        table.add_row(_coloured(finding["level"]), finding["subject"], finding["text"], finding["remedy"])
+    return table
+
+
+def journal_table(entries: Sequence[View]) -> Table:
+    table = _table("generation", "time (UTC)", "who", "what", "before", "after", "why")
+    for entry in entries:
+        why = entry["reason"]
+        if entry["overridden"]:
+            gates = ", ".join(gate["name"] for gate in entry["gates"] if gate["verdict"] != "PASS")
+            why = f"{why} [overrides {gates}]"
+        table.add_row(
+            str(entry["generation"]),
+            entry["time"].replace("T", " ").removesuffix("+00:00"),
+            entry["actor"],
+            entry["action"],
+            _short(entry["before"]),
+            _short(entry["after"]),
+            why,
+        )
+    return table
+
+
+def status_screen(view: View) -> Group:
+    at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
+    lines = [
+        ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
+        ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
+        ("handover", progress_line(view["handover"])),
+        ("backfill", progress_line(view["backfill"])),
+        ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
+        ("going back", price(view["going_back"])),
+    ]
+    if view["log_trouble"]:
+        lines.append(("event log", view["log_trouble"]))
+    if view["ping_pong"]:
+        often = ", ".join(f"{entry['key']} ({entry['handoffs']})" for entry in view["ping_pong"])
+        lines.append(("ping-pong", often))
+    head = Table.grid(padding=(0, 2))
+    for name, value in lines:
+        head.add_row(Text(name, style="bold"), value)
+    return Group(head, Text(""), _stores_table(view["stores"]))
+
+
+def progress_line(view: View) -> str:
+    done = f"{view['done']} of {view['total']} records"
+    if view["running"]:
+        left = "" if view["eta_seconds"] is None else f", about {view['eta_seconds']:.0f} s left"
+        return f"{done}, {view['rate']:.0f}/s{left}; {view['note'] or 'runs'}"
+    finished = f"finished {view['finished_time']}" if view["finished_time"] else ""
+    return "; ".join(part for part in (finished, done if view["done"] else "", view["note"]) if part) or "never ran"
+
+
+def price(view: View) -> str:
+    """What going back costs."""
+    if view["records"] is None:
+        return "not known: B is out of reach"
+    seconds = "no rate was measured yet" if view["seconds"] is None else f"about {view['seconds']:.0f} s"
+    return f"{view['records']} records to bring home to A, {seconds}" if view["records"] else "nothing to bring home"
+
+
+def _stores_table(stores: dict[str, View]) -> Table:
+    table = _table(
+        "store", "state", "records", "owned", "buckets", "outbox", "lag", "parked", "reads", "writes", "failed"
+    )
+    for name, store in stores.items():
+        state = "serves" if store["serving"] else "not serving" if store["reachable"] else "out of reach"
+        trouble = store["note"] or store["feed_trouble"]
+        lag = "?" if store["lag_seconds"] is None else f"{store['lag_seconds']:.1f} s"
+        events = "?" if store["lag_events"] is None else store["lag_events"]
+        table.add_row(
+            f"{name} {store['backend']}".strip(),
+            f"{state}: {trouble}" if trouble else state,
+            *(str(store[key]) for key in ("records", "owned_records", "owned_buckets", "outbox_entries")),
+            f"{lag} / {events} events",
+            *(str(store[key]) for key in ("parked", "reads", "writes", "failures")),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, style=_COLOURS.get(word, ""))
+
+
+def _settled(view: View) -> str:
+    return ", settled" if view["settled"] else ", moving"
+
+
+def _short(view: View) -> str:
+    return setting_line(view).rpartition(" (")[0] if view["generation"] else "-"

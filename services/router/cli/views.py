@@ -1,0 +1,122 @@
+"""Answers of the control API as plain values with stable names: what `-o json` prints and tables are made from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.cli.client import phase_name, setting_from_pb
+from services.router.core.phase import Setting
+
+View = dict[str, Any]
+
+
+def known(value: float) -> float | None:
+    """Negative stands for "not known"."""
+    return value if value >= 0 else None
+
+
+def time_of(message: Timestamp) -> str:
+    return datetime.fromtimestamp(message.ToNanoseconds() / 1e9, UTC).isoformat(timespec="milliseconds")
+
+
+def setting_view(setting: Setting) -> View:
+    return {
+        "phase": setting.phase.value,
+        "generation": setting.generation,
+        "canary_percent": setting.canary_permille / 10,
+        "hold": setting.hold,
+    }
+
+
+def gate_view(gate: pb.Gate) -> View:
+    return {
+        "name": gate.name,
+        "verdict": pb.Verdict.Name(gate.verdict).removeprefix("VERDICT_"),
+        "evidence": gate.evidence,
+        "threshold": gate.threshold,
+        "sentence": gate.sentence,
+    }
+
+
+def progress_view(progress: pb.Progress) -> View:
+    return {
+        "running": progress.running,
+        "done": progress.done,
+        "total": progress.total,
+        "rate": round(progress.rate, 1),
+        "eta_seconds": known(progress.eta_seconds),
+        "note": progress.note,
+        "finished_time": time_of(progress.finished_time) if progress.HasField("finished_time") else None,
+    }
+
+
+def store_view(store: pb.StoreStatus) -> View:
+    return {
+        "reachable": store.reachable,
+        "serving": store.serving,
+        "note": store.note,
+        "backend": store.backend,
+        "records": store.records,
+        "owned_records": store.owned_records,
+        "owned_buckets": store.owned_buckets,
+        "outbox_entries": store.outbox_entries,
+        "outbox_oldest_seconds": round(store.outbox_oldest_seconds, 3),
+        "lag_events": known(store.lag_events),
+        "lag_seconds": known(round(store.lag_seconds, 3)),
+        "parked": store.parked,
+        "reads": store.reads,
+        "writes": store.writes,
+        "failures": store.failures,
+        "feed_read": store.feed_read,
+        "feed_applied": store.feed_applied,
+        "feed_old": store.feed_old,
+        "feed_trouble": store.feed_trouble,
+    }
+
+
+def status_view(status: pb.GetStatusResponse) -> View:
+    return {
+        **setting_view(setting_from_pb(status.setting)),
+        "setting_stale": status.setting_stale,
+        "settled": status.settled,
+        "buckets": status.buckets,
+        "buckets_to_b": status.buckets_to_b,
+        "buckets_at_b": known(status.buckets_at_b),
+        "stores": {"A": store_view(status.stores[0]), "B": store_view(status.stores[1])},
+        "handover": progress_view(status.handover),
+        "backfill": progress_view(status.backfill),
+        "handoffs": status.handoffs,
+        "stale_reads": status.stale_reads,
+        "unavailable": status.unavailable,
+        "going_back": {"records": known(status.records_to_return), "seconds": known(status.return_seconds)},
+        "log_trouble": status.log_trouble,
+        "ping_pong": [{"key": entry.key, "handoffs": entry.handoffs} for entry in status.ping_pong],
+    }
+
+
+def plan_view(plan: pb.PlanPhaseResponse) -> View:
+    return {
+        **setting_view(setting_from_pb(plan.setting)),
+        "next": phase_name(plan.next).value if plan.next else None,
+        "effect": plan.effect,
+        "blocked": plan.blocked,
+        "gates": [gate_view(gate) for gate in plan.gates],
+    }
+
+
+def entry_view(entry: pb.JournalEntry) -> View:
+    return {
+        "generation": entry.generation,
+        "time": time_of(entry.time),
+        "actor": entry.actor,
+        "action": entry.action,
+        "reason": entry.reason,
+        "before": setting_view(setting_from_pb(entry.before)),
+        "after": setting_view(setting_from_pb(entry.after)),
+        "gates": [gate_view(gate) for gate in entry.gates],
+        "overridden": entry.overridden,
+    }
