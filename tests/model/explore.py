@@ -1,4 +1,4 @@
-"""Takes every step from every state, breadth first, so that the first way found to a broken promise is a shortest one."""
+"""Takes every step from every state, breadth first: the first way found to a broken promise is a shortest one."""
 
 from __future__ import annotations
 

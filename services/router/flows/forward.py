@@ -133,10 +133,11 @@ class Forward:
             return Moved.BUSY
 
     async def _write_elsewhere(self, call: ClientCall, away: Away) -> Answer:
-        """The store that may have done it keeps the outcome; the other one does it only if it is the owner."""
+        """The store that may have done it keeps the outcome; the other one does it only if it is the owner. A refusal
+        there is not the last word: the first store may still carry the request out, when the record has moved to it."""
         try:
             return await self._send(away.store.other, call)
-        except (NotOwner, Away):
+        except (NotOwner, Refused):
             self._traffic.failures[away.store] += 1
             raise OwnerUnavailable(store=away.store.value) from None
 

@@ -127,26 +127,46 @@ class Handoffs:
             return
         releaser = max(found, key=lambda store: (found[store].term, found[store].version))
         # The keys are listed after the release has committed: from then on the releaser makes no new one.
-        await self._copy_missing(bucket, releaser.other)
+        if not await self._copy_missing(bucket, releaser.other):
+            return
         target = self._stores[releaser.other]
         adopt = pb.AdoptAbsenceRequest(absence=found[releaser])
         await target.ask(target.replication.AdoptAbsence, adopt, STEP_SECONDS)
 
-    async def _copy_missing(self, bucket: int, to: Store) -> None:
+    async def _copy_missing(self, bucket: int, to: Store) -> bool:
+        """Says whether every row of the source was there or has been copied; if not, it is for the next one to try."""
         source, target = self._stores[to.other], self._stores[to]
         keys = await self.keys(source, bucket)
         if not keys:
-            return
+            return True
         known = set(await self.keys(target, bucket))
         missing = [key for key in keys if key not in known]
+        given_up: list[str] = []
         while missing:
             part = pb.ReadRecordsRequest(keys=missing[:PAGE])
             answer = await source.ask(source.replication.ReadRecords, part, STEP_SECONDS)
             if not answer.rows:
                 raise ValueError(f"store {to.other} answered no row for {len(part.keys)} keys that it has listed")
-            await self.adopt([row.record for row in answer.rows if row.HasField("record")], to)
+            records = [row.record for row in answer.rows if row.HasField("record")]
+            given_up += [record.key for record in records if record.owner == STORE_NUMBERS[to]]
+            await self.adopt([record for record in records if record.owner != STORE_NUMBERS[to]], to)
             # An answer that was cut for its size leaves the rest for the next round.
             missing = missing[len(answer.rows) :]
+        return await self._adopt_again(given_up, to)
+
+    async def _adopt_again(self, keys: Sequence[str], to: Store) -> bool:
+        """Records that were given up before and have not arrived. A copy would make the target their owner without the
+        requests that they have served; what their release answers again brings these along."""
+        source = self._stores[to.other]
+        while keys:
+            request = pb.ReleaseRecordsRequest(keys=keys[:PAGE], to=STORE_NUMBERS[to])
+            answer = await source.ask(source.replication.ReleaseRecords, request, STEP_SECONDS)
+            released = [result.record for result in answer.results if result.outcome == Result.OUTCOME_RELEASED]
+            await self.adopt(released, to)
+            if len(released) < len(answer.results):
+                return False
+            keys = [*answer.remaining, *keys[PAGE:]]
+        return True
 
     async def keys(self, client: StoreClient, bucket: int, *, owned_only: bool = False) -> list[str]:
         """Of a bucket, in order."""

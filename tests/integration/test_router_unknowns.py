@@ -1,0 +1,62 @@
+"""What a router may not forget: requests that a record has served, and attempts that it has given up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from libs.ownership.model import Store, bucket_of
+from libs.rpc.errors import reason_of
+from services.router.core.phase import Phase
+from services.router.flows.migration import Decision
+from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.system import System, running_system
+
+KEY = "shelf/r/1"
+
+
+@pytest.fixture
+async def system() -> AsyncIterator[System]:
+    async with running_system(feeds=False, mover=False) as running:
+        yield running
+
+
+async def put(system: System) -> None:
+    order = pb.PutOrder(token=str(uuid4()), where=pb.Place(room="r", isbn="1"))
+    await system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
+
+
+async def lend(system: System, reader: str, token: str) -> pb.Book:
+    order = pb.LendOrder(path=KEY, reader=reader, token=token)
+    return pb.Book.FromString(
+        await system.client.multi_callable("/toy.Shelf/Lend")(order.SerializeToString(), timeout=5)
+    )
+
+
+async def writes_go_to_b(system: System) -> None:
+    while system.setting.current.phase is not Phase.DUAL_READ:
+        await system.migration.advance(Decision("a test", "because", override=True))
+
+
+async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_requests_it_served(system: System) -> None:
+    token = str(uuid4())
+    await put(system)
+    first = await lend(system, "ann", token)
+    await system.ports(Store.A).transfers.release([KEY], Store.B, create=False)
+    await system.handoffs.move_absence(bucket_of(KEY), Store.B)
+    row = (await system.ports(Store.B).records.read(KEY)).row
+    assert row is not None and row.owner is Store.B, "the move has brought the record to its new owner"
+    await writes_go_to_b(system)
+    assert await lend(system, "ann", token) == first
+    assert (await system.ports(Store.B).records.read(KEY)).row == row, "the retry has had no second effect"
+
+
+async def test_a_refusal_after_an_attempt_that_was_given_up_leaves_the_outcome_unknown(system: System) -> None:
+    await writes_go_to_b(system)
+    await system.stop(Store.B)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lend(system, "ann", str(uuid4()))
+    assert reason_of(refused.value)[0] == "OWNER_UNAVAILABLE", "A has no such book, but B may still carry it out"
