@@ -17,7 +17,6 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.store.columns import ColumnsOf
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep
-from services.service_layer.store import postgres_schema
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_feed import PostgresFeed, PostgresUpkeep
@@ -25,8 +24,11 @@ from services.service_layer.store.postgres_inspection import PostgresInspection
 from services.service_layer.store.postgres_outbox import PostgresOutbox
 from services.service_layer.store.postgres_pool import Pool, PoolSettings, make_engine
 from services.service_layer.store.postgres_records import PostgresRecords
+from services.service_layer.store.postgres_schema import check, migrate
 from services.service_layer.store.postgres_session import IDLE_SECONDS, Session
 from services.service_layer.store.postgres_transfers import PostgresTransfers
+
+__all__ = ["PoolSettings", "PostgresOptions", "PostgresStore", "migrate", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ async def open_store(
     """
     options = options or PostgresOptions()
     if options.migrate:
-        await postgres_schema.migrate(dsn)
-    backend = await postgres_schema.check(dsn)
+        await migrate(dsn)
+    backend = await check(dsn)
     async with AsyncExitStack() as stack:
         requests, background, lone = await _pools(dsn, options.pools, stack)
         gauge = Gauge(background)

@@ -81,7 +81,7 @@ def breaks_connection(error: BaseException) -> bool:
     """Whether the connection on which it was raised may be in an unknown state, or gone."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or "08000"
-        return state[:2] in ("08", "57", "58", "XX") or state in ("25P03", "25006")
+        return state != "57014" and (state[:2] in ("08", "57", "58", "XX") or state in ("25P03", "25006"))
     return not isinstance(error, BatonError)
 
 

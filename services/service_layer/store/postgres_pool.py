@@ -65,6 +65,11 @@ class PoolSettings:
             value = getattr(self, name)
             if value <= 0:
                 raise ValueError(f"{name}: {value!r} is not valid: more than 0 is needed")
+        if self.lock_timeout_seconds >= self.statement_timeout_seconds:
+            raise ValueError(
+                f"lock_timeout_seconds: {self.lock_timeout_seconds!r} is not valid: less than"
+                f" statement_timeout_seconds ({self.statement_timeout_seconds!r}) is needed, or it never fires"
+            )
 
 
 def normalised(dsn: str) -> str:
