@@ -7,9 +7,7 @@ the records may be elsewhere. So a client with an old endpoint stays right while
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import uuid4
@@ -20,7 +18,8 @@ from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.contract.operations import CallContext, List, Operations, Read, Write
 from libs.contract.pages import make_token
-from libs.errors import BatonError, LockTimeout, OwnerUnavailable
+from libs.errors import LockTimeout, OwnerUnavailable
+from libs.locks.port import LockManager, hold_if_available
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Call, Found, Version
 from libs.ownership.rules import Answered, Changed, decide_write, may_change, read_as_owner
@@ -32,10 +31,8 @@ from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
 from libs.store.port import Listed, StorePorts
 
-log = logging.getLogger(__name__)
-
-Turns = Callable[[str], AbstractAsyncContextManager[object]]
-"""From a record's key to its lock, waited for within a bound. Raises LockTimeout, or that locks are out of reach."""
+TURN_WAIT_SECONDS = 1.0
+"""How long a write to a busy record waits for its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Surroundings:
     background: Background
     """Owns writes: a caller who leaves does not stop one half way."""
     clock: Clock
-    turns: Turns | None = None
+    locks: LockManager | None = None
     """Gives the writers of a busy record their turns; the row's version decides all the same."""
     behind_seconds: Callable[[], float | None] = lambda: None
     """How far this store's feed is behind at most; None when nobody knows."""
@@ -161,16 +158,12 @@ class Calls:
     async def _commit(self, call: Call, decide: Callable[[Found], Changed | Answered]) -> Changed | Answered:
         try:
             return await self._ports.records.write(call, decide)
-        except LockTimeout as busy:
-            if self._around.turns is None:
+        except LockTimeout:
+            if self._around.locks is None:
                 raise
-            async with AsyncExitStack() as turn:
-                try:
-                    await turn.enter_async_context(self._around.turns(call.key))
-                except BatonError as error:
-                    log.info("no turn for a busy record: %s", error)
-                    raise busy from error
-                return await self._ports.records.write(call, decide)
+        # When there are no locks either, this is one more try like the first.
+        async with hold_if_available(self._around.locks, call.key, TURN_WAIT_SECONDS):
+            return await self._ports.records.write(call, decide)
 
     def _stale(self) -> tuple[tuple[str, str], ...]:
         behind = self._around.behind_seconds()

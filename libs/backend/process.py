@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from libs.backend.calls import Calls, Surroundings, Turns
+from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
 from libs.backend.passing import Passing
 from libs.backend.replication import About, Replication
@@ -19,6 +19,7 @@ from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
 from libs.eventlog.lazy import LazyEventLog
+from libs.locks.port import LockManager
 from libs.process import told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
@@ -44,8 +45,9 @@ class Backend:
     """Of payloads: the highest that it understands."""
     open_store: Callable[[], AbstractAsyncContextManager[StorePorts]]
     """Migrated, ready for use."""
-    open_turns: Callable[[], AbstractAsyncContextManager[Turns | None]]
-    server_id: str = ""
+    open_locks: Callable[[], AbstractAsyncContextManager[LockManager]]
+    server_id: Callable[[], Awaitable[str]] | None = None
+    """Which database server it is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ async def open_backend(
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
         ports = await stack.enter_async_context(backend.open_store())
-        turns = await stack.enter_async_context(backend.open_turns())
+        locks = await stack.enter_async_context(backend.open_locks())
+        server_id = await backend.server_id() if backend.server_id is not None else ""
         event_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(event_log.close)
         if away := await event_log.try_open(_OPEN_LOG_SECONDS):
@@ -92,9 +95,9 @@ async def open_backend(
         feed = ApplyLoop(ports, event_log.get, clock)
         serving = Serving()
         writes = Background(settings.writes, "writes")
-        around = Surroundings(serving, writes, clock, turns, feed.behind_seconds)
+        around = Surroundings(serving, writes, clock, locks, feed.behind_seconds)
         calls = Calls(backend.operations, backend.contract, ports, around)
-        about = About(backend.schema_version, backend.server_id, settings.outbox_limits)
+        about = About(backend.schema_version, server_id, settings.outbox_limits)
         replication = Replication(backend.operations, ports, feed, serving, clock, about)
         passing = None
         if settings.router:

@@ -64,6 +64,7 @@ class About:
     schema_version: int
     """Of payloads: the highest that it understands."""
     server_id: str = ""
+    """Which database server it is on; "" when it needs none."""
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
 
 

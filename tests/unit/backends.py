@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from libs.backend.calls import Calls, Surroundings, Turns
+from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
 from libs.backend.passing import Passing
 from libs.backend.replication import About, Replication
@@ -19,6 +19,7 @@ from libs.clock import ManualClock
 from libs.contract.descriptors import Contract
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import EventLog
+from libs.locks.port import LockManager
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
@@ -77,7 +78,7 @@ async def listening(*services: RawService | TypedService) -> AsyncIterator[Serve
 
 @asynccontextmanager
 async def backend(
-    store: Store = Store.A, *, router: str = "", turns: Turns | None = None, log: MemoryEventLog | None = None
+    store: Store = Store.A, *, router: str = "", locks: LockManager | None = None, log: MemoryEventLog | None = None
 ) -> AsyncIterator[Backend]:
     """`router`: the address to which calls go that the store cannot answer."""
     clock = ManualClock()
@@ -90,7 +91,7 @@ async def backend(
 
     feed = ApplyLoop(ports, open_log, clock)
     operations = SandboxOperations()
-    calls = Calls(operations, CONTRACT, ports, Surroundings(serving, background, clock, turns, feed.behind_seconds))
+    calls = Calls(operations, CONTRACT, ports, Surroundings(serving, background, clock, locks, feed.behind_seconds))
     replication = Replication(operations, ports, feed, serving, clock, About(schema_version=1))
     serving.serve()
     async with AsyncExitStack() as stack:

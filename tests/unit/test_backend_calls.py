@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import uuid4
 
 import grpc
 import pytest
 
 from libs.contract.descriptors import Contract
-from libs.errors import LockTimeout, OwnerUnavailable
+from libs.errors import LockTimeout
+from libs.locks.memory import MemoryLocks
+from libs.locks.port import Lock, LocksUnavailable
 from libs.ownership.model import Call, Found, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.ownership.wire import STORE_NUMBERS
@@ -171,40 +173,40 @@ async def test_a_caller_who_leaves_does_not_stop_a_write_half_way() -> None:
 
 
 async def test_a_write_that_meets_contention_waits_for_its_turn() -> None:
-    taken: list[str] = []
-
-    @asynccontextmanager
-    async def turns(key: str) -> AsyncIterator[None]:
-        taken.append(key)
-        yield
-
-    async with backend(turns=turns) as at:
+    locks = MemoryLocks()
+    async with backend(locks=locks) as at:
         tries = []
 
         async def contended() -> None:
-            tries.append(tuple(taken))
+            tries.append(repr(locks))
             if len(tries) == 1:
                 raise LockTimeout()
 
         at.store.records = Watched(at.store.records, contended)
         assert (await at.client.CreateSandbox(new("one"))).revision == 1
-        assert tries == [(), (NAME,)]
+        assert tries == ["<MemoryLocks held=0 waiting=0>", "<MemoryLocks held=1 waiting=0>"]
+        assert repr(locks) == tries[0]
 
 
-async def test_a_write_under_contention_is_refused_when_there_are_no_turns() -> None:
-    @asynccontextmanager
-    async def turns(key: str) -> AsyncIterator[None]:
-        raise OwnerUnavailable("the locks are away")
-        yield
+class NoLocks:
+    """Locks whose server is away."""
 
-    async with backend(turns=turns) as at:
+    def hold(self, key: str, wait_seconds: float) -> AbstractAsyncContextManager[Lock]:
+        raise LocksUnavailable()
+
+
+async def test_a_write_under_contention_is_tried_once_more_when_there_are_no_locks() -> None:
+    async with backend(locks=NoLocks()) as at:
+        tries = []
 
         async def contended() -> None:
+            tries.append(1)
             raise LockTimeout()
 
         at.store.records = Watched(at.store.records, contended)
         refused = await refusal(at.client.CreateSandbox(new("one")))
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.ABORTED, "LOCK_TIMEOUT")
+        assert len(tries) == 2
 
 
 async def test_a_store_that_does_not_serve_answers_nothing_but_its_status() -> None:

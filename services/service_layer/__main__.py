@@ -1,0 +1,70 @@
+"""Starts the new service: `python -m services.service_layer`; `migrate` brings its database to this version."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from libs.backend.command import SERVE, main
+from libs.backend.process import Backend, run_backend
+from libs.clock import SystemClock
+from libs.contract.descriptors import Contract
+from libs.locks.memory import MemoryLocks
+from libs.locks.port import LockManager
+from libs.locks.redis import RedisLocks
+from libs.sandboxes.changes import SCHEMA_VERSION
+from libs.sandboxes.operations import SandboxOperations
+from libs.store.port import StorePorts
+from services.service_layer.server import server_id
+from services.service_layer.settings import ServiceLayerSettings
+from services.service_layer.store import embedded, postgres, postgres_schema
+from services.service_layer.store.postgres_pool import PoolSettings
+
+log = logging.getLogger(__name__)
+
+CONTRACT = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
+
+
+async def serve(settings: ServiceLayerSettings) -> None:
+    backend = Backend(
+        operations=SandboxOperations(),
+        contract=Contract.load(CONTRACT),
+        schema_version=SCHEMA_VERSION,
+        open_store=lambda: _open_store(settings),
+        open_locks=lambda: _open_locks(settings),
+        server_id=(lambda: server_id(settings.database)) if settings.file is None else None,
+    )
+    await run_backend(backend, settings)
+
+
+async def migrate(settings: ServiceLayerSettings) -> None:
+    if settings.file is None:
+        version = await postgres_schema.migrate(settings.database)
+        log.info("the database has schema %s", version)
+        return
+    async with _open_store(settings) as store:
+        log.info("the database is ready: %s", store.backend)
+
+
+def _open_store(settings: ServiceLayerSettings) -> AbstractAsyncContextManager[StorePorts]:
+    clock = SystemClock()
+    if settings.file is not None:
+        return embedded.open_store(settings.file, clock, settings.outbox_limits)
+    pools = PoolSettings(request_pool=settings.request_pool, apply_pool=settings.apply_pool)
+    options = postgres.PostgresOptions(pools=pools, migrate=settings.migrate_at_start)
+    return postgres.open_store(settings.database, clock, settings.outbox_limits, options)
+
+
+@asynccontextmanager
+async def _open_locks(settings: ServiceLayerSettings) -> AsyncIterator[LockManager]:
+    if settings.redis:
+        async with RedisLocks.open(settings.redis) as locks:
+            yield locks
+    else:
+        yield MemoryLocks()
+
+
+if __name__ == "__main__":
+    sys.exit(main("service_layer", ServiceLayerSettings, {SERVE: serve, "migrate": migrate}))

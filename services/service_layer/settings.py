@@ -1,0 +1,54 @@
+"""What the new service can be told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from libs.backend.settings import BackendSettings, default_pool_size
+from libs.process import Address
+
+_SQLITE = "sqlite:///"
+_POSTGRES = re.compile(r"postgresql://\S+/\S+")
+
+
+def check_database(value: str) -> str:
+    """Return `value`. Raises ValueError when it names no database."""
+    if _POSTGRES.fullmatch(value) or (value.startswith(_SQLITE) and len(value) > len(_SQLITE)):
+        return value
+    raise ValueError("a database is at postgresql://user@host:port/name, or in a file: sqlite:///path")
+
+
+def check_redis(value: str) -> str:
+    """Return `value`. Raises ValueError when it is neither empty nor a Redis address."""
+    if value and not re.fullmatch(r"rediss?://\S+", value):
+        raise ValueError("locks are at redis://host:port/number; leave it empty for locks in memory")
+    return value
+
+
+class ServiceLayerSettings(BackendSettings):
+    """Environment: SERVICE_LAYER_DATABASE and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVICE_LAYER_")
+
+    public: Address = "127.0.0.1:50061"
+    internal: Address = "127.0.0.1:50062"
+    database: Annotated[str, AfterValidator(check_database)]
+    """postgresql://…, or sqlite:///path for one process without a server."""
+    migrate_at_start: bool = True
+    """Bring an older schema to this version. False: `migrate` does it, a start with an older one is refused."""
+    request_pool: Annotated[int, Field(ge=1, le=1000)] = Field(default_factory=default_pool_size)
+    """Connections for calls and handoffs."""
+    apply_pool: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Connections for the feed, the outbox, copies and upkeep."""
+    redis: Annotated[str, AfterValidator(check_redis)] = ""
+    """Locks of several processes. Empty: locks in memory, which are enough for one."""
+
+    @property
+    def file(self) -> Path | None:
+        """The database's file, when it is one."""
+        return Path(self.database.removeprefix(_SQLITE)) if self.database.startswith(_SQLITE) else None
