@@ -1,0 +1,125 @@
+"""What a router learns from a contract's descriptors, and what it refuses at the start."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
+
+from libs.contract.descriptors import Contract, UnfitContract
+from libs.errors import InvalidField
+from libs.pb.baton.options.v1 import options_pb2
+from libs.pb.sandbox.v1 import sandbox_service_pb2 as sandbox
+from tests.contracts.pb.toy import shelf_pb2 as shelf
+from tests.shelf import CONTRACT as SHELF
+
+SANDBOX = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
+
+
+@pytest.mark.parametrize(
+    ("contract", "name", "is_read", "operation"),
+    [
+        (SANDBOX, "CreateSandbox", False, "create"),
+        (SANDBOX, "GetSandbox", True, "get"),
+        (SANDBOX, "ListSandboxes", True, "list"),
+        (SANDBOX, "UpdateSandbox", False, "update"),
+        (SANDBOX, "DeleteSandbox", False, "delete"),
+        (SANDBOX, "UndeleteSandbox", False, "update"),
+        (SHELF, "Put", False, "create"),
+        (SHELF, "Look", True, "get"),
+        (SHELF, "Lend", False, "update"),
+        (SHELF, "Browse", True, "list"),
+    ],
+)
+def test_effect_and_operation_are_read_from_options(
+    contract: Contract, name: str, is_read: bool, operation: str
+) -> None:
+    method = contract.methods[name]
+    assert (method.is_read, method.operation) == (is_read, operation)
+
+
+def test_a_key_may_be_made_of_several_nested_fields() -> None:
+    key = SHELF.methods["Put"].key
+    assert key is not None
+    order = shelf.PutOrder(where=shelf.Place(room="attic"))
+    assert key.lacks_id(order)
+    assert key.with_id(order, "made") == "shelf/attic/made"
+    order.where.isbn = "7"
+    assert not key.lacks_id(order)
+    assert key.of(order) == "shelf/attic/7"
+
+
+def test_whether_a_call_may_create_depends_on_the_method_or_on_its_request() -> None:
+    assert SHELF.methods["Put"].may_create(shelf.PutOrder())
+    assert not SHELF.methods["Lend"].may_create(shelf.LendOrder())
+    assert SHELF.methods["Lend"].may_create(shelf.LendOrder(buy=True))
+    assert SANDBOX.methods["UpdateSandbox"].may_create(sandbox.UpdateSandboxRequest(allow_missing=True))
+
+
+def test_the_question_of_a_list_is_the_same_whatever_the_page() -> None:
+    browse = SHELF.methods["Browse"]
+    first = browse.page(shelf.BrowseOrder(reader="ann"))
+    second = browse.page(shelf.BrowseOrder(reader="ann", most=5, **{"from": "x"}))
+    other = browse.page(shelf.BrowseOrder(reader="bob"))
+    assert first[2] == second[2] != other[2]
+    assert (first[0], second[0], browse.page(shelf.BrowseOrder(most=100))[0]) == (3, 5, 7)
+
+
+def test_bytes_that_are_no_request_are_refused() -> None:
+    with pytest.raises(InvalidField, match="request"):
+        SANDBOX.methods["GetSandbox"].parse(b"\x0a\x02\xff\xfe")
+
+
+@pytest.mark.parametrize("place", ["nowhere:X", "libs.pb.sandbox.v1.sandbox_service_pb2:Other", "libs.errors:X", ""])
+def test_a_place_that_holds_no_contract_is_refused(place: str) -> None:
+    with pytest.raises(UnfitContract, match=r"give 'package\.module_pb2:ServiceName'"):
+        Contract.load(place)
+
+
+def service(rule: options_pb2.MethodRule | None, *, read: bool = False, streams: bool = False) -> ServiceDescriptor:
+    """A service of one method, X(Q) returns (Q)."""
+    file = descriptor_pb2.FileDescriptorProto(name="x.proto", package="x", syntax="proto3")
+    message = file.message_type.add(name="Q")
+    message.field.add(name="name", number=1, type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING, label=1)
+    message.field.add(name="size", number=2, type=descriptor_pb2.FieldDescriptorProto.TYPE_INT32, label=1)
+    method = file.service.add(name="S").method.add(name="X", input_type=".x.Q", output_type=".x.Q")
+    method.server_streaming = streams
+    if read:
+        method.options.idempotency_level = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    if rule is not None:
+        method.options.Extensions[options_pb2.method].CopyFrom(rule)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool.FindServiceByName("x.S")
+
+
+@pytest.mark.parametrize(
+    ("rule", "read", "streams", "why"),
+    [
+        (None, True, False, "lacks the option"),
+        (options_pb2.MethodRule(key="{name}", operation="get"), True, True, "streams"),
+        (options_pb2.MethodRule(key="{name}", operation="fly"), True, False, "'fly' is not one of"),
+        (options_pb2.MethodRule(operation="get"), True, False, "either a key or a list"),
+        (options_pb2.MethodRule(key="{name}", operation="update"), False, False, "needs a key and a request_id"),
+        (options_pb2.MethodRule(key="{nome}", operation="get"), True, False, "no field 'nome'"),
+        (options_pb2.MethodRule(key="{size}", operation="get"), True, False, "size is not a string"),
+        (options_pb2.MethodRule(key="fixed", operation="get"), True, False, "names no field"),
+        (
+            options_pb2.MethodRule(key="{name}", operation="get", made_id="size"),
+            True,
+            False,
+            "does not stand in the key",
+        ),
+        (
+            options_pb2.MethodRule(operation="list", list=options_pb2.ListRule(items="name", next_page_token="name")),
+            True,
+            False,
+            "no field ''",
+        ),
+    ],
+)
+def test_a_contract_that_does_not_say_enough_is_refused(
+    rule: options_pb2.MethodRule | None, read: bool, streams: bool, why: str
+) -> None:
+    with pytest.raises(UnfitContract, match=why):
+        Contract.of(service(rule, read=read, streams=streams))
