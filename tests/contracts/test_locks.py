@@ -14,7 +14,6 @@ from redis.asyncio import Redis as Client
 from libs.clock import ManualClock
 from libs.devstack.redis import Redis
 from libs.errors import LockTimeout, Overloaded
-from libs.locks.breaker import Breaker, State
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
 from libs.locks.redis import RedisLocks, RedisLockSettings
@@ -373,29 +372,6 @@ async def test_an_attempt_whose_caller_left_gives_back_what_it_gets(stopped: Red
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RedisLockSettings(**settings)  # type: ignore[arg-type]
-
-
-def test_a_breaker_lets_one_probe_through_after_a_pause() -> None:
-    clock = ManualClock()
-    breaker = Breaker(1.0, clock)
-    assert breaker.admits
-    assert not breaker.begin_probe()
-    breaker.failed()
-    assert not breaker.admits
-    clock.advance(0.99)
-    assert not breaker.begin_probe()
-    clock.advance(0.01)
-    assert breaker.begin_probe()
-    assert breaker.state is State.PROBING
-    assert not breaker.begin_probe()
-    assert not breaker.admits
-    breaker.failed()
-    assert not breaker.begin_probe()
-    clock.advance(1.0)
-    assert breaker.begin_probe()
-    breaker.succeeded()
-    assert breaker.admits
-    assert breaker.opened == 1
 
 
 async def _pass_through(locks: LockManager, wait_seconds: float = WAIT_SECONDS) -> None:
