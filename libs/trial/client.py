@@ -80,10 +80,10 @@ class Client:
             now = time.monotonic()
             next_start = max(next_start + self.manner.interval_seconds, now - self.manner.interval_seconds)
             pending = self._choose(now)
-            if pending is None:
-                next_start = min(pending.due for pending in self._aside)
-                continue
-            await self._attempt(pending)
+            if pending is not None:
+                await self._attempt(pending)
+            elif self._aside:
+                next_start = min(waiting.due for waiting in self._aside)
 
     async def _pause(self, until: float) -> None:
         left = until - time.monotonic()

@@ -1,0 +1,262 @@
+"""Walks a migration through its phases by the operator's API of a router, and takes the time of each move.
+
+Several routers may be given: any of them does, so a walk goes on while one of them is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.rpc import metadata
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import reason_of
+from libs.trial.errors import TrialFailed
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
+
+CALL_SECONDS = 3.0
+POLL_SECONDS = 0.05
+TRY_AGAIN_SECONDS = 0.2
+
+PHASES = ("OFF", "SHADOW", "DUAL_WRITE", "DUAL_READ", "CUTOVER")
+"""In their order. The last one, DEPRECATED, has no way back and is not walked."""
+
+_Code = grpc.StatusCode
+_AWAY = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.INTERNAL, _Code.UNKNOWN, _Code.CANCELLED})
+
+
+class GatesBlock(TrialFailed):
+    """Gates do not pass: nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change of the setting, until every bucket was where it is wanted. Times are monotonic seconds."""
+
+    before: str
+    after: str
+    started: float
+    ended: float
+    records: int
+    """By how many the records that B owns became more or less."""
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+
+def phase_name(setting: pb.Setting) -> str:
+    """Such as "DUAL_WRITE 10 %", or "OFF, held at A"."""
+    name = pb.Phase.Name(setting.phase).removeprefix("PHASE_")
+    if name == "DUAL_WRITE":
+        name += f" {setting.canary_permille / 10:g} %"
+    return f"{name}, held at A" if setting.hold else name
+
+
+def owned_by_b(status: pb.GetStatusResponse) -> int:
+    """Records, as far as the router knows."""
+    return next((store.owned_records for store in status.stores if pb_store(store) == "B"), 0)
+
+
+def pb_store(status: pb.StoreStatus) -> str:
+    """A or B."""
+    return "A" if status.store == 1 else "B"
+
+
+@dataclass(slots=True)
+class Walk:
+    """The operator. Every wait ends after ``patience_seconds`` in TrialFailed, which says what it waited for."""
+
+    stubs: Sequence[ControlServiceAsyncStub]
+    actor: str
+    token: str = ""
+    patience_seconds: float = 60.0
+    moves: list[Move] = field(default_factory=list)
+    overrides: int = 0
+    """Steps whose gates did not pass and that were made all the same, with a reason, which the journal keeps."""
+    _stub: int = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, controls: Sequence[str], actor: str, token: str = "") -> AsyncIterator[Self]:
+        """``controls``: addresses of the routers' control listeners."""
+        async with AsyncExitStack() as stack:
+            channels = [await stack.enter_async_context(open_channel(address)) for address in controls]
+            yield cls([ControlServiceStub(channel.grpc) for channel in channels], actor, token)
+
+    async def status(self) -> pb.GetStatusResponse:
+        """Of the first router that answers."""
+        found: pb.GetStatusResponse = await self._ask("GetStatus", pb.GetStatusRequest())
+        return found
+
+    async def plan(self) -> pb.PlanPhaseResponse:
+        """The next step and what its gates say."""
+        found: pb.PlanPhaseResponse = await self._ask("PlanPhase", pb.PlanPhaseRequest())
+        return found
+
+    async def journal(self) -> pb.ListJournalResponse:
+        """Newest first."""
+        found: pb.ListJournalResponse = await self._ask("ListJournal", pb.ListJournalRequest(limit=200))
+        return found
+
+    async def advance(self, override_reason: str = "") -> Move:
+        """One step forward. Raises GatesBlock when a gate does not pass and no reason for an override is given."""
+        before = (await self.status()).setting
+        wanted = PHASES[PHASES.index(_phase(before)) + 1]
+
+        def request() -> Any:
+            return pb.AdvancePhaseRequest(actor=self.actor, reason=override_reason, override=bool(override_reason))
+
+        async def change(generation: int) -> None:
+            message = request()
+            message.generation = generation
+            answer = await self._ask("AdvancePhase", message, once=True)
+            self.overrides += any(gate.verdict != pb.VERDICT_PASS for gate in answer.gates)
+
+        return await self._move(change, lambda setting: _phase(setting) == wanted)
+
+    async def canary(self, percent: float) -> Move:
+        """Hand this share of the buckets to B."""
+        permille = round(percent * 10)
+
+        async def change(generation: int) -> None:
+            await self._ask(
+                "SetCanary",
+                pb.SetCanaryRequest(actor=self.actor, permille=permille, generation=generation),
+                once=True,
+            )
+
+        return await self._move(change, lambda setting: setting.canary_permille == permille)
+
+    async def rollback(self, to: str, reason: str) -> Move:
+        """Back to an earlier phase, at once."""
+        number = pb.Phase.Value(f"PHASE_{to}")
+
+        async def change(generation: int) -> None:
+            message = pb.RollbackPhaseRequest(actor=self.actor, reason=reason, to=number, generation=generation)
+            await self._ask("RollbackPhase", message, once=True)
+
+        return await self._move(change, lambda setting: setting.phase == number)
+
+    async def lift_hold(self, reason: str) -> Move:
+        """Let traffic follow the phase again."""
+
+        async def change(generation: int) -> None:
+            message = pb.LiftHoldRequest(actor=self.actor, reason=reason, generation=generation)
+            await self._ask("LiftHold", message, once=True)
+
+        return await self._move(change, lambda setting: not setting.hold)
+
+    async def backfill(self) -> int:
+        """Copy every record of A to B; returns how many there were."""
+        began = await self._ask("StartBackfill", pb.StartBackfillRequest(actor=self.actor))
+        since = began.progress.finished_time.ToNanoseconds()
+        progress = began.progress
+
+        async def finished() -> bool:
+            nonlocal progress
+            progress = (await self.status()).backfill
+            return not progress.running and progress.finished_time.ToNanoseconds() > since
+
+        await self._until(finished, lambda: f"the backfill finishes; it says {progress.note!r}")
+        return int(progress.done)
+
+    async def settled(self) -> pb.GetStatusResponse:
+        """Wait until every bucket is where the setting wants it."""
+        last = await self.status()
+
+        async def there() -> bool:
+            nonlocal last
+            last = await self.status()
+            return last.settled and not last.setting_stale
+
+        await self._until(
+            there,
+            lambda: (
+                f"every bucket is where {phase_name(last.setting)} wants it: {last.buckets_at_b} of"
+                f" {last.buckets_to_b} are at B; the mover says {last.handover.note!r}"
+            ),
+        )
+        return last
+
+    async def serving(self, store: str) -> None:
+        """Wait until the router sees this store serve."""
+
+        async def serves() -> bool:
+            return any(found.serving for found in (await self.status()).stores if pb_store(found) == store)
+
+        await self._until(serves, lambda: f"the router sees store {store} serve")
+
+    async def _move(self, change: Callable[[int], Awaitable[None]], done: Callable[[pb.Setting], bool]) -> Move:
+        """A change whose answer got lost is not made twice: it names the generation that it was decided on."""
+        before = await self.status()
+        started = time.monotonic()
+        setting = before.setting
+        deadline = started + self.patience_seconds
+        while True:
+            try:
+                await change(setting.generation)
+                break
+            except grpc.aio.AioRpcError as error:
+                self._judge(error)
+                if time.monotonic() > deadline:
+                    raise TrialFailed(f"the setting could not be changed: {_words(error)}") from error
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+            setting = (await self.status()).setting
+            if setting.generation > before.setting.generation and done(setting):
+                break
+        after = await self.settled()
+        records = abs(owned_by_b(after) - owned_by_b(before))
+        move = Move(phase_name(before.setting), phase_name(after.setting), started, time.monotonic(), records)
+        self.moves.append(move)
+        return move
+
+    def _judge(self, error: grpc.aio.AioRpcError) -> None:
+        """Returns for what another try may help. Raises TrialFailed for all else."""
+        reason = reason_of(error)[0]
+        if reason == "GATE_BLOCKED":
+            raise GatesBlock(error.details()) from error
+        if error.code() not in _AWAY and reason != "OUTDATED":
+            raise TrialFailed(f"the router refuses: {_words(error)}") from error
+
+    async def _ask(self, method: str, request: Any, *, once: bool = False) -> Any:
+        """At the router that answered last, then at the others. Raises TrialFailed, and AioRpcError if asked `once`."""
+        deadline = time.monotonic() + self.patience_seconds
+        token = ((metadata.TOKEN, self.token),) if self.token else ()
+        while True:
+            call = getattr(self.stubs[self._stub], method)
+            try:
+                return await call(request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*token))
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _AWAY:
+                    self._stub = (self._stub + 1) % len(self.stubs)
+                if once:
+                    raise
+                if error.code() not in _AWAY or time.monotonic() > deadline:
+                    raise TrialFailed(f"{method}: {_words(error)}") from error
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    async def _until(self, condition: Callable[[], Awaitable[bool]], what: Callable[[], str]) -> None:
+        deadline = time.monotonic() + self.patience_seconds
+        while not await condition():
+            if time.monotonic() > deadline:
+                raise TrialFailed(f"not so after {self.patience_seconds:g} s: {what()}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _phase(setting: pb.Setting) -> str:
+    return pb.Phase.Name(setting.phase).removeprefix("PHASE_")
+
+
+def _words(error: grpc.aio.AioRpcError) -> str:
+    return f"{error.code().name} {reason_of(error)[0]} {error.details()}"
