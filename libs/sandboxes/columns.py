@@ -6,14 +6,10 @@ from google.protobuf.message import DecodeError
 
 from libs.ownership.model import Row
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
+from libs.sandboxes.transitions import state_name
 from libs.store.columns import Columns
 
-
-def state_name(state: int) -> str:
-    """As filters and columns spell it: RUNNING; an unknown number as its digits."""
-    if state in pb.Sandbox.State.values():
-        return pb.Sandbox.State.Name(state).removeprefix("STATE_")  # type: ignore[arg-type]
-    return str(state)
+__all__ = ["sandbox_columns", "state_name"]
 
 
 def sandbox_columns(row: Row) -> Columns:

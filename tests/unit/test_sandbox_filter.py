@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.errors import InvalidField
+from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.filter import format_filter, parse_filter
-from libs.sandboxes.projection import Projection, project
 from libs.sandboxes.transitions import NUMBERS
+from libs.store.columns import Columns
+from libs.store.columns import matches as verdict
 from libs.store.port import Filter
 from tests.unit.sandboxes import a_sandbox
 
@@ -117,11 +120,19 @@ def test_deleted_ones_are_asked_for_beside_the_filter() -> None:
     assert parse_filter("", show_deleted=True) == Filter(show_deleted=True)
 
 
-def test_a_projection_has_the_columns_of_a_payload() -> None:
-    payload = a_sandbox(state=Sandbox.STATE_STOPPED).SerializeToString()
-    assert project(payload) == Projection("STOPPED", "ann@example", {"team": "blue"})
-    assert project(a_sandbox(state=42).SerializeToString()).state == "42"
-    assert project(b"") == Projection("UNSPECIFIED", "", {})
+def a_row(payload: bytes) -> Row:
+    return Row("sandboxes/one", Version(0, 1), Store.A, Version(0, 1), live=True, payload=payload, schema_version=2)
+
+
+def test_the_columns_of_a_row_are_those_that_a_filter_names() -> None:
+    row = a_row(a_sandbox(state=Sandbox.STATE_STOPPED).SerializeToString())
+    assert sandbox_columns(row) == Columns({"state": "STOPPED", "account": "ann@example"}, {"team": "blue"})
+    assert sandbox_columns(a_row(a_sandbox(state=42).SerializeToString())).equals["state"] == "42"
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff"], ids=["stub", "unreadable"])
+def test_a_row_without_a_readable_payload_has_no_columns(payload: bytes) -> None:
+    assert sandbox_columns(a_row(payload)) == Columns()
 
 
 @pytest.mark.parametrize(
@@ -137,5 +148,5 @@ def test_a_projection_has_the_columns_of_a_payload() -> None:
     ],
 )
 def test_a_filter_finds_what_has_all_of_it(text: str, matches: bool) -> None:
-    payload = a_sandbox(state=Sandbox.STATE_STOPPED).SerializeToString()
-    assert project(payload).matches(parse_filter(text)) is matches
+    row = a_row(a_sandbox(state=Sandbox.STATE_STOPPED).SerializeToString())
+    assert verdict(row, sandbox_columns(row), parse_filter(text)) is matches
