@@ -99,7 +99,7 @@ class Backfill:
         self._told = asyncio.Event()
         self._progress = Progress(JOB, False)
         self._next_look = 0.0
-        self.loop = Loop("backfill", self._body, first_pause_seconds=0.1, longest_pause_seconds=1.0)
+        self.loop = Loop("backfill", self.run_once, first_pause_seconds=0.1, longest_pause_seconds=1.0)
 
     @property
     def progress(self) -> Progress:
@@ -148,7 +148,7 @@ class Backfill:
         """Until cancelled."""
         await self.loop.run()
 
-    async def _body(self, loop: Loop) -> None:
+    async def run_once(self, loop: Loop) -> None:
         """One look: does what is wanted, if nobody else does it."""
         self._told.clear()
         wanted, order = await self._wanted()

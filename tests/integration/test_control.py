@@ -1,0 +1,334 @@
+"""The control API over a running system: what an operator sees, changes, and is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.eventlog.port import Event
+from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
+from libs.rpc import metadata
+from libs.rpc.errors import reason_of
+from services.router.control.memory import MemoryControlStore
+from services.router.core.phase import Phase
+from services.router.flows.backfill import LEASE, Backfill
+from services.router.flows.migration import Decision
+from tests.panel import Panel, running_loops, running_panel
+from tests.waiting import eventually
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    """Without relays, apply loops and mover: what is copied, the backfill has copied."""
+    async with running_panel(feeds=False, mover=False) as running:
+        await eventually(lambda: running.parts.observer.view(Store.B).reachable)
+        yield running
+
+
+async def status(panel: Panel) -> pb.GetStatusResponse:
+    return await panel.control.GetStatus(pb.GetStatusRequest())
+
+
+async def advance(panel: Panel, reason: str = "a test", **fields: Any) -> pb.AdvancePhaseResponse:
+    request = pb.AdvancePhaseRequest(actor="ann", reason=reason, override=True)
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return await panel.control.AdvancePhase(request)
+
+
+async def journal(panel: Panel) -> list[pb.JournalEntry]:
+    return list((await panel.control.ListJournal(pb.ListJournalRequest())).entries)
+
+
+async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    reason, found = reason_of(caught.value)
+    return caught.value.code(), reason, {**found, "message": caught.value.details() or ""}
+
+
+async def finished(panel: Panel) -> pb.Progress:
+    async def look() -> pb.Progress | None:
+        progress = (await status(panel)).backfill
+        return progress if not progress.running and progress.note == "finished" else None
+
+    found = await eventually(look, what="the backfill is finished")
+    assert found is not None
+    return found
+
+
+async def test_the_status_shows_setting_stores_traffic_and_the_price_of_going_back(panel: Panel) -> None:
+    await panel.put(3)
+
+    async def counted() -> pb.GetStatusResponse | None:
+        answer = await status(panel)
+        return answer if answer.stores[0].records == 3 else None
+
+    answer = await eventually(counted)
+    assert answer is not None
+    assert (answer.setting.generation, answer.setting.phase) == (1, pb.PHASE_OFF)
+    a, b = answer.stores
+    assert (a.reachable, a.serving, a.owned_records, a.owned_buckets, a.writes) == (True, True, 3, 1024, 3)
+    assert (b.reachable, b.records) == (True, 0)
+    assert (answer.records_to_return, answer.return_seconds) == (0, 0)
+    assert (answer.buckets, answer.setting_stale) == (1024, False)
+
+
+async def test_a_gate_blocks_and_nothing_is_changed(panel: Panel) -> None:
+    code, reason, found = await refusal(panel.control.AdvancePhase(pb.AdvancePhaseRequest(actor="ann")))
+    assert (code, reason, found["verdict"]) == (grpc.StatusCode.FAILED_PRECONDITION, "GATE_BLOCKED", "FAIL")
+    assert "backfill FAIL: no backfill has finished" in found["message"]
+    assert (await status(panel)).setting.generation == 1
+    assert [entry.action for entry in await journal(panel)] == ["start"]
+
+
+async def test_a_gate_without_evidence_is_told_from_one_that_fails(panel: Panel) -> None:
+    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+    await finished(panel)
+    _, reason, found = await refusal(panel.control.AdvancePhase(pb.AdvancePhaseRequest(actor="ann")))
+    assert (reason, found["verdict"], found["gates"]) == ("GATE_BLOCKED", "INCONCLUSIVE", "audit")
+
+
+async def test_an_override_passes_and_is_journaled_with_its_gates(panel: Panel) -> None:
+    answer = await advance(panel, "the audit is done by hand")
+    assert (answer.setting.phase, answer.setting.generation) == (pb.PHASE_SHADOW, 2)
+    newest, first = await journal(panel)
+    assert (newest.action, newest.actor, newest.reason) == ("advance", "ann", "the audit is done by hand")
+    assert newest.overridden is True
+    assert [gate.name for gate in newest.gates] == ["audit", "backfill", "lag", "parked"]
+    assert (newest.before.phase, newest.after.phase) == (pb.PHASE_OFF, pb.PHASE_SHADOW)
+    assert first.action == "start"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"reason": "  "}, "reason"),
+        ({"actor": ""}, "actor"),
+        ({"actor": "x" * 129}, "actor"),
+        ({"generation": -1}, "generation"),
+    ],
+)
+async def test_a_decision_needs_somebody_and_an_override_a_reason(
+    panel: Panel, fields: dict[str, Any], field: str
+) -> None:
+    code, reason, found = await refusal(advance(panel, **fields))
+    assert (code, reason, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field)
+    assert (await status(panel)).setting.generation == 1
+
+
+async def test_a_decision_on_an_old_generation_changes_nothing(panel: Panel) -> None:
+    await advance(panel)
+    code, reason, found = await refusal(advance(panel, generation=1))
+    assert (code, reason) == (grpc.StatusCode.ABORTED, "OUTDATED")
+    assert "generation 2 (SHADOW)" in found["message"]
+    assert (await status(panel)).setting.phase == pb.PHASE_SHADOW
+
+
+async def test_the_last_step_is_closed_by_no_reason_while_a_owns_something(panel: Panel) -> None:
+    for _ in range(4):
+        await advance(panel)
+    _, reason, found = await refusal(advance(panel))
+    assert reason == "GATE_BLOCKED"
+    assert "no override passes a-owns-nothing" in found["message"]
+    assert (await status(panel)).setting.phase == pb.PHASE_CUTOVER
+
+
+async def test_canary_rollback_and_hold_are_set_shown_and_journaled(panel: Panel) -> None:
+    for _ in range(2):
+        await advance(panel)
+    canary = await panel.control.SetCanary(pb.SetCanaryRequest(actor="ann", permille=50))
+    assert canary.setting.canary_permille == 50
+    back = await panel.control.RollbackPhase(pb.RollbackPhaseRequest(actor="ben", reason="fire", to=pb.PHASE_OFF))
+    assert (back.setting.phase, back.setting.hold) == (pb.PHASE_OFF, True)
+    assert (await status(panel)).setting == back.setting
+    plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+    assert "lift the hold" in plan.blocked
+    lifted = await panel.control.LiftHold(pb.LiftHoldRequest(actor="ann"))
+    assert lifted.setting.hold is False
+    actions = [(entry.action, entry.actor) for entry in await journal(panel)][:3]
+    assert actions == [("hold lifted", "ann"), ("rollback", "ben"), ("canary", "ann")]
+
+
+@pytest.mark.parametrize("to", [0, 99])
+async def test_a_phase_that_does_not_exist_is_refused_with_those_that_do(panel: Panel, to: int) -> None:
+    request = pb.RollbackPhaseRequest(actor="ann", to=to)  # type: ignore[arg-type]
+    code, _, found = await refusal(panel.control.RollbackPhase(request))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "to")
+    assert "PHASE_OFF, PHASE_SHADOW" in found["message"]
+
+
+@pytest.mark.parametrize("permille", [-1, 1001])
+async def test_a_canary_outside_its_range_is_a_bad_field(panel: Panel, permille: int) -> None:
+    code, _, found = await refusal(panel.control.SetCanary(pb.SetCanaryRequest(actor="ann", permille=permille)))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "permille")
+
+
+@pytest.mark.parametrize("limit", [-1, 1001])
+async def test_a_journal_of_no_size_is_a_bad_field(panel: Panel, limit: int) -> None:
+    code, _, found = await refusal(panel.control.ListJournal(pb.ListJournalRequest(limit=limit)))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "limit")
+
+
+async def test_a_move_that_the_table_does_not_have_is_illegal(panel: Panel) -> None:
+    request = pb.RollbackPhaseRequest(actor="ann", to=pb.PHASE_CUTOVER)
+    code, reason, _ = await refusal(panel.control.RollbackPhase(request))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ILLEGAL_MOVE")
+
+
+async def test_while_the_control_store_is_away_the_last_setting_is_shown_and_nothing_can_change(panel: Panel) -> None:
+    await advance(panel)
+    panel.store.reachable = False
+    code, reason, _ = await refusal(advance(panel))
+    assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "CONTROL_UNAVAILABLE")
+    answer = await status(panel)
+    assert (answer.setting.phase, answer.setting_stale) == (pb.PHASE_SHADOW, True)
+    panel.store.reachable = True
+
+    async def fresh() -> bool:
+        return not (await status(panel)).setting_stale
+
+    await eventually(fresh)
+
+
+async def test_a_change_made_at_another_router_is_seen_here(panel: Panel) -> None:
+    before = panel.parts.cache.current
+    # The system's own migration has a cache of its own, as another router has.
+    await panel.system.migration.advance(Decision("ben", "because", override=True))
+    after = await panel.parts.cache.changed(before, 10.0)
+    assert after.phase is Phase.SHADOW
+
+
+async def test_a_store_that_is_away_is_shown_and_closes_the_gates_that_need_it(panel: Panel) -> None:
+    await eventually(lambda: panel.parts.observer.view(Store.A).lag_seconds == 0.0)
+    await panel.system.stop(Store.B)
+    await eventually(lambda: not panel.parts.observer.view(Store.B).reachable)
+    answer = await status(panel)
+    assert (answer.stores[1].reachable, answer.stores[1].serving) == (False, False)
+    assert answer.stores[1].note
+    assert (answer.stores[0].reachable, answer.stores[0].lag_seconds) == (True, -1)
+    plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+    verdicts = {gate.name: gate.verdict for gate in plan.gates}
+    assert verdicts["lag"] == pb.VERDICT_INCONCLUSIVE
+
+
+async def test_events_that_no_feed_reads_are_lag_and_none_when_they_are_read() -> None:
+    async with running_panel(feeds=False, mover=False) as panel:
+        await panel.system.log.append([Event("r/1", b"x"), Event("r/2", b"x")])
+        view = panel.parts.observer.view
+        await eventually(lambda: view(Store.A).lag_events == 2 and (view(Store.A).lag_seconds or 0) > 0)
+        async with running_loops(*(backend.feed.loop for backend in panel.system.backends.values())):
+            await eventually(lambda: view(Store.A).lag_events == 0 and view(Store.A).lag_seconds == 0.0)
+            parked = await eventually(lambda: (view(Store.A).status or GetStatusResponse()).feed.parked_now)
+            assert parked == 2
+
+
+async def test_a_log_that_is_away_is_shown_and_the_lag_is_not_known(panel: Panel) -> None:
+    panel.system.log.reachable = False
+    await eventually(lambda: panel.parts.observer.log_trouble)
+    answer = await status(panel)
+    assert "out of reach" in answer.log_trouble
+    assert [store.lag_events for store in answer.stores] == [-1, -1]
+
+
+async def test_a_backfill_copies_every_record_of_a_and_opens_its_gate(panel: Panel) -> None:
+    await panel.put(450)
+    started = await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+    assert started.progress.running is True
+    progress = await finished(panel)
+    assert (progress.done, progress.total) == (450, 450)
+    assert await panel.records_at(Store.B) == 450
+    plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+    assert {gate.name: gate.verdict for gate in plan.gates}["backfill"] == pb.VERDICT_PASS
+
+
+async def test_a_backfill_waits_for_a_store_that_does_not_serve_and_says_why(panel: Panel) -> None:
+    await panel.put(5)
+    panel.system.backends[Store.B].serving.stop("it is being repaired")
+    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+
+    async def waits() -> bool:
+        progress = (await status(panel)).backfill
+        return progress.running and "it is being repaired" in progress.note
+
+    await eventually(waits)
+    panel.system.backends[Store.B].serving.serve()
+    await finished(panel)
+    assert await panel.records_at(Store.B) == 5
+
+
+async def test_a_cancelled_backfill_goes_on_where_it_stopped(panel: Panel) -> None:
+    await panel.put(6)
+    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann", rate=2))
+
+    async def some() -> bool:
+        return (await status(panel)).backfill.done >= 2
+
+    await eventually(some)
+    await panel.control.CancelBackfill(pb.CancelBackfillRequest(actor="ben"))
+
+    async def stopped() -> int:
+        progress = (await status(panel)).backfill
+        return progress.done if progress.note == "cancelled by ben" and not progress.running else 0
+
+    copied = await eventually(stopped)
+    assert 2 <= copied < 6
+    assert await panel.records_at(Store.B) == copied
+    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+    assert (await finished(panel)).done == 6
+    assert await panel.records_at(Store.B) == 6
+
+
+async def test_an_unfinished_backfill_is_finished_by_a_router_that_starts(panel: Panel) -> None:
+    await panel.put(3)
+    asked = Backfill(panel.store, panel.system.stores, "router-0", panel.parts.clock)
+    await asked.start("ann")
+    await finished(panel)
+    assert await panel.records_at(Store.B) == 3
+
+
+async def test_only_the_router_with_the_lease_runs_a_backfill(panel: Panel) -> None:
+    await panel.put(3)
+    control = MemoryControlStore()
+    backfill = Backfill(control, panel.system.stores, "router-1", panel.parts.clock)
+    await backfill.start("ann")
+    assert await control.lease(LEASE, "router-9", 60.0)
+    await backfill.run_once(backfill.loop)
+    assert (await panel.records_at(Store.B), backfill.progress.running) == (0, True)
+    await control.lease(LEASE, "router-9", 0.0)
+    await backfill.run_once(backfill.loop)
+    assert (await panel.records_at(Store.B), backfill.progress.note) == (3, "finished")
+    assert await control.lease(LEASE, "router-9", 60.0), "it is given up at the end"
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0.5, float("inf"), float("nan"), 1e7])
+async def test_a_rate_that_makes_no_sense_is_a_bad_field(panel: Panel, rate: float) -> None:
+    code, _, found = await refusal(panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann", rate=rate)))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "rate")
+
+
+async def test_the_control_listener_asks_for_its_token() -> None:
+    async with running_panel(token=b"x" * 20, feeds=False, mover=False) as panel:
+        code, reason, _ = await refusal(panel.control.GetStatus(pb.GetStatusRequest()))
+        assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_REFUSED")
+        await panel.control.GetStatus(pb.GetStatusRequest(), metadata=((metadata.TOKEN, "x" * 20),))
+
+
+async def test_the_doctor_finds_a_healthy_system_and_says_what_is_missing(panel: Panel) -> None:
+    answer = await panel.control.Diagnose(pb.DiagnoseRequest())
+    found = {finding.subject: finding for finding in answer.findings}
+    for subject in ("store A", "store B", "clock of store A", "event log"):
+        assert found[subject].level == pb.Finding.LEVEL_PASS, found[subject]
+    assert found["control store"].level == pb.Finding.LEVEL_WARN
+    assert found["token of control listener"].remedy
+    await panel.system.stop(Store.A)
+    panel.system.log.reachable = False
+    answer = await panel.control.Diagnose(pb.DiagnoseRequest())
+    failed = {finding.subject for finding in answer.findings if finding.level == pb.Finding.LEVEL_FAIL}
+    assert failed == {"store A", "event log"}
+    assert all(finding.remedy for finding in answer.findings if finding.level != pb.Finding.LEVEL_PASS)

@@ -1,0 +1,90 @@
+"""A router's control API in front of a whole system in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from libs.clock import Clock, SystemClock
+from libs.ownership.model import Store
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.rpc.channel import open_channel
+from libs.rpc.server import Server, ServerConfig
+from libs.rpc.tasks import Loop
+from services.router.api.control import Parts, control_service
+from services.router.control.memory import MemoryControlStore
+from services.router.flows.backfill import Backfill
+from services.router.flows.diagnose import Surroundings
+from services.router.flows.migration import Migration
+from services.router.flows.observe import Observer, SettingCache
+from tests.contracts.pb.toy import shelf_pb2
+from tests.system import System, running_system
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
+
+
+@dataclass
+class Panel:
+    """A router as its operator sees it."""
+
+    system: System
+    parts: Parts
+    address: str
+    control: ControlServiceAsyncStub
+
+    @property
+    def store(self) -> MemoryControlStore:
+        return self.system.control
+
+    async def put(self, count: int) -> None:
+        """Makes so many records, at whatever store the setting says."""
+        for number in range(count):
+            order = shelf_pb2.PutOrder(token=str(uuid4()), where=shelf_pb2.Place(room="r", isbn=f"{number:05}"))
+            await self.system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
+
+    async def records_at(self, store: Store) -> int:
+        return (await self.system.ports(store).inspection.census()).records
+
+
+@asynccontextmanager
+async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIterator[Panel]:
+    """The options of `running_system`; `token`: what the control listener asks for."""
+    clock = SystemClock()
+    async with running_system(**system) as running:
+        observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)
+        cache = SettingCache(running.control, clock, interval_seconds=0.02)
+        await cache.refresh()
+        backfill = Backfill(running.control, running.stores, "router-1", clock)
+        parts = _parts(running, observer, cache, backfill, clock)
+        server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
+        await server.start()
+        async with running_loops(observer.loop, cache.loop, backfill.loop), open_channel(server.address) as channel:
+            yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc))
+        await server.drain(0.2)
+
+
+@asynccontextmanager
+async def running_loops(*loops: Loop) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(loop.run()) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _parts(running: System, observer: Observer, cache: SettingCache, backfill: Backfill, clock: Clock) -> Parts:
+    migration = Migration(
+        running.control,
+        cache,
+        lambda setting: observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago()),
+        clock,
+    )
+    around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
+    return Parts(migration, cache, observer, running.traffic, running.mover, backfill, around, clock)
