@@ -30,7 +30,7 @@ class Refused(BatonError):
     """A store answered with an error that is the caller's answer too."""
 
     def __init__(self, store: Store, error: grpc.aio.AioRpcError) -> None:
-        super().__init__(error.details() or error.code().name)
+        super().__init__(f"store {store}: {error.code().name}: {error.details() or 'no details'}")
         self.store = store
         self.error = error
 
@@ -42,6 +42,9 @@ class Refused(BatonError):
 
 class Away(Refused):
     """A store did not answer in time or cannot be reached: the outcome is unknown."""
+
+    code = "UNAVAILABLE"
+    reason = "OWNER_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
