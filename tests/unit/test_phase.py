@@ -139,8 +139,8 @@ def test_the_table_names_known_gates_and_every_gate_is_asked_somewhere() -> None
     assert asked == set(GATES)
 
 
-def test_only_the_last_phase_has_no_way_back_and_no_feed_into_a() -> None:
-    assert [phase for phase in Phase if not PHASES[phase].backward] == [DEPRECATED]
+def test_only_the_last_phase_has_no_way_back() -> None:
+    assert [phase for phase in Phase if not PHASES[phase].way_back] == [DEPRECATED]
 
 
 def test_the_diagram_shows_every_step_and_every_way_back() -> None:

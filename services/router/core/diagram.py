@@ -15,9 +15,9 @@ def diagram() -> str:
         lines.append(f"    {before.value} --> {after.value}: {gates}")
     for phase in ORDER[1:]:
         rule = PHASES[phase]
-        if rule.backward:
+        if rule.way_back:
             lines += [f"    {phase.value} --> {earlier.value}: back" for earlier in ORDER[: ORDER.index(phase)]]
-    lines += [f"    {phase.value} --> [*]" for phase in ORDER if not PHASES[phase].backward]
+    lines += [f"    {phase.value} --> [*]" for phase in ORDER if not PHASES[phase].way_back]
     for phase in ORDER:
         canary = ", canary buckets at B" if PHASES[phase].canary else ""
         lines.append(f"    note right of {phase.value}: home {PHASES[phase].home}{canary}")

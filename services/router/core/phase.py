@@ -39,8 +39,8 @@ class PhaseRule:
     """Canary buckets go to B."""
     compared: str
     """Which reads are compared in the background, with what."""
-    feed_into_a: bool
-    """B's changes are applied at A: the way back is open."""
+    way_back: bool
+    """A may be asked to take everything back: until then it must be kept running and fed."""
     gates: tuple[str, ...]
     """What must pass before this phase is entered (see `gates.GATES`)."""
     effect: str
@@ -50,17 +50,13 @@ class PhaseRule:
     back: str
     """For the README's table: who answers, what a crash of one process costs, what going back costs."""
 
-    @property
-    def backward(self) -> bool:
-        return self.feed_into_a
-
 
 PHASES: dict[Phase, PhaseRule] = {
     Phase.OFF: PhaseRule(
         home=Store.A,
         canary=False,
         compared="nothing",
-        feed_into_a=True,
+        way_back=True,
         gates=(),
         effect="all calls go to A; B follows by the event log",
         answers="A",
@@ -71,7 +67,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.A,
         canary=False,
         compared="sampled reads against B",
-        feed_into_a=True,
+        way_back=True,
         gates=("audit", "backfill", "lag", "parked"),
         effect="all calls go to A; sampled reads are compared with B's answers",
         answers="A",
@@ -82,7 +78,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.A,
         canary=True,
         compared="sampled reads against the other store",
-        feed_into_a=True,
+        way_back=True,
         gates=("shadow-consistent", "lag", "parked"),
         effect="canary buckets are handed to B, as many as `baton canary set` says; all else stays at A",
         answers="the record's owner: B for canary buckets, else A",
@@ -93,7 +89,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.B,
         canary=False,
         compared="sampled reads against A",
-        feed_into_a=True,
+        way_back=True,
         gates=("error-rate", "canary-complete", "lag", "parked"),
         effect="every bucket is handed to B; A follows by the event log",
         answers="the record's owner: B, or A until the record has moved",
@@ -104,7 +100,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.B,
         canary=False,
         compared="nothing",
-        feed_into_a=True,
+        way_back=True,
         gates=("buckets-done", "latency-parity", "rehearsal", "lag", "parked"),
         effect="B serves everything; A stays a hot backup that applies every change",
         answers="B",
@@ -115,9 +111,9 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.B,
         canary=False,
         compared="nothing",
-        feed_into_a=False,
+        way_back=False,
         gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "lag", "parked"),
-        effect="A is no longer fed: there is no way back after this",
+        effect="A may be shut down: there is no way back after this",
         answers="B",
         crash="nothing; B's records wait",
         back="not possible",
@@ -180,8 +176,8 @@ def advance(setting: Setting) -> Setting:
 
 def rollback(setting: Setting, to: Phase) -> Setting:
     """Back to an earlier phase. A phase that writes to A holds all traffic there, the canary's too."""
-    if not setting.rule.feed_into_a:
-        raise IllegalMove(f"{setting.phase.value} has no way back: A no longer has what B was given since")
+    if not setting.rule.way_back:
+        raise IllegalMove(f"{setting.phase.value} has no way back: A may be shut down or behind")
     same_without_canary = to is setting.phase and setting.rule.canary and not setting.hold
     if ORDER.index(to) >= ORDER.index(setting.phase) and not same_without_canary:
         earlier = ", ".join(phase.value for phase in ORDER[: ORDER.index(setting.phase)]) or "none"
