@@ -24,6 +24,7 @@ from libs.trial.stats import Finished, Stats
 from libs.verify.history import Answer, HistoryWriter, Outcome
 
 MOST_PUT_ASIDE = 8
+"""A client with so many writes of unknown outcome only reads beside them."""
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 
@@ -94,9 +95,9 @@ class Client:
         for place, pending in enumerate(self._aside):
             if pending.due <= now:
                 return self._aside.pop(place)
-        if self.ending.is_set() or len(self._aside) >= MOST_PUT_ASIDE:
+        if self.ending.is_set():
             return None
-        return _Pending(self.mix.next(), now)
+        return _Pending(self.mix.next_read() if len(self._aside) >= MOST_PUT_ASIDE else self.mix.next(), now)
 
     async def _attempt(self, pending: _Pending) -> None:
         request = pending.request

@@ -133,6 +133,10 @@ class Mix:
         methods, weights = zip(*_WEIGHTS[self._names.belief(name)], strict=True)
         return self._on(self._random.choices(methods, weights)[0], name)
 
+    def next_read(self) -> Request:
+        """Of a hot name, or of several."""
+        return self._on(self._random.choices(("get", "list"), (10, 1))[0], self._random.choice(self._names.hot))
+
     def _fresh(self) -> Request:
         if not self._names.fresh or self._random.random() < _SHARE_OF_FRESH:
             return self._create_fresh()

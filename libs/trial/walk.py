@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CALL_SECONDS = 3.0
 POLL_SECONDS = 0.05
 TRY_AGAIN_SECONDS = 0.2
+OBSERVED_SECONDS = 0.7
+"""A router's view of its stores is half a second old."""
 
 PHASES = ("OFF", "SHADOW", "DUAL_WRITE", "DUAL_READ", "CUTOVER")
 """In their order. The last one, DEPRECATED, has no way back and is not walked."""
@@ -216,8 +218,10 @@ class Walk:
             if setting.generation > before.setting.generation and done(setting):
                 break
         after = await self.settled()
-        records = abs(owned_by_b(after) - owned_by_b(before))
-        move = Move(phase_name(before.setting), phase_name(after.setting), started, time.monotonic(), records)
+        ended = time.monotonic()
+        await asyncio.sleep(OBSERVED_SECONDS)
+        records = abs(owned_by_b(await self.status()) - owned_by_b(before))
+        move = Move(phase_name(before.setting), phase_name(after.setting), started, ended, records)
         self.moves.append(move)
         return move
 
