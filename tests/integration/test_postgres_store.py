@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -276,6 +277,20 @@ async def test_a_server_that_forgets_what_it_committed_is_refused(postgres: Post
     with pytest.raises(UnfitDatabase, match="synchronous_commit"):
         async with open_store(postgres_dsn):
             pass
+
+
+async def test_a_standby_is_refused(stack_directory: Path) -> None:
+    server = Postgres(stack_directory / "standby")
+    try:
+        server.start()
+        server.stop()
+        (server.directory / "data" / "standby.signal").touch()
+        server.start()
+        with pytest.raises(UnfitDatabase, match="standby"):
+            async with open_store(server.dsn):
+                pass
+    finally:
+        server.kill()
 
 
 async def test_processes_that_start_together_migrate_once(postgres_dsn: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from libs.ownership.model import Record
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery
 from libs.store.window import made_by, size_of
 from services.service_layer.store.postgres_context import Context
-from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import windows
 from services.service_layer.store.postgres_rows import ROW, row_of, unsigned
 
@@ -72,7 +73,7 @@ class PostgresInspection:
             if buckets:
                 rows = await connection.fetch(DIGESTS, me, list(buckets))
             else:
-                rows = await connection.fetch(ALL_DIGESTS, me)
+                rows = await _fetch_all(connection, ALL_DIGESTS, me)
             return [BucketDigest(row["bucket"], row["records"], row["owned"], unsigned(row["digest"])) for row in rows]
 
         return await self._context.background.run(work)
@@ -84,13 +85,21 @@ class PostgresInspection:
         if self._census is None or began >= self._valid_until:
 
             async def work(connection: Connection) -> Census:
-                return Census(*await connection.fetchrow(CENSUS, self._context.me.value))
+                (counts,) = await _fetch_all(connection, CENSUS, self._context.me.value)
+                return Census(*counts)
 
             self._census = await self._context.background.run(work)
             cost = loop.time() - began
             keep = cost * _CENSUS_COST_FACTOR if cost > 0.05 else 0.0
             self._valid_until = loop.time() + min(keep, _CENSUS_MOST_SECONDS)
         return self._census
+
+
+async def _fetch_all(connection: Connection, statement: str, *arguments: object) -> list[Any]:
+    """For statements that look at every row: by reading the table from end to end."""
+    async with transaction(connection):
+        await connection.execute("SET LOCAL enable_seqscan = on")
+        return list(await connection.fetch(statement, *arguments))
 
 
 def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:

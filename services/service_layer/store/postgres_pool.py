@@ -199,7 +199,8 @@ class Pool:
         except FOREIGN as error:
             broken = breaks_connection(error)
             raise _ours(error) from error
-        except BatonError:
+        except Exception:
+            # The work's own: it says nothing about the connection, unless that is inside a transaction still.
             broken = False
             raise
         finally:
