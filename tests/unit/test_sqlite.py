@@ -1,0 +1,275 @@
+"""One writer, groups of jobs, readers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+import libs.sqlite
+from libs.errors import LockTimeout, Overloaded
+from libs.sqlite import GROUP_JOBS, AlreadyOpen, Database, DiskFull, Migration, Options
+from libs.store.port import NewerSchema, StoreUnavailable
+from tests.waiting import eventually
+
+TABLE = Migration(1, ("CREATE TABLE note (word TEXT UNIQUE)",))
+BOUND_SECONDS = 10.0
+
+
+def adding(word: str) -> Callable[[sqlite3.Connection], None]:
+    return lambda connection: void(connection.execute("INSERT INTO note VALUES (?)", (word,)))
+
+
+def void(_: object) -> None:
+    return None
+
+
+def words(connection: sqlite3.Connection) -> list[str]:
+    return [word for (word,) in connection.execute("SELECT word FROM note ORDER BY rowid")]
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with Database.open(tmp_path / "d.db", (TABLE,)) as database:
+        yield database
+
+
+class Gate:
+    """A job that holds the writer inside its transaction until it is told to go on."""
+
+    def __init__(self, word: str = "") -> None:
+        self.word = word
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        if self.word:
+            adding(self.word)(connection)
+        self.entered.set()
+        assert self.go_on.wait(BOUND_SECONDS)
+
+
+@asynccontextmanager
+async def held(database: Database, word: str = "", *, background: bool = True) -> AsyncIterator[Gate]:
+    """Background work is not in one group with the clients' jobs that wait for it."""
+    gate = Gate(word)
+    job = asyncio.create_task(database.write(gate, background=background))
+    try:
+        await eventually(gate.entered.is_set)
+        yield gate
+    finally:
+        gate.go_on.set()
+        await job
+
+
+async def test_a_read_during_an_open_transaction_sees_what_was_committed(database: Database) -> None:
+    async with held(database, "new"), asyncio.timeout(BOUND_SECONDS / 2):
+        assert await database.read(words) == []
+    assert await database.read(words) == ["new"]
+
+
+async def test_jobs_that_wait_share_one_transaction_and_are_answered_after_its_commit(database: Database) -> None:
+    seen: list[int] = []
+
+    def adding_and_counting(word: str) -> Callable[[sqlite3.Connection], None]:
+        def job(connection: sqlite3.Connection) -> None:
+            adding(word)(connection)
+            with closing(sqlite3.connect(database.path)) as other:
+                seen.append(len(words(other)))
+
+        return job
+
+    async with held(database) as gate:
+        jobs = [asyncio.create_task(database.write(adding_and_counting(f"w{number}"))) for number in range(5)]
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        await asyncio.gather(*jobs)
+    assert seen == [0, 0, 0, 0, 0]
+    assert await database.read(words) == [f"w{number}" for number in range(5)]
+
+
+async def test_a_group_is_bounded(database: Database) -> None:
+    before: list[int] = []
+
+    def counting(connection: sqlite3.Connection) -> None:
+        with closing(sqlite3.connect(database.path)) as other:
+            before.append(len(words(other)))
+
+    async with held(database) as gate:
+        jobs = [asyncio.create_task(database.write(adding(f"w{number}"))) for number in range(GROUP_JOBS)]
+        jobs.append(asyncio.create_task(database.write(counting)))
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        await asyncio.gather(*jobs)
+    assert before[0] > 0
+
+
+async def test_a_job_that_raises_is_undone_alone(database: Database) -> None:
+    def odd(connection: sqlite3.Connection) -> None:
+        adding("odd")(connection)
+        raise KeyError("odd")
+
+    async with held(database) as gate:
+        jobs = [asyncio.create_task(database.write(job)) for job in (odd, adding("a"), odd, adding("b"), odd)]
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [KeyError, type(None), KeyError, type(None), KeyError]
+    assert await database.read(words) == ["a", "b"]
+
+
+async def test_clients_go_before_background_work_and_both_take_turns(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libs.sqlite, "GROUP_SECONDS", BOUND_SECONDS)
+    async with held(database, background=False) as gate:
+        background = [asyncio.create_task(database.write(adding(f"b{number}"), background=True)) for number in range(3)]
+        await asyncio.sleep(0)
+        clients = [asyncio.create_task(database.write(adding(f"c{number}"))) for number in range(GROUP_JOBS + 3)]
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        await asyncio.gather(*background, *clients)
+    order = [word[0] for word in await database.read(words)]
+    assert order[0] == "c" and order[-1] == "c"
+    assert order.count("b") == 3
+
+
+async def test_a_caller_who_left_early_leaves_nothing_and_one_who_left_late_all(database: Database) -> None:
+    committed = []
+    async with held(database):
+        early = asyncio.create_task(database.write(adding("early")))
+        await asyncio.sleep(0)
+        early.cancel()
+    gate = Gate("late")
+    late = asyncio.create_task(database.write(gate, committed=lambda: committed.append("late")))
+    await eventually(gate.entered.is_set)
+    late.cancel()
+    gate.go_on.set()
+    await eventually(lambda: committed == ["late"])
+    assert await database.read(words) == ["late"]
+    for task in (early, late):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_full_queue_refuses(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "d.db", (TABLE,), Options(queue_jobs=2)) as database:
+        async with held(database):
+            jobs = [asyncio.create_task(database.write(adding(word))) for word in "ab"]
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await database.write(adding("c"))
+            assert not any(job.done() for job in jobs)
+        await asyncio.gather(*jobs)
+        assert await database.read(words) == ["a", "b"]
+
+
+async def test_a_full_disk_is_told_and_changes_nothing(database: Database) -> None:
+    await database.write(adding("before"))
+    await database.write(lambda connection: void(connection.execute("PRAGMA max_page_count = 1")))
+    async with held(database) as gate:
+        jobs = [asyncio.create_task(database.write(adding(word))) for word in ("a" * 50_000, "b" * 50_000)]
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {DiskFull}
+    assert await database.read(words) == ["before"]
+    await database.write(lambda connection: void(connection.execute("PRAGMA max_page_count = 100000")))
+    await database.write(adding("after"))
+    assert await database.read(words) == ["before", "after"]
+
+
+async def test_a_commit_that_fails_fails_all_its_jobs(database: Database) -> None:
+    """A deferred constraint is checked at the commit only."""
+    await database.write(
+        lambda connection: void(
+            connection.execute("CREATE TABLE child (word TEXT REFERENCES note (word) DEFERRABLE INITIALLY DEFERRED)")
+        )
+    )
+    lost = database.lost_commits
+    await database.write(adding("a"))
+    database._writer.execute("PRAGMA foreign_keys = ON")
+    async with held(database) as gate:
+        good = asyncio.create_task(database.write(adding("b")))
+        orphan = asyncio.create_task(
+            database.write(lambda connection: void(connection.execute("INSERT INTO child VALUES ('nobody')")))
+        )
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        outcomes = await asyncio.gather(good, orphan, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [sqlite3.IntegrityError] * 2
+    assert await database.read(words) == ["a"]
+    assert database.lost_commits == lost + 1
+    await database.write(adding("c"))
+    assert await database.read(words) == ["a", "c"]
+
+
+async def test_another_process_is_kept_out(database: Database) -> None:
+    with pytest.raises(AlreadyOpen, match="another process"):
+        async with Database.open(database.path):
+            pass
+
+
+async def test_processes_that_share_a_file_wait_for_each_other_with_a_bound(tmp_path: Path) -> None:
+    options = Options(exclusive=False, busy_seconds=0.05)
+    path = tmp_path / "d.db"
+    async with Database.open(path, (TABLE,), options) as one, Database.open(path, (TABLE,), options) as two:
+        async with held(one, "one"):
+            with pytest.raises(LockTimeout):
+                await two.write(adding("two"))
+        await two.write(adding("three"))
+        assert await one.read(words) == ["one", "three"]
+
+
+async def test_a_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.db"
+    async with Database.open(path, (TABLE, Migration(2, ("CREATE TABLE more (word TEXT)",)))):
+        pass
+    with pytest.raises(NewerSchema, match="schema 2"):
+        async with Database.open(path, (TABLE,)):
+            pass
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "d.db"
+    with pytest.raises(sqlite3.OperationalError):
+        async with Database.open(path, (TABLE, Migration(2, ("CREATE TABLE more (word TEXT)", "no statement")))):
+            pass
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")] == [
+            "note"
+        ]
+
+
+async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.db"
+    path.write_bytes(b"no database, " * 100)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        async with Database.open(path, (TABLE,)):
+            pass
+
+
+async def test_commits_are_flushed_to_the_disk(database: Database) -> None:
+    def settings(connection: sqlite3.Connection) -> tuple[str, int]:
+        return (
+            connection.execute("PRAGMA journal_mode").fetchone()[0],
+            connection.execute("PRAGMA synchronous").fetchone()[0],
+        )
+
+    assert await database.write(settings) == ("wal", 2)
+
+
+async def test_a_closed_one_refuses_and_what_waited_is_done(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "d.db", (TABLE,)) as database:
+        jobs = [asyncio.create_task(database.write(adding(word))) for word in "abc"]
+        await asyncio.sleep(0)
+    await asyncio.gather(*jobs)
+    for refused in (database.write(adding("d")), database.read(words)):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await refused
