@@ -15,7 +15,7 @@ PROTO_TREES := protos:libs/pb:libs.pb \
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos lint test demo bench pins clean
+.PHONY: help env stack protos check-protos lint test demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,7 +41,7 @@ check-protos: env ## fail if a generated module is not fresh
 lint: env check-protos ## check style, types, imports and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py
+	$(BIN)/mypy libs services tests protos/generate.py deploy/compose/make_secrets.py
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
 	$(BIN)/buf lint build/protos.binpb --config buf.yaml
@@ -55,9 +55,18 @@ demo: env ## show a migration there and back under load, about a minute
 bench: env stack ## measure, each figure beside its baseline
 	$(BIN)/python -m tests.bench
 
+up: ## run the system in containers (Docker Compose 2.20 or later), clients at 127.0.0.1:7600
+	@docker compose version >/dev/null 2>&1 || { echo "docker compose is missing: see https://docs.docker.com/compose/install/" >&2; exit 1; }
+	$(PYTHON) deploy/compose/make_secrets.py
+	docker compose up --build --detach --wait --wait-timeout 300
+
+down: ## stop the containers and keep their data (docker compose down --volumes removes it)
+	docker compose down
+
 pins: env ## choose the newest allowed versions again and write requirements/
 	$(PIN) --upgrade -o requirements/base.txt
 	$(PIN) --upgrade --extra dev -o requirements/dev.txt
+	echo 'setuptools>=77' | $(subst pyproject.toml,-,$(PIN)) -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## remove all that was made here, .venv included
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,46 @@
+"""Asks listeners whether they serve; for whoever watches over a process from outside, such as a container's health check.
+
+python -m libs.rpc.health HOST:PORT [HOST:PORT ...]
+
+Exit code 0: all serve; 1: one of them does not, or says nothing in time. Needs no token: health answers anybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_SECONDS = 3.0
+
+
+def trouble(address: str, timeout_seconds: float = _SECONDS) -> str:
+    """Why nobody is served at that address, or "". Blocks for at most the timeout, in seconds."""
+    # A proxy that the environment names is not for a listener that is looked after from beside it.
+    with grpc.insecure_channel(address, (("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_seconds)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return ""
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m libs.rpc.health", description="Do these listeners serve?")
+    parser.add_argument("address", nargs="+", metavar="HOST:PORT")
+    parser.add_argument("--timeout", type=float, default=_SECONDS, help="seconds for each address (%(default)s)")
+    given = parser.parse_args(arguments)
+    for address in given.address:
+        if found := trouble(address, given.timeout):
+            print(f"{address}: {found}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
