@@ -13,9 +13,8 @@ from libs.rpc.channel import open_channel
 from libs.trial.client import Client, Manner
 from libs.trial.requests import COLLECTION, Mix, Names
 from libs.trial.stats import Stats
+from libs.trial.tasks import first_failure
 from libs.verify.history import Call, HistoryWriter, read_history
-
-_RATE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +90,11 @@ class Load:
             await self._make_clients(stack, ending)
             self.started = time.monotonic()
             try:
-                async with asyncio.TaskGroup() as group:
+                async with first_failure() as group:
                     for client in self._clients:
                         group.create_task(client.run())
                     yield
                     ending.set()
-            except BaseExceptionGroup as failures:
-                raise failures.exceptions[0] from None
             finally:
                 self.ended = time.monotonic()
 

@@ -56,8 +56,14 @@ class Result:
         }
 
     @property
+    def proves_nothing(self) -> bool:
+        """No write was acknowledged or no strict read answered: then zeros mean nothing."""
+        return not (self.findings.acknowledged_writes and self.findings.strict_reads)
+
+    @property
     def ok(self) -> bool:
-        return self.digests_equal and self.linearizable and not any(tally.count for tally in self.tallies.values())
+        sound = self.digests_equal and self.linearizable and not self.proves_nothing
+        return sound and not any(tally.count for tally in self.tallies.values())
 
     @property
     def problems(self) -> list[str]:
@@ -65,7 +71,11 @@ class Result:
         found = [
             f"{name} {tally.count}: {offender}" for name, tally in self.tallies.items() for offender in tally.offenders
         ]
-        return found if self.digests_equal else [*found, "digests: the stores' digests differ"]
+        if not self.digests_equal:
+            found.append("digests: the stores' digests differ")
+        if self.proves_nothing:
+            found.append("no write was acknowledged, or no strict read answered: this proves nothing")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """For a report."""

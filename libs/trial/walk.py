@@ -111,6 +111,21 @@ class Walk:
         found: pb.ListJournalResponse = await self._ask("ListJournal", pb.ListJournalRequest(limit=200))
         return found
 
+    async def unmeasured_gates(self) -> list[str]:
+        """Names of the next step's gates without evidence, once no gate fails any more."""
+        plan = await self.plan()
+
+        async def none_fails() -> bool:
+            nonlocal plan
+            plan = await self.plan()
+            return not any(gate.verdict == pb.VERDICT_FAIL for gate in plan.gates)
+
+        def failing() -> str:
+            return "; ".join(f"{gate.name}: {gate.evidence}" for gate in plan.gates if gate.verdict == pb.VERDICT_FAIL)
+
+        await self._until(none_fails, lambda: f"no gate fails; failing: {failing()}")
+        return [gate.name for gate in plan.gates if gate.verdict != pb.VERDICT_PASS]
+
     async def advance(self, override_reason: str = "") -> Move:
         """One step forward. Raises GatesBlock when a gate does not pass and no reason for an override is given."""
         before = (await self.status()).setting

@@ -32,6 +32,7 @@ from libs.eventlog.address import LogAddress
 from libs.rpc.channel import open_channel
 from libs.trial.errors import TrialFailed
 from libs.trial.stores import StoreAccess
+from libs.trial.tasks import first_failure
 
 READY_SECONDS = 40.0
 WATCH_SECONDS = 0.2
@@ -155,7 +156,7 @@ class World:
     async def start_all(self) -> None:
         """Raises ServerFailed with the end of the log of the one that did not come up."""
         await asyncio.to_thread(self._prepare)
-        async with _first_failure() as group:
+        async with first_failure() as group:
             for name in self.nodes:
                 group.create_task(self.start(name))
 
@@ -304,13 +305,3 @@ async def _serves(stub: Any) -> bool:
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     return False
-
-
-@asynccontextmanager
-async def _first_failure() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises what failed first, rather than a group of it."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
