@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .kafka import KafkaEventLog
-from .kafka_topic import KafkaSettings
 from .memory import MemoryEventLog
 from .port import EventLog
 from .sqlite import SqliteEventLog
@@ -51,6 +49,10 @@ async def open_event_log(address: LogAddress) -> AsyncIterator[EventLog]:
         async with SqliteEventLog.open(Path(sqlite[1]), address.partitions) as log:
             yield log
     elif kafka:
+        # Imported only by a process that uses it.
+        from .kafka import KafkaEventLog
+        from .kafka_topic import KafkaSettings
+
         settings = KafkaSettings(
             bootstrap=kafka[1],
             topic=kafka[2],

@@ -1,4 +1,7 @@
-"""Starts the new service: `python -m services.service_layer`; `migrate` brings its database to this version."""
+"""Starts the new service: `python -m services.service_layer`; `migrate` brings its database to this version.
+
+PostgreSQL and Redis are imported only by a process that uses them: it takes a second or two.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,11 @@ from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import LockManager
-from libs.locks.redis import RedisLocks
 from libs.sandboxes.changes import SCHEMA_VERSION
 from libs.sandboxes.operations import SandboxOperations
 from libs.store.port import StorePorts
-from services.service_layer.server import server_id
 from services.service_layer.settings import ServiceLayerSettings
-from services.service_layer.store import embedded, postgres, postgres_schema
-from services.service_layer.store.postgres_pool import PoolSettings
+from services.service_layer.store import embedded
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,15 @@ async def serve(settings: ServiceLayerSettings) -> None:
         schema_version=SCHEMA_VERSION,
         open_store=lambda: _open_store(settings),
         open_locks=lambda: _open_locks(settings),
-        server_id=(lambda: server_id(settings.database)) if settings.file is None else None,
+        server_id=lambda: _server_id(settings),
     )
     await run_backend(backend, settings)
 
 
 async def migrate(settings: ServiceLayerSettings) -> None:
     if settings.file is None:
+        from services.service_layer.store import postgres_schema
+
         version = await postgres_schema.migrate(settings.database)
         log.info("the database has schema %s", version)
         return
@@ -52,14 +54,26 @@ def _open_store(settings: ServiceLayerSettings) -> AbstractAsyncContextManager[S
     clock = SystemClock()
     if settings.file is not None:
         return embedded.open_store(settings.file, clock, settings.outbox_limits)
-    pools = PoolSettings(request_pool=settings.request_pool, apply_pool=settings.apply_pool)
+    from services.service_layer.store import postgres, postgres_pool
+
+    pools = postgres_pool.PoolSettings(request_pool=settings.request_pool, apply_pool=settings.apply_pool)
     options = postgres.PostgresOptions(pools=pools, migrate=settings.migrate_at_start)
     return postgres.open_store(settings.database, clock, settings.outbox_limits, options)
+
+
+async def _server_id(settings: ServiceLayerSettings) -> str:
+    if settings.file is not None:
+        return ""
+    from services.service_layer.server import server_id
+
+    return await server_id(settings.database)
 
 
 @asynccontextmanager
 async def _open_locks(settings: ServiceLayerSettings) -> AsyncIterator[LockManager]:
     if settings.redis:
+        from libs.locks.redis import RedisLocks
+
         async with RedisLocks.open(settings.redis) as locks:
             yield locks
     else:
