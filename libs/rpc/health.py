@@ -1,4 +1,4 @@
-"""Asks listeners whether they serve; for whoever watches over a process from outside, such as a container's health check.
+"""Asks listeners whether they serve: for whoever watches a process from outside, such as a container's health check.
 
 python -m libs.rpc.health HOST:PORT [HOST:PORT ...]
 
