@@ -69,12 +69,13 @@ def advance(
     JSON keys: phase generation canary_percent hold (as they are now)
       before (the same, as they were) dry_run gates
     """
+    if override is not None and not override.strip():
+        raise CommandFailed("--override needs a reason: it is kept in the journal", Exit.USAGE)
+
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import views
     from services.router.cli.client import control
 
-    if override is not None and not override.strip():
-        raise CommandFailed("--override needs a reason: it is kept in the journal", Exit.USAGE)
     with control(options) as router:
         planned = _planned(router)
         if not planned.next:
@@ -106,12 +107,13 @@ def rollback(
       before (the same, as they were) dry_run
       going_back: records seconds
     """
+    target = parse_phase(to)
+
     from libs.ownership.model import Store
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
     from services.router.cli.client import PHASE_NUMBERS, control
 
-    target = parse_phase(to)
     with control(options) as router:
         planned = _planned(router)
         status = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
@@ -143,10 +145,11 @@ def set_canary(
     JSON keys: phase generation canary_percent hold (as they are now)
       before (the same, as they were) dry_run
     """
+    permille = parse_percent(percent)
+
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
 
-    permille = parse_percent(percent)
     with control(options) as router:
         planned = _planned(router)
         before = planned.setting.canary_permille / 10

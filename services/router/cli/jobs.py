@@ -32,13 +32,14 @@ def backfill(
     JSON keys: running done total rate eta_seconds note finished_time dry_run
     With --wait, the last line is the result.
     """
+    per_second = parse_rate(rate)
+    if cancel and wait:
+        raise CommandFailed("--cancel and --wait do not go together: name one of them", Exit.USAGE)
+
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
     from services.router.cli.client import control
 
-    per_second = parse_rate(rate)
-    if cancel and wait:
-        raise CommandFailed("--cancel and --wait do not go together: name one of them", Exit.USAGE)
     with control(options) as router:
         view = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
         if cancel:

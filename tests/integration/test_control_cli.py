@@ -1,0 +1,192 @@
+"""`baton` against a running router: what it prints, what it changes, and its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from libs.ownership.model import Store
+from services.router.cli.app import app
+from services.router.cli.options import Exit
+from services.router.core.phase import Phase
+from services.router.flows.migration import Decision
+from tests.panel import Panel, running_panel
+from tests.waiting import eventually
+
+BY_HAND = Decision("ann", "by hand", override=True)
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(feeds=False, mover=False) as running:
+        await eventually(
+            lambda: running.parts.observer.evidence(running.parts.cache.current, None, None).lag_seconds == 0
+        )
+        yield running
+
+
+async def baton(panel: Panel, *arguments: str) -> Result:
+    """The command runs in a thread, since the router runs in this loop."""
+    words = [*arguments, "--address", panel.address]
+    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
+
+
+async def answer(panel: Panel, *arguments: str, code: Exit = Exit.OK) -> Any:
+    result = await baton(panel, *arguments, "-o", "json")
+    assert result.exit_code == code, (result.stderr, result.exception)
+    return json.loads(result.stdout)
+
+
+async def copied(panel: Panel) -> None:
+    await panel.parts.backfill.start("ann")
+    await eventually(lambda: panel.parts.backfill.finished_seconds_ago() is not None)
+
+
+async def go_to(panel: Panel, phase: Phase) -> None:
+    while panel.parts.cache.current.phase is not phase:
+        await panel.parts.migration.advance(BY_HAND)
+    await panel.system.setting.refresh()
+
+
+async def test_status_prints_every_key_that_its_help_names(panel: Panel) -> None:
+    view = await answer(panel, "status")
+    named = (await baton(panel, "status", "--help")).stdout
+    assert (view["phase"], view["generation"], view["canary_percent"], view["hold"]) == ("OFF", 1, 0.0, False)
+    for keys in (view, view["stores"]["A"], view["backfill"], view["going_back"]):
+        for key in keys:
+            assert key.split(".")[0] in named, key
+    assert view["stores"]["A"]["lag_seconds"] == 0.0
+
+
+async def test_status_is_a_table_for_people(panel: Panel) -> None:
+    text = (await baton(panel, "status")).stdout
+    for words in ("OFF (generation 1)", "buckets at B", "backfill", "never ran", "going back", "serves"):
+        assert words in text, text
+
+
+async def test_a_failing_gate_blocks_with_3_and_shows_the_gates(panel: Panel) -> None:
+    for command in (["phase", "plan"], ["phase", "advance", "--yes"]):
+        result = await baton(panel, *command)
+        assert result.exit_code == Exit.BLOCKED
+        assert "audit, backfill do not pass" in result.stderr
+        assert "no backfill has finished" in result.stdout
+    assert panel.parts.cache.current.generation == 1
+
+
+async def test_a_gate_without_evidence_blocks_with_4(panel: Panel) -> None:
+    await copied(panel)
+    plan = await answer(panel, "phase", "plan", code=Exit.INCONCLUSIVE)
+    assert (plan["next"], {gate["name"]: gate["verdict"] for gate in plan["gates"]}["audit"]) == (
+        "SHADOW",
+        "INCONCLUSIVE",
+    )
+    assert (await baton(panel, "phase", "advance", "--yes")).exit_code == Exit.INCONCLUSIVE
+
+
+async def test_an_override_advances_and_the_journal_shows_it(panel: Panel) -> None:
+    now = await answer(panel, "phase", "advance", "--override", "audited by hand", "--yes")
+    assert (now["phase"], now["generation"], now["before"]["phase"], now["dry_run"]) == ("SHADOW", 2, "OFF", False)
+    newest, first = await answer(panel, "journal")
+    assert (newest["actor"], newest["action"], newest["reason"]) == ("ann@host", "advance", "audited by hand")
+    assert newest["overridden"] is True
+    assert first["action"] == "start"
+    text = (await baton(panel, "journal", "--limit", "1")).stdout
+    assert "audited by hand [overrides audit, backfill]" in text
+    assert "start" not in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["phase", "advance", "--override", "by hand"],
+        ["phase", "rollback", "off"],
+        ["canary", "set", "5"],
+        ["backfill"],
+    ],
+)
+async def test_a_dry_run_changes_nothing_and_a_script_needs_yes(panel: Panel, command: list[str]) -> None:
+    await go_to(panel, Phase.DUAL_WRITE)
+    before = panel.parts.cache.current
+    assert (await answer(panel, *command, "--dry-run"))["dry_run"] is True
+    result = await baton(panel, *command)
+    assert result.exit_code == Exit.USAGE
+    assert "add --yes" in result.stderr
+    assert await panel.store.load() == before
+    assert await panel.store.progress("backfill") is None
+    assert (await baton(panel, *command, "--yes")).exit_code == Exit.OK
+
+
+async def test_a_rollback_says_its_price_before_it_acts(panel: Panel) -> None:
+    await go_to(panel, Phase.DUAL_READ)
+    await panel.put(3)
+    await eventually(lambda: _owned_at_b(panel) == 3)
+    result = await baton(panel, "phase", "rollback", "OFF", "--reason", "fire", "--dry-run")
+    assert "3 records to bring home to A, no rate was measured yet" in result.stderr
+    assert "all traffic is held at A" in result.stderr
+    now = await answer(panel, "phase", "rollback", "OFF", "--reason", "fire", "--yes")
+    assert (now["phase"], now["hold"], now["going_back"]) == ("OFF", True, {"records": 3, "seconds": None})
+
+
+def _owned_at_b(panel: Panel) -> int:
+    status = panel.parts.observer.view(Store.B).status
+    return status.owned_records if status else 0
+
+
+async def test_the_hold_is_lifted_and_only_once(panel: Panel) -> None:
+    await go_to(panel, Phase.SHADOW)
+    await panel.parts.migration.rollback(BY_HAND, Phase.OFF)
+    blocked = await baton(panel, "phase", "advance", "--yes")
+    assert (blocked.exit_code, "baton hold lift" in blocked.stderr) == (Exit.FAILED, True)
+    assert (await answer(panel, "hold", "lift", "--yes"))["hold"] is False
+    again = await baton(panel, "hold", "lift", "--yes")
+    assert (again.exit_code, "no hold to lift" in again.stderr) == (Exit.FAILED, True)
+
+
+async def test_a_canary_is_set_in_its_phase_and_refused_elsewhere(panel: Panel) -> None:
+    refused = await baton(panel, "canary", "set", "5", "--yes")
+    assert (refused.exit_code, "steers only in DUAL_WRITE" in refused.stderr) == (Exit.FAILED, True)
+    await go_to(panel, Phase.DUAL_WRITE)
+    now = await answer(panel, "canary", "set", "12.5%", "--yes")
+    assert (now["canary_percent"], now["before"]["canary_percent"]) == (12.5, 0.0)
+    assert panel.parts.cache.current.canary_permille == 125
+
+
+async def test_a_backfill_can_be_waited_for(panel: Panel) -> None:
+    await panel.put(7)
+    view = await answer(panel, "backfill", "--wait", "--yes")
+    assert (view["running"], view["done"], view["note"]) == (False, 7, "finished")
+    assert await panel.records_at(Store.B) == 7
+    assert "finished" in (await baton(panel, "status")).stdout
+
+
+async def test_a_backfill_can_be_cancelled(panel: Panel) -> None:
+    await panel.put(5)
+    await answer(panel, "backfill", "--rate", "1", "--yes")
+    await answer(panel, "backfill", "--cancel", "--yes")
+    await eventually(lambda: panel.parts.backfill.progress.note == "cancelled by ann@host")
+    assert await panel.records_at(Store.B) < 5
+
+
+async def test_the_doctor_passes_a_healthy_system_and_fails_a_broken_one(panel: Panel) -> None:
+    found = await answer(panel, "doctor")
+    assert {finding["subject"] for finding in found} >= {"router", "clock of the router", "store A", "event log"}
+    await panel.system.stop(Store.B)
+    result = await baton(panel, "doctor")
+    assert result.exit_code == Exit.FAILED
+    assert "checks failed" in result.stderr
+    assert "store B" in result.stdout
+
+
+async def test_the_token_is_shown_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("secret-of-twenty-byte\n")
+    async with running_panel(token=b"secret-of-twenty-byte", feeds=False, mover=False) as panel:
+        refused = await baton(panel, "status")
+        assert (refused.exit_code, "--token-file" in refused.stderr) == (Exit.FAILED, True)
+        assert (await baton(panel, "status", "--token-file", str(path))).exit_code == Exit.OK
