@@ -99,15 +99,20 @@ def _json(value: object) -> Any:
 
 
 def _word(value: object) -> str:
-    """A JSON scalar as text; numbers and truth values as JSON writes them."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A JSON scalar as text; numbers and truth values as JSON writes them, what is no text at all not."""
+    word = value if isinstance(value, str) else json.dumps(value)
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise _Odd from None
+    return word
 
 
 def _words(value: object) -> list[str]:
     found = _json(value)
     if not isinstance(found, list) or any(isinstance(word, (dict, list)) for word in found):
         raise _Odd
-    words = [_text(_word(word)) for word in found]
+    words = [_word(word) for word in found]
     if words != found:
         raise _Odd(words)
     return words
@@ -117,7 +122,7 @@ def _pairs(value: object) -> dict[str, str]:
     found = _json(value)
     if not isinstance(found, dict) or any(isinstance(word, (dict, list)) for word in found.values()):
         raise _Odd
-    pairs = {_text(name): _text(_word(word)) for name, word in found.items()}
+    pairs = {_word(name): _word(word) for name, word in found.items()}
     if pairs != found:
         raise _Odd(pairs)
     return pairs
