@@ -163,7 +163,8 @@ class Kafka:
                 name="kafka storage format",
                 argv=self._jvm(
                     *(*_JVM, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool"),
-                    *("format", "-t", cluster, "-c", str(self._properties)),
+                    # One word: an id may begin with "-" and would be taken for an option.
+                    *("format", f"--cluster-id={cluster}", "-c", str(self._properties)),
                 ),
                 log=self.directory / "format.log",
                 cwd=self.directory,
