@@ -42,13 +42,13 @@ class PostgresInspection:
         context = self._context
         statement, arguments = _export(query, context.me.value)
 
-        async def work(connection: Connection) -> list[Record]:
+        async def work(connection: Connection) -> tuple[list[Record], bool]:
             found = await connection.fetch(statement, *arguments)
             rows = [row for columns in found if (row := row_of(columns)) is not None]
             # Read after the rows, so a request may be newer than its row here: that one travels with its own event.
             served = {} if query.keys_only or not rows else await windows(connection, [row.key for row in rows])
             now = context.clock.now()
-            return [
+            records = [
                 Record(
                     row,
                     tuple(one for one in served.get(row.key, ()) if one.version <= row.version),
@@ -57,14 +57,15 @@ class PostgresInspection:
                 )
                 for row in rows
             ]
+            return records, bool(found) and found[0]["total"] > len(found)
 
-        records = await context.background.run(work)
+        records, more = await context.background.run(work)
         size = 0
         for position, record in enumerate(records):
             if position == query.limit or size >= PULL_BYTES:
                 return records[:position], True
             size += size_of(record)
-        return records, False
+        return records, more
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
         me = self._context.me.value
@@ -115,13 +116,13 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
     columns = ROW.replace("r.payload", "''::bytea AS payload") if query.keys_only else ROW
     rows = f"SELECT * FROM record r WHERE {' AND '.join(conditions)} ORDER BY r.key LIMIT $2"
     if query.keys_only:
-        return f"SELECT {columns} FROM ({rows}) r ORDER BY r.key", arguments
+        return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY r.key", arguments
     arguments.append(PULL_BYTES)
     before = (
         "coalesce(sum(octet_length(r.payload)) OVER (ORDER BY r.key ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW), 0)"
     )
     return (
-        f"SELECT {columns} FROM (SELECT r.*, {before} AS before"
+        f"SELECT {columns}, r.total FROM (SELECT r.*, {before} AS before, count(*) OVER () AS total, count(*) OVER () AS total"
         f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY r.key",
         arguments,
     )
