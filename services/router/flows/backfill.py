@@ -88,7 +88,7 @@ class NoProgress(BatonError):
 
 
 class Backfill:
-    """The job, at one router. `run` is its loop; `start` and `cancel` tell all routers what is wanted."""
+    """The job, at one router. The process runs `loop`; `start` and `cancel` tell all routers what is wanted."""
 
     def __init__(self, control: ControlStore, stores: Stores, holder: str, clock: Clock) -> None:
         self._control = control
@@ -143,10 +143,6 @@ class Backfill:
         self._progress = progress
         self._told.set()
         return progress
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        await self.loop.run()
 
     async def run_once(self, loop: Loop) -> None:
         """One look: does what is wanted, if nobody else does it."""

@@ -98,10 +98,6 @@ class SettingCache:
             pass
         return self._current
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        await self.loop.run()
-
     async def _body(self, loop: Loop) -> None:
         await self.refresh()
         loop.well()
@@ -109,7 +105,7 @@ class SettingCache:
 
 
 @dataclass(slots=True)
-class _Backlog:
+class Backlog:
     """Since when each partition of the log has been ahead of one store's feed."""
 
     seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
@@ -178,7 +174,7 @@ class Observer:
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._views = {store: StoreView(store) for store in Store}
-        self._backlogs = {store: _Backlog() for store in Store}
+        self._backlogs = {store: Backlog() for store in Store}
         self._ends: dict[int, tuple[int, int]] | None = None
         self.log_trouble = ""
         """Why the log cannot be asked; "" when it can."""
@@ -221,10 +217,6 @@ class Observer:
         found = {view.store: view for view in views}
         for store, view in found.items():
             self._views[store] = self._with_lag(view, found.get(store.other), now)
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        await self.loop.run()
 
     async def _body(self, loop: Loop) -> None:
         await self.poll()

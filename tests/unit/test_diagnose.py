@@ -1,0 +1,151 @@
+"""What the doctor finds wrong, case by case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from libs.clock import ManualClock
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event
+from libs.ownership.model import Store
+from libs.pb.baton.record.v1.record_pb2 import STORE_A, STORE_B
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from services.router.control.info import ControlInfo
+from services.router.control.memory import MemoryControlStore
+from services.router.flows.diagnose import Finding, Level, Surroundings, diagnose, file_system_of
+from services.router.flows.observe import Observer, SettingCache, StoreView
+
+
+class Known(Observer):
+    """An observer that was told what it sees of the stores, and asks only the log."""
+
+    def __init__(self, log: MemoryEventLog, clock: ManualClock, statuses: dict[Store, pb.GetStatusResponse]) -> None:
+        super().__init__({}, log, clock)
+        self.statuses = statuses
+
+    def view(self, store: Store) -> StoreView:
+        return StoreView(store, self.statuses[store], self._clock.monotonic(), "")
+
+
+class Somewhere(MemoryControlStore):
+    """A control store that says that it is another kind."""
+
+    def __init__(self, info: ControlInfo) -> None:
+        super().__init__()
+        self._info = info
+
+    async def info(self) -> ControlInfo:
+        return self._info
+
+
+class Ward:
+    """A healthy system to begin with; tests spoil it."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.log = MemoryEventLog(2)
+        self.a = pb.GetStatusResponse(store=STORE_A, serving=True, backend="sqlite 3")
+        self.b = pb.GetStatusResponse(store=STORE_B, serving=True, backend="postgresql 15", server_id="7")
+        for status in (self.a, self.b):
+            status.now_time.FromNanoseconds(int(self.clock.now() * 1e9))
+        self.control = ControlInfo("postgresql", "db:5432/control", "8")
+
+    async def findings(self) -> dict[str, Finding]:
+        control = Somewhere(self.control)
+        cache = SettingCache(control, self.clock)
+        await cache.refresh()
+        observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
+        found = await diagnose(Surroundings(observer, cache, control, 2, {"stores": True}), self.clock)
+        return {finding.subject: finding for finding in found}
+
+    async def spoiled(self) -> tuple[str, Level, str]:
+        """The one finding that does not pass."""
+        (finding,) = [finding for finding in (await self.findings()).values() if finding.level is not Level.PASS]
+        assert finding.remedy
+        return finding.subject, finding.level, finding.text
+
+
+@pytest.fixture
+def ward() -> Ward:
+    return Ward()
+
+
+async def test_a_healthy_system_passes(ward: Ward) -> None:
+    assert {finding.level for finding in (await ward.findings()).values()} == {Level.PASS}
+
+
+async def test_a_control_store_on_the_server_of_b_is_warned_about(ward: Ward) -> None:
+    ward.control = ControlInfo("postgresql", "db:5432/control", "7")
+    subject, level, text = await ward.spoiled()
+    assert (subject, level) == ("control store", Level.WARN)
+    assert "B's own server" in text
+
+
+@pytest.mark.parametrize(("seconds", "where"), [(30, "ahead of"), (-30, "behind")])
+async def test_a_clock_that_is_set_wrong_is_warned_about(ward: Ward, seconds: int, where: str) -> None:
+    ward.b.now_time.FromNanoseconds(int((ward.clock.now() + seconds) * 1e9))
+    subject, level, text = await ward.spoiled()
+    assert (subject, level) == ("clock of store B", Level.WARN)
+    assert f"30.0 s {where}" in text
+
+
+async def test_a_store_that_does_not_serve_fails_with_its_reason(ward: Ward) -> None:
+    ward.a.serving = False
+    ward.a.reason = "it migrates"
+    assert await ward.spoiled() == ("store A", Level.FAIL, "does not serve: it migrates")
+
+
+async def test_exchanged_addresses_are_noticed(ward: Ward) -> None:
+    ward.a.store, ward.b.store = STORE_B, STORE_A
+    found = await ward.findings()
+    assert {found["store A"].level, found["store B"].level} == {Level.FAIL}
+    assert "other store" in found["store A"].text
+
+
+@pytest.mark.parametrize(
+    ("feed", "level"),
+    [(pb.Feed(trouble="LOG_UNAVAILABLE"), Level.FAIL), (pb.Feed(parked_now=3), Level.WARN)],
+)
+async def test_a_feed_in_trouble_is_told(ward: Ward, feed: pb.Feed, level: Level) -> None:
+    ward.a.feed.CopyFrom(feed)
+    assert (await ward.spoiled())[:2] == ("store A", level)
+
+
+async def test_a_full_outbox_fails(ward: Ward) -> None:
+    ward.b.outbox.full = True
+    assert (await ward.spoiled())[:2] == ("store B", Level.FAIL)
+
+
+@pytest.mark.parametrize("positions", [{0: 5}, {7: 0}])
+async def test_a_store_that_reads_another_log_fails(ward: Ward, positions: dict[int, int]) -> None:
+    ward.a.feed.next_offsets.update(positions)
+    subject, level, text = await ward.spoiled()
+    assert (subject, level) == ("event log", Level.FAIL)
+    assert text.startswith("store A")
+
+
+async def test_a_store_whose_events_are_gone_from_the_log_fails(ward: Ward) -> None:
+    await ward.log.append([Event("k", b"1"), Event("k", b"2")], partition=0)
+    await ward.log.trim(0, 2)
+    ward.b.feed.next_offsets.update({0: 1, 1: 0})
+    assert "offset 1 of partition 0, the log has 2 to 2" in (await ward.spoiled())[2]
+
+
+async def test_a_log_with_other_partitions_fails(ward: Ward) -> None:
+    ward.log = MemoryEventLog(3)
+    assert "3 partitions answer, 2 are expected" in (await ward.spoiled())[2]
+
+
+async def test_an_sqlite_file_on_a_local_disk_passes_with_what_it_is_good_for(ward: Ward, tmp_path: Path) -> None:
+    ward.control = ControlInfo("sqlite", str(tmp_path / "control.db"))
+    assert "routers on this host only" in (await ward.findings())["control store"].text
+
+
+def test_the_file_system_of_a_path_is_that_of_the_innermost_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"disk / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n")
+    assert file_system_of(tmp_path / "control.db", mounts) == "nfs4"
+    assert file_system_of(Path("/usr/control.db"), mounts) == "ext4"
+    assert file_system_of(tmp_path, tmp_path / "none") == ""

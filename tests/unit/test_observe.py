@@ -1,0 +1,90 @@
+"""Lag from what was seen when, and the cached setting."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from libs.clock import ManualClock
+from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.port import ControlUnavailable, JournalEntry
+from services.router.core.phase import Phase, Setting, advance
+from services.router.flows.observe import STALE_SETTING_SECONDS, Backlog, SettingCache
+
+
+def test_the_oldest_unread_event_is_as_old_as_the_first_sight_of_it() -> None:
+    backlog = Backlog()
+    backlog.note(10.0, {0: (0, 5), 1: (0, 0)})
+    backlog.note(20.0, {0: (0, 9), 1: (0, 3)})
+    assert backlog.oldest(30.0, {0: 4}) == 20.0
+    assert backlog.oldest(30.0, {0: 5}) == 10.0
+    assert backlog.oldest(30.0, {0: 9}) == 10.0, "partition 1 waits"
+    assert backlog.oldest(30.0, {0: 9, 1: 3}) == 0.0
+
+
+def test_a_log_that_does_not_grow_adds_nothing_to_a_backlog() -> None:
+    backlog = Backlog()
+    for second in range(10):
+        backlog.note(float(second), {0: (0, 7)})
+    assert backlog.oldest(10.0, {0: 6}) == 10.0
+    assert len(backlog.seen[0]) == 1
+
+
+def test_a_long_backlog_keeps_its_oldest_sight_and_stays_small() -> None:
+    backlog = Backlog()
+    for second in range(10_000):
+        backlog.note(float(second), {0: (0, second + 1)})
+    assert backlog.oldest(10_000.0, {0: 0}) == 10_000.0
+    assert len(backlog.seen[0]) <= 1000
+
+
+def cached(shared: Shared, clock: ManualClock) -> tuple[SettingCache, MemoryControlStore]:
+    control = MemoryControlStore(shared, clock=clock)
+    return SettingCache(control, clock), control
+
+
+async def test_before_the_first_answer_everything_goes_to_a_and_is_stale() -> None:
+    cache, _ = cached(Shared(), ManualClock())
+    assert (cache.current, cache.stale) == (Setting(), True)
+
+
+async def test_the_last_good_setting_is_kept_and_marked_stale_while_the_control_store_is_away() -> None:
+    cache, control = cached(Shared(), ManualClock())
+    setting = await cache.refresh()
+    assert cache.stale is False
+    control.reachable = False
+    with pytest.raises(ControlUnavailable):
+        await cache.refresh()
+    assert (cache.current, cache.stale) == (setting, True)
+    control.reachable = True
+    await cache.refresh()
+    assert cache.stale is False
+
+
+async def test_a_setting_that_nobody_confirmed_for_long_is_stale() -> None:
+    clock = ManualClock()
+    cache, _ = cached(Shared(), clock)
+    await cache.refresh()
+    clock.advance(STALE_SETTING_SECONDS + 0.1)
+    assert cache.stale is True
+
+
+async def test_who_waits_for_a_change_is_woken_by_it() -> None:
+    shared, clock = Shared(), ManualClock()
+    cache, control = cached(shared, clock)
+    before = await cache.refresh()
+    waiting = asyncio.create_task(cache.changed(before, 10.0))
+    await asyncio.sleep(0)
+    assert await control.change(JournalEntry(0.0, "ann", "advance", "", before, advance(before)))
+    await cache.refresh()
+    assert (await waiting).phase is Phase.SHADOW
+    assert await cache.changed(before, 10.0) == cache.current, "a change that was before is not waited for"
+    assert await cache.changed(cache.current, 0.0) == cache.current
+
+
+async def test_what_was_committed_here_is_taken_up_at_once_but_never_goes_back() -> None:
+    cache, _ = cached(Shared(), ManualClock())
+    await cache.take(Setting(generation=5, phase=Phase.SHADOW))
+    await cache.take(Setting(generation=4))
+    assert cache.current.phase is Phase.SHADOW
