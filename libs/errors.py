@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 DOMAIN = "baton"
 """Of the `google.rpc.ErrorInfo` that every error carries."""
@@ -12,11 +11,11 @@ DOMAIN = "baton"
 class BatonError(Exception):
     """Something went wrong inside Baton."""
 
-    code: ClassVar[str] = "INTERNAL"
+    code: str = "INTERNAL"
     """Name of the gRPC status code."""
-    reason: ClassVar[str] = "INTERNAL"
+    reason: str = "INTERNAL"
     """Stable, for programs; the same over every protocol."""
-    retry_seconds: ClassVar[float | None] = None
+    retry_seconds: float | None = None
     """When a later try can help: after how long."""
 
     def __init__(self, message: str | None = None, **metadata: str) -> None:

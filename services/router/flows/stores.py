@@ -33,6 +33,8 @@ class Refused(BatonError):
         super().__init__(f"store {store}: {error.code().name}: {error.details() or 'no details'}")
         self.store = store
         self.error = error
+        self.code = error.code().name
+        self.reason = reason_of(error)[0] or self.code
 
     @property
     def is_fault(self) -> bool:
@@ -42,9 +44,6 @@ class Refused(BatonError):
 
 class Away(Refused):
     """A store did not answer in time or cannot be reached: the outcome is unknown."""
-
-    code = "UNAVAILABLE"
-    reason = "OWNER_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
