@@ -1,0 +1,64 @@
+"""What goes wrong during an acceptance run: each part is killed and paused in turn, and brought back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from libs.devstack.kafka import Kafka
+from libs.devstack.postgres import Postgres
+from libs.devstack.redis import Redis
+from libs.trial.world import World
+
+DOWN_SECONDS = 1.5
+"""How long a part is gone. Longer than the time in which a silent peer is noticed."""
+BETWEEN_SECONDS = 0.7
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`begin` makes it, `heal` ends it; both return when it is done."""
+
+    name: str
+    begin: Callable[[], Awaitable[None]]
+    heal: Callable[[], Awaitable[None]]
+
+
+def process_faults(world: World) -> list[Fault]:
+    """Of our own processes: SIGKILL and start again, SIGSTOP and SIGCONT."""
+
+    def killed(name: str) -> Fault:
+        return Fault(f"SIGKILL {name}", lambda: world.kill(name), lambda: world.start(name))
+
+    def paused(name: str) -> Fault:
+        return Fault(f"SIGSTOP {name}", lambda: world.pause(name), lambda: world.resume(name))
+
+    return [fault for name in world.names for fault in (killed(name), paused(name))]
+
+
+def server_faults(server: Kafka | Postgres | Redis) -> list[Fault]:
+    """Of a server: the same, for it and all its children."""
+    name = server.process.command.name
+
+    def tell(number: int) -> Callable[[], Awaitable[None]]:
+        return lambda: asyncio.to_thread(server.kill, number)
+
+    return [
+        Fault(f"SIGKILL {name}", tell(signal.SIGKILL), lambda: asyncio.to_thread(server.start)),
+        Fault(f"SIGSTOP {name}", tell(signal.SIGSTOP), tell(signal.SIGCONT)),
+    ]
+
+
+async def one_after_the_other(faults: list[Fault], say: Callable[[str], None]) -> None:
+    """Each fault once; every part is back before the next one goes."""
+    for fault in faults:
+        say(fault.name)
+        await fault.begin()
+        try:
+            await asyncio.sleep(DOWN_SECONDS)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(fault.heal()))
+        say("healed")
+        await asyncio.sleep(BETWEEN_SECONDS)

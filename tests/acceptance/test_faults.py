@@ -1,0 +1,107 @@
+"""The promise, on real parts: whatever dies, and whichever way traffic moves, no acknowledged write is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from libs.devstack.kafka import Kafka
+from libs.devstack.postgres import Postgres
+from libs.devstack.redis import Redis
+from libs.devstack.stack import Stack
+from libs.eventlog.address import open_event_log
+from libs.trial.evidence import gather
+from libs.trial.load import Load, LoadPlan
+from libs.trial.stores import open_readers, wait_until_quiet
+from libs.trial.verdict import Result, judge
+from libs.trial.walk import Move, Walk
+from libs.trial.world import Size, World
+from tests.acceptance.faults import Fault, one_after_the_other, process_faults, server_faults
+
+OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
+LEAST_CALLS_PER_SECOND = 50
+QUIET_SECONDS = 60.0
+REASON = "an acceptance run"
+
+Step = Callable[[], Awaitable[Move]]
+
+
+@pytest.fixture
+def stack(kafka: Kafka, postgres: Postgres, redis_server: Redis) -> Stack:
+    return Stack(kafka, postgres, redis_server)
+
+
+async def back_and_forth(walk: Walk, load: Load, stop: asyncio.Event) -> None:
+    """Forward to CUTOVER and back to A, again and again; ends at a phase of its own when told."""
+    while not stop.is_set():
+        for step in forward_steps(walk):
+            load.label((await step()).after)
+            if stop.is_set():
+                return
+        await walk.rollback("OFF", REASON)
+        load.label("OFF")
+        await walk.lift_hold(REASON)
+
+
+def forward_steps(walk: Walk) -> list[Step]:
+    return [
+        lambda: walk.advance(REASON),
+        lambda: walk.advance(REASON),
+        lambda: walk.canary(10),
+        lambda: walk.canary(50),
+        lambda: walk.advance(REASON),
+        lambda: walk.advance(REASON),
+    ]
+
+
+@asynccontextmanager
+async def traffic(world: World, load: Load) -> AsyncIterator[None]:
+    """Load while the block runs, and phases that walk back and forth under it."""
+    stop = asyncio.Event()
+    async with Walk.open(world.controls, "acceptance", world.token) as walk:
+        walk.patience_seconds = 90.0
+        await walk.backfill()
+        async with load.running():
+            walking = asyncio.create_task(back_and_forth(walk, load, stop))
+            try:
+                yield
+            finally:
+                stop.set()
+                await walking
+        await walk.settled()
+
+
+async def run(world: World, directory: Path, faults: list[Fault]) -> tuple[Result, Load]:
+    plan = LoadPlan(clients=8, calls_per_second=160, deadline_seconds=0.2, made_names=20, fresh_share=0.2, seed=7)
+    load = Load(plan, world.routers, directory / "history")
+    async with (
+        world.running(),
+        open_readers(world.stores) as readers,
+        open_event_log(world.servers.event_log) as log,
+    ):
+        before = await readers[0].export()
+        async with traffic(world, load):
+            await one_after_the_other(faults, load.label)
+        await wait_until_quiet(readers, log, QUIET_SECONDS)
+        evidence = await gather(load.calls(), readers, log, before)
+        evidence.save(load.directory)
+    return judge(evidence), load
+
+
+async def test_nothing_is_lost_while_our_own_processes_die_in_turn(tmp_path: Path, stack: Stack) -> None:
+    world = World.real(tmp_path, stack, OLD_DATABASE, Size(routers=2, new=2))
+    result, load = await run(world, tmp_path, process_faults(world))
+    assert load.calls_per_second >= LEAST_CALLS_PER_SECOND, "too few calls to show anything"
+    assert result.ok, "\n".join(result.problems)
+
+
+async def test_nothing_is_lost_while_the_servers_die_in_turn(tmp_path: Path, stack: Stack) -> None:
+    world = World.real(tmp_path, stack, OLD_DATABASE, Size(routers=2, new=2))
+    faults = [fault for server in (stack.kafka, stack.postgres, stack.redis) for fault in server_faults(server)]
+    result, load = await run(world, tmp_path, faults)
+    assert load.calls_per_second >= LEAST_CALLS_PER_SECOND, "too few calls to show anything"
+    assert result.ok, "\n".join(result.problems)
