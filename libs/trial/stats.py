@@ -68,15 +68,18 @@ class Stats:
         self.error_times.append(at)
 
     def window(self, start: float, end: float) -> Window:
-        """Of all requests that were under way at some time between the two, monotonic seconds."""
+        """Of all requests that were under way at some time between the two, monotonic seconds.
+
+        One that began before counts from ``start`` on: what it waited for until then is not this stretch's doing.
+        """
         since = bisect_left(self.finished, start, key=lambda request: request.end)
         under_way = [self.finished[place] for place in range(since, len(self.finished))]
         under_way = [request for request in under_way if request.start <= end]
         errors = sum(start <= moment <= end for moment in self.error_times)
         if not under_way:
             return Window(0, 0.0, "", errors)
-        slowest = max(under_way, key=lambda request: request.milliseconds)
-        return Window(len(under_way), slowest.milliseconds, slowest.method, errors)
+        waits = [((request.end - max(request.start, start)) * 1000, request.method) for request in under_way]
+        return Window(len(under_way), *max(waits), errors)
 
     def percentile(self, share: float) -> float:
         """Milliseconds that this share of the kept requests, the answered ones, stayed below; 0 without any."""

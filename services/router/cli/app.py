@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import typer
 
-from services.router.cli import changes, jobs, looks
+from services.router.cli import changes, demo, jobs, looks
 
-MODULES = (looks, changes, jobs)
+MODULES = (looks, changes, jobs, demo)
 
 HELP = """Move a live service from A to B and back, and lose nothing.
 

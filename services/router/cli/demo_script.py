@@ -1,0 +1,144 @@
+"""The story of the demo: from A to B, a crash, back to A, and forward again, all under live load."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.trial.errors import TrialFailed
+from libs.trial.load import Load
+from libs.trial.walk import GatesBlock, Move, Walk
+from libs.trial.world import World
+from services.router.cli.demo_screen import Screen
+
+ACTOR = "demo"
+CANARY_PERCENTS = (5, 10, 50, 100)
+DEAD_SECONDS = 1.5
+"""How long B stays dead before it is started again."""
+
+Act = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A process that was killed under load. Seconds: until the router saw it serve again."""
+
+    process: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Story:
+    """Plays the acts one after the other, spread over the seconds that were asked for."""
+
+    world: World
+    walk: Walk
+    load: Load
+    screen: Screen
+    seconds: float
+    kills: list[Kill] = field(default_factory=list)
+    blocked: str = ""
+    """What the gates said when the first step was asked for without evidence."""
+    copied: int = 0
+
+    async def play(self) -> None:
+        """Raises TrialFailed, ServerFailed when an act does not go as it should."""
+        acts = self._acts()
+        began = time.monotonic()
+        for number, (sentence, act) in enumerate(acts, start=1):
+            self.screen.say(sentence)
+            await act()
+            # A slow machine takes longer, but skips nothing.
+            await asyncio.sleep(max(0.0, began + self.seconds * number / len(acts) - time.monotonic()))
+
+    def _acts(self) -> list[tuple[str, Act]]:
+        there: list[tuple[str, Act]] = [
+            ("every call goes to A, the old service; B is there and follows by the event log", self._nothing),
+            ("SHADOW is asked for without evidence: the gates must refuse", self._be_blocked),
+            ("every record of A is copied to B, under live traffic", self._backfill),
+            ("OFF -> SHADOW: still only A answers; the gates without evidence are overridden", self._forward),
+            ("SHADOW -> DUAL_WRITE: the canary may begin", self._forward),
+        ]
+        there += [
+            (f"{percent} % of the buckets are handed to B, record by record", self._canary(percent))
+            for percent in CANARY_PERCENTS
+        ]
+        there += [
+            ("DUAL_WRITE -> DUAL_READ: every bucket belongs to B", self._forward),
+            ("DUAL_READ -> CUTOVER: B serves everything, A is a hot backup", self._forward),
+            ("B is killed with SIGKILL under load and started again", self._kill_new),
+        ]
+        back: list[tuple[str, Act]] = [
+            ("back to A at once: CUTOVER -> OFF, every record goes home under traffic", self._back),
+            ("the hold that a rollback leaves is lifted", self._lift),
+        ]
+        again: list[tuple[str, Act]] = [
+            ("forward again: OFF -> SHADOW", self._forward),
+            ("forward again: SHADOW -> DUAL_WRITE", self._forward),
+            ("forward again: all buckets to B", self._canary(100)),
+            ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
+            ("forward again: DUAL_READ -> CUTOVER", self._forward),
+        ]
+        return there + back + again
+
+    async def _nothing(self) -> None:
+        await self.walk.settled()
+
+    async def _be_blocked(self) -> None:
+        try:
+            await self.walk.advance()
+        except GatesBlock as refusal:
+            self.blocked = refusal.message
+            self.screen.tell(f"  refused, as it should be (exit code 3 or 4 of `baton phase advance`): {self.blocked}")
+            return
+        raise TrialFailed("SHADOW was entered without evidence: the gates should have refused")
+
+    async def _backfill(self) -> None:
+        self.copied = await self.walk.backfill()
+        self.screen.tell(f"  {self.copied} records copied")
+
+    async def _forward(self) -> None:
+        unmeasured = await self.walk.unmeasured_gates()
+        reason = f"demo: not measured yet: {', '.join(unmeasured)}" if unmeasured else ""
+        self._told(await self.walk.advance(reason))
+        if reason:
+            self.screen.tell(f"  overridden and journaled: {', '.join(unmeasured)}")
+
+    def _canary(self, percent: float) -> Act:
+        async def hand_over() -> None:
+            self._told(await self.walk.canary(percent))
+
+        return hand_over
+
+    async def _kill_new(self) -> None:
+        name = next(name for name in self.world.names if name.startswith("b-"))
+        began = time.monotonic()
+        await self.world.kill(name)
+        await asyncio.sleep(DEAD_SECONDS)
+        self.screen.say("B is started again; until then its writes wait, its reads come from A, marked stale")
+        await self.world.start(name)
+        await self.walk.serving("B")
+        self.kills.append(Kill(name, time.monotonic() - began))
+        self.screen.tell(f"  B serves again after {self.kills[-1].seconds:.1f} s")
+
+    async def _back(self) -> None:
+        self._told(await self.walk.rollback("OFF", "demo: going back must always be possible"))
+
+    async def _lift(self) -> None:
+        self._told(await self.walk.lift_hold("demo: going forward again"))
+
+    def _told(self, move: Move) -> None:
+        self.load.label(move.after)
+        window = self.load.stats.window(move.started, move.ended)
+        self.screen.tell(
+            f"  {move.after}: after {move.seconds:.1f} s all is where it should be, {move.records} records moved;"
+            f" slowest request {window.slowest_milliseconds:.0f} ms"
+        )
+
+
+async def journaled_overrides(walk: Walk) -> list[pb.JournalEntry]:
+    """Entries of steps whose gates did not pass; newest first."""
+    return [entry for entry in (await walk.journal()).entries if entry.overridden]
