@@ -23,6 +23,9 @@ from services.router.core.phase import Phase, Setting, advance, set_canary
 Open = Callable[[Clock | None], AbstractAsyncContextManager[ControlStore]]
 """Opens the same store once more, as another router does."""
 
+HANG_SECONDS = 5.0
+"""Two seconds are promised; the rest is for a machine that has much to do."""
+
 GATE = GateResult("lag", "Both stores are close behind each other.", Verdict.INCONCLUSIVE, "not known", "at most 300 s")
 
 
@@ -175,7 +178,7 @@ async def test_a_locked_file_is_a_control_store_that_is_away(tmp_path: Path) -> 
         holder = sqlite3.connect(path, isolation_level=None)
         try:
             holder.execute("BEGIN EXCLUSIVE")
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(HANG_SECONDS):
                 with pytest.raises(ControlUnavailable, match=r"control\.db"):
                     await store.change(step(before))
         finally:
@@ -192,7 +195,7 @@ async def test_a_postgres_that_is_gone_or_stands_still_is_away(
         postgres.kill(how)
         try:
             for _ in range(2):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(HANG_SECONDS):
                     with pytest.raises(ControlUnavailable):
                         await store.load()
         finally:
@@ -235,10 +238,10 @@ async def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
     async with SqliteControlStore.open(path):
         pass
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE control SET schema_version = 99")
+    connection.execute("PRAGMA user_version = 99")
     connection.commit()
     connection.close()
-    with pytest.raises(NewerSchema, match="schema version 99"):
+    with pytest.raises(NewerSchema, match="schema 99"):
         async with SqliteControlStore.open(path):
             pass
 

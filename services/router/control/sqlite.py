@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
 from libs.clock import Clock, SystemClock
-from libs.store.port import NewerSchema
+from libs.errors import LockTimeout, Overloaded
+from libs.sqlite import Database, DiskFull, Migration, Options
+from libs.store.port import StoreUnavailable
 from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
 from services.router.control.port import ControlUnavailable, JournalEntry, Progress
 from services.router.core.phase import Setting
 
-SCHEMA_VERSION = 1
-
-_BUSY_SECONDS = 1.0
 _CALL_SECONDS = 1.5
+_OPTIONS = Options(exclusive=False, readers=1, queue_jobs=256, busy_seconds=1.0)
 
-_SCHEMA = (
-    "CREATE TABLE control (one INTEGER PRIMARY KEY CHECK (one = 1), schema_version INTEGER NOT NULL)",
+_TABLES = (
     "CREATE TABLE setting (one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, value TEXT NOT NULL)",
     "CREATE TABLE journal (generation INTEGER PRIMARY KEY, time_seconds REAL NOT NULL, actor TEXT NOT NULL,"
     " action TEXT NOT NULL, reason TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, gates TEXT NOT NULL,"
@@ -45,16 +43,13 @@ T = TypeVar("T")
 class SqliteControlStore:
     """A `ControlStore` in a file. Several routers on one host may have it open; use `open` to get one."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
         self._clock = clock
         self._sightings = Sightings(clock)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="control-store")
-        self._connection: sqlite3.Connection | None = None
-        self._turn = asyncio.Semaphore(1)
 
     def __repr__(self) -> str:
-        return f"<SqliteControlStore {self._path}>"
+        return f"<SqliteControlStore {self._database!r}>"
 
     @classmethod
     @asynccontextmanager
@@ -63,26 +58,29 @@ class SqliteControlStore:
 
         Raises:
             NewerSchema: the file was made by a newer version of this program.
-            ControlUnavailable: the file cannot be used now.
+            ControlUnavailable: the file cannot be used now, or is another database.
         """
-        store = cls(path, clock or SystemClock())
-        try:
-            await store._run(lambda connection: _prepare(connection, path))
-            yield store
-        finally:
-            await store._close()
+        async with AsyncExitStack() as stack:
+            with _ours(path):
+                database = await stack.enter_async_context(Database.open(path, (Migration(1, _make),), _OPTIONS))
+            yield cls(database, clock or SystemClock())
 
     async def load(self) -> Setting:
-        return await self._run(lambda connection: _load(connection, self._clock.now()))
+        found = await self._wait(self._database.read(_find))
+        if found is not None:
+            return found
+        return await self._wait(self._database.write(lambda connection: _start(connection, self._clock.now())))
 
     async def change(self, entry: JournalEntry) -> bool:
-        return await self._run(lambda connection: _change(connection, entry))
+        return await self._wait(self._database.write(lambda connection: _change(connection, entry)))
 
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
-        return await self._run(lambda connection: _journal(connection, limit))
+        return await self._wait(self._database.read(lambda connection: _journal(connection, limit)))
 
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        return await self._run(lambda connection: self._lease(connection, name, holder, ttl_seconds))
+        return await self._wait(
+            self._database.write(lambda connection: self._lease(connection, name, holder, ttl_seconds))
+        )
 
     async def save(self, progress: Progress) -> None:
         row = (
@@ -95,140 +93,77 @@ class SqliteControlStore:
             progress.cursor,
             progress.finished_seconds,
         )
-        await self._run(
-            lambda connection: connection.execute("REPLACE INTO job VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).close()
-        )
+        statement = "REPLACE INTO job VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        await self._wait(self._database.write(lambda connection: connection.execute(statement, row).close()))
 
     async def progress(self, job: str) -> Progress | None:
-        row = await self._run(
-            lambda connection: connection.execute("SELECT * FROM job WHERE job = ?", (job,)).fetchone()
-        )
+        statement = "SELECT * FROM job WHERE job = ?"
+        row = await self._wait(self._database.read(lambda connection: connection.execute(statement, (job,)).fetchone()))
         return Progress(row[0], bool(row[1]), *row[2:]) if row else None
 
     async def info(self) -> ControlInfo:
-        return ControlInfo("sqlite", str(self._path))
+        return ControlInfo("sqlite", str(self._database.path))
 
     def _lease(self, connection: sqlite3.Connection, name: str, holder: str, ttl_seconds: float) -> bool:
-        with _transaction(connection):
-            if ttl_seconds <= 0:
-                connection.execute("DELETE FROM lease WHERE name = ? AND holder = ?", (name, holder))
-                return False
-            row = connection.execute(
-                "SELECT holder, renewals, ttl_seconds FROM lease WHERE name = ?", (name,)
-            ).fetchone()
-            if not self._sightings.may_take(name, Lease(*row) if row else None, holder):
-                return False
-            renewals = row[1] + 1 if row else 1
-            connection.execute("REPLACE INTO lease VALUES (?, ?, ?, ?)", (name, holder, renewals, ttl_seconds))
-            return True
+        if ttl_seconds <= 0:
+            connection.execute("DELETE FROM lease WHERE name = ? AND holder = ?", (name, holder))
+            return False
+        row = connection.execute("SELECT holder, renewals, ttl_seconds FROM lease WHERE name = ?", (name,)).fetchone()
+        if not self._sightings.may_take(name, Lease(*row) if row else None, holder):
+            return False
+        renewals = row[1] + 1 if row else 1
+        connection.execute("REPLACE INTO lease VALUES (?, ?, ?, ?)", (name, holder, renewals, ttl_seconds))
+        return True
 
-    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returns, run in the store's thread. Raises ControlUnavailable when it fails or takes too long.
-
-        A call that its caller left keeps the others out until it has ended, so nothing piles up behind a slow disk.
-        """
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                await self._turn.acquire()
-                try:
-                    future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, work)
-                except RuntimeError as error:
-                    self._turn.release()
-                    raise ControlUnavailable(f"{self._path} is closed") from error
-                future.add_done_callback(self._finished)
-                return await asyncio.shield(future)
-        except TimeoutError as error:
-            raise ControlUnavailable(f"{self._path} did not answer within {_CALL_SECONDS:g} s") from error
-        except sqlite3.Error as error:
-            raise ControlUnavailable(f"{self._path}: {error}") from error
-
-    def _finished(self, future: asyncio.Future[T]) -> None:
-        self._turn.release()
-        if not future.cancelled():
-            future.exception()  # Seen here in case that the caller is gone.
-
-    def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._connection is None:
-            self._connection = _connect(self._path)
-        return work(self._connection)
-
-    async def _close(self) -> None:
-        """What a stuck disk holds up is closed with the process."""
-        self._executor.submit(self._disconnect)
-        self._executor.shutdown(wait=False)
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                await self._turn.acquire()
-        except TimeoutError:
-            return
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL").close()
-        connection.execute("PRAGMA synchronous = FULL").close()
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+    async def _wait(self, answer: Awaitable[T]) -> T:
+        with _ours(self._database.path):
+            try:
+                async with asyncio.timeout(_CALL_SECONDS):
+                    return await answer
+            except TimeoutError as error:
+                raise ControlUnavailable(f"{self._database.path} did not answer within {_CALL_SECONDS:g} s") from error
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _ours(path: Path) -> Iterator[None]:
+    """What a database refuses, as what a control store says."""
     try:
         yield
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    except (LockTimeout, Overloaded, DiskFull, StoreUnavailable) as error:
+        raise ControlUnavailable(f"control store {path}: {error.message}") from error
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    with _transaction(connection):
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if not tables:
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute("INSERT INTO control VALUES (1, ?)", (SCHEMA_VERSION,))
-        elif "control" not in tables:
-            raise ControlUnavailable(f"{path} is another SQLite database, it has {', '.join(sorted(tables))}")
-        (version,) = connection.execute("SELECT schema_version FROM control").fetchone()
-        if version > SCHEMA_VERSION:
-            raise NewerSchema(
-                f"the control store {path} has schema version {version}, this program knows {SCHEMA_VERSION}:"
-                " run the newer program, or restore an older backup"
-            )
+def _make(connection: sqlite3.Connection) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables:
+        raise ControlUnavailable(f"the file is another SQLite database, it has {', '.join(sorted(tables))}")
+    for statement in _TABLES:
+        connection.execute(statement)
 
 
-def _load(connection: sqlite3.Connection, now: float) -> Setting:
+def _find(connection: sqlite3.Connection) -> Setting | None:
     row = connection.execute("SELECT value FROM setting").fetchone()
-    if row is not None:
-        return setting_from_json(row[0])
-    with _transaction(connection):
-        row = connection.execute("SELECT value FROM setting").fetchone()
-        if row is not None:
-            return setting_from_json(row[0])
-        first = JournalEntry(now, "baton", "start", "", Setting(), Setting(generation=1))
-        connection.execute("INSERT INTO setting VALUES (1, 1, ?)", (setting_to_json(first.after),))
-        _append(connection, first)
-        return first.after
+    return setting_from_json(row[0]) if row else None
+
+
+def _start(connection: sqlite3.Connection, now: float) -> Setting:
+    """The first setting, unless another router has just made it."""
+    found = _find(connection)
+    if found is not None:
+        return found
+    first = JournalEntry(now, "baton", "start", "", Setting(), Setting(generation=1))
+    connection.execute("INSERT INTO setting VALUES (1, 1, ?)", (setting_to_json(first.after),))
+    _append(connection, first)
+    return first.after
 
 
 def _change(connection: sqlite3.Connection, entry: JournalEntry) -> bool:
-    with _transaction(connection):
-        changed = connection.execute(
-            "UPDATE setting SET generation = ?, value = ? WHERE generation = ?",
-            (entry.after.generation, setting_to_json(entry.after), entry.before.generation),
-        ).rowcount
-        if changed:
-            _append(connection, entry)
+    changed = connection.execute(
+        "UPDATE setting SET generation = ?, value = ? WHERE generation = ?",
+        (entry.after.generation, setting_to_json(entry.after), entry.before.generation),
+    ).rowcount
+    if changed:
+        _append(connection, entry)
     return bool(changed)
 
 
