@@ -122,7 +122,7 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
         "coalesce(sum(octet_length(r.payload)) OVER (ORDER BY r.key ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW), 0)"
     )
     return (
-        f"SELECT {columns}, r.total FROM (SELECT r.*, {before} AS before, count(*) OVER () AS total, count(*) OVER () AS total"
+        f"SELECT {columns}, r.total FROM (SELECT r.*, {before} AS before, count(*) OVER () AS total"
         f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY r.key",
         arguments,
     )
