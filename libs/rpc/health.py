@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,8 +22,9 @@ def trouble(address: str, timeout_seconds: float = _SECONDS) -> str:
     """Why nobody is served at that address, or "". Blocks for at most the timeout, in seconds."""
     # A proxy that the environment names is not for a listener that is looked after from beside it.
     with grpc.insecure_channel(address, (("grpc.enable_http_proxy", 0),)) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_seconds)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_seconds)
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"
     if answer.status == health_pb2.HealthCheckResponse.SERVING:
