@@ -127,7 +127,8 @@ class _Gate:
             return await self._run(handler, request, context)
         except BatonError as error:
             return await abort(context, error)
-        except grpc.aio.AbortError:
+        except grpc.aio.BaseError:
+            # The call was ended in order (AbortError), or its caller's connection is gone.
             raise
         # The outermost owner of a call: the log gets the stack trace, the client a status.
         except Exception as error:  # noqa: BLE001
