@@ -156,7 +156,7 @@ async def test_a_row_that_changed_behind_its_back_is_not_overwritten(seeded: Sto
     with pytest.raises(RuntimeError, match="another writer"):
         await seeded.records.write(call, decide_on_an_older_row)
     assert (await seeded.records.read(KEY)).version == (0, 1)
-    assert len(await seeded.outbox.pull(10, 0)) == 1
+    assert len(await seeded.outbox.pull(10, 0)) == (await seeded.outbox.depth()).entries == 1
 
 
 async def test_a_second_process_is_refused(make_store: MakeStore) -> None:
@@ -196,6 +196,39 @@ async def test_a_full_disk_loses_no_count(seeded: StorePorts) -> None:
     await put(seeded, KEY, "r9", "w")
     entries = await seeded.outbox.pull(10, 0)
     assert (await seeded.outbox.depth())[:2] == (2, sum(len(entry.event) for entry in entries))
+
+
+async def test_a_commit_that_fails_loses_no_count(seeded: StorePorts) -> None:
+    """By a deferred constraint of a job that is in one group with the write."""
+    assert isinstance(seeded, SqliteStore)
+    database = seeded._database
+    child = "CREATE TABLE child (part INTEGER REFERENCES progress (part) DEFERRABLE INITIALLY DEFERRED)"
+    await database.write(partial(_execute, child))
+    database._writer.execute("PRAGMA foreign_keys = ON")
+    go_on = threading.Event()
+    entered = threading.Event()
+    held = asyncio.create_task(database.write(lambda connection: _wait(go_on, entered), background=True))
+    await eventually(entered.is_set)
+    jobs = [
+        asyncio.create_task(put(seeded, KEY, "r1", "w")),
+        asyncio.create_task(database.write(partial(_execute, "INSERT INTO child VALUES (99)"))),
+    ]
+    await asyncio.sleep(0)
+    go_on.set()
+    outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    await held
+    assert {type(outcome) for outcome in outcomes} == {sqlite3.IntegrityError}
+    assert len(await seeded.outbox.pull(10, 0)) == (await seeded.outbox.depth()).entries == 1
+    assert isinstance(await put(seeded, KEY, "r1", "w"), Changed)
+
+
+def _wait(event: threading.Event, entered: threading.Event) -> None:
+    entered.set()
+    assert event.wait(BOUND_SECONDS)
+
+
+def _execute(statement: str, connection: sqlite3.Connection) -> None:
+    connection.execute(statement)
 
 
 def _limit_pages(pages: int, connection: sqlite3.Connection) -> None:
