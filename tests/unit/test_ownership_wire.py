@@ -1,0 +1,184 @@
+"""Records on the wire: nothing is lost on the way, and an event always fits the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libs.ownership.limits import (
+    MAX_ANSWER_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_KEY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_PRINCIPAL_BYTES,
+    MAX_REQUEST_ID_BYTES,
+    REQUEST_HASH_BYTES,
+    SERVED_WINDOW,
+)
+from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
+from libs.ownership.wire import (
+    UnreadableRecord,
+    absence_from_pb,
+    absence_to_pb,
+    event_of,
+    record_from_pb,
+    record_of_event,
+    record_to_pb,
+)
+from libs.pb.baton.record.v1 import record_pb2 as pb
+
+LARGEST = (1 << 63) - 1
+
+stores = st.sampled_from(Store)
+revisions = st.integers(1, LARGEST)
+versions = st.builds(Version, st.integers(0, LARGEST), revisions)
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+payloads = st.one_of(st.binary(max_size=40), st.just(b"x" * MAX_ANSWER_BYTES), st.just(b"x" * (MAX_ANSWER_BYTES + 1)))
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    payload = draw(payloads)
+    # Some answers are the payload, which is then not sent twice.
+    kept = payload if len(payload) <= MAX_ANSWER_BYTES else b"kept"
+    answers = st.one_of(st.none(), st.binary(max_size=20), st.just(kept))
+    served = st.builds(Served, texts, texts, st.binary(max_size=REQUEST_HASH_BYTES), versions, answers)
+    row = Row(
+        draw(texts),
+        draw(versions),
+        draw(stores),
+        draw(st.one_of(st.just(Version(0, 0)), versions)),
+        draw(st.booleans()),
+        payload,
+        draw(st.integers(0, (1 << 31) - 1)),
+        draw(st.none() | versions),
+    )
+    window = tuple(draw(st.lists(served, max_size=8)))
+    return Record(row, window, draw(stores), float(draw(st.integers(0, 1 << 32))))
+
+
+@given(records())
+def test_a_record_arrives_as_it_was_sent(record: Record) -> None:
+    assert record_from_pb(record_to_pb(record)) == record
+    assert record_of_event(event_of(record)) == record
+
+
+def row_with(payload: bytes, key: str = "sandboxes/k") -> Row:
+    return Row(key, Version(0, 2), Store.A, Version(0, 2), True, payload, 1)
+
+
+def test_an_answer_that_is_the_payload_is_sent_once() -> None:
+    payload = b"p" * MAX_ANSWER_BYTES
+    served = Served("ann", "r1", b"h", Version(0, 2), payload)
+    record = Record(row_with(payload), (served, replace(served, request_id="r2", answer=b"other")), Store.A, 0.0)
+    message = record_to_pb(record)
+    assert [one.answer_is_payload for one in message.served] == [True, False]
+    assert not message.served[0].HasField("answer")
+    assert message.ByteSize() < 2 * len(payload)
+    assert record_from_pb(message) == record
+
+
+def test_an_answer_that_was_not_kept_stays_unknown() -> None:
+    record = Record(row_with(b""), (Served("ann", "r1", b"h", Version(0, 2), None),), Store.A, 0.0)
+    assert record_from_pb(record_to_pb(record)).served[0].answer is None
+    empty = replace(record, served=(replace(record.served[0], answer=b""),))
+    assert record_from_pb(record_to_pb(empty)).served[0].answer == b""
+
+
+@pytest.mark.parametrize("field", ["owner", "origin"])
+@pytest.mark.parametrize("number", [0, 3, 77])
+def test_a_store_that_nobody_knows_is_refused_with_its_field(field: str, number: int) -> None:
+    message = record_to_pb(Record(row_with(b"p"), (), Store.A, 0.0))
+    setattr(message, field, number)
+    with pytest.raises(UnreadableRecord, match=f"{field}: {number} names no store"):
+        record_from_pb(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (pb.Record(), "key: empty"),
+        (pb.Record(key="k"), "version"),
+        (pb.Record(key="k", version=pb.Version(term=-1, revision=1)), "version"),
+        (pb.Record(key="k", version=pb.Version(revision=-1)), "version"),
+    ],
+)
+def test_a_record_without_key_or_version_is_refused(message: pb.Record, text: str) -> None:
+    with pytest.raises(UnreadableRecord, match=text):
+        record_from_pb(message)
+
+
+@given(st.binary(max_size=60))
+def test_bytes_are_a_record_or_unreadable_and_nothing_else(data: bytes) -> None:
+    try:
+        record = record_of_event(data)
+    except UnreadableRecord:
+        return
+    assert record.row.key and record.row.version.revision >= 1
+
+
+@given(st.integers(0, BUCKETS - 1), st.integers(0, LARGEST), st.integers(0, LARGEST), stores)
+def test_an_absence_arrives_as_it_was_sent(bucket: int, term: int, version: int, owner: Store) -> None:
+    absence = Absence(bucket, term, version, owner)
+    assert absence_from_pb(absence_to_pb(absence)) == absence
+
+
+@pytest.mark.parametrize("bucket", [-1, BUCKETS])
+def test_an_absence_of_no_bucket_is_refused(bucket: int) -> None:
+    with pytest.raises(UnreadableRecord, match="bucket"):
+        absence_from_pb(pb.Absence(bucket=bucket, owner=pb.STORE_A))
+
+
+def longest_window(count: int, answers: list[int]) -> tuple[Served, ...]:
+    """Requests whose every field is as long as it may be; `answers`: how long the answers are, again and again."""
+    return tuple(
+        Served(
+            "p" * MAX_PRINCIPAL_BYTES,
+            f"{number:0{MAX_REQUEST_ID_BYTES}}",
+            b"h" * REQUEST_HASH_BYTES,
+            Version(LARGEST, LARGEST - count + number),
+            None if (size := answers[number % len(answers)]) < 0 else b"a" * size,
+        )
+        for number in range(count)
+    )
+
+
+sizes_of_answers = st.lists(st.integers(-1, MAX_ANSWER_BYTES) | st.just(MAX_ANSWER_BYTES), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.integers(0, MAX_PAYLOAD_BYTES) | st.just(MAX_PAYLOAD_BYTES),
+    count=st.integers(0, SERVED_WINDOW) | st.just(SERVED_WINDOW + 3),
+    answers=sizes_of_answers | st.just([MAX_ANSWER_BYTES]),
+)
+def test_an_event_always_fits_the_log(size: int, count: int, answers: list[int]) -> None:
+    version = Version(LARGEST, LARGEST)
+    row = Row("k" * MAX_KEY_BYTES, version, Store.B, version, True, b"x" * size, (1 << 31) - 1, version)
+    served = longest_window(count, answers)
+    event = event_of(Record(row, served, Store.B, 253_402_300_799.0))
+    assert len(event) <= MAX_EVENT_BYTES
+    arrived = record_of_event(event)
+    assert arrived.row == row
+    assert [one.request_id for one in arrived.served] == [one.request_id for one in served[-SERVED_WINDOW:]]
+    _assert_that_the_oldest_made_room(arrived.served, served[-SERVED_WINDOW:])
+
+
+def _assert_that_the_oldest_made_room(arrived: tuple[Served, ...], sent: tuple[Served, ...]) -> None:
+    gone = [position for position, one in enumerate(sent) if arrived[position].answer != one.answer]
+    if gone:
+        assert all(arrived[position].answer is None for position in range(max(gone) + 1))
+    assert all(arrived[position].answer is None for position in gone)
+
+
+def test_answers_make_room_only_when_they_must() -> None:
+    few = longest_window(10, [MAX_ANSWER_BYTES])
+    assert record_of_event(event_of(Record(row_with(b"x"), few, Store.A, 0.0))).served == few
+    many = longest_window(SERVED_WINDOW, [MAX_ANSWER_BYTES])
+    kept = [
+        one.answer is not None for one in record_of_event(event_of(Record(row_with(b"x"), many, Store.A, 0.0))).served
+    ]
+    assert kept == sorted(kept) and 25 < sum(kept) < SERVED_WINDOW
