@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
 from uuid import UUID
@@ -47,6 +48,7 @@ class Run:
         self.groups = names(BUCKETS, HOT + FRESH)
         self.keys = [key for group in self.groups for key in group]
         self._times = count()
+        self._turns = asyncio.Semaphore(0)
 
     async def play(self) -> None:
         """Everything up to the moment when nothing is on its way any more."""
@@ -81,6 +83,7 @@ class Run:
                     break
 
     async def _attempt(self, client: int, write: Write) -> Outcome:
+        self._turns.release()  # One act of the nemesis for one attempt of a client.
         start, value = next(self._times), write.value if write.method != "delete" else None
         end: int | None = None
         outcome, reason, revision = Outcome.UNKNOWN, "", None
@@ -128,9 +131,8 @@ class Run:
             self._carry_out_late,
         ]
         while True:
+            await self._turns.acquire()
             await self.coordinator.pause()
-            # The loop must turn even when a store answers without waiting.
-            await asyncio.sleep(0)
             with suppress(Stopped, BatonError):
                 await self.chance.choice(acts)()
 
@@ -196,10 +198,10 @@ class Run:
         while self.coordinator.late:
             with suppress(BatonError):
                 await self._carry_out_late()
-        await self.drain()
+        await _persist(self.drain)
         for bucket in sorted({bucket_of(key) for key in self.keys}):
-            await self.coordinator.finish_absence(bucket)
-        await self.drain()
+            await _persist(partial(self.coordinator.finish_absence, bucket))
+        await _persist(self.drain)
 
     async def drain(self) -> None:
         """Empties both outboxes, then delivers every event ever made to both stores, in any order."""
@@ -212,3 +214,11 @@ class Run:
             self.chance.shuffle(sent)
             for start in range(0, len(sent), 200):
                 await store.transfers.apply(sent[start : start + 200])
+
+
+async def _persist(work: Callable[[], Awaitable[None]]) -> None:
+    """Does it again, a few times, while a store is busy or away."""
+    for _ in range(9):
+        with suppress(BatonError):
+            return await work()
+    return await work()
