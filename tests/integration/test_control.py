@@ -208,6 +208,7 @@ async def test_a_store_that_is_away_is_shown_and_closes_the_gates_that_need_it(p
     await eventually(lambda: panel.parts.observer.view(Store.A).lag_seconds == 0.0)
     await panel.system.stop(Store.B)
     await eventually(lambda: not panel.parts.observer.view(Store.B).reachable)
+    await eventually(lambda: panel.parts.observer.view(Store.A).lag_seconds is None)
     answer = await status(panel)
     assert (answer.stores[1].reachable, answer.stores[1].serving) == (False, False)
     assert answer.stores[1].note
@@ -230,10 +231,15 @@ async def test_events_that_no_feed_reads_are_lag_and_none_when_they_are_read() -
 
 async def test_a_log_that_is_away_is_shown_and_the_lag_is_not_known(panel: Panel) -> None:
     panel.system.log.reachable = False
-    await eventually(lambda: panel.parts.observer.log_trouble)
-    answer = await status(panel)
+
+    async def unknown() -> pb.GetStatusResponse | None:
+        answer = await status(panel)
+        return answer if [store.lag_events for store in answer.stores] == [-1, -1] else None
+
+    answer = await eventually(unknown)
+    assert answer is not None
     assert "out of reach" in answer.log_trouble
-    assert [store.lag_events for store in answer.stores] == [-1, -1]
+    assert [store.lag_seconds for store in answer.stores] == [-1, -1]
 
 
 async def test_a_backfill_copies_every_record_of_a_and_opens_its_gate(panel: Panel) -> None:

@@ -74,7 +74,7 @@ async def test_a_failing_gate_blocks_with_3_and_shows_the_gates(panel: Panel) ->
     for command in (["phase", "plan"], ["phase", "advance", "--yes"]):
         result = await baton(panel, *command)
         assert result.exit_code == Exit.BLOCKED
-        assert "audit, backfill do not pass" in result.stderr
+        assert "these gates do not pass: audit, backfill" in result.stderr
         assert "no backfill has finished" in result.stdout
     assert panel.parts.cache.current.generation == 1
 

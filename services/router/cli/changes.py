@@ -250,4 +250,4 @@ def _check_gates(view: View, *, override: bool) -> None:
     advice = f"no override passes {', '.join(fixed)}" if fixed else "an override needs a reason: --override REASON"
     names = ", ".join(gate["name"] for gate in open_gates)
     code = Exit.BLOCKED if failing else Exit.INCONCLUSIVE
-    raise CommandFailed(f"{view['next']} is not open: {names} do not pass; {advice}", code)
+    raise CommandFailed(f"{view['next']} is not open, these gates do not pass: {names}; {advice}", code)

@@ -90,12 +90,13 @@ def status_screen(view: View) -> Group:
 
 
 def progress_line(view: View) -> str:
-    done = f"{view['done']} of {view['total']} records"
+    done = f"{view['done']} of {view['total']} records" if view["total"] else f"{view['done']} records"
     if view["running"]:
-        left = "" if view["eta_seconds"] is None else f", about {view['eta_seconds']:.0f} s left"
+        left = f", about {view['eta_seconds']:.0f} s left" if view["eta_seconds"] else ""
         return f"{done}, {view['rate']:.0f}/s{left}; {view['note'] or 'runs'}"
     finished = f"finished {view['finished_time']}" if view["finished_time"] else ""
-    return "; ".join(part for part in (finished, done if view["done"] else "", view["note"]) if part) or "never ran"
+    note = "" if view["note"] == "finished" else view["note"]
+    return "; ".join(part for part in (finished, done if view["done"] else "", note) if part) or "never ran"
 
 
 def price(view: View) -> str:
