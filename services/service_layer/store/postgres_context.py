@@ -78,14 +78,15 @@ class Gauge:
         return asyncio.get_running_loop().time() - self._counted < self._valid_seconds
 
     async def _count(self) -> None:
-        async def count(connection: Connection) -> Depth:
-            row = await connection.fetchrow(sql.DEPTH)
-            return Depth(row["entries"], row["bytes"], row["age"] / 1000)
+        loop = asyncio.get_running_loop()
 
-        began = asyncio.get_running_loop().time()
-        self._depth = await self._pool.run(count)
-        self._counted = asyncio.get_running_loop().time()
-        cost = self._counted - began
+        async def count(connection: Connection) -> tuple[Depth, float]:
+            began = loop.time()
+            row = await connection.fetchrow(sql.DEPTH)
+            return Depth(row["entries"], row["bytes"], row["age"] / 1000), loop.time() - began
+
+        self._depth, cost = await self._pool.run(count)
+        self._counted = loop.time()
         self._valid_seconds = min(self._MOST_SECONDS, max(self._LEAST_SECONDS, cost * self._COST_FACTOR))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ from libs.errors import BatonError
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_pool import Connection, Pool
 
+_log = logging.getLogger(__name__)
+
 IDLE_SECONDS = 15
-"""Of silence, after which the server ends the session. Claims and ticks come about every second."""
+"""Of silence, after which the server ends the session."""
+_PING_SECONDS = 3.0
+_TROUBLE: tuple[type[Exception], ...] = (BatonError, *FOREIGN)
 
 PARTITIONS = 0x626174
 """First half of the locks of partitions; the second is the partition."""
@@ -57,6 +62,7 @@ class Session:
         self._leased: PoolProxiedConnection | None = None
         self._has_clock = False
         self._turn = asyncio.Lock()
+        self._pings: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Session open={self._leased is not None} clock={self._has_clock}>"
@@ -65,6 +71,7 @@ class Session:
         """Connects, and takes the clock if nobody has it."""
         async with self._connected() as connection:
             self._has_clock = await connection.fetchval(_TRY_CLOCK)
+        self._pings = asyncio.get_running_loop().create_task(self._ping())
 
     async def claim(self, partitions: int) -> list[int]:
         """A fair share of the partitions, by what other processes hold now."""
@@ -94,11 +101,25 @@ class Session:
 
     async def close(self) -> None:
         """Gives the locks back, in order if the server answers."""
+        if self._pings is not None:
+            async with self._turn:
+                self._pings.cancel()
+            await asyncio.wait([self._pings])
         if self._leased is not None:
             with contextlib.suppress(BatonError):
                 async with self._connected() as connection:
                     await connection.execute("SELECT pg_advisory_unlock_all()")
         self._drop()
+
+    async def _ping(self) -> None:
+        """Shows the server that this process is not paused, however seldom it claims and ticks."""
+        while True:
+            await asyncio.sleep(_PING_SECONDS)
+            try:
+                async with self._connected() as connection:
+                    await connection.execute("SELECT 1")
+            except _TROUBLE as error:
+                _log.warning("the session that holds this process's locks was lost: %s", error)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
