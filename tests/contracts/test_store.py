@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -205,11 +206,11 @@ class TestOutbox:
             await own(store, KEYS)
             await put(store, KEYS[0], "r", "w")
             await store.upkeep.tick(101)
-            keys = iter(KEYS[1:] * 100)
+            requests = (f"r{number}" for number in itertools.count())
 
             async def is_refused() -> bool:
                 try:
-                    await put(store, next(keys), "r", "w")
+                    await put(store, KEYS[1], next(requests), "w")
                 except OutboxFull:
                     return True
                 return False
