@@ -57,8 +57,7 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
     clock = SystemClock()
     async with running_system(**system) as running:
         observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)
-        cache = SettingCache(running.control, clock, interval_seconds=0.02)
-        await cache.refresh()
+        cache = running.setting
         backfill = Backfill(running.control, running.stores, "router-1", clock)
         parts = _parts(running, observer, cache, backfill, clock)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
