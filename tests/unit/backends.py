@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.rpc.tasks import Background
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
+from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -78,11 +80,16 @@ async def listening(*services: RawService | TypedService) -> AsyncIterator[Serve
 
 @asynccontextmanager
 async def backend(
-    store: Store = Store.A, *, router: str = "", locks: LockManager | None = None, log: MemoryEventLog | None = None
+    store: Store = Store.A,
+    *,
+    router: str = "",
+    locks: LockManager | None = None,
+    log: MemoryEventLog | None = None,
+    limits: OutboxLimits | None = None,
 ) -> AsyncIterator[Backend]:
     """`router`: the address to which calls go that the store cannot answer."""
     clock = ManualClock()
-    ports = MemoryStore(store, clock, sandbox_columns)
+    ports = MemoryStore(store, clock, sandbox_columns, limits)
     event_log = log or MemoryEventLog(4, clock=clock)
     serving, background = Serving(), Background(64, "writes")
 
@@ -92,7 +99,7 @@ async def backend(
     feed = ApplyLoop(ports, open_log, clock)
     operations = SandboxOperations()
     calls = Calls(operations, CONTRACT, ports, Surroundings(serving, background, clock, locks, feed.behind_seconds))
-    replication = Replication(operations, ports, feed, serving, clock, About(schema_version=1))
+    replication = Replication(operations, ports, feed, serving, clock, About(1, outbox=limits or OutboxLimits()))
     serving.serve()
     async with AsyncExitStack() as stack:
         passing = None
@@ -115,5 +122,6 @@ def new(name: str = "", *, request_id: str = "", **fields: Any) -> sandbox_servi
 async def refusal(call: Any) -> grpc.aio.AioRpcError:
     """The error in which the call ends."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
+        async with asyncio.timeout(10):
+            await call
     return caught.value

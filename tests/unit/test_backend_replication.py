@@ -1,5 +1,6 @@
 """The replication API over the wire: a record's way from one store to the other, and what a router may look at."""
 
+import grpc
 import pytest
 
 from libs.ownership.model import BUCKETS, Store, bucket_of
@@ -7,8 +8,10 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as spb
+from libs.rpc.errors import reason_of
 from libs.rpc.limits import ANSWER_BYTES
-from tests.unit.backends import SERVICE, backend, new
+from libs.store.limits import OutboxLimits
+from tests.unit.backends import SERVICE, backend, new, refusal
 
 A, B = record_pb2.STORE_A, record_pb2.STORE_B
 NAME = "sandboxes/one"
@@ -125,3 +128,12 @@ async def test_status_tells_what_the_store_is(store: Store, number: int, absence
         assert (status.store, status.serving, status.reason) == (number, True, "")
         assert (status.owned_absences, status.schema_version, status.backend) == (absences, 1, "memory")
         assert status.now_time.ToNanoseconds() == at.clock.now() * 1e9
+
+
+async def test_a_full_outbox_shows_in_the_status_and_refuses_writes() -> None:
+    async with backend(limits=OutboxLimits(entries=1)) as at:
+        assert not (await at.replication.GetStatus(pb.GetStatusRequest())).outbox.full
+        await at.client.CreateSandbox(new("one"))
+        assert (await at.replication.GetStatus(pb.GetStatusRequest())).outbox.full
+        refused = await refusal(at.client.CreateSandbox(new("two")))
+        assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUTBOX_FULL")

@@ -64,7 +64,8 @@ def config(limits: ServerLimits | None = None, token: bytes | None = None) -> Se
 
 async def refusal(call: object) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
+        async with asyncio.timeout(10):
+            await call  # type: ignore[misc]
     return caught.value
 
 
