@@ -7,10 +7,19 @@ import asyncio
 import pytest
 
 from libs.clock import ManualClock
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import ControlUnavailable, JournalEntry
 from services.router.core.phase import Phase, Setting, advance
-from services.router.flows.observe import STALE_SETTING_SECONDS, Backlog, SettingCache
+from services.router.flows.observe import (
+    FRESH_SECONDS,
+    STALE_SETTING_SECONDS,
+    Backlog,
+    Observer,
+    SettingCache,
+    StoreView,
+)
 
 
 def test_the_oldest_unread_event_is_as_old_as_the_first_sight_of_it() -> None:
@@ -88,3 +97,16 @@ async def test_what_was_committed_here_is_taken_up_at_once_but_never_goes_back()
     await cache.take(Setting(generation=5, phase=Phase.SHADOW))
     await cache.take(Setting(generation=4))
     assert cache.current.phase is Phase.SHADOW
+
+
+@pytest.mark.parametrize(("age", "known"), [(FRESH_SECONDS, True), (FRESH_SECONDS + 0.1, False)])
+def test_evidence_that_is_too_old_is_none(age: float, known: bool) -> None:
+    clock = ManualClock()
+    observer = Observer({}, None, clock)
+    for store in Store:
+        answer = GetStatusResponse(owned_records=3)
+        observer._views[store] = StoreView(store, answer, clock.monotonic(), "", lag_events=1, lag_seconds=2.0)
+    clock.advance(age)
+    evidence = observer.evidence(Setting(), 1024, None)
+    seen = (evidence.lag_seconds, evidence.lag_events, evidence.parked, evidence.buckets_at_b, evidence.a_owned_records)
+    assert seen == ((2.0, 2, 0, 1024, 3) if known else (None,) * 5)
