@@ -40,15 +40,14 @@ def demo(
     Writes build/demo/report.json. Exits with 1 if anything was lost, done
     twice, read stale or differs, or if a step failed; the evidence is kept then.
     """
-    from services.router.cli.demo_run import DemoPlan
-
     try:
         if stack not in ("embedded", "real"):
             raise CommandFailed(f"--stack: {stack!r} is not valid: embedded or real", Exit.USAGE)
         if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
             raise CommandFailed(f"--keep: {keep} is there already and not empty: name a new directory", Exit.USAGE)
-        plan = DemoPlan(stack, seconds, clients, rate, keep or WORK, keep is not None, output is Output.JSON)
-        code = _run(plan)
+        from services.router.cli.demo_run import DemoPlan
+
+        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, keep is not None, output is Output.JSON))
     except CommandFailed as error:
         typer.echo(f"baton: {error}", err=True)
         code = error.code

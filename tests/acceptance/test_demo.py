@@ -1,0 +1,184 @@
+"""`baton demo` as a person runs it: real processes on the embedded default, a migration there and back under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.devstack import tree
+from libs.trial.evidence import Evidence
+from libs.trial.verdict import judge
+from services.router.cli.demo_report import ZERO, DemoReport, Facts
+from tests.waiting import eventually
+
+BATON = [sys.executable, "-c", "from services.router.cli import main; main()"]
+RUN_SECONDS = 400
+START_SECONDS = 60
+STOP_SECONDS = 40
+
+KEYS = {
+    "requests",
+    "acknowledged_writes",
+    "lost",
+    "duplicated",
+    "stale_strict_reads",
+    "diverged",
+    "linearizable",
+    "switches",
+    "slowest_request_ms",
+    "digests_equal",
+    "calls_per_second",
+    "stale_reads_marked",
+    "unknown_outcomes",
+    "kills",
+    "overrides",
+    "stack",
+    "verdict",
+}
+SWITCH_KEYS = {"from", "to", "seconds", "records", "slowest_request_ms", "errors"}
+
+
+@dataclass
+class Finished:
+    """A demo that came to its end, with its evidence kept."""
+
+    code: int
+    report: dict[str, Any]
+    printed: dict[str, Any]
+    told: str
+    kept: Path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One short run, which several tests look at."""
+    directory = tmp_path_factory.mktemp("demo")
+    kept = directory / "kept"
+    done = subprocess.run(
+        [*BATON, "demo", "--seconds", "25", "--keep", str(kept), "-o", "json"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    report = directory / "build" / "demo" / "report.json"
+    assert report.is_file(), done.stderr
+    return Finished(done.returncode, json.loads(report.read_text()), json.loads(done.stdout), done.stderr, kept)
+
+
+def test_a_demo_loses_nothing_and_says_so(finished: Finished) -> None:
+    assert finished.report["verdict"] == "nothing was lost", finished.told
+    assert finished.code == 0
+    assert {name: finished.report[name] for name in ZERO} == dict.fromkeys(ZERO, 0)
+    assert finished.report["linearizable"] is True
+    assert finished.report["digests_equal"] is True
+    assert finished.report["acknowledged_writes"] > 100
+
+
+def test_the_report_has_its_keys_and_is_what_was_printed(finished: Finished) -> None:
+    assert finished.report.keys() >= KEYS
+    assert finished.printed == finished.report
+    assert all(switch.keys() == SWITCH_KEYS for switch in finished.report["switches"])
+
+
+def test_the_demo_goes_there_and_back_and_there_again(finished: Finished) -> None:
+    phases = [switch["to"] for switch in finished.report["switches"]]
+    canaries = [f"DUAL_WRITE {percent} %" for percent in (0, 5, 10, 50, 100)]
+    again = ["SHADOW", "DUAL_WRITE 0 %", "DUAL_WRITE 100 %", "DUAL_READ", "CUTOVER"]
+    assert phases == ["SHADOW", *canaries, "DUAL_READ", "CUTOVER", "OFF, held at A", "OFF", *again]
+    assert sum(switch["records"] for switch in finished.report["switches"]) > 600
+    assert [kill["process"] for kill in finished.report["kills"]] == ["b-1"]
+
+
+def test_a_gate_blocked_and_its_override_is_in_the_journal(finished: Finished) -> None:
+    assert "audit INCONCLUSIVE" in finished.report["gates_blocked"]
+    assert "refused, as it should be" in finished.told
+    assert any("audit" in reason for reason in finished.report["overrides"])
+
+
+def test_a_write_that_is_dropped_from_the_kept_exports_is_missed(finished: Finished) -> None:
+    """The same evidence, once as it is and once without what the last acknowledged write left."""
+    evidence = Evidence.load(finished.kept / "evidence")
+    facts = Facts(stack="embedded", clients=1, seconds=1.0)
+    assert DemoReport(facts, None, judge(evidence)).exit_code == 0
+    last = next(call for call in reversed(evidence.calls) if call.method == "update" and call.revision)
+    events = [event for event in evidence.events if (event.name, event.version) != (last.key, last.revision)]
+    report = DemoReport(facts, None, judge(replace(evidence, events=tuple(events))))
+    assert report.exit_code == 1
+    assert report.as_dict()["lost"] == 1
+    without = [
+        replace(content, records=tuple(held for held in content.records if held.name != last.key))
+        for content in evidence.stores
+    ]
+    report = DemoReport(facts, None, judge(replace(evidence, stores=tuple(without))))
+    assert report.exit_code == 1
+    assert report.as_dict()["lost"] > 0
+
+
+def test_a_directory_that_is_in_use_is_refused(finished: Finished, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*BATON, "demo", "--keep", str(finished.kept)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--keep" in done.stderr
+
+
+async def test_ctrl_c_stops_every_process_and_ends_with_130(tmp_path: Path) -> None:
+    with _started(tmp_path) as demo:
+        await _under_load(demo, tmp_path)
+        family = tree.descendants(demo.pid)
+        assert len(family) >= 3
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(STOP_SECONDS) == 130
+        await eventually(lambda: not any(process.lives() for process in family), 5.0)
+    assert "interrupted" in (tmp_path / "told").read_text()
+
+
+async def test_a_process_that_dies_unasked_fails_the_demo_and_is_named(tmp_path: Path) -> None:
+    with _started(tmp_path) as demo:
+        await _under_load(demo, tmp_path)
+        old = next(process for process in tree.descendants(demo.pid) if "services.simple_mcp" in _words(process.pid))
+        os.kill(old.pid, signal.SIGKILL)
+        assert demo.wait(STOP_SECONDS) == 1
+    report = json.loads((tmp_path / "build" / "demo" / "report.json").read_text())
+    assert report["verdict"].startswith("FAILED: a: ended with code -9")
+    assert (tmp_path / report["evidence"] / "evidence" / "client-00.jsonl").is_file()
+
+
+@contextmanager
+def _started(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo that runs; what it tells is in the file `told`."""
+    with (directory / "told").open("wb") as told:
+        demo = subprocess.Popen([*BATON, "demo"], cwd=directory, stdout=told, stderr=subprocess.STDOUT)
+    try:
+        yield demo
+    finally:
+        family = tree.descendants(demo.pid)
+        demo.kill()
+        demo.wait()
+        for process in family:
+            process.send(signal.SIGKILL)
+
+
+async def _under_load(demo: subprocess.Popen[bytes], directory: Path) -> None:
+    def acknowledged() -> bool:
+        assert demo.poll() is None, (directory / "told").read_text()
+        history = directory / "build" / "demo" / "work" / "evidence" / "client-00.jsonl"
+        return history.is_file() and '"outcome":"ok"' in history.read_text()
+
+    await eventually(acknowledged, START_SECONDS)
+
+
+def _words(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
