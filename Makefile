@@ -41,7 +41,7 @@ check-protos: env ## fail if a generated module is not fresh
 lint: env check-protos ## check style, types, imports and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py deploy/compose/make_secrets.py
+	$(BIN)/mypy libs services tests protos/generate.py
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
 	$(BIN)/buf lint build/protos.binpb --config buf.yaml
