@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli.app import app
-from services.router.cli.options import Exit
+from services.router.cli.client import control
+from services.router.cli.options import CommandFailed, Common, Exit
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
 from tests.panel import Panel, running_panel
@@ -190,3 +192,14 @@ async def test_the_token_is_shown_from_its_file(tmp_path: Path) -> None:
         refused = await baton(panel, "status")
         assert (refused.exit_code, "--token-file" in refused.stderr) == (Exit.FAILED, True)
         assert (await baton(panel, "status", "--token-file", str(path))).exit_code == Exit.OK
+
+
+async def test_a_gate_that_closes_after_the_plan_has_the_same_exit_codes(panel: Panel) -> None:
+    def advance() -> Exit:
+        with control(Common(address=panel.address)) as router, pytest.raises(CommandFailed) as caught:
+            router.call("AdvancePhase", pb.AdvancePhaseRequest(actor="ann"))
+        return caught.value.code
+
+    assert await asyncio.to_thread(advance) is Exit.BLOCKED
+    await copied(panel)
+    assert await asyncio.to_thread(advance) is Exit.INCONCLUSIVE
