@@ -81,6 +81,12 @@ def test_an_answer_that_is_the_payload_is_sent_once() -> None:
     assert record_from_pb(message) == record
 
 
+def test_a_payload_too_large_for_an_answer_is_not_taken_for_one() -> None:
+    message = record_to_pb(Record(row_with(b"p" * (MAX_ANSWER_BYTES + 1)), (), Store.A, 0.0))
+    message.served.add(principal="ann", request_id="r1", version=pb.Version(revision=2), answer_is_payload=True)
+    assert record_from_pb(message).served[0].answer is None
+
+
 def test_an_answer_that_was_not_kept_stays_unknown() -> None:
     record = Record(row_with(b""), (Served("ann", "r1", b"h", Version(0, 2), None),), Store.A, 0.0)
     assert record_from_pb(record_to_pb(record)).served[0].answer is None
