@@ -26,6 +26,7 @@ from libs.store.columns import ColumnsOf
 from libs.store.memory import MemoryStore
 from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
+from services.router.flows.absences import Absences
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.listing import Listing
@@ -35,6 +36,7 @@ from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.relay import Relay
 from services.router.flows.stores import StoreClient, Stores, open_store
 from services.router.flows.traffic import Traffic
+from services.router.flows.transfer import Transfer
 from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
 
 
@@ -116,8 +118,9 @@ async def running_system(kit: Kit = SHELF, *, feeds: bool = True, mover: bool = 
         setting = SettingCache(control, clock)
         await setting.refresh()
         traffic = Traffic()
-        handoffs = Handoffs(stores, traffic)
-        the_mover = Mover(stores, handoffs, setting, control, "router-1", clock)
+        transfer = Transfer(stores)
+        handoffs = Handoffs(transfer, Absences(transfer), traffic)
+        the_mover = Mover(stores, transfer, setting, control, "router-1", clock)
         observer = Observer(stores, log, clock)
         migration = Migration(
             control, setting, lambda current: observer.evidence(current, the_mover.buckets_at_b, None), clock

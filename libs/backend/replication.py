@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.backend.calls import page_of
@@ -23,7 +25,7 @@ from libs.backend.state import Serving
 from libs.clock import Clock
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
-from libs.ownership.model import Record
+from libs.ownership.model import BUCKETS, Record
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import (
     STORE_NUMBERS,
@@ -180,17 +182,20 @@ class Replication(ReplicationServiceServicer):
         absences = await self._ports.transfers.absences(check_buckets(request.buckets))
         return pb.ListAbsencesResponse(absences=[absence_to_pb(absence) for absence in absences])
 
-    async def ReleaseAbsence(self, request: pb.ReleaseAbsenceRequest, context: Context) -> pb.ReleaseAbsenceResponse:
+    async def ReleaseAbsences(self, request: pb.ReleaseAbsencesRequest, context: Context) -> pb.ReleaseAbsencesResponse:
         self._serving.check()
-        (bucket,) = check_buckets([request.bucket], "bucket")
+        buckets = check_buckets(request.buckets)
         to = store_of(request.to, "to", not_this=self._ports.store)
-        absence = await self._ports.transfers.release_absence(bucket, to)
-        return pb.ReleaseAbsenceResponse(absence=absence_to_pb(absence))
+        transfers = self._ports.transfers
+        found = await asyncio.gather(*(transfers.release_absence(bucket, to) for bucket in buckets))
+        return pb.ReleaseAbsencesResponse(absences=[absence_to_pb(absence) for absence in found])
 
-    async def AdoptAbsence(self, request: pb.AdoptAbsenceRequest, context: Context) -> pb.AdoptAbsenceResponse:
+    async def AdoptAbsences(self, request: pb.AdoptAbsencesRequest, context: Context) -> pb.AdoptAbsencesResponse:
         self._serving.check()
-        adopted, absence = await self._ports.transfers.adopt_absence(absence_from_pb(request.absence))
-        return pb.AdoptAbsenceResponse(adopted=adopted, absence=absence_to_pb(absence))
+        check_count(request.absences, "absences", BUCKETS)
+        absences = [absence_from_pb(absence) for absence in request.absences]
+        found = await asyncio.gather(*(self._ports.transfers.adopt_absence(absence) for absence in absences))
+        return pb.AdoptAbsencesResponse(absences=[absence_to_pb(absence) for _, absence in found])
 
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
         self._serving.check()
@@ -209,11 +214,20 @@ class Replication(ReplicationServiceServicer):
 
     async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
         self._serving.check()
-        bucket = check_buckets([request.bucket], "bucket")[0] if request.HasField("bucket") else None
         limit = check_limit(request.limit, MAX_RECORDS)
-        query = ExportQuery(request.after, limit, bucket, request.owned_only, request.keys_only)
-        records, more = await self._ports.inspection.export(query)
-        return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
+        query = ExportQuery(request.after, limit, None, request.owned_only, request.keys_only)
+        buckets: Sequence[int | None] = check_buckets(request.buckets) or [None]
+        answer = pb.ExportRecordsResponse()
+        for position, bucket in enumerate(buckets):
+            part = replace(query, bucket=bucket, limit=limit - len(answer.records))
+            records, more = await self._ports.inspection.export(part)
+            answer.records.extend(records_to_pb(records))
+            query = replace(query, after="")
+            full = len(answer.records) >= limit or answer.ByteSize() >= ANSWER_BYTES
+            if more or (full and position + 1 < len(buckets)):
+                answer.more = True
+                break
+        return answer
 
     async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
         self._serving.check()

@@ -33,6 +33,7 @@ from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
+from services.router.flows.absences import Absences
 from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.forward import Forward, ReadPolicy
@@ -44,6 +45,7 @@ from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.relay import Relay
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
+from services.router.flows.transfer import Transfer
 from services.router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -129,8 +131,9 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     control_store, event_log, stores, cache = outside.control_store, outside.event_log, outside.stores, outside.cache
     holder = settings.name or f"{socket.gethostname()}:{os.getpid()}"
     traffic = Traffic()
-    handoffs = Handoffs(stores, traffic)
-    mover = Mover(stores, handoffs, cache, control_store, holder, clock)
+    transfer = Transfer(stores)
+    handoffs = Handoffs(transfer, Absences(transfer), traffic)
+    mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
     backfill = Backfill(control_store, stores, holder, clock)
 

@@ -64,7 +64,7 @@ async def owning(program: str, settings: dict[str, object], *names: str) -> Asyn
         if program == B:
             for bucket in {bucket_of(name) for name in names}:
                 absence = record_pb2.Absence(bucket=bucket, version=1, owner=record_pb2.STORE_B)
-                await service.replication.AdoptAbsence(rpb.AdoptAbsenceRequest(absence=absence))
+                await service.replication.AdoptAbsences(rpb.AdoptAbsencesRequest(absences=[absence]))
         yield service
 
 

@@ -11,7 +11,9 @@ import pytest
 from libs.ownership.model import Store, bucket_of
 from libs.rpc.errors import reason_of
 from services.router.core.phase import Phase
+from services.router.flows.absences import Absences
 from services.router.flows.migration import Decision
+from services.router.flows.transfer import Transfer
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system
 
@@ -46,7 +48,7 @@ async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_reque
     await put(system)
     first = await lend(system, "ann", token)
     await system.ports(Store.A).transfers.release([KEY], Store.B, create=False)
-    await system.handoffs.move_absence(bucket_of(KEY), Store.B)
+    await Absences(Transfer(system.stores)).move([bucket_of(KEY)], Store.B)
     row = (await system.ports(Store.B).records.read(KEY)).row
     assert row is not None and row.owner is Store.B, "the move has brought the record to its new owner"
     await writes_go_to_b(system)

@@ -39,10 +39,10 @@ async def test_a_record_is_released_and_adopted_and_then_written_at_the_other_st
 async def test_an_absence_moves_with_its_bucket() -> None:
     async with backend(Store.A) as a, backend(Store.B) as b:
         bucket = bucket_of(NAME)
-        released = await a.replication.ReleaseAbsence(pb.ReleaseAbsenceRequest(bucket=bucket, to=B))
-        assert (released.absence.version, released.absence.owner) == (2, B)
-        adopted = await b.replication.AdoptAbsence(pb.AdoptAbsenceRequest(absence=released.absence))
-        assert adopted.adopted
+        released = await a.replication.ReleaseAbsences(pb.ReleaseAbsencesRequest(buckets=[bucket], to=B))
+        assert [(absence.version, absence.owner) for absence in released.absences] == [(2, B)]
+        adopted = await b.replication.AdoptAbsences(pb.AdoptAbsencesRequest(absences=released.absences))
+        assert adopted.absences == released.absences
         assert (await b.router.CreateSandbox(new("one"))).revision == 1
         found = await a.replication.ListAbsences(pb.ListAbsencesRequest())
         assert [absence.bucket for absence in found.absences if absence.owner == B] == [bucket]

@@ -1,4 +1,4 @@
-"""Bringing one record, or the absence of one bucket, to where it is wanted.
+"""Bringing one record to where it is wanted.
 
 Everything here may be done twice, by several routers, in the middle, or long after it was wanted: a release that is
 repeated returns what was released, an adopt keeps the higher version. So nothing is ever undone, only finished.
@@ -7,25 +7,16 @@ repeated returns what was released, an adopt keeps the higher version. So nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
 from typing import Any, TypeVar
 
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, bucket_of
-from libs.ownership.wire import STORE_NUMBERS, version_from_pb
-from libs.pb.baton.record.v1 import record_pb2
-from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from services.router.flows.stores import StoreClient, Stores
+from libs.ownership.wire import version_from_pb
+from services.router.flows.absences import Absences
 from services.router.flows.traffic import Traffic
-
-STEP_SECONDS = 2.0
-"""Bound on one step of a handoff."""
-
-PAGE = 500
-"""Keys of a bucket that are listed at once."""
-
-Result = pb.ReleaseRecordsResponse
+from services.router.flows.transfer import STEP_SECONDS, Outcome, Result, Transfer
 
 T = TypeVar("T")
 
@@ -60,8 +51,9 @@ class Single:
 class Handoffs:
     """Raises what the stores' clients raise: Away, Refused."""
 
-    def __init__(self, stores: Stores, traffic: Traffic) -> None:
-        self._stores = stores
+    def __init__(self, transfer: Transfer, absences: Absences, traffic: Traffic) -> None:
+        self._transfer = transfer
+        self._absences = absences
         self._traffic = traffic
         self._flights = Single()
 
@@ -75,108 +67,27 @@ class Handoffs:
     async def _bring(self, key: str, to: Store, denied: NotOwner, create: bool) -> Moved:
         for _ in range(2):
             result = await self._release(key, to, create)
-            if result.outcome == Result.OUTCOME_BUSY:
+            if result.outcome == Outcome.OUTCOME_BUSY:
                 return Moved.BUSY
-            if result.outcome == Result.OUTCOME_ABSENT:
+            if result.outcome == Outcome.OUTCOME_ABSENT:
                 return Moved.ABSENT
             if result.HasField("record") and version_from_pb(result.record.version) > denied.version:
-                await self.adopt([result.record], to)
+                await self._transfer.adopt([result.record], to, STEP_SECONDS)
                 self._traffic.moved(key)
                 return Moved.HERE
             if denied.absent:
-                await self.finish_absence(bucket_of(key))
+                await self._finish_absence(bucket_of(key))
                 return Moved.HERE
             # The target's own row is the newest: it was released towards the source and has not arrived there yet.
             released = await self._release(key, to.other, create=False)
-            if released.outcome != Result.OUTCOME_RELEASED:
+            if released.outcome != Outcome.OUTCOME_RELEASED:
                 return Moved.BUSY
-            await self.adopt([released.record], to.other)
+            await self._transfer.adopt([released.record], to.other, STEP_SECONDS)
         return Moved.BUSY
 
-    async def _release(self, key: str, to: Store, create: bool) -> Result.Result:
-        source = self._stores[to.other]
-        request = pb.ReleaseRecordsRequest(keys=[key], to=STORE_NUMBERS[to], create=create)
-        answer: Result = await source.ask(source.replication.ReleaseRecords, request, STEP_SECONDS)
+    async def _release(self, key: str, to: Store, create: bool) -> Result:
+        answer = await self._transfer.release([key], to, create=create, seconds=STEP_SECONDS)
         return answer.results[0]
 
-    async def adopt(self, records: Sequence[record_pb2.Record], to: Store) -> None:
-        target = self._stores[to]
-        request = pb.AdoptRecordsRequest(records=records)
-        await target.ask(target.replication.AdoptRecords, request, STEP_SECONDS)
-
-    async def move_absence(self, bucket: int, to: Store) -> None:
-        """Hands the right to create in a bucket over. What the target lacks is copied ahead, so that the time in which
-        nobody may create is short."""
-        source = self._stores[to.other]
-        await self._copy_missing(bucket, to)
-        request = pb.ReleaseAbsenceRequest(bucket=bucket, to=STORE_NUMBERS[to])
-        await source.ask(source.replication.ReleaseAbsence, request, STEP_SECONDS)
-        await self.finish_absence(bucket)
-
-    async def finish_absence(self, bucket: int) -> None:
-        """Completes a move of a bucket's absence that has begun. Does nothing when a store owns it."""
-        await self._flights.run(bucket, lambda: self._finish_absence(bucket))
-
     async def _finish_absence(self, bucket: int) -> None:
-        request = pb.ListAbsencesRequest(buckets=[bucket])
-        found = {
-            store: (await client.ask(client.replication.ListAbsences, request, STEP_SECONDS)).absences[0]
-            for store, client in self._stores.items()
-        }
-        if any(absence.owner == STORE_NUMBERS[store] for store, absence in found.items()):
-            return
-        releaser = max(found, key=lambda store: (found[store].term, found[store].version))
-        # The keys are listed after the release has committed: from then on the releaser makes no new one.
-        if not await self._copy_missing(bucket, releaser.other):
-            return
-        target = self._stores[releaser.other]
-        adopt = pb.AdoptAbsenceRequest(absence=found[releaser])
-        await target.ask(target.replication.AdoptAbsence, adopt, STEP_SECONDS)
-
-    async def _copy_missing(self, bucket: int, to: Store) -> bool:
-        """Says whether every row of the source was there or has been copied; if not, it is for the next one to try."""
-        source, target = self._stores[to.other], self._stores[to]
-        keys = await self.keys(source, bucket)
-        if not keys:
-            return True
-        known = set(await self.keys(target, bucket))
-        missing = [key for key in keys if key not in known]
-        given_up: list[str] = []
-        while missing:
-            part = pb.ReadRecordsRequest(keys=missing[:PAGE])
-            answer = await source.ask(source.replication.ReadRecords, part, STEP_SECONDS)
-            if not answer.rows:
-                raise ValueError(f"store {to.other} answered no row for {len(part.keys)} keys that it has listed")
-            records = [row.record for row in answer.rows if row.HasField("record")]
-            given_up += [record.key for record in records if record.owner == STORE_NUMBERS[to]]
-            await self.adopt([record for record in records if record.owner != STORE_NUMBERS[to]], to)
-            # An answer that was cut for its size leaves the rest for the next round.
-            missing = missing[len(answer.rows) :]
-        return await self._adopt_again(given_up, to)
-
-    async def _adopt_again(self, keys: Sequence[str], to: Store) -> bool:
-        """Records that were given up before and have not arrived. A copy would make the target their owner without the
-        requests that they have served; what their release answers again brings these along."""
-        source = self._stores[to.other]
-        while keys:
-            request = pb.ReleaseRecordsRequest(keys=keys[:PAGE], to=STORE_NUMBERS[to])
-            answer = await source.ask(source.replication.ReleaseRecords, request, STEP_SECONDS)
-            released = [result.record for result in answer.results if result.outcome == Result.OUTCOME_RELEASED]
-            await self.adopt(released, to)
-            if len(released) < len(answer.results):
-                return False
-            keys = [*answer.remaining, *keys[PAGE:]]
-        return True
-
-    async def keys(self, client: StoreClient, bucket: int, *, owned_only: bool = False) -> list[str]:
-        """Of a bucket, in order."""
-        keys: list[str] = []
-        more = True
-        while more:
-            request = pb.ExportRecordsRequest(
-                after=keys[-1] if keys else "", limit=PAGE, bucket=bucket, owned_only=owned_only, keys_only=True
-            )
-            answer = await client.ask(client.replication.ExportRecords, request, STEP_SECONDS)
-            keys += [record.key for record in answer.records]
-            more = answer.more
-        return keys
+        await self._flights.run(bucket, lambda: self._absences.finish([bucket]))

@@ -8,8 +8,6 @@ sees another home. That is how it is told to go back while it runs.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,15 +20,14 @@ from libs.rpc.tasks import Loop
 from services.router.control.port import Progress
 from services.router.core.phase import Setting
 from services.router.core.plan import home
+from services.router.flows.absences import Absences
 from services.router.flows.forward import Steering
-from services.router.flows.handoff import STEP_SECONDS, Handoffs
 from services.router.flows.relay import Clock, Leases
 from services.router.flows.stores import Stores
+from services.router.flows.transfer import BULK_SECONDS, Transfer
 
-log = logging.getLogger(__name__)
-
-AT_ONCE = 8
-"""Buckets under way at once."""
+GROUP = 32
+"""Buckets under way at once: enough to make many small ones cheap, few enough that their absences are back soon."""
 
 BATCH = 200
 """Records of one release."""
@@ -94,20 +91,20 @@ class Mover:
     def __init__(
         self,
         stores: Stores,
-        handoffs: Handoffs,
+        transfer: Transfer,
         steering: Changes,
         leases: Leases,
         holder: str,
         clock: Clock,
     ) -> None:
         self._stores = stores
-        self._handoffs = handoffs
+        self._transfer = transfer
+        self._absences = Absences(transfer)
         self._steering = steering
         self._leases = leases
         self._holder = holder
         self._clock = clock
         self._rate = Rate(clock)
-        self._slots = asyncio.Semaphore(AT_ONCE)
         self.progress = Progress("handover", running=False)
         self.buckets_at_b: int | None = None
         """Buckets of which A owns neither a record nor the absence; None while not known."""
@@ -143,12 +140,10 @@ class Mover:
         """All buckets as they are."""
         buckets = {number: Bucket(number, None) for number in range(BUCKETS)}
         for store, client in self._stores.items():
-            replication = client.replication
-            absences = await client.ask(replication.ListAbsences, pb.ListAbsencesRequest(), STEP_SECONDS)
-            for absence in absences.absences:
+            for absence in await self._transfer.absences(store):
                 if absence.owner == STORE_NUMBERS[store]:
                     buckets[absence.bucket].absence = store
-            digests = await client.ask(replication.DigestBuckets, pb.DigestBucketsRequest(), 5 * STEP_SECONDS)
+            digests = await client.ask(client.replication.DigestBuckets, pb.DigestBucketsRequest(), BULK_SECONDS)
             for digest in digests.buckets:
                 buckets[digest.bucket].owned[store] = digest.owned
         return buckets
@@ -165,56 +160,45 @@ class Mover:
 
     async def _pass(self, away: Sequence[Bucket], setting: Setting) -> None:
         flags = self._steering.flags
-        total = sum(bucket.owned.get(home(setting, flags, bucket.number).other, 0) for bucket in away)
+        homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
+        total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
-        started = self._clock.monotonic()
-        try:
-            async with asyncio.TaskGroup() as group:
-                for bucket in away:
-                    await self._slots.acquire()
-                    if self._steering.current != setting:
-                        self._slots.release()
-                        break
-                    if self._clock.monotonic() - started > LEASE_SECONDS / 2:
-                        await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
-                        started = self._clock.monotonic()
-                    task = group.create_task(self._move(bucket, home(setting, flags, bucket.number), setting))
-                    task.add_done_callback(lambda _: self._slots.release())
-        except BaseExceptionGroup as failures:
-            # The others were cancelled because of the first; a pass that is cut short is simply begun again.
-            raise failures.exceptions[0] from None
+        leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
+        for to in Store:
+            going = [bucket for bucket in away if homes[bucket.number] is to]
+            for start in range(0, len(going), GROUP):
+                if self._steering.current != setting:
+                    break
+                if self._clock.monotonic() > leased_until:
+                    await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
+                    leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
+                group = going[start : start + GROUP]
+                await self._move(group, to, setting)
+                if self.buckets_at_b is not None:
+                    self.buckets_at_b += len(group) if to is Store.B else -sum(b.is_at(Store.B) for b in group)
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
 
-    async def _move(self, bucket: Bucket, to: Store, setting: Setting) -> None:
-        if bucket.absence is to.other:
-            await self._handoffs.move_absence(bucket.number, to)
-        elif bucket.absence is None:
-            await self._handoffs.finish_absence(bucket.number)
-        source = self._stores[to.other]
-        keys = await self._handoffs.keys(source, bucket.number, owned_only=True)
+    async def _move(self, group: Sequence[Bucket], to: Store, setting: Setting) -> None:
+        """New records first: from then on they are made at the target. Then the records that are there."""
+        if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
+            await self._absences.move(owned, to)
+        if under_way := [bucket.number for bucket in group if bucket.absence is None]:
+            await self._absences.finish(under_way)
+        keys = await self._transfer.keys(to.other, [bucket.number for bucket in group], owned_only=True)
         for start in range(0, len(keys), BATCH):
             if self._steering.current != setting:
                 return
             await self._move_records(keys[start : start + BATCH], to)
 
     async def _move_records(self, keys: Sequence[str], to: Store) -> None:
-        source = self._stores[to.other]
+        left = keys
         for _ in range(BUSY_ROUNDS):
-            request = pb.ReleaseRecordsRequest(keys=keys, to=STORE_NUMBERS[to])
-            answer: pb.ReleaseRecordsResponse = await source.ask(
-                source.replication.ReleaseRecords, request, 5 * STEP_SECONDS
-            )
-            released = [result for result in answer.results if result.outcome == _Outcome.OUTCOME_RELEASED]
-            if released:
-                await self._handoffs.adopt([result.record for result in released], to)
-            self._rate.add(len(released))
-            self.progress = replace(self.progress, done=self.progress.done + len(released), rate=self._rate.per_second)
-            busy = [result.key for result in answer.results if result.outcome == _Outcome.OUTCOME_BUSY]
-            keys = [*answer.remaining, *busy]
-            if not keys:
+            failed = await self._transfer.take(left, to)
+            moved = len(left) - len(failed)
+            self._rate.add(moved)
+            self.progress = replace(self.progress, done=self.progress.done + moved, rate=self._rate.per_second)
+            if not failed:
                 return
-
-
-_Outcome = pb.ReleaseRecordsResponse
+            left = failed

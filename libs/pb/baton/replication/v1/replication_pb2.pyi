@@ -549,93 +549,91 @@ class ListAbsencesResponse(_message.Message):
 Global___ListAbsencesResponse: _TypeAlias = ListAbsencesResponse  # noqa: Y015
 
 @_typing.final
-class ReleaseAbsenceRequest(_message.Message):
+class ReleaseAbsencesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    BUCKET_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
-    bucket: _builtins.int
     to: _record_pb2.Store.ValueType
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
-        bucket: _builtins.int = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
         to: _record_pb2.Store.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReleaseAbsenceRequest: _TypeAlias = ReleaseAbsenceRequest  # noqa: Y015
+Global___ReleaseAbsencesRequest: _TypeAlias = ReleaseAbsencesRequest  # noqa: Y015
 
 @_typing.final
-class ReleaseAbsenceResponse(_message.Message):
+class ReleaseAbsencesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCE_FIELD_NUMBER: _builtins.int
+    ABSENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absence(self) -> _record_pb2.Absence:
-        """What stands here now."""
+    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+        """What stands here now, in the order of the request."""
 
     def __init__(
         self,
         *,
-        absence: _record_pb2.Absence | None = ...,
+        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReleaseAbsenceResponse: _TypeAlias = ReleaseAbsenceResponse  # noqa: Y015
+Global___ReleaseAbsencesResponse: _TypeAlias = ReleaseAbsencesResponse  # noqa: Y015
 
 @_typing.final
-class AdoptAbsenceRequest(_message.Message):
+class AdoptAbsencesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCE_FIELD_NUMBER: _builtins.int
+    ABSENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absence(self) -> _record_pb2.Absence: ...
+    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
     def __init__(
         self,
         *,
-        absence: _record_pb2.Absence | None = ...,
+        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AdoptAbsenceRequest: _TypeAlias = AdoptAbsenceRequest  # noqa: Y015
+Global___AdoptAbsencesRequest: _TypeAlias = AdoptAbsencesRequest  # noqa: Y015
 
 @_typing.final
-class AdoptAbsenceResponse(_message.Message):
+class AdoptAbsencesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ADOPTED_FIELD_NUMBER: _builtins.int
-    ABSENCE_FIELD_NUMBER: _builtins.int
-    adopted: _builtins.bool
+    ABSENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absence(self) -> _record_pb2.Absence:
-        """What stands here now."""
+    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+        """What stands here now, in the order of the request: those that were adopted, or what was higher."""
 
     def __init__(
         self,
         *,
-        adopted: _builtins.bool = ...,
-        absence: _record_pb2.Absence | None = ...,
+        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence", "adopted", b"adopted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AdoptAbsenceResponse: _TypeAlias = AdoptAbsenceResponse  # noqa: Y015
+Global___AdoptAbsencesResponse: _TypeAlias = AdoptAbsencesResponse  # noqa: Y015
 
 @_typing.final
 class PullChangesRequest(_message.Message):
@@ -777,34 +775,34 @@ class ExportRecordsRequest(_message.Message):
 
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
-    BUCKET_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
     OWNED_ONLY_FIELD_NUMBER: _builtins.int
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Keys after this one."""
     limit: _builtins.int
-    bucket: _builtins.int
-    """Only of this bucket."""
     owned_only: _builtins.bool
     """Only what this store owns."""
     keys_only: _builtins.bool
     """Envelopes without payload and served requests."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only of these buckets, one after the other; `after` then is a key of the first one."""
+
     def __init__(
         self,
         *,
         after: _builtins.str = ...,
         limit: _builtins.int = ...,
-        bucket: _builtins.int | None = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
         owned_only: _builtins.bool = ...,
         keys_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "bucket", b"bucket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "after", b"after", "bucket", b"bucket", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__bucket: _TypeAlias = _typing.Literal["bucket"]  # noqa: Y015
-    _WhichOneofArgType__bucket: _TypeAlias = _typing.Literal["_bucket", b"_bucket"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__bucket) -> _WhichOneofReturnType__bucket | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportRecordsRequest: _TypeAlias = ExportRecordsRequest  # noqa: Y015
 

@@ -64,15 +64,15 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesResponse.FromString,
                 _registered_method=True)
-        self.ReleaseAbsence = channel.unary_unary(
-                '/baton.replication.v1.ReplicationService/ReleaseAbsence',
-                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsenceRequest.SerializeToString,
-                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsenceResponse.FromString,
+        self.ReleaseAbsences = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ReleaseAbsences',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesResponse.FromString,
                 _registered_method=True)
-        self.AdoptAbsence = channel.unary_unary(
-                '/baton.replication.v1.ReplicationService/AdoptAbsence',
-                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsenceRequest.SerializeToString,
-                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsenceResponse.FromString,
+        self.AdoptAbsences = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/AdoptAbsences',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.FromString,
                 _registered_method=True)
         self.PullChanges = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/PullChanges',
@@ -146,15 +146,15 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReleaseAbsence(self, request, context):
-        """Gives up the right to create records in a bucket. Given up before: returned again.
+    def ReleaseAbsences(self, request, context):
+        """Gives up the right to create records in some buckets, each by itself. Given up before: returned again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def AdoptAbsence(self, request, context):
-        """Takes a bucket's absence over, if its version is higher than what is here.
+    def AdoptAbsences(self, request, context):
+        """Takes buckets' absences over, each if its version is higher than what is here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,15 +228,15 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesResponse.SerializeToString,
             ),
-            'ReleaseAbsence': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReleaseAbsence,
-                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsenceRequest.FromString,
-                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsenceResponse.SerializeToString,
+            'ReleaseAbsences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseAbsences,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesResponse.SerializeToString,
             ),
-            'AdoptAbsence': grpc.unary_unary_rpc_method_handler(
-                    servicer.AdoptAbsence,
-                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsenceRequest.FromString,
-                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsenceResponse.SerializeToString,
+            'AdoptAbsences': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptAbsences,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.SerializeToString,
             ),
             'PullChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.PullChanges,
@@ -437,7 +437,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def ReleaseAbsence(request,
+    def ReleaseAbsences(request,
             target,
             options=(),
             channel_credentials=None,
@@ -450,9 +450,9 @@ class ReplicationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.replication.v1.ReplicationService/ReleaseAbsence',
-            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsenceRequest.SerializeToString,
-            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsenceResponse.FromString,
+            '/baton.replication.v1.ReplicationService/ReleaseAbsences',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -464,7 +464,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def AdoptAbsence(request,
+    def AdoptAbsences(request,
             target,
             options=(),
             channel_credentials=None,
@@ -477,9 +477,9 @@ class ReplicationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.replication.v1.ReplicationService/AdoptAbsence',
-            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsenceRequest.SerializeToString,
-            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsenceResponse.FromString,
+            '/baton.replication.v1.ReplicationService/AdoptAbsences',
+            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,10 +43,10 @@ class ReplicationServiceStub:
     """Takes records: keeps each whose version is higher than what is here."""
     ListAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListAbsencesRequest, _replication_pb2.ListAbsencesResponse]
     """The absences of some buckets, or of all."""
-    ReleaseAbsence: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseAbsenceRequest, _replication_pb2.ReleaseAbsenceResponse]
-    """Gives up the right to create records in a bucket. Given up before: returned again."""
-    AdoptAbsence: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsenceRequest, _replication_pb2.AdoptAbsenceResponse]
-    """Takes a bucket's absence over, if its version is higher than what is here."""
+    ReleaseAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseAbsencesRequest, _replication_pb2.ReleaseAbsencesResponse]
+    """Gives up the right to create records in some buckets, each by itself. Given up before: returned again."""
+    AdoptAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsencesRequest, _replication_pb2.AdoptAbsencesResponse]
+    """Takes buckets' absences over, each if its version is higher than what is here."""
     PullChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.PullChangesRequest, _replication_pb2.PullChangesResponse]
     """Changes that are not in the log yet, oldest first. Waits for one."""
     AckChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]
@@ -73,10 +73,10 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Takes records: keeps each whose version is higher than what is here."""
     ListAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListAbsencesRequest, _replication_pb2.ListAbsencesResponse]  # type: ignore[assignment]
     """The absences of some buckets, or of all."""
-    ReleaseAbsence: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseAbsenceRequest, _replication_pb2.ReleaseAbsenceResponse]  # type: ignore[assignment]
-    """Gives up the right to create records in a bucket. Given up before: returned again."""
-    AdoptAbsence: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsenceRequest, _replication_pb2.AdoptAbsenceResponse]  # type: ignore[assignment]
-    """Takes a bucket's absence over, if its version is higher than what is here."""
+    ReleaseAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseAbsencesRequest, _replication_pb2.ReleaseAbsencesResponse]  # type: ignore[assignment]
+    """Gives up the right to create records in some buckets, each by itself. Given up before: returned again."""
+    AdoptAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsencesRequest, _replication_pb2.AdoptAbsencesResponse]  # type: ignore[assignment]
+    """Takes buckets' absences over, each if its version is higher than what is here."""
     PullChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.PullChangesRequest, _replication_pb2.PullChangesResponse]  # type: ignore[assignment]
     """Changes that are not in the log yet, oldest first. Waits for one."""
     AckChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]  # type: ignore[assignment]
@@ -138,20 +138,20 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         """The absences of some buckets, or of all."""
 
     @_abc_1.abstractmethod
-    def ReleaseAbsence(
+    def ReleaseAbsences(
         self,
-        request: _replication_pb2.ReleaseAbsenceRequest,
+        request: _replication_pb2.ReleaseAbsencesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_replication_pb2.ReleaseAbsenceResponse, _abc.Awaitable[_replication_pb2.ReleaseAbsenceResponse]]:
-        """Gives up the right to create records in a bucket. Given up before: returned again."""
+    ) -> _typing.Union[_replication_pb2.ReleaseAbsencesResponse, _abc.Awaitable[_replication_pb2.ReleaseAbsencesResponse]]:
+        """Gives up the right to create records in some buckets, each by itself. Given up before: returned again."""
 
     @_abc_1.abstractmethod
-    def AdoptAbsence(
+    def AdoptAbsences(
         self,
-        request: _replication_pb2.AdoptAbsenceRequest,
+        request: _replication_pb2.AdoptAbsencesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_replication_pb2.AdoptAbsenceResponse, _abc.Awaitable[_replication_pb2.AdoptAbsenceResponse]]:
-        """Takes a bucket's absence over, if its version is higher than what is here."""
+    ) -> _typing.Union[_replication_pb2.AdoptAbsencesResponse, _abc.Awaitable[_replication_pb2.AdoptAbsencesResponse]]:
+        """Takes buckets' absences over, each if its version is higher than what is here."""
 
     @_abc_1.abstractmethod
     def PullChanges(

@@ -1,0 +1,115 @@
+"""The steps of which everything that moves between the stores is made: each one call, each safe to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.ownership.model import Store, bucket_of
+from libs.ownership.wire import STORE_NUMBERS
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from services.router.flows.stores import Stores
+
+STEP_SECONDS = 2.0
+"""Bound on a step for one record."""
+
+BULK_SECONDS = 10.0
+"""Bound on a step for many."""
+
+PAGE = 500
+"""Keys that are listed or read at once."""
+
+Result = pb.ReleaseRecordsResponse.Result
+Outcome = pb.ReleaseRecordsResponse
+
+
+class Transfer:
+    """Raises what the stores' clients raise: Away, Refused."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    async def release(
+        self, keys: Sequence[str], to: Store, *, create: bool = False, seconds: float = BULK_SECONDS
+    ) -> pb.ReleaseRecordsResponse:
+        """The other store gives records up; what was given up before is answered again."""
+        source = self._stores[to.other]
+        request = pb.ReleaseRecordsRequest(keys=keys, to=STORE_NUMBERS[to], create=create)
+        answer: pb.ReleaseRecordsResponse = await source.ask(source.replication.ReleaseRecords, request, seconds)
+        return answer
+
+    async def adopt(self, records: Sequence[record_pb2.Record], to: Store, seconds: float = BULK_SECONDS) -> None:
+        """A store takes records, those that it does not know newer."""
+        if records:
+            target = self._stores[to]
+            await target.ask(target.replication.AdoptRecords, pb.AdoptRecordsRequest(records=records), seconds)
+
+    async def absences(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.Absence]:
+        """Of these buckets, or of all."""
+        client = self._stores[store]
+        request = pb.ListAbsencesRequest(buckets=buckets)
+        answer: pb.ListAbsencesResponse = await client.ask(client.replication.ListAbsences, request, BULK_SECONDS)
+        return answer.absences
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
+        """When this returns, the other store creates nothing in these buckets any more."""
+        source = self._stores[to.other]
+        request = pb.ReleaseAbsencesRequest(buckets=buckets, to=STORE_NUMBERS[to])
+        await source.ask(source.replication.ReleaseAbsences, request, BULK_SECONDS)
+
+    async def adopt_absences(self, absences: Sequence[record_pb2.Absence], to: Store) -> None:
+        target = self._stores[to]
+        request = pb.AdoptAbsencesRequest(absences=absences)
+        await target.ask(target.replication.AdoptAbsences, request, BULK_SECONDS)
+
+    async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
+        """Of some buckets, in the order of the buckets."""
+        client = self._stores[store]
+        keys: list[str] = []
+        left = list(buckets)
+        request = pb.ExportRecordsRequest(limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True)
+        more = bool(left)
+        while more:
+            answer: pb.ExportRecordsResponse = await client.ask(client.replication.ExportRecords, request, BULK_SECONDS)
+            keys += [record.key for record in answer.records]
+            more = answer.more and bool(answer.records)
+            if more:
+                left = left[left.index(bucket_of(keys[-1])) :]
+                request = pb.ExportRecordsRequest(
+                    after=keys[-1], limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True
+                )
+        return keys
+
+    async def copy(self, keys: Sequence[str], to: Store) -> bool:
+        """Copies records that a store lacks, whoever owns them. False: some could not be had now.
+
+        A record that was given up to this store is not copied but taken from its release: a copy would make the store
+        its owner without the requests that it has served.
+        """
+        source = self._stores[to.other]
+        given_up: list[str] = []
+        left = list(keys)
+        while left:
+            request = pb.ReadRecordsRequest(keys=left[:PAGE])
+            answer: pb.ReadRecordsResponse = await source.ask(source.replication.ReadRecords, request, BULK_SECONDS)
+            if not answer.rows:
+                raise ValueError(f"store {to.other} answered no row for {len(request.keys)} keys")
+            records = [row.record for row in answer.rows if row.HasField("record")]
+            given_up += [record.key for record in records if record.owner == STORE_NUMBERS[to]]
+            await self.adopt([record for record in records if record.owner != STORE_NUMBERS[to]], to)
+            # An answer that was cut for its size leaves the rest for the next round.
+            left = left[len(answer.rows) :]
+        return not await self.take(given_up, to)
+
+    async def take(self, keys: Sequence[str], to: Store) -> list[str]:
+        """Released by the other store and adopted by this one. Returns those that were busy or not there to be had."""
+        failed: list[str] = []
+        left = list(keys)
+        while left:
+            answer = await self.release(left[:PAGE], to)
+            results = answer.results
+            released = [result.record for result in results if result.outcome == Outcome.OUTCOME_RELEASED]
+            await self.adopt(released, to)
+            failed += [result.key for result in results if result.outcome != Outcome.OUTCOME_RELEASED]
+            left = [*answer.remaining, *left[PAGE:]]
+        return failed
