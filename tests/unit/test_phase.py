@@ -1,11 +1,12 @@
 """The table of phases: every move, legal or not."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from libs.ownership.model import Store
-from services.router.core.diagram import diagram
+from services.router.core.diagram import diagram, guarantees
 from services.router.core.gates import GATES
 from services.router.core.phase import (
     CANARY_FULL,
@@ -150,3 +151,9 @@ def test_the_diagram_shows_every_step_and_every_way_back() -> None:
     back = {(before.value, to.value) for before, to in LEGAL_BACK if before is not to}
     assert arrows == forward | back | {("[*]", "OFF"), ("DEPRECATED", "[*]")}
     assert lines[0] == "stateDiagram-v2"
+
+
+def test_the_readme_shows_the_diagram_and_the_guarantees_of_the_table() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert diagram() in readme
+    assert guarantees() in readme

@@ -1,4 +1,4 @@
-"""The phases as a picture for the README, made from the table."""
+"""The phases as the README shows them, made from the table."""
 
 from __future__ import annotations
 
@@ -21,4 +21,14 @@ def diagram() -> str:
     for phase in ORDER:
         canary = ", canary buckets at B" if PHASES[phase].canary else ""
         lines.append(f"    note right of {phase.value}: home {PHASES[phase].home}{canary}")
+    return "\n".join(lines)
+
+
+def guarantees() -> str:
+    """A Markdown table: per phase who answers, what a crash loses, what going back costs. No line break at its end."""
+    lines = [
+        "| phase | who answers | what a crash of one process loses | what going back costs |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| {phase.value} | {rule.answers} | {rule.crash} | {rule.back} |" for phase, rule in PHASES.items()]
     return "\n".join(lines)
