@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
+
+from libs.errors import InvalidField
+from libs.ownership.limits import MAX_KEY_BYTES, MAX_PRINCIPAL_BYTES, MAX_REQUEST_ID_BYTES
 
 BUCKETS = 1024
 
@@ -121,7 +123,16 @@ class Call:
     request_id: str
     request_hash: bytes
     traceparent: str = ""
-    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises InvalidField: what is remembered of a call must fit an event (see `limits`)."""
+        for name, value, most in (
+            ("key", self.key, MAX_KEY_BYTES),
+            ("principal", self.principal, MAX_PRINCIPAL_BYTES),
+            ("request_id", self.request_id, MAX_REQUEST_ID_BYTES),
+        ):
+            if not value or len(value.encode()) > most:
+                raise InvalidField(name, value, f"1 to {most} bytes")
 
 
 def bucket_of(key: str) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from libs.errors import InvalidField
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
 from libs.ownership.model import NEVER, Absence, Call, Found, Record, Row, Served, Store, Version
@@ -269,3 +270,21 @@ def test_apply_keeps_the_higher_version_by_term_then_by_revision(
     record = Record(row(B, term=version[0], revision=version[1]), (), B, 0.0)
     there = None if here is None else row(A, term=here[0], revision=here[1])
     assert is_newer(record, there) is newer
+
+
+@pytest.mark.parametrize(
+    ("key", "principal", "request_id", "field"),
+    [
+        ("", "anonymous", "r", "key"),
+        ("k" * 257, "anonymous", "r", "key"),
+        ("k", "p" * 129, "r", "principal"),
+        ("k", "anonymous", "", "request_id"),
+        ("k", "anonymous", "é" * 19, "request_id"),
+    ],
+)
+def test_a_call_of_which_too_much_would_have_to_be_remembered_is_refused(
+    key: str, principal: str, request_id: str, field: str
+) -> None:
+    with pytest.raises(InvalidField) as refused:
+        Call(key, principal, request_id, b"h" * 16)
+    assert refused.value.field == field

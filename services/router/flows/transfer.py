@@ -72,7 +72,9 @@ class Transfer:
         while more:
             answer: pb.ExportRecordsResponse = await client.ask(client.replication.ExportRecords, request, BULK_SECONDS)
             keys += [record.key for record in answer.records]
-            more = answer.more and bool(answer.records)
+            more = answer.more
+            if more and not answer.records:
+                raise ValueError(f"store {store} answered an empty page and says that there is more")
             if more:
                 left = left[left.index(bucket_of(keys[-1])) :]
                 request = pb.ExportRecordsRequest(
