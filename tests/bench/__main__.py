@@ -1,0 +1,90 @@
+"""python -m tests.bench [--quick] [--only NAME] [-o table|json]"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from libs.devstack.errors import DevStackError
+from libs.devstack.locate import PROJECT_ROOT
+from libs.devstack.stack import running_stack, server_directory
+from tests.bench import calls, handoff, lag, memory, mover, report, stores
+from tests.bench.measure import Figure, Machine
+from tests.bench.report import Result
+from tests.bench.site import Site
+
+REPORT = PROJECT_ROOT / "build" / "bench" / "report.json"
+BENCH_SECONDS = 240.0
+"""A bench that takes longer has failed."""
+
+Measure = Callable[[Site], Awaitable[list[Figure]]]
+
+BENCHES: dict[str, tuple[str, Measure]] = {
+    "stores": ("writes of each store against the same statements on the bare database", stores.measure),
+    "calls": ("calls through the router against the store directly, and a bare proxy between", calls.measure),
+    "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
+    "handoff": ("one record from store to store and back", handoff.measure),
+    "mover": ("all records from store to store and back", mover.measure),
+    "memory": ("memory of each process", memory.measure),
+}
+"""In this order: what disturbs most comes last."""
+
+
+async def run(names: Sequence[str], site: Site, progress: Console) -> list[Result]:
+    results = []
+    for name in names:
+        title, measure = BENCHES[name]
+        progress.print(f"[dim]{name}: {title} ...[/dim]")
+        machine = Machine()
+        try:
+            async with asyncio.timeout(BENCH_SECONDS):
+                figures = await measure(site)
+        # The outermost owner of a bench: the others are measured all the same, and the exit code tells.
+        except Exception as error:  # noqa: BLE001
+            progress.print(traceback.format_exc(), markup=False)
+            results.append(Result(name, title, machine=machine.as_json(), error=f"{type(error).__name__}: {error}"))
+        else:
+            results.append(Result(name, title, figures, machine.as_json()))
+    return results
+
+
+async def run_all(names: Sequence[str], site: Site, progress: Console) -> list[Result]:
+    async with site.exits:
+        return await run(names, site, progress)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure, each figure by its baseline.")
+    parser.add_argument("--quick", action="store_true", help="fewer turns: below two minutes")
+    parser.add_argument("--only", action="append", choices=BENCHES, help="this one (may be given several times)")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    options = parser.parse_args()
+    names = [name for name in BENCHES if not options.only or name in options.only]
+    progress = Console(stderr=True)
+    try:
+        with running_stack() as stack, server_directory() as directory:
+            site = Site(stack, Path(directory), options.quick, AsyncExitStack())
+            results = asyncio.run(run_all(names, site, progress))
+    except DevStackError as error:
+        progress.print(f"[red]{error}[/red]")
+        return 1
+    text = report.as_json(results, quick=options.quick, cores=os.cpu_count() or 1)
+    report.write(REPORT, text)
+    if options.output == "json":
+        sys.stdout.write(text)
+    else:
+        report.show(Console(width=None if sys.stdout.isatty() else 130), results)
+        progress.print(f"[dim]{REPORT.relative_to(PROJECT_ROOT)}[/dim]")
+    return 1 if any(result.error for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
