@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import uuid4
 
 import grpc
 import pytest
 
-from libs.ownership.model import Store, bucket_of
+from libs.errors import Overloaded
+from libs.ownership.model import Call, Found, Store, bucket_of
+from libs.ownership.rules import Answered, Changed, Decide
 from libs.rpc.errors import reason_of
+from libs.store.port import ExportQuery, Listed, Page, Records
 from services.router.core.phase import Phase
 from services.router.flows.absences import Absences
 from services.router.flows.migration import Decision
@@ -62,3 +65,42 @@ async def test_a_refusal_after_an_attempt_that_was_given_up_leaves_the_outcome_u
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await lend(system, "ann", str(uuid4()))
     assert reason_of(refused.value)[0] == "OWNER_UNAVAILABLE", "A has no such book, but B may still carry it out"
+
+
+class _BusyAtSecondRead:
+    """A store's calls: the second read finds no connection."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._reads = 0
+
+    async def read(self, key: str) -> Found:
+        self._reads += 1
+        if self._reads == 2:
+            raise Overloaded
+        return await self._records.read(key)
+
+    async def read_many(self, keys: Sequence[str]) -> list[Found]:
+        return await self._records.read_many(keys)
+
+    async def write(self, call: Call, decide: Decide) -> Changed | Answered:
+        return await self._records.write(call, decide)
+
+    async def page(self, page: Page) -> list[Listed]:
+        return await self._records.page(page)
+
+
+async def test_a_store_that_cannot_show_its_row_now_is_not_taken_for_one_without_it(system: System) -> None:
+    await put(system)
+    a, b = system.ports(Store.A), system.ports(Store.B)
+    copies, _ = await a.inspection.export(ExportQuery())
+    await b.transfers.apply(copies)
+    await lend(system, "ann", str(uuid4()))
+    await a.transfers.release([KEY], Store.B, create=False)
+    a.records = _BusyAtSecondRead(a.records)
+    look = system.client.multi_callable("/toy.Shelf/Look")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await look(pb.LookOrder(path=KEY).SerializeToString(), timeout=5)
+    assert reason_of(refused.value)[0] == Overloaded.reason, "B's row is older than what was acknowledged"
+    book = pb.Book.FromString(await look(pb.LookOrder(path=KEY).SerializeToString(), timeout=5))
+    assert book.reader == "ann"

@@ -173,7 +173,11 @@ class Forward:
             if isinstance(answer, BaseException):
                 if not isinstance(answer, Refused):
                     raise answer
-                found.append((answer, read_version(dict(answer.error.trailing_metadata() or ()))))
+                trailers = dict(answer.error.trailing_metadata() or ())
+                if metadata.VERSION not in trailers:
+                    # It says nothing of its row, which may be the newest: the other one alone is no answer.
+                    raise answer
+                found.append((answer, read_version(trailers)))
             else:
                 found.append((answer, answer.version))
         newest, _ = max(found, key=lambda entry: entry[1])
