@@ -1,0 +1,270 @@
+"""A canary that grows by itself: the plan as a person writes it, and what the walker does next.
+
+Rule: `decide` is all there is to it. It is given where the walk is and what is seen, and says hold, advance, back, done
+or stop, each with its reason. A gate that fails is acted on at once; what is only not known yet is waited for, and no
+longer than the plan's patience. Whatever somebody else does to the canary, phase or hold ends the walk, and stays.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from libs.errors import InvalidField
+from services.router.core.gates import GATES, GateResult, Verdict
+from services.router.core.phase import CANARY_FULL, PHASES, IllegalMove, Setting
+
+MAX_PLAN_CHARACTERS = 16_384
+MAX_STEPS = 100
+MAX_SECONDS = 30 * 86_400.0
+MAX_SAMPLES = 1_000_000_000
+DEFAULT_PATIENCE_SECONDS = 3600.0
+
+_NEVER_DURING_A_WALK = frozenset({"canary-complete", "buckets-done", "a-owns-nothing"})
+WALK_GATES = tuple(name for name in GATES if name not in _NEVER_DURING_A_WALK)
+"""Gates that a step may name. The others cannot pass before the walk is done."""
+
+EXAMPLE = """\
+# A canary that grows by itself: baton canary auto plan.toml
+#
+# It walks the steps in their order, in DUAL_WRITE. A step ends when its minimum time has passed, B has answered its
+# minimum of calls, every bucket has arrived, and each of its gates passes.
+
+# What a gate that fails does: "back" takes the canary to 0 % and ends the walk, "hold" waits for it to pass.
+on_fail = "back"
+
+# How long a step may wait beyond its minimum time. Then the walk ends and the canary stays where it is.
+patience_seconds = 3600
+
+[[step]]
+percent = 5             # of the buckets, 0.1 to 100, more than the step before
+minimum_seconds = 300   # at least so long at this step
+minimum_samples = 1000  # at least so many calls answered by B at this step
+gates = ["error-rate", "lag", "parked"]
+
+[[step]]
+percent = 10
+minimum_seconds = 600
+minimum_samples = 5000
+gates = ["error-rate", "lag", "parked"]
+
+[[step]]
+percent = 50
+minimum_seconds = 1800
+minimum_samples = 20000
+gates = ["error-rate", "shadow-consistent", "lag", "parked"]
+
+[[step]]
+percent = 100
+minimum_seconds = 3600
+minimum_samples = 50000
+gates = ["error-rate", "shadow-consistent", "lag", "parked"]
+"""
+
+
+class OnFail(Enum):
+    BACK = "back"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    permille: int
+    minimum_seconds: float = 0.0
+    minimum_samples: int = 0
+    """Calls that B answered while the walk was at this step."""
+    gates: tuple[str, ...] = ()
+
+    @property
+    def percent(self) -> float:
+        return self.permille / 10
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryPlan:
+    steps: tuple[Step, ...]
+    on_fail: OnFail = OnFail.BACK
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS
+
+
+class Action(Enum):
+    HOLD = "hold"
+    ADVANCE = "advance"
+    BACK = "back"
+    DONE = "done"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a walk is: the step that the canary is at, for how long, and how many calls B has answered there."""
+
+    step: int
+    seconds: float = 0.0
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    setting: Setting
+    settled: bool
+    """Each bucket is where the setting wants it."""
+    gates: tuple[GateResult, ...]
+    """Of the step that the walk is at."""
+
+
+class Next(NamedTuple):
+    action: Action
+    reason: str
+    permille: int | None = None
+    """What the canary is to be set to; None: it stays."""
+
+
+def begin(plan: CanaryPlan, setting: Setting) -> int:
+    """The step to begin with: the first that is not below where the canary is. Raises IllegalMove."""
+    if not setting.rule.canary:
+        raise IllegalMove(f"a canary steers only in {_canary_phases()}; the phase is {setting.phase.value}")
+    if setting.hold:
+        raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
+    for number, step in enumerate(plan.steps):
+        if step.permille >= setting.canary_permille:
+            return number
+    raise IllegalMove(
+        f"the canary is at {setting.canary_permille / 10:g} % and the plan ends at {plan.steps[-1].percent:g} %:"
+        " nothing is left to walk"
+    )
+
+
+def decide(plan: CanaryPlan, place: Place, seen: Seen) -> Next:
+    """What to do now."""
+    step = plan.steps[place.step]
+    if disturbed := _disturbed(step, seen.setting):
+        return Next(Action.STOP, disturbed)
+    failing = [gate for gate in seen.gates if gate.verdict is Verdict.FAIL]
+    if failing and plan.on_fail is OnFail.BACK:
+        return Next(Action.BACK, f"at {step.percent:g} % {_shown(failing)}", 0)
+    if waiting := _waiting(step, place, seen):
+        if place.seconds > step.minimum_seconds + plan.patience_seconds:
+            return Next(Action.STOP, f"patience ended at {step.percent:g} %: {waiting}")
+        return Next(Action.HOLD, f"at {step.percent:g} %: {waiting}")
+    if place.step + 1 == len(plan.steps):
+        return Next(Action.DONE, f"the canary is at {step.percent:g} %, the plan's last step, and its gates pass")
+    following = plan.steps[place.step + 1]
+    return Next(
+        Action.ADVANCE,
+        f"{step.percent:g} % is proved by {place.samples} calls in {place.seconds:.0f} s",
+        following.permille,
+    )
+
+
+def _disturbed(step: Step, setting: Setting) -> str:
+    """Why the walk is no longer the one that sets the canary; "" when it is."""
+    if not setting.rule.canary:
+        return f"the phase was changed to {setting.phase.value}"
+    if setting.hold:
+        return "traffic is held at A since a rollback"
+    if setting.canary_permille != step.permille:
+        return f"somebody set the canary to {setting.canary_permille / 10:g} %, the walk was at {step.percent:g} %"
+    return ""
+
+
+def _waiting(step: Step, place: Place, seen: Seen) -> str:
+    """What the step still waits for; "" when it is over."""
+    open_gates = [gate for gate in seen.gates if gate.verdict is not Verdict.PASS]
+    if any(gate.verdict is Verdict.FAIL for gate in open_gates):
+        return _shown(open_gates)
+    if not seen.settled:
+        return "buckets are on their way"
+    if place.seconds < step.minimum_seconds:
+        return f"{place.seconds:.0f} of {step.minimum_seconds:g} s have passed"
+    if place.samples < step.minimum_samples:
+        return f"B has answered {place.samples} of {step.minimum_samples} calls"
+    return _shown(open_gates)
+
+
+def _shown(gates: Sequence[GateResult]) -> str:
+    return "; ".join(f"{gate.name} {gate.verdict.value}: {gate.evidence} (wanted: {gate.threshold})" for gate in gates)
+
+
+def _canary_phases() -> str:
+    return ", ".join(phase.value for phase, rule in PHASES.items() if rule.canary)
+
+
+# --- The plan file ---------------------------------------------------------------------------------------------------
+
+_PLAN_KEYS = ("on_fail", "patience_seconds", "step")
+_STEP_KEYS = ("percent", "minimum_seconds", "minimum_samples", "gates")
+
+
+def parse_plan(text: str) -> CanaryPlan:
+    """A plan from TOML. Raises InvalidField, which names the key, its value and what is allowed."""
+    if len(text) > MAX_PLAN_CHARACTERS:
+        raise InvalidField("plan", f"{len(text)} characters", f"at most {MAX_PLAN_CHARACTERS} characters")
+    try:
+        said = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidField("plan", text, f"TOML as `baton canary auto --example` shows it; {error}") from None
+    _check_keys("", said, _PLAN_KEYS)
+    on_fail = said.get("on_fail", OnFail.BACK.value)
+    if on_fail not in [choice.value for choice in OnFail]:
+        raise InvalidField("on_fail", on_fail, "one of " + ", ".join(f'"{choice.value}"' for choice in OnFail))
+    patience = _number("patience_seconds", said.get("patience_seconds", DEFAULT_PATIENCE_SECONDS), MAX_SECONDS)
+    tables = said.get("step", [])
+    if not isinstance(tables, list) or not 1 <= len(tables) <= MAX_STEPS:
+        raise InvalidField("step", tables, f"1 to {MAX_STEPS} tables [[step]]")
+    steps: list[Step] = []
+    for number, table in enumerate(tables, 1):
+        steps.append(_step(f"step {number}", table, steps[-1].permille if steps else 0))
+    return CanaryPlan(tuple(steps), OnFail(on_fail), patience)
+
+
+def _step(place: str, table: Any, before: int) -> Step:
+    if not isinstance(table, dict):
+        raise InvalidField(place, table, "a table with " + ", ".join(_STEP_KEYS))
+    _check_keys(f"{place}: ", table, _STEP_KEYS)
+    samples = table.get("minimum_samples", 0)
+    if isinstance(samples, bool) or not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
+        raise InvalidField(f"{place}: minimum_samples", samples, f"a whole number, 0 to {MAX_SAMPLES}")
+    return Step(
+        permille=_permille(f"{place}: percent", table.get("percent"), before),
+        minimum_seconds=_number(f"{place}: minimum_seconds", table.get("minimum_seconds", 0), MAX_SECONDS),
+        minimum_samples=samples,
+        gates=_gate_names(f"{place}: gates", table.get("gates", [])),
+    )
+
+
+def _permille(key: str, value: Any, before: int) -> int:
+    least = f"more than {before / 10:g}" if before else "0.1"
+    allowed = f"{least} to 100, in steps of 0.1"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidField(key, value, allowed)
+    permille = round(value * 10)
+    if not before < permille <= CANARY_FULL or not math.isclose(permille, value * 10, abs_tol=1e-6):
+        raise InvalidField(key, value, allowed)
+    return permille
+
+
+def _number(key: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise InvalidField(key, value, f"seconds, 0 to {most:g}")
+    return float(value)
+
+
+def _gate_names(key: str, value: Any) -> tuple[str, ...]:
+    allowed = "a list of names out of " + ", ".join(WALK_GATES)
+    if not isinstance(value, list):
+        raise InvalidField(key, value, allowed)
+    for name in value:
+        if name not in WALK_GATES:
+            raise InvalidField(key, name, allowed)
+    return tuple(dict.fromkeys(value))
+
+
+def _check_keys(place: str, said: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key, value in said.items():
+        if key not in known:
+            raise InvalidField(f"{place}{key}", value, "there is no such key; allowed are " + ", ".join(known))
