@@ -1,0 +1,293 @@
+"""What the calls to both stores show: how many, how many of them failed, how long they took. Pure: time is an argument.
+
+Counts of one second each serve the judge of automatic rollback, which looks at half a minute. Counts and latencies of
+one minute each serve the gates, which look at up to an hour. Both are bounded, whatever the traffic is, and can be
+summed over routers.
+
+Latencies are kept as counts in buckets whose width is 4.4 % (2^(1/16)), so a quantile is known to that precision. How
+much of it is noise is said by its confidence bounds (`bounds`), which need no assumption about the distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from libs.ownership.model import Store
+
+SECONDS = 60
+"""How many slots of one second are kept."""
+
+MINUTES = 60
+"""How many slots of one minute are kept, the running one included."""
+
+ERROR_MINUTES = 10
+"""How many of them the error rates are made of."""
+
+LEAST_A_MINUTE = 10
+"""Calls that each store must have served in a minute, for that minute to compare them."""
+
+_PER_OCTAVE = 16
+_LEAST_SECONDS = 1e-5
+
+CONFIDENCE = 0.95
+P99 = 0.99
+
+Histogram = Counter[int]
+"""Calls by latency bucket."""
+
+
+class Counts(NamedTuple):
+    """Calls of a time. Sums are made with `total`."""
+
+    calls: int = 0
+    """That a store carried out, or failed to; refusals for good reasons are among them."""
+    faults: int = 0
+    """Server faults among them."""
+    denials: int = 0
+    """Beside them: NOT_OWNER answers and answers for another store. They show that a store is there."""
+
+    @property
+    def rate(self) -> float:
+        """Share of faults; 0 without calls."""
+        return self.faults / self.calls if self.calls else 0.0
+
+    @property
+    def answered(self) -> int:
+        """How often the store has shown that it is there, or failed to."""
+        return self.calls + self.denials
+
+
+def total(parts: Iterable[Counts]) -> Counts:
+    calls = faults = denials = 0
+    for part in parts:
+        calls += part.calls
+        faults += part.faults
+        denials += part.denials
+    return Counts(calls, faults, denials)
+
+
+class ShadowCounts(NamedTuple):
+    """Of reads that were compared in the background, by what came of it."""
+
+    compared: int = 0
+    match: int = 0
+    stale: int = 0
+    mismatch: int = 0
+    missing: int = 0
+    error: int = 0
+    dropped: int = 0
+    """Not compared, because too many waited."""
+
+    def plus(self, other: ShadowCounts) -> ShadowCounts:
+        return ShadowCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def bucket_of_seconds(seconds: float) -> int:
+    return int(math.log2(seconds / _LEAST_SECONDS) * _PER_OCTAVE) if seconds > _LEAST_SECONDS else 0
+
+
+def bucket_edges(bucket: int) -> tuple[float, float]:
+    """From which latency on, and up to which one, a bucket counts; seconds."""
+    low, high = (_LEAST_SECONDS * 2 ** (number / _PER_OCTAVE) for number in (bucket, bucket + 1))
+    return (low if bucket else 0.0), high
+
+
+@lru_cache(maxsize=1024)
+def ranks(samples: int, share: float = P99, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
+    """Ranks (from 1) of the order statistics that bound a quantile from below and from above, each with `confidence`.
+
+    Of n independent samples, the number K of those at or below the quantile q is binomial (n, q). So the k-th smallest
+    sample is above the quantile when K < k, and P(K <= k - 1) >= confidence makes it an upper bound; it is below when
+    K >= k, and P(K >= k) >= confidence makes it a lower one. None: so few samples show no such bound; for the upper
+    one of P99 at 95 % it takes 299. Source: David and Nagaraja, Order Statistics, 3rd edition, section 7.1.
+    """
+    deviation = math.sqrt(samples * share * (1 - share))
+    first = max(0, math.floor(samples * share - 12 * deviation))
+    last = min(samples, math.ceil(samples * share + 12 * deviation))
+    below = 0.0
+    """P(K <= k - 1)."""
+    lower = upper = None
+    for k in range(first, last + 1):
+        if upper is None and k >= 1 and below >= confidence:
+            upper = k
+        if k >= 1 and 1 - below >= confidence:
+            lower = k
+        below += _probability(samples, share, k)
+    return lower, upper
+
+
+def _probability(samples: int, share: float, k: int) -> float:
+    """Of exactly k in a binomial distribution."""
+    ways = math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
+    return math.exp(ways + k * math.log(share) + (samples - k) * math.log1p(-share))
+
+
+class Bounds(NamedTuple):
+    """Of a quantile, in seconds. None: there are too few samples for this bound."""
+
+    samples: int
+    lower: float | None
+    upper: float | None
+
+
+def bounds(latencies: Mapping[int, int], share: float = P99, confidence: float = CONFIDENCE) -> Bounds:
+    """Between which latencies the quantile lies: each bound holds with `confidence`. The lower edge of the lower
+    bucket and the upper edge of the upper one are taken, so the width of the buckets is on the safe side."""
+    samples = sum(latencies.values())
+    low, high = ranks(samples, share, confidence) if samples else (None, None)
+    return Bounds(
+        samples,
+        None if low is None else bucket_edges(_at_rank(latencies, low))[0],
+        None if high is None else bucket_edges(_at_rank(latencies, high))[1],
+    )
+
+
+def _at_rank(latencies: Mapping[int, int], rank: int) -> int:
+    seen = 0
+    for bucket in sorted(latencies):
+        seen += latencies[bucket]
+        if seen >= rank:
+            return bucket
+    raise ValueError(f"rank {rank} of {seen} samples")
+
+
+class Parity(NamedTuple):
+    """One operation at both stores, over the minutes in which both served it."""
+
+    operation: str
+    is_read: bool
+    a: Histogram
+    b: Histogram
+
+
+@dataclass(slots=True)
+class _Cell:
+    """One operation at one store in one minute."""
+
+    calls: int = 0
+    faults: int = 0
+    latencies: Histogram = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Second:
+    calls: int = 0
+    faults: int = 0
+    denials: int = 0
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.calls, self.faults, self.denials)
+
+
+def _second() -> dict[Store, _Second]:
+    return {store: _Second() for store in Store}
+
+
+_Minute = dict[tuple[Store, str, bool], _Cell]
+
+
+class Meter:
+    """One router's measurements. `now` is monotonic seconds and never goes back."""
+
+    def __init__(self) -> None:
+        self._at = -1
+        self._ends = 0.0
+        self._second = _second()
+        self._seconds: deque[dict[Store, _Second]] = deque(maxlen=SECONDS)
+        self._minute: _Minute = {}
+        self._minutes: deque[_Minute] = deque([self._minute], maxlen=MINUTES)
+
+    def add(self, store: Store, operation: str, is_read: bool, seconds: float | None, fault: bool, now: float) -> None:
+        """One attempt at a store. `seconds`: how long its answer took; None: not to be compared. The time that a
+        fault took says nothing of how fast a store works, so it is not kept."""
+        if now >= self._ends:
+            self._roll(now)
+        second = self._second[store]
+        second.calls += 1
+        key = (store, operation, is_read)
+        cell = self._minute.get(key)
+        if cell is None:
+            cell = self._minute[key] = _Cell()
+        cell.calls += 1
+        if fault:
+            second.faults += 1
+            cell.faults += 1
+        elif seconds is not None:
+            bucket = int(math.log2(seconds / _LEAST_SECONDS) * _PER_OCTAVE) if seconds > _LEAST_SECONDS else 0
+            cell.latencies[bucket] += 1
+
+    def denied(self, store: Store, now: float) -> None:
+        """A store has answered that it is not the owner, or for the other store."""
+        if now >= self._ends:
+            self._roll(now)
+        self._second[store].denials += 1
+
+    def compared(self, store: Store, operation: str, is_read: bool, seconds: float, now: float) -> None:
+        """How long a call took that no client waited for, so that the other store's can be compared with it."""
+        if now >= self._ends:
+            self._roll(now)
+        key = (store, operation, is_read)
+        cell = self._minute.get(key)
+        if cell is None:
+            cell = self._minute[key] = _Cell()
+        cell.latencies[bucket_of_seconds(seconds)] += 1
+
+    def seconds(self, now: float) -> tuple[tuple[Counts, Counts], ...]:
+        """Counts of A and B in each complete second, the newest first."""
+        if now >= self._ends:
+            self._roll(now)
+        return tuple((slot[Store.A].counts, slot[Store.B].counts) for slot in reversed(self._seconds))
+
+    def recent(self, store: Store, now: float) -> Counts:
+        """Calls and faults of the last ERROR_MINUTES minutes, the running one included."""
+        if now >= self._ends:
+            self._roll(now)
+        minutes = list(self._minutes)[-ERROR_MINUTES:]
+        return total(
+            Counts(cell.calls, cell.faults) for minute in minutes for key, cell in minute.items() if key[0] is store
+        )
+
+    def parities(self, now: float) -> tuple[Parity, ...]:
+        """Latencies of each operation at both stores, over the minutes in which both have served it."""
+        if now >= self._ends:
+            self._roll(now)
+        found: dict[tuple[str, bool], Parity] = {}
+        for minute in self._minutes:
+            for (store, operation, is_read), cell in minute.items():
+                other = minute.get((Store.B, operation, is_read)) if store is Store.A else None
+                if other is None or min(cell.latencies.total(), other.latencies.total()) < LEAST_A_MINUTE:
+                    continue
+                parity = found.setdefault((operation, is_read), Parity(operation, is_read, Counter(), Counter()))
+                parity.a.update(cell.latencies)
+                parity.b.update(other.latencies)
+        return tuple(found[key] for key in sorted(found))
+
+    def _roll(self, now: float) -> None:
+        """Closes the seconds and minutes that are over; those without a call in between count as empty."""
+        at = int(now)
+        if self._at >= 0:
+            for passed in range(min(at - self._at, SECONDS)):
+                self._seconds.append(self._second if not passed else _second())
+            for _ in range(min(at // 60 - self._at // 60, MINUTES)):
+                self._minute = {}
+                self._minutes.append(self._minute)
+            self._second = _second()
+        self._at = at
+        self._ends = at + 1.0
+
+
+def merged(parts: Iterable[Parity]) -> tuple[Parity, ...]:
+    """The parities of several routers as one per operation."""
+    found: dict[tuple[str, bool], Parity] = {}
+    for part in parts:
+        key = (part.operation, part.is_read)
+        parity = found.setdefault(key, Parity(part.operation, part.is_read, Counter(), Counter()))
+        parity.a.update(part.a)
+        parity.b.update(part.b)
+    return tuple(found[key] for key in sorted(found))
