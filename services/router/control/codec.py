@@ -16,6 +16,7 @@ def setting_to_json(setting: Setting) -> str:
             "phase": setting.phase.value,
             "canary_permille": setting.canary_permille,
             "hold": setting.hold,
+            "rehearsal": setting.rehearsal,
         }
     )
 
@@ -27,6 +28,7 @@ def setting_from_json(text: str) -> Setting:
         phase=Phase(fields["phase"]),
         canary_permille=int(fields["canary_permille"]),
         hold=bool(fields["hold"]),
+        rehearsal=tuple(fields.get("rehearsal", ())),
     )
 
 

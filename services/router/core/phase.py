@@ -41,6 +41,8 @@ class PhaseRule:
     """Which reads are compared in the background, with what."""
     way_back: bool
     """A may be asked to take everything back: until then it must be kept running and fed."""
+    rehearses: bool
+    """Both stores take live traffic, so buckets may go to the other one and back to see how that goes."""
     gates: tuple[str, ...]
     """What must pass before this phase is entered (see `gates.GATES`)."""
     effect: str
@@ -57,6 +59,7 @@ PHASES: dict[Phase, PhaseRule] = {
         canary=False,
         compared="nothing",
         way_back=True,
+        rehearses=False,
         gates=(),
         effect="all calls go to A; B follows by the event log",
         answers="A",
@@ -68,6 +71,7 @@ PHASES: dict[Phase, PhaseRule] = {
         canary=False,
         compared="sampled reads against B",
         way_back=True,
+        rehearses=False,
         gates=("audit", "backfill", "lag", "parked"),
         effect="all calls go to A; sampled reads are compared with B's answers",
         answers="A",
@@ -79,6 +83,7 @@ PHASES: dict[Phase, PhaseRule] = {
         canary=True,
         compared="sampled reads against the other store",
         way_back=True,
+        rehearses=True,
         gates=("shadow-consistent", "lag", "parked"),
         effect="canary buckets are handed to B, as many as `baton canary set` says; all else stays at A",
         answers="the record's owner: B for canary buckets, else A",
@@ -90,6 +95,7 @@ PHASES: dict[Phase, PhaseRule] = {
         canary=False,
         compared="sampled reads against A",
         way_back=True,
+        rehearses=True,
         gates=("error-rate", "canary-complete", "lag", "parked"),
         effect="every bucket is handed to B; A follows by the event log",
         answers="the record's owner: B, or A until the record has moved",
@@ -101,6 +107,7 @@ PHASES: dict[Phase, PhaseRule] = {
         canary=False,
         compared="nothing",
         way_back=True,
+        rehearses=False,
         gates=("buckets-done", "latency-parity", "rehearsal", "lag", "parked"),
         effect="B serves everything; A stays a hot backup that applies every change",
         answers="B",
@@ -112,6 +119,7 @@ PHASES: dict[Phase, PhaseRule] = {
         canary=False,
         compared="nothing",
         way_back=False,
+        rehearses=False,
         gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "lag", "parked"),
         effect="A may be shut down: there is no way back after this",
         answers="B",
@@ -153,6 +161,8 @@ class Setting:
     canary_permille: int = 0
     hold: bool = False
     """All traffic goes to A whatever the phase says: set by going back, lifted only by a person."""
+    rehearsal: tuple[int, ...] = ()
+    """Buckets that are at the other store than phase and canary say, for the time of a rehearsal."""
 
     @property
     def rule(self) -> PhaseRule:
@@ -171,7 +181,9 @@ def next_phase(setting: Setting) -> Phase:
 
 def advance(setting: Setting) -> Setting:
     """One step forward; the gates are the caller's to check. A canary starts at 0."""
-    return replace(setting, generation=setting.generation + 1, phase=next_phase(setting), canary_permille=0)
+    return replace(
+        setting, generation=setting.generation + 1, phase=next_phase(setting), canary_permille=0, rehearsal=()
+    )
 
 
 def rollback(setting: Setting, to: Phase) -> Setting:
@@ -183,7 +195,7 @@ def rollback(setting: Setting, to: Phase) -> Setting:
         earlier = ", ".join(phase.value for phase in ORDER[: ORDER.index(setting.phase)]) or "none"
         raise IllegalMove(f"{to.value} is not before {setting.phase.value}; earlier phases: {earlier}")
     hold = PHASES[to].home is Store.A
-    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=hold)
+    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=hold, rehearsal=())
 
 
 def set_canary(setting: Setting, permille: int) -> Setting:
@@ -195,10 +207,30 @@ def set_canary(setting: Setting, permille: int) -> Setting:
         raise IllegalMove(f"a canary steers only in {places}; the phase is {setting.phase.value}")
     if setting.hold and permille:
         raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
-    return replace(setting, generation=setting.generation + 1, canary_permille=permille)
+    return replace(setting, generation=setting.generation + 1, canary_permille=permille, rehearsal=())
 
 
 def lift_hold(setting: Setting) -> Setting:
     if not setting.hold:
         raise IllegalMove("there is no hold to lift")
     return replace(setting, generation=setting.generation + 1, hold=False)
+
+
+def begin_rehearsal(setting: Setting, buckets: tuple[int, ...]) -> Setting:
+    """These buckets go to the other store, until the end or any change of phase or canary. Raises IllegalMove."""
+    if not setting.rule.rehearses:
+        places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.rehearses)
+        raise IllegalMove(
+            f"a rehearsal needs a phase in which both stores take traffic: {places}; the phase is {setting.phase.value}"
+        )
+    if setting.hold:
+        raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
+    if setting.rehearsal:
+        raise IllegalMove(f"{len(setting.rehearsal)} buckets are away for another rehearsal: wait for its end")
+    return replace(setting, generation=setting.generation + 1, rehearsal=buckets)
+
+
+def end_rehearsal(setting: Setting) -> Setting:
+    if not setting.rehearsal:
+        raise IllegalMove("no bucket is away for a rehearsal")
+    return replace(setting, generation=setting.generation + 1, rehearsal=())

@@ -1,6 +1,6 @@
 """Where a call should go: the first rule that speaks.
 
-hold > global flag false > the operation's flag > global flag true > canary bucket > phase.
+hold > global flag false > the operation's flag > global flag true > rehearsed bucket > canary bucket > phase.
 
 This is a hint. The store that gets the call looks at its row and may answer that it is not the owner.
 """
@@ -62,6 +62,12 @@ def home(setting: Setting, flags: Flags, bucket: int) -> Store:
 
 
 def _by_phase(setting: Setting, bucket: int | None) -> Target:
+    usual = _usual(setting, bucket)
+    # Almost always empty, else a few buckets.
+    return Target(usual.store.other, "rehearsal") if bucket in setting.rehearsal else usual
+
+
+def _usual(setting: Setting, bucket: int | None) -> Target:
     if setting.rule.canary and bucket is not None and is_canary(bucket, setting.canary_permille):
         return Target(Store.B, "canary")
     return Target(setting.rule.home, "phase")

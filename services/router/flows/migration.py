@@ -128,6 +128,16 @@ class Migration:
         before = await self._begin(decision)
         return await self._commit("hold lifted", decision, before, phases.lift_hold(before))
 
+    async def begin_rehearsal(self, decision: Decision, buckets: Sequence[int]) -> Setting:
+        """These buckets go to the other store. Raises as `rollback` does."""
+        before = await self._begin(decision)
+        return await self._commit("rehearsal begun", decision, before, phases.begin_rehearsal(before, tuple(buckets)))
+
+    async def end_rehearsal(self, decision: Decision) -> Setting:
+        """They go home again. Raises as `rollback` does."""
+        before = await self._begin(decision)
+        return await self._commit("rehearsal ended", decision, before, phases.end_rehearsal(before))
+
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         """Newest first. Raises InvalidField, ControlUnavailable."""
         if not 0 < limit <= MAX_JOURNAL_ENTRIES:
