@@ -4,6 +4,7 @@ isort:skip_file
 The operator's API of a router, on a listener of its own."""
 
 from libs.pb.baton.record.v1 import record_pb2 as _record_pb2
+from libs.pb.baton.telemetry.v1 import telemetry_pb2 as _telemetry_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -111,12 +112,17 @@ class Setting(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     CANARY_PERMILLE_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    REHEARSAL_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
     canary_permille: _builtins.int
     """Thousandths of the buckets that are canary: 0 to 1000."""
     hold: _builtins.bool
     """All traffic is held at A, whatever the phase says."""
+    @_builtins.property
+    def rehearsal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Buckets that are at the other store for the time of a rehearsal."""
+
     def __init__(
         self,
         *,
@@ -124,10 +130,11 @@ class Setting(_message.Message):
         phase: Global___Phase.ValueType = ...,
         canary_permille: _builtins.int = ...,
         hold: _builtins.bool = ...,
+        rehearsal: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "generation", b"generation", "hold", b"hold", "phase", b"phase"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "generation", b"generation", "hold", b"hold", "phase", b"phase", "rehearsal", b"rehearsal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,6 +346,9 @@ class GetStatusResponse(_message.Message):
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     PING_PONG_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    CANARY_AUTO_FIELD_NUMBER: _builtins.int
+    REHEARSAL_FIELD_NUMBER: _builtins.int
+    LAST_REHEARSAL_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets whose target and whose rows are at B."""
     buckets_to_b: _builtins.int
@@ -366,6 +376,16 @@ class GetStatusResponse(_message.Message):
     def ping_pong(self) -> _containers.RepeatedCompositeFieldContainer[Global___PingPong]:
         """Names whose owner changed most often of late."""
 
+    @_builtins.property
+    def canary_auto(self) -> Global___Progress:
+        """The walk of the canary: done and total are steps."""
+
+    @_builtins.property
+    def rehearsal(self) -> Global___Progress: ...
+    @_builtins.property
+    def last_rehearsal(self) -> Global___Rehearsal:
+        """The last one that ended; unset before the first."""
+
     def __init__(
         self,
         *,
@@ -385,10 +405,13 @@ class GetStatusResponse(_message.Message):
         log_trouble: _builtins.str = ...,
         ping_pong: _abc.Iterable[Global___PingPong] | None = ...,
         settled: _builtins.bool = ...,
+        canary_auto: Global___Progress | None = ...,
+        rehearsal: Global___Progress | None = ...,
+        last_rehearsal: Global___Rehearsal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "handover", b"handover", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "canary_auto", b"canary_auto", "handover", b"handover", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "handoffs", b"handoffs", "handover", b"handover", "log_trouble", b"log_trouble", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "handoffs", b"handoffs", "handover", b"handover", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -870,3 +893,237 @@ class Finding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class StartCanaryAutoRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    plan: _builtins.str
+    """TOML; see `baton canary auto --example`."""
+    generation: _builtins.int
+    """The generation that this decision was made on; 0 is any."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCanaryAutoRequest: _TypeAlias = StartCanaryAutoRequest  # noqa: Y015
+
+@_typing.final
+class StartCanaryAutoResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCanaryAutoResponse: _TypeAlias = StartCanaryAutoResponse  # noqa: Y015
+
+@_typing.final
+class StopCanaryAutoRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopCanaryAutoRequest: _TypeAlias = StopCanaryAutoRequest  # noqa: Y015
+
+@_typing.final
+class StopCanaryAutoResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopCanaryAutoResponse: _TypeAlias = StopCanaryAutoResponse  # noqa: Y015
+
+@_typing.final
+class StartRehearsalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    buckets: _builtins.int
+    """How many, 1 to 64."""
+    generation: _builtins.int
+    """The generation that this decision was made on; 0 is any."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        buckets: _builtins.int = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "buckets", b"buckets", "generation", b"generation", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRehearsalRequest: _TypeAlias = StartRehearsalRequest  # noqa: Y015
+
+@_typing.final
+class StartRehearsalResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRehearsalResponse: _TypeAlias = StartRehearsalResponse  # noqa: Y015
+
+@_typing.final
+class Rehearsal(_message.Message):
+    """What came of a rehearsal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    FINISHED_TIME_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    THERE_SECONDS_FIELD_NUMBER: _builtins.int
+    BACK_SECONDS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    HANDOFFS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    actor: _builtins.str
+    passed: _builtins.bool
+    """All went there and came back in time, and no call on these buckets failed."""
+    note: _builtins.str
+    """Why not, or what it found, in words."""
+    records: _builtins.int
+    """Moved, each way."""
+    there_seconds: _builtins.float
+    back_seconds: _builtins.float
+    calls: _builtins.int
+    """Of clients on these buckets meanwhile, at all routers that are known of."""
+    errors: _builtins.int
+    handoffs: _builtins.int
+    @_builtins.property
+    def finished_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        note: _builtins.str = ...,
+        finished_time: _timestamp_pb2.Timestamp | None = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+        records: _builtins.int = ...,
+        there_seconds: _builtins.float = ...,
+        back_seconds: _builtins.float = ...,
+        calls: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        handoffs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_time", b"finished_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "back_seconds", b"back_seconds", "buckets", b"buckets", "calls", b"calls", "errors", b"errors", "finished_time", b"finished_time", "handoffs", b"handoffs", "id", b"id", "note", b"note", "passed", b"passed", "records", b"records", "there_seconds", b"there_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rehearsal: _TypeAlias = Rehearsal  # noqa: Y015
+
+@_typing.final
+class GetVitalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVitalsRequest: _TypeAlias = GetVitalsRequest  # noqa: Y015
+
+@_typing.final
+class GetVitalsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VITALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vitals(self) -> _telemetry_pb2.Vitals: ...
+    def __init__(
+        self,
+        *,
+        vitals: _telemetry_pb2.Vitals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vitals", b"vitals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vitals", b"vitals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVitalsResponse: _TypeAlias = GetVitalsResponse  # noqa: Y015

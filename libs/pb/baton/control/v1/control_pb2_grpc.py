@@ -84,6 +84,26 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.FromString,
                 _registered_method=True)
+        self.StartCanaryAuto = channel.unary_unary(
+                '/baton.control.v1.ControlService/StartCanaryAuto',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoResponse.FromString,
+                _registered_method=True)
+        self.StopCanaryAuto = channel.unary_unary(
+                '/baton.control.v1.ControlService/StopCanaryAuto',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StopCanaryAutoRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StopCanaryAutoResponse.FromString,
+                _registered_method=True)
+        self.StartRehearsal = channel.unary_unary(
+                '/baton.control.v1.ControlService/StartRehearsal',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalResponse.FromString,
+                _registered_method=True)
+        self.GetVitals = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetVitals',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -158,6 +178,34 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartCanaryAuto(self, request, context):
+        """Walks the canary up by a plan. Refused while one walks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopCanaryAuto(self, request, context):
+        """Ends the walk; the canary stays where it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRehearsal(self, request, context):
+        """Sends buckets to the other store and back, under live traffic, and measures that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVitals(self, request, context):
+        """What this process uses: tasks, memory, descriptors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -210,6 +258,26 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Diagnose,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'StartCanaryAuto': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartCanaryAuto,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoResponse.SerializeToString,
+            ),
+            'StopCanaryAuto': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopCanaryAuto,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StopCanaryAutoRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StopCanaryAutoResponse.SerializeToString,
+            ),
+            'StartRehearsal': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRehearsal,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalResponse.SerializeToString,
+            ),
+            'GetVitals': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVitals,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -482,6 +550,114 @@ class ControlService:
             '/baton.control.v1.ControlService/Diagnose',
             baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartCanaryAuto(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/StartCanaryAuto',
+            baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopCanaryAuto(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/StopCanaryAuto',
+            baton_dot_control_dot_v1_dot_control__pb2.StopCanaryAutoRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.StopCanaryAutoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRehearsal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/StartRehearsal',
+            baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVitals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetVitals',
+            baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.GetVitalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,14 @@ class ControlServiceStub:
     """Stops it where it is; started again, it goes on from there."""
     Diagnose: _grpc.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]
     """What this router finds of itself, its stores, its log and its control store."""
+    StartCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]
+    """Walks the canary up by a plan. Refused while one walks."""
+    StopCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]
+    """Ends the walk; the canary stays where it is."""
+    StartRehearsal: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRehearsalRequest, _control_pb2.StartRehearsalResponse]
+    """Sends buckets to the other store and back, under live traffic, and measures that."""
+    GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
+    """What this process uses: tasks, memory, descriptors."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -73,6 +81,14 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Stops it where it is; started again, it goes on from there."""
     Diagnose: _aio.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]  # type: ignore[assignment]
     """What this router finds of itself, its stores, its log and its control store."""
+    StartCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]  # type: ignore[assignment]
+    """Walks the canary up by a plan. Refused while one walks."""
+    StopCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]  # type: ignore[assignment]
+    """Ends the walk; the canary stays where it is."""
+    StartRehearsal: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRehearsalRequest, _control_pb2.StartRehearsalResponse]  # type: ignore[assignment]
+    """Sends buckets to the other store and back, under live traffic, and measures that."""
+    GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
+    """What this process uses: tasks, memory, descriptors."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -153,5 +169,37 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DiagnoseResponse, _abc.Awaitable[_control_pb2.DiagnoseResponse]]:
         """What this router finds of itself, its stores, its log and its control store."""
+
+    @_abc_1.abstractmethod
+    def StartCanaryAuto(
+        self,
+        request: _control_pb2.StartCanaryAutoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartCanaryAutoResponse, _abc.Awaitable[_control_pb2.StartCanaryAutoResponse]]:
+        """Walks the canary up by a plan. Refused while one walks."""
+
+    @_abc_1.abstractmethod
+    def StopCanaryAuto(
+        self,
+        request: _control_pb2.StopCanaryAutoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StopCanaryAutoResponse, _abc.Awaitable[_control_pb2.StopCanaryAutoResponse]]:
+        """Ends the walk; the canary stays where it is."""
+
+    @_abc_1.abstractmethod
+    def StartRehearsal(
+        self,
+        request: _control_pb2.StartRehearsalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartRehearsalResponse, _abc.Awaitable[_control_pb2.StartRehearsalResponse]]:
+        """Sends buckets to the other store and back, under live traffic, and measures that."""
+
+    @_abc_1.abstractmethod
+    def GetVitals(
+        self,
+        request: _control_pb2.GetVitalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetVitalsResponse, _abc.Awaitable[_control_pb2.GetVitalsResponse]]:
+        """What this process uses: tasks, memory, descriptors."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,6 +4,7 @@ isort:skip_file
 Between a router and a store, on the store's internal listener."""
 
 from libs.pb.baton.record.v1 import record_pb2 as _record_pb2
+from libs.pb.baton.telemetry.v1 import telemetry_pb2 as _telemetry_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -52,6 +53,7 @@ class GetStatusResponse(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     NOW_TIME_FIELD_NUMBER: _builtins.int
     SERVER_ID_FIELD_NUMBER: _builtins.int
+    VITALS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while starting or draining; then only this method answers."""
@@ -74,6 +76,10 @@ class GetStatusResponse(_message.Message):
     def now_time(self) -> _timestamp_pb2.Timestamp:
         """The store's clock, for finding clocks that are set wrong."""
 
+    @_builtins.property
+    def vitals(self) -> _telemetry_pb2.Vitals:
+        """Of the process that answers."""
+
     def __init__(
         self,
         *,
@@ -89,10 +95,11 @@ class GetStatusResponse(_message.Message):
         backend: _builtins.str = ...,
         now_time: _timestamp_pb2.Timestamp | None = ...,
         server_id: _builtins.str = ...,
+        vitals: _telemetry_pb2.Vitals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "now_time", b"now_time", "outbox", b"outbox"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
