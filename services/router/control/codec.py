@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.phase import Phase, Setting
@@ -17,6 +17,7 @@ def setting_to_json(setting: Setting) -> str:
             "canary_permille": setting.canary_permille,
             "hold": setting.hold,
             "rehearsal": setting.rehearsal,
+            "flags": dict(setting.flags),
         }
     )
 
@@ -29,7 +30,18 @@ def setting_from_json(text: str) -> Setting:
         canary_permille=int(fields["canary_permille"]),
         hold=bool(fields["hold"]),
         rehearsal=tuple(fields.get("rehearsal", ())),
+        flags=_flags(fields.get("flags", {})),
     )
+
+
+def _flags(fields: Mapping[str, object]) -> tuple[tuple[str, bool], ...]:
+    """Raises ValueError."""
+    flags = []
+    for name, value in sorted(fields.items()):
+        if not isinstance(value, bool):
+            raise ValueError(f"flags: {name} is {value!r}: true or false is expected")
+        flags.append((name, value))
+    return tuple(flags)
 
 
 def gates_to_json(results: Sequence[GateResult]) -> str:

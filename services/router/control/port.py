@@ -27,7 +27,7 @@ class JournalEntry:
     """UNIX time."""
     actor: str
     action: str
-    """start, advance, rollback, canary, hold lifted."""
+    """start, advance, rollback, canary, hold lifted, flag."""
     reason: str
     before: Setting
     after: Setting

@@ -163,6 +163,8 @@ class Setting:
     """All traffic goes to A whatever the phase says: set by going back, lifted only by a person."""
     rehearsal: tuple[int, ...] = ()
     """Buckets that are at the other store than phase and canary say, for the time of a rehearsal."""
+    flags: tuple[tuple[str, bool], ...] = ()
+    """Flags that the operator has set, by full name, in the order of names. One that is not there is unset."""
 
     @property
     def rule(self) -> PhaseRule:
@@ -214,6 +216,17 @@ def lift_hold(setting: Setting) -> Setting:
     if not setting.hold:
         raise IllegalMove("there is no hold to lift")
     return replace(setting, generation=setting.generation + 1, hold=False)
+
+
+def set_flag(setting: Setting, name: str, value: bool | None) -> Setting:
+    """True: to B. False: to A. None: unset, the next rule is asked. The name is the caller's to check. Raises IllegalMove
+    where A must not be asked any more."""
+    if value is False and not setting.rule.way_back:
+        raise IllegalMove(f"{name}: in {setting.phase.value} no call may go to A: it may be shut down or behind")
+    flags = {key: kept for key, kept in setting.flags if key != name}
+    if value is not None:
+        flags[name] = value
+    return replace(setting, generation=setting.generation + 1, flags=tuple(sorted(flags.items())))
 
 
 def begin_rehearsal(setting: Setting, buckets: tuple[int, ...]) -> Setting:

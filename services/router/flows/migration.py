@@ -128,6 +128,11 @@ class Migration:
         before = await self._begin(decision)
         return await self._commit("hold lifted", decision, before, phases.lift_hold(before))
 
+    async def set_flag(self, decision: Decision, name: str, value: bool | None) -> Setting:
+        """Sets a flag, or with None unsets it. The name is checked by the caller. Raises as `rollback` does."""
+        before = await self._begin(decision)
+        return await self._commit("flag", decision, before, phases.set_flag(before, name, value))
+
     async def begin_rehearsal(self, decision: Decision, buckets: Sequence[int]) -> Setting:
         """These buckets go to the other store. Raises as `rollback` does."""
         before = await self._begin(decision)
