@@ -219,8 +219,10 @@ def lift_hold(setting: Setting) -> Setting:
 
 
 def set_flag(setting: Setting, name: str, value: bool | None) -> Setting:
-    """True: to B. False: to A. None: unset, the next rule is asked. The name is the caller's to check. Raises IllegalMove
-    where A must not be asked any more."""
+    """True: to B. False: to A. None: unset, the next rule is asked. The name is the caller's to check.
+
+    Raises IllegalMove where A must not be asked any more.
+    """
     if value is False and not setting.rule.way_back:
         raise IllegalMove(f"{name}: in {setting.phase.value} no call may go to A: it may be shut down or behind")
     flags = {key: kept for key, kept in setting.flags if key != name}
