@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import asyncpg
 import pytest
@@ -14,13 +15,26 @@ from libs.clock import Clock, ManualClock
 from libs.devstack.postgres import Postgres
 from libs.store.port import NewerSchema
 from services.router.control.memory import MemoryControlStore, Shared
-from services.router.control.port import ControlStore, ControlUnavailable, JournalEntry, Progress
+from services.router.control.port import (
+    REPORT_KEPT_SECONDS,
+    ControlStore,
+    ControlUnavailable,
+    JournalEntry,
+    Progress,
+    Report,
+    Reports,
+)
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.phase import Phase, Setting, advance, set_canary
 
-Open = Callable[[Clock | None], AbstractAsyncContextManager[ControlStore]]
+
+class ReportingStore(ControlStore, Reports, Protocol):
+    """What every adapter is."""
+
+
+Open = Callable[[Clock | None], AbstractAsyncContextManager[ReportingStore]]
 """Opens the same store once more, as another router does."""
 
 HANG_SECONDS = 5.0
@@ -35,7 +49,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     dsn = request.getfixturevalue("postgres_dsn") if request.param == "postgres" else ""
 
     @asynccontextmanager
-    async def opened(clock: Clock | None) -> AsyncIterator[ControlStore]:
+    async def opened(clock: Clock | None) -> AsyncIterator[ReportingStore]:
         if request.param == "memory":
             yield MemoryControlStore(shared, clock=clock)
         elif request.param == "sqlite":
@@ -49,7 +63,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
 
 
 @pytest.fixture
-async def store(open_store: Open) -> AsyncIterator[ControlStore]:
+async def store(open_store: Open) -> AsyncIterator[ReportingStore]:
     async with open_store(None) as store:
         yield store
 
@@ -265,3 +279,45 @@ async def test_another_database_is_not_taken_for_a_control_store(tmp_path: Path)
     with pytest.raises(ControlUnavailable, match="another SQLite database"):
         async with SqliteControlStore.open(path):
             pass
+
+
+async def test_a_router_s_report_takes_the_place_of_its_former_one(open_store: Open) -> None:
+    async with open_store(None) as one, open_store(None) as other:
+        assert list(await one.reports()) == []
+        await one.report(Report("r-2", 1, "{}"))
+        await one.report(Report("r-1", 7, '{"calls": "ü"}'))
+        await one.report(Report("r-2", 2**40, '{"calls": 3}'))
+        expected = [Report("r-1", 7, '{"calls": "ü"}'), Report("r-2", 2**40, '{"calls": 3}')]
+        assert list(await other.reports()) == expected
+
+
+async def test_the_report_of_a_router_that_is_long_gone_is_forgotten(open_store: Open) -> None:
+    clock = ManualClock()
+    async with open_store(clock) as store:
+        await store.report(Report("gone", 1, "{}"))
+        clock.advance(REPORT_KEPT_SECONDS - 1)
+        await store.report(Report("here", 1, "{}"))
+        assert [report.router for report in await store.reports()] == ["gone", "here"]
+        clock.advance(2)
+        await store.report(Report("here", 2, "{}"))
+        assert [report.router for report in await store.reports()] == ["here"]
+
+
+async def test_tables_of_the_first_version_are_extended(postgres_dsn: str, tmp_path: Path) -> None:
+    async with PostgresControlStore.open(postgres_dsn) as store:
+        before = await store.load()
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("DROP TABLE baton_control.report; UPDATE baton_control.control SET schema_version = 1")
+    await connection.close()
+    async with PostgresControlStore.open(postgres_dsn) as store:
+        await store.report(Report("r", 1, "{}"))
+        assert (await store.load(), len(await store.reports())) == (before, 1)
+    path = tmp_path / "control.db"
+    async with SqliteControlStore.open(path) as file:
+        before = await file.load()
+    old = sqlite3.connect(path)
+    old.executescript("DROP TABLE report; PRAGMA user_version = 1")
+    old.close()
+    async with SqliteControlStore.open(path) as file:
+        await file.report(Report("r", 1, "{}"))
+        assert (await file.load(), len(await file.reports())) == (before, 1)

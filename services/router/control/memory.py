@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from libs.clock import Clock, SystemClock
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
-from services.router.control.port import ControlUnavailable, JournalEntry, Progress
+from services.router.control.port import REPORT_KEPT_SECONDS, ControlUnavailable, JournalEntry, Progress, Report
 from services.router.core.phase import Setting
 
 
@@ -19,6 +19,8 @@ class Shared:
         self.journal: list[JournalEntry] = []
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Progress] = {}
+        self.reports: dict[str, tuple[float, Report]] = {}
+        """By router, with the UNIX time."""
 
 
 class MemoryControlStore:
@@ -69,6 +71,16 @@ class MemoryControlStore:
     async def progress(self, job: str) -> Progress | None:
         self._check()
         return self._shared.jobs.get(job)
+
+    async def report(self, report: Report) -> None:
+        self._check()
+        now = self._clock.now()
+        kept = {name: entry for name, entry in self._shared.reports.items() if entry[0] >= now - REPORT_KEPT_SECONDS}
+        self._shared.reports = {**kept, report.router: (now, report)}
+
+    async def reports(self) -> Sequence[Report]:
+        self._check()
+        return [self._shared.reports[name][1] for name in sorted(self._shared.reports)]
 
     async def info(self) -> ControlInfo:
         self._check()

@@ -85,3 +85,30 @@ class ControlStore(Protocol):
         ...
 
     async def progress(self, job: str) -> Progress | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one router has measured, for all of them to sum up."""
+
+    router: str
+    number: int
+    """Another one with each report: a report whose number stands still says that its router does."""
+    text: str
+    """JSON."""
+
+
+REPORT_KEPT_SECONDS = 3600.0
+"""How long the report of a router that is gone is kept at least; by wall time, for nothing but tidiness."""
+
+
+class Reports(Protocol):
+    """Every method raises ControlUnavailable within two seconds when the store is away."""
+
+    async def report(self, report: Report) -> None:
+        """Puts this router's report in place of its former one, and forgets those of routers that are long gone."""
+        ...
+
+    async def reports(self) -> Sequence[Report]:
+        """The latest one of each router, by name."""
+        ...

@@ -16,12 +16,12 @@ from libs.store.port import NewerSchema
 from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
-from services.router.control.port import ControlUnavailable, JournalEntry, Progress
+from services.router.control.port import REPORT_KEPT_SECONDS, ControlUnavailable, JournalEntry, Progress, Report
 from services.router.core.phase import Setting
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _CALL_SECONDS = 1.5
 _CLOSE_SECONDS = 1.0
@@ -49,6 +49,12 @@ CREATE OR REPLACE TRIGGER journal_is_never_changed BEFORE UPDATE OR DELETE ON ba
 CREATE OR REPLACE TRIGGER journal_is_never_emptied BEFORE TRUNCATE ON baton_control.journal
   FOR EACH STATEMENT EXECUTE FUNCTION baton_control.refuse();
 """
+
+_REPORTS = """
+CREATE TABLE IF NOT EXISTS baton_control.report (
+  router text PRIMARY KEY, number bigint NOT NULL, text text NOT NULL, time_seconds double precision NOT NULL);
+"""
+"""Since schema version 2."""
 
 T = TypeVar("T")
 
@@ -120,6 +126,17 @@ class PostgresControlStore:
             lambda connection: connection.fetchrow("SELECT * FROM baton_control.job WHERE job = $1", job)
         )
         return Progress(*row) if row else None
+
+    async def report(self, report: Report) -> None:
+        await self._run(lambda connection: _report(connection, report, self._clock.now()))
+
+    async def reports(self) -> Sequence[Report]:
+        rows = await self._run(
+            lambda connection: connection.fetch(
+                'SELECT router, number, text FROM baton_control.report ORDER BY router COLLATE "C"'
+            )
+        )
+        return [Report(*row) for row in rows]
 
     async def info(self) -> ControlInfo:
         server_id = await self._run(
@@ -218,13 +235,16 @@ async def _prepare(connection: _Connection) -> None:
         exists = await connection.fetchval("SELECT to_regclass('baton_control.control') IS NOT NULL")
         if not exists:
             await connection.execute(_SCHEMA)
-            await connection.execute("INSERT INTO baton_control.control VALUES (1, $1)", SCHEMA_VERSION)
+            await connection.execute("INSERT INTO baton_control.control VALUES (1, 1)")
         version = await connection.fetchval("SELECT schema_version FROM baton_control.control")
         if version > SCHEMA_VERSION:
             raise NewerSchema(
                 f"the control store has schema version {version}, this program knows {SCHEMA_VERSION}:"
                 " run the newer program, or restore an older backup"
             )
+        if version < SCHEMA_VERSION:
+            await connection.execute(_REPORTS)
+            await connection.execute("UPDATE baton_control.control SET schema_version = $1", SCHEMA_VERSION)
 
 
 async def _load(connection: _Connection, now: float) -> Setting:
@@ -253,6 +273,18 @@ async def _change(connection: _Connection, entry: JournalEntry) -> bool:
         if changed:
             await _append(connection, entry)
     return bool(changed)
+
+
+async def _report(connection: _Connection, report: Report, now: float) -> None:
+    await connection.execute("DELETE FROM baton_control.report WHERE time_seconds < $1", now - REPORT_KEPT_SECONDS)
+    await connection.execute(
+        "INSERT INTO baton_control.report VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (router) DO UPDATE SET number = $2, text = $3, time_seconds = $4",
+        report.router,
+        report.number,
+        report.text,
+        now,
+    )
 
 
 async def _append(connection: _Connection, entry: JournalEntry) -> None:

@@ -16,7 +16,7 @@ from libs.store.port import StoreUnavailable
 from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
-from services.router.control.port import ControlUnavailable, JournalEntry, Progress
+from services.router.control.port import REPORT_KEPT_SECONDS, ControlUnavailable, JournalEntry, Progress, Report
 from services.router.core.phase import Setting
 
 _CALL_SECONDS = 1.5
@@ -35,6 +35,10 @@ _TABLES = (
     " BEGIN SELECT raise(ABORT, 'the journal is append-only'); END",
     "CREATE TRIGGER journal_is_never_cut BEFORE DELETE ON journal"
     " BEGIN SELECT raise(ABORT, 'the journal is append-only'); END",
+)
+_REPORT_TABLE = (
+    "CREATE TABLE report (router TEXT PRIMARY KEY, number INTEGER NOT NULL, text TEXT NOT NULL,"
+    " time_seconds REAL NOT NULL)"
 )
 
 T = TypeVar("T")
@@ -62,7 +66,9 @@ class SqliteControlStore:
         """
         async with AsyncExitStack() as stack:
             with _ours(path):
-                database = await stack.enter_async_context(Database.open(path, (Migration(1, _make),), _OPTIONS))
+                database = await stack.enter_async_context(
+                    Database.open(path, (Migration(1, _make), Migration(2, (_REPORT_TABLE,))), _OPTIONS)
+                )
             yield cls(database, clock or SystemClock())
 
     async def load(self) -> Setting:
@@ -100,6 +106,14 @@ class SqliteControlStore:
         statement = "SELECT * FROM job WHERE job = ?"
         row = await self._wait(self._database.read(lambda connection: connection.execute(statement, (job,)).fetchone()))
         return Progress(row[0], bool(row[1]), *row[2:]) if row else None
+
+    async def report(self, report: Report) -> None:
+        await self._wait(self._database.write(lambda connection: _report(connection, report, self._clock.now())))
+
+    async def reports(self) -> Sequence[Report]:
+        statement = "SELECT router, number, text FROM report ORDER BY router"
+        rows = await self._wait(self._database.read(lambda connection: connection.execute(statement).fetchall()))
+        return [Report(*row) for row in rows]
 
     async def info(self) -> ControlInfo:
         return ControlInfo("sqlite", str(self._database.path))
@@ -139,6 +153,11 @@ def _make(connection: sqlite3.Connection) -> None:
         raise ControlUnavailable(f"the file is another SQLite database, it has {', '.join(sorted(tables))}")
     for statement in _TABLES:
         connection.execute(statement)
+
+
+def _report(connection: sqlite3.Connection, report: Report, now: float) -> None:
+    connection.execute("DELETE FROM report WHERE time_seconds < ?", (now - REPORT_KEPT_SECONDS,))
+    connection.execute("REPLACE INTO report VALUES (?, ?, ?, ?)", (report.router, report.number, report.text, now))
 
 
 def _find(connection: sqlite3.Connection) -> Setting | None:
