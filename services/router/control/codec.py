@@ -18,6 +18,9 @@ def setting_to_json(setting: Setting) -> str:
             "hold": setting.hold,
             "rehearsal": setting.rehearsal,
             "flags": dict(setting.flags),
+            "shadow_permille": setting.shadow_permille,
+            "shadow_same": setting.shadow_same,
+            "shadow_since": setting.shadow_since,
         }
     )
 
@@ -31,6 +34,9 @@ def setting_from_json(text: str) -> Setting:
         hold=bool(fields["hold"]),
         rehearsal=tuple(fields.get("rehearsal", ())),
         flags=_flags(fields.get("flags", {})),
+        shadow_permille=int(fields.get("shadow_permille", 0)),
+        shadow_same=bool(fields.get("shadow_same", False)),
+        shadow_since=int(fields.get("shadow_since", 0)),
     )
 
 

@@ -18,6 +18,9 @@ from libs.ownership.model import Store
 CANARY_FULL = 1000
 """Permille: all buckets."""
 
+SHADOW_FULL = 1000
+"""Permille: all reads."""
+
 
 class Phase(Enum):
     OFF = "OFF"
@@ -39,6 +42,8 @@ class PhaseRule:
     """Canary buckets go to B."""
     compared: str
     """Which reads are compared in the background, with what."""
+    shadow: bool
+    """Reads may be compared at all."""
     way_back: bool
     """A may be asked to take everything back: until then it must be kept running and fed."""
     rehearses: bool
@@ -58,6 +63,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.A,
         canary=False,
         compared="nothing",
+        shadow=False,
         way_back=True,
         rehearses=False,
         gates=(),
@@ -70,6 +76,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.A,
         canary=False,
         compared="sampled reads against B",
+        shadow=True,
         way_back=True,
         rehearses=False,
         gates=("audit", "backfill", "lag", "parked"),
@@ -82,6 +89,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.A,
         canary=True,
         compared="sampled reads against the other store",
+        shadow=True,
         way_back=True,
         rehearses=True,
         gates=("shadow-consistent", "lag", "parked"),
@@ -94,6 +102,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.B,
         canary=False,
         compared="sampled reads against A",
+        shadow=True,
         way_back=True,
         rehearses=True,
         gates=("error-rate", "canary-complete", "lag", "parked"),
@@ -106,6 +115,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.B,
         canary=False,
         compared="nothing",
+        shadow=False,
         way_back=True,
         rehearses=False,
         gates=("buckets-done", "latency-parity", "rehearsal", "lag", "parked"),
@@ -118,6 +128,7 @@ PHASES: dict[Phase, PhaseRule] = {
         home=Store.B,
         canary=False,
         compared="nothing",
+        shadow=False,
         way_back=False,
         rehearses=False,
         gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "lag", "parked"),
@@ -165,6 +176,12 @@ class Setting:
     """Buckets that are at the other store than phase and canary say, for the time of a rehearsal."""
     flags: tuple[tuple[str, bool], ...] = ()
     """Flags that the operator has set, by full name, in the order of names. One that is not there is unset."""
+    shadow_permille: int = 0
+    """Thousandths of the reads that are compared in the background."""
+    shadow_same: bool = False
+    """They are compared with the answering store itself, which shows how much differs for no reason."""
+    shadow_since: int = 0
+    """The generation that set these: what was compared before it is not counted with what is compared since."""
 
     @property
     def rule(self) -> PhaseRule:
@@ -183,9 +200,9 @@ def next_phase(setting: Setting) -> Phase:
 
 def advance(setting: Setting) -> Setting:
     """One step forward; the gates are the caller's to check. A canary starts at 0."""
-    return replace(
-        setting, generation=setting.generation + 1, phase=next_phase(setting), canary_permille=0, rehearsal=()
-    )
+    phase = next_phase(setting)
+    after = replace(setting, generation=setting.generation + 1, phase=phase, canary_permille=0, rehearsal=())
+    return _shadowed(after)
 
 
 def rollback(setting: Setting, to: Phase) -> Setting:
@@ -197,7 +214,15 @@ def rollback(setting: Setting, to: Phase) -> Setting:
         earlier = ", ".join(phase.value for phase in ORDER[: ORDER.index(setting.phase)]) or "none"
         raise IllegalMove(f"{to.value} is not before {setting.phase.value}; earlier phases: {earlier}")
     hold = PHASES[to].home is Store.A
-    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=hold, rehearsal=())
+    after = replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=hold, rehearsal=())
+    return _shadowed(after)
+
+
+def _shadowed(setting: Setting) -> Setting:
+    """Where no reads are compared there is nothing left to compare them by."""
+    if setting.rule.shadow or not setting.shadow_permille:
+        return setting
+    return replace(setting, shadow_permille=0, shadow_same=False, shadow_since=setting.generation)
 
 
 def set_canary(setting: Setting, permille: int) -> Setting:
@@ -210,6 +235,23 @@ def set_canary(setting: Setting, permille: int) -> Setting:
     if setting.hold and permille:
         raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
     return replace(setting, generation=setting.generation + 1, canary_permille=permille, rehearsal=())
+
+
+def set_shadow(setting: Setting, permille: int, *, same: bool = False) -> Setting:
+    """How many thousandths of the reads are compared; what was counted begins anew. Raises IllegalMove where none are."""
+    if not 0 <= permille <= SHADOW_FULL:
+        raise IllegalMove(f"shadow: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
+    if permille and not setting.rule.shadow:
+        places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.shadow)
+        raise IllegalMove(f"reads are compared only in {places}; the phase is {setting.phase.value}")
+    generation = setting.generation + 1
+    return replace(
+        setting,
+        generation=generation,
+        shadow_permille=permille,
+        shadow_same=same and permille > 0,
+        shadow_since=generation,
+    )
 
 
 def lift_hold(setting: Setting) -> Setting:

@@ -123,6 +123,13 @@ class Migration:
         before = await self._begin(decision)
         return await self._commit("canary", decision, before, phases.set_canary(before, permille))
 
+    async def set_shadow(self, decision: Decision, permille: int, *, same: bool = False) -> Setting:
+        """How many thousandths of the reads are compared with the other store. Raises as `rollback` does."""
+        if not 0 <= permille <= phases.SHADOW_FULL:
+            raise InvalidField("permille", permille, "0 to 1000 thousandths, that is 0 to 100 % in steps of 0.1 %")
+        before = await self._begin(decision)
+        return await self._commit("shadow", decision, before, phases.set_shadow(before, permille, same=same))
+
     async def lift_hold(self, decision: Decision) -> Setting:
         """Traffic follows the phase again. Raises as `rollback` does."""
         before = await self._begin(decision)
