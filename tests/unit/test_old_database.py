@@ -19,7 +19,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.store.port import Filter, Page
 from services.simple_mcp import store as simple_mcp
 from services.simple_mcp.store import NotTheOldDatabase, initialise, open_store
-from services.simple_mcp.store.flat import old_row
+from services.simple_mcp.store.flat import OLD_TABLE, old_row
 from tests.contracts.store_adapters import everything, put, row_of, sandbox
 from tests.fixtures.make_old_database import FILE, clean_rows, dirty_rows, make
 
@@ -117,6 +117,27 @@ async def test_what_can_be_understood_of_a_dirty_value_is_taken(old: Path) -> No
     _, message = (await migrated(old))["sandboxes/dirty-scalars"]
     assert dict(message.spec.env) == {"PORT": "8080", "DEBUG": "true"}
     assert list(message.spec.command) == ["sleep", "10"]
+
+
+async def test_a_zero_in_a_text_is_replaced_and_its_text_kept(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(OLD_TABLE)
+        row = ("z\0", "an\0n", "RUNNING", "img", '["a\\u0000"]', "{}", 1, 1, 1, '{"k": "v\\u0000"}', 1, 1)
+        connection.execute(f"INSERT INTO sandboxes VALUES ({', '.join('?' * len(row))})", row)
+        connection.commit()
+    _, message = (await migrated(path))["sandboxes/row-1"]
+    assert (message.account, dict(message.labels), list(message.spec.command)) == (
+        "an\ufffdn",
+        {"k": "v\ufffd"},
+        ["a\ufffd"],
+    )
+    assert dict(message.annotations) == {
+        "baton.dev/raw-id": "z\0",
+        "baton.dev/raw-account": "an\0n",
+        "baton.dev/raw-command": '["a\\u0000"]',
+        "baton.dev/raw-metadata": '{"k": "v\\u0000"}',
+    }
 
 
 async def test_all_buckets_are_owned_by_a_and_there_are_no_events(old: Path) -> None:

@@ -130,6 +130,12 @@ def test_the_columns_of_a_row_are_those_that_a_filter_names() -> None:
     assert sandbox_columns(a_row(a_sandbox(state=42).SerializeToString())).equals["state"] == "42"
 
 
+@pytest.mark.parametrize("account", ["a\0b", "x" * 5000])
+def test_what_no_filter_can_ask_for_and_not_every_database_can_keep_is_left_out(account: str) -> None:
+    sandbox = a_sandbox(state=Sandbox.STATE_STOPPED, account=account, labels={"team": "blue", "a\0b": "1", "c": "1\0"})
+    assert sandbox_columns(a_row(sandbox.SerializeToString())) == Columns({"state": "STOPPED"}, {"team": "blue"})
+
+
 @pytest.mark.parametrize("payload", [b"", b"\xff"], ids=["stub", "unreadable"])
 def test_a_row_without_a_readable_payload_has_no_columns(payload: bytes) -> None:
     assert sandbox_columns(a_row(payload)) == Columns()

@@ -2,8 +2,8 @@
 
 The old program had one table and no schema version. A value that cannot be understood does not stop the migration: its
 text is kept in the annotation `baton.dev/raw-<column>` of the sandbox, and the field takes what could be understood of
-it, else stays empty. A row whose id cannot be part of a name (none, empty, too long, not text, or the same as another's
-after decoding) is named `row-<rowid>`.
+it, else stays empty. A zero in a text becomes U+FFFD: not every database can hold it. A row whose id cannot be part of
+a name (none, empty, too long, not text, with a zero, or the same as another's after decoding) is named `row-<rowid>`.
 """
 
 from __future__ import annotations
@@ -67,8 +67,14 @@ def _text(value: object) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _Odd(value.encode(errors="replace").decode()) from None
+        raise _Odd(_without_zero(value.encode(errors="replace").decode())) from None
+    if "\0" in value:
+        raise _Odd(_without_zero(value))
     return value
+
+
+def _without_zero(text: str) -> str:
+    return text.replace("\0", "\ufffd")
 
 
 def _state(value: object) -> int:
@@ -105,7 +111,7 @@ def _word(value: object) -> str:
         word.encode()
     except UnicodeEncodeError:
         raise _Odd from None
-    return word
+    return _without_zero(word)
 
 
 def _words(value: object) -> list[str]:
@@ -161,7 +167,7 @@ def _raw(value: object) -> str:
 
 def old_key(value: object, number: int, taken: set[str], ids: Collection[object]) -> str:
     """The record's key of an old row. `number`: its rowid; `taken`: keys of rows before it; `ids`: of all rows."""
-    if isinstance(value, str) and value and "\ufffd" not in value:
+    if isinstance(value, str) and value and not {"\ufffd", "\0"} & set(value):
         key = PREFIX + value
         if len(key.encode()) <= MAX_KEY_BYTES and key not in taken:
             return key
