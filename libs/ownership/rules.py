@@ -139,17 +139,24 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    outcome: Outcome
+    outcome: Outcome | None
+    """None: it is owned here and cannot be given up as it is."""
     row: Row | None
 
 
 def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Release:
-    """What giving a record up does. `create`: a record that does not exist may be given up, as a stub."""
+    """What giving a record up does. `create`: a record that does not exist may be given up, as a stub.
+
+    A record that is too large for an event stays where it is until an update has made it smaller: only an old program
+    can have left one, and its event would stand in the way of all others.
+    """
     if to is me:
         raise ValueError(f"store {me} cannot release to itself")
     if found.row is not None:
         if found.row.owner is not me:
             return Release(Outcome.RELEASED, found.row)
+        if len(found.row.payload) > MAX_PAYLOAD_BYTES:
+            return Release(None, None)
         return Release(Outcome.RELEASE, replace(found.row, version=next_version(found), owner=to))
     if found.absence.owner is not me:
         return Release(Outcome.NOT_OWNED, None)

@@ -8,12 +8,12 @@ import itertools
 import pytest
 
 from libs.ownership.errors import NotOwner, OutboxFull
-from libs.ownership.limits import MAX_EVENT_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
+from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
 from libs.ownership.model import BUCKETS, Absence, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Outcome
 from libs.ownership.wire import record_of_event
 from libs.store.limits import PULL_BYTES, OutboxLimits
-from libs.store.port import ExportQuery, FeedStep, Parked, Position, StorePorts, UnknownPartition
+from libs.store.port import ExportQuery, FeedStep, Filter, Page, Parked, Position, StorePorts, UnknownPartition
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import (
     call_of,
@@ -132,6 +132,28 @@ async def test_a_large_release_says_which_keys_remain(store: StorePorts) -> None
     assert RELEASE_ANSWER_BYTES // 100_000 <= len(done) < 20
     owners = {key: (await store.records.read(key)).owner is store.store for key in KEYS}
     assert [key for key in KEYS if owners[key]] == list(released.remaining)
+
+
+async def test_a_record_that_is_too_large_for_an_event_is_kept_and_the_others_go(store: StorePorts) -> None:
+    large = row_of(KEY, (0, 1), store.store, padding=str(MAX_PAYLOAD_BYTES))
+    await store.transfers.apply([record_of(large), *(record_of(row_of(key, (0, 1), store.store)) for key in KEYS[:2])])
+    released = await store.transfers.release([KEYS[0], KEY, KEYS[1]], store.store.other, create=False)
+    assert {result.key: result.outcome for result in released.results} == {
+        KEYS[0]: Outcome.RELEASE,
+        KEY: None,
+        KEYS[1]: Outcome.RELEASE,
+    }
+    assert (await store.records.read(KEY)).row == large
+    assert {entry.key for entry in await store.outbox.pull(10, 0)} == set(KEYS[:2])
+
+
+@pytest.mark.parametrize(("account", "label"), [("a\0b", "k:a\0b"), ("".join(map(chr, range(33, 9000))), "a\0:v")])
+async def test_what_an_old_program_has_left_can_be_kept(store: StorePorts, account: str, label: str) -> None:
+    """A store that could not would never take the record over, nor what comes after it."""
+    row = row_of(KEY, (0, 1), store.store, account=account, label=label)
+    assert (await store.transfers.apply([record_of(row)])).applied == 1
+    assert (await store.records.read(KEY)).row == row
+    assert len(await store.records.page(Page(Filter()))) == 1
 
 
 async def test_a_release_to_itself_is_a_mistake(store: StorePorts) -> None:
