@@ -72,6 +72,13 @@ class MemoryProvider(BooleanProvider):
         return FlagResolutionDetails(value, reason=Reason.STATIC)
 
 
-def memory_source(name: str, provider: MemoryProvider) -> OpenFeatureSource:
-    """Over a provider that the caller keeps to put flags in. Its `evaluate` does not block."""
-    return OpenFeatureSource(name, lambda: provider)
+class MemoryFlags(OpenFeatureSource):
+    """A `FlagSource` that has what was put into it. Its `evaluate` does not block."""
+
+    def __init__(self, name: str) -> None:
+        self._memory = MemoryProvider(name)
+        super().__init__(name, lambda: self._memory)
+
+    def put(self, values: Mapping[str, bool]) -> None:
+        """These are the flags from now on; any other is unset."""
+        self._memory.put(values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from libs.ownership.model import BUCKETS, Store
-from services.router.core.phase import CANARY_FULL, Setting
+from services.router.core.phase import CANARY_FULL, Phase, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Flags:
 
     use_service_layer: bool | None = None
     operations: Mapping[str, bool] = field(default_factory=dict)
-    """By operation: create, get, list, update, delete."""
+    """By operation: create, get, list, update, delete. One that is not there asks the next rule."""
 
 
 NO_FLAGS = Flags()
@@ -42,6 +42,9 @@ def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -
     """`bucket`: None for a call without a key."""
     if setting.hold:
         return Target(Store.A, "hold")
+    if not setting.rule.way_back:
+        # A may be shut down: no flag leads there any more.
+        return _by_phase(setting, bucket)
     if flags.use_service_layer is False:
         return Target(Store.A, "global flag")
     flag = flags.operations.get(operation)
@@ -54,11 +57,25 @@ def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -
 
 def home(setting: Setting, flags: Flags, bucket: int) -> Store:
     """Where the mover brings a bucket: as `target`, without the flags of operations (they steer calls, not records)."""
-    if setting.hold or flags.use_service_layer is False:
+    if setting.hold:
         return Store.A
-    if flags.use_service_layer:
-        return Store.B
+    if flags.use_service_layer is not None and setting.rule.way_back:
+        return Store.B if flags.use_service_layer else Store.A
     return _by_phase(setting, bucket).store
+
+
+class Aim(NamedTuple):
+    """What the homes of buckets depend on: while this stays, they stay."""
+
+    phase: Phase
+    canary_permille: int
+    hold: bool
+    rehearsal: tuple[int, ...]
+    use_service_layer: bool | None
+
+
+def aim(setting: Setting, flags: Flags) -> Aim:
+    return Aim(setting.phase, setting.canary_permille, setting.hold, setting.rehearsal, flags.use_service_layer)
 
 
 def _by_phase(setting: Setting, bucket: int | None) -> Target:

@@ -1,0 +1,223 @@
+"""This router's view of the flags: what the operator has set in the control store goes first, then what the provider
+says, if one is named in the settings. So a kill switch that is typed works whatever the provider thinks or does.
+
+Flags are evaluated when they change, not by calls: a call reads one attribute. A provider that cannot be asked, or
+whose value is not true or false, leaves what it last said in force. Before it has said anything its flags are unset, so
+the next rule decides, at last the phase.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+from libs.clock import Clock
+from libs.flags.port import FlagSource, FlagsUnavailable
+from libs.rpc.tasks import Loop
+from services.router.core.flags import FlagNames
+from services.router.core.phase import Setting
+from services.router.core.plan import NO_FLAGS, Flags
+
+INTERVAL_SECONDS = 0.4
+"""How often a provider is asked that does not say when a flag changes."""
+
+ANSWER_SECONDS = 0.5
+"""How long one look may take. A provider that is slower is away; it is not asked again before it has answered."""
+
+LASTING_SECONDS = 5.0
+"""How long the flag for everything must have been false until records follow it. Calls follow at once."""
+
+T = TypeVar("T")
+
+
+class OperatorFlags(FlagSource, Protocol):
+    """Holds what the control store says. Does not block."""
+
+    def put(self, values: Mapping[str, bool]) -> None:
+        """These are the flags from now on."""
+        ...
+
+
+class Known(NamedTuple):
+    """What a source last said of a flag."""
+
+    value: bool | None = None
+    good_at: float | None = None
+    """When it was last seen well, monotonic; None: never."""
+    trouble: str = ""
+    """Why it is not seen well now; "" when it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlagView:
+    """For people."""
+
+    name: str
+    value: bool | None
+    source: str
+    """Whose value it is: the control store's, or the provider's; of an unset flag, who would be asked last."""
+    good_seconds_ago: float | None
+    """When the source was last seen well; None: never."""
+    trouble: str
+    """Why the source does not say anything now, so that its last good value stands; "" when it does."""
+
+
+class Switches:
+    """All flags of one router."""
+
+    def __init__(
+        self,
+        names: FlagNames,
+        operator: OperatorFlags,
+        provider: FlagSource | None,
+        clock: Clock,
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
+        self.names = names
+        self._operator = operator
+        self._provider = provider
+        self._clock = clock
+        self._interval_seconds = interval_seconds
+        self._set: dict[str, bool | None] = {}
+        self._said = dict.fromkeys(names.all, Known())
+        self._trouble = "not asked yet" if provider else ""
+        self._asking: asyncio.Future[Mapping[str, Known]] | None = None
+        self._current = NO_FLAGS
+        self._before: bool | None = None
+        self._false_since: float | None = None
+        self._loop = Loop("flags", self._body, longest_pause_seconds=interval_seconds)
+
+    @property
+    def current(self) -> Flags:
+        """What calls are planned by."""
+        return self._current
+
+    @property
+    def lasting(self) -> Flags:
+        """What records follow: the flag for everything counts as false when it has been so for LASTING_SECONDS, until
+        then as what it was before."""
+        since = self._false_since
+        if since is None or self._clock.monotonic() - since >= LASTING_SECONDS:
+            return self._current
+        return Flags(self._before, self._current.operations)
+
+    @property
+    def loops(self) -> list[Loop]:
+        """To be run by the process: none without a provider."""
+        return [self._loop] if self._provider is not None else []
+
+    @property
+    def trouble(self) -> str:
+        """Why the provider cannot be asked; "" when it can, or there is none."""
+        return self._trouble
+
+    def close(self) -> None:
+        self._operator.close()
+        if self._provider is not None:
+            self._provider.close()
+
+    def take(self, setting: Setting) -> None:
+        """The operator's flags as the control store has them now; in force at once."""
+        self._operator.put(dict(setting.flags))
+        self._set = {name: seen.value for name, seen in self._operator.evaluate(self.names.all).items()}
+        self._settle()
+
+    async def refresh(self) -> None:
+        """Asks the provider now. Raises FlagsUnavailable; what it said before then stays."""
+        provider = self._provider
+        if provider is None:
+            return
+        if self._asking is None:
+            self._asking = _in_thread(lambda: self._look(provider))
+        done, _ = await asyncio.wait({self._asking}, timeout=ANSWER_SECONDS)
+        if not done:
+            self._trouble = f"{provider.name}: no answer within {ANSWER_SECONDS:g} s"
+            raise FlagsUnavailable(self._trouble)
+        asked, self._asking = self._asking, None
+        try:
+            self._said = dict(asked.result())
+        except FlagsUnavailable as error:
+            self._trouble = error.message
+            raise
+        self._trouble = ""
+        self._settle()
+
+    def views(self, setting_seconds_ago: float, setting_trouble: str) -> list[FlagView]:
+        """In the order of the names. `setting_seconds_ago`: since the control store was last seen well."""
+        now = self._clock.monotonic()
+        views = []
+        for name in self.names.all:
+            said = self._said[name]
+            if self._provider is None or self._set.get(name) is not None:
+                seen = setting_seconds_ago if setting_seconds_ago != float("inf") else None
+                views.append(FlagView(name, self._set.get(name), self._operator.name, seen, setting_trouble))
+                continue
+            good = None if said.good_at is None else now - said.good_at
+            views.append(FlagView(name, said.value, self._provider.name, good, self._trouble or said.trouble))
+        return views
+
+    def _look(self, provider: FlagSource) -> Mapping[str, Known]:
+        """In a thread. What cannot be seen keeps what was known of it."""
+        seen = provider.evaluate(self.names.all)
+        now = self._clock.monotonic()
+        return {
+            name: Known(found.value, now) if not found.trouble else self._said[name]._replace(trouble=found.trouble)
+            for name, found in seen.items()
+        }
+
+    def _settle(self) -> None:
+        values = {
+            name: self._set[name] if self._set.get(name) is not None else self._said[name].value
+            for name in self.names.all
+        }
+        flags = self.names.steering(values)
+        if flags == self._current:
+            return
+        if flags.use_service_layer is not False:
+            self._false_since = None
+        elif self._current.use_service_layer is not False:
+            self._before = self._current.use_service_layer
+            self._false_since = self._clock.monotonic()
+        self._current = flags
+
+    async def _body(self, loop: Loop) -> None:
+        await self.refresh()
+        loop.well()
+        if self._provider is not None:
+            await self._provider.watch(self._interval_seconds)
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """In a thread that keeps no process from ending, since foreign code may never return."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(outcome: T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(outcome)  # type: ignore[arg-type]
+
+    def run() -> None:
+        outcome, failure = None, None
+        try:
+            outcome = work()
+        # Handed over to whoever waits for it, and raised there.
+        except Exception as error:  # noqa: BLE001
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, outcome, failure)
+        except RuntimeError:
+            # The loop has ended, and with it whoever waited.
+            return
+
+    # Its failure is seen here too, in case that nobody waits for it any more.
+    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    threading.Thread(target=run, name="flags", daemon=True).start()
+    return future
