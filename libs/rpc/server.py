@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 """Raises BatonError, or ends the call by the context."""
 
+Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
+"""One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent."""
+
 _LAST_ANSWERS_SECONDS = 0.25
 _BACKSTOP_CALLS = 64
 
@@ -42,6 +46,8 @@ class RawService:
 
     name: str
     methods: Mapping[str, Handler]
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    """Methods that answer more than once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class ServerLimits:
 
     calls: int = 256
     """Under way at once; further ones are refused with OVERLOADED."""
+    streams: int = 16
+    """The same of methods that answer more than once. These have no deadline but the caller's."""
     request_bytes: int = REQUEST_BYTES
     default_deadline_seconds: float = 5.0
     """Of a call that has none."""
@@ -104,6 +112,7 @@ class _Gate:
         self._limits = limits
         self._token = token
         self.in_flight = 0
+        self.streams: set[asyncio.Task[None]] = set()
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -111,14 +120,7 @@ class _Gate:
     async def answer(self, handler: Handler, request: bytes, context: Context) -> bytes:
         """What the handler answers; an error is sent as Baton's errors are."""
         try:
-            if self._token is not None:
-                check_token(context.invocation_metadata(), self._token)
-            if self.draining:
-                raise StoreNotReady("the process is draining")
-            if self.in_flight >= self._limits.calls:
-                raise Overloaded()
-            if len(request) > self._limits.request_bytes:
-                raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
+            self._admit(request, context, full=self.in_flight >= self._limits.calls)
         except BatonError as error:
             return await abort(context, error)
         self.in_flight += 1
@@ -137,6 +139,50 @@ class _Gate:
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
+
+    async def stream(self, handler: Stream, request: bytes, context: Context) -> None:
+        """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
+        try:
+            self._admit(request, context, full=len(self.streams) >= self._limits.streams)
+        except BatonError as error:
+            await abort(context, error)
+        pump = asyncio.ensure_future(self._pump(handler, request, context))
+        self.streams.add(pump)
+        pump.add_done_callback(self.streams.discard)
+        try:
+            await pump
+        except asyncio.CancelledError:
+            if not self.draining or context.cancelled():
+                raise
+            await abort(context, StoreNotReady("the process is draining"))
+        except BatonError as error:
+            await abort(context, error)
+        except grpc.aio.BaseError:
+            raise
+        # As for a call.
+        except Exception as error:  # noqa: BLE001
+            await abort_unknown(context, error)
+
+    def close_streams(self) -> None:
+        """Streams have no end of their own: they end when the drain begins."""
+        for pump in self.streams:
+            pump.cancel()
+
+    async def _pump(self, handler: Stream, request: bytes, context: Context) -> None:
+        async with aclosing(handler(request, context)) as answers:
+            async for answer in answers:
+                await context.write(answer)
+
+    def _admit(self, request: bytes, context: Context, *, full: bool) -> None:
+        """Raises BatonError when the call must not come in."""
+        if self._token is not None:
+            check_token(context.invocation_metadata(), self._token)
+        if self.draining:
+            raise StoreNotReady("the process is draining")
+        if full:
+            raise Overloaded()
+        if len(request) > self._limits.request_bytes:
+            raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
 
     async def _run(self, handler: Handler, request: bytes, context: Context) -> bytes:
         remaining: float | None = context.time_remaining()
@@ -169,24 +215,37 @@ class _Collector:
 
 
 def raw_service(service: TypedService) -> RawService:
-    """The generated service as one of bytes. Raises ValueError when it has a stream."""
+    """The generated service as one of bytes. Raises ValueError when a method takes a stream of requests."""
     collector = _Collector()
     service.register(service.servicer, collector)
-    methods = {}
+    methods, streams = {}, {}
     for name, handler in collector.handlers.items():
-        if handler.unary_unary is None:
-            raise ValueError(f"{service.name}/{name} streams: only methods of one request and one answer are served")
-        methods[name] = partial(_call_typed, handler)
-    return RawService(service.name, methods)
+        if handler.request_streaming:
+            raise ValueError(f"{service.name}/{name} takes a stream: only methods of one request are served")
+        if handler.response_streaming:
+            streams[name] = partial(_stream_typed, handler)
+        else:
+            methods[name] = partial(_call_typed, handler)
+    return RawService(service.name, methods, streams)
 
 
 async def _call_typed(handler: Any, request: bytes, context: Context) -> bytes:
+    answer: bytes = handler.response_serializer(await handler.unary_unary(_parsed(handler, request), context))
+    return answer
+
+
+async def _stream_typed(handler: Any, request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+    async with aclosing(handler.unary_stream(_parsed(handler, request), context)) as answers:
+        async for answer in answers:
+            yield handler.response_serializer(answer)
+
+
+def _parsed(handler: Any, request: bytes) -> Any:
+    """Raises InvalidField."""
     try:
-        message = handler.request_deserializer(request)
+        return handler.request_deserializer(request)
     except DecodeError as error:
         raise InvalidField("request", f"{len(request)} bytes", f"a message of this method: {error}") from None
-    answer: bytes = handler.response_serializer(await handler.unary_unary(message, context))
-    return answer
 
 
 class Server:
@@ -254,6 +313,7 @@ class Server:
         """Say NOT_SERVING, let nobody in, wait for the calls under way, close. Returns how many were cut off."""
         await self._health.enter_graceful_shutdown()
         self._gate.draining = True
+        self._gate.close_streams()
         # Connections close as their calls end; watchers of health would hold the server open to the end of its grace.
         stopping = asyncio.create_task(self._server.stop(timeout_seconds))
         try:
@@ -271,4 +331,6 @@ class Server:
             name: grpc.unary_unary_rpc_method_handler(partial(self._gate.answer, handler))
             for name, handler in service.methods.items()
         }
+        for name, stream in service.streams.items():
+            handlers[name] = grpc.unary_stream_rpc_method_handler(partial(self._gate.stream, stream))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))

@@ -77,6 +77,9 @@ class Gate(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
+    RUNBOOK_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    LEAST_SAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     sentence: _builtins.str
     """What it asks for, in a sentence."""
@@ -85,6 +88,11 @@ class Gate(_message.Message):
     """What was seen."""
     threshold: _builtins.str
     """What was asked for."""
+    runbook: _builtins.str
+    """What to do when it does not pass."""
+    samples: _builtins.int
+    """What the verdict is made from, and how much of it is needed; both 0 where nothing is counted."""
+    least_samples: _builtins.int
     def __init__(
         self,
         *,
@@ -93,10 +101,13 @@ class Gate(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         evidence: _builtins.str = ...,
         threshold: _builtins.str = ...,
+        runbook: _builtins.str = ...,
+        samples: _builtins.int = ...,
+        least_samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "name", b"name", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "samples", b"samples", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,6 +357,15 @@ class GetStatusResponse(_message.Message):
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     PING_PONG_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
+    LAST_AUTOMATIC_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    WRITES_LOST_FIELD_NUMBER: _builtins.int
+    PERMILLE_AT_B_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     CANARY_AUTO_FIELD_NUMBER: _builtins.int
     REHEARSAL_FIELD_NUMBER: _builtins.int
     LAST_REHEARSAL_FIELD_NUMBER: _builtins.int
@@ -364,6 +384,15 @@ class GetStatusResponse(_message.Message):
     log_trouble: _builtins.str
     settled: _builtins.bool
     """True when each bucket is where the phase wants it."""
+    next: Global___Phase.ValueType
+    """The next step forward, what its gates say, and why there is none or why it is not open; empty when it is."""
+    blocked: _builtins.str
+    judge: _builtins.str
+    """What automatic rollback sees now, in words."""
+    writes_lost: _builtins.int
+    """Acknowledged writes that going back now would lose."""
+    permille_at_b: _builtins.int
+    """Thousandths of the buckets that are at B now; negative when not known. The setting has the share that is wanted."""
     @_builtins.property
     def setting(self) -> Global___Setting: ...
     @_builtins.property
@@ -375,6 +404,20 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def ping_pong(self) -> _containers.RepeatedCompositeFieldContainer[Global___PingPong]:
         """Names whose owner changed most often of late."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]: ...
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a person must look at now, in words."""
+
+    @_builtins.property
+    def last_automatic(self) -> Global___AutomaticRollback:
+        """The last time that traffic was sent back without a person; unset when it never was."""
+
+    @_builtins.property
+    def measured(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasuredCalls]:
+        """Calls of all routers, of A and of B."""
 
     @_builtins.property
     def canary_auto(self) -> Global___Progress:
@@ -405,13 +448,22 @@ class GetStatusResponse(_message.Message):
         log_trouble: _builtins.str = ...,
         ping_pong: _abc.Iterable[Global___PingPong] | None = ...,
         settled: _builtins.bool = ...,
+        next: Global___Phase.ValueType = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+        blocked: _builtins.str = ...,
+        alerts: _abc.Iterable[_builtins.str] | None = ...,
+        last_automatic: Global___AutomaticRollback | None = ...,
+        judge: _builtins.str = ...,
+        writes_lost: _builtins.int = ...,
+        permille_at_b: _builtins.int = ...,
+        measured: _abc.Iterable[Global___MeasuredCalls] | None = ...,
         canary_auto: Global___Progress | None = ...,
         rehearsal: Global___Progress | None = ...,
         last_rehearsal: Global___Rehearsal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "canary_auto", b"canary_auto", "handover", b"handover", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "handoffs", b"handoffs", "handover", b"handover", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "backfill", b"backfill", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +490,111 @@ class PingPong(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PingPong: _TypeAlias = PingPong  # noqa: Y015
+
+@_typing.final
+class WatchStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    interval_seconds: _builtins.float
+    """Between two answers: 0.1 to 60; 0 is 1."""
+    def __init__(
+        self,
+        *,
+        interval_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_seconds", b"interval_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusRequest: _TypeAlias = WatchStatusRequest  # noqa: Y015
+
+@_typing.final
+class WatchStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___GetStatusResponse: ...
+    def __init__(
+        self,
+        *,
+        status: Global___GetStatusResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusResponse: _TypeAlias = WatchStatusResponse  # noqa: Y015
+
+@_typing.final
+class AutomaticRollback(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """With the figures that it was decided on."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def before(self) -> Global___Setting: ...
+    @_builtins.property
+    def after(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        before: Global___Setting | None = ...,
+        after: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutomaticRollback: _TypeAlias = AutomaticRollback  # noqa: Y015
+
+@_typing.final
+class MeasuredCalls(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_FIELD_NUMBER: _builtins.int
+    RECENT_CALLS_FIELD_NUMBER: _builtins.int
+    RECENT_FAULTS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    store: _record_pb2.Store.ValueType
+    recent_calls: _builtins.int
+    """Over the last half minute, for automatic rollback."""
+    recent_faults: _builtins.int
+    calls: _builtins.int
+    """Over the last minutes, for the gates."""
+    faults: _builtins.int
+    def __init__(
+        self,
+        *,
+        store: _record_pb2.Store.ValueType = ...,
+        recent_calls: _builtins.int = ...,
+        recent_faults: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "faults", b"faults", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasuredCalls: _TypeAlias = MeasuredCalls  # noqa: Y015
 
 @_typing.final
 class PlanPhaseRequest(_message.Message):

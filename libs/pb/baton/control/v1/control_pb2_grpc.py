@@ -39,6 +39,11 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.WatchStatus = channel.unary_stream(
+                '/baton.control.v1.ControlService/WatchStatus',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
+                _registered_method=True)
         self.PlanPhase = channel.unary_unary(
                 '/baton.control.v1.ControlService/PlanPhase',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.PlanPhaseRequest.SerializeToString,
@@ -111,6 +116,13 @@ class ControlServiceServicer:
 
     def GetStatus(self, request, context):
         """What is going on: phase, targets, set and actual split, lag, gates, the price of going back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchStatus(self, request, context):
+        """The status now, and anew in each interval, until the caller leaves or the router drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,6 +226,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetStatusRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetStatusResponse.SerializeToString,
             ),
+            'WatchStatus': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStatus,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.WatchStatusRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.WatchStatusResponse.SerializeToString,
+            ),
             'PlanPhase': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanPhase,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.PlanPhaseRequest.FromString,
@@ -307,6 +324,33 @@ class ControlService:
             '/baton.control.v1.ControlService/GetStatus',
             baton_dot_control_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.control.v1.ControlService/WatchStatus',
+            baton_dot_control_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,8 @@ class ControlServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetStatusRequest, _control_pb2.GetStatusResponse]
     """What is going on: phase, targets, set and actual split, lag, gates, the price of going back."""
+    WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
+    """The status now, and anew in each interval, until the caller leaves or the router drains."""
     PlanPhase: _grpc.UnaryUnaryMultiCallable[_control_pb2.PlanPhaseRequest, _control_pb2.PlanPhaseResponse]
     """The next step forward and what each of its gates says. Changes nothing."""
     AdvancePhase: _grpc.UnaryUnaryMultiCallable[_control_pb2.AdvancePhaseRequest, _control_pb2.AdvancePhaseResponse]
@@ -64,6 +66,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_control_pb2.GetStatusRequest, _control_pb2.GetStatusResponse]  # type: ignore[assignment]
     """What is going on: phase, targets, set and actual split, lag, gates, the price of going back."""
+    WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
+    """The status now, and anew in each interval, until the caller leaves or the router drains."""
     PlanPhase: _aio.UnaryUnaryMultiCallable[_control_pb2.PlanPhaseRequest, _control_pb2.PlanPhaseResponse]  # type: ignore[assignment]
     """The next step forward and what each of its gates says. Changes nothing."""
     AdvancePhase: _aio.UnaryUnaryMultiCallable[_control_pb2.AdvancePhaseRequest, _control_pb2.AdvancePhaseResponse]  # type: ignore[assignment]
@@ -98,6 +102,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.GetStatusResponse, _abc.Awaitable[_control_pb2.GetStatusResponse]]:
         """What is going on: phase, targets, set and actual split, lag, gates, the price of going back."""
+
+    @_abc_1.abstractmethod
+    def WatchStatus(
+        self,
+        request: _control_pb2.WatchStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchStatusResponse], _abc.AsyncIterator[_control_pb2.WatchStatusResponse]]:
+        """The status now, and anew in each interval, until the caller leaves or the router drains."""
 
     @_abc_1.abstractmethod
     def PlanPhase(
