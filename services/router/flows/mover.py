@@ -19,7 +19,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import Loop
 from services.router.control.port import Progress
 from services.router.core.phase import Setting
-from services.router.core.plan import home
+from services.router.core.plan import Aim, Flags, aim, home
 from services.router.flows.absences import Absences
 from services.router.flows.forward import Steering
 from services.router.flows.relay import Clock, Leases
@@ -58,6 +58,11 @@ class Bucket:
 
 class Changes(Steering, Protocol):
     """Setting and flags, and when they change."""
+
+    @property
+    def lasting_flags(self) -> Flags:
+        """Without what may be over in a moment: records do not follow it."""
+        ...
 
     async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
         """Returns when the setting is another one than `since`, or after the time."""
@@ -109,14 +114,17 @@ class Mover:
         self.buckets_at_b: int | None = None
         """Buckets of which A owns neither a record nor the absence; None while not known."""
         self.buckets_to_b = 0
-        self._settled_for: Setting | None = None
+        self._settled_for: Aim | None = None
         self.measured_rate = 0.0
         """Records per second of the last pass that moved something."""
 
     @property
     def settled(self) -> bool:
-        """Everything is where the current setting wants it. Not so when the setting changed since the last look."""
-        return self._settled_for is not None and self._settled_for == self._steering.current
+        """Everything is where setting and flags want it. Not so when they changed since the last look."""
+        return self._settled_for is not None and self._settled_for == self._aim()
+
+    def _aim(self) -> Aim:
+        return aim(self._steering.current, self._steering.lasting_flags)
 
     async def run_once(self, loop: Loop) -> None:
         setting = self._steering.current
@@ -130,7 +138,7 @@ class Mover:
         buckets = await self._look()
         away = self._judge(buckets)
         if away:
-            await self._pass(away, setting)
+            await self._pass(away)
         loop.well()
         if not away:
             self.progress = replace(self.progress, running=False, note="every bucket is where it should be")
@@ -150,16 +158,17 @@ class Mover:
 
     def _judge(self, buckets: Mapping[int, Bucket]) -> Sequence[Bucket]:
         """Keeps what the status shows; returns the buckets that are not at home."""
-        setting, flags = self._steering.current, self._steering.flags
+        setting, flags = self._steering.current, self._steering.lasting_flags
         homes = {number: home(setting, flags, number) for number in buckets}
         away = [bucket for number, bucket in buckets.items() if not bucket.is_at(homes[number])]
         self.buckets_at_b = sum(bucket.is_at(Store.B) for bucket in buckets.values())
         self.buckets_to_b = sum(store is Store.B for store in homes.values())
-        self._settled_for = None if away else setting
+        self._settled_for = None if away else aim(setting, flags)
         return away
 
-    async def _pass(self, away: Sequence[Bucket], setting: Setting) -> None:
-        flags = self._steering.flags
+    async def _pass(self, away: Sequence[Bucket]) -> None:
+        setting, flags = self._steering.current, self._steering.lasting_flags
+        wanted = aim(setting, flags)
         homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
         total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
@@ -167,20 +176,20 @@ class Mover:
         for to in Store:
             going = [bucket for bucket in away if homes[bucket.number] is to]
             for start in range(0, len(going), GROUP):
-                if self._steering.current != setting:
+                if self._aim() != wanted:
                     break
                 if self._clock.monotonic() > leased_until:
                     await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
                     leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
                 group = going[start : start + GROUP]
-                await self._move(group, to, setting)
+                await self._move(group, to, wanted)
                 if self.buckets_at_b is not None:
                     self.buckets_at_b += len(group) if to is Store.B else -sum(b.is_at(Store.B) for b in group)
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
 
-    async def _move(self, group: Sequence[Bucket], to: Store, setting: Setting) -> None:
+    async def _move(self, group: Sequence[Bucket], to: Store, wanted: Aim) -> None:
         """New records first: from then on they are made at the target. Then the records that are there."""
         if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
             await self._absences.move(owned, to)
@@ -188,7 +197,7 @@ class Mover:
             await self._absences.finish(under_way)
         keys = await self._transfer.keys(to.other, [bucket.number for bucket in group], owned_only=True)
         for start in range(0, len(keys), BATCH):
-            if self._steering.current != setting:
+            if self._aim() != wanted:
                 return
             await self._move_records(keys[start : start + BATCH], to)
 

@@ -16,6 +16,7 @@ from services.router.control.port import ControlStore
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.core.plan import NO_FLAGS, Flags
+from services.router.flows.flags import Switches
 from services.router.flows.stores import StoreClient, Stores
 
 INTERVAL_SECONDS = 0.5
@@ -33,9 +34,18 @@ _SAMPLES = 1000
 class SettingCache:
     """This router's view of the setting, refreshed every half second; the last good one while the store is away."""
 
-    def __init__(self, control: ControlStore, clock: Clock, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        control: ControlStore,
+        clock: Clock,
+        switches: Switches | None = None,
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
+        """`switches`: get the operator's flags with each setting; None: there are no flags."""
         self._control = control
         self._clock = clock
+        self._switches = switches
         self._interval_seconds = interval_seconds
         self._current = Setting()
         self._good_at: float | None = None
@@ -51,8 +61,13 @@ class SettingCache:
 
     @property
     def flags(self) -> Flags:
-        """No kill switch is set anywhere yet."""
-        return NO_FLAGS
+        """What calls are planned by."""
+        return NO_FLAGS if self._switches is None else self._switches.current
+
+    @property
+    def lasting_flags(self) -> Flags:
+        """What records follow (see `Switches.lasting`)."""
+        return NO_FLAGS if self._switches is None else self._switches.lasting
 
     @property
     def stale(self) -> bool:
@@ -86,6 +101,8 @@ class SettingCache:
         self._good_at = self._clock.monotonic()
         if setting != self._current:
             self._current = setting
+            if self._switches is not None:
+                self._switches.take(setting)
             async with self._changed:
                 self._changed.notify_all()
 
