@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.contract.descriptors import Method
-from libs.errors import OwnerUnavailable
+from libs.errors import BatonError, OwnerUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store
 from libs.rpc import metadata
@@ -94,6 +94,15 @@ class Forward:
         self._policy = policy
 
     async def call(self, call: ClientCall) -> tuple[Answer, Target]:
+        try:
+            answered = await self._planned(call)
+        except BatonError as error:
+            self._traffic.note(call.bucket, failed=not isinstance(error, Refused) or error.is_fault)
+            raise
+        self._traffic.note(call.bucket, failed=False)
+        return answered
+
+    async def _planned(self, call: ClientCall) -> tuple[Answer, Target]:
         steering = self._steering
         chosen = target(steering.current, steering.flags, call.method.operation, call.bucket)
         counted = self._traffic.reads if call.method.is_read else self._traffic.writes

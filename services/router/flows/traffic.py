@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from libs.ownership.model import Store
+from libs.ownership.model import Store, bucket_of
 
 WATCHED_KEYS = 10_000
 """How many keys' handoffs are counted at most, the latest ones."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What clients saw on some buckets, while somebody wants to know."""
+
+    name: str
+    buckets: frozenset[int]
+    calls: int = 0
+    errors: int = 0
+    """Server faults, as clients saw them."""
+    handoffs: int = 0
 
 
 @dataclass(slots=True)
@@ -23,14 +35,23 @@ class Traffic:
     unavailable: int = 0
     """Calls that ended with UNAVAILABLE."""
     overloaded: int = 0
+    watch: Watch | None = None
     _moves: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def moved(self, key: str) -> None:
         """A record was handed over for a call."""
         self.handoffs += 1
+        if self.watch is not None and bucket_of(key) in self.watch.buckets:
+            self.watch.handoffs += 1
         self._moves[key] = self._moves.pop(key, 0) + 1
         if len(self._moves) > WATCHED_KEYS:
             self._moves.popitem(last=False)
+
+    def note(self, bucket: int, *, failed: bool) -> None:
+        """A client's call has ended."""
+        if self.watch is not None and bucket in self.watch.buckets:
+            self.watch.calls += 1
+            self.watch.errors += failed
 
     def ping_pong(self, at_least: int = 5, most: int = 10) -> list[tuple[str, int]]:
         """Keys that were handed over most often, with how often."""
