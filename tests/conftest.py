@@ -5,7 +5,6 @@ killed or paused runs again for the next test that asks for it.
 """
 
 import itertools
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from libs.devstack.process import ServerProcess
 from libs.devstack.redis import Redis
 from libs.devstack.stack import server_directory
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
+from tests.servers import make_usable
 
 # Fixtures and hooks are found here by their names.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
@@ -74,21 +74,21 @@ def redis_process(stack_directory: Path) -> Iterator[Redis]:
 @pytest.fixture
 def kafka(kafka_server: Kafka) -> Kafka:
     """A running broker, shared by all tests."""
-    _make_usable(kafka_server)
+    make_usable(kafka_server)
     return kafka_server
 
 
 @pytest.fixture
 def postgres(postgres_server: Postgres) -> Postgres:
     """A running PostgreSQL, shared by all tests."""
-    _make_usable(postgres_server)
+    make_usable(postgres_server)
     return postgres_server
 
 
 @pytest.fixture
 def redis_server(redis_process: Redis) -> Redis:
     """A running Redis, shared by all tests."""
-    _make_usable(redis_process)
+    make_usable(redis_process)
     return redis_process
 
 
@@ -109,14 +109,6 @@ async def kafka_topic(kafka: Kafka) -> AsyncIterator[str]:
     yield name
     if kafka.process.running:
         await kafka.delete_topic(name)
-
-
-def _make_usable(server: Kafka | Postgres | Redis) -> None:
-    """Undo what an earlier test may have left: a dead server is started again, a paused one goes on."""
-    if server.process.running:
-        server.kill(signal.SIGCONT)
-    else:
-        server.restart()
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from libs.contract.pages import filter_hash
+from libs.contract.requests import parse_request
 from libs.errors import BatonError, InvalidField
 from libs.pb.baton.options.v1 import options_pb2
 
@@ -65,6 +66,8 @@ class ListShape:
     page_size: str
     default_page_size: int
     max_page_size: int
+    items: str
+    """The field of the reply that holds the items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,7 @@ class Method:
 
     def parse(self, request: bytes) -> Message:
         """Raises InvalidField when the bytes are not a request of this method."""
-        try:
-            return self.request_class.FromString(request)
-        except DecodeError:
-            expected = f"a serialized {self.request_class.DESCRIPTOR.full_name}, strings in UTF-8"
-            raise InvalidField("request", request[:32], expected) from None
+        return parse_request(self.request_class, request)
 
     def may_create(self, request: Message) -> bool:
         return self.creates or bool(self.creates_if and getattr(request, self.creates_if))
@@ -102,7 +101,7 @@ class Method:
         size = getattr(request, shape.page_size)
         token = getattr(request, shape.page_token)
         if size < 0:
-            raise InvalidField(shape.page_size, size, f"0 (for {shape.default_page_size}) to {shape.max_page_size}")
+            raise InvalidField(shape.page_size, size, f"0 for {shape.default_page_size}, or 1 to {shape.max_page_size}")
         question = self.request_class()
         question.CopyFrom(request)
         question.ClearField(shape.page_size)
@@ -202,6 +201,7 @@ def _shape(descriptor: MethodDescriptor, rule: options_pb2.ListRule, where: str)
         page_size=rule.page_size,
         default_page_size=rule.default_page_size,
         max_page_size=rule.max_page_size,
+        items=items.name,
     )
 
 

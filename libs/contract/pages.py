@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from hashlib import blake2b
 
 from libs.errors import InvalidField
 
 HASH_BYTES = 8
+MAX_TOKEN_CHARACTERS = 512
 
 
 def filter_hash(method: str, question: bytes) -> bytes:
@@ -25,10 +25,13 @@ def read_token(token: str, question: bytes, field: str = "page_token") -> str:
     """The name after which the page begins; "" for no token. Raises InvalidField."""
     if not token:
         return ""
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise InvalidField(field, f"{len(token)} characters", f"at most {MAX_TOKEN_CHARACTERS} characters")
     try:
         data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         last = data[HASH_BYTES:].decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
+        # Of what is not base64, not ASCII or not UTF-8.
         data, last = b"", ""
     if not last:
         raise InvalidField(field, token, "give back next_page_token of a former answer as it was")

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
 
 from libs.contract.operations import CallContext, List, Read, Write
-from libs.errors import InvalidField
+from libs.contract.requests import parse_request
 from libs.ownership.limits import REQUEST_HASH_BYTES
 from libs.ownership.model import Row
 from libs.ownership.rules import Change
@@ -30,7 +27,6 @@ from libs.sandboxes.validation import (
     check_new,
 )
 
-M = TypeVar("M", bound=Message)
 WriteRequest = pb.CreateSandboxRequest | pb.UpdateSandboxRequest | pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest
 
 
@@ -59,7 +55,7 @@ class SandboxOperations:
 
 
 def _get(request: bytes, context: CallContext) -> Read:
-    name = _parsed(pb.GetSandboxRequest, request).name
+    name = parse_request(pb.GetSandboxRequest, request).name
     check_name(name)
     return Read(name, partial(_answer, name))
 
@@ -71,11 +67,11 @@ def _answer(name: str, row: Row | None) -> bytes:
 
 
 def _list(request: bytes, context: CallContext) -> List:
-    return page_of(_parsed(pb.ListSandboxesRequest, request))
+    return page_of(parse_request(pb.ListSandboxesRequest, request))
 
 
 def _create(request: bytes, context: CallContext) -> Write:
-    message = _parsed(pb.CreateSandboxRequest, request)
+    message = parse_request(pb.CreateSandboxRequest, request)
     made_id = message.sandbox_id or context.made_id
     check_id(made_id)
     check_new(message.sandbox)
@@ -84,7 +80,7 @@ def _create(request: bytes, context: CallContext) -> Write:
 
 
 def _update(request: bytes, context: CallContext) -> Write:
-    message = _parsed(pb.UpdateSandboxRequest, request)
+    message = parse_request(pb.UpdateSandboxRequest, request)
     sandbox = message.sandbox
     check_name(sandbox.name, "sandbox.name")
     check_etag(sandbox.etag, "sandbox.etag")
@@ -96,14 +92,14 @@ def _update(request: bytes, context: CallContext) -> Write:
 
 
 def _delete(request: bytes, context: CallContext) -> Write:
-    message = _parsed(pb.DeleteSandboxRequest, request)
+    message = parse_request(pb.DeleteSandboxRequest, request)
     target = _named(message, context)
     change = changes.delete(target, allow_missing=message.allow_missing)
     return _write("DeleteSandbox", message, context, target, change)
 
 
 def _undelete(request: bytes, context: CallContext) -> Write:
-    message = _parsed(pb.UndeleteSandboxRequest, request)
+    message = parse_request(pb.UndeleteSandboxRequest, request)
     target = _named(message, context)
     return _write("UndeleteSandbox", message, context, target, changes.undelete(target))
 
@@ -128,11 +124,3 @@ def _request_hash(method: str, message: WriteRequest) -> bytes:
     data = message.SerializeToString(deterministic=True)
     message.request_id = request_id
     return blake2b(method.encode() + b"\0" + data, digest_size=REQUEST_HASH_BYTES).digest()
-
-
-def _parsed(kind: type[M], request: bytes) -> M:
-    try:
-        return kind.FromString(request)
-    except DecodeError as error:
-        expected = f"a serialized {kind.DESCRIPTOR.full_name} with texts in UTF-8 ({error})"
-        raise InvalidField("request", f"{len(request)} bytes", expected) from None

@@ -86,6 +86,12 @@ def test_a_token_that_names_no_sandbox_is_refused() -> None:
             parsed(ListSandboxesRequest(page_token=token))
 
 
+@pytest.mark.parametrize("token", ["nonsense", "!!", "ü", "\ud7ff", "A"])
+def test_a_token_that_was_never_given_is_refused(token: str) -> None:
+    with pytest.raises(InvalidField, match=r"page_token: .*give back next_page_token"):
+        parsed(ListSandboxesRequest(page_token=token))
+
+
 def test_every_method_of_the_service_is_there() -> None:
     service = sandbox_service_pb2.DESCRIPTOR.services_by_name["SandboxService"]
     assert OPERATIONS.service == service.full_name
