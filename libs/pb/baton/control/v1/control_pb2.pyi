@@ -119,10 +119,31 @@ class Setting(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FlagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bool
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     GENERATION_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     CANARY_PERMILLE_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     REHEARSAL_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
@@ -130,6 +151,10 @@ class Setting(_message.Message):
     """Thousandths of the buckets that are canary: 0 to 1000."""
     hold: _builtins.bool
     """All traffic is held at A, whatever the phase says."""
+    @_builtins.property
+    def flags(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
+        """What the operator has set, by full name. A flag that is not there is unset."""
+
     @_builtins.property
     def rehearsal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Buckets that are at the other store for the time of a rehearsal."""
@@ -141,11 +166,12 @@ class Setting(_message.Message):
         phase: Global___Phase.ValueType = ...,
         canary_permille: _builtins.int = ...,
         hold: _builtins.bool = ...,
+        flags: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
         rehearsal: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "generation", b"generation", "hold", b"hold", "phase", b"phase", "rehearsal", b"rehearsal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "phase", b"phase", "rehearsal", b"rehearsal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,7 +193,7 @@ class JournalEntry(_message.Message):
     generation: _builtins.int
     actor: _builtins.str
     action: _builtins.str
-    """What was done: "advance", "rollback", "canary", "hold lifted", "start"."""
+    """What was done: "advance", "rollback", "canary", "hold lifted", "flag", "start"."""
     reason: _builtins.str
     overridden: _builtins.bool
     @_builtins.property
@@ -357,6 +383,7 @@ class GetStatusResponse(_message.Message):
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     PING_PONG_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
@@ -406,6 +433,8 @@ class GetStatusResponse(_message.Message):
         """Names whose owner changed most often of late."""
 
     @_builtins.property
+    def flags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flag]: ...
+    @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]: ...
     @_builtins.property
     def alerts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -448,6 +477,7 @@ class GetStatusResponse(_message.Message):
         log_trouble: _builtins.str = ...,
         ping_pong: _abc.Iterable[Global___PingPong] | None = ...,
         settled: _builtins.bool = ...,
+        flags: _abc.Iterable[Global___Flag] | None = ...,
         next: Global___Phase.ValueType = ...,
         gates: _abc.Iterable[Global___Gate] | None = ...,
         blocked: _builtins.str = ...,
@@ -463,7 +493,7 @@ class GetStatusResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "backfill", b"backfill", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "backfill", b"backfill", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1284,3 +1314,256 @@ class GetVitalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetVitalsResponse: _TypeAlias = GetVitalsResponse  # noqa: Y015
+
+@_typing.final
+class Flag(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    GOOD_SECONDS_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.bool
+    """Absent: unset."""
+    source: _builtins.str
+    """Whose value it is: "control store", or the provider's name."""
+    good_seconds: _builtins.float
+    """Since the source was last seen well, in seconds; negative: never."""
+    trouble: _builtins.str
+    """Why it is not seen well now, so that its last good value stands; empty when it is."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.bool | None = ...,
+        source: _builtins.str = ...,
+        good_seconds: _builtins.float = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "good_seconds", b"good_seconds", "name", b"name", "source", b"source", "trouble", b"trouble", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___Flag: _TypeAlias = Flag  # noqa: Y015
+
+@_typing.final
+class ListFlagsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFlagsRequest: _TypeAlias = ListFlagsRequest  # noqa: Y015
+
+@_typing.final
+class ListFlagsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAGS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    @_builtins.property
+    def flags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flag]:
+        """The flag for everything, then those of the operations."""
+
+    def __init__(
+        self,
+        *,
+        flags: _abc.Iterable[Global___Flag] | None = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flags", b"flags", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFlagsResponse: _TypeAlias = ListFlagsResponse  # noqa: Y015
+
+@_typing.final
+class SetFlagRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    generation: _builtins.int
+    """The generation that this decision was made on; 0 is any."""
+    name: _builtins.str
+    value: _builtins.bool
+    """True: to B. False: to A. Absent: unset, the next rule is asked."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        name: _builtins.str = ...,
+        value: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "actor", b"actor", "generation", b"generation", "name", b"name", "reason", b"reason", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___SetFlagRequest: _TypeAlias = SetFlagRequest  # noqa: Y015
+
+@_typing.final
+class SetFlagResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFlagResponse: _TypeAlias = SetFlagResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The record; empty for a list."""
+    operation: _builtins.str
+    """create, get, list, update, delete."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Row(_message.Message):
+        """What a store has under the key."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STORE_FIELD_NUMBER: _builtins.int
+        TROUBLE_FIELD_NUMBER: _builtins.int
+        EXISTS_FIELD_NUMBER: _builtins.int
+        LIVE_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        OWNER_FIELD_NUMBER: _builtins.int
+        store: _record_pb2.Store.ValueType
+        trouble: _builtins.str
+        """Why the store cannot be asked; empty when it can. Then nothing below is known."""
+        exists: _builtins.bool
+        """False: there is no row, and `owner` is the absence's."""
+        live: _builtins.bool
+        """False: deleted, or handed over before it was made."""
+        owner: _record_pb2.Store.ValueType
+        """Unspecified: on its way from store to store."""
+        @_builtins.property
+        def version(self) -> _record_pb2.Version: ...
+        def __init__(
+            self,
+            *,
+            store: _record_pb2.Store.ValueType = ...,
+            trouble: _builtins.str = ...,
+            exists: _builtins.bool = ...,
+            live: _builtins.bool = ...,
+            version: _record_pb2.Version | None = ...,
+            owner: _record_pb2.Store.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "live", b"live", "owner", b"owner", "store", b"store", "trouble", b"trouble", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    BECAUSE_FIELD_NUMBER: _builtins.int
+    SETTING_FIELD_NUMBER: _builtins.int
+    SETTING_STALE_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    CANARY_BUCKETS_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    THEN_FIELD_NUMBER: _builtins.int
+    target: _record_pb2.Store.ValueType
+    rule: _builtins.str
+    """Which rule decided: "hold", "global flag", "update flag", "canary", "phase"..."""
+    because: _builtins.str
+    """How the rule comes to the target, in words."""
+    setting_stale: _builtins.bool
+    bucket: _builtins.int
+    """Of the key, 0 to 1023; negative for a list."""
+    canary_buckets: _builtins.int
+    """How many buckets are canary: those with a lower number."""
+    then: _builtins.str
+    """What comes of it, in words."""
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    @_builtins.property
+    def flags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flag]:
+        """Those that steer this call: for everything, and for its operation."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainResponse.Row]:
+        """Both stores' rows of the key; none for a list."""
+
+    def __init__(
+        self,
+        *,
+        target: _record_pb2.Store.ValueType = ...,
+        rule: _builtins.str = ...,
+        because: _builtins.str = ...,
+        setting: Global___Setting | None = ...,
+        setting_stale: _builtins.bool = ...,
+        bucket: _builtins.int = ...,
+        canary_buckets: _builtins.int = ...,
+        flags: _abc.Iterable[Global___Flag] | None = ...,
+        rows: _abc.Iterable[Global___ExplainResponse.Row] | None = ...,
+        then: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "bucket", b"bucket", "canary_buckets", b"canary_buckets", "flags", b"flags", "rows", b"rows", "rule", b"rule", "setting", b"setting", "setting_stale", b"setting_stale", "target", b"target", "then", b"then"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015

@@ -89,6 +89,21 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.FromString,
                 _registered_method=True)
+        self.ListFlags = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListFlags',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListFlagsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListFlagsResponse.FromString,
+                _registered_method=True)
+        self.SetFlag = channel.unary_unary(
+                '/baton.control.v1.ControlService/SetFlag',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetFlagRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetFlagResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/baton.control.v1.ControlService/Explain',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.StartCanaryAuto = channel.unary_unary(
                 '/baton.control.v1.ControlService/StartCanaryAuto',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoRequest.SerializeToString,
@@ -190,6 +205,27 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFlags(self, request, context):
+        """All flags, as this router sees them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetFlag(self, request, context):
+        """Sets or unsets a flag, for all routers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Where this router would send a call now, and why. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartCanaryAuto(self, request, context):
         """Walks the canary up by a plan. Refused while one walks.
         """
@@ -275,6 +311,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Diagnose,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'ListFlags': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFlags,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListFlagsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListFlagsResponse.SerializeToString,
+            ),
+            'SetFlag': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFlag,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetFlagRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetFlagResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainResponse.SerializeToString,
             ),
             'StartCanaryAuto': grpc.unary_unary_rpc_method_handler(
                     servicer.StartCanaryAuto,
@@ -594,6 +645,87 @@ class ControlService:
             '/baton.control.v1.ControlService/Diagnose',
             baton_dot_control_dot_v1_dot_control__pb2.DiagnoseRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFlags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ListFlags',
+            baton_dot_control_dot_v1_dot_control__pb2.ListFlagsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ListFlagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFlag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/SetFlag',
+            baton_dot_control_dot_v1_dot_control__pb2.SetFlagRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.SetFlagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/Explain',
+            baton_dot_control_dot_v1_dot_control__pb2.ExplainRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,12 @@ class ControlServiceStub:
     """Stops it where it is; started again, it goes on from there."""
     Diagnose: _grpc.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]
     """What this router finds of itself, its stores, its log and its control store."""
+    ListFlags: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListFlagsRequest, _control_pb2.ListFlagsResponse]
+    """All flags, as this router sees them."""
+    SetFlag: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetFlagRequest, _control_pb2.SetFlagResponse]
+    """Sets or unsets a flag, for all routers."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]
+    """Where this router would send a call now, and why. Changes nothing."""
     StartCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]
     """Walks the canary up by a plan. Refused while one walks."""
     StopCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]
@@ -85,6 +91,12 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Stops it where it is; started again, it goes on from there."""
     Diagnose: _aio.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]  # type: ignore[assignment]
     """What this router finds of itself, its stores, its log and its control store."""
+    ListFlags: _aio.UnaryUnaryMultiCallable[_control_pb2.ListFlagsRequest, _control_pb2.ListFlagsResponse]  # type: ignore[assignment]
+    """All flags, as this router sees them."""
+    SetFlag: _aio.UnaryUnaryMultiCallable[_control_pb2.SetFlagRequest, _control_pb2.SetFlagResponse]  # type: ignore[assignment]
+    """Sets or unsets a flag, for all routers."""
+    Explain: _aio.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Where this router would send a call now, and why. Changes nothing."""
     StartCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]  # type: ignore[assignment]
     """Walks the canary up by a plan. Refused while one walks."""
     StopCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]  # type: ignore[assignment]
@@ -181,6 +193,30 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DiagnoseResponse, _abc.Awaitable[_control_pb2.DiagnoseResponse]]:
         """What this router finds of itself, its stores, its log and its control store."""
+
+    @_abc_1.abstractmethod
+    def ListFlags(
+        self,
+        request: _control_pb2.ListFlagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListFlagsResponse, _abc.Awaitable[_control_pb2.ListFlagsResponse]]:
+        """All flags, as this router sees them."""
+
+    @_abc_1.abstractmethod
+    def SetFlag(
+        self,
+        request: _control_pb2.SetFlagRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetFlagResponse, _abc.Awaitable[_control_pb2.SetFlagResponse]]:
+        """Sets or unsets a flag, for all routers."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _control_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ExplainResponse, _abc.Awaitable[_control_pb2.ExplainResponse]]:
+        """Where this router would send a call now, and why. Changes nothing."""
 
     @_abc_1.abstractmethod
     def StartCanaryAuto(
