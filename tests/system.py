@@ -34,6 +34,7 @@ from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.relay import Relay
+from services.router.flows.shadow import Shadow, ShadowLimits
 from services.router.flows.stores import StoreClient, Stores, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
@@ -64,6 +65,8 @@ class System:
     relays: dict[Store, Relay]
     client: Channel
     """To the router's public listener."""
+    observer: Observer
+    shadow: Shadow
 
     def ports(self, store: Store) -> MemoryStore:
         return self.backends[store].ports
@@ -103,9 +106,13 @@ class Kit:
 
 SHELF = Kit(ShelfOperations(), CONTRACT, shelf_columns)
 
+QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
+
 
 @asynccontextmanager
-async def running_system(kit: Kit = SHELF, *, feeds: bool = True, mover: bool = True) -> AsyncIterator[System]:
+async def running_system(
+    kit: Kit = SHELF, *, feeds: bool = True, mover: bool = True, shadow_limits: ShadowLimits = QUICK_SHADOW
+) -> AsyncIterator[System]:
     """`feeds`: relays and apply loops run. `mover`: buckets follow the setting."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -121,14 +128,15 @@ async def running_system(kit: Kit = SHELF, *, feeds: bool = True, mover: bool = 
         transfer = Transfer(stores)
         handoffs = Handoffs(transfer, Absences(transfer), traffic)
         the_mover = Mover(stores, transfer, setting, control, "router-1", clock)
-        observer = Observer(stores, log, clock)
+        observer = Observer(stores, log, clock, interval_seconds=0.02)
         migration = Migration(
             control, setting, lambda current: observer.evidence(current, the_mover.buckets_at_b, None), clock
         )
         forward = Forward(stores, setting, handoffs, traffic, clock, ReadPolicy())
-        listing = Listing(stores, traffic, ReadPolicy())
+        shadow = Shadow(kit.contract, stores, setting, observer.view, clock, shadow_limits)
+        listing = Listing(stores, traffic, ReadPolicy(), shadow)
         writes = Background(100, "writes")
-        proxy = Proxy(kit.contract, forward, listing, setting, traffic, writes, clock)
+        proxy = Proxy(kit.contract, forward, listing, setting, traffic, writes, clock, shadow)
         router = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
         await router.start()
         stack.push_async_callback(router.drain, 0.0)
@@ -137,10 +145,23 @@ async def running_system(kit: Kit = SHELF, *, feeds: bool = True, mover: bool = 
         loops = [Loop(f"relay {store}", relay.run_once) for store, relay in relays.items()] if feeds else []
         loops += [backend.feed.loop for backend in backends.values()] if feeds else []
         loops += [Loop("mover", the_mover.run_once)] if mover else []
+        loops += [observer.loop, *shadow.loops]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
         try:
             yield System(
-                backends, stores, log, control, setting, traffic, handoffs, the_mover, migration, relays, client
+                backends,
+                stores,
+                log,
+                control,
+                setting,
+                traffic,
+                handoffs,
+                the_mover,
+                migration,
+                relays,
+                client,
+                observer,
+                shadow,
             )
         finally:
             for task in tasks:

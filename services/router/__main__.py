@@ -43,6 +43,7 @@ from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.relay import Relay
+from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
@@ -145,8 +146,10 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     policy = ReadPolicy(settings.stale_reads)
     writes = Background(settings.writes, "writes")
     forward = Forward(stores, cache, handoffs, traffic, clock, policy)
-    listing = Listing(stores, traffic, policy)
-    proxy = Proxy(Contract.load(settings.contract), forward, listing, cache, traffic, writes, clock)
+    contract = Contract.load(settings.contract)
+    shadow = Shadow(contract, stores, cache, observer.view, clock)
+    listing = Listing(stores, traffic, policy, shadow)
+    proxy = Proxy(contract, forward, listing, cache, traffic, writes, clock, shadow)
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
@@ -164,6 +167,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             cache.loop,
             observer.loop,
             backfill.loop,
+            *shadow.loops,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
         ],

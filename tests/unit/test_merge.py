@@ -76,7 +76,7 @@ def test_a_page_ends_before_it_is_too_large_but_never_empty() -> None:
 
 @given(st.lists(st.text(max_size=300), max_size=5), st.text("abc", max_size=200))
 def test_a_framed_reply_is_what_protobuf_would_have_written(names: list[str], token: str) -> None:
-    shape = ListShape(length_delimited(1), length_delimited(2), "", "", 1, 1)
+    shape = ListShape(length_delimited(1), length_delimited(2), "", "", 1, 1, "items")
     sandboxes = [sandbox_pb2.Sandbox(name=name) for name in names]
     data = frame(shape, [sandbox.SerializeToString() for sandbox in sandboxes], token)
     expected = sandbox_service_pb2.ListSandboxesResponse(sandboxes=sandboxes, next_page_token=token)

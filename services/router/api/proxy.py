@@ -21,6 +21,7 @@ from libs.rpc.tasks import Background
 from services.router.core.plan import Target
 from services.router.flows.forward import ClientCall, Forward, Steering, Time
 from services.router.flows.listing import Listing
+from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Answer, Refused
 from services.router.flows.traffic import Traffic
 
@@ -40,6 +41,7 @@ class Proxy:
     traffic: Traffic
     writes: Background
     clock: Time
+    shadow: Shadow
 
     def service(self) -> RawService:
         """To be registered at the public listener."""
@@ -49,6 +51,7 @@ class Proxy:
 
     def _handler(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:
+            call: ClientCall | None = None
             try:
                 message = method.parse(request)
                 left = _time_left(context)
@@ -60,11 +63,13 @@ class Proxy:
                     work = self.forward.call(call)
                     answer, chosen = await (work if method.is_read else self.writes.run(work))
             except Refused as refused:
+                self._compare(call, refused)
                 return await self._refuse(context, refused)
             except BatonError as error:
                 self._count(error)
                 return await abort(context, error)
             self._explain(context, answer, chosen)
+            self._compare(call, answer)
             return answer.data
 
         return handle
@@ -97,6 +102,11 @@ class Proxy:
             extra=tuple(extra),
             deadline=self.clock.monotonic() + left,
         )
+
+    def _compare(self, call: ClientCall | None, outcome: Answer | Refused) -> None:
+        """Some reads are asked again at the other store, later. Lists are compared by their rows where those are."""
+        if call is not None and call.method.is_read:
+            self.shadow.offer(call, outcome)
 
     async def _refuse(self, context: Context, refused: Refused) -> Never:
         if refused.error.code() is grpc.StatusCode.UNAVAILABLE:

@@ -238,7 +238,7 @@ def set_canary(setting: Setting, permille: int) -> Setting:
 
 
 def set_shadow(setting: Setting, permille: int, *, same: bool = False) -> Setting:
-    """How many thousandths of the reads are compared; what was counted begins anew. Raises IllegalMove where none are."""
+    """How many thousandths of the reads are compared; counts begin anew. Raises IllegalMove where none are."""
     if not 0 <= permille <= SHADOW_FULL:
         raise IllegalMove(f"shadow: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
     if permille and not setting.rule.shadow:

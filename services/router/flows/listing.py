@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from google.protobuf.message import Message
 
@@ -30,13 +31,22 @@ LOOK_UP = 500
 _NOTHING = Half({}, full=False)
 
 
+class Rows(Protocol):
+    """Who looks at the rows that both stores showed for a page."""
+
+    def offer_page(
+        self, page: tuple[Method, bytes], halves: tuple[Half, Half], looked_up: Mapping[str, Item]
+    ) -> None: ...
+
+
 class Listing:
     """Raises InvalidField, Refused with a store's own error, OwnerUnavailable."""
 
-    def __init__(self, stores: Stores, traffic: Traffic, policy: ReadPolicy) -> None:
+    def __init__(self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows) -> None:
         self._stores = stores
         self._traffic = traffic
         self._policy = policy
+        self._shadow = shadow
 
     async def call(self, method: Method, request: Message, data: bytes, timeout_seconds: float) -> Answer:
         """`data`: the request as it came."""
@@ -51,6 +61,8 @@ class Listing:
             page.after = resume
             halves, looked_up, half_away = await self._halves(page, timeout_seconds)
             stale = stale or half_away
+            if not half_away:
+                self._shadow.offer_page((method, data), halves, looked_up)
             items, resume = merge(*halves, looked_up, size, ANSWER_BYTES)
         self._traffic.stale_reads += stale
         token = "" if resume is None else make_token(resume, question)

@@ -1,0 +1,241 @@
+"""What it means that two stores answer one read differently. Pure: descriptors, versions, bytes.
+
+Rule: a version of a record is made once, so two rows of one version must show the same. What differs at one version is
+a MISMATCH, whenever and in whatever order the two were read. What differs at two versions is STALE, since each store
+follows the other one with some delay; it is MISSING only when a store still lacks a version that it should have had by
+then, because everything that was made before has reached it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from libs.contract.descriptors import Method, UnfitContract
+from libs.ownership.model import NEVER, Version
+from services.router.core.merge import Half, Item, end_of
+
+MAX_FIELDS = 16
+"""Paths that are named of one difference."""
+
+UNKNOWN_FIELDS = "(unknown fields)"
+UNREADABLE = "(not a reply of this method)"
+STATUS = "(status)"
+FILTER = "(matches the filter)"
+
+
+class Kind(StrEnum):
+    """What came of a comparison, from the harmless to the grave."""
+
+    MATCH = "MATCH"
+    STALE = "STALE"
+    """One store showed an older version."""
+    ERROR = "ERROR"
+    """The other store did not answer."""
+    MISSING = "MISSING"
+    """A store lacks a version that it should have by now, or has no record at all where it should have one."""
+    MISMATCH = "MISMATCH"
+    """The same version, other content; or another error for the same request."""
+
+
+GRAVITY = tuple(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One record as one store showed it."""
+
+    version: Version | None
+    """Of the row; (0, 0) when there is none; None when the request was refused before the row was looked at."""
+    reply: bytes = b""
+    status: str = ""
+    """Of an answer that is an error: code and reason. "" for a reply."""
+    matches: bool = True
+    """Of a row of a list: the store's verdict on the filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Two looks at one record, compared."""
+
+    kind: Kind
+    one: Seen
+    other: Seen
+    fields: tuple[str, ...] = ()
+    """Paths of the fields that differ; never what stands in them."""
+
+    @property
+    def newest(self) -> Version:
+        """The higher version that was seen."""
+        return max(self.one.version or NEVER, self.other.version or NEVER)
+
+
+class Comparison:
+    """Replies of one method, or items of its list, compared without the fields that the contract leaves out."""
+
+    def __init__(self, kind: type[Message], ignored: Iterable[str]) -> None:
+        """Raises UnfitContract for an ignored path that the message does not have."""
+        self._kind = kind
+        self._ignored = [_path(kind.DESCRIPTOR, path) for path in ignored]
+
+    @classmethod
+    def of(cls, method: Method) -> Comparison:
+        """Of a list: of its items. Raises UnfitContract."""
+        whole = cls(method.reply_class, method.ignored_reply_fields)
+        if method.shape is None:
+            return whole
+        items: Any = method.reply_class.DESCRIPTOR.fields_by_name[method.shape.items]
+        head = f"{items.name}."
+        inner = [path.removeprefix(head) for path in method.ignored_reply_fields if path.startswith(head)]
+        return cls(GetMessageClass(items.message_type), inner)
+
+    def fields(self, one: Seen, other: Seen) -> tuple[str, ...]:
+        """The paths that differ, () when both showed the same. Of errors code and reason count, not the words."""
+        if one.status or other.status:
+            return () if one.status == other.status else (STATUS,)
+        if one.matches != other.matches:
+            return (FILTER,)
+        if one.reply == other.reply or not one.matches:
+            return ()
+        try:
+            left, right = self._read(one.reply), self._read(other.reply)
+        except DecodeError:
+            return (UNREADABLE,)
+        return tuple(dict.fromkeys(_differing(left, right, "")))[:MAX_FIELDS]
+
+    def sight(self, one: Seen, other: Seen, due: Version | None = None) -> Sight:
+        """`due`: the version that both stores should have by now; None: nothing is known of that."""
+        fields = self.fields(one, other)
+        return Sight(_kind(one, other, fields, due), one, other, fields)
+
+    def _read(self, data: bytes) -> Message:
+        message = self._kind.FromString(data)
+        for path in self._ignored:
+            _clear(message, path)
+        return message
+
+
+def _kind(one: Seen, other: Seen, fields: Sequence[str], due: Version | None) -> Kind:
+    if not fields:
+        return Kind.MATCH
+    if one.version is None or other.version is None or one.version == other.version:
+        return Kind.MISMATCH
+    older = min(one.version, other.version)
+    return Kind.MISSING if due is not None and older < due else Kind.STALE
+
+
+def gravest(kinds: Iterable[Kind]) -> Kind:
+    """MATCH when there are none."""
+    return max(kinds, key=GRAVITY.index, default=Kind.MATCH)
+
+
+def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[tuple[str, Item | None, Item | None]]:
+    """The rows of two pages that do not look the same, by name, up to where both are known. `looked_up`: rows of names
+    that only the other page has. None: there is no such row."""
+    end = end_of(one, other)
+    for name in {*one.rows, *other.rows}:
+        mine, theirs = one.rows.get(name), other.rows.get(name)
+        if mine and theirs and mine.data == theirs.data and mine.matches == theirs.matches:
+            continue
+        if end is None or name <= end:
+            yield name, mine or looked_up.get(name), theirs or looked_up.get(name)
+
+
+def seen_of(item: Item | None) -> Seen:
+    """Of a list's row."""
+    return Seen(item.version, item.data, matches=item.matches) if item else Seen(NEVER, matches=False)
+
+
+def _path(descriptor: Any, path: str) -> tuple[str, ...]:
+    """The names of a path, each of which exists. Raises UnfitContract."""
+    names = tuple(path.split("."))
+    message = descriptor
+    for name in names:
+        field = message.fields_by_name.get(name) if message is not None else None
+        if field is None:
+            raise UnfitContract(f"ignored_reply_fields: there is no field {path!r} in {descriptor.full_name}")
+        message = field.message_type
+        if message is not None and _is_map(field):
+            message = message.fields_by_name["value"].message_type
+    return names
+
+
+def _clear(message: Message, path: tuple[str, ...]) -> None:
+    """Empties the field in each message that the path leads to."""
+    name, *rest = path
+    if not rest:
+        message.ClearField(name)
+        return
+    field = message.DESCRIPTOR.fields_by_name[name]
+    value = getattr(message, name)
+    if field.is_repeated:
+        for part in value.values() if _is_map(field) else value:
+            _clear(part, tuple(rest))
+    elif message.HasField(name):
+        _clear(value, tuple(rest))
+
+
+def _differing(one: Message, other: Message, head: str) -> Iterable[str]:
+    """Paths without positions and without keys of maps, which may be anybody's data."""
+    if _plain(one) == _plain(other):
+        return
+    found = False
+    for field in one.DESCRIPTOR.fields:
+        for path in _differing_field(field, one, other, f"{head}{field.name}"):
+            found = True
+            yield path
+    if not found:
+        yield f"{head}{UNKNOWN_FIELDS}"
+
+
+def _differing_field(field: Any, one: Message, other: Message, path: str) -> Iterable[str]:
+    left, right = getattr(one, field.name), getattr(other, field.name)
+    if field.is_repeated:
+        if field.message_type is None or _is_map(field):
+            if not _same(field, left, right):
+                yield path
+        elif len(left) != len(right):
+            yield path
+        else:
+            for a, b in zip(left, right, strict=True):
+                yield from _differing(a, b, f"{path}.")
+    elif field.has_presence and one.HasField(field.name) != other.HasField(field.name):
+        yield path
+    elif field.message_type is not None:
+        yield from _differing(left, right, f"{path}.")
+    elif not _equal(left, right):
+        yield path
+
+
+def _same(field: Any, left: Any, right: Any) -> bool:
+    """Of repeated plain values, or of maps."""
+    if not _is_map(field):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    if left.keys() != right.keys():
+        return False
+    same: Callable[[Any, Any], bool] = _equal
+    if field.message_type is not None and field.message_type.fields_by_name["value"].message_type is not None:
+        same = _equal_messages
+    return all(same(left[key], right[key]) for key in left)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Not a number is the same as itself here."""
+    return bool(left == right or (left != left and right != right))
+
+
+def _equal_messages(left: Message, right: Message) -> bool:
+    return _plain(left) == _plain(right)
+
+
+def _plain(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def _is_map(field: Any) -> bool:
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
