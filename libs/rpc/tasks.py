@@ -110,7 +110,7 @@ class Loop:
         """Until cancelled."""
         while True:
             try:
-                await self._body(self)
+                await self._run_body()
             # This task is the body's outermost owner: it counts and shows every failure, then tries again.
             except Exception as error:  # noqa: BLE001
                 self._failed(error)
@@ -118,6 +118,16 @@ class Loop:
                 self._pause = min(self._pause * 2, self._longest_pause)
             else:
                 await asyncio.sleep(0)
+
+    async def _run_body(self) -> None:
+        """What the body waited for may have been cancelled: only a cancel of this task ends the loop."""
+        try:
+            await self._body(self)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise InterruptedError("what the loop waited for was cancelled") from error
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1

@@ -72,6 +72,28 @@ async def test_drain_takes_no_new_work_and_has_a_bound() -> None:
         await background.run(asyncio.sleep(0))
 
 
+async def test_a_loop_goes_on_when_only_what_it_waited_for_was_cancelled() -> None:
+    runs = 0
+    hold = asyncio.Event()
+
+    async def body(loop: Loop) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            another = asyncio.get_running_loop().create_future()
+            another.cancel()
+            await another
+        await hold.wait()
+
+    loop = Loop("feed", body, first_pause_seconds=0.001)
+    task = asyncio.create_task(loop.run())
+    await eventually(lambda: runs == 2)
+    assert loop.failures == 1
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
 async def test_a_loop_goes_on_after_failures_and_shows_the_last_one() -> None:
     runs = 0
     hold = asyncio.Event()
