@@ -27,6 +27,7 @@ from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background
 from libs.store.port import StorePorts
+from libs.telemetry.vitals import Gauges
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ async def open_backend(
         writes = Background(settings.writes, "writes")
         around = Surroundings(serving, writes, clock, locks, feed.behind_seconds)
         calls = Calls(backend.operations, backend.contract, ports, around)
-        about = About(backend.schema_version, server_id, settings.outbox_limits)
+        gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.held)
+        about = About(backend.schema_version, server_id, settings.outbox_limits, gauges)
         replication = Replication(backend.operations, ports, feed, serving, clock, about)
         passing = None
         if settings.router:

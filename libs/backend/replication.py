@@ -48,6 +48,7 @@ from libs.rpc.server import TypedService
 from libs.store.limits import OutboxLimits
 from libs.store.port import ExportQuery, FeedState, ReleaseResult, StorePorts
 from libs.store.window import made_by
+from libs.telemetry.vitals import Gauges, vitals
 
 _Results = pb.ReleaseRecordsResponse
 _OUTCOMES = {
@@ -68,6 +69,7 @@ class About:
     server_id: str = ""
     """Which database server it is on; "" when it needs none."""
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    gauges: Gauges = field(default_factory=Gauges)
 
 
 class Replication(ReplicationServiceServicer):
@@ -97,6 +99,7 @@ class Replication(ReplicationServiceServicer):
             backend=self._ports.backend,
             server_id=about.server_id,
             feed=pb.Feed(last_event_age_seconds=self._feed.last_event_age_seconds, trouble=self._feed.trouble),
+            vitals=vitals(about.gauges),
         )
         answer.now_time.FromNanoseconds(int(self._clock.now() * 1e9))
         try:
@@ -109,10 +112,11 @@ class Replication(ReplicationServiceServicer):
 
     async def _count(self, answer: pb.GetStatusResponse) -> None:
         ports, limits = self._ports, self._about.outbox
+        # In this order: whoever finds that nothing is owned finds what was given up before in the outbox, or gone.
+        census = await ports.inspection.census()
         depth = await ports.outbox.depth()
         answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
         answer.outbox.full = not limits.fits(depth, 0)
-        census = await ports.inspection.census()
         answer.records, answer.owned_records, answer.owned_absences = census
         _count_feed(answer.feed, await ports.feed.state())
 

@@ -34,6 +34,11 @@ class MemoryLocks:
         waiting = sum(map(len, self._held.values()))
         return f"<MemoryLocks held={len(self._held)} waiting={waiting}>"
 
+    @property
+    def held(self) -> int:
+        """See `LockManager.held`."""
+        return len(self._held)
+
     @asynccontextmanager
     async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[MemoryLock]:
         """See `LockManager.hold`."""

@@ -33,6 +33,11 @@ class Lock(Protocol):
 class LockManager(Protocol):
     """Locks by key. Whoever opens a manager closes it, by its own context manager; a lock must be left by then."""
 
+    @property
+    def held(self) -> int:
+        """How many are held through this manager now."""
+        ...
+
     def hold(self, key: str, wait_seconds: float) -> AbstractAsyncContextManager[Lock]:
         """Held from entering to leaving, by one holder at a time; kept alive in between. Not reentrant.
 

@@ -169,6 +169,11 @@ class RedisLocks:
             await locks._background.drain(_DRAIN_SECONDS)
             await locks._client.aclose()
 
+    @property
+    def held(self) -> int:
+        """See `LockManager.held`."""
+        return len(self._locks)
+
     @asynccontextmanager
     async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[RedisLock]:
         """See `LockManager.hold`. A server that does not answer may hold a call up for 0.4 s once."""

@@ -338,6 +338,7 @@ class MemoryStore:
         self.feed: Feed = _Feed(state)
         self.inspection: Inspection = _Inspection(state)
         self.upkeep: Upkeep = _Upkeep(state)
+        self.connections_in_use = 0
 
     def __repr__(self) -> str:
         return f"<MemoryStore {self.store} records={len(self._state.rows)}>"

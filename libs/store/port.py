@@ -302,3 +302,8 @@ class StorePorts(Protocol):
     feed: Feed
     inspection: Inspection
     upkeep: Upkeep
+
+    @property
+    def connections_in_use(self) -> int:
+        """Database connections that are with somebody now; 0 where there is no pool of them."""
+        ...

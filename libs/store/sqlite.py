@@ -34,6 +34,7 @@ class SqliteStore:
         self.feed: Feed = SqliteFeed(core, transfers)
         self.inspection: Inspection = SqliteInspection(core)
         self.upkeep: Upkeep = SqliteUpkeep(core)
+        self.connections_in_use = 0
         self._database = database
 
     def __repr__(self) -> str:

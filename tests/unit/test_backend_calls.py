@@ -191,6 +191,8 @@ async def test_a_write_that_meets_contention_waits_for_its_turn() -> None:
 class NoLocks:
     """Locks whose server is away."""
 
+    held = 0
+
     def hold(self, key: str, wait_seconds: float) -> AbstractAsyncContextManager[Lock]:
         raise LocksUnavailable()
 

@@ -57,6 +57,11 @@ class PostgresStore:
         self.inspection: Inspection = PostgresInspection(context)
         self.upkeep: Upkeep = PostgresUpkeep(context, session)
 
+    @property
+    def connections_in_use(self) -> int:
+        """Of both pools; the session that holds the locks of the partitions is not of these."""
+        return self.requests.in_use + self.background.in_use
+
     def __repr__(self) -> str:
         return f"<PostgresStore {self.store} {self.backend} {self.requests!r} {self.background!r}>"
 
