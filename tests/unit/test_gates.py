@@ -32,11 +32,13 @@ CASES = [
     ("buckets-done", Evidence(buckets_at_b=1024), PASS),
     ("buckets-done", Evidence(buckets_at_b=1023), FAIL),
     ("buckets-done", NOTHING_KNOWN, INCONCLUSIVE),
-    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0), PASS),
-    ("a-owns-nothing", Evidence(a_owned_records=1, a_owned_absences=0), FAIL),
-    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=1), FAIL),
-    ("a-owns-nothing", Evidence(a_owned_records=0), INCONCLUSIVE),
-    ("a-owns-nothing", Evidence(a_owned_absences=0), INCONCLUSIVE),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0, a_outbox_entries=0), PASS),
+    ("a-owns-nothing", Evidence(a_owned_records=1, a_owned_absences=0, a_outbox_entries=0), FAIL),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=1, a_outbox_entries=0), FAIL),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0, a_outbox_entries=1), FAIL),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_outbox_entries=0), INCONCLUSIVE),
+    ("a-owns-nothing", Evidence(a_owned_absences=0, a_outbox_entries=0), INCONCLUSIVE),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0), INCONCLUSIVE),
     *((name, NOTHING_KNOWN, INCONCLUSIVE) for name in sorted(UNMEASURED)),
 ]
 
@@ -76,5 +78,5 @@ def test_the_worst_verdict_counts_fail_before_inconclusive() -> None:
 
 @pytest.mark.parametrize(("owned", "fixed"), [(0, []), (1, ["a-owns-nothing"]), (None, ["a-owns-nothing"])])
 def test_that_a_owns_nothing_is_the_one_gate_no_reason_passes(owned: int | None, fixed: list[str]) -> None:
-    results = judge(list(GATES), Evidence(a_owned_records=owned, a_owned_absences=0))
+    results = judge(list(GATES), Evidence(a_owned_records=owned, a_owned_absences=0, a_outbox_entries=0))
     assert [result.name for result in not_overridable(results)] == fixed

@@ -32,6 +32,8 @@ class Evidence:
     buckets: int = 1024
     a_owned_records: int | None = None
     a_owned_absences: int | None = None
+    a_outbox_entries: int | None = None
+    """Changes of A that are not in the log yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,13 @@ def _buckets(evidence: Evidence) -> tuple[Verdict, str]:
 
 
 def _a_owns_nothing(evidence: Evidence) -> tuple[Verdict, str]:
-    records, absences = evidence.a_owned_records, evidence.a_owned_absences
-    if records is None or absences is None:
+    records, absences, entries = evidence.a_owned_records, evidence.a_owned_absences, evidence.a_outbox_entries
+    if records is None or absences is None or entries is None:
         return Verdict.INCONCLUSIVE, "A is out of reach"
-    verdict = Verdict.PASS if records == 0 and absences == 0 else Verdict.FAIL
-    return verdict, f"A owns {records} records and the absence of {absences} buckets"
+    # A record that A has just given up may be nowhere but in its outbox.
+    verdict = Verdict.PASS if records == absences == entries == 0 else Verdict.FAIL
+    seen = f"A owns {records} records and the absence of {absences} buckets"
+    return verdict, f"{seen}, and {entries} of its changes are not in the log"
 
 
 def _unmeasured(evidence: Evidence) -> tuple[Verdict, str]:
@@ -119,8 +123,8 @@ _GATES: Sequence[Gate] = (
     Gate("rehearsal", "Going back was rehearsed on live buckets.", "a fresh rehearsal", _unmeasured),
     Gate(
         "a-owns-nothing",
-        "A owns no record and may create none.",
-        "0 records, 0 buckets",
+        "A owns no record, may create none, and holds back no change.",
+        "0 records, 0 buckets, 0 changes",
         _a_owns_nothing,
         overridable=False,
     ),

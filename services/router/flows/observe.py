@@ -223,6 +223,7 @@ class Observer:
             buckets_at_b=buckets_at_b if all_fresh else None,
             a_owned_records=a.owned_records if a else None,
             a_owned_absences=a.owned_absences if a else None,
+            a_outbox_entries=a.outbox.entries if a else None,
         )
 
     async def poll(self) -> None:
