@@ -19,9 +19,11 @@ from services.router.api.control import Parts, control_service
 from services.router.control.memory import MemoryControlStore
 from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings
+from services.router.flows.explain import Explainer
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer, SettingCache
 from tests.contracts.pb.toy import shelf_pb2
+from tests.shelf import CONTRACT
 from tests.system import System, running_system
 
 if TYPE_CHECKING:
@@ -85,5 +87,8 @@ def _parts(running: System, observer: Observer, cache: SettingCache, backfill: B
         lambda setting: observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago()),
         clock,
     )
+    explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
-    return Parts(migration, cache, observer, running.traffic, running.mover, backfill, around, clock)
+    return Parts(
+        migration, cache, observer, running.traffic, running.mover, backfill, around, running.switches, explainer, clock
+    )

@@ -18,6 +18,7 @@ from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
 from libs.eventlog.memory import MemoryEventLog
+from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.server import Server, ServerConfig
@@ -26,7 +27,9 @@ from libs.store.columns import ColumnsOf
 from libs.store.memory import MemoryStore
 from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
+from services.router.core.flags import FlagNames
 from services.router.flows.absences import Absences
+from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.listing import Listing
@@ -58,6 +61,7 @@ class System:
     log: MemoryEventLog
     control: MemoryControlStore
     setting: SettingCache
+    switches: Switches
     traffic: Traffic
     handoffs: Handoffs
     mover: Mover
@@ -122,7 +126,9 @@ async def running_system(
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
         control = MemoryControlStore()
-        setting = SettingCache(control, clock)
+        switches = Switches(FlagNames.of(kit.contract), MemoryFlags("control store"), None, clock)
+        stack.callback(switches.close)
+        setting = SettingCache(control, clock, switches)
         await setting.refresh()
         traffic = Traffic()
         transfer = Transfer(stores)
@@ -154,6 +160,7 @@ async def running_system(
                 log,
                 control,
                 setting,
+                switches,
                 traffic,
                 handoffs,
                 the_mover,

@@ -19,6 +19,10 @@ from pathlib import Path
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.eventlog.lazy import LazyEventLog
+from libs.flags.flagd import flagd_source
+from libs.flags.memory import MemoryFlags
+from libs.flags.openfeature import OpenFeatureSource, load_factory
+from libs.flags.port import FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
 from libs.process import run, told_to_stop
 from libs.rpc.auth import read_token
@@ -31,11 +35,14 @@ from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
+from services.router.core.flags import FlagNames
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.flows.absences import Absences
 from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings
+from services.router.flows.explain import Explainer
+from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.listing import Listing
@@ -68,6 +75,18 @@ async def open_control_store(address: str, clock: Clock) -> AsyncIterator[AnyCon
             yield server
     else:
         yield MemoryControlStore(clock=clock)
+
+
+def open_switches(settings: RouterSettings, contract: Contract, clock: Clock) -> Switches:
+    """The flags of this contract. Raises UnfitProvider."""
+    names = FlagNames.of(contract, settings.flag_prefix, settings.flag_noun)
+    place = settings.flag_provider
+    provider: FlagSource | None = None
+    if place.startswith("flagd:"):
+        provider = flagd_source(Path(place.removeprefix("flagd:")))
+    elif place != "control-store":
+        provider = OpenFeatureSource(f"provider {place}", load_factory(place))
+    return Switches(names, MemoryFlags("control store"), provider, clock)
 
 
 class Router:
@@ -106,10 +125,19 @@ async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
             Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token)),
             Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token)),
         }
-        cache = SettingCache(control_store, clock, interval_seconds=settings.refresh_seconds)
+        contract = Contract.load(settings.contract)
+        switches = open_switches(settings, contract, clock)
+        stack.callback(switches.close)
+        cache = SettingCache(control_store, clock, switches, interval_seconds=settings.refresh_seconds)
         # Without a first setting this router would plan by a phase that it does not know.
         await cache.refresh()
-        router = _wire(settings, clock, Outside(control_store, event_log, stores, cache, token is not None))
+        try:
+            await switches.refresh()
+        except FlagsUnavailable as error:
+            log.warning("flags: out of reach at the start, tried again while serving: %s", error)
+        router = _wire(
+            settings, clock, Outside(control_store, event_log, stores, cache, switches, contract, token is not None)
+        )
         stack.push_async_callback(router.drain, settings.drain_seconds)
         await router.control.start()
         await router.public.start()
@@ -124,6 +152,8 @@ class Outside:
     event_log: LazyEventLog
     stores: Stores
     cache: SettingCache
+    switches: Switches
+    contract: Contract
     has_token: bool
 
 
@@ -149,11 +179,12 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     contract = Contract.load(settings.contract)
     shadow = Shadow(contract, stores, cache, observer.view, clock)
     listing = Listing(stores, traffic, policy, shadow)
-    proxy = Proxy(contract, forward, listing, cache, traffic, writes, clock, shadow)
+    proxy = Proxy(outside.contract, forward, listing, cache, traffic, writes, clock, shadow)
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
+    explainer = Explainer(outside.contract, cache, stores)
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
-    parts = Parts(migration, cache, observer, traffic, mover, backfill, around, clock)
+    parts = Parts(migration, cache, observer, traffic, mover, backfill, around, outside.switches, explainer, clock)
     limits = ServerLimits(
         settings.public_calls,
         default_deadline_seconds=settings.default_deadline_seconds,
@@ -165,6 +196,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         control=Server(control_config, [control_service(parts)]),
         loops=[
             cache.loop,
+            *outside.switches.loops,
             observer.loop,
             backfill.loop,
             *shadow.loops,

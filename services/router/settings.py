@@ -9,9 +9,28 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
+
+
+_FLAG_PROVIDER = re.compile(rf"control-store|flagd:.+|{PLACE.pattern}")
+_FLAG_WORD = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)?")
+
+
+def check_flag_provider(value: str) -> str:
+    """Raises ValueError."""
+    if _FLAG_PROVIDER.fullmatch(value) is None:
+        raise ValueError("flags come from control-store, flagd:/path/to/flags.json, or package.module:factory")
+    return value
+
+
+def check_flag_word(value: str) -> str:
+    """Raises ValueError."""
+    if _FLAG_WORD.fullmatch(value) is None:
+        raise ValueError("letters, digits, _ and -, in parts with a dot between them")
+    return value
 
 
 def check_control_store(value: str) -> str:
@@ -43,6 +62,14 @@ class RouterSettings(ProcessSettings):
     """The compiled contract: package.module_pb2:ServiceName."""
     name: str = ""
     """Of this router among others, for its leases. Empty: made from host and process."""
+
+    flag_provider: Annotated[str, AfterValidator(check_flag_provider)] = "control-store"
+    """Where flags come from beside the operator's: nowhere, flagd:/path/to/flags.json, or what makes an OpenFeature
+    provider, package.module:factory."""
+    flag_prefix: Annotated[str, AfterValidator(check_flag_word)] = ""
+    """What the flags' names begin with. Empty: made from the contract's name, sandbox.routing."""
+    flag_noun: Annotated[str, AfterValidator(check_flag_word)] = ""
+    """What the flags' names call a record. Empty: made from the contract's name, sandbox."""
 
     public_calls: Count = 256
     """Under way at once; further ones are refused."""

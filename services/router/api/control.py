@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.clock import Clock
 from libs.errors import InvalidField
@@ -17,25 +14,29 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
-from services.router.control.port import JournalEntry, Progress
-from services.router.core.gates import GateResult, Verdict
-from services.router.core.phase import Phase, Setting
+from services.router.api.flags import FlagMethods, flags_of
+from services.router.api.messages import (
+    PHASE_NUMBERS,
+    UNKNOWN,
+    entry_to_pb,
+    finding_to_pb,
+    gates_to_pb,
+    phase_from_pb,
+    progress_to_pb,
+    setting_to_pb,
+    timestamp,
+)
+from services.router.control.port import Progress
 from services.router.flows.backfill import Backfill
-from services.router.flows.diagnose import Finding, Level, Surroundings, diagnose
+from services.router.flows.diagnose import Surroundings, diagnose
+from services.router.flows.explain import Explainer
+from services.router.flows.flags import Switches
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.traffic import Traffic
 
 SERVICE = "baton.control.v1.ControlService"
 DEFAULT_JOURNAL_ENTRIES = 50
-
-PHASE_NUMBERS = {phase: pb.Phase.Value(f"PHASE_{phase.value}") for phase in Phase}
-PHASES_BY_NUMBER = {number: phase for phase, number in PHASE_NUMBERS.items()}
-VERDICT_NUMBERS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.value}") for verdict in Verdict}
-LEVEL_NUMBERS = {level: pb.Finding.Level.Value(f"LEVEL_{level.value}") for level in Level}
-
-UNKNOWN = -1
-"""Of lags and of the time that going back takes."""
 
 
 class MoverView(Protocol):
@@ -76,14 +77,17 @@ class Parts:
     mover: MoverView
     backfill: Backfill
     around: Surroundings
+    switches: Switches
+    explainer: Explainer
     clock: Clock
 
 
-class ControlServicer(control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(FlagMethods, control_pb2_grpc.ControlServiceServicer):
     """One router's control API. The listener, with its token, tells who calls."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._flags = parts
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
         parts = self._parts
@@ -105,6 +109,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             return_seconds=_seconds_to_return(to_return if b else None, parts.mover.measured_rate),
             log_trouble=parts.observer.log_trouble,
             settled=parts.mover.settled,
+            flags=flags_of(parts),
         )
         for key, times in parts.traffic.ping_pong():
             answer.ping_pong.add(key=key, handoffs=times)
@@ -208,72 +213,3 @@ def _seconds_to_return(records: int | None, rate: float) -> float:
     if records == 0:
         return 0.0
     return records / rate if records is not None and rate > 0 else float(UNKNOWN)
-
-
-def phase_from_pb(number: int) -> Phase:
-    """Raises InvalidField."""
-    phase = PHASES_BY_NUMBER.get(number)  # type: ignore[call-overload]
-    if phase is None:
-        raise InvalidField("to", number, "one of " + ", ".join(f"PHASE_{phase.value}" for phase in Phase))
-    return phase  # type: ignore[no-any-return]
-
-
-def timestamp(seconds: float) -> Timestamp:
-    made = Timestamp()
-    made.FromNanoseconds(int(seconds * 1e9))
-    return made
-
-
-def setting_to_pb(setting: Setting) -> pb.Setting:
-    return pb.Setting(
-        generation=setting.generation,
-        phase=PHASE_NUMBERS[setting.phase],
-        canary_permille=setting.canary_permille,
-        hold=setting.hold,
-    )
-
-
-def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:
-    return [
-        pb.Gate(
-            name=result.name,
-            sentence=result.sentence,
-            verdict=VERDICT_NUMBERS[result.verdict],
-            evidence=result.evidence,
-            threshold=result.threshold,
-        )
-        for result in results
-    ]
-
-
-def entry_to_pb(entry: JournalEntry) -> pb.JournalEntry:
-    return pb.JournalEntry(
-        generation=entry.after.generation,
-        time=timestamp(entry.time_seconds),
-        actor=entry.actor,
-        action=entry.action,
-        reason=entry.reason,
-        before=setting_to_pb(entry.before),
-        after=setting_to_pb(entry.after),
-        gates=gates_to_pb(entry.gates),
-        overridden=entry.overridden,
-    )
-
-
-def progress_to_pb(progress: Progress) -> pb.Progress:
-    return pb.Progress(
-        job=progress.job,
-        running=progress.running,
-        done=progress.done,
-        total=progress.total,
-        rate=progress.rate,
-        eta_seconds=progress.eta_seconds,
-        note=progress.note,
-        finished_time=timestamp(progress.finished_seconds) if progress.finished_seconds else None,
-    )
-
-
-def finding_to_pb(finding: Finding) -> pb.Finding:
-    return pb.Finding(
-        level=LEVEL_NUMBERS[finding.level], subject=finding.subject, text=finding.text, remedy=finding.remedy
-    )

@@ -33,9 +33,14 @@ class Target(NamedTuple):
     """Which rule decided, in words."""
 
 
+def canary_buckets(permille: int) -> int:
+    """How many buckets are canary: those with a lower number."""
+    return round(BUCKETS * permille / CANARY_FULL)
+
+
 def is_canary(bucket: int, permille: int) -> bool:
     """Growing only adds buckets, shrinking only takes away: a record never flaps between steps."""
-    return bucket < round(BUCKETS * permille / CANARY_FULL)
+    return bucket < canary_buckets(permille)
 
 
 def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -> Target:

@@ -1,0 +1,103 @@
+"""The control API's messages, from and to the values that flows and core work with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.errors import InvalidField
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.control.port import JournalEntry, Progress
+from services.router.core.gates import GateResult, Verdict
+from services.router.core.phase import Phase, Setting
+from services.router.flows.diagnose import Finding, Level
+from services.router.flows.flags import FlagView
+
+UNKNOWN = -1
+"""Of numbers that are never negative."""
+
+PHASE_NUMBERS = {phase: pb.Phase.Value(f"PHASE_{phase.value}") for phase in Phase}
+PHASES_BY_NUMBER = {number: phase for phase, number in PHASE_NUMBERS.items()}
+VERDICT_NUMBERS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.value}") for verdict in Verdict}
+LEVEL_NUMBERS = {level: pb.Finding.Level.Value(f"LEVEL_{level.value}") for level in Level}
+
+
+def phase_from_pb(number: int) -> Phase:
+    """Raises InvalidField."""
+    phase = PHASES_BY_NUMBER.get(number)  # type: ignore[call-overload]
+    if phase is None:
+        raise InvalidField("to", number, "one of " + ", ".join(f"PHASE_{phase.value}" for phase in Phase))
+    return phase  # type: ignore[no-any-return]
+
+
+def timestamp(seconds: float) -> Timestamp:
+    made = Timestamp()
+    made.FromNanoseconds(int(seconds * 1e9))
+    return made
+
+
+def setting_to_pb(setting: Setting) -> pb.Setting:
+    return pb.Setting(
+        generation=setting.generation,
+        phase=PHASE_NUMBERS[setting.phase],
+        canary_permille=setting.canary_permille,
+        hold=setting.hold,
+        flags=dict(setting.flags),
+    )
+
+
+def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:
+    return [
+        pb.Gate(
+            name=result.name,
+            sentence=result.sentence,
+            verdict=VERDICT_NUMBERS[result.verdict],
+            evidence=result.evidence,
+            threshold=result.threshold,
+        )
+        for result in results
+    ]
+
+
+def entry_to_pb(entry: JournalEntry) -> pb.JournalEntry:
+    return pb.JournalEntry(
+        generation=entry.after.generation,
+        time=timestamp(entry.time_seconds),
+        actor=entry.actor,
+        action=entry.action,
+        reason=entry.reason,
+        before=setting_to_pb(entry.before),
+        after=setting_to_pb(entry.after),
+        gates=gates_to_pb(entry.gates),
+        overridden=entry.overridden,
+    )
+
+
+def progress_to_pb(progress: Progress) -> pb.Progress:
+    return pb.Progress(
+        job=progress.job,
+        running=progress.running,
+        done=progress.done,
+        total=progress.total,
+        rate=progress.rate,
+        eta_seconds=progress.eta_seconds,
+        note=progress.note,
+        finished_time=timestamp(progress.finished_seconds) if progress.finished_seconds else None,
+    )
+
+
+def finding_to_pb(finding: Finding) -> pb.Finding:
+    return pb.Finding(
+        level=LEVEL_NUMBERS[finding.level], subject=finding.subject, text=finding.text, remedy=finding.remedy
+    )
+
+
+def flag_to_pb(view: FlagView) -> pb.Flag:
+    return pb.Flag(
+        name=view.name,
+        value=view.value,
+        source=view.source,
+        good_seconds=UNKNOWN if view.good_seconds_ago is None else view.good_seconds_ago,
+        trouble=view.trouble,
+    )
