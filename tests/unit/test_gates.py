@@ -1,22 +1,43 @@
 """Each gate can pass, fail and, where its evidence can be missing, be inconclusive."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
-from services.router.core.gates import GATES, Evidence, Verdict, judge, not_overridable, worst
+from services.router.core.evidence import shadow_alert
+from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge, not_overridable, worst
+from services.router.core.measure import Counts, Parity, ShadowCounts, bucket_of_seconds
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 
 NOTHING_KNOWN = Evidence()
 
-UNMEASURED = {
-    "audit",
-    "shadow-consistent",
-    "error-rate",
-    "latency-parity",
-    "rehearsal",
-    "golden-metrics",
-    "no-active-clients",
-}
+UNMEASURED = {"audit", "no-active-clients"}
+
+DAY = 86400.0
+
+
+def parity(operation: str, a_seconds: float, b_seconds: float, calls: int = 300) -> Parity:
+    """Every call took that long."""
+    is_read = operation in ("get", "list")
+    a, b = (Counter({bucket_of_seconds(seconds): calls}) for seconds in (a_seconds, b_seconds))
+    return Parity(operation, is_read, a, b)
+
+
+def latencies(*parities: Parity) -> Evidence:
+    return Evidence(latencies=parities)
+
+
+def spread(operation: str, calls: int) -> Parity:
+    """The same wide distribution at both stores."""
+    many = Counter({bucket_of_seconds(0.001 * (1 + number)): 1 for number in range(calls)})
+    return Parity(operation, operation == "get", many, many.copy())
+
+
+GOLDEN = Evidence(
+    b_calls=Counts(3000, 3), lag_seconds=1.0, lock_seconds=0.05, latencies=(parity("update", 0.003, 0.05),)
+)
 
 CASES = [
     ("backfill", Evidence(backfill_finished_seconds_ago=0.0), PASS),
@@ -39,6 +60,38 @@ CASES = [
     ("a-owns-nothing", Evidence(a_owned_records=0, a_outbox_entries=0), INCONCLUSIVE),
     ("a-owns-nothing", Evidence(a_owned_absences=0, a_outbox_entries=0), INCONCLUSIVE),
     ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0), INCONCLUSIVE),
+    ("shadow-consistent", Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498)), PASS),
+    ("shadow-consistent", Evidence(shadow=ShadowCounts(30_000, 29_997, 0, 3)), FAIL),
+    ("shadow-consistent", Evidence(shadow=ShadowCounts(30_000, 29_997, 0, 0, 3)), FAIL),
+    ("shadow-consistent", Evidence(shadow=ShadowCounts(100, 96, 0, 4)), FAIL),
+    ("shadow-consistent", Evidence(shadow=ShadowCounts(29_999, 29_999)), INCONCLUSIVE),
+    ("shadow-consistent", Evidence(shadow=ShadowCounts(40_000, 20_000, error=20_000)), INCONCLUSIVE),
+    ("shadow-consistent", NOTHING_KNOWN, INCONCLUSIVE),
+    ("error-rate", Evidence(b_calls=Counts(600, 2)), PASS),
+    ("error-rate", Evidence(b_calls=Counts(600, 3)), FAIL),
+    ("error-rate", Evidence(b_calls=Counts(10, 4)), FAIL),
+    ("error-rate", Evidence(b_calls=Counts(599, 0)), INCONCLUSIVE),
+    ("error-rate", NOTHING_KNOWN, INCONCLUSIVE),
+    ("latency-parity", latencies(parity("get", 0.002, 0.002), parity("update", 0.004, 0.002)), PASS),
+    ("latency-parity", latencies(parity("get", 0.002, 0.002), parity("update", 0.002, 0.004)), FAIL),
+    ("latency-parity", latencies(parity("get", 0.002, 0.001), parity("update", 0.002, 0.001, 299)), INCONCLUSIVE),
+    ("latency-parity", latencies(parity("get", 0.002, 0.001), parity("list", 0.002, 0.001)), INCONCLUSIVE),
+    ("latency-parity", latencies(spread("get", 400), spread("update", 400)), INCONCLUSIVE),
+    ("latency-parity", latencies(), INCONCLUSIVE),
+    ("rehearsal", Evidence(rehearsal_seconds_ago=7 * DAY), PASS),
+    ("rehearsal", Evidence(rehearsal_seconds_ago=7 * DAY + 1), FAIL),
+    ("rehearsal", Evidence(rehearsal_seconds_ago=1.0, rehearsal_trouble="a record was left at B"), FAIL),
+    ("rehearsal", NOTHING_KNOWN, INCONCLUSIVE),
+    ("golden-metrics", GOLDEN, PASS),
+    ("golden-metrics", replace(GOLDEN, b_calls=Counts(3000, 4)), FAIL),
+    ("golden-metrics", replace(GOLDEN, lag_seconds=301.0), FAIL),
+    ("golden-metrics", replace(GOLDEN, lock_seconds=0.051), FAIL),
+    ("golden-metrics", replace(GOLDEN, latencies=(parity("update", 0.003, 0.2),)), FAIL),
+    ("golden-metrics", replace(GOLDEN, b_calls=Counts(2999, 0)), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, lag_seconds=None), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, lock_seconds=None), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, latencies=(parity("get", 0.003, 0.2),)), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, latencies=()), INCONCLUSIVE),
     *((name, NOTHING_KNOWN, INCONCLUSIVE) for name in sorted(UNMEASURED)),
 ]
 
@@ -47,7 +100,7 @@ CASES = [
 def test_a_gate_judges_what_is_known(name: str, evidence: Evidence, verdict: Verdict) -> None:
     (result,) = judge([name], evidence)
     assert (result.name, result.verdict) == (name, verdict)
-    assert result.evidence
+    assert result.evidence and result.threshold and result.runbook
     assert result.sentence.endswith(".")
 
 
@@ -80,3 +133,30 @@ def test_the_worst_verdict_counts_fail_before_inconclusive() -> None:
 def test_that_a_owns_nothing_is_the_one_gate_no_reason_passes(owned: int | None, fixed: list[str]) -> None:
     results = judge(list(GATES), Evidence(a_owned_records=owned, a_owned_absences=0, a_outbox_entries=0))
     assert [result.name for result in not_overridable(results)] == fixed
+
+
+def test_thresholds_are_settings() -> None:
+    evidence = Evidence(b_calls=Counts(100, 2))
+    (strict,) = judge(["error-rate"], evidence)
+    (lenient,) = judge(["error-rate"], evidence, Limits(error_rate=0.05, error_calls=100))
+    assert (strict.verdict, lenient.verdict) == (INCONCLUSIVE, PASS)
+    assert "5 %" in lenient.threshold and (lenient.samples, lenient.least_samples) == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("counts", "alert"),
+    [
+        (ShadowCounts(30_000, 29_970, 0, 30), ""),
+        (ShadowCounts(30_000, 29_969, 0, 31), "31 of 30000 compared reads disagree"),
+        (ShadowCounts(10, 7, 0, 3), ""),
+        (ShadowCounts(10, 6, 0, 4), "4 of 10 compared reads disagree"),
+    ],
+)
+def test_a_person_is_called_when_more_reads_disagree_than_the_alert_allows(counts: ShadowCounts, alert: str) -> None:
+    said = shadow_alert(Evidence(shadow=counts), Limits())
+    assert said.startswith(alert) and bool(said) == bool(alert)
+
+
+def test_the_verdict_on_latency_says_which_operation_is_slower_and_by_what_bounds() -> None:
+    (result,) = judge(["latency-parity"], latencies(parity("get", 0.002, 0.002), parity("update", 0.002, 0.004)))
+    assert "get PASS" in result.evidence and "update FAIL: B 3.95 to 4.12 ms (300 calls), A 1.97 to" in result.evidence

@@ -1,4 +1,4 @@
-"""What must be true before a phase is entered. A gate is data: its sentence, and a verdict on evidence.
+"""What must be true before a phase is entered. A gate is data: its sentence, its threshold, and a verdict on evidence.
 
 A gate without evidence is INCONCLUSIVE, and that is not a pass.
 """
@@ -7,33 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
+from services.router.core import evidence as on
+from services.router.core.evidence import Evidence, Judgement, Limits, Verdict
 
-class Verdict(Enum):
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known now. None: not known."""
-
-    backfill_finished_seconds_ago: float | None = None
-    lag_seconds: float | None = None
-    """The worse one of the two feeds."""
-    lag_events: int | None = None
-    parked: int | None = None
-    """Events that could not be applied, at both stores."""
-    canary_permille: int = 0
-    buckets_at_b: int | None = None
-    """Buckets of which A owns neither a row nor the absence."""
-    buckets: int = 1024
-    a_owned_records: int | None = None
-    a_owned_absences: int | None = None
-    a_outbox_entries: int | None = None
-    """Changes of A that are not in the log yet."""
+__all__ = ["GATES", "Evidence", "Gate", "GateResult", "Limits", "Verdict", "judge", "not_overridable", "worst"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,100 +21,145 @@ class GateResult:
     verdict: Verdict
     evidence: str
     threshold: str
+    runbook: str = ""
+    samples: int = 0
+    """What the verdict is made from; 0 where nothing is counted."""
+    least_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     name: str
     sentence: str
-    threshold: str
-    judge: Callable[[Evidence], tuple[Verdict, str]]
+    threshold: Callable[[Limits], str]
+    judge: Callable[[Evidence, Limits], Judgement]
+    runbook: str
+    """What to do when it does not pass."""
     overridable: bool = True
 
-    def result(self, evidence: Evidence) -> GateResult:
-        verdict, seen = self.judge(evidence)
-        return GateResult(self.name, self.sentence, verdict, seen, self.threshold)
-
-
-MAX_LAG_SECONDS = 300.0
-
-
-def _at_most(value: float | None, limit: float, what: str, unit: str) -> tuple[Verdict, str]:
-    if value is None:
-        return Verdict.INCONCLUSIVE, f"{what} is not known"
-    return (Verdict.PASS if value <= limit else Verdict.FAIL), f"{what} is {value:g}{unit}"
-
-
-def _backfill(evidence: Evidence) -> tuple[Verdict, str]:
-    ago = evidence.backfill_finished_seconds_ago
-    if ago is None:
-        return Verdict.FAIL, "no backfill has finished: run baton backfill"
-    return Verdict.PASS, f"a backfill finished {ago:.0f} s ago; the feed has carried every change since"
-
-
-def _canary(evidence: Evidence) -> tuple[Verdict, str]:
-    percent = evidence.canary_permille / 10
-    return (Verdict.PASS if percent == 100 else Verdict.FAIL), f"the canary is at {percent:g} %"
-
-
-def _buckets(evidence: Evidence) -> tuple[Verdict, str]:
-    if evidence.buckets_at_b is None:
-        return Verdict.INCONCLUSIVE, "a store is out of reach"
-    done = evidence.buckets_at_b == evidence.buckets
-    return (Verdict.PASS if done else Verdict.FAIL), f"{evidence.buckets_at_b} of {evidence.buckets} buckets are at B"
-
-
-def _a_owns_nothing(evidence: Evidence) -> tuple[Verdict, str]:
-    records, absences, entries = evidence.a_owned_records, evidence.a_owned_absences, evidence.a_outbox_entries
-    if records is None or absences is None or entries is None:
-        return Verdict.INCONCLUSIVE, "A is out of reach"
-    # A record that A has just given up may be nowhere but in its outbox.
-    verdict = Verdict.PASS if records == absences == entries == 0 else Verdict.FAIL
-    seen = f"A owns {records} records and the absence of {absences} buckets"
-    return verdict, f"{seen}, and {entries} of its changes are not in the log"
-
-
-def _unmeasured(evidence: Evidence) -> tuple[Verdict, str]:
-    return Verdict.INCONCLUSIVE, "this is not measured yet"
+    def result(self, evidence: Evidence, limits: Limits) -> GateResult:
+        found = self.judge(evidence, limits)
+        return GateResult(
+            name=self.name,
+            sentence=self.sentence,
+            verdict=found.verdict,
+            evidence=found.evidence,
+            threshold=self.threshold(limits),
+            runbook=self.runbook,
+            samples=found.samples,
+            least_samples=found.least_samples,
+        )
 
 
 _GATES: Sequence[Gate] = (
-    Gate("audit", "The old data was audited and is clean.", "no dirty record", _unmeasured),
-    Gate("backfill", "Every record of A was copied to B.", "a finished backfill", _backfill),
+    Gate(
+        "audit",
+        "The old data was audited and is clean.",
+        lambda limits: "no dirty record",
+        on.unmeasured,
+        "look through A's data by other means, then override with what was found",
+    ),
+    Gate(
+        "backfill",
+        "Every record of A was copied to B.",
+        lambda limits: "a finished backfill",
+        on.backfill,
+        "baton backfill",
+    ),
     Gate(
         "lag",
         "Both stores are close behind each other.",
-        f"at most {MAX_LAG_SECONDS:g} s",
-        lambda evidence: _at_most(evidence.lag_seconds, MAX_LAG_SECONDS, "the worse lag", " s"),
+        lambda limits: f"at most {limits.lag_seconds:g} s",
+        on.lag,
+        "baton status: the store whose lag grows; then its feed's trouble, the log, and baton doctor",
     ),
     Gate(
         "parked",
         "Every event could be applied.",
-        "0 parked events",
-        lambda evidence: _at_most(evidence.parked, 0, "the number of parked events", ""),
+        lambda limits: "0 parked events",
+        on.parked,
+        "baton doctor names the store; its log has each parked event with its reason",
     ),
-    Gate("shadow-consistent", "Shadow reads agree.", "mismatches < 0.01 %", _unmeasured),
-    Gate("error-rate", "B's calls do not fail.", "errors < 0.5 %", _unmeasured),
-    Gate("canary-complete", "The canary has reached every bucket.", "100 %", _canary),
-    Gate("buckets-done", "Every bucket is handed over.", "all buckets at B", _buckets),
-    Gate("latency-parity", "B is as fast as A.", "P99 of B <= P99 of A", _unmeasured),
-    Gate("rehearsal", "Going back was rehearsed on live buckets.", "a fresh rehearsal", _unmeasured),
+    Gate(
+        "shadow-consistent",
+        "Shadow reads agree.",
+        lambda limits: (
+            f"disagreeing < {on.percent(limits.mismatch_rate)}, alert > {on.percent(limits.mismatch_alert_rate)}"
+        ),
+        on.shadow,
+        "baton shadow set PERCENT compares more reads; baton shadow shows what differs",
+    ),
+    Gate(
+        "error-rate",
+        "B's calls do not fail.",
+        lambda limits: f"server faults < {on.percent(limits.error_rate)}",
+        on.error_rate,
+        "baton status: calls and faults of B; then B's log. Too few calls: a larger canary",
+    ),
+    Gate(
+        "canary-complete",
+        "The canary has reached every bucket.",
+        lambda limits: "100 %",
+        on.canary,
+        "baton canary set 100",
+    ),
+    Gate(
+        "buckets-done",
+        "Every bucket is handed over.",
+        lambda limits: "all buckets at B",
+        on.buckets,
+        "baton status: the handover's note; it goes on by itself as long as both stores serve",
+    ),
+    Gate(
+        "latency-parity",
+        "B is as fast as A.",
+        lambda limits: (
+            f"P99 of B <= P99 of A (within {on.percent(limits.latency_margin)}), by bounds that hold with 95 %"
+        ),
+        on.latency_parity,
+        "give both stores traffic of one kind within the hour (a canary of 50 %); slower at B: look at its database",
+    ),
+    Gate(
+        "rehearsal",
+        "Going back was rehearsed on live buckets.",
+        lambda limits: f"without trouble, at most {on.time_shown(limits.rehearsal_seconds)} ago",
+        on.rehearsal,
+        "baton rehearse --buckets 4",
+    ),
     Gate(
         "a-owns-nothing",
         "A owns no record, may create none, and holds back no change.",
-        "0 records, 0 buckets, 0 changes",
-        _a_owns_nothing,
+        lambda limits: "0 records, 0 buckets, 0 changes",
+        on.a_owns_nothing,
+        "baton status: wait for the handover and for A's outbox",
         overridable=False,
     ),
-    Gate("golden-metrics", "Errors, lag, latency and locks are within their limits.", "all of them", _unmeasured),
-    Gate("no-active-clients", "No client calls A directly any more.", "none for 4 weeks", _unmeasured),
+    Gate(
+        "golden-metrics",
+        "Errors, locks, lag and latency are within their limits.",
+        lambda limits: (
+            f"server faults <= {on.percent(limits.golden_error_rate)}, locks <= {1000 * limits.lock_seconds:g} ms,"
+            f" lag <= {limits.lag_seconds:g} s, writes < {1000 * limits.write_delta_seconds:g} ms above A's"
+        ),
+        on.golden_metrics,
+        "baton status: the part that does not pass; what is not measured must be judged by a person",
+    ),
+    Gate(
+        "no-active-clients",
+        "No client calls A directly any more.",
+        lambda limits: "none for 4 weeks",
+        on.unmeasured,
+        "A's access log must show no client but the routers for 4 weeks; then override with who looked",
+    ),
 )
 
 GATES: Mapping[str, Gate] = {gate.name: gate for gate in _GATES}
 
+_DEFAULT = Limits()
 
-def judge(names: Sequence[str], evidence: Evidence) -> tuple[GateResult, ...]:
-    return tuple(GATES[name].result(evidence) for name in names)
+
+def judge(names: Sequence[str], evidence: Evidence, limits: Limits = _DEFAULT) -> tuple[GateResult, ...]:
+    return tuple(GATES[name].result(evidence, limits) for name in names)
 
 
 def worst(results: Sequence[GateResult]) -> Verdict:

@@ -1,0 +1,303 @@
+"""What is known, what is wanted, and what the one says of the other. Pure.
+
+Without evidence there is no verdict, and nor are a few calls evidence: that a share is at most p is shown, with 95 %
+confidence, by 3 / p calls without a single fault (the rule of three); the least numbers of samples are made so. More
+faults than so many calls may have are a FAIL, however few calls there were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from services.router.core.measure import Bounds, Counts, Parity, ShadowCounts, bounds
+
+
+class Verdict(Enum):
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Thresholds, and how much evidence is needed. Rates are shares of 1."""
+
+    lag_seconds: float = 300.0
+    mismatch_rate: float = 0.0001
+    """Must be below."""
+    mismatch_alert_rate: float = 0.001
+    """Above it a person is called."""
+    compared_reads: int = 30_000
+    error_rate: float = 0.005
+    """Must be below."""
+    error_calls: int = 600
+    golden_error_rate: float = 0.001
+    """At most."""
+    golden_calls: int = 3000
+    lock_seconds: float = 0.05
+    write_delta_seconds: float = 0.1
+    """Must be below."""
+    latency_margin: float = 0.1
+    """By how much of A's P99 B's may be above it and count as equal: no number of calls shows that two are the same."""
+    latency_calls: int = 300
+    """Of each store, of one operation. With fewer than 299 there is no upper bound of P99."""
+    rehearsal_seconds: float = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known now. None: not known."""
+
+    backfill_finished_seconds_ago: float | None = None
+    lag_seconds: float | None = None
+    """The worse one of the two feeds."""
+    lag_events: int | None = None
+    parked: int | None = None
+    """Events that could not be applied, at both stores."""
+    canary_permille: int = 0
+    buckets_at_b: int | None = None
+    """Buckets of which A owns neither a row nor the absence."""
+    buckets: int = 1024
+    a_owned_records: int | None = None
+    a_owned_absences: int | None = None
+    a_outbox_entries: int | None = None
+    """Changes of A that are not in the log yet."""
+    b_calls: Counts | None = None
+    """Of the last minutes, over all routers."""
+    latencies: tuple[Parity, ...] | None = None
+    """By operation, over the minutes of the last hour in which both stores served it, over all routers."""
+    shadow: ShadowCounts | None = None
+    """Since the comparison was set, over all routers."""
+    lock_seconds: float | None = None
+    """P99 of the time that a write waits for its turn at B."""
+    rehearsal_seconds_ago: float | None = None
+    """Since the last one ended; None: there was none."""
+    rehearsal_trouble: str = ""
+    """What went wrong in it; "" when nothing did."""
+
+
+class Judgement(NamedTuple):
+    verdict: Verdict
+    evidence: str
+    samples: int = 0
+    least_samples: int = 0
+
+
+def unmeasured(evidence: Evidence, limits: Limits) -> Judgement:
+    return Judgement(INCONCLUSIVE, "this is not measured yet")
+
+
+def backfill(evidence: Evidence, limits: Limits) -> Judgement:
+    ago = evidence.backfill_finished_seconds_ago
+    if ago is None:
+        return Judgement(FAIL, "no backfill has finished: run baton backfill")
+    return Judgement(PASS, f"a backfill finished {ago:.0f} s ago; the feed has carried every change since")
+
+
+def lag(evidence: Evidence, limits: Limits) -> Judgement:
+    return _at_most(evidence.lag_seconds, limits.lag_seconds, "the worse lag", " s")
+
+
+def parked(evidence: Evidence, limits: Limits) -> Judgement:
+    return _at_most(evidence.parked, 0, "the number of parked events", "")
+
+
+def canary(evidence: Evidence, limits: Limits) -> Judgement:
+    percent = evidence.canary_permille / 10
+    return Judgement(PASS if percent == 100 else FAIL, f"the canary is at {percent:g} %")
+
+
+def buckets(evidence: Evidence, limits: Limits) -> Judgement:
+    if evidence.buckets_at_b is None:
+        return Judgement(INCONCLUSIVE, "a store is out of reach")
+    done = evidence.buckets_at_b == evidence.buckets
+    return Judgement(PASS if done else FAIL, f"{evidence.buckets_at_b} of {evidence.buckets} buckets are at B")
+
+
+def a_owns_nothing(evidence: Evidence, limits: Limits) -> Judgement:
+    records, absences, entries = evidence.a_owned_records, evidence.a_owned_absences, evidence.a_outbox_entries
+    if records is None or absences is None or entries is None:
+        return Judgement(INCONCLUSIVE, "A is out of reach")
+    # A record that A has just given up may be nowhere but in its outbox.
+    verdict = PASS if records == absences == entries == 0 else FAIL
+    seen = f"A owns {records} records and the absence of {absences} buckets"
+    return Judgement(verdict, f"{seen}, and {entries} of its changes are not in the log")
+
+
+def shadow(evidence: Evidence, limits: Limits) -> Judgement:
+    seen = evidence.shadow
+    if seen is None:
+        return Judgement(INCONCLUSIVE, "no read was compared", 0, limits.compared_reads)
+    bad, told = _disagreeing(seen)
+    found = _share(bad, told, limits.mismatch_rate, limits.compared_reads, "compared reads disagree", below=True)
+    if shadow_alert(evidence, limits):
+        return found._replace(evidence=f"{found.evidence}, above {percent(limits.mismatch_alert_rate)}: look at once")
+    return found
+
+
+def shadow_alert(evidence: Evidence, limits: Limits) -> str:
+    """Why a person must look at the compared reads now; "" when there is no need."""
+    bad, told = _disagreeing(evidence.shadow or ShadowCounts())
+    # Of few reads, one that disagrees is a large share.
+    if bad <= limits.mismatch_alert_rate * max(told, 3 / limits.mismatch_alert_rate):
+        return ""
+    return f"{bad} of {told} compared reads disagree, more than {percent(limits.mismatch_alert_rate)}: baton shadow"
+
+
+def error_rate(evidence: Evidence, limits: Limits) -> Judgement:
+    return _faults(evidence, limits.error_rate, limits.error_calls, below=True)
+
+
+def latency_parity(evidence: Evidence, limits: Limits) -> Judgement:
+    """FAIL when an operation is shown to be slower at B. PASS when every operation that both stores have served often
+    enough is shown not to be, and at least one read and one write are among them.
+
+    An operation is shown to be slower when B's lower bound is above A's upper one, and not to be when B's upper bound
+    is at most A's lower one and the margin.
+    """
+    least = limits.latency_calls
+    if evidence.latencies is None:
+        return Judgement(INCONCLUSIVE, "the routers' measurements are not known", 0, least)
+    verdicts: list[Verdict] = []
+    shown: list[str] = []
+    kinds: set[bool] = set()
+    for parity, a, b in _comparable(evidence, limits):
+        verdict = _slower(a, b, limits.latency_margin)
+        verdicts.append(verdict)
+        kinds.add(parity.is_read)
+        shown.append(f"{parity.operation} {verdict.value}: B {_range(b)}, A {_range(a)}")
+    samples = _most_samples(evidence)
+    if FAIL in verdicts:
+        return Judgement(FAIL, "; ".join(shown), samples, least)
+    if INCONCLUSIVE in verdicts:
+        return Judgement(INCONCLUSIVE, "; ".join([*shown, "more calls tell more"]), samples, least)
+    if len(kinds) < 2:
+        lacking = "reads and writes" if not kinds else "writes" if True in kinds else "reads"
+        return Judgement(INCONCLUSIVE, "; ".join([*shown, _lacking(lacking, least)]), samples, least)
+    return Judgement(PASS, "; ".join(shown), samples, least)
+
+
+def rehearsal(evidence: Evidence, limits: Limits) -> Judgement:
+    ago = evidence.rehearsal_seconds_ago
+    if ago is None:
+        return Judgement(INCONCLUSIVE, "going back was not rehearsed")
+    shown = f"a rehearsal ended {time_shown(ago)} ago"
+    if evidence.rehearsal_trouble:
+        return Judgement(FAIL, f"{shown}: {evidence.rehearsal_trouble}")
+    return Judgement(PASS if ago <= limits.rehearsal_seconds else FAIL, f"{shown} without trouble")
+
+
+def golden_metrics(evidence: Evidence, limits: Limits) -> Judgement:
+    """All of them: the worst verdict.
+
+    Errors: server faults of B's calls, over all routers, in the last minutes. Locks: P99 of the time that a write waits
+    for its turn at B. Lag: the worse feed's, as the gate of that name. Delta: by how much P99 of one kind of write is
+    higher at B than at A, in the same minutes; there is no call that writes to both stores, so this is what a client
+    feels of the other store.
+    """
+    errors = _faults(evidence, limits.golden_error_rate, limits.golden_calls, below=False)
+    parts = {
+        "errors": errors,
+        "locks": _lock(evidence, limits),
+        "lag": lag(evidence, limits),
+        "delta": _write_delta(evidence, limits),
+    }
+    verdict = next((v for v in (FAIL, INCONCLUSIVE) if any(part.verdict is v for part in parts.values())), PASS)
+    shown = "; ".join(f"{name} {part.verdict.value}: {part.evidence}" for name, part in parts.items())
+    return Judgement(verdict, shown, errors.samples, errors.least_samples)
+
+
+def time_shown(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _at_most(value: float | None, limit: float, what: str, unit: str) -> Judgement:
+    if value is None:
+        return Judgement(INCONCLUSIVE, f"{what} is not known")
+    return Judgement(PASS if value <= limit else FAIL, f"{what} is {value:g}{unit}")
+
+
+def _share(bad: int, samples: int, limit: float, least: int, what: str, *, below: bool) -> Judgement:
+    """`below`: the share must be below the limit; else it may be as much."""
+    shown = f"{bad} of {samples} {what} ({percent(bad / samples if samples else 0.0)})"
+    # Against the rounding of products such as 0.0001 * 30000.
+    excess = round(bad - limit * max(samples, least), 6)
+    if excess > 0 or (below and bad and excess == 0):
+        return Judgement(FAIL, shown, samples, least)
+    if samples < least:
+        return Judgement(INCONCLUSIVE, f"{shown}; {least} are needed to tell", samples, least)
+    return Judgement(PASS, shown, samples, least)
+
+
+def _faults(evidence: Evidence, limit: float, least: int, *, below: bool) -> Judgement:
+    calls = evidence.b_calls
+    if calls is None:
+        return Judgement(INCONCLUSIVE, "the routers' counts are not known", 0, least)
+    return _share(calls.faults, calls.calls, limit, least, "calls of B failed by its fault", below=below)
+
+
+def _disagreeing(seen: ShadowCounts) -> tuple[int, int]:
+    """How many disagree, of how many of which that could be told."""
+    bad = seen.mismatch + seen.missing
+    return bad, bad + seen.match + seen.stale
+
+
+def _comparable(evidence: Evidence, limits: Limits) -> list[tuple[Parity, Bounds, Bounds]]:
+    """Operations that both stores have served often enough, with the bounds of P99 at A and at B."""
+    found = [(parity, bounds(parity.a), bounds(parity.b)) for parity in evidence.latencies or ()]
+    return [(p, a, b) for p, a, b in found if min(a.samples, b.samples) >= limits.latency_calls]
+
+
+def _most_samples(evidence: Evidence) -> int:
+    return max((min(p.a.total(), p.b.total()) for p in evidence.latencies or ()), default=0)
+
+
+def _slower(a: Bounds, b: Bounds, margin: float) -> Verdict:
+    if a.lower is None or a.upper is None or b.lower is None or b.upper is None:
+        return INCONCLUSIVE
+    if b.lower > a.upper:
+        return FAIL
+    return PASS if b.upper <= a.lower * (1 + margin) else INCONCLUSIVE
+
+
+def _range(found: Bounds) -> str:
+    lower, upper = ("?" if bound is None else f"{1000 * bound:.3g}" for bound in (found.lower, found.upper))
+    return f"{lower} to {upper} ms ({found.samples} calls)"
+
+
+def _lacking(what: str, least: int) -> str:
+    return f"both stores must have served {least} {what} of one operation in the same minutes"
+
+
+def _lock(evidence: Evidence, limits: Limits) -> Judgement:
+    if evidence.lock_seconds is None:
+        return Judgement(INCONCLUSIVE, "B does not tell how long writes wait for their turn")
+    return _at_most(1000 * evidence.lock_seconds, 1000 * limits.lock_seconds, "P99 of a write's wait at B", " ms")
+
+
+def _write_delta(evidence: Evidence, limits: Limits) -> Judgement:
+    deltas = [
+        (b.lower - a.upper, b.upper - a.lower)
+        for parity, a, b in _comparable(evidence, limits)
+        if not parity.is_read and a.lower is not None and a.upper is not None
+        if b.lower is not None and b.upper is not None
+    ]
+    if not deltas:
+        return Judgement(INCONCLUSIVE, _lacking("writes", limits.latency_calls))
+    least, most = (max(parts) for parts in zip(*deltas, strict=True))
+    shown = f"P99 of writes at B is {1000 * least:.3g} to {1000 * most:.3g} ms above A's"
+    if least >= limits.write_delta_seconds:
+        return Judgement(FAIL, shown)
+    return Judgement(PASS if most < limits.write_delta_seconds else INCONCLUSIVE, shown)
