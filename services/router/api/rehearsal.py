@@ -1,0 +1,77 @@
+"""The part of the operator's API that starts longer work: walks of the canary and rehearsals; and the vitals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceServicer
+from libs.rpc.errors import Context
+from libs.telemetry.vitals import Gauges, vitals
+from services.router.api.messages import progress_to_pb, timestamp
+from services.router.flows.canary import CanaryAuto
+from services.router.flows.migration import Decision
+from services.router.flows.rehearsal import Rehearsals, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The flows behind this part."""
+
+    canary_auto: CanaryAuto
+    rehearsals: Rehearsals
+    gauges: Gauges = field(default_factory=Gauges)
+
+
+class JobsServicer(ControlServiceServicer):
+    """To be mixed into the servicer of the whole API."""
+
+    _jobs: Jobs
+
+    async def StartCanaryAuto(  # noqa: N802
+        self, request: pb.StartCanaryAutoRequest, context: Context
+    ) -> pb.StartCanaryAutoResponse:
+        decision = Decision(request.actor, request.reason, request.generation)
+        progress = await self._jobs.canary_auto.start(decision, request.plan)
+        return pb.StartCanaryAutoResponse(progress=progress_to_pb(progress))
+
+    async def StopCanaryAuto(  # noqa: N802
+        self, request: pb.StopCanaryAutoRequest, context: Context
+    ) -> pb.StopCanaryAutoResponse:
+        progress = await self._jobs.canary_auto.stop(request.actor)
+        return pb.StopCanaryAutoResponse(progress=progress_to_pb(progress))
+
+    async def StartRehearsal(  # noqa: N802
+        self, request: pb.StartRehearsalRequest, context: Context
+    ) -> pb.StartRehearsalResponse:
+        decision = Decision(request.actor, request.reason, request.generation)
+        progress = await self._jobs.rehearsals.start(decision, request.buckets)
+        return pb.StartRehearsalResponse(progress=progress_to_pb(progress))
+
+    async def GetVitals(self, request: pb.GetVitalsRequest, context: Context) -> pb.GetVitalsResponse:  # noqa: N802
+        return pb.GetVitalsResponse(vitals=vitals(self._jobs.gauges))
+
+
+def fill_status(answer: pb.GetStatusResponse, jobs: Jobs) -> None:
+    """This part of the status."""
+    answer.canary_auto.CopyFrom(progress_to_pb(jobs.canary_auto.progress))
+    answer.rehearsal.CopyFrom(progress_to_pb(jobs.rehearsals.progress))
+    if jobs.rehearsals.last is not None:
+        answer.last_rehearsal.CopyFrom(_result_to_pb(jobs.rehearsals.last))
+
+
+def _result_to_pb(result: Result) -> pb.Rehearsal:
+    return pb.Rehearsal(
+        id=result.id,
+        actor=result.by,
+        passed=result.passed,
+        note=result.note,
+        finished_time=timestamp(result.finished_seconds),
+        buckets=result.buckets,
+        records=result.records,
+        there_seconds=result.there_seconds,
+        back_seconds=result.back_seconds,
+        calls=result.calls,
+        errors=result.errors,
+        handoffs=result.handoffs,
+    )

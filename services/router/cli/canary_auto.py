@@ -1,0 +1,229 @@
+"""`baton canary show` and `baton canary auto`: the canary as it is, and a walk that grows it by a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from libs.errors import InvalidField
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from services.router.core.canary import EXAMPLE, CanaryPlan, begin, parse_plan
+from services.router.core.phase import IllegalMove
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import Control
+    from services.router.cli.views import View
+
+_POLL_SECONDS = 0.5
+
+
+def add_to(canary: typer.Typer) -> None:
+    """To the group of the canary's commands."""
+    command(canary, "show", Common)(show_canary)
+    command(canary, "auto", Changing)(auto)
+
+
+def show_canary(options: Common) -> None:
+    """Show the canary: the share of buckets that is set and the one that is there, and its walk.
+
+    \b
+    JSON keys: phase set_percent actual_percent records_percent calls_percent
+      settled
+      walk: running step steps note finished_time
+    actual_percent is of the buckets, records_percent of the records that B
+    owns, calls_percent of this router's answered calls. null is "not known".
+    """
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        view = _view(router)
+    if options.json:
+        show.print_json(view)
+        return
+    shares = ", ".join(
+        f"{_percent(view[key])} of the {what}"
+        for key, what in (("actual_percent", "buckets"), ("records_percent", "records"), ("calls_percent", "calls"))
+    )
+    show.show(f"set     {view['set_percent']:g} % in {view['phase']}{'' if view['settled'] else ', moving'}")
+    show.show(f"actual  {shares} at B")
+    show.show(f"walk    {walk_line(view['walk'])}")
+
+
+def auto(
+    options: Changing,
+    plan: Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="The steps to walk.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the walk; the canary stays where it is.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a plan with comments and do nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the walk has ended; shows where it is.")] = False,
+) -> None:
+    """Grow the canary by a plan: each step when its time, samples and gates say so.
+
+    \b
+    Runs in the routers; it goes on when one is restarted. A gate that fails
+    takes the canary back to 0 %, or holds it, as the plan says.
+    JSON keys: running step steps note finished_time dry_run
+    With --wait, exits with 0 when the walk is done, 1 when it was stopped,
+    3 when a gate took it back.
+    """
+    if example:
+        typer.echo(EXAMPLE, nl=False)
+        return
+    if stop and (plan or wait):
+        raise CommandFailed("--stop goes with no plan and no --wait", Exit.USAGE)
+    if stop:
+        _stop(options)
+        return
+    if plan is None:
+        raise CommandFailed("name a plan: baton canary auto plan.toml; --example prints one", Exit.USAGE)
+    _start(options, plan, wait)
+
+
+def _start(options: Changing, path: Path, wait: bool) -> None:
+    text = _read(path)
+    try:
+        plan = parse_plan(text)
+    except InvalidField as error:
+        raise CommandFailed(f"{path}: {error.message}", Exit.USAGE) from None
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import control, setting_from_pb
+
+    with control(options) as router:
+        status = _status(router)
+        try:
+            step = begin(plan, setting_from_pb(status.setting))
+        except IllegalMove as error:
+            raise CommandFailed(error.message) from None
+        view = walk_view(status.canary_auto)
+        done = agree(options, _effects(plan, step, status.setting.canary_permille))
+        if done:
+            request = pb.StartCanaryAutoRequest(
+                actor=options.who, reason=options.reason, plan=text, generation=status.setting.generation
+            )
+            view = walk_view(router.call("StartCanaryAuto", request).progress)
+            if wait:
+                view = _wait(router, options)
+    _say(options, view, done)
+    if wait and done and not view["note"].startswith("done"):
+        raise CommandFailed(
+            f"the walk is not done: {view['note']}",
+            Exit.BLOCKED if view["note"].startswith("went back") else Exit.FAILED,
+        )
+
+
+def _stop(options: Changing) -> None:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        status = _status(router)
+        view = walk_view(status.canary_auto)
+        if not view["running"]:
+            raise CommandFailed("no walk is under way")
+        percent = status.setting.canary_permille / 10
+        done = agree(options, [f"the walk ends; the canary stays at {percent:g} %"])
+        if done:
+            view = walk_view(router.call("StopCanaryAuto", pb.StopCanaryAutoRequest(actor=options.who)).progress)
+            view = _wait(router, options) if view["running"] else view
+    _say(options, view, done)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be read: {error.strerror}; --example prints a plan", Exit.USAGE) from None
+    except UnicodeDecodeError:
+        raise CommandFailed(f"{path} is not UTF-8 text; --example prints a plan", Exit.USAGE) from None
+
+
+def _effects(plan: CanaryPlan, first: int, permille: int) -> list[str]:
+    walk = " -> ".join(f"{percent:g} %" for percent in [permille / 10, *(step.percent for step in plan.steps[first:])])
+    least = sum(step.minimum_seconds for step in plan.steps[first:])
+    fails = "takes the canary to 0 % and ends the walk" if plan.on_fail.value == "back" else "holds the walk"
+    return [
+        f"the canary walks {walk}, in {least:g} s at least, under traffic",
+        f"a gate that fails {fails}; baton canary auto --stop ends it where it is",
+    ]
+
+
+def _wait(router: Control, options: Changing) -> View:
+    """Until the walk runs no more."""
+    import time
+
+    said = ""
+    while True:
+        view = walk_view(_status(router).canary_auto)
+        if not view["running"]:
+            return view
+        line = walk_line(view)
+        if line != said and not options.json:
+            typer.echo(line, err=True)
+            said = line
+        time.sleep(_POLL_SECONDS)
+
+
+def _say(options: Changing, view: View, done: bool) -> None:
+    from services.router.cli import show
+
+    if options.json:
+        show.print_json({**view, "dry_run": not done})
+    else:
+        show.show(walk_line(view))
+
+
+def _status(router: Control) -> pb.GetStatusResponse:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+    status: pb.GetStatusResponse = router.call("GetStatus", pb.GetStatusRequest())
+    return status
+
+
+def _view(router: Control) -> View:
+    from services.router.cli.client import phase_name
+
+    status = _status(router)
+    a, b = status.stores
+    calls_a, calls_b = a.reads + a.writes, b.reads + b.writes
+    return {
+        "phase": phase_name(status.setting.phase).value,
+        "set_percent": status.setting.canary_permille / 10,
+        "actual_percent": _share(status.buckets_at_b, status.buckets) if status.buckets_at_b >= 0 else None,
+        "records_percent": _share(b.owned_records, a.owned_records + b.owned_records),
+        "calls_percent": _share(calls_b, calls_a + calls_b),
+        "settled": status.settled,
+        "walk": walk_view(status.canary_auto),
+    }
+
+
+def walk_view(progress: pb.Progress) -> View:
+    """The walk of a canary as plain values."""
+    from services.router.cli.views import time_of
+
+    return {
+        "running": progress.running,
+        "step": progress.done,
+        "steps": progress.total,
+        "note": progress.note,
+        "finished_time": time_of(progress.finished_time) if progress.HasField("finished_time") else None,
+    }
+
+
+def walk_line(view: View) -> str:
+    """For people."""
+    if not view["steps"]:
+        return "never walked"
+    place = f"step {view['step']} of {view['steps']}"
+    return f"{place}; {view['note']}" if view["running"] else f"ended at {place}; {view['note']}"
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(100 * part / whole, 1) if whole else None
+
+
+def _percent(value: float | None) -> str:
+    return "?" if value is None else f"{value:g} %"

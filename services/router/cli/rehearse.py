@@ -1,0 +1,175 @@
+"""`baton rehearse`, and `baton rollback`: back for one operation, or, as `baton phase rollback`, for everything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.router.cli.options import Changing, CommandFailed, Exit, agree, command
+from services.router.core.phase import IllegalMove, begin_rehearsal
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import Control
+    from services.router.cli.views import View
+
+_POLL_SECONDS = 0.3
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "rehearse", Changing)(rehearse)
+    command(app, "rollback", Changing)(rollback)
+
+
+def rehearse(
+    options: Changing,
+    buckets: Annotated[int, typer.Option(min=1, max=64, help="How many go to the other store and back.")] = 4,
+) -> None:
+    """Send live buckets to the other store and back, under traffic, and measure it.
+
+    \b
+    JSON keys: passed note finished_time buckets records there_seconds
+      back_seconds calls errors handoffs dry_run
+    Exits with 1 when it failed: buckets did not arrive in time, or calls on
+    them failed. Its result and age are the gate "rehearsal".
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show
+    from services.router.cli.client import control, setting_from_pb
+
+    with control(options) as router:
+        status = router.call("GetStatus", pb.GetStatusRequest())
+        try:
+            begin_rehearsal(setting_from_pb(status.setting), (0,))
+        except IllegalMove as error:
+            raise CommandFailed(error.message) from None
+        done = agree(options, [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"])
+        view = rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
+        if done:
+            request = pb.StartRehearsalRequest(
+                actor=options.who, reason=options.reason, buckets=buckets, generation=status.setting.generation
+            )
+            router.call("StartRehearsal", request)
+            view = _wait(router, options, status)
+    if options.json:
+        show.print_json({**view, "dry_run": not done})
+    elif done:
+        show.show(rehearsal_line(view))
+    if done and not view["passed"]:
+        raise CommandFailed("the rehearsal failed")
+
+
+def rollback(
+    options: Changing,
+    to: Annotated[str | None, typer.Argument(metavar="[PHASE]", help="An earlier phase, for everything.")] = None,
+    op: Annotated[
+        str | None, typer.Option("--op", metavar="OPERATION", help="Only this: create, get, list, update, delete.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="With --op: let it follow canary and phase again.")] = False,
+) -> None:
+    """Go back at once: one operation (--op create), or everything (a phase).
+
+    \b
+    With --op the operation's flag is set to false (--undo: unset) and its
+    calls go to A; all others stay as they are. It holds within a second.
+    JSON keys: phase generation canary_percent hold (as they are now)
+      flag value dry_run
+    With a phase it is `baton phase rollback PHASE`.
+    """
+    if op is None:
+        if undo:
+            raise CommandFailed("--undo goes with --op; a hold is lifted by baton hold lift", Exit.USAGE)
+        if to is None:
+            raise CommandFailed(
+                "say what goes back: an earlier phase for everything (baton rollback OFF),"
+                " or --op for one operation (baton rollback --op create)",
+                Exit.USAGE,
+            )
+        from services.router.cli.changes import rollback as phase_rollback
+
+        phase_rollback(options, to)
+        return
+    if to is not None:
+        raise CommandFailed("--op is for one operation and a phase for everything: name one of them", Exit.USAGE)
+    _rollback_operation(options, op, undo)
+
+
+def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import control, setting_from_pb
+
+    with control(options) as router:
+        name = _flag_of(router, operation)
+        setting = router.call("GetStatus", pb.GetStatusRequest()).setting
+        effect = f"{operation} calls follow canary and phase again" if undo else f"{operation} calls go to A, at once"
+        done = agree(options, [f"{effect}: {name} is {'unset' if undo else 'false'}; all other calls stay as they are"])
+        if done:
+            # Whatever else has changed meanwhile: this is right on any generation.
+            request = pb.SetFlagRequest(actor=options.who, reason=options.reason, name=name)
+            if not undo:
+                request.value = False
+            setting = router.call("SetFlag", request).setting
+    view = {
+        **views.setting_view(setting_from_pb(setting)),
+        "flag": name,
+        "value": None if undo else False,
+        "dry_run": not done,
+    }
+    if options.json:
+        show.print_json(view)
+    else:
+        show.show(f"{name} {'would be' if not done else 'is'} {'unset' if undo else 'false'}")
+
+
+def _flag_of(router: Control, operation: str) -> str:
+    """The operation's flag. Raises CommandFailed (usage)."""
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+    # The first flag is the one for everything; the others begin, after the prefix, with their operation.
+    names = [flag.name for flag in router.call("ListFlags", pb.ListFlagsRequest()).flags[1:]]
+    known = {name.rpartition(".")[2].partition("_")[0]: name for name in names}
+    if operation not in known:
+        raise CommandFailed(f"--op: {operation!r} is not valid: one of {', '.join(known)}", Exit.USAGE)
+    return str(known[operation])
+
+
+def _wait(router: Control, options: Changing, before: pb.GetStatusResponse) -> View:
+    """Until a later one has ended than was known before."""
+    import time
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+    said = ""
+    while True:
+        status = router.call("GetStatus", pb.GetStatusRequest())
+        if not status.rehearsal.running and status.last_rehearsal.id != before.last_rehearsal.id:
+            return rehearsal_view(status.last_rehearsal)
+        if status.rehearsal.note != said and not options.json:
+            said = status.rehearsal.note
+            typer.echo(said, err=True)
+        time.sleep(_POLL_SECONDS)
+
+
+def rehearsal_view(result: pb.Rehearsal) -> View:
+    """What came of a rehearsal as plain values."""
+    from services.router.cli.views import time_of
+
+    return {
+        "passed": result.passed,
+        "note": result.note,
+        "finished_time": time_of(result.finished_time),
+        "buckets": list(result.buckets),
+        "records": result.records,
+        "there_seconds": round(result.there_seconds, 3),
+        "back_seconds": round(result.back_seconds, 3),
+        "calls": result.calls,
+        "errors": result.errors,
+        "handoffs": result.handoffs,
+    }
+
+
+def rehearsal_line(view: View) -> str:
+    """For people."""
+    return f"{'passed' if view['passed'] else 'failed'}: {view['note']} ({view['finished_time']})"
