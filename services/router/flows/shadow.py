@@ -59,7 +59,7 @@ class ShadowLimits:
     """Differences of each kind that are kept, the latest ones."""
     call_seconds: float = 1.0
     settle_seconds: float = 2.0
-    """The least time between two looks."""
+    """The least time between two looks: more than the lag may be misjudged by."""
     patience_seconds: float = 300.0
     """While the lag is not known or not over by then, older rows are no finding."""
 
@@ -301,15 +301,17 @@ class Shadow:
         loop.well()
 
     def _is_ripe(self, suspect: Suspect) -> bool:
-        now = self._clock.monotonic()
-        if now - suspect.job.began > self._limits.patience_seconds:
-            return True
-        return now - suspect.looked_at >= self._limits.settle_seconds and self._has_arrived(suspect)
+        waited = self._clock.monotonic() - suspect.job.began
+        return waited > self._limits.patience_seconds or self._has_arrived(suspect)
 
     def _has_arrived(self, suspect: Suspect) -> bool:
         """What was made until the last look is at both stores, as far as the lag tells."""
         one, other = suspect.job.stores
-        return one is other or all(_followed_until(self._views(store)) > suspect.looked_at for store in (one, other))
+        if one is other:
+            known = self._clock.monotonic()
+        else:
+            known = min(_followed_until(self._views(store)) for store in (one, other))
+        return known - suspect.looked_at > self._limits.settle_seconds
 
     async def _look_again(self, suspect: Suspect) -> None:
         job = suspect.job
