@@ -46,7 +46,12 @@ class BackendSettings(ProcessSettings):
         return OutboxLimits(self.outbox_entries, self.outbox_bytes, self.outbox_seconds)
 
     def limits(self, calls: int, request_bytes: int) -> ServerLimits:
-        return ServerLimits(calls, request_bytes, self.default_deadline_seconds, self.longest_deadline_seconds)
+        return ServerLimits(
+            calls,
+            request_bytes=request_bytes,
+            default_deadline_seconds=self.default_deadline_seconds,
+            longest_deadline_seconds=self.longest_deadline_seconds,
+        )
 
 
 def default_pool_size() -> int:
