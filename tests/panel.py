@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,13 @@ from libs.rpc.channel import open_channel
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Loop
 from services.router.api.control import Parts, control_service
+from services.router.api.rehearsal import Jobs
 from services.router.control.memory import MemoryControlStore
+from services.router.core.gates import Evidence
+from services.router.core.phase import Setting
+from services.router.flows import rehearsal
 from services.router.flows.backfill import Backfill
+from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
 from services.router.flows.migration import Migration
@@ -64,7 +69,11 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
         parts = _parts(running, observer, cache, backfill, clock)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
-        async with running_loops(observer.loop, cache.loop, backfill.loop), open_channel(server.address) as channel:
+        jobs = (parts.jobs.canary_auto.loop, parts.jobs.rehearsals.loop)
+        async with (
+            running_loops(observer.loop, cache.loop, backfill.loop, *jobs),
+            open_channel(server.address) as channel,
+        ):
             yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc))
         await server.drain(0.2)
 
@@ -80,15 +89,34 @@ async def running_loops(*loops: Loop) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _parts(running: System, observer: Observer, cache: SettingCache, backfill: Backfill, clock: Clock) -> Parts:
-    migration = Migration(
-        running.control,
-        cache,
-        lambda setting: observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago()),
-        clock,
+def _jobs(running: System, migration: Migration, evidence: Callable[[Setting], Evidence], clock: Clock) -> Jobs:
+    cache, control = running.setting, running.control
+    sights = Sights(evidence, running.traffic.answered_by_b, lambda: running.mover.settled)
+    around = rehearsal.Around(running.stores, running.traffic, lambda: cache.flags, lambda _: rehearsal.Seen())
+    return Jobs(
+        CanaryAuto(control, migration, cache, sights, "router-1", clock),
+        rehearsal.Rehearsals(control, migration, cache, around, "router-1", clock),
     )
+
+
+def _parts(running: System, observer: Observer, cache: SettingCache, backfill: Backfill, clock: Clock) -> Parts:
+    def evidence(setting: Setting) -> Evidence:
+        return observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago())
+
+    migration = Migration(running.control, cache, evidence, clock)
+    jobs = _jobs(running, migration, evidence, clock)
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
     return Parts(
-        migration, cache, observer, running.traffic, running.mover, backfill, around, running.switches, explainer, clock
+        migration,
+        cache,
+        observer,
+        running.traffic,
+        running.mover,
+        backfill,
+        around,
+        running.switches,
+        explainer,
+        jobs,
+        clock,
     )

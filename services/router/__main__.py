@@ -32,14 +32,17 @@ from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.telemetry.logs import configure
 from services.router.api.control import Parts, control_service
 from services.router.api.proxy import Proxy
+from services.router.api.rehearsal import Jobs
 from services.router.control.memory import MemoryControlStore
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.flags import FlagNames
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
+from services.router.flows import rehearsal
 from services.router.flows.absences import Absences
 from services.router.flows.backfill import Backfill
+from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
@@ -183,8 +186,11 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
+    jobs = _jobs(outside, migration, traffic, Sights(evidence, traffic.answered_by_b, lambda: mover.settled), holder)
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
-    parts = Parts(migration, cache, observer, traffic, mover, backfill, around, outside.switches, explainer, clock)
+    parts = Parts(
+        migration, cache, observer, traffic, mover, backfill, around, outside.switches, explainer, jobs, clock
+    )
     limits = ServerLimits(
         settings.public_calls,
         default_deadline_seconds=settings.default_deadline_seconds,
@@ -199,11 +205,22 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             *outside.switches.loops,
             observer.loop,
             backfill.loop,
+            jobs.canary_auto.loop,
+            jobs.rehearsals.loop,
             *shadow.loops,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
         ],
         writes=writes,
+    )
+
+
+def _jobs(outside: Outside, migration: Migration, traffic: Traffic, sights: Sights, holder: str) -> Jobs:
+    clock, cache = SystemClock(), outside.cache
+    around = rehearsal.Around(outside.stores, traffic, lambda: cache.flags, lambda _: rehearsal.Seen())
+    return Jobs(
+        CanaryAuto(outside.control_store, migration, cache, sights, holder, clock),
+        rehearsal.Rehearsals(outside.control_store, migration, cache, around, holder, clock),
     )
 
 

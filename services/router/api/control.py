@@ -26,6 +26,7 @@ from services.router.api.messages import (
     setting_to_pb,
     timestamp,
 )
+from services.router.api.rehearsal import Jobs, JobsServicer, fill_status
 from services.router.control.port import Progress
 from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings, diagnose
@@ -79,15 +80,17 @@ class Parts:
     around: Surroundings
     switches: Switches
     explainer: Explainer
+    jobs: Jobs
     clock: Clock
 
 
-class ControlServicer(FlagMethods, control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(FlagMethods, JobsServicer, control_pb2_grpc.ControlServiceServicer):
     """One router's control API. The listener, with its token, tells who calls."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._flags = parts
+        self._jobs = parts.jobs
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
         parts = self._parts
@@ -111,6 +114,7 @@ class ControlServicer(FlagMethods, control_pb2_grpc.ControlServiceServicer):
             settled=parts.mover.settled,
             flags=flags_of(parts),
         )
+        fill_status(answer, parts.jobs)
         for key, times in parts.traffic.ping_pong():
             answer.ping_pong.add(key=key, handoffs=times)
         return answer

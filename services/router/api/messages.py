@@ -43,7 +43,10 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
         phase=PHASE_NUMBERS[setting.phase],
         canary_permille=setting.canary_permille,
         hold=setting.hold,
+        rehearsal=setting.rehearsal,
         flags=dict(setting.flags),
+        shadow_permille=setting.shadow_permille,
+        shadow_same=setting.shadow_same,
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import typer
 
-from services.router.cli import changes, demo, jobs, looks
+from services.router.cli import changes, demo, jobs, looks, rehearse
 
-MODULES = (looks, changes, jobs, demo)
+MODULES = (looks, changes, jobs, rehearse, demo)
 
 HELP = """Move a live service from A to B and back, and lose nothing.
 

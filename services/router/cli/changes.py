@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.router.cli import canary_auto
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
 from services.router.core import gates, phase
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     canary = typer.Typer(help="How many of the buckets go to B.", no_args_is_help=True)
     # So that -5 is refused as a percentage, not as an option.
     command(canary, "set", Changing, context_settings={"ignore_unknown_options": True})(set_canary)
+    canary_auto.add_to(canary)
     app.add_typer(canary, name="canary")
     hold = typer.Typer(help="The hold that a rollback leaves.", no_args_is_help=True)
     command(hold, "lift", Changing)(lift)
@@ -46,7 +48,7 @@ def plan(options: Common) -> None:
     from services.router.cli.client import control
 
     with control(options) as router:
-        planned = _planned(router)
+        planned = plan_of(router)
     view = views.plan_view(planned)
     if options.json:
         show.print_json(view)
@@ -77,7 +79,7 @@ def advance(
     from services.router.cli.client import control
 
     with control(options) as router:
-        planned = _planned(router)
+        planned = plan_of(router)
         if not planned.next:
             raise CommandFailed(planned.blocked)
         view = views.plan_view(planned)
@@ -92,7 +94,7 @@ def advance(
         )
         effects = [f"{view['phase']} -> {view['next']}: {view['effect']}"]
         effects += [f"overridden: {gate['name']}: {gate['evidence']}" for gate in _open(view)]
-        change = _Change(phase.advance, "AdvancePhase", request, effects)
+        change = Change(phase.advance, "AdvancePhase", request, effects)
         change.run(options, router, planned, extra=lambda: {"gates": view["gates"]})
 
 
@@ -115,7 +117,7 @@ def rollback(
     from services.router.cli.client import PHASE_NUMBERS, control
 
     with control(options) as router:
-        planned = _planned(router)
+        planned = plan_of(router)
         status = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
         comes_home = PHASES[target].home is Store.A
         price = status["going_back"] if comes_home else {"records": 0, "seconds": 0.0}
@@ -131,7 +133,7 @@ def rollback(
         ]
         if comes_home:
             effects.append("all traffic is held at A until `baton hold lift`")
-        change = _Change(lambda setting: phase.rollback(setting, target), "RollbackPhase", request, effects)
+        change = Change(lambda setting: phase.rollback(setting, target), "RollbackPhase", request, effects)
         change.run(options, router, planned, extra=lambda: {"going_back": price})
 
 
@@ -151,14 +153,14 @@ def set_canary(
     from services.router.cli.client import control
 
     with control(options) as router:
-        planned = _planned(router)
+        planned = plan_of(router)
         before = planned.setting.canary_permille / 10
         request = pb.SetCanaryRequest(
             actor=options.who, reason=options.reason, permille=permille, generation=planned.setting.generation
         )
         where = "are handed to B" if permille >= planned.setting.canary_permille else "go home to A"
         effects = [f"canary {before:g} % -> {permille / 10:g} %: the buckets in between {where}, under traffic"]
-        _Change(lambda setting: phase.set_canary(setting, permille), "SetCanary", request, effects).run(
+        Change(lambda setting: phase.set_canary(setting, permille), "SetCanary", request, effects).run(
             options, router, planned
         )
 
@@ -174,13 +176,13 @@ def lift(options: Changing) -> None:
     from services.router.cli.client import control
 
     with control(options) as router:
-        planned = _planned(router)
+        planned = plan_of(router)
         request = pb.LiftHoldRequest(actor=options.who, reason=options.reason, generation=planned.setting.generation)
         effects = ["the hold is lifted: traffic follows flags, canary and phase again"]
-        _Change(phase.lift_hold, "LiftHold", request, effects).run(options, router, planned)
+        Change(phase.lift_hold, "LiftHold", request, effects).run(options, router, planned)
 
 
-class _Change:
+class Change:
     """One change: what it makes of the setting, the call that does it, and what to say before."""
 
     def __init__(self, move: Callable[[Setting], Setting], method: str, request: Any, effects: list[str]) -> None:
@@ -220,7 +222,7 @@ class _Change:
             show.show(("now " if done else "would be ") + show.setting_line(view))
 
 
-def _planned(router: Control) -> pb.PlanPhaseResponse:
+def plan_of(router: Control) -> pb.PlanPhaseResponse:
     from libs.pb.baton.control.v1 import control_pb2 as pb
 
     answer: pb.PlanPhaseResponse = router.call("PlanPhase", pb.PlanPhaseRequest())

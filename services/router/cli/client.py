@@ -69,7 +69,13 @@ def control(options: Common) -> Iterator[Control]:
 
 
 def setting_from_pb(message: pb.Setting) -> Setting:
-    return Setting(message.generation, phase_name(message.phase), message.canary_permille, message.hold)
+    return Setting(
+        generation=message.generation,
+        phase=phase_name(message.phase),
+        canary_permille=message.canary_permille,
+        hold=message.hold,
+        rehearsal=tuple(message.rehearsal),
+    )
 
 
 def phase_name(number: pb.Phase.ValueType) -> Phase:

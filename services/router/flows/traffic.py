@@ -47,6 +47,10 @@ class Traffic:
         if len(self._moves) > WATCHED_KEYS:
             self._moves.popitem(last=False)
 
+    def answered_by_b(self) -> int:
+        """Calls of clients that B has answered."""
+        return self.reads[Store.B] + self.writes[Store.B]
+
     def note(self, bucket: int, *, failed: bool) -> None:
         """A client's call has ended."""
         if self.watch is not None and bucket in self.watch.buckets:
