@@ -145,12 +145,18 @@ class Setting(_message.Message):
     HOLD_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     REHEARSAL_FIELD_NUMBER: _builtins.int
+    SHADOW_PERMILLE_FIELD_NUMBER: _builtins.int
+    SHADOW_SAME_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
     canary_permille: _builtins.int
     """Thousandths of the buckets that are canary: 0 to 1000."""
     hold: _builtins.bool
     """All traffic is held at A, whatever the phase says."""
+    shadow_permille: _builtins.int
+    """Thousandths of the reads that are compared in the background: 0 to 1000."""
+    shadow_same: _builtins.bool
+    """They are compared with the answering store itself."""
     @_builtins.property
     def flags(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
         """What the operator has set, by full name. A flag that is not there is unset."""
@@ -168,10 +174,12 @@ class Setting(_message.Message):
         hold: _builtins.bool = ...,
         flags: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
         rehearsal: _abc.Iterable[_builtins.int] | None = ...,
+        shadow_permille: _builtins.int = ...,
+        shadow_same: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "phase", b"phase", "rehearsal", b"rehearsal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "phase", b"phase", "rehearsal", b"rehearsal", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -826,6 +834,261 @@ class SetCanaryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetCanaryResponse: _TypeAlias = SetCanaryResponse  # noqa: Y015
+
+@_typing.final
+class SetShadowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PERMILLE_FIELD_NUMBER: _builtins.int
+    SAME_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    permille: _builtins.int
+    same: _builtins.bool
+    """Compare with the answering store itself: what differs then differs for no reason."""
+    generation: _builtins.int
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        permille: _builtins.int = ...,
+        same: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "permille", b"permille", "reason", b"reason", "same", b"same"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShadowRequest: _TypeAlias = SetShadowRequest  # noqa: Y015
+
+@_typing.final
+class SetShadowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShadowResponse: _TypeAlias = SetShadowResponse  # noqa: Y015
+
+@_typing.final
+class GetShadowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShadowRequest: _TypeAlias = GetShadowRequest  # noqa: Y015
+
+@_typing.final
+class GetShadowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    skipped: _builtins.int
+    """Sampled while the other store was out of reach."""
+    queued: _builtins.int
+    """Reads that wait to be compared, and differences that wait to be looked at again."""
+    waiting: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    @_builtins.property
+    def total(self) -> Global___ShadowTally:
+        """Of this router, since the share was set."""
+
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowTally]: ...
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowDifference]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+        total: Global___ShadowTally | None = ...,
+        operations: _abc.Iterable[Global___ShadowTally] | None = ...,
+        skipped: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        differences: _abc.Iterable[Global___ShadowDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "operations", b"operations", "queued", b"queued", "setting", b"setting", "skipped", b"skipped", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShadowResponse: _TypeAlias = GetShadowResponse  # noqa: Y015
+
+@_typing.final
+class ShadowTally(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    MISMATCH_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    """Empty: all of them."""
+    compared: _builtins.int
+    match: _builtins.int
+    stale: _builtins.int
+    mismatch: _builtins.int
+    missing: _builtins.int
+    error: _builtins.int
+    dropped: _builtins.int
+    """Sampled, but there was no room to compare them."""
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        compared: _builtins.int = ...,
+        match: _builtins.int = ...,
+        stale: _builtins.int = ...,
+        mismatch: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        error: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "dropped", b"dropped", "error", b"error", "match", b"match", "mismatch", b"mismatch", "missing", b"missing", "operation", b"operation", "stale", b"stale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowTally: _TypeAlias = ShadowTally  # noqa: Y015
+
+@_typing.final
+class ShadowDifference(_message.Message):
+    """A difference that counted: names, versions and hashes, never values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ShadowDifference._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ShadowDifference._Kind.ValueType  # 0
+        KIND_STALE: ShadowDifference._Kind.ValueType  # 1
+        KIND_ERROR: ShadowDifference._Kind.ValueType  # 2
+        KIND_MISSING: ShadowDifference._Kind.ValueType  # 3
+        KIND_MISMATCH: ShadowDifference._Kind.ValueType  # 4
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: ShadowDifference.Kind.ValueType  # 0
+    KIND_STALE: ShadowDifference.Kind.ValueType  # 1
+    KIND_ERROR: ShadowDifference.Kind.ValueType  # 2
+    KIND_MISSING: ShadowDifference.Kind.ValueType  # 3
+    KIND_MISMATCH: ShadowDifference.Kind.ValueType  # 4
+
+    @_typing.final
+    class Side(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STORE_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        CONTENT_FIELD_NUMBER: _builtins.int
+        store: _record_pb2.Store.ValueType
+        content: _builtins.str
+        """A hash that only this router can make, or the status of an error."""
+        @_builtins.property
+        def version(self) -> _record_pb2.Version:
+            """Absent when the row was not looked at."""
+
+        def __init__(
+            self,
+            *,
+            store: _record_pb2.Store.ValueType = ...,
+            version: _record_pb2.Version | None = ...,
+            content: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "content", b"content", "store", b"store", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+        _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+    TIME_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    ONE_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    WAITED_SECONDS_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    key: _builtins.str
+    kind: Global___ShadowDifference.Kind.ValueType
+    waited_seconds: _builtins.float
+    """From the first sight of it until it counted."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths of the fields that differ."""
+
+    @_builtins.property
+    def one(self) -> Global___ShadowDifference.Side:
+        """What the client was told from, and what it was compared with."""
+
+    @_builtins.property
+    def other(self) -> Global___ShadowDifference.Side: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        operation: _builtins.str = ...,
+        key: _builtins.str = ...,
+        kind: Global___ShadowDifference.Kind.ValueType = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        one: Global___ShadowDifference.Side | None = ...,
+        other: Global___ShadowDifference.Side | None = ...,
+        waited_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["one", b"one", "other", b"other", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "key", b"key", "kind", b"kind", "one", b"one", "operation", b"operation", "other", b"other", "time", b"time", "waited_seconds", b"waited_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowDifference: _TypeAlias = ShadowDifference  # noqa: Y015
 
 @_typing.final
 class LiftHoldRequest(_message.Message):

@@ -104,6 +104,16 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.SetShadow = channel.unary_unary(
+                '/baton.control.v1.ControlService/SetShadow',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetShadowRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetShadowResponse.FromString,
+                _registered_method=True)
+        self.GetShadow = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetShadow',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowResponse.FromString,
+                _registered_method=True)
         self.StartCanaryAuto = channel.unary_unary(
                 '/baton.control.v1.ControlService/StartCanaryAuto',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoRequest.SerializeToString,
@@ -226,6 +236,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetShadow(self, request, context):
+        """How many of the reads are compared in the background; what was counted begins anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShadow(self, request, context):
+        """What this router has compared, and what differed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartCanaryAuto(self, request, context):
         """Walks the canary up by a plan. Refused while one walks.
         """
@@ -326,6 +350,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ExplainResponse.SerializeToString,
+            ),
+            'SetShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetShadow,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetShadowRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetShadowResponse.SerializeToString,
+            ),
+            'GetShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShadow,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowResponse.SerializeToString,
             ),
             'StartCanaryAuto': grpc.unary_unary_rpc_method_handler(
                     servicer.StartCanaryAuto,
@@ -726,6 +760,60 @@ class ControlService:
             '/baton.control.v1.ControlService/Explain',
             baton_dot_control_dot_v1_dot_control__pb2.ExplainRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/SetShadow',
+            baton_dot_control_dot_v1_dot_control__pb2.SetShadowRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.SetShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetShadow',
+            baton_dot_control_dot_v1_dot_control__pb2.GetShadowRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.GetShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

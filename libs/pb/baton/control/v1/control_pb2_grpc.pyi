@@ -58,6 +58,10 @@ class ControlServiceStub:
     """Sets or unsets a flag, for all routers."""
     Explain: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]
     """Where this router would send a call now, and why. Changes nothing."""
+    SetShadow: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetShadowRequest, _control_pb2.SetShadowResponse]
+    """How many of the reads are compared in the background; what was counted begins anew."""
+    GetShadow: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetShadowRequest, _control_pb2.GetShadowResponse]
+    """What this router has compared, and what differed."""
     StartCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]
     """Walks the canary up by a plan. Refused while one walks."""
     StopCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]
@@ -97,6 +101,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Sets or unsets a flag, for all routers."""
     Explain: _aio.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]  # type: ignore[assignment]
     """Where this router would send a call now, and why. Changes nothing."""
+    SetShadow: _aio.UnaryUnaryMultiCallable[_control_pb2.SetShadowRequest, _control_pb2.SetShadowResponse]  # type: ignore[assignment]
+    """How many of the reads are compared in the background; what was counted begins anew."""
+    GetShadow: _aio.UnaryUnaryMultiCallable[_control_pb2.GetShadowRequest, _control_pb2.GetShadowResponse]  # type: ignore[assignment]
+    """What this router has compared, and what differed."""
     StartCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]  # type: ignore[assignment]
     """Walks the canary up by a plan. Refused while one walks."""
     StopCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]  # type: ignore[assignment]
@@ -217,6 +225,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ExplainResponse, _abc.Awaitable[_control_pb2.ExplainResponse]]:
         """Where this router would send a call now, and why. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def SetShadow(
+        self,
+        request: _control_pb2.SetShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetShadowResponse, _abc.Awaitable[_control_pb2.SetShadowResponse]]:
+        """How many of the reads are compared in the background; what was counted begins anew."""
+
+    @_abc_1.abstractmethod
+    def GetShadow(
+        self,
+        request: _control_pb2.GetShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetShadowResponse, _abc.Awaitable[_control_pb2.GetShadowResponse]]:
+        """What this router has compared, and what differed."""
 
     @_abc_1.abstractmethod
     def StartCanaryAuto(
