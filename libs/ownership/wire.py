@@ -8,7 +8,14 @@ from dataclasses import replace
 from google.protobuf.message import DecodeError
 
 from libs.errors import BatonError
-from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_EVENT_BYTES, SERVED_WINDOW
+from libs.ownership.limits import (
+    MAX_ANSWER_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_KEY_BYTES,
+    MAX_PRINCIPAL_BYTES,
+    MAX_REQUEST_ID_BYTES,
+    SERVED_WINDOW,
+)
 from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
 from libs.pb.baton.record.v1 import record_pb2 as pb
 
@@ -54,7 +61,15 @@ def _served_to_pb(served: Served, record: Row) -> pb.ServedRequest:
     return message
 
 
+def _check_text(value: str, most_bytes: int, field: str) -> None:
+    """What a store could not keep must not reach it: the feed would stand still there for ever."""
+    if len(value.encode()) > most_bytes or "\0" in value:
+        raise UnreadableRecord(f"{field}: more than {most_bytes} bytes, or a zero in it", field=field)
+
+
 def _served_from_pb(message: pb.ServedRequest, payload: bytes) -> Served:
+    _check_text(message.principal, MAX_PRINCIPAL_BYTES, "served.principal")
+    _check_text(message.request_id, MAX_REQUEST_ID_BYTES, "served.request_id")
     answer = message.answer if message.HasField("answer") else None
     if message.answer_is_payload and len(payload) <= MAX_ANSWER_BYTES:
         answer = payload
@@ -85,6 +100,7 @@ def record_from_pb(message: pb.Record) -> Record:
     """Raises UnreadableRecord."""
     if not message.key:
         raise UnreadableRecord("key: empty: a record has a key", field="key")
+    _check_text(message.key, MAX_KEY_BYTES, "key")
     version = version_from_pb(message.version)
     if version.revision < 1 or version.term < 0:
         raise UnreadableRecord(f"version: {tuple(version)} is not valid: revisions start at 1", field="version")
@@ -102,8 +118,15 @@ def record_from_pb(message: pb.Record) -> Record:
         row=row,
         served=tuple(_served_from_pb(served, message.payload) for served in message.served),
         origin=store_from_pb(message.origin, "origin"),
-        made_seconds=message.made_time.ToNanoseconds() / 1e9,
+        made_seconds=_made_seconds(message),
     )
+
+
+def _made_seconds(message: pb.Record) -> float:
+    try:
+        return message.made_time.ToNanoseconds() / 1e9
+    except ValueError as error:
+        raise UnreadableRecord(f"made_time: {error}", field="made_time") from None
 
 
 def event_of(record: Record) -> bytes:

@@ -12,16 +12,21 @@ from typing import Any
 import asyncpg
 import pytest
 
+from libs.backend.feed import ApplyLoop
+from libs.clock import SystemClock
 from libs.devstack.postgres import Postgres
 from libs.errors import LockTimeout, Overloaded
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event
 from libs.ownership.model import Store, Version
 from libs.ownership.rules import Outcome
+from libs.ownership.wire import record_to_pb
 from libs.store.port import FeedStep, NewerSchema, Parked, Position, StoreUnavailable
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 from services.service_layer.store.postgres_errors import DiskFull, StartAgain, UnfitDatabase, translated
 from services.service_layer.store.postgres_pool import normalised
 from services.service_layer.store.postgres_schema import migrate
-from tests.contracts.store_adapters import own, put
+from tests.contracts.store_adapters import own, put, record_of, row_of, served_of
 from tests.waiting import eventually
 
 KEY = "sandboxes/k"
@@ -354,3 +359,34 @@ async def is_blocked(connection: Any) -> bool:
             "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
         )
     )
+
+
+async def test_no_event_of_the_log_stops_the_feed(postgres_dsn: str) -> None:
+    def event(name: str, part: str = "", **odd: object) -> Event:
+        message = record_to_pb(record_of(row_of(name, (0, 1), Store.A), served_of("r", (0, 1))))
+        for field, value in odd.items():
+            setattr({"": message, "served": message.served[0], "made_time": message.made_time}[part], field, value)
+        return Event(message.key, message.SerializeToString())
+
+    events = [
+        event("a", principal="\0", part="served"),
+        event("b", request_id="".join(map(chr, range(33, 9000))), part="served"),
+        event("c", seconds=1 << 62, part="made_time"),
+        event("d", schema_version=-1),
+        event("e\0"),
+        Event("\0", b"\xff"),
+        event("good"),
+    ]
+    log = MemoryEventLog(1)
+    await log.append(events)
+    async with open_store(postgres_dsn) as store:
+
+        async def open_log() -> MemoryEventLog:
+            return log
+
+        feed, positions = ApplyLoop(store, open_log, SystemClock()), {0: 0}
+        async with log.reader(positions) as reader:
+            await feed.read_once(reader, positions)
+        state = await store.feed.state()
+        assert (state.applied, state.parked, positions) == (2, 5, {0: len(events)})
+        assert len(await store.feed.parked(10)) == 5

@@ -35,7 +35,7 @@ LARGEST = (1 << 63) - 1
 stores = st.sampled_from(Store)
 revisions = st.integers(1, LARGEST)
 versions = st.builds(Version, st.integers(0, LARGEST), revisions)
-texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9)
 payloads = st.one_of(st.binary(max_size=40), st.just(b"x" * MAX_ANSWER_BYTES), st.just(b"x" * (MAX_ANSWER_BYTES + 1)))
 
 
@@ -115,6 +115,27 @@ def test_a_store_that_nobody_knows_is_refused_with_its_field(field: str, number:
 def test_a_record_without_key_or_version_is_refused(message: pb.Record, text: str) -> None:
     with pytest.raises(UnreadableRecord, match=text):
         record_from_pb(message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", "k\0"),
+        ("key", "k" * (MAX_KEY_BYTES + 1)),
+        ("served.principal", "p\0"),
+        ("served.principal", "p" * (MAX_PRINCIPAL_BYTES + 1)),
+        ("served.request_id", "r\0"),
+        ("served.request_id", "r" * (MAX_REQUEST_ID_BYTES + 1)),
+        ("made_time.seconds", 1 << 62),
+    ],
+)
+def test_a_record_that_not_every_store_could_keep_is_refused(field: str, value: str | int) -> None:
+    message = record_to_pb(Record(row_with(b"p"), (Served("p", "r", b"h", Version(0, 1), None),), Store.A, 0.0))
+    part, _, name = field.rpartition(".")
+    setattr({"": message, "served": message.served[0], "made_time": message.made_time}[part], name, value)
+    with pytest.raises(UnreadableRecord) as refused:
+        record_from_pb(message)
+    assert field.startswith(refused.value.metadata["field"])
 
 
 @given(st.binary(max_size=60))
