@@ -104,7 +104,7 @@ def automatic_rollback(setting: Setting) -> Setting:
     if not setting.rule.way_back:
         raise IllegalMove(f"{setting.phase.value} has no way back: A may be shut down or behind")
     to = min(setting.phase, Phase.DUAL_WRITE, key=ORDER.index)
-    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=True)
+    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=True, rehearsal=())
 
 
 def a_rate(counts: Counts) -> float:

@@ -10,9 +10,18 @@ from libs.clock import Clock
 from libs.errors import InvalidField
 from services.router.control.port import ControlStore, JournalEntry
 from services.router.core import phase as phases
-from services.router.core.gates import Evidence, GateResult, Verdict, judge, not_overridable, worst
+from services.router.core.evidence import shadow_alert
+from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
+from services.router.core.judge import automatic_rollback
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
 from services.router.flows.observe import SettingCache
+
+JUDGE = "judge"
+"""The actor of an automatic rollback."""
+AUTOMATIC = "automatic rollback"
+"""Its action in the journal."""
+
+DEFAULT_LIMITS = Limits()
 
 MAX_ACTOR_CHARACTERS = 128
 MAX_REASON_CHARACTERS = 1000
@@ -75,21 +84,35 @@ class Migration:
     """`evidence` tells what is known now, for the gates."""
 
     def __init__(
-        self, control: ControlStore, cache: SettingCache, evidence: Callable[[Setting], Evidence], clock: Clock
+        self,
+        control: ControlStore,
+        cache: SettingCache,
+        evidence: Callable[[Setting], Evidence],
+        clock: Clock,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._control = control
         self._cache = cache
         self._evidence = evidence
         self._clock = clock
+        self._limits = limits
 
     async def plan(self) -> Plan:
         """What the next step is and what its gates say. Changes nothing. Raises ControlUnavailable."""
-        setting = await self._cache.refresh()
+        return self.outlook(await self._cache.refresh())
+
+    def outlook(self, setting: Setting) -> Plan:
+        """As `plan`, from what is known here."""
         try:
             to = phases.next_phase(setting)
         except IllegalMove as error:
             return Plan(setting, None, (), error.message)
-        return Plan(setting, to, judge(PHASES[to].gates, self._evidence(setting)), "")
+        return Plan(setting, to, judge(PHASES[to].gates, self._evidence(setting), self._limits), "")
+
+    def alerts(self, setting: Setting) -> list[str]:
+        """What a person must look at, by the evidence of the gates."""
+        alert = shadow_alert(self._evidence(setting), self._limits)
+        return [alert] if alert else []
 
     async def advance(self, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
         """One step forward.
@@ -102,7 +125,7 @@ class Migration:
         """
         before = await self._begin(decision)
         after = phases.advance(before)
-        results = judge(PHASES[after.phase].gates, self._evidence(before))
+        results = judge(PHASES[after.phase].gates, self._evidence(before), self._limits)
         fixed = not_overridable(results)
         passed = worst(results) is Verdict.PASS
         if not passed and not decision.override:
@@ -115,6 +138,12 @@ class Migration:
         """Back to an earlier phase, without gates. Raises as `advance` does, but never Blocked."""
         before = await self._begin(decision)
         return await self._commit("rollback", decision, before, phases.rollback(before, to))
+
+    async def roll_back_automatically(self, generation: int, reason: str) -> Setting:
+        """All traffic to A until a person lifts the hold. Raises as `rollback` does."""
+        decision = Decision(JUDGE, reason[:MAX_REASON_CHARACTERS], generation)
+        before = await self._begin(decision)
+        return await self._commit(AUTOMATIC, decision, before, automatic_rollback(before))
 
     async def set_canary(self, decision: Decision, permille: int) -> Setting:
         """How many thousandths of the buckets go to B. Raises as `rollback` does."""

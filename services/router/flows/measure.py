@@ -1,0 +1,258 @@
+"""Every router's measurements, summed up: each second a router writes its own to the control store and reads all.
+
+No clock but the reader's own decides what is recent. A report counts from when this router first saw it, if it had seen
+an earlier one of that router: so a router that is gone fades out, and one that was gone before is not taken for alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import grpc
+
+from libs.ownership.errors import NotOwner
+from libs.ownership.model import Store
+from libs.rpc.tasks import Loop
+from services.router.control.port import Report, Reports
+from services.router.core.evidence import Evidence
+from services.router.core.measure import SECONDS, Counts, Meter, Parity, ShadowCounts, merged, total
+from services.router.flows.stores import Refused
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 1.0
+
+FRESH_SECONDS = 5.0
+"""A router that has not reported for so long is not measured any more; its past seconds stay."""
+
+PATIENCE_SECONDS = 0.05
+"""A deadline that is shorter is its caller's impatience: that it passes is no fault of a store."""
+
+NOTHING = ShadowCounts()
+
+T = TypeVar("T")
+
+
+class Time(Protocol):
+    def monotonic(self) -> float: ...
+
+
+class Attempt(NamedTuple):
+    """One call to one store, of a method of the contract."""
+
+    store: Store
+    operation: str
+    is_read: bool
+    timeout_seconds: float
+    as_owner: bool = True
+    """False: what the store has is asked for, whoever owns it."""
+
+
+async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Awaitable[T]) -> T:
+    """What `answering` returns or raises, measured. A caller who leaves leaves nothing."""
+    began = clock.monotonic()
+    try:
+        answer = await answering
+    except NotOwner:
+        meter.denied(attempt.store, clock.monotonic())
+        raise
+    except Refused as refused:
+        if not _is_impatience(refused, attempt):
+            _add(meter, attempt, began, clock.monotonic(), fault=refused.is_fault)
+        raise
+    _add(meter, attempt, began, clock.monotonic(), fault=False)
+    return answer
+
+
+def _add(meter: Meter, attempt: Attempt, began: float, now: float, *, fault: bool) -> None:
+    if attempt.as_owner or fault:
+        meter.add(attempt.store, attempt.operation, attempt.is_read, now - began, fault, now)
+    else:
+        meter.denied(attempt.store, now)
+
+
+def _is_impatience(refused: Refused, attempt: Attempt) -> bool:
+    return attempt.timeout_seconds < PATIENCE_SECONDS and refused.error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one router reports."""
+
+    seconds: tuple[tuple[Counts, Counts], ...]
+    """A's and B's, the newest first."""
+    recent: Mapping[Store, Counts]
+    parities: tuple[Parity, ...]
+    shadow_run: int
+    shadow: ShadowCounts
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "seconds": [[*a, *b] for a, b in self.seconds],
+                "recent": {store.value: counts for store, counts in self.recent.items()},
+                "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in self.parities],
+                "shadow_run": self.shadow_run,
+                "shadow": self.shadow,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Measured:
+        """Raises ValueError when it was written by a router of another version."""
+        try:
+            fields = json.loads(text)
+            return cls(
+                seconds=tuple((Counts(*row[:3]), Counts(*row[3:])) for row in fields["seconds"]),
+                recent={store: Counts(*fields["recent"][store.value]) for store in Store},
+                parities=tuple(
+                    Parity(name, read, _histogram(a), _histogram(b)) for name, read, a, b in fields["parities"]
+                ),
+                shadow_run=fields["shadow_run"],
+                shadow=ShadowCounts(*fields["shadow"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a router's measurements: {error!r}") from error
+
+
+def _histogram(fields: Mapping[str, Any]) -> Counter[int]:
+    return Counter({int(bucket): int(count) for bucket, count in fields.items()})
+
+
+@dataclass(slots=True)
+class _Other:
+    """Another router, as it was last seen."""
+
+    number: int
+    seen_at: float
+    measured: Measured | None = None
+    """None until its report has changed once: before, nobody knows how old it is."""
+
+
+class Measurement:
+    """`shadow`: this router's compared reads, and the run that they belong to."""
+
+    def __init__(
+        self,
+        reports: Reports,
+        meter: Meter,
+        router: str,
+        clock: Time,
+        shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING),
+    ) -> None:
+        self._reports = reports
+        self._meter = meter
+        self._router = router
+        self._clock = clock
+        self._shadow = shadow
+        self._number = secrets.randbits(48)
+        self._others: dict[str, _Other] = {}
+        self._exchanged_at: float | None = None
+        self._unreadable: set[str] = set()
+        self.loop = Loop("measurement", self._body, first_pause_seconds=0.2, longest_pause_seconds=1.0)
+
+    def __repr__(self) -> str:
+        return f"<Measurement {self._router} others={sorted(self._others)}>"
+
+    @property
+    def fresh(self) -> bool:
+        """Reports were exchanged of late, so what is summed up here is known of all routers."""
+        return self._exchanged_at is not None and self._clock.monotonic() - self._exchanged_at <= FRESH_SECONDS
+
+    def mine(self) -> Measured:
+        now = self._clock.monotonic()
+        run, counts = self._shadow()
+        return Measured(
+            self._meter.seconds(now),
+            {store: self._meter.recent(store, now) for store in Store},
+            self._meter.parities(now),
+            run,
+            counts,
+        )
+
+    async def exchange(self) -> None:
+        """Reports, and reads what the others have reported. Raises ControlUnavailable."""
+        self._number += 1
+        await self._reports.report(Report(self._router, self._number, self.mine().to_json()))
+        reports = await self._reports.reports()
+        now = self._clock.monotonic()
+        self._take([report for report in reports if report.router != self._router], now)
+        self._exchanged_at = now
+
+    def seconds(self) -> tuple[tuple[Counts, Counts], ...]:
+        """A's and B's counts over all routers in each past second, the newest first."""
+        now = self._clock.monotonic()
+        sums: list[tuple[list[Counts], list[Counts]]] = []
+
+        def add(measured: Measured, age: int) -> None:
+            for second, (a, b) in enumerate(measured.seconds[: SECONDS - age], age):
+                while len(sums) <= second:
+                    sums.append(([], []))
+                sums[second][0].append(a)
+                sums[second][1].append(b)
+
+        add(self.mine(), 0)
+        for other in self._others.values():
+            if other.measured is not None and now - other.seen_at < SECONDS:
+                add(other.measured, round(now - other.seen_at))
+        return tuple((total(a), total(b)) for a, b in sums)
+
+    def recent(self, store: Store) -> Counts:
+        """Calls and faults of the last minutes."""
+        return total(measured.recent[store] for measured in self._all())
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what is measured; without it while it is not known of all routers."""
+        if not self.fresh:
+            return evidence
+        everybody = self._all()
+        run = max(measured.shadow_run for measured in everybody)
+        shadow = NOTHING
+        for measured in everybody:
+            shadow = shadow.plus(measured.shadow) if measured.shadow_run == run else shadow
+        return replace(
+            evidence,
+            b_calls=self.recent(Store.B),
+            latencies=merged(parity for measured in everybody for parity in measured.parities),
+            shadow=shadow if shadow.compared else None,
+        )
+
+    def _all(self) -> list[Measured]:
+        """Of this router and of those that report."""
+        now = self._clock.monotonic()
+        others = self._others.values()
+        return [self.mine(), *(o.measured for o in others if o.measured and now - o.seen_at <= FRESH_SECONDS)]
+
+    def _take(self, reports: list[Report], now: float) -> None:
+        known = self._others
+        self._others = {}
+        for report in reports:
+            other = known.get(report.router)
+            if other is None:
+                self._others[report.router] = _Other(report.number, now)
+            elif other.number == report.number:
+                self._others[report.router] = other
+            else:
+                self._others[report.router] = _Other(report.number, now, self._read(report))
+
+    def _read(self, report: Report) -> Measured | None:
+        try:
+            return Measured.from_json(report.text)
+        except ValueError as error:
+            if report.router not in self._unreadable:
+                self._unreadable.add(report.router)
+                log.warning("what router %s has measured is left out: %s", report.router, error)
+            return None
+
+    async def _body(self, loop: Loop) -> None:
+        await self.exchange()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)
