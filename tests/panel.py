@@ -118,5 +118,6 @@ def _parts(running: System, observer: Observer, cache: SettingCache, backfill: B
         running.switches,
         explainer,
         jobs,
+        running.shadow,
         clock,
     )

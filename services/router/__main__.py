@@ -179,8 +179,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     policy = ReadPolicy(settings.stale_reads)
     writes = Background(settings.writes, "writes")
     forward = Forward(stores, cache, handoffs, traffic, clock, policy)
-    contract = Contract.load(settings.contract)
-    shadow = Shadow(contract, stores, cache, observer.view, clock)
+    shadow = Shadow(outside.contract, stores, cache, observer.view, clock)
     listing = Listing(stores, traffic, policy, shadow)
     proxy = Proxy(outside.contract, forward, listing, cache, traffic, writes, clock, shadow)
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
@@ -189,7 +188,18 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     jobs = _jobs(outside, migration, traffic, Sights(evidence, traffic.answered_by_b, lambda: mover.settled), holder)
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
     parts = Parts(
-        migration, cache, observer, traffic, mover, backfill, around, outside.switches, explainer, jobs, clock
+        migration,
+        cache,
+        observer,
+        traffic,
+        mover,
+        backfill,
+        around,
+        outside.switches,
+        explainer,
+        jobs,
+        shadow,
+        clock,
     )
     limits = ServerLimits(
         settings.public_calls,

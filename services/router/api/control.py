@@ -27,6 +27,7 @@ from services.router.api.messages import (
     timestamp,
 )
 from services.router.api.rehearsal import Jobs, JobsServicer, fill_status
+from services.router.api.shadow import ShadowMethods
 from services.router.control.port import Progress
 from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings, diagnose
@@ -34,6 +35,7 @@ from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.shadow import Shadow
 from services.router.flows.traffic import Traffic
 
 SERVICE = "baton.control.v1.ControlService"
@@ -81,15 +83,17 @@ class Parts:
     switches: Switches
     explainer: Explainer
     jobs: Jobs
+    shadow: Shadow
     clock: Clock
 
 
-class ControlServicer(FlagMethods, JobsServicer, control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, control_pb2_grpc.ControlServiceServicer):
     """One router's control API. The listener, with its token, tells who calls."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._flags = parts
+        self._shadow = parts
         self._jobs = parts.jobs
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802

@@ -39,7 +39,8 @@ def plan(options: Common) -> None:
     """Show the next step forward and what its gates say. Changes nothing.
 
     \b
-    JSON keys: phase generation canary_percent hold next effect blocked
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same next effect blocked
       gates: list of name verdict evidence threshold sentence
     Exits with 0 when the step is open, 3 or 4 when gates block it, 1 when
     there is no next step.
@@ -68,7 +69,8 @@ def advance(
     """Enter the next phase, if its gates pass.
 
     \b
-    JSON keys: phase generation canary_percent hold (as they are now)
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same (as they are now)
       before (the same, as they were) dry_run gates
     """
     if override is not None and not override.strip():
@@ -105,7 +107,8 @@ def rollback(
     """Go back to an earlier phase, at once, without gates. Says the price first.
 
     \b
-    JSON keys: phase generation canary_percent hold (as they are now)
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same (as they are now)
       before (the same, as they were) dry_run
       going_back: records seconds
     """
@@ -144,7 +147,8 @@ def set_canary(
     """Set how many percent of the buckets go to B in DUAL_WRITE.
 
     \b
-    JSON keys: phase generation canary_percent hold (as they are now)
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same (as they are now)
       before (the same, as they were) dry_run
     """
     permille = parse_percent(percent)
@@ -169,7 +173,8 @@ def lift(options: Changing) -> None:
     """Let traffic follow the phase again after a rollback.
 
     \b
-    JSON keys: phase generation canary_percent hold (as they are now)
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same (as they are now)
       before (the same, as they were) dry_run
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

@@ -73,6 +73,8 @@ def setting_from_pb(message: pb.Setting) -> Setting:
         generation=message.generation,
         phase=phase_name(message.phase),
         canary_permille=message.canary_permille,
+        shadow_permille=message.shadow_permille,
+        shadow_same=message.shadow_same,
         hold=message.hold,
         rehearsal=tuple(message.rehearsal),
     )

@@ -25,7 +25,8 @@ def status(
     """Show phase, split, lag, jobs and the price of going back.
 
     \b
-    JSON keys: phase generation canary_percent hold setting_stale settled
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same setting_stale settled
       buckets buckets_to_b buckets_at_b handoffs stale_reads unavailable
       log_trouble
       stores.A stores.B: reachable serving note backend records owned_records
@@ -85,7 +86,8 @@ def journal(
 
     \b
     JSON: a list of generation time actor action reason overridden
-      before after: phase generation canary_percent hold
+      before after: phase generation canary_percent hold shadow_percent
+        shadow_same
       gates: list of name verdict evidence threshold sentence
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

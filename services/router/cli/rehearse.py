@@ -73,7 +73,8 @@ def rollback(
     \b
     With --op the operation's flag is set to false (--undo: unset) and its
     calls go to A; all others stay as they are. It holds within a second.
-    JSON keys: phase generation canary_percent hold (as they are now)
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same (as they are now)
       flag value dry_run
     With a phase it is `baton phase rollback PHASE`.
     """

@@ -32,25 +32,27 @@ def show(renderable: RenderableType) -> None:
 def setting_line(view: View) -> str:
     canary = f", canary {view['canary_percent']:g} %" if view["canary_percent"] or view["phase"] == "DUAL_WRITE" else ""
     hold = ", held at A" if view["hold"] else ""
-    return f"{view['phase']}{canary}{hold} (generation {view['generation']})"
+    same = " with itself" if view["shadow_same"] else ""
+    shadow = f", shadow {view['shadow_percent']:g} %{same}" if view["shadow_percent"] else ""
+    return f"{view['phase']}{canary}{shadow}{hold} (generation {view['generation']})"
 
 
 def gates_table(gates: Sequence[View]) -> Table:
-    table = _table("gate", "verdict", "seen", "wanted")
+    table = table("gate", "verdict", "seen", "wanted")
     for gate in gates:
         table.add_row(gate["name"], _coloured(gate["verdict"]), gate["evidence"], gate["threshold"])
     return table
 
 
 def findings_table(findings: Sequence[View]) -> Table:
-    table = _table("", "what", "found", "what to do")
+    table = table("", "what", "found", "what to do")
     for finding in findings:
         table.add_row(_coloured(finding["level"]), finding["subject"], finding["text"], finding["remedy"])
     return table
 
 
 def journal_table(entries: Sequence[View]) -> Table:
-    table = _table("generation", "time (UTC)", "who", "what", "before", "after", "why")
+    table = table("generation", "time (UTC)", "who", "what", "before", "after", "why")
     for entry in entries:
         why = entry["reason"]
         if entry["overridden"]:
@@ -108,7 +110,7 @@ def price(view: View) -> str:
 
 
 def _stores_table(stores: dict[str, View]) -> Table:
-    table = _table(
+    table = table(
         "store", "state", "records", "owned", "buckets", "outbox", "lag", "parked", "reads", "writes", "failed"
     )
     for name, store in stores.items():
@@ -126,7 +128,7 @@ def _stores_table(stores: dict[str, View]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

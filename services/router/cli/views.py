@@ -29,6 +29,8 @@ def setting_view(setting: Setting) -> View:
         "generation": setting.generation,
         "canary_percent": setting.canary_permille / 10,
         "hold": setting.hold,
+        "shadow_percent": setting.shadow_permille / 10,
+        "shadow_same": setting.shadow_same,
     }
 
 

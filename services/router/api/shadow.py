@@ -1,0 +1,79 @@
+"""The operator's API for shadow reads."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from libs.ownership.wire import STORE_NUMBERS, version_to_pb
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.api.messages import setting_to_pb, timestamp
+from services.router.core.compare import Kind
+from services.router.core.measure import ShadowCounts
+from services.router.core.tally import Difference, Side
+from services.router.flows.migration import Decision, Migration
+from services.router.flows.observe import SettingCache
+from services.router.flows.shadow import Shadow
+
+KIND_NUMBERS = {
+    kind: pb.ShadowDifference.Kind.Value(f"KIND_{kind.value}") for kind in Kind if kind is not Kind.MATCH
+}
+
+
+class ShadowParts(Protocol):
+    """The flows behind these methods."""
+
+    @property
+    def migration(self) -> Migration: ...
+
+    @property
+    def cache(self) -> SettingCache: ...
+
+    @property
+    def shadow(self) -> Shadow: ...
+
+
+class ShadowMethods:
+    """A part of the control servicer."""
+
+    _shadow: ShadowParts
+
+    async def SetShadow(self, request: pb.SetShadowRequest, context: Context) -> pb.SetShadowResponse:  # noqa: N802
+        decision = Decision(request.actor, request.reason, request.generation)
+        setting = await self._shadow.migration.set_shadow(decision, request.permille, same=request.same)
+        return pb.SetShadowResponse(setting=setting_to_pb(setting))
+
+    async def GetShadow(self, request: pb.GetShadowRequest, context: Context) -> pb.GetShadowResponse:  # noqa: N802
+        report = self._shadow.shadow.report()
+        return pb.GetShadowResponse(
+            setting=setting_to_pb(self._shadow.cache.current),
+            total=_tally_to_pb("", report.counts),
+            operations=[_tally_to_pb(operation, counts) for operation, counts in report.operations.items()],
+            skipped=report.skipped,
+            queued=report.queued,
+            waiting=report.waiting,
+            differences=[_difference_to_pb(difference) for difference in report.differences],
+        )
+
+
+def _tally_to_pb(operation: str, counts: ShadowCounts) -> pb.ShadowTally:
+    return pb.ShadowTally(operation=operation, **counts._asdict())
+
+
+def _difference_to_pb(difference: Difference) -> pb.ShadowDifference:
+    one, other = difference.sides
+    return pb.ShadowDifference(
+        time=timestamp(difference.time_seconds),
+        operation=difference.operation,
+        key=difference.key,
+        kind=KIND_NUMBERS[difference.kind],
+        fields=difference.fields,
+        one=_side_to_pb(one),
+        other=_side_to_pb(other),
+        waited_seconds=difference.waited_seconds,
+    )
+
+
+def _side_to_pb(side: Side) -> pb.ShadowDifference.Side:
+    version = None if side.version is None else version_to_pb(side.version)
+    return pb.ShadowDifference.Side(store=STORE_NUMBERS[side.store], version=version, content=side.content)

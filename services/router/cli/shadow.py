@@ -1,0 +1,185 @@
+"""Commands for shadow reads: how many reads are compared with the other store, and what differed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.router.cli.inputs import parse_percent
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, command
+from services.router.core import phase
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+View = dict[str, Any]
+
+OFF = "off"
+COUNTS = ("compared", "match", "stale", "mismatch", "missing", "error", "dropped")
+
+
+def register(app: typer.Typer) -> None:
+    shadow = typer.Typer(help="Compare reads with the other store, in the background.", no_args_is_help=True)
+    # So that -5 is refused as a percentage, not as an option.
+    command(shadow, "set", Changing, context_settings={"ignore_unknown_options": True})(set_shadow)
+    command(shadow, "show", Common)(show)
+    app.add_typer(shadow, name="shadow")
+
+
+def parse_share(text: str) -> int:
+    """The share in thousandths; 0 for "off". Raises CommandFailed (usage)."""
+    if text.strip().lower() == OFF:
+        return 0
+    try:
+        return parse_percent(text)
+    except CommandFailed as error:
+        raise CommandFailed(f"{error}, or {OFF}", Exit.USAGE) from None
+
+
+def set_shadow(
+    options: Changing,
+    percent: Annotated[str, typer.Argument(metavar="PERCENT|off", help="0 to 100, in steps of 0.1.")],
+    same: Annotated[
+        bool, typer.Option("--same", help="Compare with the answering store itself: shows what differs for no reason.")
+    ] = False,
+) -> None:
+    """Set how many percent of the reads are compared. Counts begin anew.
+
+    \b
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same (as they are now)
+      before (the same, as they were) dry_run
+    """
+    permille = parse_share(percent)
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.changes import Change, plan_of
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        planned = plan_of(router)
+        request = pb.SetShadowRequest(
+            actor=options.who,
+            reason=options.reason,
+            permille=permille,
+            same=same,
+            generation=planned.setting.generation,
+        )
+        before = planned.setting.shadow_permille / 10
+        whom = "the answering store itself" if same else "the other store"
+        after = f"{permille / 10:g} %, compared with {whom}" if permille else "off"
+        effects = [
+            f"shadow reads {before:g} % -> {after}; clients do not notice",
+            "what was counted so far is forgotten: gates judge what is compared from now on",
+        ]
+        Change(lambda setting: phase.set_shadow(setting, permille, same=same), "SetShadow", request, effects).run(
+            options, router, planned
+        )
+
+
+def show(
+    options: Common,
+    limit: Annotated[int, typer.Option(min=0, max=500, help="How many differences, the newest ones.")] = 20,
+) -> None:
+    """Show what this router has compared since the share was set.
+
+    \b
+    JSON keys: phase generation shadow_percent shadow_same
+      compared match stale mismatch missing error dropped
+      skipped queued waiting
+      operations: by name: compared match stale mismatch missing error
+        dropped
+      differences: list of time operation key kind fields waited_seconds
+        one other: store version content
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show as screen
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        view = shadow_view(router.call("GetShadow", pb.GetShadowRequest()), limit)
+    if options.json:
+        screen.print_json(view)
+    else:
+        screen.show(_screen(view))
+
+
+def shadow_view(answer: pb.GetShadowResponse, limit: int) -> View:
+    from services.router.cli.client import phase_name
+
+    return {
+        "phase": phase_name(answer.setting.phase).value,
+        "generation": answer.setting.generation,
+        "shadow_percent": answer.setting.shadow_permille / 10,
+        "shadow_same": answer.setting.shadow_same,
+        **_counts(answer.total),
+        "skipped": answer.skipped,
+        "queued": answer.queued,
+        "waiting": answer.waiting,
+        "operations": {tally.operation: _counts(tally) for tally in answer.operations},
+        "differences": [_difference_view(difference) for difference in answer.differences[:limit]],
+    }
+
+
+def _counts(tally: pb.ShadowTally) -> View:
+    return {name: getattr(tally, name) for name in COUNTS}
+
+
+def _difference_view(difference: pb.ShadowDifference) -> View:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.views import time_of
+
+    return {
+        "time": time_of(difference.time),
+        "operation": difference.operation,
+        "key": difference.key,
+        "kind": pb.ShadowDifference.Kind.Name(difference.kind).removeprefix("KIND_"),
+        "fields": list(difference.fields),
+        "waited_seconds": round(difference.waited_seconds, 3),
+        "one": _side_view(difference.one),
+        "other": _side_view(difference.other),
+    }
+
+
+def _side_view(side: pb.ShadowDifference.Side) -> View:
+    from libs.ownership.wire import STORES
+
+    version = f"{side.version.term}-{side.version.revision}" if side.HasField("version") else None
+    return {"store": STORES[side.store].value, "version": version, "content": side.content}
+
+
+def _screen(view: View) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from services.router.cli.show import table
+
+    share = f"{view['shadow_percent']:g} % of the reads" if view["shadow_percent"] else OFF
+    against = ", each compared with the answering store itself: this is noise" if view["shadow_same"] else ""
+    head = f"{view['phase']}, shadow {share}{against}; {view['waiting']} wait for a second look"
+    if view["skipped"]:
+        head += f", {view['skipped']} were skipped while the other store was out of reach"
+    counts = table("operation", *COUNTS)
+    for name, tally in {**view["operations"], "all": view}.items():
+        counts.add_row(name, *(str(tally[count]) for count in COUNTS))
+    parts: list[RenderableType] = [Text(head), Text(""), counts]
+    if view["differences"]:
+        found = table("time (UTC)", "operation", "record", "what", "fields", "answered", "compared with")
+        for difference in view["differences"]:
+            found.add_row(
+                difference["time"].replace("T", " ").removesuffix("+00:00"),
+                difference["operation"],
+                difference["key"],
+                difference["kind"],
+                ", ".join(difference["fields"]),
+                *(_side(difference[side]) for side in ("one", "other")),
+            )
+        parts += [Text(""), found]
+    return Group(*parts)
+
+
+def _side(view: View) -> str:
+    return " ".join(part for part in (view["store"], view["version"], view["content"]) if part)
