@@ -138,7 +138,7 @@ async def running_system(
         migration = Migration(
             control, setting, lambda current: observer.evidence(current, the_mover.buckets_at_b, None), clock
         )
-        forward = Forward(stores, setting, handoffs, traffic, clock, ReadPolicy())
+        forward = Forward(stores, handoffs, traffic, clock, ReadPolicy())
         shadow = Shadow(kit.contract, stores, setting, observer.view, clock, shadow_limits)
         listing = Listing(stores, traffic, ReadPolicy(), shadow)
         writes = Background(100, "writes")

@@ -82,7 +82,7 @@ class Calls:
             return await self._list(parsed)
         if caller.replica:
             return await self._read_replica(parsed, context)
-        return await self._read(parsed)
+        return await self._read(parsed, context if caller.explain else None)
 
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
@@ -122,9 +122,13 @@ class Calls:
         message = rule.parse(request)
         return make_id(principal, getattr(message, rule.request_id) or request_id)
 
-    async def _read(self, read: Read) -> bytes:
+    async def _read(self, read: Read, told: Context | None = None) -> bytes:
+        """`told`: the call that is told the record's version, with an error too."""
         found = await self._ports.records.read(read.key)
-        return read.answer(read_as_owner(found, self._ports.store))
+        row = read_as_owner(found, self._ports.store)
+        if told is not None:
+            told.set_trailing_metadata(((metadata.VERSION, _shown(found.version)),))
+        return read.answer(row)
 
     async def _read_replica(self, read: Read, context: Context) -> bytes:
         found = await self._ports.records.read(read.key)
@@ -151,7 +155,7 @@ class Calls:
             return decide_write(found, me, call, write.change)
 
         outcome = await self._around.background.run(self._commit(call, decide))
-        if late:
+        if late or caller.explain:
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
         return outcome.answer
 

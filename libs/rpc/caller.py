@@ -28,6 +28,8 @@ class Caller:
     request_id: str = ""
     made_id: str = ""
     replica: bool = False
+    explain: bool = False
+    """Tell the record's version beside the answer."""
     traceparent: str = ""
 
 
@@ -55,8 +57,18 @@ def read_caller(found: Any, *, internal: bool) -> Caller:
         request_id=values.get(metadata.REQUEST_ID, ""),
         made_id=made_id,
         replica=values.get(metadata.REPLICA) == "1",
+        explain=values.get(metadata.EXPLAIN) == "1",
         traceparent=traceparent,
     )
 
 
-_NAMES = frozenset({metadata.PRINCIPAL, metadata.REQUEST_ID, metadata.MADE_ID, metadata.REPLICA, metadata.TRACEPARENT})
+_NAMES = frozenset(
+    {
+        metadata.PRINCIPAL,
+        metadata.REQUEST_ID,
+        metadata.MADE_ID,
+        metadata.REPLICA,
+        metadata.EXPLAIN,
+        metadata.TRACEPARENT,
+    }
+)

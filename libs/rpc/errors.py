@@ -92,8 +92,10 @@ async def abort_unknown(context: Context, error: Exception) -> Never:
 
 
 async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
-    """End the call as another server ended the one that was made for it: code, message, details and trailers."""
-    await context.abort(error.code(), error.details() or "", own_metadata(error.trailing_metadata()))
+    """End the call as another server ended the one that was made for it: code, message, details and trailers. What was
+    set as trailing metadata before is sent too."""
+    trailers = (*(context.trailing_metadata() or ()), *own_metadata(error.trailing_metadata()))
+    await context.abort(error.code(), error.details() or "", trailers)
 
 
 def own_metadata(metadata: Any) -> tuple[tuple[str, Any], ...]:

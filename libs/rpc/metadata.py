@@ -2,7 +2,8 @@
 
 # From clients.
 EXPLAIN = "baton-explain"
-"""1: the answer's metadata says which store answered and why."""
+"""1: the answer's metadata, or the error's, says which store answered, why it was asked, what version the record has,
+and whether the answer may be stale. From the router to a store: tell the record's version."""
 TRACEPARENT = "traceparent"
 
 # On internal listeners, from the router to a store.
@@ -15,14 +16,16 @@ REPLICA = "baton-replica"
 
 # In answers.
 STALE = "baton-stale"
-"""1: the answer is a replica's; it may lack the newest writes."""
+"""1: the answer is a replica's; it may lack the newest writes. 0: it is not, for a caller who asked why."""
 AGE_SECONDS = "baton-age-seconds"
 """Of a stale answer: how far the replica's feed was behind at most, in seconds."""
 VERSION = "baton-version"
-"""term-revision that a served request made, when its answer is a later one."""
+"""term-revision of the record that the answer shows: of a replica's answer, of one that is not the first answer to its
+request (there, the version that the request made), and for a caller who asked why."""
 STORE = "baton-store"
-"""The store that answered: A or B."""
+"""The store that answered: A or B; of a list, the stores whose pages it is made of: A,B."""
 REASON = "baton-reason"
+"""The rule of the plan that named the store to ask first: hold, global flag, update flag, canary, phase..."""
 PHASE = "baton-phase"
 
 ANONYMOUS = "anonymous"

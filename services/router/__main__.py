@@ -178,7 +178,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
     policy = ReadPolicy(settings.stale_reads)
     writes = Background(settings.writes, "writes")
-    forward = Forward(stores, cache, handoffs, traffic, clock, policy)
+    forward = Forward(stores, handoffs, traffic, clock, policy)
     shadow = Shadow(outside.contract, stores, cache, observer.view, clock)
     listing = Listing(stores, traffic, policy, shadow)
     proxy = Proxy(outside.contract, forward, listing, cache, traffic, writes, clock, shadow)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Never
 from uuid import UUID, uuid4
@@ -12,15 +12,16 @@ from google.protobuf.message import Message
 
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
-from libs.ownership.model import bucket_of
+from libs.ownership.model import Store, bucket_of
 from libs.rpc import metadata
 from libs.rpc.caller import make_id, read_caller
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
-from services.router.core.plan import Target
+from services.router.core.phase import Setting
+from services.router.core.plan import Target, target
 from services.router.flows.forward import ClientCall, Forward, Steering, Time
-from services.router.flows.listing import Listing
+from services.router.flows.listing import ListCall, Listing
 from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Answer, Refused
 from services.router.flows.traffic import Traffic
@@ -30,6 +31,10 @@ WRITE_SECONDS = 2.0
 
 DEFAULT_SECONDS = 5.0
 """For a caller without a deadline."""
+
+
+_KEPT = frozenset({metadata.STALE, metadata.AGE_SECONDS, metadata.VERSION})
+"""Of what a store says beside its answer, what is for clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +57,28 @@ class Proxy:
     def _handler(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:
             call: ClientCall | None = None
+            why = Why(self.steering.current, _asks_why(context))
             try:
                 message = method.parse(request)
                 left = _time_left(context)
                 if method.shape is not None:
-                    answer = await self.listing.call(method, message, request, left)
-                    chosen = None
+                    why.chosen = chosen = self._plan(why.setting, method, None)
+                    answer = await self.listing.call(ListCall(method, message, request, left), chosen.store)
                 else:
                     call = self._client_call(method, message, request, context, left)
-                    work = self.forward.call(call)
-                    answer, chosen = await (work if method.is_read else self.writes.run(work))
+                    why.chosen = chosen = self._plan(why.setting, method, call.bucket)
+                    work = self.forward.call(call, chosen)
+                    answer = await (work if method.is_read else self.writes.run(work))
             except Refused as refused:
                 self._compare(call, refused)
+                context.set_trailing_metadata(why.told(refused.store, dict(refused.error.trailing_metadata() or ())))
                 return await self._refuse(context, refused)
             except BatonError as error:
                 self._count(error)
+                context.set_trailing_metadata(why.told(None, {}))
                 return await abort(context, error)
-            self._explain(context, answer, chosen)
+            kept = tuple((name, value) for name, value in answer.trailers.items() if name in _KEPT)
+            context.set_trailing_metadata((*kept, *why.told(answer.store, answer.trailers)))
             self._compare(call, answer)
             return answer.data
 
@@ -91,6 +101,8 @@ class Proxy:
                 extra.append((metadata.MADE_ID, made))
                 key = method.key.with_id(message, made)
             left = max(left, WRITE_SECONDS)
+        if _asks_why(context):
+            extra.append((metadata.EXPLAIN, "1"))
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
         return ClientCall(
@@ -119,19 +131,35 @@ class Proxy:
         elif error.code == "RESOURCE_EXHAUSTED":
             self.traffic.overloaded += 1
 
-    def _explain(self, context: Context, answer: Answer, chosen: Target | None) -> None:
-        """What the client is told beside the answer."""
-        trailers: list[tuple[str, str | bytes]] = [
-            (name, value)
-            for name, value in answer.trailers.items()
-            if name in (metadata.STALE, metadata.AGE_SECONDS, metadata.VERSION)
-        ]
-        if any(name == metadata.EXPLAIN for name, _ in context.invocation_metadata() or ()):
-            trailers.append((metadata.PHASE, self.steering.current.phase.value))
-            if chosen is not None:
-                trailers += [(metadata.STORE, answer.store.value), (metadata.REASON, chosen.rule)]
-        if trailers:
-            context.set_trailing_metadata(tuple(trailers))
+    def _plan(self, setting: Setting, method: Method, bucket: int | None) -> Target:
+        return target(setting, self.steering.flags, method.operation, bucket)
+
+
+@dataclass(slots=True)
+class Why:
+    """What a caller is told who asks why: in metadata beside the answer, or beside the error."""
+
+    setting: Setting
+    asked: bool
+    chosen: Target | None = None
+    """None: the request was refused before it was planned."""
+
+    def told(self, store: Store | None, trailers: Mapping[str, str | bytes]) -> tuple[tuple[str, str | bytes], ...]:
+        """`store`: which answered, None when none did. `trailers`: what comes with the answer anyway."""
+        if not self.asked:
+            return ()
+        told: list[tuple[str, str | bytes]] = [(metadata.PHASE, self.setting.phase.value)]
+        if self.chosen is not None:
+            told.append((metadata.REASON, self.chosen.rule))
+        if store is not None:
+            told.append((metadata.STORE, trailers.get(metadata.STORE, store.value)))
+            if metadata.STALE not in trailers:
+                told.append((metadata.STALE, "0"))
+        return tuple(told)
+
+
+def _asks_why(context: Context) -> bool:
+    return (metadata.EXPLAIN, "1") in tuple(tuple(item) for item in context.invocation_metadata() or ())
 
 
 def _time_left(context: Context) -> float:

@@ -25,7 +25,7 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store
 from libs.rpc import metadata
 from services.router.core.phase import Setting
-from services.router.core.plan import Flags, Target, target
+from services.router.core.plan import Flags, Target
 from services.router.flows.handoff import Handoffs, Moved
 from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient, Stores, read_version
 from services.router.flows.traffic import Traffic
@@ -80,31 +80,28 @@ class Forward:
     def __init__(
         self,
         stores: Stores,
-        steering: Steering,
         handoffs: Handoffs,
         traffic: Traffic,
         clock: Time,
         policy: ReadPolicy,
     ) -> None:
         self._stores = stores
-        self._steering = steering
         self._handoffs = handoffs
         self._traffic = traffic
         self._clock = clock
         self._policy = policy
 
-    async def call(self, call: ClientCall) -> tuple[Answer, Target]:
+    async def call(self, call: ClientCall, chosen: Target) -> Answer:
+        """`chosen`: what the plan says."""
         try:
-            answered = await self._planned(call)
+            answered = await self._planned(call, chosen)
         except BatonError as error:
             self._traffic.note(call.bucket, failed=not isinstance(error, Refused) or error.is_fault)
             raise
         self._traffic.note(call.bucket, failed=False)
         return answered
 
-    async def _planned(self, call: ClientCall) -> tuple[Answer, Target]:
-        steering = self._steering
-        chosen = target(steering.current, steering.flags, call.method.operation, call.bucket)
+    async def _planned(self, call: ClientCall, chosen: Target) -> Answer:
         counted = self._traffic.reads if call.method.is_read else self._traffic.writes
         try:
             answer = await (self._read if call.method.is_read else self._write)(call, chosen.store)
@@ -115,7 +112,7 @@ class Forward:
                 counted[refused.store] += 1
             raise
         counted[answer.store] += 1
-        return answer, chosen
+        return answer
 
     async def _write(self, call: ClientCall, to: Store) -> Answer:
         for _ in range(ROUNDS):
@@ -189,10 +186,10 @@ class Forward:
                 found.append((answer, read_version(trailers)))
             else:
                 found.append((answer, answer.version))
-        newest, _ = max(found, key=lambda entry: entry[1])
+        newest, version = max(found, key=lambda entry: entry[1])
         if isinstance(newest, Refused):
             raise newest
-        return Answer(newest.store, newest.data)
+        return Answer(newest.store, newest.data, {metadata.VERSION: f"{version[0]}-{version[1]}"})
 
     async def _replica(self, call: ClientCall, away: Away) -> Answer:
         """What the store that can be reached has: its own, or marked stale."""

@@ -2,12 +2,17 @@
 
 Each name is linearizable; the list as a whole is not a snapshot. When a store is out of reach the other one's page is
 the answer, marked stale.
+
+So a plan (flag, phase) cannot send a list to one store and keep it strict. What it says instead is on which store the
+list depends: when the other one fails, in whatever way, the target's page is the answer, marked stale (if the policy
+allows stale answers). With the list's flag false, no failure of B is a list's failure any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -22,7 +27,7 @@ from libs.rpc import metadata
 from libs.rpc.limits import ANSWER_BYTES
 from services.router.core.merge import Half, Item, frame, merge, unknown_names
 from services.router.flows.forward import ATTEMPT_SHARE, ReadPolicy
-from services.router.flows.stores import Answer, Away, Stores
+from services.router.flows.stores import Answer, Away, Refused, Stores
 from services.router.flows.traffic import Traffic
 
 LOOK_UP = 500
@@ -39,6 +44,27 @@ class Rows(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ListCall:
+    """A list as it came in."""
+
+    method: Method
+    request: Message
+    data: bytes
+    """The request's bytes."""
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Both stores' pages; that of a store that cannot answer is empty."""
+
+    pages: tuple[Half, Half]
+    looked_up: Mapping[str, Item]
+    missing: Store | None = None
+    """The store that could not answer."""
+
+
 class Listing:
     """Raises InvalidField, Refused with a store's own error, OwnerUnavailable."""
 
@@ -48,45 +74,49 @@ class Listing:
         self._policy = policy
         self._shadow = shadow
 
-    async def call(self, method: Method, request: Message, data: bytes, timeout_seconds: float) -> Answer:
-        """`data`: the request as it came."""
-        shape = _shape(method)
-        size, token, question = method.page(request)
+    async def call(self, call: ListCall, to: Store) -> Answer:
+        """`to`: the store that the list depends on. The answer's trailers name the stores that it is from."""
+        method, shape = call.method, _shape(call.method)
+        size, token, question = method.page(call.request)
         resume: str | None = read_token(token, question, shape.page_token)
-        page = pb.ListRecordsRequest(method=method.path, request=data, limit=size)
+        page = pb.ListRecordsRequest(method=method.path, request=call.data, limit=size)
         items: list[bytes] = []
-        stale = False
+        missing: Store | None = None
         # A page of which no name matched, when the newest rows were known, is not an answer yet.
         while resume is not None and not items:
             page.after = resume
-            halves, looked_up, half_away = await self._halves(page, timeout_seconds)
-            stale = stale or half_away
-            if not half_away:
-                self._shadow.offer_page((method, data), halves, looked_up)
-            items, resume = merge(*halves, looked_up, size, ANSWER_BYTES)
-        self._traffic.stale_reads += stale
+            halves = await self._halves(page, call.timeout_seconds, to)
+            missing = missing or halves.missing
+            if halves.missing is None:
+                self._shadow.offer_page((method, call.data), halves.pages, halves.looked_up)
+            items, resume = merge(*halves.pages, halves.looked_up, size, ANSWER_BYTES)
         token = "" if resume is None else make_token(resume, question)
-        return Answer(Store.A, frame(shape, items, token), {metadata.STALE: "1"} if stale else {})
+        data = frame(shape, items, token)
+        if missing is None:
+            return Answer(to, data, {metadata.STORE: ",".join(store.value for store in Store)})
+        self._traffic.stale_reads += 1
+        return Answer(missing.other, data, {metadata.STORE: missing.other.value, metadata.STALE: "1"})
 
-    async def _halves(
-        self, page: pb.ListRecordsRequest, timeout_seconds: float
-    ) -> tuple[tuple[Half, Half], Mapping[str, Item], bool]:
-        """Both pages, the rows that were looked up, and whether a store is out of reach."""
+    async def _halves(self, page: pb.ListRecordsRequest, timeout_seconds: float, to: Store) -> Halves:
         found = await asyncio.gather(
             *(self._half(store, page, timeout_seconds * ATTEMPT_SHARE) for store in Store), return_exceptions=True
         )
-        halves = [half for half in found if isinstance(half, Half)]
+        halves = {store: half for store, half in zip(Store, found, strict=True) if isinstance(half, Half)}
         for failure in found:
-            if isinstance(failure, BaseException) and not isinstance(failure, Away):
+            if isinstance(failure, BaseException) and not _may_be_missing(failure, to):
                 raise failure
         if len(halves) == len(Store):
             try:
-                return (halves[0], halves[1]), await self._look_up(halves, page, timeout_seconds), False
-            except Away as away:
-                halves = [halves[list(Store).index(away.store.other)]]
+                looked_up = await self._look_up(list(halves.values()), page, timeout_seconds)
+                return Halves((halves[Store.A], halves[Store.B]), looked_up)
+            except Refused as failure:
+                if not _may_be_missing(failure, to):
+                    raise
+                del halves[failure.store]
         if not halves or not self._policy.stale_reads:
             raise OwnerUnavailable("a list needs both stores: try again")
-        return (halves[0], _NOTHING), {}, True
+        ((store, half),) = halves.items()
+        return Halves((half, _NOTHING), {}, store.other)
 
     async def _look_up(
         self, halves: Sequence[Half], page: pb.ListRecordsRequest, timeout_seconds: float
@@ -108,6 +138,11 @@ class Listing:
         answer = await client.ask(client.replication.ListRecords, page, timeout_seconds)
         rows = {row.key: Item(version_from_pb(row.version), row.matches, row.item) for row in answer.rows}
         return Half(rows, answer.full)
+
+
+def _may_be_missing(failure: BaseException, to: Store) -> bool:
+    """The list goes on without the store: it is out of reach, or it fails and the list does not depend on it."""
+    return isinstance(failure, Away) or (isinstance(failure, Refused) and failure.is_fault and failure.store is not to)
 
 
 def _shape(method: Method) -> ListShape:
