@@ -15,7 +15,7 @@ from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import SettingCache
 from services.router.flows.shadow import Shadow
 
-KIND_NUMBERS = {
+KIND_NUMBERS: dict[Kind, pb.ShadowDifference.Kind.ValueType] = {
     kind: pb.ShadowDifference.Kind.Value(f"KIND_{kind.value}") for kind in Kind if kind is not Kind.MATCH
 }
 

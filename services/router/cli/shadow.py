@@ -155,19 +155,19 @@ def _screen(view: View) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from services.router.cli.show import table
+    from services.router.cli.show import table_of
 
     share = f"{view['shadow_percent']:g} % of the reads" if view["shadow_percent"] else OFF
     against = ", each compared with the answering store itself: this is noise" if view["shadow_same"] else ""
     head = f"{view['phase']}, shadow {share}{against}; {view['waiting']} wait for a second look"
     if view["skipped"]:
         head += f", {view['skipped']} were skipped while the other store was out of reach"
-    counts = table("operation", *COUNTS)
+    counts = table_of("operation", *COUNTS)
     for name, tally in {**view["operations"], "all": view}.items():
         counts.add_row(name, *(str(tally[count]) for count in COUNTS))
     parts: list[RenderableType] = [Text(head), Text(""), counts]
     if view["differences"]:
-        found = table("time (UTC)", "operation", "record", "what", "fields", "answered", "compared with")
+        found = table_of("time (UTC)", "operation", "record", "what", "fields", "answered", "compared with")
         for difference in view["differences"]:
             found.add_row(
                 difference["time"].replace("T", " ").removesuffix("+00:00"),

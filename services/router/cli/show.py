@@ -38,21 +38,21 @@ def setting_line(view: View) -> str:
 
 
 def gates_table(gates: Sequence[View]) -> Table:
-    table = table("gate", "verdict", "seen", "wanted")
+    table = table_of("gate", "verdict", "seen", "wanted")
     for gate in gates:
         table.add_row(gate["name"], _coloured(gate["verdict"]), gate["evidence"], gate["threshold"])
     return table
 
 
 def findings_table(findings: Sequence[View]) -> Table:
-    table = table("", "what", "found", "what to do")
+    table = table_of("", "what", "found", "what to do")
     for finding in findings:
         table.add_row(_coloured(finding["level"]), finding["subject"], finding["text"], finding["remedy"])
     return table
 
 
 def journal_table(entries: Sequence[View]) -> Table:
-    table = table("generation", "time (UTC)", "who", "what", "before", "after", "why")
+    table = table_of("generation", "time (UTC)", "who", "what", "before", "after", "why")
     for entry in entries:
         why = entry["reason"]
         if entry["overridden"]:
@@ -110,7 +110,7 @@ def price(view: View) -> str:
 
 
 def _stores_table(stores: dict[str, View]) -> Table:
-    table = table(
+    table = table_of(
         "store", "state", "records", "owned", "buckets", "outbox", "lag", "parked", "reads", "writes", "failed"
     )
     for name, store in stores.items():
@@ -128,7 +128,7 @@ def _stores_table(stores: dict[str, View]) -> Table:
     return table
 
 
-def table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
