@@ -10,7 +10,7 @@ other store is asked once, which takes the write only if it owns the record.
 
 A read goes to the target, else to the other store. When both say that they are not the owner, the record is on its way:
 then both rows are read and the higher version is the answer, which is never older than what was acknowledged before.
-When the owner is out of reach, what the other store has is the answer, marked stale.
+When the owner is out of reach or fails, what the other store has is the answer, marked stale.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from libs.rpc import metadata
 from services.router.core.phase import Setting
 from services.router.core.plan import Flags, Target
 from services.router.flows.handoff import Handoffs, Moved
+from services.router.flows.measure import Attempt, measured
 from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient, Stores, read_version
 from services.router.flows.traffic import Traffic
 
@@ -149,23 +150,27 @@ class Forward:
 
     async def _read(self, call: ClientCall, to: Store) -> Answer:
         denied: set[Store] = set()
-        away: Away | None = None
+        failed: Refused | None = None
         for store in (to, to.other):
             try:
                 return await self._ask(store, call)
             except NotOwner:
                 denied.add(store)
-            except Away as error:
-                away = error
-        if away is None:
+            except Refused as error:
+                if not error.is_fault:
+                    raise
+                failed = error
+        if failed is None:
             return await self._newest(call)
-        return await self._replica(call, away)
+        return await self._replica(call, failed)
 
     async def _ask(self, store: Store, call: ClientCall) -> Answer:
-        """One store, once more if it does not answer at first."""
+        """One store, once more if it does not answer at first, or fails."""
         try:
             return await self._send(store, call, ATTEMPT_SHARE)
-        except Away:
+        except Refused as refused:
+            if not refused.is_fault:
+                raise
             return await self._send(store, call, ATTEMPT_SHARE)
 
     async def _newest(self, call: ClientCall) -> Answer:
@@ -174,7 +179,7 @@ class Forward:
         answers = await asyncio.gather(*(self._look(store, call) for store in self._stores), return_exceptions=True)
         found: list[tuple[Answer | Refused, tuple[int, int]]] = []
         for answer in answers:
-            if isinstance(answer, Away):
+            if isinstance(answer, Refused) and answer.is_fault:
                 return await self._replica(call, answer)
             if isinstance(answer, BaseException):
                 if not isinstance(answer, Refused):
@@ -191,13 +196,15 @@ class Forward:
             raise newest
         return Answer(newest.store, newest.data, {metadata.VERSION: f"{version[0]}-{version[1]}"})
 
-    async def _replica(self, call: ClientCall, away: Away) -> Answer:
-        """What the store that can be reached has: its own, or marked stale."""
+    async def _replica(self, call: ClientCall, failed: Refused) -> Answer:
+        """What the store that does not fail has: its own, or marked stale."""
         if not self._policy.stale_reads:
-            raise OwnerUnavailable(store=away.store.value)
+            raise OwnerUnavailable(store=failed.store.value)
         try:
-            answer = await self._look(away.store.other, call)
-        except Away:
+            answer = await self._look(failed.store.other, call)
+        except Refused as refused:
+            if not refused.is_fault:
+                raise
             raise OwnerUnavailable("neither store answers: try again") from None
         if answer.is_stale:
             self._traffic.stale_reads += 1
@@ -206,11 +213,21 @@ class Forward:
     async def _look(self, store: Store, call: ClientCall) -> Answer:
         """What a store has, whoever owns it."""
         extra = (*call.extra, (metadata.REPLICA, "1"))
-        return await self._stores[store].call(call.method.path, call.request, self._left(call), extra)
+        seconds = self._left(call)
+        return await self._attempt(
+            Attempt(store, call.method.operation, call.method.is_read, seconds, as_owner=False), call, extra
+        )
 
     async def _send(self, store: Store, call: ClientCall, share: float = 1.0) -> Answer:
-        client: StoreClient = self._stores[store]
-        return await client.call(call.method.path, call.request, self._left(call) * share, call.extra)
+        seconds = self._left(call) * share
+        return await self._attempt(
+            Attempt(store, call.method.operation, call.method.is_read, seconds), call, call.extra
+        )
+
+    async def _attempt(self, attempt: Attempt, call: ClientCall, extra: Metadata) -> Answer:
+        client: StoreClient = self._stores[attempt.store]
+        answering = client.call(call.method.path, call.request, attempt.timeout_seconds, extra)
+        return await measured(self._traffic.meter, self._clock, attempt, answering)
 
     def _left(self, call: ClientCall) -> float:
         return max(call.deadline - self._clock.monotonic(), LEAST_SECONDS)

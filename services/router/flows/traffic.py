@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from libs.ownership.model import Store, bucket_of
+from services.router.core.measure import Meter
 
 WATCHED_KEYS = 10_000
 """How many keys' handoffs are counted at most, the latest ones."""
@@ -35,6 +36,8 @@ class Traffic:
     unavailable: int = 0
     """Calls that ended with UNAVAILABLE."""
     overloaded: int = 0
+    meter: Meter = field(default_factory=Meter)
+    """Each attempt at a store, for the gates and for automatic rollback."""
     watch: Watch | None = None
     _moves: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
