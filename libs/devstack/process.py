@@ -43,6 +43,14 @@ class Command:
     account: Account | None = None
 
 
+def _as_account(account: Account | None) -> list[str]:
+    """What to put before a command. A program of its own changes the user: with Popen's `user` Python would fork a child
+    that runs the starter's fork handlers first, and those of gRPC, with calls under way, may crash it."""
+    if account is None:
+        return []
+    return ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
+
+
 @dataclass(slots=True)
 class ServerProcess:
     """A started (or not yet started) server. Not thread-safe; blocking, every wait bounded.
@@ -79,20 +87,16 @@ class ServerProcess:
             raise DevStackError(f"{self.command.name} runs already with pid {self.pid}")
         command = self.command
         command.log.parent.mkdir(parents=True, exist_ok=True)
-        account = command.account
         with command.log.open("ab") as log:
             try:
                 self._popen = subprocess.Popen(
-                    [str(part) for part in command.argv],
+                    [*_as_account(command.account), *(str(part) for part in command.argv)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=command.cwd,
                     env=command.env,
                     start_new_session=True,
-                    user=None if account is None else account.uid,
-                    group=None if account is None else account.gid,
-                    extra_groups=None if account is None else [],
                 )
             except OSError as error:
                 raise ServerFailed(f"{command.name}: cannot execute {command.argv[0]}: {error}") from error
