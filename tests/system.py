@@ -139,7 +139,7 @@ async def running_system(
             control, setting, lambda current: observer.evidence(current, the_mover.buckets_at_b, None), clock
         )
         forward = Forward(stores, handoffs, traffic, clock, ReadPolicy())
-        shadow = Shadow(kit.contract, stores, setting, observer.view, clock, shadow_limits)
+        shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
         listing = Listing(stores, traffic, ReadPolicy(), shadow)
         writes = Background(100, "writes")
         proxy = Proxy(kit.contract, forward, listing, setting, traffic, writes, clock, shadow)

@@ -179,7 +179,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     policy = ReadPolicy(settings.stale_reads)
     writes = Background(settings.writes, "writes")
     forward = Forward(stores, handoffs, traffic, clock, policy)
-    shadow = Shadow(outside.contract, stores, cache, observer.view, clock)
+    shadow = Shadow(outside.contract, stores, cache, observer, clock)
     listing = Listing(stores, traffic, policy, shadow)
     proxy = Proxy(outside.contract, forward, listing, cache, traffic, writes, clock, shadow)
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None

@@ -18,9 +18,9 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
@@ -96,13 +96,6 @@ class Suspect:
     """A due version was missing already when it should have been there."""
 
 
-def _followed_until(view: StoreView) -> float:
-    """What the other store made before this monotonic time is here; minus infinity when nothing is known."""
-    if view.seen_at is None or view.lag_seconds is None:
-        return float("-inf")
-    return view.seen_at - view.lag_seconds
-
-
 class Report(NamedTuple):
     """What one router has compared since the setting's last change of it."""
 
@@ -118,15 +111,23 @@ class Report(NamedTuple):
     """Newest first."""
 
 
+class Neighbours(Protocol):
+    """What is known of the stores and of the log between them."""
+
+    log_trouble: str
+
+    def view(self, store: Store) -> StoreView: ...
+
+
 class Shadow:
-    """`views`: what is known of each store. `loops` are the caller's to run."""
+    """`loops` are the caller's to run."""
 
     def __init__(
         self,
         contract: Contract,
         stores: Stores,
         steering: Steering,
-        views: Callable[[Store], StoreView],
+        neighbours: Neighbours,
         clock: Clock,
         limits: ShadowLimits = ShadowLimits(),
     ) -> None:
@@ -136,7 +137,7 @@ class Shadow:
         }
         self._stores = stores
         self._steering = steering
-        self._views = views
+        self._neighbours = neighbours
         self._clock = clock
         self._limits = limits
         self._tally = Tally(0, limits.kept)
@@ -220,7 +221,7 @@ class Shadow:
     ) -> None:
         tally = self._follow()
         job = Job(subject, stores, tally.run, self._clock.monotonic(), told, shown)
-        if not self._views(stores[1]).reachable:
+        if not self._neighbours.view(stores[1]).reachable:
             tally.skipped[subject.method.operation] += 1
         elif not self._has_room(job):
             tally.dropped[subject.method.operation] += 1
@@ -310,8 +311,15 @@ class Shadow:
         if one is other:
             known = self._clock.monotonic()
         else:
-            known = min(_followed_until(self._views(store)) for store in (one, other))
+            known = min(self._followed_until(store) for store in (one, other))
         return known - suspect.looked_at > self._limits.settle_seconds
+
+    def _followed_until(self, store: Store) -> float:
+        """What the other store made before this monotonic time is here; minus infinity when nothing is known."""
+        view = self._neighbours.view(store)
+        if view.seen_at is None or view.lag_seconds is None or self._neighbours.log_trouble:
+            return float("-inf")
+        return view.seen_at - view.lag_seconds
 
     async def _look_again(self, suspect: Suspect) -> None:
         job = suspect.job
