@@ -92,7 +92,9 @@ async def running_loops(*loops: Loop) -> AsyncIterator[None]:
 def _jobs(running: System, migration: Migration, evidence: Callable[[Setting], Evidence], clock: Clock) -> Jobs:
     cache, control = running.setting, running.control
     sights = Sights(evidence, running.traffic.answered_by_b, lambda: running.mover.settled)
-    around = rehearsal.Around(running.stores, running.traffic, lambda: cache.flags, lambda _: rehearsal.Seen())
+    around = rehearsal.Around(
+        running.stores, running.traffic, lambda: cache.flags, lambda _: rehearsal.Seen(), 0.05, 0.05
+    )
     return Jobs(
         CanaryAuto(control, migration, cache, sights, "router-1", clock),
         rehearsal.Rehearsals(control, migration, cache, around, "router-1", clock),

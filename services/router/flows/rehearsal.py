@@ -141,6 +141,8 @@ class Around:
     flags: Callable[[], Flags]
     seen: Callable[[str], Seen]
     """By a rehearsal's id: what clients saw at the other routers, as far as is known."""
+    seen_by_all_seconds: float = SEEN_BY_ALL_SECONDS
+    counted_by_all_seconds: float = COUNTED_BY_ALL_SECONDS
 
 
 class Rehearsals:
@@ -251,7 +253,7 @@ class Rehearsals:
         await self._note(cursor, records, "begins")
         self._watch(self._progress)
         # So that every router counts from the first call on.
-        await asyncio.sleep(SEEN_BY_ALL_SECONDS)
+        await asyncio.sleep(self._around.seen_by_all_seconds)
         await self._migration.begin_rehearsal(Decision(cursor.by, cursor.reason), cursor.buckets)
         await self._note(cursor, records, "to the other store")
         there = await self._arrival({bucket: where.store for bucket, where in chosen.items()}, cursor, away=True)
@@ -259,7 +261,7 @@ class Rehearsals:
         await self._note(cursor, records, "back home")
         back = await self._arrival({bucket: where.store for bucket, where in chosen.items()}, cursor, away=False)
         await self._note(cursor, records, "counts")
-        await asyncio.sleep(COUNTED_BY_ALL_SECONDS)
+        await asyncio.sleep(self._around.counted_by_all_seconds)
         seen = self._seen(cursor.id)
         way = f"{records} records there in {there:.2f} s and back in {back:.2f} s"
         return Result(
