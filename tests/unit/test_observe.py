@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from libs.clock import ManualClock
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event
 from libs.ownership.model import Store
-from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
+from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse, Outbox
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import ControlUnavailable, JournalEntry
 from services.router.core.phase import Phase, Setting, advance
@@ -110,3 +113,43 @@ def test_evidence_that_is_too_old_is_none(age: float, known: bool) -> None:
     evidence = observer.evidence(Setting(), 1024, None)
     seen = (evidence.lag_seconds, evidence.lag_events, evidence.parked, evidence.buckets_at_b, evidence.a_owned_records)
     assert seen == ((2.0, 2, 0, 1024, 3) if known else (None,) * 5)
+
+
+async def observed(clock: ManualClock, *, trouble: str = "", waiting: int = 0) -> tuple[Observer, StoreView, StoreView]:
+    """What is known of B, and of A whose outbox holds `waiting` changes: B's feed has read 3 of the log's 5 events."""
+    log = MemoryEventLog(1, clock=clock)
+    observer = Observer({}, log, clock)
+    await log.append([Event("k", b"") for _ in range(5)])
+    await observer.poll()
+    b = GetStatusResponse(feed=Feed(next_offsets={0: 3}, trouble=trouble))
+    a = GetStatusResponse(outbox=Outbox(entries=waiting, oldest_seconds=float(waiting)))
+    now = clock.monotonic()
+    return observer, StoreView(Store.B, b, now, trouble), StoreView(Store.A, a, now, "")
+
+
+async def test_a_store_that_is_away_falls_behind_from_where_it_was_last_seen() -> None:
+    clock = ManualClock()
+    observer, b, a = await observed(clock, trouble="out of reach", waiting=1)
+    clock.advance(10.0)
+    seen = observer._with_lag(b, a, clock.monotonic())
+    assert (seen.reachable, seen.lag_events, seen.lag_seconds) == (False, 2, 11.0)
+    observer._views |= {Store.A: replace(a, lag_events=0, lag_seconds=0.0), Store.B: seen}
+    evidence = observer.evidence(Setting(), None, None)
+    assert (evidence.lag_events, evidence.lag_seconds) == (None, None)
+
+
+@pytest.mark.parametrize(("waiting", "seconds"), [(4, 4.0), (0, None)])
+async def test_a_log_that_is_away_shows_as_the_age_of_what_waits_for_it(waiting: int, seconds: float | None) -> None:
+    clock = ManualClock()
+    observer, b, a = await observed(clock, waiting=waiting)
+    caught_up = replace(b, status=GetStatusResponse(feed=Feed(next_offsets={0: 5}, trouble="no log")))
+    observer._ends = None
+    seen = observer._with_lag(caught_up, a, clock.monotonic())
+    assert (seen.lag_events, seen.lag_seconds) == (0, seconds)
+
+
+async def test_a_feed_in_trouble_with_nothing_to_show_has_no_known_lag() -> None:
+    clock = ManualClock()
+    observer, b, a = await observed(clock, waiting=4)
+    stuck = replace(b, status=GetStatusResponse(feed=Feed(next_offsets={0: 5}, trouble="its offset is gone")))
+    assert observer._with_lag(stuck, a, clock.monotonic()).lag_seconds is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from libs.clock import Clock
 from libs.errors import BatonError
@@ -179,8 +179,10 @@ class Observer:
     The lag of the feed into a store, in seconds, is the age of the oldest change that waits in the other store's outbox
     plus the age of the oldest event in the log that the store has not read. The latter is counted from when this
     router first saw the log's end beyond it. So it is too small by up to one interval, by what lay in the log when
-    this router started, and, in a backlog of more than 1000 intervals, by some intervals. It is 0 when nothing waits,
-    and not known while a store or the log is out of reach, or when the feed stands still with nothing to show.
+    this router started, and, in a backlog of more than 1000 intervals, by some intervals. It is 0 when nothing waits.
+    While the store, or the log, is out of reach it is counted on from what was last known of it, for people and alarms;
+    as evidence it is then not known. It is not known either while the other store is out of reach, or when the feed
+    stands still with nothing to show.
     """
 
     def __init__(
@@ -193,6 +195,8 @@ class Observer:
         self._views = {store: StoreView(store) for store in Store}
         self._backlogs = {store: Backlog() for store in Store}
         self._ends: dict[int, tuple[int, int]] | None = None
+        self._last_ends: dict[int, tuple[int, int]] | None = None
+        """As `_ends`, when the log was last in reach."""
         self.log_trouble = ""
         """Why the log cannot be asked; "" when it can."""
         self.loop = Loop("observer", self._body, longest_pause_seconds=1.0)
@@ -214,10 +218,11 @@ class Observer:
         lags = [view.lag_seconds for view in views]
         events = [view.lag_events for view in views]
         all_fresh = all(answer is not None for answer in answers)
+        sure = all_fresh and not self.log_trouble and all(view.reachable for view in views)
         return Evidence(
             backfill_finished_seconds_ago=backfill_seconds_ago,
-            lag_seconds=max(lag for lag in lags if lag is not None) if all_fresh and None not in lags else None,
-            lag_events=sum(lag for lag in events if lag is not None) if all_fresh and None not in events else None,
+            lag_seconds=max(lag for lag in lags if lag is not None) if sure and None not in lags else None,
+            lag_events=sum(lag for lag in events if lag is not None) if sure and None not in events else None,
             parked=sum(answer.feed.parked_now for answer in answers if answer) if all_fresh else None,
             canary_permille=setting.canary_permille,
             buckets_at_b=buckets_at_b if all_fresh else None,
@@ -254,7 +259,7 @@ class Observer:
             return
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                self._ends = await self._log.ends()
+                self._ends = self._last_ends = await self._log.ends()
         except (EventLogError, TimeoutError) as error:
             self._ends = None
             self.log_trouble = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
@@ -264,14 +269,18 @@ class Observer:
             backlog.note(self._clock.monotonic(), self._ends)
 
     def _with_lag(self, view: StoreView, source: StoreView | None, now: float) -> StoreView:
-        if not view.reachable or view.status is None or self._ends is None:
+        ends = self._last_ends
+        if view.status is None or ends is None:
             return view
-        following = dict(view.status.feed.next_offsets)
-        waiting = sum(max(0, end - following.get(part, oldest)) for part, (oldest, end) in self._ends.items())
+        feed = view.status.feed
+        following = dict(feed.next_offsets)
+        waiting = sum(max(0, end - following.get(part, oldest)) for part, (oldest, end) in ends.items())
         unread = self._backlogs[view.store].oldest(now, following)
         seconds = None
         if source is not None and source.reachable and source.status is not None:
-            seconds = source.status.outbox.oldest_seconds + (unread if waiting else 0.0)
-            if view.status.feed.trouble and not waiting:
-                seconds = None
-        return StoreView(view.store, view.status, view.seen_at, view.trouble, waiting, seconds)
+            outbox = source.status.outbox
+            # A log that is away stops every feed: then what waits in the outbox is something to show.
+            shows = waiting or (outbox.entries if self._ends is None else not feed.trouble)
+            if shows:
+                seconds = outbox.oldest_seconds + (unread if waiting else 0.0)
+        return replace(view, lag_events=waiting, lag_seconds=seconds)
