@@ -309,7 +309,8 @@ class Database:
         except BaseException as error:  # noqa: BLE001 - each job of the group gets it
             self.lost_commits += 1
             for job in done:
-                job.error = job.error or error_of(error, self.path)
+                # Also of those that had refused: what they saw may have been the work of others in the group.
+                job.error = error_of(error, self.path)
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
         self._loop.call_soon_threadsafe(_deliver, done)

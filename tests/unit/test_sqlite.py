@@ -191,18 +191,24 @@ async def test_a_commit_that_fails_fails_all_its_jobs(database: Database) -> Non
             connection.execute("CREATE TABLE child (word TEXT REFERENCES note (word) DEFERRABLE INITIALLY DEFERRED)")
         )
     )
+
+    def refusing_a_second_b(connection: sqlite3.Connection) -> None:
+        if "b" in words(connection):
+            raise KeyError("b is there")
+
     lost = database.lost_commits
     await database.write(adding("a"))
     database._writer.execute("PRAGMA foreign_keys = ON")
     async with held(database) as gate:
         good = asyncio.create_task(database.write(adding("b")))
+        refused = asyncio.create_task(database.write(refusing_a_second_b))
         orphan = asyncio.create_task(
             database.write(lambda connection: void(connection.execute("INSERT INTO child VALUES ('nobody')")))
         )
         await asyncio.sleep(0)
         gate.go_on.set()
-        outcomes = await asyncio.gather(good, orphan, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [sqlite3.IntegrityError] * 2
+        outcomes = await asyncio.gather(good, refused, orphan, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [sqlite3.IntegrityError] * 3, "what was refused had seen b"
     assert await database.read(words) == ["a"]
     assert database.lost_commits == lost + 1
     await database.write(adding("c"))
