@@ -40,7 +40,7 @@ def plan(options: Common) -> None:
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same next effect blocked
+      shadow_same set_flags next effect blocked
       gates: list of name verdict evidence threshold sentence
     Exits with 0 when the step is open, 3 or 4 when gates block it, 1 when
     there is no next step.
@@ -70,7 +70,7 @@ def advance(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same (as they are now)
+      shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run gates
     """
     if override is not None and not override.strip():
@@ -108,7 +108,7 @@ def rollback(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same (as they are now)
+      shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run
       going_back: records seconds
     """
@@ -148,7 +148,7 @@ def set_canary(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same (as they are now)
+      shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run
     """
     permille = parse_percent(percent)
@@ -174,7 +174,7 @@ def lift(options: Changing) -> None:
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same (as they are now)
+      shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

@@ -77,6 +77,7 @@ def setting_from_pb(message: pb.Setting) -> Setting:
         shadow_same=message.shadow_same,
         hold=message.hold,
         rehearsal=tuple(message.rehearsal),
+        flags=tuple(sorted(message.flags.items())),
     )
 
 

@@ -28,3 +28,12 @@ def parse_percent(text: str) -> int:
     if permille != permille.to_integral_value():
         raise CommandFailed(f"percentage: {text} is too fine: {allowed}", Exit.USAGE)
     return int(permille)
+
+
+def parse_flag(text: str) -> bool | None:
+    """None: unset. Raises CommandFailed (usage)."""
+    values = {"true": True, "false": False, "unset": None}
+    word = text.strip().lower()
+    if word not in values:
+        raise CommandFailed(f"flag: {text!r} is not a value: one of {', '.join(values)}", Exit.USAGE)
+    return values[word]

@@ -26,7 +26,7 @@ def status(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same setting_stale settled
+      shadow_same set_flags setting_stale settled
       buckets buckets_to_b buckets_at_b handoffs stale_reads unavailable
       log_trouble
       stores.A stores.B: reachable serving note backend records owned_records
@@ -37,6 +37,7 @@ def status(
         finished_time
       going_back: records seconds
       ping_pong: list of key handoffs
+      flags: list of name value source good_seconds trouble
     null is "not known". With --watch, one object a line.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -87,7 +88,7 @@ def journal(
     \b
     JSON: a list of generation time actor action reason overridden
       before after: phase generation canary_percent hold shadow_percent
-        shadow_same
+        shadow_same set_flags
       gates: list of name verdict evidence threshold sentence
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

@@ -74,7 +74,7 @@ def rollback(
     With --op the operation's flag is set to false (--undo: unset) and its
     calls go to A; all others stay as they are. It holds within a second.
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same (as they are now)
+      shadow_same set_flags (as they are now)
       flag value dry_run
     With a phase it is `baton phase rollback PHASE`.
     """

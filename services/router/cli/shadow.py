@@ -50,7 +50,7 @@ def set_shadow(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same (as they are now)
+      shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run
     """
     permille = parse_share(percent)

@@ -34,7 +34,8 @@ def setting_line(view: View) -> str:
     hold = ", held at A" if view["hold"] else ""
     same = " with itself" if view["shadow_same"] else ""
     shadow = f", shadow {view['shadow_percent']:g} %{same}" if view["shadow_percent"] else ""
-    return f"{view['phase']}{canary}{shadow}{hold} (generation {view['generation']})"
+    flags = f", flags set: {len(view['set_flags'])}" if view["set_flags"] else ""
+    return f"{view['phase']}{canary}{shadow}{hold}{flags} (generation {view['generation']})"
 
 
 def gates_table(gates: Sequence[View]) -> Table:
@@ -80,6 +81,8 @@ def status_screen(view: View) -> Group:
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
         ("going back", price(view["going_back"])),
     ]
+    if told := flags_line(view["flags"]):
+        lines.append(("flags", told))
     if view["log_trouble"]:
         lines.append(("event log", view["log_trouble"]))
     if view["ping_pong"]:
@@ -89,6 +92,59 @@ def status_screen(view: View) -> Group:
     for name, value in lines:
         head.add_row(Text(name, style="bold"), value)
     return Group(head, Text(""), _stores_table(view["stores"]))
+
+
+def flags_line(flags: Sequence[View]) -> str:
+    """Those that are set, and whose source is not seen well now; "" when there is nothing to say."""
+    told = []
+    for flag in flags:
+        if flag["trouble"]:
+            told.append(f"{flag['name']} {_value(flag)}, {flag['source']}, {_seen(flag)}: {flag['trouble']}")
+        elif flag["value"] is not None:
+            told.append(f"{flag['name']} {_value(flag)}, {flag['source']}")
+    return "\n".join(told)
+
+
+def flags_table(flags: Sequence[View]) -> Table:
+    table = table_of("flag", "value", "source", "last good", "trouble")
+    for flag in flags:
+        table.add_row(flag["name"], _value(flag), flag["source"], _seen(flag), flag["trouble"])
+    return table
+
+
+def explanation_screen(view: View) -> Group:
+    canary = f", canary are those below {view['canary_buckets']}" if view["canary_buckets"] else ""
+    head = Table.grid(padding=(0, 2))
+    lines = [
+        ("target", f"{view['target']}, by {view['rule']}"),
+        ("because", view["because"]),
+        ("then", view["then"]),
+        ("phase", setting_line(view["setting"]) + (" - last known" if view["setting_stale"] else "")),
+    ]
+    if view["bucket"] is not None:
+        lines.append(("bucket", f"{view['bucket']} of 1024{canary}"))
+    for row in view["rows"]:
+        lines.append((f"store {row['store']}", _row(row)))
+    for name, value in lines:
+        head.add_row(Text(name, style="bold"), value)
+    return Group(head, Text(""), flags_table(view["flags"]))
+
+
+def _row(row: View) -> str:
+    if row["trouble"]:
+        return f"out of reach: {row['trouble']}"
+    owner = f"owner {row['owner']}" if row["owner"] else "no owner: it is on its way"
+    if not row["exists"]:
+        return f"no row; of the bucket's absence, {owner}"
+    return f"version {row['version']}{'' if row['live'] else ', deleted'}, {owner}"
+
+
+def _value(flag: View) -> str:
+    return {True: "true", False: "false", None: "unset"}[flag["value"]]
+
+
+def _seen(flag: View) -> str:
+    return "never" if flag["good_seconds"] is None else f"{flag['good_seconds']:.1f} s ago"
 
 
 def progress_line(view: View) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.record.v1 import record_pb2
 from services.router.cli.client import phase_name, setting_from_pb
 from services.router.core.phase import Setting
 
@@ -31,6 +33,17 @@ def setting_view(setting: Setting) -> View:
         "hold": setting.hold,
         "shadow_percent": setting.shadow_permille / 10,
         "shadow_same": setting.shadow_same,
+        "set_flags": dict(setting.flags),
+    }
+
+
+def flag_view(flag: pb.Flag) -> View:
+    return {
+        "name": flag.name,
+        "value": flag.value if flag.HasField("value") else None,
+        "source": flag.source,
+        "good_seconds": known(round(flag.good_seconds, 3)),
+        "trouble": flag.trouble,
     }
 
 
@@ -96,6 +109,7 @@ def status_view(status: pb.GetStatusResponse) -> View:
         "unavailable": status.unavailable,
         "going_back": {"records": known(status.records_to_return), "seconds": known(status.return_seconds)},
         "log_trouble": status.log_trouble,
+        "flags": [flag_view(flag) for flag in status.flags],
         "ping_pong": [{"key": entry.key, "handoffs": entry.handoffs} for entry in status.ping_pong],
     }
 
@@ -122,3 +136,34 @@ def entry_view(entry: pb.JournalEntry) -> View:
         "gates": [gate_view(gate) for gate in entry.gates],
         "overridden": entry.overridden,
     }
+
+
+def explanation_view(answer: pb.ExplainResponse) -> View:
+    return {
+        "target": store_name(answer.target),
+        "rule": answer.rule,
+        "because": answer.because,
+        "then": answer.then,
+        "bucket": known(answer.bucket),
+        "canary_buckets": answer.canary_buckets,
+        "setting": setting_view(setting_from_pb(answer.setting)),
+        "setting_stale": answer.setting_stale,
+        "flags": [flag_view(flag) for flag in answer.flags],
+        "rows": [
+            {
+                "store": store_name(row.store),
+                "trouble": row.trouble,
+                "exists": row.exists,
+                "live": row.live,
+                "version": f"{row.version.term}-{row.version.revision}" if row.exists else None,
+                "owner": store_name(row.owner),
+            }
+            for row in answer.rows
+        ],
+    }
+
+
+def store_name(number: record_pb2.Store.ValueType) -> str | None:
+    """None: no store."""
+    store = STORES.get(number)
+    return store.value if store else None

@@ -60,16 +60,3 @@ class FlagNames:
             operation: value for operation, name in self.operations.items() if (value := values.get(name)) is not None
         }
         return Flags(values.get(self.everything), operations)
-
-
-def parse_value(text: str) -> bool | None:
-    """Of a flag as people write it. Raises InvalidField."""
-    values = {"true": True, "false": False, "unset": None}
-    word = text.strip().lower()
-    if word not in values:
-        raise InvalidField("value", text, "one of true, false, unset")
-    return values[word]
-
-
-def value_text(value: bool | None) -> str:
-    return {True: "true", False: "false", None: "unset"}[value]

@@ -26,6 +26,9 @@ class Flags:
 
 NO_FLAGS = Flags()
 
+LASTING_SECONDS = 5.0
+"""How long the flag for everything must have been false until records follow it. Calls follow at once."""
+
 
 class Target(NamedTuple):
     store: Store

@@ -19,16 +19,13 @@ from libs.flags.port import FlagSource, FlagsUnavailable
 from libs.rpc.tasks import Loop
 from services.router.core.flags import FlagNames
 from services.router.core.phase import Setting
-from services.router.core.plan import NO_FLAGS, Flags
+from services.router.core.plan import LASTING_SECONDS, NO_FLAGS, Flags
 
 INTERVAL_SECONDS = 0.4
 """How often a provider is asked that does not say when a flag changes."""
 
 ANSWER_SECONDS = 0.5
 """How long one look may take. A provider that is slower is away; it is not asked again before it has answered."""
-
-LASTING_SECONDS = 5.0
-"""How long the flag for everything must have been false until records follow it. Calls follow at once."""
 
 T = TypeVar("T")
 

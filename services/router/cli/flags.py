@@ -1,0 +1,129 @@
+"""Commands about flags, and about where calls go because of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.router.cli.inputs import parse_flag
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, command
+from services.router.core import phase
+
+if TYPE_CHECKING:
+    pass
+
+
+def register(app: typer.Typer) -> None:
+    flags = typer.Typer(help="Kill switches: for everything, and for each operation.", no_args_is_help=True)
+    command(flags, "list", Common)(list_flags)
+    command(flags, "set", Changing)(set_flag)
+    app.add_typer(flags, name="flags")
+    command(app, "explain", Common)(explain)
+
+
+def list_flags(options: Common) -> None:
+    """Show every flag as the router sees it: its value and whose it is.
+
+    \b
+    JSON keys: generation
+      flags: list of name value source good_seconds trouble
+    value is true, false or null (unset: the next rule is asked).
+    good_seconds: since its source was last seen well; null is never.
+    trouble: why the source is not seen well now, so that its last good
+    value stands.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        answer = router.call("ListFlags", pb.ListFlagsRequest())
+    view = {"generation": answer.generation, "flags": [views.flag_view(flag) for flag in answer.flags]}
+    if options.json:
+        show.print_json(view)
+    else:
+        show.show(show.flags_table(view["flags"]))
+
+
+def set_flag(
+    options: Changing,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `baton flags list` shows.")],
+    value: Annotated[str, typer.Argument(metavar="true|false|unset", help="true: to B; false: to A.")],
+) -> None:
+    """Set a flag at every router, or unset it. It goes before what a flag
+    provider says.
+
+    \b
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same set_flags (as they are now)
+      before (the same, as they were) dry_run
+    """
+    wanted = parse_flag(value)
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.changes import Change, plan_of
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        names = [flag.name for flag in router.call("ListFlags", pb.ListFlagsRequest()).flags]
+        if name not in names:
+            raise CommandFailed(f"flag: {name!r} does not exist: one of {', '.join(names)}", Exit.USAGE)
+        planned = plan_of(router)
+        request = pb.SetFlagRequest(
+            actor=options.who, reason=options.reason, generation=planned.setting.generation, name=name, value=wanted
+        )
+        change = Change(
+            lambda setting: phase.set_flag(setting, name, wanted), "SetFlag", request, _effects(name, wanted)
+        )
+        change.run(options, router, planned)
+
+
+def explain(
+    options: Common,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The record, sandboxes/x; none for a list.")] = "",
+    op: Annotated[str, typer.Option(help="The operation: create, get, list, update, delete.")] = "get",
+    at: Annotated[str, typer.Option(metavar="ROUTER", help="Ask the router at this control address.")] = "",
+) -> None:
+    """Say where a router would send a call now, which rule says so, and what
+    the stores have under the name. Changes nothing.
+
+    \b
+    JSON keys: target rule because then bucket canary_buckets setting_stale
+      setting: phase generation canary_percent hold shadow_percent
+        shadow_same set_flags
+      flags: list of name value source good_seconds trouble
+      rows: list of store trouble exists live version owner
+    bucket is null for a list; owner is null while no store owns the record.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import control
+
+    with control(dataclasses.replace(options, address=at or options.address)) as router:
+        answer = router.call("Explain", pb.ExplainRequest(key=name, operation=op.strip().lower()))
+    view = views.explanation_view(answer)
+    if options.json:
+        show.print_json(view)
+    else:
+        show.show(show.explanation_screen(view))
+
+
+def _effects(name: str, value: bool | None) -> list[str]:
+    if value is None:
+        return [f"{name} is unset: the flag provider decides, if there is one, else canary and phase"]
+    to = "B" if value else "A"
+    effects = [f"{name} = {'true' if value else 'false'}: its calls go to {to}, at every router within a second"]
+    if ".use_service_layer" in name:
+        when = "at once" if value else f"after {_lasting():g} s"
+        effects.append(f"the records follow to {to}, {when}, under traffic")
+    else:
+        effects.append(f"a record that such a write touches is handed to {to}; all else stays where it is")
+    return effects
+
+
+def _lasting() -> float:
+    from services.router.core.plan import LASTING_SECONDS
+
+    return LASTING_SECONDS
