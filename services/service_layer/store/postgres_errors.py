@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import sqlalchemy.exc
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from libs.errors import BatonError, LockTimeout, Overloaded
 from libs.store.port import StoreUnavailable
@@ -63,6 +64,7 @@ FOREIGN: tuple[type[Exception], ...] = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     sqlalchemy.exc.SQLAlchemyError,
+    AsyncAdapt_asyncpg_dbapi.Error,  # of a connection that could not be made: the driver's own error is its cause
     OSError,
     TimeoutError,
 )
@@ -73,6 +75,8 @@ def translated(error: BaseException) -> BatonError | None:
     """Ours for a foreign exception. None: it is a defect of this program, not trouble of the database."""
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
         error = error.orig
+    if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
+        error = error.__cause__
     kind = _kind(error)
     return None if kind is None else kind(f"{(kind.__doc__ or '').strip()} [{type(error).__name__}: {error}]")
 

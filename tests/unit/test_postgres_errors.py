@@ -1,0 +1,51 @@
+"""What PostgreSQL and its driver raise becomes ours, however it is wrapped."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+import sqlalchemy.exc
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
+
+from libs.errors import BatonError, LockTimeout, Overloaded
+from libs.store.port import StoreUnavailable
+from services.service_layer.store.postgres_errors import FOREIGN, DiskFull, StartAgain, translated
+
+
+def raised(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def of_state(state: str) -> asyncpg.PostgresError:
+    error: asyncpg.PostgresError = asyncpg.PostgresError.new({"C": state, "M": "said the server", "S": "ERROR"})
+    return error
+
+
+@pytest.mark.parametrize(
+    ("state", "ours"),
+    [
+        ("57P03", StoreUnavailable),
+        ("57P01", StoreUnavailable),
+        ("25P03", StoreUnavailable),
+        ("55P03", LockTimeout),
+        ("40P01", StartAgain),
+        ("23505", StartAgain),
+        ("53100", DiskFull),
+        ("53300", Overloaded),
+        ("42601", None),
+    ],
+)
+def test_a_state_of_the_server_is_known_bare_and_wrapped(state: str, ours: type[BatonError] | None) -> None:
+    bare = of_state(state)
+    at_connecting = raised(AsyncAdapt_asyncpg_dbapi.Error("wrapped"), bare)  # type: ignore[no-untyped-call]
+    at_use = sqlalchemy.exc.DBAPIError("SELECT", None, at_connecting)
+    for error in (bare, at_connecting, at_use):
+        assert isinstance(error, FOREIGN)
+        found = translated(error)
+        assert (type(found) if found is not None else None) is ours
+
+
+def test_a_connection_that_cannot_be_made_is_a_store_that_is_away() -> None:
+    assert isinstance(translated(ConnectionRefusedError()), StoreUnavailable)
+    assert isinstance(translated(TimeoutError()), StoreUnavailable)
