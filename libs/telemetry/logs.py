@@ -42,6 +42,8 @@ def configure(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # While a broker is away the client says so many times a second; the loop that waits for it says it once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def _time(record: logging.LogRecord) -> str:
