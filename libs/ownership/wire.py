@@ -134,7 +134,8 @@ def event_of(record: Record) -> bytes:
 
     An answer that made room costs a late retry only the old answer's bytes: it gets the record as it is by then.
     """
-    record = replace(record, served=record.served[-SERVED_WINDOW:])
+    if len(record.served) > SERVED_WINDOW:
+        record = replace(record, served=record.served[-SERVED_WINDOW:])
     data = record_to_pb(record).SerializeToString()
     served: Sequence[Served] = record.served
     for position in range(len(served)):

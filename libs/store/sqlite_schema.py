@@ -138,8 +138,12 @@ def absence_from(values: Sequence[Any]) -> Absence:
     return Absence(bucket, term, version, Store(owner))
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes one for each call."""
+
+
 def labels_text(labels: Mapping[str, str]) -> str:
-    return json.dumps(dict(sorted(labels.items())), ensure_ascii=False, separators=(",", ":"))
+    return _encode(dict(sorted(labels.items())))
 
 
 class Statements:
