@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # Proto tree, folder of the generated modules, their import path.
 PROTO_TREES := protos:libs/pb:libs.pb \
@@ -52,8 +53,8 @@ test: env stack ## run every test, on real servers that it starts itself (PYTEST
 demo: env ## show a migration there and back under load, about a minute
 	$(BIN)/baton demo
 
-bench: env stack ## measure, each figure beside its baseline
-	$(BIN)/python -m tests.bench
+bench: env stack ## measure, each figure beside its baseline (BENCH_ARGS="--quick")
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 up: ## run the system in containers (Docker Compose 2.20 or later), clients at 127.0.0.1:7600
 	@docker compose version >/dev/null 2>&1 || { echo "docker compose is missing: see https://docs.docker.com/compose/install/" >&2; exit 1; }

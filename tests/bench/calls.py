@@ -70,7 +70,7 @@ async def measure(site: Site) -> list[Figure]:
     figures: list[Figure] = []
     for method, in_flight, count in ((GET, 1, 200), (UPDATE, 1, 150), (GET, 16, 640), (UPDATE, 16, 480)):
         contenders: dict[str, Contender] = {name: partial(turn, name, method, count, in_flight) for name in addresses}
-        found = await alternate(site.pick(10, 4), contenders)
+        found = await alternate(site.pick(8, 4), contenders)
         figures += _figures(f"{method}, {in_flight} in flight", in_flight, found)
     return figures
 
