@@ -105,7 +105,13 @@ async def test_many_changers_at_once_lose_no_generation(open_store: Open) -> Non
     async with AsyncExitStack() as stack:
         stores = [await stack.enter_async_context(open_store(None)) for _ in range(3)]
         before = await stores[0].load()
-        dual = Setting(generation=before.generation + 1, phase=Phase.DUAL_WRITE)
+        dual = Setting(
+            generation=before.generation + 1,
+            phase=Phase.DUAL_WRITE,
+            shadow_permille=7,
+            shadow_same=True,
+            shadow_since=before.generation,
+        )
         assert await stores[0].change(JournalEntry(0.0, "ann", "advance", "", before, dual))
 
         async def raise_canary(store: ControlStore) -> None:

@@ -28,6 +28,7 @@ class Story:
             "advance": self._advance,
             "rollback": lambda to: self._set(lambda: phases.rollback(self.setting, Phase(to))),
             "canary": lambda percent: self._set(lambda: phases.set_canary(self.setting, round(float(percent) * 10))),
+            "shadow": self._shadow,
             "lift": lambda: self._set(lambda: phases.lift_hold(self.setting)),
             "call": self._call,
         }
@@ -78,6 +79,10 @@ class Story:
             return [f"blocked by {verdict.value}", *failing]
         return [*(f"overridden: {line}" for line in failing), *self._set(lambda: phases.advance(self.setting))]
 
+    def _shadow(self, percent: str, *how: str) -> list[str]:
+        permille = round(float(percent) * 10)
+        return self._set(lambda: phases.set_shadow(self.setting, permille, same=how == ("same",)))
+
     def _set(self, change: Callable[[], Setting]) -> list[str]:
         before = self.setting
         try:
@@ -100,7 +105,8 @@ def _number(value: str) -> Any:
 
 def shown(setting: Setting) -> str:
     canary = f", canary {setting.canary_permille / 10:g} %" if setting.rule.canary else ""
-    return f"{setting.generation}: {setting.phase.value}{canary}{', held at A' if setting.hold else ''}"
+    shadow = f", shadow {setting.shadow_permille / 10:g} %" if setting.shadow_permille else ""
+    return f"{setting.generation}: {setting.phase.value}{canary}{shadow}{', held at A' if setting.hold else ''}"
 
 
 def play(text: str) -> str:

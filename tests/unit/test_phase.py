@@ -1,6 +1,7 @@
 """The table of phases: every move, legal or not."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from services.router.core.phase import (
     next_phase,
     rollback,
     set_canary,
+    set_shadow,
 )
 
 OFF, SHADOW, DUAL_WRITE, DUAL_READ, CUTOVER, DEPRECATED = Phase
@@ -138,6 +140,32 @@ def test_after_a_rollback_the_way_forward_is_open_once_the_hold_is_lifted() -> N
 def test_the_table_names_known_gates_and_every_gate_is_asked_somewhere() -> None:
     asked = {name for rule in PHASES.values() for name in rule.gates}
     assert asked == set(GATES)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_reads_are_compared_only_where_both_stores_are_fed_and_neither_is_left(phase: Phase) -> None:
+    if phase in {SHADOW, DUAL_WRITE, DUAL_READ}:
+        after = set_shadow(at(phase), 51, same=True)
+        assert after == replace(at(phase), generation=8, shadow_permille=51, shadow_same=True, shadow_since=8)
+    else:
+        with pytest.raises(IllegalMove, match="compared only in SHADOW, DUAL_WRITE, DUAL_READ"):
+            set_shadow(at(phase), 51)
+    assert set_shadow(at(phase), 0, same=True) == replace(at(phase), generation=8, shadow_since=8)
+
+
+@pytest.mark.parametrize("permille", [-1, 1001])
+def test_more_than_all_reads_cannot_be_compared(permille: int) -> None:
+    with pytest.raises(IllegalMove, match="0 to 100 %"):
+        set_shadow(at(SHADOW), permille)
+
+
+def test_the_share_of_compared_reads_is_kept_until_a_phase_that_compares_none() -> None:
+    setting = set_shadow(at(SHADOW), 10)
+    for kept in (DUAL_WRITE, DUAL_READ):
+        setting = advance(setting)
+        assert (setting.phase, setting.shadow_permille, setting.shadow_since) == (kept, 10, 8)
+    assert rollback(setting, SHADOW).shadow_permille == 10, "with what was counted: it is the same run"
+    assert (rollback(setting, OFF).shadow_permille, advance(setting).shadow_permille) == (0, 0)
 
 
 def test_only_the_last_phase_has_no_way_back() -> None:

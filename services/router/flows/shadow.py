@@ -308,10 +308,8 @@ class Shadow:
     def _has_arrived(self, suspect: Suspect) -> bool:
         """What was made until the last look is at both stores, as far as the lag tells."""
         one, other = suspect.job.stores
-        if one is other:
-            known = self._clock.monotonic()
-        else:
-            known = min(self._followed_until(store) for store in (one, other))
+        now = self._clock.monotonic()
+        known = now if one is other else min(map(self._followed_until, (one, other)))
         return known - suspect.looked_at > self._limits.settle_seconds
 
     def _followed_until(self, store: Store) -> float:
