@@ -25,6 +25,8 @@ from services.router.flows.backfill import Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
+from services.router.flows.judge import Bench, Judge
+from services.router.flows.measure import Measurement, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer, SettingCache
 from tests.contracts.pb.toy import shelf_pb2
@@ -69,7 +71,7 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
         parts = _parts(running, observer, cache, backfill, clock)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
-        jobs = (parts.jobs.canary_auto.loop, parts.jobs.rehearsals.loop)
+        jobs = (parts.jobs.canary_auto.loop, parts.jobs.rehearsals.loop, parts.measurement.loop, parts.judge.loop)
         async with (
             running_loops(observer.loop, cache.loop, backfill.loop, *jobs),
             open_channel(server.address) as channel,
@@ -103,10 +105,19 @@ def _jobs(running: System, migration: Migration, evidence: Callable[[Setting], E
 
 def _parts(running: System, observer: Observer, cache: SettingCache, backfill: Backfill, clock: Clock) -> Parts:
     def evidence(setting: Setting) -> Evidence:
-        return observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago())
+        seen = observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago())
+        return measurement.evidence(rehearsed(seen, jobs.rehearsals.last, clock.now()))
 
+    measurement = Measurement(
+        running.control,
+        running.traffic.meter,
+        "router-1",
+        clock,
+        lambda: (cache.current.shadow_since, running.shadow.counts),
+    )
     migration = Migration(running.control, cache, evidence, clock)
     jobs = _jobs(running, migration, evidence, clock)
+    judge = Judge(Bench(running.control, migration, measurement, cache, observer, clock, "router-1"))
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
     return Parts(
@@ -121,5 +132,7 @@ def _parts(running: System, observer: Observer, cache: SettingCache, backfill: B
         explainer,
         jobs,
         running.shadow,
+        measurement,
+        judge,
         clock,
     )

@@ -140,7 +140,7 @@ async def running_system(
         )
         forward = Forward(stores, handoffs, traffic, clock, ReadPolicy())
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
-        listing = Listing(stores, traffic, ReadPolicy(), shadow)
+        listing = Listing(stores, traffic, ReadPolicy(), shadow, clock)
         writes = Background(100, "writes")
         proxy = Proxy(kit.contract, forward, listing, setting, traffic, writes, clock, shadow)
         router = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])

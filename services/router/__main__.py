@@ -48,7 +48,9 @@ from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
+from services.router.flows.judge import Bench, Judge
 from services.router.flows.listing import Listing
+from services.router.flows.measure import Measurement, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
@@ -172,15 +174,22 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     backfill = Backfill(control_store, stores, holder, clock)
 
     def evidence(setting: Setting) -> Evidence:
-        return observer.evidence(setting, mover.buckets_at_b, backfill.finished_seconds_ago())
+        seen = observer.evidence(setting, mover.buckets_at_b, backfill.finished_seconds_ago())
+        return measurement.evidence(rehearsed(seen, jobs.rehearsals.last, clock.now()))
 
-    migration = Migration(control_store, cache, evidence, clock)
+    migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
     policy = ReadPolicy(settings.stale_reads)
     writes = Background(settings.writes, "writes")
     forward = Forward(stores, handoffs, traffic, clock, policy)
     shadow = Shadow(outside.contract, stores, cache, observer, clock)
-    listing = Listing(stores, traffic, policy, shadow)
+    measurement = Measurement(
+        control_store, traffic.meter, holder, clock, lambda: (cache.current.shadow_since, shadow.counts)
+    )
+    judge = Judge(
+        Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.rollback_limits)
+    )
+    listing = Listing(stores, traffic, policy, shadow, clock)
     proxy = Proxy(outside.contract, forward, listing, cache, traffic, writes, clock, shadow)
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
@@ -199,16 +208,18 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         explainer,
         jobs,
         shadow,
+        measurement,
+        judge,
         clock,
     )
-    limits = ServerLimits(
+    public_limits = ServerLimits(
         settings.public_calls,
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )
     control_config = ServerConfig(settings.control, "control", ServerLimits(), control_token, "control_token_file")
     return Router(
-        public=Server(ServerConfig(settings.public, "public", limits), [proxy.service()]),
+        public=Server(ServerConfig(settings.public, "public", public_limits), [proxy.service()]),
         control=Server(control_config, [control_service(parts)]),
         loops=[
             cache.loop,
@@ -218,6 +229,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             jobs.canary_auto.loop,
             jobs.rehearsals.loop,
             *shadow.loops,
+            measurement.loop,
+            judge.loop,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
         ],

@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 
 from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
+from services.router.core.evidence import Limits
+from services.router.core.judge import RollbackLimits
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
 
@@ -38,6 +40,11 @@ def check_control_store(value: str) -> str:
     if _CONTROL_STORE.fullmatch(value) is None:
         raise ValueError("a control store is at sqlite:///path or postgresql://user@host:port/database")
     return value
+
+
+Percent = Annotated[float, Field(gt=0, le=100)]
+Milliseconds = Annotated[float, Field(gt=0, le=60_000)]
+Samples = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class RouterSettings(ProcessSettings):
@@ -79,7 +86,71 @@ class RouterSettings(ProcessSettings):
     """Answer a read from the other store, marked stale, when the record's owner is out of reach."""
     refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.5
     """How old this router's view of the setting may be."""
+
+    rollback_automatic: bool = True
+    """Send all traffic back to A without a person when B fails."""
+    rollback_fault_percent: Percent = 5.0
+    """B's share of server faults that is too much, if it lasts."""
+    rollback_seconds: Annotated[int, Field(ge=6, le=50)] = 30
+    """How long it must last."""
+    rollback_calls: Count = 200
+    """Calls of B that it needs in that time."""
+    rollback_margin_percent: Percent = 5.0
+    """By how much B's share must exceed A's."""
+    rollback_pause_seconds: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """Between two of them; in between a person decides."""
+
+    gate_lag_seconds: Seconds = 300.0
+    gate_mismatch_percent: Percent = 0.01
+    """Of the compared reads; must be below."""
+    gate_mismatch_alert_percent: Percent = 0.1
+    gate_compared_reads: Samples = 30_000
+    gate_error_percent: Percent = 0.5
+    """Of B's calls, for DUAL_READ; must be below."""
+    gate_error_calls: Samples = 600
+    gate_golden_error_percent: Percent = 0.1
+    """Of B's calls, for DEPRECATED."""
+    gate_golden_calls: Samples = 3000
+    gate_lock_milliseconds: Milliseconds = 50.0
+    """P99 of a write's wait for its turn at B."""
+    gate_write_delta_milliseconds: Milliseconds = 100.0
+    """By how much P99 of a write at B may be above A's."""
+    gate_latency_margin_percent: Percent = 10.0
+    """By how much of A's P99 B's may be above it and count as equal."""
+    gate_latency_calls: Annotated[int, Field(ge=299, le=100_000_000)] = 300
+    """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""
+    gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+
     default_deadline_seconds: Seconds = 5.0
     longest_deadline_seconds: Seconds = 30.0
     drain_seconds: Seconds = 10.0
     """How long a process that was told to stop waits for what is under way."""
+
+    @property
+    def gate_limits(self) -> Limits:
+        return Limits(
+            lag_seconds=self.gate_lag_seconds,
+            mismatch_rate=self.gate_mismatch_percent / 100,
+            mismatch_alert_rate=self.gate_mismatch_alert_percent / 100,
+            compared_reads=self.gate_compared_reads,
+            error_rate=self.gate_error_percent / 100,
+            error_calls=self.gate_error_calls,
+            golden_error_rate=self.gate_golden_error_percent / 100,
+            golden_calls=self.gate_golden_calls,
+            lock_seconds=self.gate_lock_milliseconds / 1000,
+            write_delta_seconds=self.gate_write_delta_milliseconds / 1000,
+            latency_margin=self.gate_latency_margin_percent / 100,
+            latency_calls=self.gate_latency_calls,
+            rehearsal_seconds=self.gate_rehearsal_days * 86_400,
+        )
+
+    @property
+    def rollback_limits(self) -> RollbackLimits:
+        return RollbackLimits(
+            automatic=self.rollback_automatic,
+            fault_rate=self.rollback_fault_percent / 100,
+            window_seconds=self.rollback_seconds,
+            least_calls=self.rollback_calls,
+            margin=self.rollback_margin_percent / 100,
+            pause_seconds=self.rollback_pause_seconds,
+        )

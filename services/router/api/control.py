@@ -8,16 +8,13 @@ from typing import Protocol
 
 from libs.clock import Clock
 from libs.errors import InvalidField
-from libs.ownership.model import BUCKETS, Store
-from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
-from services.router.api.flags import FlagMethods, flags_of
+from services.router.api.flags import FlagMethods
 from services.router.api.messages import (
     PHASE_NUMBERS,
-    UNKNOWN,
     entry_to_pb,
     finding_to_pb,
     gates_to_pb,
@@ -26,13 +23,16 @@ from services.router.api.messages import (
     setting_to_pb,
     timestamp,
 )
-from services.router.api.rehearsal import Jobs, JobsServicer, fill_status
+from services.router.api.rehearsal import Jobs, JobsServicer
 from services.router.api.shadow import ShadowMethods
+from services.router.api.watch import WatchMethods
 from services.router.control.port import Progress
 from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings, diagnose
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
+from services.router.flows.judge import Judge
+from services.router.flows.measure import Measurement
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.shadow import Shadow
@@ -84,44 +84,20 @@ class Parts:
     explainer: Explainer
     jobs: Jobs
     shadow: Shadow
+    measurement: Measurement
+    judge: Judge
     clock: Clock
 
 
-class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, WatchMethods, control_pb2_grpc.ControlServiceServicer):
     """One router's control API. The listener, with its token, tells who calls."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._flags = parts
+        self._watched = parts
         self._shadow = parts
         self._jobs = parts.jobs
-
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
-        parts = self._parts
-        b = parts.observer.view(Store.B).status
-        to_return = b.owned_records if b else 0
-        answer = pb.GetStatusResponse(
-            setting=setting_to_pb(parts.cache.current),
-            setting_stale=parts.cache.stale,
-            stores=[self._store(store) for store in Store],
-            buckets=BUCKETS,
-            buckets_to_b=parts.mover.buckets_to_b,
-            buckets_at_b=UNKNOWN if parts.mover.buckets_at_b is None else parts.mover.buckets_at_b,
-            handover=progress_to_pb(parts.mover.progress),
-            backfill=progress_to_pb(parts.backfill.progress),
-            handoffs=parts.traffic.handoffs,
-            stale_reads=parts.traffic.stale_reads,
-            unavailable=parts.traffic.unavailable,
-            records_to_return=to_return if b else UNKNOWN,
-            return_seconds=_seconds_to_return(to_return if b else None, parts.mover.measured_rate),
-            log_trouble=parts.observer.log_trouble,
-            settled=parts.mover.settled,
-            flags=flags_of(parts),
-        )
-        fill_status(answer, parts.jobs)
-        for key, times in parts.traffic.ping_pong():
-            answer.ping_pong.add(key=key, handoffs=times)
-        return answer
 
     async def PlanPhase(self, request: pb.PlanPhaseRequest, context: Context) -> pb.PlanPhaseResponse:  # noqa: N802
         plan = await self._parts.migration.plan()
@@ -180,44 +156,7 @@ class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, control_pb2_grpc
             findings=[finding_to_pb(finding) for finding in findings], now_time=timestamp(self._parts.clock.now())
         )
 
-    def _store(self, store: Store) -> pb.StoreStatus:
-        view = self._parts.observer.view(store)
-        traffic = self._parts.traffic
-        answer = pb.StoreStatus(
-            store=STORE_NUMBERS[store],
-            reachable=view.reachable,
-            note=view.trouble,
-            lag_events=UNKNOWN if view.lag_events is None else view.lag_events,
-            lag_seconds=UNKNOWN if view.lag_seconds is None else view.lag_seconds,
-            reads=traffic.reads[store],
-            writes=traffic.writes[store],
-            failures=traffic.failures[store],
-        )
-        status = view.status
-        if status is not None:
-            answer.serving = status.serving and view.reachable
-            answer.note = view.trouble or status.reason
-            answer.backend = status.backend
-            answer.records = status.records
-            answer.owned_records = status.owned_records
-            answer.owned_buckets = status.owned_absences
-            answer.outbox_entries = status.outbox.entries
-            answer.outbox_oldest_seconds = status.outbox.oldest_seconds
-            answer.parked = status.feed.parked_now
-            answer.feed_read = status.feed.read
-            answer.feed_applied = status.feed.applied
-            answer.feed_old = status.feed.old
-            answer.feed_trouble = status.feed.trouble
-        return answer
-
 
 def control_service(parts: Parts) -> TypedService:
     """For `libs.rpc.server.Server`, on a listener of its own with a token of its own."""
     return TypedService(SERVICE, ControlServicer(parts), control_pb2_grpc.add_ControlServiceServicer_to_server)
-
-
-def _seconds_to_return(records: int | None, rate: float) -> float:
-    """At the rate of the last hand-over; negative when not known."""
-    if records == 0:
-        return 0.0
-    return records / rate if records is not None and rate > 0 else float(UNKNOWN)

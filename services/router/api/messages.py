@@ -58,6 +58,9 @@ def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:
             verdict=VERDICT_NUMBERS[result.verdict],
             evidence=result.evidence,
             threshold=result.threshold,
+            runbook=result.runbook,
+            samples=result.samples,
+            least_samples=result.least_samples,
         )
         for result in results
     ]

@@ -28,6 +28,8 @@ PARTS = 6
 
 @dataclass(frozen=True, slots=True)
 class RollbackLimits:
+    automatic: bool = True
+    """False: a person is called instead."""
     fault_rate: float = 0.05
     """Share of B's calls that may be server faults."""
     window_seconds: int = 30
@@ -85,6 +87,8 @@ def decide(seen: Seen, limits: RollbackLimits) -> Verdict:
     a = total(a for a, _ in window)
     if trouble := _against_a(a, b, seen, limits):
         return Verdict(Ruling.CALL_A_PERSON, f"{found}; {trouble}")
+    if not limits.automatic:
+        return Verdict(Ruling.CALL_A_PERSON, f"{found}; automatic rollback is switched off")
     ago = seen.last_seconds_ago
     if ago is not None and ago < limits.pause_seconds:
         return Verdict(

@@ -26,7 +26,8 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.limits import ANSWER_BYTES
 from services.router.core.merge import Half, Item, frame, merge, unknown_names
-from services.router.flows.forward import ATTEMPT_SHARE, ReadPolicy
+from services.router.flows.forward import ATTEMPT_SHARE, ReadPolicy, Time
+from services.router.flows.measure import Attempt, measured
 from services.router.flows.stores import Answer, Away, Refused, Stores
 from services.router.flows.traffic import Traffic
 
@@ -68,8 +69,9 @@ class Halves:
 class Listing:
     """Raises InvalidField, Refused with a store's own error, OwnerUnavailable."""
 
-    def __init__(self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows) -> None:
+    def __init__(self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows, clock: Time) -> None:
         self._stores = stores
+        self._clock = clock
         self._traffic = traffic
         self._policy = policy
         self._shadow = shadow
@@ -85,7 +87,7 @@ class Listing:
         # A page of which no name matched, when the newest rows were known, is not an answer yet.
         while resume is not None and not items:
             page.after = resume
-            halves = await self._halves(page, call.timeout_seconds, to)
+            halves = await self._halves(page, call, to)
             missing = missing or halves.missing
             if halves.missing is None:
                 self._shadow.offer_page((method, call.data), halves.pages, halves.looked_up)
@@ -97,17 +99,15 @@ class Listing:
         self._traffic.stale_reads += 1
         return Answer(missing.other, data, {metadata.STORE: missing.other.value, metadata.STALE: "1"})
 
-    async def _halves(self, page: pb.ListRecordsRequest, timeout_seconds: float, to: Store) -> Halves:
-        found = await asyncio.gather(
-            *(self._half(store, page, timeout_seconds * ATTEMPT_SHARE) for store in Store), return_exceptions=True
-        )
+    async def _halves(self, page: pb.ListRecordsRequest, call: ListCall, to: Store) -> Halves:
+        found = await asyncio.gather(*(self._half(store, page, call) for store in Store), return_exceptions=True)
         halves = {store: half for store, half in zip(Store, found, strict=True) if isinstance(half, Half)}
         for failure in found:
             if isinstance(failure, BaseException) and not _may_be_missing(failure, to):
                 raise failure
         if len(halves) == len(Store):
             try:
-                looked_up = await self._look_up(list(halves.values()), page, timeout_seconds)
+                looked_up = await self._look_up(list(halves.values()), page, call)
                 return Halves((halves[Store.A], halves[Store.B]), looked_up)
             except Refused as failure:
                 if not _may_be_missing(failure, to):
@@ -118,24 +118,25 @@ class Listing:
         ((store, half),) = halves.items()
         return Halves((half, _NOTHING), {}, store.other)
 
-    async def _look_up(
-        self, halves: Sequence[Half], page: pb.ListRecordsRequest, timeout_seconds: float
-    ) -> Mapping[str, Item]:
+    async def _look_up(self, halves: Sequence[Half], page: pb.ListRecordsRequest, call: ListCall) -> Mapping[str, Item]:
         """The rows, at each store, of the names that only the other page has."""
         a, b = halves
         wanted = ((Store.A, unknown_names(a, b)), (Store.B, unknown_names(b, a)))
         parts = await asyncio.gather(
             *(
-                self._half(store, _part(page, names[start : start + LOOK_UP]), timeout_seconds * ATTEMPT_SHARE)
+                self._half(store, _part(page, names[start : start + LOOK_UP]), call)
                 for store, names in wanted
                 for start in range(0, len(names), LOOK_UP)
             )
         )
         return {name: item for part in parts for name, item in part.rows.items()}
 
-    async def _half(self, store: Store, page: pb.ListRecordsRequest, timeout_seconds: float) -> Half:
+    async def _half(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
         client = self._stores[store]
-        answer = await client.ask(client.replication.ListRecords, page, timeout_seconds)
+        seconds = call.timeout_seconds * ATTEMPT_SHARE
+        attempt = Attempt(store, call.method.operation, call.method.is_read, seconds)
+        asking = client.ask(client.replication.ListRecords, page, seconds)
+        answer = await measured(self._traffic.meter, self._clock, attempt, asking)
         rows = {row.key: Item(version_from_pb(row.version), row.matches, row.item) for row in answer.rows}
         return Half(rows, answer.full)
 

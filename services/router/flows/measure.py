@@ -44,6 +44,21 @@ class Time(Protocol):
     def monotonic(self) -> float: ...
 
 
+class Rehearsed(Protocol):
+    """What came of a rehearsal."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def note(self) -> str: ...
+
+    @property
+    def finished_seconds(self) -> float:
+        """UNIX time."""
+        ...
+
+
 class Attempt(NamedTuple):
     """One call to one store, of a method of the contract."""
 
@@ -256,3 +271,12 @@ class Measurement:
         await self.exchange()
         loop.well()
         await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def rehearsed(evidence: Evidence, last: Rehearsed | None, now: float) -> Evidence:
+    """With what the last rehearsal has shown; `now` is UNIX time."""
+    if last is None:
+        return evidence
+    trouble = "" if last.passed else last.note or "it did not pass"
+    ago = max(0.0, now - last.finished_seconds)
+    return replace(evidence, rehearsal_seconds_ago=ago, rehearsal_trouble=trouble)

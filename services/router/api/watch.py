@@ -1,0 +1,172 @@
+"""The status of a migration, as one router knows it: the one source for command line, dashboard and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from libs.errors import InvalidField
+from libs.ownership.model import BUCKETS, Store
+from libs.ownership.wire import STORE_NUMBERS
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.api.flags import flags_of
+from services.router.api.messages import (
+    PHASE_NUMBERS,
+    UNKNOWN,
+    gates_to_pb,
+    progress_to_pb,
+    setting_to_pb,
+    timestamp,
+)
+from services.router.api.rehearsal import fill_status
+from services.router.control.port import JournalEntry
+from services.router.core.gates import GateResult, Verdict
+from services.router.core.measure import total
+from services.router.flows.judge import Judge
+from services.router.flows.measure import Measurement
+
+if TYPE_CHECKING:
+    from services.router.api.control import Parts
+
+RECENT_SECONDS = 30
+"""Of `MeasuredCalls.recent_calls`."""
+
+DEFAULT_INTERVAL_SECONDS = 1.0
+SHORTEST_INTERVAL_SECONDS = 0.1
+LONGEST_INTERVAL_SECONDS = 60.0
+
+
+class WatchMethods:
+    """Part of the control API's servicer."""
+
+    _watched: Parts
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
+        return status_of(self._watched)
+
+    async def WatchStatus(  # noqa: N802
+        self, request: pb.WatchStatusRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchStatusResponse, None]:
+        seconds = request.interval_seconds or DEFAULT_INTERVAL_SECONDS
+        if not math.isfinite(seconds) or not SHORTEST_INTERVAL_SECONDS <= seconds <= LONGEST_INTERVAL_SECONDS:
+            wanted = f"{SHORTEST_INTERVAL_SECONDS:g} to {LONGEST_INTERVAL_SECONDS:g} seconds, or 0 for 1"
+            raise InvalidField("interval_seconds", request.interval_seconds, wanted)
+        while True:
+            yield pb.WatchStatusResponse(status=status_of(self._watched))
+            await asyncio.sleep(seconds)
+
+
+def status_of(parts: Parts) -> pb.GetStatusResponse:
+    b = parts.observer.view(Store.B).status
+    at_b = parts.mover.buckets_at_b
+    to_return = b.owned_records if b else 0
+    answer = pb.GetStatusResponse(
+        setting=setting_to_pb(parts.cache.current),
+        setting_stale=parts.cache.stale,
+        stores=[_store(parts, store) for store in Store],
+        buckets=BUCKETS,
+        buckets_to_b=parts.mover.buckets_to_b,
+        buckets_at_b=UNKNOWN if at_b is None else at_b,
+        permille_at_b=UNKNOWN if at_b is None else round(1000 * at_b / BUCKETS),
+        handover=progress_to_pb(parts.mover.progress),
+        backfill=progress_to_pb(parts.backfill.progress),
+        handoffs=parts.traffic.handoffs,
+        stale_reads=parts.traffic.stale_reads,
+        unavailable=parts.traffic.unavailable,
+        records_to_return=to_return if b else UNKNOWN,
+        return_seconds=_seconds_to_return(to_return if b else None, parts.mover.measured_rate),
+        # Every record goes home by a handoff, which keeps what was acknowledged; so this is no estimate.
+        writes_lost=0,
+        log_trouble=parts.observer.log_trouble,
+        settled=parts.mover.settled,
+        flags=flags_of(parts),
+    )
+    fill_status(answer, parts.jobs)
+    for key, times in parts.traffic.ping_pong():
+        answer.ping_pong.add(key=key, handoffs=times)
+    _add_outlook(answer, parts)
+    _add_judge(answer, parts.judge, parts.measurement)
+    return answer
+
+
+def _add_outlook(answer: pb.GetStatusResponse, parts: Parts) -> None:
+    """The next step, and what blocks it."""
+    setting = parts.cache.current
+    plan = parts.migration.outlook(setting)
+    answer.next = PHASE_NUMBERS[plan.next] if plan.next else pb.PHASE_UNSPECIFIED
+    answer.gates.extend(gates_to_pb(plan.results))
+    answer.blocked = plan.blocked or blocked_by(plan.results)
+    answer.alerts.extend(parts.migration.alerts(setting))
+
+
+def blocked_by(results: tuple[GateResult, ...]) -> str:
+    """The gates that do not pass, in words; "" when all do."""
+    return "; ".join(f"{r.name} {r.verdict.value}: {r.evidence}" for r in results if r.verdict is not Verdict.PASS)
+
+
+def _add_judge(answer: pb.GetStatusResponse, judge: Judge, measurement: Measurement) -> None:
+    answer.judge = judge.view
+    if judge.alarm:
+        answer.alerts.append(judge.alarm)
+    if judge.last is not None:
+        answer.last_automatic.CopyFrom(automatic_to_pb(judge.last))
+    window = measurement.seconds()[:RECENT_SECONDS]
+    for store, recent in ((Store.A, total(a for a, _ in window)), (Store.B, total(b for _, b in window))):
+        gated = measurement.recent(store)
+        answer.measured.add(
+            store=STORE_NUMBERS[store],
+            recent_calls=recent.calls,
+            recent_faults=recent.faults,
+            calls=gated.calls,
+            faults=gated.faults,
+        )
+
+
+def automatic_to_pb(entry: JournalEntry) -> pb.AutomaticRollback:
+    return pb.AutomaticRollback(
+        time=timestamp(entry.time_seconds),
+        reason=entry.reason,
+        before=setting_to_pb(entry.before),
+        after=setting_to_pb(entry.after),
+    )
+
+
+def _store(parts: Parts, store: Store) -> pb.StoreStatus:
+    view = parts.observer.view(store)
+    traffic = parts.traffic
+    answer = pb.StoreStatus(
+        store=STORE_NUMBERS[store],
+        reachable=view.reachable,
+        note=view.trouble,
+        lag_events=UNKNOWN if view.lag_events is None else view.lag_events,
+        lag_seconds=UNKNOWN if view.lag_seconds is None else view.lag_seconds,
+        reads=traffic.reads[store],
+        writes=traffic.writes[store],
+        failures=traffic.failures[store],
+    )
+    status = view.status
+    if status is not None:
+        answer.serving = status.serving and view.reachable
+        answer.note = view.trouble or status.reason
+        answer.backend = status.backend
+        answer.records = status.records
+        answer.owned_records = status.owned_records
+        answer.owned_buckets = status.owned_absences
+        answer.outbox_entries = status.outbox.entries
+        answer.outbox_oldest_seconds = status.outbox.oldest_seconds
+        answer.parked = status.feed.parked_now
+        answer.feed_read = status.feed.read
+        answer.feed_applied = status.feed.applied
+        answer.feed_old = status.feed.old
+        answer.feed_trouble = status.feed.trouble
+    return answer
+
+
+def _seconds_to_return(records: int | None, rate: float) -> float:
+    """At the rate of the last hand-over; negative when not known."""
+    if records == 0:
+        return 0.0
+    return records / rate if records is not None and rate > 0 else float(UNKNOWN)
