@@ -9,11 +9,17 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.clock import SystemClock
+from libs.ownership.limits import MAX_PAYLOAD_BYTES
+from libs.ownership.model import BUCKETS, Record, Row, Store, Version, bucket_of
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
-from services.router.core.phase import Phase
+from libs.rpc.tasks import Loop
+from services.router.core.phase import Phase, Setting
 from services.router.flows.migration import Decision
+from services.router.flows.mover import STUCK_SECONDS, Mover
+from services.router.flows.observe import SettingCache
+from services.router.flows.transfer import Transfer
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system
 from tests.waiting import eventually
@@ -258,6 +264,32 @@ async def test_the_mover_turns_round_when_the_setting_changes_while_it_runs(livi
     await eventually(lambda: bool(system.mover.progress.done), timeout_seconds=20)
     await system.migration.rollback(BY_HAND, Phase.SHADOW)
     await eventually(lambda: system.mover.settled and system.mover.buckets_at_b == 0, timeout_seconds=20)
+
+
+class _Waits(SettingCache):
+    """Notes how long the mover would wait for another setting, and does not wait."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__(system.control, SystemClock())
+        self.seconds: list[float] = []
+
+    async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
+        self.seconds.append(timeout_seconds)
+        return self.current
+
+
+async def test_the_mover_waits_before_it_tries_again_what_it_could_not_move(system: System) -> None:
+    version = Version(0, 1)
+    row = Row("shelf/r/large", version, Store.A, version, True, b"x" * (MAX_PAYLOAD_BYTES + 1), 1)
+    await system.ports(Store.A).transfers.apply([Record(row, (), Store.A, 0.0)])
+    await go_to(system, Phase.DUAL_READ)
+    waits = _Waits(system)
+    await waits.refresh()
+    mover = Mover(system.stores, Transfer(system.stores), waits, system.control, "router-1", SystemClock())
+    await mover.run_once(Loop("mover", mover.run_once))
+    assert waits.seconds == [], "all buckets have gone: what is left is seen at the next look"
+    await mover.run_once(Loop("mover", mover.run_once))
+    assert (waits.seconds, mover.buckets_at_b) == ([STUCK_SECONDS], BUCKETS - 1)
 
 
 async def test_a_caller_who_leaves_does_not_stop_the_write(system: System) -> None:

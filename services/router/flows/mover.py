@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from libs.ownership.model import BUCKETS, Store
+from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import Loop
@@ -37,6 +37,9 @@ BUSY_ROUNDS = 5
 
 IDLE_SECONDS = 2.0
 """Between looks when all is at home: a call that another router planned by an older setting may take records away."""
+
+STUCK_SECONDS = 0.5
+"""After a pass that moved nothing: what is left is busy, or cannot leave, and each look reads all of both stores."""
 
 LEASE_NAME = "mover"
 LEASE_SECONDS = 5.0
@@ -137,12 +140,13 @@ class Mover:
             return
         buckets = await self._look()
         away = self._judge(buckets)
-        if away:
-            await self._pass(away)
+        moved = bool(away) and await self._pass(away)
         loop.well()
         if not away:
             self.progress = replace(self.progress, running=False, note="every bucket is where it should be")
             await self._steering.changed(setting, IDLE_SECONDS)
+        elif not moved:
+            await self._steering.changed(setting, STUCK_SECONDS)
 
     async def _look(self) -> Mapping[int, Bucket]:
         """All buckets as they are."""
@@ -166,13 +170,15 @@ class Mover:
         self._settled_for = None if away else aim(setting, flags)
         return away
 
-    async def _pass(self, away: Sequence[Bucket]) -> None:
+    async def _pass(self, away: Sequence[Bucket]) -> bool:
+        """Whether it moved anything, or was called off."""
         setting, flags = self._steering.current, self._steering.lasting_flags
         wanted = aim(setting, flags)
         homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
         total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
         leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
+        moved = False
         for to in Store:
             going = [bucket for bucket in away if homes[bucket.number] is to]
             for start in range(0, len(going), GROUP):
@@ -182,32 +188,43 @@ class Mover:
                     await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
                     leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
                 group = going[start : start + GROUP]
-                await self._move(group, to, wanted)
+                moved |= any(bucket.absence is to.other for bucket in group)
+                left = await self._move(group, to, wanted)
                 if self.buckets_at_b is not None:
-                    self.buckets_at_b += len(group) if to is Store.B else -sum(b.is_at(Store.B) for b in group)
+                    gone = len(group) - len(left)
+                    self.buckets_at_b += gone if to is Store.B else -sum(b.is_at(Store.B) for b in group)
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
+        return moved or self.progress.done > 0 or self._aim() != wanted
 
-    async def _move(self, group: Sequence[Bucket], to: Store, wanted: Aim) -> None:
-        """New records first: from then on they are made at the target. Then the records that are there."""
+    async def _move(self, group: Sequence[Bucket], to: Store, wanted: Aim) -> set[int]:
+        """New records first: from then on they are made at the target. Then the records that are there.
+
+        Returns the buckets of which records are left.
+        """
         if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
             await self._absences.move(owned, to)
         if under_way := [bucket.number for bucket in group if bucket.absence is None]:
             await self._absences.finish(under_way)
         keys = await self._transfer.keys(to.other, [bucket.number for bucket in group], owned_only=True)
+        left: list[str] = []
         for start in range(0, len(keys), BATCH):
             if self._aim() != wanted:
-                return
-            await self._move_records(keys[start : start + BATCH], to)
+                left += keys[start:]
+                break
+            left += await self._move_records(keys[start : start + BATCH], to)
+        return {bucket_of(key) for key in left}
 
-    async def _move_records(self, keys: Sequence[str], to: Store) -> None:
+    async def _move_records(self, keys: Sequence[str], to: Store) -> Sequence[str]:
+        """Returns those that could not be had."""
         left = keys
         for _ in range(BUSY_ROUNDS):
             failed = await self._transfer.take(left, to)
             moved = len(left) - len(failed)
             self._rate.add(moved)
             self.progress = replace(self.progress, done=self.progress.done + moved, rate=self._rate.per_second)
-            if not failed:
-                return
             left = failed
+            if not left:
+                break
+        return left
