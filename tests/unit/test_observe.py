@@ -145,7 +145,7 @@ async def test_a_log_that_is_away_shows_as_the_age_of_what_waits_for_it(waiting:
     caught_up = replace(b, status=GetStatusResponse(feed=Feed(next_offsets={0: 5}, trouble="no log")))
     observer._ends = None
     seen = observer._with_lag(caught_up, a, clock.monotonic())
-    assert (seen.lag_events, seen.lag_seconds) == (0, seconds)
+    assert (seen.lag_events, seen.lag_seconds) == (None, seconds)
 
 
 async def test_a_feed_in_trouble_with_nothing_to_show_has_no_known_lag() -> None:

@@ -182,7 +182,7 @@ class Observer:
     this router started, and, in a backlog of more than 1000 intervals, by some intervals. It is 0 when nothing waits.
     While the store, or the log, is out of reach it is counted on from what was last known of it, for people and alarms;
     as evidence it is then not known. It is not known either while the other store is out of reach, or when the feed
-    stands still with nothing to show.
+    stands still with nothing to show. How many events it is, is not known while the log is out of reach.
     """
 
     def __init__(
@@ -283,4 +283,4 @@ class Observer:
             shows = waiting or (outbox.entries if self._ends is None else not feed.trouble)
             if shows:
                 seconds = outbox.oldest_seconds + (unread if waiting else 0.0)
-        return replace(view, lag_events=waiting, lag_seconds=seconds)
+        return replace(view, lag_events=None if self._ends is None else waiting, lag_seconds=seconds)

@@ -1,0 +1,238 @@
+"""What the migration needs, by id, and the tests that show it.
+
+`tests/unit/test_requirements.py` holds this list to the tests: it may name none that does not exist, and an acceptance
+test that shows nothing on it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class Planned(Enum):
+    """Of what is still to be built or to be shown on real parts."""
+
+    PLANNED = "planned"
+
+
+PLANNED: Final = Planned.PLANNED
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """``tests``: "tests/acceptance/test_feed.py::test_name" each, without parameters."""
+
+    sentence: str
+    tests: tuple[str, ...] | Planned = PLANNED
+
+
+def _in(path: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/{path}::test_{name}" for name in names)
+
+
+_NOTHING_IS_LOST = _in(
+    "acceptance/test_faults.py",
+    "nothing_is_lost_while_our_own_processes_die_in_turn",
+    "nothing_is_lost_while_the_servers_die_in_turn",
+)
+_DEMO = "acceptance/test_demo.py"
+_FEED = "acceptance/test_feed.py"
+_IDENTICAL = "acceptance/test_identical.py"
+_INTERLEAVINGS = "integration/test_postgres_interleavings.py"
+_MODEL = "model/test_model.py"
+_PHASE = "unit/test_phase.py"
+_ROUTER = "integration/test_router.py"
+_STRESS = _in(
+    "integration/test_ownership_stress.py",
+    "the_protocol_holds_on_the_old_store_and_the_embedded_new_one",
+    "the_protocol_holds_on_the_old_store_and_postgresql",
+)
+
+REQUIREMENTS: Mapping[str, Requirement] = {
+    "traffic.shadow-reads": Requirement(
+        "A sample of the reads is asked at the other side too and compared; no user waits for it, no write is copied"
+    ),
+    "traffic.shadow-classes": Requirement(
+        "A difference is told from lateness: only other content at one version, or a lack that lasts, speaks against B"
+    ),
+    "traffic.canary": Requirement(
+        "A share of the sandboxes goes to B, the same ones each time; a larger share only adds",
+        _in(
+            "unit/test_plan.py",
+            "a_growing_canary_only_adds_buckets",
+            "a_canary_has_its_share_of_the_buckets",
+            "a_canary_outside_its_phase_steers_nothing",
+        )
+        + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again"),
+    ),
+    "traffic.kill-switch": Requirement(
+        "Traffic as a whole, or one operation, is switched within a second, at run time"
+    ),
+    "traffic.any-provider": Requirement(
+        "Flags may come from anywhere; with their source away the last good value holds"
+    ),
+    "phase.table": Requirement(
+        "Phases are passed one step at a time; a move that is not in the table is refused and changes nothing",
+        _in(
+            _PHASE,
+            "a_step_forward_enters_the_next_phase_with_the_canary_at_0",
+            "after_the_last_phase_there_is_no_step",
+            "a_way_back_is_legal_exactly_where_the_table_says",
+            "from_deprecated_no_way_leads_back",
+        )
+        + _in("integration/test_control.py", "a_move_that_the_table_does_not_have_is_illegal")
+        + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again")
+        + _in(_IDENTICAL, "the_contract_is_kept_at_every_endpoint"),
+    ),
+    "phase.gates": Requirement("A step is open when its gates have seen enough to pass, or by a reason on record"),
+    "phase.journal": Requirement(
+        "Every change of the setting is kept with time, person, reason, before and after, and none can be altered",
+        _in(_IDENTICAL, "every_step_is_in_the_journal")
+        + _in(_DEMO, "a_gate_blocked_and_its_override_is_in_the_journal")
+        + _in(
+            "contracts/test_control_store.py",
+            "of_two_changers_one_wins_and_the_loser_changes_nothing",
+            "the_journal_keeps_every_field_newest_first",
+            "the_journal_in_sqlite_cannot_be_altered_or_cut",
+            "the_journal_in_postgres_cannot_be_altered_or_cut",
+        ),
+    ),
+    "write.dual-async": Requirement(
+        "The owner answers when it has committed; the other side follows by the log, and its trouble reaches no client",
+        _in(
+            _FEED,
+            "a_side_that_stands_still_is_behind_by_events_and_seconds_and_catches_up",
+            "without_a_broker_writes_go_on_and_nothing_is_lost",
+        ),
+    ),
+    "write.no-loss": Requirement(
+        "What was acknowledged stays, through changes of phase, the death of any one process, and without a broker",
+        _NOTHING_IS_LOST
+        + _in(
+            _DEMO,
+            "a_demo_loses_nothing_and_says_so",
+            "the_report_has_its_keys_and_is_what_was_printed",
+            "a_write_that_is_dropped_from_the_kept_exports_is_missed",
+            "a_process_that_dies_unasked_fails_the_demo_and_is_named",
+            "a_directory_that_is_in_use_is_refused",
+            "ctrl_c_stops_every_process_and_ends_with_130",
+        )
+        + _in(
+            _FEED,
+            "without_a_broker_writes_go_on_and_nothing_is_lost",
+            "a_full_outbox_refuses_writes_and_lets_reads_and_handoffs_go_on",
+            "a_topic_that_would_lose_events_is_refused_by_every_process",
+        )
+        + _STRESS,
+    ),
+    "write.one-effect": Requirement(
+        "A request that is sent again, to whichever store, changes nothing more and is answered as it was",
+        _NOTHING_IS_LOST
+        + _in(_IDENTICAL, "the_contract_is_kept_at_every_endpoint", "an_old_client_stays_right_at_its_endpoint")
+        + _in(_ROUTER, "a_retry_after_the_handoff_gets_the_same_answer_and_has_no_second_effect")
+        + _STRESS,
+    ),
+    "owner.single": Requirement(
+        "Of the two stores at most one takes writes of a record, whatever routers believe",
+        _in(_MODEL, "the_protocol_keeps_every_promise_in_every_state")
+        + _STRESS
+        + _in(
+            _INTERLEAVINGS,
+            "a_write_that_waited_for_a_release_changes_nothing",
+            "a_release_of_the_absence_waits_for_a_create_that_came_first",
+        ),
+    ),
+    "read.strict": Requirement(
+        "A read that is not marked stale shows every write that was acknowledged before it began",
+        _NOTHING_IS_LOST
+        + _in(_DEMO, "a_demo_loses_nothing_and_says_so")
+        + _in(_ROUTER, "a_read_of_a_record_on_its_way_shows_the_newest_row")
+        + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
+    ),
+    "read.stale-marked": Requirement(
+        "With the owner away the other store answers reads, marked as stale and with how stale they may be",
+        _in(_FEED, "while_the_owner_is_away_reads_are_marked_stale_with_their_age")
+        + _in(_ROUTER, "a_read_whose_owner_is_away_is_answered_by_the_replica_marked_stale"),
+    ),
+    "feed.lag": Requirement(
+        "How far a side is behind is known in events and in seconds, and seen when it stands still",
+        _in(
+            _FEED,
+            "a_side_that_stands_still_is_behind_by_events_and_seconds_and_catches_up",
+            "without_a_broker_writes_go_on_and_nothing_is_lost",
+        )
+        + _in("integration/test_relay.py", "an_idle_relay_sends_a_heartbeat")
+        + _in("unit/test_backend_feed.py", "how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_other_store")
+        + _in("unit/test_observe.py", "a_store_that_is_away_falls_behind_from_where_it_was_last_seen"),
+    ),
+    "feed.parked": Requirement(
+        "An event that makes no sense is put aside, shown and tried again; the feed goes on and the counts add up",
+        _in(_FEED, "an_event_that_cannot_be_understood_is_parked_and_the_feed_goes_on")
+        + _in(
+            "unit/test_backend_feed.py",
+            "parked_events_are_tried_again",
+            "every_event_is_applied_old_or_parked_and_the_counters_add_up",
+        ),
+    ),
+    "data.audit": Requirement(
+        "The old data are looked through before anything moves: schema, dirt, orphans, a trial copy"
+    ),
+    "data.backfill": Requirement(
+        "All of A's records are copied under traffic, with a brake, progress, and a way to resume"
+    ),
+    "data.reconcile": Requirement(
+        "The stores are compared all the time, differences judged, and mended from the owner"
+    ),
+    "data.validate": Requirement("Queries show which ids only one store has, and how far it is behind"),
+    "data.replay": Requirement(
+        "A part of the log can be applied again to either store, after a look at what it would do"
+    ),
+    "data.recovery": Requirement(
+        "B can be made anew from A and the log, is checked before it serves, in a bounded time"
+    ),
+    "api.identical": Requirement(
+        "Old service, new service and router answer the same calls with the same answers, in every phase (gRPC)",
+        _in(
+            _IDENTICAL,
+            "the_contract_is_kept_at_every_endpoint",
+            "the_answers_of_all_endpoints_are_the_same",
+            "the_answers_of_all_phases_are_the_same",
+            "an_old_client_stays_right_at_its_endpoint",
+            "health_and_reflection_are_the_same_everywhere",
+            "an_answer_that_differs_is_found",
+        ),
+    ),
+    "api.mcp": Requirement("The operations are there as MCP tools at all three"),
+    "lock.port": Requirement(
+        "One interface for locks, in memory at A and in Redis at B; a lock goes with its record's owner"
+    ),
+    "lock.handoff": Requirement("A record that somebody holds changes its store without a second holder"),
+    "lock.redis-down": Requirement("Without Redis writes go on by version, leases fail at once, memory never steps in"),
+    "lock.limit": Requirement("A free lock is had in 50 ms at the 99th percentile, every wait ends, no deadlock lasts"),
+    "pool.sizing": Requirement(
+        "The size of a pool follows from a rule, is measured on the machine, and is warned about"
+    ),
+    "schema.versions": Requirement(
+        "Records of several schema versions live side by side and lose nothing at an older store"
+    ),
+    "rollback.auto": Requirement(
+        "When B fails more often than it may, reads and then writes go back by themselves, with an alarm"
+    ),
+    "rollback.lossless": Requirement(
+        "The way back is open in every phase that has one, and no acknowledged write is lost on it",
+        _NOTHING_IS_LOST
+        + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again", "a_demo_loses_nothing_and_says_so")
+        + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
+    ),
+    "rollback.partial": Requirement("One operation goes back alone"),
+    "rollback.rehearsed": Requirement("Going back is practised with live buckets before it counts, and that is a gate"),
+    "chaos.flip": Requirement("Flags that flip all the time under load lose no write and leave nothing behind"),
+    "metrics.thresholds": Requirement("Each limit of the plan is a metric, evidence for a gate, and an alarm"),
+    "deprecate.clients": Requirement(
+        "Clients of the old endpoint are seen, named and warned, and A waits for the last of them"
+    ),
+    "deprecate.certificate": Requirement("At the end a report shows by digests, ledger and gates that all has arrived"),
+}
