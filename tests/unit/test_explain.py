@@ -1,0 +1,131 @@
+"""Where a call would go and why, told to a person; the stores are those of a whole system in one process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from libs.errors import InvalidField
+from libs.ownership.model import Store, Version, bucket_of
+from services.router.control.port import JournalEntry
+from services.router.core.phase import Phase, Setting, set_flag
+from services.router.core.plan import Target
+from services.router.flows.explain import Explainer, RowView
+from services.router.flows.migration import Decision
+from tests.panel import Panel, running_panel
+
+KEY = "shelf/r/00000"
+FLAGS = {
+    operation: f"toy.routing.{operation}_shelf_use_service_layer" for operation in ("create", "get", "list", "update")
+}
+ALL = "toy.routing.use_service_layer"
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(feeds=False, mover=False) as running:
+        await running.put(1)
+        yield running
+
+
+@pytest.fixture
+def explainer(panel: Panel) -> Explainer:
+    return panel.parts.explainer
+
+
+async def put_setting(panel: Panel, setting: Setting) -> None:
+    before = await panel.parts.cache.refresh()
+    await panel.store.change(JournalEntry(0.0, "ann", "test", "", before, setting))
+    await panel.parts.cache.refresh()
+
+
+async def test_what_nothing_else_decides_the_phase_decides(panel: Panel, explainer: Explainer) -> None:
+    found = await explainer.explain(KEY, "update")
+    assert found.target == (Store.A, "phase")
+    assert found.because == "nothing else speaks, and in OFF traffic is at home at A: the call goes to A"
+    assert found.bucket == bucket_of(KEY)
+    a, b = found.rows
+    assert a == RowView(Store.A, exists=True, live=True, version=Version(0, 1), owner=Store.A)
+    assert (b.exists, b.owner) == (False, Store.A)
+    assert found.then == "store A owns the record and answers"
+
+
+RULES = [
+    (Setting(9, hold=True, flags=((ALL, True),)), "hold", Store.A, "held at A"),
+    (set_flag(Setting(9), ALL, False), "global flag", Store.A, "for everything is false"),
+    (set_flag(Setting(9), ALL, True), "global flag", Store.B, "for everything is true"),
+    (set_flag(Setting(9), FLAGS["update"], True), "update flag", Store.B, "the flag for update is true"),
+    (set_flag(Setting(9, Phase.CUTOVER), FLAGS["update"], False), "update flag", Store.A, "for update is false"),
+    (Setting(9, Phase.DUAL_WRITE, 1000), "canary", Store.B, "1024 canary buckets (100 %)"),
+    (Setting(9, Phase.DUAL_WRITE, rehearsal=(bucket_of(KEY),)), "rehearsal", Store.B, "away for a rehearsal"),
+    (Setting(9, Phase.CUTOVER), "phase", Store.B, "in CUTOVER traffic is at home at B"),
+]
+
+
+@pytest.mark.parametrize(("setting", "rule", "store", "words"), RULES)
+async def test_the_rule_that_decides_is_named(
+    panel: Panel, explainer: Explainer, setting: Setting, rule: str, store: Store, words: str
+) -> None:
+    await put_setting(panel, setting)
+    found = await explainer.explain(KEY, "update")
+    assert found.target == Target(store, rule)
+    assert words in found.because
+    assert found.because.endswith(f"the call goes to {store}")
+
+
+async def test_what_a_write_does_to_a_record_elsewhere_is_said(panel: Panel, explainer: Explainer) -> None:
+    await put_setting(panel, Setting(9, Phase.CUTOVER))
+    assert "a write first brings it there from store A" in (await explainer.explain(KEY, "update")).then
+    assert "the read is answered by store A, its owner" in (await explainer.explain(KEY, "get")).then
+    missing = await explainer.explain("shelf/r/none", "update")
+    assert missing.then == "there is no such record: store A, which owns its absence, says so"
+    assert "a write first brings it there" in (await explainer.explain("shelf/r/none", "create")).then
+
+
+async def test_a_store_that_is_away_is_a_part_of_the_answer(panel: Panel, explainer: Explainer) -> None:
+    await panel.system.stop(Store.B)
+    found = await explainer.explain(KEY, "update")
+    assert found.rows[0].exists
+    assert found.rows[1].trouble
+    assert found.then == "store A owns the record and answers"
+    await put_setting(panel, Setting(9, Phase.CUTOVER))
+    assert "store B is out of reach: store A is asked" in (await explainer.explain(KEY, "update")).then
+
+
+async def test_a_list_has_no_rows_and_says_on_which_store_it_depends(panel: Panel, explainer: Explainer) -> None:
+    await put_setting(panel, set_flag(Setting(9, Phase.CUTOVER), FLAGS["list"], False))
+    found = await explainer.explain("", "list")
+    assert (found.target, found.bucket, found.rows) == ((Store.A, "list flag"), None, ())
+    assert "if store B cannot answer, the page of store A is the answer, marked stale" in found.then
+
+
+@pytest.mark.parametrize(
+    ("key", "operation", "field", "named"),
+    [
+        (KEY, "", "operation", "create, get, update, list"),
+        (KEY, "delete", "operation", "create, get, update, list"),
+        (KEY, "UPDATE", "operation", "create, get, update, list"),
+        ("", "create", "key", "shelf/.../..."),
+        ("00000", "create", "key", "shelf/.../..."),
+        (KEY, "list", "key", "a list is not of one record"),
+        ("x" * 1001, "get", "key", "a record's name"),
+    ],
+)
+async def test_what_cannot_be_explained_is_refused_by_field(
+    explainer: Explainer, key: str, operation: str, field: str, named: str
+) -> None:
+    with pytest.raises(InvalidField) as caught:
+        await explainer.explain(key, operation)
+    assert caught.value.field == field
+    assert named in caught.value.message
+
+
+async def test_to_explain_moves_and_changes_nothing(panel: Panel, explainer: Explainer) -> None:
+    await panel.parts.migration.set_flag(Decision("ann"), ALL, True)
+    before = await panel.parts.migration.journal(100)
+    await explainer.explain(KEY, "update")
+    await explainer.explain("shelf/r/none", "create")
+    assert await panel.parts.migration.journal(100) == before
+    assert panel.system.traffic.handoffs == 0
+    assert (await panel.system.ports(Store.A).inspection.census()).owned_records == 1
