@@ -112,7 +112,8 @@ class _Gate:
         self._limits = limits
         self._token = token
         self.in_flight = 0
-        self.streams: set[asyncio.Task[None]] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._streams = 0
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -137,18 +138,19 @@ class _Gate:
             return await abort_unknown(context, error)
         finally:
             self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
+            self._tell_idle()
 
     async def stream(self, handler: Stream, request: bytes, context: Context) -> None:
         """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
         try:
-            self._admit(request, context, full=len(self.streams) >= self._limits.streams)
+            self._admit(request, context, full=self._streams >= self._limits.streams)
         except BatonError as error:
             await abort(context, error)
         pump = asyncio.ensure_future(self._pump(handler, request, context))
-        self.streams.add(pump)
-        pump.add_done_callback(self.streams.discard)
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+        self._streams += 1
+        self.idle.clear()
         try:
             await pump
         except asyncio.CancelledError:
@@ -162,11 +164,18 @@ class _Gate:
         # As for a call.
         except Exception as error:  # noqa: BLE001
             await abort_unknown(context, error)
+        finally:
+            self._streams -= 1
+            self._tell_idle()
 
     def close_streams(self) -> None:
         """Streams have no end of their own: they end when the drain begins."""
-        for pump in self.streams:
+        for pump in self._pumps:
             pump.cancel()
+
+    def _tell_idle(self) -> None:
+        if not self.in_flight and not self._streams:
+            self.idle.set()
 
     async def _pump(self, handler: Stream, request: bytes, context: Context) -> None:
         async with aclosing(handler(request, context)) as answers:
