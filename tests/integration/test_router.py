@@ -333,6 +333,9 @@ async def test_concurrent_writers_under_flipping_phases_all_have_their_effect(sy
         (b"\xff\xff\xff", "Look", "request"),
         (pb.BrowseOrder(most=-1).SerializeToString(), "Browse", "page_size"),
         (b"\x22\x08nonsense", "Browse", "from"),
+        (pb.PutOrder(token="\u00e9", where=pb.Place(room="r", isbn="1")).SerializeToString(), "Put", "token"),
+        (pb.PutOrder(token="a\n", where=pb.Place(room="r", isbn="1")).SerializeToString(), "Put", "token"),
+        (pb.PutOrder(token="a" * 37, where=pb.Place(room="r", isbn="1")).SerializeToString(), "Put", "token"),
     ],
 )
 async def test_bad_input_is_refused_with_the_field(

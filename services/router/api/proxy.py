@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
+from libs.ownership.limits import MAX_REQUEST_ID_BYTES
 from libs.ownership.model import Store, bucket_of
 from libs.rpc import metadata
 from libs.rpc.caller import make_id, read_caller
@@ -94,7 +95,7 @@ class Proxy:
         extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         key = method.key.of(message)
         if not method.is_read:
-            request_id = getattr(message, method.request_id).lower() or _request_id(given) or str(uuid4())
+            request_id = _own_request_id(method, message) or _request_id(given) or str(uuid4())
             extra.append((metadata.REQUEST_ID, request_id))
             if method.key.lacks_id(message):
                 made = make_id(caller.principal, request_id)
@@ -165,6 +166,15 @@ def _asks_why(context: Context) -> bool:
 def _time_left(context: Context) -> float:
     left: float | None = context.time_remaining()
     return DEFAULT_SECONDS if left is None else left
+
+
+def _own_request_id(method: Method, message: Message) -> str:
+    """In lower case; "" when there is none. Raises InvalidField for what cannot travel as metadata: a call with that
+    would not even be refused by a store, but run into its deadline."""
+    value: str = getattr(message, method.request_id)
+    if len(value) > MAX_REQUEST_ID_BYTES or not (value.isascii() and value.isprintable()):
+        raise InvalidField(method.request_id, value, "a UUID")
+    return value.lower()
 
 
 def _request_id(given: Any) -> str | None:
