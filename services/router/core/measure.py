@@ -272,7 +272,8 @@ class Meter:
         """Closes the seconds and minutes that are over; those without a call in between count as empty."""
         at = int(now)
         if self._at >= 0:
-            for passed in range(min(at - self._at, SECONDS)):
+            # One more than are kept, so that a long silence leaves nothing of before.
+            for passed in range(min(at - self._at, SECONDS + 1)):
                 self._seconds.append(self._second if not passed else _second())
             for _ in range(min(at // 60 - self._at // 60, MINUTES)):
                 self._minute = {}

@@ -1,0 +1,143 @@
+"""When traffic goes back to A without a person: the real thresholds, and each of them just missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from services.router.core.judge import RollbackLimits, Ruling, Seen, automatic_rollback, decide
+from services.router.core.measure import Counts
+from services.router.core.phase import IllegalMove, Phase, Setting
+
+KEEP, ROLL_BACK, PERSON = Ruling.KEEP, Ruling.ROLL_BACK, Ruling.CALL_A_PERSON
+
+NOW = Setting(generation=9, phase=Phase.CUTOVER)
+NOTHING = Counts()
+
+
+def window(b: Counts, a: Counts = NOTHING, seconds: int = 30) -> list[tuple[Counts, Counts]]:
+    return [(a, b)] * seconds
+
+
+def ruled(seconds: Sequence[tuple[Counts, Counts]], **fields: object) -> Ruling:
+    seen = Seen(NOW, seconds, a_serves=True, last_seconds_ago=None)
+    return decide(replace(seen, **fields), RollbackLimits()).ruling  # type: ignore[arg-type]
+
+
+FAILING = window(Counts(20, 4))
+HEALTHY_SECOND = (NOTHING, Counts(20))
+
+
+def test_a_fifth_of_the_calls_failing_for_half_a_minute_sends_traffic_back() -> None:
+    assert ruled(FAILING) is ROLL_BACK
+
+
+def test_a_dead_b_sends_traffic_back() -> None:
+    assert ruled(window(Counts(10, 10))) is ROLL_BACK
+
+
+def test_the_reason_has_the_figures() -> None:
+    verdict = decide(Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None), RollbackLimits())
+    assert "120 server faults in 600 calls (20.0%) of B's in 30 s" in verdict.reason
+
+
+@pytest.mark.parametrize("calls", [Counts(20, 1), Counts(100, 5), Counts(20)])
+def test_a_share_that_is_not_above_five_percent_stays(calls: Counts) -> None:
+    assert ruled(window(calls)) is KEEP
+
+
+def test_just_above_five_percent_goes_back() -> None:
+    assert ruled(window(Counts(1000, 51))) is ROLL_BACK
+
+
+def test_29_seconds_are_not_enough() -> None:
+    assert ruled(FAILING[:29]) is KEEP
+
+
+def test_199_calls_are_not_enough() -> None:
+    most = window(Counts(7, 7), seconds=28)
+    assert ruled([*most, *window(Counts(1, 1), seconds=2)]) is KEEP
+    assert ruled([*most, *window(Counts(2, 2), seconds=2)]) is ROLL_BACK
+
+
+@pytest.mark.parametrize("length", [1, 5, 15, 24])
+def test_an_outage_that_is_over_in_time_moves_nothing_however_complete_it_is(length: int) -> None:
+    dead = [(NOTHING, Counts(20, 20))] * length
+    for start in range(30 - length + 1):
+        before, after = [HEALTHY_SECOND] * start, [HEALTHY_SECOND] * (30 - length - start)
+        if any(part == [HEALTHY_SECOND] * 5 for part in _parts([*before, *dead, *after])):
+            assert ruled([*before, *dead, *after]) is KEEP
+
+
+def test_a_part_of_the_window_without_calls_is_not_above_the_limit() -> None:
+    assert ruled([*FAILING[:25], *[(NOTHING, NOTHING)] * 5]) is KEEP
+
+
+def _parts(seconds: list[tuple[Counts, Counts]]) -> list[list[tuple[Counts, Counts]]]:
+    return [seconds[start : start + 5] for start in range(0, 30, 5)]
+
+
+@pytest.mark.parametrize(
+    ("a", "ruling"),
+    [
+        (Counts(20), ROLL_BACK),
+        (Counts(20, 2), ROLL_BACK),
+        (Counts(20, 4), PERSON),
+        (Counts(100, 16), PERSON),
+        (Counts(100, 15), ROLL_BACK),
+        (Counts(20, 20), PERSON),
+    ],
+)
+def test_what_both_stores_suffer_from_is_not_the_fault_of_b(a: Counts, ruling: Ruling) -> None:
+    """The margin is 5 percentage points: B's share is 20 %."""
+    assert ruled(window(Counts(20, 4), a)) is ruling
+
+
+def test_answers_for_the_other_store_show_that_a_is_there() -> None:
+    assert ruled(window(Counts(20, 20), Counts(1, 1, denials=9))) is ROLL_BACK
+    assert ruled(window(Counts(20, 20), Counts(1, 1))) is PERSON
+
+
+def test_with_few_calls_of_a_its_own_word_counts() -> None:
+    few = [(Counts(19, 19), Counts(20, 4)), *FAILING[1:]]
+    assert ruled(few) is ROLL_BACK
+    assert ruled(few, a_serves=False) is PERSON
+    assert ruled(window(Counts(20, 4), Counts(20)), a_serves=False) is PERSON, "nobody is sent to who does not serve"
+
+
+@pytest.mark.parametrize(("ago", "ruling"), [(None, ROLL_BACK), (599.0, PERSON), (600.0, ROLL_BACK)])
+def test_it_happens_once_in_ten_minutes_then_a_person_decides(ago: float | None, ruling: Ruling) -> None:
+    assert ruled(FAILING, last_seconds_ago=ago) is ruling
+
+
+def test_it_can_be_switched_off_and_then_calls_a_person() -> None:
+    seen = Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None)
+    assert decide(seen, RollbackLimits(automatic=False)).ruling is PERSON
+
+
+@pytest.mark.parametrize(
+    "setting", [replace(NOW, phase=Phase.DUAL_WRITE, hold=True), replace(NOW, phase=Phase.DEPRECATED)]
+)
+def test_where_traffic_is_held_or_cannot_go_back_nothing_is_done(setting: Setting) -> None:
+    assert ruled(FAILING, setting=setting) is KEEP
+
+
+@pytest.mark.parametrize(
+    ("phase", "canary", "after"),
+    [
+        (Phase.CUTOVER, 0, Phase.DUAL_WRITE),
+        (Phase.DUAL_READ, 0, Phase.DUAL_WRITE),
+        (Phase.DUAL_WRITE, 500, Phase.DUAL_WRITE),
+        (Phase.SHADOW, 0, Phase.SHADOW),
+    ],
+)
+def test_everything_is_held_at_a_and_both_feeds_go_on(phase: Phase, canary: int, after: Phase) -> None:
+    before = Setting(7, phase, canary, rehearsal=(1, 2), flags=(("x", True),))
+    assert automatic_rollback(before) == Setting(8, after, 0, hold=True, flags=(("x", True),))
+
+
+def test_from_the_last_phase_there_is_no_way_back() -> None:
+    with pytest.raises(IllegalMove, match="no way back"):
+        automatic_rollback(Setting(phase=Phase.DEPRECATED))
