@@ -31,6 +31,8 @@ class LoadPlan:
     fresh_share: float = 0.2
     """Of the calls, on names that nobody used before, or of late."""
     seed: int = 1
+    word: str = "hot"
+    """The names it makes begin with it: a word of its own for each load on one system."""
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.made_names < 1:
@@ -42,7 +44,7 @@ class LoadPlan:
 
     @property
     def hot_names(self) -> tuple[str, ...]:
-        made = tuple(f"{COLLECTION}hot-{number:02}" for number in range(self.made_names))
+        made = tuple(f"{COLLECTION}{self.word}-{number:02}" for number in range(self.made_names))
         return (*made, *self.old_names)
 
 

@@ -50,6 +50,8 @@ class Size:
 
     routers: int = 1
     new: int = 1
+    router_settings: tuple[Mapping[str, str], ...] = ()
+    """Of the first router, the second one and so on; for those that are not named, the usual ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,13 @@ class World:
             StoreAccess("A", self.nodes["a"].private, self.token),
             StoreAccess("B", self.nodes["b-1"].private, self.token),
         ]
+
+    @property
+    def store_processes(self) -> list[StoreAccess]:
+        """A, and each of B's processes."""
+        kinds = {"a": "A", "b": "B"}
+        found = {name: kinds.get(name.partition("-")[0]) for name in self.nodes}
+        return [StoreAccess(store, self.nodes[name].private, self.token) for name, store in found.items() if store]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -244,7 +253,8 @@ class World:
 def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
     names = ["a", *(f"b-{n + 1}" for n in range(size.new)), *(f"router-{n + 1}" for n in range(size.routers))]
     places = {name: (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}") for name in names}
-    routers = [places[name][0] for name in names if name.startswith("router")]
+    routers_by_name = [name for name in names if name.startswith("router")]
+    routers = [places[name][0] for name in routers_by_name]
     new = ",".join(places[name][1] for name in names if name.startswith("b-"))
     log = servers.event_log
     shared = {
@@ -271,6 +281,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
                 "control_store": servers.control_store,
                 "control_token_file": str(directory / "token"),
                 "name": name,
+                **dict(zip(routers_by_name, size.router_settings, strict=False)).get(name, {}),
             },
         ),
     }
