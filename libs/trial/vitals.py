@@ -25,9 +25,9 @@ Ask = Callable[[], Awaitable[telemetry_pb2.Vitals]]
 class Tolerance:
     """What may be more than before without being a leak: channels and pools open what they need at its first use."""
 
-    tasks: int = 16
-    descriptors: int = 32
-    resident_bytes: int = 96 * 2**20
+    tasks: int = 12
+    descriptors: int = 24
+    resident_bytes: int = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
