@@ -1,0 +1,403 @@
+"""Flags at work: set by an operator or a provider, seen by routers, steering calls, and losing nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from typer.testing import CliRunner, Result
+
+from libs.flags.openfeature import OpenFeatureSource, load_factory
+from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.rpc import metadata
+from libs.rpc.channel import Channel
+from libs.rpc.errors import reason_of
+from services.router.cli.app import app
+from services.router.cli.options import Exit
+from services.router.core.phase import Phase
+from services.router.flows.migration import Decision
+from tests.contracts.flag_adapters import SHARED, Adapter, FlagdAdapter, ProviderAdapter
+from tests.contracts.pb.toy import shelf_pb2
+from tests.panel import Panel, running_panel
+from tests.routers import Another, another_router
+from tests.waiting import eventually
+
+ALL = "toy.routing.use_service_layer"
+CREATE, GET, LIST, UPDATE = (
+    f"toy.routing.{operation}_shelf_use_service_layer" for operation in ("create", "get", "list", "update")
+)
+NAMES = [ALL, CREATE, GET, LIST, UPDATE]
+ANN = Decision("ann", "a test")
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(mover=False) as running:
+        yield running
+
+
+async def call(client: Channel, method: str, request: Any, *, why: bool = True) -> tuple[bytes, dict[str, Any]]:
+    """The answer's bytes and its trailing metadata; errors are raised."""
+    asked = ((metadata.EXPLAIN, "1"),) if why else ()
+    made = client.multi_callable(f"/toy.Shelf/{method}")(request.SerializeToString(), timeout=5, metadata=asked)
+    return await made, dict(await made.trailing_metadata() or ())
+
+
+def put(name: str) -> shelf_pb2.PutOrder:
+    return shelf_pb2.PutOrder(token=str(uuid4()), where=shelf_pb2.Place(room="r", isbn=name))
+
+
+def lend(name: str, reader: str) -> shelf_pb2.LendOrder:
+    return shelf_pb2.LendOrder(path=f"shelf/r/{name}", reader=reader, token=str(uuid4()))
+
+
+def look(name: str) -> shelf_pb2.LookOrder:
+    return shelf_pb2.LookOrder(path=f"shelf/r/{name}")
+
+
+async def owner_of(panel: Panel, name: str) -> Store | None:
+    found = [(await panel.system.ports(store).records.read(f"shelf/r/{name}")).row for store in Store]
+    newest = max((row for row in found if row is not None), key=lambda row: row.version, default=None)
+    return newest.owner if newest else None
+
+
+async def set_flag(panel: Panel, name: str, value: bool | None, **fields: Any) -> pb.SetFlagResponse:
+    request = pb.SetFlagRequest(actor="ann", reason="a test", name=name, value=value, **fields)
+    return await panel.control.SetFlag(request)
+
+
+async def test_a_flag_is_in_force_at_once_is_journaled_and_shown(panel: Panel) -> None:
+    answer = await set_flag(panel, UPDATE, True)
+    assert (dict(answer.setting.flags), answer.setting.generation) == ({UPDATE: True}, 2)
+    assert panel.system.setting.flags.operations == {"update": True}
+    newest = (await panel.control.ListJournal(pb.ListJournalRequest())).entries[0]
+    assert (newest.action, newest.actor, newest.reason) == ("flag", "ann", "a test")
+    assert (dict(newest.before.flags), dict(newest.after.flags)) == ({}, {UPDATE: True})
+    status = await panel.control.GetStatus(pb.GetStatusRequest())
+    assert [flag.name for flag in status.flags] == NAMES
+    assert [flag.name for flag in status.flags if flag.HasField("value")] == [UPDATE]
+    assert {flag.source for flag in status.flags} == {"control store"}
+
+
+@pytest.mark.parametrize("name", ["", "update", "sandbox.routing.use_service_layer", ALL + "x"])
+async def test_an_unknown_flag_is_refused_with_all_that_there_are_and_changes_nothing(panel: Panel, name: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await set_flag(panel, name, True)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert all(known in (caught.value.details() or "") for known in NAMES)
+    assert (await panel.store.load()).generation == 1
+
+
+async def test_a_decision_on_an_old_generation_changes_nothing(panel: Panel) -> None:
+    await set_flag(panel, ALL, True, generation=1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await set_flag(panel, ALL, False, generation=1)
+    assert reason_of(caught.value)[0] == "OUTDATED"
+    assert panel.system.setting.flags.use_service_layer is True
+
+
+async def test_two_who_set_flags_at_once_lose_neither(panel: Panel) -> None:
+    async def insist(name: str) -> None:
+        while True:
+            try:
+                await set_flag(panel, name, True)
+            except grpc.aio.AioRpcError as error:
+                assert reason_of(error)[0] == "OUTDATED"  # noqa: PT017
+            else:
+                return
+
+    await asyncio.gather(*(insist(name) for name in NAMES))
+    assert dict((await panel.store.load()).flags) == dict.fromkeys(NAMES, True)
+    assert len(await panel.store.journal(100)) == 1 + len(NAMES)
+
+
+async def test_an_operations_flag_takes_along_what_it_writes_and_nothing_else(panel: Panel) -> None:
+    await panel.put(2)
+    await set_flag(panel, UPDATE, True)
+    _, told = await call(panel.system.client, "Lend", lend("00000", "ann"))
+    assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "update flag")
+    assert [await owner_of(panel, name) for name in ("00000", "00001")] == [Store.B, Store.A]
+    _, told = await call(panel.system.client, "Look", look("00000"))
+    assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "phase"), "the owner answers, whatever the plan says"
+    await set_flag(panel, UPDATE, None)
+    await call(panel.system.client, "Lend", lend("00000", "bob"))
+    assert await owner_of(panel, "00000") is Store.A
+
+
+async def test_a_caller_who_asks_is_told_backend_rule_phase_version_and_staleness(panel: Panel) -> None:
+    client = panel.system.client
+    _, told = await call(client, "Put", put("x"))
+    expected = {metadata.PHASE: "OFF", metadata.REASON: "phase", metadata.STORE: "A", metadata.STALE: "0"}
+    assert told == {**expected, metadata.VERSION: "0-1"}
+    _, told = await call(client, "Lend", lend("x", "ann"))
+    assert told[metadata.VERSION] == "0-2"
+    _, told = await call(client, "Look", look("x"))
+    assert told == {**expected, metadata.VERSION: "0-2"}
+    _, told = await call(client, "Browse", shelf_pb2.BrowseOrder())
+    assert told == {**expected, metadata.STORE: "A,B"}
+
+
+async def test_a_caller_who_does_not_ask_is_told_nothing(panel: Panel) -> None:
+    for method, request in (("Put", put("x")), ("Look", look("x")), ("Browse", shelf_pb2.BrowseOrder())):
+        assert (await call(panel.system.client, method, request, why=False))[1] == {}
+
+
+async def refused(client: Channel, method: str, request: Any, *, why: bool = True) -> dict[str, Any]:
+    """What is told beside an error, without the error's own details."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(client, method, request, why=why)
+    told = dict(caught.value.trailing_metadata() or ())
+    return {name: value for name, value in told.items() if str(name).startswith("baton-")}
+
+
+async def test_errors_are_explained_too(panel: Panel) -> None:
+    client = panel.system.client
+    told = await refused(client, "Look", look("none"))
+    assert told[metadata.STORE] == "A"
+    assert (told[metadata.PHASE], told[metadata.REASON], told[metadata.STALE]) == ("OFF", "phase", "0")
+    await call(client, "Put", put("x"))
+    assert (await refused(client, "Put", put("x")))[metadata.STORE] == "A"
+    assert await refused(client, "Browse", shelf_pb2.BrowseOrder(most=-1)) == {
+        metadata.PHASE: "OFF",
+        metadata.REASON: "phase",
+    }
+    assert await refused(client, "Look", look("none"), why=False) == {}
+
+
+async def test_a_stale_answer_is_explained_as_such(panel: Panel) -> None:
+    await call(panel.system.client, "Put", put("x"))
+    await eventually(lambda: owner_known_at_b(panel))
+    await panel.system.stop(Store.A)
+    _, told = await call(panel.system.client, "Look", look("x"))
+    assert (told[metadata.STORE], told[metadata.STALE], told[metadata.VERSION]) == ("B", "1", "0-1")
+    _, told = await call(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
+    assert (told[metadata.STORE], told[metadata.STALE]) == ("B", "1")
+    told = await refused(panel.system.client, "Lend", lend("x", "ann"))
+    assert told == {metadata.PHASE: "OFF", metadata.REASON: "phase"}, "no store has answered"
+
+
+async def owner_known_at_b(panel: Panel) -> bool:
+    return (await panel.system.ports(Store.B).records.read("shelf/r/x")).row is not None
+
+
+@pytest.mark.parametrize(("flag", "depends_on_b"), [(False, False), (None, False), (True, True)])
+async def test_a_list_depends_on_the_store_that_its_flag_names(
+    panel: Panel, flag: bool | None, depends_on_b: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await panel.put(2)
+    await set_flag(panel, LIST, flag)
+
+    records = panel.system.ports(Store.B).records
+    page = type(records).page
+
+    async def fail_at_b(own: Any, wanted: Any) -> Any:
+        if own is records:
+            raise RuntimeError("a defect of B's")
+        return await page(own, wanted)
+
+    monkeypatch.setattr(type(records), "page", fail_at_b)
+    if depends_on_b:
+        told = await refused(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
+        assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "list flag")
+        return
+    data, told = await call(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
+    assert len(shelf_pb2.Books.FromString(data).found) == 2
+    assert (told[metadata.STORE], told[metadata.STALE]) == ("A", "1")
+
+
+async def baton(panel: Panel, *arguments: str) -> Result:
+    words = [*arguments, "--address", panel.address]
+    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
+
+
+async def answer(panel: Panel, *arguments: str) -> Any:
+    result = await baton(panel, *arguments, "-o", "json")
+    assert result.exit_code == Exit.OK, (result.stderr, result.exception)
+    return json.loads(result.stdout)
+
+
+async def test_flags_are_set_listed_and_unset_from_the_command_line(panel: Panel) -> None:
+    view = await answer(panel, "flags", "set", GET, "true", "--reason", "try it", "--yes")
+    assert (view["set_flags"], view["before"]["set_flags"], view["dry_run"]) == ({GET: True}, {}, False)
+    listed = await answer(panel, "flags", "list")
+    assert [flag["name"] for flag in listed["flags"]] == NAMES
+    (found,) = [flag for flag in listed["flags"] if flag["value"] is not None]
+    assert (found["name"], found["value"], found["source"], found["trouble"]) == (GET, True, "control store", "")
+    assert found["good_seconds"] is not None
+    assert f"{GET} true, control store" in (await baton(panel, "status")).stdout
+    assert (await answer(panel, "journal"))[0]["reason"] == "try it"
+    view = await answer(panel, "flags", "set", GET, "UNSET", "--yes")
+    assert view["set_flags"] == {}
+    assert "unset" in (await baton(panel, "flags", "list")).stdout
+
+
+async def test_a_dry_run_says_what_would_happen_and_sets_nothing(panel: Panel) -> None:
+    result = await baton(panel, "flags", "set", ALL, "false", "--dry-run")
+    assert result.exit_code == Exit.OK
+    assert "its calls go to A, at every router within a second" in result.stderr
+    assert "the records follow to A, after 5 s" in result.stderr
+    assert (await panel.store.load()).generation == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["flags", "set", "no.such.flag", "true", "--yes"], NAMES),
+        (["flags", "set", "sandbox.routing.use_service_layer", "true", "--yes"], NAMES),
+        (["flags", "set", ALL, "maybe", "--yes"], ["true, false, unset"]),
+        (["flags", "set", ALL, "1", "--yes"], ["true, false, unset"]),
+        (["flags", "set", ALL, "", "--yes"], ["true, false, unset"]),
+        (["flags", "set", ALL, "true"], ["--yes"]),
+        (["explain", "shelf/r/x", "--op", "destroy"], ["create, get, update, list"]),
+        (["explain", "x/y", "--op", "create"], ["shelf/.../..."]),
+        (["explain", "--op", "get"], ["a record's name"]),
+    ],
+)
+async def test_bad_input_is_wrong_usage_names_what_is_allowed_and_changes_nothing(
+    panel: Panel, words: list[str], named: list[str]
+) -> None:
+    result = await baton(panel, *words)
+    assert result.exit_code == Exit.USAGE, (result.stdout, result.exception)
+    assert all(name in result.stderr for name in named), result.stderr
+    assert (await panel.store.load()).generation == 1
+
+
+async def test_an_explanation_is_printed_with_every_key_that_its_help_names(panel: Panel) -> None:
+    await panel.put(1)
+    await set_flag(panel, UPDATE, True)
+    view = await answer(panel, "explain", "shelf/r/00000", "--op", "update", "--at", panel.address)
+    named = (await baton(panel, "explain", "--help")).stdout
+    for keys in (view, view["flags"][0], view["rows"][0], view["setting"]):
+        for key in keys:
+            assert key in named, key
+    assert (view["target"], view["rule"]) == ("B", "update flag")
+    assert [flag["name"] for flag in view["flags"]] == [ALL, UPDATE]
+    row = view["rows"][0]
+    assert (row["store"], row["owner"], row["version"]) == ("A", "A", "0-1")
+    text = (await baton(panel, "explain", "shelf/r/00000", "--op", "update")).stdout
+    assert "the flag for update is true" in text
+    assert "a write first brings it there from store A" in text
+
+
+@pytest.fixture(params=["flagd", "provider", "named"])
+def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Adapter:
+    if request.param == "flagd":
+        return FlagdAdapter(tmp_path / "flags.json")
+    if request.param == "provider":
+        return ProviderAdapter()
+    adapter = ProviderAdapter()
+    SHARED.put({})
+    adapter.provider = SHARED
+    adapter.source = OpenFeatureSource("named", load_factory("tests.contracts.flag_adapters:make_shared"))
+    return adapter
+
+
+async def test_a_providers_flags_steer_and_an_operators_go_before_them(panel: Panel, adapter: Adapter) -> None:
+    await panel.put(1)
+    async with another_router(panel.system, refresh_seconds=0.05, provider=adapter.source) as router:
+        adapter.put({GET: True})
+        await eventually(lambda: router.switches.current.operations.get("get") is True)
+        _, told = await call(router.client, "Look", look("00000"))
+        assert (told[metadata.REASON], told[metadata.STORE]) == ("get flag", "A"), "the owner answers"
+        await set_flag(panel, GET, False)
+        await eventually(lambda: router.switches.current.operations.get("get") is False)
+        await set_flag(panel, GET, None)
+        await eventually(lambda: router.switches.current.operations.get("get") is True)
+        adapter.put({})
+        await eventually(lambda: not router.switches.current.operations)
+
+
+async def test_a_broken_file_leaves_the_last_good_flags_in_force_and_is_shown(panel: Panel, tmp_path: Path) -> None:
+    adapter = FlagdAdapter(tmp_path / "flags.json")
+    adapter.put({ALL: True})
+    async with another_router(panel.system, provider=adapter.source) as router:
+        await eventually(lambda: router.switches.current.use_service_layer is True)
+        adapter.path.write_text("{")
+        await eventually(lambda: router.switches.trouble)
+        _, told = await call(router.client, "Put", put("x"))
+        assert (told[metadata.REASON], told[metadata.STORE]) == ("global flag", "B")
+        shown = router.switches.views(0.0, "")[0]
+        assert (shown.value, shown.source) == (True, f"flagd file {adapter.path}")
+        assert "not JSON" in shown.trouble
+        adapter.put({ALL: False})
+        await eventually(lambda: router.switches.current.use_service_layer is False)
+        assert router.switches.trouble == ""
+
+
+async def test_a_router_without_its_control_store_keeps_the_flags_and_says_so(panel: Panel) -> None:
+    await set_flag(panel, CREATE, True)
+    panel.store.reachable = False
+    await eventually(lambda: panel.parts.cache.stale)
+    listed = await panel.control.ListFlags(pb.ListFlagsRequest())
+    (found,) = [flag for flag in listed.flags if flag.name == CREATE]
+    assert (found.value, found.trouble) == (True, "the control store is out of reach")
+    _, told = await call(panel.system.client, "Put", put("x"))
+    assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "create flag")
+
+
+async def test_records_follow_the_flag_for_everything_when_it_is_true_and_when_it_is_unset() -> None:
+    async with running_panel() as panel:
+        await panel.put(3)
+        await set_flag(panel, ALL, True)
+        await eventually(lambda: panel.system.mover.settled and panel.system.mover.buckets_at_b == 1024, 30)
+        assert [await owner_of(panel, f"{number:05}") for number in range(3)] == [Store.B] * 3
+        await set_flag(panel, GET, False)
+        await eventually(lambda: panel.system.mover.settled)
+        assert panel.system.mover.buckets_to_b == 1024, "the flag of an operation moves nothing"
+        await set_flag(panel, ALL, None)
+        await eventually(lambda: panel.system.mover.settled and panel.system.mover.buckets_at_b == 0, 30)
+
+
+RUNS = 120
+"""Writes of each client."""
+
+
+async def test_routers_that_see_flips_at_different_times_lose_nothing(panel: Panel) -> None:
+    """Three routers, of which one sees each flip at once, one soon and one late. Each client writes its own book, and
+    reads it, through any of them."""
+    await panel.parts.migration.advance(Decision("ann", "a test", override=True))
+    assert panel.system.setting.current.phase is Phase.SHADOW
+    chance = random.Random(7)
+    async with AsyncExitStack() as stack:
+        others: list[Another] = [
+            await stack.enter_async_context(another_router(panel.system, refresh_seconds=seconds))
+            for seconds in (0.05, 0.4)
+        ]
+        routers = [panel.system.client, *(other.client for other in others)]
+        books = [f"{number:02}" for number in range(6)]
+        for book in books:
+            await call(routers[0], "Put", put(book))
+        clients = [asyncio.create_task(keep_writing(routers, book, random.Random(book))) for book in books]
+        flips = 0
+        while not all(client.done() for client in clients):
+            await panel.parts.migration.set_flag(ANN, chance.choice(NAMES), chance.choice([True, False, None]))
+            flips += 1
+            await asyncio.wait(clients, timeout=0.05)
+        await asyncio.gather(*clients)
+        assert flips > 3
+        assert panel.system.traffic.handoffs + sum(other.traffic.handoffs for other in others) > 0
+        for book in books:
+            owners = [
+                store
+                for store in Store
+                if (row := (await panel.system.ports(store).records.read(f"shelf/r/{book}")).row) and row.owner is store
+            ]
+            assert len(owners) <= 1, book
+
+
+async def keep_writing(routers: list[Channel], book: str, chance: random.Random) -> None:
+    for number in range(RUNS):
+        reader = f"{book}-{number}"
+        data, _ = await call(chance.choice(routers), "Lend", lend(book, reader))
+        assert shelf_pb2.Book.FromString(data).reader == reader
+        data, told = await call(chance.choice(routers), "Look", look(book))
+        assert (shelf_pb2.Book.FromString(data).reader, told[metadata.STALE]) == (reader, "0")
