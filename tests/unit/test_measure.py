@@ -126,7 +126,8 @@ def test_each_bound_holds_in_about_95_of_100_experiments(samples: int) -> None:
 
 
 def test_more_samples_make_the_bounds_narrower() -> None:
-    few, many = (Counter(bucket_of_seconds(0.001 * n) for n in range(1, 101) for _ in range(k)) for k in (5, 500))
+    chance = random.Random(7)
+    few, many = (Counter(bucket_of_seconds(chance.expovariate(100)) for _ in range(n)) for n in (400, 40_000))
     (_, low, high), (_, lower, upper) = bounds(few), bounds(many)
     assert None not in (low, high, lower, upper)
-    assert low <= lower <= upper < high  # type: ignore[operator]
+    assert upper - lower < high - low  # type: ignore[operator]
