@@ -41,7 +41,8 @@ def plan(options: Common) -> None:
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags next effect blocked
-      gates: list of name verdict evidence threshold sentence
+      gates: list of name verdict evidence threshold sentence runbook samples
+        least_samples
     Exits with 0 when the step is open, 3 or 4 when gates block it, 1 when
     there is no next step.
     """
@@ -110,7 +111,7 @@ def rollback(
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run
-      going_back: records seconds
+      going_back: records seconds writes_lost
     """
     target = parse_phase(to)
 
@@ -123,7 +124,7 @@ def rollback(
         planned = plan_of(router)
         status = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
         comes_home = PHASES[target].home is Store.A
-        price = status["going_back"] if comes_home else {"records": 0, "seconds": 0.0}
+        price = status["going_back"] if comes_home else {"records": 0, "seconds": 0.0, "writes_lost": 0}
         request = pb.RollbackPhaseRequest(
             actor=options.who,
             reason=options.reason,

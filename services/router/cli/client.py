@@ -40,6 +40,18 @@ class Control:
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
+    def watch(self, interval_seconds: float) -> Iterator[pb.GetStatusResponse]:
+        """The status, again and again. Raises CommandFailed when the router ends it, or is away."""
+        request = pb.WatchStatusRequest(interval_seconds=interval_seconds)
+        answers = self._stub.WatchStatus(request, metadata=self._metadata)
+        try:
+            for answer in answers:
+                yield answer.status
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+        finally:
+            answers.cancel()
+
     def _failure(self, error: Any) -> CommandFailed:
         code: grpc.StatusCode = error.code()
         message = error.details() or code.name

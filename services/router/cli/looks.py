@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.router.cli.options import CommandFailed, Common, Exit, command
+
+if TYPE_CHECKING:
+    from services.router.cli.client import Control
 
 _WATCH_SECONDS = 1.0
 
@@ -35,7 +37,13 @@ def status(
         feed_old feed_trouble
       handover backfill: running done total rate eta_seconds note
         finished_time
-      going_back: records seconds
+      going_back: records seconds writes_lost
+      percent_at_b (canary_percent is what is wanted)
+      next blocked gates: the next step, as `phase plan` has it
+      alerts: what a person must look at now
+      judge: what automatic rollback sees
+      last_automatic: time reason before after, or null
+      measured.A measured.B: recent_calls recent_faults calls faults
       ping_pong: list of key handoffs
       flags: list of name value source good_seconds trouble
     null is "not known". With --watch, one object a line.
@@ -45,35 +53,34 @@ def status(
     from services.router.cli.client import control
 
     with control(options) as router:
-
-        def look() -> views.View:
-            return views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
-
         if watch:
-            _watch(look, options)
-        elif options.json:
-            show.print_json(look())
-        else:
-            show.show(show.status_screen(look()))
+            _watch(router, options)
+            return
+        view = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
+    if options.json:
+        show.print_json(view)
+    else:
+        show.show(show.status_screen(view))
 
 
-def _watch(look: Callable[[], dict[str, Any]], options: Common) -> None:
-    """Until interrupted; a router that is away for a while is waited for."""
+def _watch(router: Control, options: Common) -> None:
+    """Until interrupted; at a terminal a router that is away for a while is waited for."""
     import time
 
     from rich.live import Live
     from rich.text import Text
 
-    from services.router.cli import show
+    from services.router.cli import show, views
 
     if options.json:
-        while True:
-            show.print_json(look())
-            time.sleep(_WATCH_SECONDS)
+        for status in router.watch(_WATCH_SECONDS):
+            show.print_json(views.status_view(status))
+        return
     with Live(console=show.console(), auto_refresh=False, screen=False) as live:
         while True:
             try:
-                live.update(show.status_screen(look()), refresh=True)
+                for status in router.watch(_WATCH_SECONDS):
+                    live.update(show.status_screen(views.status_view(status)), refresh=True)
             except CommandFailed as error:
                 live.update(Text(str(error)), refresh=True)
             time.sleep(_WATCH_SECONDS)
@@ -89,7 +96,8 @@ def journal(
     JSON: a list of generation time actor action reason overridden
       before after: phase generation canary_percent hold shadow_percent
         shadow_same set_flags
-      gates: list of name verdict evidence threshold sentence
+      gates: list of name verdict evidence threshold sentence runbook samples
+        least_samples
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views

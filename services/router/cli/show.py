@@ -39,9 +39,10 @@ def setting_line(view: View) -> str:
 
 
 def gates_table(gates: Sequence[View]) -> Table:
-    table = table_of("gate", "verdict", "seen", "wanted")
+    table = table_of("gate", "verdict", "seen", "wanted", "what to do")
     for gate in gates:
-        table.add_row(gate["name"], _coloured(gate["verdict"]), gate["evidence"], gate["threshold"])
+        remedy = "" if gate["verdict"] == "PASS" else gate["runbook"]
+        table.add_row(gate["name"], _coloured(gate["verdict"]), gate["evidence"], gate["threshold"], remedy)
     return table
 
 
@@ -80,7 +81,13 @@ def status_screen(view: View) -> Group:
         ("backfill", progress_line(view["backfill"])),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
         ("going back", price(view["going_back"])),
+        ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
+        ("faults of B", faults_line(view)),
     ]
+    lines += [("look at this", alert) for alert in view["alerts"]]
+    if view["last_automatic"]:
+        last = view["last_automatic"]
+        lines.append(("rolled back", f"without a person at {last['time']}: {last['reason']}"))
     if told := flags_line(view["flags"]):
         lines.append(("flags", told))
     if view["log_trouble"]:
@@ -92,6 +99,14 @@ def status_screen(view: View) -> Group:
     for name, value in lines:
         head.add_row(Text(name, style="bold"), value)
     return Group(head, Text(""), _stores_table(view["stores"]))
+
+
+def faults_line(view: View) -> str:
+    b = view["measured"].get("B")
+    if b is None:
+        return "not known"
+    share = f" ({100 * b['recent_faults'] / b['recent_calls']:.2g} %)" if b["recent_calls"] else ""
+    return f"{b['recent_faults']} of {b['recent_calls']} calls in half a minute{share}; {view['judge']}"
 
 
 def flags_line(flags: Sequence[View]) -> str:
@@ -162,7 +177,9 @@ def price(view: View) -> str:
     if view["records"] is None:
         return "not known: B is out of reach"
     seconds = "no rate was measured yet" if view["seconds"] is None else f"about {view['seconds']:.0f} s"
-    return f"{view['records']} records to bring home to A, {seconds}" if view["records"] else "nothing to bring home"
+    if not view["records"]:
+        return "nothing to bring home"
+    return f"{view['records']} records to bring home to A, {seconds}, {view['writes_lost']} writes lost"
 
 
 def _stores_table(stores: dict[str, View]) -> Table:

@@ -54,6 +54,27 @@ def gate_view(gate: pb.Gate) -> View:
         "evidence": gate.evidence,
         "threshold": gate.threshold,
         "sentence": gate.sentence,
+        "runbook": gate.runbook,
+        "samples": gate.samples,
+        "least_samples": gate.least_samples,
+    }
+
+
+def measured_view(calls: pb.MeasuredCalls) -> View:
+    return {
+        "recent_calls": calls.recent_calls,
+        "recent_faults": calls.recent_faults,
+        "calls": calls.calls,
+        "faults": calls.faults,
+    }
+
+
+def automatic_view(rollback: pb.AutomaticRollback) -> View:
+    return {
+        "time": time_of(rollback.time),
+        "reason": rollback.reason,
+        "before": setting_view(setting_from_pb(rollback.before)),
+        "after": setting_view(setting_from_pb(rollback.after)),
     }
 
 
@@ -107,7 +128,19 @@ def status_view(status: pb.GetStatusResponse) -> View:
         "handoffs": status.handoffs,
         "stale_reads": status.stale_reads,
         "unavailable": status.unavailable,
-        "going_back": {"records": known(status.records_to_return), "seconds": known(status.return_seconds)},
+        "going_back": {
+            "records": known(status.records_to_return),
+            "seconds": known(status.return_seconds),
+            "writes_lost": status.writes_lost,
+        },
+        "percent_at_b": None if status.permille_at_b < 0 else status.permille_at_b / 10,
+        "next": phase_name(status.next).value if status.next else None,
+        "blocked": status.blocked,
+        "gates": [gate_view(gate) for gate in status.gates],
+        "alerts": list(status.alerts),
+        "judge": status.judge,
+        "last_automatic": automatic_view(status.last_automatic) if status.HasField("last_automatic") else None,
+        "measured": dict(zip("AB", map(measured_view, status.measured), strict=False)),
         "log_trouble": status.log_trouble,
         "flags": [flag_view(flag) for flag in status.flags],
         "ping_pong": [{"key": entry.key, "handoffs": entry.handoffs} for entry in status.ping_pong],
