@@ -28,10 +28,6 @@ STEP_SECONDS = 5.0
 LEASE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 5.0
 
-GATHER_SECONDS = 0.02
-"""After a pull that was not full. The first change goes at once; those that follow it closely go together, for a pull,
-an append, an acknowledgement and the other store's apply cost about the same for one change as for many."""
-
 
 class Leases(Protocol):
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool: ...
@@ -79,8 +75,6 @@ class Relay:
             await self._client.ask(self._client.replication.AckChanges, acknowledge, STEP_SECONDS)
             self.published += len(changes)
             self._last_sent = self._clock.monotonic()
-            if len(changes) < PULL_LIMIT:
-                await asyncio.sleep(GATHER_SECONDS)
         elif self._clock.monotonic() - self._last_sent > HEARTBEAT_SECONDS:
             await self._log.append([self._heartbeat()])
             self._last_sent = self._clock.monotonic()
