@@ -26,7 +26,7 @@ from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
 from services.router.flows.judge import Bench, Judge
-from services.router.flows.measure import Measurement, rehearsed
+from services.router.flows.measure import Measurement, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer, SettingCache
 from tests.contracts.pb.toy import shelf_pb2
@@ -91,12 +91,16 @@ async def running_loops(*loops: Loop) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _jobs(running: System, migration: Migration, evidence: Callable[[Setting], Evidence], clock: Clock) -> Jobs:
+def _jobs(
+    running: System,
+    migration: Migration,
+    measurement: Measurement,
+    evidence: Callable[[Setting], Evidence],
+    clock: Clock,
+) -> Jobs:
     cache, control = running.setting, running.control
-    sights = Sights(evidence, running.traffic.answered_by_b, lambda: running.mover.settled)
-    around = rehearsal.Around(
-        running.stores, running.traffic, lambda: cache.flags, lambda _: rehearsal.Seen(), 0.05, 0.05
-    )
+    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: running.mover.settled)
+    around = rehearsal.Around(running.stores, running.traffic, lambda: cache.flags, measurement.answered, 0.05, 0.05)
     return Jobs(
         CanaryAuto(control, migration, cache, sights, "router-1", clock),
         rehearsal.Rehearsals(control, migration, cache, around, "router-1", clock),
@@ -114,9 +118,10 @@ def _parts(running: System, observer: Observer, cache: SettingCache, backfill: B
         "router-1",
         clock,
         lambda: (cache.current.shadow_since, running.shadow.counts),
+        running.traffic.answered,
     )
     migration = Migration(running.control, cache, evidence, clock)
-    jobs = _jobs(running, migration, evidence, clock)
+    jobs = _jobs(running, migration, measurement, evidence, clock)
     judge = Judge(Bench(running.control, migration, measurement, cache, observer, clock, "router-1"))
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})

@@ -50,7 +50,7 @@ from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.listing import Listing
-from services.router.flows.measure import Measurement, rehearsed
+from services.router.flows.measure import Measurement, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
@@ -184,7 +184,12 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     forward = Forward(stores, handoffs, traffic, clock, policy)
     shadow = Shadow(outside.contract, stores, cache, observer, clock)
     measurement = Measurement(
-        control_store, traffic.meter, holder, clock, lambda: (cache.current.shadow_since, shadow.counts)
+        control_store,
+        traffic.meter,
+        holder,
+        clock,
+        lambda: (cache.current.shadow_since, shadow.counts),
+        traffic.answered,
     )
     judge = Judge(
         Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.rollback_limits)
@@ -194,7 +199,10 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
-    jobs = _jobs(outside, migration, traffic, Sights(evidence, traffic.answered_by_b, lambda: mover.settled), holder)
+    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled)
+    jobs = _jobs(
+        outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
+    )
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
     parts = Parts(
         migration,
@@ -238,12 +246,11 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     )
 
 
-def _jobs(outside: Outside, migration: Migration, traffic: Traffic, sights: Sights, holder: str) -> Jobs:
-    clock, cache = SystemClock(), outside.cache
-    around = rehearsal.Around(outside.stores, traffic, lambda: cache.flags, lambda _: rehearsal.Seen())
+def _jobs(outside: Outside, migration: Migration, around: rehearsal.Around, sights: Sights, holder: str) -> Jobs:
+    clock, cache, control = SystemClock(), outside.cache, outside.control_store
     return Jobs(
-        CanaryAuto(outside.control_store, migration, cache, sights, holder, clock),
-        rehearsal.Rehearsals(outside.control_store, migration, cache, around, holder, clock),
+        CanaryAuto(control, migration, cache, sights, holder, clock),
+        rehearsal.Rehearsals(control, migration, cache, around, holder, clock),
     )
 
 

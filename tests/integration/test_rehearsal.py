@@ -29,7 +29,7 @@ BY_ANN = Decision("ann", "a try")
 RECORDS = 20
 
 TWO_STEPS = """
-patience_seconds = 0.5
+patience_seconds = 30
 [[step]]
 percent = 10
 gates = ["parked"]
@@ -177,11 +177,11 @@ async def test_a_wrong_plan_or_phase_is_refused_and_nothing_changes(panel: Panel
 async def test_another_router_goes_on_with_a_walk_whose_router_died(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
     parts = panel.parts
-    sights = Sights(lambda setting: Evidence(parked=0), lambda: 0, lambda: parts.mover.settled)
+    sights = Sights(lambda setting: Evidence(parked=0), dict, lambda: parts.mover.settled)
     first = CanaryAuto(panel.store, parts.migration, parts.cache, sights, "router-0", parts.clock)
     assert await panel.store.lease("canary auto", "router-0", 1.0)
     async with running_loops(first.loop):
-        await first.start(BY_ANN, TWO_STEPS.replace("patience_seconds = 0.5", "on_fail = 'hold'"))
+        await first.start(BY_ANN, TWO_STEPS.replace("patience_seconds = 30", "on_fail = 'hold'"))
         await eventually(lambda: parts.cache.current.canary_permille == 100, 20.0)
     # It never gave its lease up: the other one waits until that has stood still for its time.
     await panel.store.lease("canary auto", "router-0", 0.3)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -45,8 +45,8 @@ class Sights:
     """What a walk looks at. Each is a look at what is known already: no I/O."""
 
     evidence: Callable[[Setting], Evidence]
-    samples: Callable[[], int]
-    """How many calls B has answered; only grows, but begins anew with its process."""
+    samples: Callable[[], Mapping[str, int]]
+    """By router, how many calls B has answered since the router began."""
     settled: Callable[[], bool]
 
 
@@ -194,7 +194,7 @@ class CanaryAuto:
             cursor = replace(
                 cursor,
                 seconds=cursor.seconds + now - watched_at,
-                samples=cursor.samples + max(0, seen_samples - samples),
+                samples=cursor.samples + _more(samples, seen_samples),
             )
             watched_at, samples = now, seen_samples
             if not wanted:
@@ -282,6 +282,11 @@ class CanaryAuto:
         except TimeoutError:
             pass
         self._told.clear()
+
+
+def _more(before: Mapping[str, int], now: Mapping[str, int]) -> int:
+    """Calls since the last look. Of a router that has come, gone or begun anew meanwhile nothing is known."""
+    return sum(max(0, count - before[router]) for router, count in now.items() if router in before)
 
 
 def _is_over(progress: Progress, order: _Order) -> bool:

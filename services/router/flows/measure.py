@@ -24,6 +24,7 @@ from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.measure import SECONDS, Counts, Meter, Parity, ShadowCounts, merged, total
 from services.router.flows.stores import Refused
+from services.router.flows.traffic import Answered
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Measured:
     parities: tuple[Parity, ...]
     shadow_run: int
     shadow: ShadowCounts
+    answered: Answered
 
     def to_json(self) -> str:
         return json.dumps(
@@ -116,6 +118,7 @@ class Measured:
                 "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in self.parities],
                 "shadow_run": self.shadow_run,
                 "shadow": self.shadow,
+                "answered": self.answered,
             },
             separators=(",", ":"),
         )
@@ -133,6 +136,7 @@ class Measured:
                 ),
                 shadow_run=fields["shadow_run"],
                 shadow=ShadowCounts(*fields["shadow"]),
+                answered=Answered(*fields["answered"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a router's measurements: {error!r}") from error
@@ -153,7 +157,7 @@ class _Other:
 
 
 class Measurement:
-    """`shadow`: this router's compared reads, and the run that they belong to."""
+    """`shadow`: this router's compared reads, and the run that they belong to. `answered`: what it tells the jobs."""
 
     def __init__(
         self,
@@ -162,12 +166,14 @@ class Measurement:
         router: str,
         clock: Time,
         shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING),
+        answered: Callable[[], Answered] = Answered,
     ) -> None:
         self._reports = reports
         self._meter = meter
         self._router = router
         self._clock = clock
         self._shadow = shadow
+        self._answered = answered
         self._number = secrets.randbits(48)
         self._others: dict[str, _Other] = {}
         self._exchanged_at: float | None = None
@@ -191,6 +197,7 @@ class Measurement:
             self._meter.parities(now),
             run,
             counts,
+            self._answered(),
         )
 
     async def exchange(self) -> None:
@@ -224,6 +231,11 @@ class Measurement:
         """Calls and faults of the last minutes."""
         return total(measured.recent[store] for measured in self._all())
 
+    def answered(self) -> dict[str, Answered]:
+        """What this router, and those that report, tell the jobs; by router."""
+        others = {name: measured.answered for name, measured in self._fresh_others()}
+        return {self._router: self._answered(), **others}
+
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what is measured; without it while it is not known of all routers."""
         if not self.fresh:
@@ -242,9 +254,12 @@ class Measurement:
 
     def _all(self) -> list[Measured]:
         """Of this router and of those that report."""
+        return [self.mine(), *(measured for _, measured in self._fresh_others())]
+
+    def _fresh_others(self) -> list[tuple[str, Measured]]:
         now = self._clock.monotonic()
-        others = self._others.values()
-        return [self.mine(), *(o.measured for o in others if o.measured and now - o.seen_at <= FRESH_SECONDS)]
+        others = self._others.items()
+        return [(name, o.measured) for name, o in others if o.measured and now - o.seen_at <= FRESH_SECONDS]
 
     def _take(self, reports: list[Report], now: float) -> None:
         known = self._others
@@ -271,6 +286,11 @@ class Measurement:
         await self.exchange()
         loop.well()
         await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def answered_by_b(measurement: Measurement) -> dict[str, int]:
+    """By router."""
+    return {router: answered.by_b for router, answered in measurement.answered().items()}
 
 
 def rehearsed(evidence: Evidence, last: Rehearsed | None, now: float) -> Evidence:

@@ -30,7 +30,7 @@ from services.router.core.plan import Flags
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import SettingCache
 from services.router.flows.stores import Stores
-from services.router.flows.traffic import Traffic, Watch
+from services.router.flows.traffic import Answered, Traffic, Watch
 from services.router.flows.transfer import BULK_SECONDS
 
 JOB = "rehearsal"
@@ -139,8 +139,8 @@ class Around:
     stores: Stores
     traffic: Traffic
     flags: Callable[[], Flags]
-    seen: Callable[[str], Seen]
-    """By a rehearsal's id: what clients saw at the other routers, as far as is known."""
+    answered: Callable[[], Mapping[str, Answered]]
+    """By router, what it and the others tell."""
     seen_by_all_seconds: float = SEEN_BY_ALL_SECONDS
     counted_by_all_seconds: float = COUNTED_BY_ALL_SECONDS
 
@@ -332,10 +332,8 @@ class Rehearsals:
         return found
 
     def _seen(self, name: str) -> Seen:
-        watch = self._around.traffic.watch
-        own = Seen(watch.calls, watch.errors, watch.handoffs) if watch and watch.name == name else Seen()
-        others = self._around.seen(name)
-        return Seen(*(mine + theirs for mine, theirs in zip(own, others, strict=True)))
+        told = [answered for answered in self._around.answered().values() if answered.watch == name]
+        return Seen(sum(one.calls for one in told), sum(one.errors for one in told), sum(one.handoffs for one in told))
 
     async def _send_home(self, cursor: _Cursor) -> None:
         """Raises ControlUnavailable."""

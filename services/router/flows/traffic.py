@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from libs.ownership.model import Store, bucket_of
 from services.router.core.measure import Meter
@@ -21,6 +22,18 @@ class Watch:
     calls: int = 0
     errors: int = 0
     """Server faults, as clients saw them."""
+    handoffs: int = 0
+
+
+class Answered(NamedTuple):
+    """What one router tells the jobs of all routers."""
+
+    by_b: int = 0
+    """Calls of clients that B has answered, since the router began."""
+    watch: str = ""
+    """Name of what is watched there, and what clients saw on it."""
+    calls: int = 0
+    errors: int = 0
     handoffs: int = 0
 
 
@@ -50,9 +63,10 @@ class Traffic:
         if len(self._moves) > WATCHED_KEYS:
             self._moves.popitem(last=False)
 
-    def answered_by_b(self) -> int:
-        """Calls of clients that B has answered."""
-        return self.reads[Store.B] + self.writes[Store.B]
+    def answered(self) -> Answered:
+        by_b = self.reads[Store.B] + self.writes[Store.B]
+        watch = self.watch
+        return Answered(by_b, watch.name, watch.calls, watch.errors, watch.handoffs) if watch else Answered(by_b)
 
     def note(self, bucket: int, *, failed: bool) -> None:
         """A client's call has ended."""
