@@ -12,15 +12,18 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from libs.ownership.model import Store, Version
+from libs.ownership.model import Store, Version, bucket_of
 from libs.rpc import metadata
 from libs.rpc.tasks import Loop
 from services.router.core.compare import FILTER, STATUS, Kind
 from services.router.core.phase import Phase
+from services.router.flows.forward import ClientCall
 from services.router.flows.migration import Decision
 from services.router.flows.shadow import MAX_NAMES, ShadowLimits
+from services.router.flows.stores import Answer
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.panel import running_loops
+from tests.shelf import CONTRACT
 from tests.system import QUICK_SHADOW, System, running_system
 from tests.waiting import eventually
 
@@ -163,6 +166,52 @@ def relay_of(system: System, store: Store) -> Loop:
     return Loop("relay", system.relays[store].run_once)
 
 
+async def test_while_the_log_is_away_nobody_knows_what_should_have_arrived() -> None:
+    limits = replace(QUICK_SHADOW, patience_seconds=0.3)
+    async with shadowed(shadow_limits=limits) as system:
+        await put(system)
+        await replicated(system)
+        del system.ports(Store.B)._state.rows[KEY]
+        system.log.reachable = False
+        await eventually(lambda: system.observer.log_trouble)
+        await look(system)
+        assert await decided(system) == {"compared": 1, "stale": 1}
+
+
+async def test_what_is_missed_once_is_looked_for_again(system: System) -> None:
+    await put(system)
+    await replicated(system)
+    row = system.ports(Store.B)._state.rows.pop(KEY)
+    await look(system)
+    await eventually(lambda: [suspect for suspect in system.shadow._waiting if suspect.missed])
+    system.ports(Store.B)._state.rows[KEY] = row
+    assert await decided(system) == {"compared": 1, "stale": 1}
+
+
+async def test_an_answer_that_is_old_only_because_time_went_by_needs_no_second_look() -> None:
+    async with shadowed(shadow_limits=replace(QUICK_SHADOW, settle_seconds=600)) as system:
+        await put(system)
+        await replicated(system)
+        method = CONTRACT.methods["Look"]
+        request = pb.LookOrder(path=KEY).SerializeToString()
+        call = ClientCall(method, request, KEY, bucket_of(KEY), False, (), 0.0)
+        system.shadow.offer(call, Answer(Store.A, book("before")))
+        assert await decided(system) == {"compared": 1, "stale": 1}
+
+
+async def test_a_stale_answer_is_not_compared() -> None:
+    async with shadowed(shadow_limits=replace(QUICK_SHADOW, workers=1)) as system:
+        await put(system)
+        await replicated(system)
+        a = system.backends[Store.A].serving
+        a.stop("a test says so")
+        _, trailers = await send(system, "Look", pb.LookOrder(path=KEY))
+        assert metadata.STALE in trailers
+        a.serve()
+        await look(system)
+        assert await decided(system) == {"compared": 1, "match": 1}
+
+
 async def test_a_record_that_is_gone_beyond_the_lag_is_missing(system: System) -> None:
     await put(system)
     await replicated(system)
@@ -255,6 +304,15 @@ async def test_what_is_too_much_to_keep_is_dropped_and_counted(limits: ShadowLim
         edit(system, Store.B, payload=book("somebody"))
         await look(system)
         await eventually(lambda: system.shadow.counts.dropped == 1)
+
+
+async def test_room_is_given_back_when_a_read_was_compared() -> None:
+    async with shadowed(shadow_limits=replace(QUICK_SHADOW, queue_bytes=60)) as system:
+        await put(system)
+        await replicated(system)
+        for number in range(1, 6):
+            await look(system)
+            assert await decided(system, number) == {"compared": number, "match": number}
 
 
 async def test_a_request_that_is_too_large_to_be_kept_is_not_asked_again(system: System) -> None:
