@@ -84,8 +84,8 @@ class RouterSettings(ProcessSettings):
     """Under way at once, those included whose callers have left."""
     stale_reads: bool = True
     """Answer a read from the other store, marked stale, when the record's owner is out of reach."""
-    refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.5
-    """How old this router's view of the setting may be."""
+    refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.3
+    """How old this router's view of the setting may be, flags included; what asking takes comes on top."""
 
     rollback_automatic: bool = True
     """Send all traffic back to A without a person when B fails."""

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from services.router.control.port import (
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.gates import GateResult, Verdict
-from services.router.core.phase import Phase, Setting, advance, set_canary
+from services.router.core.phase import Phase, Setting, advance, set_canary, set_flag
 
 
 class ReportingStore(ControlStore, Reports, Protocol):
@@ -89,6 +90,16 @@ async def test_a_change_is_seen_by_another_router(open_store: Open) -> None:
         before = await other.load()
         assert await one.change(step(before))
         assert await other.load() == advance(before)
+
+
+async def test_flags_and_their_journal_are_seen_by_another_router(open_store: Open) -> None:
+    async with open_store(None) as one, open_store(None) as other:
+        before = await other.load()
+        after = set_flag(set_flag(before, "x.on", True), "x.off", False)
+        entry = JournalEntry(1.0, "ann", "flag", "because", before, replace(after, generation=before.generation + 1))
+        assert await one.change(entry)
+        assert (await other.load()).flags == (("x.off", False), ("x.on", True))
+        assert (await other.journal(1))[0].after.flags == (("x.off", False), ("x.on", True))
 
 
 async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_store: Open) -> None:

@@ -357,7 +357,7 @@ async def test_records_follow_the_flag_for_everything_when_it_is_true_and_when_i
         await eventually(lambda: panel.system.mover.settled and panel.system.mover.buckets_at_b == 0, 30)
 
 
-RUNS = 120
+RUNS = 60
 """Writes of each client."""
 
 
