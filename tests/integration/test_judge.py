@@ -1,0 +1,259 @@
+"""Measurements that travel between routers, the judge that acts on them, and the status that shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.clock import ManualClock
+from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
+from libs.rpc.errors import reason_of
+from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.port import JournalEntry, Report
+from services.router.core.gates import Evidence
+from services.router.core.judge import Ruling
+from services.router.core.measure import Counts, Meter, ShadowCounts, total
+from services.router.core.phase import Phase, Setting
+from services.router.flows.judge import LEASE_SECONDS, Bench, Judge
+from services.router.flows.measure import FRESH_SECONDS, Measurement
+from services.router.flows.migration import AUTOMATIC, JUDGE, Decision, Migration
+from services.router.flows.observe import SettingCache, StoreView
+from tests.panel import Panel, running_panel
+from tests.waiting import eventually
+
+A, B = Store.A, Store.B
+ANN = Decision("ann", "a test")
+
+
+@dataclass
+class Views:
+    """What a router knows of its stores: A serves until a test says otherwise."""
+
+    a_serves: bool = True
+
+    def view(self, store: Store) -> StoreView:
+        return StoreView(store, GetStatusResponse(serving=self.a_serves), 0.0, "")
+
+
+class Router:
+    """One router's measuring and judging, over a control store that all share."""
+
+    def __init__(self, name: str, shared: Shared, clock: ManualClock) -> None:
+        self.clock = clock
+        self.control = MemoryControlStore(shared, clock=clock)
+        self.cache = SettingCache(self.control, clock)
+        self.meter = Meter()
+        self.shadow = (0, ShadowCounts())
+        self.measurement = Measurement(self.control, self.meter, name, clock, lambda: self.shadow)
+        self.migration = Migration(self.control, self.cache, lambda setting: Evidence(), clock)
+        self.views = Views()
+        self.judge = Judge(Bench(self.control, self.migration, self.measurement, self.cache, self.views, clock, name))
+
+    def serve(self, store: Store, calls: int, faults: int = 0) -> None:
+        for number in range(calls):
+            self.meter.add(store, "update", False, 0.002, number < faults, self.clock.monotonic())
+
+
+@dataclass
+class Routers:
+    """Two routers in CUTOVER, and the time that passes for both."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    shared: Shared = field(default_factory=Shared)
+
+    def __post_init__(self) -> None:
+        self.shared.setting = Setting(generation=5, phase=Phase.CUTOVER)
+        self.one, self.other = (Router(name, self.shared, self.clock) for name in ("r-1", "r-2"))
+
+    async def seconds(self, count: int, *, calls: int = 4, faults: int = 0) -> list[Ruling]:
+        """Each router sends so many calls to B in each second; what the judge has ruled after each."""
+        rulings = []
+        for _ in range(count):
+            for router in (self.one, self.other):
+                await router.cache.refresh()
+                router.serve(B, calls, faults)
+            self.clock.advance(1.0)
+            for router in (self.one, self.other):
+                await router.measurement.exchange()
+            await self.one.measurement.exchange()
+            found = [verdict for router in (self.one, self.other) if (verdict := await router.judge.look())]
+            rulings += [verdict.ruling for verdict in found]
+        return rulings
+
+    @property
+    def automatic(self) -> list[JournalEntry]:
+        return [entry for entry in self.shared.journal if entry.action == AUTOMATIC]
+
+
+@pytest.fixture
+def routers() -> Routers:
+    return Routers()
+
+
+async def test_the_counts_of_all_routers_are_summed(routers: Routers) -> None:
+    await routers.seconds(5, calls=4, faults=1)
+    for router in (routers.one, routers.other):
+        newest = router.measurement.seconds()[:3]
+        assert newest == ((Counts(), Counts(8, 2)),) * 3
+        assert router.measurement.evidence(Evidence()).b_calls is not None
+
+
+async def test_a_router_that_is_gone_fades_out(routers: Routers) -> None:
+    await routers.seconds(5, calls=4)
+    routers.clock.advance(FRESH_SECONDS + 1)
+    await routers.one.measurement.exchange()
+    assert routers.one.measurement.recent(B) == Counts(20), "the other one is not known now"
+    assert total(b for _, b in routers.one.measurement.seconds()) == Counts(40), "but what it said of then stays"
+    routers.clock.advance(60)
+    await routers.one.measurement.exchange()
+    assert total(b for _, b in routers.one.measurement.seconds()) == Counts()
+
+
+async def test_a_report_that_never_changes_is_not_taken_for_a_router(routers: Routers) -> None:
+    await routers.other.control.report(Report("long-gone", 1, routers.other.measurement.mine().to_json()))
+    await routers.seconds(3, calls=1)
+    late = Router("r-3", routers.shared, routers.clock)
+    await late.measurement.exchange()
+    assert total(b for _, b in late.measurement.seconds()) == Counts(), "how old they are is not known yet"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"seconds": 3}), "\x00"])
+async def test_a_report_that_cannot_be_read_is_left_out(routers: Routers, text: str) -> None:
+    for number in (1, 2, 3):
+        await routers.one.control.report(Report("newer", number, text))
+        await routers.seconds(1, calls=1)
+    assert routers.one.measurement.recent(B) == Counts(6)
+
+
+async def test_while_the_control_store_is_away_nothing_is_known_of_all(routers: Routers) -> None:
+    await routers.seconds(2)
+    assert routers.one.measurement.evidence(Evidence()).b_calls == Counts(16)
+    routers.clock.advance(FRESH_SECONDS + 0.1)
+    assert routers.one.measurement.evidence(Evidence()).b_calls is None
+
+
+async def test_compared_reads_of_an_older_run_do_not_count(routers: Routers) -> None:
+    routers.one.shadow = (7, ShadowCounts(5, 5))
+    routers.other.shadow = (6, ShadowCounts(100, 100))
+    await routers.seconds(2)
+    assert routers.one.measurement.evidence(Evidence()).shadow == ShadowCounts(5, 5)
+    routers.other.shadow = (7, ShadowCounts(10, 9, mismatch=1))
+    await routers.seconds(1)
+    assert routers.one.measurement.evidence(Evidence()).shadow == ShadowCounts(15, 14, mismatch=1)
+
+
+async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(routers: Routers) -> None:
+    rulings = await routers.seconds(29, faults=1)
+    assert set(rulings) == {Ruling.KEEP} and routers.automatic == []
+    rulings = await routers.seconds(3, faults=1)
+    assert Ruling.ROLL_BACK in rulings
+    (entry,) = routers.automatic
+    assert (entry.actor, entry.before.phase, entry.after.phase) == (JUDGE, Phase.CUTOVER, Phase.DUAL_WRITE)
+    assert entry.after.hold and "25.0%" in entry.reason
+    assert routers.one.judge.last == entry and routers.one.judge.alarms + routers.other.judge.alarms == 1
+    await routers.seconds(40, faults=1)
+    assert routers.automatic == [entry], "once held, it stays as it is"
+
+
+async def test_when_its_judge_dies_another_router_judges_with_what_was_seen_before(routers: Routers) -> None:
+    await routers.seconds(25, faults=1)
+    for _ in range(int(LEASE_SECONDS) + 2):
+        routers.other.serve(B, 8, 2)
+        routers.clock.advance(1.0)
+        await routers.other.cache.refresh()
+        await routers.other.measurement.exchange()
+        await routers.other.judge.look()
+    assert len(routers.automatic) == 1
+
+
+async def test_soon_after_a_rollback_a_person_decides(routers: Routers) -> None:
+    await routers.seconds(32, faults=1)
+    for router in (routers.one, routers.other):
+        await router.cache.refresh()
+    await routers.one.migration.lift_hold(ANN)
+    await routers.one.migration.set_canary(ANN, 500)
+    rulings = await routers.seconds(29, faults=1)
+    assert set(rulings) == {Ruling.KEEP}, "what was before the hold was lifted is not held against B again"
+    rulings = await routers.seconds(10, faults=1)
+    assert rulings[-1] is Ruling.CALL_A_PERSON and len(routers.automatic) == 1
+    judge = next(router.judge for router in (routers.one, routers.other) if router.judge.alarm)
+    assert "people decide" in judge.alarm and judge.alarms == 2, "said once, not every second"
+    await routers.seconds(30)
+    assert judge.alarm == ""
+    routers.clock.advance(600.0)
+    await routers.seconds(40, faults=1)
+    assert len(routers.automatic) == 2
+
+
+async def test_nobody_is_sent_to_an_a_that_does_not_serve(routers: Routers) -> None:
+    routers.one.views.a_serves = routers.other.views.a_serves = False
+    rulings = await routers.seconds(35, faults=4)
+    assert rulings[-1] is Ruling.CALL_A_PERSON and routers.automatic == []
+
+
+async def test_a_setting_that_changed_meanwhile_is_judged_anew(routers: Routers) -> None:
+    await routers.seconds(29, faults=1)
+    stale = routers.one.cache.current
+    await routers.other.migration.rollback(ANN, Phase.DUAL_READ)
+    assert routers.one.cache.current == stale
+    for _ in range(3):
+        for router in (routers.one, routers.other):
+            router.serve(B, 4, 1)
+        routers.clock.advance(1.0)
+        await routers.one.measurement.exchange()
+        await routers.one.judge.look()
+    assert [entry.before.phase for entry in routers.automatic] == [Phase.DUAL_READ]
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(feeds=False, mover=False) as running:
+        await eventually(lambda: running.parts.measurement.fresh)
+        yield running
+
+
+async def test_calls_are_measured_by_store_and_shown(panel: Panel) -> None:
+    await panel.put(5)
+
+    async def shown() -> bool:
+        status = await panel.control.GetStatus(pb.GetStatusRequest())
+        return [calls.calls for calls in status.measured] == [5, 0] and status.measured[0].recent_calls == 5
+
+    await eventually(shown)
+
+
+async def test_the_status_says_what_blocks_the_next_step_and_what_to_do(panel: Panel) -> None:
+    status = await panel.control.GetStatus(pb.GetStatusRequest())
+    assert status.next == pb.PHASE_SHADOW
+    assert "backfill FAIL: no backfill has finished" in status.blocked
+    gates = {gate.name: gate for gate in status.gates}
+    assert gates["backfill"].runbook == "baton backfill"
+    assert (status.permille_at_b, status.writes_lost, list(status.alerts)) in ((-1, 0, []), (0, 0, []))
+    assert not status.HasField("last_automatic")
+
+
+async def test_a_watch_shows_changes_as_they_come(panel: Panel) -> None:
+    watch: Any = panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=0.1), timeout=20)
+    first = await watch.read()
+    assert first.status.setting.generation == 1
+    await panel.parts.migration.advance(Decision("ann", "by hand", override=True))
+    seen = 1
+    while seen == 1:
+        seen = (await watch.read()).status.setting.generation
+    assert seen == 2
+    watch.cancel()
+
+
+@pytest.mark.parametrize("seconds", [0.05, 61.0, -1.0, float("nan"), float("inf")])
+async def test_an_interval_that_is_none_is_refused(panel: Panel, seconds: float) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=seconds), timeout=10).read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(caught.value)[1]["field"] == "interval_seconds"
