@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from services.router.flows.stores import Stores
+from services.router.flows.stores import Away, Refused, StoreClient, Stores
 
 STEP_SECONDS = 2.0
 """Bound on a step for one record."""
 
 BULK_SECONDS = 10.0
 """Bound on a step for many."""
+
+ATTEMPTS = 4
+"""At a step, when the store fails."""
 
 PAGE = 500
 """Keys that are listed or read at once."""
@@ -35,32 +39,32 @@ class Transfer:
         """The other store gives records up; what was given up before is answered again."""
         source = self._stores[to.other]
         request = pb.ReleaseRecordsRequest(keys=keys, to=STORE_NUMBERS[to], create=create)
-        answer: pb.ReleaseRecordsResponse = await source.ask(source.replication.ReleaseRecords, request, seconds)
+        answer: pb.ReleaseRecordsResponse = await _ask(source, source.replication.ReleaseRecords, request, seconds)
         return answer
 
     async def adopt(self, records: Sequence[record_pb2.Record], to: Store, seconds: float = BULK_SECONDS) -> None:
         """A store takes records, those that it does not know newer."""
         if records:
             target = self._stores[to]
-            await target.ask(target.replication.AdoptRecords, pb.AdoptRecordsRequest(records=records), seconds)
+            await _ask(target, target.replication.AdoptRecords, pb.AdoptRecordsRequest(records=records), seconds)
 
     async def absences(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.Absence]:
         """Of these buckets, or of all."""
         client = self._stores[store]
         request = pb.ListAbsencesRequest(buckets=buckets)
-        answer: pb.ListAbsencesResponse = await client.ask(client.replication.ListAbsences, request, BULK_SECONDS)
+        answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
         return answer.absences
 
     async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
         """When this returns, the other store creates nothing in these buckets any more."""
         source = self._stores[to.other]
         request = pb.ReleaseAbsencesRequest(buckets=buckets, to=STORE_NUMBERS[to])
-        await source.ask(source.replication.ReleaseAbsences, request, BULK_SECONDS)
+        await _ask(source, source.replication.ReleaseAbsences, request, BULK_SECONDS)
 
     async def adopt_absences(self, absences: Sequence[record_pb2.Absence], to: Store) -> None:
         target = self._stores[to]
         request = pb.AdoptAbsencesRequest(absences=absences)
-        await target.ask(target.replication.AdoptAbsences, request, BULK_SECONDS)
+        await _ask(target, target.replication.AdoptAbsences, request, BULK_SECONDS)
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
         """Of some buckets, in the order of the buckets."""
@@ -70,7 +74,9 @@ class Transfer:
         request = pb.ExportRecordsRequest(limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True)
         more = bool(left)
         while more:
-            answer: pb.ExportRecordsResponse = await client.ask(client.replication.ExportRecords, request, BULK_SECONDS)
+            answer: pb.ExportRecordsResponse = await _ask(
+                client, client.replication.ExportRecords, request, BULK_SECONDS
+            )
             keys += [record.key for record in answer.records]
             more = answer.more
             if more and not answer.records:
@@ -93,7 +99,7 @@ class Transfer:
         left = list(keys)
         while left:
             request = pb.ReadRecordsRequest(keys=left[:PAGE])
-            answer: pb.ReadRecordsResponse = await source.ask(source.replication.ReadRecords, request, BULK_SECONDS)
+            answer: pb.ReadRecordsResponse = await _ask(source, source.replication.ReadRecords, request, BULK_SECONDS)
             if not answer.rows:
                 raise ValueError(f"store {to.other} answered no row for {len(request.keys)} keys")
             records = [row.record for row in answer.rows if row.HasField("record")]
@@ -115,3 +121,17 @@ class Transfer:
             failed += [result.key for result in results if result.outcome != Outcome.OUTCOME_RELEASED]
             left = [*answer.remaining, *left[PAGE:]]
         return failed
+
+
+async def _ask(client: StoreClient, method: Any, request: Any, seconds: float) -> Any:
+    """Again, when the store fails rather than refuses: every call of a handoff may be made twice. Not when it is away:
+    then others wait for it better than this."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await client.ask(method, request, seconds)
+        except Away:
+            raise
+        except Refused as refused:
+            if not refused.is_fault:
+                raise
+    return await client.ask(method, request, seconds)
