@@ -45,6 +45,7 @@ _INTERLEAVINGS = "integration/test_postgres_interleavings.py"
 _MODEL = "model/test_model.py"
 _PHASE = "unit/test_phase.py"
 _ROUTER = "integration/test_router.py"
+_SHADOW = "integration/test_shadow.py"
 _STRESS = _in(
     "integration/test_ownership_stress.py",
     "the_protocol_holds_on_the_old_store_and_the_embedded_new_one",
@@ -53,10 +54,28 @@ _STRESS = _in(
 
 REQUIREMENTS: Mapping[str, Requirement] = {
     "traffic.shadow-reads": Requirement(
-        "A sample of the reads is asked at the other side too and compared; no user waits for it, no write is copied"
+        "A sample of the reads is asked at the other side too and compared; no user waits for it, no write is copied",
+        _in(
+            _SHADOW,
+            "a_small_share_is_sampled",
+            "where_b_answers_a_is_asked",
+            "with_the_other_store_dead_clients_are_served_as_ever",
+            "shadow_reads_are_no_traffic",
+            "writes_are_never_sent_twice",
+            "reads_beyond_the_queue_are_dropped_and_counted",
+        ),
     ),
     "traffic.shadow-classes": Requirement(
-        "A difference is told from lateness: only other content at one version, or a lack that lasts, speaks against B"
+        "A difference is told from lateness: only other content at one version, or a lack that lasts, speaks against B",
+        _in("unit/test_compare.py", "versions_say_what_a_difference_is")
+        + _in(
+            _SHADOW,
+            "answers_that_are_the_same_match",
+            "while_the_other_store_is_behind_an_older_row_is_no_finding",
+            "other_content_at_the_same_version_is_a_mismatch_and_shows_no_values",
+            "a_record_that_is_gone_beyond_the_lag_is_missing",
+            "a_store_that_fails_is_an_error_and_the_client_has_its_answer",
+        ),
     ),
     "traffic.canary": Requirement(
         "A share of the sandboxes goes to B, the same ones each time; a larger share only adds",
