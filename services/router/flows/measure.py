@@ -88,10 +88,11 @@ async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Await
 
 
 def _add(meter: Meter, attempt: Attempt, began: float, now: float, *, fault: bool) -> None:
-    if attempt.as_owner or fault:
-        meter.add(attempt.store, attempt.operation, attempt.is_read, now - began, fault, now)
+    store, operation, is_read, _, as_owner = attempt
+    if as_owner or fault:
+        meter.add(store, operation, is_read, now - began, fault, now)
     else:
-        meter.denied(attempt.store, now)
+        meter.denied(store, now)
 
 
 def _is_impatience(refused: Refused, attempt: Attempt) -> bool:
