@@ -85,6 +85,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_canary_has_its_share_of_the_buckets",
             "a_canary_outside_its_phase_steers_nothing",
         )
+        + _in(
+            "integration/test_rehearsal.py",
+            "a_walk_goes_step_by_step_to_its_end_and_journals_each",
+            "a_gate_that_fails_takes_the_canary_back_and_says_why",
+            "another_router_goes_on_with_a_walk_whose_router_died",
+        )
         + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again"),
     ),
     "traffic.kill-switch": Requirement(
@@ -246,9 +252,28 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again", "a_demo_loses_nothing_and_says_so")
         + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
     ),
-    "rollback.partial": Requirement("One operation goes back alone"),
-    "rollback.rehearsed": Requirement("Going back is practised with live buckets before it counts, and that is a gate"),
-    "chaos.flip": Requirement("Flags that flip all the time under load lose no write and leave nothing behind"),
+    "rollback.partial": Requirement(
+        "One operation goes back alone",
+        _in(
+            "integration/test_rehearsal_cli.py",
+            "one_operation_goes_back_while_the_others_stay",
+            "a_rollback_that_is_not_clear_is_refused_with_what_is",
+        ),
+    ),
+    "rollback.rehearsed": Requirement(
+        "Going back is practised with live buckets before it counts, and that is a gate",
+        _in(
+            "integration/test_rehearsal.py",
+            "a_rehearsal_moves_live_buckets_there_and_back",
+            "buckets_of_a_rehearsal_whose_router_died_are_sent_home",
+        )
+        + _in("integration/test_rehearsal_cli.py", "a_rehearsal_is_typed_and_told"),
+    ),
+    "chaos.flip": Requirement(
+        "Flags that flip all the time under load lose no write and leave nothing behind",
+        _in("acceptance/test_flips.py", "a_flip_storm_loses_nothing_and_leaves_nothing_behind")
+        + _in("unit/test_chaos.py", "every_flip_is_one_that_the_router_allows_and_does_what_it_says"),
+    ),
     "metrics.thresholds": Requirement("Each limit of the plan is a metric, evidence for a gate, and an alarm"),
     "deprecate.clients": Requirement(
         "Clients of the old endpoint are seen, named and warned, and A waits for the last of them"

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from services.router.core import canary
 from services.router.core import phase as phases
+from services.router.core.canary import CanaryPlan, Place, Step
 from services.router.core.gates import Evidence, Verdict, judge, not_overridable, worst
 from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
 from services.router.core.plan import NO_FLAGS, Flags, target
@@ -31,7 +33,15 @@ class Story:
             "shadow": self._shadow,
             "lift": lambda: self._set(lambda: phases.lift_hold(self.setting)),
             "call": self._call,
+            "walk": self._begin_walk,
+            "look": self._look,
+            "rehearse": lambda *buckets: self._set(
+                lambda: phases.begin_rehearsal(self.setting, tuple(map(int, buckets)))
+            ),
+            "home": lambda: self._set(lambda: phases.end_rehearsal(self.setting)),
         }
+        self._plan_of_walk = CanaryPlan(())
+        self._place = Place(0)
 
     def do(self, command: str) -> list[str]:
         name, *arguments = command.split()
@@ -92,6 +102,42 @@ class Story:
             return [f"refused: {error}"]
         return [shown(self.setting)]
 
+    def _begin_walk(self, *steps: str) -> list[str]:
+        """`walk 5/10s/100/lag,parked 100/0s/0/`: percent, least time, least samples, gates of each step."""
+        parts = [step.split("/") for step in steps]
+        plan = CanaryPlan(
+            tuple(
+                Step(
+                    permille=round(float(percent) * 10),
+                    minimum_seconds=float(seconds.removesuffix("s")),
+                    minimum_samples=int(samples),
+                    gates=tuple(gates.split(",")) if gates else (),
+                )
+                for percent, seconds, samples, gates in parts
+            ),
+            patience_seconds=60.0,
+        )
+        try:
+            first = canary.begin(plan, self.setting)
+        except IllegalMove as error:
+            return [f"refused: {error}"]
+        self._plan_of_walk, self._place = plan, Place(first)
+        return self._set(lambda: phases.set_canary(self.setting, plan.steps[first].permille))
+
+    def _look(self, *facts: str) -> list[str]:
+        """`look 10s 100 moving`: seconds and calls since the last look, and whether buckets are on their way."""
+        seconds, samples, *moving = facts
+        place = self._place
+        self._place = Place(place.step, place.seconds + float(seconds.removesuffix("s")), place.samples + int(samples))
+        gates = self._plan_of_walk.steps[place.step].gates
+        seen = canary.Seen(self.setting, not moving, judge(gates, self.evidence))
+        said = canary.decide(self._plan_of_walk, self._place, seen)
+        lines = [f"{said.action.value}: {said.reason}"]
+        permille = said.permille
+        if said.action is canary.Action.ADVANCE:
+            self._place = Place(place.step + 1)
+        return lines if permille is None else [*lines, *self._set(lambda: phases.set_canary(self.setting, permille))]
+
     def _call(self, operation: str, bucket: str) -> list[str]:
         store, rule = target(self.setting, self.flags, operation, None if bucket == "-" else int(bucket))
         return [f"to {store} by {rule}"]
@@ -104,9 +150,10 @@ def _number(value: str) -> Any:
 
 
 def shown(setting: Setting) -> str:
-    canary = f", canary {setting.canary_permille / 10:g} %" if setting.rule.canary else ""
+    share = f", canary {setting.canary_permille / 10:g} %" if setting.rule.canary else ""
     shadow = f", shadow {setting.shadow_permille / 10:g} %" if setting.shadow_permille else ""
-    return f"{setting.generation}: {setting.phase.value}{canary}{shadow}{', held at A' if setting.hold else ''}"
+    away = f", away: {', '.join(map(str, setting.rehearsal))}" if setting.rehearsal else ""
+    return f"{setting.generation}: {setting.phase.value}{share}{away}{shadow}{', held at A' if setting.hold else ''}"
 
 
 def play(text: str) -> str:

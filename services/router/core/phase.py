@@ -283,7 +283,7 @@ def begin_rehearsal(setting: Setting, buckets: tuple[int, ...]) -> Setting:
     if setting.hold:
         raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
     if setting.rehearsal:
-        raise IllegalMove(f"{len(setting.rehearsal)} buckets are away for another rehearsal: wait for its end")
+        raise IllegalMove("buckets are away for another rehearsal: wait for its end")
     return replace(setting, generation=setting.generation + 1, rehearsal=buckets)
 
 
