@@ -41,7 +41,7 @@ from tests.waiting import eventually
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 CALL_SECONDS = 10.0
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 REASON = "an acceptance run"
 OUTBOX_ENTRIES = 40
 ONE_BUCKET_PERMILLE = 1
@@ -79,7 +79,8 @@ class Site:
         return json.loads(printed)
 
     async def store(self, name: str) -> Any:
-        return (await self.status())["stores"][name]
+        """The same of one store, but asked at once: for who has to ask often. Negative is "not known"."""
+        return (await self.walk.status()).stores["AB".index(name)]
 
     async def make(self, made_id: str) -> Any:
         return await self.client.CreateSandbox(create(made_id, str(uuid4())), timeout=CALL_SECONDS)
@@ -164,22 +165,23 @@ async def test_a_side_that_stands_still_is_behind_by_events_and_seconds_and_catc
 
             async def behind() -> bool:
                 b = await site.store("B")
-                return bool((b["lag_events"] or 0) >= 20 and (b["lag_seconds"] or 0) > 1)
+                return bool(b.lag_events >= 20 and b.lag_seconds > 1)
 
             await eventually(behind, WAIT_SECONDS)
-            first = (await site.store("B"))["lag_seconds"]
+            first = (await site.store("B")).lag_seconds
 
             async def grows() -> bool:
-                return bool((await site.store("B"))["lag_seconds"] > first)
+                return bool((await site.store("B")).lag_seconds > first)
 
             await eventually(grows, WAIT_SECONDS)
-            assert not (await site.store("B"))["reachable"]
+            shown = (await site.status())["stores"]["B"]
+            assert shown["lag_events"] >= 20 and shown["lag_seconds"] > 1 and not shown["reachable"]
         finally:
             await site.world.resume("b-1")
 
         async def caught_up() -> bool:
             b = await site.store("B")
-            return (b["reachable"], b["lag_events"], b["lag_seconds"]) == (True, 0, 0)
+            return (b.reachable, b.lag_events, b.lag_seconds) == (True, 0, 0)
 
         await eventually(caught_up, WAIT_SECONDS)
         await site.quiet()
@@ -196,16 +198,13 @@ async def test_without_a_broker_writes_go_on_and_nothing_is_lost(tmp_path: Path,
                 await site.write("one", str(number))
 
             async def waits() -> bool:
-                status = await site.status()
-                a, b = status["stores"]["A"], status["stores"]["B"]
-                return bool(
-                    a["outbox_entries"] >= 60
-                    and a["outbox_oldest_seconds"] > 0
-                    and (b["lag_seconds"] or 0) > 0
-                    and status["log_trouble"]
-                )
+                a, b = await site.store("A"), await site.store("B")
+                return bool(a.outbox_entries >= 60 and a.outbox_oldest_seconds > 0 and b.lag_seconds > 0)
 
             await eventually(waits, WAIT_SECONDS)
+            shown = await site.status()
+            assert shown["log_trouble"] and shown["stores"]["A"]["outbox_entries"] >= 60
+            assert shown["stores"]["B"]["lag_seconds"] > 0
             answer, trailers = await site.read("one")
             assert (answer.annotations["value"], metadata.STALE in trailers) == ("29", False)
         finally:
@@ -215,11 +214,11 @@ async def test_without_a_broker_writes_go_on_and_nothing_is_lost(tmp_path: Path,
         assert {COLLECTION + f"new-{number}" for number in range(30)} <= held.keys()
 
         async def level() -> bool:
-            status = await site.status()
-            b = status["stores"]["B"]
-            return (b["lag_events"], b["lag_seconds"], status["log_trouble"]) == (0, 0, "")
+            b = await site.store("B")
+            return (b.lag_events, b.lag_seconds) == (0, 0)
 
         await eventually(level, WAIT_SECONDS)
+        assert (await site.status())["log_trouble"] == ""
 
 
 async def test_a_full_outbox_refuses_writes_and_lets_reads_and_handoffs_go_on(tmp_path: Path, stack: Stack) -> None:
@@ -281,7 +280,13 @@ async def test_while_the_owner_is_away_reads_are_marked_stale_with_their_age(tmp
         _, trailers = await site.read("one")
         assert metadata.STALE not in trailers
         await site.world.kill("a")
-        answer, trailers = await site.read("one")
+
+        async def answered() -> Any:
+            # On a busy machine B may seem away too for a moment; then a read is refused, not answered wrong.
+            with suppress(grpc.aio.AioRpcError):
+                return await site.read("one")
+
+        answer, trailers = await eventually(answered, WAIT_SECONDS)
         assert answer == made
         assert trailers[metadata.STALE] == "1"
         assert 0 <= float(trailers[metadata.AGE_SECONDS]) < WAIT_SECONDS
