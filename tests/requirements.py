@@ -112,7 +112,21 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again")
         + _in(_IDENTICAL, "the_contract_is_kept_at_every_endpoint"),
     ),
-    "phase.gates": Requirement("A step is open when its gates have seen enough to pass, or by a reason on record"),
+    "phase.gates": Requirement(
+        "A step is open when its gates have seen enough to pass, or by a reason on record",
+        _in(
+            "unit/test_gates.py",
+            "a_gate_judges_what_is_known",
+            "every_gate_has_a_case_for_each_verdict_it_can_give",
+            "what_is_not_known_never_passes",
+        )
+        + _in(
+            "integration/test_control.py",
+            "a_gate_blocks_and_nothing_is_changed",
+            "a_gate_without_evidence_is_told_from_one_that_fails",
+            "an_override_passes_and_is_journaled_with_its_gates",
+        ),
+    ),
     "phase.journal": Requirement(
         "Every change of the setting is kept with time, person, reason, before and after, and none can be altered",
         _in(_IDENTICAL, "every_step_is_in_the_journal")
@@ -244,7 +258,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "Records of several schema versions live side by side and lose nothing at an older store"
     ),
     "rollback.auto": Requirement(
-        "When B fails more often than it may, reads and then writes go back by themselves, with an alarm"
+        "When B fails more often than it may, reads and then writes go back by themselves, with an alarm",
+        _in(
+            "acceptance/test_rollback.py",
+            "a_b_that_fails_a_fifth_of_its_calls_is_left_and_its_records_come_home",
+            "a_dead_b_is_left_and_its_records_come_home_when_it_is_back",
+        )
+        + _in(
+            "unit/test_judge.py",
+            "just_above_five_percent_goes_back",
+            "29_seconds_are_not_enough",
+            "199_calls_are_not_enough",
+            "what_both_stores_suffer_from_is_not_the_fault_of_b",
+            "it_happens_once_in_ten_minutes_then_a_person_decides",
+        ),
     ),
     "rollback.lossless": Requirement(
         "The way back is open in every phase that has one, and no acknowledged write is lost on it",

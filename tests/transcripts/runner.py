@@ -12,6 +12,8 @@ from services.router.core import canary
 from services.router.core import phase as phases
 from services.router.core.canary import CanaryPlan, Place, Step
 from services.router.core.gates import Evidence, Verdict, judge, not_overridable, worst
+from services.router.core.judge import RollbackLimits, Ruling, Seen, automatic_rollback, decide
+from services.router.core.measure import Counts
 from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
 from services.router.core.plan import NO_FLAGS, Flags, target
 
@@ -38,6 +40,7 @@ class Story:
             "rehearse": lambda *buckets: self._set(
                 lambda: phases.begin_rehearsal(self.setting, tuple(map(int, buckets)))
             ),
+            "judge": self._judge,
             "home": lambda: self._set(lambda: phases.end_rehearsal(self.setting)),
         }
         self._plan_of_walk = CanaryPlan(())
@@ -46,6 +49,17 @@ class Story:
     def do(self, command: str) -> list[str]:
         name, *arguments = command.split()
         return self._commands[name](*arguments)
+
+    def _judge(self, *facts: str) -> list[str]:
+        """`judge a=CALLS/FAULTS b=CALLS/FAULTS`, in each of so many seconds; `for=`, `ago=`, `a-serves=no`."""
+        told = dict(fact.split("=") for fact in facts)
+        a, b = (Counts(*map(int, told.get(store, "0/0").split("/"))) for store in "ab")
+        ago = float(told["ago"]) if "ago" in told else None
+        seconds = [(a, b)] * int(told.get("for", "30"))
+        seen = Seen(self.setting, seconds, told.get("a-serves", "yes") == "yes", ago)
+        ruling, reason = decide(seen, RollbackLimits())
+        said = [f"{ruling.value}: {reason}"]
+        return [*said, *self._set(lambda: automatic_rollback(self.setting))] if ruling is Ruling.ROLL_BACK else said
 
     def _know(self, *facts: str) -> list[str]:
         known = {field.name for field in fields(Evidence)}
