@@ -50,7 +50,7 @@ def show_canary(options: Common) -> None:
     )
     show.show(f"set     {view['set_percent']:g} % in {view['phase']}{'' if view['settled'] else ', moving'}")
     show.show(f"actual  {shares} at B")
-    show.show(f"walk    {walk_line(view['walk'])}")
+    show.show(f"walk    {show.walk_line(view['walk'])}")
 
 
 def auto(
@@ -91,6 +91,7 @@ def _start(options: Changing, path: Path, wait: bool) -> None:
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control, setting_from_pb
+    from services.router.cli.views import walk_view
 
     with control(options) as router:
         status = _status(router)
@@ -118,6 +119,7 @@ def _start(options: Changing, path: Path, wait: bool) -> None:
 def _stop(options: Changing) -> None:
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
+    from services.router.cli.views import walk_view
 
     with control(options) as router:
         status = _status(router)
@@ -155,12 +157,15 @@ def _wait(router: Control, options: Changing) -> View:
     """Until the walk runs no more."""
     import time
 
+    from services.router.cli import show
+    from services.router.cli.views import walk_view
+
     said = ""
     while True:
         view = walk_view(_status(router).canary_auto)
         if not view["running"]:
             return view
-        line = walk_line(view)
+        line = show.walk_line(view)
         if line != said and not options.json:
             typer.echo(line, err=True)
             said = line
@@ -173,7 +178,7 @@ def _say(options: Changing, view: View, done: bool) -> None:
     if options.json:
         show.print_json({**view, "dry_run": not done})
     else:
-        show.show(walk_line(view))
+        show.show(show.walk_line(view))
 
 
 def _status(router: Control) -> pb.GetStatusResponse:
@@ -185,6 +190,7 @@ def _status(router: Control) -> pb.GetStatusResponse:
 
 def _view(router: Control) -> View:
     from services.router.cli.client import phase_name
+    from services.router.cli.views import walk_view
 
     status = _status(router)
     a, b = status.stores
@@ -198,27 +204,6 @@ def _view(router: Control) -> View:
         "settled": status.settled,
         "walk": walk_view(status.canary_auto),
     }
-
-
-def walk_view(progress: pb.Progress) -> View:
-    """The walk of a canary as plain values."""
-    from services.router.cli.views import time_of
-
-    return {
-        "running": progress.running,
-        "step": progress.done,
-        "steps": progress.total,
-        "note": progress.note,
-        "finished_time": time_of(progress.finished_time) if progress.HasField("finished_time") else None,
-    }
-
-
-def walk_line(view: View) -> str:
-    """For people."""
-    if not view["steps"]:
-        return "never walked"
-    place = f"step {view['step']} of {view['steps']}"
-    return f"{place}; {view['note']}" if view["running"] else f"ended at {place}; {view['note']}"
 
 
 def _share(part: int, whole: int) -> float | None:

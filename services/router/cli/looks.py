@@ -37,6 +37,10 @@ def status(
         feed_old feed_trouble
       handover backfill: running done total rate eta_seconds note
         finished_time
+      canary_auto: running step steps note finished_time
+      rehearsing: what it does now, or ""
+      last_rehearsal: passed note finished_time buckets records
+        there_seconds back_seconds calls errors handoffs, or null
       going_back: records seconds writes_lost
       percent_at_b (canary_percent is what is wanted)
       next blocked gates: the next step, as `phase plan` has it

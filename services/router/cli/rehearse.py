@@ -35,7 +35,7 @@ def rehearse(
     them failed. Its result and age are the gate "rehearsal".
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import show
+    from services.router.cli import show, views
     from services.router.cli.client import control, setting_from_pb
 
     with control(options) as router:
@@ -45,7 +45,7 @@ def rehearse(
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
         done = agree(options, [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"])
-        view = rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
+        view = views.rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
         if done:
             request = pb.StartRehearsalRequest(
                 actor=options.who, reason=options.reason, buckets=buckets, generation=status.setting.generation
@@ -55,7 +55,7 @@ def rehearse(
     if options.json:
         show.print_json({**view, "dry_run": not done})
     elif done:
-        show.show(rehearsal_line(view))
+        show.show(show.rehearsal_line(view))
     if done and not view["passed"]:
         raise CommandFailed("the rehearsal failed")
 
@@ -141,36 +141,14 @@ def _wait(router: Control, options: Changing, before: pb.GetStatusResponse) -> V
     import time
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import views
 
     said = ""
     while True:
         status = router.call("GetStatus", pb.GetStatusRequest())
         if not status.rehearsal.running and status.last_rehearsal.id != before.last_rehearsal.id:
-            return rehearsal_view(status.last_rehearsal)
+            return views.rehearsal_view(status.last_rehearsal)
         if status.rehearsal.note != said and not options.json:
             said = status.rehearsal.note
             typer.echo(said, err=True)
         time.sleep(_POLL_SECONDS)
-
-
-def rehearsal_view(result: pb.Rehearsal) -> View:
-    """What came of a rehearsal as plain values."""
-    from services.router.cli.views import time_of
-
-    return {
-        "passed": result.passed,
-        "note": result.note,
-        "finished_time": time_of(result.finished_time),
-        "buckets": list(result.buckets),
-        "records": result.records,
-        "there_seconds": round(result.there_seconds, 3),
-        "back_seconds": round(result.back_seconds, 3),
-        "calls": result.calls,
-        "errors": result.errors,
-        "handoffs": result.handoffs,
-    }
-
-
-def rehearsal_line(view: View) -> str:
-    """For people."""
-    return f"{'passed' if view['passed'] else 'failed'}: {view['note']} ({view['finished_time']})"

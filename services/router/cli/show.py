@@ -84,6 +84,10 @@ def status_screen(view: View) -> Group:
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         ("faults of B", faults_line(view)),
     ]
+    if view["canary_auto"]["steps"]:
+        lines.append(("canary walk", walk_line(view["canary_auto"])))
+    if view["rehearsing"] or view["last_rehearsal"]:
+        lines.append(("rehearsal", view["rehearsing"] or rehearsal_line(view["last_rehearsal"])))
     lines += [("look at this", alert) for alert in view["alerts"]]
     if view["last_automatic"]:
         last = view["last_automatic"]
@@ -170,6 +174,19 @@ def progress_line(view: View) -> str:
     finished = f"finished {view['finished_time']}" if view["finished_time"] else ""
     note = "" if view["note"] == "finished" else view["note"]
     return "; ".join(part for part in (finished, done if view["done"] else "", note) if part) or "never ran"
+
+
+def walk_line(view: View) -> str:
+    """For people."""
+    if not view["steps"]:
+        return "never walked"
+    place = f"step {view['step']} of {view['steps']}"
+    return f"{place}; {view['note']}" if view["running"] else f"ended at {place}; {view['note']}"
+
+
+def rehearsal_line(view: View) -> str:
+    """For people."""
+    return f"{'passed' if view['passed'] else 'failed'}: {view['note']} ({view['finished_time']})"
 
 
 def price(view: View) -> str:

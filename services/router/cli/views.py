@@ -90,6 +90,33 @@ def progress_view(progress: pb.Progress) -> View:
     }
 
 
+def walk_view(progress: pb.Progress) -> View:
+    """Of a canary that grows by itself."""
+    return {
+        "running": progress.running,
+        "step": progress.done,
+        "steps": progress.total,
+        "note": progress.note,
+        "finished_time": time_of(progress.finished_time) if progress.HasField("finished_time") else None,
+    }
+
+
+def rehearsal_view(result: pb.Rehearsal) -> View:
+    """What came of a rehearsal."""
+    return {
+        "passed": result.passed,
+        "note": result.note,
+        "finished_time": time_of(result.finished_time),
+        "buckets": list(result.buckets),
+        "records": result.records,
+        "there_seconds": round(result.there_seconds, 3),
+        "back_seconds": round(result.back_seconds, 3),
+        "calls": result.calls,
+        "errors": result.errors,
+        "handoffs": result.handoffs,
+    }
+
+
 def store_view(store: pb.StoreStatus) -> View:
     return {
         "reachable": store.reachable,
@@ -125,6 +152,9 @@ def status_view(status: pb.GetStatusResponse) -> View:
         "stores": {"A": store_view(status.stores[0]), "B": store_view(status.stores[1])},
         "handover": progress_view(status.handover),
         "backfill": progress_view(status.backfill),
+        "canary_auto": walk_view(status.canary_auto),
+        "rehearsing": status.rehearsal.note if status.rehearsal.running else "",
+        "last_rehearsal": rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else None,
         "handoffs": status.handoffs,
         "stale_reads": status.stale_reads,
         "unavailable": status.unavailable,
