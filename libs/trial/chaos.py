@@ -38,6 +38,9 @@ CANARIES = (0, 1, 10, 100, 250, 500, 1000)
 """Thousandths."""
 AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 CANARY_PHASE = "DUAL_WRITE"
+SHADOWS = (0, 10, 1000)
+SHADOWED = frozenset({"SHADOW", "DUAL_WRITE", "DUAL_READ"})
+"""Where reads are compared; elsewhere the share becomes 0."""
 HOLDING = frozenset({"OFF", "SHADOW", "DUAL_WRITE"})
 """Going back to one of these holds all traffic at A."""
 
@@ -50,21 +53,32 @@ class State:
     canary_permille: int = 0
     hold: bool = False
     flags: Mapping[str, bool] = field(default_factory=dict)
+    shadow_permille: int = 0
+    shadow_same: bool = False
 
     @classmethod
     def of(cls, setting: pb.Setting) -> Self:
         phase = pb.Phase.Name(setting.phase).removeprefix("PHASE_")
-        return cls(phase, setting.canary_permille, setting.hold, dict(setting.flags))
+        return cls(
+            phase,
+            setting.canary_permille,
+            setting.hold,
+            dict(setting.flags),
+            setting.shadow_permille,
+            setting.shadow_same,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """One change. ``kind``: flag, canary, advance, rollback or lift."""
+    """One change. ``kind``: flag, canary, shadow, advance, rollback or lift."""
 
     kind: str
     flag: str = ""
     value: bool | None = None
     permille: int = 0
+    same: bool = False
+    """Of a shadow: a store is compared with itself."""
     to: str = ""
 
     def __str__(self) -> str:
@@ -73,6 +87,8 @@ class Flip:
                 return f"{self.flag} {'unset' if self.value is None else str(self.value).lower()}"
             case "canary":
                 return f"canary {self.permille / 10:g} %"
+            case "shadow":
+                return f"shadow {self.permille / 10:g} %"
             case "lift":
                 return "hold lifted"
         return f"{self.kind} to {self.to}"
@@ -85,11 +101,13 @@ class Flip:
                 return replace(state, flags=flags if self.value is None else {**flags, self.flag: self.value})
             case "canary":
                 return replace(state, canary_permille=self.permille)
+            case "shadow":
+                return replace(state, shadow_permille=self.permille, shadow_same=self.same)
             case "lift":
                 return replace(state, hold=False)
             case "advance":
-                return replace(state, phase=self.to, canary_permille=0)
-        return replace(state, phase=self.to, canary_permille=0, hold=self.to in HOLDING)
+                return _entered(replace(state, phase=self.to, canary_permille=0))
+        return _entered(replace(state, phase=self.to, canary_permille=0, hold=self.to in HOLDING))
 
     def request(self, actor: str, generation: int) -> tuple[str, Any]:
         """The method of the control API, and what it is asked."""
@@ -101,6 +119,10 @@ class Flip:
                 return "SetFlag", message
             case "canary":
                 return "SetCanary", pb.SetCanaryRequest(actor=actor, permille=self.permille, generation=generation)
+            case "shadow":
+                return "SetShadow", pb.SetShadowRequest(
+                    actor=actor, permille=self.permille, same=self.same, generation=generation
+                )
             case "lift":
                 return "LiftHold", pb.LiftHoldRequest(actor=actor, generation=generation)
             case "advance":
@@ -111,10 +133,14 @@ class Flip:
         return "RollbackPhase", pb.RollbackPhaseRequest(actor=actor, reason="flip", to=to, generation=generation)
 
 
-def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
-    """The next flip: one of the kinds that are allowed now, then one of its kind."""
+def _entered(state: State) -> State:
+    return state if state.phase in SHADOWED else replace(state, shadow_permille=0, shadow_same=False)
+
+
+def _kinds(state: State, flags: Sequence[str]) -> list[str]:
+    """What is allowed now, the likelier ones more than once."""
     place = PHASES.index(state.phase)
-    kinds = [*["flag"] * (3 if flags else 0)]
+    kinds = ["flag"] * 3 if flags else []
     if state.hold:
         kinds += ["lift"] * 3
     elif state.phase == CANARY_PHASE:
@@ -123,7 +149,15 @@ def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
         kinds += ["advance"] * 3
     if place:
         kinds.append("rollback")
-    kind = chance.choice(kinds)
+    if state.phase in SHADOWED:
+        kinds.append("shadow")
+    return kinds
+
+
+def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
+    """The next flip: one of the kinds that are allowed now, then one of its kind."""
+    place = PHASES.index(state.phase)
+    kind = chance.choice(_kinds(state, flags))
     match kind:
         case "flag":
             name = chance.choice(flags)
@@ -133,6 +167,8 @@ def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
             )
         case "canary":
             return Flip("canary", permille=chance.choice([one for one in CANARIES if one != state.canary_permille]))
+        case "shadow":
+            return Flip("shadow", permille=chance.choice([one for one in SHADOWS if one != state.shadow_permille]))
         case "advance":
             return Flip("advance", to=PHASES[place + 1])
         case "rollback":
@@ -159,6 +195,8 @@ def way_to(state: State, wanted: State) -> Flip | None:
         return Flip("advance", to=PHASES[now + 1])
     if state.canary_permille != wanted.canary_permille:
         return Flip("canary", permille=wanted.canary_permille)
+    if (state.shadow_permille, state.shadow_same) != (wanted.shadow_permille, wanted.shadow_same):
+        return Flip("shadow", permille=wanted.shadow_permille, same=wanted.shadow_same)
     return None
 
 

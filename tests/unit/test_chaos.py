@@ -38,6 +38,8 @@ def as_the_router_does(setting: Setting, flip: Flip) -> Setting:
             return phases.set_flag(setting, flip.flag, flip.value)
         case "canary":
             return phases.set_canary(setting, flip.permille)
+        case "shadow":
+            return phases.set_shadow(setting, flip.permille, same=flip.same)
         case "lift":
             return phases.lift_hold(setting)
         case "advance":
@@ -46,7 +48,15 @@ def as_the_router_does(setting: Setting, flip: Flip) -> Setting:
 
 
 def setting_of(state: State) -> Setting:
-    return Setting(7, Phase(state.phase), state.canary_permille, state.hold, flags=tuple(sorted(state.flags.items())))
+    return Setting(
+        generation=7,
+        phase=Phase(state.phase),
+        canary_permille=state.canary_permille,
+        hold=state.hold,
+        flags=tuple(sorted(state.flags.items())),
+        shadow_permille=state.shadow_permille,
+        shadow_same=state.shadow_same,
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -61,11 +71,12 @@ def test_every_flip_is_one_that_the_router_allows_and_does_what_it_says(seed: in
             after.hold,
         ), f"{flip} at {state}"
         assert dict(setting.flags) == after.flags
+        assert (setting.shadow_permille, setting.shadow_same) == (after.shadow_permille, after.shadow_same)
 
 
 def test_a_storm_makes_every_kind_of_flip_and_never_enters_the_last_phase() -> None:
     flips = [flip for seed in SEEDS for _, flip in walked(seed, State("OFF"))]
-    assert {flip.kind for flip in flips} == {"flag", "canary", "advance", "rollback", "lift"}
+    assert {flip.kind for flip in flips} == {"flag", "canary", "shadow", "advance", "rollback", "lift"}
     assert {flip.to for flip in flips if flip.to} == set(PHASES)
     assert "DEPRECATED" not in PHASES
     assert {flip.value for flip in flips if flip.kind == "flag"} == {True, False, None}
@@ -94,7 +105,8 @@ def test_phases_are_flipped_when_there_are_no_flags() -> None:
         State("SHADOW", hold=True, flags={FLAGS[0]: True}),
         State("DUAL_WRITE", 100, flags={FLAGS[1]: False}),
         State("DUAL_WRITE", 0, hold=True),
-        State("DUAL_READ"),
+        State("DUAL_READ", shadow_permille=5, shadow_same=True),
+        State("SHADOW", hold=True, shadow_permille=1000),
         State("CUTOVER", flags={FLAGS[0]: False}),
     ],
 )
