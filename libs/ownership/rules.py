@@ -38,11 +38,17 @@ class Resource:
     payload: bytes
     live: bool
     schema_version: int
+    answer: bytes | None = None
+    """What the caller is told; None: the payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Nothing is to be changed: the request was served before, or asked for a check only."""
+    """Nothing is to be changed: the request was served before, or asked for a check only.
+
+    Not for a write that finds nothing to do. What was told to be done must be remembered, else an earlier attempt of
+    the same request, stuck somewhere, could have its effect after its retry was answered.
+    """
 
     answer: bytes
     version: Version
@@ -120,8 +126,9 @@ def decide_write(found: Found, me: Store, call: Call, change: Change) -> Changed
         schema_version=after.schema_version,
         base=found.row.base if found.row else None,
     )
-    kept = after.payload if len(after.payload) <= MAX_ANSWER_BYTES else None
-    return Changed(row, Served(call.principal, call.request_id, call.request_hash, version, kept), after.payload)
+    answer = after.payload if after.answer is None else after.answer
+    kept = answer if len(answer) <= MAX_ANSWER_BYTES else None
+    return Changed(row, Served(call.principal, call.request_id, call.request_hash, version, kept), answer)
 
 
 class Outcome(Enum):

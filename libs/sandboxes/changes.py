@@ -7,14 +7,14 @@ to be recognised by. The same row, version and request give the same bytes.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.errors import InvalidField
 from libs.ownership.errors import RecordTooLarge
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
-from libs.ownership.model import NEVER, Row, Version
+from libs.ownership.model import Row, Version
 from libs.ownership.rules import Answered, Change, Resource
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes.errors import EtagMismatch, SandboxAlreadyExists, SandboxNotFound
@@ -93,13 +93,18 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
 
 
 def delete(target: Target, *, allow_missing: bool) -> Change:
-    """A tombstone that keeps what the sandbox was. Raises SandboxNotFound, EtagMismatch."""
+    """A tombstone that keeps what the sandbox was. Raises SandboxNotFound, EtagMismatch.
+
+    With `allow_missing` a sandbox that is not there is deleted all the same, so that the request is remembered.
+    """
 
     def change(row: Row | None, version: Version) -> Resource | Answered:
         if row is None or not row.live:
-            if allow_missing:
-                return Answered(b"", NEVER)
-            raise SandboxNotFound(target.name)
+            if not allow_missing:
+                raise SandboxNotFound(target.name)
+            if row is None or not row.payload:
+                return Resource(b"", False, SCHEMA_VERSION, answer=b"")
+            return replace(_written(Sandbox.FromString(row.payload), target, version, live=False), answer=b"")
         _check_etag(target, row)
         new = Sandbox.FromString(row.payload)
         _set_time(new.delete_time, target.now_seconds)
@@ -134,7 +139,7 @@ def only_checked(change: Change) -> Change:
         size = len(after.payload)
         if size > MAX_PAYLOAD_BYTES:
             raise RecordTooLarge(f"the record would have {size} bytes: at most {MAX_PAYLOAD_BYTES} are allowed")
-        return Answered(after.payload, version)
+        return Answered(after.payload if after.answer is None else after.answer, version)
 
     return check
 

@@ -17,6 +17,7 @@ from libs.pb.sandbox.v1.sandbox_service_pb2 import (
     UndeleteSandboxRequest,
     UpdateSandboxRequest,
 )
+from libs.sandboxes.changes import SCHEMA_VERSION
 from libs.sandboxes.errors import EtagMismatch, IllegalStateTransition, SandboxAlreadyExists, SandboxNotFound
 from libs.sandboxes.transitions import NAMES, NUMBERS, TRANSITIONS
 from tests.unit.sandboxes import NAME, REQUEST_ID, OneRecord, a_sandbox, parse_write, with_newer_field
@@ -131,10 +132,19 @@ def test_a_delete_leaves_a_tombstone_that_knows_when(record: OneRecord) -> None:
 
 
 @pytest.mark.parametrize("absent", [None, STUB])
-def test_a_delete_that_allows_a_missing_one_changes_nothing(absent: Row | None, deleted: OneRecord) -> None:
-    for row in (absent, deleted.row):
-        write = parse_write("DeleteSandbox", DeleteSandboxRequest(name=NAME, allow_missing=True))
-        assert write.change(row, Version(0, 9)) == Answered(b"", NEVER)
+def test_a_delete_that_finds_nothing_answers_nothing_and_is_a_write_all_the_same(
+    absent: Row | None, deleted: OneRecord
+) -> None:
+    """Else its retry, answered, would not be known to an earlier attempt that comes late."""
+    write = parse_write("DeleteSandbox", DeleteSandboxRequest(name=NAME, allow_missing=True))
+    assert write.change(absent, Version(0, 9)) == Resource(b"", False, SCHEMA_VERSION, answer=b"")
+    assert deleted.row is not None
+    again = write.change(deleted.row, Version(0, 9))
+    assert isinstance(again, Resource)
+    assert (again.live, again.answer) == (False, b"")
+    before, after = Sandbox.FromString(deleted.row.payload), Sandbox.FromString(again.payload)
+    before.MergeFrom(Sandbox(revision=9, etag='"0-9"', update_time=after.update_time))
+    assert after == before, "when it was deleted stays as it was"
 
 
 def test_an_undelete_brings_back_what_was_there(record: OneRecord) -> None:
