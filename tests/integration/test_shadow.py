@@ -381,6 +381,7 @@ async def test_a_field_without_sense_is_noise_when_a_is_compared_with_a() -> Non
 
 async def test_where_b_answers_a_is_asked() -> None:
     async with shadowed(phase=Phase.DUAL_READ) as system:
+        await eventually(lambda: system.mover.settled)
         await put(system)
         await replicated(system)
         edit(system, Store.A, payload=book("somebody"))
