@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -171,8 +172,10 @@ async def _store(reader: Reader) -> telemetry_pb2.Vitals:
 
 
 def _most_moved(statuses: Sequence[pb.GetStatusResponse]) -> list[tuple[str, int]]:
-    moved = [(entry.key, entry.handoffs) for status in statuses for entry in status.ping_pong]
-    return sorted(moved, key=lambda entry: -entry[1])[:PING_PONG]
+    moved: Counter[str] = Counter()
+    for status in statuses:
+        moved.update({entry.key: entry.handoffs for entry in status.ping_pong})
+    return moved.most_common(PING_PONG)
 
 
 def _judge_growths(report: StormReport) -> None:
