@@ -219,10 +219,10 @@ BROKEN = {
     "a wrong state": '{"flags": {"x.on": {"state": "ON", "variants": {"a": true}}}}',
     "no variants": '{"flags": {"x.on": {"state": "ENABLED"}}}',
     "a wrong key": '{"flags": {"x.on": {"state": "ENABLED", "variants": {"a": true}, "defaultvariant": "a"}}}',
-    "a reference that cannot be put in": '{"flags": {"x": {"$ref": "r"}}, "$evaluators": {"r": {"\\\\1": "\\\\9"}}}',
+    "a reference that cannot be put in": '{"flags": {"x": {"$ref": "r"}}, "$evaluators": {"r": "\u00e9"}}',
     "deep": "[" * 100_000,
     "not UTF-8": "\udcff",
-    "large": " " * (MAX_FILE_BYTES + 1) + GOOD,
+    "large": GOOD + " " * MAX_FILE_BYTES,
 }
 
 

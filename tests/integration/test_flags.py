@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,16 +16,21 @@ import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
+from libs.clock import SystemClock
 from libs.flags.openfeature import OpenFeatureSource, load_factory
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.channel import Channel
 from libs.rpc.errors import reason_of
+from libs.rpc.tasks import Loop
 from services.router.cli.app import app
 from services.router.cli.options import Exit
-from services.router.core.phase import Phase
+from services.router.core.phase import Phase, Setting
+from services.router.core.plan import NO_FLAGS, Flags
 from services.router.flows.migration import Decision
+from services.router.flows.mover import Mover
+from services.router.flows.transfer import Transfer
 from tests.contracts.flag_adapters import SHARED, Adapter, FlagdAdapter, ProviderAdapter
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel
@@ -355,6 +361,30 @@ async def test_records_follow_the_flag_for_everything_when_it_is_true_and_when_i
         assert panel.system.mover.buckets_to_b == 1024, "the flag of an operation moves nothing"
         await set_flag(panel, ALL, None)
         await eventually(lambda: panel.system.mover.settled and panel.system.mover.buckets_at_b == 0, 30)
+
+
+@dataclass
+class Steered:
+    """What the mover goes by, as the test wants it."""
+
+    current: Setting
+    flags: Flags
+    lasting_flags: Flags
+
+    async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
+        return self.current
+
+
+async def test_records_do_not_follow_a_flag_that_may_be_over_in_a_moment(panel: Panel) -> None:
+    await panel.put(3)
+    steered = Steered(Setting(9, Phase.CUTOVER), Flags(False), NO_FLAGS)
+    mover = Mover(panel.system.stores, Transfer(panel.system.stores), steered, panel.store, "mover", SystemClock())
+    loop = Loop("mover", mover.run_once)
+    for lasting, wanted in ((NO_FLAGS, 1024), (Flags(False), 0)):
+        steered.lasting_flags = lasting
+        await mover.run_once(loop)
+        await mover.run_once(loop)
+        assert (mover.buckets_to_b, mover.buckets_at_b, mover.settled) == (wanted, wanted, True)
 
 
 RUNS = 60

@@ -275,5 +275,6 @@ async def test_flags_of_operations_do_not_start_the_wait_anew(switches: Switches
     switches.take(set_flag(Setting(1), ALL, False))
     clock.advance(LASTING_SECONDS - 1)
     switches.take(set_flag(set_flag(Setting(1), ALL, False), GET, True))
+    assert switches.lasting == Flags(None, {"get": True})
     clock.advance(1)
     assert switches.lasting == Flags(False, {"get": True})
