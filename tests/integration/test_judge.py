@@ -150,9 +150,10 @@ async def test_compared_reads_of_an_older_run_do_not_count(routers: Routers) -> 
 
 
 async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(routers: Routers) -> None:
+    await routers.seconds(10)
     rulings = await routers.seconds(29, faults=1)
     assert set(rulings) == {Ruling.KEEP} and routers.automatic == []
-    rulings = await routers.seconds(3, faults=1)
+    rulings = await routers.seconds(4, faults=1)
     assert Ruling.ROLL_BACK in rulings
     (entry,) = routers.automatic
     assert (entry.actor, entry.before.phase, entry.after.phase) == (JUDGE, Phase.CUTOVER, Phase.DUAL_WRITE)
@@ -163,7 +164,7 @@ async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(
 
 
 async def test_when_its_judge_dies_another_router_judges_with_what_was_seen_before(routers: Routers) -> None:
-    await routers.seconds(25, faults=1)
+    await routers.seconds(30, faults=1)
     for _ in range(int(LEASE_SECONDS) + 2):
         routers.other.serve(B, 8, 2)
         routers.clock.advance(1.0)
@@ -174,7 +175,7 @@ async def test_when_its_judge_dies_another_router_judges_with_what_was_seen_befo
 
 
 async def test_soon_after_a_rollback_a_person_decides(routers: Routers) -> None:
-    await routers.seconds(32, faults=1)
+    await routers.seconds(37, faults=1)
     for router in (routers.one, routers.other):
         await router.cache.refresh()
     await routers.one.migration.lift_hold(ANN)
@@ -199,7 +200,7 @@ async def test_nobody_is_sent_to_an_a_that_does_not_serve(routers: Routers) -> N
 
 
 async def test_a_setting_that_changed_meanwhile_is_judged_anew(routers: Routers) -> None:
-    await routers.seconds(29, faults=1)
+    await routers.seconds(34, faults=1)
     stale = routers.one.cache.current
     await routers.other.migration.rollback(ANN, Phase.DUAL_READ)
     assert routers.one.cache.current == stale

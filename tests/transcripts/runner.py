@@ -55,7 +55,7 @@ class Story:
         told = dict(fact.split("=") for fact in facts)
         a, b = (Counts(*map(int, told.get(store, "0/0").split("/"))) for store in "ab")
         ago = float(told["ago"]) if "ago" in told else None
-        seconds = [(a, b)] * int(told.get("for", "30"))
+        seconds = [(a, b)] * int(told.get("for", "35"))
         seen = Seen(self.setting, seconds, told.get("a-serves", "yes") == "yes", ago)
         ruling, reason = decide(seen, RollbackLimits())
         said = [f"{ruling.value}: {reason}"]

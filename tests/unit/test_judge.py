@@ -15,9 +15,11 @@ KEEP, ROLL_BACK, PERSON = Ruling.KEEP, Ruling.ROLL_BACK, Ruling.CALL_A_PERSON
 
 NOW = Setting(generation=9, phase=Phase.CUTOVER)
 NOTHING = Counts()
+SEEN = RollbackLimits().seen_seconds
+"""Half a minute, and one of its six parts before."""
 
 
-def window(b: Counts, a: Counts = NOTHING, seconds: int = 30) -> list[tuple[Counts, Counts]]:
+def window(b: Counts, a: Counts = NOTHING, seconds: int = SEEN) -> list[tuple[Counts, Counts]]:
     return [(a, b)] * seconds
 
 
@@ -52,31 +54,35 @@ def test_just_above_five_percent_goes_back() -> None:
     assert ruled(window(Counts(1000, 51))) is ROLL_BACK
 
 
+def test_the_half_minute_is_a_whole_one_wherever_it_begins() -> None:
+    """29 s of faults are never enough, 31 s always are; all before is well."""
+    healthy = [HEALTHY_SECOND] * SEEN
+    for length, ruling in ((25, KEEP), (29, KEEP), (30, KEEP), (32, ROLL_BACK), (35, ROLL_BACK)):
+        assert ruled([*FAILING[:length], *healthy][:SEEN]) is ruling, length
+
+
 def test_29_seconds_are_not_enough() -> None:
-    assert ruled(FAILING[:29]) is KEEP
+    assert ruled([*window(Counts(20, 20))[:29], *[HEALTHY_SECOND] * 6]) is KEEP
+    assert ruled(FAILING[: SEEN - 1]) is KEEP, "of what was before nothing is known"
 
 
 def test_199_calls_are_not_enough() -> None:
-    most = window(Counts(7, 7), seconds=28)
-    assert ruled([*most, *window(Counts(1, 1), seconds=2)]) is KEEP
-    assert ruled([*most, *window(Counts(2, 2), seconds=2)]) is ROLL_BACK
+    few, before = window(Counts(7, 7), seconds=28), window(Counts(7, 7), seconds=5)
+    assert ruled([*few, *window(Counts(1, 1), seconds=1), (NOTHING, Counts(2, 2)), *before]) is KEEP
+    assert ruled([*few, *window(Counts(2, 2), seconds=2), *before]) is ROLL_BACK
 
 
 @pytest.mark.parametrize("length", [1, 5, 15, 24])
 def test_an_outage_that_is_over_in_time_moves_nothing_however_complete_it_is(length: int) -> None:
     dead = [(NOTHING, Counts(20, 20))] * length
-    for start in range(30 - length + 1):
-        before, after = [HEALTHY_SECOND] * start, [HEALTHY_SECOND] * (30 - length - start)
-        if any(part == [HEALTHY_SECOND] * 5 for part in _parts([*before, *dead, *after])):
-            assert ruled([*before, *dead, *after]) is KEEP
+    for start in range(SEEN - length + 1):
+        before, after = [HEALTHY_SECOND] * start, [HEALTHY_SECOND] * (SEEN - length - start)
+        assert ruled([*before, *dead, *after]) is KEEP, start
 
 
 def test_a_part_of_the_window_without_calls_is_not_above_the_limit() -> None:
-    assert ruled([*FAILING[:25], *[(NOTHING, NOTHING)] * 5]) is KEEP
-
-
-def _parts(seconds: list[tuple[Counts, Counts]]) -> list[list[tuple[Counts, Counts]]]:
-    return [seconds[start : start + 5] for start in range(0, 30, 5)]
+    for silent in range(0, SEEN, 5):
+        assert ruled([*FAILING[:silent], *[(NOTHING, NOTHING)] * 5, *FAILING[silent + 5 :]]) is KEEP
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Whether traffic must go back to A now, without asking a person. Pure: counts in, a ruling out.
 
-Rule 1: B's share of server faults is above the limit in each part of the window, all along. So a short outage, however
-complete, moves nothing; and a rate that is above the limit only on average does not either.
+Rule 1: B's share of server faults is above the limit in each part of the window, and in one more part before it: so it
+has been above the limit for the whole window, wherever within a part it began. A short outage, however complete, moves
+nothing; and a rate that is above the limit only on average does not either.
 Rule 2: there are enough calls in the window to say so.
 Rule 3: A is there, and its own share of faults in the same window is lower by at least the margin. What both stores
 suffer from is not cured by going to A. Healthy traffic at B sends few calls to A. When there are too few to tell, A
@@ -12,6 +13,7 @@ Rule 5: where all traffic is held at A, or there is no way back, there is nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -23,7 +25,7 @@ from services.router.core.measure import Counts, total
 from services.router.core.phase import ORDER, IllegalMove, Phase, Setting
 
 PARTS = 6
-"""Of the window, each of which must be above the limit."""
+"""Of the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class RollbackLimits:
     """Answers of A in the window, for its share to count."""
     pause_seconds: float = 600.0
     """Between two automatic rollbacks."""
+
+    @property
+    def seen_seconds(self) -> int:
+        """The window and one part before it."""
+        return self.window_seconds + math.ceil(self.window_seconds / PARTS)
 
 
 class Ruling(Enum):
@@ -75,13 +82,13 @@ def decide(seen: Seen, limits: RollbackLimits) -> Verdict:
         return Verdict(Ruling.KEEP, "all traffic is held at A" if seen.setting.hold else "there is no way back")
     window = seen.seconds[: limits.window_seconds]
     b = total(b for _, b in window)
-    if len(window) < limits.window_seconds:
-        return Verdict(Ruling.KEEP, f"{len(window)} of {limits.window_seconds} s are seen")
+    if len(seen.seconds) < limits.seen_seconds:
+        return Verdict(Ruling.KEEP, f"{len(seen.seconds)} of {limits.seen_seconds} s are seen")
     if b.calls < limits.least_calls:
         return Verdict(
             Ruling.KEEP, f"{b.calls} calls of B in {limits.window_seconds} s, {limits.least_calls} are needed"
         )
-    if not _all_along(window, limits):
+    if not _all_along(seen.seconds[: limits.seen_seconds], limits):
         return Verdict(Ruling.KEEP, f"{_share(b)}, not above {limits.fault_rate:.1%} all along")
     found = f"{_share(b)} of B's in {limits.window_seconds} s, above {limits.fault_rate:.1%} all along"
     a = total(a for a, _ in window)
@@ -116,10 +123,10 @@ def a_rate(counts: Counts) -> float:
     return counts.faults / counts.answered if counts.answered else 0.0
 
 
-def _all_along(window: Sequence[tuple[Counts, Counts]], limits: RollbackLimits) -> bool:
+def _all_along(seconds: Sequence[tuple[Counts, Counts]], limits: RollbackLimits) -> bool:
     """Each part is above the limit by itself. A part without calls is not."""
-    edges = [round(number * len(window) / PARTS) for number in range(PARTS + 1)]
-    parts = [total(b for _, b in window[start:end]) for start, end in pairwise(edges) if end > start]
+    edges = [round(number * limits.window_seconds / PARTS) for number in range(PARTS + 1)] + [limits.seen_seconds]
+    parts = [total(b for _, b in seconds[start:end]) for start, end in pairwise(edges) if end > start]
     return all(part.rate > limits.fault_rate for part in parts)
 
 
