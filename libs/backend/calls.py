@@ -73,7 +73,7 @@ class Calls:
     async def _answer_internal(self, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
         caller = read_caller(context.invocation_metadata(), internal=True)
-        parsed, _ = self._parse(method, request, caller)
+        parsed = self._parse(method, request, caller)
         if isinstance(parsed, Write):
             return await self._write(parsed, caller, context)
         if isinstance(parsed, List):
@@ -87,7 +87,7 @@ class Calls:
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
         caller = read_caller(context.invocation_metadata(), internal=False)
-        parsed, ids = self._parse(method, request, caller)
+        parsed = self._parse(method, request, caller)
         try:
             if isinstance(parsed, Write):
                 return await self._write(parsed, caller, context)
@@ -98,21 +98,16 @@ class Calls:
         except NotOwner as error:
             if passing is None:
                 raise OwnerUnavailable("another store owns the record, and no router is set to ask it") from error
-        return await passing.call(self._methods[method].path, request, context, ids)
+        return await passing.call(self._methods[method].path, request, context)
 
-    def _parse(self, method: str, request: bytes, caller: Caller) -> tuple[Read | Write | List, CallContext]:
-        """The checked call, and the ids that it was given."""
+    def _parse(self, method: str, request: bytes, caller: Caller) -> Read | Write | List:
+        """The checked call."""
         rule = self._methods[method]
         if rule.is_read:
-            ids = CallContext("", "", 0.0)
-            return self._operations.parse(method, request, ids), ids
+            return self._operations.parse(method, request, CallContext("", "", 0.0))
         request_id = caller.request_id or str(uuid4())
         made_id = caller.made_id or self._made_id(rule, request, caller.principal, request_id)
-        ids = CallContext(request_id, made_id, self._around.clock.now())
-        parsed = self._operations.parse(method, request, ids)
-        if isinstance(parsed, Write):
-            ids = replace(ids, request_id=parsed.request_id)
-        return parsed, ids
+        return self._operations.parse(method, request, CallContext(request_id, made_id, self._around.clock.now()))
 
     @staticmethod
     def _made_id(rule: Method, request: bytes, principal: str, request_id: str) -> str:

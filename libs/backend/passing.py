@@ -1,10 +1,11 @@
-"""Passing a client's call on to the router: the same bytes, the client's own metadata, the ids already chosen."""
+"""Passing a client's call on to the router: the same bytes and the client's own metadata.
+
+This store has surely done nothing for the call, so the router may choose ids for it anew."""
 
 from __future__ import annotations
 
 import grpc
 
-from libs.contract.operations import CallContext
 from libs.errors import OwnerUnavailable
 from libs.rpc import metadata
 from libs.rpc.channel import Channel
@@ -23,11 +24,9 @@ class Passing:
         self._router = router
         self._longest_seconds = longest_seconds
 
-    async def call(self, path: str, request: bytes, context: Context, ids: CallContext) -> bytes:
+    async def call(self, path: str, request: bytes, context: Context) -> bytes:
         """The router's answer or error, as it came. Raises OwnerUnavailable when the router is out of reach."""
         sent = [item for item in own_metadata(context.invocation_metadata()) if item[0] not in _NOT_FROM_CLIENTS]
-        # With the same ids a retry by the router, or by the client, stays one effect.
-        sent += [(name, value) for name, value in _named(ids) if value]
         remaining: float | None = context.time_remaining()
         seconds = self._longest_seconds if remaining is None else min(remaining, self._longest_seconds)
         call = self._router.multi_callable(path)(request, timeout=seconds, metadata=grpc.aio.Metadata(*sent))
@@ -41,7 +40,3 @@ class Passing:
             return await pass_on(context, error)
         context.set_trailing_metadata(own_metadata(await call.trailing_metadata()))
         return answer
-
-
-def _named(ids: CallContext) -> tuple[tuple[str, str], ...]:
-    return (metadata.REQUEST_ID, ids.request_id), (metadata.MADE_ID, ids.made_id)

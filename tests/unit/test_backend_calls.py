@@ -298,7 +298,7 @@ async def test_what_the_public_listener_cannot_answer_goes_to_the_router_as_it_c
         assert metadata.REPLICA not in found
         await at.client.DeleteSandbox(pb.DeleteSandboxRequest(name=NAME))
         _, _, found = router.calls.pop()
-        assert found[metadata.REQUEST_ID]
+        assert metadata.REQUEST_ID not in found, "the router gives a call its ids"
         assert metadata.PRINCIPAL not in found
 
 

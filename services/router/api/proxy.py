@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Never
-from uuid import UUID, uuid4
+from typing import Never
+from uuid import uuid4
 
 import grpc
 from google.protobuf.message import Message
@@ -66,7 +66,7 @@ class Proxy:
                     why.chosen = chosen = self._plan(why.setting, method, None)
                     answer = await self.listing.call(ListCall(method, message, request, left), chosen.store)
                 else:
-                    call = self._client_call(method, message, request, context, left)
+                    call = self._client_call(method, message, request, context, left, asked=why.asked)
                     why.chosen = chosen = self._plan(why.setting, method, call.bucket)
                     work = self.forward.call(call, chosen)
                     answer = await (work if method.is_read else self.writes.run(work))
@@ -86,23 +86,22 @@ class Proxy:
         return handle
 
     def _client_call(
-        self, method: Method, message: Message, request: bytes, context: Context, left: float
+        self, method: Method, message: Message, request: bytes, context: Context, left: float, *, asked: bool
     ) -> ClientCall:
         if method.key is None:
             raise ValueError(f"{method.path} has no key")
-        given = context.invocation_metadata()
-        caller = read_caller(given, internal=False)
+        caller = read_caller(context.invocation_metadata(), internal=False)
         extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         key = method.key.of(message)
         if not method.is_read:
-            request_id = _own_request_id(method, message) or _request_id(given) or str(uuid4())
+            request_id = _own_request_id(method, message) or str(uuid4())
             extra.append((metadata.REQUEST_ID, request_id))
             if method.key.lacks_id(message):
                 made = make_id(caller.principal, request_id)
                 extra.append((metadata.MADE_ID, made))
                 key = method.key.with_id(message, made)
             left = max(left, WRITE_SECONDS)
-        if _asks_why(context):
+        if asked:
             extra.append((metadata.EXPLAIN, "1"))
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
@@ -175,14 +174,3 @@ def _own_request_id(method: Method, message: Message) -> str:
     if len(value) > MAX_REQUEST_ID_BYTES or not (value.isascii() and value.isprintable()):
         raise InvalidField(method.request_id, value, "a UUID")
     return value.lower()
-
-
-def _request_id(given: Any) -> str | None:
-    """Of a call that a store passed on for its own client. Raises InvalidField."""
-    value = dict(given or ()).get(metadata.REQUEST_ID)
-    if value is None:
-        return None
-    try:
-        return str(UUID(value))
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidField(metadata.REQUEST_ID, value, "a UUID") from None
