@@ -15,11 +15,14 @@ from libs.eventlog.port import Event
 from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.control.port import Progress
-from services.router.core.gates import Evidence
+from services.router.core.evidence import Evidence
+from services.router.core.measure import Meter
 from services.router.core.phase import IllegalMove, Phase
 from services.router.flows.canary import CanaryAuto, Sights, WalkUnderWay
+from services.router.flows.measure import Measurement
 from services.router.flows.migration import Decision
 from services.router.flows.rehearsal import JOB, LEASE, RehearsalUnderWay, Result, result_of
+from services.router.flows.traffic import Answered
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_loops, running_panel
 from tests.waiting import eventually
@@ -277,3 +280,15 @@ async def test_buckets_of_a_rehearsal_whose_router_died_are_sent_home(panel: Pan
     assert "the router that watched it went away" in result.note
     assert panel.parts.cache.current.rehearsal == ()
     await eventually(lambda: panel.parts.mover.settled and panel.parts.mover.buckets_at_b == 1024, 20.0)
+
+
+async def test_what_clients_see_at_another_router_is_told_to_the_jobs_of_this_one(panel: Panel) -> None:
+    told = Answered(by_b=5, watch="x", calls=7, errors=2, handoffs=1)
+    other = Measurement(panel.store, Meter(), "router-2", panel.parts.clock, answered=lambda: told)
+
+    async def known() -> Answered | None:
+        await other.exchange()
+        return panel.parts.measurement.answered().get("router-2")
+
+    assert await eventually(known, 10.0) == told
+    assert panel.parts.measurement.answered()["router-1"] == panel.system.traffic.answered()
