@@ -39,6 +39,7 @@ _NOTHING_IS_LOST = _in(
     "nothing_is_lost_while_the_servers_die_in_turn",
 )
 _DEMO = "acceptance/test_demo.py"
+_FLAGS = "integration/test_flags.py"
 _FEED = "acceptance/test_feed.py"
 _IDENTICAL = "acceptance/test_identical.py"
 _INTERLEAVINGS = "integration/test_postgres_interleavings.py"
@@ -94,10 +95,34 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again"),
     ),
     "traffic.kill-switch": Requirement(
-        "Traffic as a whole, or one operation, is switched within a second, at run time"
+        "Traffic as a whole, or one operation, is switched within a second, at run time",
+        _in("unit/test_flags.py", "the_sandbox_contract_has_the_flags_of_the_seed")
+        + _in(
+            _FLAGS,
+            "a_flag_is_in_force_at_once_is_journaled_and_shown",
+            "an_operations_flag_takes_along_what_it_writes_and_nothing_else",
+            "routers_that_see_flips_at_different_times_lose_nothing",
+        ),
     ),
     "traffic.any-provider": Requirement(
-        "Flags may come from anywhere; with their source away the last good value holds"
+        "Flags may come from anywhere; with their source away the last good value holds",
+        _in(
+            "contracts/test_flags.py",
+            "a_flag_is_true_or_false_or_unset",
+            "a_broken_file_says_nothing_and_the_next_good_one_is_taken",
+            "a_value_of_a_wrong_type_is_trouble_of_that_flag_alone",
+        )
+        + _in(
+            "unit/test_flags.py",
+            "before_anybody_has_spoken_all_flags_are_unset",
+            "a_provider_that_is_away_leaves_what_it_said_last",
+            "a_provider_that_hangs_is_away_and_is_not_asked_again_meanwhile",
+        )
+        + _in(
+            _FLAGS,
+            "a_providers_flags_steer_and_an_operators_go_before_them",
+            "a_broken_file_leaves_the_last_good_flags_in_force_and_is_shown",
+        ),
     ),
     "phase.table": Requirement(
         "Phases are passed one step at a time; a move that is not in the table is refused and changes nothing",
