@@ -44,8 +44,8 @@ class Command:
 
 
 def _as_account(account: Account | None) -> list[str]:
-    """What to put before a command. A program of its own changes the user: with Popen's `user` Python would fork a child
-    that runs the starter's fork handlers first, and those of gRPC, with calls under way, may crash it."""
+    """What to put before a command. A program of its own changes the user: with Popen's `user` Python would fork a
+    child that runs the starter's fork handlers first, and those of gRPC, with calls under way, may crash it."""
     if account is None:
         return []
     return ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
