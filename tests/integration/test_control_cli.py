@@ -132,7 +132,11 @@ async def test_a_rollback_says_its_price_before_it_acts(panel: Panel) -> None:
     assert "3 records to bring home to A, no rate was measured yet" in result.stderr
     assert "all traffic is held at A" in result.stderr
     now = await answer(panel, "phase", "rollback", "OFF", "--reason", "fire", "--yes")
-    assert (now["phase"], now["hold"], now["going_back"]) == ("OFF", True, {"records": 3, "seconds": None, "writes_lost": 0})
+    assert (now["phase"], now["hold"], now["going_back"]) == (
+        "OFF",
+        True,
+        {"records": 3, "seconds": None, "writes_lost": 0},
+    )
 
 
 def _owned_at_b(panel: Panel) -> int:
