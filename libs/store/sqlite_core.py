@@ -15,7 +15,17 @@ from libs.ownership.wire import event_of
 from libs.sqlite import Database
 from libs.store.limits import OutboxLimits
 from libs.store.port import Depth
-from libs.store.sqlite_schema import LEARN, ROW_COLUMNS, Layout, Statements, absence_from, row_from, values_of
+from libs.store.sqlite_schema import (
+    LEARN,
+    ROW_COLUMNS,
+    Layout,
+    Statements,
+    Value,
+    absence_from,
+    row_from,
+    signed,
+    values_of,
+)
 from libs.store.window import made_by
 
 _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMIT 1"
@@ -96,25 +106,31 @@ class Core:
             served = Served(call.principal, call.request_id, request_hash, Version(term, revision), answer)
         return found_from(key, values, served)
 
-    def change(
-        self,
-        connection: sqlite3.Connection,
-        found: Found,
-        record: Record,
-        traceparent: str = "",
-        *,
-        reserve: bool = False,
-    ) -> None:
+    def change(self, connection: sqlite3.Connection, found: Found, record: Record, traceparent: str) -> None:
         """Row and event, under the condition that the row is still the one that was found. Raises OutboxFull."""
-        self.book.add(connection, record, traceparent, reserve=reserve)
+        self.book.add(connection, record, traceparent, reserve=False)
         values = values_of(record.row, self.layout)
         if found.row is None:
             connection.execute(self.statements.insert, values)
-            return
-        condition = (self.store.value, *found.row.version)
-        if connection.execute(self.statements.update, (*values, *condition)).rowcount != 1:
+        else:
+            self._update(connection, self.statements.update, values, found.row)
+
+    def hand_over(self, connection: sqlite3.Connection, found: Found, record: Record) -> None:
+        """As `change`, for a release: the payload stays, and so does all that is made of it. Raises OutboxFull."""
+        self.book.add(connection, record, "", reserve=True)
+        row = record.row
+        if found.row is None:
+            connection.execute(self.statements.insert, values_of(row, self.layout))
+        else:
+            values = (row.owner.value, *row.version, signed(row.digest), row.key)
+            self._update(connection, self.statements.hand_over, values, found.row)
+
+    def _update(self, connection: sqlite3.Connection, statement: str, values: tuple[Value, ...], before: Row) -> None:
+        """Its last parameters are its condition: owned here, in the version that was read."""
+        condition = (self.store.value, *before.version)
+        if connection.execute(statement, (*values, *condition)).rowcount != 1:
             raise RuntimeError(
-                f"{found.key} changed inside the transaction that had read it: another writer is at work"
+                f"{before.key} changed inside the transaction that had read it: another writer is at work"
             )
 
     def record(self, row: Row, served: tuple[Served, ...]) -> Record:

@@ -172,6 +172,11 @@ class Statements:
             f"UPDATE {table} SET {set_marks} WHERE key = ?1 AND owner = ?{after + 1}"
             f" AND (term, revision) = (?{after + 2}, ?{after + 3})"
         )
+        # owner, term, revision, digest, key; then owner, term and revision as they were read
+        self.hand_over = (
+            f"UPDATE {table} SET owner = ?, term = ?, revision = ?, digest = ?"
+            " WHERE key = ? AND owner = ? AND (term, revision) = (?, ?)"
+        )
         # The first table may have two unique columns: no target means whichever of them it is.
         self.apply = (
             f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {excluded}"

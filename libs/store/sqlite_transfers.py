@@ -59,7 +59,7 @@ class SqliteTransfers:
         record = self.core.record(release.row, window(connection, key))
         if release.outcome is Outcome.RELEASE:
             try:
-                self.core.change(connection, found, record, reserve=True)
+                self.core.hand_over(connection, found, record)
             except OutboxFull:
                 return ReleaseResult(key, None, None, found.absence)
         return ReleaseResult(key, release.outcome, record, found.absence)
