@@ -15,7 +15,7 @@ from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
 from libs.ownership.model import Record
-from libs.ownership.wire import UnreadableRecord, record_of_event
+from libs.ownership.wire import UnreadableRecord, maker_of_event, record_of_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -132,14 +132,15 @@ class ApplyLoop:
             batch.skipped += 1
             return
         try:
+            # Half of the log is this store's own. The event itself says so, not its headers: those are the relay's.
+            if maker_of_event(event.value) == (event.key, self._ports.store):
+                batch.skipped += 1
+                return
             record = read_event(event.key, event.value)
         except UnreadableRecord as error:
             reason = cut(error.message, _REASON_BYTES)
             # A key with a zero is only shown: not every database keeps one.
             batch.parked.append(Parked(partition, offset, event.key.replace("\0", "\ufffd"), reason, event.value))
-            return
-        if record.origin is self._ports.store:
-            batch.skipped += 1
             return
         batch.records.append(record)
         self._saw(record.made_seconds)

@@ -148,11 +148,20 @@ def event_of(record: Record) -> bytes:
 
 def record_of_event(data: bytes) -> Record:
     """Raises UnreadableRecord."""
+    return record_from_pb(_message_of(data))
+
+
+def maker_of_event(data: bytes) -> tuple[str, Store]:
+    """The record's key and who made the event, without looking at the rest. Raises UnreadableRecord."""
+    message = _message_of(data)
+    return message.key, store_from_pb(message.origin, "origin")
+
+
+def _message_of(data: bytes) -> pb.Record:
     try:
-        message = pb.Record.FromString(data)
+        return pb.Record.FromString(data)
     except DecodeError as error:
         raise UnreadableRecord(f"not a serialized record: {error}") from None
-    return record_from_pb(message)
 
 
 def absence_to_pb(absence: Absence) -> pb.Absence:
