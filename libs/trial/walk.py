@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -111,19 +111,22 @@ class Walk:
         found: pb.ListJournalResponse = await self._ask("ListJournal", pb.ListJournalRequest(limit=200))
         return found
 
-    async def unmeasured_gates(self) -> list[str]:
-        """Names of the next step's gates without evidence, once no gate fails any more."""
+    async def unpassed_gates(self, accepted: Collection[str] = ()) -> list[str]:
+        """Names of the next step's gates that do not pass, once none fails any more but those that are ``accepted``."""
         plan = await self.plan()
+
+        def failing() -> list[pb.Gate]:
+            return [gate for gate in plan.gates if gate.verdict == pb.VERDICT_FAIL and gate.name not in accepted]
 
         async def none_fails() -> bool:
             nonlocal plan
             plan = await self.plan()
-            return not any(gate.verdict == pb.VERDICT_FAIL for gate in plan.gates)
+            return not failing()
 
-        def failing() -> str:
-            return "; ".join(f"{gate.name}: {gate.evidence}" for gate in plan.gates if gate.verdict == pb.VERDICT_FAIL)
+        def words() -> str:
+            return "; ".join(f"{gate.name}: {gate.evidence}" for gate in failing())
 
-        await self._until(none_fails, lambda: f"no gate fails; failing: {failing()}")
+        await self._until(none_fails, lambda: f"no gate fails; failing: {words()}")
         return [gate.name for gate in plan.gates if gate.verdict != pb.VERDICT_PASS]
 
     async def advance(self, override_reason: str = "") -> Move:

@@ -40,9 +40,9 @@ async def measure(site: Site) -> list[Figure]:
         walk.patience_seconds = PATIENCE_SECONDS
         await walk.settled()
         await walk.backfill()
-        await walk.unmeasured_gates()
+        await walk.unpassed_gates()
         await walk.advance(OVERRIDE)
-        await walk.unmeasured_gates()
+        await walk.unpassed_gates()
         await walk.advance(OVERRIDE)
         bare.append(count / await server.upsert(rows, BATCH))
         for way, percent, source in (("A to B", 100.0, at_a), ("B to A", 0.0, at_b)):

@@ -75,7 +75,7 @@ async def test_a_walk_there_and_back_under_load_leaves_evidence_that_passes(tmp_
 
 
 async def _advance(walk: Walk) -> None:
-    unmeasured = await walk.unmeasured_gates()
+    unmeasured = await walk.unpassed_gates()
     await walk.advance(f"not measured yet: {', '.join(unmeasured)}")
 
 
@@ -91,7 +91,7 @@ async def test_a_gate_that_fails_is_waited_for_within_the_patience() -> None:
     async with running_panel(kit=SANDBOXES) as panel, Walk.open([panel.address], "tester") as walk:
         walk.patience_seconds = 0.3
         with pytest.raises(TrialFailed, match="no backfill has finished"):
-            await walk.unmeasured_gates()
+            await walk.unpassed_gates()
 
 
 async def test_a_walk_says_what_it_waits_for_when_nothing_moves() -> None:
