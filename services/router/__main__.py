@@ -199,7 +199,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
-    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled)
+    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled, settings.gate_limits)
     jobs = _jobs(
         outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
     )

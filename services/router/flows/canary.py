@@ -19,6 +19,7 @@ from libs.errors import BatonError
 from libs.rpc.tasks import Loop
 from services.router.control.port import ControlStore, ControlUnavailable, Progress
 from services.router.core.canary import Action, CanaryPlan, Next, Place, Seen, begin, decide, parse_plan
+from services.router.core.evidence import Limits
 from services.router.core.gates import Evidence, judge
 from services.router.core.phase import Outdated, Setting
 from services.router.flows.migration import Decision, Migration
@@ -48,6 +49,8 @@ class Sights:
     samples: Callable[[], Mapping[str, int]]
     """By router, how many calls B has answered since the router began."""
     settled: Callable[[], bool]
+    limits: Limits = Limits()
+    """Of the gates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,9 @@ class CanaryAuto:
         step = plan.steps[cursor.step]
         if cursor.entering_from is not None:
             return await self._enter(order, plan, cursor, setting)
-        seen = Seen(setting, self._sights.settled(), judge(step.gates, self._sights.evidence(setting)))
+        seen = Seen(
+            setting, self._sights.settled(), judge(step.gates, self._sights.evidence(setting), self._sights.limits)
+        )
         said = decide(plan, cursor.place, seen)
         if said.action is Action.ADVANCE:
             cursor = _Cursor(order.id, cursor.step + 1, entering_from=setting.canary_permille)
