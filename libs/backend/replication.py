@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from libs.backend.calls import page_of
 from libs.backend.checks import (
@@ -219,19 +219,12 @@ class Replication(ReplicationServiceServicer):
     async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
         self._serving.check()
         limit = check_limit(request.limit, MAX_RECORDS)
-        query = ExportQuery(request.after, limit, None, request.owned_only, request.keys_only)
-        buckets: Sequence[int | None] = check_buckets(request.buckets) or [None]
-        answer = pb.ExportRecordsResponse()
-        for position, bucket in enumerate(buckets):
-            part = replace(query, bucket=bucket, limit=limit - len(answer.records))
-            records, more = await self._ports.inspection.export(part)
-            answer.records.extend(records_to_pb(records))
-            query = replace(query, after="")
-            full = len(answer.records) >= limit or answer.ByteSize() >= ANSWER_BYTES
-            if more or (full and position + 1 < len(buckets)):
-                answer.more = True
-                break
-        return answer
+        buckets = check_buckets(request.buckets)
+        if any(one >= other for one, other in pairwise(buckets)):
+            raise InvalidField("buckets", buckets, "rising numbers")
+        query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
+        records, more = await self._ports.inspection.export(query)
+        return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
 
     async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
         self._serving.check()

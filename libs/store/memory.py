@@ -270,10 +270,8 @@ class _Inspection:
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
         records: list[Record] = []
         size = 0
-        for key in sorted(key for key in self.state.rows if key > query.after):
+        for key in self._keys(query):
             row = self.state.rows[key]
-            if query.bucket is not None and bucket_of(key) != query.bucket:
-                continue
             if query.owned_only and row.owner is not self.state.store:
                 continue
             if len(records) == query.limit or size >= PULL_BYTES:
@@ -285,6 +283,13 @@ class _Inspection:
             records.append(record)
             size += size_of(record)
         return records, False
+
+    def _keys(self, query: ExportQuery) -> list[str]:
+        if not query.buckets:
+            return sorted(key for key in self.state.rows if key > query.after)
+        first = query.buckets[0], query.after
+        places = sorted((bucket_of(key), key) for key in self.state.rows)
+        return [place[1] for place in places if place[0] in query.buckets and place > first]
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
         sums: dict[int, BucketDigest] = {}

@@ -241,7 +241,8 @@ class Feed(Protocol):
 class ExportQuery:
     after: str = ""
     limit: int = 200
-    bucket: int | None = None
+    buckets: tuple[int, ...] = ()
+    """Only of these, by rising number, one after the other; `after` then is of the first one."""
     owned_only: bool = False
     keys_only: bool = False
     """Envelopes: no payload, no served requests."""

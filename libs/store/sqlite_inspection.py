@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 
 from libs.ownership.model import Record, Row
@@ -26,7 +27,7 @@ class SqliteInspection:
         """Rows first, then their served requests: newer requests beside an older row lose nothing, the reverse does."""
         rows, more = self._rows(query, connection)
         if query.keys_only:
-            return [self.core.record(replace(row, payload=b""), ()) for row in rows], more
+            return [self.core.record(row, ()) for row in rows], more
         records: list[Record] = []
         size = 0
         for row in rows:
@@ -38,26 +39,37 @@ class SqliteInspection:
         return records, more
 
     def _rows(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Row], bool]:
-        terms, parameters = ["r.key > ?"], [query.after]
-        if query.bucket is not None:
-            terms.append(f"r.bucket = {int(query.bucket)}")
-        if query.owned_only:
-            terms.append("r.owner = ?")
-            parameters.append(self.core.store.value)
-        cursor = connection.execute(
-            f"{self.core.statements.rows} WHERE {' AND '.join(terms)} ORDER BY r.key LIMIT {int(query.limit) + 1}",
-            parameters,
-        )
         rows: list[Row] = []
         size = 0
-        for row in map(row_from, cursor):
+        found = self._found(query, connection)
+        for row in found:
             if len(rows) == query.limit or size >= PULL_BYTES:
-                cursor.close()
+                found.close()
                 return rows, True
-            if row is not None:
-                rows.append(row)
-                size += 0 if query.keys_only else len(row.payload)
+            rows.append(row)
+            size += 0 if query.keys_only else len(row.payload)
         return rows, False
+
+    def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Row, None, None]:
+        """A statement for each bucket: each walks its own part of the index, and none is begun in vain."""
+        of_bucket = " AND r.bucket = ?" if query.buckets else ""
+        of_owner = " AND r.owner = ?" if query.owned_only else ""
+        owner = (self.core.store.value,) if query.owned_only else ()
+        limit = int(query.limit) + 1
+        statement = f"{self._select(query)} WHERE r.key > ?{of_bucket}{of_owner} ORDER BY r.key LIMIT {limit}"
+        after = query.after
+        places: list[tuple[int, ...]] = [(bucket,) for bucket in query.buckets]
+        for place in places or [()]:
+            with closing(connection.execute(statement, (after, *place, *owner))) as cursor:
+                for row in map(row_from, cursor):
+                    assert row is not None, "no outer join"
+                    yield row
+            after = ""
+
+    def _select(self, query: ExportQuery) -> str:
+        """Without the payload where it is not asked for: it may lie on pages of its own."""
+        rows = self.core.statements.rows
+        return rows.replace("r.payload", "x''") if query.keys_only else rows
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
         return await self.core.database.read(partial(self._digests, buckets))

@@ -222,7 +222,7 @@ class Teller:
         query = ExportQuery(
             after=options.get("after", ""),
             limit=int(options.get("limit", "200")),
-            bucket=bucket_of(options["bucket-of"]) if "bucket-of" in options else None,
+            buckets=(bucket_of(options["bucket-of"]),) if "bucket-of" in options else (),
             owned_only="owned" in plain,
             keys_only="keys" in plain,
         )

@@ -346,6 +346,24 @@ async def test_an_export_page_is_about_one_mebibyte(store: StorePorts) -> None:
     assert [record.row.key for record in await everything(store)] == KEYS[:12]
 
 
+@pytest.mark.parametrize("keys_only", [True, False])
+async def test_an_export_of_some_buckets_goes_through_one_after_the_other(store: StorePorts, keys_only: bool) -> None:
+    keys = [key for key in (f"sandboxes/{number}" for number in range(5000)) if bucket_of(key) in (7, 400, 401, 1000)]
+    await store.transfers.apply([record_of(row_of(key, (0, 1), store.store)) for key in keys])
+    left: tuple[int, ...] = (7, 401, 1000)
+    expected = sorted((key for key in keys if bucket_of(key) in left), key=lambda key: (bucket_of(key), key))
+    found: list[str] = []
+    more = True
+    while more:
+        query = ExportQuery(found[-1] if found else "", 4, left, keys_only=keys_only)
+        records, more = await store.inspection.export(query)
+        found += [record.row.key for record in records]
+        assert 0 < len(records) <= 4
+        assert all(bool(record.row.payload) is not keys_only for record in records)
+        left = left[left.index(bucket_of(found[-1])) :]
+    assert found == expected
+
+
 async def test_a_census_counts_rows_and_what_is_owned(store: StorePorts) -> None:
     other = store.store.other
     await own(store, KEYS)

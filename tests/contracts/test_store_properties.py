@@ -47,7 +47,7 @@ async def test_apply_is_a_join(
     key = f"sandboxes/join-{next(_numbers):06d}"
     records = [_record(key, *one) for one in made]
     counted = [await store.transfers.apply([records[number] for number in batch]) for batch in batches]
-    (exported,), _ = await store.inspection.export(ExportQuery(bucket=bucket_of(key), after=before(key), limit=1))
+    (exported,), _ = await store.inspection.export(ExportQuery(buckets=(bucket_of(key),), after=before(key), limit=1))
     found = await store.records.read(key)
     newest = max(records, key=lambda record: record.row.version)
     assert found.row == newest.row

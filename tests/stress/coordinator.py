@@ -190,7 +190,7 @@ class Coordinator:
 
     async def _keys(self, store: Store, bucket: int) -> list[str]:
         records, more = await self.stores[store].inspection.export(
-            ExportQuery(bucket=bucket, keys_only=True, limit=1000)
+            ExportQuery(buckets=(bucket,), keys_only=True, limit=1000)
         )
         assert not more
         return [record.row.key for record in records]

@@ -160,7 +160,7 @@ class Run:
     async def _export(self) -> None:
         store = self._any_store()
         bucket = bucket_of(self._any_key())
-        records, _ = await store.inspection.export(ExportQuery(bucket=bucket))
+        records, _ = await store.inspection.export(ExportQuery(buckets=(bucket,)))
         await self.coordinator.pause()
         await self.stores[store.store.other].transfers.apply(records)
 

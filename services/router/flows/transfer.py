@@ -67,10 +67,10 @@ class Transfer:
         await _ask(target, target.replication.AdoptAbsences, request, BULK_SECONDS)
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
-        """Of some buckets, in the order of the buckets."""
+        """Of some buckets, in the order of the buckets' numbers."""
         client = self._stores[store]
         keys: list[str] = []
-        left = list(buckets)
+        left = sorted(buckets)
         request = pb.ExportRecordsRequest(limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True)
         more = bool(left)
         while more:

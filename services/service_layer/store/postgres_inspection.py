@@ -105,24 +105,27 @@ async def _fetch_all(connection: Connection, statement: str, *arguments: object)
 
 def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
     """One row more than asked for, which tells that there are more; and a bound on the payloads that are read."""
-    conditions = ["r.key > $1"]
+    conditions, order = ["r.key > $1"], "r.key"
     arguments: list[object] = [query.after, query.limit + 1]
-    if query.bucket is not None:
-        arguments.append(query.bucket)
-        conditions.append(f"r.bucket = ${len(arguments)}")
+    if query.buckets:
+        # Both can follow the index, so that of many rows no more are read than are asked for.
+        conditions, order = (
+            ["r.bucket = ANY($3::smallint[])", "(r.bucket, r.key) > ($4::smallint, $1)"],
+            "r.bucket, r.key",
+        )
+        arguments += [list(query.buckets), query.buckets[0]]
     if query.owned_only:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")
     columns = ROW.replace("r.payload", "''::bytea AS payload") if query.keys_only else ROW
-    rows = f"SELECT * FROM record r WHERE {' AND '.join(conditions)} ORDER BY r.key LIMIT $2"
+    rows = f"SELECT * FROM record r WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT $2"
     if query.keys_only:
-        return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY r.key", arguments
+        return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY {order}", arguments
     arguments.append(PULL_BYTES)
-    before = (
-        "coalesce(sum(octet_length(r.payload)) OVER (ORDER BY r.key ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW), 0)"
-    )
+    earlier = f"ORDER BY {order} ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW"
+    before = f"coalesce(sum(octet_length(r.payload)) OVER ({earlier}), 0)"
     return (
         f"SELECT {columns}, r.total FROM (SELECT r.*, {before} AS before, count(*) OVER () AS total"
-        f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY r.key",
+        f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY {order}",
         arguments,
     )

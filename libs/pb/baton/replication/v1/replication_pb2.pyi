@@ -794,7 +794,7 @@ class ExportRecordsRequest(_message.Message):
     """Envelopes without payload and served requests."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Only of these buckets, one after the other; `after` then is a key of the first one."""
+        """Only of these buckets, by rising number, one after the other; `after` then is a key of the first one."""
 
     def __init__(
         self,
