@@ -14,12 +14,22 @@ and moved back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from libs.ownership.model import Store
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.flows.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a source said after it had given the absences of some buckets up."""
+
+    buckets: Set[int]
+    owned: Sequence[str]
+    """Keys of the records in them that the source owned then. It makes no new ones there."""
 
 
 class Absences:
@@ -28,19 +38,38 @@ class Absences:
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer
 
-    async def move(self, buckets: Sequence[int], to: Store) -> None:
-        """Of buckets that the other store owns."""
-        await self._copy_missing(buckets, to)
+    async def move(self, buckets: Sequence[int], to: Store) -> Mapping[Store, Listed]:
+        """Of buckets that the other store owns. Returns what `finish` does."""
+        known: set[str] = set()
+        if ahead := await self._transfer.keys(to.other, buckets):
+            known.update(await self._transfer.keys(to, buckets))
+            missing = [key for key in ahead if key not in known]
+            if await self._transfer.copy(missing, to):
+                known.update(missing)
         await self._transfer.release_absences(buckets, to)
-        await self.finish(buckets)
+        return await self.finish(buckets, {to: known})
 
-    async def finish(self, buckets: Sequence[int]) -> None:
-        """Completes moves that have begun, whoever began them; leaves buckets alone that a store owns."""
-        under_way = await self._under_way(buckets)
-        for to, absences in under_way.items():
-            # Listed after the release has committed: see step 3.
-            if await self._copy_missing([absence.bucket for absence in absences], to):
+    async def finish(
+        self, buckets: Sequence[int], known: Mapping[Store, Set[str]] | None = None
+    ) -> Mapping[Store, Listed]:
+        """Completes moves that have begun, whoever began them; leaves buckets alone that a store owns.
+
+        `known`: records that a target surely has: it had them before, and a store never loses a row. Returns by target
+        what the source of its buckets listed.
+        """
+        found: dict[Store, Listed] = {}
+        for to, absences in (await self._under_way(buckets)).items():
+            numbers = [absence.bucket for absence in absences]
+            # Listed after the release has committed: see step 3. What is known of the target may be older.
+            there = await self._transfer.envelopes(to.other, numbers)
+            owned = [record.key for record in there if record.owner == STORE_NUMBERS[to.other]]
+            found[to] = Listed(frozenset(numbers), owned)
+            has = (known or {}).get(to)
+            if has is None:
+                has = set(await self._transfer.keys(to, numbers)) if there else set()
+            if await self._transfer.copy([record.key for record in there if record.key not in has], to):
                 await self._transfer.adopt_absences(absences, to)
+        return found
 
     async def _under_way(self, buckets: Sequence[int]) -> dict[Store, list[record_pb2.Absence]]:
         """What was released and not adopted, by whom it was released to."""
@@ -52,11 +81,3 @@ class Absences:
             released = max(at_a, at_b, key=lambda absence: (absence.term, absence.version))
             found.setdefault(store_from_pb(released.owner, "owner"), []).append(released)
         return found
-
-    async def _copy_missing(self, buckets: Sequence[int], to: Store) -> bool:
-        """Whether the target has every record of the source now."""
-        keys = await self._transfer.keys(to.other, buckets)
-        if not keys:
-            return True
-        known = set(await self._transfer.keys(to, buckets))
-        return await self._transfer.copy([key for key in keys if key not in known], to)

@@ -20,7 +20,7 @@ from libs.rpc.tasks import Loop
 from services.router.control.port import Progress
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
-from services.router.flows.absences import Absences
+from services.router.flows.absences import Absences, Listed
 from services.router.flows.forward import Steering
 from services.router.flows.relay import Clock, Leases
 from services.router.flows.stores import Stores
@@ -203,11 +203,15 @@ class Mover:
 
         Returns the buckets of which records are left.
         """
+        listed: list[Listed] = []
         if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
-            await self._absences.move(owned, to)
+            listed += [found for way, found in (await self._absences.move(owned, to)).items() if way is to]
         if under_way := [bucket.number for bucket in group if bucket.absence is None]:
-            await self._absences.finish(under_way)
-        keys = await self._transfer.keys(to.other, [bucket.number for bucket in group], owned_only=True)
+            listed += [found for way, found in (await self._absences.finish(under_way)).items() if way is to]
+        keys = [key for found in listed for key in found.owned]
+        known = {number for found in listed for number in found.buckets}
+        others = [bucket.number for bucket in group if bucket.number not in known]
+        keys += await self._transfer.keys(to.other, others, owned_only=True)
         left: list[str] = []
         for start in range(0, len(keys), BATCH):
             if self._aim() != wanted:

@@ -68,8 +68,14 @@ class Transfer:
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
         """Of some buckets, in the order of the buckets' numbers."""
+        return [record.key for record in await self.envelopes(store, buckets, owned_only=owned_only)]
+
+    async def envelopes(
+        self, store: Store, buckets: Sequence[int], *, owned_only: bool = False
+    ) -> list[record_pb2.Record]:
+        """As `keys`, with what a store says of each record beside its payload and the requests that it served."""
         client = self._stores[store]
-        keys: list[str] = []
+        found: list[record_pb2.Record] = []
         left = sorted(buckets)
         request = pb.ExportRecordsRequest(limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True)
         more = bool(left)
@@ -77,16 +83,17 @@ class Transfer:
             answer: pb.ExportRecordsResponse = await _ask(
                 client, client.replication.ExportRecords, request, BULK_SECONDS
             )
-            keys += [record.key for record in answer.records]
+            found += answer.records
             more = answer.more
             if more and not answer.records:
                 raise ValueError(f"store {store} answered an empty page and says that there is more")
             if more:
-                left = left[left.index(bucket_of(keys[-1])) :]
+                last = found[-1].key
+                left = left[left.index(bucket_of(last)) :]
                 request = pb.ExportRecordsRequest(
-                    after=keys[-1], limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True
+                    after=last, limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True
                 )
-        return keys
+        return found
 
     async def copy(self, keys: Sequence[str], to: Store) -> bool:
         """Copies records that a store lacks, whoever owns them. False: some could not be had now.
