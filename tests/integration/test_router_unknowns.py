@@ -59,6 +59,26 @@ async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_reque
     assert (await system.ports(Store.B).records.read(KEY)).row == row, "the retry has had no second effect"
 
 
+class _MadeMeanwhile(Transfer):
+    """Another caller makes a record between the copy ahead and the release of the absence."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__(system.stores)
+        self._system = system
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
+        await put(self._system)
+        await super().release_absences(buckets, to)
+
+
+async def test_a_record_made_while_its_absence_moves_is_at_the_target_before_that_may_create(system: System) -> None:
+    listed = await Absences(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
+    found = await system.ports(Store.B).records.read(KEY)
+    assert found.absence.owner is Store.B
+    assert found.row is not None and found.row.owner is Store.A, "copied, and A's still"
+    assert listed[Store.B].owned == [KEY], "what is left to be moved"
+
+
 async def test_a_refusal_after_an_attempt_that_was_given_up_leaves_the_outcome_unknown(system: System) -> None:
     await writes_go_to_b(system)
     await system.stop(Store.B)

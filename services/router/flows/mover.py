@@ -8,10 +8,11 @@ sees another home. That is how it is told to go back while it runs.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
@@ -29,6 +30,9 @@ from services.router.flows.transfer import BULK_SECONDS, Transfer
 GROUP = 32
 """Buckets under way at once: enough to make many small ones cheap, few enough that their absences are back soon."""
 
+WORKERS = 3
+"""Groups under way at once: while one store adopts for one of them, the other releases for the next."""
+
 BATCH = 200
 """Records of one release."""
 
@@ -44,6 +48,12 @@ STUCK_SECONDS = 0.5
 LEASE_NAME = "mover"
 LEASE_SECONDS = 5.0
 
+_CANCEL_SECONDS = 1.0
+
+
+Group = tuple[Sequence["Bucket"], Store]
+"""Some buckets and where they go."""
+
 
 @dataclass(slots=True)
 class Bucket:
@@ -57,6 +67,14 @@ class Bucket:
 
     def is_at(self, store: Store) -> bool:
         return self.absence is store and not self.owned.get(store.other)
+
+
+def _groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
+    found: list[Group] = []
+    for to in Store:
+        going = [bucket for bucket in away if homes[bucket.number] is to]
+        found += [(going[start : start + GROUP], to) for start in range(0, len(going), GROUP)]
+    return found
 
 
 class Changes(Steering, Protocol):
@@ -118,6 +136,7 @@ class Mover:
         """Buckets of which A owns neither a record nor the absence; None while not known."""
         self.buckets_to_b = 0
         self._settled_for: Aim | None = None
+        self._leased_until = 0.0
         self.measured_rate = 0.0
         """Records per second of the last pass that moved something."""
 
@@ -177,26 +196,33 @@ class Mover:
         homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
         total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
-        leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
-        moved = False
-        for to in Store:
-            going = [bucket for bucket in away if homes[bucket.number] is to]
-            for start in range(0, len(going), GROUP):
-                if self._aim() != wanted:
-                    break
-                if self._clock.monotonic() > leased_until:
-                    await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
-                    leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
-                group = going[start : start + GROUP]
-                moved |= any(bucket.absence is to.other for bucket in group)
-                left = await self._move(group, to, wanted)
-                if self.buckets_at_b is not None:
-                    gone = len(group) - len(left)
-                    self.buckets_at_b += gone if to is Store.B else -sum(b.is_at(Store.B) for b in group)
+        self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
+        groups = iter(_groups(away, homes))
+        moved = any(bucket.absence is homes[bucket.number].other for bucket in away)
+        await _all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
         return moved or self.progress.done > 0 or self._aim() != wanted
+
+    async def _work(self, groups: Iterator[Group], wanted: Aim) -> None:
+        """Takes one group after the other, until there is none or another aim."""
+        for group in groups:
+            if self._aim() != wanted:
+                return
+            await self._keep_lease()
+            buckets, to = group
+            left = await self._move(buckets, to, wanted)
+            if self.buckets_at_b is not None:
+                gone = len(buckets) - len(left)
+                self.buckets_at_b += gone if to is Store.B else -sum(b.is_at(Store.B) for b in buckets)
+
+    async def _keep_lease(self) -> None:
+        now = self._clock.monotonic()
+        if now > self._leased_until:
+            # Before the call: the other groups need not ask as well.
+            self._leased_until = now + LEASE_SECONDS / 2
+            await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
 
     async def _move(self, group: Sequence[Bucket], to: Store, wanted: Aim) -> set[int]:
         """New records first: from then on they are made at the target. Then the records that are there.
@@ -232,3 +258,14 @@ class Mover:
             if not left:
                 break
         return left
+
+
+async def _all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """At once. The first failure ends all, and is raised when all have ended."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)

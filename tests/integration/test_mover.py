@@ -1,0 +1,77 @@
+"""The mover has several groups of buckets under way at once, and each may fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from libs.clock import SystemClock
+from libs.ownership.model import BUCKETS, Store
+from libs.rpc.tasks import Loop
+from libs.store.port import StoreUnavailable
+from services.router.core.phase import Phase
+from services.router.flows.migration import Decision
+from services.router.flows.mover import WORKERS, Mover
+from services.router.flows.transfer import Transfer
+from tests.system import System, running_system
+from tests.waiting import eventually
+
+BY_HAND = Decision("ann", "by hand", override=True)
+
+
+@pytest.fixture
+async def system() -> AsyncIterator[System]:
+    async with running_system(feeds=False, mover=False) as running:
+        while running.setting.current.phase is not Phase.CUTOVER:
+            await running.migration.advance(BY_HAND)
+        yield running
+
+
+class _Watched(Transfer):
+    """Counts groups that give their absences up. The group with this bucket fails, when others are under way."""
+
+    def __init__(self, system: System, failing: int | None = None) -> None:
+        super().__init__(system.stores)
+        self.now = 0
+        self.most = 0
+        self._failing = failing
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            if self._failing in buckets:
+                await eventually(lambda: self.now == WORKERS)
+                raise StoreUnavailable("this group")
+            await super().release_absences(buckets, to)
+            if self._failing is not None:
+                await asyncio.Event().wait()
+        finally:
+            self.now -= 1
+
+
+def mover_of(system: System, transfer: Transfer) -> Mover:
+    return Mover(system.stores, transfer, system.setting, system.control, "router-1", SystemClock())
+
+
+async def test_some_groups_are_under_way_at_once_and_no_more_than_that(system: System) -> None:
+    transfer = _Watched(system)
+    mover = mover_of(system, transfer)
+    await mover.run_once(Loop("mover", mover.run_once))
+    assert (mover.buckets_at_b, transfer.most) == (BUCKETS, WORKERS)
+
+
+async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothing_running(system: System) -> None:
+    transfer = _Watched(system, failing=40)
+    mover = mover_of(system, transfer)
+    before = asyncio.all_tasks()
+    with pytest.raises(StoreUnavailable, match="this group"):
+        await mover.run_once(Loop("mover", mover.run_once))
+    assert transfer.now == 0
+    assert {task for task in asyncio.all_tasks() - before if "Mover" in repr(task)} == set()
+    again = mover_of(system, Transfer(system.stores))
+    await again.run_once(Loop("mover", again.run_once))
+    await again.run_once(Loop("mover", again.run_once))
+    assert again.settled and again.buckets_at_b == BUCKETS, "the next pass takes up what was interrupted"
