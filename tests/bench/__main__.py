@@ -16,7 +16,7 @@ from rich.console import Console
 from libs.devstack.errors import DevStackError
 from libs.devstack.locate import PROJECT_ROOT
 from libs.devstack.stack import running_stack, server_directory
-from tests.bench import calls, handoff, lag, memory, mover, report, stores
+from tests.bench import calls, handoff, lag, memory, mover, report, steering, stores
 from tests.bench.measure import Figure, Machine
 from tests.bench.report import Result
 from tests.bench.site import Site
@@ -34,6 +34,7 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "handoff": ("one record from store to store and back", handoff.measure),
     "mover": ("all records from store to store and back", mover.measure),
     "memory": ("memory of each process", memory.measure),
+    "steering": ("planning a call, comparing reads, flipping a flag, and bringing all records home", steering.measure),
 }
 """In this order: what disturbs most comes last."""
 
