@@ -323,6 +323,27 @@ async def test_an_apply_that_waited_for_a_newer_one_keeps_the_newer(rig: Rig, gu
 
 
 @pytest.mark.parametrize("guarded", [True, False])
+async def test_an_apply_that_waited_keeps_the_newer_record_and_the_requests_of_both(rig: Rig, guarded: bool) -> None:
+    def arguments(revision: int, request: str) -> list[Any]:
+        row = row_of(KEY, (0, revision), Store.A, request)
+        served = (KEY, *served_values(served_of(request, (0, revision))))
+        return [*columnar([record_values(row, BUCKET, Columns())], 16), *columnar([served], 7)]
+
+    both = sql.APPLY_WITH_SERVED
+    statement = both if guarded else broken(both, sql.APPLY_GUARD, "true")
+    if not guarded:
+        await rig.without_trigger()
+    await rig.holder.execute("BEGIN")
+    assert await rig.holder.fetchval(both, *arguments(5, "newer")) == 1
+    waited, applied = await rig.past(rig.second.fetchval(statement, *arguments(4, "older")))
+    assert waited
+    version, word, _ = await rig.row()
+    assert (applied, version, word) == ((0, (0, 5), "newer") if guarded else (1, (0, 4), "older"))
+    requests = await rig.observer.fetch("SELECT request_id FROM served WHERE key = $1 ORDER BY 1", KEY)
+    assert [row["request_id"] for row in requests] == ["newer", "older"]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
 async def test_who_lost_a_partition_cannot_move_it(rig: Rig, guarded: bool) -> None:
     await rig.store.transfers.apply([], FeedStep((Position(3, 0, 7),)))
     statement = sql.MOVE if guarded else broken(sql.MOVE, sql.MOVE_GUARD, "n.before IS NOT NULL")

@@ -91,12 +91,17 @@ ORDER BY n.place
 ON CONFLICT (key) DO UPDATE SET {_SET} WHERE {APPLY_GUARD}
 """
 
-APPLY_SERVED = f"""
-INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
+# With the requests that they served: one statement is one round trip, and all or nothing without a transaction of its
+# own. The requests wait for the count of the records, so locks are taken in the usual order, records first.
+APPLY_WITH_SERVED = f"""
+WITH w AS ({APPLY} RETURNING 1), applied AS MATERIALIZED (SELECT count(*) AS records FROM w),
+s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bytea[])
+FROM applied CROSS JOIN
+  unnest($17::text[], $18::text[], $19::text[], $20::bytea[], $21::bigint[], $22::bigint[], $23::bytea[])
   WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
-ORDER BY n.place ON CONFLICT DO NOTHING
+ORDER BY n.place ON CONFLICT DO NOTHING)
+SELECT records FROM applied
 """
 
 # The loser of a partition finds another offset here and applies nothing.

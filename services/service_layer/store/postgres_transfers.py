@@ -31,18 +31,22 @@ class PostgresTransfers:
         if not records and step is None:
             return Applied(0, 0)
 
-        async def work(connection: Connection) -> Applied:
+        async def adopt(connection: Connection) -> Applied:
+            return await apply_records(connection, self._context, records)
+
+        if step is None:
+            # Part of a handoff that a client waits for; the feed can wait.
+            return await self._context.requests.run(adopt)
+        of_log = step
+
+        async def follow(connection: Connection) -> Applied:
             async with transaction(connection):
-                if step is not None:
-                    await _move(connection, step)
+                await _move(connection, of_log)
                 applied = await apply_records(connection, self._context, records)
-                if step is not None:
-                    await _count(connection, step, applied)
+                await _count(connection, of_log, applied)
                 return applied
 
-        # An adopt is part of a handoff that a client waits for; the feed can wait.
-        pool = self._context.requests if step is None else self._context.background
-        return await pool.run(work)
+        return await self._context.background.run(follow)
 
     async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
         async def work(connection: Connection) -> list[Absence]:
@@ -80,7 +84,9 @@ class PostgresTransfers:
 
 
 async def apply_records(connection: Connection, context: Context, records: Sequence[Record]) -> Applied:
-    """Inside a transaction of the caller. A record that a higher one of the same batch overtakes counts as old."""
+    """In one statement, or none. A record that a higher one of the same batch overtakes counts as old."""
+    if not records:
+        return Applied(0, 0)
     newest: dict[str, Record] = {}
     for record in records:
         before = newest.get(record.row.key)
@@ -89,13 +95,15 @@ async def apply_records(connection: Connection, context: Context, records: Seque
     # In key order, so that two batches cannot wait for each other in a ring.
     ordered = [newest[key] for key in sorted(newest, key=str.encode)]
     rows = [record_values(one.row, bucket_of(one.row.key), context.columns_of(one.row)) for one in ordered]
-    applied = _rows(await connection.execute(sql.APPLY, *columnar(rows, _RECORD_WIDTH))) if rows else 0
+    arguments = columnar(rows, _RECORD_WIDTH)
     served = sorted(
         ((record.row.key, *served_values(served)) for record in records for served in record.served),
         key=lambda columns: (columns[0].encode(), columns[1].encode(), columns[2].encode()),
     )
     if served:
-        await connection.execute(sql.APPLY_SERVED, *columnar(served, _SERVED_WIDTH))
+        applied = await connection.fetchval(sql.APPLY_WITH_SERVED, *arguments, *columnar(served, _SERVED_WIDTH))
+    else:
+        applied = _rows(await connection.execute(sql.APPLY, *arguments))
     return Applied(applied, len(records) - applied)
 
 
