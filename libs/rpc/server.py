@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
 from libs.rpc.auth import check_token, is_loopback
 from libs.rpc.errors import Context, DeadlineExceeded, abort, abort_unknown
-from libs.rpc.limits import HARD_MESSAGE_BYTES, INTERNAL_REQUEST_BYTES, METADATA_BYTES, REQUEST_BYTES
+from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,6 @@ class ServerLimits:
     default_deadline_seconds: float = 5.0
     """Of a call that has none."""
     longest_deadline_seconds: float = 30.0
-
-
-INTERNAL_LIMITS = ServerLimits(calls=512, request_bytes=INTERNAL_REQUEST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
