@@ -56,7 +56,6 @@ class Evidence:
     backfill_finished_seconds_ago: float | None = None
     lag_seconds: float | None = None
     """The worse one of the two feeds."""
-    lag_events: int | None = None
     parked: int | None = None
     """Events that could not be applied, at both stores."""
     canary_permille: int = 0

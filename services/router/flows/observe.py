@@ -216,13 +216,11 @@ class Observer:
         answers = [view.fresh(now) for view in views]
         a = answers[0]
         lags = [view.lag_seconds for view in views]
-        events = [view.lag_events for view in views]
         all_fresh = all(answer is not None for answer in answers)
         sure = all_fresh and not self.log_trouble and all(view.reachable for view in views)
         return Evidence(
             backfill_finished_seconds_ago=backfill_seconds_ago,
             lag_seconds=max(lag for lag in lags if lag is not None) if sure and None not in lags else None,
-            lag_events=sum(lag for lag in events if lag is not None) if sure and None not in events else None,
             parked=sum(answer.feed.parked_now for answer in answers if answer) if all_fresh else None,
             canary_permille=setting.canary_permille,
             buckets_at_b=buckets_at_b if all_fresh else None,
