@@ -219,8 +219,7 @@ class Meter:
             second.faults += 1
             cell.faults += 1
         elif seconds is not None:
-            bucket = int(math.log2(seconds / _LEAST_SECONDS) * _PER_OCTAVE) if seconds > _LEAST_SECONDS else 0
-            cell.latencies[bucket] += 1
+            cell.latencies[bucket_of_seconds(seconds)] += 1
 
     def denied(self, store: Store, now: float) -> None:
         """A store has answered that it is not the owner, or for the other store."""
