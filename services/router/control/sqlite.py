@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -67,7 +68,7 @@ class SqliteControlStore:
         async with AsyncExitStack() as stack:
             with _ours(path):
                 database = await stack.enter_async_context(
-                    Database.open(path, (Migration(1, _make), Migration(2, (_REPORT_TABLE,))), _OPTIONS)
+                    Database.open(path, (Migration(1, partial(_make, path)), Migration(2, (_REPORT_TABLE,))), _OPTIONS)
                 )
             yield cls(database, clock or SystemClock())
 
@@ -147,10 +148,11 @@ def _ours(path: Path) -> Iterator[None]:
         raise ControlUnavailable(f"control store {path}: {error.message}") from error
 
 
-def _make(connection: sqlite3.Connection) -> None:
+def _make(path: Path, connection: sqlite3.Connection) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables:
-        raise ControlUnavailable(f"the file is another SQLite database, it has {', '.join(sorted(tables))}")
+        found = ", ".join(sorted(tables))
+        raise ControlUnavailable(f"control store {path} is another SQLite database, it has {found}; name another file")
     for statement in _TABLES:
         connection.execute(statement)
 
