@@ -13,10 +13,12 @@ import typer
 from typer.testing import CliRunner
 
 from libs.devstack.ports import free_port
+from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli.app import app
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate
 from services.router.cli.options import Changing, CommandFailed, Exit, agree
+from services.router.cli.views import store_view
 from services.router.core.phase import Phase
 
 COMMANDS = [
@@ -139,6 +141,16 @@ def test_the_address_can_come_from_the_environment() -> None:
     address = f"127.0.0.1:{free_port()}"
     result = runner.invoke(app, ["status"], env={"BATON_CONTROL": address})
     assert address in result.stderr
+
+
+@pytest.mark.parametrize(("backend", "records"), [("", None), ("sqlite", 7)])
+def test_of_a_store_that_never_answered_nothing_is_said_to_be_known(backend: str, records: int | None) -> None:
+    status = pb.StoreStatus(backend=backend, records=7 if backend else 0, lag_events=-1, lag_seconds=-1)
+    shown = store_view(status)
+    assert not shown["reachable"] and shown["records"] == records
+    if not backend:
+        unknown = {"owned_records", "owned_buckets", "outbox_entries", "outbox_oldest_seconds", "parked", "lag_events"}
+        assert all(shown[key] is None for key in unknown)
 
 
 def test_the_doctor_fails_without_a_router_and_says_what_it_could_not_check() -> None:

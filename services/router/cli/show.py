@@ -207,15 +207,19 @@ def _stores_table(stores: dict[str, View]) -> Table:
         state = "serves" if store["serving"] else "not serving" if store["reachable"] else "out of reach"
         trouble = store["note"] or store["feed_trouble"]
         lag = "?" if store["lag_seconds"] is None else f"{store['lag_seconds']:.1f} s"
-        events = "?" if store["lag_events"] is None else store["lag_events"]
+        events = _count(store["lag_events"])
         table.add_row(
             f"{name} {store['backend']}".strip(),
             f"{state}: {trouble}" if trouble else state,
-            *(str(store[key]) for key in ("records", "owned_records", "owned_buckets", "outbox_entries")),
+            *(_count(store[key]) for key in ("records", "owned_records", "owned_buckets", "outbox_entries")),
             f"{lag} / {events} events",
-            *(str(store[key]) for key in ("parked", "reads", "writes", "failures")),
+            *(_count(store[key]) for key in ("parked", "reads", "writes", "failures")),
         )
     return table
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else str(number)
 
 
 def table_of(*columns: str) -> Table:

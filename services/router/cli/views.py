@@ -118,19 +118,21 @@ def rehearsal_view(result: pb.Rehearsal) -> View:
 
 
 def store_view(store: pb.StoreStatus) -> View:
+    # Of a store that has never answered nothing is known; of one that is away, what it said last.
+    answered = bool(store.reachable or store.backend)
     return {
         "reachable": store.reachable,
         "serving": store.serving,
         "note": store.note,
         "backend": store.backend,
-        "records": store.records,
-        "owned_records": store.owned_records,
-        "owned_buckets": store.owned_buckets,
-        "outbox_entries": store.outbox_entries,
-        "outbox_oldest_seconds": round(store.outbox_oldest_seconds, 3),
+        "records": store.records if answered else None,
+        "owned_records": store.owned_records if answered else None,
+        "owned_buckets": store.owned_buckets if answered else None,
+        "outbox_entries": store.outbox_entries if answered else None,
+        "outbox_oldest_seconds": round(store.outbox_oldest_seconds, 3) if answered else None,
         "lag_events": known(store.lag_events),
         "lag_seconds": known(round(store.lag_seconds, 3)),
-        "parked": store.parked,
+        "parked": store.parked if answered else None,
         "reads": store.reads,
         "writes": store.writes,
         "failures": store.failures,
