@@ -71,8 +71,8 @@ class RouterSettings(ProcessSettings):
     """Of this router among others, for its leases. Empty: made from host and process."""
 
     flag_provider: Annotated[str, AfterValidator(check_flag_provider)] = "control-store"
-    """Where flags come from beside the operator's: nowhere, flagd:/path/to/flags.json, or what makes an OpenFeature
-    provider, package.module:factory."""
+    """Where flags come from beside the operator's: nowhere (control-store), flagd:/path/to/flags.json, or what makes an
+    OpenFeature provider, package.module:factory."""
     flag_prefix: Annotated[str, AfterValidator(check_flag_word)] = ""
     """What the flags' names begin with. Empty: made from the contract's name, sandbox.routing."""
     flag_noun: Annotated[str, AfterValidator(check_flag_word)] = ""
