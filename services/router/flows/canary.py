@@ -12,7 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from libs.clock import Clock
 from libs.errors import BatonError
@@ -49,7 +49,7 @@ class Sights:
     samples: Callable[[], Mapping[str, int]]
     """By router, how many calls B has answered since the router began."""
     settled: Callable[[], bool]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     """Of the gates."""
 
 
