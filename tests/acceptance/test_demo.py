@@ -21,7 +21,13 @@ from libs.trial.verdict import judge
 from services.router.cli.demo_report import ZERO, DemoReport, Facts
 from tests.waiting import eventually
 
-BATON = [sys.executable, "-c", "from services.router.cli import main; main()"]
+BATON = [
+    sys.executable,
+    "-c",
+    # As from a terminal: a shell that runs tests in the background has its children ignore Ctrl-C.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from services.router.cli import main; main()",
+]
 RUN_SECONDS = 400
 START_SECONDS = 60
 STOP_SECONDS = 40

@@ -12,6 +12,9 @@ from pydantic import ValidationError
 
 from libs.settings import WrongSetting, hide_password, load
 from libs.telemetry.logs import JsonLines, TextLines
+from services.router.core.evidence import Limits
+from services.router.core.judge import RollbackLimits
+from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 
 PREFIX = "SERVICE_LAYER_"
@@ -90,3 +93,11 @@ def test_a_log_record_is_one_line_of_text_or_json() -> None:
     assert TextLines().format(record) == "1970-01-01T00:00:00.500Z INFO    libs.x: served 3"
     expected = {"time": "1970-01-01T00:00:00.500Z", "level": "info", "logger": "libs.x", "message": "served 3"}
     assert json.loads(JsonLines().format(record)) == expected
+
+
+def test_the_thresholds_of_the_settings_are_those_of_the_rules() -> None:
+    settings = RouterSettings(
+        store_a="127.0.0.1:1", store_b="127.0.0.1:2", control_store="memory:", event_log="memory:"
+    )
+    assert settings.gate_limits == Limits()
+    assert settings.rollback_limits == RollbackLimits()

@@ -128,8 +128,6 @@ class Proxy:
     def _count(self, error: BatonError) -> None:
         if error.code == "UNAVAILABLE":
             self.traffic.unavailable += 1
-        elif error.code == "RESOURCE_EXHAUSTED":
-            self.traffic.overloaded += 1
 
     def _plan(self, setting: Setting, method: Method, bucket: int | None) -> Target:
         return target(setting, self.steering.flags, method.operation, bucket)

@@ -31,8 +31,11 @@ from services.router.flows.measure import Attempt, measured
 from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient, Stores, read_version
 from services.router.flows.traffic import Traffic
 
-ROUNDS = 3
+ROUNDS = 5
 """How often a record is brought to the target for one call."""
+
+FIRST_PAUSE_SECONDS = 0.005
+"""Before a second try to bring a record; then twice as long each time."""
 
 ATTEMPT_SHARE = 0.4
 """Of the time that is left, for one attempt at a store that may be out of reach: so that there is time for another."""
@@ -116,10 +119,13 @@ class Forward:
         return answer
 
     async def _write(self, call: ClientCall, to: Store) -> Answer:
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             try:
                 return await self._send(to, call)
             except NotOwner as denied:
+                if number:
+                    # Others want it elsewhere at the same moment, or it is busy: not all at once again.
+                    await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**number)
                 moved = await self._bring(call, to, denied)
             except Away as away:
                 return await self._write_elsewhere(call, away)

@@ -52,8 +52,6 @@ class Relay:
         self._heartbeat_headers = HeaderWriter(client.store.value, HEARTBEAT_TYPE)
         self._leased_until = 0.0
         self._last_sent = 0.0
-        self.published = 0
-        """Events that are in the log by this relay, duplicates included."""
 
     @property
     def store(self) -> Store:
@@ -73,7 +71,6 @@ class Relay:
             names = [pb.AckChangesRequest.Name(key=change.key, version=change.version) for change in changes]
             acknowledge = pb.AckChangesRequest(changes=names)
             await self._client.ask(self._client.replication.AckChanges, acknowledge, STEP_SECONDS)
-            self.published += len(changes)
             self._last_sent = self._clock.monotonic()
         elif self._clock.monotonic() - self._last_sent > HEARTBEAT_SECONDS:
             await self._log.append([self._heartbeat()])

@@ -48,7 +48,6 @@ class Traffic:
     stale_reads: int = 0
     unavailable: int = 0
     """Calls that ended with UNAVAILABLE."""
-    overloaded: int = 0
     meter: Meter = field(default_factory=Meter)
     """Each attempt at a store, for the gates and for automatic rollback."""
     watch: Watch | None = None
