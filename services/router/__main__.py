@@ -205,30 +205,24 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     )
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
     parts = Parts(
-        migration,
-        cache,
-        observer,
-        traffic,
-        mover,
-        backfill,
-        around,
-        outside.switches,
-        explainer,
-        jobs,
-        shadow,
-        measurement,
-        judge,
-        clock,
+        migration=migration,
+        cache=cache,
+        observer=observer,
+        traffic=traffic,
+        mover=mover,
+        backfill=backfill,
+        around=around,
+        switches=outside.switches,
+        explainer=explainer,
+        jobs=jobs,
+        shadow=shadow,
+        measurement=measurement,
+        judge=judge,
+        clock=clock,
     )
-    public_limits = ServerLimits(
-        settings.public_calls,
-        default_deadline_seconds=settings.default_deadline_seconds,
-        longest_deadline_seconds=settings.longest_deadline_seconds,
-    )
-    control_config = ServerConfig(settings.control, "control", ServerLimits(), control_token, "control_token_file")
     return Router(
-        public=Server(ServerConfig(settings.public, "public", public_limits), [proxy.service()]),
-        control=Server(control_config, [control_service(parts)]),
+        public=_public(settings, proxy),
+        control=_control(settings, parts, control_token),
         loops=[
             cache.loop,
             *outside.switches.loops,
@@ -244,6 +238,20 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         ],
         writes=writes,
     )
+
+
+def _public(settings: RouterSettings, proxy: Proxy) -> Server:
+    limits = ServerLimits(
+        settings.public_calls,
+        default_deadline_seconds=settings.default_deadline_seconds,
+        longest_deadline_seconds=settings.longest_deadline_seconds,
+    )
+    return Server(ServerConfig(settings.public, "public", limits), [proxy.service()])
+
+
+def _control(settings: RouterSettings, parts: Parts, token: bytes | None) -> Server:
+    config = ServerConfig(settings.control, "control", ServerLimits(), token, "control_token_file")
+    return Server(config, [control_service(parts)])
 
 
 def _jobs(outside: Outside, migration: Migration, around: rehearsal.Around, sights: Sights, holder: str) -> Jobs:

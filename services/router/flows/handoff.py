@@ -16,7 +16,7 @@ from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import version_from_pb
 from services.router.flows.absences import Absences
 from services.router.flows.traffic import Traffic
-from services.router.flows.transfer import STEP_SECONDS, Outcome, Result, Transfer
+from services.router.flows.transfer import ABSENT, BUSY, RELEASED, STEP_SECONDS, Result, Transfer
 
 T = TypeVar("T")
 
@@ -67,9 +67,9 @@ class Handoffs:
     async def _bring(self, key: str, to: Store, denied: NotOwner, create: bool) -> Moved:
         for _ in range(2):
             result = await self._release(key, to, create)
-            if result.outcome == Outcome.OUTCOME_BUSY:
+            if result.outcome == BUSY:
                 return Moved.BUSY
-            if result.outcome == Outcome.OUTCOME_ABSENT:
+            if result.outcome == ABSENT:
                 return Moved.ABSENT
             if result.HasField("record") and version_from_pb(result.record.version) > denied.version:
                 await self._transfer.adopt([result.record], to, STEP_SECONDS)
@@ -80,7 +80,7 @@ class Handoffs:
                 return Moved.HERE
             # The target's own row is the newest: it was released towards the source and has not arrived there yet.
             released = await self._release(key, to.other, create=False)
-            if released.outcome != Outcome.OUTCOME_RELEASED:
+            if released.outcome != RELEASED:
                 return Moved.BUSY
             await self._transfer.adopt([released.record], to.other, STEP_SECONDS)
         return Moved.BUSY

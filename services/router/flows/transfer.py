@@ -24,7 +24,9 @@ PAGE = 500
 """Keys that are listed or read at once."""
 
 Result = pb.ReleaseRecordsResponse.Result
-Outcome = pb.ReleaseRecordsResponse
+RELEASED = pb.ReleaseRecordsResponse.OUTCOME_RELEASED
+ABSENT = pb.ReleaseRecordsResponse.OUTCOME_ABSENT
+BUSY = pb.ReleaseRecordsResponse.OUTCOME_BUSY
 
 
 class Transfer:
@@ -123,9 +125,9 @@ class Transfer:
         while left:
             answer = await self.release(left[:PAGE], to)
             results = answer.results
-            released = [result.record for result in results if result.outcome == Outcome.OUTCOME_RELEASED]
+            released = [result.record for result in results if result.outcome == RELEASED]
             await self.adopt(released, to)
-            failed += [result.key for result in results if result.outcome != Outcome.OUTCOME_RELEASED]
+            failed += [result.key for result in results if result.outcome != RELEASED]
             left = [*answer.remaining, *left[PAGE:]]
         return failed
 
