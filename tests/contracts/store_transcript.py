@@ -201,7 +201,9 @@ class Teller:
         return [self._show_absence(absence) for absence in here]
 
     async def _outbox(self, plain: list[str], options: dict[str, str]) -> list[str]:
-        entries = await self.store.outbox.pull(int(options.get("limit", "100")), 0.0)
+        pulled = await self.store.outbox.pull(int(options.get("limit", "100")), 0.0)
+        # Only changes of one key have an order.
+        entries = sorted(pulled, key=lambda entry: entry.key)
         records = [record_of_event(entry.event) for entry in entries]
         for entry, record in zip(entries, records, strict=True):
             assert (entry.key, entry.version) == (record.row.key, record.row.version)
