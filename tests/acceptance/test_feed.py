@@ -157,6 +157,8 @@ async def test_a_side_that_stands_still_is_behind_by_events_and_seconds_and_catc
     async with running(World.real(tmp_path, stack)) as site:
         await site.make("one")
         await site.quiet()
+        # Of a store that it has never heard a router knows no lag.
+        await site.walk.serving("B")
         await site.world.pause("b-1")
         try:
             for number in range(20):
