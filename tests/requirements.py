@@ -289,6 +289,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_b_that_fails_a_fifth_of_its_calls_is_left_and_its_records_come_home",
             "a_dead_b_is_left_and_its_records_come_home_when_it_is_back",
         )
+        + _in(_DEMO, "a_hanging_b_is_left_by_the_router_itself_and_its_records_come_home")
         + _in(
             "unit/test_judge.py",
             "just_above_five_percent_goes_back",

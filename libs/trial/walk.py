@@ -177,6 +177,22 @@ class Walk:
 
         return await self._move(change, lambda setting: not setting.hold)
 
+    async def taken_back(self) -> pb.GetStatusResponse:
+        """Wait until the router's judge has set a hold by itself."""
+        last = await self.status()
+
+        async def held() -> bool:
+            nonlocal last
+            last = await self.status()
+            return last.setting.hold
+
+        await self._until(held, lambda: f"the judge takes traffic back; it says {last.judge!r}")
+        return last
+
+    async def came_home(self, before: pb.GetStatusResponse, started: float) -> Move:
+        """Wait until a rollback that nobody asked for is carried out; ``before``: the status until then."""
+        return await self._moved(before, started)
+
     async def backfill(self) -> int:
         """Copy every record of A to B; returns how many there were."""
         began = await self._ask("StartBackfill", pb.StartBackfillRequest(actor=self.actor))
@@ -235,6 +251,9 @@ class Walk:
             setting = (await self.status()).setting
             if setting.generation > before.setting.generation and done(setting):
                 break
+        return await self._moved(before, started)
+
+    async def _moved(self, before: pb.GetStatusResponse, started: float) -> Move:
         after = await self.settled()
         ended = time.monotonic()
         await asyncio.sleep(OBSERVED_SECONDS)

@@ -89,7 +89,7 @@ class World:
     """Names of those that should be running."""
 
     @classmethod
-    def embedded(cls, directory: Path, old_database: Path | None = None, routers: int = 1) -> Self:
+    def embedded(cls, directory: Path, old_database: Path | None = None, size: Size | None = None) -> Self:
         """Files only: no server is needed. ``old_database`` is copied; None: A begins empty."""
         directory = directory.resolve()
         servers = Servers(
@@ -97,7 +97,7 @@ class World:
             control_store=f"sqlite:///{directory / 'control.db'}",
             new_database=f"sqlite:///{directory / 'b.db'}",
         )
-        return cls._make(directory, servers, Size(routers=routers), "embedded", old_database)
+        return cls._make(directory, servers, size or Size(), "embedded", old_database)
 
     @classmethod
     def real(cls, directory: Path, stack: Stack, old_database: Path | None = None, size: Size | None = None) -> Self:

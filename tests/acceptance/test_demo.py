@@ -47,6 +47,7 @@ KEYS = {
     "stale_reads_marked",
     "unknown_outcomes",
     "kills",
+    "automatic_rollbacks",
     "overrides",
     "stack",
     "verdict",
@@ -101,10 +102,21 @@ def test_the_report_has_its_keys_and_is_what_was_printed(finished: Finished) -> 
 def test_the_demo_goes_there_and_back_and_there_again(finished: Finished) -> None:
     phases = [switch["to"] for switch in finished.report["switches"]]
     canaries = [f"DUAL_WRITE {percent} %" for percent in (0, 5, 10, 50, 100)]
+    by_itself = ["DUAL_WRITE 0 %, held at A", "DUAL_WRITE 0 %", "DUAL_WRITE 100 %", "DUAL_READ", "CUTOVER"]
     again = ["SHADOW", "DUAL_WRITE 0 %", "DUAL_WRITE 100 %", "DUAL_READ", "CUTOVER"]
-    assert phases == ["SHADOW", *canaries, "DUAL_READ", "CUTOVER", "OFF, held at A", "OFF", *again]
+    there = ["SHADOW", *canaries, "DUAL_READ", "CUTOVER"]
+    assert phases == [*there, *by_itself, "OFF, held at A", "OFF", *again]
     assert sum(switch["records"] for switch in finished.report["switches"]) > 600
     assert [kill["process"] for kill in finished.report["kills"]] == ["b-1"]
+
+
+def test_a_hanging_b_is_left_by_the_router_itself_and_its_records_come_home(finished: Finished) -> None:
+    (rollback,) = finished.report["automatic_rollbacks"]
+    assert "server faults" in rollback["reason"]
+    assert 0 < rollback["held_seconds"] <= rollback["reads_seconds"]
+    assert "all traffic is held at A" in finished.told
+    (home,) = [switch for switch in finished.report["switches"] if switch["to"] == "DUAL_WRITE 0 %, held at A"]
+    assert home["records"] > 300
 
 
 def test_a_gate_blocked_and_its_override_is_in_the_journal(finished: Finished) -> None:

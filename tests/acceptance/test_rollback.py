@@ -7,9 +7,9 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +18,6 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.devstack.ports import free_port
-from libs.devstack.process import ServerProcess
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import GetSandboxRequest, UpdateSandboxRequest
@@ -26,7 +25,7 @@ from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
 from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.trial.world import Size, World
 from tests.acceptance.fault_proxy import FaultProxy, fault_proxy
 from tests.fixtures.make_old_database import TABLE
 from tests.waiting import eventually
@@ -52,18 +51,6 @@ def old_database(path: Path) -> Path:
         rows = [(f"r-{number:05d}", *row) for number in range(RECORDS)]
         connection.executemany(f"INSERT INTO sandboxes VALUES ({', '.join('?' * 12)})", rows)
     return path
-
-
-def with_settings(world: World, settings: Mapping[str, str]) -> None:
-    """Routers of this world get these beside their own."""
-    nodes = {}
-    for name, node in world.nodes.items():
-        if name.startswith("router"):
-            command = node.process.command
-            own = {f"BATON_ROUTER_{key.upper()}": value for key, value in settings.items()}
-            node = replace(node, process=ServerProcess(replace(command, env={**(command.env or {}), **own})))
-        nodes[name] = node
-    world.nodes = nodes
 
 
 @dataclass
@@ -172,9 +159,9 @@ class Rollback:
 @asynccontextmanager
 async def all_at_b(directory: Path, **settings: str) -> AsyncIterator[Rollback]:
     """CUTOVER, 20 000 records at B, clients on one router; B is behind a proxy that as yet does no harm."""
-    world = World.embedded(directory, old_database(directory / "old.db"))
     address = f"127.0.0.1:{free_port()}"
-    with_settings(world, {"store_b": address, **settings})
+    size = Size(router_settings=({"store_b": address, **settings},))
+    world = World.embedded(directory, old_database(directory / "old.db"), size)
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(fault_proxy(address, world.nodes["b-1"].private))
         await stack.enter_async_context(world.running())

@@ -16,7 +16,7 @@ from libs.trial.stats import Stats
 from libs.trial.verdict import Result
 from libs.trial.walk import Move
 from services.router.cli.demo_screen import table_of_rows
-from services.router.cli.demo_script import Kill
+from services.router.cli.demo_script import Kill, Rollback
 
 ZERO = {
     "lost": "acknowledged writes lost",
@@ -42,6 +42,8 @@ class Facts:
     seconds: float
     moves: Sequence[Move] = ()
     kills: Sequence[Kill] = ()
+    rollbacks: Sequence[Rollback] = ()
+    """Those that the router made by itself."""
     overrides: Sequence[str] = ()
     """Reasons, as the journal keeps them."""
     blocked: str = ""
@@ -107,6 +109,16 @@ class DemoReport:
                 {"process": kill.process, "signal": "SIGKILL", "seconds": round(kill.seconds, 1)}
                 for kill in facts.kills
             ],
+            "automatic_rollbacks": [
+                {
+                    "fault": back.fault,
+                    "reason": back.reason,
+                    "held_seconds": round(back.held_seconds, 1),
+                    "reads_seconds": round(back.reads_seconds, 1),
+                    "home_seconds": round(back.home_seconds, 1),
+                }
+                for back in facts.rollbacks
+            ],
             "gates_blocked": facts.blocked,
             "overrides": list(facts.overrides),
             "evidence": facts.evidence,
@@ -156,6 +168,11 @@ def _figures(found: dict[str, Any]) -> str:
         f"{found['unknown_outcomes']} writes of unknown outcome",
         f"{found['handoffs']} handoffs, {len(found['kills'])} kill",
         f"{len(found['overrides'])} overrides in the journal",
+        *(
+            f"rolled back by itself {back['held_seconds']} s after {back['fault']}, reads right after"
+            f" {back['reads_seconds']} s, all records home {back['home_seconds']} s after it was over"
+            for back in found["automatic_rollbacks"]
+        ),
     )
     return "; ".join(parts)
 

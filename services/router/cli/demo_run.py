@@ -25,13 +25,23 @@ from libs.trial.stores import Held, Reader, open_readers, wait_until_quiet
 from libs.trial.tasks import beside
 from libs.trial.verdict import Result, judge
 from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.trial.world import Size, World
 from services.router.cli.demo_report import DemoReport, Facts
 from services.router.cli.demo_screen import Meter, Screen
-from services.router.cli.demo_script import ACTOR, Story, journaled_overrides
+from services.router.cli.demo_script import ACTOR, JUDGED_CALLS, JUDGED_SECONDS, Story, journaled_overrides
 
 OLD_DATABASE = PROJECT_ROOT / "tests" / "fixtures" / "old_simple_mcp.db"
 OLD_HOT_NAMES = 8
+SIZE = Size(
+    router_settings=(
+        {
+            "rollback_seconds": f"{JUDGED_SECONDS}",
+            "rollback_calls": f"{JUDGED_CALLS}",
+            # Of B's two faults only the first is the judge's: after that a person decides, however long this takes.
+            "rollback_pause_seconds": "86400",
+        },
+    )
+)
 QUIET_SECONDS = 30.0
 
 
@@ -70,6 +80,7 @@ class _Run:
             seconds=time.monotonic() - self.began,
             moves=self.walk.moves if self.walk is not None else (),
             kills=self.story.kills if self.story is not None else (),
+            rollbacks=self.story.rollbacks if self.story is not None else (),
             overrides=self.overrides,
             blocked=self.story.blocked if self.story is not None else "",
             handoffs=self.handoffs,
@@ -112,9 +123,9 @@ async def _world(plan: DemoPlan, screen: Screen) -> AsyncIterator[World]:
         if plan.stack == "real":
             screen.say("Kafka, PostgreSQL and Redis are started")
             stack = await asyncio.to_thread(resources.enter_context, running_stack())
-            world = await asyncio.to_thread(World.real, plan.directory, stack, OLD_DATABASE)
+            world = await asyncio.to_thread(World.real, plan.directory, stack, OLD_DATABASE, SIZE)
         else:
-            world = World.embedded(plan.directory, OLD_DATABASE)
+            world = World.embedded(plan.directory, OLD_DATABASE, SIZE)
         screen.say("A with a copy of the old database, B and the router are started")
         async with world.running():
             yield world

@@ -1,4 +1,7 @@
-"""The story of the demo: from A to B, a crash, back to A, and forward again, all under live load."""
+"""The story of the demo, all under live load.
+
+From A to B; B hangs, and the router goes back by itself; to B again; B is killed; back to A by hand; and forward.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,22 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.trial.errors import TrialFailed
 from libs.trial.load import Load
-from libs.trial.walk import GatesBlock, Move, Walk
+from libs.trial.walk import POLL_SECONDS, GatesBlock, Move, Walk
 from libs.trial.world import World
+from libs.verify.history import Outcome
 from services.router.cli.demo_screen import Screen
 
 ACTOR = "demo"
 CANARY_PERCENTS = (5, 10, 50, 100)
+JUDGED_SECONDS, JUDGED_CALLS = 6, 50
+"""What the judge of automatic rollback wants to see here. By default it is 30 seconds and 200 calls."""
+READS_SEEN = 20
+"""So many reads, begun after a rollback and answered, show that reads are back."""
 DEAD_SECONDS = 1.5
 """How long B stays dead before it is started again."""
 MARKED_BY_THE_RUN = ("error-rate", "golden-metrics", "latency-parity")
@@ -32,6 +41,18 @@ class Kill:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """One that nobody asked for. Seconds since the fault began, but ``home_seconds``: since it was over."""
+
+    fault: str
+    reason: str
+    """As the judge gave it."""
+    held_seconds: float
+    reads_seconds: float
+    home_seconds: float
+
+
 @dataclass(slots=True)
 class Story:
     """Plays the acts one after the other, spread over the seconds that were asked for."""
@@ -42,6 +63,7 @@ class Story:
     screen: Screen
     seconds: float
     kills: list[Kill] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
     blocked: str = ""
     """What the gates said when the first step was asked for without evidence."""
     copied: int = 0
@@ -71,6 +93,16 @@ class Story:
         there += [
             ("DUAL_WRITE -> DUAL_READ: every bucket belongs to B", self._forward),
             ("DUAL_READ -> CUTOVER: B serves everything, A is a hot backup", self._forward),
+        ]
+        fault: list[tuple[str, Act]] = [
+            (
+                f"a fault is planted: B hangs; the router must go back by itself, here after {JUDGED_SECONDS} s of it",
+                self._hang_new,
+            ),
+            ("the hold of the automatic rollback is lifted", self._lift),
+            ("forward again: all buckets to B", self._canary(100)),
+            ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
+            ("forward again: DUAL_READ -> CUTOVER", self._forward),
             ("B is killed with SIGKILL under load and started again", self._kill_new),
         ]
         back: list[tuple[str, Act]] = [
@@ -84,7 +116,7 @@ class Story:
             ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
             ("forward again: DUAL_READ -> CUTOVER", self._forward),
         ]
-        return there + back + again
+        return there + fault + back + again
 
     async def _nothing(self) -> None:
         await self.walk.settled()
@@ -115,8 +147,13 @@ class Story:
 
         return hand_over
 
+    @property
+    def _new(self) -> str:
+        """The process of B that has to suffer."""
+        return next(name for name in self.world.names if name.startswith("b-"))
+
     async def _kill_new(self) -> None:
-        name = next(name for name in self.world.names if name.startswith("b-"))
+        name = self._new
         began = time.monotonic()
         await self.world.kill(name)
         await asyncio.sleep(DEAD_SECONDS)
@@ -125,6 +162,41 @@ class Story:
         await self.walk.serving("B")
         self.kills.append(Kill(name, time.monotonic() - began))
         self.screen.tell(f"  B serves again after {self.kills[-1].seconds:.1f} s")
+
+    async def _hang_new(self) -> None:
+        before = await self.walk.status()
+        began = time.monotonic()
+        await self.world.pause(self._new)
+        try:
+            reason = (await self.walk.taken_back()).last_automatic.reason
+            held = time.monotonic()
+            self.screen.tell(f"  all traffic is held at A after {held - began:.1f} s: {reason}")
+            reads = await self._reads_back(held)
+            self.screen.say("reads are answered by A, marked stale; B goes on, and its records come home")
+        finally:
+            await self.world.resume(self._new)
+        over = time.monotonic()
+        move = await self.walk.came_home(before, began)
+        self.rollbacks.append(Rollback("B hung", reason, held - began, reads - began, move.ended - over))
+        self._told(move)
+
+    async def _reads_back(self, held: float) -> float:
+        """When so many reads that began after this moment had been answered; monotonic seconds."""
+
+        def answered() -> list[float]:
+            calls = takewhile(lambda call: call.end >= held, reversed(self.load.stats.finished))
+            return [
+                call.end for call in calls if call.method == "get" and call.start >= held and call.outcome is Outcome.OK
+            ]
+
+        deadline = held + self.walk.patience_seconds
+        while len(ends := answered()) < READS_SEEN:
+            if time.monotonic() > deadline:
+                raise TrialFailed(
+                    f"{len(ends)} reads were answered {self.walk.patience_seconds:g} s after the rollback"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+        return sorted(ends)[READS_SEEN - 1]
 
     async def _back(self) -> None:
         self._told(await self.walk.rollback("OFF", "demo: going back must always be possible"))
