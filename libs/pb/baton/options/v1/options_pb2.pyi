@@ -23,6 +23,34 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class SchemaRule(_message.Message):
+    """Which schema versions clients may speak, and where they say theirs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    OLDEST_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    metadata: _builtins.str
+    """The name of the metadata in which a client says its version; a client that says none speaks the newest."""
+    oldest: _builtins.int
+    newest: _builtins.int
+    def __init__(
+        self,
+        *,
+        metadata: _builtins.str = ...,
+        oldest: _builtins.int = ...,
+        newest: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "newest", b"newest", "oldest", b"oldest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchemaRule: _TypeAlias = SchemaRule  # noqa: Y015
+
+@_typing.final
 class MethodRule(_message.Message):
     """How the router treats calls of one method."""
 
@@ -36,9 +64,10 @@ class MethodRule(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     IGNORED_REPLY_FIELDS_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The record's key, as a template over string fields of the request: "{name}", "{sandbox.name}", "sandboxes/{id}".
-    Empty: the method has no key; then it must have `list`.
+    Empty: the method has no key; then it must have `list` or `watch`.
     """
     made_id: _builtins.str
     """The request field for which an id is made when it is empty (a create without an id). The field must stand in `key`."""
@@ -58,6 +87,10 @@ class MethodRule(_message.Message):
     def ignored_reply_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of the reply that a comparison of two stores' answers leaves out, as paths: "update_time"."""
 
+    @_builtins.property
+    def watch(self) -> Global___WatchRule:
+        """For methods that answer with a stream of changed records. No other method may stream."""
+
     def __init__(
         self,
         *,
@@ -69,14 +102,53 @@ class MethodRule(_message.Message):
         request_id: _builtins.str = ...,
         list: Global___ListRule | None = ...,
         ignored_reply_fields: _abc.Iterable[_builtins.str] | None = ...,
+        watch: Global___WatchRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "operation", b"operation", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "operation", b"operation", "request_id", b"request_id", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodRule: _TypeAlias = MethodRule  # noqa: Y015
+
+@_typing.final
+class WatchRule(_message.Message):
+    """Where the parts of a watch stand in its request and its reply. What they mean: see libs/contract/watches.py."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
+    items: _builtins.str
+    """The repeated field of the reply that holds the records which were changed."""
+    removed: _builtins.str
+    """The repeated string field of the reply with the keys of records that are not, or no longer, asked for."""
+    resume_token: _builtins.str
+    """The string field of request and reply from which a later watch goes on."""
+    reset: _builtins.str
+    """The boolean field of the reply that is true where a whole view begins anew."""
+    synced: _builtins.str
+    """The boolean field of the reply that is true where the view is complete."""
+    def __init__(
+        self,
+        *,
+        items: _builtins.str = ...,
+        removed: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+        reset: _builtins.str = ...,
+        synced: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "removed", b"removed", "reset", b"reset", "resume_token", b"resume_token", "synced", b"synced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRule: _TypeAlias = WatchRule  # noqa: Y015
 
 @_typing.final
 class ListRule(_message.Message):
@@ -120,5 +192,8 @@ class ListRule(_message.Message):
 Global___ListRule: _TypeAlias = ListRule  # noqa: Y015
 
 METHOD_FIELD_NUMBER: _builtins.int
+SCHEMA_FIELD_NUMBER: _builtins.int
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRule]
 """How the router treats calls of this method. A method without it is refused at the router's start."""
+schema: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___SchemaRule]
+"""The versions of its records' schema. A contract without it has one, and its clients say none."""

@@ -54,6 +54,8 @@ class GetStatusResponse(_message.Message):
     NOW_TIME_FIELD_NUMBER: _builtins.int
     SERVER_ID_FIELD_NUMBER: _builtins.int
     VITALS_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while starting or draining; then only this method answers."""
@@ -80,6 +82,14 @@ class GetStatusResponse(_message.Message):
     def vitals(self) -> _telemetry_pb2.Vitals:
         """Of the process that answers."""
 
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.Client]:
+        """Of the process that answers, at its public listener: the last ones that called."""
+
+    @_builtins.property
+    def connections(self) -> Global___Connections:
+        """Absent when the store has no database server."""
+
     def __init__(
         self,
         *,
@@ -96,14 +106,46 @@ class GetStatusResponse(_message.Message):
         now_time: _timestamp_pb2.Timestamp | None = ...,
         server_id: _builtins.str = ...,
         vitals: _telemetry_pb2.Vitals | None = ...,
+        clients: _abc.Iterable[_telemetry_pb2.Client] | None = ...,
+        connections: Global___Connections | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "connections", b"connections", "feed", b"feed", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Connections(_message.Message):
+    """To a database server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PER_PROCESS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    per_process: _builtins.int
+    """Of the process that answers, when all its pools are full."""
+    processes: _builtins.int
+    """Processes of the store."""
+    allowed: _builtins.int
+    """How many the server allows them together."""
+    def __init__(
+        self,
+        *,
+        per_process: _builtins.int = ...,
+        processes: _builtins.int = ...,
+        allowed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "per_process", b"per_process", "processes", b"processes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Connections: _TypeAlias = Connections  # noqa: Y015
 
 @_typing.final
 class Outbox(_message.Message):
@@ -282,12 +324,15 @@ class ListRecordsRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """Full name of the contract's list method, and the client's request."""
     request: _builtins.bytes
     after: _builtins.str
     """Names after this one."""
     limit: _builtins.int
+    schema_version: _builtins.int
+    """In which items are wanted; 0 is the newest."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """When given: just these names, and rows that do not match the filter too."""
@@ -300,10 +345,11 @@ class ListRecordsRequest(_message.Message):
         after: _builtins.str = ...,
         limit: _builtins.int = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        schema_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "keys", b"keys", "limit", b"limit", "method", b"method", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "keys", b"keys", "limit", b"limit", "method", b"method", "request", b"request", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,10 +367,13 @@ class ListRecordsResponse(_message.Message):
         VERSION_FIELD_NUMBER: _builtins.int
         MATCHES_FIELD_NUMBER: _builtins.int
         ITEM_FIELD_NUMBER: _builtins.int
+        UNKNOWN_SCHEMA_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         matches: _builtins.bool
         item: _builtins.bytes
         """The resource; empty when it does not match."""
+        unknown_schema: _builtins.int
+        """The row's own, when this store does not understand it: then nothing is said of `matches` and `item`. Else 0."""
         @_builtins.property
         def version(self) -> _record_pb2.Version: ...
         def __init__(
@@ -334,10 +383,11 @@ class ListRecordsResponse(_message.Message):
             version: _record_pb2.Version | None = ...,
             matches: _builtins.bool = ...,
             item: _builtins.bytes = ...,
+            unknown_schema: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "key", b"key", "matches", b"matches", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "key", b"key", "matches", b"matches", "unknown_schema", b"unknown_schema", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,3 +59,36 @@ class Vitals(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Vitals: _TypeAlias = Vitals  # noqa: Y015
+
+@_typing.final
+class Client(_message.Message):
+    """A client that calls a process in a way that ends one day: directly, or with an old schema version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it calls itself, or its user agent and host."""
+    schema_version: _builtins.int
+    """The oldest that it spoke of late; 0 when the contract has one version only."""
+    calls: _builtins.int
+    idle_seconds: _builtins.float
+    """Since its last call."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        schema_version: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        idle_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "idle_seconds", b"idle_seconds", "name", b"name", "schema_version", b"schema_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Client: _TypeAlias = Client  # noqa: Y015
