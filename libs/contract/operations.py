@@ -28,6 +28,9 @@ class Write:
     request_hash: bytes
     """Of the method and the request in deterministic form, REQUEST_HASH_BYTES long."""
     change: Change
+    under_lock: bool = False
+    """Made under the record's lock, so not at all while locks cannot be had. Else a lock is asked for only when others
+    keep getting ahead of the write."""
 
 
 @dataclass(frozen=True, slots=True)

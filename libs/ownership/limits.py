@@ -16,6 +16,9 @@ SERVED_WINDOW = 64
 RETRY_WINDOW_SECONDS = 600
 """How long a served request is known at least, in ticks of the store that learned it."""
 
+LONGEST_TICK_SECONDS = 2.0
+"""By which a store's ticks grow at once at most. So what is counted from a tick is too short by no more than this."""
+
 MAX_KEY_BYTES = 256
 MAX_PRINCIPAL_BYTES = 128
 MAX_REQUEST_ID_BYTES = 36

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
@@ -65,6 +65,8 @@ class Row:
     payload: bytes
     schema_version: int
     base: Version | None = None
+    lease_seconds: float = field(default=0.0, compare=False)
+    """For a write: how long this store has known the lease that the payload shows, in its ticks. It never travels."""
 
     @property
     def digest(self) -> int:

@@ -56,8 +56,9 @@ def create(target: Target, sandbox: Sandbox) -> Change:
         new.state = state  # type: ignore[assignment]
         new.schema_version = SCHEMA_VERSION
         new.ClearField("delete_time")
-        _set_time(new.create_time, target.now_seconds)
-        return _written(new, target, version, live=True)
+        new.ClearField("lease")
+        set_time(new.create_time, target.now_seconds)
+        return written(new, target, version, live=True)
 
     return change
 
@@ -87,7 +88,7 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
         before = new.state
         apply(selection, new, sandbox)
         check_transition(before, new.state)
-        return _written(new, target, version, live=True)
+        return written(new, target, version, live=True)
 
     return change
 
@@ -104,11 +105,11 @@ def delete(target: Target, *, allow_missing: bool) -> Change:
                 raise SandboxNotFound(target.name)
             if row is None or not row.payload:
                 return Resource(b"", False, SCHEMA_VERSION, answer=b"")
-            return replace(_written(Sandbox.FromString(row.payload), target, version, live=False), answer=b"")
+            return replace(written(Sandbox.FromString(row.payload), target, version, live=False), answer=b"")
         _check_etag(target, row)
         new = Sandbox.FromString(row.payload)
-        _set_time(new.delete_time, target.now_seconds)
-        return _written(new, target, version, live=False)
+        set_time(new.delete_time, target.now_seconds)
+        return written(new, target, version, live=False)
 
     return change
 
@@ -124,7 +125,7 @@ def undelete(target: Target) -> Change:
         _check_etag(target, row)
         new = Sandbox.FromString(row.payload)
         new.ClearField("delete_time")
-        return _written(new, target, version, live=True)
+        return written(new, target, version, live=True)
 
     return change
 
@@ -150,15 +151,16 @@ def _check_etag(target: Target, row: Row) -> None:
         raise EtagMismatch(target.etag, current)
 
 
-def _written(sandbox: Sandbox, target: Target, version: Version, *, live: bool) -> Resource:
+def written(sandbox: Sandbox, target: Target, version: Version, *, live: bool) -> Resource:
+    """The sandbox as this write leaves it, with what every write sets."""
     sandbox.schema_version = max(sandbox.schema_version, SCHEMA_VERSION)
     sandbox.revision = version.revision
     sandbox.etag = version.etag
-    _set_time(sandbox.update_time, target.now_seconds)
+    set_time(sandbox.update_time, target.now_seconds)
     return Resource(sandbox.SerializeToString(deterministic=True), live, sandbox.schema_version)
 
 
-def _set_time(field: Timestamp, seconds: float) -> None:
+def set_time(field: Timestamp, seconds: float) -> None:
     """To the microsecond."""
     field.seconds, microseconds = divmod(int(seconds * 1_000_000), 1_000_000)
     field.nanos = microseconds * 1_000

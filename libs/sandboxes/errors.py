@@ -41,6 +41,38 @@ class EtagMismatch(BatonError):
         )
 
 
+class LeaseHeld(BatonError):
+    """Another one holds the sandbox; nothing was changed: try again later."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "LEASE_HELD"
+
+    def __init__(self, name: str, holder: str, retry_seconds: float) -> None:
+        super().__init__(
+            f"lease: {holder!r} holds the sandbox: wait until the lease is given back or has ended",
+            field="lease",
+            name=name,
+            holder=holder,
+        )
+        self.retry_seconds = retry_seconds
+
+
+class LeaseLost(BatonError):
+    """This token's lease is over, or another one has the sandbox now; nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "LEASE_LOST"
+
+    def __init__(self, token: str, current: str) -> None:
+        state = "nobody holds the sandbox" if not current else f"the last lease is {current}"
+        super().__init__(
+            f"lease: {token} does not hold the sandbox any more, {state}: stop, then acquire a lease again",
+            field="lease",
+            token=token,
+            current=current,
+        )
+
+
 class IllegalStateTransition(BatonError):
     """A sandbox does not go from this state to that one; nothing was changed."""
 

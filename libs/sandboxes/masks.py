@@ -34,6 +34,7 @@ _NOT_FOR_CLIENTS = {
         "it is output only; ",
     ),
     "name": "a sandbox keeps its name; ",
+    "lease": "AcquireLease, RenewLease and ReleaseLease change it; ",
     "account": "a sandbox keeps its account; ",
 }
 

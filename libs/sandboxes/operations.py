@@ -12,9 +12,10 @@ from libs.ownership.limits import REQUEST_HASH_BYTES
 from libs.ownership.model import Row
 from libs.ownership.rules import Change
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.sandboxes import changes
+from libs.sandboxes import changes, leases
 from libs.sandboxes.changes import Target
 from libs.sandboxes.errors import SandboxNotFound
+from libs.sandboxes.leases import check_token
 from libs.sandboxes.lists import page_of
 from libs.sandboxes.masks import select
 from libs.sandboxes.validation import (
@@ -28,6 +29,7 @@ from libs.sandboxes.validation import (
 )
 
 WriteRequest = pb.CreateSandboxRequest | pb.UpdateSandboxRequest | pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest
+LeaseRequest = pb.AcquireLeaseRequest | pb.RenewLeaseRequest | pb.ReleaseLeaseRequest
 
 
 class SandboxOperations:
@@ -43,6 +45,9 @@ class SandboxOperations:
             "UpdateSandbox": _update,
             "DeleteSandbox": _delete,
             "UndeleteSandbox": _undelete,
+            "AcquireLease": _acquire_lease,
+            "RenewLease": _renew_lease,
+            "ReleaseLease": _release_lease,
         }
         self.methods: Sequence[str] = tuple(self._parsers)
 
@@ -87,26 +92,52 @@ def _update(request: bytes, context: CallContext) -> Write:
     selection = select(message.update_mask.paths, sandbox)
     check_fields(sandbox, selection.fields, selection.spec_fields)
     target = Target(sandbox.name, context.now_seconds, sandbox.etag)
+    check_token(message.lease_token, "lease_token")
     change = changes.update(target, sandbox, selection, allow_missing=message.allow_missing)
+    change = leases.guarded(change, message.lease_token)
     return _write("UpdateSandbox", message, context, target, change)
 
 
 def _delete(request: bytes, context: CallContext) -> Write:
     message = parse_request(pb.DeleteSandboxRequest, request)
     target = _named(message, context)
-    change = changes.delete(target, allow_missing=message.allow_missing)
+    change = leases.guarded(changes.delete(target, allow_missing=message.allow_missing), message.lease_token)
     return _write("DeleteSandbox", message, context, target, change)
 
 
 def _undelete(request: bytes, context: CallContext) -> Write:
     message = parse_request(pb.UndeleteSandboxRequest, request)
     target = _named(message, context)
-    return _write("UndeleteSandbox", message, context, target, changes.undelete(target))
+    change = leases.guarded(changes.undelete(target), message.lease_token)
+    return _write("UndeleteSandbox", message, context, target, change)
+
+
+def _acquire_lease(request: bytes, context: CallContext) -> Write:
+    message = parse_request(pb.AcquireLeaseRequest, request)
+    return _lease_write("AcquireLease", message, context, partial(leases.acquire, request=message))
+
+
+def _renew_lease(request: bytes, context: CallContext) -> Write:
+    message = parse_request(pb.RenewLeaseRequest, request)
+    return _lease_write("RenewLease", message, context, partial(leases.renew, request=message))
+
+
+def _release_lease(request: bytes, context: CallContext) -> Write:
+    message = parse_request(pb.ReleaseLeaseRequest, request)
+    return _lease_write("ReleaseLease", message, context, partial(leases.release, request=message))
+
+
+def _lease_write(method: str, message: LeaseRequest, context: CallContext, change: Callable[[Target], Change]) -> Write:
+    leases.check_request(message)
+    request_id = canonical_request_id(message.request_id or context.request_id)
+    target = Target(message.name, context.now_seconds)
+    return Write(message.name, request_id, _request_hash(method, message), change(target), under_lock=True)
 
 
 def _named(message: pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest, context: CallContext) -> Target:
     check_name(message.name)
     check_etag(message.etag, "etag")
+    check_token(message.lease_token, "lease_token")
     return Target(message.name, context.now_seconds, message.etag)
 
 
@@ -117,7 +148,7 @@ def _write(method: str, message: WriteRequest, context: CallContext, target: Tar
     return Write(target.name, request_id, _request_hash(method, message), change)
 
 
-def _request_hash(method: str, message: WriteRequest) -> bytes:
+def _request_hash(method: str, message: WriteRequest | LeaseRequest) -> bytes:
     """Of what is asked: the same whatever the order of map entries and the spelling of the request's id."""
     request_id = message.request_id
     message.ClearField("request_id")

@@ -103,6 +103,7 @@ class Sandbox(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sandboxes/{id}"; the id is 1 to 63 characters of a-z, 0-9 and "-", starts with a letter or digit."""
     uid: _builtins.str
@@ -111,7 +112,7 @@ class Sandbox(_message.Message):
     account: _builtins.str
     """Whose sandbox it is. Required at creation, cannot be changed."""
     schema_version: _builtins.int
-    """The version of this record's schema. Output only."""
+    """The version of the schema that this message is written in. Output only. It has this number in every version."""
     revision: _builtins.int
     """Grows with every write of this sandbox. Output only."""
     etag: _builtins.str
@@ -130,6 +131,12 @@ class Sandbox(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def lease(self) -> Global___Lease:
+        """Who holds the sandbox, if anybody does. Output only: AcquireLease, RenewLease and ReleaseLease change it. It is shown
+        until the next write, also when its time is up: whether it is still held only the answer to a call says.
+        """
+
     def __init__(
         self,
         *,
@@ -146,14 +153,65 @@ class Sandbox(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
+        lease: Global___Lease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "lease", b"lease", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "annotations", b"annotations", "create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "labels", b"labels", "name", b"name", "revision", b"revision", "schema_version", b"schema_version", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "annotations", b"annotations", "create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "labels", b"labels", "lease", b"lease", "name", b"name", "revision", b"revision", "schema_version", b"schema_version", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sandbox: _TypeAlias = Sandbox  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    """A client's claim on a sandbox, for a time. Whoever writes with its token writes only while the lease is held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    RENEWALS_FIELD_NUMBER: _builtins.int
+    ACQUIRE_TIME_FIELD_NUMBER: _builtins.int
+    RENEW_TIME_FIELD_NUMBER: _builtins.int
+    holder: _builtins.str
+    """Who has it, in the client's own words."""
+    token: _builtins.str
+    """Names the grant: the sandbox's version then, as "term.revision". Tokens of one sandbox only grow, compared number by
+    number, so others who are written to on the holder's behalf can refuse whoever comes with a lower one.
+    """
+    renewals: _builtins.int
+    """How often it was renewed."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Its time, from the grant or the last renewal. It ends no earlier, and a few seconds later at most where the store
+        that owns the sandbox runs and keeps it; a store that takes the sandbox over counts from then on.
+        """
+
+    @_builtins.property
+    def acquire_time(self) -> _timestamp_pb2.Timestamp:
+        """For people; nothing is decided by these times."""
+
+    @_builtins.property
+    def renew_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        holder: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        token: _builtins.str = ...,
+        renewals: _builtins.int = ...,
+        acquire_time: _timestamp_pb2.Timestamp | None = ...,
+        renew_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_time", b"acquire_time", "renew_time", b"renew_time", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_time", b"acquire_time", "holder", b"holder", "renew_time", b"renew_time", "renewals", b"renewals", "token", b"token", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
 class SandboxSpec(_message.Message):

@@ -24,17 +24,20 @@ _sym_db = _symbol_database.Default()
 
 from libs.pb.baton.options.v1 import options_pb2 as baton_dot_options_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from libs.pb.sandbox.v1 import sandbox_pb2 as sandbox_dot_v1_dot_sandbox__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sandbox/v1/sandbox_service.proto\x12\nsandbox.v1\x1a\x1e\x62\x61ton/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18sandbox/v1/sandbox.proto\"{\n\x14\x43reateSandboxRequest\x12$\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x12\n\nsandbox_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"!\n\x11GetSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"c\n\x14ListSandboxesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"X\n\x15ListSandboxesResponse\x12&\n\tsandboxes\x18\x01 \x03(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaf\x01\n\x14UpdateSandboxRequest\x12$\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.Sandbox\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\"t\n\x14\x44\x65leteSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\"_\n\x16UndeleteSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x32\xb5\x07\n\x0eSandboxService\x12\xa4\x01\n\rCreateSandbox\x12 .sandbox.v1.CreateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"\\\x9a\xee\x18:\n\x16sandboxes/{sandbox_id}\x12\nsandbox_id\x18\x01*\x06\x63reate2\nrequest_id\x82\xd3\xe4\x93\x02\x18\"\r/v1/sandboxes:\x07sandbox\x12t\n\nGetSandbox\x12\x1d.sandbox.v1.GetSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"2\x90\x02\x01\x9a\xee\x18\r\n\x06{name}*\x03get\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=sandboxes/*}\x12\xb2\x01\n\rListSandboxes\x12 .sandbox.v1.ListSandboxesRequest\x1a!.sandbox.v1.ListSandboxesResponse\"\\\x90\x02\x01\x9a\xee\x18@*\x04list:8\n\tsandboxes\x12\x0fnext_page_token\x1a\npage_token\"\tpage_size(20\xf4\x03\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/sandboxes\x12\xae\x01\n\rUpdateSandbox\x12 .sandbox.v1.UpdateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"f\x9a\xee\x18\x33\n\x0e{sandbox.name}\"\rallow_missing*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02)2\x1e/v1/{sandbox.name=sandboxes/*}:\x07sandbox\x12\x86\x01\n\rDeleteSandbox\x12 .sandbox.v1.DeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\">\x9a\xee\x18\x1c\n\x06{name}*\x06\x64\x65lete2\nrequest_id\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=sandboxes/*}\x12\x96\x01\n\x0fUndeleteSandbox\x12\".sandbox.v1.UndeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"J\x9a\xee\x18\x1c\n\x06{name}*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=sandboxes/*}:undelete:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sandbox/v1/sandbox_service.proto\x12\nsandbox.v1\x1a\x1e\x62\x61ton/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x18sandbox/v1/sandbox.proto\"{\n\x14\x43reateSandboxRequest\x12$\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x12\n\nsandbox_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"!\n\x11GetSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"c\n\x14ListSandboxesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"X\n\x15ListSandboxesResponse\x12&\n\tsandboxes\x18\x01 \x03(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x14UpdateSandboxRequest\x12$\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.Sandbox\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\x13\n\x0blease_token\x18\x06 \x01(\t\"\x89\x01\n\x14\x44\x65leteSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\x13\n\x0blease_token\x18\x06 \x01(\t\"t\n\x16UndeleteSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x13\n\x0blease_token\x18\x05 \x01(\t\"o\n\x13\x41\x63quireLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"l\n\x11RenewLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"F\n\x13ReleaseLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t2\x96\x0b\n\x0eSandboxService\x12\xa4\x01\n\rCreateSandbox\x12 .sandbox.v1.CreateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"\\\x9a\xee\x18:\n\x16sandboxes/{sandbox_id}\x12\nsandbox_id\x18\x01*\x06\x63reate2\nrequest_id\x82\xd3\xe4\x93\x02\x18\"\r/v1/sandboxes:\x07sandbox\x12t\n\nGetSandbox\x12\x1d.sandbox.v1.GetSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"2\x90\x02\x01\x9a\xee\x18\r\n\x06{name}*\x03get\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=sandboxes/*}\x12\xb2\x01\n\rListSandboxes\x12 .sandbox.v1.ListSandboxesRequest\x1a!.sandbox.v1.ListSandboxesResponse\"\\\x90\x02\x01\x9a\xee\x18@*\x04list:8\n\tsandboxes\x12\x0fnext_page_token\x1a\npage_token\"\tpage_size(20\xf4\x03\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/sandboxes\x12\xae\x01\n\rUpdateSandbox\x12 .sandbox.v1.UpdateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"f\x9a\xee\x18\x33\n\x0e{sandbox.name}\"\rallow_missing*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02)2\x1e/v1/{sandbox.name=sandboxes/*}:\x07sandbox\x12\x86\x01\n\rDeleteSandbox\x12 .sandbox.v1.DeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\">\x9a\xee\x18\x1c\n\x06{name}*\x06\x64\x65lete2\nrequest_id\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=sandboxes/*}\x12\x96\x01\n\x0fUndeleteSandbox\x12\".sandbox.v1.UndeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"J\x9a\xee\x18\x1c\n\x06{name}*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=sandboxes/*}:undelete:\x01*\x12\x94\x01\n\x0c\x41\x63quireLease\x12\x1f.sandbox.v1.AcquireLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"N\x9a\xee\x18\x1c\n\x06{name}*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02(\"#/v1/{name=sandboxes/*}:acquireLease:\x01*\x12\x8e\x01\n\nRenewLease\x12\x1d.sandbox.v1.RenewLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"L\x9a\xee\x18\x1c\n\x06{name}*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02&\"!/v1/{name=sandboxes/*}:renewLease:\x01*\x12\x94\x01\n\x0cReleaseLease\x12\x1f.sandbox.v1.ReleaseLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"N\x9a\xee\x18\x1c\n\x06{name}*\x06update2\nrequest_id\x82\xd3\xe4\x93\x02(\"#/v1/{name=sandboxes/*}:releaseLease:\x01*\x1a \xa2\xee\x18\x1c\n\x16sandbox-schema-version\x10\x01\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sandbox.v1.sandbox_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SANDBOXSERVICE']._loaded_options = None
+  _globals['_SANDBOXSERVICE']._serialized_options = b'\242\356\030\034\n\026sandbox-schema-version\020\001\030\002'
   _globals['_SANDBOXSERVICE'].methods_by_name['CreateSandbox']._loaded_options = None
   _globals['_SANDBOXSERVICE'].methods_by_name['CreateSandbox']._serialized_options = b'\232\356\030:\n\026sandboxes/{sandbox_id}\022\nsandbox_id\030\001*\006create2\nrequest_id\202\323\344\223\002\030\"\r/v1/sandboxes:\007sandbox'
   _globals['_SANDBOXSERVICE'].methods_by_name['GetSandbox']._loaded_options = None
@@ -47,20 +50,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SANDBOXSERVICE'].methods_by_name['DeleteSandbox']._serialized_options = b'\232\356\030\034\n\006{name}*\006delete2\nrequest_id\202\323\344\223\002\030*\026/v1/{name=sandboxes/*}'
   _globals['_SANDBOXSERVICE'].methods_by_name['UndeleteSandbox']._loaded_options = None
   _globals['_SANDBOXSERVICE'].methods_by_name['UndeleteSandbox']._serialized_options = b'\232\356\030\034\n\006{name}*\006update2\nrequest_id\202\323\344\223\002$\"\037/v1/{name=sandboxes/*}:undelete:\001*'
-  _globals['_CREATESANDBOXREQUEST']._serialized_start=170
-  _globals['_CREATESANDBOXREQUEST']._serialized_end=293
-  _globals['_GETSANDBOXREQUEST']._serialized_start=295
-  _globals['_GETSANDBOXREQUEST']._serialized_end=328
-  _globals['_LISTSANDBOXESREQUEST']._serialized_start=330
-  _globals['_LISTSANDBOXESREQUEST']._serialized_end=429
-  _globals['_LISTSANDBOXESRESPONSE']._serialized_start=431
-  _globals['_LISTSANDBOXESRESPONSE']._serialized_end=519
-  _globals['_UPDATESANDBOXREQUEST']._serialized_start=522
-  _globals['_UPDATESANDBOXREQUEST']._serialized_end=697
-  _globals['_DELETESANDBOXREQUEST']._serialized_start=699
-  _globals['_DELETESANDBOXREQUEST']._serialized_end=815
-  _globals['_UNDELETESANDBOXREQUEST']._serialized_start=817
-  _globals['_UNDELETESANDBOXREQUEST']._serialized_end=912
-  _globals['_SANDBOXSERVICE']._serialized_start=915
-  _globals['_SANDBOXSERVICE']._serialized_end=1864
+  _globals['_SANDBOXSERVICE'].methods_by_name['AcquireLease']._loaded_options = None
+  _globals['_SANDBOXSERVICE'].methods_by_name['AcquireLease']._serialized_options = b'\232\356\030\034\n\006{name}*\006update2\nrequest_id\202\323\344\223\002(\"#/v1/{name=sandboxes/*}:acquireLease:\001*'
+  _globals['_SANDBOXSERVICE'].methods_by_name['RenewLease']._loaded_options = None
+  _globals['_SANDBOXSERVICE'].methods_by_name['RenewLease']._serialized_options = b'\232\356\030\034\n\006{name}*\006update2\nrequest_id\202\323\344\223\002&\"!/v1/{name=sandboxes/*}:renewLease:\001*'
+  _globals['_SANDBOXSERVICE'].methods_by_name['ReleaseLease']._loaded_options = None
+  _globals['_SANDBOXSERVICE'].methods_by_name['ReleaseLease']._serialized_options = b'\232\356\030\034\n\006{name}*\006update2\nrequest_id\202\323\344\223\002(\"#/v1/{name=sandboxes/*}:releaseLease:\001*'
+  _globals['_CREATESANDBOXREQUEST']._serialized_start=202
+  _globals['_CREATESANDBOXREQUEST']._serialized_end=325
+  _globals['_GETSANDBOXREQUEST']._serialized_start=327
+  _globals['_GETSANDBOXREQUEST']._serialized_end=360
+  _globals['_LISTSANDBOXESREQUEST']._serialized_start=362
+  _globals['_LISTSANDBOXESREQUEST']._serialized_end=461
+  _globals['_LISTSANDBOXESRESPONSE']._serialized_start=463
+  _globals['_LISTSANDBOXESRESPONSE']._serialized_end=551
+  _globals['_UPDATESANDBOXREQUEST']._serialized_start=554
+  _globals['_UPDATESANDBOXREQUEST']._serialized_end=750
+  _globals['_DELETESANDBOXREQUEST']._serialized_start=753
+  _globals['_DELETESANDBOXREQUEST']._serialized_end=890
+  _globals['_UNDELETESANDBOXREQUEST']._serialized_start=892
+  _globals['_UNDELETESANDBOXREQUEST']._serialized_end=1008
+  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1010
+  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1121
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1123
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1231
+  _globals['_RELEASELEASEREQUEST']._serialized_start=1233
+  _globals['_RELEASELEASEREQUEST']._serialized_end=1303
+  _globals['_SANDBOXSERVICE']._serialized_start=1306
+  _globals['_SANDBOXSERVICE']._serialized_end=2736
 # @@protoc_insertion_point(module_scope)

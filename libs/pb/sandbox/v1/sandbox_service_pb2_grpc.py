@@ -66,6 +66,21 @@ class SandboxServiceStub:
                 request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.UndeleteSandboxRequest.SerializeToString,
                 response_deserializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
                 _registered_method=True)
+        self.AcquireLease = channel.unary_unary(
+                '/sandbox.v1.SandboxService/AcquireLease',
+                request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.AcquireLeaseRequest.SerializeToString,
+                response_deserializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
+                _registered_method=True)
+        self.RenewLease = channel.unary_unary(
+                '/sandbox.v1.SandboxService/RenewLease',
+                request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
+                _registered_method=True)
+        self.ReleaseLease = channel.unary_unary(
+                '/sandbox.v1.SandboxService/ReleaseLease',
+                request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.ReleaseLeaseRequest.SerializeToString,
+                response_deserializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
+                _registered_method=True)
 
 
 class SandboxServiceServicer:
@@ -109,6 +124,27 @@ class SandboxServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcquireLease(self, request, context):
+        """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewLease(self, request, context):
+        """Begins the lease's time anew. Its token stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLease(self, request, context):
+        """Ends the lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SandboxServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +176,21 @@ def add_SandboxServiceServicer_to_server(servicer, server):
             'UndeleteSandbox': grpc.unary_unary_rpc_method_handler(
                     servicer.UndeleteSandbox,
                     request_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.UndeleteSandboxRequest.FromString,
+                    response_serializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.SerializeToString,
+            ),
+            'AcquireLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireLease,
+                    request_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.AcquireLeaseRequest.FromString,
+                    response_serializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.SerializeToString,
+            ),
+            'RenewLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLease,
+                    request_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.SerializeToString,
+            ),
+            'ReleaseLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLease,
+                    request_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.ReleaseLeaseRequest.FromString,
                     response_serializer=sandbox_dot_v1_dot_sandbox__pb2.Sandbox.SerializeToString,
             ),
     }
@@ -305,6 +356,87 @@ class SandboxService:
             target,
             '/sandbox.v1.SandboxService/UndeleteSandbox',
             sandbox_dot_v1_dot_sandbox__service__pb2.UndeleteSandboxRequest.SerializeToString,
+            sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandbox.v1.SandboxService/AcquireLease',
+            sandbox_dot_v1_dot_sandbox__service__pb2.AcquireLeaseRequest.SerializeToString,
+            sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandbox.v1.SandboxService/RenewLease',
+            sandbox_dot_v1_dot_sandbox__service__pb2.RenewLeaseRequest.SerializeToString,
+            sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandbox.v1.SandboxService/ReleaseLease',
+            sandbox_dot_v1_dot_sandbox__service__pb2.ReleaseLeaseRequest.SerializeToString,
             sandbox_dot_v1_dot_sandbox__pb2.Sandbox.FromString,
             options,
             channel_credentials,

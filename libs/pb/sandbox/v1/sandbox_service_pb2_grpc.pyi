@@ -41,6 +41,12 @@ class SandboxServiceStub:
     DeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]
     """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
     UndeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UndeleteSandboxRequest, _sandbox_pb2.Sandbox]
+    AcquireLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.AcquireLeaseRequest, _sandbox_pb2.Sandbox]
+    """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+    RenewLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.RenewLeaseRequest, _sandbox_pb2.Sandbox]
+    """Begins the lease's time anew. Its token stays."""
+    ReleaseLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ReleaseLeaseRequest, _sandbox_pb2.Sandbox]
+    """Ends the lease."""
 
 @_typing.type_check_only
 class SandboxServiceAsyncStub(SandboxServiceStub):
@@ -54,6 +60,12 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     DeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
     UndeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UndeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    AcquireLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.AcquireLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+    RenewLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.RenewLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Begins the lease's time anew. Its token stays."""
+    ReleaseLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ReleaseLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Ends the lease."""
 
 class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
     """The contract that clients use. The old service, the new service and the router serve it identically."""
@@ -100,5 +112,29 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.UndeleteSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]: ...
+
+    @_abc_1.abstractmethod
+    def AcquireLease(
+        self,
+        request: _sandbox_service_pb2.AcquireLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+
+    @_abc_1.abstractmethod
+    def RenewLease(
+        self,
+        request: _sandbox_service_pb2.RenewLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Begins the lease's time anew. Its token stays."""
+
+    @_abc_1.abstractmethod
+    def ReleaseLease(
+        self,
+        request: _sandbox_service_pb2.ReleaseLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Ends the lease."""
 
 def add_SandboxServiceServicer_to_server(servicer: SandboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

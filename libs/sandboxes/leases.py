@@ -1,0 +1,167 @@
+"""Leases that clients hold on sandboxes.
+
+The rules:
+
+* A lease is part of the sandbox, so it moves, is copied and is compared with it. Taking, renewing and giving it back
+  are writes like any other: each makes a version, an event and a served request.
+* Its token is the version of the grant. Versions of a record only grow, whichever store makes them and whatever a lock
+  server forgets, so tokens do. A renewal keeps the token.
+* It ends when the store that owns the record has known of the grant, or of the last renewal, for its ttl: by that
+  store's ticks, counted from when the store made or learned it. So a lease may last longer than it was asked for, after
+  a handoff or when the store stood still, and never shorter. No wall clock is asked.
+* Who acquires what another one holds is refused. The same holder again gets a new grant with a new token: a process
+  that was started again under its old name must not share a token with its predecessor, which may only be paused.
+* A write that names a token is refused unless that is the token of the lease and the lease has not ended, also when
+  nobody else has taken it since. A write without a token does not look at leases: clients from before know of none, and
+  etags guard them.
+* A delete keeps the lease, so its holder may undelete; a new sandbox of the same name begins without.
+"""
+
+from __future__ import annotations
+
+import re
+
+from google.protobuf.message import DecodeError
+
+from libs.errors import InvalidField
+from libs.ownership.limits import LONGEST_TICK_SECONDS
+from libs.ownership.model import Row, Version
+from libs.ownership.rules import Answered, Change, Resource
+from libs.pb.sandbox.v1.sandbox_pb2 import Lease, Sandbox
+from libs.pb.sandbox.v1.sandbox_service_pb2 import AcquireLeaseRequest, ReleaseLeaseRequest, RenewLeaseRequest
+from libs.sandboxes.changes import Target, set_time, written
+from libs.sandboxes.errors import LeaseHeld, LeaseLost, SandboxNotFound
+from libs.sandboxes.validation import check_name
+
+MAX_HOLDER_CHARACTERS = 128
+MIN_TTL_SECONDS = 1
+MAX_TTL_SECONDS = 24 * 3600
+LONGEST_RETRY_SECONDS = 5.0
+"""After which a client that was refused should ask again, since a lease may be given back early."""
+
+_TOKEN_PATTERN = re.compile(r"[0-9]{1,19}\.[0-9]{1,19}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def token_of(version: Version) -> str:
+    return f"{version.term}.{version.revision}"
+
+
+def lease_mark(row: Row) -> str:
+    """Which grant or renewal the row shows; "" for none, and for a payload that is not a sandbox. A store that sees it
+    change begins to count."""
+    try:
+        sandbox = Sandbox.FromString(row.payload)
+    except DecodeError:
+        return ""
+    return mark_of(sandbox)
+
+
+def mark_of(sandbox: Sandbox) -> str:
+    return f"{sandbox.lease.token}/{sandbox.lease.renewals}" if sandbox.HasField("lease") else ""
+
+
+def remaining_seconds(row: Row, lease: Lease) -> float:
+    """How long it is held yet at most; 0 when it has ended. A grant is seen at the next tick, so one tick is added."""
+    ttl_seconds = lease.ttl.seconds + lease.ttl.nanos / 1e9
+    return max(0.0, ttl_seconds + LONGEST_TICK_SECONDS - row.lease_seconds)
+
+
+def guarded(change: Change, token: str) -> Change:
+    """The same change, for whoever holds the lease of this token; "" asks for no lease. Raises LeaseLost."""
+    if not token:
+        return change
+
+    def check(row: Row | None, version: Version) -> Resource | Answered:
+        after = change(row, version)
+        _check_held(row, token)
+        return after
+
+    return check
+
+
+def acquire(target: Target, request: AcquireLeaseRequest) -> Change:
+    """Raises SandboxNotFound, LeaseHeld."""
+
+    def change(row: Row | None, version: Version) -> Resource:
+        row, sandbox = _found(row, target)
+        lease = sandbox.lease
+        if lease.token and lease.holder != request.holder and (left := remaining_seconds(row, lease)):
+            raise LeaseHeld(target.name, lease.holder, min(left, LONGEST_RETRY_SECONDS))
+        sandbox.lease.CopyFrom(Lease(holder=request.holder, ttl=request.ttl, token=token_of(version)))
+        set_time(sandbox.lease.acquire_time, target.now_seconds)
+        return written(sandbox, target, version, live=True)
+
+    return change
+
+
+def renew(target: Target, request: RenewLeaseRequest) -> Change:
+    """Raises SandboxNotFound, LeaseLost."""
+
+    def change(row: Row | None, version: Version) -> Resource:
+        row, sandbox = _found(row, target)
+        _check_held(row, request.token)
+        sandbox.lease.renewals += 1
+        if request.HasField("ttl"):
+            sandbox.lease.ttl.CopyFrom(request.ttl)
+        set_time(sandbox.lease.renew_time, target.now_seconds)
+        return written(sandbox, target, version, live=True)
+
+    return change
+
+
+def release(target: Target, request: ReleaseLeaseRequest) -> Change:
+    """Raises SandboxNotFound, LeaseLost."""
+
+    def change(row: Row | None, version: Version) -> Resource:
+        row, sandbox = _found(row, target)
+        _check_held(row, request.token)
+        sandbox.ClearField("lease")
+        return written(sandbox, target, version, live=True)
+
+    return change
+
+
+def _found(row: Row | None, target: Target) -> tuple[Row, Sandbox]:
+    if row is None or not row.live:
+        raise SandboxNotFound(target.name)
+    return row, Sandbox.FromString(row.payload)
+
+
+def _check_held(row: Row | None, token: str) -> None:
+    lease = Sandbox.FromString(row.payload).lease if row is not None else Lease()
+    if row is None or lease.token != token or not remaining_seconds(row, lease):
+        raise LeaseLost(token, lease.token)
+
+
+def check_request(request: AcquireLeaseRequest | RenewLeaseRequest | ReleaseLeaseRequest) -> None:
+    """All but the request's id. Raises InvalidField."""
+    check_name(request.name)
+    if isinstance(request, AcquireLeaseRequest):
+        _check_holder(request.holder)
+    else:
+        check_token(request.token, "token")
+        if not request.token:
+            raise InvalidField("token", "", "required: the token that AcquireLease gave")
+    if isinstance(request, AcquireLeaseRequest) or (isinstance(request, RenewLeaseRequest) and request.HasField("ttl")):
+        _check_ttl(request)
+
+
+def check_token(value: str, field: str) -> None:
+    """An empty one asks for no lease and is right."""
+    if value and _TOKEN_PATTERN.fullmatch(value) is None:
+        raise InvalidField(field, value, 'give the token of the lease as it was, such as "0.7"')
+
+
+def _check_holder(value: str) -> None:
+    if not 0 < len(value) <= MAX_HOLDER_CHARACTERS or _CONTROL.search(value):
+        expected = f"required: 1 to {MAX_HOLDER_CHARACTERS} characters, no control characters"
+        raise InvalidField("holder", value, expected)
+
+
+def _check_ttl(request: AcquireLeaseRequest | RenewLeaseRequest) -> None:
+    ttl = request.ttl
+    seconds = ttl.seconds + ttl.nanos / 1e9
+    if not (0 <= ttl.nanos < 10**9 and MIN_TTL_SECONDS <= seconds <= MAX_TTL_SECONDS):
+        value = f"{ttl.seconds} s {ttl.nanos} ns"
+        raise InvalidField("ttl", value, f"{MIN_TTL_SECONDS} to {MAX_TTL_SECONDS} seconds, nanos below 10^9")
