@@ -71,6 +71,18 @@ class ListShape:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchShape:
+    """Where the parts of a watch stand."""
+
+    items_tag: bytes
+    removed: str
+    resume_token: str
+    """In the request and in the reply."""
+    reset: str
+    synced: str
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     path: str
     """"/sandbox.v1.SandboxService/GetSandbox"."""
@@ -85,6 +97,8 @@ class Method:
     creates_if: str
     request_id: str
     ignored_reply_fields: tuple[str, ...]
+    watch: WatchShape | None = None
+    """Of a method that answers with a stream of changes."""
 
     def parse(self, request: bytes) -> Message:
         """Raises InvalidField when the bytes are not a request of this method."""
@@ -108,6 +122,16 @@ class Method:
         question.ClearField(shape.page_token)
         asked = filter_hash(self.name, question.SerializeToString(deterministic=True))
         return min(size or shape.default_page_size, shape.max_page_size), token, asked
+
+    def watched(self, request: Message) -> tuple[str, bytes]:
+        """Of a watch request: its token, and the hash of its question."""
+        if self.watch is None:
+            raise ValueError(f"{self.path} is not a watch")
+        token: str = getattr(request, self.watch.resume_token)
+        question = self.request_class()
+        question.CopyFrom(request)
+        question.ClearField(self.watch.resume_token)
+        return token, filter_hash(self.name, question.SerializeToString(deterministic=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +164,13 @@ def _method(descriptor: MethodDescriptor) -> Method:
     where = descriptor.full_name
     if not options.HasExtension(options_pb2.method):
         raise UnfitContract(f"{where} lacks the option (baton.options.v1.method)")
-    if descriptor.client_streaming or descriptor.server_streaming:
-        raise UnfitContract(f"{where} streams: only methods of one request and one answer can be routed")
     rule = options.Extensions[options_pb2.method]
     is_read = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    _refuse_other_streams(descriptor, rule, where, is_read=is_read)
     if rule.operation not in OPERATIONS:
         raise UnfitContract(f"{where}: operation {rule.operation!r} is not one of {', '.join(OPERATIONS)}")
-    if bool(rule.key) == rule.HasField("list"):
-        raise UnfitContract(f"{where}: give either a key or a list")
+    if [bool(rule.key), rule.HasField("list"), rule.HasField("watch")].count(True) != 1:
+        raise UnfitContract(f"{where}: give either a key or a list, or a watch")
     if not is_read and not (rule.key and rule.request_id):
         raise UnfitContract(f"{where} writes: it needs a key and a request_id field")
     for name in filter(None, (rule.request_id, rule.creates_if)):
@@ -165,7 +188,21 @@ def _method(descriptor: MethodDescriptor) -> Method:
         creates_if=rule.creates_if,
         request_id=rule.request_id,
         ignored_reply_fields=tuple(rule.ignored_reply_fields),
+        watch=_watch(descriptor, rule.watch, where) if rule.HasField("watch") else None,
     )
+
+
+def _refuse_other_streams(
+    descriptor: MethodDescriptor, rule: options_pb2.MethodRule, where: str, *, is_read: bool
+) -> None:
+    """Only a read may stream, its answers, and must say that it is a watch. Raises UnfitContract."""
+    if descriptor.client_streaming or (descriptor.server_streaming and not (is_read and rule.HasField("watch"))):
+        raise UnfitContract(
+            f"{where} streams: only methods of one request can be routed, with one answer each; a read with the option"
+            " `watch` may have many"
+        )
+    if rule.HasField("watch") and not descriptor.server_streaming:
+        raise UnfitContract(f"{where}: a watch answers with a stream")
 
 
 def _key(request: Descriptor, rule: options_pb2.MethodRule, where: str) -> Key:
@@ -203,6 +240,22 @@ def _shape(descriptor: MethodDescriptor, rule: options_pb2.ListRule, where: str)
         max_page_size=rule.max_page_size,
         items=items.name,
     )
+
+
+def _watch(descriptor: MethodDescriptor, rule: options_pb2.WatchRule, where: str) -> WatchShape:
+    reply = descriptor.output_type
+    items, removed = _field(reply, rule.items, where), _field(reply, rule.removed, where)
+    if items.message_type is None or not items.is_repeated:
+        raise UnfitContract(f"{where}: {rule.items} is not a repeated message")
+    if removed.type != FieldDescriptor.TYPE_STRING or not removed.is_repeated:
+        raise UnfitContract(f"{where}: {rule.removed} is not a repeated string")
+    for message in (descriptor.input_type, reply):
+        if _field(message, rule.resume_token, where).type != FieldDescriptor.TYPE_STRING:
+            raise UnfitContract(f"{where}: {rule.resume_token} of {message.full_name} is not a string")
+    for name in (rule.reset, rule.synced):
+        if _field(reply, name, where).type != FieldDescriptor.TYPE_BOOL:
+            raise UnfitContract(f"{where}: {name} is not a bool")
+    return WatchShape(length_delimited(items.number), removed.name, rule.resume_token, rule.reset, rule.synced)
 
 
 def _field(message: Descriptor | None, name: str, where: str) -> FieldDescriptor:

@@ -1,4 +1,4 @@
-"""What a backend must know of its contract: one parsed call is a read, a write or a list."""
+"""What a backend must know of its contract: one parsed call is a read, a write, a list or a watch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from libs.ownership.model import Row
 from libs.ownership.rules import Change
-from libs.store.port import Page
+from libs.store.port import Filter, Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,21 @@ class List:
     answer: Callable[[Sequence[bytes], str], bytes]
 
 
+def _as_it_is(row: Row) -> bytes:
+    return row.payload
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A view of records, kept up to date (see `libs.contract.watches`). `item` makes what is shown of one."""
+
+    filter: Filter
+    item: Callable[[Row], bytes] = _as_it_is
+
+
+Parsed = Read | Write | List | Watch
+
+
 class Operations(Protocol):
     """A contract's methods, as a backend runs them."""
 
@@ -50,7 +65,7 @@ class Operations(Protocol):
     methods: Sequence[str]
     """Names without the service, "GetSandbox"."""
 
-    def parse(self, method: str, request: bytes, context: CallContext) -> Read | Write | List:
+    def parse(self, method: str, request: bytes, context: CallContext) -> Parsed:
         """Checks the whole request. Raises InvalidField and whatever else the contract says; has no effect."""
         ...
 
