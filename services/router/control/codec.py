@@ -1,11 +1,13 @@
-"""How settings and gate results are written into a control store: JSON with the names of the fields."""
+"""How settings, gate results and jobs are written into a control store: JSON with the names of the fields."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from services.router.core.gates import GateResult, Verdict
+from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase, Setting
 
 
@@ -26,24 +28,24 @@ def setting_to_json(setting: Setting) -> str:
 
 
 def setting_from_json(text: str) -> Setting:
-    fields = json.loads(text)
+    found = json.loads(text)
     return Setting(
-        generation=int(fields["generation"]),
-        phase=Phase(fields["phase"]),
-        canary_permille=int(fields["canary_permille"]),
-        hold=bool(fields["hold"]),
-        rehearsal=tuple(fields.get("rehearsal", ())),
-        flags=_flags(fields.get("flags", {})),
-        shadow_permille=int(fields.get("shadow_permille", 0)),
-        shadow_same=bool(fields.get("shadow_same", False)),
-        shadow_since=int(fields.get("shadow_since", 0)),
+        generation=int(found["generation"]),
+        phase=Phase(found["phase"]),
+        canary_permille=int(found["canary_permille"]),
+        hold=bool(found["hold"]),
+        rehearsal=tuple(found.get("rehearsal", ())),
+        flags=_flags(found.get("flags", {})),
+        shadow_permille=int(found.get("shadow_permille", 0)),
+        shadow_same=bool(found.get("shadow_same", False)),
+        shadow_since=int(found.get("shadow_since", 0)),
     )
 
 
-def _flags(fields: Mapping[str, object]) -> tuple[tuple[str, bool], ...]:
+def _flags(found: Mapping[str, object]) -> tuple[tuple[str, bool], ...]:
     """Raises ValueError."""
     flags = []
-    for name, value in sorted(fields.items()):
+    for name, value in sorted(found.items()):
         if not isinstance(value, bool):
             raise ValueError(f"flags: {name} is {value!r}: true or false is expected")
         flags.append((name, value))
@@ -68,11 +70,38 @@ def gates_to_json(results: Sequence[GateResult]) -> str:
 def gates_from_json(text: str) -> tuple[GateResult, ...]:
     return tuple(
         GateResult(
-            name=fields["name"],
-            sentence=fields["sentence"],
-            verdict=Verdict(fields["verdict"]),
-            evidence=fields["evidence"],
-            threshold=fields["threshold"],
+            name=found["name"],
+            sentence=found["sentence"],
+            verdict=Verdict(found["verdict"]),
+            evidence=found["evidence"],
+            threshold=found["threshold"],
         )
-        for fields in json.loads(text)
+        for found in json.loads(text)
     )
+
+
+_JOB_COLUMNS = frozenset({"id", "version", "checkpoint", "report"})
+"""Fields of a job that have columns of their own: bytes, what may be large, and what the store itself gives."""
+
+
+def job_to_json(job: Job) -> str:
+    named = {field.name: getattr(job, field.name) for field in fields(job) if field.name not in _JOB_COLUMNS}
+    return json.dumps({**named, "state": job.state.value, "arguments": dict(job.arguments)})
+
+
+def job_from_json(text: str, number: int, version: int, checkpoint: bytes = b"", report: str = "") -> Job:
+    """`number`: the one that the store counts jobs with."""
+    named = json.loads(text)
+    known = {field.name: named[field.name] for field in fields(Job) if field.name in named}
+    known["state"] = JobState(named["state"])
+    return Job(**known, id=job_id(known["kind"], number), version=version, checkpoint=checkpoint, report=report)
+
+
+def job_id(kind: str, number: int) -> str:
+    return f"{kind}-{number}"
+
+
+def number_of_job(job_id: str) -> int:
+    """0 when it is no job's id."""
+    kind, _, number = job_id.rpartition("-")
+    return int(number) if kind and number.isascii() and number.isdigit() and len(number) < 18 else 0

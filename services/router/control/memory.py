@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from libs.clock import Clock, SystemClock
+from services.router.control.codec import job_id
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
-from services.router.control.port import REPORT_KEPT_SECONDS, ControlUnavailable, JournalEntry, Progress, Report
+from services.router.control.port import (
+    KEPT_JOBS,
+    REPORT_KEPT_SECONDS,
+    ControlUnavailable,
+    JobNotFound,
+    JournalEntry,
+    Progress,
+    Report,
+)
+from services.router.core.jobs import Job, JobUnderWay
 from services.router.core.phase import Setting
 
 
@@ -19,6 +30,7 @@ class Shared:
         self.journal: list[JournalEntry] = []
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Progress] = {}
+        self.durable: dict[int, Job] = {}
         self.reports: dict[str, tuple[float, Report]] = {}
         """By router, with the UNIX time."""
 
@@ -81,6 +93,38 @@ class MemoryControlStore:
     async def reports(self) -> Sequence[Report]:
         self._check()
         return [self._shared.reports[name][1] for name in sorted(self._shared.reports)]
+
+    async def add(self, job: Job) -> Job:
+        self._check()
+        kept = self._shared.durable
+        for other in kept.values():
+            if other.lane == job.lane and not other.state.ended:
+                raise JobUnderWay(f"{other.id} is under way: nothing was changed")
+        number = max(kept, default=0) + 1
+        for old in sorted(key for key, other in kept.items() if other.lane == job.lane)[: 1 - KEPT_JOBS]:
+            del kept[old]
+        kept[number] = replace(job, id=job_id(job.kind, number), version=1)
+        return kept[number]
+
+    async def put(self, job: Job) -> Job | None:
+        self._check()
+        for number, other in self._shared.durable.items():
+            if (other.id, other.version) == (job.id, job.version):
+                self._shared.durable[number] = replace(job, version=job.version + 1)
+                return self._shared.durable[number]
+        return None
+
+    async def job(self, job_id: str) -> Job:
+        self._check()
+        for job in self._shared.durable.values():
+            if job.id == job_id:
+                return job
+        raise JobNotFound(f"there is no job {job_id!r}: baton jobs lists them")
+
+    async def jobs(self) -> Sequence[Job]:
+        self._check()
+        newest = sorted(self._shared.durable.items(), reverse=True)
+        return [replace(job, checkpoint=b"", report="") for _, job in newest]
 
     async def info(self) -> ControlInfo:
         self._check()

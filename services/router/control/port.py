@@ -8,6 +8,7 @@ from typing import Protocol
 
 from libs.errors import BatonError
 from services.router.core.gates import GateResult
+from services.router.core.jobs import Job
 from services.router.core.phase import Setting
 
 
@@ -111,4 +112,37 @@ class Reports(Protocol):
 
     async def reports(self) -> Sequence[Report]:
         """The latest one of each router, by name."""
+        ...
+
+
+KEPT_JOBS = 20
+"""How many jobs of a lane are kept; older ones that have ended are forgotten when another one is added."""
+
+
+class JobNotFound(BatonError):
+    """There is no such job."""
+
+    code = "NOT_FOUND"
+    reason = "JOB_NOT_FOUND"
+
+
+class JobRecords(Protocol):
+    """The jobs of all routers. Every method raises ControlUnavailable within two seconds when the store is away."""
+
+    async def add(self, job: Job) -> Job:
+        """Writes a new job down and returns it with its id and version 1. Raises JobUnderWay when one of the same lane
+        has not ended: of two who add at once, one succeeds."""
+        ...
+
+    async def put(self, job: Job) -> Job | None:
+        """Puts it in place of what was written under its id, if that is still of the same version; returns it with the
+        next version. None, and nothing changed: somebody else changed it meanwhile."""
+        ...
+
+    async def job(self, job_id: str) -> Job:
+        """Raises JobNotFound."""
+        ...
+
+    async def jobs(self) -> Sequence[Job]:
+        """All that are kept, the newest first, without checkpoint and report."""
         ...

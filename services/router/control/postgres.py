@@ -13,15 +13,23 @@ import asyncpg
 
 from libs.clock import Clock, SystemClock
 from libs.store.port import NewerSchema
+from services.router.control import postgres_jobs
 from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
-from services.router.control.port import REPORT_KEPT_SECONDS, ControlUnavailable, JournalEntry, Progress, Report
+from services.router.control.port import (
+    REPORT_KEPT_SECONDS,
+    ControlUnavailable,
+    JournalEntry,
+    Progress,
+    Report,
+)
+from services.router.core.jobs import Job
 from services.router.core.phase import Setting
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _CALL_SECONDS = 1.5
 _CLOSE_SECONDS = 1.0
@@ -138,6 +146,18 @@ class PostgresControlStore:
         )
         return [Report(*row) for row in rows]
 
+    async def add(self, job: Job) -> Job:
+        return await self._run(lambda connection: postgres_jobs.add(connection, job))
+
+    async def put(self, job: Job) -> Job | None:
+        return await self._run(lambda connection: postgres_jobs.put(connection, job))
+
+    async def job(self, job_id: str) -> Job:
+        return await self._run(lambda connection: postgres_jobs.find(connection, job_id))
+
+    async def jobs(self) -> Sequence[Job]:
+        return await self._run(postgres_jobs.newest)
+
     async def info(self) -> ControlInfo:
         server_id = await self._run(
             lambda connection: connection.fetchval("SELECT system_identifier::text FROM pg_control_system()")
@@ -244,6 +264,7 @@ async def _prepare(connection: _Connection) -> None:
             )
         if version < SCHEMA_VERSION:
             await connection.execute(_REPORTS)
+            await connection.execute(postgres_jobs.TABLES)
             await connection.execute("UPDATE baton_control.control SET schema_version = $1", SCHEMA_VERSION)
 
 

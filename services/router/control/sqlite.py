@@ -14,10 +14,18 @@ from libs.clock import Clock, SystemClock
 from libs.errors import LockTimeout, Overloaded
 from libs.sqlite import Database, DiskFull, Migration, Options
 from libs.store.port import StoreUnavailable
+from services.router.control import sqlite_jobs
 from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
-from services.router.control.port import REPORT_KEPT_SECONDS, ControlUnavailable, JournalEntry, Progress, Report
+from services.router.control.port import (
+    REPORT_KEPT_SECONDS,
+    ControlUnavailable,
+    JournalEntry,
+    Progress,
+    Report,
+)
+from services.router.core.jobs import Job
 from services.router.core.phase import Setting
 
 _CALL_SECONDS = 1.5
@@ -67,9 +75,7 @@ class SqliteControlStore:
         """
         async with AsyncExitStack() as stack:
             with _ours(path):
-                database = await stack.enter_async_context(
-                    Database.open(path, (Migration(1, partial(_make, path)), Migration(2, (_REPORT_TABLE,))), _OPTIONS)
-                )
+                database = await stack.enter_async_context(Database.open(path, _migrations(path), _OPTIONS))
             yield cls(database, clock or SystemClock())
 
     async def load(self) -> Setting:
@@ -116,6 +122,18 @@ class SqliteControlStore:
         rows = await self._wait(self._database.read(lambda connection: connection.execute(statement).fetchall()))
         return [Report(*row) for row in rows]
 
+    async def add(self, job: Job) -> Job:
+        return await self._wait(self._database.write(lambda connection: sqlite_jobs.add(connection, job)))
+
+    async def put(self, job: Job) -> Job | None:
+        return await self._wait(self._database.write(lambda connection: sqlite_jobs.put(connection, job)))
+
+    async def job(self, job_id: str) -> Job:
+        return await self._wait(self._database.read(lambda connection: sqlite_jobs.find(connection, job_id)))
+
+    async def jobs(self) -> Sequence[Job]:
+        return await self._wait(self._database.read(sqlite_jobs.newest))
+
     async def info(self) -> ControlInfo:
         return ControlInfo("sqlite", str(self._database.path))
 
@@ -146,6 +164,10 @@ def _ours(path: Path) -> Iterator[None]:
         yield
     except (LockTimeout, Overloaded, DiskFull, StoreUnavailable) as error:
         raise ControlUnavailable(f"control store {path}: {error.message}") from error
+
+
+def _migrations(path: Path) -> tuple[Migration, ...]:
+    return (Migration(1, partial(_make, path)), Migration(2, (_REPORT_TABLE,)), Migration(3, sqlite_jobs.TABLES))
 
 
 def _make(path: Path, connection: sqlite3.Connection) -> None:
