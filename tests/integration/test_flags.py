@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,7 +13,6 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from typer.testing import CliRunner, Result
 
 from libs.clock import SystemClock
 from libs.flags.openfeature import OpenFeatureSource, load_factory
@@ -24,8 +22,6 @@ from libs.rpc import metadata
 from libs.rpc.channel import Channel
 from libs.rpc.errors import reason_of
 from libs.rpc.tasks import Loop
-from services.router.cli.app import app
-from services.router.cli.options import Exit
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import NO_FLAGS, Flags
 from services.router.flows.migration import Decision
@@ -218,80 +214,6 @@ async def test_a_list_depends_on_the_store_that_its_flag_names(
     data, told = await call(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
     assert len(shelf_pb2.Books.FromString(data).found) == 2
     assert (told[metadata.STORE], told[metadata.STALE]) == ("A", "1")
-
-
-async def baton(panel: Panel, *arguments: str) -> Result:
-    words = [*arguments, "--address", panel.address]
-    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
-
-
-async def answer(panel: Panel, *arguments: str) -> Any:
-    result = await baton(panel, *arguments, "-o", "json")
-    assert result.exit_code == Exit.OK, (result.stderr, result.exception)
-    return json.loads(result.stdout)
-
-
-async def test_flags_are_set_listed_and_unset_from_the_command_line(panel: Panel) -> None:
-    view = await answer(panel, "flags", "set", GET, "true", "--reason", "try it", "--yes")
-    assert (view["set_flags"], view["before"]["set_flags"], view["dry_run"]) == ({GET: True}, {}, False)
-    listed = await answer(panel, "flags", "list")
-    assert [flag["name"] for flag in listed["flags"]] == NAMES
-    (found,) = [flag for flag in listed["flags"] if flag["value"] is not None]
-    assert (found["name"], found["value"], found["source"], found["trouble"]) == (GET, True, "control store", "")
-    assert found["good_seconds"] is not None
-    assert f"{GET} true, control store" in (await baton(panel, "status")).stdout
-    assert (await answer(panel, "journal"))[0]["reason"] == "try it"
-    view = await answer(panel, "flags", "set", GET, "UNSET", "--yes")
-    assert view["set_flags"] == {}
-    assert "unset" in (await baton(panel, "flags", "list")).stdout
-
-
-async def test_a_dry_run_says_what_would_happen_and_sets_nothing(panel: Panel) -> None:
-    result = await baton(panel, "flags", "set", ALL, "false", "--dry-run")
-    assert result.exit_code == Exit.OK
-    assert "its calls go to A, at every router within a second" in result.stderr
-    assert "the records follow to A, after 5 s" in result.stderr
-    assert (await panel.store.load()).generation == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (["flags", "set", "no.such.flag", "true", "--yes"], NAMES),
-        (["flags", "set", "sandbox.routing.use_service_layer", "true", "--yes"], NAMES),
-        (["flags", "set", ALL, "maybe", "--yes"], ["true, false, unset"]),
-        (["flags", "set", ALL, "1", "--yes"], ["true, false, unset"]),
-        (["flags", "set", ALL, "", "--yes"], ["true, false, unset"]),
-        (["flags", "set", ALL, "true"], ["--yes"]),
-        (["explain", "shelf/r/x", "--op", "destroy"], ["create, get, update, list"]),
-        (["explain", "x/y", "--op", "create"], ["shelf/.../..."]),
-        (["explain", "--op", "get"], ["a record's name"]),
-    ],
-)
-async def test_bad_input_is_wrong_usage_names_what_is_allowed_and_changes_nothing(
-    panel: Panel, words: list[str], named: list[str]
-) -> None:
-    result = await baton(panel, *words)
-    assert result.exit_code == Exit.USAGE, (result.stdout, result.exception)
-    assert all(name in result.stderr for name in named), result.stderr
-    assert (await panel.store.load()).generation == 1
-
-
-async def test_an_explanation_is_printed_with_every_key_that_its_help_names(panel: Panel) -> None:
-    await panel.put(1)
-    await set_flag(panel, UPDATE, True)
-    view = await answer(panel, "explain", "shelf/r/00000", "--op", "update", "--at", panel.address)
-    named = (await baton(panel, "explain", "--help")).stdout
-    for keys in (view, view["flags"][0], view["rows"][0], view["setting"]):
-        for key in keys:
-            assert key in named, key
-    assert (view["target"], view["rule"]) == ("B", "update flag")
-    assert [flag["name"] for flag in view["flags"]] == [ALL, UPDATE]
-    row = view["rows"][0]
-    assert (row["store"], row["owner"], row["version"]) == ("A", "A", "0-1")
-    text = (await baton(panel, "explain", "shelf/r/00000", "--op", "update")).stdout
-    assert "the flag for update is true" in text
-    assert "a write first brings it there from store A" in text
 
 
 @pytest.fixture(params=["flagd", "provider", "named"])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -15,81 +13,28 @@ import pytest
 from libs.ownership.model import Store, Version, bucket_of
 from libs.rpc import metadata
 from libs.rpc.tasks import Loop
-from services.router.core.compare import FILTER, STATUS, Kind
+from services.router.core.compare import STATUS, Kind
 from services.router.core.phase import Phase
 from services.router.flows.forward import ClientCall
 from services.router.flows.migration import Decision
-from services.router.flows.shadow import MAX_NAMES, ShadowLimits
+from services.router.flows.shadow import ShadowLimits
 from services.router.flows.stores import Answer
 from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.integration.shadowing import KEY, book, decided, edit, lend, look, put, replicated, send, shadowed
 from tests.panel import running_loops
 from tests.shelf import CONTRACT
-from tests.system import QUICK_SHADOW, System, running_system
+from tests.system import QUICK_SHADOW, System
 from tests.waiting import eventually
 
-BY_HAND = Decision("a test", "because", override=True)
-KEY = "shelf/r/1"
+
 SECRET = "hunter2"
-
-
-@asynccontextmanager
-async def shadowed(
-    permille: int = 1000, *, phase: Phase = Phase.SHADOW, same: bool = False, **options: Any
-) -> AsyncIterator[System]:
-    """A system in which reads are compared."""
-    async with running_system(**options) as system:
-        while system.setting.current.phase is not phase:
-            await system.migration.advance(BY_HAND)
-        await system.migration.set_shadow(BY_HAND, permille, same=same)
-        await eventually(lambda: all(system.observer.view(store).lag_seconds == 0 for store in Store))
-        yield system
+BY_HAND = Decision("a test", "because", override=True)
 
 
 @pytest.fixture
 async def system() -> AsyncIterator[System]:
     async with shadowed() as running:
         yield running
-
-
-async def send(system: System, method: str, request: Any) -> tuple[bytes, dict[str, str]]:
-    call = system.client.multi_callable(f"/toy.Shelf/{method}")(request.SerializeToString(), timeout=5)
-    return await call, {name: str(value) for name, value in await call.trailing_metadata() or ()}
-
-
-async def put(system: System, isbn: str = "1") -> None:
-    await send(system, "Put", pb.PutOrder(token=str(uuid4()), where=pb.Place(room="r", isbn=isbn)))
-
-
-async def lend(system: System, reader: str) -> None:
-    await send(system, "Lend", pb.LendOrder(path=KEY, reader=reader, token=str(uuid4())))
-
-
-async def look(system: System, key: str = KEY) -> pb.Book:
-    return pb.Book.FromString((await send(system, "Look", pb.LookOrder(path=key)))[0])
-
-
-async def replicated(system: System, *keys: str) -> None:
-    def same() -> bool:
-        a, b = (system.ports(store)._state.rows for store in Store)
-        return all(key in a and key in b and a[key].version == b[key].version for key in keys or (KEY,))
-
-    await eventually(same, what="B has what A has")
-
-
-def edit(system: System, store: Store, key: str = KEY, **changes: Any) -> None:
-    """As if somebody changed a row beside the store."""
-    rows = system.ports(store)._state.rows
-    rows[key] = replace(rows[key], **changes)
-
-
-def book(reader: str, key: str = KEY) -> bytes:
-    return pb.Book(path=key, reader=reader).SerializeToString()
-
-
-async def decided(system: System, compared: int = 1) -> dict[str, int]:
-    """The counts that are not 0, when so many comparisons are decided."""
-    await eventually(lambda: system.shadow.counts.compared >= compared, what=f"{compared} compared: {system.shadow!r}")
-    return {name: count for name, count in system.shadow.counts._asdict().items() if count}
 
 
 async def test_answers_that_are_the_same_match(system: System) -> None:
@@ -388,59 +333,6 @@ async def test_where_b_answers_a_is_asked() -> None:
         await look(system)
         assert await decided(system) == {"compared": 1, "mismatch": 1}
         assert [side.store for side in system.shadow.report().differences[0].sides] == [Store.B, Store.A]
-
-
-async def browse(system: System, **order: Any) -> list[str]:
-    data, _ = await send(system, "Browse", pb.BrowseOrder(**order))
-    return [found.path for found in pb.Books.FromString(data).found]
-
-
-async def test_a_lists_rows_are_compared_by_name(system: System) -> None:
-    for isbn in "123":
-        await put(system, isbn)
-    keys = [f"shelf/r/{isbn}" for isbn in "123"]
-    await replicated(system, *keys)
-    assert await browse(system) == keys
-    assert await decided(system) == {"compared": 1, "match": 1}
-    edit(system, Store.B, payload=book("somebody", keys[1]), key=keys[1])
-    del system.ports(Store.B)._state.rows[keys[2]]
-    assert await browse(system) == keys
-    assert await decided(system, 2) == {"compared": 2, "match": 1, "mismatch": 1}, "the gravest counts"
-    (found,) = system.shadow.report().differences
-    assert (found.operation, found.key, found.fields) == ("list", keys[1], ("reader",))
-    assert system.shadow.report().operations["list"].mismatch == 1
-
-
-async def test_a_row_that_one_stores_list_lacks_is_missing(system: System) -> None:
-    await put(system)
-    await replicated(system)
-    del system.ports(Store.B)._state.rows[KEY]
-    assert await browse(system) == [KEY]
-    assert await decided(system) == {"compared": 1, "missing": 1}
-
-
-async def test_stores_that_judge_a_filter_differently_mismatch(system: System) -> None:
-    await put(system)
-    await lend(system, "ann")
-    await replicated(system)
-    columns = system.ports(Store.B)._state.columns
-    system.ports(Store.B)._state.columns = lambda row: replace(columns(row), equals={"reader": "somebody"})
-    await browse(system, reader="ann")
-    assert await decided(system) == {"compared": 1, "mismatch": 1}
-    assert system.shadow.report().differences[0].fields == (FILTER,)
-
-
-async def test_a_page_with_many_differences_is_looked_into_here_and_there() -> None:
-    async with shadowed() as system:
-        keys = [f"shelf/r/{number:02}" for number in range(MAX_NAMES + 4)]
-        for key in keys:
-            await put(system, key[-2:])
-        await replicated(system, *keys)
-        for key in keys:
-            edit(system, Store.B, key, payload=book("somebody", key))
-        while (found := await browse(system, most=7)) and not system.shadow.counts.mismatch:
-            assert found == keys[:7]
-        assert len({difference.key for difference in system.shadow.report().differences}) == 7
 
 
 async def test_a_new_phase_without_comparison_ends_it(system: System) -> None:
