@@ -12,6 +12,7 @@ import pytest
 from libs.clock import ManualClock
 from libs.store.limits import OutboxLimits
 from libs.store.port import StorePorts
+from tests.contracts.control_adapters import KINDS, OpenControl, ReportingStore, opener
 from tests.contracts.store_adapters import ADAPTERS, MEMORY_A, MEMORY_B, Adapter, Place, open_adapter
 
 
@@ -62,3 +63,15 @@ async def across(adapter: Adapter, clock: ManualClock, tmp_path: Path) -> AsyncI
 @pytest.fixture
 def rewrite_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--rewrite-golden", default=False))
+
+
+@pytest.fixture(params=KINDS)
+def open_control(request: pytest.FixtureRequest, tmp_path: Path) -> OpenControl:
+    dsn = request.getfixturevalue("postgres_dsn") if request.param == "postgres" else ""
+    return opener(request.param, tmp_path, dsn)
+
+
+@pytest.fixture
+async def control(open_control: OpenControl) -> AsyncIterator[ReportingStore]:
+    async with open_control(None) as store:
+        yield store

@@ -3,44 +3,30 @@
 import asyncio
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import asyncpg
 import pytest
 
-from libs.clock import Clock, ManualClock
+from libs.clock import ManualClock
 from libs.devstack.postgres import Postgres
 from libs.store.port import NewerSchema
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlStore
 from services.router.control.port import (
-    KEPT_JOBS,
     REPORT_KEPT_SECONDS,
     ControlStore,
     ControlUnavailable,
-    JobNotFound,
-    JobRecords,
     JournalEntry,
     Progress,
     Report,
-    Reports,
 )
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.gates import GateResult, Verdict
-from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.phase import Phase, Setting, advance, set_canary, set_flag
-
-
-class ReportingStore(ControlStore, Reports, JobRecords, Protocol):
-    """What every adapter is."""
-
-
-Open = Callable[[Clock | None], AbstractAsyncContextManager[ReportingStore]]
-"""Opens the same store once more, as another router does."""
+from tests.contracts.control_adapters import OpenControl
 
 HANG_SECONDS = 5.0
 """Two seconds are promised; the rest is for a machine that has much to do."""
@@ -48,56 +34,31 @@ HANG_SECONDS = 5.0
 GATE = GateResult("lag", "Both stores are close behind each other.", Verdict.INCONCLUSIVE, "not known", "at most 300 s")
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    shared = Shared()
-    dsn = request.getfixturevalue("postgres_dsn") if request.param == "postgres" else ""
-
-    @asynccontextmanager
-    async def opened(clock: Clock | None) -> AsyncIterator[ReportingStore]:
-        if request.param == "memory":
-            yield MemoryControlStore(shared, clock=clock)
-        elif request.param == "sqlite":
-            async with SqliteControlStore.open(tmp_path / "control.db", clock=clock) as store:
-                yield store
-        else:
-            async with PostgresControlStore.open(dsn, clock=clock) as postgres:
-                yield postgres
-
-    return opened
-
-
-@pytest.fixture
-async def store(open_store: Open) -> AsyncIterator[ReportingStore]:
-    async with open_store(None) as store:
-        yield store
-
-
 def step(before: Setting, reason: str = "because", **fields: object) -> JournalEntry:
     return JournalEntry(1_700_000_000.5, "ann", "advance", reason, before, advance(before), **fields)  # type: ignore[arg-type]
 
 
-async def test_the_first_load_makes_generation_1_with_phase_off_and_journals_it(store: ControlStore) -> None:
-    assert await store.load() == Setting(generation=1, phase=Phase.OFF)
-    (first,) = await store.journal(10)
+async def test_the_first_load_makes_generation_1_with_phase_off_and_journals_it(control: ControlStore) -> None:
+    assert await control.load() == Setting(generation=1, phase=Phase.OFF)
+    (first,) = await control.journal(10)
     assert (first.action, first.before, first.after) == ("start", Setting(), Setting(generation=1))
 
 
-async def test_two_first_loads_make_one_start(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
+async def test_two_first_loads_make_one_start(open_control: OpenControl) -> None:
+    async with open_control(None) as one, open_control(None) as other:
         assert list(await asyncio.gather(one.load(), other.load())) == [Setting(generation=1)] * 2
         assert len(await one.journal(10)) == 1
 
 
-async def test_a_change_is_seen_by_another_router(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
+async def test_a_change_is_seen_by_another_router(open_control: OpenControl) -> None:
+    async with open_control(None) as one, open_control(None) as other:
         before = await other.load()
         assert await one.change(step(before))
         assert await other.load() == advance(before)
 
 
-async def test_flags_and_their_journal_are_seen_by_another_router(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
+async def test_flags_and_their_journal_are_seen_by_another_router(open_control: OpenControl) -> None:
+    async with open_control(None) as one, open_control(None) as other:
         before = await other.load()
         after = set_flag(set_flag(before, "x.on", True), "x.off", False)
         entry = JournalEntry(1.0, "ann", "flag", "because", before, replace(after, generation=before.generation + 1))
@@ -106,8 +67,8 @@ async def test_flags_and_their_journal_are_seen_by_another_router(open_store: Op
         assert (await other.journal(1))[0].after.flags == (("x.off", False), ("x.on", True))
 
 
-async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
+async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_control: OpenControl) -> None:
+    async with open_control(None) as one, open_control(None) as other:
         before = await one.load()
         won = await asyncio.gather(one.change(step(before, "first")), other.change(step(before, "second")))
         assert sorted(won) == [False, True]
@@ -116,9 +77,9 @@ async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_store
         assert [entry.reason for entry in await one.journal(10)] == [winner, ""]
 
 
-async def test_many_changers_at_once_lose_no_generation(open_store: Open) -> None:
+async def test_many_changers_at_once_lose_no_generation(open_control: OpenControl) -> None:
     async with AsyncExitStack() as stack:
-        stores = [await stack.enter_async_context(open_store(None)) for _ in range(3)]
+        stores = [await stack.enter_async_context(open_control(None)) for _ in range(3)]
         before = await stores[0].load()
         dual = Setting(
             generation=before.generation + 1,
@@ -129,12 +90,12 @@ async def test_many_changers_at_once_lose_no_generation(open_store: Open) -> Non
         )
         assert await stores[0].change(JournalEntry(0.0, "ann", "advance", "", before, dual))
 
-        async def raise_canary(store: ControlStore) -> None:
+        async def raise_canary(control: ControlStore) -> None:
             changed = 0
             while changed < 5:
-                now = await store.load()
+                now = await control.load()
                 after = set_canary(now, now.canary_permille + 1)
-                changed += await store.change(JournalEntry(0.0, "ann", "canary", "", now, after))
+                changed += await control.change(JournalEntry(0.0, "ann", "canary", "", now, after))
 
         await asyncio.gather(*(raise_canary(store) for store in stores))
         assert (await stores[0].load()).canary_permille == 15
@@ -142,18 +103,18 @@ async def test_many_changers_at_once_lose_no_generation(open_store: Open) -> Non
         assert generations == list(range(17, 0, -1))
 
 
-async def test_the_journal_keeps_every_field_newest_first(store: ControlStore) -> None:
-    first = await store.load()
+async def test_the_journal_keeps_every_field_newest_first(control: ControlStore) -> None:
+    first = await control.load()
     one = step(first, "naïve “reason”", gates=(GATE,), overridden=True)
     two = step(one.after, "next")
-    assert await store.change(one)
-    assert await store.change(two)
-    assert list(await store.journal(2)) == [two, one]
-    assert list(await store.journal(1)) == [two]
+    assert await control.change(one)
+    assert await control.change(two)
+    assert list(await control.journal(2)) == [two, one]
+    assert list(await control.journal(1)) == [two]
 
 
-async def test_a_lease_has_one_holder_until_it_is_given_up(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
+async def test_a_lease_has_one_holder_until_it_is_given_up(open_control: OpenControl) -> None:
+    async with open_control(None) as one, open_control(None) as other:
         assert await one.lease("mover", "router-1", 60.0)
         assert not await other.lease("mover", "router-2", 60.0)
         assert await one.lease("mover", "router-1", 60.0)
@@ -164,9 +125,9 @@ async def test_a_lease_has_one_holder_until_it_is_given_up(open_store: Open) -> 
         assert await other.lease("mover", "router-2", 60.0)
 
 
-async def test_a_lease_that_is_not_renewed_for_its_time_goes_to_who_waits(open_store: Open) -> None:
+async def test_a_lease_that_is_not_renewed_for_its_time_goes_to_who_waits(open_control: OpenControl) -> None:
     clock = ManualClock()
-    async with open_store(clock) as one, open_store(clock) as other:
+    async with open_control(clock) as one, open_control(clock) as other:
         assert await one.lease("mover", "router-1", 10.0)
         assert not await other.lease("mover", "router-2", 10.0)
         clock.advance(9.0)
@@ -178,9 +139,9 @@ async def test_a_lease_that_is_not_renewed_for_its_time_goes_to_who_waits(open_s
         assert not await one.lease("mover", "router-1", 10.0)
 
 
-async def test_of_two_who_wait_for_a_dead_lease_one_gets_it(open_store: Open) -> None:
+async def test_of_two_who_wait_for_a_dead_lease_one_gets_it(open_control: OpenControl) -> None:
     clock = ManualClock()
-    async with open_store(clock) as dead, open_store(clock) as one, open_store(clock) as other:
+    async with open_control(clock) as dead, open_control(clock) as one, open_control(clock) as other:
         assert await dead.lease("mover", "router-0", 10.0)
         assert not await one.lease("mover", "router-1", 10.0)
         assert not await other.lease("mover", "router-2", 10.0)
@@ -189,9 +150,9 @@ async def test_of_two_who_wait_for_a_dead_lease_one_gets_it(open_store: Open) ->
         assert sorted(taken) == [False, True]
 
 
-async def test_progress_is_kept_per_job(open_store: Open) -> None:
+async def test_progress_is_kept_per_job(open_control: OpenControl) -> None:
     saved = Progress("backfill", True, 5, 10, 2.5, "copies", "sandboxes/x", 12.5)
-    async with open_store(None) as one, open_store(None) as other:
+    async with open_control(None) as one, open_control(None) as other:
         assert await one.progress("backfill") is None
         await one.save(Progress("backfill", True))
         await one.save(saved)
@@ -302,8 +263,8 @@ async def test_another_database_is_not_taken_for_a_control_store(tmp_path: Path)
             pass
 
 
-async def test_a_router_s_report_takes_the_place_of_its_former_one(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
+async def test_a_router_s_report_takes_the_place_of_its_former_one(open_control: OpenControl) -> None:
+    async with open_control(None) as one, open_control(None) as other:
         assert list(await one.reports()) == []
         await one.report(Report("r-2", 1, "{}"))
         await one.report(Report("r-1", 7, '{"calls": "ü"}'))
@@ -312,9 +273,9 @@ async def test_a_router_s_report_takes_the_place_of_its_former_one(open_store: O
         assert list(await other.reports()) == expected
 
 
-async def test_the_report_of_a_router_that_is_long_gone_is_forgotten(open_store: Open) -> None:
+async def test_the_report_of_a_router_that_is_long_gone_is_forgotten(open_control: OpenControl) -> None:
     clock = ManualClock()
-    async with open_store(clock) as store:
+    async with open_control(clock) as store:
         await store.report(Report("gone", 1, "{}"))
         clock.advance(REPORT_KEPT_SECONDS - 1)
         await store.report(Report("here", 1, "{}"))
@@ -345,62 +306,3 @@ async def test_tables_of_the_first_version_are_extended(postgres_dsn: str, tmp_p
     async with SqliteControlStore.open(path) as file:
         await file.report(Report("r", 1, "{}"))
         assert (await file.load(), len(await file.reports()), await file.jobs()) == (before, 1, [])
-
-
-COPY = Job("copy", "copy to B", "ann", {"to": "B"}, 2.5, created_seconds=1_700_000_000.5)
-
-
-async def test_a_job_is_kept_with_every_field(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
-        added = await one.add(COPY)
-        assert added == replace(COPY, id="copy-1", version=1)
-        full = Job(
-            "copy", "copy to B", "ann", {"to": "B"}, 7.5, "copy-1", 1, JobState.RUNNING, "run-1", "router-1", 3, 10,
-            1.25, "lag 12 s is above 10 s", "naïve “note”", b"\x00\xff" * 1000, '{"found": 1}', 12.5, 99.5,
-        )  # fmt: skip
-        changed = await other.put(full)
-        assert changed == replace(full, version=2)
-        assert await one.job("copy-1") == changed
-        assert list(await one.jobs()) == [replace(full, version=2, checkpoint=b"", report="")]
-
-
-async def test_of_two_who_change_a_job_at_once_one_must_look_again(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
-        job = await one.add(COPY)
-        changes = (one.put(replace(job, done=1)), other.put(replace(job, done=2)))
-        results = await asyncio.gather(*changes)
-        assert sorted(result is None for result in results) == [False, True]
-        (winner,) = [result for result in results if result is not None]
-        assert await one.job(job.id) == winner
-        assert await one.put(replace(job, done=3)) is None, "its version is an old one"
-        assert await one.put(replace(winner, id="copy-99")) is None, "there is none of that id"
-
-
-async def test_a_lane_has_one_job_under_way(open_store: Open) -> None:
-    async with open_store(None) as one, open_store(None) as other:
-        first, second = await asyncio.gather(one.add(COPY), other.add(COPY), return_exceptions=True)
-        assert sorted(isinstance(result, JobUnderWay) for result in (first, second)) == [False, True]
-        (job,) = await one.jobs()
-        assert (await other.add(replace(COPY, lane="copy to A"))).lane == "copy to A"
-        assert await one.put(replace(job, state=JobState.FAILED)) is not None
-        with pytest.raises(JobUnderWay):
-            await other.add(COPY)
-        assert await one.put(replace(await one.job(job.id), state=JobState.CANCELLED)) is not None
-        assert (await other.add(COPY)).id != job.id
-
-
-@pytest.mark.parametrize("name", ["copy-2", "move-1", "copy", "", "copy-x", "copy-99999999999999999999", "1"])
-async def test_a_job_that_is_not_there_is_named(store: ReportingStore, name: str) -> None:
-    await store.add(COPY)
-    with pytest.raises(JobNotFound, match=f"no job '{name}'"):
-        await store.job(name)
-
-
-async def test_the_latest_jobs_of_each_lane_are_kept_newest_first(store: ReportingStore) -> None:
-    rare = await store.add(replace(COPY, lane="copy to A"))
-    await store.put(replace(rare, state=JobState.FINISHED))
-    for _ in range(KEPT_JOBS + 2):
-        job = await store.add(COPY)
-        await store.put(replace(job, state=JobState.FINISHED))
-    numbers = [int(job.id.removeprefix("copy-")) for job in await store.jobs()]
-    assert numbers == [*range(KEPT_JOBS + 3, 3, -1), 1]

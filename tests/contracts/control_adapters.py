@@ -1,0 +1,41 @@
+"""Control stores for the contract suites."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from libs.clock import Clock
+from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.port import ControlStore, JobRecords, Reports
+from services.router.control.postgres import PostgresControlStore
+from services.router.control.sqlite import SqliteControlStore
+
+KINDS = ("memory", "sqlite", "postgres")
+
+
+class ReportingStore(ControlStore, Reports, JobRecords, Protocol):
+    """What every adapter is."""
+
+
+OpenControl = Callable[[Clock | None], AbstractAsyncContextManager[ReportingStore]]
+"""Opens the same store once more, as another router does."""
+
+
+def opener(kind: str, directory: Path, dsn: str) -> OpenControl:
+    shared = Shared()
+
+    @asynccontextmanager
+    async def opened(clock: Clock | None) -> AsyncIterator[ReportingStore]:
+        if kind == "memory":
+            yield MemoryControlStore(shared, clock=clock)
+        elif kind == "sqlite":
+            async with SqliteControlStore.open(directory / "control.db", clock=clock) as store:
+                yield store
+        else:
+            async with PostgresControlStore.open(dsn, clock=clock) as postgres:
+                yield postgres
+
+    return opened
