@@ -17,7 +17,6 @@ from tests.waiting import eventually
 
 BY_HAND = Decision("a test", "because", override=True)
 KEY = "shelf/r/1"
-SECRET = "hunter2"
 
 
 @asynccontextmanager

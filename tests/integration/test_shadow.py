@@ -16,19 +16,16 @@ from libs.rpc.tasks import Loop
 from services.router.core.compare import STATUS, Kind
 from services.router.core.phase import Phase
 from services.router.flows.forward import ClientCall
-from services.router.flows.migration import Decision
 from services.router.flows.shadow import ShadowLimits
 from services.router.flows.stores import Answer
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.integration.shadowing import KEY, book, decided, edit, lend, look, put, replicated, send, shadowed
+from tests.integration.shadowing import BY_HAND, KEY, book, decided, edit, lend, look, put, replicated, send, shadowed
 from tests.panel import running_loops
 from tests.shelf import CONTRACT
 from tests.system import QUICK_SHADOW, System
 from tests.waiting import eventually
 
-
 SECRET = "hunter2"
-BY_HAND = Decision("a test", "because", override=True)
 
 
 @pytest.fixture
