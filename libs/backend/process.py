@@ -98,7 +98,7 @@ async def open_backend(
         writes = Background(settings.writes, "writes")
         around = Surroundings(serving, writes, clock, locks, feed.behind_seconds)
         calls = Calls(backend.operations, backend.contract, ports, around)
-        gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.held)
+        gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)
         about = About(backend.schema_version, server_id, settings.outbox_limits, gauges)
         replication = Replication(backend.operations, ports, feed, serving, clock, about)
         passing = None

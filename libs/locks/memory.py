@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from libs.errors import LockTimeout, Overloaded
+from libs.locks.port import LockState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,9 @@ class MemoryLocks:
         return f"<MemoryLocks held={len(self._held)} waiting={waiting}>"
 
     @property
-    def held(self) -> int:
-        """See `LockManager.held`."""
-        return len(self._held)
+    def state(self) -> LockState:
+        """See `LockManager.state`."""
+        return LockState("memory", len(self._held))
 
     @asynccontextmanager
     async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[MemoryLock]:

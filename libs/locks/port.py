@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from libs.errors import BatonError
 
@@ -30,12 +30,24 @@ class Lock(Protocol):
         ...
 
 
+class LockState(NamedTuple):
+    """How the locks of one process do."""
+
+    backend: str
+    """Where they are kept: "memory", "redis"."""
+    held: int = 0
+    lost: int = 0
+    """Since the start: were gone before their holders had left them."""
+    breaker: str = ""
+    """"closed" while the lock server answers, "open" or "probing" while it does not; "" where there is none."""
+
+
 class LockManager(Protocol):
     """Locks by key. Whoever opens a manager closes it, by its own context manager; a lock must be left by then."""
 
     @property
-    def held(self) -> int:
-        """How many are held through this manager now."""
+    def state(self) -> LockState:
+        """Now."""
         ...
 
     def hold(self, key: str, wait_seconds: float) -> AbstractAsyncContextManager[Lock]:

@@ -4,8 +4,12 @@ A lock is a key that holds its holder's token and runs out by itself, so a holde
 renews it; it counts it as lost when most of the time to live has gone by without a renewal, well before Redis forgets
 it, and when a renewal finds another token or none (somebody flushed the server). Time is the holder's monotonic clock.
 
-Callers of one process queue here, in order, and only the first of them asks Redis; between processes whoever asks at
-the right moment wins. While Redis is away every call is refused at once and one task tries whether it is back.
+Callers of one process queue here, in order, and only the first of them asks Redis, again and again. Between processes
+the one that asked first while the lock was held has a claim on the next turn: until it has had it, or asks no more,
+nobody else gets the lock. So a busy process cannot hand a lock on within itself for ever.
+
+While Redis does not answer every call is refused at once, and one task tries whether it is back. An error that it
+answers with (its memory is full, it is a replica) refuses the call as well, but nobody has to be kept from waiting.
 
 Source of the scheme, and of its limits: https://redis.io/docs/latest/develop/use/patterns/distributed-locks/
 """
@@ -24,13 +28,13 @@ from dataclasses import dataclass
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from libs.clock import Clock, SystemClock
 from libs.locks.breaker import Breaker
 from libs.locks.memory import MemoryLocks, timed_out
-from libs.locks.port import LocksUnavailable
+from libs.locks.port import LockState, LocksUnavailable
 from libs.rpc.tasks import Background, Loop
 
 log = logging.getLogger(__name__)
@@ -38,26 +42,42 @@ log = logging.getLogger(__name__)
 USABLE = 0.6
 """Part of the time to live for which a lock counts as held."""
 
+COMMAND_SECONDS = 0.4
+"""Of one command in all: waiting for a connection, connecting, sending, the answer. By then a call of a server that is
+away is refused; those that wait behind it are refused with it, and later ones at once."""
+
 _SOCKET_SECONDS = 0.2
-_COMMAND_SECONDS = 0.4
-"""Of one command in all: waiting for a connection, connecting, sending, the answer."""
 _DRAIN_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 0.004
 _LONGEST_POLL_SECONDS = 0.04
+_LONGEST_POLL_OF_NEXT_SECONDS = 0.01
+_CLAIM = ":next"
+"""Behind the name of a lock: the name of the claim on its next turn."""
 
-# KEYS[1]: the lock; ARGV[1]: the token; ARGV[2]: time to live in milliseconds. Each answers 1 or 0.
-# A token that holds the lock already takes it again: an attempt whose answer was lost may be repeated.
+# KEYS: the lock; the claim on the next turn. ARGV: the token; times to live of lock and claim in milliseconds, of which
+# the latter is 0 when the caller does not wait. A token that holds the lock already takes it again: an attempt whose
+# answer was lost may be repeated.
+_BUSY, _TAKEN, _NEXT = 0, 1, 2
 _ACQUIRE = """
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+local claim = redis.call('GET', KEYS[2])
+if holder == ARGV[1] or (not holder and (not claim or claim == ARGV[1])) then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  if claim == ARGV[1] then redis.call('DEL', KEYS[2]) end
+  return 1
+end
+if ARGV[3] ~= '0' and (not claim or claim == ARGV[1]) then
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+  return 2
+end
+return 0
 """
 _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 _RELEASE = """
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
@@ -71,6 +91,8 @@ class RedisLockSettings:
     renew_seconds: float = 3.0
     probe_seconds: float = 0.5
     """Between two tries whether Redis is back."""
+    claim_seconds: float = 0.15
+    """How long a claim on the next turn holds after its owner has asked; it asks again every few milliseconds."""
     connections: int = 16
     waiters_per_key: int = 1000
     prefix: str = "baton:lock:"
@@ -81,6 +103,9 @@ class RedisLockSettings:
             raise ValueError(f"renew_seconds is {self.renew_seconds:g}; it must be {expected}")
         if self.probe_seconds <= 0:
             raise ValueError(f"probe_seconds is {self.probe_seconds:g}; it must be more than 0")
+        if self.claim_seconds <= _LONGEST_POLL_SECONDS:
+            expected = f"more than {_LONGEST_POLL_SECONDS:g}, the time until it is asked again"
+            raise ValueError(f"claim_seconds is {self.claim_seconds:g}; it must be {expected}")
         if self.connections < 1:
             raise ValueError(f"connections is {self.connections}; it must be at least 1")
 
@@ -92,6 +117,9 @@ class RedisLock:
         self.key = key
         self.token = token
         self.taken = False
+        self.is_next = False
+        """It has a claim on the next turn, or had one."""
+        self.told_lost = False
         self.abandoned = False
         """Its caller has gone: whoever gets it now gives it back."""
         self.renewed_at = clock.monotonic()
@@ -139,6 +167,7 @@ class RedisLocks:
         self._chance = chance
         self._local = MemoryLocks(settings.waiters_per_key)
         self._locks: set[RedisLock] = set()
+        self._refusal = ""
         self._background = Background(limit=100_000, name="locks")
         self._tokens = (f"{uuid.uuid4()}:{number}" for number in itertools.count(1))
         # Tokens of attempts whose answer was lost, and until when Redis may know them.
@@ -170,13 +199,13 @@ class RedisLocks:
             await locks._client.aclose()
 
     @property
-    def held(self) -> int:
-        """See `LockManager.held`."""
-        return len(self._locks)
+    def state(self) -> LockState:
+        """See `LockManager.state`."""
+        return LockState("redis", len(self._locks), self.lost, self.breaker.state.value)
 
     @asynccontextmanager
     async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[RedisLock]:
-        """See `LockManager.hold`. A server that does not answer may hold a call up for 0.4 s once."""
+        """See `LockManager.hold`. A server that does not answer may hold a call up for COMMAND_SECONDS once."""
         until = self._clock.monotonic() + wait_seconds
         self._check_reachable()
         async with self._local.hold(key, wait_seconds):
@@ -186,36 +215,42 @@ class RedisLocks:
                 yield lock
             finally:
                 self._locks.discard(lock)
+                self._look_at(lock)
                 await self._background.run(self._release(lock))
 
     async def _acquire(self, key: str, until: float, wait_seconds: float) -> RedisLock:
         lock = RedisLock(key, self._token(key), self._settings.ttl_seconds, self._clock)
+        try:
+            await self._take(lock, until, wait_seconds)
+        except BaseException:
+            lock.abandoned = True
+            if lock.taken or lock.is_next:
+                await self._background.run(self._release(lock))
+            raise
+        return lock
+
+    async def _take(self, lock: RedisLock, until: float, wait_seconds: float) -> None:
         pause = _FIRST_POLL_SECONDS
         while True:
-            try:
-                await self._background.run(self._attempt(lock))
-            except asyncio.CancelledError:
-                lock.abandoned = True
-                if lock.taken:
-                    await self._background.run(self._release(lock))
-                raise
+            await self._background.run(self._attempt(lock, waits=wait_seconds > 0))
             if lock.taken:
-                return lock
+                return
             left = until - self._clock.monotonic()
             if left <= 0:
-                raise timed_out(key, wait_seconds)
+                raise timed_out(lock.key, wait_seconds)
             await asyncio.sleep(min(pause * (0.5 + self._chance()), left))
-            pause = min(pause * 2, _LONGEST_POLL_SECONDS)
+            pause = min(pause * 2, _LONGEST_POLL_OF_NEXT_SECONDS if lock.is_next else _LONGEST_POLL_SECONDS)
 
-    async def _attempt(self, lock: RedisLock) -> None:
+    async def _attempt(self, lock: RedisLock, *, waits: bool) -> None:
         """One try, in a task of its own: its answer is seen even when its caller has gone."""
         lock.renewed_at = self._clock.monotonic()
         try:
-            lock.taken = await self._command(_ACQUIRE, lock)
+            answer = await self._command(_ACQUIRE, lock, self._settings.claim_seconds if waits else 0.0)
         except LocksUnavailable:
             self._doubt(lock)
             raise
-        if lock.taken and lock.abandoned:
+        lock.taken, lock.is_next = answer == _TAKEN, answer == _NEXT
+        if lock.abandoned and answer != _BUSY:
             await self._release(lock)
 
     async def _release(self, lock: RedisLock) -> None:
@@ -227,11 +262,14 @@ class RedisLocks:
     async def _keep(self, loop: Loop) -> None:
         """One round of the task that renews locks and looks whether Redis is back."""
         await asyncio.sleep(min(self._settings.renew_seconds / 6, self._settings.probe_seconds))
+        for lock in list(self._locks):
+            self._look_at(lock)
         if self.breaker.begin_probe():
             await self._probe()
         if not self.breaker.admits:
             loop.trouble = "the lock server is away"
             return
+        await self._settle()
         due = self._clock.monotonic() - self._settings.renew_seconds
         for lock in [lock for lock in self._locks if lock.renewed_at <= due and lock.remaining_seconds]:
             await self._renew(lock)
@@ -239,13 +277,14 @@ class RedisLocks:
 
     async def _probe(self) -> None:
         try:
-            async with asyncio.timeout(_COMMAND_SECONDS):
+            async with asyncio.timeout(COMMAND_SECONDS):
                 await self._client.ping()
+        except ResponseError:
+            self._spoke()
         except (RedisError, OSError, TimeoutError):
             self.breaker.failed()
         else:
-            self.breaker.succeeded()
-            log.info("the lock server is back")
+            self._spoke()
 
     async def _renew(self, lock: RedisLock) -> None:
         sent_at = self._clock.monotonic()
@@ -258,25 +297,50 @@ class RedisLocks:
             self.renewals += 1
             lock.renewed_at = sent_at
         elif lock in self._locks:
-            self.lost += 1
             lock.lose()
-            log.warning("%s is not in Redis any more", lock)
+            self._look_at(lock)
 
-    async def _command(self, script: str, lock: RedisLock) -> bool:
+    def _look_at(self, lock: RedisLock) -> None:
+        """Counts a lock that is lost, once."""
+        if not lock.told_lost and not lock.remaining_seconds:
+            lock.told_lost = True
+            self.lost += 1
+            log.warning("%s is lost: Redis has forgotten it, or could not be told to keep it", lock)
+
+    async def _settle(self) -> None:
+        """Gives back what attempts may have taken whose answers were lost: else others wait until it runs out."""
+        doubtful, self._doubtful = self._doubtful, {}
+        for key, (token, until) in doubtful.items():
+            if self._clock.monotonic() < until:
+                await self._release(RedisLock(key, token, self._settings.ttl_seconds, self._clock))
+
+    async def _command(self, script: str, lock: RedisLock, claim_seconds: float = 0.0) -> int:
         """Raises LocksUnavailable."""
         self._check_reachable()
         name = self._settings.prefix + lock.key
-        ttl_milliseconds = int(self._settings.ttl_seconds * 1000)
+        milliseconds = [int(seconds * 1000) for seconds in (self._settings.ttl_seconds, claim_seconds)]
         try:
-            async with asyncio.timeout(_COMMAND_SECONDS):
-                answer = await self._client.eval(script, 1, name, lock.token, ttl_milliseconds)
+            async with asyncio.timeout(COMMAND_SECONDS):
+                answer = await self._client.eval(script, 2, name, name + _CLAIM, lock.token, *milliseconds)
+        except ResponseError as error:
+            self._spoke(str(error))
+            raise LocksUnavailable(f"the lock server refuses: {error}; no lock was taken") from error
         except (RedisError, OSError, TimeoutError) as error:
             if self.breaker.admits:
                 log.warning("the lock server is away: %s: %s", type(error).__name__, error)
             self.breaker.failed()
             raise LocksUnavailable(f"the lock server does not answer: {error}; no lock was taken") from error
+        self._spoke()
+        return int(answer)
+
+    def _spoke(self, refusal: str = "") -> None:
+        """The server has answered. Its refusals are written to the log once, not for every call."""
+        if not self.breaker.admits:
+            log.info("the lock server is back")
+        if refusal and not self._refusal:
+            log.warning("the lock server refuses: %s", refusal)
         self.breaker.succeeded()
-        return bool(answer)
+        self._refusal = refusal
 
     def _check_reachable(self) -> None:
         if not self.breaker.admits:

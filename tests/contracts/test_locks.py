@@ -21,6 +21,7 @@ from tests.waiting import eventually
 
 KEY = "sandboxes/one"
 WAIT_SECONDS = 10.0
+WORK_STEPS = 200
 # A lock that nobody renews is forgotten by Redis within the time of a test.
 SHORT = RedisLockSettings(ttl_seconds=0.6, renew_seconds=0.12, probe_seconds=0.05)
 
@@ -203,6 +204,54 @@ async def test_callers_of_one_process_come_in_order(pair: Pair) -> None:
     assert order == list(range(10))
 
 
+async def test_no_user_starves_however_busy_the_others_are(pair: Pair) -> None:
+    """A user that comes once is served while the others come again and again, from a queue that is never empty."""
+    turns = {"busy": 0, "once": 0}
+    over = asyncio.Event()
+
+    async def busy(locks: LockManager) -> None:
+        while not over.is_set():
+            async with locks.hold(KEY, WAIT_SECONDS):
+                turns["busy"] += 1
+                # Held for much longer than it is free in between.
+                for _ in range(WORK_STEPS):
+                    await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(busy(pair.first))
+        await eventually(lambda: turns["busy"])
+        before = turns["busy"]
+        for _ in range(5):
+            async with pair.second.hold(KEY, WAIT_SECONDS):
+                turns["once"] += 1
+        over.set()
+    # It waits for those that were there before it, and a few more until it has asked; not for hundreds.
+    assert turns["once"] == 5
+    assert turns["busy"] - before <= 5 * 10
+    assert await pair.left() == []
+
+
+async def test_holders_that_wait_for_each_other_both_get_an_answer(pair: Pair) -> None:
+    """Nobody finds circular waits: they end because every wait does."""
+    both_hold = asyncio.Barrier(2)
+
+    async def use(locks: LockManager, first: str, second: str) -> str:
+        async with locks.hold(first, WAIT_SECONDS):
+            await both_hold.wait()
+            try:
+                async with locks.hold(second, 0.05):
+                    return "done"
+            except LockTimeout as error:
+                return error.reason
+
+    async with asyncio.timeout(WAIT_SECONDS):
+        answers = await asyncio.gather(use(pair.first, "a", "b"), use(pair.second, "b", "a"))
+    assert "LOCK_TIMEOUT" in answers
+    assert set(answers) <= {"LOCK_TIMEOUT", "done"}
+    assert await pair.left() == []
+
+
 async def test_work_that_may_go_without_a_lock_has_one_while_it_can(pair: Pair) -> None:
     async with hold_if_available(pair.first, KEY, 0) as lock:
         assert lock is not None
@@ -237,6 +286,42 @@ async def test_a_lock_is_renewed_beyond_its_time_to_live(redis_server: Redis, cl
             with pytest.raises(LockTimeout):
                 await _pass_through(others, 0)
         await _pass_through(others, 0)
+
+
+async def test_a_busy_process_does_not_keep_the_lock_from_one_that_asked_first(
+    redis_server: Redis, client: Client
+) -> None:
+    order: list[str] = []
+
+    async def use(locks: LockManager, name: str) -> None:
+        async with locks.hold(KEY, WAIT_SECONDS):
+            order.append(name)
+
+    # The other process asks seldom, so by chance it would come late.
+    seldom = RedisLocks.open(redis_server.url, RedisLockSettings(claim_seconds=WAIT_SECONDS), chance=lambda: 20.0)
+    async with RedisLocks.open(redis_server.url) as busy, seldom as others:
+        async with busy.hold(KEY, 0):
+            users = [asyncio.create_task(use(others, "other"))]
+            await eventually(lambda: client.exists(f"baton:lock:{KEY}:next"))
+            users.append(asyncio.create_task(use(busy, "busy")))
+            await eventually(lambda: "waiting=1" in repr(busy))
+        await asyncio.gather(*users)
+    assert order == ["other", "busy"]
+    assert await client.keys("*") == []
+
+
+async def test_a_claim_on_the_next_turn_ends_with_its_owner_s_patience(redis_server: Redis, client: Client) -> None:
+    settings = RedisLockSettings(claim_seconds=WAIT_SECONDS)
+    async with RedisLocks.open(redis_server.url) as locks, RedisLocks.open(redis_server.url, settings) as others:
+        async with locks.hold(KEY, 0):
+            with pytest.raises(LockTimeout):
+                await _pass_through(others, 0.01)
+            cancelled = asyncio.create_task(_pass_through(others))
+            await eventually(lambda: client.exists(f"baton:lock:{KEY}:next"))
+            cancelled.cancel()
+            await asyncio.gather(cancelled, return_exceptions=True)
+            await eventually(lambda: _is_unclaimed(client))
+        await _pass_through(locks, 0)
 
 
 async def test_a_holder_that_died_is_forgotten(redis_server: Redis, client: Client) -> None:
@@ -366,6 +451,7 @@ async def test_an_attempt_whose_caller_left_gives_back_what_it_gets(stopped: Red
         ({"renew_seconds": 6.0}, r"renew_seconds is 6; it must be more than 0 and less than 0.6 of ttl_seconds \(10\)"),
         ({"renew_seconds": 0.0}, "renew_seconds is 0"),
         ({"probe_seconds": 0.0}, "probe_seconds is 0; it must be more than 0"),
+        ({"claim_seconds": 0.04}, "claim_seconds is 0.04; it must be more than 0.04"),
         ({"connections": 0}, "connections is 0; it must be at least 1"),
     ],
 )
@@ -377,3 +463,7 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, float], messa
 async def _pass_through(locks: LockManager, wait_seconds: float = WAIT_SECONDS) -> None:
     async with locks.hold(KEY, wait_seconds):
         pass
+
+
+async def _is_unclaimed(client: Client) -> bool:
+    return not await client.exists(f"baton:lock:{KEY}:next")

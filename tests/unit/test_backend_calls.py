@@ -11,7 +11,7 @@ import pytest
 from libs.contract.descriptors import Contract
 from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
-from libs.locks.port import Lock, LocksUnavailable
+from libs.locks.port import Lock, LockState, LocksUnavailable
 from libs.ownership.model import Call, Found, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.ownership.wire import STORE_NUMBERS
@@ -191,7 +191,7 @@ async def test_a_write_that_meets_contention_waits_for_its_turn() -> None:
 class NoLocks:
     """Locks whose server is away."""
 
-    held = 0
+    state = LockState("redis", breaker="open")
 
     def hold(self, key: str, wait_seconds: float) -> AbstractAsyncContextManager[Lock]:
         raise LocksUnavailable()

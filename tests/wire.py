@@ -1,0 +1,75 @@
+"""A wire of bytes between a client and a server, that can be slow, or lose what the server says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+_CHUNK_BYTES = 65536
+
+
+class Wire:
+    """`slow_seconds`: how much later than sent an answer arrives. `deaf`: answers are lost; the server does what it is
+    told all the same. `answers` counts what the server has said."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.slow_seconds = 0.0
+        self.deaf = False
+        self.answers = 0
+        self._target = host, port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a connection has a task"
+        self._tasks.add(task)
+        far: asyncio.StreamWriter | None = None
+        try:
+            answers, far = await asyncio.open_connection(*self._target)
+            async with asyncio.TaskGroup() as group:
+                ways = [group.create_task(_copy(reader, far)), group.create_task(self._say(answers, writer))]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+        except (OSError, asyncio.CancelledError):
+            # Either end may go at any time, and all of them do at the end.
+            pass
+        finally:
+            self._tasks.discard(task)
+            for end in (writer, far):
+                if end is not None:
+                    end.close()
+
+    async def _say(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK_BYTES):
+            self.answers += 1
+            if self.deaf:
+                continue
+            await asyncio.sleep(self.slow_seconds)
+            writer.write(data)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+
+
+@asynccontextmanager
+async def wire_to(port: int) -> AsyncIterator[tuple[Wire, int]]:
+    """A wire to this port of 127.0.0.1, and the port at which it begins."""
+    wire = Wire("127.0.0.1", port)
+    server = await asyncio.start_server(wire.accept, "127.0.0.1", 0)
+    try:
+        yield wire, server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await wire.close()
+        await server.wait_closed()
