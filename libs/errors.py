@@ -66,6 +66,14 @@ class OwnerUnavailable(BatonError):
     retry_seconds = 1.0
 
 
+class NotLogged(BatonError):
+    """The write is not in the event log in time. It may have had its effect: retry with its request_id."""
+
+    code = "UNAVAILABLE"
+    reason = "NOT_LOGGED"
+    retry_seconds = 1.0
+
+
 class LockTimeout(BatonError):
     """The record is busy; nothing was changed: try again."""
 

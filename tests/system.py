@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
+from libs.backend.logged import LogWaits
 from libs.backend.replication import About, Replication
 from libs.backend.state import Serving
 from libs.clock import SystemClock
@@ -90,8 +91,9 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
         return log
 
     feed = ApplyLoop(ports, open_log, clock)
-    calls = Calls(kit.operations, kit.contract, ports, Surroundings(serving, background, clock))
-    replication = Replication(kit.operations, ports, feed, serving, clock, About(schema_version=1))
+    around = Surroundings(serving, background, clock, LogWaits(ports.outbox, 5.0))
+    calls = Calls(kit.operations, kit.contract, ports, around)
+    replication = Replication(kit.operations, ports, feed, around, About(schema_version=1))
     server = Server(ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service()])
     await server.start()
     stack.push_async_callback(server.drain, 0.0)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from uuid import uuid4
 
+from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.state import Serving
 from libs.clock import Clock
@@ -34,6 +36,9 @@ from libs.store.port import Listed, StorePorts
 TURN_WAIT_SECONDS = 1.0
 """How long a write to a busy record waits for its turn."""
 
+ANSWER_SECONDS = 0.05
+"""Of a caller's time, what is kept for the answer on its way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -43,10 +48,14 @@ class Surroundings:
     background: Background
     """Owns writes: a caller who leaves does not stop one half way."""
     clock: Clock
+    logged: LogWaits
+    """For callers who want their answer only when the write is in the log."""
     locks: LockManager | None = None
     """Gives the writers of a busy record their turns; the row's version decides all the same."""
     behind_seconds: Callable[[], float | None] = lambda: None
     """How far this store's feed is behind at most; None when nobody knows."""
+    public_logged: bool = False
+    """Callers of the public listener do."""
 
 
 class Calls:
@@ -86,7 +95,7 @@ class Calls:
 
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
-        caller = read_caller(context.invocation_metadata(), internal=False)
+        caller = replace(read_caller(context.invocation_metadata(), internal=False), logged=self._around.public_logged)
         parsed = self._parse(method, request, caller)
         try:
             if isinstance(parsed, Write):
@@ -150,6 +159,9 @@ class Calls:
             return decide_write(found, me, call, write.change)
 
         outcome = await self._around.background.run(self._commit(call, decide))
+        if caller.logged:
+            name = call.key, outcome.version
+            await self._around.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
         if late or caller.explain:
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
         return outcome.answer
@@ -184,3 +196,9 @@ async def page_of(ports: StorePorts, wanted: List) -> tuple[list[Listed], bool]:
 
 def _shown(version: Version) -> str:
     return f"{version.term}-{version.revision}"
+
+
+def _left(context: Context) -> float:
+    """Seconds that the caller waits on."""
+    remaining: float | None = context.time_remaining()
+    return inf if remaining is None else max(remaining - ANSWER_SECONDS, 0.0)

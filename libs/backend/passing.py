@@ -12,7 +12,7 @@ from libs.rpc.channel import Channel
 from libs.rpc.errors import Context, own_metadata, pass_on, reason_of
 
 _NOT_FROM_CLIENTS = frozenset(
-    {metadata.TOKEN, metadata.PRINCIPAL, metadata.REPLICA, metadata.REQUEST_ID, metadata.MADE_ID}
+    {metadata.TOKEN, metadata.PRINCIPAL, metadata.REPLICA, metadata.REQUEST_ID, metadata.MADE_ID, metadata.ACK}
 )
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 

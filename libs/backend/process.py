@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
+from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.replication import About, Replication
 from libs.backend.settings import BackendSettings
@@ -24,6 +25,7 @@ from libs.process import told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
+from libs.rpc.metadata import LOGGED
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background
 from libs.store.port import StorePorts
@@ -59,6 +61,7 @@ class Running:
     internal: Server
     feed: ApplyLoop
     upkeep: UpkeepLoop
+    logged: LogWaits
     serving: Serving
     writes: Background
 
@@ -96,11 +99,14 @@ async def open_backend(
         feed = ApplyLoop(ports, event_log.get, clock)
         serving = Serving()
         writes = Background(settings.writes, "writes")
-        around = Surroundings(serving, writes, clock, locks, feed.behind_seconds)
+        logged = LogWaits(ports.outbox, settings.log_wait_seconds)
+        around = Surroundings(
+            serving, writes, clock, logged, locks, feed.behind_seconds, public_logged=settings.ack == LOGGED
+        )
         calls = Calls(backend.operations, backend.contract, ports, around)
         gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)
         about = About(backend.schema_version, server_id, settings.outbox_limits, gauges)
-        replication = Replication(backend.operations, ports, feed, serving, clock, about)
+        replication = Replication(backend.operations, ports, feed, around, about)
         passing = None
         if settings.router:
             router = await stack.enter_async_context(open_channel(settings.router))
@@ -112,7 +118,7 @@ async def open_backend(
         )
         public_limits = settings.limits(settings.public_calls, REQUEST_BYTES)
         public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
-        running = Running(public, internal, feed, UpkeepLoop(ports, clock), serving, writes)
+        running = Running(public, internal, feed, UpkeepLoop(ports, clock), logged, serving, writes)
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
         await public.start(serving=False)
@@ -127,7 +133,8 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     stop = told_to_stop()
     # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
-        tasks = [owned.create_task(running.feed.loop.run()), owned.create_task(running.upkeep.loop.run())]
+        loops = (running.feed.loop, running.upkeep.loop, running.logged.loop)
+        tasks = [owned.create_task(loop.run()) for loop in loops]
         log.info("ready %s", running)
         # For whoever started the process: where it listens, also when the settings left the ports to the system.
         print(f"ready {running}", flush=True)

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from libs.backend.calls import page_of
+from libs.backend.calls import Surroundings, page_of
 from libs.backend.checks import (
     MAX_ACKS,
     MAX_KEYS,
@@ -21,8 +21,6 @@ from libs.backend.checks import (
     store_of,
 )
 from libs.backend.feed import ApplyLoop
-from libs.backend.state import Serving
-from libs.clock import Clock
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import BUCKETS, Record
@@ -76,13 +74,14 @@ class Replication(ReplicationServiceServicer):
     """Raises InvalidField for what no router asks, StoreNotReady unless it serves, and the ports' errors."""
 
     def __init__(
-        self, operations: Operations, ports: StorePorts, feed: ApplyLoop, serving: Serving, clock: Clock, about: About
+        self, operations: Operations, ports: StorePorts, feed: ApplyLoop, around: Surroundings, about: About
     ) -> None:
         self._operations = operations
         self._ports = ports
         self._feed = feed
-        self._serving = serving
-        self._clock = clock
+        self._serving = around.serving
+        self._clock = around.clock
+        self._logged = around.logged
         self._about = about
 
     def service(self) -> TypedService:
@@ -214,7 +213,9 @@ class Replication(ReplicationServiceServicer):
         self._serving.check()
         check_count(request.changes, "changes", MAX_ACKS)
         names = [(name.key, version_from_pb(name.version)) for name in request.changes]
-        return pb.AckChangesResponse(acknowledged=await self._ports.outbox.ack(names))
+        acknowledged = await self._ports.outbox.ack(names)
+        self._logged.acknowledged(names)
+        return pb.AckChangesResponse(acknowledged=acknowledged)
 
     async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
         self._serving.check()

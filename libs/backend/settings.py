@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,6 +26,12 @@ class BackendSettings(ProcessSettings):
     """The router's public address: where calls go that this store cannot answer. Empty: there is none."""
     token_file: Path | None = None
     """Holds the token that the internal listener asks for. Needed when that listens beyond this machine."""
+    ack: Literal["committed", "logged"] = "committed"
+    """When a write of a client at the public listener is answered: when it is on disk here, or when its event is in the
+    log too. What comes from a router says so itself."""
+    log_wait_seconds: Seconds = 3.0
+    """How long a write waits for its event to be in the log, if its caller wants that."""
+
 
     outbox_entries: Annotated[int, Field(ge=1)] = 1_000_000
     outbox_bytes: Annotated[int, Field(ge=1)] = 1 << 30

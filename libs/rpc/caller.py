@@ -30,6 +30,8 @@ class Caller:
     replica: bool = False
     explain: bool = False
     """Tell the record's version beside the answer."""
+    logged: bool = False
+    """Answer a write only when its event is in the log."""
     traceparent: str = ""
 
 
@@ -58,6 +60,7 @@ def read_caller(found: Any, *, internal: bool) -> Caller:
         made_id=made_id,
         replica=values.get(metadata.REPLICA) == "1",
         explain=values.get(metadata.EXPLAIN) == "1",
+        logged=values.get(metadata.ACK) == metadata.LOGGED,
         traceparent=traceparent,
     )
 
@@ -69,6 +72,7 @@ _NAMES = frozenset(
         metadata.MADE_ID,
         metadata.REPLICA,
         metadata.EXPLAIN,
+        metadata.ACK,
         metadata.TRACEPARENT,
     }
 )

@@ -13,6 +13,9 @@ MADE_ID = "baton-made-id"
 PRINCIPAL = "baton-principal"
 REPLICA = "baton-replica"
 """1: answer from what is here, whoever owns it, marked stale unless owned here."""
+ACK = "baton-ack"
+"""logged: answer a write only when its event is in the log."""
+LOGGED = "logged"
 
 # In answers.
 STALE = "baton-stale"

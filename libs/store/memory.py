@@ -255,6 +255,9 @@ class _Feed:
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         async with self.memory.turn:
             if self.memory.parked.pop((partition, offset), None) is None:
+    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
+        return {change for change in changes if change in self.state.outbox}
+
                 return Applied(0, 0)
             newer = self.memory.take(record)
             return Applied(int(newer), int(not newer))

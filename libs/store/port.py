@@ -200,6 +200,10 @@ class Outbox(Protocol):
         ...
 
     async def depth(self) -> Depth:
+    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
+        """Those of these that are still here, so not acknowledged."""
+        ...
+
         """May be up to two seconds old."""
         ...
 

@@ -57,6 +57,9 @@ class SqliteOutbox:
             self.core.book.removed(sizes)
         return len(sizes)
 
+    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
+        return await self.core.database.read(partial(_unlogged, changes))
+
     async def depth(self) -> Depth:
         return await self.core.database.write(self._depth, background=True)
 
@@ -78,6 +81,11 @@ def _pull(limit: int, connection: sqlite3.Connection) -> list[ChangeEntry]:
         entries.append(ChangeEntry(key, Version(term, revision), event, traceparent))
     cursor.close()
     return entries
+
+
+def _unlogged(changes: Sequence[tuple[str, Version]], connection: sqlite3.Connection) -> set[tuple[str, Version]]:
+    find = "SELECT 1 FROM outbox WHERE key = ? AND term = ? AND revision = ?"
+    return {(key, version) for key, version in changes if connection.execute(find, (key, *version)).fetchone()}
 
 
 @dataclass(frozen=True)

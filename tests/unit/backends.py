@@ -13,6 +13,7 @@ import pytest
 
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
+from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.replication import About, Replication
 from libs.backend.state import Serving
@@ -51,6 +52,7 @@ class Backend:
     serving: Serving
     background: Background
     feed: ApplyLoop
+    logged: LogWaits
     public: Channel
     internal: Channel
 
@@ -86,6 +88,8 @@ async def backend(
     locks: LockManager | None = None,
     log: MemoryEventLog | None = None,
     limits: OutboxLimits | None = None,
+    log_wait_seconds: float = 5.0,
+    public_logged: bool = False,
 ) -> AsyncIterator[Backend]:
     """`router`: the address to which calls go that the store cannot answer."""
     clock = ManualClock()
@@ -98,8 +102,10 @@ async def backend(
 
     feed = ApplyLoop(ports, open_log, clock)
     operations = SandboxOperations()
-    calls = Calls(operations, CONTRACT, ports, Surroundings(serving, background, clock, locks, feed.behind_seconds))
-    replication = Replication(operations, ports, feed, serving, clock, About(1, outbox=limits or OutboxLimits()))
+    logged = LogWaits(ports.outbox, log_wait_seconds)
+    around = Surroundings(serving, background, clock, logged, locks, feed.behind_seconds, public_logged=public_logged)
+    calls = Calls(operations, CONTRACT, ports, around)
+    replication = Replication(operations, ports, feed, around, About(1, outbox=limits or OutboxLimits()))
     serving.serve()
     async with AsyncExitStack() as stack:
         passing = None
@@ -108,7 +114,7 @@ async def backend(
         internal = await stack.enter_async_context(listening(calls.internal(), replication.service()))
         public = await stack.enter_async_context(listening(calls.public(passing)))
         channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]
-        yield Backend(ports, clock, event_log, serving, background, feed, *channels)
+        yield Backend(ports, clock, event_log, serving, background, feed, logged, *channels)
         await background.drain(5.0)
 
 

@@ -56,6 +56,17 @@ class PostgresOutbox:
         self._context.gauge.removed(len(removed), sum(removed))
         return len(removed)
 
+    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
+        if not changes:
+            return set()
+        rows = [(key, *version) for key, version in changes]
+
+        async def work(connection: Connection) -> set[tuple[str, Version]]:
+            found = await connection.fetch(sql.UNLOGGED, *columnar(rows, 3))
+            return {(row["key"], Version(row["term"], row["revision"])) for row in found}
+
+        return await self._context.apply.run(work)
+
     async def depth(self) -> Depth:
         return await self._context.gauge.depth()
 

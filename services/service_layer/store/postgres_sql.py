@@ -143,3 +143,7 @@ DEPTH = f"""
 SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,
        coalesce({NOW} - min(tick), 0) AS age FROM outbox
 """
+UNLOGGED = """
+SELECT o.key, o.term, o.revision FROM outbox o
+JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision) USING (key, term, revision)
+"""

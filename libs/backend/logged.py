@@ -1,0 +1,88 @@
+"""Answering a write only when its event is in the log, for callers who ask for that.
+
+Then even the loss of the whole store loses nothing that was answered. A change's outbox entry is removed exactly when
+its event is in the log, so an entry that is not there any more, or never was, is what is waited for. Its own entry is
+enough: entries of one key go to the log in the order of versions, and each carries the request that it served.
+
+Who finds the request served waits like the first caller. A request that another store has served came here with the
+record, so two stores have it, and there is no entry here to wait for.
+
+Acknowledgements that this process takes end the wait at once. A store with several processes gets some of them
+elsewhere; those are found by looking, for all who wait in one question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from libs.errors import NotLogged
+from libs.ownership.model import Version
+from libs.rpc.tasks import Loop
+from libs.store.port import Outbox
+
+FIRST_LOOK_SECONDS = 0.005
+LAST_LOOK_SECONDS = 0.05
+
+Name = tuple[str, Version]
+"""Of a change: key and version."""
+
+
+class LogWaits:
+    """All that wait in one process. Its loop is the owner's to run; how many wait is bounded by the listener."""
+
+    def __init__(self, outbox: Outbox, longest_seconds: float) -> None:
+        """`longest_seconds`: how long a caller waits at most."""
+        self.loop = Loop("log waits", self._look, longest_pause_seconds=0.5)
+        self._outbox = outbox
+        self._longest_seconds = longest_seconds
+        self._waiting: dict[Name, list[asyncio.Future[None]]] = {}
+        self._some = asyncio.Event()
+        self._pause = FIRST_LOOK_SECONDS
+
+    def __repr__(self) -> str:
+        return f"<LogWaits waiting={sorted(key for key, _ in self._waiting)}>"
+
+    async def wait(self, name: Name, seconds: float, *, fresh: bool) -> None:
+        """Until the change is in the log, `seconds` at most. `fresh`: it has just been made, so it hardly is there yet.
+
+        Raises NotLogged; StoreUnavailable.
+        """
+        if not fresh and not await self._outbox.unlogged([name]):
+            return
+        logged = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(name, []).append(logged)
+        self._pause = FIRST_LOOK_SECONDS
+        self._some.set()
+        try:
+            async with asyncio.timeout(min(seconds, self._longest_seconds)):
+                await logged
+        except TimeoutError:
+            raise NotLogged from None
+        finally:
+            self._forget(name, logged)
+
+    def acknowledged(self, names: Iterable[Name]) -> None:
+        """These are in the log."""
+        for name in names:
+            for logged in self._waiting.pop(name, ()):
+                if not logged.done():
+                    logged.set_result(None)
+
+    def _forget(self, name: Name, logged: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(name)
+        if waiting is not None:
+            waiting.remove(logged)
+            if not waiting:
+                del self._waiting[name]
+
+    async def _look(self, loop: Loop) -> None:
+        """Once, for all who wait after a pause: mostly they have been told by then."""
+        if not self._waiting:
+            self._some.clear()
+            await self._some.wait()
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 1.5, LAST_LOOK_SECONDS)
+        if names := list(self._waiting):
+            self.acknowledged(set(names) - await self._outbox.unlogged(names))
+        loop.well()

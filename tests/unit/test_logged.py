@@ -1,0 +1,182 @@
+"""Writes that are answered when their event is in the log, and not before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from libs.backend.logged import LogWaits
+from libs.clock import ManualClock
+from libs.errors import NotLogged
+from libs.ownership.model import Store, Version
+from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from libs.pb.sandbox.v1 import sandbox_pb2
+from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.rpc import metadata
+from libs.rpc.errors import reason_of
+from libs.sandboxes.columns import sandbox_columns
+from libs.store.memory import MemoryStore
+from libs.store.port import Outbox
+from tests.contracts.store_adapters import put
+from tests.panel import running_loops
+from tests.unit.backends import Backend, backend, new, refusal
+from tests.waiting import eventually
+
+KEY = "sandboxes/one"
+LOGGED = ((metadata.ACK, metadata.LOGGED),)
+
+
+@asynccontextmanager
+async def outbox_with(*keys: str) -> AsyncIterator[tuple[Outbox, list[tuple[str, Version]]]]:
+    """One of a store in memory, with one change of each key."""
+    store = MemoryStore(Store.A, ManualClock(), sandbox_columns)
+    yield store.outbox, [(key, (await put(store, key, f"r-{key}", "w")).version) for key in keys]
+
+
+async def waiting(waits: LogWaits, name: tuple[str, Version], *, fresh: bool = True) -> asyncio.Task[None]:
+    """A wait that has begun."""
+    task = asyncio.create_task(waits.wait(name, 10.0, fresh=fresh))
+    await eventually(lambda: name[0] in repr(waits) or task.done())
+    return task
+
+
+async def test_a_wait_ends_when_exactly_its_change_is_acknowledged() -> None:
+    async with outbox_with(KEY) as (outbox, [name]):
+        waits = LogWaits(outbox, 10.0)
+        first, second = await waiting(waits, name), await waiting(waits, name)
+        waits.acknowledged([("sandboxes/other", name[1]), (KEY, Version(0, 7))])
+        await asyncio.sleep(0)
+        assert not first.done()
+        waits.acknowledged([name])
+        await asyncio.gather(first, second)
+        assert repr(waits) == "<LogWaits waiting=[]>"
+
+
+async def test_what_another_process_acknowledges_is_found_by_looking_for_all_at_once() -> None:
+    async with outbox_with(KEY, "sandboxes/two", "sandboxes/three") as (outbox, names):
+        asked: list[int] = []
+        waits = LogWaits(Counted(outbox, asked), 10.0)
+        async with running_loops(waits.loop):
+            one, two, three = [await waiting(waits, name) for name in names]
+            await outbox.ack(names[:2])
+            await asyncio.gather(one, two)
+            assert not three.done()
+            assert 3 in asked
+            await outbox.ack(names)
+            await three
+
+
+async def test_a_loop_with_nobody_who_waits_asks_nothing() -> None:
+    async with outbox_with(KEY) as (outbox, [name]):
+        asked: list[int] = []
+        waits = LogWaits(Counted(outbox, asked), 10.0)
+        async with running_loops(waits.loop):
+            task = await waiting(waits, name)
+            await outbox.ack([name])
+            await task
+            before = len(asked)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(asked) == before
+
+
+async def test_what_is_in_the_log_already_is_not_waited_for() -> None:
+    async with outbox_with(KEY) as (outbox, [name]):
+        await outbox.ack([name])
+        await LogWaits(outbox, 0.0).wait(name, 0.0, fresh=False)
+
+
+async def test_a_wait_is_bounded_and_leaves_nothing() -> None:
+    async with outbox_with(KEY) as (outbox, [name]):
+        waits = LogWaits(outbox, 0.01)
+        with pytest.raises(NotLogged):
+            await waits.wait(name, 10.0, fresh=True)
+        task = await waiting(LogWaits(outbox, 10.0), name)
+        task.cancel()
+        await asyncio.wait([task])
+        assert repr(waits) == "<LogWaits waiting=[]>"
+
+
+class Counted:
+    """An outbox that notes how many names each question has."""
+
+    def __init__(self, outbox: Outbox, asked: list[int]) -> None:
+        self._outbox = outbox
+        self._asked = asked
+
+    async def unlogged(self, changes: Any) -> Any:
+        self._asked.append(len(changes))
+        return await self._outbox.unlogged(changes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outbox, name)
+
+
+async def acknowledge(at: Backend) -> int:
+    """As a relay does it, after it has put everything into the log."""
+    pulled = await at.replication.PullChanges(rpb.PullChangesRequest(limit=100, wait_seconds=5.0))
+    names = [rpb.AckChangesRequest.Name(key=change.key, version=change.version) for change in pulled.changes]
+    answer = await at.replication.AckChanges(rpb.AckChangesRequest(changes=names))
+    return answer.acknowledged
+
+
+class TestAtTheInternalListener:
+    async def test_a_write_is_answered_when_its_change_is_acknowledged(self) -> None:
+        async with backend() as at:
+            call = asyncio.ensure_future(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            await eventually(lambda: KEY in repr(at.logged))
+            assert not call.done()
+            assert await acknowledge(at) == 1
+            assert (await call).revision == 1
+
+    async def test_a_write_of_a_caller_who_did_not_ask_is_answered_at_once(self) -> None:
+        async with backend() as at:
+            assert (await at.router.CreateSandbox(new("one"))).revision == 1
+
+    async def test_a_retry_waits_like_the_first_try_and_has_its_answer(self) -> None:
+        async with backend(log_wait_seconds=0.01) as at:
+            request = new("one", request_id=str(uuid4()))
+            for _ in range(2):
+                refused = await refusal(at.router.CreateSandbox(request, metadata=LOGGED))
+                assert refused.code() is grpc.StatusCode.UNAVAILABLE
+                assert reason_of(refused)[0] == "NOT_LOGGED"
+            assert await acknowledge(at) == 1
+            assert (await at.router.CreateSandbox(request, metadata=LOGGED)).revision == 1
+            assert await at.store.outbox.pull(10, 0) == []
+
+    async def test_a_caller_with_little_time_is_told_in_time_that_it_is_not_known(self) -> None:
+        async with backend(log_wait_seconds=60.0) as at:
+            refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED, timeout=0.3))
+            assert reason_of(refused)[0] == "NOT_LOGGED"
+
+    async def test_a_call_that_only_checks_waits_for_nothing(self) -> None:
+        async with backend(log_wait_seconds=60.0) as at:
+            request = new("one")
+            request.validate_only = True
+            assert (await at.router.CreateSandbox(request, metadata=LOGGED)).name == KEY
+
+    async def test_a_read_waits_for_nothing(self) -> None:
+        async with backend(log_wait_seconds=60.0) as at:
+            await at.router.CreateSandbox(new("one"))
+            found = await at.router.GetSandbox(pb.GetSandboxRequest(name=KEY), metadata=LOGGED)
+            assert found.name == KEY
+
+
+class TestAtThePublicListener:
+    async def test_clients_wait_where_the_setting_says_so(self) -> None:
+        async with backend(public_logged=True) as at:
+            call = asyncio.ensure_future(at.client.CreateSandbox(new("one")))
+            await eventually(lambda: KEY in repr(at.logged))
+            assert await acknowledge(at) == 1
+            assert (await call).revision == 1
+
+    async def test_clients_cannot_ask_for_it_themselves(self) -> None:
+        async with backend() as at:
+            sandbox = await at.client.CreateSandbox(new("one"), metadata=LOGGED)
+            assert sandbox == sandbox_pb2.Sandbox.FromString((await at.store.records.read(KEY)).row.payload)  # type: ignore[union-attr]
