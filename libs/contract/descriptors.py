@@ -20,11 +20,13 @@ from google.protobuf.message_factory import GetMessageClass
 
 from libs.contract.pages import filter_hash
 from libs.contract.requests import parse_request
+from libs.contract.schemas import ONE_SCHEMA, SchemaVersions
 from libs.errors import BatonError, InvalidField
 from libs.pb.baton.options.v1 import options_pb2
 
 OPERATIONS = ("create", "get", "list", "update", "delete")
 
+_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]*")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)\}")
 
 
@@ -140,6 +142,7 @@ class Contract:
     """Full name."""
     methods: Mapping[str, Method]
     """By name without the service."""
+    schemas: SchemaVersions = ONE_SCHEMA
 
     @classmethod
     def load(cls, place: str) -> Contract:
@@ -156,7 +159,20 @@ class Contract:
     def of(cls, service: ServiceDescriptor) -> Contract:
         """Raises UnfitContract."""
         methods = {method.name: _method(method) for method in service.methods}
-        return cls(service.full_name, MappingProxyType(methods))
+        return cls(service.full_name, MappingProxyType(methods), _schemas(service))
+
+
+def _schemas(service: ServiceDescriptor) -> SchemaVersions:
+    options = service.GetOptions()
+    if not options.HasExtension(options_pb2.schema):
+        return ONE_SCHEMA
+    rule = options.Extensions[options_pb2.schema]
+    if not _METADATA_NAME.fullmatch(rule.metadata) or not 0 < rule.oldest <= rule.newest:
+        raise UnfitContract(
+            f"{service.full_name}: schema: metadata must be a name in lower case, and oldest 1 to newest; they are"
+            f" {rule.metadata!r}, {rule.oldest} and {rule.newest}"
+        )
+    return SchemaVersions(rule.metadata, rule.oldest, rule.newest)
 
 
 def _method(descriptor: MethodDescriptor) -> Method:

@@ -6,9 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from libs.contract.schemas import NEWEST
 from libs.ownership.model import Row
 from libs.ownership.rules import Change
 from libs.store.port import Filter, Page
+
+
+def _as_it_is(row: Row) -> bytes:
+    return row.payload
+
+
+def _as_it_is_kept(answer: bytes) -> bytes:
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +40,20 @@ class Write:
     under_lock: bool = False
     """Made under the record's lock, so not at all while locks cannot be had. Else a lock is asked for only when others
     keep getting ahead of the write."""
+    reply: Callable[[bytes], bytes] = _as_it_is_kept
+    """What the caller is told, from the answer as the store keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A page of records. `answer` makes the reply from payloads and the token of the next page."""
+    """A page of records."""
 
     page: Page
     filter_hash: bytes
     answer: Callable[[Sequence[bytes], str], bytes]
-
-
-def _as_it_is(row: Row) -> bytes:
-    return row.payload
+    """From items and the token of the next page."""
+    item: Callable[[Row], bytes] = _as_it_is
+    """What is shown of one record. Raises SchemaUnknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +90,5 @@ class CallContext:
     """For a create without an id."""
     now_seconds: float
     """UNIX time, for the times in the record."""
+    schema_version: int = NEWEST
+    """Which one the caller speaks."""

@@ -19,11 +19,9 @@ from libs.ownership.rules import Answered, Change, Resource
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes.errors import EtagMismatch, SandboxAlreadyExists, SandboxNotFound
 from libs.sandboxes.masks import Selection, apply
+from libs.sandboxes.schema import NEWEST, SCHEMAS, Schemas
 from libs.sandboxes.transitions import INITIAL, UNSPECIFIED, check_transition
 from libs.sandboxes.validation import check_new
-
-SCHEMA_VERSION = 2
-"""Of the records that this version writes. A record that came with a higher one keeps that."""
 
 _UIDS = uuid.uuid5(uuid.NAMESPACE_URL, "sandbox.v1.Sandbox/uid")
 
@@ -36,6 +34,13 @@ class Target:
     now_seconds: float
     etag: str = ""
     """Empty: unconditional."""
+    schema_version: int = NEWEST
+    """Which one the caller speaks."""
+    schemas: Schemas = SCHEMAS
+
+    def model_of(self, row: Row) -> Sandbox:
+        """What the row holds, to be changed and `written`. Raises SchemaUnknown."""
+        return self.schemas.model_of(row)
 
 
 def create(target: Target, sandbox: Sandbox) -> Change:
@@ -47,6 +52,9 @@ def create(target: Target, sandbox: Sandbox) -> Change:
     def change(row: Row | None, version: Version) -> Resource:
         if row is not None and row.live:
             raise SandboxAlreadyExists(target.name, "choose another sandbox_id, or update it")
+        if row is not None:
+            # What is to be replaced must be understood.
+            target.schemas.form(row.schema_version, row.key)
         state = sandbox.state or INITIAL
         check_transition(UNSPECIFIED, state)
         new = Sandbox()
@@ -54,7 +62,7 @@ def create(target: Target, sandbox: Sandbox) -> Change:
         new.name = target.name
         new.uid = str(uuid.uuid5(_UIDS, f"{target.name} {version.etag}"))
         new.state = state  # type: ignore[assignment]
-        new.schema_version = SCHEMA_VERSION
+        new.ClearField("schema_version")
         new.ClearField("delete_time")
         new.ClearField("lease")
         set_time(new.create_time, target.now_seconds)
@@ -80,7 +88,7 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
             check_new(sandbox)
             return create_it(row, version)
         _check_etag(target, row)
-        new = Sandbox.FromString(row.payload)
+        new = target.model_of(row)
         # Paths that do not name the account leave it unread; an update of everything that is set must not drop it.
         if selection.unknown and sandbox.account not in ("", new.account):
             expected = f"leave it empty or {new.account!r}: a sandbox keeps its account"
@@ -104,10 +112,10 @@ def delete(target: Target, *, allow_missing: bool) -> Change:
             if not allow_missing:
                 raise SandboxNotFound(target.name)
             if row is None or not row.payload:
-                return Resource(b"", False, SCHEMA_VERSION, answer=b"")
-            return replace(written(Sandbox.FromString(row.payload), target, version, live=False), answer=b"")
+                return Resource(b"", False, target.schemas.form(target.schema_version).version, answer=b"")
+            return replace(written(target.model_of(row), target, version, live=False), answer=b"")
         _check_etag(target, row)
-        new = Sandbox.FromString(row.payload)
+        new = target.model_of(row)
         set_time(new.delete_time, target.now_seconds)
         return written(new, target, version, live=False)
 
@@ -123,7 +131,7 @@ def undelete(target: Target) -> Change:
         if row.live:
             raise SandboxAlreadyExists(target.name, "only a deleted one can be undeleted")
         _check_etag(target, row)
-        new = Sandbox.FromString(row.payload)
+        new = target.model_of(row)
         new.ClearField("delete_time")
         return written(new, target, version, live=True)
 
@@ -152,12 +160,15 @@ def _check_etag(target: Target, row: Row) -> None:
 
 
 def written(sandbox: Sandbox, target: Target, version: Version, *, live: bool) -> Resource:
-    """The sandbox as this write leaves it, with what every write sets."""
-    sandbox.schema_version = max(sandbox.schema_version, SCHEMA_VERSION)
+    """The sandbox as this write leaves it, with what every write sets; it must not be used any more.
+
+    It is kept in the newest of the versions that its writers speak: so clients of that one need no conversion.
+    """
+    form = target.schemas.form(max(sandbox.schema_version, target.schemas.form(target.schema_version).version))
     sandbox.revision = version.revision
     sandbox.etag = version.etag
     set_time(sandbox.update_time, target.now_seconds)
-    return Resource(sandbox.SerializeToString(deterministic=True), live, sandbox.schema_version)
+    return Resource(target.schemas.write(sandbox, form.version), live, form.version)
 
 
 def set_time(field: Timestamp, seconds: float) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
+from libs.contract.schemas import SchemaUnknown
+from libs.errors import InvalidField
 from libs.ownership.model import Row
-from libs.pb.sandbox.v1 import sandbox_pb2 as pb
+from libs.sandboxes.schema import SCHEMAS, Schemas
 from libs.sandboxes.transitions import state_name
 from libs.sandboxes.validation import MAX_ACCOUNT_CHARACTERS
 from libs.store.columns import Columns
@@ -13,7 +15,7 @@ from libs.store.columns import Columns
 __all__ = ["sandbox_columns", "state_name"]
 
 
-def sandbox_columns(row: Row) -> Columns:
+def sandbox_columns(row: Row, schemas: Schemas = SCHEMAS) -> Columns:
     """State, account and labels; none for a stub and for a payload that is not a sandbox.
 
     Old records may hold an account longer than an index takes, and zeros, which not every database takes. No filter can
@@ -22,8 +24,8 @@ def sandbox_columns(row: Row) -> Columns:
     if not row.payload:
         return Columns()
     try:
-        sandbox = pb.Sandbox.FromString(row.payload)
-    except DecodeError:
+        sandbox = schemas.model_of(row)
+    except (DecodeError, SchemaUnknown, InvalidField):
         return Columns()
     equals = {"state": state_name(sandbox.state)}
     if len(sandbox.account) <= MAX_ACCOUNT_CHARACTERS and "\0" not in sandbox.account:

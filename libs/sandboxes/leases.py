@@ -125,7 +125,7 @@ def release(target: Target, request: ReleaseLeaseRequest) -> Change:
 def _found(row: Row | None, target: Target) -> tuple[Row, Sandbox]:
     if row is None or not row.live:
         raise SandboxNotFound(target.name)
-    return row, Sandbox.FromString(row.payload)
+    return row, target.model_of(row)
 
 
 def _check_held(row: Row | None, token: str) -> None:

@@ -10,8 +10,8 @@ They replace what the sandbox has under the same numbers and are never removed f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
@@ -51,12 +51,18 @@ class Selection:
     """Unknown fields inside the spec."""
 
 
-def select(paths: Sequence[str], sandbox: Sandbox) -> Selection:
-    """What the mask takes from this request. Raises InvalidField."""
-    if not paths:
-        return _populated(sandbox)
+def select(paths: Sequence[str], sandbox: Sandbox, names: Mapping[str, str] | None = None) -> Selection:
+    """What the mask takes from this request. Raises InvalidField.
+
+    `names`: of an older schema version, its names of what it has and those here. All else is then left as it is, also
+    by `*` and without a mask: a client must not change what its version has no field for.
+    """
     if len(paths) > MAX_PATHS:
         raise InvalidField(FIELD, f"{len(paths)} paths", f"at most {MAX_PATHS} paths")
+    if names is not None:
+        return _select_named(paths, sandbox, names)
+    if not paths:
+        return _populated(sandbox)
     if EVERYTHING in paths:
         if len(paths) > 1:
             raise InvalidField(FIELD, ",".join(paths), f'"{EVERYTHING}" stands alone')
@@ -70,6 +76,20 @@ def select(paths: Sequence[str], sandbox: Sandbox) -> Selection:
         tuple(name for name in FIELDS if name in paths),
         tuple(name for name in SPEC_FIELDS if whole_spec or f"spec.{name}" in paths),
         spec_unknown=whole_spec,
+    )
+
+
+def _select_named(paths: Sequence[str], sandbox: Sandbox, names: Mapping[str, str]) -> Selection:
+    for path in paths:
+        if path not in names and path != EVERYTHING:
+            raise InvalidField(FIELD, path, f'the paths are {", ".join(names)}, or "{EVERYTHING}"')
+    translated = [path if path == EVERYTHING else names[path] for path in paths]
+    chosen = select(translated, sandbox)
+    return replace(
+        chosen,
+        fields=tuple(name for name in chosen.fields if name in names.values()),
+        spec_fields=tuple(name for name in chosen.spec_fields if f"spec.{name}" in names.values()),
+        spec_unknown=False,
     )
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 
+from google.protobuf.message import DecodeError
+
 from libs.contract.operations import CallContext, List, Read, Write
 from libs.contract.requests import parse_request
+from libs.errors import InvalidField
 from libs.ownership.limits import REQUEST_HASH_BYTES
-from libs.ownership.model import Row
-from libs.ownership.rules import Change
+from libs.ownership.model import Row, Version
+from libs.ownership.rules import Answered, Change, Resource
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes import changes, leases
 from libs.sandboxes.changes import Target
 from libs.sandboxes.errors import SandboxNotFound
 from libs.sandboxes.leases import check_token
 from libs.sandboxes.lists import page_of
 from libs.sandboxes.masks import select
+from libs.sandboxes.schema import SCHEMAS, Form, Schemas
 from libs.sandboxes.validation import (
     COLLECTION,
     canonical_request_id,
@@ -32,13 +38,56 @@ WriteRequest = pb.CreateSandboxRequest | pb.UpdateSandboxRequest | pb.DeleteSand
 LeaseRequest = pb.AcquireLeaseRequest | pb.RenewLeaseRequest | pb.ReleaseLeaseRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What comes with a call, and the schema version that its caller speaks."""
+
+    context: CallContext
+    schemas: Schemas
+    form: Form
+
+    def target(self, name: str, etag: str = "") -> Target:
+        return Target(name, self.context.now_seconds, etag, self.form.version, self.schemas)
+
+    def model_of(self, sandbox: Sandbox) -> Sandbox:
+        """What the caller means by the sandbox in a request. Raises InvalidField."""
+        try:
+            return self.schemas.model_of_request(sandbox, self.form.version)
+        except DecodeError as error:
+            expected = f"a sandbox of schema version {self.form.version} with texts in UTF-8 ({error})"
+            raise InvalidField("sandbox", f"{sandbox.ByteSize()} bytes", expected) from None
+
+    def item(self, row: Row) -> bytes:
+        """A record as the caller reads it. Raises SchemaUnknown."""
+        return self.schemas.converted(row, self.form.version)
+
+    def reply(self, answer: bytes) -> bytes:
+        """An answer as the caller reads it. Raises SchemaUnknown."""
+        return self.schemas.answer(answer, self.form.version)
+
+    def write(self, method: str, message: WriteRequest | LeaseRequest, target: Target, change: Change) -> Write:
+        """Of a request whose hash is made from its bytes as they came: the same in whatever version it is sent again.
+        The change's refusals name fields as the caller does."""
+        request_id = canonical_request_id(message.request_id or self.context.request_id)
+        form = self.form
+
+        def spoken(row: Row | None, version: Version) -> Resource | Answered:
+            with form.words():
+                return change(row, version)
+
+        change_it = change if form.paths is None else spoken
+        return Write(target.name, request_id, _request_hash(method, message), change_it, reply=self.reply)
+
+
 class SandboxOperations:
-    """`libs.contract.operations.Operations` of sandboxes. Has no state; the key of a sandbox is its name."""
+    """`libs.contract.operations.Operations` of sandboxes. The key of a sandbox is its name."""
 
     service = "sandbox.v1.SandboxService"
 
-    def __init__(self) -> None:
-        self._parsers: Mapping[str, Callable[[bytes, CallContext], Read | Write | List]] = {
+    def __init__(self, schemas: Schemas = SCHEMAS) -> None:
+        """`schemas`: the versions that this program understands."""
+        self._schemas = schemas
+        self._parsers: Mapping[str, Callable[[bytes, Speech], Read | Write | List]] = {
             "CreateSandbox": _create,
             "GetSandbox": _get,
             "ListSandboxes": _list,
@@ -56,96 +105,95 @@ class SandboxOperations:
         parser = self._parsers.get(method)
         if parser is None:
             raise ValueError(f"method {method!r} is not one of {', '.join(self.methods)}")
-        return parser(request, context)
+        speech = Speech(context, self._schemas, self._schemas.form(context.schema_version))
+        with speech.form.words():
+            return parser(request, speech)
 
 
-def _get(request: bytes, context: CallContext) -> Read:
+def _get(request: bytes, speech: Speech) -> Read:
     name = parse_request(pb.GetSandboxRequest, request).name
     check_name(name)
-    return Read(name, partial(_answer, name))
+    return Read(name, partial(_answer, name, speech))
 
 
-def _answer(name: str, row: Row | None) -> bytes:
+def _answer(name: str, speech: Speech, row: Row | None) -> bytes:
     if row is None or not row.live:
         raise SandboxNotFound(name)
-    return row.payload
+    return speech.item(row)
 
 
-def _list(request: bytes, context: CallContext) -> List:
-    return page_of(parse_request(pb.ListSandboxesRequest, request))
+def _list(request: bytes, speech: Speech) -> List:
+    return replace(page_of(parse_request(pb.ListSandboxesRequest, request)), item=speech.item)
 
 
-def _create(request: bytes, context: CallContext) -> Write:
+def _create(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.CreateSandboxRequest, request)
-    made_id = message.sandbox_id or context.made_id
+    made_id = message.sandbox_id or speech.context.made_id
     check_id(made_id)
-    check_new(message.sandbox)
-    target = Target(COLLECTION + made_id, context.now_seconds)
-    return _write("CreateSandbox", message, context, target, changes.create(target, message.sandbox))
+    sandbox = speech.model_of(message.sandbox)
+    check_new(sandbox)
+    target = speech.target(COLLECTION + made_id)
+    return _write("CreateSandbox", message, speech, target, changes.create(target, sandbox))
 
 
-def _update(request: bytes, context: CallContext) -> Write:
+def _update(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.UpdateSandboxRequest, request)
-    sandbox = message.sandbox
-    check_name(sandbox.name, "sandbox.name")
-    check_etag(sandbox.etag, "sandbox.etag")
-    selection = select(message.update_mask.paths, sandbox)
+    check_name(message.sandbox.name, "sandbox.name")
+    check_etag(message.sandbox.etag, "sandbox.etag")
+    sandbox = speech.model_of(message.sandbox)
+    selection = select(message.update_mask.paths, sandbox, speech.form.paths)
     check_fields(sandbox, selection.fields, selection.spec_fields)
-    target = Target(sandbox.name, context.now_seconds, sandbox.etag)
+    target = speech.target(sandbox.name, sandbox.etag)
     check_token(message.lease_token, "lease_token")
     change = changes.update(target, sandbox, selection, allow_missing=message.allow_missing)
     change = leases.guarded(change, message.lease_token)
-    return _write("UpdateSandbox", message, context, target, change)
+    return _write("UpdateSandbox", message, speech, target, change)
 
 
-def _delete(request: bytes, context: CallContext) -> Write:
+def _delete(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.DeleteSandboxRequest, request)
-    target = _named(message, context)
+    target = _named(message, speech)
     change = leases.guarded(changes.delete(target, allow_missing=message.allow_missing), message.lease_token)
-    return _write("DeleteSandbox", message, context, target, change)
+    return _write("DeleteSandbox", message, speech, target, change)
 
 
-def _undelete(request: bytes, context: CallContext) -> Write:
+def _undelete(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.UndeleteSandboxRequest, request)
-    target = _named(message, context)
+    target = _named(message, speech)
     change = leases.guarded(changes.undelete(target), message.lease_token)
-    return _write("UndeleteSandbox", message, context, target, change)
+    return _write("UndeleteSandbox", message, speech, target, change)
 
 
-def _acquire_lease(request: bytes, context: CallContext) -> Write:
+def _acquire_lease(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.AcquireLeaseRequest, request)
-    return _lease_write("AcquireLease", message, context, partial(leases.acquire, request=message))
+    return _lease_write("AcquireLease", message, speech, partial(leases.acquire, request=message))
 
 
-def _renew_lease(request: bytes, context: CallContext) -> Write:
+def _renew_lease(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.RenewLeaseRequest, request)
-    return _lease_write("RenewLease", message, context, partial(leases.renew, request=message))
+    return _lease_write("RenewLease", message, speech, partial(leases.renew, request=message))
 
 
-def _release_lease(request: bytes, context: CallContext) -> Write:
+def _release_lease(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.ReleaseLeaseRequest, request)
-    return _lease_write("ReleaseLease", message, context, partial(leases.release, request=message))
+    return _lease_write("ReleaseLease", message, speech, partial(leases.release, request=message))
 
 
-def _lease_write(method: str, message: LeaseRequest, context: CallContext, change: Callable[[Target], Change]) -> Write:
+def _lease_write(method: str, message: LeaseRequest, speech: Speech, change: Callable[[Target], Change]) -> Write:
     leases.check_request(message)
-    request_id = canonical_request_id(message.request_id or context.request_id)
-    target = Target(message.name, context.now_seconds)
-    return Write(message.name, request_id, _request_hash(method, message), change(target), under_lock=True)
+    target = speech.target(message.name)
+    return replace(speech.write(method, message, target, change(target)), under_lock=True)
 
 
-def _named(message: pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest, context: CallContext) -> Target:
+def _named(message: pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest, speech: Speech) -> Target:
     check_name(message.name)
     check_etag(message.etag, "etag")
     check_token(message.lease_token, "lease_token")
-    return Target(message.name, context.now_seconds, message.etag)
+    return speech.target(message.name, message.etag)
 
 
-def _write(method: str, message: WriteRequest, context: CallContext, target: Target, change: Change) -> Write:
-    request_id = canonical_request_id(message.request_id or context.request_id)
-    if message.validate_only:
-        change = changes.only_checked(change)
-    return Write(target.name, request_id, _request_hash(method, message), change)
+def _write(method: str, message: WriteRequest, speech: Speech, target: Target, change: Change) -> Write:
+    return speech.write(method, message, target, changes.only_checked(change) if message.validate_only else change)
 
 
 def _request_hash(method: str, message: WriteRequest | LeaseRequest) -> bytes:

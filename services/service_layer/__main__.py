@@ -16,8 +16,8 @@ from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import LockManager
-from libs.sandboxes.changes import SCHEMA_VERSION
 from libs.sandboxes.operations import SandboxOperations
+from libs.sandboxes.schema import SCHEMAS
 from libs.store.port import StorePorts
 from services.service_layer.settings import ServiceLayerSettings
 from services.service_layer.store import embedded
@@ -31,7 +31,7 @@ async def serve(settings: ServiceLayerSettings) -> None:
     backend = Backend(
         operations=SandboxOperations(),
         contract=Contract.load(CONTRACT),
-        schema_version=SCHEMA_VERSION,
+        schema_version=SCHEMAS.newest,
         open_store=lambda: _open_store(settings),
         open_locks=lambda: _open_locks(settings),
         server_id=lambda: _server_id(settings),

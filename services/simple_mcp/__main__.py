@@ -13,8 +13,8 @@ from libs.backend.process import Backend, run_backend
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.locks.memory import MemoryLocks
-from libs.sandboxes.changes import SCHEMA_VERSION
 from libs.sandboxes.operations import SandboxOperations
+from libs.sandboxes.schema import SCHEMAS
 from services.simple_mcp.settings import SimpleMcpSettings
 from services.simple_mcp.store import initialise, open_store
 
@@ -27,7 +27,7 @@ async def serve(settings: SimpleMcpSettings) -> None:
     backend = Backend(
         operations=SandboxOperations(),
         contract=Contract.load(CONTRACT),
-        schema_version=SCHEMA_VERSION,
+        schema_version=SCHEMAS.newest,
         open_store=partial(open_store, settings.database, SystemClock(), settings.outbox_limits),
         open_locks=_open_locks,
     )

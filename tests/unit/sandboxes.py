@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
+from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, Read, Write
 from libs.ownership.model import Absence, Call, Found, Row, Store
 from libs.ownership.rules import Changed, decide_write
@@ -15,6 +16,7 @@ from libs.sandboxes.operations import SandboxOperations
 NAME = "sandboxes/one"
 REQUEST_ID = "123e4567-e89b-42d3-a456-426614174000"
 OPERATIONS = SandboxOperations()
+CONTRACT_SCHEMAS = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService").schemas
 NEWER_FIELD = b"\xa2\x06\x05newer"
 """Field 100 of a contract that this version does not know, as bytes of the wire."""
 

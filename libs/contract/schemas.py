@@ -1,0 +1,68 @@
+"""The schema versions of a contract's records: which a client may speak, and how it says which one it does.
+
+A version is one number, a major version: what only adds fields needs no new one, since fields that a program does not
+know are kept anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from libs.errors import BatonError, InvalidField
+
+NEWEST = 0
+"""Of a version that is asked for: whatever the newest is."""
+
+
+class SchemaUnknown(BatonError):
+    """The record has a schema version that this store does not understand."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "SCHEMA_UNKNOWN"
+
+    def __init__(self, version: int, known: str, name: str = "") -> None:
+        what = f"record {name!r}" if name else "the record"
+        super().__init__(
+            f"{what} has schema version {version}, this store understands {known}: it keeps the record and can give it"
+            " up, but neither show nor change it: run the newer program here, or move the record to a store that does",
+            schema_version=str(version),
+        )
+        self.version = version
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersions:
+    """From the contract's option `schema`; without it all is 0."""
+
+    metadata: str = ""
+    """Where a client says its version."""
+    oldest: int = 0
+    newest: int = 0
+
+    def asked(self, found: Iterable[tuple[str, Any]] | None, default: int = NEWEST) -> int:
+        """The version that a call speaks, from its metadata; without one it is `default`. Raises InvalidField."""
+        value = self.said(found)
+        if value is None:
+            return default or self.newest
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else -1
+        if not self.oldest <= number <= self.newest:
+            raise InvalidField(self.metadata, value, f"{self}, or leave it out for {default or self.newest}")
+        return number
+
+    def said(self, found: Iterable[tuple[str, Any]] | None) -> str | None:
+        """As the call says it; None when it says nothing."""
+        if not self.metadata:
+            return None
+        values = [value for name, value in found or () if name == self.metadata]
+        return str(values[-1]) if values else None
+
+    def is_old(self, version: int) -> bool:
+        return version < self.newest
+
+    def __str__(self) -> str:
+        return f"{self.oldest} to {self.newest}"
+
+
+ONE_SCHEMA = SchemaVersions()

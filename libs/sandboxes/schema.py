@@ -1,0 +1,132 @@
+"""Schema versions of sandboxes, as one table of forms.
+
+Rule 1: all code works on the model, a `Sandbox` of the newest version. A form turns the bytes of its version into the
+model and back; nothing else knows that there are other versions.
+Rule 2: nothing is lost on the way. What a version has no field for stays in the message under the model's number, where
+a program of that version keeps it as fields that it does not know.
+Rule 3: a record is kept in the version that it was written with, which is the newest of those that its writers speak.
+Field `schema_version` has the same number in every version, so an answer that was kept says what it is in.
+Rule 4: of a version that is not in the table nothing is read and nothing written (`SchemaUnknown`); its bytes are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from libs.contract.schemas import NEWEST, SchemaUnknown
+from libs.errors import InvalidField
+from libs.ownership.model import Row
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.sandboxes import schema_v1
+
+METADATA = "sandbox-schema-version"
+"""As the contract's option has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one version writes a sandbox."""
+
+    version: int
+    write: Callable[[Sandbox], bytes]
+    """From the model, whose `schema_version` is this one already; the same bytes for the same model."""
+    read: Callable[[bytes], Sandbox]
+    """Raises DecodeError for what is no sandbox, InvalidField for a value that no sandbox has."""
+    paths: Mapping[str, str] | None = None
+    """What a client of the version can change: its names of fields, and the model's. None: the model's own."""
+    numbers: frozenset[int] = field(default_factory=frozenset)
+    """Fields that stand in messages of no other version."""
+
+    @contextmanager
+    def words(self) -> Iterator[None]:
+        """Refusals name fields as this version does."""
+        try:
+            yield
+        except InvalidField as error:
+            renamed = self._renamed(error.field)
+            if renamed == error.field:
+                raise
+            text = error.message.removeprefix(error.field)
+            raise _renamed(error, renamed, renamed + text) from None
+
+    def _renamed(self, said: str) -> str:
+        for mine, models in (self.paths or {}).items():
+            place = f"sandbox.{models}"
+            if said == place or said.startswith((f"{place}[", f"{place} ")):
+                return f"sandbox.{mine}{said.removeprefix(place)}"
+        return said
+
+
+def _renamed(error: InvalidField, name: str, message: str) -> InvalidField:
+    made = InvalidField(name, "", error.expected)
+    made.args = (message,)
+    return made
+
+
+def _write_newest(sandbox: Sandbox) -> bytes:
+    return sandbox.SerializeToString(deterministic=True)
+
+
+class Schemas:
+    """A table of forms."""
+
+    def __init__(self, forms: Sequence[Form]) -> None:
+        """From the oldest to the newest, whose messages are the model."""
+        self._forms = {form.version: form for form in forms}
+        self.oldest, self.newest = min(self._forms), max(self._forms)
+
+    def __str__(self) -> str:
+        return f"{self.oldest} to {self.newest}"
+
+    def form(self, version: int, name: str = "") -> Form:
+        """0 is the newest. Raises SchemaUnknown, which names the record."""
+        found = self._forms.get(version or self.newest)
+        if found is None:
+            raise SchemaUnknown(version, str(self), name)
+        return found
+
+    def model_of(self, row: Row) -> Sandbox:
+        """What a row holds; its `schema_version` is the one that it is kept in. Raises SchemaUnknown, DecodeError."""
+        form = self.form(row.schema_version, row.key)
+        sandbox = form.read(row.payload)
+        sandbox.schema_version = form.version
+        return sandbox
+
+    def model_of_request(self, sandbox: Sandbox, version: int) -> Sandbox:
+        """What a client of the version means by the sandbox in its request. Raises InvalidField, DecodeError."""
+        form = self.form(version)
+        unknown = UnknownFieldSet(sandbox)
+        for number in [unknown[place].field_number for place in range(len(unknown))]:
+            for other in self._forms.values():
+                if other is not form and number in other.numbers:
+                    expected = f"version {other.version} has it: say {METADATA}: {other.version} in the call's metadata"
+                    raise InvalidField("sandbox", f"field {number}", expected)
+        return sandbox if form.version == self.newest else form.read(sandbox.SerializeToString(deterministic=True))
+
+    def write(self, sandbox: Sandbox, version: int) -> bytes:
+        """In that version's form. The model is left in that version too: it must not be used any more."""
+        form = self.form(version)
+        sandbox.schema_version = form.version
+        return form.write(sandbox)
+
+    def converted(self, row: Row, to: int) -> bytes:
+        """The row's sandbox as a client of version `to` reads it. Raises SchemaUnknown."""
+        have, want = self.form(row.schema_version, row.key), self.form(to)
+        return row.payload if have is want else self.write(have.read(row.payload), want.version)
+
+    def answer(self, data: bytes, to: int) -> bytes:
+        """As `converted`, of an answer that was kept: it says what it is in. Raises SchemaUnknown."""
+        have, want = self.form(Sandbox.FromString(data).schema_version), self.form(to)
+        return data if have is want or not data else self.write(have.read(data), want.version)
+
+
+FLAT = Form(1, schema_v1.write, schema_v1.read, schema_v1.PATHS, schema_v1.NUMBERS)
+STRUCTURED = Form(2, _write_newest, Sandbox.FromString)
+
+SCHEMAS = Schemas((FLAT, STRUCTURED))
+
+__all__ = ["FLAT", "METADATA", "NEWEST", "SCHEMAS", "STRUCTURED", "Form", "Schemas"]

@@ -1,0 +1,105 @@
+"""Version 1: the flat record of the old service (`FlatSandbox`).
+
+Its fields stand beside what is left of the newest version's message. A field that says a value exactly takes it over;
+where it cannot (half seconds of a timeout) it shows what it can, and the exact value stays beside it and counts as long
+as the shown one is not changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.errors import InvalidField
+from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.sandboxes.unknown import split
+
+PATHS: Mapping[str, str] = {
+    "state": "state",
+    "image": "spec.image",
+    "command": "spec.command",
+    "env": "spec.env",
+    "cpu": "spec.cpu_millis",
+    "memory_mb": "spec.memory_mib",
+    "timeout_s": "spec.timeout",
+    "metadata": "labels",
+}
+"""What a client of version 1 can change, and where the newest version has it."""
+
+NUMBERS = frozenset(range(30, 39))
+"""Of the fields that only version 1 has."""
+
+_MILLIS = 1000
+_MOST_CPU = 2.0**62 / _MILLIS
+
+
+def write(sandbox: Sandbox) -> bytes:
+    """From the newest version. What version 1 can say is moved out of `sandbox`, what it cannot say stays."""
+    flat = FlatSandbox(metadata=sandbox.labels)
+    sandbox.ClearField("labels")
+    if sandbox.HasField("create_time"):
+        flat.created_at = _seconds(sandbox.create_time)
+    if sandbox.HasField("update_time"):
+        flat.updated_at = _seconds(sandbox.update_time)
+    if sandbox.HasField("spec"):
+        _move_spec(flat, sandbox.spec)
+    return sandbox.SerializeToString(deterministic=True) + flat.SerializeToString(deterministic=True)
+
+
+def _move_spec(flat: FlatSandbox, spec: SandboxSpec) -> None:
+    flat.image = spec.image
+    flat.command.extend(spec.command)
+    flat.env.update(spec.env)
+    flat.memory_mb = spec.memory_mib
+    flat.cpu = spec.cpu_millis / _MILLIS
+    for name in ("image", "command", "env", "memory_mib"):
+        spec.ClearField(name)
+    if round(flat.cpu * _MILLIS) == spec.cpu_millis:
+        spec.ClearField("cpu_millis")
+    if spec.HasField("timeout"):
+        flat.timeout_s = spec.timeout.seconds
+        if spec.timeout.SerializeToString() == Duration(seconds=flat.timeout_s).SerializeToString():
+            spec.ClearField("timeout")
+
+
+def read(data: bytes) -> Sandbox:
+    """To the newest version. Raises DecodeError, and InvalidField for a number that no sandbox has."""
+    flat = FlatSandbox.FromString(data)
+    sandbox = Sandbox.FromString(b"".join(raw for number, raw in split(data) if number not in NUMBERS))
+    if flat.metadata:
+        sandbox.ClearField("labels")
+        sandbox.labels.update(flat.metadata)
+    if flat.image:
+        sandbox.spec.image = flat.image
+    if flat.command:
+        sandbox.spec.ClearField("command")
+        sandbox.spec.command.extend(flat.command)
+    if flat.env:
+        sandbox.spec.ClearField("env")
+        sandbox.spec.env.update(flat.env)
+    if flat.memory_mb:
+        sandbox.spec.memory_mib = flat.memory_mb
+    if flat.cpu and sandbox.spec.cpu_millis / _MILLIS != flat.cpu:
+        sandbox.spec.cpu_millis = _millis(flat.cpu)
+    if flat.HasField("timeout_s") and not _shows(sandbox, flat.timeout_s):
+        sandbox.spec.timeout.CopyFrom(Duration(seconds=flat.timeout_s))
+    return sandbox
+
+
+def _shows(sandbox: Sandbox, seconds: int) -> bool:
+    """The exact timeout is there, and these are its whole seconds."""
+    return sandbox.spec.HasField("timeout") and sandbox.spec.timeout.seconds == seconds
+
+
+def _millis(cpu: float) -> int:
+    if not math.isfinite(cpu) or abs(cpu) > _MOST_CPU:
+        raise InvalidField("sandbox.cpu", cpu, "a finite number of processors")
+    return round(cpu * _MILLIS)
+
+
+def _seconds(time: Timestamp) -> float:
+    return time.seconds + time.nanos / 1e9
