@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from libs.telemetry.latency import bucket_of_seconds
 from services.router.core.evidence import shadow_alert
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge, not_overridable, worst
-from services.router.core.measure import Counts, Parity, ShadowCounts, bucket_of_seconds
+from services.router.core.measure import Counts, Parity, ShadowCounts
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 
@@ -35,8 +36,13 @@ def spread(operation: str, calls: int) -> Parity:
     return Parity(operation, operation == "get", many, many.copy())
 
 
+def waits(*seconds: float, writes: int = 300) -> Counter[int]:
+    """So many writes of each kind."""
+    return Counter({bucket_of_seconds(one): writes for one in seconds})
+
+
 GOLDEN = Evidence(
-    b_calls=Counts(3000, 3), lag_seconds=1.0, lock_seconds=0.05, latencies=(parity("update", 0.003, 0.05),)
+    b_calls=Counts(3000, 3), lag_seconds=1.0, turn_waits=waits(0.0, 0.047), latencies=(parity("update", 0.003, 0.05),)
 )
 
 CASES = [
@@ -85,11 +91,14 @@ CASES = [
     ("golden-metrics", GOLDEN, PASS),
     ("golden-metrics", replace(GOLDEN, b_calls=Counts(3000, 4)), FAIL),
     ("golden-metrics", replace(GOLDEN, lag_seconds=301.0), FAIL),
-    ("golden-metrics", replace(GOLDEN, lock_seconds=0.051), FAIL),
+    ("golden-metrics", replace(GOLDEN, turn_waits=waits(0.0, 0.06)), FAIL),
+    ("golden-metrics", replace(GOLDEN, turn_waits=waits(0.0, writes=298)), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, turn_waits=waits(0.0, 0.05)), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, turn_waits=Counter({0: 30_000}) + waits(0.06, writes=100)), PASS),
     ("golden-metrics", replace(GOLDEN, latencies=(parity("update", 0.003, 0.2),)), FAIL),
     ("golden-metrics", replace(GOLDEN, b_calls=Counts(2999, 0)), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, lag_seconds=None), INCONCLUSIVE),
-    ("golden-metrics", replace(GOLDEN, lock_seconds=None), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, turn_waits=None), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, latencies=(parity("get", 0.003, 0.2),)), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, latencies=()), INCONCLUSIVE),
     *((name, NOTHING_KNOWN, INCONCLUSIVE) for name in sorted(UNMEASURED)),

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from libs.ownership.model import Store
+from libs.telemetry.latency import Recent, bounds, bucket_edges, bucket_of_seconds, ranks
 from services.router.core.measure import (
     ERROR_MINUTES,
     LEAST_A_MINUTE,
@@ -17,11 +18,7 @@ from services.router.core.measure import (
     Meter,
     Parity,
     ShadowCounts,
-    bounds,
-    bucket_edges,
-    bucket_of_seconds,
     merged,
-    ranks,
     total,
 )
 
@@ -131,3 +128,14 @@ def test_more_samples_make_the_bounds_narrower() -> None:
     (_, low, high), (_, lower, upper) = bounds(few), bounds(many)
     assert None not in (low, high, lower, upper)
     assert upper - lower < high - low  # type: ignore[operator]
+
+
+def test_latencies_are_kept_for_some_minutes() -> None:
+    recent = Recent(2)
+    recent.add(0.0, 30.0)
+    recent.add(0.1, 61.0)
+    assert recent.counts(119.9) == {0: 1, bucket_of_seconds(0.1): 1}
+    assert recent.counts(120.0) == {bucket_of_seconds(0.1): 1}
+    assert recent.counts(1e6) == {}
+    recent.add(0.2, 1e6)
+    assert recent.counts(1e6 + 59) == {bucket_of_seconds(0.2): 1}

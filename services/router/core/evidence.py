@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from services.router.core.measure import Bounds, Counts, Parity, ShadowCounts, bounds
+from libs.telemetry.latency import Bounds, Histogram, bounds
+from services.router.core.measure import Counts, Parity, ShadowCounts
 
 
 class Verdict(Enum):
@@ -72,8 +73,8 @@ class Evidence:
     """By operation, over the minutes of the last hour in which both stores served it, over all routers."""
     shadow: ShadowCounts | None = None
     """Since the comparison was set, over all routers."""
-    lock_seconds: float | None = None
-    """P99 of the time that a write waits for its turn at B."""
+    turn_waits: Histogram | None = None
+    """How long writes at B have waited for their turn in the last minutes, over all its processes that tell."""
     rehearsal_seconds_ago: float | None = None
     """Since the last one ended; None: there was none."""
     rehearsal_trouble: str = ""
@@ -195,9 +196,9 @@ def golden_metrics(evidence: Evidence, limits: Limits) -> Judgement:
     """All of them: the worst verdict.
 
     Errors: server faults of B's calls, over all routers, in the last minutes. Locks: P99 of the time that a write waits
-    for its turn at B. Lag: the worse feed's, as the gate of that name. Delta: by how much P99 of one kind of write is
-    higher at B than at A, in the same minutes; there is no call that writes to both stores, so this is what a client
-    feels of the other store.
+    for its turn at B; most wait for nobody. Lag: the worse feed's, as the gate of that name. Delta: by how much P99 of
+    one kind of write is higher at B than at A, in the same minutes; there is no call that writes to both stores, so
+    this is what a client feels of the other store.
     """
     errors = _faults(evidence, limits.golden_error_rate, limits.golden_calls, below=False)
     parts = {
@@ -281,9 +282,15 @@ def _lacking(what: str, least: int) -> str:
 
 
 def _lock(evidence: Evidence, limits: Limits) -> Judgement:
-    if evidence.lock_seconds is None:
-        return Judgement(INCONCLUSIVE, "B does not tell how long writes wait for their turn")
-    return _at_most(1000 * evidence.lock_seconds, 1000 * limits.lock_seconds, "P99 of a write's wait at B", " ms")
+    if not evidence.turn_waits:
+        return Judgement(INCONCLUSIVE, "B has not told how long writes wait for their turn")
+    found = bounds(evidence.turn_waits)
+    shown = f"P99 of a write's wait for its turn at B is {_range(found)}"
+    if found.lower is not None and found.lower > limits.lock_seconds:
+        return Judgement(FAIL, shown)
+    if found.upper is None or found.upper > limits.lock_seconds:
+        return Judgement(INCONCLUSIVE, f"{shown}; more writes tell more")
+    return Judgement(PASS, shown)
 
 
 def _write_delta(evidence: Evidence, limits: Limits) -> Judgement:

@@ -4,20 +4,18 @@ Counts of one second each serve the judge of automatic rollback, which looks at 
 one minute each serve the gates, which look at up to an hour. Both are bounded, whatever the traffic is, and can be
 summed over routers.
 
-Latencies are kept as counts in buckets whose width is 4.4 % (2^(1/16)), so a quantile is known to that precision. How
-much of it is noise is said by its confidence bounds (`bounds`), which need no assumption about the distribution.
+Latencies are kept as counts in buckets (`libs.telemetry.latency`).
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 from libs.ownership.model import Store
+from libs.telemetry.latency import P99, Histogram, bucket_of_seconds, quantile
 
 SECONDS = 60
 """How many slots of one second are kept."""
@@ -30,15 +28,6 @@ ERROR_MINUTES = 10
 
 LEAST_A_MINUTE = 10
 """Calls that each store must have served in a minute, for that minute to compare them."""
-
-_PER_OCTAVE = 16
-_LEAST_SECONDS = 1e-5
-
-CONFIDENCE = 0.95
-P99 = 0.99
-
-Histogram = Counter[int]
-"""Calls by latency bucket."""
 
 
 class Counts(NamedTuple):
@@ -87,75 +76,6 @@ class ShadowCounts(NamedTuple):
         return ShadowCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-def bucket_of_seconds(seconds: float) -> int:
-    return int(math.log2(seconds / _LEAST_SECONDS) * _PER_OCTAVE) if seconds > _LEAST_SECONDS else 0
-
-
-def bucket_edges(bucket: int) -> tuple[float, float]:
-    """From which latency on, and up to which one, a bucket counts; seconds."""
-    low, high = (_LEAST_SECONDS * 2 ** (number / _PER_OCTAVE) for number in (bucket, bucket + 1))
-    return (low if bucket else 0.0), high
-
-
-@lru_cache(maxsize=1024)
-def ranks(samples: int, share: float = P99, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
-    """Ranks (from 1) of the order statistics that bound a quantile from below and from above, each with `confidence`.
-
-    Of n independent samples, the number K of those at or below the quantile q is binomial (n, q). So the k-th smallest
-    sample is above the quantile when K < k, and P(K <= k - 1) >= confidence makes it an upper bound; it is below when
-    K >= k, and P(K >= k) >= confidence makes it a lower one. None: so few samples show no such bound; for the upper
-    one of P99 at 95 % it takes 299. Source: David and Nagaraja, Order Statistics, 3rd edition, section 7.1.
-    """
-    deviation = math.sqrt(samples * share * (1 - share))
-    first = max(0, math.floor(samples * share - 12 * deviation))
-    last = min(samples, math.ceil(samples * share + 12 * deviation))
-    below = 0.0
-    """P(K <= k - 1)."""
-    lower = upper = None
-    for k in range(first, last + 1):
-        if upper is None and k >= 1 and below >= confidence:
-            upper = k
-        if k >= 1 and 1 - below >= confidence:
-            lower = k
-        below += _probability(samples, share, k)
-    return lower, upper
-
-
-def _probability(samples: int, share: float, k: int) -> float:
-    """Of exactly k in a binomial distribution."""
-    ways = math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
-    return math.exp(ways + k * math.log(share) + (samples - k) * math.log1p(-share))
-
-
-class Bounds(NamedTuple):
-    """Of a quantile, in seconds. None: there are too few samples for this bound."""
-
-    samples: int
-    lower: float | None
-    upper: float | None
-
-
-def bounds(latencies: Mapping[int, int], share: float = P99, confidence: float = CONFIDENCE) -> Bounds:
-    """Between which latencies the quantile lies: each bound holds with `confidence`. The lower edge of the lower
-    bucket and the upper edge of the upper one are taken, so the width of the buckets is on the safe side."""
-    samples = sum(latencies.values())
-    low, high = ranks(samples, share, confidence) if samples else (None, None)
-    return Bounds(
-        samples,
-        None if low is None else bucket_edges(_at_rank(latencies, low))[0],
-        None if high is None else bucket_edges(_at_rank(latencies, high))[1],
-    )
-
-
-def _at_rank(latencies: Mapping[int, int], rank: int) -> int:
-    seen = 0
-    for bucket in sorted(latencies):
-        seen += latencies[bucket]
-        if seen >= rank:
-            return bucket
-    raise ValueError(f"rank {rank} of {seen} samples")
-
-
 class Parity(NamedTuple):
     """One operation at both stores, over the minutes in which both served it."""
 
@@ -179,6 +99,7 @@ class _Second:
     calls: int = 0
     faults: int = 0
     denials: int = 0
+    latencies: Histogram = field(default_factory=Counter)
 
     @property
     def counts(self) -> Counts:
@@ -219,7 +140,9 @@ class Meter:
             second.faults += 1
             cell.faults += 1
         elif seconds is not None:
-            cell.latencies[bucket_of_seconds(seconds)] += 1
+            bucket = bucket_of_seconds(seconds)
+            cell.latencies[bucket] += 1
+            second.latencies[bucket] += 1
 
     def denied(self, store: Store, now: float) -> None:
         """A store has answered that it is not the owner, or for the other store."""
@@ -242,6 +165,16 @@ class Meter:
         if now >= self._ends:
             self._roll(now)
         return tuple((slot[Store.A].counts, slot[Store.B].counts) for slot in reversed(self._seconds))
+
+    def latency(self, now: float, window_seconds: int, share: float = P99) -> float | None:
+        """That quantile of the latencies of both stores' calls in the last complete seconds; None: there were none."""
+        if now >= self._ends:
+            self._roll(now)
+        window: Histogram = Counter()
+        for slot in list(self._seconds)[-window_seconds:]:
+            for second in slot.values():
+                window.update(second.latencies)
+        return quantile(window, share)
 
     def recent(self, store: Store, now: float) -> Counts:
         """Calls and faults of the last ERROR_MINUTES minutes, the running one included."""
