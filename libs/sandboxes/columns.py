@@ -1,4 +1,4 @@
-"""What a list of sandboxes can filter by."""
+"""What stores keep of a sandbox beside it: what a list can filter by, and which lease it shows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 from libs.contract.schemas import SchemaUnknown
 from libs.errors import InvalidField
 from libs.ownership.model import Row
+from libs.sandboxes.leases import mark_of
 from libs.sandboxes.schema import SCHEMAS, Schemas
 from libs.sandboxes.transitions import state_name
 from libs.sandboxes.validation import MAX_ACCOUNT_CHARACTERS
@@ -16,7 +17,8 @@ __all__ = ["sandbox_columns", "state_name"]
 
 
 def sandbox_columns(row: Row, schemas: Schemas = SCHEMAS) -> Columns:
-    """State, account and labels; none for a stub and for a payload that is not a sandbox.
+    """State, account, labels and lease; none for a stub and for a payload that is not a sandbox, or of a version that
+    this program does not know.
 
     Old records may hold an account longer than an index takes, and zeros, which not every database takes. No filter can
     ask for those; but a store that cannot keep a record would never take it over.
@@ -30,4 +32,5 @@ def sandbox_columns(row: Row, schemas: Schemas = SCHEMAS) -> Columns:
     equals = {"state": state_name(sandbox.state)}
     if len(sandbox.account) <= MAX_ACCOUNT_CHARACTERS and "\0" not in sandbox.account:
         equals["account"] = sandbox.account
-    return Columns(equals, {name: value for name, value in sandbox.labels.items() if "\0" not in name + value})
+    labels = {name: value for name, value in sandbox.labels.items() if "\0" not in name + value}
+    return Columns(equals, labels, mark_of(sandbox))

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import re
 
-from google.protobuf.message import DecodeError
-
 from libs.errors import InvalidField
 from libs.ownership.limits import LONGEST_TICK_SECONDS
 from libs.ownership.model import Row, Version
@@ -47,17 +45,8 @@ def token_of(version: Version) -> str:
     return f"{version.term}.{version.revision}"
 
 
-def lease_mark(row: Row) -> str:
-    """Which grant or renewal the row shows; "" for none, and for a payload that is not a sandbox. A store that sees it
-    change begins to count."""
-    try:
-        sandbox = Sandbox.FromString(row.payload)
-    except DecodeError:
-        return ""
-    return mark_of(sandbox)
-
-
 def mark_of(sandbox: Sandbox) -> str:
+    """Which grant or renewal it shows; "" for none. A store that sees it change begins to count."""
     return f"{sandbox.lease.token}/{sandbox.lease.renewals}" if sandbox.HasField("lease") else ""
 
 

@@ -1,4 +1,4 @@
-"""What a list can filter by: values that a store keeps beside a row's payload, as projections of it."""
+"""What a store keeps beside a row's payload, as projections of it: what a list can filter by, and the lease's mark."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Columns:
 
     equals: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    lease: str = ""
+    """Which grant or renewal of a lease the row shows; "" for none. When it changes, the store begins to count how long
+    it has known the lease (`Row.lease_seconds`)."""
 
 
 ColumnsOf = Callable[[Row], Columns]

@@ -54,13 +54,18 @@ class _State:
     outbox: dict[tuple[str, Version], tuple[ChangeEntry, float]] = field(default_factory=dict)
     feed: FeedState = field(default_factory=FeedState)
     parked: dict[tuple[int, int], Parked] = field(default_factory=dict)
+    leases: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """By key: the mark of the lease that the row shows, and the ticks when it was learned."""
     seconds: float = 0.0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def find(self, key: str, call: Call | None = None) -> Found:
         served = self.served.get((key, call.principal, call.request_id)) if call else None
-        return Found(key, self.rows.get(key), self.absences[bucket_of(key)], served[0] if served else None)
+        row = self.rows.get(key)
+        if row is not None and key in self.leases:
+            row = replace(row, lease_seconds=self.seconds - self.leases[key][1])
+        return Found(key, row, self.absences[bucket_of(key)], served[0] if served else None)
 
     def window(self, key: str) -> tuple[Served, ...]:
         """Served requests of the retry window."""
@@ -84,9 +89,17 @@ class _State:
         if not self.limits.fits(self.depth(), len(event), reserve=reserve):
             raise OutboxFull
         row = record.row
-        self.rows[row.key] = row
+        self.keep(row)
         self.outbox[row.key, row.version] = ChangeEntry(row.key, row.version, event, traceparent), self.seconds
         self.changed.set()
+
+    def keep(self, row: Row) -> None:
+        self.rows[row.key] = row
+        mark = self.columns(row).lease
+        if not mark:
+            self.leases.pop(row.key, None)
+        elif mark != self.leases.get(row.key, ("", 0.0))[0]:
+            self.leases[row.key] = mark, self.seconds
 
     def take(self, record: Record) -> bool:
         """Apply: whether the record was newer."""
@@ -94,7 +107,7 @@ class _State:
             self.learn(record.row.key, served)
         if not is_newer(record, self.rows.get(record.row.key)):
             return False
-        self.rows[record.row.key] = record.row
+        self.keep(record.row)
         return True
 
 

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 from libs.clock import Clock
 from libs.ownership.errors import OutboxFull
@@ -102,9 +103,12 @@ class Core:
             values = connection.execute(self.statements.find, parameters).fetchone()
         served = None
         if call is not None and values[ROW_COLUMNS + 4] is not None:
-            request_hash, term, revision, answer = values[ROW_COLUMNS + 4 :]
+            request_hash, term, revision, answer = values[ROW_COLUMNS + 4 : ROW_COLUMNS + 8]
             served = Served(call.principal, call.request_id, request_hash, Version(term, revision), answer)
-        return found_from(key, values, served)
+        found = found_from(key, values, served)
+        if call is None or found.row is None or not values[-1]:
+            return found
+        return replace(found, row=replace(found.row, lease_seconds=values[-1]))
 
     def change(self, connection: sqlite3.Connection, found: Found, record: Record, traceparent: str) -> None:
         """Row and event, under the condition that the row is still the one that was found. Raises OutboxFull."""

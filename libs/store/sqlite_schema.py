@@ -46,6 +46,8 @@ class Layout:
     """Column by the name that a list's filter uses."""
     labels: str
     """The column with the labels, as a JSON object of strings."""
+    lease: Callable[[Row], str] = lambda row: ""
+    """See `libs.store.columns.Columns.lease`."""
 
 
 SHARED_TABLES = (
@@ -69,6 +71,14 @@ SHARED_TABLES = (
     "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "INSERT INTO counter VALUES ('applied', 0), ('old', 0), ('parked', 0), ('journaled', 0)",
 )
+
+
+def lease_columns(table: str) -> Sequence[str]:
+    """Of a record's table: the lease's mark, and the ticks when this store first saw it."""
+    return (
+        f"ALTER TABLE {table} ADD COLUMN lease TEXT NOT NULL DEFAULT ''",
+        f"ALTER TABLE {table} ADD COLUMN lease_tick REAL NOT NULL DEFAULT 0.0",
+    )
 
 
 def first_buckets(version: int, owner: Store) -> str:
@@ -98,7 +108,12 @@ def signed(digest: int) -> int:
 
 
 def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
-    """What the columns of the protocol hold for a row, then the layout's own."""
+    """What a row's columns hold: those of the protocol, the layout's own, the lease."""
+    return (*first_values(row, layout), layout.lease(row))
+
+
+def first_values(row: Row, layout: Layout) -> tuple[Value, ...]:
+    """Without the lease, which the first schema did not have."""
     base = row.base or (None, None)
     return (
         row.key,
@@ -151,7 +166,7 @@ class Statements:
 
     def __init__(self, layout: Layout) -> None:
         table = layout.table
-        columns = [*PROTOCOL_COLUMNS, *layout.columns]
+        columns = [*PROTOCOL_COLUMNS, *layout.columns, "lease"]
         names = ", ".join(columns)
         marks = ", ".join("?" for _ in columns)
         set_marks = ", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 1))
@@ -162,15 +177,18 @@ class Statements:
         self.read = f"SELECT {ROW}, {BUCKET} FROM bucket b LEFT JOIN {table} r ON r.key = ?1 WHERE b.bucket = ?2"
         # key, bucket, principal, request id
         self.find = (
-            f"SELECT {ROW}, {BUCKET}, s.request_hash, s.term, s.revision, s.answer"
+            f"SELECT {ROW}, {BUCKET}, s.request_hash, s.term, s.revision, s.answer,"
+            " iif(r.lease <> '', (SELECT seconds FROM tick) - r.lease_tick, 0.0)"
             f" FROM bucket b LEFT JOIN {table} r ON r.key = ?1"
             " LEFT JOIN served s ON s.key = ?1 AND s.principal = ?3 AND s.request_id = ?4 WHERE b.bucket = ?2"
         )
-        self.insert = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+        insert = f"INSERT INTO {table} ({names}, lease_tick) VALUES ({marks}, (SELECT seconds FROM tick))"
+        self.insert = insert
         # all columns; then owner, term and revision as they were read
         self.update = (
-            f"UPDATE {table} SET {set_marks} WHERE key = ?1 AND owner = ?{after + 1}"
-            f" AND (term, revision) = (?{after + 2}, ?{after + 3})"
+            f"UPDATE {table} SET {set_marks},"
+            f" lease_tick = iif(lease = ?{after}, lease_tick, (SELECT seconds FROM tick))"
+            f" WHERE key = ?1 AND owner = ?{after + 1} AND (term, revision) = (?{after + 2}, ?{after + 3})"
         )
         # owner, term, revision, digest, key; then owner, term and revision as they were read
         self.hand_over = (
@@ -179,7 +197,8 @@ class Statements:
         )
         # The first table may have two unique columns: no target means whichever of them it is.
         self.apply = (
-            f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {excluded}"
+            f"{insert} ON CONFLICT DO UPDATE SET {excluded},"
+            f" lease_tick = iif({table}.lease = excluded.lease, {table}.lease_tick, excluded.lease_tick)"
             f" WHERE ({table}.term, {table}.revision) < (excluded.term, excluded.revision)"
         )
         self.rows = f"SELECT {ROW} FROM {table} r"

@@ -109,11 +109,11 @@ def broken(statement: str, guard: str, instead: str) -> str:
     return statement.replace(guard, instead)
 
 
-UNFENCED = "r.owner = $23 AND $24::bigint IS NOT NULL AND $25::bigint IS NOT NULL"
+UNFENCED = "r.owner = $24 AND $25::bigint IS NOT NULL AND $26::bigint IS NOT NULL"
 LOOKED_UP = (
-    f"{UNFENCED} AND NOT EXISTS (SELECT FROM served x WHERE x.key = $1 AND x.principal = $17 AND x.request_id = $18)"
+    f"{UNFENCED} AND NOT EXISTS (SELECT FROM served x WHERE x.key = $1 AND x.principal = $18 AND x.request_id = $19)"
 )
-SERVED_AGAIN = ("WHERE $17::text IS NOT NULL)", "WHERE $17::text IS NOT NULL ON CONFLICT DO NOTHING)")
+SERVED_AGAIN = ("WHERE $18::text IS NOT NULL)", "WHERE $18::text IS NOT NULL ON CONFLICT DO NOTHING)")
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -155,7 +155,7 @@ async def test_looking_the_request_up_outside_the_condition_is_no_fence(rig: Rig
 async def test_a_write_that_waited_for_a_release_changes_nothing(rig: Rig, guarded: bool) -> None:
     await put(rig.store, KEY, "r1", "first")
     seen = await rig.found()
-    unfenced = UNFENCED.replace("r.owner = $23", "$23::text IS NOT NULL")
+    unfenced = UNFENCED.replace("r.owner = $24", "$24::text IS NOT NULL")
     statement = sql.UPDATE if guarded else broken(sql.UPDATE, sql.UPDATE_GUARD, unfenced)
     if not guarded:
         await rig.without_trigger()
@@ -309,7 +309,7 @@ async def test_an_acknowledgement_by_name_keeps_a_change_that_commits_late(rig: 
 async def test_an_apply_that_waited_for_a_newer_one_keeps_the_newer(rig: Rig, guarded: bool) -> None:
     def arguments(revision: int, word: str) -> tuple[list[Any], ...]:
         row = row_of(KEY, (0, revision), Store.A, word)
-        return columnar([record_values(row, BUCKET, Columns())], 16)
+        return columnar([record_values(row, BUCKET, Columns())], 17)
 
     statement = sql.APPLY if guarded else broken(sql.APPLY, sql.APPLY_GUARD, "true")
     if not guarded:
@@ -327,7 +327,7 @@ async def test_an_apply_that_waited_keeps_the_newer_record_and_the_requests_of_b
     def arguments(revision: int, request: str) -> list[Any]:
         row = row_of(KEY, (0, revision), Store.A, request)
         served = (KEY, *served_values(served_of(request, (0, revision))))
-        return [*columnar([record_values(row, BUCKET, Columns())], 16), *columnar([served], 7)]
+        return [*columnar([record_values(row, BUCKET, Columns())], 17), *columnar([served], 7)]
 
     both = sql.APPLY_WITH_SERVED
     statement = both if guarded else broken(both, sql.APPLY_GUARD, "true")

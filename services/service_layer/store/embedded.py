@@ -20,6 +20,7 @@ from libs.store.sqlite_schema import (
     first_buckets,
     guards,
     labels_text,
+    lease_columns,
 )
 
 
@@ -34,6 +35,7 @@ LAYOUT = Layout(
     project=_project,
     filters={"state": "state", "account": "account"},
     labels="labels",
+    lease=lambda row: sandbox_columns(row).lease,
 )
 
 
@@ -46,7 +48,10 @@ def _record_table() -> str:
     return f"CREATE TABLE record ({columns}, {own})"
 
 
-MIGRATIONS = (Migration(1, (_record_table(), *guards("record"), *SHARED_TABLES, first_buckets(0, Store.A))),)
+MIGRATIONS = (
+    Migration(1, (_record_table(), *guards("record"), *SHARED_TABLES, first_buckets(0, Store.A))),
+    Migration(2, lease_columns("record")),
+)
 
 
 @asynccontextmanager

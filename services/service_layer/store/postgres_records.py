@@ -15,7 +15,7 @@ from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_errors import StartAgain
 from services.service_layer.store.postgres_pool import Connection
-from services.service_layer.store.postgres_rows import ROW, found_of, row_of, served_values
+from services.service_layer.store.postgres_rows import ROW, found_for_write, found_of, row_of, served_values
 
 _COLUMNS = ("state", "account")
 
@@ -60,7 +60,7 @@ class PostgresRecords:
         async def work(connection: Connection) -> Changed | Answered:
             bucket = bucket_of(call.key)
             seen = await connection.fetchrow(sql.READ_FOR_WRITE, call.key, bucket, call.principal, call.request_id)
-            found = found_of(call.key, seen, with_served=True)
+            found = found_for_write(call.key, seen)
             decision = decide(found)
             if isinstance(decision, Changed):
                 await self._commit(connection, call, found, decision)

@@ -21,7 +21,7 @@ SERVED = "s.principal, s.request_id, s.request_hash, s.term AS served_term, s.re
 
 RECORD_COLUMNS = (
     "key, bucket, term, revision, owner, write_term, write_revision, live, schema_version, base_term, base_revision,"
-    " digest, payload, state, account, labels"
+    " digest, payload, state, account, labels, lease"
 )
 
 _SIGN = 1 << 63
@@ -36,7 +36,7 @@ def unsigned(number: int) -> int:
     return number % (2 * _SIGN)
 
 
-def row_of(columns: Mapping[str, Any]) -> Row | None:
+def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | None:
     """None when the join found no record."""
     if columns["revision"] is None:
         return None
@@ -50,6 +50,7 @@ def row_of(columns: Mapping[str, Any]) -> Row | None:
         payload=columns["payload"],
         schema_version=columns["schema_version"],
         base=base,
+        lease_seconds=lease_seconds,
     )
 
 
@@ -70,8 +71,14 @@ def served_of(columns: Mapping[str, Any]) -> Served | None:
     )
 
 
-def found_of(key: str, columns: Mapping[str, Any], *, with_served: bool = False) -> Found:
-    return Found(key, row_of(columns), absence_of(columns), served_of(columns) if with_served else None)
+def found_of(key: str, columns: Mapping[str, Any]) -> Found:
+    return Found(key, row_of(columns), absence_of(columns))
+
+
+def found_for_write(key: str, columns: Mapping[str, Any]) -> Found:
+    """With the request, if it was served, and the time of the lease, if the row shows one."""
+    row = row_of(columns, lease_seconds=(columns["lease_age"] or 0) / 1000)
+    return Found(key, row, absence_of(columns), served_of(columns))
 
 
 def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
@@ -92,6 +99,7 @@ def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
         columns.equals.get("state"),
         columns.equals.get("account"),
         json.dumps(dict(columns.labels)),
+        columns.lease,
     )
 
 

@@ -20,36 +20,43 @@ READ_MANY = (
     " JOIN bucket b ON b.bucket = n.bucket LEFT JOIN record r ON r.key = n.key ORDER BY n.place"
 )
 
-# For a write also the request, if it was served. It is no fence by itself: the condition in UPDATE is.
+# For a write also the request, if it was served, and for how long the lease is known. It is no fence by itself: the
+# condition in UPDATE is.
 READ_FOR_WRITE = (
-    f"SELECT {ROW}, {ABSENCE}, {SERVED} FROM bucket b LEFT JOIN record r ON r.key = $1"
+    f"SELECT {ROW}, {ABSENCE}, {SERVED}, CASE WHEN r.lease <> '' THEN {NOW} - r.lease_tick END AS lease_age"
+    " FROM bucket b LEFT JOIN record r ON r.key = $1"
     " LEFT JOIN served s ON s.key = $1 AND s.principal = $3 AND s.request_id = $4 WHERE b.bucket = $2"
 )
 
+# A lease that is there already keeps the tick at which it was learned; a grant and a renewal begin anew.
+_LEASE_TICK = f"CASE WHEN r.lease = {{}} THEN r.lease_tick ELSE {NOW} END"
+
 _SERVED_AND_OUTBOX = f"""
 s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
-      SELECT $1, $17, $18, $19, $3, $4, $20, {NOW} FROM w WHERE $17::text IS NOT NULL)
+      SELECT $1, $18, $19, $20, $3, $4, $21, {NOW} FROM w WHERE $18::text IS NOT NULL)
 INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
-SELECT $1, $3, $4, $21, octet_length($21::bytea), $22, {NOW} FROM w RETURNING id
+SELECT $1, $3, $4, $22, octet_length($22::bytea), $23, {NOW} FROM w RETURNING id
 """
 
-UPDATE_GUARD = "r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint)"
+UPDATE_GUARD = "r.owner = $24 AND (r.term, r.revision) = ($25::bigint, $26::bigint)"
 
 # A row that is locked is waited for, then the guard is asked again of what the other one committed.
 UPDATE = (
     f"WITH w AS (UPDATE record r SET ({RECORD_COLUMNS}) = ROW($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
     " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::bigint, $11::bigint, $12::bigint, $13::bytea, $14::text,"
-    f" $15::text, $16::jsonb) WHERE r.key = $1 AND {UPDATE_GUARD} RETURNING 1), {_SERVED_AND_OUTBOX}"
+    f" $15::text, $16::jsonb, $17::text), lease_tick = {_LEASE_TICK.format('$17')}"
+    f" WHERE r.key = $1 AND {UPDATE_GUARD} RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
-CREATE_GUARD = "SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 FOR SHARE"
+CREATE_GUARD = "SELECT FROM bucket WHERE bucket = $2 AND owner = $24 AND term = $25 FOR SHARE"
 
 # The absence is held until the commit: a release of it waits for this, or this waits for it and then makes nothing.
 CREATE = (
     f"WITH b AS MATERIALIZED ({CREATE_GUARD}),"
-    f" w AS (INSERT INTO record ({RECORD_COLUMNS}) SELECT $1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
+    f" w AS (INSERT INTO record ({RECORD_COLUMNS}, lease_tick)"
+    " SELECT $1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
     " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::bigint, $11::bigint, $12::bigint, $13::bytea, $14::text,"
-    f" $15::text, $16::jsonb FROM b ON CONFLICT DO NOTHING RETURNING 1), {_SERVED_AND_OUTBOX}"
+    f" $15::text, $16::jsonb, $17::text, {NOW} FROM b ON CONFLICT DO NOTHING RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
 # In key order, so that two batches cannot wait for each other in a ring.
@@ -81,14 +88,15 @@ SELECT key, term, revision, event, octet_length(event), '', {NOW} FROM w
 APPLY_GUARD = "(r.term, r.revision) < (excluded.term, excluded.revision)"
 _SET = ", ".join(f"{name} = excluded.{name}" for name in RECORD_COLUMNS.split(", ") if name not in ("key", "bucket"))
 APPLY = f"""
-INSERT INTO record AS r ({RECORD_COLUMNS})
-SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12, n.c13, n.c14, n.c15, n.c16::jsonb
+INSERT INTO record AS r ({RECORD_COLUMNS}, lease_tick)
+SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12, n.c13, n.c14, n.c15, n.c16::jsonb,
+       n.c17, {NOW}
 FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[],
             $8::boolean[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bytea[], $14::text[],
-            $15::text[], $16::text[])
-  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, place)
+            $15::text[], $16::text[], $17::text[])
+  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, place)
 ORDER BY n.place
-ON CONFLICT (key) DO UPDATE SET {_SET} WHERE {APPLY_GUARD}
+ON CONFLICT (key) DO UPDATE SET {_SET}, lease_tick = {_LEASE_TICK.format("excluded.lease")} WHERE {APPLY_GUARD}
 """
 
 # With the requests that they served: one statement is one round trip, and all or nothing without a transaction of its
@@ -98,7 +106,7 @@ WITH w AS ({APPLY} RETURNING 1), applied AS MATERIALIZED (SELECT count(*) AS rec
 s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
 FROM applied CROSS JOIN
-  unnest($17::text[], $18::text[], $19::text[], $20::bytea[], $21::bigint[], $22::bigint[], $23::bytea[])
+  unnest($18::text[], $19::text[], $20::text[], $21::bytea[], $22::bigint[], $23::bigint[], $24::bytea[])
   WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
 ORDER BY n.place ON CONFLICT DO NOTHING)
 SELECT records FROM applied

@@ -13,7 +13,7 @@ from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import Releases
 from services.service_layer.store.postgres_rows import absence_of, columnar, record_values, served_values
 
-_RECORD_WIDTH = 16
+_RECORD_WIDTH = 17
 _SERVED_WIDTH = 7
 
 

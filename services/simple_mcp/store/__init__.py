@@ -13,7 +13,7 @@ from libs.ownership.model import Store
 from libs.sqlite import Database, Migration, connect, error_of, exclusive, migrate
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
-from libs.store.sqlite_schema import PROTOCOL_COLUMNS, SHARED_TABLES, first_buckets, guards, values_of
+from libs.store.sqlite_schema import PROTOCOL_COLUMNS, SHARED_TABLES, first_buckets, first_values, guards, lease_columns
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE, old_key, old_row
 
 __all__ = ["MIGRATIONS", "NotTheOldDatabase", "initialise", "open_store"]
@@ -51,10 +51,10 @@ def _fill(connection: sqlite3.Connection) -> None:
         flat = dict(zip(COLUMNS, values, strict=True))
         key = old_key(flat["id"], number, taken, ids)
         taken.add(key)
-        connection.execute(update, (*values_of(old_row(key, flat), LAYOUT), number))
+        connection.execute(update, (*first_values(old_row(key, flat), LAYOUT), number))
 
 
-MIGRATIONS = (Migration(1, _extend),)
+MIGRATIONS = (Migration(1, _extend), Migration(2, lease_columns("sandboxes")))
 
 
 def initialise(path: Path) -> None:

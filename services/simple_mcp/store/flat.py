@@ -20,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
-from libs.sandboxes.columns import state_name
+from libs.sandboxes.columns import sandbox_columns, state_name
 from libs.store.sqlite_schema import Layout, Value, labels_text
 
 PREFIX = "sandboxes/"
@@ -253,4 +253,5 @@ LAYOUT = Layout(
     project=project,
     filters={"state": "state", "account": "account"},
     labels="metadata",
+    lease=lambda row: sandbox_columns(row).lease,
 )
