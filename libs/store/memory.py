@@ -251,6 +251,9 @@ class _Outbox:
         async with self.state.turn:
             return sum(self.state.outbox.pop(change, None) is not None for change in changes)
 
+    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
+        return {change for change in changes if change in self.state.outbox}
+
     async def depth(self) -> Depth:
         return self.state.depth()
 
@@ -268,9 +271,6 @@ class _Feed:
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         async with self.memory.turn:
             if self.memory.parked.pop((partition, offset), None) is None:
-    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
-        return {change for change in changes if change in self.state.outbox}
-
                 return Applied(0, 0)
             newer = self.memory.take(record)
             return Applied(int(newer), int(not newer))
