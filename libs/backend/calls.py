@@ -20,6 +20,7 @@ from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.contract.operations import CallContext, List, Operations, Read, Write
 from libs.contract.pages import make_token
+from libs.contract.schemas import NEWEST
 from libs.errors import LockTimeout, OwnerUnavailable
 from libs.locks.port import LockManager, hold_if_available
 from libs.ownership.errors import NotOwner
@@ -27,6 +28,7 @@ from libs.ownership.model import Call, Found, Version
 from libs.ownership.rules import Answered, Changed, decide_write, may_change, read_as_owner
 from libs.rpc import metadata
 from libs.rpc.caller import Caller, make_id, read_caller
+from libs.rpc.clients import Clients, name_of
 from libs.rpc.errors import Context
 from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import RawService
@@ -56,6 +58,10 @@ class Surroundings:
     """How far this store's feed is behind at most; None when nobody knows."""
     public_logged: bool = False
     """Callers of the public listener do."""
+    public_schema: int = NEWEST
+    """The schema version of a caller of the public listener who says none."""
+    clients: Clients | None = None
+    """Who calls the public listener in a way that ends one day."""
 
 
 class Calls:
@@ -64,6 +70,7 @@ class Calls:
     def __init__(self, operations: Operations, contract: Contract, ports: StorePorts, around: Surroundings) -> None:
         self._operations = operations
         self._methods = {name: contract.methods[name] for name in operations.methods}
+        self._schemas = contract.schemas
         self._ports = ports
         self._around = around
 
@@ -81,7 +88,8 @@ class Calls:
 
     async def _answer_internal(self, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
-        caller = read_caller(context.invocation_metadata(), internal=True)
+        found = context.invocation_metadata()
+        caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
         parsed = self._parse(method, request, caller)
         if isinstance(parsed, Write):
             return await self._write(parsed, caller, context)
@@ -95,7 +103,7 @@ class Calls:
 
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
-        caller = replace(read_caller(context.invocation_metadata(), internal=False), logged=self._around.public_logged)
+        caller = await self._client(context)
         parsed = self._parse(method, request, caller)
         try:
             if isinstance(parsed, Write):
@@ -107,16 +115,33 @@ class Calls:
         except NotOwner as error:
             if passing is None:
                 raise OwnerUnavailable("another store owns the record, and no router is set to ask it") from error
-        return await passing.call(self._methods[method].path, request, context)
+        return await passing.call(self._methods[method].path, request, context, self._said_for(caller, context))
+
+    async def _client(self, context: Context) -> Caller:
+        """Who calls at the public listener. Raises InvalidField."""
+        around, found = self._around, context.invocation_metadata()
+        version = self._schemas.asked(found, around.public_schema)
+        if around.clients is not None:
+            await around.clients.note(context, version)
+        return replace(read_caller(found, internal=False), logged=around.public_logged, schema_version=version)
+
+    def _said_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
+        """What a router would not know of a caller of this listener."""
+        if self._schemas.said(context.invocation_metadata()) is not None or not self._schemas.metadata:
+            version: tuple[tuple[str, str], ...] = ()
+        else:
+            version = ((self._schemas.metadata, str(caller.schema_version)),)
+        return (*version, (metadata.CLIENT, name_of(context)))
 
     def _parse(self, method: str, request: bytes, caller: Caller) -> Read | Write | List:
         """The checked call."""
         rule = self._methods[method]
         if rule.is_read:
-            return self._operations.parse(method, request, CallContext("", "", 0.0))
+            return self._operations.parse(method, request, CallContext("", "", 0.0, caller.schema_version))
         request_id = caller.request_id or str(uuid4())
         made_id = caller.made_id or self._made_id(rule, request, caller.principal, request_id)
-        return self._operations.parse(method, request, CallContext(request_id, made_id, self._around.clock.now()))
+        call = CallContext(request_id, made_id, self._around.clock.now(), caller.schema_version)
+        return self._operations.parse(method, request, call)
 
     @staticmethod
     def _made_id(rule: Method, request: bytes, principal: str, request_id: str) -> str:
@@ -145,7 +170,7 @@ class Calls:
     async def _list(self, wanted: List) -> bytes:
         rows, more = await page_of(self._ports, wanted)
         token = make_token(rows[-1].row.key, wanted.filter_hash) if more else ""
-        return wanted.answer([listed.row.payload for listed in rows], token)
+        return wanted.answer([wanted.item(listed.row) for listed in rows], token)
 
     async def _write(self, write: Write, caller: Caller, context: Context) -> bytes:
         me = self._ports.store
@@ -164,7 +189,7 @@ class Calls:
             await self._around.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
         if late or caller.explain:
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
-        return outcome.answer
+        return write.reply(outcome.answer)
 
     async def _commit(self, call: Call, decide: Callable[[Found], Changed | Answered]) -> Changed | Answered:
         try:

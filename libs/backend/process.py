@@ -19,16 +19,20 @@ from libs.backend.upkeep import UpkeepLoop
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
+from libs.contract.schemas import NEWEST
 from libs.eventlog.lazy import LazyEventLog
+from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
 from libs.process import told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
+from libs.rpc.clients import Clients
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background
 from libs.store.port import StorePorts
+from libs.telemetry.metrics import open_metrics
 from libs.telemetry.vitals import Gauges
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,10 @@ class Backend:
     open_locks: Callable[[], AbstractAsyncContextManager[LockManager]]
     server_id: Callable[[], Awaitable[str]] | None = None
     """Which database server it is on."""
+    public_schema: int = NEWEST
+    """The schema version of a client that says none."""
+    notice: str = ""
+    """What a client is told when there is a router that it should call instead; "": it may stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,8 @@ async def open_backend(
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
         ports = await stack.enter_async_context(backend.open_store())
-        locks = await stack.enter_async_context(backend.open_locks())
+        meter = await stack.enter_async_context(open_metrics(settings.metrics))
+        locks = MeasuredLocks(await stack.enter_async_context(backend.open_locks()), clock, meter)
         server_id = await backend.server_id() if backend.server_id is not None else ""
         event_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(event_log.close)
@@ -101,11 +110,20 @@ async def open_backend(
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds)
         around = Surroundings(
-            serving, writes, clock, logged, locks, feed.behind_seconds, public_logged=settings.ack == LOGGED
+            serving,
+            writes,
+            clock,
+            logged,
+            locks,
+            feed.behind_seconds,
+            public_logged=settings.ack == LOGGED,
+            needed_no_turn=locks.needed_none,
+            public_schema=backend.public_schema,
+            clients=Clients(backend.contract.schemas, clock, backend.notice if settings.router else ""),
         )
         calls = Calls(backend.operations, backend.contract, ports, around)
         gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)
-        about = About(backend.schema_version, server_id, settings.outbox_limits, gauges)
+        about = About(backend.schema_version, server_id, settings.outbox_limits, gauges, locks)
         replication = Replication(backend.operations, ports, feed, around, about)
         passing = None
         if settings.router:

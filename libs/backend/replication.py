@@ -40,6 +40,7 @@ from libs.pb.baton.replication.v1.replication_pb2_grpc import (
     ReplicationServiceServicer,
     add_ReplicationServiceServicer_to_server,
 )
+from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.rpc.errors import Context
 from libs.rpc.limits import ANSWER_BYTES, HARD_MESSAGE_BYTES
 from libs.rpc.server import TypedService
@@ -82,6 +83,7 @@ class Replication(ReplicationServiceServicer):
         self._serving = around.serving
         self._clock = around.clock
         self._logged = around.logged
+        self._clients = around.clients
         self._about = about
 
     def service(self) -> TypedService:
@@ -90,7 +92,17 @@ class Replication(ReplicationServiceServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         about = self._about
+        now = self._clock.monotonic()
         answer = pb.GetStatusResponse(
+            clients=[
+                telemetry_pb2.Client(
+                    name=seen.name,
+                    schema_version=seen.schema_version,
+                    calls=seen.calls,
+                    idle_seconds=now - seen.last_at,
+                )
+                for seen in (self._clients.seen() if self._clients is not None else ())
+            ],
             store=STORE_NUMBERS[self._ports.store],
             serving=self._serving.serving,
             reason=self._serving.reason,
@@ -153,14 +165,19 @@ class Replication(ReplicationServiceServicer):
         answer = pb.ListRecordsResponse(full=more)
         for row, matches in rows:
             version = version_to_pb(row.version)
-            answer.rows.add(key=row.key, version=version, matches=matches, item=row.payload if matches else b"")
+            if row.schema_version > self._about.schema_version:
+                answer.rows.add(key=row.key, version=version, unknown_schema=row.schema_version)
+            else:
+                item = wanted.item(row) if matches else b""
+                answer.rows.add(key=row.key, version=version, matches=matches, item=item)
         return answer
 
     def _parse_list(self, request: pb.ListRecordsRequest) -> List:
         operations = self._operations
         service, _, name = request.method.removeprefix("/").replace("/", ".").rpartition(".")
         if service == operations.service and name in operations.methods:
-            parsed = operations.parse(name, request.request, CallContext("", "", 0.0))
+            context = CallContext("", "", 0.0, request.schema_version)
+            parsed = operations.parse(name, request.request, context)
             if isinstance(parsed, List):
                 return parsed
         raise InvalidField("method", request.method, f"a method of {operations.service} that lists")

@@ -33,6 +33,8 @@ class Caller:
     logged: bool = False
     """Answer a write only when its event is in the log."""
     traceparent: str = ""
+    schema_version: int = 0
+    """Which it speaks: its contract knows where it says so. 0: the newest."""
 
 
 def read_caller(found: Any, *, internal: bool) -> Caller:

@@ -5,6 +5,8 @@ EXPLAIN = "baton-explain"
 """1: the answer's metadata, or the error's, says which store answered, why it was asked, what version the record has,
 and whether the answer may be stale. From the router to a store: tell the record's version."""
 TRACEPARENT = "traceparent"
+CLIENT = "baton-client"
+"""What the caller calls itself, for the list of clients that must change something."""
 
 # On internal listeners, from the router to a store.
 TOKEN = "baton-token"
@@ -18,6 +20,8 @@ ACK = "baton-ack"
 LOGGED = "logged"
 
 # In answers.
+DEPRECATED = "baton-deprecated"
+"""In the headers: what the caller must change one day, in words."""
 STALE = "baton-stale"
 """1: the answer is a replica's; it may lack the newest writes. 0: it is not, for a caller who asked why."""
 AGE_SECONDS = "baton-age-seconds"

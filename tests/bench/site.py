@@ -47,7 +47,7 @@ def payload_of(number: int, padding: int = 0) -> bytes:
         spec=SandboxSpec(image="registry.example/bench:1", command=["serve"], cpu_millis=500, memory_mib=512),
         labels={"team": "bench"},
         account="bench",
-        schema_version=1,
+        schema_version=2,
         revision=1,
         etag=Version(0, 1).etag,
     )
@@ -59,7 +59,7 @@ def records(count: int, owner: Store) -> list[Record]:
     """As their first write left them."""
     first = Version(0, 1)
     return [
-        Record(Row(name_of(number), first, owner, first, True, payload_of(number), 1), (), owner, time.time())
+        Record(Row(name_of(number), first, owner, first, True, payload_of(number), 2), (), owner, time.time())
         for number in range(count)
     ]
 

@@ -105,7 +105,7 @@ async def backend(
     logged = LogWaits(ports.outbox, log_wait_seconds)
     around = Surroundings(serving, background, clock, logged, locks, feed.behind_seconds, public_logged=public_logged)
     calls = Calls(operations, CONTRACT, ports, around)
-    replication = Replication(operations, ports, feed, around, About(1, outbox=limits or OutboxLimits()))
+    replication = Replication(operations, ports, feed, around, About(2, outbox=limits or OutboxLimits()))
     serving.serve()
     async with AsyncExitStack() as stack:
         passing = None

@@ -126,7 +126,7 @@ async def test_status_tells_what_the_store_is(store: Store, number: int, absence
     async with backend(store) as at:
         status = await at.replication.GetStatus(pb.GetStatusRequest())
         assert (status.store, status.serving, status.reason) == (number, True, "")
-        assert (status.owned_absences, status.schema_version, status.backend) == (absences, 1, "memory")
+        assert (status.owned_absences, status.schema_version, status.backend) == (absences, 2, "memory")
         assert status.now_time.ToNanoseconds() == at.clock.now() * 1e9
 
 
