@@ -129,6 +129,8 @@ class Replication(ReplicationServiceServicer):
         answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
         answer.outbox.full = not limits.fits(depth, 0)
         answer.records, answer.owned_records, answer.owned_absences = census
+        if (connections := await ports.inspection.connections()) is not None:
+            answer.connections.CopyFrom(pb.Connections(**connections._asdict()))
         _count_feed(answer.feed, await ports.feed.state())
 
     async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from libs.process import Address, Count, ProcessSettings, Seconds, check_address
+from libs.process import Address, Count, ProcessSettings, Seconds, check_optional_address
 from libs.rpc.server import ServerLimits
 from libs.store.limits import OutboxLimits
-
-
-def check_router(value: str) -> str:
-    return check_address(value) if value else value
 
 
 class BackendSettings(ProcessSettings):
@@ -22,16 +17,16 @@ class BackendSettings(ProcessSettings):
     """Where clients are served."""
     internal: Address
     """Where the router is."""
-    router: Annotated[str, AfterValidator(check_router)] = ""
+    router: Annotated[str, AfterValidator(check_optional_address)] = ""
     """The router's public address: where calls go that this store cannot answer. Empty: there is none."""
     token_file: Path | None = None
     """Holds the token that the internal listener asks for. Needed when that listens beyond this machine."""
+
     ack: Literal["committed", "logged"] = "committed"
     """When a write of a client at the public listener is answered: when it is on disk here, or when its event is in the
     log too. What comes from a router says so itself."""
     log_wait_seconds: Seconds = 3.0
     """How long a write waits for its event to be in the log, if its caller wants that."""
-
 
     outbox_entries: Annotated[int, Field(ge=1)] = 1_000_000
     outbox_bytes: Annotated[int, Field(ge=1)] = 1 << 30
@@ -58,8 +53,3 @@ class BackendSettings(ProcessSettings):
             default_deadline_seconds=self.default_deadline_seconds,
             longest_deadline_seconds=self.longest_deadline_seconds,
         )
-
-
-def default_pool_size() -> int:
-    """Connections for requests: enough to keep the cores busy while others wait for the disk."""
-    return 2 * (os.cpu_count() or 1) + 1

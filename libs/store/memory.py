@@ -318,6 +318,9 @@ class _Inspection:
             sums[bucket] = BucketDigest(bucket, before.records + 1, owned, before.digest ^ row.digest)
         return [sums[bucket] for bucket in sorted(sums)]
 
+    async def connections(self) -> None:
+        return None
+
     async def census(self) -> Census:
         me = self.state.store
         owned = sum(row.owner is me for row in self.state.rows.values())

@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 from libs.errors import BatonError
 from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, Outcome
+from libs.store.connections import Connections
 
 
 class StoreUnavailable(BatonError):
@@ -200,11 +201,11 @@ class Outbox(Protocol):
         ...
 
     async def depth(self) -> Depth:
-    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
-        """Those of these that are still here, so not acknowledged."""
+        """May be up to two seconds old."""
         ...
 
-        """May be up to two seconds old."""
+    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
+        """Those of these that are still here, so not acknowledged."""
         ...
 
 
@@ -268,6 +269,11 @@ class Census(NamedTuple):
 
 class Inspection(Protocol):
     """Looking at a whole store, for copying and comparing."""
+
+    async def connections(self) -> Connections | None:
+        """What this process and its like take of what the database's server allows; None where there is no server.
+        May be some seconds old."""
+        ...
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
         """By key, with the served requests of the retry window; at most about 1 MiB. True: there may be more."""

@@ -88,6 +88,9 @@ class SqliteInspection:
             for bucket, (records, owned, digest) in sorted(sums.items())
         ]
 
+    async def connections(self) -> None:
+        return None
+
     async def census(self) -> Census:
         return await self.core.database.read(self._census)
 

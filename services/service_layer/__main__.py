@@ -56,7 +56,7 @@ def _open_store(settings: ServiceLayerSettings) -> AbstractAsyncContextManager[S
         return embedded.open_store(settings.file, clock, settings.outbox_limits)
     from services.service_layer.store import postgres, postgres_pool
 
-    pools = postgres_pool.PoolSettings(request_pool=settings.request_pool, apply_pool=settings.apply_pool)
+    pools = postgres_pool.PoolSettings(settings.request_pool, settings.apply_pool, settings.control_pool)
     options = postgres.PostgresOptions(pools=pools, migrate=settings.migrate_at_start)
     return postgres.open_store(settings.database, clock, settings.outbox_limits, options)
 

@@ -9,10 +9,12 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from libs.backend.settings import BackendSettings, default_pool_size
+from libs.backend.settings import BackendSettings
 from libs.process import Address
+from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores
 
 _SQLITE = "sqlite:///"
+PoolSize = Annotated[int, Field(ge=1, le=1000)]
 _POSTGRES = re.compile(r"postgresql://\S+/\S+")
 
 
@@ -41,10 +43,14 @@ class ServiceLayerSettings(BackendSettings):
     """postgresql://…, or sqlite:///path for one process without a server."""
     migrate_at_start: bool = True
     """Bring an older schema to this version. False: `migrate` does it, a start with an older one is refused."""
-    request_pool: Annotated[int, Field(ge=1, le=1000)] = Field(default_factory=default_pool_size)
-    """Connections for calls and handoffs."""
-    apply_pool: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Connections for the feed, the outbox, copies and upkeep."""
+    database_cores: Annotated[int, Field(ge=1, le=400)] = Field(default_factory=local_cores)
+    """Of the machine where the database is. By default it is this one."""
+    request_pool: PoolSize = Field(default_factory=lambda given: default_request_pool(given["database_cores"]))
+    """Connections for calls and handoffs; by default 2 × database_cores + 1."""
+    apply_pool: PoolSize = APPLY_POOL
+    """Connections for the feed, the outbox and upkeep."""
+    control_pool: PoolSize = CONTROL_POOL
+    """Connections for status, copies and digests."""
     redis: Annotated[str, AfterValidator(check_redis)] = ""
     """Locks of several processes. Empty: locks in memory, which are enough for one."""
 

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from libs.backend.settings import default_pool_size
 from libs.clock import SystemClock
 from libs.ownership.model import Found, Store
 from libs.ownership.rules import Answered, Changed, decide_write
 from libs.store.port import StorePorts
 from libs.store.sqlite_schema import Layout
 from services.service_layer.store import embedded, postgres
-from services.service_layer.store.postgres_pool import PoolSettings
 from services.simple_mcp import store as old
 from services.simple_mcp.store.flat import LAYOUT as OLD_LAYOUT
 from tests.bench.bare_postgres import BarePostgres
@@ -95,11 +93,11 @@ async def _new_sqlite(directory: Path, site: Site) -> AsyncIterator[Pair]:
 async def _postgres(directory: Path, site: Site) -> AsyncIterator[Pair]:
     databases = ("bench_store", "bench_bare")
     dsns = [await asyncio.to_thread(site.stack.postgres.create_database, name) for name in databases]
-    options = postgres.PostgresOptions(pools=PoolSettings(request_pool=default_pool_size()))
+    options = postgres.PostgresOptions()
     async with postgres.open_store(dsns[1], options=options) as store:
         await store.transfers.apply(records(RECORDS, Store.B))
     async with (
-        BarePostgres.open(dsns[1], default_pool_size()) as bare,
+        BarePostgres.open(dsns[1], options.pools.request_pool) as bare,
         postgres.open_store(dsns[0], options=options) as store,
     ):
         await store.transfers.apply(records(RECORDS, Store.B))

@@ -20,6 +20,7 @@ from libs.devstack.redis import Redis
 from libs.process import ProcessSettings
 from libs.rpc.auth import is_loopback, read_token
 from libs.settings import load
+from libs.store.connections import per_process
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 from services.simple_mcp.settings import SimpleMcpSettings
@@ -295,7 +296,8 @@ def test_postgres_has_connections_for_several_processes_of_the_new_service(
     settings = loaded(SERVICES["service-layer"], secrets, monkeypatch)
     assert isinstance(settings, ServiceLayerSettings)
     (option,) = [word for word in SERVICES["postgres"].command if word.startswith("-cmax_connections=")]
-    assert 5 * (settings.request_pool + settings.apply_pool + 1) <= int(option.partition("=")[2])
+    pools = per_process(settings.request_pool, settings.apply_pool, settings.control_pool)
+    assert 5 * pools <= int(option.partition("=")[2])
 
 
 def test_redis_is_set_as_the_server_of_the_tests_is(tmp_path: Path) -> None:

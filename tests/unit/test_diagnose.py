@@ -113,6 +113,15 @@ async def test_a_feed_in_trouble_is_told(ward: Ward, feed: pb.Feed, level: Level
     assert (await ward.spoiled())[:2] == ("store A", level)
 
 
+async def test_more_processes_than_the_database_has_connections_for_are_warned_about(ward: Ward) -> None:
+    ward.b.connections.CopyFrom(pb.Connections(per_process=25, processes=3, allowed=75))
+    assert (await ward.findings())["connections of store B"].level is Level.PASS
+    ward.b.connections.processes = 4
+    subject, level, text = await ward.spoiled()
+    assert (subject, level) == ("connections of store B", Level.WARN)
+    assert text == "4 processes × 25 connections = 100, the server allows 75"
+
+
 async def test_a_full_outbox_fails(ward: Ward) -> None:
     ward.b.outbox.full = True
     assert (await ward.spoiled())[:2] == ("store B", Level.FAIL)

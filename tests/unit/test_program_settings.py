@@ -66,6 +66,8 @@ WRONG_OF_ONE: list[tuple[Kind, str, str, str]] = [
     (ServiceLayerSettings, "redis", "localhost:6379", "redis://host:port/number"),
     (ServiceLayerSettings, "request_pool", "0", "greater than or equal to 1"),
     (ServiceLayerSettings, "apply_pool", "1001", "less than or equal to 1000"),
+    (ServiceLayerSettings, "control_pool", "none", "integer"),
+    (ServiceLayerSettings, "database_cores", "0", "greater than or equal to 1"),
     (ServiceLayerSettings, "migrate_at_start", "2", "boolean"),
 ]
 KINDS = pytest.mark.parametrize("kind", list(NEEDED), ids=lambda kind: kind.__name__)
@@ -190,6 +192,15 @@ def test_a_password_in_a_wrong_address_is_not_shown(monkeypatch: pytest.MonkeyPa
 def test_a_value_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, environment(RouterSettings, store_a="x" * 5000))
     assert len(refusal(RouterSettings)) < 400
+
+
+def test_a_pool_for_calls_follows_the_cores_of_the_database_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, environment(ServiceLayerSettings))
+    assert load(ServiceLayerSettings).request_pool == 2 * (os.cpu_count() or 1) + 1
+    put(monkeypatch, environment(ServiceLayerSettings, database_cores="8"))
+    assert load(ServiceLayerSettings).request_pool == 17
+    put(monkeypatch, environment(ServiceLayerSettings, database_cores="8", request_pool="5"))
+    assert load(ServiceLayerSettings).request_pool == 5
 
 
 @KINDS

@@ -11,6 +11,8 @@ from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.ownership.wire import STORES
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.store.connections import REMEDY, Connections
 from services.router.control.info import ControlInfo, Described
 from services.router.flows.observe import Observer, SettingCache, StoreView
 
@@ -84,8 +86,18 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
         findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
     if status.outbox.full:
         findings.append(Finding(Level.FAIL, subject, "its outbox is full: it refuses writes", "bring the log back"))
+    if status.HasField("connections"):
+        findings.append(_connections(view.store, status.connections))
     findings.append(_skew(view, clock))
     return findings
+
+
+def _connections(store: Store, found: pb.Connections) -> Finding:
+    subject = f"connections of store {store}"
+    connections = Connections(found.per_process, found.processes, found.allowed)
+    if connections.fits:
+        return Finding(Level.PASS, subject, str(connections))
+    return Finding(Level.WARN, subject, str(connections), REMEDY)
 
 
 def _skew(view: StoreView, clock: Clock) -> Finding:

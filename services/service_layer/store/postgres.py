@@ -15,6 +15,7 @@ from libs.clock import Clock, SystemClock
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.columns import ColumnsOf
+from libs.store.connections import SESSION
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep
 from services.service_layer.store.postgres_context import Context, Gauge
@@ -49,7 +50,8 @@ class PostgresStore:
         self.store = context.me
         self.backend = backend
         self.requests = context.requests
-        self.background = context.background
+        self.apply = context.apply
+        self.control = context.control
         self.records: Records = PostgresRecords(context)
         self.transfers: Transfers = PostgresTransfers(context)
         self.outbox: Outbox = PostgresOutbox(context)
@@ -59,11 +61,11 @@ class PostgresStore:
 
     @property
     def connections_in_use(self) -> int:
-        """Of both pools; the session that holds the locks of the partitions is not of these."""
-        return self.requests.in_use + self.background.in_use
+        """Of all pools; the session that holds the locks of the partitions is not of these."""
+        return self.requests.in_use + self.apply.in_use + self.control.in_use
 
     def __repr__(self) -> str:
-        return f"<PostgresStore {self.store} {self.backend} {self.requests!r} {self.background!r}>"
+        return f"<PostgresStore {self.store} {self.backend} {self.requests!r} {self.apply!r} {self.control!r}>"
 
 
 @asynccontextmanager
@@ -83,8 +85,8 @@ async def open_store(
         await migrate(dsn)
     backend = await check(dsn)
     async with AsyncExitStack() as stack:
-        requests, background, lone = await _pools(dsn, options.pools, stack)
-        gauge = Gauge(background)
+        requests, apply, control, lone = await _pools(dsn, options.pools, stack)
+        gauge = Gauge(apply)
         stack.push_async_callback(gauge.close)
         session = Session(lone)
         stack.push_async_callback(session.close)
@@ -94,7 +96,9 @@ async def open_store(
             limits=limits or OutboxLimits(),
             columns_of=options.columns_of,
             requests=requests,
-            background=background,
+            apply=apply,
+            control=control,
+            connections=options.pools.connections,
             gauge=gauge,
         )
         try:
@@ -109,7 +113,8 @@ async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack) -> lis
     kinds: tuple[tuple[str, int, dict[str, str]], ...] = (
         ("request", settings.request_pool, {}),
         ("apply", settings.apply_pool, {}),
-        ("session", 1, {"idle_session_timeout": idle}),
+        ("control", settings.control_pool, {}),
+        ("session", SESSION, {"idle_session_timeout": idle}),
     )
     pools = [Pool(name, make_engine(dsn, size, settings, **more), size) for name, size, more in kinds]
     for pool in pools:

@@ -105,8 +105,11 @@ class Context:
     limits: OutboxLimits
     columns_of: ColumnsOf
     requests: Pool
-    background: Pool
+    apply: Pool
+    control: Pool
     gauge: Gauge
+    connections: int
+    """Of this process, when all pools are full."""
 
     def values(self, row: Row) -> tuple[object, ...]:
         """A row as the columns of `record`."""

@@ -48,13 +48,13 @@ class PostgresFeed:
                 parked_now=max((row["parked_now"] for row in rows), default=0),
             )
 
-        return await self._context.background.run(work)
+        return await self._context.control.run(work)
 
     async def parked(self, limit: int) -> list[Parked]:
         async def work(connection: Connection) -> list[Parked]:
             return [Parked(*row) for row in await connection.fetch(_PARKED, limit)]
 
-        return await self._context.background.run(work)
+        return await self._context.control.run(work)
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         async def work(connection: Connection) -> Applied:
@@ -63,7 +63,7 @@ class PostgresFeed:
                     return Applied(0, 0)
                 return await apply_records(connection, self._context, [record])
 
-        return await self._context.background.run(work)
+        return await self._context.apply.run(work)
 
     async def claim(self, partitions: int) -> Sequence[int]:
         asked, until = self._asked
@@ -89,4 +89,4 @@ class PostgresUpkeep:
         async def work(connection: Connection) -> int:
             return len(await connection.fetch(_PRUNE, RETRY_WINDOW_SECONDS * 1000, PRUNE_ROWS))
 
-        return await self._context.background.run(work)
+        return await self._context.apply.run(work)

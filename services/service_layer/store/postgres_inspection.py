@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.ownership.model import Record
+from libs.store.connections import ALLOWED, Connections
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery
 from libs.store.window import made_by, size_of
@@ -14,9 +15,11 @@ from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import windows
 from services.service_layer.store.postgres_rows import ROW, row_of, unsigned
+from services.service_layer.store.postgres_session import MEMBER, MEMBERS, ROLES
 
 _CENSUS_COST_FACTOR = 50.0
 _CENSUS_MOST_SECONDS = 10.0
+_CONNECTIONS_SECONDS = 5.0
 
 _DIGESTS = """
 SELECT bucket, count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned, bit_xor(digest) AS digest
@@ -37,6 +40,21 @@ class PostgresInspection:
         self._context = context
         self._census: Census | None = None
         self._valid_until = float("-inf")
+        self._connections: Connections | None = None
+        self._connections_until = float("-inf")
+
+    async def connections(self) -> Connections:
+        now = asyncio.get_running_loop().time()
+        if self._connections is None or now >= self._connections_until:
+
+            async def work(connection: Connection) -> Connections:
+                processes = await connection.fetchval(MEMBERS, ROLES, MEMBER)
+                allowed = await connection.fetchval(ALLOWED)
+                return Connections(self._context.connections, max(processes, 1), allowed)
+
+            self._connections = await self._context.control.run(work)
+            self._connections_until = now + _CONNECTIONS_SECONDS
+        return self._connections
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
         context = self._context
@@ -59,7 +77,7 @@ class PostgresInspection:
             ]
             return records, bool(found) and found[0]["total"] > len(found)
 
-        records, more = await context.background.run(work)
+        records, more = await context.control.run(work)
         size = 0
         for position, record in enumerate(records):
             if position == query.limit or size >= PULL_BYTES:
@@ -77,7 +95,7 @@ class PostgresInspection:
                 rows = await _fetch_all(connection, ALL_DIGESTS, me)
             return [BucketDigest(row["bucket"], row["records"], row["owned"], unsigned(row["digest"])) for row in rows]
 
-        return await self._context.background.run(work)
+        return await self._context.control.run(work)
 
     async def census(self) -> Census:
         """As old as fifty times what a count takes, at most ten seconds: at once in a small store."""
@@ -89,7 +107,7 @@ class PostgresInspection:
                 (counts,) = await _fetch_all(connection, CENSUS, self._context.me.value)
                 return Census(*counts)
 
-            self._census = await self._context.background.run(work)
+            self._census = await self._context.control.run(work)
             cost = loop.time() - began
             keep = cost * _CENSUS_COST_FACTOR if cost > 0.05 else 0.0
             self._valid_until = loop.time() + min(keep, _CENSUS_MOST_SECONDS)

@@ -52,7 +52,7 @@ class PostgresOutbox:
         async def work(connection: Connection) -> list[int]:
             return [row["bytes"] for row in await connection.fetch(sql.ACK, *columnar(rows, 3))]
 
-        removed = await self._context.background.run(work)
+        removed = await self._context.apply.run(work)
         self._context.gauge.removed(len(removed), sum(removed))
         return len(removed)
 
@@ -78,4 +78,4 @@ class PostgresOutbox:
                 for row in rows
             ]
 
-        return await self._context.background.run(work)
+        return await self._context.apply.run(work)

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import PoolProxiedConnection
@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.errors import BatonError, LockTimeout, Overloaded
+from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores, per_process
 from libs.store.port import StoreUnavailable
 from services.service_layer.store.postgres_errors import (
     FOREIGN,
@@ -48,10 +49,12 @@ _TASKS_PER_CONNECTION = 32
 class PoolSettings:
     """How many connections this process uses, and how long anything may take in them."""
 
-    request_pool: int = 8
+    request_pool: int = field(default_factory=lambda: default_request_pool(local_cores()))
     """For calls of clients and handoffs."""
-    apply_pool: int = 4
-    """For the feed, the outbox, copies and upkeep: a flood there leaves calls their connections."""
+    apply_pool: int = APPLY_POOL
+    """For the feed, the outbox and upkeep: a flood there leaves calls their connections."""
+    control_pool: int = CONTROL_POOL
+    """For status, copies and digests, which may look at every row: the feed goes on meanwhile."""
     pool_timeout_seconds: float = 1.0
     """After this wait for a connection a call is refused (Overloaded)."""
     statement_timeout_seconds: float = 5.0
@@ -70,6 +73,11 @@ class PoolSettings:
                 f"lock_timeout_seconds: {self.lock_timeout_seconds!r} is not valid: less than"
                 f" statement_timeout_seconds ({self.statement_timeout_seconds!r}) is needed, or it never fires"
             )
+
+    @property
+    def connections(self) -> int:
+        """Of a process whose pools are full."""
+        return per_process(self.request_pool, self.apply_pool, self.control_pool)
 
 
 def normalised(dsn: str) -> str:

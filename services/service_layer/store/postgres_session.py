@@ -39,6 +39,12 @@ SELECT classid, objid, count(*) AS holders, bool_or(pid = pg_backend_pid()) AS m
 WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND classid IN ($1::oid, $2::oid) AND objsubid = 2 AND granted GROUP BY classid, objid
 """
+MEMBERS = """
+SELECT count(*)::integer FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND classid = $1::oid AND objid = $2::oid AND objsubid = 2 AND granted
+"""
+"""Processes that share this database; one that has just started may not be among them yet."""
 _TRY = "SELECT part FROM unnest($2::integer[]) part WHERE pg_try_advisory_lock($1, part)"
 _UNLOCK = "SELECT pg_advisory_unlock($1, part) FROM unnest($2::integer[]) part"
 _TRY_CLOCK = f"SELECT pg_try_advisory_lock({ROLES}, {CLOCK})"

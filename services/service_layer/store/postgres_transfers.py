@@ -46,7 +46,7 @@ class PostgresTransfers:
                 await _count(connection, of_log, applied)
                 return applied
 
-        return await self._context.background.run(follow)
+        return await self._context.apply.run(follow)
 
     async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
         async def work(connection: Connection) -> list[Absence]:
