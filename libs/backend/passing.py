@@ -4,6 +4,8 @@ This store has surely done nothing for the call, so the router may choose ids fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
 from libs.errors import OwnerUnavailable
@@ -24,9 +26,14 @@ class Passing:
         self._router = router
         self._longest_seconds = longest_seconds
 
-    async def call(self, path: str, request: bytes, context: Context) -> bytes:
-        """The router's answer or error, as it came. Raises OwnerUnavailable when the router is out of reach."""
-        sent = [item for item in own_metadata(context.invocation_metadata()) if item[0] not in _NOT_FROM_CLIENTS]
+    async def call(self, path: str, request: bytes, context: Context, said: Sequence[tuple[str, str]] = ()) -> bytes:
+        """The router's answer or error, as it came. `said`: metadata beside the client's own, and in place of it.
+
+        Raises OwnerUnavailable when the router is out of reach.
+        """
+        kept_out = _NOT_FROM_CLIENTS | {name for name, _ in said}
+        sent = [item for item in own_metadata(context.invocation_metadata()) if item[0] not in kept_out]
+        sent += said
         remaining: float | None = context.time_remaining()
         seconds = self._longest_seconds if remaining is None else min(remaining, self._longest_seconds)
         call = self._router.multi_callable(path)(request, timeout=seconds, metadata=grpc.aio.Metadata(*sent))
