@@ -56,6 +56,9 @@ class ProcessSettings(Settings):
     event_log_replication_factor: Annotated[int, Field(ge=1, le=16)] = 3
     event_log_min_insync_replicas: Annotated[int, Field(ge=1, le=16)] = 2
 
+    metrics: Annotated[str, AfterValidator(check_optional_address)] = ""
+    """Where Prometheus reads this process's metrics, host:port. Empty: they are not kept."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -58,6 +58,8 @@ class Surroundings:
     """How far this store's feed is behind at most; None when nobody knows."""
     public_logged: bool = False
     """Callers of the public listener do."""
+    needed_no_turn: Callable[[], None] = lambda: None
+    """Is told of each write that has come through without waiting for its turn."""
     public_schema: int = NEWEST
     """The schema version of a caller of the public listener who says none."""
     clients: Clients | None = None
@@ -193,10 +195,13 @@ class Calls:
 
     async def _commit(self, call: Call, decide: Callable[[Found], Changed | Answered]) -> Changed | Answered:
         try:
-            return await self._ports.records.write(call, decide)
+            outcome = await self._ports.records.write(call, decide)
         except LockTimeout:
             if self._around.locks is None:
                 raise
+        else:
+            self._around.needed_no_turn()
+            return outcome
         # When there are no locks either, this is one more try like the first.
         async with hold_if_available(self._around.locks, call.key, TURN_WAIT_SECONDS):
             return await self._ports.records.write(call, decide)

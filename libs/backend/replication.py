@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from uuid import uuid4
 
 from libs.backend.calls import Surroundings, page_of
 from libs.backend.checks import (
@@ -23,6 +24,7 @@ from libs.backend.checks import (
 from libs.backend.feed import ApplyLoop
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
+from libs.locks.measured import MeasuredLocks
 from libs.ownership.model import BUCKETS, Record
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import (
@@ -69,6 +71,9 @@ class About:
     """Which database server it is on; "" when it needs none."""
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     gauges: Gauges = field(default_factory=Gauges)
+    locks: MeasuredLocks | None = None
+    process: str = field(default_factory=lambda: uuid4().hex)
+    """Another one after each start."""
 
 
 class Replication(ReplicationServiceServicer):
@@ -112,6 +117,8 @@ class Replication(ReplicationServiceServicer):
             feed=pb.Feed(last_event_age_seconds=self._feed.last_event_age_seconds, trouble=self._feed.trouble),
             vitals=vitals(about.gauges),
         )
+        if about.locks is not None:
+            answer.locks.CopyFrom(_locks_to_pb(about.process, about.locks))
         answer.now_time.FromNanoseconds(int(self._clock.now() * 1e9))
         try:
             await self._count(answer)
@@ -275,6 +282,20 @@ def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
     record = record_to_pb(result.record) if result.record is not None else None
     return _Results.Result(
         key=result.key, outcome=_OUTCOMES[result.outcome], record=record, absence=absence_to_pb(result.absence)
+    )
+
+
+def _locks_to_pb(process: str, locks: MeasuredLocks) -> pb.Locks:
+    state = locks.state
+    return pb.Locks(
+        process=process,
+        backend=state.backend,
+        held=state.held,
+        waiting=locks.waiting,
+        lost=state.lost,
+        breaker=state.breaker,
+        outcomes=locks.outcomes,
+        waits=locks.waits,
     )
 
 

@@ -1,0 +1,94 @@
+"""How locks do, measured around whatever keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.locks.port import Lock, LockManager, LockState
+from libs.telemetry.latency import Histogram, Recent
+
+MINUTES = 10
+"""For so long waits are remembered."""
+
+ACQUIRED = "ACQUIRED"
+LEFT = "LEFT"
+"""Its caller did not wait for the end."""
+
+_EDGES_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class MeasuredLocks:
+    """A `LockManager` over another one. `waiting`: callers that are about to get a lock, or not. `outcomes`: of all
+    that have asked since the start: ACQUIRED, LEFT, or the reason of the error."""
+
+    def __init__(self, locks: LockManager, clock: Clock, meter: Meter) -> None:
+        self.waiting = 0
+        self.outcomes: Counter[str] = Counter()
+        self._locks = locks
+        self._clock = clock
+        self._waits = Recent(MINUTES)
+        self._durations = meter.create_histogram(
+            "baton.lock.acquisition.duration", "s", explicit_bucket_boundaries_advisory=_EDGES_SECONDS
+        )
+        meter.create_observable_gauge("baton.lock.held", [lambda _: self._observe(self.state.held)])
+        meter.create_observable_gauge("baton.lock.waiting", [lambda _: self._observe(self.waiting)])
+        meter.create_observable_counter("baton.lock.lost", [lambda _: self._observe(self.state.lost)])
+        meter.create_observable_gauge("baton.lock.server.away", [self._away])
+
+    def __repr__(self) -> str:
+        return f"<MeasuredLocks waiting={self.waiting} {dict(self.outcomes)} {self._locks!r}>"
+
+    @property
+    def state(self) -> LockState:
+        """See `LockManager.state`."""
+        return self._locks.state
+
+    @property
+    def waits(self) -> Histogram:
+        """How long those have waited for their turn that wanted one in the last minutes, whether or not they got it,
+        and those beside them that needed no lock."""
+        return self._waits.counts(self._clock.monotonic())
+
+    def needed_none(self) -> None:
+        """A write has come through without a lock: it waited for nobody."""
+        self._waits.add(0.0, self._clock.monotonic())
+
+    @asynccontextmanager
+    async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[Lock]:
+        """See `LockManager.hold`."""
+        async with AsyncExitStack() as stack:
+            yield await self._enter(stack, key, wait_seconds)
+
+    async def _enter(self, stack: AsyncExitStack, key: str, wait_seconds: float) -> Lock:
+        began = self._clock.monotonic()
+        outcome = LEFT
+        self.waiting += 1
+        try:
+            lock = await stack.enter_async_context(self._locks.hold(key, wait_seconds))
+            outcome = ACQUIRED
+        except BatonError as error:
+            outcome = error.reason
+            raise
+        finally:
+            self.waiting -= 1
+            self._count(outcome, began)
+        return lock
+
+    def _count(self, outcome: str, began: float) -> None:
+        now = self._clock.monotonic()
+        self.outcomes[outcome] += 1
+        self._durations.record(now - began, {"backend": self.state.backend, "outcome": outcome})
+        if outcome != LEFT:
+            self._waits.add(now - began, now)
+
+    def _observe(self, value: int) -> list[Observation]:
+        return [Observation(value, {"backend": self.state.backend})]
+
+    def _away(self, options: CallbackOptions) -> Iterable[Observation]:
+        return self._observe(self.state.breaker != "closed") if self.state.breaker else ()
