@@ -16,6 +16,7 @@ from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, de
 from libs.ownership.wire import event_of
 from libs.store.columns import ColumnsOf, matches
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES, OutboxLimits
+from libs.store.memory_watch import Changes, MemoryWatch
 from libs.store.port import (
     Applied,
     BucketDigest,
@@ -37,6 +38,7 @@ from libs.store.port import (
     Transfers,
     UnknownPartition,
     Upkeep,
+    Watch,
 )
 from libs.store.window import made_by, newest, size_of
 
@@ -59,6 +61,7 @@ class _State:
     seconds: float = 0.0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changes: Changes = field(default_factory=Changes)
 
     def find(self, key: str, call: Call | None = None) -> Found:
         served = self.served.get((key, call.principal, call.request_id)) if call else None
@@ -94,6 +97,7 @@ class _State:
         self.changed.set()
 
     def keep(self, row: Row) -> None:
+        self.changes.note(self.rows.get(row.key), row)
         self.rows[row.key] = row
         mark = self.columns(row).lease
         if not mark:
@@ -361,6 +365,7 @@ class MemoryStore:
         self.outbox: Outbox = _Outbox(state)
         self.feed: Feed = _Feed(state)
         self.inspection: Inspection = _Inspection(state)
+        self.watch: Watch = MemoryWatch(state.changes)
         self.upkeep: Upkeep = _Upkeep(state)
         self.connections_in_use = 0
 

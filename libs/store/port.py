@@ -200,12 +200,12 @@ class Outbox(Protocol):
         """Removes exactly these. Returns how many were there."""
         ...
 
-    async def depth(self) -> Depth:
-        """May be up to two seconds old."""
-        ...
-
     async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
         """Those of these that are still here, so not acknowledged."""
+        ...
+
+    async def depth(self) -> Depth:
+        """May be up to two seconds old."""
         ...
 
 
@@ -288,6 +288,41 @@ class Inspection(Protocol):
         ...
 
 
+class UnknownPlace(BatonError):
+    """The place is not one of this database, or so much has changed since that a whole view is less work."""
+
+
+MOST_CHANGED = 10_000
+"""Keys that one answer of `Watch.since` may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What was written after one place and before another."""
+
+    keys: tuple[str, ...]
+    """Each once, in no order."""
+    place: str
+
+
+class Watch(Protocol):
+    """Which records are written, by their owner here or by apply. Handoffs are no writes; stubs are no records.
+
+    A place is a text of the adapter's own, small enough for a token. It outlives the process.
+    """
+
+    async def now(self) -> str:
+        """A place. Every write that a read begun after this call does not see is after it."""
+        ...
+
+    async def since(self, place: str, wait_seconds: float) -> Since:
+        """The keys of all records that were written after the place and whose write a read begun after this call sees;
+        waits for a first one. None is left out, however late its write commits. Some may come again.
+
+        Raises UnknownPlace, also when there are more than MOST_CHANGED of them."""
+        ...
+
+
 class Upkeep(Protocol):
     """What a store needs done from time to time by one of its processes."""
 
@@ -312,6 +347,7 @@ class StorePorts(Protocol):
     outbox: Outbox
     feed: Feed
     inspection: Inspection
+    watch: Watch
     upkeep: Upkeep
 
     @property

@@ -8,13 +8,14 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.sqlite import Database
 from libs.store.limits import OutboxLimits
-from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep
+from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep, Watch
 from libs.store.sqlite_core import Core
 from libs.store.sqlite_inspection import SqliteInspection
 from libs.store.sqlite_queues import SqliteFeed, SqliteOutbox, SqliteUpkeep
 from libs.store.sqlite_records import SqliteRecords
 from libs.store.sqlite_schema import Layout
 from libs.store.sqlite_transfers import SqliteTransfers
+from libs.store.sqlite_watch import SqliteWatch
 
 
 class SqliteStore:
@@ -33,6 +34,7 @@ class SqliteStore:
         self.outbox: Outbox = SqliteOutbox(core)
         self.feed: Feed = SqliteFeed(core, transfers)
         self.inspection: Inspection = SqliteInspection(core)
+        self.watch: Watch = SqliteWatch(core)
         self.upkeep: Upkeep = SqliteUpkeep(core)
         self.connections_in_use = 0
         self._database = database

@@ -16,6 +16,7 @@ from libs.ownership.wire import event_of
 from libs.sqlite import Database
 from libs.store.limits import OutboxLimits
 from libs.store.port import Depth
+from libs.store.pulse import Pulse
 from libs.store.sqlite_schema import (
     LEARN,
     ROW_COLUMNS,
@@ -89,6 +90,13 @@ class Core:
         self.book = OutboxBook(limits)
         self.changed = asyncio.Event()
         """Set after each commit that may have filled the outbox."""
+        self.written = Pulse()
+        """Beats after each commit that may have written a record."""
+
+    def committed(self) -> None:
+        """After a commit of a record's write or release."""
+        self.changed.set()
+        self.written.beat()
 
     def outbox_job(self, connection: sqlite3.Connection) -> AbstractContextManager[None]:
         return self.book.job(connection, self.database.lost_commits)

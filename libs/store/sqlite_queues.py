@@ -100,7 +100,8 @@ class SqliteFeed:
         return await self.core.database.read(partial(_parked, limit))
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
-        return await self.core.database.write(partial(self._unpark, partition, offset, record), background=True)
+        work = partial(self._unpark, partition, offset, record)
+        return await self.core.database.write(work, background=True, committed=self.core.written.beat)
 
     def _unpark(self, partition: int, offset: int, record: Record, connection: sqlite3.Connection) -> Applied:
         found = connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount

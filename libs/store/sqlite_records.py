@@ -35,7 +35,7 @@ class SqliteRecords:
         return [by_key[key] for key in keys]
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
-        return await self.core.database.write(partial(self._write, call, decide), committed=self.core.changed.set)
+        return await self.core.database.write(partial(self._write, call, decide), committed=self.core.committed)
 
     def _write(self, call: Call, decide: Decide, connection: sqlite3.Connection) -> Changed | Answered:
         with self.core.outbox_job(connection):

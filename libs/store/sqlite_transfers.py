@@ -33,7 +33,7 @@ class SqliteTransfers:
         while room > 0 and len(results) < len(keys):
             some = keys[len(results) : len(results) + RELEASE_KEYS]
             work = partial(self._release_some, some, to, create, room)
-            done = await self.core.database.write(work, committed=self.core.changed.set)
+            done = await self.core.database.write(work, committed=self.core.committed)
             room -= sum(size_of(result.record) for result in done if result.record)
             results += done
         return Released(tuple(results), tuple(keys[len(results) :]))
@@ -65,13 +65,13 @@ class SqliteTransfers:
         return ReleaseResult(key, release.outcome, record, found.absence)
 
     async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
-        database = self.core.database
+        database, written = self.core.database, self.core.written.beat
         if step is not None:
-            return await database.write(partial(self._apply_step, records, step), background=True)
+            return await database.write(partial(self._apply_step, records, step), background=True, committed=written)
         applied = 0
         for start in range(0, len(records), APPLY_RECORDS):
             some = records[start : start + APPLY_RECORDS]
-            applied += await database.write(partial(self.take, some), background=True)
+            applied += await database.write(partial(self.take, some), background=True, committed=written)
         return Applied(applied, len(records) - applied)
 
     def _apply_step(self, records: Sequence[Record], step: FeedStep, connection: sqlite3.Connection) -> Applied:

@@ -22,6 +22,7 @@ from libs.store.sqlite_schema import (
     labels_text,
     lease_columns,
 )
+from libs.store.sqlite_watch import change_tables
 
 
 def _project(row: Row) -> tuple[Value, ...]:
@@ -51,6 +52,7 @@ def _record_table() -> str:
 MIGRATIONS = (
     Migration(1, (_record_table(), *guards("record"), *SHARED_TABLES, first_buckets(0, Store.A))),
     Migration(2, lease_columns("record")),
+    Migration(3, change_tables("record")),
 )
 
 

@@ -17,7 +17,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.store.columns import ColumnsOf
 from libs.store.connections import SESSION
 from libs.store.limits import OutboxLimits
-from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep
+from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep, Watch
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_feed import PostgresFeed, PostgresUpkeep
@@ -28,6 +28,7 @@ from services.service_layer.store.postgres_records import PostgresRecords
 from services.service_layer.store.postgres_schema import check, migrate
 from services.service_layer.store.postgres_session import IDLE_SECONDS, Session
 from services.service_layer.store.postgres_transfers import PostgresTransfers
+from services.service_layer.store.postgres_watch import PostgresWatch
 
 __all__ = ["PoolSettings", "PostgresOptions", "PostgresStore", "migrate", "open_store"]
 
@@ -57,6 +58,7 @@ class PostgresStore:
         self.outbox: Outbox = PostgresOutbox(context)
         self.feed: Feed = PostgresFeed(context, session)
         self.inspection: Inspection = PostgresInspection(context)
+        self.watch: Watch = PostgresWatch(context)
         self.upkeep: Upkeep = PostgresUpkeep(context, session)
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.clock import Clock
 from libs.ownership.model import Absence, Row, Store, bucket_of
 from libs.store.columns import ColumnsOf
 from libs.store.limits import OutboxLimits
 from libs.store.port import Depth
+from libs.store.pulse import Pulse
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_pool import Connection, Pool
 from services.service_layer.store.postgres_rows import absence_of, record_values
@@ -110,6 +111,8 @@ class Context:
     gauge: Gauge
     connections: int
     """Of this process, when all pools are full."""
+    written: Pulse = field(default_factory=Pulse)
+    """Beats after own commits that may have written a record."""
 
     def values(self, row: Row) -> tuple[object, ...]:
         """A row as the columns of `record`."""

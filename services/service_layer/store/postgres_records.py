@@ -96,6 +96,7 @@ class PostgresRecords:
         )
         await store_change(connection, arguments, found, context.me.value)
         context.gauge.added(1, len(event))
+        context.written.beat()
 
 
 async def store_change(connection: Connection, arguments: Sequence[object], found: Found, me: str) -> None:

@@ -36,7 +36,9 @@ class PostgresTransfers:
 
         if step is None:
             # Part of a handoff that a client waits for; the feed can wait.
-            return await self._context.requests.run(adopt)
+            adopted = await self._context.requests.run(adopt)
+            self._context.written.beat()
+            return adopted
         of_log = step
 
         async def follow(connection: Connection) -> Applied:
@@ -46,7 +48,9 @@ class PostgresTransfers:
                 await _count(connection, of_log, applied)
                 return applied
 
-        return await self._context.apply.run(follow)
+        followed = await self._context.apply.run(follow)
+        self._context.written.beat()
+        return followed
 
     async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
         async def work(connection: Connection) -> list[Absence]:

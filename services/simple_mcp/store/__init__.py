@@ -14,6 +14,7 @@ from libs.sqlite import Database, Migration, connect, error_of, exclusive, migra
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_schema import PROTOCOL_COLUMNS, SHARED_TABLES, first_buckets, first_values, guards, lease_columns
+from libs.store.sqlite_watch import change_tables
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE, old_key, old_row
 
 __all__ = ["MIGRATIONS", "NotTheOldDatabase", "initialise", "open_store"]
@@ -54,7 +55,11 @@ def _fill(connection: sqlite3.Connection) -> None:
         connection.execute(update, (*first_values(old_row(key, flat), LAYOUT), number))
 
 
-MIGRATIONS = (Migration(1, _extend), Migration(2, lease_columns("sandboxes")))
+MIGRATIONS = (
+    Migration(1, _extend),
+    Migration(2, lease_columns("sandboxes")),
+    Migration(3, change_tables("sandboxes")),
+)
 
 
 def initialise(path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Which records are written, in a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from libs.ownership.model import NEVER, Row
+from libs.store.port import MOST_CHANGED, Since, UnknownPlace
+from libs.store.pulse import Pulse
+
+
+@dataclass
+class Changes:
+    """The number of each key's newest write, oldest first."""
+
+    of: str = field(default_factory=lambda: uuid4().hex)
+    last: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+    pulse: Pulse = field(default_factory=Pulse)
+
+    def note(self, before: Row | None, after: Row) -> None:
+        if after.write_version == (NEVER if before is None else before.write_version):
+            return
+        self.last += 1
+        self.numbers.pop(after.key, None)
+        self.numbers[after.key] = self.last
+        self.pulse.beat()
+
+    def after(self, place: str) -> Since:
+        """Raises UnknownPlace."""
+        of, _, number = place.partition("/")
+        if of != self.of or not number.isdecimal() or int(number) > self.last:
+            raise UnknownPlace
+        keys: list[str] = []
+        for key in reversed(self.numbers):
+            if self.numbers[key] <= int(number):
+                break
+            keys.append(key)
+        if len(keys) > MOST_CHANGED:
+            raise UnknownPlace
+        return Since(tuple(keys), self.here)
+
+    @property
+    def here(self) -> str:
+        return f"{self.of}/{self.last}"
+
+
+@dataclass(frozen=True)
+class MemoryWatch:
+    changes: Changes
+
+    async def now(self) -> str:
+        return self.changes.here
+
+    async def since(self, place: str, wait_seconds: float) -> Since:
+        until = asyncio.get_running_loop().time() + wait_seconds
+        while True:
+            beats = self.changes.pulse.beats
+            found = self.changes.after(place)
+            left = until - asyncio.get_running_loop().time()
+            if found.keys or left <= 0 or not await self.changes.pulse.after(beats, left):
+                return found

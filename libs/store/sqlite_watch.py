@@ -1,0 +1,69 @@
+"""Which records are written, on SQLite: a number for each write. With one writer it grows in the order of commits."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from libs.store.port import MOST_CHANGED, Since, UnknownPlace
+from libs.store.sqlite_core import Core
+
+
+def change_tables(table: str) -> Sequence[str]:
+    """Triggers note the newest write of each key, whichever statement makes it. A number is never used again."""
+    written = "(NEW.write_term, NEW.write_revision)"
+    note = "BEGIN DELETE FROM change WHERE key = NEW.key; INSERT INTO change (key) VALUES (NEW.key); END"
+    return (
+        "CREATE TABLE change (number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE)",
+        # Another database has other numbers.
+        "CREATE TABLE change_of (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
+        "INSERT INTO change_of VALUES (1, lower(hex(randomblob(8))))",
+        f"CREATE TRIGGER {table}_written AFTER UPDATE ON {table}"
+        f" WHEN {written} IS NOT (OLD.write_term, OLD.write_revision) {note}",
+        f"CREATE TRIGGER {table}_made AFTER INSERT ON {table} WHEN {written} IS NOT (0, 0) {note}",
+    )
+
+
+_PLACE = "SELECT id, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'change'), 0) AS last FROM change_of"
+# Together with the place in one statement, so of one moment.
+_SINCE = (
+    f"SELECT p.id, p.last, c.key FROM ({_PLACE}) p"
+    " LEFT JOIN (SELECT key FROM change WHERE number > ? LIMIT ?) c ON true"
+)
+
+
+@dataclass(frozen=True)
+class SqliteWatch:
+    core: Core
+
+    async def now(self) -> str:
+        return await self.core.database.read(_now)
+
+    async def since(self, place: str, wait_seconds: float) -> Since:
+        until = asyncio.get_running_loop().time() + wait_seconds
+        written = self.core.written
+        while True:
+            beats = written.beats
+            found = await self.core.database.read(partial(_since, place))
+            left = until - asyncio.get_running_loop().time()
+            if found.keys or left <= 0 or not await written.after(beats, left):
+                return found
+
+
+def _now(connection: sqlite3.Connection) -> str:
+    of, last = connection.execute(_PLACE).fetchone()
+    return f"{of}/{last}"
+
+
+def _since(place: str, connection: sqlite3.Connection) -> Since:
+    before, _, text = place.partition("/")
+    number = int(text) if text.isdecimal() and len(text) < 19 else -1
+    found = connection.execute(_SINCE, (number, MOST_CHANGED + 1)).fetchall()
+    of, last, first = found[0]
+    if before != of or not 0 <= number <= last or len(found) > MOST_CHANGED:
+        raise UnknownPlace
+    keys = () if first is None else tuple(key for _, _, key in found)
+    return Since(keys, f"{of}/{last}")
