@@ -17,17 +17,20 @@ from uuid import NAMESPACE_URL, uuid5
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from libs.contract.schemas import SchemaUnknown
+from libs.errors import InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns, state_name
+from libs.sandboxes.schema import FLAT, SCHEMAS
 from libs.store.sqlite_schema import Layout, Value, labels_text
 
 PREFIX = "sandboxes/"
 RAW = "baton.dev/raw-"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = FLAT.version
 FIRST = Version(0, 1)
-"""Of every record that the old program had made."""
+"""Schema and version of every record that the old program had made."""
 
 OLD_TABLE = (
     "CREATE TABLE sandboxes (id TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL, image TEXT NOT NULL,"
@@ -179,9 +182,7 @@ def old_key(value: object, number: int, taken: set[str], ids: Collection[object]
 
 def old_row(key: str, flat: Mapping[str, object]) -> Row:
     """The record that an old row is: version (0, 1), owned by A."""
-    sandbox = pb.Sandbox(
-        name=key, uid=str(uuid5(NAMESPACE_URL, key)), schema_version=SCHEMA_VERSION, revision=1, etag=FIRST.etag
-    )
+    sandbox = pb.Sandbox(name=key, uid=str(uuid5(NAMESPACE_URL, key)), revision=1, etag=FIRST.etag)
     values: dict[str, Any] = {}
     if key != f"{PREFIX}{flat['id']}":
         sandbox.annotations[RAW + "id"] = _raw(flat["id"])
@@ -195,7 +196,7 @@ def old_row(key: str, flat: Mapping[str, object]) -> Row:
             if odd.partly is not None:
                 values[column] = odd.partly
     _fill(sandbox, values)
-    payload = sandbox.SerializeToString(deterministic=True)
+    payload = SCHEMAS.write(sandbox, SCHEMA_VERSION)
     return Row(key, FIRST, Store.A, FIRST, live=True, payload=payload, schema_version=SCHEMA_VERSION)
 
 
@@ -224,11 +225,11 @@ def _seconds(sandbox: pb.Sandbox, name: str) -> float | None:
 
 
 def project(row: Row) -> tuple[Value, ...]:
-    """The flat columns of a record, in the order of COLUMNS. A payload that is no sandbox leaves them empty."""
+    """The flat columns of a record, in the order of COLUMNS. A payload that is not understood leaves them empty."""
     number = row.key.removeprefix(PREFIX)
     try:
-        sandbox = pb.Sandbox.FromString(row.payload)
-    except DecodeError:
+        sandbox = SCHEMAS.model_of(row)
+    except (DecodeError, SchemaUnknown, InvalidField):
         sandbox = pb.Sandbox()
     spec = sandbox.spec
     return (
