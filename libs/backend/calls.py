@@ -16,13 +16,14 @@ from uuid import uuid4
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.state import Serving
+from libs.backend.turns import Turns
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.contract.operations import CallContext, List, Operations, Read, Write
 from libs.contract.pages import make_token
 from libs.contract.schemas import NEWEST
-from libs.errors import LockTimeout, OwnerUnavailable
-from libs.locks.port import LockManager, hold_if_available
+from libs.errors import OwnerUnavailable
+from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Call, Found, Version
 from libs.ownership.rules import Answered, Changed, decide_write, may_change, read_as_owner
@@ -34,9 +35,6 @@ from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
 from libs.store.port import Listed, StorePorts
-
-TURN_WAIT_SECONDS = 1.0
-"""How long a write to a busy record waits for its turn."""
 
 ANSWER_SECONDS = 0.05
 """Of a caller's time, what is kept for the answer on its way."""
@@ -75,6 +73,7 @@ class Calls:
         self._schemas = contract.schemas
         self._ports = ports
         self._around = around
+        self._turns = Turns(ports, around.locks, around.needed_no_turn)
 
     def internal(self) -> RawService:
         """The service for the router: believes its metadata, never forwards."""
@@ -185,26 +184,13 @@ class Calls:
             late = found.served is not None and found.served.answer is None
             return decide_write(found, me, call, write.change)
 
-        outcome = await self._around.background.run(self._commit(call, decide))
+        outcome = await self._around.background.run(self._turns.write(call, decide, under_lock=write.under_lock))
         if caller.logged:
             name = call.key, outcome.version
             await self._around.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
         if late or caller.explain:
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
         return write.reply(outcome.answer)
-
-    async def _commit(self, call: Call, decide: Callable[[Found], Changed | Answered]) -> Changed | Answered:
-        try:
-            outcome = await self._ports.records.write(call, decide)
-        except LockTimeout:
-            if self._around.locks is None:
-                raise
-        else:
-            self._around.needed_no_turn()
-            return outcome
-        # When there are no locks either, this is one more try like the first.
-        async with hold_if_available(self._around.locks, call.key, TURN_WAIT_SECONDS):
-            return await self._ports.records.write(call, decide)
 
     def _stale(self) -> tuple[tuple[str, str], ...]:
         behind = self._around.behind_seconds()

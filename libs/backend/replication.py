@@ -22,6 +22,7 @@ from libs.backend.checks import (
     store_of,
 )
 from libs.backend.feed import ApplyLoop
+from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
 from libs.locks.measured import MeasuredLocks
@@ -90,6 +91,7 @@ class Replication(ReplicationServiceServicer):
         self._logged = around.logged
         self._clients = around.clients
         self._about = about
+        self._turns = Turns(ports, around.locks)
 
     def service(self) -> TypedService:
         name = pb.DESCRIPTOR.services_by_name["ReplicationService"].full_name
@@ -195,7 +197,8 @@ class Replication(ReplicationServiceServicer):
         self._serving.check()
         check_keys(request.keys)
         to = store_of(request.to, "to", not_this=self._ports.store)
-        released = await self._ports.transfers.release(list(request.keys), to, create=request.create)
+        async with self._turns.before_release(request.keys):
+            released = await self._ports.transfers.release(list(request.keys), to, create=request.create)
         return pb.ReleaseRecordsResponse(
             results=[_result_to_pb(result) for result in released.results], remaining=released.remaining
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from libs.clock import Clock
+from libs.ownership.limits import LONGEST_TICK_SECONDS
 from libs.rpc.tasks import Loop
 from libs.store.port import StorePorts
 
@@ -28,9 +29,10 @@ class UpkeepLoop:
         loop.well()
 
     async def tick(self) -> None:
-        """Time that has gone by is counted when the store has it, and again when that failed: never less."""
+        """At most LONGEST_TICK_SECONDS at once. What went by beyond that, while the store or this process stood still,
+        is not counted: leases and memories may last longer by it, never shorter."""
         now = self._clock.monotonic()
-        await self._ports.upkeep.tick(now - self._last)
+        await self._ports.upkeep.tick(min(now - self._last, LONGEST_TICK_SECONDS))
         self._last = now
         self._ticks += 1
         if self._ticks % PRUNE_EVERY_TICKS == 0:

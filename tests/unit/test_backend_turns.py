@@ -1,0 +1,129 @@
+"""When a store takes a record's lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from libs.backend.turns import Turns
+from libs.clock import ManualClock
+from libs.locks.memory import MemoryLocks
+from libs.locks.port import Lock, LockState, LocksUnavailable
+from libs.ownership.errors import NotOwner
+from libs.ownership.model import Found, Store
+from libs.ownership.rules import Answered, Changed, decide_write
+from libs.sandboxes.columns import sandbox_columns
+from libs.store.memory import MemoryStore
+from tests.contracts.store_adapters import call_of, own, put, putting, sandbox, word_of
+from tests.waiting import eventually
+
+KEY = "sandboxes/one"
+
+
+@dataclass
+class Away:
+    """Locks whose server is out of reach."""
+
+    asked: list[str] = field(default_factory=list)
+    state: LockState = field(default_factory=lambda: LockState("away"))
+
+    @asynccontextmanager
+    async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[Lock]:
+        self.asked.append(key)
+        raise LocksUnavailable
+        yield
+
+
+@pytest.fixture
+async def store() -> MemoryStore:
+    store = MemoryStore(Store.B, ManualClock(), sandbox_columns)
+    await own(store, [KEY])
+    return store
+
+
+async def write(store: MemoryStore, turns: Turns, request: str, word: str) -> Changed | Answered:
+    call = call_of(KEY, request)
+
+    def decide(found: Found) -> Changed | Answered:
+        return decide_write(found, store.store, call, putting(sandbox(KEY, word)))
+
+    return await turns.write(call, decide, under_lock=True)
+
+
+async def test_a_write_that_needs_the_lock_waits_for_its_holder(store: MemoryStore) -> None:
+    locks = MemoryLocks()
+    turns = Turns(store, locks)
+    async with locks.hold(KEY, 0):
+        waiting = asyncio.create_task(write(store, turns, "r1", "one"))
+        await eventually(lambda: "waiting=1" in repr(locks))
+        assert (await store.records.read(KEY)).row is None
+    assert isinstance(await waiting, Changed)
+
+
+async def test_without_locks_a_write_that_needs_one_fails_and_changes_nothing(store: MemoryStore) -> None:
+    with pytest.raises(LocksUnavailable):
+        await write(store, Turns(store, Away()), "r1", "one")
+    assert (await store.records.read(KEY)).row is None
+
+
+async def test_a_request_that_was_served_is_answered_without_a_lock(store: MemoryStore) -> None:
+    done = await write(store, Turns(store, MemoryLocks()), "r1", "one")
+    away = Away()
+    again = await write(store, Turns(store, away), "r1", "one")
+    assert (again, away.asked) == (Answered(done.answer, done.version), [])
+
+
+async def test_a_store_that_does_not_own_the_record_asks_for_no_lock(store: MemoryStore) -> None:
+    await put(store, KEY, "r1", "one")
+    await store.transfers.release([KEY], Store.A, create=False)
+    away = Away()
+    with pytest.raises(NotOwner):
+        await write(store, Turns(store, away), "r2", "two")
+    assert away.asked == []
+
+
+async def test_whoever_lost_the_record_while_waiting_for_the_lock_changes_nothing(store: MemoryStore) -> None:
+    await put(store, KEY, "r1", "one")
+    locks = MemoryLocks()
+    async with locks.hold(KEY, 0):
+        waiting = asyncio.create_task(write(store, Turns(store, locks), "r2", "two"))
+        await eventually(lambda: "waiting=1" in repr(locks))
+        await store.transfers.release([KEY], Store.A, create=False)
+    with pytest.raises(NotOwner):
+        await waiting
+    row = (await store.records.read(KEY)).row
+    assert row is not None and word_of(row.payload) == "one"
+
+
+async def test_a_release_waits_for_the_holder_of_the_lock(store: MemoryStore) -> None:
+    locks = MemoryLocks()
+    turns = Turns(store, locks)
+    order: list[str] = []
+
+    async def release() -> None:
+        async with turns.before_release([KEY]):
+            order.append("released")
+
+    async with locks.hold(KEY, 0):
+        waiting = asyncio.create_task(release())
+        await eventually(lambda: "waiting=1" in repr(locks))
+        order.append("held")
+    await waiting
+    assert (order, locks.state.held) == (["held", "released"], 0)
+
+
+async def test_a_release_goes_on_when_the_holder_does_not_leave_or_locks_are_away(store: MemoryStore) -> None:
+    locks = MemoryLocks()
+    went_on = []
+    async with locks.hold(KEY, 0):
+        async with asyncio.timeout(10), Turns(store, locks).before_release([KEY]):
+            went_on.append("held")
+        async with Turns(store, locks).before_release([KEY, "sandboxes/two"]):
+            went_on.append("many")
+    async with Turns(store, Away()).before_release([KEY]):
+        went_on.append("away")
+    assert went_on == ["held", "many", "away"]
