@@ -23,10 +23,11 @@ class SchemaUnknown(BatonError):
     reason = "SCHEMA_UNKNOWN"
 
     def __init__(self, version: int, known: str, name: str = "") -> None:
+        """`known`: what is understood, in words."""
         what = f"record {name!r}" if name else "the record"
         super().__init__(
-            f"{what} has schema version {version}, this store understands {known}: it keeps the record and can give it"
-            " up, but neither show nor change it: run the newer program here, or move the record to a store that does",
+            f"{what} has schema version {version}, {known}: it is kept and can be handed over, but neither shown nor"
+            " changed: run the newer program there, or move the record to a store that has it",
             schema_version=str(version),
         )
         self.version = version

@@ -86,7 +86,7 @@ class Schemas:
         """0 is the newest. Raises SchemaUnknown, which names the record."""
         found = self._forms.get(version or self.newest)
         if found is None:
-            raise SchemaUnknown(version, str(self), name)
+            raise SchemaUnknown(version, f"this store understands {self}", name)
         return found
 
     def model_of(self, row: Row) -> Sandbox:

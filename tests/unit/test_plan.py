@@ -51,6 +51,31 @@ def test_a_canary_outside_its_phase_steers_nothing() -> None:
         assert target(Setting(1, phase, CANARY_FULL), NO_FLAGS, "get", 0).store is A
 
 
+@pytest.mark.parametrize("phase", Phase)
+def test_an_old_client_reads_at_a_before_the_cutover_where_nothing_else_speaks(phase: Phase) -> None:
+    at_a = {Phase.OFF, Phase.SHADOW, Phase.DUAL_WRITE, Phase.DUAL_READ}
+    found = target(Setting(1, phase), NO_FLAGS, "get", 5, old_client=True)
+    assert found.store is (A if phase in at_a else B)
+    assert found.moves is (phase is not Phase.DUAL_READ), "no record follows a client"
+
+
+@pytest.mark.parametrize(
+    ("setting", "flags", "expected"),
+    [
+        (Setting(1, Phase.DUAL_READ), Flags(use_service_layer=True), (B, "global flag")),
+        (Setting(1, Phase.DUAL_READ), Flags(operations={"get": True}), (B, "get flag")),
+        (Setting(1, Phase.DUAL_WRITE, CANARY_FULL), NO_FLAGS, (B, "canary")),
+        (Setting(1, Phase.DUAL_WRITE, rehearsal=(5,)), NO_FLAGS, (B, "rehearsal")),
+        (Setting(1, Phase.DUAL_READ, rehearsal=(5,)), NO_FLAGS, (A, "rehearsal")),
+        (Setting(1, Phase.DUAL_READ), NO_FLAGS, (A, "client schema")),
+    ],
+)
+def test_a_clients_schema_speaks_after_all_but_the_phase(
+    setting: Setting, flags: Flags, expected: tuple[Store, str]
+) -> None:
+    assert target(setting, flags, "get", 5, old_client=True) == expected
+
+
 def test_a_call_without_a_key_is_never_canary() -> None:
     assert target(Setting(1, Phase.DUAL_WRITE, CANARY_FULL), NO_FLAGS, "list", None) == (A, "phase")
 

@@ -143,7 +143,10 @@ def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[
         if mine and theirs and mine.data == theirs.data and mine.matches == theirs.matches:
             continue
         if end is None or name <= end:
-            yield name, mine or looked_up.get(name), theirs or looked_up.get(name)
+            mine, theirs = mine or looked_up.get(name), theirs or looked_up.get(name)
+            # What a store does not understand cannot differ.
+            if not any(item.unknown_schema for item in (mine, theirs) if item):
+                yield name, mine, theirs
 
 
 def seen_of(item: Item | None) -> Seen:

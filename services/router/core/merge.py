@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from libs.contract.descriptors import ListShape, varint
+from libs.contract.schemas import SchemaUnknown
 from libs.ownership.model import Version
 
 
@@ -22,6 +23,8 @@ class Item(NamedTuple):
     version: Version
     matches: bool
     data: bytes
+    unknown_schema: int = 0
+    """Its schema version, when its store does not understand it and so says nothing of the rest."""
 
 
 class Half(NamedTuple):
@@ -53,7 +56,10 @@ def unknown_names(mine: Half, other: Half) -> list[str]:
 
 
 def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, most_bytes: int) -> Merged:
-    """`looked_up`: what came of `unknown_names` of both stores; a name that is not there either has no second row."""
+    """`looked_up`: what came of `unknown_names` of both stores; a name that is not there either has no second row.
+
+    Raises SchemaUnknown for a record that is shown by nobody who understands it.
+    """
     end = end_of(one, other)
     names = sorted(name for name in {*one.rows, *other.rows} if end is None or name <= end)
     items: list[bytes] = []
@@ -61,7 +67,9 @@ def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, mos
     last = ""
     for name in names:
         rows = [rows[name] for rows in (one.rows, other.rows, looked_up) if name in rows]
-        newest = max(rows, key=lambda row: row.version)
+        newest = max(rows, key=lambda row: (row.version, not row.unknown_schema))
+        if newest.unknown_schema:
+            raise SchemaUnknown(newest.unknown_schema, "the store that has its newest version understands older", name)
         if newest.matches:
             if len(items) == limit or (items and size + len(newest.data) > most_bytes):
                 return Merged(items, last)

@@ -46,6 +46,8 @@ class PhaseRule:
     """Reads may be compared at all."""
     way_back: bool
     """A may be asked to take everything back: until then it must be kept running and fed."""
+    old_clients_at_a: bool
+    """Clients of an old schema version read at A, and begin new names there, where nothing else steers their calls."""
     rehearses: bool
     """Both stores take live traffic, so buckets may go to the other one and back to see how that goes."""
     gates: tuple[str, ...]
@@ -65,6 +67,7 @@ PHASES: dict[Phase, PhaseRule] = {
         compared="nothing",
         shadow=False,
         way_back=True,
+        old_clients_at_a=True,
         rehearses=False,
         gates=(),
         effect="all calls go to A; B follows by the event log",
@@ -78,6 +81,7 @@ PHASES: dict[Phase, PhaseRule] = {
         compared="sampled reads against B",
         shadow=True,
         way_back=True,
+        old_clients_at_a=True,
         rehearses=False,
         gates=("audit", "backfill", "lag", "parked"),
         effect="all calls go to A; sampled reads are compared with B's answers",
@@ -91,6 +95,7 @@ PHASES: dict[Phase, PhaseRule] = {
         compared="sampled reads against the other store",
         shadow=True,
         way_back=True,
+        old_clients_at_a=True,
         rehearses=True,
         gates=("shadow-consistent", "lag", "parked"),
         effect="canary buckets are handed to B, as many as `baton canary set` says; all else stays at A",
@@ -104,6 +109,7 @@ PHASES: dict[Phase, PhaseRule] = {
         compared="sampled reads against A",
         shadow=True,
         way_back=True,
+        old_clients_at_a=True,
         rehearses=True,
         gates=("error-rate", "canary-complete", "lag", "parked"),
         effect="every bucket is handed to B; A follows by the event log",
@@ -117,6 +123,7 @@ PHASES: dict[Phase, PhaseRule] = {
         compared="nothing",
         shadow=False,
         way_back=True,
+        old_clients_at_a=False,
         rehearses=False,
         gates=("buckets-done", "latency-parity", "rehearsal", "lag", "parked"),
         effect="B serves everything; A stays a hot backup that applies every change",
@@ -130,6 +137,7 @@ PHASES: dict[Phase, PhaseRule] = {
         compared="nothing",
         shadow=False,
         way_back=False,
+        old_clients_at_a=False,
         rehearses=False,
         gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "lag", "parked"),
         effect="A may be shut down: there is no way back after this",

@@ -1,6 +1,7 @@
 """Where a call should go: the first rule that speaks.
 
-hold > global flag false > the operation's flag > global flag true > rehearsed bucket > canary bucket > phase.
+hold > global flag false > the operation's flag > global flag true > rehearsed bucket > canary bucket
+> client's schema > phase.
 
 This is a hint. The store that gets the call looks at its row and may answer that it is not the owner.
 """
@@ -30,10 +31,20 @@ LASTING_SECONDS = 5.0
 """How long the flag for everything must have been false until records follow it. Calls follow at once."""
 
 
+CLIENT_SCHEMA = "client schema"
+"""The rule for clients of an old schema version."""
+
+
 class Target(NamedTuple):
     store: Store
     rule: str
     """Which rule decided, in words."""
+
+    @property
+    def moves(self) -> bool:
+        """A call may bring its record there. A client's schema is no reason to, since records do not follow clients: a
+        call that meets another owner goes on to the other store, the home."""
+        return self.rule != CLIENT_SCHEMA
 
 
 def canary_buckets(permille: int) -> int:
@@ -46,13 +57,14 @@ def is_canary(bucket: int, permille: int) -> bool:
     return bucket < canary_buckets(permille)
 
 
-def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -> Target:
-    """`bucket`: None for a call without a key."""
+def target(setting: Setting, flags: Flags, operation: str, bucket: int | None, *, old_client: bool = False) -> Target:
+    """`bucket`: None for a call without a key. `old_client`: it is a client of an old schema version that reads, or may
+    begin a new name."""
     if setting.hold:
         return Target(Store.A, "hold")
     if not setting.rule.way_back:
         # A may be shut down: no flag leads there any more.
-        return _by_phase(setting, bucket)
+        return _by_phase(setting, bucket, old_client=old_client)
     if flags.use_service_layer is False:
         return Target(Store.A, "global flag")
     flag = flags.operations.get(operation)
@@ -60,7 +72,7 @@ def target(setting: Setting, flags: Flags, operation: str, bucket: int | None) -
         return Target(Store.B if flag else Store.A, f"{operation} flag")
     if flags.use_service_layer:
         return Target(Store.B, "global flag")
-    return _by_phase(setting, bucket)
+    return _by_phase(setting, bucket, old_client=old_client)
 
 
 def home(setting: Setting, flags: Flags, bucket: int) -> Store:
@@ -86,10 +98,14 @@ def aim(setting: Setting, flags: Flags) -> Aim:
     return Aim(setting.phase, setting.canary_permille, setting.hold, setting.rehearsal, flags.use_service_layer)
 
 
-def _by_phase(setting: Setting, bucket: int | None) -> Target:
+def _by_phase(setting: Setting, bucket: int | None, *, old_client: bool = False) -> Target:
     usual = _usual(setting, bucket)
     # Almost always empty, else a few buckets.
-    return Target(usual.store.other, "rehearsal") if bucket in setting.rehearsal else usual
+    if bucket in setting.rehearsal:
+        return Target(usual.store.other, "rehearsal")
+    if old_client and setting.rule.old_clients_at_a and usual == Target(Store.B, "phase"):
+        return Target(Store.A, CLIENT_SCHEMA)
+    return usual
 
 
 def _usual(setting: Setting, bucket: int | None) -> Target:

@@ -108,7 +108,7 @@ class Forward:
     async def _planned(self, call: ClientCall, chosen: Target) -> Answer:
         counted = self._traffic.reads if call.method.is_read else self._traffic.writes
         try:
-            answer = await (self._read if call.method.is_read else self._write)(call, chosen.store)
+            answer = await (self._read(call, chosen.store) if call.method.is_read else self._write(call, chosen))
         except Refused as refused:
             if refused.is_fault:
                 self._traffic.failures[refused.store] += 1
@@ -118,7 +118,16 @@ class Forward:
         counted[answer.store] += 1
         return answer
 
-    async def _write(self, call: ClientCall, to: Store) -> Answer:
+    async def _write(self, call: ClientCall, chosen: Target) -> Answer:
+        to = chosen.store
+        if not chosen.moves:
+            try:
+                return await self._send(to, call)
+            except NotOwner:
+                # Without the hint the plan says the other one.
+                to = to.other
+            except Away as away:
+                return await self._write_elsewhere(call, away)
         for number in range(ROUNDS):
             try:
                 return await self._send(to, call)
@@ -197,7 +206,8 @@ class Forward:
                 found.append((answer, read_version(trailers)))
             else:
                 found.append((answer, answer.version))
-        newest, version = max(found, key=lambda entry: entry[1])
+        # Of one version the store that understands it.
+        newest, version = max(found, key=lambda entry: (entry[1], isinstance(entry[0], Answer)))
         if isinstance(newest, Refused):
             raise newest
         return Answer(newest.store, newest.data, {metadata.VERSION: f"{version[0]}-{version[1]}"})

@@ -54,6 +54,8 @@ class ListCall:
     data: bytes
     """The request's bytes."""
     timeout_seconds: float
+    schema_version: int = 0
+    """Which the caller speaks; 0: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Halves:
 
 
 class Listing:
-    """Raises InvalidField, Refused with a store's own error, OwnerUnavailable."""
+    """Raises InvalidField, SchemaUnknown, Refused with a store's own error, OwnerUnavailable."""
 
     def __init__(self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows, clock: Time) -> None:
         self._stores = stores
@@ -81,7 +83,9 @@ class Listing:
         method, shape = call.method, _shape(call.method)
         size, token, question = method.page(call.request)
         resume: str | None = read_token(token, question, shape.page_token)
-        page = pb.ListRecordsRequest(method=method.path, request=call.data, limit=size)
+        page = pb.ListRecordsRequest(
+            method=method.path, request=call.data, limit=size, schema_version=call.schema_version
+        )
         items: list[bytes] = []
         missing: Store | None = None
         # A page of which no name matched, when the newest rows were known, is not an answer yet.
@@ -137,7 +141,10 @@ class Listing:
         attempt = Attempt(store, call.method.operation, call.method.is_read, seconds)
         asking = client.ask(client.replication.ListRecords, page, seconds)
         answer = await measured(self._traffic.meter, self._clock, attempt, asking)
-        rows = {row.key: Item(version_from_pb(row.version), row.matches, row.item) for row in answer.rows}
+        rows = {
+            row.key: Item(version_from_pb(row.version), row.matches, row.item, row.unknown_schema)
+            for row in answer.rows
+        }
         return Half(rows, answer.full)
 
 
@@ -153,4 +160,6 @@ def _shape(method: Method) -> ListShape:
 
 
 def _part(page: pb.ListRecordsRequest, names: Sequence[str]) -> pb.ListRecordsRequest:
-    return pb.ListRecordsRequest(method=page.method, request=page.request, keys=names, limit=len(names))
+    part = pb.ListRecordsRequest(keys=names, limit=len(names))
+    part.method, part.request, part.schema_version = page.method, page.request, page.schema_version
+    return part

@@ -9,6 +9,7 @@ from typing import Protocol
 import grpc
 
 from libs.contract.descriptors import Method
+from libs.contract.schemas import SchemaUnknown
 from libs.ownership.model import Store, Version
 from libs.ownership.wire import version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -86,6 +87,8 @@ class SomeRows:
             answer = await client.ask(client.replication.ListRecords, page, timeout_seconds)
         except Refused as refused:
             return dict.fromkeys(self.names, seen_in(refused))
+        if any(row.unknown_schema for row in answer.rows):
+            raise Unanswered(store, SchemaUnknown.reason)
         found = {row.key: Item(version_from_pb(row.version), row.matches, row.item) for row in answer.rows}
         return {name: seen_of(found.get(name)) for name in self.names}
 
@@ -93,7 +96,7 @@ class SomeRows:
 def seen_in(refused: Refused) -> Seen:
     """An error as an answer. Raises Unanswered when it is none."""
     status = f"{refused.code}/{refused.reason}"
-    if refused.is_fault or refused.error.code() in _NO_ANSWER:
+    if refused.is_fault or refused.error.code() in _NO_ANSWER or refused.reason == SchemaUnknown.reason:
         raise Unanswered(refused.store, status)
     return Seen(_version(dict(refused.error.trailing_metadata() or ())), status=status)
 
