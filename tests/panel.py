@@ -16,15 +16,16 @@ from libs.rpc.channel import open_channel
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Loop
 from services.router.api.control import Parts, control_service
-from services.router.api.rehearsal import Jobs
+from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.flows import rehearsal
-from services.router.flows.backfill import Backfill
+from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
+from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.measure import Measurement, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
@@ -67,13 +68,14 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
     async with running_system(**system) as running:
         observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)
         cache = running.setting
-        backfill = Backfill(running.control, running.stores, "router-1", clock)
-        parts = _parts(running, observer, cache, backfill, clock)
+        jobs = Jobs(running.control, (Backfill(running.stores, clock),), Around("router-1", clock))
+        parts = _parts(running, observer, cache, jobs, clock)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
-        jobs = (parts.jobs.canary_auto.loop, parts.jobs.rehearsals.loop, parts.measurement.loop, parts.judge.loop)
+        moves = parts.maneuvers
+        loops = (moves.canary_auto.loop, moves.rehearsals.loop, parts.measurement.loop, parts.judge.loop)
         async with (
-            running_loops(observer.loop, cache.loop, backfill.loop, *jobs),
+            running_loops(observer.loop, cache.loop, jobs.loop, *loops),
             open_channel(server.address) as channel,
         ):
             yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc))
@@ -91,26 +93,26 @@ async def running_loops(*loops: Loop) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _jobs(
+def _maneuvers(
     running: System,
     migration: Migration,
     measurement: Measurement,
     evidence: Callable[[Setting], Evidence],
     clock: Clock,
-) -> Jobs:
+) -> Maneuvers:
     cache, control = running.setting, running.control
     sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: running.mover.settled)
     around = rehearsal.Around(running.stores, running.traffic, lambda: cache.flags, measurement.answered, 0.05, 0.05)
-    return Jobs(
+    return Maneuvers(
         CanaryAuto(control, migration, cache, sights, "router-1", clock),
         rehearsal.Rehearsals(control, migration, cache, around, "router-1", clock),
     )
 
 
-def _parts(running: System, observer: Observer, cache: SettingCache, backfill: Backfill, clock: Clock) -> Parts:
+def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs, clock: Clock) -> Parts:
     def evidence(setting: Setting) -> Evidence:
-        seen = observer.evidence(setting, running.mover.buckets_at_b, backfill.finished_seconds_ago())
-        return measurement.evidence(rehearsed(seen, jobs.rehearsals.last, clock.now()))
+        seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
+        return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
 
     measurement = Measurement(
         running.control,
@@ -121,7 +123,7 @@ def _parts(running: System, observer: Observer, cache: SettingCache, backfill: B
         running.traffic.answered,
     )
     migration = Migration(running.control, cache, evidence, clock)
-    jobs = _jobs(running, migration, measurement, evidence, clock)
+    maneuvers = _maneuvers(running, migration, measurement, evidence, clock)
     judge = Judge(Bench(running.control, migration, measurement, cache, observer, clock, "router-1"))
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
@@ -131,11 +133,11 @@ def _parts(running: System, observer: Observer, cache: SettingCache, backfill: B
         observer,
         running.traffic,
         running.mover,
-        backfill,
+        jobs,
         around,
         running.switches,
         explainer,
-        jobs,
+        maneuvers,
         running.shadow,
         measurement,
         judge,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -195,17 +195,22 @@ class Walk:
 
     async def backfill(self) -> int:
         """Copy every record of A to B; returns how many there were."""
-        began = await self._ask("StartBackfill", pb.StartBackfillRequest(actor=self.actor))
-        since = began.progress.finished_time.ToNanoseconds()
-        progress = began.progress
+        return (await self.job("backfill", {"to": "B"})).done
 
-        async def finished() -> bool:
-            nonlocal progress
-            progress = (await self.status()).backfill
-            return not progress.running and progress.finished_time.ToNanoseconds() > since
+    async def job(self, kind: str, arguments: Mapping[str, str]) -> pb.Job:
+        """Have a job done; returns it as it ended."""
+        request = pb.StartJobRequest(actor=self.actor, kind=kind, arguments=arguments)
+        job: pb.Job = (await self._ask("StartJob", request)).job
 
-        await self._until(finished, lambda: f"the backfill finishes; it says {progress.note!r}")
-        return int(progress.done)
+        async def ended() -> bool:
+            nonlocal job
+            job = (await self._ask("GetJob", pb.GetJobRequest(id=job.id))).job
+            if job.state in (pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED):
+                raise TrialFailed(f"{job.id} ended as {pb.Job.State.Name(job.state)}: {job.note}")
+            return job.state == pb.Job.STATE_FINISHED
+
+        await self._until(ended, lambda: f"{job.id} finishes; it says {job.waits or job.note!r}")
+        return job
 
     async def settled(self) -> pb.GetStatusResponse:
         """Wait until every bucket is where the setting wants it."""

@@ -32,7 +32,7 @@ from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.telemetry.logs import configure
 from services.router.api.control import Parts, control_service
 from services.router.api.proxy import Proxy
-from services.router.api.rehearsal import Jobs
+from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
@@ -41,13 +41,14 @@ from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.flows import rehearsal
 from services.router.flows.absences import Absences
-from services.router.flows.backfill import Backfill
+from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
+from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.listing import Listing
 from services.router.flows.measure import Measurement, answered_by_b, rehearsed
@@ -171,11 +172,16 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     handoffs = Handoffs(transfer, Absences(transfer), traffic)
     mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
-    backfill = Backfill(control_store, stores, holder, clock)
+    kinds = (Backfill(stores, clock),)
+    jobs = Jobs(
+        control_store,
+        kinds,
+        Around(holder, clock, lambda: measurement.load(observer.worst_lag_seconds), settings.throttle_limits),
+    )
 
     def evidence(setting: Setting) -> Evidence:
-        seen = observer.evidence(setting, mover.buckets_at_b, backfill.finished_seconds_ago())
-        return measurement.evidence(rehearsed(seen, jobs.rehearsals.last, clock.now()))
+        seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
+        return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
 
     migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
@@ -200,7 +206,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
     sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled, settings.gate_limits)
-    jobs = _jobs(
+    maneuvers = _maneuvers(
         outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
     )
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
@@ -210,11 +216,11 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         observer=observer,
         traffic=traffic,
         mover=mover,
-        backfill=backfill,
+        jobs=jobs,
         around=around,
         switches=outside.switches,
         explainer=explainer,
-        jobs=jobs,
+        maneuvers=maneuvers,
         shadow=shadow,
         measurement=measurement,
         judge=judge,
@@ -227,9 +233,9 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             cache.loop,
             *outside.switches.loops,
             observer.loop,
-            backfill.loop,
-            jobs.canary_auto.loop,
-            jobs.rehearsals.loop,
+            jobs.loop,
+            maneuvers.canary_auto.loop,
+            maneuvers.rehearsals.loop,
             *shadow.loops,
             measurement.loop,
             judge.loop,
@@ -254,9 +260,11 @@ def _control(settings: RouterSettings, parts: Parts, token: bytes | None) -> Ser
     return Server(config, [control_service(parts)])
 
 
-def _jobs(outside: Outside, migration: Migration, around: rehearsal.Around, sights: Sights, holder: str) -> Jobs:
+def _maneuvers(
+    outside: Outside, migration: Migration, around: rehearsal.Around, sights: Sights, holder: str
+) -> Maneuvers:
     clock, cache, control = SystemClock(), outside.cache, outside.control_store
-    return Jobs(
+    return Maneuvers(
         CanaryAuto(control, migration, cache, sights, holder, clock),
         rehearsal.Rehearsals(control, migration, cache, around, holder, clock),
     )

@@ -13,6 +13,7 @@ from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
 from services.router.core.evidence import Limits
 from services.router.core.judge import RollbackLimits
+from services.router.core.throttle import ThrottleLimits
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
 
@@ -121,6 +122,13 @@ class RouterSettings(ProcessSettings):
     """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""
     gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
 
+    job_lag_seconds: Seconds = 10.0
+    """Lag of a feed above which jobs slow down."""
+    job_latency_milliseconds: Milliseconds = 500.0
+    """P99 of live calls to the stores above which jobs slow down."""
+    job_error_percent: Percent = 1.0
+    """Of live calls that fail by a store's fault; above it jobs slow down."""
+
     default_deadline_seconds: Seconds = 5.0
     longest_deadline_seconds: Seconds = 30.0
     drain_seconds: Seconds = 10.0
@@ -142,6 +150,14 @@ class RouterSettings(ProcessSettings):
             latency_margin=self.gate_latency_margin_percent / 100,
             latency_calls=self.gate_latency_calls,
             rehearsal_seconds=self.gate_rehearsal_days * 86_400,
+        )
+
+    @property
+    def throttle_limits(self) -> ThrottleLimits:
+        return ThrottleLimits(
+            lag_seconds=self.job_lag_seconds,
+            latency_seconds=self.job_latency_milliseconds / 1000,
+            error_rate=self.job_error_percent / 100,
         )
 
     @property

@@ -14,9 +14,9 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
-from services.router.control.memory import MemoryControlStore
+from services.router.core.jobs import Job
 from services.router.core.phase import Phase
-from services.router.flows.backfill import LEASE, Backfill
+from services.router.flows.job_runner import lease_of
 from services.router.flows.migration import Decision
 from tests.panel import Panel, running_loops, running_panel
 from tests.waiting import eventually
@@ -52,14 +52,19 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     return caught.value.code(), reason, {**found, "message": caught.value.details() or ""}
 
 
-async def finished(panel: Panel) -> pb.Progress:
-    async def look() -> pb.Progress | None:
-        progress = (await status(panel)).backfill
-        return progress if not progress.running and progress.note == "finished" else None
+async def finished(panel: Panel, job_id: str = "backfill-1") -> pb.Job:
+    async def look() -> pb.Job | None:
+        job = (await panel.control.GetJob(pb.GetJobRequest(id=job_id))).job
+        return job if job.state == pb.Job.STATE_FINISHED else None
 
-    found = await eventually(look, what="the backfill is finished")
+    found = await eventually(look, what=f"{job_id} is finished")
     assert found is not None
     return found
+
+
+async def start(panel: Panel, *, to: str = "B", rate: float = 0.0) -> pb.Job:
+    request = pb.StartJobRequest(actor="ann", kind="backfill", arguments={"to": to}, rate=rate)
+    return (await panel.control.StartJob(request)).job
 
 
 async def test_the_status_shows_setting_stores_traffic_and_the_price_of_going_back(panel: Panel) -> None:
@@ -88,7 +93,7 @@ async def test_a_gate_blocks_and_nothing_is_changed(panel: Panel) -> None:
 
 
 async def test_a_gate_without_evidence_is_told_from_one_that_fails(panel: Panel) -> None:
-    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+    await start(panel)
     await finished(panel)
     _, reason, found = await refusal(panel.control.AdvancePhase(pb.AdvancePhaseRequest(actor="ann")))
     assert (reason, found["verdict"], found["gates"]) == ("GATE_BLOCKED", "INCONCLUSIVE", "audit")
@@ -244,78 +249,117 @@ async def test_a_log_that_is_away_is_shown_and_the_lag_is_not_known(panel: Panel
 
 async def test_a_backfill_copies_every_record_of_a_and_opens_its_gate(panel: Panel) -> None:
     await panel.put(450)
-    started = await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
-    assert started.progress.running is True
-    progress = await finished(panel)
-    assert (progress.done, progress.total) == (450, 450)
+    await start(panel)
+    job = await finished(panel)
+    assert (job.done, job.total, job.unit) == (450, 450, "records")
     assert await panel.records_at(Store.B) == 450
     plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
     assert {gate.name: gate.verdict for gate in plan.gates}["backfill"] == pb.VERDICT_PASS
 
 
+async def test_the_mirror_copies_to_a_and_opens_no_gate(panel: Panel) -> None:
+    await panel.put(5)
+    job = await start(panel, to="A")
+    assert (await finished(panel, job.id)).lane == "backfill to A"
+    plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+    assert {gate.name: gate.verdict for gate in plan.gates}["backfill"] == pb.VERDICT_FAIL
+
+
 async def test_a_backfill_waits_for_a_store_that_does_not_serve_and_says_why(panel: Panel) -> None:
     await panel.put(5)
     panel.system.backends[Store.B].serving.stop("it is being repaired")
-    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+    await start(panel)
 
     async def waits() -> bool:
-        progress = (await status(panel)).backfill
-        return progress.running and "it is being repaired" in progress.note
+        (job,) = (await status(panel)).jobs
+        return job.state == pb.Job.STATE_RUNNING and "it is being repaired" in job.waits
 
     await eventually(waits)
     panel.system.backends[Store.B].serving.serve()
-    await finished(panel)
+    assert (await finished(panel)).waits == ""
     assert await panel.records_at(Store.B) == 5
 
 
-async def test_a_cancelled_backfill_goes_on_where_it_stopped(panel: Panel) -> None:
+async def test_a_job_is_paused_tuned_and_resumed_where_it_stopped(panel: Panel) -> None:
     await panel.put(6)
-    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann", rate=2))
+    job = await start(panel, rate=1)
 
     async def some() -> bool:
-        return (await status(panel)).backfill.done >= 2
+        return (await status(panel)).jobs[0].done >= 1
 
     await eventually(some)
-    await panel.control.CancelBackfill(pb.CancelBackfillRequest(actor="ben"))
+    paused = pb.ChangeJobRequest(actor="ben", id=job.id, action=pb.ChangeJobRequest.ACTION_PAUSE)
+    assert (await panel.control.ChangeJob(paused)).job.state == pb.Job.STATE_PAUSED
+    code, reason, _ = await refusal(panel.control.ChangeJob(paused))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "JOB_STATE")
 
-    async def stopped() -> int:
-        progress = (await status(panel)).backfill
-        return progress.done if progress.note == "cancelled by ben" and not progress.running else 0
+    async def given_up() -> bool:
+        return await panel.store.lease(lease_of(job.id), "router-9", 60.0)
 
-    copied = await eventually(stopped)
-    assert 2 <= copied < 6
-    assert await panel.records_at(Store.B) == copied
-    await panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann"))
+    await eventually(given_up, what="its runner has left it")
+    copied = (await panel.control.GetJob(pb.GetJobRequest(id=job.id))).job.done
+    assert (await panel.records_at(Store.B), copied < 6) == (copied, True)
+    await panel.store.lease(lease_of(job.id), "router-9", 0.0)
+    tune = pb.ChangeJobRequest(actor="ben", id=job.id, action=pb.ChangeJobRequest.ACTION_TUNE)
+    assert (await panel.control.ChangeJob(tune)).job.wanted_rate == 0.0
+    resume = pb.ChangeJobRequest(actor="ben", id=job.id, action=pb.ChangeJobRequest.ACTION_RESUME)
+    await panel.control.ChangeJob(resume)
     assert (await finished(panel)).done == 6
     assert await panel.records_at(Store.B) == 6
 
 
-async def test_an_unfinished_backfill_is_finished_by_a_router_that_starts(panel: Panel) -> None:
+async def test_a_cancelled_backfill_begins_anew(panel: Panel) -> None:
     await panel.put(3)
-    asked = Backfill(panel.store, panel.system.stores, "router-0", panel.parts.clock)
-    await asked.start("ann")
+    job = await start(panel, rate=1)
+    cancel = pb.ChangeJobRequest(actor="ben", id=job.id, action=pb.ChangeJobRequest.ACTION_CANCEL)
+    answer = (await panel.control.ChangeJob(cancel)).job
+    assert (answer.state, answer.note) == (pb.Job.STATE_CANCELLED, "cancelled by ben")
+    again = await start(panel)
+    assert again.id != job.id
+    assert (await finished(panel, again.id)).done == 3
+
+
+async def test_who_asks_again_finds_the_job_that_is_under_way(panel: Panel) -> None:
+    await panel.put(3)
+    first = await start(panel, rate=1)
+    assert (await start(panel, rate=1)).id == first.id
+    assert (await start(panel, to="A")).id != first.id
+    jobs = (await panel.control.ListJobs(pb.ListJobsRequest())).jobs
+    assert sorted(job.lane for job in jobs) == ["backfill to A", "backfill to B"]
+
+
+async def test_a_job_that_nobody_runs_is_run_by_a_router_that_starts(panel: Panel) -> None:
+    await panel.put(3)
+    await panel.store.add(Job("backfill", "backfill to B", "ann", {"to": "B"}))
     await finished(panel)
     assert await panel.records_at(Store.B) == 3
 
 
-async def test_only_the_router_with_the_lease_runs_a_backfill(panel: Panel) -> None:
-    await panel.put(3)
-    control = MemoryControlStore()
-    backfill = Backfill(control, panel.system.stores, "router-1", panel.parts.clock)
-    await backfill.start("ann")
-    assert await control.lease(LEASE, "router-9", 60.0)
-    await backfill.run_once(backfill.loop)
-    assert (await panel.records_at(Store.B), backfill.progress.running) == (0, True)
-    await control.lease(LEASE, "router-9", 0.0)
-    await backfill.run_once(backfill.loop)
-    assert (await panel.records_at(Store.B), backfill.progress.note) == (3, "finished")
-    assert await control.lease(LEASE, "router-9", 60.0), "it is given up at the end"
-
-
 @pytest.mark.parametrize("rate", [-1.0, 0.5, float("inf"), float("nan"), 1e7])
 async def test_a_rate_that_makes_no_sense_is_a_bad_field(panel: Panel, rate: float) -> None:
-    code, _, found = await refusal(panel.control.StartBackfill(pb.StartBackfillRequest(actor="ann", rate=rate)))
+    code, _, found = await refusal(start(panel, rate=rate))
     assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "rate")
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.StartJobRequest(kind="backfill"), "actor"),
+        (pb.StartJobRequest(actor="ann", kind="nonsense"), "kind"),
+        (pb.StartJobRequest(actor="ann", kind="backfill", arguments={"to": "C"}), "to"),
+        (pb.StartJobRequest(actor="ann", kind="backfill", arguments={"from": "A"}), "arguments"),
+    ],
+)
+async def test_a_job_that_makes_no_sense_is_refused(panel: Panel, request_: pb.StartJobRequest, field: str) -> None:
+    code, _, found = await refusal(panel.control.StartJob(request_))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_orders_for_a_job_that_is_not_there_or_that_mean_nothing_are_refused(panel: Panel) -> None:
+    code, reason, _ = await refusal(panel.control.GetJob(pb.GetJobRequest(id="backfill-7")))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+    code, _, found = await refusal(panel.control.ChangeJob(pb.ChangeJobRequest(actor="ann", id="backfill-7")))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "action")
 
 
 async def test_the_control_listener_asks_for_its_token() -> None:

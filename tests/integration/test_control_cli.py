@@ -17,6 +17,7 @@ from services.router.cli.app import app
 from services.router.cli.client import control
 from services.router.cli.options import CommandFailed, Common, Exit
 from services.router.core.phase import Phase
+from services.router.flows.backfill import TO_B
 from services.router.flows.migration import Decision
 from tests.panel import Panel, running_panel
 from tests.waiting import eventually
@@ -46,8 +47,8 @@ async def answer(panel: Panel, *arguments: str, code: Exit = Exit.OK) -> Any:
 
 
 async def copied(panel: Panel) -> None:
-    await panel.parts.backfill.start("ann")
-    await eventually(lambda: panel.parts.backfill.finished_seconds_ago() is not None)
+    await panel.parts.jobs.start("backfill", {"to": "B"}, "ann")
+    await eventually(lambda: panel.parts.jobs.finished_seconds_ago(TO_B) is not None)
 
 
 async def go_to(panel: Panel, phase: Phase) -> None:
@@ -60,7 +61,7 @@ async def test_status_prints_every_key_that_its_help_names(panel: Panel) -> None
     view = await answer(panel, "status")
     named = (await baton(panel, "status", "--help")).stdout
     assert (view["phase"], view["generation"], view["canary_percent"], view["hold"]) == ("OFF", 1, 0.0, False)
-    for keys in (view, view["stores"]["A"], view["backfill"], view["going_back"]):
+    for keys in (view, view["stores"]["A"], view["handover"], view["going_back"]):
         for key in keys:
             assert key.split(".")[0] in named, key
     assert view["stores"]["A"]["lag_seconds"] == 0.0
@@ -68,7 +69,7 @@ async def test_status_prints_every_key_that_its_help_names(panel: Panel) -> None
 
 async def test_status_is_a_table_for_people(panel: Panel) -> None:
     text = (await baton(panel, "status")).stdout
-    for words in ("OFF (generation 1)", "buckets at B", "backfill", "never ran", "going back", "serves"):
+    for words in ("OFF (generation 1)", "buckets at B", "handover", "never ran", "going back", "serves"):
         assert words in text, text
 
 
@@ -120,7 +121,7 @@ async def test_a_dry_run_changes_nothing_and_a_script_needs_yes(panel: Panel, co
     assert result.exit_code == Exit.USAGE
     assert "add --yes" in result.stderr
     assert await panel.store.load() == before
-    assert await panel.store.progress("backfill") is None
+    assert await panel.store.jobs() == []
     assert (await baton(panel, *command, "--yes")).exit_code == Exit.OK
 
 
@@ -166,17 +167,36 @@ async def test_a_canary_is_set_in_its_phase_and_refused_elsewhere(panel: Panel) 
 async def test_a_backfill_can_be_waited_for(panel: Panel) -> None:
     await panel.put(7)
     view = await answer(panel, "backfill", "--wait", "--yes")
-    assert (view["running"], view["done"], view["note"]) == (False, 7, "finished")
+    assert (view["state"], view["done"], view["note"]) == ("FINISHED", 7, "7 records copied")
     assert await panel.records_at(Store.B) == 7
-    assert "finished" in (await baton(panel, "status")).stdout
+    assert "backfill to B  backfill-1: FINISHED; 7 of 7 records" in (await baton(panel, "status")).stdout
 
 
-async def test_a_backfill_can_be_cancelled(panel: Panel) -> None:
+async def test_jobs_are_listed_shown_paused_tuned_resumed_and_cancelled(panel: Panel) -> None:
+    assert "no job was ever asked for" in (await baton(panel, "jobs")).stdout
     await panel.put(5)
-    await answer(panel, "backfill", "--rate", "1", "--yes")
-    await answer(panel, "backfill", "--cancel", "--yes")
-    await eventually(lambda: panel.parts.backfill.progress.note == "cancelled by ann@host")
-    assert await panel.records_at(Store.B) < 5
+    started = await answer(panel, "backfill", "--rate", "1", "--yes")
+    named = (await baton(panel, "jobs", "show", "--help")).stdout
+    for key in started:
+        assert key in (*named.split(), "dry_run"), key
+    job_id = started["id"]
+    paused = await answer(panel, "jobs", "pause", job_id, "--yes")
+    assert (paused["state"], paused["note"], paused["wanted_rate"]) == ("PAUSED", "paused by ann@host", 1.0)
+    assert "paused by ann@host" in (await baton(panel, "jobs")).stdout
+    waiting = await baton(panel, "backfill", "--rate", "1", "--wait", "--yes")
+    assert (waiting.exit_code, "PAUSED, paused by ann@host" in waiting.stderr) == (Exit.FAILED, True)
+    tuned = await answer(panel, "jobs", "tune", job_id, "rate=0", "--yes")
+    assert (tuned["state"], tuned["wanted_rate"]) == ("PAUSED", None)
+    assert (await answer(panel, "jobs", "cancel", job_id, "--dry-run"))["state"] == "PAUSED"
+    await answer(panel, "jobs", "resume", job_id, "--yes")
+    await eventually(lambda: panel.parts.jobs.finished_seconds_ago(TO_B) is not None)
+    refused = await baton(panel, "jobs", "cancel", job_id, "--yes")
+    assert refused.exit_code == Exit.FAILED
+    assert f"{job_id} is FINISHED: cancel needs one that is QUEUED or RUNNING or PAUSED or FAILED" in refused.stderr
+    (listed,) = (await answer(panel, "jobs"))["jobs"]
+    assert (listed["state"], listed["done"], listed["eta_seconds"]) == ("FINISHED", 5, 0.0)
+    assert "backfill to B" in (await baton(panel, "jobs", "show", job_id)).stdout
+    assert "there is no job 'nonsense'" in (await baton(panel, "jobs", "show", "nonsense")).stderr
 
 
 async def test_the_doctor_passes_a_healthy_system_and_fails_a_broken_one(panel: Panel) -> None:

@@ -63,7 +63,7 @@ async def status(panel: Panel) -> pb.GetStatusResponse:
 
 async def ended(panel: Panel) -> Progress:
     """The walk, when it has ended."""
-    walk = panel.parts.jobs.canary_auto
+    walk = panel.parts.maneuvers.canary_auto
     await eventually(lambda: walk.progress.finished_seconds and not walk.progress.running, 20.0)
     return walk.progress
 
@@ -72,7 +72,7 @@ async def rehearsed(panel: Panel) -> Result:
     """What came of the rehearsal that is under way."""
 
     def result() -> Result | None:
-        rehearsals = panel.parts.jobs.rehearsals
+        rehearsals = panel.parts.maneuvers.rehearsals
         return None if rehearsals.progress.running else rehearsals.last
 
     found = await eventually(result, 20.0)
@@ -107,7 +107,7 @@ async def traffic(panel: Panel) -> AsyncIterator[list[grpc.aio.AioRpcError]]:
 
 async def test_a_walk_goes_step_by_step_to_its_end_and_journals_each(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
-    await panel.parts.jobs.canary_auto.start(BY_ANN, TWO_STEPS)
+    await panel.parts.maneuvers.canary_auto.start(BY_ANN, TWO_STEPS)
     walk = await ended(panel)
     assert (walk.done, walk.total, walk.note.partition(":")[0]) == (2, 2, "done")
     assert panel.parts.cache.current.canary_permille == 1000
@@ -122,8 +122,8 @@ async def test_only_calls_that_b_answers_at_a_step_count_for_it(panel: Panel) ->
     await panel.put(RECORDS)
     await go_to(panel, Phase.DUAL_WRITE, 500)
     plan = "[[step]]\npercent = 50\nminimum_samples = 20"
-    await panel.parts.jobs.canary_auto.start(BY_ANN, plan)
-    await eventually(lambda: "B has answered 0 of 20 calls" in panel.parts.jobs.canary_auto.progress.note, 20.0)
+    await panel.parts.maneuvers.canary_auto.start(BY_ANN, plan)
+    await eventually(lambda: "B has answered 0 of 20 calls" in panel.parts.maneuvers.canary_auto.progress.note, 20.0)
     async with traffic(panel) as failures:
         assert (await ended(panel)).note.startswith("done")
     assert not failures
@@ -132,7 +132,7 @@ async def test_only_calls_that_b_answers_at_a_step_count_for_it(panel: Panel) ->
 async def test_a_gate_that_fails_takes_the_canary_back_and_says_why(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
     plan = '[[step]]\npercent = 10\nminimum_samples = 1000000\ngates = ["parked"]'
-    await panel.parts.jobs.canary_auto.start(BY_ANN, plan)
+    await panel.parts.maneuvers.canary_auto.start(BY_ANN, plan)
     await eventually(lambda: panel.parts.cache.current.canary_permille == 100, 20.0)
     await panel.system.log.append([Event("nonsense", b"?")])
     walk = await ended(panel)
@@ -145,7 +145,7 @@ async def test_a_gate_that_fails_takes_the_canary_back_and_says_why(panel: Panel
 
 async def test_one_walk_at_a_time_and_a_person_ends_it(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
-    auto = panel.parts.jobs.canary_auto
+    auto = panel.parts.maneuvers.canary_auto
     await auto.start(BY_ANN, NEVER_ENDS)
     with pytest.raises(WalkUnderWay):
         await auto.start(BY_ANN, TWO_STEPS)
@@ -159,7 +159,7 @@ async def test_one_walk_at_a_time_and_a_person_ends_it(panel: Panel) -> None:
 
 async def test_what_a_person_sets_ends_the_walk(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
-    await panel.parts.jobs.canary_auto.start(BY_ANN, NEVER_ENDS)
+    await panel.parts.maneuvers.canary_auto.start(BY_ANN, NEVER_ENDS)
     await eventually(lambda: panel.parts.cache.current.canary_permille == 100, 20.0)
     await panel.parts.migration.rollback(BY_HAND, Phase.OFF)
     assert "stopped: the phase was changed to OFF" in (await ended(panel)).note
@@ -167,7 +167,7 @@ async def test_what_a_person_sets_ends_the_walk(panel: Panel) -> None:
 
 
 async def test_a_wrong_plan_or_phase_is_refused_and_nothing_changes(panel: Panel) -> None:
-    auto = panel.parts.jobs.canary_auto
+    auto = panel.parts.maneuvers.canary_auto
     with pytest.raises(IllegalMove, match="steers only in DUAL_WRITE"):
         await auto.start(BY_ANN, TWO_STEPS)
     await go_to(panel, Phase.DUAL_WRITE)
@@ -200,7 +200,7 @@ async def test_a_rehearsal_moves_live_buckets_there_and_back(panel: Panel, phase
     await go_to(panel, phase, permille)
     before = {store: await panel.system.ports(store).inspection.census() for store in Store}
     async with traffic(panel) as failures:
-        await panel.parts.jobs.rehearsals.start(BY_ANN, 4)
+        await panel.parts.maneuvers.rehearsals.start(BY_ANN, 4)
         result = await rehearsed(panel)
     assert (result.passed, result.by, len(result.buckets)) == (True, "ann", 4)
     assert result.records >= 4, "buckets with records are rehearsed before empty ones"
@@ -234,7 +234,7 @@ async def test_during_a_rehearsal_calls_go_where_their_bucket_is(panel: Panel) -
 async def test_a_rehearsal_is_refused_where_one_store_does_everything(panel: Panel, phase: Phase, why: str) -> None:
     await go_to(panel, phase)
     with pytest.raises(IllegalMove, match=why):
-        await panel.parts.jobs.rehearsals.start(BY_ANN, 4)
+        await panel.parts.maneuvers.rehearsals.start(BY_ANN, 4)
     assert await panel.store.progress(JOB) is None
 
 
@@ -242,14 +242,14 @@ async def test_a_rehearsal_is_refused_where_one_store_does_everything(panel: Pan
 async def test_a_rehearsal_of_too_many_buckets_or_none_is_refused(panel: Panel, buckets: int) -> None:
     await go_to(panel, Phase.DUAL_READ)
     with pytest.raises(InvalidField, match="1 to 64"):
-        await panel.parts.jobs.rehearsals.start(BY_ANN, buckets)
+        await panel.parts.maneuvers.rehearsals.start(BY_ANN, buckets)
 
 
 async def test_one_rehearsal_at_a_time(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_READ)
-    await panel.parts.jobs.rehearsals.start(BY_ANN, 1)
+    await panel.parts.maneuvers.rehearsals.start(BY_ANN, 1)
     with pytest.raises(RehearsalUnderWay):
-        await panel.parts.jobs.rehearsals.start(BY_ANN, 1)
+        await panel.parts.maneuvers.rehearsals.start(BY_ANN, 1)
     assert (await rehearsed(panel)).passed
 
 
@@ -258,7 +258,7 @@ async def test_a_rollback_ends_a_rehearsal_which_then_has_failed(panel: Panel) -
         await eventually(lambda: still.parts.observer.view(Store.B).reachable)
         while still.parts.cache.current.phase is not Phase.DUAL_WRITE:
             await still.parts.migration.advance(BY_HAND)
-        await still.parts.jobs.rehearsals.start(BY_ANN, 4)
+        await still.parts.maneuvers.rehearsals.start(BY_ANN, 4)
         # Nobody moves them, so it waits.
         await eventually(lambda: still.parts.cache.current.rehearsal, 20.0)
         await still.parts.migration.rollback(BY_HAND, Phase.OFF)

@@ -26,13 +26,26 @@ COMMANDS = [
     ["journal"],
     ["doctor"],
     ["backfill"],
+    ["jobs"],
+    ["jobs", "show", "backfill-1"],
+    ["jobs", "pause", "backfill-1"],
+    ["jobs", "resume", "backfill-1"],
+    ["jobs", "cancel", "backfill-1"],
+    ["jobs", "tune", "backfill-1", "rate=5"],
     ["phase", "plan"],
     ["phase", "advance"],
     ["phase", "rollback"],
     ["canary", "set"],
     ["hold", "lift"],
 ]
-CHANGING = [["backfill"], ["phase", "advance"], ["phase", "rollback"], ["canary", "set"], ["hold", "lift"]]
+CHANGING = [
+    *(command for command in COMMANDS if command[0] == "jobs" and command[1:2] not in ([], ["show"])),
+    ["backfill"],
+    ["phase", "advance"],
+    ["phase", "rollback"],
+    ["canary", "set"],
+    ["hold", "lift"],
+]
 
 runner = CliRunner()
 
@@ -82,7 +95,7 @@ def test_a_phase_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 @pytest.mark.parametrize("text", ["fast", "-1", "0.5", "nan", "inf", "1000001"])
 def test_a_wrong_rate_is_refused_with_what_is_allowed(text: str) -> None:
-    with pytest.raises(CommandFailed, match="1 to 1000000 records per second") as caught:
+    with pytest.raises(CommandFailed, match="1 to 1000000 per second") as caught:
         parse_rate(text)
     assert caught.value.code is Exit.USAGE
 
@@ -98,7 +111,10 @@ def test_a_rate_is_records_per_second(text: str, rate: float) -> None:
         ["phase", "advance", "--override", " "],
         ["status", "-o", "xml"],
         ["journal", "--limit", "0"],
-        ["backfill", "--cancel", "--wait"],
+        ["backfill", "--to", "C"],
+        ["jobs", "tune", "backfill-1", "5"],
+        ["jobs", "tune", "backfill-1", "rate=fast"],
+        ["jobs", "pause"],
         ["canary", "set"],
         ["phase", "no-such-command"],
         ["status", "--token-file", "/nonexistent/token"],

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from libs.clock import Clock
-from libs.errors import InvalidField
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
 from services.router.api.flags import FlagMethods
+from services.router.api.jobs import JobMethods
 from services.router.api.messages import (
     PHASE_NUMBERS,
     entry_to_pb,
     finding_to_pb,
     gates_to_pb,
     phase_from_pb,
-    progress_to_pb,
     setting_to_pb,
     timestamp,
 )
-from services.router.api.rehearsal import Jobs, JobsServicer
+from services.router.api.rehearsal import ManeuverMethods, Maneuvers
 from services.router.api.shadow import ShadowMethods
 from services.router.api.watch import WatchMethods
 from services.router.control.port import Progress
-from services.router.flows.backfill import Backfill
 from services.router.flows.diagnose import Surroundings, diagnose
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
+from services.router.flows.job_runner import Jobs
 from services.router.flows.judge import Judge
 from services.router.flows.measure import Measurement
 from services.router.flows.migration import Decision, Migration
@@ -78,18 +76,20 @@ class Parts:
     observer: Observer
     traffic: Traffic
     mover: MoverView
-    backfill: Backfill
+    jobs: Jobs
     around: Surroundings
     switches: Switches
     explainer: Explainer
-    jobs: Jobs
+    maneuvers: Maneuvers
     shadow: Shadow
     measurement: Measurement
     judge: Judge
     clock: Clock
 
 
-class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, WatchMethods, control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(
+    FlagMethods, JobMethods, ManeuverMethods, ShadowMethods, WatchMethods, control_pb2_grpc.ControlServiceServicer
+):
     """One router's control API. The listener, with its token, tells who calls."""
 
     def __init__(self, parts: Parts) -> None:
@@ -97,7 +97,8 @@ class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, WatchMethods, co
         self._flags = parts
         self._watched = parts
         self._shadow = parts
-        self._jobs = parts.jobs
+        self._work = parts
+        self._maneuvers = parts.maneuvers
 
     async def PlanPhase(self, request: pb.PlanPhaseRequest, context: Context) -> pb.PlanPhaseResponse:  # noqa: N802
         plan = await self._parts.migration.plan()
@@ -135,20 +136,6 @@ class ControlServicer(FlagMethods, JobsServicer, ShadowMethods, WatchMethods, co
     async def ListJournal(self, request: pb.ListJournalRequest, context: Context) -> pb.ListJournalResponse:  # noqa: N802
         entries = await self._parts.migration.journal(request.limit or DEFAULT_JOURNAL_ENTRIES)
         return pb.ListJournalResponse(entries=[entry_to_pb(entry) for entry in entries])
-
-    async def StartBackfill(  # noqa: N802
-        self, request: pb.StartBackfillRequest, context: Context
-    ) -> pb.StartBackfillResponse:
-        if not math.isfinite(request.rate):
-            raise InvalidField("rate", request.rate, "a finite number of records per second")
-        progress = await self._parts.backfill.start(request.actor, request.rate)
-        return pb.StartBackfillResponse(progress=progress_to_pb(progress))
-
-    async def CancelBackfill(  # noqa: N802
-        self, request: pb.CancelBackfillRequest, context: Context
-    ) -> pb.CancelBackfillResponse:
-        progress = await self._parts.backfill.cancel(request.actor)
-        return pb.CancelBackfillResponse(progress=progress_to_pb(progress))
 
     async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:  # noqa: N802
         findings = await diagnose(self._parts.around, self._parts.clock)

@@ -1,4 +1,4 @@
-"""The part of the operator's API that starts longer work: walks of the canary and rehearsals; and the vitals."""
+"""The part of the operator's API for maneuvers, walks of the canary and rehearsals; and for the vitals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.router.flows.rehearsal import Rehearsals, Result
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class Maneuvers:
     """The flows behind this part."""
 
     canary_auto: CanaryAuto
@@ -23,41 +23,41 @@ class Jobs:
     gauges: Gauges = field(default_factory=Gauges)
 
 
-class JobsServicer(ControlServiceServicer):
+class ManeuverMethods(ControlServiceServicer):
     """To be mixed into the servicer of the whole API."""
 
-    _jobs: Jobs
+    _maneuvers: Maneuvers
 
     async def StartCanaryAuto(  # noqa: N802
         self, request: pb.StartCanaryAutoRequest, context: Context
     ) -> pb.StartCanaryAutoResponse:
         decision = Decision(request.actor, request.reason, request.generation)
-        progress = await self._jobs.canary_auto.start(decision, request.plan)
+        progress = await self._maneuvers.canary_auto.start(decision, request.plan)
         return pb.StartCanaryAutoResponse(progress=progress_to_pb(progress))
 
     async def StopCanaryAuto(  # noqa: N802
         self, request: pb.StopCanaryAutoRequest, context: Context
     ) -> pb.StopCanaryAutoResponse:
-        progress = await self._jobs.canary_auto.stop(request.actor)
+        progress = await self._maneuvers.canary_auto.stop(request.actor)
         return pb.StopCanaryAutoResponse(progress=progress_to_pb(progress))
 
     async def StartRehearsal(  # noqa: N802
         self, request: pb.StartRehearsalRequest, context: Context
     ) -> pb.StartRehearsalResponse:
         decision = Decision(request.actor, request.reason, request.generation)
-        progress = await self._jobs.rehearsals.start(decision, request.buckets)
+        progress = await self._maneuvers.rehearsals.start(decision, request.buckets)
         return pb.StartRehearsalResponse(progress=progress_to_pb(progress))
 
     async def GetVitals(self, request: pb.GetVitalsRequest, context: Context) -> pb.GetVitalsResponse:  # noqa: N802
-        return pb.GetVitalsResponse(vitals=vitals(self._jobs.gauges))
+        return pb.GetVitalsResponse(vitals=vitals(self._maneuvers.gauges))
 
 
-def fill_status(answer: pb.GetStatusResponse, jobs: Jobs) -> None:
+def fill_status(answer: pb.GetStatusResponse, maneuvers: Maneuvers) -> None:
     """This part of the status."""
-    answer.canary_auto.CopyFrom(progress_to_pb(jobs.canary_auto.progress))
-    answer.rehearsal.CopyFrom(progress_to_pb(jobs.rehearsals.progress))
-    if jobs.rehearsals.last is not None:
-        answer.last_rehearsal.CopyFrom(_result_to_pb(jobs.rehearsals.last))
+    answer.canary_auto.CopyFrom(progress_to_pb(maneuvers.canary_auto.progress))
+    answer.rehearsal.CopyFrom(progress_to_pb(maneuvers.rehearsals.progress))
+    if maneuvers.rehearsals.last is not None:
+        answer.last_rehearsal.CopyFrom(_result_to_pb(maneuvers.rehearsals.last))
 
 
 def _result_to_pb(result: Result) -> pb.Rehearsal:

@@ -13,6 +13,7 @@ from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.flags import flags_of
+from services.router.api.jobs import latest_jobs
 from services.router.api.messages import (
     PHASE_NUMBERS,
     UNKNOWN,
@@ -72,7 +73,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         buckets_at_b=UNKNOWN if at_b is None else at_b,
         permille_at_b=UNKNOWN if at_b is None else round(1000 * at_b / BUCKETS),
         handover=progress_to_pb(parts.mover.progress),
-        backfill=progress_to_pb(parts.backfill.progress),
+        jobs=latest_jobs(parts.jobs),
         handoffs=parts.traffic.handoffs,
         stale_reads=parts.traffic.stale_reads,
         unavailable=parts.traffic.unavailable,
@@ -84,7 +85,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         settled=parts.mover.settled,
         flags=flags_of(parts),
     )
-    fill_status(answer, parts.jobs)
+    fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
         answer.ping_pong.add(key=key, handoffs=times)
     _add_outlook(answer, parts)

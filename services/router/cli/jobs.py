@@ -1,98 +1,235 @@
-"""Commands for long jobs: backfill."""
+"""Jobs: long work that survives the router. `run_job` is what every command that starts one is made of."""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Exit, agree, command
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
 
 if TYPE_CHECKING:
     from services.router.cli.client import Control
     from services.router.cli.views import View
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.3
 MAX_RATE = 1_000_000
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="As `baton jobs` lists it: backfill-7.")]
+RATE_HELP = "Units per second at most; 0: as fast as the live traffic allows."
 
 
 def register(app: typer.Typer) -> None:
     command(app, "backfill", Changing)(backfill)
+    jobs = typer.Typer(help="Long work: list it, pause, resume, cancel or tune it.")
+    without_command(jobs, Common)(list_jobs)
+    command(jobs, "show", Common)(show_job)
+    for name, function in (("pause", pause), ("resume", resume), ("cancel", cancel), ("tune", tune)):
+        command(jobs, name, Changing)(function)
+    app.add_typer(jobs, name="jobs")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job to be started."""
+
+    kind: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 0.0
+
+
+def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool) -> View | None:
+    """Says what will happen, starts the job and shows it; with `wait`, shows how far it is until it has ended.
+
+    Returns the job; None after a dry run. Raises CommandFailed, also when it did not finish.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, show_jobs, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        view: View | None = None
+        if agree(options, effects):
+            request = pb.StartJobRequest(
+                actor=options.who, kind=wanted.kind, arguments=wanted.arguments, rate=wanted.rate
+            )
+            view = views.job_view(router.call("StartJob", request).job)
+            if wait:
+                view = follow(router, options, view["id"])
+    if options.json:
+        show.print_json({**(view or {}), "dry_run": view is None})
+    elif view is not None:
+        show.show(f"{view['id']}: {show_jobs.job_line(view)}")
+    return view
+
+
+def follow(router: Control, options: Common, job_id: str) -> View:
+    """Shows a job until it has ended. Raises CommandFailed when it ended without being finished, or is stopped."""
+    import time
+
+    from rich.console import Console
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show_jobs, views
+
+    bar = show_jobs.JobBar(Console(stderr=True)) if sys.stderr.isatty() and not options.json else None
+    said = ""
+    try:
+        while True:
+            view = views.job_view(router.call("GetJob", pb.GetJobRequest(id=job_id)).job)
+            if bar is not None:
+                bar.show(view)
+            if view["state"] == "FINISHED":
+                return view
+            if view["state"] not in ("QUEUED", "RUNNING"):
+                raise CommandFailed(f"{job_id} is not finished: {view['state']}, {view['note']}")
+            line = show_jobs.job_line(view)
+            if bar is None and line != said and not options.json:
+                typer.echo(line, err=True)
+                said = line
+            time.sleep(_POLL_SECONDS)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def backfill(
     options: Changing,
-    rate: Annotated[str, typer.Option(metavar="N", help="Records per second at most; 0: as fast as possible.")] = "0",
+    to: Annotated[str, typer.Option("--to", metavar="STORE", help="B, or A for the mirror.")] = "B",
+    rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
     wait: Annotated[bool, typer.Option("--wait", help="Until it is finished; shows how far it is.")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Stop it where it is; started again, it goes on.")] = False,
 ) -> None:
-    """Copy every record of A to B, under live traffic. Safe to repeat.
+    """Copy every record of A to B, under live traffic (--to A: of B to A).
+    Safe to repeat. It is a job: `baton jobs` pauses, resumes, tunes it.
 
     \b
-    JSON keys: running done total rate eta_seconds note finished_time dry_run
+    JSON keys: those of `baton jobs show`, dry_run
     With --wait, the last line is the result.
     """
+    if to not in ("A", "B"):
+        raise CommandFailed(f"--to: {to!r} is not valid: A or B", Exit.USAGE)
     per_second = parse_rate(rate)
-    if cancel and wait:
-        raise CommandFailed("--cancel and --wait do not go together: name one of them", Exit.USAGE)
+    pace = f"at most {per_second:g} records/s" if per_second else "as fast as the live traffic allows"
+    source = "B" if to == "A" else "A"
+    effects = [f"every record of {source} is copied to {to}, {pace}"]
+    run_job(options, Wanted("backfill", {"to": to}, per_second), effects, wait=wait)
 
+
+def list_jobs(options: Common) -> None:
+    """List the jobs, newest first.
+
+    \b
+    JSON keys: jobs: list of what `baton jobs show` has, without report
+    """
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import show, views
+    from services.router.cli import show, show_jobs, views
     from services.router.cli.client import control
 
     with control(options) as router:
-        view = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
-        if cancel:
-            effects = [f"the backfill stops: {show.progress_line(view['backfill'])}"]
-        else:
-            pace = f"at most {per_second:g} records/s" if per_second else "as fast as the stores allow"
-            effects = [f"{view['stores']['A']['records']} records of A are copied to B, {pace}, under live traffic"]
-        done = agree(options, effects)
-        progress: View = view["backfill"]
-        if done and cancel:
-            request = pb.CancelBackfillRequest(actor=options.who)
-            progress = views.progress_view(router.call("CancelBackfill", request).progress)
-        elif done:
-            start = pb.StartBackfillRequest(actor=options.who, rate=per_second)
-            progress = views.progress_view(router.call("StartBackfill", start).progress)
-            if wait:
-                progress = _wait(router, options)
+        jobs = [views.job_view(job) for job in router.call("ListJobs", pb.ListJobsRequest()).jobs]
     if options.json:
-        show.print_json({**progress, "dry_run": not done})
+        show.print_json({"jobs": jobs})
     else:
-        show.show(show.progress_line(progress))
+        show.show(show_jobs.jobs_table(jobs) if jobs else "no job was ever asked for")
 
 
-def _wait(router: Control, options: Changing) -> View:
-    """Until it runs no more. Raises CommandFailed when it ended without being finished."""
-    import time
+def show_job(options: Common, job: JobId) -> None:
+    """Show one job with its report.
 
+    \b
+    JSON keys: id kind lane arguments state unit done total rate
+      eta_seconds waits note wanted_rate actor runner created_time
+      ended_time report
+    waits: why it stands still or is slower than it may be.
+    """
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import show, views
+    from services.router.cli import show, show_jobs, views
+    from services.router.cli.client import control
 
-    said = ""
-    while True:
-        view: View = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))["backfill"]
-        if not view["running"]:
-            if view["note"] != "finished":
-                raise CommandFailed(f"the backfill is not finished: {view['note']}")
-            return view
-        line = show.progress_line(view)
-        if line != said and not options.json:
-            typer.echo(line, err=True)
-            said = line
-        time.sleep(_POLL_SECONDS)
+    with control(options) as router:
+        view = views.job_view(router.call("GetJob", pb.GetJobRequest(id=job)).job)
+    if options.json:
+        show.print_json(view)
+    else:
+        show.show(show_jobs.job_screen(view))
+
+
+def pause(options: Changing, job: JobId) -> None:
+    """Stop a job where it is, until it is resumed.
+
+    \b
+    JSON keys: those of `baton jobs show`, dry_run
+    """
+    _change(options, job, "PAUSE", "stops where it is, until it is resumed")
+
+
+def resume(options: Changing, job: JobId) -> None:
+    """Let a job go on that was paused, or that has failed.
+
+    \b
+    JSON keys: those of `baton jobs show`, dry_run
+    """
+    _change(options, job, "RESUME", "goes on where it stopped")
+
+
+def cancel(options: Changing, job: JobId) -> None:
+    """End a job for good. What it has done stays done.
+
+    \b
+    JSON keys: those of `baton jobs show`, dry_run
+    """
+    _change(options, job, "CANCEL", "ends for good; what it has done stays done")
+
+
+def tune(
+    options: Changing,
+    job: JobId,
+    setting: Annotated[str, typer.Argument(metavar="rate=N", help=RATE_HELP)],
+) -> None:
+    """Set a job's rate while it runs.
+
+    \b
+    JSON keys: those of `baton jobs show`, dry_run
+    """
+    name, equals, value = setting.partition("=")
+    if name != "rate" or not equals:
+        raise CommandFailed(f"{setting!r} is not valid: rate=N", Exit.USAGE)
+    rate = parse_rate(value)
+    _change(options, job, "TUNE", f"does at most {rate:g}/s" if rate else "is as fast as the live traffic allows", rate)
+
+
+def _change(options: Changing, job_id: str, action: str, effect: str, rate: float = 0.0) -> None:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show, show_jobs, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        job = router.call("GetJob", pb.GetJobRequest(id=job_id)).job
+        done = agree(options, [f"{job.id} {effect}: {show_jobs.job_line(views.job_view(job))}"])
+        if done:
+            number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
+            request = pb.ChangeJobRequest(actor=options.who, id=job_id, action=number, rate=rate)
+            job = router.call("ChangeJob", request).job
+    view = views.job_view(job)
+    if options.json:
+        show.print_json({**view, "dry_run": not done})
+    else:
+        show.show(f"{view['id']}: {show_jobs.job_line(view)}")
 
 
 def parse_rate(text: str) -> float:
-    """Records per second. Raises CommandFailed (usage)."""
+    """Units per second. Raises CommandFailed (usage)."""
     try:
         rate = float(text)
     except ValueError:
-        rate = float("nan")
+        rate = math.nan
     if rate != 0 and not 1 <= rate <= MAX_RATE:
         raise CommandFailed(
-            f"--rate: {text!r} is not valid: 1 to {MAX_RATE} records per second, or 0 for as fast as possible",
+            f"rate: {text!r} is not valid: 1 to {MAX_RATE} per second, or 0 for as fast as the live traffic allows",
             Exit.USAGE,
         )
     return rate

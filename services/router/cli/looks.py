@@ -35,8 +35,8 @@ def status(
         owned_buckets outbox_entries outbox_oldest_seconds lag_events
         lag_seconds parked reads writes failures feed_read feed_applied
         feed_old feed_trouble
-      handover backfill: running done total rate eta_seconds note
-        finished_time
+      handover: running done total rate eta_seconds note finished_time
+      jobs: of each lane the latest, as `baton jobs show` has it
       canary_auto: running step steps note finished_time
       rehearsing: what it does now, or ""
       last_rehearsal: passed note finished_time buckets records

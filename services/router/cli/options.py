@@ -96,6 +96,26 @@ def command(
     return register
 
 
+def without_command(app: typer.Typer, options: type[C]) -> Callable[[Callable[Concatenate[C, P], None]], None]:
+    """Registers what a group of commands does when none of them is named. Its options then come after the group."""
+
+    def register(function: Callable[Concatenate[C, P], None]) -> None:
+        expanded = _expanded(function, options)
+
+        def run(context: typer.Context, **values: Any) -> None:
+            if context.invoked_subcommand is None:
+                expanded(**values)
+
+        shown = inspect.signature(expanded)
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        run.__signature__ = shown.replace(parameters=[context, *shown.parameters.values()])  # type: ignore[attr-defined]
+        run.__annotations__ = {**expanded.__annotations__, "context": typer.Context}
+        run.__doc__ = function.__doc__
+        app.callback(invoke_without_command=True)(run)
+
+    return register
+
+
 def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., None]:
     """The function with the fields of `options` as parameters, errors turned into exit codes."""
     own = list(inspect.signature(function).parameters.values())[1:]

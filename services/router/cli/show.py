@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from services.router.cli.show_jobs import job_line
 from services.router.cli.views import View
 
 _PIPE_WIDTH = 160
@@ -78,7 +79,7 @@ def status_screen(view: View) -> Group:
         ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
         ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
         ("handover", progress_line(view["handover"])),
-        ("backfill", progress_line(view["backfill"])),
+        *((job["lane"], f"{job['id']}: {job_line(job)}") for job in view["jobs"]),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
         ("going back", price(view["going_back"])),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +91,29 @@ def progress_view(progress: pb.Progress) -> View:
     }
 
 
+def job_view(job: pb.Job) -> View:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "lane": job.lane,
+        "arguments": dict(sorted(job.arguments.items())),
+        "state": pb.Job.State.Name(job.state).removeprefix("STATE_"),
+        "unit": job.unit,
+        "done": job.done,
+        "total": job.total or None,
+        "rate": round(job.rate, 1),
+        "eta_seconds": known(round(job.eta_seconds, 1)),
+        "waits": job.waits,
+        "note": job.note,
+        "wanted_rate": job.wanted_rate or None,
+        "actor": job.actor,
+        "runner": job.runner,
+        "created_time": time_of(job.create_time),
+        "ended_time": time_of(job.end_time) if job.HasField("end_time") else None,
+        "report": json.loads(job.report) if job.report else None,
+    }
+
+
 def walk_view(progress: pb.Progress) -> View:
     """Of a canary that grows by itself."""
     return {
@@ -153,7 +177,7 @@ def status_view(status: pb.GetStatusResponse) -> View:
         "buckets_at_b": known(status.buckets_at_b),
         "stores": {"A": store_view(status.stores[0]), "B": store_view(status.stores[1])},
         "handover": progress_view(status.handover),
-        "backfill": progress_view(status.backfill),
+        "jobs": [job_view(job) for job in status.jobs],
         "canary_auto": walk_view(status.canary_auto),
         "rehearsing": status.rehearsal.note if status.rehearsal.running else "",
         "last_rehearsal": rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-LEAST_RATE = 20.0
+LEAST_RATE = 100.0
 """Units per second that a throttled job keeps."""
 DOWN = 0.5
 UP = 1.25
@@ -24,7 +24,7 @@ class ThrottleLimits:
 
     lag_seconds: float = 10.0
     """Of the worse feed."""
-    latency_seconds: float = 0.25
+    latency_seconds: float = 0.5
     """P99 of a call to a store."""
     error_rate: float = 0.01
     """Share of calls that failed by the store's fault."""

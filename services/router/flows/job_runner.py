@@ -15,7 +15,7 @@ from libs.errors import BatonError, InvalidField
 from libs.rpc.tasks import Loop
 from services.router.control.port import ControlUnavailable, JobRecords
 from services.router.core import jobs as rules
-from services.router.core.jobs import Job, JobState
+from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.throttle import Load, Throttle, ThrottleLimits
 from services.router.flows.jobs import JobFailed, JobKind, Position, Step
 from services.router.flows.mover import Rate
@@ -102,14 +102,21 @@ class Jobs:
         return known.unit if known else "units"
 
     async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
-        """Asks for a job. Raises InvalidField, JobUnderWay, ControlUnavailable."""
+        """Asks for a job. One with the same arguments that is under way already is the answer: so whoever asks again,
+        because no answer came, finds it. Raises InvalidField, JobUnderWay, ControlUnavailable."""
         rules.check_actor(actor)
         rules.check_rate(rate)
         known = self._kinds.get(kind)
         if known is None:
             raise InvalidField("kind", kind, "one of " + ", ".join(sorted(self._kinds)))
         job = Job(kind, known.lane(arguments), actor, dict(arguments), rate, note=f"asked for by {actor}")
-        return self._seen(await self._store.add(replace(job, created_seconds=self._around.clock.now())))
+        try:
+            return self._seen(await self._store.add(replace(job, created_seconds=self._around.clock.now())))
+        except JobUnderWay:
+            for other in await self._store.jobs():
+                if (other.lane, other.arguments, other.state.ended) == (job.lane, job.arguments, False):
+                    return self._seen(other)
+            raise
 
     async def job(self, job_id: str) -> Job:
         """With its report. Raises JobNotFound, ControlUnavailable."""
@@ -136,13 +143,20 @@ class Jobs:
         raise ControlUnavailable(f"{job_id} was changed by others {_CHANGES} times; nothing was changed: try again")
 
     def _seen(self, job: Job) -> Job:
-        """So that whoever looks here next sees what was just done, and who runs it hears of it."""
-        bare = replace(job, checkpoint=b"", report="")
-        self._view = tuple(sorted((bare, *(j for j in self._view if j.id != job.id)), key=lambda j: -j.created_seconds))
+        """So that whoever runs it hears of it at once."""
+        self._note(job)
         self._told.set()
         for run, _ in self._runs.values():
             run.told.set()
         return job
+
+    def _note(self, job: Job) -> None:
+        """So that whoever looks here next sees what was just written down."""
+        bare = replace(job, checkpoint=b"", report="")
+        if any(known.id == job.id for known in self._view):
+            self._view = tuple(bare if known.id == job.id else known for known in self._view)
+        else:
+            self._view = (bare, *self._view)
 
     async def _body(self, loop: Loop) -> None:
         """Looks until it is cancelled; then ends what runs here. The control store may be away for long meanwhile."""
@@ -164,13 +178,16 @@ class Jobs:
         """Once: begins what wants a runner, if no other router runs it. Raises ControlUnavailable."""
         for job_id in [job_id for job_id, (_, task) in self._runs.items() if task.done()]:
             del self._runs[job_id]
-        self._view = tuple(await self._store.jobs())
+        jobs = await self._store.jobs()
+        # What was written down here while they were read is newer.
+        known = {job.id: job for job in self._view}
+        self._view = tuple(max(known.get(job.id, job), job, key=lambda one: one.version) for job in jobs)
         for job in reversed(self._view):
             kind = self._kinds.get(job.kind)
             if kind is None or not job.state.wants_a_runner or job.id in self._runs or len(self._runs) >= MAX_JOBS:
                 continue
             if await self._store.lease(lease_of(job.id), self._around.holder, LEASE_SECONDS):
-                run = Run(self._store, kind, job.id, self._around)
+                run = Run(self._store, kind, job.id, self._around, self._note)
                 self._runs[job.id] = (run, asyncio.create_task(run.run()))
 
     async def _end(self) -> None:
@@ -193,7 +210,11 @@ class _Lost(Exception):
 class Run:
     """One run of one job, by the router that has its lease. Owned by `Jobs`, which starts `run` once."""
 
-    def __init__(self, store: JobStore, kind: JobKind, job_id: str, around: Around) -> None:
+    def __init__(
+        self, store: JobStore, kind: JobKind, job_id: str, around: Around, note: Callable[[Job], None]
+    ) -> None:
+        """`note` is told what was written down."""
+        self._note = note
         self._store = store
         self._kind = kind
         self._id = job_id
@@ -329,6 +350,7 @@ class Run:
             saved = await self._store.put(change(self._job))
             if saved is not None:
                 self._job = saved
+                self._note(saved)
                 return
             self._job = await self._store.job(self._id)
             if not claiming:

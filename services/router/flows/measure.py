@@ -23,6 +23,7 @@ from libs.rpc.tasks import Loop
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.measure import SECONDS, Counts, Meter, Parity, ShadowCounts, merged, total
+from services.router.core.throttle import Load
 from services.router.flows.stores import Refused
 from services.router.flows.traffic import Answered
 
@@ -32,6 +33,9 @@ INTERVAL_SECONDS = 1.0
 
 FRESH_SECONDS = 5.0
 """A router that has not reported for so long is not measured any more; its past seconds stay."""
+
+LOAD_SECONDS = 10
+"""What is measured over so long says how live traffic fares now."""
 
 PATIENCE_SECONDS = 0.05
 """A deadline that is shorter is its caller's impatience: that it passes is no fault of a store."""
@@ -110,6 +114,8 @@ class Measured:
     shadow_run: int
     shadow: ShadowCounts
     answered: Answered
+    latency_seconds: float | None = None
+    """P99 of the calls of the last LOAD_SECONDS; None: there were none."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -120,6 +126,7 @@ class Measured:
                 "shadow_run": self.shadow_run,
                 "shadow": self.shadow,
                 "answered": self.answered,
+                "latency_seconds": self.latency_seconds,
             },
             separators=(",", ":"),
         )
@@ -138,6 +145,7 @@ class Measured:
                 shadow_run=fields["shadow_run"],
                 shadow=ShadowCounts(*fields["shadow"]),
                 answered=Answered(*fields["answered"]),
+                latency_seconds=fields.get("latency_seconds"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a router's measurements: {error!r}") from error
@@ -199,6 +207,7 @@ class Measurement:
             run,
             counts,
             self._answered(),
+            self._meter.latency(now, LOAD_SECONDS),
         )
 
     async def exchange(self) -> None:
@@ -236,6 +245,13 @@ class Measurement:
         """What this router, and those that report, tell the jobs; by router."""
         others = {name: measured.answered for name, measured in self._fresh_others()}
         return {self._router: self._answered(), **others}
+
+    def load(self, lag_seconds: float | None) -> Load:
+        """What live traffic at all routers feels now: the slowest router's latency, and everybody's faults. The lag is
+        known to others."""
+        counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
+        latencies = [measured.latency_seconds for measured in self._all() if measured.latency_seconds is not None]
+        return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)
 
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what is measured; without it while it is not known of all routers."""

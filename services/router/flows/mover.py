@@ -8,16 +8,15 @@ sees another home. That is how it is told to go back while it runs.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import Loop
+from libs.rpc.tasks import Loop, all_or_none
 from services.router.control.port import Progress
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
@@ -47,8 +46,6 @@ STUCK_SECONDS = 0.5
 
 LEASE_NAME = "mover"
 LEASE_SECONDS = 5.0
-
-_CANCEL_SECONDS = 1.0
 
 
 Group = tuple[Sequence["Bucket"], Store]
@@ -199,7 +196,7 @@ class Mover:
         self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
         groups = iter(_groups(away, homes))
         moved = any(bucket.absence is homes[bucket.number].other for bucket in away)
-        await _all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
+        await all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False)
@@ -258,14 +255,3 @@ class Mover:
             if not left:
                 break
         return left
-
-
-async def _all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """At once. The first failure ends all, and is raised when all have ended."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)

@@ -229,6 +229,11 @@ class Observer:
             a_outbox_entries=a.outbox.entries if a else None,
         )
 
+    @property
+    def worst_lag_seconds(self) -> float | None:
+        """Of both feeds, as far as it is known; None: neither is."""
+        return max((view.lag_seconds for view in self._views.values() if view.lag_seconds is not None), default=None)
+
     async def poll(self) -> None:
         """Asks once, all at the same time. Never raises because somebody is away."""
         views, _ = await asyncio.gather(

@@ -246,7 +246,7 @@ class Progress(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     FINISHED_TIME_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """"backfill", "handover"."""
+    """"handover", "rehearsal"."""
     running: _builtins.bool
     done: _builtins.int
     total: _builtins.int
@@ -381,7 +381,6 @@ class GetStatusResponse(_message.Message):
     BUCKETS_TO_B_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
     HANDOVER_FIELD_NUMBER: _builtins.int
-    BACKFILL_FIELD_NUMBER: _builtins.int
     HANDOFFS_FIELD_NUMBER: _builtins.int
     STALE_READS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_FIELD_NUMBER: _builtins.int
@@ -404,6 +403,7 @@ class GetStatusResponse(_message.Message):
     CANARY_AUTO_FIELD_NUMBER: _builtins.int
     REHEARSAL_FIELD_NUMBER: _builtins.int
     LAST_REHEARSAL_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets whose target and whose rows are at B."""
     buckets_to_b: _builtins.int
@@ -435,8 +435,6 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def handover(self) -> Global___Progress: ...
     @_builtins.property
-    def backfill(self) -> Global___Progress: ...
-    @_builtins.property
     def ping_pong(self) -> _containers.RepeatedCompositeFieldContainer[Global___PingPong]:
         """Names whose owner changed most often of late."""
 
@@ -466,6 +464,10 @@ class GetStatusResponse(_message.Message):
     def last_rehearsal(self) -> Global___Rehearsal:
         """The last one that ended; unset before the first."""
 
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
+        """Of each lane the latest job, newest first, without its report."""
+
     def __init__(
         self,
         *,
@@ -475,7 +477,6 @@ class GetStatusResponse(_message.Message):
         buckets_to_b: _builtins.int = ...,
         buckets: _builtins.int = ...,
         handover: Global___Progress | None = ...,
-        backfill: Global___Progress | None = ...,
         handoffs: _builtins.int = ...,
         stale_reads: _builtins.int = ...,
         unavailable: _builtins.int = ...,
@@ -498,10 +499,11 @@ class GetStatusResponse(_message.Message):
         canary_auto: Global___Progress | None = ...,
         rehearsal: Global___Progress | None = ...,
         last_rehearsal: Global___Rehearsal | None = ...,
+        jobs: _abc.Iterable[Global___Job] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "backfill", b"backfill", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1175,86 +1177,361 @@ class ListJournalResponse(_message.Message):
 Global___ListJournalResponse: _TypeAlias = ListJournalResponse  # noqa: Y015
 
 @_typing.final
-class StartBackfillRequest(_message.Message):
+class Job(_message.Message):
+    """Long work that survives the router."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Job._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Job._State.ValueType  # 0
+        STATE_QUEUED: Job._State.ValueType  # 1
+        """No router runs it yet, or runs it again."""
+        STATE_RUNNING: Job._State.ValueType  # 2
+        STATE_PAUSED: Job._State.ValueType  # 3
+        STATE_FAILED: Job._State.ValueType  # 4
+        """It waits for a person, who resumes or cancels it."""
+        STATE_FINISHED: Job._State.ValueType  # 5
+        STATE_CANCELLED: Job._State.ValueType  # 6
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: Job.State.ValueType  # 0
+    STATE_QUEUED: Job.State.ValueType  # 1
+    """No router runs it yet, or runs it again."""
+    STATE_RUNNING: Job.State.ValueType  # 2
+    STATE_PAUSED: Job.State.ValueType  # 3
+    STATE_FAILED: Job.State.ValueType  # 4
+    """It waits for a person, who resumes or cancels it."""
+    STATE_FINISHED: Job.State.ValueType  # 5
+    STATE_CANCELLED: Job.State.ValueType  # 6
+
+    @_typing.final
+    class ArgumentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    ETA_SECONDS_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    WANTED_RATE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    RUNNER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """"backfill-7"."""
+    kind: _builtins.str
+    lane: _builtins.str
+    """Of the jobs in one lane one at a time may be under way."""
+    state: Global___Job.State.ValueType
+    unit: _builtins.str
+    """What is counted: "records"."""
+    done: _builtins.int
+    total: _builtins.int
+    """0: not known."""
+    rate: _builtins.float
+    """Units per second, over the last seconds."""
+    eta_seconds: _builtins.float
+    """Seconds that are left at this rate; negative when unknown."""
+    waits: _builtins.str
+    """Why it stands still or is slower than it may be, in words; empty when it runs as fast as it may."""
+    note: _builtins.str
+    """What it does, or how it ended, in words."""
+    wanted_rate: _builtins.float
+    """Units per second at most; 0: as fast as the live traffic allows."""
+    actor: _builtins.str
+    """Who asked for it."""
+    runner: _builtins.str
+    """The router that runs it, or ran it last."""
+    report: _builtins.str
+    """What was found: JSON of the kind's own making. Only in answers about one job."""
+    @_builtins.property
+    def arguments(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Of its end, or of its failure; unset while it is under way."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        lane: _builtins.str = ...,
+        arguments: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        state: Global___Job.State.ValueType = ...,
+        unit: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        rate: _builtins.float = ...,
+        eta_seconds: _builtins.float = ...,
+        waits: _builtins.str = ...,
+        note: _builtins.str = ...,
+        wanted_rate: _builtins.float = ...,
+        actor: _builtins.str = ...,
+        runner: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        report: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "arguments", b"arguments", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "id", b"id", "kind", b"kind", "lane", b"lane", "note", b"note", "rate", b"rate", "report", b"report", "runner", b"runner", "state", b"state", "total", b"total", "unit", b"unit", "waits", b"waits", "wanted_rate", b"wanted_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class StartJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ArgumentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
+    kind: _builtins.str
+    """"backfill"."""
     rate: _builtins.float
-    """Records per second at most; 0 is as fast as the stores allow."""
+    """Units per second at most; 0 is as fast as the live traffic allows."""
+    @_builtins.property
+    def arguments(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
         actor: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        arguments: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "rate", b"rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "arguments", b"arguments", "kind", b"kind", "rate", b"rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StartBackfillRequest: _TypeAlias = StartBackfillRequest  # noqa: Y015
+Global___StartJobRequest: _TypeAlias = StartJobRequest  # noqa: Y015
 
 @_typing.final
-class StartBackfillResponse(_message.Message):
+class StartJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    PROGRESS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def job(self) -> Global___Job: ...
     def __init__(
         self,
         *,
-        progress: Global___Progress | None = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StartBackfillResponse: _TypeAlias = StartBackfillResponse  # noqa: Y015
+Global___StartJobResponse: _TypeAlias = StartJobResponse  # noqa: Y015
 
 @_typing.final
-class CancelBackfillRequest(_message.Message):
+class ListJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]: ...
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___Job] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class GetJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
+
+@_typing.final
+class GetJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobResponse: _TypeAlias = GetJobResponse  # noqa: Y015
+
+@_typing.final
+class ChangeJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Action:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChangeJobRequest._Action.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ACTION_UNSPECIFIED: ChangeJobRequest._Action.ValueType  # 0
+        ACTION_PAUSE: ChangeJobRequest._Action.ValueType  # 1
+        """Where it is; what is under way is still done."""
+        ACTION_RESUME: ChangeJobRequest._Action.ValueType  # 2
+        """Where it stopped; also one that has failed."""
+        ACTION_CANCEL: ChangeJobRequest._Action.ValueType  # 3
+        """For good."""
+        ACTION_TUNE: ChangeJobRequest._Action.ValueType  # 4
+        """Sets its rate."""
+
+    class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
+    ACTION_UNSPECIFIED: ChangeJobRequest.Action.ValueType  # 0
+    ACTION_PAUSE: ChangeJobRequest.Action.ValueType  # 1
+    """Where it is; what is under way is still done."""
+    ACTION_RESUME: ChangeJobRequest.Action.ValueType  # 2
+    """Where it stopped; also one that has failed."""
+    ACTION_CANCEL: ChangeJobRequest.Action.ValueType  # 3
+    """For good."""
+    ACTION_TUNE: ChangeJobRequest.Action.ValueType  # 4
+    """Sets its rate."""
+
     ACTOR_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
+    id: _builtins.str
+    action: Global___ChangeJobRequest.Action.ValueType
+    rate: _builtins.float
+    """To be tuned to."""
     def __init__(
         self,
         *,
         actor: _builtins.str = ...,
+        id: _builtins.str = ...,
+        action: Global___ChangeJobRequest.Action.ValueType = ...,
+        rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "id", b"id", "rate", b"rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CancelBackfillRequest: _TypeAlias = CancelBackfillRequest  # noqa: Y015
+Global___ChangeJobRequest: _TypeAlias = ChangeJobRequest  # noqa: Y015
 
 @_typing.final
-class CancelBackfillResponse(_message.Message):
+class ChangeJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    PROGRESS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def job(self) -> Global___Job: ...
     def __init__(
         self,
         *,
-        progress: Global___Progress | None = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CancelBackfillResponse: _TypeAlias = CancelBackfillResponse  # noqa: Y015
+Global___ChangeJobResponse: _TypeAlias = ChangeJobResponse  # noqa: Y015
 
 @_typing.final
 class DiagnoseRequest(_message.Message):

@@ -74,15 +74,25 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListJournalRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListJournalResponse.FromString,
                 _registered_method=True)
-        self.StartBackfill = channel.unary_unary(
-                '/baton.control.v1.ControlService/StartBackfill',
-                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillRequest.SerializeToString,
-                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillResponse.FromString,
+        self.StartJob = channel.unary_unary(
+                '/baton.control.v1.ControlService/StartJob',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartJobRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartJobResponse.FromString,
                 _registered_method=True)
-        self.CancelBackfill = channel.unary_unary(
-                '/baton.control.v1.ControlService/CancelBackfill',
-                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillRequest.SerializeToString,
-                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillResponse.FromString,
+        self.ListJobs = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListJobs',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetJob',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetJobResponse.FromString,
+                _registered_method=True)
+        self.ChangeJob = channel.unary_unary(
+                '/baton.control.v1.ControlService/ChangeJob',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ChangeJobRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ChangeJobResponse.FromString,
                 _registered_method=True)
         self.Diagnose = channel.unary_unary(
                 '/baton.control.v1.ControlService/Diagnose',
@@ -194,15 +204,28 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def StartBackfill(self, request, context):
-        """Copies every record of A to B, under live traffic.
+    def StartJob(self, request, context):
+        """Asks for long work. Such a job that is under way already, with the same arguments, is the answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CancelBackfill(self, request, context):
-        """Stops it where it is; started again, it goes on from there.
+    def ListJobs(self, request, context):
+        """Those under way and the latest ones that ended, newest first, without their reports.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeJob(self, request, context):
+        """Pauses, resumes, cancels or tunes one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,15 +344,25 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListJournalRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListJournalResponse.SerializeToString,
             ),
-            'StartBackfill': grpc.unary_unary_rpc_method_handler(
-                    servicer.StartBackfill,
-                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillRequest.FromString,
-                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartBackfillResponse.SerializeToString,
+            'StartJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartJob,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartJobRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartJobResponse.SerializeToString,
             ),
-            'CancelBackfill': grpc.unary_unary_rpc_method_handler(
-                    servicer.CancelBackfill,
-                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillRequest.FromString,
-                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillResponse.SerializeToString,
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListJobsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetJobRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetJobResponse.SerializeToString,
+            ),
+            'ChangeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeJob,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ChangeJobRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ChangeJobResponse.SerializeToString,
             ),
             'Diagnose': grpc.unary_unary_rpc_method_handler(
                     servicer.Diagnose,
@@ -609,7 +642,7 @@ class ControlService:
             _registered_method=True)
 
     @staticmethod
-    def StartBackfill(request,
+    def StartJob(request,
             target,
             options=(),
             channel_credentials=None,
@@ -622,9 +655,9 @@ class ControlService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.control.v1.ControlService/StartBackfill',
-            baton_dot_control_dot_v1_dot_control__pb2.StartBackfillRequest.SerializeToString,
-            baton_dot_control_dot_v1_dot_control__pb2.StartBackfillResponse.FromString,
+            '/baton.control.v1.ControlService/StartJob',
+            baton_dot_control_dot_v1_dot_control__pb2.StartJobRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.StartJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -636,7 +669,7 @@ class ControlService:
             _registered_method=True)
 
     @staticmethod
-    def CancelBackfill(request,
+    def ListJobs(request,
             target,
             options=(),
             channel_credentials=None,
@@ -649,9 +682,63 @@ class ControlService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.control.v1.ControlService/CancelBackfill',
-            baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillRequest.SerializeToString,
-            baton_dot_control_dot_v1_dot_control__pb2.CancelBackfillResponse.FromString,
+            '/baton.control.v1.ControlService/ListJobs',
+            baton_dot_control_dot_v1_dot_control__pb2.ListJobsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetJob',
+            baton_dot_control_dot_v1_dot_control__pb2.GetJobRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.GetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ChangeJob',
+            baton_dot_control_dot_v1_dot_control__pb2.ChangeJobRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ChangeJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,10 +46,13 @@ class ControlServiceStub:
     """Lets traffic follow the phase again after a rollback."""
     ListJournal: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListJournalRequest, _control_pb2.ListJournalResponse]
     """Who changed what, when and why; newest first."""
-    StartBackfill: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartBackfillRequest, _control_pb2.StartBackfillResponse]
-    """Copies every record of A to B, under live traffic."""
-    CancelBackfill: _grpc.UnaryUnaryMultiCallable[_control_pb2.CancelBackfillRequest, _control_pb2.CancelBackfillResponse]
-    """Stops it where it is; started again, it goes on from there."""
+    StartJob: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartJobRequest, _control_pb2.StartJobResponse]
+    """Asks for long work. Such a job that is under way already, with the same arguments, is the answer."""
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListJobsRequest, _control_pb2.ListJobsResponse]
+    """Those under way and the latest ones that ended, newest first, without their reports."""
+    GetJob: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetJobRequest, _control_pb2.GetJobResponse]
+    ChangeJob: _grpc.UnaryUnaryMultiCallable[_control_pb2.ChangeJobRequest, _control_pb2.ChangeJobResponse]
+    """Pauses, resumes, cancels or tunes one."""
     Diagnose: _grpc.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]
     """What this router finds of itself, its stores, its log and its control store."""
     ListFlags: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListFlagsRequest, _control_pb2.ListFlagsResponse]
@@ -89,10 +92,13 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Lets traffic follow the phase again after a rollback."""
     ListJournal: _aio.UnaryUnaryMultiCallable[_control_pb2.ListJournalRequest, _control_pb2.ListJournalResponse]  # type: ignore[assignment]
     """Who changed what, when and why; newest first."""
-    StartBackfill: _aio.UnaryUnaryMultiCallable[_control_pb2.StartBackfillRequest, _control_pb2.StartBackfillResponse]  # type: ignore[assignment]
-    """Copies every record of A to B, under live traffic."""
-    CancelBackfill: _aio.UnaryUnaryMultiCallable[_control_pb2.CancelBackfillRequest, _control_pb2.CancelBackfillResponse]  # type: ignore[assignment]
-    """Stops it where it is; started again, it goes on from there."""
+    StartJob: _aio.UnaryUnaryMultiCallable[_control_pb2.StartJobRequest, _control_pb2.StartJobResponse]  # type: ignore[assignment]
+    """Asks for long work. Such a job that is under way already, with the same arguments, is the answer."""
+    ListJobs: _aio.UnaryUnaryMultiCallable[_control_pb2.ListJobsRequest, _control_pb2.ListJobsResponse]  # type: ignore[assignment]
+    """Those under way and the latest ones that ended, newest first, without their reports."""
+    GetJob: _aio.UnaryUnaryMultiCallable[_control_pb2.GetJobRequest, _control_pb2.GetJobResponse]  # type: ignore[assignment]
+    ChangeJob: _aio.UnaryUnaryMultiCallable[_control_pb2.ChangeJobRequest, _control_pb2.ChangeJobResponse]  # type: ignore[assignment]
+    """Pauses, resumes, cancels or tunes one."""
     Diagnose: _aio.UnaryUnaryMultiCallable[_control_pb2.DiagnoseRequest, _control_pb2.DiagnoseResponse]  # type: ignore[assignment]
     """What this router finds of itself, its stores, its log and its control store."""
     ListFlags: _aio.UnaryUnaryMultiCallable[_control_pb2.ListFlagsRequest, _control_pb2.ListFlagsResponse]  # type: ignore[assignment]
@@ -179,20 +185,35 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Who changed what, when and why; newest first."""
 
     @_abc_1.abstractmethod
-    def StartBackfill(
+    def StartJob(
         self,
-        request: _control_pb2.StartBackfillRequest,
+        request: _control_pb2.StartJobRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.StartBackfillResponse, _abc.Awaitable[_control_pb2.StartBackfillResponse]]:
-        """Copies every record of A to B, under live traffic."""
+    ) -> _typing.Union[_control_pb2.StartJobResponse, _abc.Awaitable[_control_pb2.StartJobResponse]]:
+        """Asks for long work. Such a job that is under way already, with the same arguments, is the answer."""
 
     @_abc_1.abstractmethod
-    def CancelBackfill(
+    def ListJobs(
         self,
-        request: _control_pb2.CancelBackfillRequest,
+        request: _control_pb2.ListJobsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.CancelBackfillResponse, _abc.Awaitable[_control_pb2.CancelBackfillResponse]]:
-        """Stops it where it is; started again, it goes on from there."""
+    ) -> _typing.Union[_control_pb2.ListJobsResponse, _abc.Awaitable[_control_pb2.ListJobsResponse]]:
+        """Those under way and the latest ones that ended, newest first, without their reports."""
+
+    @_abc_1.abstractmethod
+    def GetJob(
+        self,
+        request: _control_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetJobResponse, _abc.Awaitable[_control_pb2.GetJobResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ChangeJob(
+        self,
+        request: _control_pb2.ChangeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ChangeJobResponse, _abc.Awaitable[_control_pb2.ChangeJobResponse]]:
+        """Pauses, resumes, cancels or tunes one."""
 
     @_abc_1.abstractmethod
     def Diagnose(

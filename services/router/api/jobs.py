@@ -1,0 +1,95 @@
+"""The part of the operator's API for jobs."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from libs.errors import InvalidField
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.api.messages import timestamp
+from services.router.core.jobs import Job, JobState, check_actor
+from services.router.flows.job_runner import Jobs
+
+_STATES = {state: pb.Job.State.Value(f"STATE_{state.value}") for state in JobState}
+
+
+class JobParts(Protocol):
+    """The flow behind these methods."""
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+
+class JobMethods:
+    """A part of the control servicer."""
+
+    _work: JobParts
+
+    async def StartJob(self, request: pb.StartJobRequest, context: Context) -> pb.StartJobResponse:  # noqa: N802
+        jobs = self._work.jobs
+        job = await jobs.start(request.kind, dict(request.arguments), request.actor, _finite(request.rate))
+        return pb.StartJobResponse(job=job_to_pb(job, jobs))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:  # noqa: N802
+        jobs = self._work.jobs
+        return pb.ListJobsResponse(jobs=[job_to_pb(job, jobs) for job in jobs.view])
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:  # noqa: N802
+        jobs = self._work.jobs
+        return pb.GetJobResponse(job=job_to_pb(await jobs.job(request.id), jobs))
+
+    async def ChangeJob(self, request: pb.ChangeJobRequest, context: Context) -> pb.ChangeJobResponse:  # noqa: N802
+        jobs, actor = self._work.jobs, request.actor
+        check_actor(actor)
+        if request.action == pb.ChangeJobRequest.ACTION_PAUSE:
+            job = await jobs.pause(request.id, actor)
+        elif request.action == pb.ChangeJobRequest.ACTION_RESUME:
+            job = await jobs.resume(request.id, actor)
+        elif request.action == pb.ChangeJobRequest.ACTION_CANCEL:
+            job = await jobs.cancel(request.id, actor)
+        elif request.action == pb.ChangeJobRequest.ACTION_TUNE:
+            job = await jobs.tune(request.id, _finite(request.rate))
+        else:
+            names = ", ".join(name for name in pb.ChangeJobRequest.Action.keys()[1:])
+            raise InvalidField("action", request.action, f"one of {names}")
+        return pb.ChangeJobResponse(job=job_to_pb(job, jobs))
+
+
+def _finite(rate: float) -> float:
+    """Raises InvalidField."""
+    if not math.isfinite(rate):
+        raise InvalidField("rate", rate, "a finite number per second")
+    return rate
+
+
+def latest_jobs(jobs: Jobs) -> list[pb.Job]:
+    """Of each lane the newest one, for the status."""
+    newest: dict[str, Job] = {}
+    for job in jobs.view:
+        newest.setdefault(job.lane, job)
+    return [job_to_pb(job, jobs) for job in newest.values()]
+
+
+def job_to_pb(job: Job, jobs: Jobs) -> pb.Job:
+    return pb.Job(
+        id=job.id,
+        kind=job.kind,
+        lane=job.lane,
+        arguments=job.arguments,
+        state=_STATES[job.state],
+        unit=jobs.unit(job.kind),
+        done=job.done,
+        total=job.total,
+        rate=job.per_second,
+        eta_seconds=job.eta_seconds,
+        waits=job.waits,
+        note=job.note,
+        wanted_rate=job.rate,
+        actor=job.actor,
+        runner=job.runner,
+        create_time=timestamp(job.created_seconds),
+        end_time=timestamp(job.ended_seconds) if job.ended_seconds else None,
+        report=job.report,
+    )
