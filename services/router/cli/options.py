@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, get_type_hints
 
 import typer
 
@@ -40,16 +40,24 @@ class Output(StrEnum):
     JSON = "json"
 
 
-@dataclass(frozen=True)
-class Common:
-    """Options of every command."""
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed when stdin is not a terminal.")]
 
-    address: Annotated[str, typer.Option(envvar="BATON_CONTROL", help="Control address of a router, host:port.")] = (
-        DEFAULT_ADDRESS
-    )
-    token_file: Annotated[
-        Path | None, typer.Option(envvar="BATON_CONTROL_TOKEN_FILE", help="File with the control listener's token.")
-    ] = None
+
+class Asks(Protocol):
+    """Options of a command that says what it will do before it does it."""
+
+    @property
+    def dry_run(self) -> bool: ...
+
+    @property
+    def yes(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Options of a command that needs no router."""
+
     output: Annotated[Output, typer.Option("--output", "-o", help="A table for people or JSON for programs.")] = (
         Output.TABLE
     )
@@ -60,13 +68,25 @@ class Common:
 
 
 @dataclass(frozen=True)
+class Common(Shown):
+    """Options of a command that talks to a router."""
+
+    address: Annotated[str, typer.Option(envvar="BATON_CONTROL", help="Control address of a router, host:port.")] = (
+        DEFAULT_ADDRESS
+    )
+    token_file: Annotated[
+        Path | None, typer.Option(envvar="BATON_CONTROL_TOKEN_FILE", help="File with the control listener's token.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class Changing(Common):
-    """Options of every command that changes something."""
+    """Options of every command that changes something through a router."""
 
     reason: Annotated[str, typer.Option(help="Why; kept in the journal.")] = ""
     actor: Annotated[str, typer.Option(envvar="BATON_ACTOR", help="Who; by default user@host.")] = ""
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")] = False
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed when stdin is not a terminal.")] = False
+    dry_run: DryRun = False
+    yes: Yes = False
 
     @property
     def who(self) -> str:
@@ -81,7 +101,7 @@ class Changing(Common):
             raise CommandFailed("this user has no name: say who you are with --actor", Exit.USAGE) from None
 
 
-C = TypeVar("C", bound=Common)
+C = TypeVar("C", bound=Shown)
 P = ParamSpec("P")
 
 
@@ -150,7 +170,7 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
     return run
 
 
-def agree(options: Changing, effects: list[str]) -> bool:
+def agree(options: Asks, effects: list[str]) -> bool:
     """Says what will happen, on stderr. True: do it. False: a dry run. Raises CommandFailed when it must not happen."""
     head = "would happen" if options.dry_run else "will happen"
     typer.echo("\n".join([f"This {head}:", *(f"  {effect}" for effect in effects)]), err=True)

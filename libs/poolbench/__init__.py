@@ -1,0 +1,1 @@
+"""Which size of a pool is enough on somebody's own PostgreSQL: measured, not guessed."""
