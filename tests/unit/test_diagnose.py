@@ -158,3 +158,10 @@ def test_the_file_system_of_a_path_is_that_of_the_innermost_mount(tmp_path: Path
     assert file_system_of(tmp_path / "control.db", mounts) == "nfs4"
     assert file_system_of(Path("/usr/control.db"), mounts) == "ext4"
     assert file_system_of(tmp_path, tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize(("breaker", "warned"), [("open", True), ("probing", True), ("closed", False), ("", False)])
+async def test_a_lock_server_that_does_not_answer_is_warned_about(ward: Ward, breaker: str, warned: bool) -> None:
+    ward.b.locks.breaker = breaker
+    text = "its lock server does not answer"
+    assert (text in (await ward.findings())["store B"].text) is warned

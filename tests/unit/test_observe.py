@@ -11,7 +11,7 @@ from libs.clock import ManualClock
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import Store
-from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse, Outbox
+from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse, Locks, Outbox
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import ControlUnavailable, JournalEntry
 from services.router.core.phase import Phase, Setting, advance
@@ -23,6 +23,7 @@ from services.router.flows.observe import (
     SettingCache,
     StoreView,
 )
+from services.router.flows.waits import TurnWaits
 
 
 def test_the_oldest_unread_event_is_as_old_as_the_first_sight_of_it() -> None:
@@ -153,3 +154,14 @@ async def test_a_feed_in_trouble_with_nothing_to_show_has_no_known_lag() -> None
     observer, b, a = await observed(clock, waiting=4)
     stuck = replace(b, status=GetStatusResponse(feed=Feed(next_offsets={0: 5}, trouble="its offset is gone")))
     assert observer._with_lag(stuck, a, clock.monotonic()).lag_seconds is None
+
+
+def test_waits_for_a_turn_are_those_of_all_processes_that_were_heard_of_lately() -> None:
+    waits = TurnWaits()
+    assert waits.counts(0.0) is None
+    waits.note(Locks(process="one", waits={0: 7, 3: 1}), 0.0)
+    waits.note(Locks(process="two", waits={0: 2}), 20.0)
+    waits.note(Locks(process="two", waits={0: 3}), 21.0)
+    assert waits.counts(30.0) == {0: 10, 3: 1}
+    assert waits.counts(30.1) == {0: 3}
+    assert waits.counts(51.1) is None

@@ -84,6 +84,9 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status.feed.parked_now:
         remedy = "look at the parked events; phases cannot advance until they are applied"
         findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
+    if status.locks.breaker not in ("", "closed"):
+        remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
+        findings.append(Finding(Level.WARN, subject, "its lock server does not answer", remedy))
     if status.outbox.full:
         findings.append(Finding(Level.FAIL, subject, "its outbox is full: it refuses writes", "bring the log back"))
     if status.HasField("connections"):

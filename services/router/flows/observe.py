@@ -18,6 +18,7 @@ from services.router.core.phase import Setting
 from services.router.core.plan import NO_FLAGS, Flags
 from services.router.flows.flags import Switches
 from services.router.flows.stores import StoreClient, Stores
+from services.router.flows.waits import TurnWaits
 
 INTERVAL_SECONDS = 0.5
 ANSWER_SECONDS = 1.0
@@ -194,6 +195,7 @@ class Observer:
         self._interval_seconds = interval_seconds
         self._views = {store: StoreView(store) for store in Store}
         self._backlogs = {store: Backlog() for store in Store}
+        self._waits = TurnWaits()
         self._ends: dict[int, tuple[int, int]] | None = None
         self._last_ends: dict[int, tuple[int, int]] | None = None
         """As `_ends`, when the log was last in reach."""
@@ -227,6 +229,7 @@ class Observer:
             a_owned_records=a.owned_records if a else None,
             a_owned_absences=a.owned_absences if a else None,
             a_outbox_entries=a.outbox.entries if a else None,
+            turn_waits=self._waits.counts(now),
         )
 
     @property
@@ -255,6 +258,8 @@ class Observer:
             status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), ANSWER_SECONDS)
         except BatonError as error:
             return StoreView(client.store, before.status, before.seen_at, error.message or error.reason)
+        if client.store is Store.B and status.HasField("locks"):
+            self._waits.note(status.locks, self._clock.monotonic())
         return StoreView(client.store, status, self._clock.monotonic(), "")
 
     async def _ask_log(self) -> None:
