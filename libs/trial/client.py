@@ -22,6 +22,7 @@ from libs.rpc.errors import reason_of
 from libs.trial.requests import Mix, Names, Request, revision_of, value_of
 from libs.trial.stats import Finished, Stats
 from libs.verify.history import Answer, HistoryWriter, Outcome
+from libs.verify.leases import LEASE_HELD, LEASE_LOST
 
 MOST_PUT_ASIDE = 8
 """A client with so many writes of unknown outcome only reads beside them."""
@@ -31,9 +32,9 @@ LONGEST_PAUSE_SECONDS = 0.5
 _Code = grpc.StatusCode
 DEFINITE = frozenset({_Code.NOT_FOUND, _Code.ALREADY_EXISTS, _Code.INVALID_ARGUMENT, _Code.FAILED_PRECONDITION})
 """The owner has looked at the record and refused: this write has had no effect and will have none."""
-DEFINITE_REASONS = frozenset({"ETAG_MISMATCH"})
+DEFINITE_REASONS = frozenset({"ETAG_MISMATCH", "LOCKS_UNAVAILABLE"})
 """Of other codes. Not LOCK_TIMEOUT or OVERLOADED: the router may have tried the other store before, in vain."""
-EXPECTED = frozenset({"SANDBOX_NOT_FOUND", "SANDBOX_ALREADY_EXISTS", "ETAG_MISMATCH"})
+EXPECTED = frozenset({"SANDBOX_NOT_FOUND", "SANDBOX_ALREADY_EXISTS", "ETAG_MISMATCH", LEASE_HELD, LEASE_LOST})
 """Refusals that this load provokes. Any other one is an error."""
 
 
@@ -68,8 +69,6 @@ class Client:
     stats: Stats
     history: HistoryWriter
     ending: asyncio.Event
-    label: str = ""
-    """Written to the history beside each call."""
     _aside: list[_Pending] = field(default_factory=list)
     _channel: int = 0
 
@@ -106,7 +105,7 @@ class Client:
         keys = request.names if request.method == "list" else (request.key,)
         numbers = {
             key: self.history.begin(
-                request.method, key, request_id=request.request_id, value=request.value, label=self.label
+                request.method, key, request_id=request.request_id, value=request.value, lease=request.lease
             )
             for key in keys
         }
@@ -131,6 +130,8 @@ class Client:
             answer = Answer(Outcome.FAILED, reason, stale=stale)
             not_found = reason.endswith("NOT_FOUND") and not stale
             self.names.learn(request.method, request.key, done=False, not_found=not_found)
+            if reason == LEASE_LOST:
+                self.mix.tokens.pop(request.key, None)
         else:
             answer = Answer(Outcome.UNKNOWN, reason)
             self._channel = (self._channel + 1) % len(self.channels)
@@ -152,9 +153,11 @@ class Client:
         else:
             # A late retry gets the record as it is by then, and beside it the version that its request made.
             made = str(trailers.get(metadata.VERSION, "")) or sandbox.etag
-            answer = Answer(Outcome.OK, revision=revision_of(Sandbox(etag=made)))
+            granted = sandbox.lease.token if request.method == "acquire" else ""
+            answer = Answer(Outcome.OK, revision=revision_of(Sandbox(etag=made)), token=granted)
         if not stale:
             self.names.learn(request.method, request.key, done=True, not_found=False)
+            self.mix.hold(request, sandbox)
             self.mix.etags[request.key] = sandbox.etag
         return {request.key: answer}
 

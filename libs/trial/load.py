@@ -64,7 +64,7 @@ class Load:
     def label(self, text: str) -> None:
         """Written beside every call from now on, such as the phase."""
         for client in self._clients:
-            client.label = text
+            client.history.label = text
 
     @property
     def calls_per_second(self) -> float:

@@ -12,20 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.pb.sandbox.v1.sandbox_service_pb2 import (
+    AcquireLeaseRequest,
     CreateSandboxRequest,
     DeleteSandboxRequest,
     GetSandboxRequest,
     ListSandboxesRequest,
+    ReleaseLeaseRequest,
+    RenewLeaseRequest,
     UndeleteSandboxRequest,
     UpdateSandboxRequest,
 )
 from libs.rpc.caller import make_id
 from libs.rpc.metadata import ANONYMOUS
+from libs.verify.history import LEASES, Lease
 
 SERVICE = "sandbox.v1.SandboxService"
 COLLECTION = "sandboxes/"
@@ -45,13 +50,22 @@ _RPCS = {
     "update": "UpdateSandbox",
     "delete": "DeleteSandbox",
     "undelete": "UndeleteSandbox",
+    "acquire": "AcquireLease",
+    "renew": "RenewLease",
+    "release": "ReleaseLease",
 }
 _WEIGHTS = {
-    "live": (("get", 55), ("update", 36), ("list", 5), ("delete", 3), ("create", 1)),
+    "live": (("get", 53), ("update", 34), ("list", 5), ("acquire", 4), ("delete", 3), ("create", 1)),
+    "held": (("get", 30), ("update", 30), ("renew", 15), ("release", 15), ("acquire", 5), ("list", 3), ("delete", 2)),
     "gone": (("get", 25), ("undelete", 35), ("create", 35), ("update", 5)),
     "absent": (("get", 15), ("create", 80), ("update", 5)),
 }
-"""By what the clients believe of a name. They may be wrong: then the refusal is one more observation."""
+"""By what the clients believe of a name. They may be wrong: then the refusal is one more observation. "held": live, and
+this client has had its lease."""
+_TTLS_SECONDS = (1, 2, 20)
+"""Some end by themselves during a trial, some are given back."""
+_SHARE_OF_FENCED = 0.7
+"""Of the updates by who has had the lease: these name its token."""
 
 
 @dataclass(slots=True)
@@ -64,6 +78,7 @@ class Request:
     request_id: str | None = None
     value: str | None = None
     names: tuple[str, ...] = ()
+    lease: Lease | None = None
 
     @property
     def path(self) -> str:
@@ -125,12 +140,16 @@ class Mix:
         self._values = 0
         self.etags: dict[str, str] = {}
         """By name: the etag this client saw last."""
+        self.tokens: dict[str, str] = {}
+        """By name: of the lease that this client was granted last, until it is told that it is lost."""
 
     def next(self) -> Request:
         if self._random.random() < self._fresh_share:
             return self._fresh()
         name = self._random.choice(self._names.hot)
-        methods, weights = zip(*_WEIGHTS[self._names.belief(name)], strict=True)
+        belief = self._names.belief(name)
+        kind = "held" if belief == "live" and name in self.tokens else belief
+        methods, weights = zip(*_WEIGHTS[kind], strict=True)
         return self._on(self._random.choices(methods, weights)[0], name)
 
     def next_read(self) -> Request:
@@ -154,8 +173,32 @@ class Mix:
             return self._create(name, name.removeprefix(COLLECTION), request_id)
         if method == "update":
             return self._update(name, request_id)
+        if method in LEASES:
+            return self._lease(method, name, request_id)
         kind = DeleteSandboxRequest if method == "delete" else UndeleteSandboxRequest
         return Request(method, name, _bytes(kind(name=name, request_id=request_id)), request_id)
+
+    def hold(self, request: Request, sandbox: Sandbox) -> None:
+        """What an answer says of the lease that this client asked for."""
+        if request.method == "acquire":
+            self.tokens[request.key] = sandbox.lease.token
+        elif request.method == "release":
+            self.tokens.pop(request.key, None)
+
+    def _lease(self, method: str, name: str, request_id: str) -> Request:
+        holder, token = f"client-{self._client}", self.tokens.get(name, "")
+        ttl = Duration(seconds=self._random.choice(_TTLS_SECONDS))
+        message: Message
+        if method == "acquire":
+            message = AcquireLeaseRequest(name=name, holder=holder, ttl=ttl, request_id=request_id)
+            lease = Lease(holder, ttl.seconds)
+        elif method == "renew":
+            message = RenewLeaseRequest(name=name, token=token, ttl=ttl, request_id=request_id)
+            lease = Lease(holder, ttl.seconds, token)
+        else:
+            message = ReleaseLeaseRequest(name=name, token=token, request_id=request_id)
+            lease = Lease(holder, token=token)
+        return Request(method, name, _bytes(message), request_id, lease=lease)
 
     def _create_fresh(self) -> Request:
         """Half of them without an id: the router makes it from the request id, the same for each retry."""
@@ -179,14 +222,18 @@ class Mix:
         return Request("create", name, _bytes(message), request_id, value)
 
     def _update(self, name: str, request_id: str) -> Request:
-        """A fifth of them conditional, when this client has seen the record."""
+        """A fifth of them conditional, when this client has seen the record; most by the holder of the lease with its
+        token."""
         value = self._new_value()
         sandbox = Sandbox(name=name, annotations={VALUE_ANNOTATION: value})
         if self._random.random() < 0.2:
             sandbox.etag = self.etags.get(name, "")
         mask = FieldMask(paths=["annotations"])
         message = UpdateSandboxRequest(sandbox=sandbox, update_mask=mask, request_id=request_id)
-        return Request("update", name, _bytes(message), request_id, value)
+        if name in self.tokens and self._random.random() < _SHARE_OF_FENCED:
+            message.lease_token = self.tokens[name]
+        lease = Lease(token=message.lease_token) if message.lease_token else None
+        return Request("update", name, _bytes(message), request_id, value, lease=lease)
 
     def _list(self) -> Request:
         """By label, which shows all hot names that the clients made; or the first page, as far as it goes."""

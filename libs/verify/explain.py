@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from libs.verify.history import Call, Outcome
-from libs.verify.operations import Operation, State, Status
+from libs.verify.operations import KEEP_VALUE, Operation, State, Status
 
 TIMELINE_LINES = 24
 
@@ -91,7 +91,7 @@ def _value(found: Sequence[Operation], blocked: Operation, initial: State) -> _F
     source_end = source.end if source else float("-inf")
     for op in sorted(found, key=lambda each: -each.end):
         if op.statuses is None and op is not source and source_end < op.start and op.end < blocked.start:
-            if op.method == "undelete" or (op.method == "delete" and _may_follow(found, op, blocked, {"undelete"})):
+            if op.method in KEEP_VALUE or (op.method == "delete" and _may_follow(found, op, blocked, {"undelete"})):
                 continue
             what = "a deleted record came back" if op.method == "delete" else "stale read"
             yield f"{what}: {_name(blocked)} saw {blocked.value!r} after {_name(op)} had ended", _also(source, op)

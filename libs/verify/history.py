@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,8 @@ from typing import Any, Self
 Version = tuple[int, int]
 """(term, revision), compared in that order."""
 
-WRITES = frozenset({"create", "update", "delete", "undelete"})
+LEASES = frozenset({"acquire", "renew", "release"})
+WRITES = frozenset({"create", "update", "delete", "undelete"}) | LEASES
 READS = frozenset({"get", "list"})
 
 
@@ -33,6 +34,16 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a call says of a lease. An acquire: who wants it for how long, and the token that was granted. A renewal:
+    the token, and a new time, if there is one. All others: the token that they must hold."""
+
+    holder: str = ""
+    ttl_seconds: float = 0.0
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,7 @@ class Call:
     revision: Version | None = None
     stale: bool = False
     label: str = ""
+    lease: Lease | None = None
 
     @property
     def not_found(self) -> bool:
@@ -73,13 +85,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. ``value`` is for reads only; a write's value belongs to its intent."""
+    """What came back. ``value`` is for reads only; a write's value belongs to its intent. ``token``: of a lease that
+    was granted."""
 
     outcome: Outcome
     reason: str = ""
     value: str | None = None
     revision: Version | None = None
     stale: bool = False
+    token: str = ""
 
 
 class HistoryWriter:
@@ -92,10 +106,18 @@ class HistoryWriter:
         self._client = client
         self._clock = clock
         self._next_number = 0
+        self.label = ""
+        """Written beside each call, such as the phase."""
         self._file = path.open("x", encoding="utf-8")
 
     def begin(
-        self, method: str, key: str, *, request_id: str | None = None, value: str | None = None, label: str = ""
+        self,
+        method: str,
+        key: str,
+        *,
+        request_id: str | None = None,
+        value: str | None = None,
+        lease: Lease | None = None,
     ) -> int:
         """Write the intent; call it before the request leaves. Returns the number that :meth:`finish` wants."""
         if method not in WRITES | READS:
@@ -103,7 +125,8 @@ class HistoryWriter:
         number = self._next_number
         self._next_number += 1
         intent = {"client": self._client, "number": number, "method": method, "key": key, "request_id": request_id}
-        self._line(intent | {"start": self._clock(), "value": value, "label": label})
+        intent |= {"lease": asdict(lease) if lease else None, "label": self.label, "value": value}
+        self._line(intent | {"start": self._clock()})
         return number
 
     def finish(self, number: int, answer: Answer) -> None:
@@ -111,6 +134,7 @@ class HistoryWriter:
         end = self._clock()
         line: dict[str, Any] = {"client": self._client, "number": number, "end": end, "outcome": answer.outcome.value}
         line |= {"reason": answer.reason, "seen": answer.value, "revision": answer.revision, "stale": answer.stale}
+        line |= {"token": answer.token} if answer.token else {}
         self._line(line)
 
     def close(self) -> None:
@@ -169,4 +193,12 @@ def _call(intent: dict[str, Any], answer: dict[str, Any] | None) -> Call:
         revision=(revision[0], revision[1]) if revision else None,
         stale=answer.get("stale", False),
         label=intent["label"],
+        lease=_lease(intent["lease"], answer.get("token", "")),
     )
+
+
+def _lease(said: dict[str, Any] | None, granted: str) -> Lease | None:
+    if said is None:
+        return None
+    lease = Lease(**said)
+    return replace(lease, token=granted) if granted else lease

@@ -9,6 +9,8 @@ What keeps it small: an observation that fits is placed at once, since it change
 the order of the writes, so that only writes without one branch; a configuration is dropped when another one with the
 same state and writes has placed at least the same observations and used up no optional write that it did not. Revisions
 are checked by this, not believed: an order that contradicts time or values explains nothing and is a violation.
+
+Leases are checked beside it, on the order that the revisions give (see `leases`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from libs.verify import leases
 from libs.verify.explain import Violation, explain
 from libs.verify.history import Call
 from libs.verify.operations import DoubleEffectError, Operation, State, operations
@@ -93,6 +96,9 @@ def check_key(calls: Sequence[Call], initial: State, max_states: int = DEFAULT_M
         found = operations(calls)
     except DoubleEffectError as error:
         return KeyResult(key, Verdict.VIOLATED, len(calls), 0, Violation.of(str(error), error.calls, calls))
+    if contradiction := leases.broken(calls):
+        reason, culprits = contradiction
+        return KeyResult(key, Verdict.VIOLATED, len(calls), 0, Violation.of(reason, culprits, calls))
     search = _Search(found, initial, max_states)
     try:
         blocked = search.run()

@@ -4,8 +4,9 @@
 - A write of unknown outcome whose value a strict read saw has happened, at the latest when that read ended.
 - A write of unknown outcome that nobody saw is optional. An update of that kind can be left out altogether: it needs a
   live record and leaves a live record, so taking it out of any valid order leaves the order valid.
-- NOT_FOUND and ALREADY_EXISTS are observations like reads. If another attempt of the same request took effect, it did
-  so after this observation, else the answer would have been that of the effect.
+- Taking, renewing and giving back a lease are writes that leave the value as it is. What they mean is for `leases`.
+- NOT_FOUND, ALREADY_EXISTS, LEASE_HELD and LEASE_LOST are observations like reads. If another attempt of the same
+  request took effect, it did so after this observation, else the answer would have been that of the effect.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from libs.verify.history import READS, WRITES, Call, HistoryError, Outcome, Version
+from libs.verify.history import LEASES, READS, WRITES, Call, HistoryError, Outcome, Version
+from libs.verify.leases import LEASE_HELD, LEASE_LOST
 
 
 class Status(Enum):
@@ -35,6 +37,8 @@ NOT_LIVE = frozenset({Status.ABSENT, Status.DELETED})
 NOT_DELETED = frozenset({Status.ABSENT, Status.LIVE})
 
 WRITE_NEEDS = {"create": NOT_LIVE, "update": LIVE, "delete": LIVE, "undelete": frozenset({Status.DELETED})}
+WRITE_NEEDS |= dict.fromkeys(LEASES, LIVE)
+KEEP_VALUE = LEASES | {"undelete"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Operation:
         revision, exact = (self.revision, True) if self.revision else (state.revision, False)
         if self.method == "delete":
             return State(Status.DELETED, state.value, revision, exact)
-        value = state.value if self.method == "undelete" else self.value
+        value = state.value if self.method in KEEP_VALUE else self.value
         return State(Status.LIVE, value, revision, exact)
 
 
@@ -176,9 +180,9 @@ class _Writes:
 def _infer_revisions(found: list[Operation]) -> list[Operation]:
     """Give a write of unknown outcome the revision under which its value was read.
 
-    Only where nothing was undeleted: an undelete shows an old value under a revision of its own.
+    Only where every write has a value of its own: an undelete shows an old value under a revision of its own.
     """
-    if any(op.method == "undelete" for op in found):
+    if any(op.method in KEEP_VALUE for op in found):
         return found
     read = {op.value: op.revision for op in found if op.statuses is not None and op.value and op.revision}
     return [
@@ -210,6 +214,8 @@ def _statuses(call: Call) -> frozenset[Status] | None:
         return LIVE if call.outcome is Outcome.OK else None
     if call.not_found and call.method != "create":
         return NOT_DELETED if call.method == "undelete" else NOT_LIVE
+    if call.reason in (LEASE_HELD, LEASE_LOST) and call.method != "undelete":
+        return LIVE
     return LIVE if call.already_exists and call.method in {"create", "undelete"} else None
 
 

@@ -16,7 +16,9 @@ OK, UNKNOWN = Outcome.OK, Outcome.UNKNOWN
 def test_a_history_comes_back_from_its_files_as_it_was_written(tmp_path: Path) -> None:
     ticks = itertools.count()
     with HistoryWriter(tmp_path / "1", 1, lambda: next(ticks)) as one, HistoryWriter(tmp_path / "2", 2) as two:
-        written = one.begin("create", KEY, request_id="r", value="a", label="OFF")
+        one.label = "OFF"
+        written = one.begin("create", KEY, request_id="r", value="a")
+        one.label = ""
         read = one.begin("get", KEY)
         one.finish(read, Answer(OK, value="a", revision=(0, 1), stale=True))
         one.finish(written, Answer(OK, revision=(0, 1)))
