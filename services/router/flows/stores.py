@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from libs.errors import BatonError
+from libs.errors import BatonError, NotLogged
+from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
@@ -24,6 +25,8 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+_ANSWERS = frozenset({NotLogged.reason, LocksUnavailable.reason})
+"""Of the store itself, under the same codes: it is there, and knows the outcome."""
 
 
 class Refused(BatonError):
@@ -38,8 +41,8 @@ class Refused(BatonError):
 
     @property
     def is_fault(self) -> bool:
-        """The store failed, rather than refused."""
-        return self.error.code() in _FAULTS
+        """The store failed, rather than refused. A log that is late is no fault of the store."""
+        return self.error.code() in _FAULTS and self.reason != NotLogged.reason
 
 
 class Away(Refused):
@@ -108,7 +111,7 @@ class StoreClient:
             if reason == NotOwner.reason:
                 version = Version(int(found["term"]), int(found["revision"]))
                 return NotOwner(Store(found["owner"]), version, absent=found["absent"] == "true")
-        if code in _AWAY:
+        if code in _AWAY and reason_of(error)[0] not in _ANSWERS:
             return Away(self.store, error)
         return Refused(self.store, error)
 
