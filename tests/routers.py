@@ -23,6 +23,7 @@ from services.router.flows.listing import Listing
 from services.router.flows.observe import SettingCache
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
+from services.router.flows.watching import Watching
 from tests.shelf import CONTRACT
 from tests.system import System
 
@@ -52,7 +53,10 @@ async def another_router(
         forward = Forward(system.stores, handoffs, traffic, clock, ReadPolicy())
         listing = Listing(system.stores, traffic, ReadPolicy(), system.shadow, clock)
         writes = Background(100, "writes")
-        proxy = Proxy(CONTRACT, forward, listing, setting, traffic, writes, clock, system.shadow)
+        watching = Watching(system.stores, setting, clock)
+        proxy = Proxy(
+            CONTRACT, forward, listing, setting, traffic, writes, clock, system.shadow, watching=watching
+        )
         server = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
         await server.start()
         stack.push_async_callback(server.drain, 0.0)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from libs.contract.descriptors import Contract
-from libs.contract.operations import CallContext, List, Read, Write
+from libs.contract.operations import CallContext, List, Parsed, Read, Watch, Write
 from libs.contract.pages import read_token
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Row, Version
@@ -41,7 +41,7 @@ class ShelfOperations:
     service = CONTRACT.service
     methods: Sequence[str] = tuple(CONTRACT.methods)
 
-    def parse(self, method: str, request: bytes, context: CallContext) -> Read | Write | List:
+    def parse(self, method: str, request: bytes, context: CallContext) -> Parsed:
         match method:
             case "Put":
                 put = _parsed(pb.PutOrder, request)
@@ -57,15 +57,20 @@ class ShelfOperations:
                     _hash(lend),
                     lambda row, version: _lend(lend, row, version),
                 )
+            case "Follow":
+                return Watch(_of_reader(_parsed(pb.FollowOrder, request).reader))
         browse = _parsed(pb.BrowseOrder, request)
         size, token, question = CONTRACT.methods["Browse"].page(browse)
-        equals = (("reader", browse.reader),) if browse.reader else ()
-        page = Page(Filter(equals=equals), read_token(token, question), size)
+        page = Page(_of_reader(browse.reader), read_token(token, question), size)
         return List(page, question, _books)
 
 
 def shelf_columns(row: Row) -> Columns:
     return Columns({"reader": pb.Book.FromString(row.payload).reader})
+
+
+def _of_reader(reader: str) -> Filter:
+    return Filter(equals=(("reader", reader),) if reader else ())
 
 
 def _parsed(kind: type[M], request: bytes) -> M:

@@ -42,6 +42,7 @@ from services.router.flows.shadow import Shadow, ShadowLimits
 from services.router.flows.stores import StoreClient, Stores, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
+from services.router.flows.watching import Watching
 from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
 
 
@@ -112,6 +113,8 @@ class Kit:
 
 SHELF = Kit(ShelfOperations(), CONTRACT, shelf_columns)
 
+WATCH_PATIENCE_SECONDS = 1.0
+
 QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
 
 
@@ -144,7 +147,10 @@ async def running_system(
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
         listing = Listing(stores, traffic, ReadPolicy(), shadow, clock)
         writes = Background(100, "writes")
-        proxy = Proxy(kit.contract, forward, listing, setting, traffic, writes, clock, shadow)
+        watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
+        proxy = Proxy(
+            kit.contract, forward, listing, setting, traffic, writes, clock, shadow, watching=watching
+        )
         router = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
         await router.start()
         stack.push_async_callback(router.drain, 0.0)

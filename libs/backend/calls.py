@@ -7,7 +7,8 @@ the records may be elsewhere. So a client with an old endpoint stays right while
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -17,11 +18,13 @@ from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.state import Serving
 from libs.backend.turns import Turns
+from libs.backend.watching import Watching
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
-from libs.contract.operations import CallContext, List, Operations, Read, Write
+from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write
 from libs.contract.pages import make_token
 from libs.contract.schemas import NEWEST
+from libs.contract.watches import frame, place_of
 from libs.errors import OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
@@ -35,6 +38,10 @@ from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
 from libs.store.port import Listed, StorePorts
+
+Answering = Callable[[str, bytes, Context], Awaitable[bytes]]
+Streaming = Callable[[str, bytes, Context], AsyncGenerator[bytes, None]]
+"""Of a method's name, a request and its call."""
 
 ANSWER_SECONDS = 0.05
 """Of a caller's time, what is kept for the answer on its way."""
@@ -70,28 +77,30 @@ class Calls:
     def __init__(self, operations: Operations, contract: Contract, ports: StorePorts, around: Surroundings) -> None:
         self._operations = operations
         self._methods = {name: contract.methods[name] for name in operations.methods}
+        self._watches = [name for name, method in self._methods.items() if method.watch is not None]
         self._schemas = contract.schemas
         self._ports = ports
+        self._watching = Watching(ports)
         self._around = around
         self._turns = Turns(ports, around.locks, around.needed_no_turn)
 
     def internal(self) -> RawService:
         """The service for the router: believes its metadata, never forwards."""
-        return RawService(
-            self._operations.service, {name: partial(self._answer_internal, name) for name in self._methods}
-        )
+        return self._service(self._answer_internal, self._watch_internal)
 
     def public(self, passing: Passing | None) -> RawService:
         """The service for clients. `passing`: the way to the router; None: this store is all there is."""
-        return RawService(
-            self._operations.service, {name: partial(self._answer_public, passing, name) for name in self._methods}
-        )
+        return self._service(partial(self._answer_public, passing), partial(self._watch_public, passing))
+
+    def _service(self, answer: Answering, watch: Streaming) -> RawService:
+        once = {name: partial(answer, name) for name in self._methods if name not in self._watches}
+        return RawService(self._operations.service, once, {name: partial(watch, name) for name in self._watches})
 
     async def _answer_internal(self, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
         found = context.invocation_metadata()
         caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
-        parsed = self._parse(method, request, caller)
+        parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, Write):
             return await self._write(parsed, caller, context)
         if isinstance(parsed, List):
@@ -105,7 +114,7 @@ class Calls:
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
         self._around.serving.check()
         caller = await self._client(context)
-        parsed = self._parse(method, request, caller)
+        parsed = self._parse_once(method, request, caller)
         try:
             if isinstance(parsed, Write):
                 return await self._write(parsed, caller, context)
@@ -134,7 +143,49 @@ class Calls:
             version = ((self._schemas.metadata, str(caller.schema_version)),)
         return (*version, (metadata.CLIENT, name_of(context)))
 
-    def _parse(self, method: str, request: bytes, caller: Caller) -> Read | Write | List:
+    async def _watch_internal(self, method: str, request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        found = context.invocation_metadata()
+        caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
+        async with aclosing(self._watch(method, request, caller)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _watch_public(
+        self, passing: Passing | None, method: str, request: bytes, context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        """By the router, which goes on with it at the other store when that has to be."""
+        self._around.serving.check()
+        caller = await self._client(context)
+        if passing is None:
+            answers = self._watch(method, request, caller)
+        else:
+            path = self._methods[method].path
+            answers = passing.stream(path, request, context, self._said_for(caller, context))
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+
+    async def _watch(self, method: str, request: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
+        rule = self._methods[method]
+        self._around.serving.check()
+        wanted = self._parse(method, request, caller)
+        if not isinstance(wanted, Watch):
+            raise ValueError(f"{rule.path} is not parsed as a watch")
+        message = rule.parse(request)
+        _, question = rule.watched(message)
+        async with aclosing(self._watching.steps(wanted, place_of(rule, message))) as steps:
+            async for step in steps:
+                self._around.serving.check()
+                yield frame(rule, step, question)
+
+    def _parse_once(self, method: str, request: bytes, caller: Caller) -> Read | Write | List:
+        """Of a method with one answer."""
+        parsed = self._parse(method, request, caller)
+        if isinstance(parsed, Watch):
+            raise ValueError(f"{self._methods[method].path} is parsed as a watch")
+        return parsed
+
+    def _parse(self, method: str, request: bytes, caller: Caller) -> Parsed:
         """The checked call."""
         rule = self._methods[method]
         if rule.is_read:

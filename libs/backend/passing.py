@@ -4,7 +4,8 @@ This store has surely done nothing for the call, so the router may choose ids fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import grpc
 
@@ -31,19 +32,41 @@ class Passing:
 
         Raises OwnerUnavailable when the router is out of reach.
         """
-        kept_out = _NOT_FROM_CLIENTS | {name for name, _ in said}
-        sent = [item for item in own_metadata(context.invocation_metadata()) if item[0] not in kept_out]
-        sent += said
         remaining: float | None = context.time_remaining()
         seconds = self._longest_seconds if remaining is None else min(remaining, self._longest_seconds)
-        call = self._router.multi_callable(path)(request, timeout=seconds, metadata=grpc.aio.Metadata(*sent))
+        call = self._router.multi_callable(path)(request, timeout=seconds, metadata=_sent(context, said))
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
-            if error.code() in _AWAY and not reason_of(error)[0]:
-                raise OwnerUnavailable(
-                    "another store may own this, and the router does not answer: retry with the same request_id"
-                ) from error
+            _check_router(error)
             return await pass_on(context, error)
         context.set_trailing_metadata(own_metadata(await call.trailing_metadata()))
         return answer
+
+    async def stream(
+        self, path: str, request: bytes, context: Context, said: Sequence[tuple[str, str]] = ()
+    ) -> AsyncGenerator[bytes, None]:
+        """As `call`, for a method that answers more than once; for as long as the caller wants."""
+        call = self._router.stream_callable(path)(request, metadata=_sent(context, said))
+        try:
+            while isinstance(answer := await call.read(), bytes):
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            _check_router(error)
+            await pass_on(context, error)
+        finally:
+            call.cancel()
+
+
+def _sent(context: Context, said: Sequence[tuple[str, str]]) -> grpc.aio.Metadata:
+    kept_out = _NOT_FROM_CLIENTS | {name for name, _ in said}
+    found: Sequence[tuple[str, Any]] = own_metadata(context.invocation_metadata())
+    return grpc.aio.Metadata(*(item for item in found if item[0] not in kept_out), *said)
+
+
+def _check_router(error: grpc.aio.AioRpcError) -> None:
+    """Raises OwnerUnavailable when the router is out of reach."""
+    if error.code() in _AWAY and not reason_of(error)[0]:
+        raise OwnerUnavailable(
+            "another store may own this, and the router does not answer: retry with the same request_id"
+        ) from error

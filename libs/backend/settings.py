@@ -35,6 +35,8 @@ class BackendSettings(ProcessSettings):
     public_calls: Count = 256
     """Under way at once at the public listener; further ones are refused."""
     internal_calls: Count = 512
+    watchers: Count = 256
+    """Watches under way at once, beside the calls, at each listener."""
     writes: Count = 256
     """Under way at once, those included whose callers have left."""
     default_deadline_seconds: Seconds = 5.0
@@ -49,6 +51,7 @@ class BackendSettings(ProcessSettings):
     def limits(self, calls: int, request_bytes: int) -> ServerLimits:
         return ServerLimits(
             calls,
+            streams=self.watchers,
             request_bytes=request_bytes,
             default_deadline_seconds=self.default_deadline_seconds,
             longest_deadline_seconds=self.longest_deadline_seconds,

@@ -11,6 +11,7 @@ import grpc
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES
 
 RawCallable: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+RawStreamCallable: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 
 _CLOSE_SECONDS = 0.5
 
@@ -57,6 +58,10 @@ class Channel:
         if found is None:
             found = self._callables[method] = self.grpc.unary_unary(method)
         return found
+
+    def stream_callable(self, method: str) -> RawStreamCallable:
+        """As `multi_callable`, for a method that answers more than once."""
+        return self.grpc.unary_stream(method)
 
     async def close(self) -> None:
         await self.grpc.close(_CLOSE_SECONDS)

@@ -265,7 +265,7 @@ class Server:
         self._server = grpc.aio.server(
             options=OPTIONS,
             # Only against floods that the gate cannot answer: it refuses without details.
-            maximum_concurrent_rpcs=2 * config.limits.calls + _BACKSTOP_CALLS,
+            maximum_concurrent_rpcs=2 * config.limits.calls + config.limits.streams + _BACKSTOP_CALLS,
         )
         for service in services:
             self._add(raw_service(service) if isinstance(service, TypedService) else service)

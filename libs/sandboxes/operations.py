@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from google.protobuf.message import DecodeError
 
-from libs.contract.operations import CallContext, List, Read, Write
+from libs.contract.operations import CallContext, List, Parsed, Read, Watch, Write
 from libs.contract.requests import parse_request
 from libs.errors import InvalidField
 from libs.ownership.limits import REQUEST_HASH_BYTES
@@ -20,6 +20,7 @@ from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes import changes, leases
 from libs.sandboxes.changes import Target
 from libs.sandboxes.errors import SandboxNotFound
+from libs.sandboxes.filter import parse_filter
 from libs.sandboxes.leases import check_token
 from libs.sandboxes.lists import page_of
 from libs.sandboxes.masks import select
@@ -87,10 +88,11 @@ class SandboxOperations:
     def __init__(self, schemas: Schemas = SCHEMAS) -> None:
         """`schemas`: the versions that this program understands."""
         self._schemas = schemas
-        self._parsers: Mapping[str, Callable[[bytes, Speech], Read | Write | List]] = {
+        self._parsers: Mapping[str, Callable[[bytes, Speech], Parsed]] = {
             "CreateSandbox": _create,
             "GetSandbox": _get,
             "ListSandboxes": _list,
+            "WatchSandboxes": _watch,
             "UpdateSandbox": _update,
             "DeleteSandbox": _delete,
             "UndeleteSandbox": _undelete,
@@ -100,7 +102,7 @@ class SandboxOperations:
         }
         self.methods: Sequence[str] = tuple(self._parsers)
 
-    def parse(self, method: str, request: bytes, context: CallContext) -> Read | Write | List:
+    def parse(self, method: str, request: bytes, context: CallContext) -> Parsed:
         """Raises InvalidField. What depends on the record is checked by the change, or by the answer."""
         parser = self._parsers.get(method)
         if parser is None:
@@ -124,6 +126,11 @@ def _answer(name: str, speech: Speech, row: Row | None) -> bytes:
 
 def _list(request: bytes, speech: Speech) -> List:
     return replace(page_of(parse_request(pb.ListSandboxesRequest, request)), item=speech.item)
+
+
+def _watch(request: bytes, speech: Speech) -> Watch:
+    message = parse_request(pb.WatchSandboxesRequest, request)
+    return Watch(parse_filter(message.filter, show_deleted=message.show_deleted), speech.item)
 
 
 def _create(request: bytes, speech: Speech) -> Write:

@@ -60,6 +60,7 @@ from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
+from services.router.flows.watching import Watching
 from services.router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -201,7 +202,10 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.rollback_limits)
     )
     listing = Listing(stores, traffic, policy, shadow, clock)
-    proxy = Proxy(outside.contract, forward, listing, cache, traffic, writes, clock, shadow)
+    watching = Watching(stores, cache, clock)
+    proxy = Proxy(
+        outside.contract, forward, listing, cache, traffic, writes, clock, shadow, watching=watching
+    )
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
@@ -249,6 +253,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
 def _public(settings: RouterSettings, proxy: Proxy) -> Server:
     limits = ServerLimits(
         settings.public_calls,
+        streams=settings.watchers,
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )

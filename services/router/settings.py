@@ -81,6 +81,8 @@ class RouterSettings(ProcessSettings):
 
     public_calls: Count = 256
     """Under way at once; further ones are refused."""
+    watchers: Count = 256
+    """Watches under way at once, beside the calls."""
     writes: Count = 256
     """Under way at once, those included whose callers have left."""
     stale_reads: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Never
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from libs.rpc.caller import make_id, read_caller
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
+from services.router.api.watching import Watches
 from services.router.core.phase import Setting
 from services.router.core.plan import Target, target
 from services.router.flows.forward import ClientCall, Forward, Steering, Time
@@ -26,6 +27,7 @@ from services.router.flows.listing import ListCall, Listing
 from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Answer, Refused
 from services.router.flows.traffic import Traffic
+from services.router.flows.watching import Watching
 
 WRITE_SECONDS = 2.0
 """A write is given at least this long, even when its caller waits less: it is finished in a task of its own."""
@@ -48,12 +50,18 @@ class Proxy:
     writes: Background
     clock: Time
     shadow: Shadow
+    watching: Watching = field(kw_only=True)
 
     def service(self) -> RawService:
         """To be registered at the public listener."""
-        return RawService(
-            self.contract.service, {name: self._handler(method) for name, method in self.contract.methods.items()}
-        )
+        methods = self.contract.methods.items()
+        once = {name: self._handler(method) for name, method in methods if method.watch is None}
+        watches = Watches(self.contract, self.watching, self.traffic)
+        streams = {name: watches.handler(method, self._begins(method)) for name, method in methods if method.watch}
+        return RawService(self.contract.service, once, streams)
+
+    def _begins(self, method: Method) -> Callable[[], Store]:
+        return lambda: self._plan(self.steering.current, method, None).store
 
     def _handler(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:

@@ -133,7 +133,9 @@ class Shadow:
     ) -> None:
         """Raises UnfitContract."""
         self._comparisons = {
-            method.name: Comparison.of(method) for method in contract.methods.values() if method.is_read
+            method.name: Comparison.of(method)
+            for method in contract.methods.values()
+            if method.is_read and method.watch is None
         }
         self._stores = stores
         self._steering = steering

@@ -131,6 +131,81 @@ class ListSandboxesResponse(_message.Message):
 Global___ListSandboxesResponse: _TypeAlias = ListSandboxesResponse  # noqa: Y015
 
 @_typing.final
+class WatchSandboxesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """As of a list."""
+    show_deleted: _builtins.bool
+    """Deleted sandboxes too; else their names come in `removed`."""
+    resume_token: _builtins.str
+    """Of the newest answer to the same question, to go on from there; empty: from the beginning."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        show_deleted: _builtins.bool = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "resume_token", b"resume_token", "show_deleted", b"show_deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSandboxesRequest: _TypeAlias = WatchSandboxesRequest  # noqa: Y015
+
+@_typing.final
+class WatchSandboxesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SANDBOXES_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where a later call goes on. It may be empty: keep it all the same, the call that goes on begins anew."""
+    reset: _builtins.bool
+    """Forget all that was shown before this answer. Always true in the first answer to a call without a token, and whenever
+    the place of the token is not known.
+    """
+    synced: _builtins.bool
+    """With this answer everything has been shown that there was when the answer before it came. Such an answer comes every
+    few seconds, with sandboxes in it or not.
+    """
+    @_builtins.property
+    def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[_sandbox_pb2.Sandbox]:
+        """As their newest write left them. A sandbox may come again without a new write, but no older than it came before; only
+        `reset` may go back, since the store that is watched then may lack the newest writes of one that is away. `revision`
+        tells.
+        """
+
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of sandboxes that are deleted or do not match (any more). Some may never have been shown."""
+
+    def __init__(
+        self,
+        *,
+        sandboxes: _abc.Iterable[_sandbox_pb2.Sandbox] | None = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
+        resume_token: _builtins.str = ...,
+        reset: _builtins.bool = ...,
+        synced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "reset", b"reset", "resume_token", b"resume_token", "sandboxes", b"sandboxes", "synced", b"synced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSandboxesResponse: _TypeAlias = WatchSandboxesResponse  # noqa: Y015
+
+@_typing.final
 class UpdateSandboxRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

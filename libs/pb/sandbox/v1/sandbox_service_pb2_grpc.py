@@ -51,6 +51,11 @@ class SandboxServiceStub:
                 request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.ListSandboxesRequest.SerializeToString,
                 response_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.ListSandboxesResponse.FromString,
                 _registered_method=True)
+        self.WatchSandboxes = channel.unary_stream(
+                '/sandbox.v1.SandboxService/WatchSandboxes',
+                request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.WatchSandboxesRequest.SerializeToString,
+                response_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.WatchSandboxesResponse.FromString,
+                _registered_method=True)
         self.UpdateSandbox = channel.unary_unary(
                 '/sandbox.v1.SandboxService/UpdateSandbox',
                 request_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.UpdateSandboxRequest.SerializeToString,
@@ -101,6 +106,14 @@ class SandboxServiceServicer:
 
     def ListSandboxes(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSandboxes(self, request, context):
+        """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
+        ends it (UNAVAILABLE: call again with the newest resume_token).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -162,6 +175,11 @@ def add_SandboxServiceServicer_to_server(servicer, server):
                     servicer.ListSandboxes,
                     request_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.ListSandboxesRequest.FromString,
                     response_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.ListSandboxesResponse.SerializeToString,
+            ),
+            'WatchSandboxes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSandboxes,
+                    request_deserializer=sandbox_dot_v1_dot_sandbox__service__pb2.WatchSandboxesRequest.FromString,
+                    response_serializer=sandbox_dot_v1_dot_sandbox__service__pb2.WatchSandboxesResponse.SerializeToString,
             ),
             'UpdateSandbox': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateSandbox,
@@ -276,6 +294,33 @@ class SandboxService:
             '/sandbox.v1.SandboxService/ListSandboxes',
             sandbox_dot_v1_dot_sandbox__service__pb2.ListSandboxesRequest.SerializeToString,
             sandbox_dot_v1_dot_sandbox__service__pb2.ListSandboxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSandboxes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sandbox.v1.SandboxService/WatchSandboxes',
+            sandbox_dot_v1_dot_sandbox__service__pb2.WatchSandboxesRequest.SerializeToString,
+            sandbox_dot_v1_dot_sandbox__service__pb2.WatchSandboxesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class SandboxServiceStub:
     CreateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]
     GetSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]
     ListSandboxes: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ListSandboxesRequest, _sandbox_service_pb2.ListSandboxesResponse]
+    WatchSandboxes: _grpc.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]
+    """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
+    ends it (UNAVAILABLE: call again with the newest resume_token).
+    """
     UpdateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]
     DeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]
     """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
@@ -56,6 +60,10 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     CreateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     GetSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     ListSandboxes: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ListSandboxesRequest, _sandbox_service_pb2.ListSandboxesResponse]  # type: ignore[assignment]
+    WatchSandboxes: _aio.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]  # type: ignore[assignment]
+    """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
+    ends it (UNAVAILABLE: call again with the newest resume_token).
+    """
     UpdateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     DeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
@@ -90,6 +98,16 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.ListSandboxesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_service_pb2.ListSandboxesResponse, _abc.Awaitable[_sandbox_service_pb2.ListSandboxesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchSandboxes(
+        self,
+        request: _sandbox_service_pb2.WatchSandboxesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sandbox_service_pb2.WatchSandboxesResponse], _abc.AsyncIterator[_sandbox_service_pb2.WatchSandboxesResponse]]:
+        """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
+        ends it (UNAVAILABLE: call again with the newest resume_token).
+        """
 
     @_abc_1.abstractmethod
     def UpdateSandbox(

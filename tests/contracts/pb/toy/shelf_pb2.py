@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from libs.pb.baton.options.v1 import options_pb2 as baton_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0ftoy/shelf.proto\x12\x03toy\x1a\x1e\x62\x61ton/options/v1/options.proto\"#\n\x05Place\x12\x0c\n\x04room\x18\x03 \x01(\t\x12\x0c\n\x04isbn\x18\t \x01(\t\"2\n\x04\x42ook\x12\x0c\n\x04path\x18\x0b \x01(\t\x12\x0e\n\x06reader\x18\x02 \x01(\t\x12\x0c\n\x04lent\x18\x15 \x01(\x03\"4\n\x08PutOrder\x12\r\n\x05token\x18\x08 \x01(\t\x12\x19\n\x05where\x18\x0e \x01(\x0b\x32\n.toy.Place\"\x19\n\tLookOrder\x12\x0c\n\x04path\x18\x05 \x01(\t\"E\n\tLendOrder\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06reader\x18\x01 \x01(\t\x12\x0b\n\x03\x62uy\x18\x02 \x01(\x08\x12\r\n\x05token\x18( \x01(\t\"9\n\x0b\x42rowseOrder\x12\x0c\n\x04most\x18\x1f \x01(\x05\x12\x0c\n\x04\x66rom\x18\x04 \x01(\t\x12\x0e\n\x06reader\x18\x11 \x01(\t\"/\n\x05\x42ooks\x12\x0c\n\x04more\x18\x01 \x01(\t\x12\x18\n\x05\x66ound\x18\x13 \x03(\x0b\x32\t.toy.Book2\xc0\x02\n\x05Shelf\x12\x63\n\x03Put\x12\r.toy.PutOrder\x1a\t.toy.Book\"B\x9a\xee\x18>\n\x1fshelf/{where.room}/{where.isbn}\x12\nwhere.isbn\x18\x01*\x06\x63reate2\x05token\x12\x37\n\x04Look\x12\x0e.toy.LookOrder\x1a\t.toy.Book\"\x14\x90\x02\x01\x9a\xee\x18\r\n\x06{path}*\x03get\x12\x43\n\x04Lend\x12\x0e.toy.LendOrder\x1a\t.toy.Book\" \x9a\xee\x18\x1c\n\x06{path}\"\x03\x62uy*\x06update2\x05token\x12T\n\x06\x42rowse\x12\x10.toy.BrowseOrder\x1a\n.toy.Books\",\x90\x02\x01\x9a\xee\x18%*\x04list:\x1d\n\x05\x66ound\x12\x04more\x1a\x04\x66rom\"\x04most(\x03\x30\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0ftoy/shelf.proto\x12\x03toy\x1a\x1e\x62\x61ton/options/v1/options.proto\"#\n\x05Place\x12\x0c\n\x04room\x18\x03 \x01(\t\x12\x0c\n\x04isbn\x18\t \x01(\t\"2\n\x04\x42ook\x12\x0c\n\x04path\x18\x0b \x01(\t\x12\x0e\n\x06reader\x18\x02 \x01(\t\x12\x0c\n\x04lent\x18\x15 \x01(\x03\"4\n\x08PutOrder\x12\r\n\x05token\x18\x08 \x01(\t\x12\x19\n\x05where\x18\x0e \x01(\x0b\x32\n.toy.Place\"\x19\n\tLookOrder\x12\x0c\n\x04path\x18\x05 \x01(\t\"E\n\tLendOrder\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06reader\x18\x01 \x01(\t\x12\x0b\n\x03\x62uy\x18\x02 \x01(\x08\x12\r\n\x05token\x18( \x01(\t\"9\n\x0b\x42rowseOrder\x12\x0c\n\x04most\x18\x1f \x01(\x05\x12\x0c\n\x04\x66rom\x18\x04 \x01(\t\x12\x0e\n\x06reader\x18\x11 \x01(\t\"/\n\x05\x42ooks\x12\x0c\n\x04more\x18\x01 \x01(\t\x12\x18\n\x05\x66ound\x18\x13 \x03(\x0b\x32\t.toy.Book\",\n\x0b\x46ollowOrder\x12\x0e\n\x06reader\x18\x0c \x01(\t\x12\r\n\x05where\x18\x07 \x01(\t\"X\n\x04News\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x18\n\x05\x62ooks\x18\x17 \x03(\x0b\x32\t.toy.Book\x12\x0c\n\x04\x61new\x18\x03 \x01(\x08\x12\r\n\x05where\x18\" \x01(\t\x12\x0c\n\x04gone\x18\x06 \x03(\t2\x98\x03\n\x05Shelf\x12\x63\n\x03Put\x12\r.toy.PutOrder\x1a\t.toy.Book\"B\x9a\xee\x18>\n\x1fshelf/{where.room}/{where.isbn}\x12\nwhere.isbn\x18\x01*\x06\x63reate2\x05token\x12\x37\n\x04Look\x12\x0e.toy.LookOrder\x1a\t.toy.Book\"\x14\x90\x02\x01\x9a\xee\x18\r\n\x06{path}*\x03get\x12\x43\n\x04Lend\x12\x0e.toy.LendOrder\x1a\t.toy.Book\" \x9a\xee\x18\x1c\n\x06{path}\"\x03\x62uy*\x06update2\x05token\x12T\n\x06\x42rowse\x12\x10.toy.BrowseOrder\x1a\n.toy.Books\",\x90\x02\x01\x9a\xee\x18%*\x04list:\x1d\n\x05\x66ound\x12\x04more\x1a\x04\x66rom\"\x04most(\x03\x30\x07\x12V\n\x06\x46ollow\x12\x10.toy.FollowOrder\x1a\t.toy.News\"-\x90\x02\x01\x9a\xee\x18&*\x03getJ\x1f\n\x05\x62ooks\x12\x04gone\x1a\x05where\"\x04\x61new*\x03\x61ll0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHELF'].methods_by_name['Lend']._serialized_options = b'\232\356\030\034\n\006{path}\"\003buy*\006update2\005token'
   _globals['_SHELF'].methods_by_name['Browse']._loaded_options = None
   _globals['_SHELF'].methods_by_name['Browse']._serialized_options = b'\220\002\001\232\356\030%*\004list:\035\n\005found\022\004more\032\004from\"\004most(\0030\007'
+  _globals['_SHELF'].methods_by_name['Follow']._loaded_options = None
+  _globals['_SHELF'].methods_by_name['Follow']._serialized_options = b'\220\002\001\232\356\030&*\003getJ\037\n\005books\022\004gone\032\005where\"\004anew*\003all'
   _globals['_PLACE']._serialized_start=56
   _globals['_PLACE']._serialized_end=91
   _globals['_BOOK']._serialized_start=93
@@ -54,6 +56,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BROWSEORDER']._serialized_end=354
   _globals['_BOOKS']._serialized_start=356
   _globals['_BOOKS']._serialized_end=403
-  _globals['_SHELF']._serialized_start=406
-  _globals['_SHELF']._serialized_end=726
+  _globals['_FOLLOWORDER']._serialized_start=405
+  _globals['_FOLLOWORDER']._serialized_end=449
+  _globals['_NEWS']._serialized_start=451
+  _globals['_NEWS']._serialized_end=539
+  _globals['_SHELF']._serialized_start=542
+  _globals['_SHELF']._serialized_end=950
 # @@protoc_insertion_point(module_scope)

@@ -181,3 +181,59 @@ class Books(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Books: _TypeAlias = Books  # noqa: Y015
+
+@_typing.final
+class FollowOrder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READER_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    reader: _builtins.str
+    """Only books that this reader has."""
+    where: _builtins.str
+    def __init__(
+        self,
+        *,
+        reader: _builtins.str = ...,
+        where: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowOrder: _TypeAlias = FollowOrder  # noqa: Y015
+
+@_typing.final
+class News(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    BOOKS_FIELD_NUMBER: _builtins.int
+    ANEW_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    anew: _builtins.bool
+    where: _builtins.str
+    @_builtins.property
+    def books(self) -> _containers.RepeatedCompositeFieldContainer[Global___Book]: ...
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        books: _abc.Iterable[Global___Book] | None = ...,
+        anew: _builtins.bool = ...,
+        where: _builtins.str = ...,
+        gone: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "anew", b"anew", "books", b"books", "gone", b"gone", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___News: _TypeAlias = News  # noqa: Y015

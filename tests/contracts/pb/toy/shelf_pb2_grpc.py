@@ -54,6 +54,11 @@ class ShelfStub:
                 request_serializer=toy_dot_shelf__pb2.BrowseOrder.SerializeToString,
                 response_deserializer=toy_dot_shelf__pb2.Books.FromString,
                 _registered_method=True)
+        self.Follow = channel.unary_stream(
+                '/toy.Shelf/Follow',
+                request_serializer=toy_dot_shelf__pb2.FollowOrder.SerializeToString,
+                response_deserializer=toy_dot_shelf__pb2.News.FromString,
+                _registered_method=True)
 
 
 class ShelfServicer:
@@ -83,6 +88,12 @@ class ShelfServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Follow(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShelfServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +116,11 @@ def add_ShelfServicer_to_server(servicer, server):
                     servicer.Browse,
                     request_deserializer=toy_dot_shelf__pb2.BrowseOrder.FromString,
                     response_serializer=toy_dot_shelf__pb2.Books.SerializeToString,
+            ),
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=toy_dot_shelf__pb2.FollowOrder.FromString,
+                    response_serializer=toy_dot_shelf__pb2.News.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -215,6 +231,33 @@ class Shelf:
             '/toy.Shelf/Browse',
             toy_dot_shelf__pb2.BrowseOrder.SerializeToString,
             toy_dot_shelf__pb2.Books.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/toy.Shelf/Follow',
+            toy_dot_shelf__pb2.FollowOrder.SerializeToString,
+            toy_dot_shelf__pb2.News.FromString,
             options,
             channel_credentials,
             insecure,

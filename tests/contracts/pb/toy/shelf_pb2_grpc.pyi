@@ -35,6 +35,7 @@ class ShelfStub:
     Look: _grpc.UnaryUnaryMultiCallable[_shelf_pb2.LookOrder, _shelf_pb2.Book]
     Lend: _grpc.UnaryUnaryMultiCallable[_shelf_pb2.LendOrder, _shelf_pb2.Book]
     Browse: _grpc.UnaryUnaryMultiCallable[_shelf_pb2.BrowseOrder, _shelf_pb2.Books]
+    Follow: _grpc.UnaryStreamMultiCallable[_shelf_pb2.FollowOrder, _shelf_pb2.News]
 
 @_typing.type_check_only
 class ShelfAsyncStub(ShelfStub):
@@ -43,6 +44,7 @@ class ShelfAsyncStub(ShelfStub):
     Look: _aio.UnaryUnaryMultiCallable[_shelf_pb2.LookOrder, _shelf_pb2.Book]  # type: ignore[assignment]
     Lend: _aio.UnaryUnaryMultiCallable[_shelf_pb2.LendOrder, _shelf_pb2.Book]  # type: ignore[assignment]
     Browse: _aio.UnaryUnaryMultiCallable[_shelf_pb2.BrowseOrder, _shelf_pb2.Books]  # type: ignore[assignment]
+    Follow: _aio.UnaryStreamMultiCallable[_shelf_pb2.FollowOrder, _shelf_pb2.News]  # type: ignore[assignment]
 
 class ShelfServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +74,12 @@ class ShelfServicer(metaclass=_abc_1.ABCMeta):
         request: _shelf_pb2.BrowseOrder,
         context: _ServicerContext,
     ) -> _typing.Union[_shelf_pb2.Books, _abc.Awaitable[_shelf_pb2.Books]]: ...
+
+    @_abc_1.abstractmethod
+    def Follow(
+        self,
+        request: _shelf_pb2.FollowOrder,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_shelf_pb2.News], _abc.AsyncIterator[_shelf_pb2.News]]: ...
 
 def add_ShelfServicer_to_server(servicer: ShelfServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,56 @@
+"""A method of the contract that watches: one request in, bytes out as the stores make them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import grpc
+
+from libs.contract.descriptors import Contract, Method
+from libs.errors import BatonError
+from libs.ownership.model import Store
+from libs.rpc import metadata
+from libs.rpc.caller import read_caller
+from libs.rpc.errors import Context, pass_on
+from libs.rpc.server import Stream
+from services.router.flows.stores import Metadata, Refused
+from services.router.flows.traffic import Traffic
+from services.router.flows.watching import WatchCall, Watching
+
+
+@dataclass(frozen=True, slots=True)
+class Watches:
+    contract: Contract
+    watching: Watching
+    traffic: Traffic
+
+    def handler(self, method: Method, chosen: Callable[[], Store]) -> Stream:
+        """`chosen`: where a watch begins now that does not say where it goes on."""
+
+        async def handle(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+            try:
+                call = WatchCall(method, method.parse(request), self._extra(context))
+                async with aclosing(self.watching.answers(call, chosen())) as answers:
+                    async for answer in answers:
+                        yield answer
+            except Refused as refused:
+                self.traffic.unavailable += refused.error.code() is grpc.StatusCode.UNAVAILABLE
+                await pass_on(context, refused.error)
+            except BatonError as error:
+                self.traffic.unavailable += error.code == "UNAVAILABLE"
+                raise
+
+        return handle
+
+    def _extra(self, context: Context) -> Metadata:
+        """Raises InvalidField."""
+        found, schemas = context.invocation_metadata(), self.contract.schemas
+        caller = read_caller(found, internal=False)
+        extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
+        if caller.traceparent:
+            extra.append((metadata.TRACEPARENT, caller.traceparent))
+        if schemas.metadata:
+            extra.append((schemas.metadata, str(schemas.asked(found))))
+        return tuple(extra)

@@ -1,0 +1,234 @@
+"""Watching through the router, with a contract that shares nothing with sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.ownership.model import Store, Version
+from libs.rpc.errors import reason_of
+from libs.store.port import ExportQuery
+from services.router.core.phase import Phase
+from services.router.flows.migration import Decision
+from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.system import System, running_system
+from tests.waiting import eventually
+
+BOUND_SECONDS = 20.0
+BY_HAND = Decision("a test", "because", override=True)
+
+
+class Watcher:
+    """A client that keeps the view as its contract tells it to."""
+
+    def __init__(self, system: System, reader: str = "", where: str = "") -> None:
+        order = pb.FollowOrder(reader=reader, where=where).SerializeToString()
+        self.stream: Any = system.client.stream_callable("/toy.Shelf/Follow")(order)
+        self.view: dict[str, pb.Book] = {}
+        self.heard: list[pb.News] = []
+        self.where = where
+        self.error: grpc.aio.AioRpcError | None = None
+
+    @property
+    def resets(self) -> int:
+        return sum(news.anew for news in self.heard)
+
+    @property
+    def synced(self) -> bool:
+        return bool(self.heard) and self.heard[-1].all
+
+    async def run(self) -> None:
+        try:
+            while isinstance(answer := await self.stream.read(), bytes):
+                self.take(pb.News.FromString(answer))
+        except grpc.aio.AioRpcError as error:
+            self.error = error
+
+    def take(self, news: pb.News) -> None:
+        self.heard.append(news)
+        if news.anew:
+            self.view.clear()
+        for book in news.books:
+            before = self.view.get(book.path)
+            assert before is None or before.lent <= book.lent, "no version goes back"
+            self.view[book.path] = book
+        for path in news.gone:
+            self.view.pop(path, None)
+        self.where = news.where
+
+    def sees(self, path: str, reader: str) -> bool:
+        return path in self.view and self.view[path].reader == reader
+
+
+@asynccontextmanager
+async def watching(system: System, **order: str) -> AsyncIterator[Watcher]:
+    watcher = Watcher(system, **order)
+    task = asyncio.create_task(watcher.run())
+    try:
+        yield watcher
+    finally:
+        watcher.stream.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        failed = None if task.cancelled() else task.exception()
+        assert failed is None, failed
+
+
+@pytest.fixture
+async def system() -> AsyncIterator[System]:
+    async with running_system() as running:
+        yield running
+
+
+async def lend(system: System, path: str, reader: str) -> None:
+    order = pb.LendOrder(path=path, reader=reader, buy=True).SerializeToString()
+    await system.client.multi_callable("/toy.Shelf/Lend")(order, timeout=BOUND_SECONDS)
+
+
+def book(path: str, reader: str) -> bytes:
+    return pb.Book(path=path, reader=reader, lent=9).SerializeToString()
+
+
+async def go_to(system: System, phase: Phase) -> None:
+    while system.setting.current.phase is not phase:
+        await system.migration.advance(BY_HAND)
+
+
+async def all_at_b(system: System) -> None:
+    await go_to(system, Phase.DUAL_READ)
+    await eventually(lambda: system.mover.settled and system.mover.buckets_at_b == 1024, BOUND_SECONDS)
+
+
+async def test_a_watch_begins_with_all_there_is_and_goes_on_with_what_changes(system: System) -> None:
+    for number in range(120):
+        await lend(system, f"shelf/r/{number:03}", "ann")
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        assert len(watcher.view) == 120
+        assert watcher.heard[0].anew and watcher.resets == 1
+        assert [news.where for news in watcher.heard[:-1]] == [""] * (len(watcher.heard) - 1)
+        await lend(system, "shelf/r/007", "bob")
+        await eventually(lambda: watcher.sees("shelf/r/007", "bob"), BOUND_SECONDS)
+        assert watcher.resets == 1
+
+
+async def test_what_does_not_match_any_more_is_named(system: System) -> None:
+    await lend(system, "shelf/r/1", "ann")
+    await lend(system, "shelf/r/2", "bob")
+    async with watching(system, reader="ann") as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        assert set(watcher.view) == {"shelf/r/1"}
+        await lend(system, "shelf/r/1", "bob")
+        await lend(system, "shelf/r/2", "ann")
+        await eventually(lambda: set(watcher.view) == {"shelf/r/2"}, BOUND_SECONDS)
+
+
+async def test_a_token_goes_on_where_it_was_made(system: System) -> None:
+    await lend(system, "shelf/r/1", "ann")
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+    await lend(system, "shelf/r/2", "ann")
+    async with watching(system, where=watcher.where) as again:
+        await eventually(lambda: "shelf/r/2" in again.view, BOUND_SECONDS)
+        assert set(again.view) == {"shelf/r/2"}, "nothing is shown that was shown before"
+        assert again.resets == 0
+
+
+async def test_neither_phases_nor_handoffs_disturb_a_watch(system: System) -> None:
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        await lend(system, "shelf/r/1", "ann")
+        await all_at_b(system)
+        await lend(system, "shelf/r/1", "bob")
+        await eventually(lambda: watcher.sees("shelf/r/1", "bob"), BOUND_SECONDS)
+        assert watcher.resets == 1 and watcher.error is None
+        shown = [book.reader for news in watcher.heard for book in news.books]
+        assert shown == ["ann", "bob"], "a handoff is no news"
+
+
+async def test_a_watch_goes_on_at_the_other_store_anew_when_its_own_stays_away(system: System) -> None:
+    await lend(system, "shelf/r/1", "ann")
+    await all_at_b(system)
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.sees("shelf/r/1", "ann"), BOUND_SECONDS)
+        await system.stop(Store.A)
+        await lend(system, "shelf/r/1", "bob")
+        await eventually(lambda: watcher.sees("shelf/r/1", "bob"), BOUND_SECONDS)
+        assert watcher.resets == 1, "it is attached to B, where reads go"
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        token = watcher.where
+        await system.stop(Store.B)
+        await eventually(lambda: watcher.error is not None, BOUND_SECONDS)
+        assert watcher.error is not None
+        assert watcher.error.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason_of(watcher.error)[0] == "OWNER_UNAVAILABLE"
+        assert watcher.where == token, "with which the client may come back"
+
+
+async def test_a_store_that_is_back_soon_is_watched_on_from_where_it_was_lost(system: System) -> None:
+    await lend(system, "shelf/r/1", "ann")
+    await all_at_b(system)
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        await lend(system, "shelf/r/2", "ann")
+        await eventually(lambda: watcher.sees("shelf/r/2", "ann"), BOUND_SECONDS)
+        before = len(watcher.heard)
+        b = system.backends[Store.B]
+        b.serving.stop("starting")
+        record = (await b.ports.inspection.export(ExportQuery()))[0][0]
+        row = replace(record.row, version=Version(0, 9), write_version=Version(0, 9), payload=book("shelf/r/1", "bob"))
+        await b.ports.transfers.apply([replace(record, row=row)])
+        b.serving.serve()
+        await eventually(lambda: watcher.sees("shelf/r/1", "bob"), BOUND_SECONDS)
+        assert watcher.resets == 1 and watcher.error is None
+        assert [one.path for news in watcher.heard[before:] for one in news.books] == ["shelf/r/1"]
+
+
+async def test_a_watch_of_a_dead_store_is_taken_up_by_the_other_one(system: System) -> None:
+    await lend(system, "shelf/r/1", "ann")
+    await lend(system, "shelf/r/2", "ann")
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        await all_at_b(system)
+        await lend(system, "shelf/r/1", "bob")
+        await eventually(lambda: watcher.sees("shelf/r/1", "bob"), BOUND_SECONDS)
+        await system.stop(Store.A)
+        await eventually(lambda: watcher.resets == 2 and watcher.synced, BOUND_SECONDS)
+        assert {path: book.reader for path, book in watcher.view.items()} == {"shelf/r/1": "bob", "shelf/r/2": "ann"}
+        await lend(system, "shelf/r/2", "bob")
+        await eventually(lambda: watcher.sees("shelf/r/2", "bob"), BOUND_SECONDS)
+
+
+async def test_without_a_way_back_a_watch_leaves_a(system: System) -> None:
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        await all_at_b(system)
+        await go_to(system, Phase.DEPRECATED)
+        await lend(system, "shelf/r/1", "ann")
+        await eventually(lambda: watcher.resets == 2 and watcher.sees("shelf/r/1", "ann"), BOUND_SECONDS)
+
+
+@pytest.mark.parametrize("where", ["x", "%", "A" * 20_000])
+async def test_what_is_no_token_is_refused(system: System, where: str) -> None:
+    async with watching(system, where=where) as watcher:
+        await eventually(lambda: watcher.error is not None, BOUND_SECONDS)
+        assert watcher.error is not None
+        assert (watcher.error.code(), reason_of(watcher.error)[1]["field"]) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "where",
+        )
+
+
+async def test_the_token_of_another_question_is_refused(system: System) -> None:
+    async with watching(system, reader="ann") as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+    async with watching(system, reader="bob", where=watcher.where) as other:
+        await eventually(lambda: other.error is not None, BOUND_SECONDS)
+        assert other.error is not None and other.error.code() is grpc.StatusCode.INVALID_ARGUMENT
