@@ -56,14 +56,14 @@ def remaining_seconds(row: Row, lease: Lease) -> float:
     return max(0.0, ttl_seconds + LONGEST_TICK_SECONDS - row.lease_seconds)
 
 
-def guarded(change: Change, token: str) -> Change:
+def guarded(change: Change, target: Target, token: str) -> Change:
     """The same change, for whoever holds the lease of this token; "" asks for no lease. Raises LeaseLost."""
     if not token:
         return change
 
     def check(row: Row | None, version: Version) -> Resource | Answered:
         after = change(row, version)
-        _check_held(row, token)
+        _check_held(row, target, token)
         return after
 
     return check
@@ -89,7 +89,7 @@ def renew(target: Target, request: RenewLeaseRequest) -> Change:
 
     def change(row: Row | None, version: Version) -> Resource:
         row, sandbox = _found(row, target)
-        _check_held(row, request.token)
+        _check_held(row, target, request.token)
         sandbox.lease.renewals += 1
         if request.HasField("ttl"):
             sandbox.lease.ttl.CopyFrom(request.ttl)
@@ -104,7 +104,7 @@ def release(target: Target, request: ReleaseLeaseRequest) -> Change:
 
     def change(row: Row | None, version: Version) -> Resource:
         row, sandbox = _found(row, target)
-        _check_held(row, request.token)
+        _check_held(row, target, request.token)
         sandbox.ClearField("lease")
         return written(sandbox, target, version, live=True)
 
@@ -117,8 +117,8 @@ def _found(row: Row | None, target: Target) -> tuple[Row, Sandbox]:
     return row, target.model_of(row)
 
 
-def _check_held(row: Row | None, token: str) -> None:
-    lease = Sandbox.FromString(row.payload).lease if row is not None else Lease()
+def _check_held(row: Row | None, target: Target, token: str) -> None:
+    lease = target.model_of(row).lease if row is not None and row.payload else Lease()
     if row is None or lease.token != token or not remaining_seconds(row, lease):
         raise LeaseLost(token, lease.token)
 

@@ -153,21 +153,21 @@ def _update(request: bytes, speech: Speech) -> Write:
     target = speech.target(sandbox.name, sandbox.etag)
     check_token(message.lease_token, "lease_token")
     change = changes.update(target, sandbox, selection, allow_missing=message.allow_missing)
-    change = leases.guarded(change, message.lease_token)
+    change = leases.guarded(change, target, message.lease_token)
     return _write("UpdateSandbox", message, speech, target, change)
 
 
 def _delete(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.DeleteSandboxRequest, request)
     target = _named(message, speech)
-    change = leases.guarded(changes.delete(target, allow_missing=message.allow_missing), message.lease_token)
+    change = leases.guarded(changes.delete(target, allow_missing=message.allow_missing), target, message.lease_token)
     return _write("DeleteSandbox", message, speech, target, change)
 
 
 def _undelete(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.UndeleteSandboxRequest, request)
     target = _named(message, speech)
-    change = leases.guarded(changes.undelete(target), message.lease_token)
+    change = leases.guarded(changes.undelete(target), target, message.lease_token)
     return _write("UndeleteSandbox", message, speech, target, change)
 
 
