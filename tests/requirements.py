@@ -277,7 +277,28 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "lock.redis-down": Requirement("Without Redis writes go on by version, leases fail at once, memory never steps in"),
     "lock.limit": Requirement("A free lock is had in 50 ms at the 99th percentile, every wait ends, no deadlock lasts"),
     "pool.sizing": Requirement(
-        "The size of a pool follows from a rule, is measured on the machine, and is warned about"
+        "The size of a pool follows from a rule, is measured on the machine, and is warned about",
+        _in(
+            "integration/test_pools.py",
+            "a_full_pool_refuses_its_own_work_and_leaves_the_others_theirs",
+            "a_process_has_no_more_connections_than_it_says",
+            "a_process_without_free_connections_refuses_instead_of_letting_calls_pile_up",
+            "a_store_tells_what_its_processes_take_of_what_the_server_allows",
+        )
+        + _in(
+            "integration/test_bench_pool.py",
+            "a_bench_tells_the_curve_and_its_knee_and_leaves_nothing",
+            "an_interrupted_bench_leaves_nothing",
+        )
+        + _in("unit/test_pool_curve.py", "the_knee_is_the_smallest_pool_that_gives_nearly_the_most")
+        + _in(
+            "unit/test_program_settings.py",
+            "a_pool_for_calls_follows_the_cores_of_the_database_unless_it_is_given",
+        )
+        + _in(
+            "unit/test_diagnose.py",
+            "more_processes_than_the_database_has_connections_for_are_warned_about",
+        ),
     ),
     "schema.versions": Requirement(
         "Records of several schema versions live side by side and lose nothing at an older store"

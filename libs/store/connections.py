@@ -13,8 +13,8 @@ APPLY_POOL = 4
 """Connections of a process for the feed, the outbox and upkeep."""
 CONTROL_POOL = 3
 """For status, copies and digests."""
-SESSION = 1
-"""The one that holds a process's locks."""
+OWN = 2
+"""One holds a process's locks, one counts its outbox: a write asks how full that is, and waits for no pool."""
 
 ALLOWED = """
 SELECT least(
@@ -44,7 +44,7 @@ def local_cores() -> int:
 
 def per_process(requests: int, apply: int = APPLY_POOL, control: int = CONTROL_POOL) -> int:
     """Connections of a process whose pools are full."""
-    return requests + apply + control + SESSION
+    return requests + apply + control + OWN
 
 
 class Connections(NamedTuple):

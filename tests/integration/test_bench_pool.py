@@ -49,7 +49,7 @@ def test_a_bench_tells_the_curve_and_its_knee_and_leaves_nothing(postgres_dsn: s
     assert found["knee"] in (1, 2, 4) and found["best"] in (1, 2, 4)
     connections = found["connections"]
     assert connections == {
-        "per_process": found["knee"] + 8,
+        "per_process": found["knee"] + 9,
         "processes": 1000,
         "allowed": found["allowed"],
         "fits": False,

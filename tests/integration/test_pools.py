@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import grpc
@@ -16,17 +17,24 @@ from libs.errors import Overloaded
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import reason_of
 from libs.store.connections import ALLOWED, Connections, per_process
+from libs.store.port import ExportQuery
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 from services.service_layer.store.postgres_pool import Pool
+from tests.contracts.store_adapters import own, put
 from tests.integration.processes import running
 from tests.waiting import eventually
 
 KEY = "sandboxes/k"
 SMALL = PostgresOptions(pools=PoolSettings(request_pool=2, apply_pool=2, control_pool=1, pool_timeout_seconds=0.2))
-KINDS: dict[str, Callable[[PostgresStore], Awaitable[object]]] = {
-    "requests": lambda store: store.records.read(KEY),
-    "apply": lambda store: store.outbox.pull(1, 0),
-    "control": lambda store: store.feed.state(),
+KINDS: dict[str, list[Callable[[PostgresStore], Awaitable[object]]]] = {
+    "requests": [lambda store: store.records.read(KEY), lambda store: put(store, KEY, str(uuid4()), "word")],
+    "apply": [lambda store: store.outbox.pull(1, 0), lambda store: store.upkeep.prune()],
+    "control": [
+        lambda store: store.feed.state(),
+        lambda store: store.inspection.census(),
+        lambda store: store.inspection.digests(),
+        lambda store: store.inspection.export(ExportQuery()),
+    ],
 }
 """Work of each pool."""
 CALLS = 100
@@ -68,25 +76,30 @@ async def table_locked(dsn: str) -> AsyncIterator[None]:
 @pytest.mark.parametrize("full", KINDS)
 async def test_a_full_pool_refuses_its_own_work_and_leaves_the_others_theirs(full: str, postgres_dsn: str) -> None:
     async with open_store(postgres_dsn, options=SMALL) as store, asyncio.timeout(BOUND_SECONDS):
+        await own(store, [KEY])
         async with taken(getattr(store, full)):
-            for kind, work in KINDS.items():
-                if kind != full:
-                    await work(store)
-            with pytest.raises(Overloaded):
-                await KINDS[full](store)
-        await KINDS[full](store)
+            for kind, works in KINDS.items():
+                for work in works:
+                    if kind != full:
+                        await work(store)
+                        continue
+                    with pytest.raises(Overloaded):
+                        await work(store)
+        for work in KINDS[full]:
+            await work(store)
 
 
 async def test_a_process_has_no_more_connections_than_it_says(postgres_dsn: str) -> None:
     async with open_store(postgres_dsn, options=SMALL) as store, AsyncExitStack() as stack:
         await store.feed.claim(16)
+        await store.outbox.depth()
         await stack.enter_async_context(taken(store.requests, store.apply, store.control))
         connection = await asyncpg.connect(postgres_dsn)
         counted = await connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         await connection.close(timeout=5)
-        assert counted == SMALL.pools.connections == per_process(2, 2, 1) == 6
+        assert counted == SMALL.pools.connections == per_process(2, 2, 1) == 7
 
 
 async def test_a_store_tells_what_its_processes_take_of_what_the_server_allows(
@@ -104,7 +117,7 @@ async def test_a_store_tells_what_its_processes_take_of_what_the_server_allows(
             f"current_setting('{name}')::int" for name in ("max_connections", "superuser_reserved_connections")
         )
         allowed = await connection.fetchval(f"SELECT {limit} - {reserved}")
-        assert found == [Connections(6, processes, allowed) for processes in (1, 2, 3)]
+        assert found == [Connections(7, processes, allowed) for processes in (1, 2, 3)]
         name = postgres_dsn.rsplit("/", 1)[1]
         postgres.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 17')
         assert await connection.fetchval(ALLOWED) == 17
@@ -135,6 +148,6 @@ async def test_a_process_without_free_connections_refuses_instead_of_letting_cal
 
 
 def test_the_size_of_a_pool_follows_from_the_cores_of_the_database() -> None:
-    assert Connections(per_process(17), 3, 75).fits
-    assert not Connections(per_process(17), 3, 74).fits
+    assert Connections(per_process(17), 3, 78).fits
+    assert not Connections(per_process(17), 3, 77).fits
     assert str(Connections(25, 4, 97)) == "4 processes × 25 connections = 100, the server allows 97"

@@ -70,10 +70,10 @@ def test_the_chart_shows_both_curves_and_marks_the_knee_and_the_rule() -> None:
 
 def test_processes_that_need_more_than_the_server_allows_are_warned_about_as_by_the_doctor() -> None:
     points = curve(100, 200, 400, 400)
-    assert "8 processes × 12 connections = 96, the server allows 97: fits" in said(points, processes=8)
-    found = said(points, processes=9)
+    assert "7 processes × 13 connections = 91, the server allows 97: fits" in said(points, processes=7)
+    found = said(points, processes=8)
     assert (
-        "9 processes × 12 connections = 108, the server allows 97: doctor would warn: make the pools smaller" in found
+        "8 processes × 13 connections = 104, the server allows 97: doctor would warn: make the pools smaller" in found
     )
 
 

@@ -15,7 +15,7 @@ from libs.clock import Clock, SystemClock
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.columns import ColumnsOf
-from libs.store.connections import SESSION
+from libs.store.connections import OWN
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep, Watch
 from services.service_layer.store.postgres_context import Context, Gauge
@@ -63,7 +63,7 @@ class PostgresStore:
 
     @property
     def connections_in_use(self) -> int:
-        """Of all pools; the session that holds the locks of the partitions is not of these."""
+        """With calls, the feed or control; what a process always has for itself is not of these."""
         return self.requests.in_use + self.apply.in_use + self.control.in_use
 
     def __repr__(self) -> str:
@@ -87,10 +87,10 @@ async def open_store(
         await migrate(dsn)
     backend = await check(dsn)
     async with AsyncExitStack() as stack:
-        requests, apply, control, lone = await _pools(dsn, options.pools, stack)
-        gauge = Gauge(apply)
+        requests, apply, control, own = await _pools(dsn, options.pools, stack)
+        gauge = Gauge(own)
         stack.push_async_callback(gauge.close)
-        session = Session(lone)
+        session = Session(own)
         stack.push_async_callback(session.close)
         context = Context(
             me=options.store,
@@ -116,7 +116,7 @@ async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack) -> lis
         ("request", settings.request_pool, {}),
         ("apply", settings.apply_pool, {}),
         ("control", settings.control_pool, {}),
-        ("session", SESSION, {"idle_session_timeout": idle}),
+        ("own", OWN, {"idle_session_timeout": idle}),
     )
     pools = [Pool(name, make_engine(dsn, size, settings, **more), size) for name, size, more in kinds]
     for pool in pools:
