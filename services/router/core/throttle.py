@@ -1,8 +1,9 @@
-"""How fast a job may go while live traffic goes on. Pure: time is the caller's look, one a call.
+"""How fast a job may go while live traffic goes on. Pure: the caller looks twice a second.
 
 Additive increase would find the way back too slowly after a long pause, so both ways multiply: each look at which live
-traffic suffers halves the rate, each other one gives a quarter more, until what the job did before is reached; then
-the throttle is off. It never stands still: a job at LEAST_RATE shows that it lives, and does no harm.
+traffic suffers halves the rate, each other one gives a quarter more, until the job gets what was asked for, or does not
+use what it gets; then the throttle is off. It never stands still: a job at LEAST_RATE shows that it lives, and does no
+harm.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ LEAST_RATE = 100.0
 """Units per second that a throttled job keeps."""
 DOWN = 0.5
 UP = 1.25
+UNUSED = 4.0
+"""A job that may do so many times what it does is not held back any more. Its rate is that of the last five seconds, in
+which what it may do grows ninefold; so less than this would set it free too early."""
 LEAST_CALLS = 20
 """Fewer live calls than so many say nothing."""
 
@@ -69,25 +73,21 @@ class Throttle:
         self._limits = limits
         self._allowed = 0.0
         """0: no bound."""
-        self._full = 0.0
-        """What the job did when it was slowed down first."""
 
     def __repr__(self) -> str:
-        return f"<Throttle {self._allowed:g}/s of {self._full:g}/s>"
+        return f"<Throttle {self._allowed:g}/s>"
 
     def look(self, load: Load, wanted: float, measured: float) -> Pace:
         """`wanted`: the operator's rate, 0 for none; `measured`: what the job does now."""
         reason = suffering(load, self._limits)
         if reason:
-            if not self._allowed:
-                self._full = max(measured, LEAST_RATE)
-                self._allowed = min(self._full, wanted or self._full)
-            self._allowed = max(LEAST_RATE, self._allowed * DOWN)
+            now = self._allowed or measured
+            self._allowed = max(LEAST_RATE, DOWN * (min(now, wanted) if wanted else now))
         elif self._allowed:
             reason = "live traffic has suffered; it gets faster again"
             self._allowed *= UP
-            if self._allowed >= min(self._full, wanted or self._full):
+            if self._allowed > UNUSED * max(measured, LEAST_RATE):
                 self._allowed = 0.0
-        if not self._allowed or (wanted and wanted <= self._allowed):
+        if not self._allowed or 0 < wanted <= self._allowed:
             return Pace(wanted)
         return Pace(self._allowed, f"slowed down to {self._allowed:.0f}/s: {reason}")
