@@ -16,6 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from opentelemetry.metrics import Meter
+
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.eventlog.lazy import LazyEventLog
@@ -30,6 +32,7 @@ from libs.rpc.server import Server, ServerConfig, ServerLimits
 from libs.rpc.tasks import Background, Loop
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.telemetry.logs import configure
+from libs.telemetry.metrics import open_metrics
 from services.router.api.control import Parts, control_service
 from services.router.api.proxy import Proxy
 from services.router.api.rehearsal import Maneuvers
@@ -52,6 +55,7 @@ from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.listing import Listing
 from services.router.flows.measure import Measurement, answered_by_b, rehearsed
+from services.router.flows.metrics import EvidenceMetrics
 from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
@@ -123,6 +127,7 @@ async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
     clock = SystemClock()
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
+        meter = await stack.enter_async_context(open_metrics(settings.metrics))
         control_store = await stack.enter_async_context(open_control_store(settings.control_store, clock))
         event_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(event_log.close)
@@ -142,9 +147,8 @@ async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
             await switches.refresh()
         except FlagsUnavailable as error:
             log.warning("flags: out of reach at the start, tried again while serving: %s", error)
-        router = _wire(
-            settings, clock, Outside(control_store, event_log, stores, cache, switches, contract, token is not None)
-        )
+        outside = Outside(control_store, event_log, stores, cache, switches, contract, token is not None, meter)
+        router = _wire(settings, clock, outside)
         stack.push_async_callback(router.drain, settings.drain_seconds)
         await router.control.start()
         await router.public.start()
@@ -162,6 +166,7 @@ class Outside:
     switches: Switches
     contract: Contract
     has_token: bool
+    meter: Meter
 
 
 def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
@@ -184,6 +189,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
 
+    EvidenceMetrics(outside.meter, lambda: evidence(cache.current), settings.gate_limits, clock)
     migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
     policy = ReadPolicy(settings.stale_reads)

@@ -133,7 +133,7 @@ def shadow(evidence: Evidence, limits: Limits) -> Judgement:
     seen = evidence.shadow
     if seen is None:
         return Judgement(INCONCLUSIVE, "no read was compared", 0, limits.compared_reads)
-    bad, told = _disagreeing(seen)
+    bad, told = disagreeing(seen)
     found = _share(bad, told, limits.mismatch_rate, limits.compared_reads, "compared reads disagree", below=True)
     if shadow_alert(evidence, limits):
         return found._replace(evidence=f"{found.evidence}, above {percent(limits.mismatch_alert_rate)}: look at once")
@@ -142,7 +142,7 @@ def shadow(evidence: Evidence, limits: Limits) -> Judgement:
 
 def shadow_alert(evidence: Evidence, limits: Limits) -> str:
     """Why a person must look at the compared reads now; "" when there is no need."""
-    bad, told = _disagreeing(evidence.shadow or ShadowCounts())
+    bad, told = disagreeing(evidence.shadow)
     # Of few reads, one that disagrees is a large share.
     if bad <= limits.mismatch_alert_rate * max(told, 3 / limits.mismatch_alert_rate):
         return ""
@@ -248,8 +248,10 @@ def _faults(evidence: Evidence, limit: float, least: int, *, below: bool) -> Jud
     return _share(calls.faults, calls.calls, limit, least, "calls of B failed by its fault", below=below)
 
 
-def _disagreeing(seen: ShadowCounts) -> tuple[int, int]:
+def disagreeing(seen: ShadowCounts | None) -> tuple[int, int]:
     """How many disagree, of how many of which that could be told."""
+    if seen is None:
+        return 0, 0
     bad = seen.mismatch + seen.missing
     return bad, bad + seen.match + seen.stale
 
@@ -293,16 +295,21 @@ def _lock(evidence: Evidence, limits: Limits) -> Judgement:
     return Judgement(PASS, shown)
 
 
-def _write_delta(evidence: Evidence, limits: Limits) -> Judgement:
-    deltas = [
-        (b.lower - a.upper, b.upper - a.lower)
+def write_deltas(evidence: Evidence, limits: Limits) -> dict[str, tuple[float, float]]:
+    """By how many seconds P99 of each write is higher at B than at A, at least and at most."""
+    return {
+        parity.operation: (b.lower - a.upper, b.upper - a.lower)
         for parity, a, b in _comparable(evidence, limits)
         if not parity.is_read and a.lower is not None and a.upper is not None
         if b.lower is not None and b.upper is not None
-    ]
+    }
+
+
+def _write_delta(evidence: Evidence, limits: Limits) -> Judgement:
+    deltas = write_deltas(evidence, limits)
     if not deltas:
         return Judgement(INCONCLUSIVE, _lacking("writes", limits.latency_calls))
-    least, most = (max(parts) for parts in zip(*deltas, strict=True))
+    least, most = (max(parts) for parts in zip(*deltas.values(), strict=True))
     shown = f"P99 of writes at B is {1000 * least:.3g} to {1000 * most:.3g} ms above A's"
     if least >= limits.write_delta_seconds:
         return Judgement(FAIL, shown)

@@ -1,0 +1,96 @@
+"""What is measured, as metrics: what gates judge by, under the names that alarms know (deploy/alerts.yaml).
+
+What is not known has no value: an alarm on its absence is the only thing that may be said of it. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from libs.telemetry.latency import Bounds, bounds
+from services.router.core.evidence import Evidence, Limits, disagreeing, write_deltas
+
+
+class Reading(NamedTuple):
+    value: float
+    labels: Mapping[str, str] = {}
+
+
+Readings = Iterator[Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    unit: str
+    description: str
+    read: Callable[[Evidence, Limits], Readings]
+
+
+def _lag(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.lag_seconds is not None:
+        yield Reading(evidence.lag_seconds)
+
+
+def _parked(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.parked is not None:
+        yield Reading(evidence.parked)
+
+
+def _errors(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.b_calls is not None:
+        yield Reading(evidence.b_calls.rate)
+
+
+def _calls(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.b_calls is not None:
+        yield Reading(evidence.b_calls.calls)
+
+
+def _inconsistency(evidence: Evidence, limits: Limits) -> Readings:
+    bad, told = disagreeing(evidence.shadow)
+    if told:
+        yield Reading(bad / told)
+
+
+def _compared(evidence: Evidence, limits: Limits) -> Readings:
+    _, told = disagreeing(evidence.shadow)
+    yield Reading(told)
+
+
+def _turn_wait(evidence: Evidence, limits: Limits) -> Readings:
+    yield from _bounds(bounds(evidence.turn_waits or {}), {})
+
+
+def _p99(evidence: Evidence, limits: Limits) -> Readings:
+    for parity in evidence.latencies or ():
+        for store, latencies in (("A", parity.a), ("B", parity.b)):
+            yield from _bounds(bounds(latencies), {"operation": parity.operation, "store": store})
+
+
+def _write_delta(evidence: Evidence, limits: Limits) -> Readings:
+    for operation, (least, most) in write_deltas(evidence, limits).items():
+        yield Reading(least, {"operation": operation, "bound": "lower"})
+        yield Reading(most, {"operation": operation, "bound": "upper"})
+
+
+def _bounds(found: Bounds, labels: Mapping[str, str]) -> Readings:
+    for bound, value in (("lower", found.lower), ("upper", found.upper)):
+        if value is not None:
+            yield Reading(value, {**labels, "bound": bound})
+
+
+METRICS = (
+    Metric("baton.lag", "s", "How far the worse feed is behind", _lag),
+    Metric("baton.parked.events", "{event}", "Events that could not be applied, at both stores", _parked),
+    Metric("baton.errors.share", "1", "Share of B's calls of the last minutes that failed by its fault", _errors),
+    Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),
+    Metric("baton.inconsistency.share", "1", "Share of the compared reads that disagree", _inconsistency),
+    Metric("baton.compared.reads", "{read}", "Reads of which it could be told whether both stores agree", _compared),
+    Metric("baton.turn.wait.p99", "s", "Bounds of P99 of a write's wait for its turn at B", _turn_wait),
+    Metric("baton.call.p99", "s", "Bounds of P99 of an operation at a store, in the same minutes at both", _p99),
+    Metric("baton.write.delta", "s", "Bounds of how far P99 of a write at B is above A's", _write_delta),
+)
+"""For Prometheus dots are underscores, and seconds end in `_seconds`."""

@@ -1,0 +1,171 @@
+"""Each limit of the plan is a metric, evidence for a gate, and an alarm: the same value makes all three say no."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from opentelemetry.metrics import Meter
+from prometheus_client.parser import text_string_to_metric_families
+
+from libs.clock import ManualClock
+from libs.devstack.ports import free_port
+from libs.locks.measured import MeasuredLocks
+from libs.telemetry.latency import bucket_of_seconds
+from libs.telemetry.metrics import open_metrics
+from services.router.core.evidence import Evidence, Limits
+from services.router.core.gates import GATES, Verdict
+from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.flows.metrics import EvidenceMetrics
+from tests.unit.test_backend_calls import NoLocks
+from tests.unit.test_metrics import page
+
+RULES: dict[str, Any] = {
+    rule["alert"]: rule
+    for group in yaml.safe_load((Path(__file__).parents[2] / "deploy/alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+}
+LIMITS = Limits()
+SELECTOR = r"(?P<metric>[a-z][a-z0-9_]*)(?:\{(?P<labels>[^}]*)\})?"
+TERM = re.compile(rf"max(?: by \(operation\))? ?\({SELECTOR}\)")
+COMPARISON = re.compile(rf"{TERM.pattern} (?P<sign>>=|>|==) (?P<limit>[0-9.]+)")
+
+
+def parity(operation: str, a_seconds: float, b_seconds: float) -> Parity:
+    a, b = (Counter({bucket_of_seconds(seconds): 1000}) for seconds in (a_seconds, b_seconds))
+    return Parity(operation, operation == "get", a, b)
+
+
+GOOD = Evidence(
+    lag_seconds=LIMITS.lag_seconds,
+    parked=0,
+    b_calls=Counts(10_000, 10),
+    shadow=ShadowCounts(40_000, 39_997, 0, 3),
+    turn_waits=Counter({0: 10_000}),
+    latencies=(parity("get", 0.002, 0.002), parity("update", 0.003, 0.003)),
+)
+
+
+class Case(NamedTuple):
+    """What is above one limit, and which gate judges by it."""
+
+    alert: str
+    gate: str
+    bad: Evidence
+    limits: tuple[float, ...]
+    """In the order in which the rule has them."""
+
+
+CASES = [
+    Case(
+        "BatonWriteDelta",
+        "golden-metrics",
+        replace(GOOD, latencies=(parity("update", 0.003, 0.2),)),
+        (LIMITS.write_delta_seconds,),
+    ),
+    Case("BatonLag", "lag", replace(GOOD, lag_seconds=LIMITS.lag_seconds + 0.1), (LIMITS.lag_seconds,)),
+    Case("BatonLag", "golden-metrics", replace(GOOD, lag_seconds=LIMITS.lag_seconds + 0.1), (LIMITS.lag_seconds,)),
+    Case(
+        "BatonInconsistent",
+        "shadow-consistent",
+        replace(GOOD, shadow=ShadowCounts(40_000, 39_996, 0, 3, 1)),
+        (LIMITS.mismatch_rate, LIMITS.compared_reads),
+    ),
+    Case("BatonSlower", "latency-parity", replace(GOOD, latencies=(parity("get", 0.002, 0.004),)), ()),
+    Case(
+        "BatonErrors",
+        "golden-metrics",
+        replace(GOOD, b_calls=Counts(10_000, 11)),
+        (LIMITS.golden_error_rate, LIMITS.golden_calls),
+    ),
+    Case(
+        "BatonLockWait",
+        "golden-metrics",
+        replace(GOOD, turn_waits=Counter({0: 10_000, bucket_of_seconds(0.06): 500})),
+        (LIMITS.lock_seconds,),
+    ),
+]
+
+
+@pytest.fixture
+async def exported() -> AsyncIterator[tuple[Meter, int]]:
+    port = free_port()
+    async with open_metrics(f"127.0.0.1:{port}") as meter:
+        yield meter, port
+
+
+Samples = Mapping[str, list[tuple[Mapping[str, str], float]]]
+
+
+async def samples(exported: tuple[Meter, int], evidence: Evidence) -> Samples:
+    meter, port = exported
+    clock = ManualClock()
+    EvidenceMetrics(meter, lambda: evidence, LIMITS, clock)
+    MeasuredLocks(NoLocks(), clock, meter)
+    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    for family in text_string_to_metric_families("\n".join(await page(port)) + "\n"):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def highest(found: Samples, match: re.Match[str]) -> float:
+    wanted = dict(re.findall(r'(\w+)="([^"]*)"', match["labels"] or ""))
+    values = [value for labels, value in found.get(match["metric"], []) if wanted.items() <= labels.items()]
+    return max(values, default=-1.0)
+
+
+def fires(rule: str, found: Samples) -> bool:
+    """Of a rule that compares highest values with numbers or with each other; operations are one at a time here."""
+    expression = " ".join(RULES[rule]["expr"].split())
+    parts = expression.split(" and ")
+    compared = [match for part in parts if (match := COMPARISON.fullmatch(part))]
+    if not compared:
+        left, right = TERM.finditer(expression)
+        return highest(found, left) > highest(found, right) >= 0
+    assert len(compared) == len(parts), f"{rule}: {expression} is not understood"
+    signs = {">": float.__gt__, ">=": float.__ge__, "==": float.__eq__}
+    return all(signs[match["sign"]](highest(found, match), float(match["limit"])) for match in compared)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert} {case.gate}")
+async def test_what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm(
+    case: Case, exported: tuple[Meter, int]
+) -> None:
+    assert GATES[case.gate].judge(case.bad, LIMITS).verdict is Verdict.FAIL
+    assert fires(case.alert, await samples(exported, case.bad))
+    written = tuple(float(match["limit"]) for match in COMPARISON.finditer(RULES[case.alert]["expr"]))
+    assert written == case.limits, "the rule's numbers are the settings' defaults"
+
+
+async def test_nothing_sounds_at_the_limits_themselves(exported: tuple[Meter, int]) -> None:
+    for gate in {case.gate for case in CASES}:
+        assert GATES[gate].judge(GOOD, LIMITS).verdict is Verdict.PASS
+    found = await samples(exported, GOOD)
+    assert [case.alert for case in CASES if fires(case.alert, found)] == []
+
+
+async def test_every_rule_names_metrics_that_are_exported_and_says_what_to_do(exported: tuple[Meter, int]) -> None:
+    delta = (parity("update", 0.003, 0.003), parity("get", 0.002, 0.002))
+    found = await samples(exported, replace(GOOD, latencies=delta))
+    for name, rule in RULES.items():
+        named = set(re.findall(r"baton_[a-z0-9_]+", rule["expr"]))
+        assert named and named <= set(found), f"{name}: {named - set(found)}"
+        assert rule["annotations"]["summary"] and rule["annotations"]["runbook"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+async def test_what_is_not_known_has_no_value(exported: tuple[Meter, int]) -> None:
+    found = await samples(exported, Evidence())
+    assert {name for name in found if name.startswith("baton_") and "_lock_" not in name} == {"baton_compared_reads"}
+    assert not any(fires(case.alert, found) for case in CASES)
+
+
+async def test_a_lock_server_that_is_away_sounds_the_alarm(exported: tuple[Meter, int]) -> None:
+    assert fires("BatonLockServerAway", await samples(exported, GOOD))
