@@ -140,13 +140,13 @@ async def sweep(dsn: str, plan: Plan, progress: Progress) -> list[Point]:
 
 async def _measure(guard: Connection, connections: list[Connection], plan: Plan, progress: Progress) -> list[Point]:
     found: dict[int, list[Turn]] = {size: [] for size in plan.sizes}
-    await _translated(_turn(connections, plan, WARM_UP_SECONDS))
+    await _translated(take_turn(connections, plan, WARM_UP_SECONDS))
     done = 0
     for turn in range(plan.turns):
         # There and back: neither small nor large sizes always come first.
         for size in plan.sizes if turn % 2 == 0 else plan.sizes[::-1]:
             await _translated(guard.execute(_EMPTY))
-            found[size].append(await _translated(_turn(connections[:size], plan, plan.turn_seconds)))
+            found[size].append(await _translated(take_turn(connections[:size], plan, plan.turn_seconds)))
             done += 1
             progress(done, plan.turns * len(plan.sizes))
     try:
@@ -155,22 +155,24 @@ async def _measure(guard: Connection, connections: list[Connection], plan: Plan,
         raise BenchFailed(str(error)) from None
 
 
-async def _turn(connections: Sequence[Connection], plan: Plan, seconds: float) -> Turn:
-    # The one that was used last is used next, as in the store's pools.
-    idle: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
-    for connection in connections:
-        idle.put_nowait(connection)
+async def take_turn(connections: Sequence[Connection], plan: Plan, seconds: float) -> Turn:
+    """The callers use these connections for so long. What was begun is finished."""
+    # Who waits longest is next, with the connection that was used last. From a queue of connections, who gives one back
+    # and asks at once would have it again, before those who wait.
+    idle = list(connections)
+    turn = asyncio.Semaphore(len(idle))
     milliseconds: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()
     end = began + seconds
 
     async def caller() -> None:
         while (at := time.perf_counter()) < end:
-            connection = await idle.get()
-            try:
-                await _call(connection, plan)
-            finally:
-                idle.put_nowait(connection)
+            async with turn:
+                connection = idle.pop()
+                try:
+                    await _call(connection, plan)
+                finally:
+                    idle.append(connection)
             milliseconds.append((time.perf_counter() - at) * 1000)
 
     try:

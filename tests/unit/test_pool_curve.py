@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
 from libs.poolbench.curve import Point, Turn, knee, sizes_up_to
-from libs.poolbench.sweep import Server
+from libs.poolbench.sweep import Plan, Server, take_turn
 from services.router.cli.bench import parse_sizes
 from services.router.cli.bench_report import PoolReport, bar
 from services.router.cli.options import CommandFailed, Exit
@@ -81,6 +83,26 @@ def test_a_curve_that_says_less_than_it_seems_is_told_so() -> None:
     assert "the knee is that of one process" in said(curve(100, 200, 200, busy=0.95))
     assert "measure larger sizes" in said(curve(100, 200, 400))
     assert "note:" not in said(curve(100, 200, 200))
+
+
+class Counting:
+    """A connection that counts whose calls it did."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[asyncio.Task[object] | None] = Counter()
+
+    async def fetchrow(self, *statement: object) -> dict[str, int]:
+        self.calls[asyncio.current_task()] += 1
+        await asyncio.sleep(0)
+        return {"revision": 1}
+
+
+async def test_callers_of_a_pool_have_their_turns_one_after_the_other() -> None:
+    connection = Counting()
+    found = await take_turn([connection], Plan((1,), callers=5, write_percent=0), 0.05)
+    turns = connection.calls.values()
+    assert len(turns) == 5 and max(turns) - min(turns) <= 1
+    assert len(found.milliseconds) == connection.calls.total() > 5
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "1,,2", "2,501", "-1"])
