@@ -142,4 +142,5 @@ def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs,
         measurement,
         judge,
         clock,
+        running.clients,
     )

@@ -11,6 +11,7 @@ from libs.clock import SystemClock
 from libs.flags.memory import MemoryFlags
 from libs.flags.port import FlagSource
 from libs.rpc.channel import Channel, open_channel
+from libs.rpc.clients import Clients
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background
 from services.router.api.proxy import Proxy
@@ -55,7 +56,16 @@ async def another_router(
         writes = Background(100, "writes")
         watching = Watching(system.stores, setting, clock)
         proxy = Proxy(
-            CONTRACT, forward, listing, setting, traffic, writes, clock, system.shadow, watching=watching
+            CONTRACT,
+            forward,
+            listing,
+            setting,
+            traffic,
+            writes,
+            clock,
+            system.shadow,
+            watching=watching,
+            clients=Clients(CONTRACT.schemas, clock),
         )
         server = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
         await server.start()

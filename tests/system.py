@@ -22,6 +22,7 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store
 from libs.rpc.channel import Channel, open_channel
+from libs.rpc.clients import Clients
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background, Loop
 from libs.store.columns import ColumnsOf
@@ -73,6 +74,8 @@ class System:
     """To the router's public listener."""
     observer: Observer
     shadow: Shadow
+    clients: Clients
+    """Of old schema versions, at the router."""
 
     def ports(self, store: Store) -> MemoryStore:
         return self.backends[store].ports
@@ -94,7 +97,7 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
     feed = ApplyLoop(ports, open_log, clock)
     around = Surroundings(serving, background, clock, LogWaits(ports.outbox, 5.0))
     calls = Calls(kit.operations, kit.contract, ports, around)
-    replication = Replication(kit.operations, ports, feed, around, About(schema_version=1))
+    replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
     server = Server(ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service()])
     await server.start()
     stack.push_async_callback(server.drain, 0.0)
@@ -109,6 +112,7 @@ class Kit:
     operations: Operations
     contract: Contract
     columns: ColumnsOf
+    schema_version: int = 1
 
 
 SHELF = Kit(ShelfOperations(), CONTRACT, shelf_columns)
@@ -120,13 +124,20 @@ QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
 
 @asynccontextmanager
 async def running_system(
-    kit: Kit = SHELF, *, feeds: bool = True, mover: bool = True, shadow_limits: ShadowLimits = QUICK_SHADOW
+    kit: Kit = SHELF,
+    *,
+    feeds: bool = True,
+    mover: bool = True,
+    shadow_limits: ShadowLimits = QUICK_SHADOW,
+    kit_of_a: Kit | None = None,
 ) -> AsyncIterator[System]:
-    """`feeds`: relays and apply loops run. `mover`: buckets follow the setting."""
+    """`feeds`: relays and apply loops run. `mover`: buckets follow the setting. `kit_of_a`: of another program, which
+    runs at A."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         log = MemoryEventLog(16)
-        backends = {store: await _backend(stack, store, log, kit) for store in Store}
+        kits = {Store.A: kit_of_a or kit, Store.B: kit}
+        backends = {store: await _backend(stack, store, log, kits[store]) for store in Store}
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
@@ -148,8 +159,18 @@ async def running_system(
         listing = Listing(stores, traffic, ReadPolicy(), shadow, clock)
         writes = Background(100, "writes")
         watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
+        clients = Clients(kit.contract.schemas, clock)
         proxy = Proxy(
-            kit.contract, forward, listing, setting, traffic, writes, clock, shadow, watching=watching
+            kit.contract,
+            forward,
+            listing,
+            setting,
+            traffic,
+            writes,
+            clock,
+            shadow,
+            watching=watching,
+            clients=clients,
         )
         router = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
         await router.start()
@@ -177,6 +198,7 @@ async def running_system(
                 client,
                 observer,
                 shadow,
+                clients,
             )
         finally:
             for task in tasks:

@@ -58,7 +58,8 @@ class Backend:
     public_schema: int = NEWEST
     """The schema version of a client that says none."""
     notice: str = ""
-    """What a client is told when there is a router that it should call instead; "": it may stay."""
+    """What clients are told when there is a router that they should call instead, since the public listener goes away
+    one day; "": it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,12 @@ async def open_backend(
             public_logged=settings.ack == LOGGED,
             needed_no_turn=locks.needed_none,
             public_schema=backend.public_schema,
-            clients=Clients(backend.contract.schemas, clock, backend.notice if settings.router else ""),
+            clients=Clients(
+                backend.contract.schemas,
+                clock,
+                everybody=bool(backend.notice),
+                notice=backend.notice if settings.router else "",
+            ),
         )
         calls = Calls(backend.operations, backend.contract, ports, around)
         gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)

@@ -34,12 +34,13 @@ class SeenClient:
 
 
 class Clients:
-    """Of one listener. `notice`: what every caller is told, when the listener itself goes away; without one only those
-    that speak an old schema version are seen."""
+    """Of one listener: those that speak an old schema version; `everybody`, when the listener itself goes away one day.
+    `notice`: what the others are told then."""
 
-    def __init__(self, schemas: SchemaVersions, clock: Time, notice: str = "") -> None:
+    def __init__(self, schemas: SchemaVersions, clock: Time, *, everybody: bool = False, notice: str = "") -> None:
         self._schemas = schemas
         self._clock = clock
+        self._everybody = everybody
         self._notice = notice
         self._seen: OrderedDict[str, SeenClient] = OrderedDict()
 
@@ -52,10 +53,10 @@ class Clients:
         if self._schemas.is_old(version):
             newest = self._schemas.newest
             warnings.append(f"schema version {version} is old: say {self._schemas.metadata}: {newest} in the metadata")
-        if not warnings:
-            return
-        self._count(name_of(context), version)
-        await context.send_initial_metadata(((metadata.DEPRECATED, "; ".join(warnings)),))
+        if warnings or self._everybody:
+            self._count(name_of(context), version)
+        if warnings:
+            await context.send_initial_metadata(((metadata.DEPRECATED, "; ".join(warnings)),))
 
     def seen(self) -> list[SeenClient]:
         """The last to call first."""

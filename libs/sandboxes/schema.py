@@ -41,6 +41,11 @@ class Form:
     numbers: frozenset[int] = field(default_factory=frozenset)
     """Fields that stand in messages of no other version."""
 
+    @property
+    def is_model(self) -> bool:
+        """Its messages need no reading."""
+        return self.read is read_model
+
     @contextmanager
     def words(self) -> Iterator[None]:
         """Refusals name fields as this version does."""
@@ -67,15 +72,19 @@ def _renamed(error: InvalidField, name: str, message: str) -> InvalidField:
     return made
 
 
-def _write_newest(sandbox: Sandbox) -> bytes:
+def write_model(sandbox: Sandbox) -> bytes:
     return sandbox.SerializeToString(deterministic=True)
+
+
+def read_model(data: bytes) -> Sandbox:
+    return Sandbox.FromString(data)
 
 
 class Schemas:
     """A table of forms."""
 
     def __init__(self, forms: Sequence[Form]) -> None:
-        """From the oldest to the newest, whose messages are the model."""
+        """One of each version."""
         self._forms = {form.version: form for form in forms}
         self.oldest, self.newest = min(self._forms), max(self._forms)
 
@@ -105,7 +114,7 @@ class Schemas:
                 if other is not form and number in other.numbers:
                     expected = f"version {other.version} has it: say {METADATA}: {other.version} in the call's metadata"
                     raise InvalidField("sandbox", f"field {number}", expected)
-        return sandbox if form.version == self.newest else form.read(sandbox.SerializeToString(deterministic=True))
+        return sandbox if form.is_model else form.read(write_model(sandbox))
 
     def write(self, sandbox: Sandbox, version: int) -> bytes:
         """In that version's form. The model is left in that version too: it must not be used any more."""
@@ -125,8 +134,8 @@ class Schemas:
 
 
 FLAT = Form(1, schema_v1.write, schema_v1.read, schema_v1.PATHS, schema_v1.NUMBERS)
-STRUCTURED = Form(2, _write_newest, Sandbox.FromString)
+STRUCTURED = Form(2, write_model, read_model)
 
 SCHEMAS = Schemas((FLAT, STRUCTURED))
 
-__all__ = ["FLAT", "METADATA", "NEWEST", "SCHEMAS", "STRUCTURED", "Form", "Schemas"]
+__all__ = ["FLAT", "METADATA", "NEWEST", "SCHEMAS", "STRUCTURED", "Form", "Schemas", "read_model", "write_model"]

@@ -28,6 +28,7 @@ from libs.flags.port import FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
 from libs.process import run, told_to_stop
 from libs.rpc.auth import read_token
+from libs.rpc.clients import Clients
 from libs.rpc.server import Server, ServerConfig, ServerLimits
 from libs.rpc.tasks import Background, Loop
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
@@ -46,6 +47,7 @@ from services.router.flows import rehearsal
 from services.router.flows.absences import Absences
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
+from services.router.flows.clients import ClientWatch
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
@@ -178,6 +180,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     handoffs = Handoffs(transfer, Absences(transfer), traffic)
     mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
+    direct = ClientWatch(observer, control_store, clock)
     kinds = (Backfill(stores, clock),)
     jobs = Jobs(
         control_store,
@@ -187,7 +190,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
-        return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        seen = direct.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        return measurement.evidence(seen)
 
     EvidenceMetrics(outside.meter, lambda: evidence(cache.current), settings.gate_limits, clock)
     migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
@@ -209,8 +213,18 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     )
     listing = Listing(stores, traffic, policy, shadow, clock)
     watching = Watching(stores, cache, clock)
+    clients = Clients(outside.contract.schemas, clock)
     proxy = Proxy(
-        outside.contract, forward, listing, cache, traffic, writes, clock, shadow, watching=watching
+        outside.contract,
+        forward,
+        listing,
+        cache,
+        traffic,
+        writes,
+        clock,
+        shadow,
+        watching=watching,
+        clients=clients,
     )
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
@@ -222,6 +236,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
     parts = Parts(
         migration=migration,
+        clients=clients,
         cache=cache,
         observer=observer,
         traffic=traffic,
@@ -249,6 +264,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             *shadow.loops,
             measurement.loop,
             judge.loop,
+            direct.loop,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
         ],

@@ -123,6 +123,8 @@ class RouterSettings(ProcessSettings):
     gate_latency_calls: Annotated[int, Field(ge=299, le=100_000_000)] = 300
     """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""
     gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    gate_client_days: Annotated[float, Field(gt=0, le=365)] = 28.0
+    """How long nobody must have called the old service directly."""
 
     job_lag_seconds: Seconds = 10.0
     """Lag of a feed above which jobs slow down."""
@@ -152,6 +154,7 @@ class RouterSettings(ProcessSettings):
             latency_margin=self.gate_latency_margin_percent / 100,
             latency_calls=self.gate_latency_calls,
             rehearsal_seconds=self.gate_rehearsal_days * 86_400,
+            client_seconds=self.gate_client_days * 86_400,
         )
 
     @property

@@ -27,6 +27,7 @@ from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationService
 from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.rpc.channel import Channel, open_channel
+from libs.rpc.clients import Clients
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.rpc.tasks import Background
 from libs.sandboxes.columns import sandbox_columns
@@ -90,8 +91,9 @@ async def backend(
     limits: OutboxLimits | None = None,
     log_wait_seconds: float = 5.0,
     public_logged: bool = False,
+    old: bool = False,
 ) -> AsyncIterator[Backend]:
-    """`router`: the address to which calls go that the store cannot answer."""
+    """`router`: the address to which calls go that the store cannot answer. `old`: as the old service."""
     clock = ManualClock()
     ports = MemoryStore(store, clock, sandbox_columns, limits)
     event_log = log or MemoryEventLog(4, clock=clock)
@@ -103,7 +105,17 @@ async def backend(
     feed = ApplyLoop(ports, open_log, clock)
     operations = SandboxOperations()
     logged = LogWaits(ports.outbox, log_wait_seconds)
-    around = Surroundings(serving, background, clock, logged, locks, feed.behind_seconds, public_logged=public_logged)
+    around = Surroundings(
+        serving,
+        background,
+        clock,
+        logged,
+        locks,
+        feed.behind_seconds,
+        public_logged=public_logged,
+        public_schema=1 if old else 0,
+        clients=Clients(CONTRACT.schemas, clock, everybody=old, notice="call the router" if old and router else ""),
+    )
     calls = Calls(operations, CONTRACT, ports, around)
     replication = Replication(operations, ports, feed, around, About(2, outbox=limits or OutboxLimits()))
     serving.serve()

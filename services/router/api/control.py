@@ -8,6 +8,7 @@ from typing import Protocol
 from libs.clock import Clock
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import control_pb2_grpc
+from libs.rpc.clients import Clients
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
 from services.router.api.flags import FlagMethods
@@ -85,6 +86,8 @@ class Parts:
     measurement: Measurement
     judge: Judge
     clock: Clock
+    clients: Clients
+    """Of old schema versions, at this router's public listener."""
 
 
 class ControlServicer(

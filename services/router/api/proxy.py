@@ -16,6 +16,7 @@ from libs.ownership.limits import MAX_REQUEST_ID_BYTES
 from libs.ownership.model import Store, bucket_of
 from libs.rpc import metadata
 from libs.rpc.caller import make_id, read_caller
+from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
@@ -51,6 +52,8 @@ class Proxy:
     clock: Time
     shadow: Shadow
     watching: Watching = field(kw_only=True)
+    clients: Clients = field(kw_only=True)
+    """Of old schema versions."""
 
     def service(self) -> RawService:
         """To be registered at the public listener."""
@@ -68,14 +71,17 @@ class Proxy:
             call: ClientCall | None = None
             why = Why(self.steering.current, _asks_why(context))
             try:
+                version = self.contract.schemas.asked(context.invocation_metadata())
+                await self.clients.note(context, version)
                 message = method.parse(request)
                 left = _time_left(context)
+                old = self.contract.schemas.is_old(version) and (method.is_read or method.may_create(message))
                 if method.shape is not None:
-                    why.chosen = chosen = self._plan(why.setting, method, None)
-                    answer = await self.listing.call(ListCall(method, message, request, left), chosen.store)
+                    why.chosen = chosen = self._plan(why.setting, method, None, old_client=old)
+                    answer = await self.listing.call(ListCall(method, message, request, left, version), chosen.store)
                 else:
                     call = self._client_call(method, message, request, context, left, asked=why.asked)
-                    why.chosen = chosen = self._plan(why.setting, method, call.bucket)
+                    why.chosen = chosen = self._plan(why.setting, method, call.bucket, old_client=old)
                     work = self.forward.call(call, chosen)
                     answer = await (work if method.is_read else self.writes.run(work))
             except Refused as refused:
@@ -98,6 +104,7 @@ class Proxy:
     ) -> ClientCall:
         if method.key is None:
             raise ValueError(f"{method.path} has no key")
+        schemas = self.contract.schemas
         caller = read_caller(context.invocation_metadata(), internal=False)
         extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         key = method.key.of(message)
@@ -113,6 +120,9 @@ class Proxy:
             extra.append((metadata.EXPLAIN, "1"))
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
+        if schemas.metadata:
+            # Always: what a store takes for the newest may be another one.
+            extra.append((schemas.metadata, str(schemas.asked(context.invocation_metadata()))))
         return ClientCall(
             method=method,
             request=request,
@@ -137,8 +147,8 @@ class Proxy:
         if error.code == "UNAVAILABLE":
             self.traffic.unavailable += 1
 
-    def _plan(self, setting: Setting, method: Method, bucket: int | None) -> Target:
-        return target(setting, self.steering.flags, method.operation, bucket)
+    def _plan(self, setting: Setting, method: Method, bucket: int | None, *, old_client: bool = False) -> Target:
+        return target(setting, self.steering.flags, method.operation, bucket, old_client=old_client)
 
 
 @dataclass(slots=True)

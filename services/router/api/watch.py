@@ -12,6 +12,7 @@ from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
+from services.router.api.clients import fill_clients
 from services.router.api.flags import flags_of
 from services.router.api.jobs import latest_jobs
 from services.router.api.messages import (
@@ -88,6 +89,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
     fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
         answer.ping_pong.add(key=key, handoffs=times)
+    fill_clients(answer, parts.observer, parts.clients, parts.clock)
     _add_outlook(answer, parts)
     _add_judge(answer, parts.judge, parts.measurement)
     return answer

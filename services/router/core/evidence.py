@@ -48,6 +48,8 @@ class Limits:
     latency_calls: int = 300
     """Of each store, of one operation. With fewer than 299 there is no upper bound of P99."""
     rehearsal_seconds: float = 7 * 86400.0
+    client_seconds: float = 28 * 86400.0
+    """How long nobody must have called A directly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ class Evidence:
     """Since the last one ended; None: there was none."""
     rehearsal_trouble: str = ""
     """What went wrong in it; "" when nothing did."""
+    clients_watched_seconds: float | None = None
+    """For how long it is known who calls A directly."""
+    client_idle_seconds: float | None = None
+    """Since the last direct call; None: there was none in that time."""
+    client_name: str = ""
+    """Whose that was."""
 
 
 class Judgement(NamedTuple):
@@ -180,6 +188,17 @@ def latency_parity(evidence: Evidence, limits: Limits) -> Judgement:
         lacking = "reads and writes" if not kinds else "writes" if True in kinds else "reads"
         return Judgement(INCONCLUSIVE, "; ".join([*shown, _lacking(lacking, least)]), samples, least)
     return Judgement(PASS, "; ".join(shown), samples, least)
+
+
+def no_active_clients(evidence: Evidence, limits: Limits) -> Judgement:
+    watched, idle = evidence.clients_watched_seconds, evidence.client_idle_seconds
+    if idle is not None and idle < limits.client_seconds:
+        return Judgement(FAIL, f"{evidence.client_name!r} called A directly {time_shown(idle)} ago")
+    if watched is None:
+        return Judgement(INCONCLUSIVE, "nobody has looked yet who calls A directly")
+    if watched < limits.client_seconds:
+        return Judgement(INCONCLUSIVE, f"none in the {time_shown(watched)} that are known of")
+    return Judgement(PASS, f"none in {time_shown(limits.client_seconds)}")
 
 
 def rehearsal(evidence: Evidence, limits: Limits) -> Judgement:

@@ -147,9 +147,9 @@ _GATES: Sequence[Gate] = (
     Gate(
         "no-active-clients",
         "No client calls A directly any more.",
-        lambda limits: "none for 4 weeks",
-        on.unmeasured,
-        "A's access log must show no client but the routers for 4 weeks; then override with who looked",
+        lambda limits: f"none for {on.time_shown(limits.client_seconds)}",
+        on.no_active_clients,
+        "baton status lists them: give each one the router's address; what called before A was watched is not known",
     ),
 )
 

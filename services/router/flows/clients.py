@@ -1,0 +1,78 @@
+"""Who still calls the old service directly: looked at by every router, remembered in the control store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Protocol
+
+from libs.clock import Clock
+from libs.ownership.model import Store
+from libs.rpc.tasks import Loop
+from services.router.control.port import Progress
+from services.router.core.clients import DirectClients, from_json, looked
+from services.router.core.gates import Evidence
+from services.router.flows.observe import StoreView
+
+NAME = "direct clients"
+"""Under which it is remembered."""
+
+INTERVAL_SECONDS = 5.0
+
+
+class Views(Protocol):
+    def view(self, store: Store) -> StoreView: ...
+
+
+class Memory(Protocol):
+    """Part of the control store."""
+
+    async def save(self, progress: Progress) -> None: ...
+
+    async def progress(self, job: str) -> Progress | None: ...
+
+
+class ClientWatch:
+    """`loop` is the caller's to run. Routers that look at the same time do no harm: each look finds the same."""
+
+    def __init__(self, views: Views, memory: Memory, clock: Clock) -> None:
+        self._views = views
+        self._memory = memory
+        self._clock = clock
+        self._known: DirectClients | None = None
+        self.loop = Loop("direct clients", self._body)
+
+    @property
+    def known(self) -> DirectClients | None:
+        """None before the first look."""
+        return self._known
+
+    async def look(self) -> None:
+        """Raises ControlUnavailable; what is known then stays."""
+        status = self._views.view(Store.A).fresh(self._clock.monotonic())
+        progress = await self._memory.progress(NAME)
+        before = from_json(progress.cursor) if progress is not None else None
+        if status is None:
+            self._known = before
+            return
+        # The last to call is the first in the list.
+        last = next(((client.name, client.idle_seconds) for client in status.clients), None)
+        self._known = looked(before, self._clock.now(), status.vitals.uptime_seconds, last)
+        await self._memory.save(Progress(NAME, False, cursor=self._known.to_json()))
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what is known of A's own clients."""
+        known = self._known
+        if known is None:
+            return evidence
+        return replace(
+            evidence,
+            clients_watched_seconds=known.until - known.since,
+            client_idle_seconds=max(0.0, known.until - known.called_at) if known.called_at else None,
+            client_name=known.name,
+        )
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)

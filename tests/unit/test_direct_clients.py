@@ -1,0 +1,108 @@
+"""Whether anybody calls the old service directly: what is remembered of it, and what the gate says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from libs.clock import ManualClock
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import replication_pb2
+from services.router.control.memory import MemoryControlStore
+from services.router.control.port import Progress
+from services.router.core.clients import GAP_SECONDS, DirectClients, from_json, looked
+from services.router.core.gates import GATES, Evidence, Limits, Verdict
+from services.router.flows.clients import NAME, ClientWatch
+from services.router.flows.observe import StoreView
+
+DAY = 86_400.0
+NOW = 1_700_000_000.0
+
+
+def test_a_process_tells_of_the_time_since_it_began() -> None:
+    assert looked(None, NOW, 3600.0, None) == DirectClients(NOW - 3600, NOW)
+    assert looked(None, NOW, 3600.0, ("billing", 60.0)) == DirectClients(NOW - 3600, NOW, NOW - 60, "billing")
+
+
+def test_a_look_now_and_then_misses_nothing_as_long_as_the_process_lives() -> None:
+    before = DirectClients(NOW - 9 * DAY, NOW - 2 * DAY)
+    assert looked(before, NOW, 10 * DAY, None) == replace(before, until=NOW)
+
+
+@pytest.mark.parametrize(("gap_seconds", "goes_on"), [(GAP_SECONDS, True), (GAP_SECONDS + 1, False)])
+def test_a_restart_does_not_end_the_watch_and_a_longer_time_unseen_does(gap_seconds: float, goes_on: bool) -> None:
+    before = DirectClients(NOW - 9 * DAY, NOW - 100 - gap_seconds, NOW - 8 * DAY, "billing")
+    after = looked(before, NOW, 100.0, None)
+    assert after.since == (before.since if goes_on else NOW - 100)
+    assert (after.called_at, after.name) == (NOW - 8 * DAY, "billing"), "who called is known all the same"
+
+
+def test_the_last_call_counts_wherever_it_was_seen() -> None:
+    before = DirectClients(NOW - DAY, NOW - 10, NOW - 50, "billing")
+    assert looked(before, NOW, DAY, ("other", 60.0)).name == "billing"
+    assert looked(before, NOW, DAY, ("other", 40.0)).name == "other"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"since": 1}', '{"since": 1, "until": 2, "more": 3}'])
+def test_what_another_version_has_written_is_left_out(text: str) -> None:
+    assert from_json(text) is None
+
+
+@pytest.mark.parametrize(
+    ("watched", "idle", "verdict", "text"),
+    [
+        (None, None, Verdict.INCONCLUSIVE, "nobody has looked yet who calls A directly"),
+        (3 * DAY, None, Verdict.INCONCLUSIVE, "none in the 3 days that are known of"),
+        (28 * DAY, None, Verdict.PASS, "none in 28 days"),
+        (60 * DAY, 28 * DAY, Verdict.PASS, "none in 28 days"),
+        (60 * DAY, 27 * DAY, Verdict.FAIL, "'billing' called A directly 27 days ago"),
+        (None, 5.0, Verdict.FAIL, "'billing' called A directly 5 s ago"),
+    ],
+)
+def test_the_gate_asks_for_four_weeks_without_a_direct_call(
+    watched: float | None, idle: float | None, verdict: Verdict, text: str
+) -> None:
+    evidence = Evidence(clients_watched_seconds=watched, client_idle_seconds=idle, client_name="billing")
+    result = GATES["no-active-clients"].result(evidence, Limits())
+    assert (result.verdict, result.evidence, result.threshold) == (verdict, text, "none for 28 days")
+
+
+class Views:
+    """A that was asked just now."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.status: replication_pb2.GetStatusResponse | None = replication_pb2.GetStatusResponse()
+
+    def view(self, store: Store) -> StoreView:
+        assert store is Store.A
+        return StoreView(store, self.status, self.clock.monotonic() if self.status else None, "")
+
+
+async def test_what_is_known_survives_the_router() -> None:
+    clock, memory = ManualClock(), MemoryControlStore()
+    views = Views(clock)
+    assert views.status is not None
+    views.status.vitals.uptime_seconds = 2 * DAY
+    views.status.clients.add(name="billing", idle_seconds=DAY)
+    views.status.clients.add(name="older", idle_seconds=1.5 * DAY)
+    await ClientWatch(views, memory, clock).look()
+    views.status = None
+    other = ClientWatch(views, memory, clock)
+    assert other.evidence(Evidence()) == Evidence()
+    await other.look()
+    found = other.evidence(Evidence())
+    assert (found.clients_watched_seconds, found.client_idle_seconds, found.client_name) == (2 * DAY, DAY, "billing")
+
+
+async def test_while_a_is_away_nothing_is_learned() -> None:
+    clock, memory = ManualClock(), MemoryControlStore()
+    views = Views(clock)
+    views.status = None
+    watch = ClientWatch(views, memory, clock)
+    await watch.look()
+    assert watch.known is None
+    await memory.save(Progress(NAME, False, cursor=DirectClients(1.0, 2.0).to_json()))
+    await watch.look()
+    assert watch.known == DirectClients(1.0, 2.0)

@@ -1,0 +1,211 @@
+"""Clients of an old schema version, and of the old endpoint: served, named and warned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.clock import ManualClock
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import replication_pb2
+from libs.pb.baton.telemetry.v1.telemetry_pb2 import Client
+from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.rpc import metadata
+from libs.rpc.clients import MOST_CLIENTS, Clients
+from libs.rpc.server import RawService
+from libs.sandboxes.schema import METADATA
+from tests.unit.backends import CONTRACT, backend, listening, new, refusal
+from tests.unit.sandboxes import NEWER_FIELD
+
+NAME = "sandboxes/one"
+OLD = ((METADATA, "1"),)
+NEW = ((METADATA, "2"),)
+
+
+def flat(**fields: Any) -> Sandbox:
+    """What a client of version 1 sends where the contract says Sandbox."""
+    return Sandbox.FromString(FlatSandbox(**fields).SerializeToString())
+
+
+def flat_of(answer: Sandbox) -> FlatSandbox:
+    return FlatSandbox.FromString(answer.SerializeToString())
+
+
+def create(**fields: Any) -> pb.CreateSandboxRequest:
+    return pb.CreateSandboxRequest(sandbox=flat(account="acme", image="image:1", **fields), sandbox_id="one")
+
+
+def update(*paths: str, **fields: Any) -> pb.UpdateSandboxRequest:
+    request = pb.UpdateSandboxRequest(sandbox=flat(name=NAME, **fields))
+    request.update_mask.paths.extend(paths)
+    return request
+
+
+async def test_a_client_of_version_1_writes_and_reads_flat_records() -> None:
+    async with backend() as at:
+        made = flat_of(await at.client.CreateSandbox(create(cpu=0.5, metadata={"team": "blue"}), metadata=OLD))
+        assert (made.schema_version, made.image, made.cpu, made.state) == (1, "image:1", 0.5, 1)
+        row = (await at.store.records.read(NAME)).row
+        assert row is not None
+        assert (row.schema_version, FlatSandbox.FromString(row.payload)) == (1, made)
+        found = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD)
+        assert flat_of(found) == made
+        listed = await at.client.ListSandboxes(pb.ListSandboxesRequest(filter='labels.team = "blue"'), metadata=OLD)
+        assert [flat_of(sandbox) for sandbox in listed.sandboxes] == [made]
+
+
+async def test_a_record_of_version_1_is_a_structured_one_for_a_newer_client_which_makes_it_one() -> None:
+    async with backend() as at:
+        await at.client.CreateSandbox(create(cpu=0.5, metadata={"team": "blue"}), metadata=OLD)
+        seen = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=NEW)
+        assert (seen.schema_version, seen.spec.cpu_millis, dict(seen.labels)) == (2, 500, {"team": "blue"})
+        listed = await at.client.ListSandboxes(pb.ListSandboxesRequest())
+        assert list(listed.sandboxes) == [seen]
+        await at.client.UpdateSandbox(pb.UpdateSandboxRequest(sandbox=Sandbox(name=NAME, annotations={"a": "b"})))
+        row = (await at.store.records.read(NAME)).row
+        assert row is not None and row.schema_version == 2
+
+
+@pytest.mark.parametrize("paths", [(), ("*",), ("image", "cpu")])
+async def test_an_old_client_changes_what_it_can_say_and_nothing_else(paths: tuple[str, ...]) -> None:
+    """Also by a request that was read before a newer client changed what the old one cannot say."""
+    spec = SandboxSpec(image="image:1", cpu_millis=250)
+    spec.MergeFromString(NEWER_FIELD)
+    sandbox = Sandbox(account="acme", spec=spec, annotations={"note": "one"})
+    sandbox.MergeFromString(NEWER_FIELD)
+    async with backend() as at:
+        await at.client.CreateSandbox(pb.CreateSandboxRequest(sandbox=sandbox, sandbox_id="one"))
+        read = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD)
+        await at.client.UpdateSandbox(pb.UpdateSandboxRequest(sandbox=Sandbox(name=NAME, annotations={"note": "two"})))
+        old = flat_of(read)
+        old.image, old.cpu, old.etag = "image:2", 0.75, ""
+        request = pb.UpdateSandboxRequest(sandbox=Sandbox.FromString(old.SerializeToString()))
+        request.update_mask.paths.extend(paths)
+        answer = await at.client.UpdateSandbox(request, metadata=OLD)
+        assert flat_of(answer).image == "image:2"
+        now = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME))
+        assert (now.spec.image, now.spec.cpu_millis, dict(now.annotations)) == ("image:2", 750, {"note": "two"})
+        assert NEWER_FIELD in now.SerializeToString() and NEWER_FIELD in now.spec.SerializeToString()
+        row = (await at.store.records.read(NAME)).row
+        assert row is not None and row.schema_version == 2, "what a newer client wrote stays in its version"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "text"),
+    [
+        (update("spec.image", image="x"), "update_mask", "the paths are state, image, command, env, cpu, memory_mb"),
+        (update("annotations"), "update_mask", "the paths are state"),
+        (update(image="two words"), "sandbox.image", "sandbox.image: 'two words' is not valid"),
+        (update(metadata={"UP": "x"}), "sandbox.metadata key", "sandbox.metadata key: 'UP' is not valid"),
+        (update(cpu=float("nan")), "sandbox.cpu", "a finite number"),
+        (update(memory_mb=-1), "sandbox.memory_mb", "0 to 16777216"),
+    ],
+)
+async def test_refusals_name_fields_as_the_caller_does(
+    request_: pb.UpdateSandboxRequest, field: str, text: str
+) -> None:
+    async with backend() as at:
+        error = await refusal(at.client.UpdateSandbox(request_, metadata=OLD))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert text in (error.details() or "")
+        assert (error.details() or "").startswith(field)
+
+
+async def test_a_refusal_that_depends_on_the_record_names_fields_as_the_caller_does_too() -> None:
+    async with backend() as at:
+        request = update(account="acme")
+        request.allow_missing = True
+        error = await refusal(at.client.UpdateSandbox(request, metadata=OLD))
+        assert (error.details() or "").startswith("sandbox.image: '' is not valid: required")
+
+
+async def test_a_retry_gets_its_answer_in_the_version_that_it_speaks() -> None:
+    request = create()
+    request.request_id = "123e4567-e89b-42d3-a456-426614174000"
+    async with backend() as at:
+        first = await at.client.CreateSandbox(request, metadata=OLD)
+        assert await at.client.CreateSandbox(request, metadata=OLD) == first
+        modern = new("two", request_id=request.request_id)
+        made = await at.client.CreateSandbox(modern)
+        again = flat_of(await at.client.CreateSandbox(modern, metadata=OLD))
+        assert (again.revision, again.image, again.schema_version) == (made.revision, made.spec.image, 1)
+
+
+@pytest.mark.parametrize("value", ["3", "0", "new"])
+async def test_an_unknown_version_is_refused_with_those_that_are_known(value: str) -> None:
+    async with backend() as at:
+        for client in (at.client, at.router):
+            call = client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=((METADATA, value),))
+            error = await refusal(call)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert error.details() == f"{METADATA}: {value!r} is not valid: 1 to 2, or leave it out for 2"
+
+
+async def test_at_the_old_service_who_says_nothing_speaks_version_1_and_is_warned() -> None:
+    async with backend(old=True, router="127.0.0.1:1") as at:
+        call = at.client.CreateSandbox(create(), metadata=((metadata.CLIENT, "billing"),))
+        assert flat_of(await call).image == "image:1"
+        warning = dict(await call.initial_metadata() or ())[metadata.DEPRECATED]
+        assert warning == f"call the router; schema version 1 is old: say {METADATA}: 2 in the metadata"
+        modern = at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=NEW)
+        assert (await modern).spec.image == "image:1"
+        assert dict(await modern.initial_metadata() or ())[metadata.DEPRECATED] == "call the router"
+
+
+async def test_direct_and_old_clients_are_in_the_status_the_last_one_first() -> None:
+    async with backend(old=True) as at:
+        named = ((metadata.CLIENT, "billing"),)
+        await at.client.CreateSandbox(create(), metadata=named)
+        at.clock.advance(5.0)
+        await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=NEW)
+        await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=(*named, *NEW))
+        at.clock.advance(2.0)
+        billing, other = (await at.replication.GetStatus(replication_pb2.GetStatusRequest())).clients
+        assert billing == Client(name="billing", schema_version=1, calls=2, idle_seconds=2.0)
+        assert (other.schema_version, other.calls) == (2, 1)
+        assert other.name.startswith("grpc-python") and other.name.endswith(" at 127.0.0.1")
+
+
+async def test_a_client_that_has_nothing_to_change_is_neither_warned_nor_listed() -> None:
+    async with backend() as at:
+        call = at.client.ListSandboxes(pb.ListSandboxesRequest())
+        await call
+        assert metadata.DEPRECATED not in dict(await call.initial_metadata() or ())
+        assert not (await at.replication.GetStatus(replication_pb2.GetStatusRequest())).clients
+
+
+async def test_what_is_passed_on_says_whose_call_it_is_and_what_it_speaks() -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def note(request: bytes, context: Any) -> bytes:
+        heard.append(dict(context.invocation_metadata()))
+        return b""
+
+    async with (
+        listening(RawService(CONTRACT.service, {"ListSandboxes": note})) as router,
+        backend(Store.A, old=True, router=router.address) as at,
+    ):
+        await at.client.ListSandboxes(pb.ListSandboxesRequest())
+        await at.client.ListSandboxes(pb.ListSandboxesRequest(), metadata=(*NEW, (metadata.CLIENT, "billing")))
+    assert [found[METADATA] for found in heard] == ["1", "2"]
+    assert heard[0][metadata.CLIENT].endswith(" at 127.0.0.1")
+    assert heard[1][metadata.CLIENT] == "billing"
+
+
+async def test_the_list_of_clients_has_a_limit() -> None:
+    class Call:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def invocation_metadata(self) -> Any:
+            return ((metadata.CLIENT, self.name),)
+
+    clients = Clients(CONTRACT.schemas, ManualClock(), everybody=True)
+    for number in range(MOST_CLIENTS + 10):
+        await clients.note(Call(f"client {number}"), 2)  # type: ignore[arg-type]
+    names = [client.name for client in clients.seen()]
+    assert names == [f"client {number}" for number in range(MOST_CLIENTS + 9, 9, -1)]
