@@ -245,7 +245,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "The old data are looked through before anything moves: schema, dirt, orphans, a trial copy"
     ),
     "data.backfill": Requirement(
-        "All of A's records are copied under traffic, with a brake, progress, and a way to resume"
+        "All of A's records are copied under traffic, with a brake, progress, and a way to resume",
+        _in(
+            "acceptance/test_jobs.py",
+            "a_backfill_that_is_killed_at_random_goes_on_at_its_row_and_ends_with_the_same_result",
+        )
+        + _in(
+            "integration/test_control.py",
+            "a_backfill_copies_every_record_of_a_and_opens_its_gate",
+            "the_mirror_copies_to_a_and_opens_no_gate",
+            "a_job_is_paused_tuned_and_resumed_where_it_stopped",
+        )
+        + _in("unit/test_jobs.py", "live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so"),
     ),
     "data.reconcile": Requirement(
         "The stores are compared all the time, differences judged, and mended from the owner"

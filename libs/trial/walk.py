@@ -199,12 +199,31 @@ class Walk:
 
     async def job(self, kind: str, arguments: Mapping[str, str]) -> pb.Job:
         """Have a job done; returns it as it ended."""
-        request = pb.StartJobRequest(actor=self.actor, kind=kind, arguments=arguments)
+        return await self.end_of_job((await self.start_job(kind, arguments)).id)
+
+    async def start_job(self, kind: str, arguments: Mapping[str, str], rate: float = 0.0) -> pb.Job:
+        """Ask for a job. ``rate``: units per second at most; 0: as fast as it can."""
+        request = pb.StartJobRequest(actor=self.actor, kind=kind, arguments=arguments, rate=rate)
         job: pb.Job = (await self._ask("StartJob", request)).job
+        return job
+
+    async def look_at_job(self, job_id: str) -> pb.Job:
+        """As it is written down now."""
+        job: pb.Job = (await self._ask("GetJob", pb.GetJobRequest(id=job_id))).job
+        return job
+
+    async def tune_job(self, job_id: str, rate: float) -> None:
+        """Set its rate, as `start_job` does."""
+        tune = pb.ChangeJobRequest.ACTION_TUNE
+        await self._ask("ChangeJob", pb.ChangeJobRequest(actor=self.actor, id=job_id, action=tune, rate=rate))
+
+    async def end_of_job(self, job_id: str) -> pb.Job:
+        """Wait until it is finished."""
+        job = await self.look_at_job(job_id)
 
         async def ended() -> bool:
             nonlocal job
-            job = (await self._ask("GetJob", pb.GetJobRequest(id=job.id))).job
+            job = await self.look_at_job(job_id)
             if job.state in (pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED):
                 raise TrialFailed(f"{job.id} ended as {pb.Job.State.Name(job.state)}: {job.note}")
             return job.state == pb.Job.STATE_FINISHED

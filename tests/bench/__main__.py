@@ -16,12 +16,14 @@ from rich.console import Console
 from libs.devstack.errors import DevStackError
 from libs.devstack.locate import PROJECT_ROOT
 from libs.devstack.stack import running_stack, server_directory
-from tests.bench import calls, handoff, lag, memory, mover, report, steering, stores
+from tests.bench import backfill, calls, handoff, lag, locks, memory, mover, report, steering, stores
 from tests.bench.measure import Figure, Machine
 from tests.bench.report import Result
 from tests.bench.site import Site
 
 REPORT = PROJECT_ROOT / "build" / "bench" / "report.json"
+MANY_RECORDS = 100_000
+QUICK_RECORDS = 4_000
 BENCH_SECONDS = 240.0
 """A bench that takes longer has failed."""
 
@@ -31,7 +33,9 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
     "calls": ("calls through the router against the store directly, and a bare proxy between", calls.measure),
     "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
+    "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
     "handoff": ("one record from store to store and back", handoff.measure),
+    "backfill": ("every record of A copied to B, against a bare upsert; memory meanwhile", backfill.measure),
     "mover": ("all records from store to store and back", mover.measure),
     "memory": ("memory of each process", memory.measure),
     "steering": ("planning a call, comparing reads, flipping a flag, and bringing all records home", steering.measure),
@@ -66,13 +70,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure, each figure by its baseline.")
     parser.add_argument("--quick", action="store_true", help="fewer turns: below two minutes")
     parser.add_argument("--only", action="append", choices=BENCHES, help="this one (may be given several times)")
+    parser.add_argument("--records", type=int, metavar="N", help="of a bench that needs many; 100 000, quick 4 000")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     names = [name for name in BENCHES if not options.only or name in options.only]
+    many = options.records or (QUICK_RECORDS if options.quick else MANY_RECORDS)
     progress = Console(stderr=True)
     try:
         with running_stack() as stack, server_directory() as directory:
-            site = Site(stack, Path(directory), options.quick, AsyncExitStack())
+            site = Site(stack, Path(directory), options.quick, AsyncExitStack(), many)
             results = asyncio.run(run_all(names, site, progress))
     except DevStackError as error:
         progress.print(f"[red]{error}[/red]")

@@ -72,6 +72,8 @@ class Site:
     directory: Path
     quick: bool
     exits: AsyncExitStack
+    many: int = 0
+    """Records of a bench that needs many."""
     idle: dict[str, Memory] = field(default_factory=dict)
     """Of each process, before any call."""
     _world: World | None = None
