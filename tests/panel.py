@@ -27,7 +27,7 @@ from services.router.flows.diagnose import Surroundings
 from services.router.flows.explain import Explainer
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
-from services.router.flows.measure import Measurement, answered_by_b, rehearsed
+from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer, SettingCache
 from tests.contracts.pb.toy import shelf_pb2
@@ -119,8 +119,11 @@ def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs,
         running.traffic.meter,
         "router-1",
         clock,
-        lambda: (cache.current.shadow_since, running.shadow.counts),
-        running.traffic.answered,
+        Sources(
+            lambda: (cache.current.shadow_since, running.shadow.counts),
+            running.traffic.answered,
+            lambda: running.auditor.ledger.counts,
+        ),
     )
     migration = Migration(running.control, cache, evidence, clock)
     maneuvers = _maneuvers(running, migration, measurement, evidence, clock)
@@ -141,6 +144,8 @@ def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs,
         running.shadow,
         measurement,
         judge,
+        running.auditor,
+        frozenset(),
         clock,
         running.clients,
     )

@@ -30,10 +30,13 @@ from libs.store.memory import MemoryStore
 from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
 from services.router.core.flags import FlagNames
+from services.router.core.ledger import LedgerLimits
+from services.router.core.phase import Phase
 from services.router.flows.absences import Absences
 from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
+from services.router.flows.ledger import Auditor
 from services.router.flows.listing import Listing
 from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
@@ -74,6 +77,7 @@ class System:
     """To the router's public listener."""
     observer: Observer
     shadow: Shadow
+    auditor: Auditor
     clients: Clients
     """Of old schema versions, at the router."""
 
@@ -95,7 +99,7 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
         return log
 
     feed = ApplyLoop(ports, open_log, clock)
-    around = Surroundings(serving, background, clock, LogWaits(ports.outbox, 5.0))
+    around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
     server = Server(ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service()])
@@ -112,10 +116,13 @@ class Kit:
     operations: Operations
     contract: Contract
     columns: ColumnsOf
+    log_wait_seconds: float = 5.0
     schema_version: int = 1
 
 
 SHELF = Kit(ShelfOperations(), CONTRACT, shelf_columns)
+
+QUICK_LEDGER = LedgerLimits(permille=1000, settle_seconds=0.0, again_seconds=0.0)
 
 WATCH_PATIENCE_SECONDS = 1.0
 
@@ -129,10 +136,11 @@ async def running_system(
     feeds: bool = True,
     mover: bool = True,
     shadow_limits: ShadowLimits = QUICK_SHADOW,
+    logged: frozenset[Phase] = frozenset(),
     kit_of_a: Kit | None = None,
 ) -> AsyncIterator[System]:
-    """`feeds`: relays and apply loops run. `mover`: buckets follow the setting. `kit_of_a`: of another program, which
-    runs at A."""
+    """`feeds`: relays and apply loops run. `mover`: buckets follow the setting. `logged`: in these phases a write is
+    answered when it is in the log. `kit_of_a`: of another program that runs at A."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         log = MemoryEventLog(16)
@@ -158,6 +166,7 @@ async def running_system(
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
         listing = Listing(stores, traffic, ReadPolicy(), shadow, clock)
         writes = Background(100, "writes")
+        auditor = Auditor(stores, clock, QUICK_LEDGER)
         watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
         clients = Clients(kit.contract.schemas, clock)
         proxy = Proxy(
@@ -169,6 +178,8 @@ async def running_system(
             writes,
             clock,
             shadow,
+            auditor,
+            logged,
             watching=watching,
             clients=clients,
         )
@@ -198,6 +209,7 @@ async def running_system(
                 client,
                 observer,
                 shadow,
+                auditor,
                 clients,
             )
         finally:

@@ -101,6 +101,9 @@ class Method:
     ignored_reply_fields: tuple[str, ...]
     watch: WatchShape | None = None
     """Of a method that answers with a stream of changes."""
+    revision: str = ""
+    """Of a write that replies with the record as it leaves it: the field with the record's revision."""
+    changes_nothing_if: str = ""
 
     def parse(self, request: bytes) -> Message:
         """Raises InvalidField when the bytes are not a request of this method."""
@@ -108,6 +111,10 @@ class Method:
 
     def may_create(self, request: Message) -> bool:
         return self.creates or bool(self.creates_if and getattr(request, self.creates_if))
+
+    def changes_nothing(self, request: Message) -> bool:
+        """It is a read, or only checks."""
+        return self.is_read or bool(self.changes_nothing_if and getattr(request, self.changes_nothing_if))
 
     def page(self, request: Message) -> tuple[int, str, bytes]:
         """Of a list request: size, token, and the hash of its question. Raises InvalidField."""
@@ -189,8 +196,10 @@ def _method(descriptor: MethodDescriptor) -> Method:
         raise UnfitContract(f"{where}: give either a key or a list, or a watch")
     if not is_read and not (rule.key and rule.request_id):
         raise UnfitContract(f"{where} writes: it needs a key and a request_id field")
-    for name in filter(None, (rule.request_id, rule.creates_if)):
+    for name in filter(None, (rule.request_id, rule.creates_if, rule.changes_nothing_if)):
         _field(descriptor.input_type, name, where)
+    if rule.revision:
+        _field(descriptor.output_type, rule.revision, where)
     return Method(
         path=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
         name=descriptor.name,
@@ -205,6 +214,8 @@ def _method(descriptor: MethodDescriptor) -> Method:
         request_id=rule.request_id,
         ignored_reply_fields=tuple(rule.ignored_reply_fields),
         watch=_watch(descriptor, rule.watch, where) if rule.HasField("watch") else None,
+        revision=rule.revision,
+        changes_nothing_if=rule.changes_nothing_if,
     )
 
 

@@ -55,8 +55,9 @@ from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
+from services.router.flows.ledger import Auditor
 from services.router.flows.listing import Listing
-from services.router.flows.measure import Measurement, answered_by_b, rehearsed
+from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.metrics import EvidenceMetrics
 from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
@@ -200,19 +201,22 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     writes = Background(settings.writes, "writes")
     forward = Forward(stores, handoffs, traffic, clock, policy)
     shadow = Shadow(outside.contract, stores, cache, observer, clock)
+    auditor = Auditor(stores, clock, settings.ledger_limits)
     measurement = Measurement(
         control_store,
         traffic.meter,
         holder,
         clock,
-        lambda: (cache.current.shadow_since, shadow.counts),
-        traffic.answered,
+        Sources(
+            lambda: (cache.current.shadow_since, shadow.counts),
+            traffic.answered,
+            lambda: auditor.ledger.counts,
+        ),
     )
     judge = Judge(
         Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.rollback_limits)
     )
     listing = Listing(stores, traffic, policy, shadow, clock)
-    watching = Watching(stores, cache, clock)
     clients = Clients(outside.contract.schemas, clock)
     proxy = Proxy(
         outside.contract,
@@ -223,7 +227,9 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         writes,
         clock,
         shadow,
-        watching=watching,
+        auditor,
+        settings.logged_phases,
+        watching=Watching(stores, cache, clock, settings.watch_patience_seconds),
         clients=clients,
     )
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
@@ -249,6 +255,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         shadow=shadow,
         measurement=measurement,
         judge=judge,
+        auditor=auditor,
+        logged_phases=settings.logged_phases,
         clock=clock,
     )
     return Router(
@@ -262,6 +270,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             maneuvers.canary_auto.loop,
             maneuvers.rehearsals.loop,
             *shadow.loops,
+            auditor.loop,
             measurement.loop,
             judge.loop,
             direct.loop,

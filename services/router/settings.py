@@ -13,6 +13,8 @@ from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
 from services.router.core.evidence import Limits
 from services.router.core.judge import RollbackLimits
+from services.router.core.ledger import LedgerLimits
+from services.router.core.phase import Phase
 from services.router.core.throttle import ThrottleLimits
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
@@ -41,6 +43,23 @@ def check_control_store(value: str) -> str:
     if _CONTROL_STORE.fullmatch(value) is None:
         raise ValueError("a control store is at sqlite:///path or postgresql://user@host:port/database")
     return value
+
+
+def check_phases(value: str) -> str:
+    """Raises ValueError."""
+    read_phases(value)
+    return value
+
+
+def read_phases(value: str) -> frozenset[Phase]:
+    """Raises ValueError."""
+    if value.strip().lower() == "all":
+        return frozenset(Phase)
+    names = [name.strip().upper() for name in value.split(",") if name.strip()]
+    known = {phase.value: phase for phase in Phase}
+    if not set(names) <= set(known):
+        raise ValueError(f"names of phases with commas between them, or all: {', '.join(known)}")
+    return frozenset(known[name] for name in names)
 
 
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -83,10 +102,20 @@ class RouterSettings(ProcessSettings):
     """Under way at once; further ones are refused."""
     watchers: Count = 256
     """Watches under way at once, beside the calls."""
+    watch_patience_seconds: Seconds = 10.0
+    """How long a watch waits for its store to come back before it goes on at the other one, anew."""
     writes: Count = 256
     """Under way at once, those included whose callers have left."""
     stale_reads: bool = True
     """Answer a read from the other store, marked stale, when the record's owner is out of reach."""
+    ack_logged: Annotated[str, AfterValidator(check_phases)] = ""
+    """Phases in which a write is answered only when its event is in the log, so that even the loss of a whole store
+    loses nothing that was answered: names with commas between them, or "all". In the others, when its owner has
+    committed it."""
+    ledger_permille: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Thousandths of the acknowledged writes of which the ledger checks later that they are still there."""
+    ledger_seconds: Seconds = 10.0
+    """How much later."""
     refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.3
     """How old this router's view of the setting may be, flags included; what asking takes comes on top."""
 
@@ -122,6 +151,8 @@ class RouterSettings(ProcessSettings):
     """By how much of A's P99 B's may be above it and count as equal."""
     gate_latency_calls: Annotated[int, Field(ge=299, le=100_000_000)] = 300
     """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""
+    gate_ledger_writes: Samples = 300
+    """Acknowledged writes that were checked."""
     gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     gate_client_days: Annotated[float, Field(gt=0, le=365)] = 28.0
     """How long nobody must have called the old service directly."""
@@ -139,6 +170,14 @@ class RouterSettings(ProcessSettings):
     """How long a process that was told to stop waits for what is under way."""
 
     @property
+    def logged_phases(self) -> frozenset[Phase]:
+        return read_phases(self.ack_logged)
+
+    @property
+    def ledger_limits(self) -> LedgerLimits:
+        return LedgerLimits(self.ledger_permille, settle_seconds=self.ledger_seconds)
+
+    @property
     def gate_limits(self) -> Limits:
         return Limits(
             lag_seconds=self.gate_lag_seconds,
@@ -153,6 +192,7 @@ class RouterSettings(ProcessSettings):
             write_delta_seconds=self.gate_write_delta_milliseconds / 1000,
             latency_margin=self.gate_latency_margin_percent / 100,
             latency_calls=self.gate_latency_calls,
+            ledger_writes=self.gate_ledger_writes,
             rehearsal_seconds=self.gate_rehearsal_days * 86_400,
             client_seconds=self.gate_client_days * 86_400,
         )

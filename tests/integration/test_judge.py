@@ -22,7 +22,7 @@ from services.router.core.judge import Ruling
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
 from services.router.flows.judge import LEASE_SECONDS, Bench, Judge
-from services.router.flows.measure import FRESH_SECONDS, Measurement
+from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
 from services.router.flows.migration import AUTOMATIC, JUDGE, Decision, Migration
 from services.router.flows.observe import SettingCache, StoreView
 from tests.panel import Panel, running_panel
@@ -51,7 +51,7 @@ class Router:
         self.cache = SettingCache(self.control, clock)
         self.meter = Meter()
         self.shadow = (0, ShadowCounts())
-        self.measurement = Measurement(self.control, self.meter, name, clock, lambda: self.shadow)
+        self.measurement = Measurement(self.control, self.meter, name, clock, Sources(lambda: self.shadow))
         self.migration = Migration(self.control, self.cache, lambda setting: Evidence(), clock)
         self.views = Views()
         self.judge = Judge(Bench(self.control, self.migration, self.measurement, self.cache, self.views, clock, name))

@@ -19,7 +19,7 @@ from services.router.core.evidence import Evidence
 from services.router.core.measure import Meter
 from services.router.core.phase import IllegalMove, Phase
 from services.router.flows.canary import CanaryAuto, Sights, WalkUnderWay
-from services.router.flows.measure import Measurement
+from services.router.flows.measure import Measurement, Sources
 from services.router.flows.migration import Decision
 from services.router.flows.rehearsal import JOB, LEASE, RehearsalUnderWay, Result, result_of
 from services.router.flows.traffic import Answered
@@ -284,7 +284,7 @@ async def test_buckets_of_a_rehearsal_whose_router_died_are_sent_home(panel: Pan
 
 async def test_what_clients_see_at_another_router_is_told_to_the_jobs_of_this_one(panel: Panel) -> None:
     told = Answered(by_b=5, watch="x", calls=7, errors=2, handoffs=1)
-    other = Measurement(panel.store, Meter(), "router-2", panel.parts.clock, answered=lambda: told)
+    other = Measurement(panel.store, Meter(), "router-2", panel.parts.clock, Sources(answered=lambda: told))
 
     async def known() -> Answered | None:
         await other.exchange()

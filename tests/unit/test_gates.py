@@ -8,6 +8,7 @@ import pytest
 from libs.telemetry.latency import bucket_of_seconds
 from services.router.core.evidence import shadow_alert
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge, not_overridable, worst
+from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
@@ -88,6 +89,10 @@ CASES = [
     ("rehearsal", Evidence(rehearsal_seconds_ago=7 * DAY + 1), FAIL),
     ("rehearsal", Evidence(rehearsal_seconds_ago=1.0, rehearsal_trouble="a record was left at B"), FAIL),
     ("rehearsal", NOTHING_KNOWN, INCONCLUSIVE),
+    ("ledger", Evidence(ledger=LedgerCounts(400, 300, 40, 50, 10)), PASS),
+    ("ledger", Evidence(ledger=LedgerCounts(400, 299, 40, 50, 11)), INCONCLUSIVE),
+    ("ledger", Evidence(ledger=LedgerCounts(2, 1, 0, 0, 1, lost=1)), FAIL),
+    ("ledger", NOTHING_KNOWN, INCONCLUSIVE),
     ("golden-metrics", GOLDEN, PASS),
     ("golden-metrics", replace(GOLDEN, b_calls=Counts(3000, 4)), FAIL),
     ("golden-metrics", replace(GOLDEN, lag_seconds=301.0), FAIL),

@@ -13,6 +13,7 @@ from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
 from services.router.api.flags import FlagMethods
 from services.router.api.jobs import JobMethods
+from services.router.api.ledger import LedgerMethods
 from services.router.api.messages import (
     PHASE_NUMBERS,
     entry_to_pb,
@@ -26,11 +27,13 @@ from services.router.api.rehearsal import ManeuverMethods, Maneuvers
 from services.router.api.shadow import ShadowMethods
 from services.router.api.watch import WatchMethods
 from services.router.control.port import Progress
+from services.router.core.phase import Phase
 from services.router.flows.diagnose import Surroundings, diagnose
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.job_runner import Jobs
 from services.router.flows.judge import Judge
+from services.router.flows.ledger import Auditor
 from services.router.flows.measure import Measurement
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
@@ -85,13 +88,22 @@ class Parts:
     shadow: Shadow
     measurement: Measurement
     judge: Judge
+    auditor: Auditor
+    logged_phases: frozenset[Phase]
+    """In which a write is answered only when its event is in the log."""
     clock: Clock
     clients: Clients
     """Of old schema versions, at this router's public listener."""
 
 
 class ControlServicer(
-    FlagMethods, JobMethods, ManeuverMethods, ShadowMethods, WatchMethods, control_pb2_grpc.ControlServiceServicer
+    FlagMethods,
+    JobMethods,
+    ManeuverMethods,
+    LedgerMethods,
+    ShadowMethods,
+    WatchMethods,
+    control_pb2_grpc.ControlServiceServicer,
 ):
     """One router's control API. The listener, with its token, tells who calls."""
 
@@ -100,6 +112,7 @@ class ControlServicer(
         self._flags = parts
         self._watched = parts
         self._shadow = parts
+        self._ledger = parts
         self._work = parts
         self._maneuvers = parts.maneuvers
 

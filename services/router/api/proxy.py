@@ -21,9 +21,10 @@ from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
 from libs.rpc.tasks import Background
 from services.router.api.watching import Watches
-from services.router.core.phase import Setting
+from services.router.core.phase import Phase, Setting
 from services.router.core.plan import Target, target
 from services.router.flows.forward import ClientCall, Forward, Steering, Time
+from services.router.flows.ledger import Auditor
 from services.router.flows.listing import ListCall, Listing
 from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Answer, Refused
@@ -51,6 +52,9 @@ class Proxy:
     writes: Background
     clock: Time
     shadow: Shadow
+    ledger: Auditor
+    logged: frozenset[Phase] = frozenset()
+    """In these a write is answered only when its event is in the log."""
     watching: Watching = field(kw_only=True)
     clients: Clients = field(kw_only=True)
     """Of old schema versions."""
@@ -74,13 +78,13 @@ class Proxy:
                 version = self.contract.schemas.asked(context.invocation_metadata())
                 await self.clients.note(context, version)
                 message = method.parse(request)
-                left = _time_left(context)
                 old = self.contract.schemas.is_old(version) and (method.is_read or method.may_create(message))
                 if method.shape is not None:
                     why.chosen = chosen = self._plan(why.setting, method, None, old_client=old)
-                    answer = await self.listing.call(ListCall(method, message, request, left, version), chosen.store)
+                    listed = ListCall(method, message, request, _time_left(context), version)
+                    answer = await self.listing.call(listed, chosen.store)
                 else:
-                    call = self._client_call(method, message, request, context, left, asked=why.asked)
+                    call = self._client_call(method, message, request, context, why)
                     why.chosen = chosen = self._plan(why.setting, method, call.bucket, old_client=old)
                     work = self.forward.call(call, chosen)
                     answer = await (work if method.is_read else self.writes.run(work))
@@ -95,17 +99,18 @@ class Proxy:
             kept = tuple((name, value) for name, value in answer.trailers.items() if name in _KEPT)
             context.set_trailing_metadata((*kept, *why.told(answer.store, answer.trailers)))
             self._compare(call, answer)
+            if call is not None and not method.is_read:
+                self.ledger.offer(call, message, answer, version)
             return answer.data
 
         return handle
 
-    def _client_call(
-        self, method: Method, message: Message, request: bytes, context: Context, left: float, *, asked: bool
-    ) -> ClientCall:
+    def _client_call(self, method: Method, message: Message, request: bytes, context: Context, why: Why) -> ClientCall:
         if method.key is None:
             raise ValueError(f"{method.path} has no key")
         schemas = self.contract.schemas
         caller = read_caller(context.invocation_metadata(), internal=False)
+        left = _time_left(context)
         extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         key = method.key.of(message)
         if not method.is_read:
@@ -116,7 +121,9 @@ class Proxy:
                 extra.append((metadata.MADE_ID, made))
                 key = method.key.with_id(message, made)
             left = max(left, WRITE_SECONDS)
-        if asked:
+            if why.setting.phase in self.logged:
+                extra.append((metadata.ACK, metadata.LOGGED))
+        if why.asked:
             extra.append((metadata.EXPLAIN, "1"))
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))

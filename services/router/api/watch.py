@@ -15,6 +15,7 @@ from libs.rpc.errors import Context
 from services.router.api.clients import fill_clients
 from services.router.api.flags import flags_of
 from services.router.api.jobs import latest_jobs
+from services.router.api.ledger import counts_to_pb
 from services.router.api.messages import (
     PHASE_NUMBERS,
     UNKNOWN,
@@ -27,6 +28,7 @@ from services.router.api.rehearsal import fill_status
 from services.router.control.port import JournalEntry
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.measure import total
+from services.router.core.phase import Phase
 from services.router.flows.judge import Judge
 from services.router.flows.measure import Measurement
 
@@ -85,6 +87,8 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         log_trouble=parts.observer.log_trouble,
         settled=parts.mover.settled,
         flags=flags_of(parts),
+        logged_phases=[PHASE_NUMBERS[phase] for phase in Phase if phase in parts.logged_phases],
+        ledger=counts_to_pb(parts.measurement.ledger()),
     )
     fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
@@ -103,6 +107,8 @@ def _add_outlook(answer: pb.GetStatusResponse, parts: Parts) -> None:
     answer.gates.extend(gates_to_pb(plan.results))
     answer.blocked = plan.blocked or blocked_by(plan.results)
     answer.alerts.extend(parts.migration.alerts(setting))
+    if lost := answer.ledger.lost:
+        answer.alerts.append(f"{lost} acknowledged writes are not in the store that owns them: baton ledger")
 
 
 def blocked_by(results: tuple[GateResult, ...]) -> str:

@@ -48,6 +48,8 @@ def status(
       judge: what automatic rollback sees
       last_automatic: time reason before after, or null
       measured.A measured.B: recent_calls recent_faults calls faults
+      logged_phases: in which a write is answered when it is in the log
+      ledger: sampled checked superseded dropped waiting lost, of all routers
       ping_pong: list of key handoffs
       flags: list of name value source good_seconds trouble
     null is "not known". With --watch, one object a line.

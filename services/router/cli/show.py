@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from services.router.cli.ledger import counts_line
 from services.router.cli.show_jobs import job_line
 from services.router.cli.views import View
 
@@ -81,6 +82,8 @@ def status_screen(view: View) -> Group:
         ("handover", progress_line(view["handover"])),
         *((job["lane"], f"{job['id']}: {job_line(job)}") for job in view["jobs"]),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
+        ("a write is answered", answered_line(view)),
+        ("ledger", counts_line(view["ledger"])),
         ("going back", price(view["going_back"])),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         ("faults of B", faults_line(view)),
@@ -104,6 +107,13 @@ def status_screen(view: View) -> Group:
     for name, value in lines:
         head.add_row(Text(name, style="bold"), value)
     return Group(head, Text(""), _stores_table(view["stores"]))
+
+
+def answered_line(view: View) -> str:
+    """When."""
+    logged = view["logged_phases"]
+    now = "when its event is in the log" if view["phase"] in logged else "when its owner has committed it"
+    return now + (f" (in the log: {', '.join(logged)})" if logged else "")
 
 
 def faults_line(view: View) -> str:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from libs.telemetry.latency import Bounds, Histogram, bounds
+from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 
 
@@ -47,6 +48,8 @@ class Limits:
     """By how much of A's P99 B's may be above it and count as equal: no number of calls shows that two are the same."""
     latency_calls: int = 300
     """Of each store, of one operation. With fewer than 299 there is no upper bound of P99."""
+    ledger_writes: int = 300
+    """Acknowledged writes that were held against the stores."""
     rehearsal_seconds: float = 7 * 86400.0
     client_seconds: float = 28 * 86400.0
     """How long nobody must have called A directly."""
@@ -77,6 +80,8 @@ class Evidence:
     """Since the comparison was set, over all routers."""
     turn_waits: Histogram | None = None
     """How long writes at B have waited for their turn in the last minutes, over all its processes that tell."""
+    ledger: LedgerCounts | None = None
+    """Over all routers."""
     rehearsal_seconds_ago: float | None = None
     """Since the last one ended; None: there was none."""
     rehearsal_trouble: str = ""
@@ -188,6 +193,19 @@ def latency_parity(evidence: Evidence, limits: Limits) -> Judgement:
         lacking = "reads and writes" if not kinds else "writes" if True in kinds else "reads"
         return Judgement(INCONCLUSIVE, "; ".join([*shown, _lacking(lacking, least)]), samples, least)
     return Judgement(PASS, "; ".join(shown), samples, least)
+
+
+def ledger(evidence: Evidence, limits: Limits) -> Judgement:
+    """One lost write is one too many, however few were looked at."""
+    counts, least = evidence.ledger, limits.ledger_writes
+    if counts is None:
+        return Judgement(INCONCLUSIVE, "the routers' ledgers are not known", 0, least)
+    shown = f"{counts.lost} of {counts.checked} acknowledged writes are lost"
+    if counts.lost:
+        return Judgement(FAIL, shown, counts.checked, least)
+    if counts.checked < least:
+        return Judgement(INCONCLUSIVE, f"{shown}; {least} are needed to tell", counts.checked, least)
+    return Judgement(PASS, shown, counts.checked, least)
 
 
 def no_active_clients(evidence: Evidence, limits: Limits) -> Judgement:

@@ -127,6 +127,13 @@ _GATES: Sequence[Gate] = (
         "baton rehearse --buckets 4",
     ),
     Gate(
+        "ledger",
+        "What clients were told is in the stores.",
+        lambda limits: f"0 acknowledged writes lost, of at least {limits.ledger_writes}",
+        on.ledger,
+        "baton ledger names each lost write; too few: wait for more writes",
+    ),
+    Gate(
         "a-owns-nothing",
         "A owns no record, may create none, and holds back no change.",
         lambda limits: "0 records, 0 buckets, 0 changes",

@@ -13,6 +13,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ from libs.ownership.model import Store
 from libs.rpc.tasks import Loop
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
+from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import SECONDS, Counts, Meter, Parity, ShadowCounts, merged, total
 from services.router.core.throttle import Load
 from services.router.flows.stores import Refused
@@ -114,6 +116,7 @@ class Measured:
     shadow_run: int
     shadow: ShadowCounts
     answered: Answered
+    ledger: LedgerCounts
     latency_seconds: float | None = None
     """P99 of the calls of the last LOAD_SECONDS; None: there were none."""
 
@@ -126,6 +129,7 @@ class Measured:
                 "shadow_run": self.shadow_run,
                 "shadow": self.shadow,
                 "answered": self.answered,
+                "ledger": self.ledger,
                 "latency_seconds": self.latency_seconds,
             },
             separators=(",", ":"),
@@ -145,6 +149,7 @@ class Measured:
                 shadow_run=fields["shadow_run"],
                 shadow=ShadowCounts(*fields["shadow"]),
                 answered=Answered(*fields["answered"]),
+                ledger=LedgerCounts(*fields.get("ledger", ())),
                 latency_seconds=fields.get("latency_seconds"),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -165,24 +170,31 @@ class _Other:
     """None until its report has changed once: before, nobody knows how old it is."""
 
 
-class Measurement:
-    """`shadow`: this router's compared reads, and the run that they belong to. `answered`: what it tells the jobs."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a router counts beside its calls to the stores."""
 
+    shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING)
+    """Compared reads, and the run that they belong to."""
+    answered: Callable[[], Answered] = Answered
+    """What it tells the jobs."""
+    ledger: Callable[[], LedgerCounts] = LedgerCounts
+
+
+class Measurement:
     def __init__(
         self,
         reports: Reports,
         meter: Meter,
         router: str,
         clock: Time,
-        shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING),
-        answered: Callable[[], Answered] = Answered,
+        sources: Sources = Sources(),
     ) -> None:
         self._reports = reports
         self._meter = meter
         self._router = router
         self._clock = clock
-        self._shadow = shadow
-        self._answered = answered
+        self._sources = sources
         self._number = secrets.randbits(48)
         self._others: dict[str, _Other] = {}
         self._exchanged_at: float | None = None
@@ -199,14 +211,15 @@ class Measurement:
 
     def mine(self) -> Measured:
         now = self._clock.monotonic()
-        run, counts = self._shadow()
+        run, counts = self._sources.shadow()
         return Measured(
             self._meter.seconds(now),
             {store: self._meter.recent(store, now) for store in Store},
             self._meter.parities(now),
             run,
             counts,
-            self._answered(),
+            self._sources.answered(),
+            self._sources.ledger(),
             self._meter.latency(now, LOAD_SECONDS),
         )
 
@@ -244,7 +257,7 @@ class Measurement:
     def answered(self) -> dict[str, Answered]:
         """What this router, and those that report, tell the jobs; by router."""
         others = {name: measured.answered for name, measured in self._fresh_others()}
-        return {self._router: self._answered(), **others}
+        return {self._router: self._sources.answered(), **others}
 
     def load(self, lag_seconds: float | None) -> Load:
         """What live traffic at all routers feels now: the slowest router's latency, and everybody's faults. The lag is
@@ -252,6 +265,10 @@ class Measurement:
         counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
         latencies = [measured.latency_seconds for measured in self._all() if measured.latency_seconds is not None]
         return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)
+
+    def ledger(self) -> LedgerCounts:
+        """Of this router and of those that report."""
+        return reduce(LedgerCounts.plus, (measured.ledger for measured in self._all()))
 
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what is measured; without it while it is not known of all routers."""
@@ -267,6 +284,7 @@ class Measurement:
             b_calls=self.recent(Store.B),
             latencies=merged(parity for measured in everybody for parity in measured.parities),
             shadow=shadow if shadow.compared else None,
+            ledger=self.ledger(),
         )
 
     def _all(self) -> list[Measured]:

@@ -404,6 +404,8 @@ class GetStatusResponse(_message.Message):
     REHEARSAL_FIELD_NUMBER: _builtins.int
     LAST_REHEARSAL_FIELD_NUMBER: _builtins.int
     CLIENTS_FIELD_NUMBER: _builtins.int
+    LOGGED_PHASES_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets whose target and whose rows are at B."""
@@ -470,6 +472,14 @@ class GetStatusResponse(_message.Message):
         """The last that called, of each place the last one first."""
 
     @_builtins.property
+    def logged_phases(self) -> _containers.RepeatedScalarFieldContainer[Global___Phase.ValueType]:
+        """Phases in which a write is answered only when its event is in the log; in the others, when its owner has committed."""
+
+    @_builtins.property
+    def ledger(self) -> Global___LedgerCounts:
+        """Of all routers."""
+
+    @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """Of each lane the latest job, newest first, without its report."""
 
@@ -505,11 +515,13 @@ class GetStatusResponse(_message.Message):
         rehearsal: Global___Progress | None = ...,
         last_rehearsal: Global___Rehearsal | None = ...,
         clients: _abc.Iterable[Global___ClientStatus] | None = ...,
+        logged_phases: _abc.Iterable[Global___Phase.ValueType] | None = ...,
+        ledger: Global___LedgerCounts | None = ...,
         jobs: _abc.Iterable[Global___Job] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "log_trouble", b"log_trouble", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2139,3 +2151,196 @@ class ExplainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class GetLedgerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLedgerRequest: _TypeAlias = GetLedgerRequest  # noqa: Y015
+
+@_typing.final
+class GetLedgerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    known: _builtins.int
+    """Writes that were found and are looked at again from time to time."""
+    @_builtins.property
+    def counts(self) -> Global___LedgerCounts:
+        """Of this router, since it began."""
+
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostWrite]:
+        """Lost ones, newest first."""
+
+    def __init__(
+        self,
+        *,
+        counts: Global___LedgerCounts | None = ...,
+        known: _builtins.int = ...,
+        lost: _abc.Iterable[Global___LostWrite] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "known", b"known", "lost", b"lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLedgerResponse: _TypeAlias = GetLedgerResponse  # noqa: Y015
+
+@_typing.final
+class LedgerCounts(_message.Message):
+    """Of acknowledged writes: sampled = checked + superseded + dropped + waiting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLED_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    sampled: _builtins.int
+    checked: _builtins.int
+    """Looked at, the lost ones included."""
+    superseded: _builtins.int
+    """By a later write of the same record, before they were looked at."""
+    dropped: _builtins.int
+    """Never looked at, for lack of room."""
+    waiting: _builtins.int
+    lost: _builtins.int
+    def __init__(
+        self,
+        *,
+        sampled: _builtins.int = ...,
+        checked: _builtins.int = ...,
+        superseded: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        lost: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "dropped", b"dropped", "lost", b"lost", "sampled", b"sampled", "superseded", b"superseded", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerCounts: _TypeAlias = LedgerCounts  # noqa: Y015
+
+@_typing.final
+class LostWrite(_message.Message):
+    """An acknowledged write that is not in the store that owns the record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Loss:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LossEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LostWrite._Loss.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LOSS_UNSPECIFIED: LostWrite._Loss.ValueType  # 0
+        LOSS_MISSING: LostWrite._Loss.ValueType  # 1
+        """No store has the record."""
+        LOSS_OLDER: LostWrite._Loss.ValueType  # 2
+        """The owner's record is older."""
+        LOSS_CHANGED: LostWrite._Loss.ValueType  # 3
+        """The owner's record is of this very write, with other content."""
+
+    class Loss(_Loss, metaclass=_LossEnumTypeWrapper): ...
+    LOSS_UNSPECIFIED: LostWrite.Loss.ValueType  # 0
+    LOSS_MISSING: LostWrite.Loss.ValueType  # 1
+    """No store has the record."""
+    LOSS_OLDER: LostWrite.Loss.ValueType  # 2
+    """The owner's record is older."""
+    LOSS_CHANGED: LostWrite.Loss.ValueType  # 3
+    """The owner's record is of this very write, with other content."""
+
+    @_typing.final
+    class Row(_message.Message):
+        """What a store had."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STORE_FIELD_NUMBER: _builtins.int
+        OWNED_FIELD_NUMBER: _builtins.int
+        REVISION_FIELD_NUMBER: _builtins.int
+        CONTENT_FIELD_NUMBER: _builtins.int
+        store: _record_pb2.Store.ValueType
+        owned: _builtins.bool
+        revision: _builtins.int
+        """Of its last write."""
+        content: _builtins.bytes
+        """A hash."""
+        def __init__(
+            self,
+            *,
+            store: _record_pb2.Store.ValueType = ...,
+            owned: _builtins.bool = ...,
+            revision: _builtins.int = ...,
+            content: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "owned", b"owned", "revision", b"revision", "store", b"store"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LOSS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_TIME_FIELD_NUMBER: _builtins.int
+    FOUND_TIME_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    loss: Global___LostWrite.Loss.ValueType
+    key: _builtins.str
+    request_id: _builtins.str
+    operation: _builtins.str
+    store: _record_pb2.Store.ValueType
+    """The store that answered, and the revision and the hash of what it answered."""
+    revision: _builtins.int
+    content: _builtins.bytes
+    @_builtins.property
+    def acknowledged_time(self) -> _timestamp_pb2.Timestamp:
+        """Of the answer, and of the look that found it lost."""
+
+    @_builtins.property
+    def found_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostWrite.Row]: ...
+    def __init__(
+        self,
+        *,
+        loss: Global___LostWrite.Loss.ValueType = ...,
+        key: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        store: _record_pb2.Store.ValueType = ...,
+        revision: _builtins.int = ...,
+        content: _builtins.bytes = ...,
+        acknowledged_time: _timestamp_pb2.Timestamp | None = ...,
+        found_time: _timestamp_pb2.Timestamp | None = ...,
+        rows: _abc.Iterable[Global___LostWrite.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged_time", b"acknowledged_time", "found_time", b"found_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_time", b"acknowledged_time", "content", b"content", "found_time", b"found_time", "key", b"key", "loss", b"loss", "operation", b"operation", "request_id", b"request_id", "revision", b"revision", "rows", b"rows", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostWrite: _TypeAlias = LostWrite  # noqa: Y015

@@ -139,6 +139,11 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalResponse.FromString,
                 _registered_method=True)
+        self.GetLedger = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetLedger',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerResponse.FromString,
+                _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.SerializeToString,
@@ -294,6 +299,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLedger(self, request, context):
+        """What this router has noted of acknowledged writes, and those of them that are lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """What this process uses: tasks, memory, descriptors.
         """
@@ -408,6 +420,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.StartRehearsal,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalResponse.SerializeToString,
+            ),
+            'GetLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedger,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -982,6 +999,33 @@ class ControlService:
             '/baton.control.v1.ControlService/StartRehearsal',
             baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.StartRehearsalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetLedger',
+            baton_dot_control_dot_v1_dot_control__pb2.GetLedgerRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.GetLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,

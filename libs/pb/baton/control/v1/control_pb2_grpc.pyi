@@ -71,6 +71,8 @@ class ControlServiceStub:
     """Ends the walk; the canary stays where it is."""
     StartRehearsal: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRehearsalRequest, _control_pb2.StartRehearsalResponse]
     """Sends buckets to the other store and back, under live traffic, and measures that."""
+    GetLedger: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetLedgerRequest, _control_pb2.GetLedgerResponse]
+    """What this router has noted of acknowledged writes, and those of them that are lost."""
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -117,6 +119,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Ends the walk; the canary stays where it is."""
     StartRehearsal: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRehearsalRequest, _control_pb2.StartRehearsalResponse]  # type: ignore[assignment]
     """Sends buckets to the other store and back, under live traffic, and measures that."""
+    GetLedger: _aio.UnaryUnaryMultiCallable[_control_pb2.GetLedgerRequest, _control_pb2.GetLedgerResponse]  # type: ignore[assignment]
+    """What this router has noted of acknowledged writes, and those of them that are lost."""
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -286,6 +290,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.StartRehearsalResponse, _abc.Awaitable[_control_pb2.StartRehearsalResponse]]:
         """Sends buckets to the other store and back, under live traffic, and measures that."""
+
+    @_abc_1.abstractmethod
+    def GetLedger(
+        self,
+        request: _control_pb2.GetLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetLedgerResponse, _abc.Awaitable[_control_pb2.GetLedgerResponse]]:
+        """What this router has noted of acknowledged writes, and those of them that are lost."""
 
     @_abc_1.abstractmethod
     def GetVitals(

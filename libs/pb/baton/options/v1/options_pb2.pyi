@@ -65,6 +65,8 @@ class MethodRule(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     IGNORED_REPLY_FIELDS_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGES_NOTHING_IF_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The record's key, as a template over string fields of the request: "{name}", "{sandbox.name}", "sandboxes/{id}".
     Empty: the method has no key; then it must have `list` or `watch`.
@@ -79,6 +81,12 @@ class MethodRule(_message.Message):
     """The operation whose kill switch rules this method: "create", "get", "list", "update", "delete"."""
     request_id: _builtins.str
     """The request field that holds the caller's request id (a UUID); empty for reads."""
+    revision: _builtins.str
+    """Of a write whose reply is the record as it leaves it: the integer field of the reply that has the record's revision.
+    Such writes can be audited: what a client was told is held against what the stores have later.
+    """
+    changes_nothing_if: _builtins.str
+    """A call with this boolean field of the request only checks, and changes nothing."""
     @_builtins.property
     def list(self) -> Global___ListRule:
         """For methods that return a page of records."""
@@ -103,10 +111,12 @@ class MethodRule(_message.Message):
         list: Global___ListRule | None = ...,
         ignored_reply_fields: _abc.Iterable[_builtins.str] | None = ...,
         watch: Global___WatchRule | None = ...,
+        revision: _builtins.str = ...,
+        changes_nothing_if: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "operation", b"operation", "request_id", b"request_id", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "operation", b"operation", "request_id", b"request_id", "revision", b"revision", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,118 @@
+"""The command for the ledger of acknowledged writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.router.cli.options import CommandFailed, Common, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+View = dict[str, Any]
+
+COUNTS = ("sampled", "checked", "superseded", "dropped", "waiting", "lost")
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "ledger", Common)(ledger)
+
+
+def ledger(
+    options: Common,
+    limit: Annotated[int, typer.Option(min=0, max=100, help="How many lost writes, the newest ones.")] = 20,
+) -> None:
+    """Show what this router has checked of acknowledged writes, and which are lost.
+
+    \b
+    JSON keys: sampled checked superseded dropped waiting lost known
+      lost_writes: list of loss key request_id operation store revision
+        content acknowledged_time found_time
+        rows: list of store owned revision content
+    sampled = checked + superseded + dropped + waiting
+    Exits with 1 when a write is lost.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        view = ledger_view(router.call("GetLedger", pb.GetLedgerRequest()), limit)
+    if options.json:
+        show.print_json(view)
+    else:
+        show.show(_screen(view))
+    if view["lost"]:
+        raise CommandFailed(f"{view['lost']} acknowledged writes are lost")
+
+
+def ledger_view(answer: pb.GetLedgerResponse, limit: int) -> View:
+    return {
+        **counts_view(answer.counts),
+        "known": answer.known,
+        "lost_writes": [_lost_view(lost) for lost in answer.lost[:limit]],
+    }
+
+
+def counts_view(counts: pb.LedgerCounts) -> View:
+    return {name: getattr(counts, name) for name in COUNTS}
+
+
+def _lost_view(lost: pb.LostWrite) -> View:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.views import store_name, time_of
+
+    return {
+        "loss": pb.LostWrite.Loss.Name(lost.loss).removeprefix("LOSS_"),
+        "key": lost.key,
+        "request_id": lost.request_id,
+        "operation": lost.operation,
+        "store": store_name(lost.store),
+        "revision": lost.revision,
+        "content": lost.content.hex(),
+        "acknowledged_time": time_of(lost.acknowledged_time),
+        "found_time": time_of(lost.found_time),
+        "rows": [
+            {
+                "store": store_name(row.store),
+                "owned": row.owned,
+                "revision": row.revision,
+                "content": row.content.hex(),
+            }
+            for row in lost.rows
+        ],
+    }
+
+
+def counts_line(view: View) -> str:
+    """For people."""
+    left = ", ".join(f"{view[name]} {name}" for name in ("superseded", "dropped", "waiting") if view[name])
+    return f"{view['lost']} of {view['checked']} acknowledged writes lost" + (f"; {left}" if left else "")
+
+
+def _screen(view: View) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from services.router.cli.show import table_of
+
+    head = Text(f"{counts_line(view)}; {view['known']} are looked at again from time to time")
+    if not view["lost_writes"]:
+        return head
+    table = table_of("loss", "record", "revision", "request", "answered by", "answered (UTC)", "found", "seen")
+    for lost in view["lost_writes"]:
+        table.add_row(
+            lost["loss"],
+            lost["key"],
+            str(lost["revision"]),
+            lost["request_id"],
+            str(lost["store"]),
+            lost["acknowledged_time"].replace("T", " ").removesuffix("+00:00"),
+            lost["found_time"].replace("T", " ").removesuffix("+00:00"),
+            ", ".join(f"{row['store']} {row['revision']}{' (owner)' if row['owned'] else ''}" for row in lost["rows"]),
+        )
+    return Group(head, Text(""), table)

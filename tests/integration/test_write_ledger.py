@@ -1,0 +1,207 @@
+"""The router's ledger: it finds every acknowledged write that a store has lost, and none while records move."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from dataclasses import replace
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from typer.testing import CliRunner
+
+from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.sandbox.v1 import sandbox_pb2
+from libs.pb.sandbox.v1.sandbox_service_pb2 import (
+    AcquireLeaseRequest,
+    DeleteSandboxRequest,
+    UndeleteSandboxRequest,
+    UpdateSandboxRequest,
+)
+from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.sandboxes.columns import sandbox_columns
+from libs.sandboxes.operations import SandboxOperations
+from services.router.cli.app import app
+from services.router.core.ledger import Loss
+from services.router.core.phase import Phase
+from tests.integration.test_router import go_to, lend, put
+from tests.panel import Panel, running_panel
+from tests.system import Kit, System, running_system
+from tests.unit.backends import CONTRACT as SANDBOX_CONTRACT
+from tests.unit.backends import new
+from tests.waiting import eventually
+
+SANDBOXES = Kit(SandboxOperations(), SANDBOX_CONTRACT, sandbox_columns)
+
+PATH = "shelf/r/1"
+
+
+async def looked_at(system: System) -> None:
+    """Everything that was acknowledged was looked at."""
+
+    async def all_were() -> bool:
+        await system.auditor.look()
+        return not system.auditor.ledger.counts.waiting
+
+    await eventually(all_were)
+
+
+async def with_a_loan(system: System) -> None:
+    await put(system, "1")
+    await lend(system, PATH, "ann")
+
+
+def plant(system: System, store: Store, **fields: object) -> None:
+    """Changes a row as no protocol would."""
+    rows = system.ports(store)._state.rows
+    rows[PATH] = replace(rows[PATH], **fields)  # type: ignore[arg-type]
+
+
+async def test_a_write_that_is_there_is_no_finding_wherever_its_record_has_moved() -> None:
+    async with running_system() as system:
+        await with_a_loan(system)
+        await go_to(system, Phase.CUTOVER)
+        await looked_at(system)
+        await lend(system, PATH, "bob")
+        await looked_at(system)
+        counts = system.auditor.ledger.counts
+        assert (counts.lost, counts.sampled) == (0, 2)
+
+
+async def test_a_row_that_went_back_in_time_is_found() -> None:
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        before = system.ports(Store.A)._state.rows[PATH]
+        await lend(system, PATH, "bob")
+        plant(system, Store.A, version=before.version, write_version=before.write_version, payload=before.payload)
+        await looked_at(system)
+        (finding,) = system.auditor.ledger.findings
+        assert (finding.loss, finding.write.key, finding.write.revision) == (Loss.OLDER, PATH, 3)
+
+
+async def test_a_row_that_is_gone_is_found_even_long_after_it_was_seen() -> None:
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        await looked_at(system)
+        del system.ports(Store.A)._state.rows[PATH]
+        await system.auditor.look()
+        await system.auditor.look()
+        (finding,) = system.auditor.ledger.findings
+        assert (finding.loss, finding.rows) == (Loss.MISSING, ())
+
+
+async def test_a_row_with_other_content_than_the_client_was_shown_is_found() -> None:
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        plant(system, Store.A, payload=b"")
+        await looked_at(system)
+        assert [finding.loss for finding in system.auditor.ledger.findings] == [Loss.CHANGED]
+
+
+async def test_while_the_owner_is_away_nothing_is_said_of_its_records() -> None:
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        await system.stop(Store.A)
+        for _ in range(3):
+            assert await system.auditor.look() == 0
+        assert system.auditor.ledger.counts.waiting == 1
+
+
+async def test_while_the_replica_is_away_the_owner_alone_can_tell() -> None:
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        await system.stop(Store.B)
+        await looked_at(system)
+        assert system.auditor.ledger.counts == (1, 1, 0, 0, 0, 0)
+
+
+async def test_it_invents_nothing_while_records_move_under_load() -> None:
+    async with running_system() as system:
+        for number in range(8):
+            await put(system, str(number))
+        stop = asyncio.Event()
+
+        async def lender(reader: str) -> None:
+            while not stop.is_set():
+                for number in range(8):
+                    await lend(system, f"shelf/r/{number}", reader)
+
+        async def auditor() -> None:
+            while not stop.is_set():
+                await system.auditor.look()
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            for reader in ("ann", "bob", "eve"):
+                group.create_task(lender(reader))
+            group.create_task(auditor())
+            await go_to(system, Phase.CUTOVER)
+            await eventually(lambda: system.traffic.writes[Store.B] > 50)
+            stop.set()
+        await looked_at(system)
+        counts = system.auditor.ledger.counts
+        assert counts.lost == 0
+        assert counts.checked > 8
+
+
+@pytest.mark.parametrize("speaks", ["", "1", "2"])
+async def test_each_write_of_the_sandbox_contract_is_checked_in_the_schema_that_its_client_speaks(speaks: str) -> None:
+    metadata = (("sandbox-schema-version", speaks),) if speaks else ()
+    async with running_system(SANDBOXES) as system:
+        client = SandboxServiceStub(system.client.grpc)
+        made = await client.CreateSandbox(new("one"), metadata=metadata)
+        started = sandbox_pb2.Sandbox(name=made.name, state=sandbox_pb2.Sandbox.STATE_RUNNING)
+        change = UpdateSandboxRequest(sandbox=started)
+        change.update_mask.paths.append("state")
+        for call, request in (
+            (client.UpdateSandbox, change),
+            (client.AcquireLease, AcquireLeaseRequest(name=made.name, holder="ann", ttl=Duration(seconds=60))),
+            (client.DeleteSandbox, DeleteSandboxRequest(name=made.name, allow_missing=True)),
+            (client.UndeleteSandbox, UndeleteSandboxRequest(name=made.name)),
+        ):
+            await looked_at(system)
+            if call is not client.AcquireLease:
+                request.validate_only = True
+                await call(request, metadata=metadata)
+                request.validate_only = False
+            await call(request, metadata=metadata)
+        await looked_at(system)
+        assert system.auditor.ledger.findings == deque()
+        assert system.auditor.ledger.counts == (5, 5, 0, 0, 0, 0), "a call that only checks is no write"
+
+
+class TestForTheOperator:
+    async def test_a_lost_write_is_an_alert_blocks_the_step_and_is_listed(self) -> None:
+        async with running_panel(feeds=False, mover=False) as panel:
+            await with_a_loan(panel.system)
+            plant(panel.system, Store.A, payload=b"")
+            await looked_at(panel.system)
+            await panel.parts.measurement.exchange()
+            status = await panel.control.GetStatus(pb.GetStatusRequest())
+            assert "1 acknowledged writes are not in the store that owns them: baton ledger" in list(status.alerts)
+            assert (status.ledger.lost, status.ledger.checked) == (1, 1)
+            await go_to(panel.system, Phase.DUAL_WRITE)
+            await panel.parts.cache.refresh()
+            plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+            assert {gate.name: gate.verdict for gate in plan.gates}["ledger"] == pb.VERDICT_FAIL
+            await self.the_command_lists_it(panel)
+
+    async def the_command_lists_it(self, panel: Panel) -> None:
+        words = ["ledger", "--address", panel.address]
+        shown = await asyncio.to_thread(CliRunner().invoke, app, words)
+        assert shown.exit_code == 1
+        for word in ("CHANGED", PATH, "1 of 1 acknowledged writes lost", "A 2 (owner)"):
+            assert word in shown.stdout
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*words, "-o", "json"])
+        view = json.loads(result.stdout)
+        help_text = (await asyncio.to_thread(CliRunner().invoke, app, ["ledger", "--help"])).stdout
+        for keys in (view, view["lost_writes"][0], view["lost_writes"][0]["rows"][0]):
+            assert all(key in help_text for key in keys)
+        assert view["lost_writes"][0]["loss"] == "CHANGED"
+
+    async def test_without_a_lost_write_the_command_ends_well(self) -> None:
+        async with running_panel(feeds=False, mover=False) as panel:
+            result = await asyncio.to_thread(CliRunner().invoke, app, ["ledger", "--address", panel.address])
+            assert (result.exit_code, "0 of 0 acknowledged writes lost" in result.stdout) == (0, True)
