@@ -50,7 +50,7 @@ _SOCKET_SECONDS = 0.2
 _DRAIN_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 0.004
 _LONGEST_POLL_SECONDS = 0.04
-_LONGEST_POLL_OF_NEXT_SECONDS = 0.01
+_LONGEST_POLL_OF_NEXT_SECONDS = 0.004
 _CLAIM = ":next"
 """Behind the name of a lock: the name of the claim on its next turn."""
 

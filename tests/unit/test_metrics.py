@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from opentelemetry.metrics import Meter
@@ -70,12 +71,18 @@ async def test_a_reader_that_sends_too_much_or_too_little_is_let_go(exported: tu
 
 async def test_readers_that_say_nothing_keep_only_few_places(exported: tuple[Meter, int]) -> None:
     silent = [await asyncio.open_connection("127.0.0.1", exported[1]) for _ in range(8)]
-    assert await ask(exported[1], b"") == "", "sent away"
+    request = b"GET /metrics HTTP/1.1\r\n\r\n"
+    # Which of the two its end is depends on what was read by then.
+    with suppress(ConnectionResetError):
+        assert await ask(exported[1], request) == "", "sent away"
     for _, writer in silent:
         writer.close()
 
     async def answers() -> bool:
-        return (await ask(exported[1], b"GET /metrics HTTP/1.1\r\n\r\n")).startswith("HTTP/1.1 200")
+        try:
+            return (await ask(exported[1], request)).startswith("HTTP/1.1 200")
+        except ConnectionResetError:
+            return False
 
     await eventually(answers)
 
