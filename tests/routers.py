@@ -26,7 +26,7 @@ from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
 from services.router.flows.watching import Watching
 from tests.shelf import CONTRACT
-from tests.system import System
+from tests.system import WATCH_PATIENCE_SECONDS, System
 
 
 @dataclass
@@ -54,7 +54,7 @@ async def another_router(
         forward = Forward(system.stores, handoffs, traffic, clock, ReadPolicy())
         listing = Listing(system.stores, traffic, ReadPolicy(), system.shadow, clock)
         writes = Background(100, "writes")
-        watching = Watching(system.stores, setting, clock)
+        watching = Watching(system.stores, setting, clock, WATCH_PATIENCE_SECONDS)
         proxy = Proxy(
             CONTRACT,
             forward,
@@ -64,6 +64,7 @@ async def another_router(
             writes,
             clock,
             system.shadow,
+            system.auditor,
             watching=watching,
             clients=Clients(CONTRACT.schemas, clock),
         )

@@ -66,7 +66,10 @@ class ShelfOperations:
 
 
 def shelf_columns(row: Row) -> Columns:
-    return Columns({"reader": pb.Book.FromString(row.payload).reader})
+    try:
+        return Columns({"reader": pb.Book.FromString(row.payload).reader})
+    except DecodeError:
+        return Columns()
 
 
 def _of_reader(reader: str) -> Filter:

@@ -63,12 +63,12 @@ class Proxy:
         """To be registered at the public listener."""
         methods = self.contract.methods.items()
         once = {name: self._handler(method) for name, method in methods if method.watch is None}
-        watches = Watches(self.contract, self.watching, self.traffic)
+        watches = Watches(self.contract, self.watching, self.traffic, self.clients)
         streams = {name: watches.handler(method, self._begins(method)) for name, method in methods if method.watch}
         return RawService(self.contract.service, once, streams)
 
-    def _begins(self, method: Method) -> Callable[[], Store]:
-        return lambda: self._plan(self.steering.current, method, None).store
+    def _begins(self, method: Method) -> Callable[[bool], Store]:
+        return lambda old: self._plan(self.steering.current, method, None, old_client=old).store
 
     def _handler(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:

@@ -13,6 +13,7 @@ from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.rpc import metadata
 from libs.rpc.caller import read_caller
+from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, pass_on
 from libs.rpc.server import Stream
 from services.router.flows.stores import Metadata, Refused
@@ -25,14 +26,18 @@ class Watches:
     contract: Contract
     watching: Watching
     traffic: Traffic
+    clients: Clients
 
-    def handler(self, method: Method, chosen: Callable[[], Store]) -> Stream:
-        """`chosen`: where a watch begins now that does not say where it goes on."""
+    def handler(self, method: Method, chosen: Callable[[bool], Store]) -> Stream:
+        """`chosen`: where a watch begins now that does not say where it goes on, if its client is an old one or not."""
 
         async def handle(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
             try:
-                call = WatchCall(method, method.parse(request), self._extra(context))
-                async with aclosing(self.watching.answers(call, chosen())) as answers:
+                version = self.contract.schemas.asked(context.invocation_metadata())
+                await self.clients.note(context, version)
+                call = WatchCall(method, method.parse(request), self._extra(context, version))
+                to = chosen(self.contract.schemas.is_old(version))
+                async with aclosing(self.watching.answers(call, to)) as answers:
                     async for answer in answers:
                         yield answer
             except Refused as refused:
@@ -44,13 +49,12 @@ class Watches:
 
         return handle
 
-    def _extra(self, context: Context) -> Metadata:
-        """Raises InvalidField."""
-        found, schemas = context.invocation_metadata(), self.contract.schemas
-        caller = read_caller(found, internal=False)
+    def _extra(self, context: Context, version: int) -> Metadata:
+        caller = read_caller(context.invocation_metadata(), internal=False)
+        schemas = self.contract.schemas
         extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
         if schemas.metadata:
-            extra.append((schemas.metadata, str(schemas.asked(found))))
+            extra.append((schemas.metadata, str(version)))
         return tuple(extra)

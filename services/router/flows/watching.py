@@ -27,9 +27,6 @@ from services.router.flows.stores import Metadata, Refused, Stores
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 10.0
-"""How long a watch waits for its store before it goes on at the other one."""
-
 STILL_SECONDS = 3 * HEARTBEAT_SECONDS
 """A store that says nothing for so long is lost."""
 
@@ -77,9 +74,8 @@ class _Search:
 class Watching:
     """Raises InvalidField, Refused with a store's own error, and OwnerUnavailable when no store can be watched."""
 
-    def __init__(
-        self, stores: Stores, steering: Steering, clock: Time, patience_seconds: float = PATIENCE_SECONDS
-    ) -> None:
+    def __init__(self, stores: Stores, steering: Steering, clock: Time, patience_seconds: float) -> None:
+        """`patience_seconds`: how long a watch waits for its store before it goes on at the other one."""
         self._stores = stores
         self._steering = steering
         self._clock = clock
