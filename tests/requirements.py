@@ -282,11 +282,40 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "api.mcp": Requirement("The operations are there as MCP tools at all three"),
     "lock.port": Requirement(
-        "One interface for locks, in memory at A and in Redis at B; a lock goes with its record's owner"
+        "One interface for locks, in memory at A and in Redis at B; a lock goes with its record's owner",
+        _in(
+            "contracts/test_locks.py",
+            "one_holder_at_a_time",
+            "a_caller_that_is_cancelled_at_any_step_leaves_nothing",
+            "a_lock_is_renewed_beyond_its_time_to_live",
+            "only_the_holder_gives_a_lock_back",
+            "no_user_starves_however_busy_the_others_are",
+        )
+        + _in("unit/test_backend_turns.py", "a_store_that_does_not_own_the_record_asks_for_no_lock"),
     ),
     "lock.handoff": Requirement("A record that somebody holds changes its store without a second holder"),
-    "lock.redis-down": Requirement("Without Redis writes go on by version, leases fail at once, memory never steps in"),
-    "lock.limit": Requirement("A free lock is had in 50 ms at the 99th percentile, every wait ends, no deadlock lasts"),
+    "lock.redis-down": Requirement(
+        "Without Redis writes go on by version, leases fail at once, memory never steps in",
+        _in(
+            "integration/test_lock_server_faults.py",
+            "without_redis_writes_go_on_and_leases_are_refused_until_it_is_back",
+            "a_flush_takes_no_lease_and_no_token_goes_back",
+        )
+        + _in(
+            "contracts/test_locks_redis_faults.py",
+            "the_first_call_of_a_server_that_is_away_is_refused_within_half_a_second",
+            "a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_heard_again",
+        ),
+    ),
+    "lock.limit": Requirement(
+        "A free lock is had in 50 ms at the 99th percentile, every wait ends, no deadlock lasts",
+        _in(
+            "contracts/test_locks.py",
+            "a_wait_is_bounded_and_says_for_what",
+            "holders_that_wait_for_each_other_both_get_an_answer",
+        )
+        + _in("unit/test_gates.py", "a_gate_judges_what_is_known"),
+    ),
     "pool.sizing": Requirement(
         "The size of a pool follows from a rule, is measured on the machine, and is warned about",
         _in(
@@ -359,7 +388,15 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         _in("acceptance/test_flips.py", "a_flip_storm_loses_nothing_and_leaves_nothing_behind")
         + _in("unit/test_chaos.py", "every_flip_is_one_that_the_router_allows_and_does_what_it_says"),
     ),
-    "metrics.thresholds": Requirement("Each limit of the plan is a metric, evidence for a gate, and an alarm"),
+    "metrics.thresholds": Requirement(
+        "Each limit of the plan is a metric, evidence for a gate, and an alarm",
+        _in(
+            "unit/test_alerts.py",
+            "what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm",
+            "nothing_sounds_at_the_limits_themselves",
+            "every_rule_names_metrics_that_are_exported_and_says_what_to_do",
+        ),
+    ),
     "deprecate.clients": Requirement(
         "Clients of the old endpoint are seen, named and warned, and A waits for the last of them"
     ),
