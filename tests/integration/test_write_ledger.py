@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -155,12 +156,13 @@ async def test_each_write_of_the_sandbox_contract_is_checked_in_the_schema_that_
         started = sandbox_pb2.Sandbox(name=made.name, state=sandbox_pb2.Sandbox.STATE_RUNNING)
         change = UpdateSandboxRequest(sandbox=started)
         change.update_mask.paths.append("state")
-        for call, request in (
+        steps: tuple[tuple[Any, Any], ...] = (
             (client.UpdateSandbox, change),
             (client.AcquireLease, AcquireLeaseRequest(name=made.name, holder="ann", ttl=Duration(seconds=60))),
             (client.DeleteSandbox, DeleteSandboxRequest(name=made.name, allow_missing=True)),
             (client.UndeleteSandbox, UndeleteSandboxRequest(name=made.name)),
-        ):
+        )
+        for call, request in steps:
             await looked_at(system)
             if call is not client.AcquireLease:
                 request.validate_only = True

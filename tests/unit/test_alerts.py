@@ -21,6 +21,7 @@ from libs.telemetry.latency import bucket_of_seconds
 from libs.telemetry.metrics import open_metrics
 from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates import GATES, Verdict
+from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.flows.metrics import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks
@@ -49,6 +50,7 @@ GOOD = Evidence(
     shadow=ShadowCounts(40_000, 39_997, 0, 3),
     turn_waits=Counter({0: 10_000}),
     latencies=(parity("get", 0.002, 0.002), parity("update", 0.003, 0.003)),
+    ledger=LedgerCounts(LIMITS.ledger_writes, LIMITS.ledger_writes),
 )
 
 
@@ -90,6 +92,7 @@ CASES = [
         replace(GOOD, turn_waits=Counter({0: 10_000, bucket_of_seconds(0.06): 500})),
         (LIMITS.lock_seconds,),
     ),
+    Case("BatonWriteLost", "ledger", replace(GOOD, ledger=LedgerCounts(2, 2, lost=1)), (0,)),
 ]
 
 

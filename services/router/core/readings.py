@@ -82,6 +82,16 @@ def _bounds(found: Bounds, labels: Mapping[str, str]) -> Readings:
             yield Reading(value, {**labels, "bound": bound})
 
 
+def _checked(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.ledger is not None:
+        yield Reading(evidence.ledger.checked)
+
+
+def _lost(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.ledger is not None:
+        yield Reading(evidence.ledger.lost)
+
+
 METRICS = (
     Metric("baton.lag", "s", "How far the worse feed is behind", _lag),
     Metric("baton.parked.events", "{event}", "Events that could not be applied, at both stores", _parked),
@@ -92,5 +102,7 @@ METRICS = (
     Metric("baton.turn.wait.p99", "s", "Bounds of P99 of a write's wait for its turn at B", _turn_wait),
     Metric("baton.call.p99", "s", "Bounds of P99 of an operation at a store, in the same minutes at both", _p99),
     Metric("baton.write.delta", "s", "Bounds of how far P99 of a write at B is above A's", _write_delta),
+    Metric("baton.ledger.checked", "{write}", "Acknowledged writes that were held against the stores", _checked),
+    Metric("baton.ledger.lost", "{write}", "Acknowledged writes that their owner does not have", _lost),
 )
 """For Prometheus dots are underscores, and seconds end in `_seconds`."""

@@ -35,7 +35,8 @@ class Blocked(GateBlocked):
         failing = [result for result in results if result.verdict is not Verdict.PASS]
         shown = "; ".join(f"{result.name} {result.verdict.value}: {result.evidence}" for result in failing)
         super().__init__(
-            f"{to.value} is not entered: {shown}. {advice}",
+            # The advice first: what is too long is cut at its end.
+            f"{to.value} is not entered. {advice}. {shown}",
             name=to.value,
             verdict=worst(failing).value,
             gates=",".join(result.name for result in failing),
