@@ -14,6 +14,7 @@ import pytest
 
 from libs.devstack.postgres import Postgres
 from libs.errors import Overloaded
+from libs.pb.baton.replication.v1.replication_pb2 import GetStatusRequest
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import reason_of
 from libs.store.connections import ALLOWED, Connections, per_process
@@ -145,6 +146,8 @@ async def test_a_process_without_free_connections_refuses_instead_of_letting_cal
         assert reasons.count("OVERLOADED") > CALLS // 2, "few may wait"
         assert set(reasons) <= {"OVERLOADED", "LOCK_TIMEOUT"}, "none waits until its deadline"
         assert await reason() not in ("OVERLOADED", "LOCK_TIMEOUT")
+        status = await service.replication.GetStatus(GetStatusRequest())
+        assert status.connections.per_process == per_process(1), "what the doctor looks at"
 
 
 def test_the_size_of_a_pool_follows_from_the_cores_of_the_database() -> None:
