@@ -221,6 +221,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         _in(_FEED, "while_the_owner_is_away_reads_are_marked_stale_with_their_age")
         + _in(_ROUTER, "a_read_whose_owner_is_away_is_answered_by_the_replica_marked_stale"),
     ),
+    "read.watch": Requirement(
+        "A watcher sees each sandbox's versions in order and misses no last one, through handoffs, phases and deaths",
+        _in("acceptance/test_watch.py", "a_watcher_misses_nothing_through_all_phases_and_the_death_of_its_store")
+        + _in(
+            "contracts/test_store_watch.py",
+            "every_write_after_a_place_is_shown_once",
+            "a_handoff_is_no_write",
+            "nobody_misses_the_last_write_of_a_key_while_many_write_at_once",
+        )
+        + _in(
+            "integration/test_postgres_watch.py",
+            "a_write_that_commits_late_is_seen_after_later_ones",
+            "a_transaction_that_stays_open_holds_back_no_watcher",
+        )
+        + _in(
+            "integration/test_router_watch.py",
+            "neither_phases_nor_handoffs_disturb_a_watch",
+            "a_store_that_is_back_soon_is_watched_on_from_where_it_was_lost",
+            "a_watch_of_a_dead_store_is_taken_up_by_the_other_one",
+        ),
+    ),
     "feed.lag": Requirement(
         "How far a side is behind is known in events and in seconds, and seen when it stands still",
         _in(
