@@ -19,13 +19,17 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from redis.asyncio import Redis as Client
 
+from libs.clock import SystemClock
 from libs.devstack.redis import Redis
-from libs.ownership.model import bucket_of
+from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import DETAILS_KEY, reason_of
+from services.router.core.phase import Setting
+from services.router.flows.observe import Observer
+from services.router.flows.stores import open_store
 from tests.integration.processes import Service, running
 from tests.unit.backends import new, refusal
 from tests.waiting import eventually
@@ -150,6 +154,17 @@ async def test_a_flush_takes_no_lease_and_no_token_goes_back(site: Site) -> None
     again = (await site.lease(NAMES[0])).lease
     assert term_and_revision(again.token) > term_and_revision(first.token)
     await site.write()
+
+
+async def test_the_router_learns_how_long_writes_wait_for_their_turn(site: Site) -> None:
+    """Those of this process: two were made, and each of these is two."""
+    for _ in range(5):
+        await site.write()
+    async with open_store(Store.B, site.service.internal.address, None) as client:
+        observer = Observer({Store.B: client}, None, SystemClock())
+        assert observer.evidence(Setting(), None, None).turn_waits is None
+        await observer.poll()
+        assert observer.evidence(Setting(), None, None).turn_waits == {0: 12}, "nobody else wanted these records"
 
 
 def term_and_revision(token: str) -> tuple[int, ...]:
