@@ -190,6 +190,15 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_full_outbox_refuses_writes_and_lets_reads_and_handoffs_go_on",
             "a_topic_that_would_lose_events_is_refused_by_every_process",
         )
+        + _in("acceptance/test_lost_store.py", "a_store_that_is_lost_with_its_disk_takes_no_answered_write_with_it")
+        + _in("integration/test_ack_logged.py", "the_phase_decides_when_a_write_is_answered")
+        + _in(
+            "integration/test_write_ledger.py",
+            "a_row_that_went_back_in_time_is_found",
+            "a_row_that_is_gone_is_found_even_long_after_it_was_seen",
+            "a_row_with_other_content_than_the_client_was_shown_is_found",
+            "it_invents_nothing_while_records_move_under_load",
+        )
         + _STRESS,
     ),
     "write.one-effect": Requirement(
