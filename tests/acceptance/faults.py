@@ -7,6 +7,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from redis.asyncio import Redis as Client
+
 from libs.devstack.kafka import Kafka
 from libs.devstack.postgres import Postgres
 from libs.devstack.redis import Redis
@@ -49,6 +51,19 @@ def server_faults(server: Kafka | Postgres | Redis) -> list[Fault]:
         Fault(f"SIGKILL {name}", tell(signal.SIGKILL), lambda: asyncio.to_thread(server.start)),
         Fault(f"SIGSTOP {name}", tell(signal.SIGSTOP), tell(signal.SIGCONT)),
     ]
+
+
+def flushed(redis: Redis) -> Fault:
+    """It forgets all locks, and goes on."""
+
+    async def flush() -> None:
+        async with Client.from_url(redis.url) as client:
+            await client.flushall()
+
+    async def nothing() -> None:
+        pass
+
+    return Fault("FLUSHALL redis", flush, nothing)
 
 
 async def one_after_the_other(faults: list[Fault], say: Callable[[str], None]) -> None:

@@ -20,7 +20,8 @@ from libs.trial.stores import open_readers, wait_until_quiet
 from libs.trial.verdict import Result, judge
 from libs.trial.walk import Move, Walk
 from libs.trial.world import Size, World
-from tests.acceptance.faults import Fault, one_after_the_other, process_faults, server_faults
+from libs.verify.history import LEASES, Outcome
+from tests.acceptance.faults import Fault, flushed, one_after_the_other, process_faults, server_faults
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 LEAST_CALLS_PER_SECOND = 50
@@ -102,6 +103,8 @@ async def test_nothing_is_lost_while_our_own_processes_die_in_turn(tmp_path: Pat
 async def test_nothing_is_lost_while_the_servers_die_in_turn(tmp_path: Path, stack: Stack) -> None:
     world = World.real(tmp_path, stack, OLD_DATABASE, Size(routers=2, new=2))
     faults = [fault for server in (stack.kafka, stack.postgres, stack.redis) for fault in server_faults(server)]
-    result, load = await run(world, tmp_path, faults)
+    result, load = await run(world, tmp_path, [*faults, flushed(stack.redis)])
     assert load.calls_per_second >= LEAST_CALLS_PER_SECOND, "too few calls to show anything"
     assert result.ok, "\n".join(result.problems)
+    leases = [call for call in load.calls() if call.method in LEASES and call.outcome is Outcome.OK]
+    assert {call.method for call in leases} == LEASES, "no leases, nothing shown of them"
