@@ -43,6 +43,7 @@ _FLAGS = "integration/test_flags.py"
 _FEED = "acceptance/test_feed.py"
 _IDENTICAL = "acceptance/test_identical.py"
 _INTERLEAVINGS = "integration/test_postgres_interleavings.py"
+_LEASES = "acceptance/test_leases.py"
 _MODEL = "model/test_model.py"
 _PHASE = "unit/test_phase.py"
 _ROUTER = "integration/test_router.py"
@@ -323,7 +324,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         )
         + _in("unit/test_backend_turns.py", "a_store_that_does_not_own_the_record_asks_for_no_lock"),
     ),
-    "lock.handoff": Requirement("A record that somebody holds changes its store without a second holder"),
+    "lock.handoff": Requirement(
+        "A record that somebody holds changes its store without a second holder",
+        _in(
+            _LEASES,
+            "a_lease_moves_with_its_sandbox_and_its_tokens_only_grow",
+            "eight_writers_of_one_record_that_is_handed_to_and_fro_all_get_on",
+        )
+        + _in(
+            "unit/test_backend_turns.py",
+            "a_release_waits_for_the_holder_of_the_lock",
+            "a_release_goes_on_when_the_holder_does_not_leave_or_locks_are_away",
+            "whoever_lost_the_record_while_waiting_for_the_lock_changes_nothing",
+        )
+        + _in(
+            "contracts/test_store_leases.py",
+            "a_lease_that_comes_from_elsewhere_is_counted_from_then_on",
+            "other_writes_and_a_release_do_not_begin_the_count_anew_and_a_renewal_does",
+        )
+        + _in("unit/test_sandbox_leases.py", "the_same_holder_gets_a_new_token_and_the_old_one_is_void")
+        + _NOTHING_IS_LOST[1:],
+    ),
     "lock.redis-down": Requirement(
         "Without Redis writes go on by version, leases fail at once, memory never steps in",
         _in(
@@ -335,7 +356,14 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "contracts/test_locks_redis_faults.py",
             "the_first_call_of_a_server_that_is_away_is_refused_within_half_a_second",
             "a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_heard_again",
-        ),
+        )
+        + _in(
+            "unit/test_backend_turns.py",
+            "without_locks_a_write_that_needs_one_fails_and_changes_nothing",
+            "a_request_that_was_served_is_answered_without_a_lock",
+        )
+        + _in(_LEASES, "a_lease_moves_with_its_sandbox_and_its_tokens_only_grow")
+        + _NOTHING_IS_LOST[1:],
     ),
     "lock.limit": Requirement(
         "A free lock is had in 50 ms at the 99th percentile, every wait ends, no deadlock lasts",

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
-from tests.acceptance.talk import create, delete, get, undelete, update
+from tests.acceptance.talk import acquire, create, delete, get, release, renew, undelete, update
 
 Bad = Callable[[str], Message]
 """From the id of a sandbox that does not exist."""
@@ -81,6 +81,12 @@ BAD_INPUT: Sequence[tuple[Bad, str]] = (
     (lambda _: pb.UndeleteSandboxRequest(name="x"), "name"),
     (lambda made_id: undelete(made_id, etag='"1"'), "etag"),
     (lambda made_id: undelete(made_id, request_id="1"), "request_id"),
+    (lambda made_id: undelete(made_id, lease_token="1"), "lease_token"),
+    (lambda made_id: acquire(made_id, ""), "holder"),
+    (lambda made_id: acquire(made_id, "ann", seconds=0), "ttl"),
+    (lambda made_id: acquire("/" + made_id, "ann"), "name"),
+    (lambda made_id: renew(made_id, ""), "token"),
+    (lambda made_id: release(made_id, "1"), "token"),
 )
 """None of them may leave a sandbox behind."""
 

@@ -16,7 +16,20 @@ from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc import metadata
 from libs.rpc.limits import REQUEST_BYTES
 from tests.acceptance.bad_input import BAD_INPUT, BAD_LISTS
-from tests.acceptance.talk import COLLECTION, SERVICE, Talk, create, delete, get, sandbox, undelete, update
+from tests.acceptance.talk import (
+    COLLECTION,
+    SERVICE,
+    Talk,
+    acquire,
+    create,
+    delete,
+    get,
+    release,
+    renew,
+    sandbox,
+    undelete,
+    update,
+)
 
 Conversation = Callable[[Talk], Awaitable[None]]
 
@@ -25,6 +38,8 @@ EXISTS = ("ALREADY_EXISTS", "SANDBOX_ALREADY_EXISTS", "name")
 INVALID = ("INVALID_ARGUMENT", "INVALID_FIELD")
 ETAG = ("ABORTED", "ETAG_MISMATCH", "etag")
 REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
+HELD = ("FAILED_PRECONDITION", "LEASE_HELD", "lease")
+LOST = ("FAILED_PRECONDITION", "LEASE_LOST", "lease")
 TRANSITION = ("FAILED_PRECONDITION", "ILLEGAL_STATE_TRANSITION", "sandbox.state")
 
 
@@ -311,6 +326,29 @@ async def durations(talk: Talk) -> None:
     assert (await talk.ok(update(one, "spec.timeout"))).spec.HasField("timeout") is False
 
 
+async def leases(talk: Talk) -> None:
+    one, request_id = talk.new_id(), talk.new_request_id()
+    await talk.refused(acquire(one, "ann"), *ABSENT)
+    await talk.ok(create(one))
+    held = await talk.ok(acquire(one, "ann", request_id=request_id))
+    assert (held.lease.holder, held.lease.token, held.revision) == ("ann", "0.2", 2)
+    assert (await talk.ok(get(one))).lease == held.lease
+    for at in range(len(talk.ways)):
+        assert await talk.ok(acquire(one, "ann", request_id=request_id), at=at) == held
+        await talk.refused(acquire(one, "ben"), *HELD, at=at)
+    assert (await talk.ok(renew(one, "0.2"))).lease.renewals == 1
+    change = update(one, labels={"n": "1"})
+    change.lease_token = "0.1"
+    await talk.refused(change, *LOST)
+    await talk.refused(delete(one, lease_token="0.1"), *LOST)
+    change.lease_token = "0.2"
+    assert (await talk.ok(change)).revision == 4
+    assert (await talk.ok(update(one, labels={"n": "2"}))).lease.token == "0.2", "without a token it is not looked at"
+    assert not (await talk.ok(release(one, "0.2"))).HasField("lease")
+    await talk.refused(renew(one, "0.2"), *LOST)
+    assert (await talk.ok(acquire(one, "ben"))).lease.token == "0.7"
+
+
 CONVERSATIONS: Mapping[str, Conversation] = {
     talk.__name__: talk
     for talk in (
@@ -336,5 +374,6 @@ CONVERSATIONS: Mapping[str, Conversation] = {
         what_only_routers_may_say,
         short_of_time,
         durations,
+        leases,
     )
 }

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import grpc
 from google.protobuf import text_format
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
@@ -35,6 +36,9 @@ REPLIES: dict[str, type[Message]] = {
     "UpdateSandbox": Sandbox,
     "DeleteSandbox": Sandbox,
     "UndeleteSandbox": Sandbox,
+    "AcquireLease": Sandbox,
+    "RenewLease": Sandbox,
+    "ReleaseLease": Sandbox,
 }
 _REQUESTS = {
     pb.CreateSandboxRequest: "CreateSandbox",
@@ -43,9 +47,12 @@ _REQUESTS = {
     pb.UpdateSandboxRequest: "UpdateSandbox",
     pb.DeleteSandboxRequest: "DeleteSandbox",
     pb.UndeleteSandboxRequest: "UndeleteSandbox",
+    pb.AcquireLeaseRequest: "AcquireLease",
+    pb.RenewLeaseRequest: "RenewLease",
+    pb.ReleaseLeaseRequest: "ReleaseLease",
 }
 _SIZE = re.compile(r"would have \d+ bytes")
-_MADE_BY_THE_SERVICE = ("create_time", "update_time", "delete_time")
+_MADE_BY_THE_SERVICE = ("create_time", "update_time", "delete_time", "acquire_time", "renew_time")
 
 
 @dataclass
@@ -147,7 +154,7 @@ def _answer_text(method: str, data: bytes) -> str:
 def _without_own(sandbox: Sandbox) -> None:
     """That there is an id, and a time, is kept."""
     sandbox.uid = sandbox.uid and "a uid"
-    for described, value in sandbox.ListFields():
+    for described, value in [*sandbox.ListFields(), *sandbox.lease.ListFields()]:
         if described.name in _MADE_BY_THE_SERVICE:
             value.FromSeconds(1)
 
@@ -180,6 +187,19 @@ def get(made_id: str) -> pb.GetSandboxRequest:
 
 def delete(made_id: str, **fields: Any) -> pb.DeleteSandboxRequest:
     return pb.DeleteSandboxRequest(name=COLLECTION + made_id, **fields)
+
+
+def acquire(made_id: str, holder: str, seconds: int = 3600, request_id: str = "") -> pb.AcquireLeaseRequest:
+    ttl = Duration(seconds=seconds)
+    return pb.AcquireLeaseRequest(name=COLLECTION + made_id, holder=holder, ttl=ttl, request_id=request_id)
+
+
+def renew(made_id: str, token: str) -> pb.RenewLeaseRequest:
+    return pb.RenewLeaseRequest(name=COLLECTION + made_id, token=token)
+
+
+def release(made_id: str, token: str) -> pb.ReleaseLeaseRequest:
+    return pb.ReleaseLeaseRequest(name=COLLECTION + made_id, token=token)
 
 
 def undelete(made_id: str, **fields: Any) -> pb.UndeleteSandboxRequest:
