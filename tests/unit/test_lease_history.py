@@ -108,4 +108,4 @@ def test_a_lease_operation_of_unknown_outcome_may_explain_a_revision_that_is_rea
 def test_a_lease_is_had_on_a_live_record_only() -> None:
     gone = [call("create", 0, 1, "v1", 1), call("delete", 2, 3, None, 2)]
     assert not check([*gone, acquire(4, 5, 3, "ann")]).ok
-    assert not check([*gone, acquire(4, 5, None, "ann", reason="LEASE_HELD")]).ok
+    assert not check([*gone, renew(4, 5, None, "0.1", reason="LEASE_LOST")]).ok
