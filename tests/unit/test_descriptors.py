@@ -22,6 +22,7 @@ SANDBOX = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
         (SANDBOX, "CreateSandbox", False, "create"),
         (SANDBOX, "GetSandbox", True, "get"),
         (SANDBOX, "ListSandboxes", True, "list"),
+        (SANDBOX, "WatchSandboxes", True, "get"),
         (SANDBOX, "UpdateSandbox", False, "update"),
         (SANDBOX, "DeleteSandbox", False, "delete"),
         (SANDBOX, "UndeleteSandbox", False, "update"),
@@ -68,6 +69,15 @@ def test_the_question_of_a_list_is_the_same_whatever_the_page() -> None:
     assert (first[0], second[0], browse.page(shelf.BrowseOrder(most=100))[0]) == (3, 5, 7)
 
 
+def test_the_question_of_a_watch_is_the_same_wherever_it_goes_on() -> None:
+    follow = SHELF.methods["Follow"]
+    assert follow.watched(shelf.FollowOrder(reader="ann", where="x")) == (
+        "x",
+        follow.watched(shelf.FollowOrder(reader="ann"))[1],
+    )
+    assert follow.watched(shelf.FollowOrder(reader="ann")) != follow.watched(shelf.FollowOrder(reader="bob"))
+
+
 def test_bytes_that_are_no_request_are_refused() -> None:
     with pytest.raises(InvalidField, match="request"):
         SANDBOX.methods["GetSandbox"].parse(b"\x0a\x02\xff\xfe")
@@ -96,12 +106,20 @@ def service(rule: options_pb2.MethodRule | None, *, read: bool = False, streams:
     return pool.FindServiceByName("x.S")
 
 
+WATCH = options_pb2.WatchRule(items="name", removed="name", resume_token="name", reset="size", synced="size")
+
+
 @pytest.mark.parametrize(
     ("rule", "read", "streams", "why"),
     [
         (None, True, False, "lacks the option"),
         (options_pb2.MethodRule(key="{name}", operation="get"), True, True, "streams"),
         (options_pb2.MethodRule(key="{name}", operation="fly"), True, False, "'fly' is not one of"),
+        (options_pb2.MethodRule(key="{name}", operation="update", request_id="name"), False, True, "streams"),
+        (options_pb2.MethodRule(operation="update", request_id="name", watch=WATCH), False, True, "streams"),
+        (options_pb2.MethodRule(operation="get", watch=WATCH), True, False, "a watch answers with a stream"),
+        (options_pb2.MethodRule(operation="get", watch=WATCH), True, True, "name is not a repeated message"),
+        (options_pb2.MethodRule(key="{name}", operation="get", watch=WATCH), True, True, "either a key or a list, or"),
         (options_pb2.MethodRule(operation="get"), True, False, "either a key or a list"),
         (options_pb2.MethodRule(key="{name}", operation="update"), False, False, "needs a key and a request_id"),
         (options_pb2.MethodRule(key="{nome}", operation="get"), True, False, "no field 'nome'"),
