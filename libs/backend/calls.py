@@ -1,8 +1,9 @@
 """A contract's calls at one store: parsed, decided by the record's owner in its row, answered in the contract's bytes.
 
 The internal listener answers for this store alone: what it does not own ends in NOT_OWNER. The public one serves
-clients directly and passes on to the router whatever this store cannot answer as owner, and every list, since half of
-the records may be elsewhere. So a client with an old endpoint stays right while records move.
+clients directly and passes on to the router whatever this store cannot answer as owner; every list, since half of the
+records may be elsewhere; and every watch, which the router goes on with when this store ends. So a client with an old
+endpoint stays right while records move.
 """
 
 from __future__ import annotations
