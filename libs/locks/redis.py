@@ -42,15 +42,10 @@ log = logging.getLogger(__name__)
 USABLE = 0.6
 """Part of the time to live for which a lock counts as held."""
 
-COMMAND_SECONDS = 0.4
-"""Of one command in all: waiting for a connection, connecting, sending, the answer. By then a call of a server that is
-away is refused; those that wait behind it are refused with it, and later ones at once."""
-
-_SOCKET_SECONDS = 0.2
 _DRAIN_SECONDS = 1.0
-_FIRST_POLL_SECONDS = 0.004
-_LONGEST_POLL_SECONDS = 0.04
-_LONGEST_POLL_OF_NEXT_SECONDS = 0.004
+_FIRST_POLL_SECONDS = 0.002
+_LONGEST_POLL_SECONDS = 0.016
+_LONGEST_POLL_OF_NEXT_SECONDS = 0.002
 _CLAIM = ":next"
 """Behind the name of a lock: the name of the claim on its next turn."""
 
@@ -93,6 +88,9 @@ class RedisLockSettings:
     """Between two tries whether Redis is back."""
     claim_seconds: float = 0.15
     """How long a claim on the next turn holds after its owner has asked; it asks again every few milliseconds."""
+    command_seconds: float = 0.4
+    """Of one command in all: waiting for a connection, connecting, sending, the answer. By then a call of a server that
+    is away is refused; those that wait behind it are refused with it, and later ones at once."""
     connections: int = 16
     waiters_per_key: int = 1000
     prefix: str = "baton:lock:"
@@ -106,6 +104,8 @@ class RedisLockSettings:
         if self.claim_seconds <= _LONGEST_POLL_SECONDS:
             expected = f"more than {_LONGEST_POLL_SECONDS:g}, the time until it is asked again"
             raise ValueError(f"claim_seconds is {self.claim_seconds:g}; it must be {expected}")
+        if self.command_seconds <= 0:
+            raise ValueError(f"command_seconds is {self.command_seconds:g}; it must be more than 0")
         if self.connections < 1:
             raise ValueError(f"connections is {self.connections}; it must be at least 1")
 
@@ -151,9 +151,9 @@ class RedisLocks:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=settings.connections,
-            timeout=_SOCKET_SECONDS,
-            socket_timeout=_SOCKET_SECONDS,
-            socket_connect_timeout=_SOCKET_SECONDS,
+            timeout=settings.command_seconds / 2,
+            socket_timeout=settings.command_seconds / 2,
+            socket_connect_timeout=settings.command_seconds / 2,
             # A retry inside the client would hide how long a command takes; the breaker and the caller decide.
             retry=Retry(NoBackoff(), 0),
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
@@ -205,7 +205,7 @@ class RedisLocks:
 
     @asynccontextmanager
     async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[RedisLock]:
-        """See `LockManager.hold`. A server that does not answer may hold a call up for COMMAND_SECONDS once."""
+        """See `LockManager.hold`. A server that does not answer may hold a call up for command_seconds once."""
         until = self._clock.monotonic() + wait_seconds
         self._check_reachable()
         async with self._local.hold(key, wait_seconds):
@@ -277,7 +277,7 @@ class RedisLocks:
 
     async def _probe(self) -> None:
         try:
-            async with asyncio.timeout(COMMAND_SECONDS):
+            async with asyncio.timeout(self._settings.command_seconds):
                 await self._client.ping()
         except ResponseError:
             self._spoke()
@@ -320,7 +320,7 @@ class RedisLocks:
         name = self._settings.prefix + lock.key
         milliseconds = [int(seconds * 1000) for seconds in (self._settings.ttl_seconds, claim_seconds)]
         try:
-            async with asyncio.timeout(COMMAND_SECONDS):
+            async with asyncio.timeout(self._settings.command_seconds):
                 answer = await self._client.eval(script, 2, name, name + _CLAIM, lock.token, *milliseconds)
         except ResponseError as error:
             self._spoke(str(error))

@@ -12,12 +12,13 @@ from libs.devstack.redis import Redis
 from libs.errors import LockTimeout
 from libs.locks.breaker import State
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
-from libs.locks.redis import COMMAND_SECONDS, RedisLocks, RedisLockSettings
+from libs.locks.redis import RedisLocks, RedisLockSettings
 from tests.waiting import eventually
 from tests.wire import wire_to
 
 KEY = "sandboxes/one"
 WAIT_SECONDS = 10.0
+PATIENT = RedisLockSettings(command_seconds=WAIT_SECONDS)
 PROBING = RedisLockSettings(probe_seconds=0.05)
 FULL_BYTES = 1
 
@@ -41,7 +42,7 @@ async def client(redis_server: Redis) -> AsyncIterator[Client]:
 
 
 async def test_the_first_call_of_a_server_that_is_away_is_refused_within_half_a_second(redis_server: Redis) -> None:
-    assert COMMAND_SECONDS < 0.5, "the whole time of one command; nothing else is waited for"
+    assert RedisLockSettings().command_seconds < 0.5, "the whole time of one command; nothing else is waited for"
     async with RedisLocks.open(redis_server.url, RedisLockSettings(probe_seconds=600)) as locks:
         redis_server.kill(signal.SIGSTOP)
         try:
@@ -72,7 +73,7 @@ async def test_one_probe_at_a_time_finds_out_that_a_server_is_back(redis_server:
 async def test_a_full_server_refuses_new_locks_keeps_the_old_ones_and_gives_again_when_it_has_room(
     redis_server: Redis, client: Client
 ) -> None:
-    settings = RedisLockSettings(renew_seconds=0.1)
+    settings = RedisLockSettings(renew_seconds=0.1, command_seconds=WAIT_SECONDS)
     async with RedisLocks.open(redis_server.url, settings) as locks:
         async with locks.hold("held/before", 0) as held, full(client):
             for _ in range(3):
@@ -91,7 +92,10 @@ async def test_a_full_server_refuses_new_locks_keeps_the_old_ones_and_gives_agai
 
 
 async def test_a_flush_costs_no_caller_an_error(redis_server: Redis, client: Client) -> None:
-    async with RedisLocks.open(redis_server.url) as locks, RedisLocks.open(redis_server.url) as others:
+    async with (
+        RedisLocks.open(redis_server.url, PATIENT) as locks,
+        RedisLocks.open(redis_server.url, PATIENT) as others,
+    ):
         done = 0
 
         async def work(manager: LockManager) -> None:
@@ -111,7 +115,7 @@ async def test_a_flush_costs_no_caller_an_error(redis_server: Redis, client: Cli
 
 
 async def test_a_server_that_is_slow_gives_its_locks_slowly(redis_server: Redis, client: Client) -> None:
-    async with wire_to(redis_server.port) as (wire, port), RedisLocks.open(_url(port)) as locks:
+    async with wire_to(redis_server.port) as (wire, port), RedisLocks.open(_url(port), PATIENT) as locks:
         wire.slow_seconds = 0.05
         async with locks.hold(KEY, WAIT_SECONDS):
             assert await client.exists("baton:lock:" + KEY)
@@ -139,7 +143,7 @@ async def test_a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_hea
         wire, port = await stack.enter_async_context(wire_to(redis_server.port))
         settings = RedisLockSettings(ttl_seconds=600, probe_seconds=0.05)
         locks = await stack.enter_async_context(RedisLocks.open(_url(port), settings))
-        others = await stack.enter_async_context(RedisLocks.open(redis_server.url))
+        others = await stack.enter_async_context(RedisLocks.open(redis_server.url, PATIENT))
         await _pass_through(locks)
         wire.deaf = True
         with pytest.raises(LocksUnavailable):
