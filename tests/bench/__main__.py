@@ -16,7 +16,7 @@ from rich.console import Console
 from libs.devstack.errors import DevStackError
 from libs.devstack.locate import PROJECT_ROOT
 from libs.devstack.stack import running_stack, server_directory
-from tests.bench import backfill, calls, handoff, lag, locks, memory, mover, report, steering, stores
+from tests.bench import ack, backfill, calls, handoff, lag, locks, memory, mover, report, steering, stores
 from tests.bench.measure import Figure, Machine
 from tests.bench.report import Result
 from tests.bench.site import Site
@@ -32,6 +32,7 @@ Measure = Callable[[Site], Awaitable[list[Figure]]]
 BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
     "calls": ("calls through the router against the store directly, and a bare proxy between", calls.measure),
+    "ack": ("writes answered when they are in the log, against the same answered when committed", ack.measure),
     "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
     "handoff": ("one record from store to store and back", handoff.measure),

@@ -48,13 +48,15 @@ async def waiting(waits: LogWaits, name: tuple[str, Version], *, fresh: bool = T
 
 async def test_a_wait_ends_when_exactly_its_change_is_acknowledged() -> None:
     async with outbox_with(KEY) as (outbox, [name]):
-        waits = LogWaits(outbox, 10.0)
+        asked: list[int] = []
+        waits = LogWaits(Counted(outbox, asked), 10.0)
         first, second = await waiting(waits, name), await waiting(waits, name)
         waits.acknowledged([("sandboxes/other", name[1]), (KEY, Version(0, 7))])
         await asyncio.sleep(0)
         assert not first.done()
         waits.acknowledged([name])
         await asyncio.gather(first, second)
+        assert asked == [], "a write that has just been made is hardly there yet"
         assert repr(waits) == "<LogWaits waiting=[]>"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from libs.process import ProcessSettings
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, hide_password, load
+from services.router.core.phase import Phase
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 from services.simple_mcp.settings import SimpleMcpSettings
@@ -53,6 +54,7 @@ WRONG_OF_ONE: list[tuple[Kind, str, str, str]] = [
     (RouterSettings, "store_b", "10.0.0.1:1,", ADDRESS),
     (RouterSettings, "control_store", "mysql://host/name", "sqlite:///path or postgresql://"),
     (RouterSettings, "refresh_seconds", "1.5", "less than or equal to 1"),
+    (RouterSettings, "ack_logged", "CUTOVER,NEVER", "OFF, SHADOW, DUAL_WRITE, DUAL_READ, CUTOVER, DEPRECATED"),
     (RouterSettings, "flag_provider", "flagd", "package.module:factory"),
     (RouterSettings, "flag_provider", "http://flags.example", "flagd:/path/to/flags.json"),
     (RouterSettings, "flag_prefix", "sandbox routing", "letters, digits"),
@@ -201,6 +203,17 @@ def test_a_pool_for_calls_follows_the_cores_of_the_database_unless_it_is_given(m
     assert load(ServiceLayerSettings).request_pool == 17
     put(monkeypatch, environment(ServiceLayerSettings, database_cores="8", request_pool="5"))
     assert load(ServiceLayerSettings).request_pool == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "phases"),
+    [("", set()), ("all", set(Phase)), (" dual_read, CUTOVER ", {Phase.DUAL_READ, Phase.CUTOVER})],
+)
+def test_phases_are_named_with_commas_between_them(
+    value: str, phases: set[Phase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(monkeypatch, environment(RouterSettings, ack_logged=value))
+    assert load(RouterSettings).logged_phases == phases
 
 
 @KINDS

@@ -105,7 +105,7 @@ def test_the_second_look_makes_it_a_finding_and_only_one(*, found_first: bool) -
 
 def test_of_one_record_the_newest_write_is_kept_in_whatever_order_answers_come() -> None:
     ledger = Ledger(LIMITS)
-    for revision in (5, 7, 6, 7):
+    for revision in (5, 7, 7, 6):
         ledger.note(write(revision), 0.0)
     assert ledger.due(10.0, 9) == [write(7)]
     assert ledger.counts == LedgerCounts(sampled=4, superseded=3, waiting=1)

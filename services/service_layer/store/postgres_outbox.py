@@ -13,7 +13,7 @@ from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
 from services.service_layer.store.postgres_rows import columnar
 
-_FIRST_POLL_SECONDS = 0.02
+_FIRST_POLL_SECONDS = 0.005
 _LAST_POLL_SECONDS = 0.1
 
 
@@ -24,8 +24,9 @@ class PostgresOutbox:
         self._context = context
 
     async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
-        """Own commits end the wait at once; those of other processes are found by looking, every 20 to 100 ms. Not by
-        NOTIFY: that takes one lock for the whole server at commit, so all writers would commit one after another."""
+        """Own commits end the wait at once; those of other processes are found by looking, soon at first, since writes
+        may wait for their events to be in the log, then every 100 ms. Not by NOTIFY: that takes one lock for the whole
+        server at commit, so all writers would commit one after another."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
         pause = _FIRST_POLL_SECONDS
