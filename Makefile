@@ -16,7 +16,7 @@ PROTO_TREES := protos:libs/pb:libs.pb \
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos lint test demo bench up down pins clean
+.PHONY: help env stack protos check-protos protos-baseline lint test demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,10 @@ protos: env ## generate the Python modules from the .proto files
 check-protos: env ## fail if a generated module is not fresh
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ } --check; done
 
+protos-baseline: env ## with a release: take its protos as what later ones must not break
+	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
+	$(BIN)/buf build build/protos.binpb --exclude-imports --exclude-source-info -o protos/baseline.binpb
+
 lint: env check-protos ## check style, types, imports and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +50,7 @@ lint: env check-protos ## check style, types, imports and protos
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
 	$(BIN)/buf lint build/protos.binpb --config buf.yaml
+	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb --config buf.yaml --exclude-imports
 
 test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

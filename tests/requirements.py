@@ -399,7 +399,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "schema.versions": Requirement(
-        "Records of several schema versions live side by side and lose nothing at an older store"
+        "Records of several schema versions live side by side and lose nothing at an older store",
+        _in(
+            "unit/test_sandbox_schema.py",
+            "nothing_is_lost_on_the_way_to_version_1_and_back",
+            "a_record_of_version_1_comes_back_byte_for_byte",
+            "of_a_version_that_is_not_in_the_table_nothing_is_read",
+        )
+        + _in(
+            "unit/test_old_clients.py",
+            "an_old_client_changes_what_it_can_say_and_nothing_else",
+            "an_unknown_version_is_refused_with_those_that_are_known",
+        )
+        + _in(
+            "integration/test_schema_versions.py",
+            "clients_of_three_versions_share_a_record",
+            "a_store_that_does_not_understand_a_record_keeps_it_and_gives_it_back",
+            "the_older_program_refuses_a_version_that_it_does_not_know",
+            "an_old_clients_reads_begin_at_a_and_move_nothing",
+        )
+        + _in("unit/test_protos.py", "a_field_that_changes_its_type_is_a_breaking_change")
+        + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
     ),
     "rollback.auto": Requirement(
         "When B fails more often than it may, reads and then writes go back by themselves, with an alarm",
@@ -456,7 +476,19 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "deprecate.clients": Requirement(
-        "Clients of the old endpoint are seen, named and warned, and A waits for the last of them"
+        "Clients of the old endpoint are seen, named and warned, and A waits for the last of them",
+        _in(
+            "unit/test_old_clients.py",
+            "at_the_old_service_who_says_nothing_speaks_version_1_and_is_warned",
+            "direct_and_old_clients_are_in_the_status_the_last_one_first",
+            "what_is_passed_on_says_whose_call_it_is_and_what_it_speaks",
+        )
+        + _in(
+            "unit/test_direct_clients.py",
+            "the_gate_asks_for_four_weeks_without_a_direct_call",
+            "a_restart_does_not_end_the_watch_and_a_longer_time_unseen_does",
+            "what_is_known_survives_the_router",
+        ),
     ),
     "deprecate.certificate": Requirement("At the end a report shows by digests, ledger and gates that all has arrived"),
 }

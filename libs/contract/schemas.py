@@ -49,7 +49,7 @@ class SchemaVersions:
             return default or self.newest
         number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else -1
         if not self.oldest <= number <= self.newest:
-            raise InvalidField(self.metadata, value, f"{self}, or leave it out for {default or self.newest}")
+            raise InvalidField(self.metadata, value, str(self))
         return number
 
     def said(self, found: Iterable[tuple[str, Any]] | None) -> str | None:

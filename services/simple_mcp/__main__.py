@@ -30,6 +30,8 @@ async def serve(settings: SimpleMcpSettings) -> None:
         schema_version=SCHEMAS.newest,
         open_store=partial(open_store, settings.database, SystemClock(), settings.outbox_limits),
         open_locks=_open_locks,
+        public_schema=SCHEMAS.oldest,
+        notice="this endpoint goes away: call the router",
     )
     await run_backend(backend, settings)
 

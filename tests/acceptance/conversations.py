@@ -12,12 +12,15 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc import metadata
 from libs.rpc.limits import REQUEST_BYTES
+from libs.sandboxes.schema import METADATA
 from tests.acceptance.bad_input import BAD_INPUT, BAD_LISTS
 from tests.acceptance.talk import (
     COLLECTION,
+    IMAGE,
     SERVICE,
     Talk,
     acquire,
@@ -311,7 +314,7 @@ async def short_of_time(talk: Talk) -> None:
     data = create(one, request_id).SerializeToString()
     call = talk.ways[0].multi_callable(f"/{SERVICE}/CreateSandbox")
     with suppress(grpc.aio.AioRpcError):
-        await call(data, timeout=0.001)
+        await call(data, timeout=0.001, metadata=grpc.aio.Metadata(*talk.says))
     assert (await talk.ok(create(one, request_id))).revision == 1
     assert (await talk.ok(get(one))).revision == 1
     # Without a deadline, and with one that is longer than any server waits.
@@ -324,6 +327,37 @@ async def durations(talk: Talk) -> None:
     spec = SandboxSpec(timeout=Duration(seconds=90, nanos=500))
     assert (await talk.ok(create(one, spec=spec))).spec.timeout == spec.timeout
     assert (await talk.ok(update(one, "spec.timeout"))).spec.HasField("timeout") is False
+
+
+async def an_older_schema_version(talk: Talk) -> None:
+    """Who speaks version 1 writes and reads flat records, whoever wrote them, and changes nothing else."""
+    one, two, old = talk.new_id(), talk.new_id(), ((METADATA, "1"),)
+    flat = FlatSandbox(account="acme", image=IMAGE, cpu=0.25, metadata={"talk": talk.tag}, timeout_s=90)
+    request = pb.CreateSandboxRequest(sandbox=Sandbox.FromString(flat.SerializeToString()), sandbox_id=one)
+    request.request_id = talk.new_request_id()
+    made = await talk.ok(request, metadata=old)
+    seen = FlatSandbox.FromString(made.SerializeToString())
+    assert (seen.schema_version, seen.image, seen.cpu, seen.timeout_s) == (1, IMAGE, 0.25, 90)
+    for at in range(len(talk.ways)):
+        assert await talk.ok(request, at=at, metadata=old) == made, "a retry"
+        assert await talk.ok(get(one), at=at, metadata=old) == made
+        modern = await talk.ok(get(one), at=at)
+        assert (modern.schema_version, modern.spec.cpu_millis, modern.spec.timeout.seconds) == (2, 250, 90)
+    await talk.ok(create(two, labels={"talk": talk.tag}, annotations={"note": "kept"}))
+    change = pb.UpdateSandboxRequest(sandbox=Sandbox.FromString(FlatSandbox(image="other:2").SerializeToString()))
+    change.sandbox.name = COLLECTION + two
+    change.update_mask.paths.append("image")
+    changed = FlatSandbox.FromString((await talk.ok(change, metadata=old)).SerializeToString())
+    assert (changed.image, changed.cpu) == ("other:2", 0.5)
+    now = await talk.ok(get(two))
+    assert (now.spec.image, now.spec.cpu_millis, dict(now.annotations)) == ("other:2", 500, {"note": "kept"})
+    asked = pb.ListSandboxesRequest(filter=f'labels.talk = "{talk.tag}"')
+    listed = (await talk.ok(asked, metadata=old)).sandboxes
+    assert [FlatSandbox.FromString(each.SerializeToString()).image for each in listed] == [IMAGE, "other:2"]
+    change.update_mask.paths[:] = ["spec.image"]
+    await talk.refused(change, *INVALID, "update_mask", metadata=old)
+    await talk.refused(request, *INVALID, "sandbox")
+    await talk.refused(get(one), *INVALID, METADATA, metadata=((METADATA, "3"),))
 
 
 async def leases(talk: Talk) -> None:
@@ -366,6 +400,7 @@ CONVERSATIONS: Mapping[str, Conversation] = {
         texts_of_the_world,
         fields_of_a_newer_contract,
         ids_are_made,
+        an_older_schema_version,
         pages,
         filters,
         bad_input,

@@ -16,11 +16,13 @@ from google.rpc import status_pb2
 
 from libs.ownership.model import bucket_of
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc.caller import make_id
 from libs.rpc.channel import Channel
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from libs.rpc.metadata import ANONYMOUS
+from libs.sandboxes.schema import FLAT, METADATA, SCHEMAS
 from services.router.core.plan import is_canary
 
 CALL_SECONDS = 10.0
@@ -28,6 +30,8 @@ CANARY_PERMILLE = 500
 COLLECTION = "sandboxes/"
 SERVICE = "sandbox.v1.SandboxService"
 IMAGE = "registry.local/agent:1"
+
+NEWEST = ((METADATA, str(SCHEMAS.newest)),)
 
 REPLIES: dict[str, type[Message]] = {
     "CreateSandbox": Sandbox,
@@ -65,6 +69,9 @@ class Talk:
     ways: Sequence[Channel]
     tag: str
     in_canary: bool = False
+    says: Sequence[tuple[str, str]] = NEWEST
+    """In the metadata of each call: by default the newest schema version, since the old service takes who says nothing
+    for a client of the oldest."""
     heard: list[str] = field(default_factory=list)
     """Each answer, in the order of the calls."""
     _names: list[str] = field(default_factory=list)
@@ -93,15 +100,16 @@ class Talk:
         return REPLIES[method].FromString(data)
 
     async def refused(
-        self, request: Message, code: str, reason: str, field: str | None = None, *, at: int = 0
+        self, request: Message, code: str, reason: str, field: str | None = None, *, at: int = 0, **call: Any
     ) -> grpc.aio.AioRpcError:
         """The refusal. Raises AssertionError for an answer, or for another refusal."""
-        return await self.refused_raw(_REQUESTS[type(request)], request.SerializeToString(), code, reason, field, at=at)
+        data = request.SerializeToString()
+        return await self.refused_raw(_REQUESTS[type(request)], data, code, reason, field, at=at, **call)
 
     async def refused_raw(
-        self, method: str, data: bytes, code: str, reason: str, field: str | None = None, *, at: int = 0
+        self, method: str, data: bytes, code: str, reason: str, field: str | None = None, *, at: int = 0, **call: Any
     ) -> grpc.aio.AioRpcError:
-        error = await self.raw(method, data, at=at)
+        error = await self.raw(method, data, at=at, **call)
         assert isinstance(error, grpc.aio.AioRpcError), f"{method} was answered, {code} {reason} was right"
         found, details = reason_of(error)
         assert (error.code().name, found) == (code, reason), f"{method}: {error.details()}"
@@ -113,7 +121,7 @@ class Talk:
     ) -> bytes | grpc.aio.AioRpcError:
         """The answer's bytes or the refusal, written down either way."""
         call = self.ways[at].multi_callable(f"/{SERVICE}/{method}")(
-            data, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*metadata)
+            data, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*self.says, *metadata)
         )
         try:
             answer = await call
@@ -153,6 +161,10 @@ def _answer_text(method: str, data: bytes) -> str:
 
 def _without_own(sandbox: Sandbox) -> None:
     """That there is an id, and a time, is kept."""
+    if sandbox.schema_version == FLAT.version:
+        flat = FlatSandbox.FromString(sandbox.SerializeToString())
+        flat.created_at, flat.updated_at = flat.created_at and 1.0, flat.updated_at and 1.0
+        sandbox.ParseFromString(flat.SerializeToString())
     sandbox.uid = sandbox.uid and "a uid"
     for described, value in [*sandbox.ListFields(), *sandbox.lease.ListFields()]:
         if described.name in _MADE_BY_THE_SERVICE:

@@ -24,6 +24,7 @@ from libs.devstack.redis import Redis
 from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1 import control_pb2
 from libs.rpc.channel import Channel, open_channel
+from libs.sandboxes.schema import METADATA
 from libs.trial.walk import Walk, phase_name
 from libs.trial.world import World
 from tests.acceptance.conversations import CONVERSATIONS
@@ -33,6 +34,29 @@ from tests.servers import make_usable
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 ENDPOINTS = {"A": "a", "B": "b-1", "router": "router-1"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Of an old client: where it is, which schema version it speaks, and whether it says so."""
+
+    endpoint: str
+    version: int
+    says: bool = True
+
+    def at(self, way: Channel) -> OldClient:
+        said = ((METADATA, str(self.version)),) if self.says else ()
+        return OldClient(way, f"old-client-{self.endpoint}-{self.version}".lower(), self.version, said)
+
+
+OLD_CLIENTS = {
+    "at A, says nothing": Kind("A", 1, says=False),
+    "at A, version 2": Kind("A", 2),
+    "at B, says nothing": Kind("B", 2, says=False),
+    "at B, version 1": Kind("B", 1),
+    "at the router, says nothing": Kind("router", 2, says=False),
+    "at the router, version 1": Kind("router", 1),
+}
 CANARY = f"DUAL_WRITE {CANARY_PERMILLE / 10:g} %"
 HELD = "OFF, held at A"
 PHASES = ("OFF", "SHADOW", CANARY, "DUAL_READ", "CUTOVER", HELD)
@@ -81,14 +105,14 @@ async def listen(world: World) -> Heard:
         endpoints(world) as ways,
         Walk.open(world.controls, "acceptance", world.token) as walk,
     ):
-        clients = {endpoint: OldClient(way, f"old-client-{endpoint}".lower()) for endpoint, way in ways.items()}
+        clients = {name: client.at(ways[client.endpoint]) for name, client in OLD_CLIENTS.items()}
         await walk.backfill()
         for phase in PHASES:
             await reach(walk, phase)
             assert phase_name((await walk.settled()).setting) == phase
             await hold_all(phase, ways, found)
-            for endpoint, client in clients.items():
-                found.old_clients[Place(phase, endpoint, "", "old client")] = await client.step()
+            for name, client in clients.items():
+                found.old_clients[Place(phase, name, "", "old client")] = await client.step()
             for endpoint, way in ways.items():
                 found.offers[Place(phase, endpoint, "", "offers")] = await offered(way)
         found.journal = list(reversed((await walk.journal()).entries))
@@ -198,9 +222,9 @@ def test_the_answers_of_all_phases_are_the_same(heard: Heard) -> None:
     assert not (found := differences(heard.answers, over="phase")), "\n".join(found)
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_an_old_client_stays_right_at_its_endpoint(heard: Heard, endpoint: str) -> None:
-    steps = {place.phase: said for place, said in heard.old_clients.items() if place.endpoint == endpoint}
+@pytest.mark.parametrize("client", OLD_CLIENTS)
+def test_an_old_client_stays_right_at_its_endpoint(heard: Heard, client: str) -> None:
+    steps = {place.phase: said for place, said in heard.old_clients.items() if place.endpoint == client}
     assert steps == dict.fromkeys(PHASES, "")
 
 

@@ -12,6 +12,7 @@ import grpc
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import WatchSandboxesRequest, WatchSandboxesResponse
 from libs.rpc.channel import Channel
+from tests.acceptance.talk import NEWEST
 
 PATH = "/sandbox.v1.SandboxService/WatchSandboxes"
 AGAIN_SECONDS = 0.1
@@ -43,7 +44,9 @@ class Watcher:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _watch(self) -> None:
-        stream = self.channel.stream_callable(PATH)(self.request.SerializeToString())
+        stream = self.channel.stream_callable(PATH)(
+            self.request.SerializeToString(), metadata=grpc.aio.Metadata(*NEWEST)
+        )
         try:
             while isinstance(data := await stream.read(), bytes):
                 self._take(WatchSandboxesResponse.FromString(data))

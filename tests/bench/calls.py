@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from functools import partial
 from uuid import uuid4
 
+import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import GetSandboxRequest, UpdateSandboxRequest
 from libs.rpc.channel import RawCallable
+from libs.sandboxes.schema import METADATA, SCHEMAS
 from libs.trial.requests import SERVICE
 from tests.bench.measure import Contender, Figure, Meter, Round, Rounds, Target, alternate
 from tests.bench.site import CALL_SECONDS, PROXY, SEED_RECORDS, Site, name_of
@@ -38,6 +40,9 @@ def update_request(number: int) -> bytes:
     ).SerializeToString()
 
 
+SAYS = grpc.aio.Metadata((METADATA, str(SCHEMAS.newest)))
+"""So that the old service, called directly, converts nothing either."""
+
 _REQUESTS = {GET: get_request, UPDATE: update_request}
 
 
@@ -49,7 +54,7 @@ async def run_calls(call: RawCallable, requests: list[bytes], in_flight: int) ->
     async def worker() -> None:
         for request in waiting:
             began = time.perf_counter()
-            await call(request, timeout=CALL_SECONDS)
+            await call(request, timeout=CALL_SECONDS, metadata=SAYS)
             milliseconds.append((time.perf_counter() - began) * 1000)
 
     await asyncio.gather(*(worker() for _ in range(in_flight)))

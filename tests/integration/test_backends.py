@@ -26,12 +26,15 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
+from libs.sandboxes.schema import METADATA
 from tests.integration.processes import Service, run_to_end, running
 from tests.unit.backends import new, refusal
 from tests.waiting import eventually
 
 A, B = "simple_mcp", "service_layer"
 NAME = "sandboxes/one"
+SPOKEN = ((METADATA, "2"),)
+"""Said to both: the old service takes who says nothing for a client of version 1."""
 KINDS = ["simple_mcp on SQLite", "service_layer on SQLite", "service_layer on PostgreSQL"]
 
 
@@ -71,22 +74,25 @@ async def owning(program: str, settings: dict[str, object], *names: str) -> Asyn
 async def test_a_sandbox_lives_through_every_method(kind: tuple[str, dict[str, object]]) -> None:
     async with owning(*kind, NAME) as service:
         client, request_id = service.client, str(uuid4())
-        made = await client.CreateSandbox(new("one", request_id=request_id, labels={"tier": "gold"}))
-        assert await client.CreateSandbox(new("one", request_id=request_id, labels={"tier": "gold"})) == made
-        assert await client.GetSandbox(pb.GetSandboxRequest(name=NAME)) == made
+        made = await client.CreateSandbox(new("one", request_id=request_id, labels={"tier": "gold"}), metadata=SPOKEN)
+        assert (
+            await client.CreateSandbox(new("one", request_id=request_id, labels={"tier": "gold"}), metadata=SPOKEN)
+            == made
+        )
+        assert await client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=SPOKEN) == made
         change = pb.UpdateSandboxRequest(sandbox=sandbox_pb2.Sandbox(name=NAME, etag=made.etag))
         change.sandbox.labels["tier"] = "silver"
-        changed = await client.UpdateSandbox(change)
+        changed = await client.UpdateSandbox(change, metadata=SPOKEN)
         assert (changed.revision, dict(changed.labels)) == (2, {"tier": "silver"})
-        stale = await refusal(client.UpdateSandbox(change))
+        stale = await refusal(client.UpdateSandbox(change, metadata=SPOKEN))
         assert (stale.code(), reason_of(stale)[0]) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
-        await client.DeleteSandbox(pb.DeleteSandboxRequest(name=NAME))
-        gone = await refusal(client.GetSandbox(pb.GetSandboxRequest(name=NAME)))
+        await client.DeleteSandbox(pb.DeleteSandboxRequest(name=NAME), metadata=SPOKEN)
+        gone = await refusal(client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=SPOKEN))
         assert (gone.code(), reason_of(gone)[0]) == (grpc.StatusCode.NOT_FOUND, "SANDBOX_NOT_FOUND")
-        assert not (await client.ListSandboxes(pb.ListSandboxesRequest())).sandboxes
-        back = await client.UndeleteSandbox(pb.UndeleteSandboxRequest(name=NAME))
+        assert not (await client.ListSandboxes(pb.ListSandboxesRequest(), metadata=SPOKEN)).sandboxes
+        back = await client.UndeleteSandbox(pb.UndeleteSandboxRequest(name=NAME), metadata=SPOKEN)
         assert back.revision == 4
-        found = await client.ListSandboxes(pb.ListSandboxesRequest(filter='labels.tier = "silver"'))
+        found = await client.ListSandboxes(pb.ListSandboxesRequest(filter='labels.tier = "silver"'), metadata=SPOKEN)
         assert list(found.sandboxes) == [back]
         pulled = await service.replication.PullChanges(rpb.PullChangesRequest())
         assert [change.version.revision for change in pulled.changes] == [1, 2, 3, 4]

@@ -142,7 +142,7 @@ async def test_an_unknown_version_is_refused_with_those_that_are_known(value: st
             call = client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=((METADATA, value),))
             error = await refusal(call)
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert error.details() == f"{METADATA}: {value!r} is not valid: 1 to 2, or leave it out for 2"
+            assert error.details() == f"{METADATA}: {value!r} is not valid: 1 to 2"
 
 
 async def test_at_the_old_service_who_says_nothing_speaks_version_1_and_is_warned() -> None:

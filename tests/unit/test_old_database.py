@@ -47,9 +47,7 @@ def flat(path: Path) -> dict[str, dict[str, Any]]:
 
 async def migrated(path: Path) -> dict[str, tuple[Record, pb.Sandbox]]:
     async with open_store(path, CLOCK) as store:
-        return {
-            record.row.key: (record, SCHEMAS.model_of(record.row)) for record in await everything(store)
-        }
+        return {record.row.key: (record, SCHEMAS.model_of(record.row)) for record in await everything(store)}
 
 
 def test_the_committed_file_is_what_the_script_makes(tmp_path: Path) -> None:
