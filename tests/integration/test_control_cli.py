@@ -169,7 +169,7 @@ async def test_a_backfill_can_be_waited_for(panel: Panel) -> None:
     view = await answer(panel, "backfill", "--wait", "--yes")
     assert (view["state"], view["done"], view["note"]) == ("FINISHED", 7, "7 records copied")
     assert await panel.records_at(Store.B) == 7
-    assert "backfill to B  backfill-1: FINISHED; 7 of 7 records" in (await baton(panel, "status")).stdout
+    assert "backfill-1: FINISHED; 7 of 7 records" in (await baton(panel, "status")).stdout
 
 
 async def test_jobs_are_listed_shown_paused_tuned_resumed_and_cancelled(panel: Panel) -> None:
