@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from services.router.cli.clients import clients_lines
 from services.router.cli.ledger import counts_line
 from services.router.cli.show_jobs import job_line
 from services.router.cli.views import View
@@ -82,7 +83,7 @@ def status_screen(view: View) -> Group:
         ("handover", progress_line(view["handover"])),
         *((job["lane"], f"{job['id']}: {job_line(job)}") for job in view["jobs"]),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
-        ("a write is answered", answered_line(view)),
+        ("writes", answered_line(view)),
         ("ledger", counts_line(view["ledger"])),
         ("going back", price(view["going_back"])),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
@@ -103,6 +104,8 @@ def status_screen(view: View) -> Group:
     if view["ping_pong"]:
         often = ", ".join(f"{entry['key']} ({entry['handoffs']})" for entry in view["ping_pong"])
         lines.append(("ping-pong", often))
+    if old_clients := clients_lines(view["clients"]):
+        lines.append(("old clients", old_clients))
     head = Table.grid(padding=(0, 2))
     for name, value in lines:
         head.add_row(Text(name, style="bold"), value)
@@ -110,10 +113,10 @@ def status_screen(view: View) -> Group:
 
 
 def answered_line(view: View) -> str:
-    """When."""
+    """When a write is answered."""
     logged = view["logged_phases"]
-    now = "when its event is in the log" if view["phase"] in logged else "when its owner has committed it"
-    return now + (f" (in the log: {', '.join(logged)})" if logged else "")
+    now = "when they are in the log" if view["phase"] in logged else "when their owner has committed them"
+    return f"answered {now}" + (f" (in the log: {', '.join(logged)})" if logged else "")
 
 
 def faults_line(view: View) -> str:
