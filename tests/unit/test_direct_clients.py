@@ -7,8 +7,13 @@ from dataclasses import replace
 import pytest
 
 from libs.clock import ManualClock
+from libs.contract.schemas import SchemaVersions
 from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2
 from libs.pb.baton.replication.v1 import replication_pb2
+from libs.rpc.clients import Clients
+from services.router.api.clients import fill_clients
+from services.router.cli.clients import client_view, clients_lines
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import Progress
 from services.router.core.clients import GAP_SECONDS, DirectClients, from_json, looked
@@ -106,3 +111,37 @@ async def test_while_a_is_away_nothing_is_learned() -> None:
     await memory.save(Progress(NAME, False, cursor=DirectClients(1.0, 2.0).to_json()))
     await watch.look()
     assert watch.known == DirectClients(1.0, 2.0)
+
+
+def test_the_status_lists_direct_and_old_clients() -> None:
+    clock = ManualClock()
+    views = Views(clock)
+    assert views.status is not None
+    views.status.clients.add(name="billing", schema_version=1, calls=3, idle_seconds=2.0)
+    own = Clients(SchemaVersions("version", 1, 2), clock)
+    own._count("reports", 1)
+    clock.advance(7.0)
+    answer = control_pb2.GetStatusResponse()
+    fill_clients(answer, EitherStore(views), own, clock)
+    listed = [client_view(client) for client in answer.clients]
+    assert [(client["name"], client["at"], client["idle_seconds"]) for client in listed] == [
+        ("billing", "store A", 2.0),
+        ("reports", "router", 7.0),
+    ]
+    lines = clients_lines([*listed, *listed, *listed]).splitlines()
+    assert lines[0] == "billing, at the listener of store A, schema version 1: 3 calls, the last one 2 s ago"
+    assert lines[-2:] == [
+        "reports, at the router, schema version 1: 1 calls, the last one 7 s ago",
+        "and 1 more: baton status -o json",
+    ]
+    assert clients_lines([]) == ""
+
+
+class EitherStore:
+    """B has no status."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def view(self, store: Store) -> StoreView:
+        return self.views.view(store) if store is Store.A else StoreView(store)

@@ -51,6 +51,8 @@ def status(
       logged_phases: in which a write is answered when it is in the log
       ledger: sampled checked superseded dropped waiting lost, of all routers
       ping_pong: list of key handoffs
+      clients: of A itself or of an old schema version, list of name at
+        schema_version calls idle_seconds
       flags: list of name value source good_seconds trouble
     null is "not known". With --watch, one object a line.
     """

@@ -12,6 +12,7 @@ from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.cli.client import phase_name, setting_from_pb
+from services.router.cli.clients import client_view
 from services.router.cli.ledger import counts_view
 from services.router.core.phase import Setting
 
@@ -203,6 +204,7 @@ def status_view(status: pb.GetStatusResponse) -> View:
         "logged_phases": [phase_name(phase).value for phase in status.logged_phases],
         "ledger": counts_view(status.ledger),
         "ping_pong": [{"key": entry.key, "handoffs": entry.handoffs} for entry in status.ping_pong],
+        "clients": [client_view(client) for client in status.clients],
     }
 
 
