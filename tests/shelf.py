@@ -23,6 +23,9 @@ M = TypeVar("M", bound=Message)
 CONTRACT = Contract.of(pb.DESCRIPTOR.services_by_name["Shelf"])
 
 
+MOST_READER_CHARACTERS = 40
+
+
 class NoSuchBook(BatonError):
     """There is no such book."""
 
@@ -58,7 +61,10 @@ class ShelfOperations:
                     lambda row, version: _lend(lend, row, version),
                 )
             case "Follow":
-                return Watch(_of_reader(_parsed(pb.FollowOrder, request).reader))
+                reader = _parsed(pb.FollowOrder, request).reader
+                if len(reader) > MOST_READER_CHARACTERS:
+                    raise InvalidField("reader", reader, f"at most {MOST_READER_CHARACTERS} characters")
+                return Watch(_of_reader(reader))
         browse = _parsed(pb.BrowseOrder, request)
         size, token, question = CONTRACT.methods["Browse"].page(browse)
         page = Page(_of_reader(browse.reader), read_token(token, question), size)

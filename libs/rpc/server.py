@@ -110,7 +110,7 @@ class _Gate:
         self._token = token
         self.in_flight = 0
         self._pumps: set[asyncio.Task[None]] = set()
-        self._streams = 0
+        self.streams = 0
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -140,13 +140,13 @@ class _Gate:
     async def stream(self, handler: Stream, request: bytes, context: Context) -> None:
         """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
         try:
-            self._admit(request, context, full=self._streams >= self._limits.streams)
+            self._admit(request, context, full=self.streams >= self._limits.streams)
         except BatonError as error:
             await abort(context, error)
         pump = asyncio.ensure_future(self._pump(handler, request, context))
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
-        self._streams += 1
+        self.streams += 1
         self.idle.clear()
         try:
             await pump
@@ -162,7 +162,7 @@ class _Gate:
         except Exception as error:  # noqa: BLE001
             await abort_unknown(context, error)
         finally:
-            self._streams -= 1
+            self.streams -= 1
             self._tell_idle()
 
     def close_streams(self) -> None:
@@ -171,7 +171,7 @@ class _Gate:
             pump.cancel()
 
     def _tell_idle(self) -> None:
-        if not self.in_flight and not self._streams:
+        if not self.in_flight and not self.streams:
             self.idle.set()
 
     async def _pump(self, handler: Stream, request: bytes, context: Context) -> None:
@@ -282,6 +282,11 @@ class Server:
     def in_flight(self) -> int:
         """Calls under way, other than health and reflection."""
         return self._gate.in_flight
+
+    @property
+    def streams(self) -> int:
+        """As `in_flight`, of methods that answer more than once."""
+        return self._gate.streams
 
     @property
     def address(self) -> str:

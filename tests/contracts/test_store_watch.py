@@ -8,7 +8,7 @@ import pytest
 
 from libs.ownership.model import NEVER, Version
 from libs.store import memory_watch, sqlite_watch
-from libs.store.port import StorePorts, UnknownPlace
+from libs.store.port import FeedStep, Position, StorePorts, UnknownPlace
 from services.service_layer.store import postgres_watch
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import own, put, record_of, row_of
@@ -87,7 +87,13 @@ async def test_a_wait_ends_with_a_write_here_and_with_one_that_is_applied(store:
     waiting = asyncio.create_task(store.watch.since(found.place, BOUND_SECONDS))
     await asyncio.sleep(0)
     await store.transfers.apply([record_of(row_of(KEYS[3], (0, 1), store.store.other))])
-    assert (await asyncio.wait_for(waiting, BOUND_SECONDS / 2)).keys == (KEYS[3],)
+    found = await asyncio.wait_for(waiting, BOUND_SECONDS / 2)
+    assert found.keys == (KEYS[3],)
+    waiting = asyncio.create_task(store.watch.since(found.place, BOUND_SECONDS))
+    await asyncio.sleep(0)
+    step = FeedStep((Position(0, 0, 1),))
+    await store.transfers.apply([record_of(row_of(KEYS[4], (0, 1), store.store.other))], step)
+    assert (await asyncio.wait_for(waiting, BOUND_SECONDS / 2)).keys == (KEYS[4],)
 
 
 async def test_a_wait_without_a_write_ends_with_a_place_to_go_on_from(store: StorePorts) -> None:

@@ -17,6 +17,7 @@ from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows.migration import Blocked, Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.shelf import MOST_READER_CHARACTERS
 from tests.system import System, running_system
 from tests.waiting import eventually
 
@@ -138,10 +139,11 @@ async def test_what_does_not_match_any_more_is_named(system: System) -> None:
         await eventually(lambda: set(watcher.view) == {"shelf/r/2"}, BOUND_SECONDS)
 
 
-async def test_a_token_goes_on_where_it_was_made(system: System) -> None:
+async def test_a_token_goes_on_at_the_store_where_it_was_made(system: System) -> None:
     await lend(system, "shelf/r/1", "ann")
     async with watching(system) as watcher:
         await eventually(lambda: watcher.synced, BOUND_SECONDS)
+    await all_at_b(system)
     await lend(system, "shelf/r/2", "ann")
     async with watching(system, where=watcher.where) as again:
         await eventually(lambda: "shelf/r/2" in again.view, BOUND_SECONDS)
@@ -194,6 +196,7 @@ async def test_a_store_that_is_back_soon_is_watched_on_from_where_it_was_lost(sy
         record = (await b.ports.inspection.export(ExportQuery()))[0][0]
         row = replace(record.row, version=Version(0, 9), write_version=Version(0, 9), payload=book("shelf/r/1", "bob"))
         await b.ports.transfers.apply([replace(record, row=row)])
+        await eventually(lambda: b.server.streams == 0, BOUND_SECONDS, "the store ends the watch")
         b.serving.serve()
         await eventually(lambda: watcher.sees("shelf/r/1", "bob"), BOUND_SECONDS)
         assert watcher.resets == 1 and watcher.error is None
@@ -242,3 +245,13 @@ async def test_the_token_of_another_question_is_refused(system: System) -> None:
     async with watching(system, reader="bob", where=watcher.where) as other:
         await eventually(lambda: other.error is not None, BOUND_SECONDS)
         assert other.error is not None and other.error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_a_store_refuses_is_refused_at_once_with_its_own_words(system: System) -> None:
+    async with watching(system, reader="x" * (MOST_READER_CHARACTERS + 1)) as watcher:
+        await eventually(lambda: watcher.error is not None, BOUND_SECONDS)
+        assert watcher.error is not None
+        assert (watcher.error.code(), reason_of(watcher.error)[1]["field"]) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "reader",
+        )
