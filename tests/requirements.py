@@ -249,6 +249,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "integration/test_router_watch.py",
             "neither_phases_nor_handoffs_disturb_a_watch",
             "a_store_that_is_back_soon_is_watched_on_from_where_it_was_lost",
+            "a_token_goes_on_at_the_store_where_it_was_made",
             "a_watch_of_a_dead_store_is_taken_up_by_the_other_one",
         ),
     ),
