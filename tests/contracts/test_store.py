@@ -175,17 +175,6 @@ class TestOutbox:
     async def test_a_pull_gives_up_at_its_bound(self, store: StorePorts) -> None:
         assert await store.outbox.pull(10, 0.01) == []
 
-    async def test_a_change_is_unlogged_until_exactly_it_is_acknowledged(self, store: StorePorts) -> None:
-        await own(store, [KEY, *KEYS])
-        names = [(KEY, (await put(store, KEY, f"r{number}", "w")).version) for number in range(3)]
-        names.append((KEYS[0], (await put(store, KEYS[0], "r", "w")).version))
-        never = (KEYS[1], names[0][1])
-        assert await store.outbox.unlogged([*names, never]) == set(names)
-        assert await store.outbox.unlogged(names[1:2]) == {names[1]}
-        await store.outbox.ack([names[0], names[3]])
-        assert await store.outbox.unlogged([*names, never]) == {names[1], names[2]}
-        assert await store.outbox.unlogged([]) == set()
-
     async def test_a_pull_is_about_one_mebibyte(self, store: StorePorts) -> None:
         await own(store, KEYS)
         for key in KEYS[:12]:
