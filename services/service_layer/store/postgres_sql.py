@@ -147,11 +147,11 @@ ACK = """
 DELETE FROM outbox o USING unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision)
 WHERE o.key = n.key AND o.term = n.term AND o.revision = n.revision RETURNING o.bytes
 """
-DEPTH = f"""
-SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,
-       coalesce({NOW} - min(tick), 0) AS age FROM outbox
-"""
 UNLOGGED = """
 SELECT o.key, o.term, o.revision FROM outbox o
 JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision) USING (key, term, revision)
+"""
+DEPTH = f"""
+SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,
+       coalesce({NOW} - min(tick), 0) AS age FROM outbox
 """
