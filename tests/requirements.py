@@ -285,7 +285,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(
             "integration/test_control.py",
             "a_backfill_copies_every_record_of_a_and_opens_its_gate",
-            "the_mirror_copies_to_a_and_opens_no_gate",
+            "the_mirror_copies_what_b_has_to_a_and_opens_no_gate",
             "a_job_is_paused_tuned_and_resumed_where_it_stopped",
         )
         + _in("unit/test_jobs.py", "live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so"),

@@ -16,6 +16,7 @@ from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from services.router.core.jobs import Job
 from services.router.core.phase import Phase
+from services.router.flows.backfill import TO_B
 from services.router.flows.job_runner import lease_of
 from services.router.flows.migration import Decision
 from tests.panel import Panel, running_loops, running_panel
@@ -257,12 +258,22 @@ async def test_a_backfill_copies_every_record_of_a_and_opens_its_gate(panel: Pan
     assert {gate.name: gate.verdict for gate in plan.gates}["backfill"] == pb.VERDICT_PASS
 
 
-async def test_the_mirror_copies_to_a_and_opens_no_gate(panel: Panel) -> None:
+async def test_the_mirror_copies_what_b_has_to_a_and_opens_no_gate(panel: Panel) -> None:
+    for _ in range(3):
+        await advance(panel)
+    await panel.system.setting.refresh()
     await panel.put(5)
+    at_a, at_b = (panel.system.ports(store).inspection for store in Store)
+
+    async def same() -> list[bool]:
+        pairs = zip(await at_a.digests(), await at_b.digests(), strict=True)
+        return [one.digest == other.digest for one, other in pairs]
+
+    assert not any(await same()), "A knows no more than that it gave these names away"
     job = await start(panel, to="A")
     assert (await finished(panel, job.id)).lane == "backfill to A"
-    plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
-    assert {gate.name: gate.verdict for gate in plan.gates}["backfill"] == pb.VERDICT_FAIL
+    assert all(await same())
+    assert panel.parts.jobs.finished_seconds_ago(TO_B) is None
 
 
 async def test_a_backfill_waits_for_a_store_that_does_not_serve_and_says_why(panel: Panel) -> None:

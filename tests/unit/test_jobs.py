@@ -198,6 +198,20 @@ async def test_a_rate_is_kept_and_tuned_while_the_job_waits_for_its_turn() -> No
     assert kind.done == list(range(500))
 
 
+async def test_a_step_that_did_more_than_its_share_is_paid_for_unless_the_rate_is_lifted() -> None:
+    class Eager(Count):
+        async def step(self, at: Position) -> Step:
+            return await super().step(replace(at, limit=100))
+
+    kind = Eager(gate=open_gate(), at_most=100)
+    async with running_jobs(kind, Shared()) as jobs:
+        await jobs.start("count", {"to": "300"}, "ann", rate=1.0)
+        await eventually(lambda: jobs.view[0].done == 100)
+        await jobs.tune("count-1", 0.0)
+        await finished(jobs)
+    assert kind.done == list(range(300))
+
+
 async def test_live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so() -> None:
     kind = Count(gate=open_gate())
     load = Load(lag_seconds=99.0)
@@ -217,6 +231,11 @@ async def test_one_router_runs_a_job_and_the_next_one_goes_on_with_it() -> None:
         other_kind = Count(gate=open_gate())
         async with running_jobs(other_kind, shared, "router-2") as other:
             await eventually(lambda: state_of(other) is JobState.RUNNING)
+            claim = shared.durable[1].claim
+            for _ in range(5):
+                await other.look()
+                await asyncio.sleep(0)
+            assert shared.durable[1].claim == claim, "who does not hold the lease takes nothing over"
             kind.gate.set()
             assert (await finished(other)).runner == "router-1"
         assert other_kind.done == []
