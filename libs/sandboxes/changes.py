@@ -90,7 +90,7 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
         _check_etag(target, row)
         new = target.model_of(row)
         # Paths that do not name the account leave it unread; an update of everything that is set must not drop it.
-        if selection.unknown and sandbox.account not in ("", new.account):
+        if selection.whole and sandbox.account not in ("", new.account):
             expected = f"leave it empty or {new.account!r}: a sandbox keeps its account"
             raise InvalidField("sandbox.account", sandbox.account, expected)
         before = new.state

@@ -49,6 +49,8 @@ class Selection:
     """Unknown fields beside the known ones."""
     spec_unknown: bool = False
     """Unknown fields inside the spec."""
+    whole: bool = False
+    """The request speaks of the whole sandbox, not of named fields."""
 
 
 def select(paths: Sequence[str], sandbox: Sandbox, names: Mapping[str, str] | None = None) -> Selection:
@@ -66,7 +68,7 @@ def select(paths: Sequence[str], sandbox: Sandbox, names: Mapping[str, str] | No
     if EVERYTHING in paths:
         if len(paths) > 1:
             raise InvalidField(FIELD, ",".join(paths), f'"{EVERYTHING}" stands alone')
-        return Selection(FIELDS, SPEC_FIELDS, unknown=True, spec_unknown=True)
+        return Selection(FIELDS, SPEC_FIELDS, unknown=True, spec_unknown=True, whole=True)
     for path in paths:
         if path not in PATHS:
             why = _NOT_FOR_CLIENTS.get(path, "")
@@ -89,6 +91,7 @@ def _select_named(paths: Sequence[str], sandbox: Sandbox, names: Mapping[str, st
         chosen,
         fields=tuple(name for name in chosen.fields if name in names.values()),
         spec_fields=tuple(name for name in chosen.spec_fields if f"spec.{name}" in names.values()),
+        unknown=False,
         spec_unknown=False,
     )
 
@@ -101,6 +104,7 @@ def _populated(sandbox: Sandbox) -> Selection:
         tuple(name for name in SPEC_FIELDS if name in set_in_spec),
         unknown=True,
         spec_unknown=True,
+        whole=True,
     )
 
 

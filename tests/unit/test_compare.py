@@ -162,6 +162,12 @@ def test_pages_are_compared_by_name_up_to_where_both_are_known() -> None:
     assert seen_of(None) == Seen(NEVER, matches=False)
 
 
+def test_a_row_that_its_store_does_not_understand_differs_from_nothing() -> None:
+    opaque = Item(V2, False, b"", unknown_schema=3)
+    one, other = Half({"a": opaque}, full=False), Half({"a": Item(V2, True, b"1")}, full=False)
+    assert not list(pairs_of(one, other, {})) and not list(pairs_of(other, one, {}))
+
+
 def test_two_rows_that_do_not_match_are_the_same_to_a_client() -> None:
     comparison = Comparison(pb.Book, ())
     assert comparison.fields(Seen(V1, matches=False), Seen(NEVER, matches=False)) == ()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.contract.descriptors import ListShape, length_delimited
+from libs.contract.schemas import SchemaUnknown
 from libs.ownership.model import Version
 from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
 from services.router.core.merge import Half, Item, Merged, frame, merge, unknown_names
@@ -81,3 +83,15 @@ def test_a_framed_reply_is_what_protobuf_would_have_written(names: list[str], to
     data = frame(shape, [sandbox.SerializeToString() for sandbox in sandboxes], token)
     expected = sandbox_service_pb2.ListSandboxesResponse(sandboxes=sandboxes, next_page_token=token)
     assert sandbox_service_pb2.ListSandboxesResponse.FromString(data) == expected
+
+
+def test_of_one_version_the_row_counts_that_its_store_understands() -> None:
+    opaque, shown = Item(Version(0, 2), False, b"", unknown_schema=3), item("a", 2, True)
+    for one, other in ((opaque, shown), (shown, opaque)):
+        assert merge(Half({"a": one}, False), Half({"a": other}, False), {}, 10, 1000) == Merged([b"a@2"], None)
+
+
+def test_a_record_whose_newest_version_nobody_understands_is_named_not_left_out() -> None:
+    opaque = Item(Version(0, 3), False, b"", unknown_schema=3)
+    with pytest.raises(SchemaUnknown, match="record 'a' has schema version 3"):
+        merge(Half({"a": opaque}, False), Half({"a": item("a", 2, True)}, False), {}, 10, 1000)

@@ -24,6 +24,7 @@ from tests.unit.sandboxes import NEWER_FIELD
 NAME = "sandboxes/one"
 OLD = ((METADATA, "1"),)
 NEW = ((METADATA, "2"),)
+LATER_FIELD = NEWER_FIELD.replace(b"newer", b"later")
 
 
 def flat(**fields: Any) -> Sandbox:
@@ -80,7 +81,10 @@ async def test_an_old_client_changes_what_it_can_say_and_nothing_else(paths: tup
     async with backend() as at:
         await at.client.CreateSandbox(pb.CreateSandboxRequest(sandbox=sandbox, sandbox_id="one"))
         read = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD)
-        await at.client.UpdateSandbox(pb.UpdateSandboxRequest(sandbox=Sandbox(name=NAME, annotations={"note": "two"})))
+        newer = Sandbox(name=NAME, annotations={"note": "two"})
+        newer.MergeFromString(LATER_FIELD)
+        newer.spec.MergeFromString(LATER_FIELD)
+        await at.client.UpdateSandbox(pb.UpdateSandboxRequest(sandbox=newer))
         old = flat_of(read)
         old.image, old.cpu, old.etag = "image:2", 0.75, ""
         request = pb.UpdateSandboxRequest(sandbox=Sandbox.FromString(old.SerializeToString()))
@@ -89,7 +93,8 @@ async def test_an_old_client_changes_what_it_can_say_and_nothing_else(paths: tup
         assert flat_of(answer).image == "image:2"
         now = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME))
         assert (now.spec.image, now.spec.cpu_millis, dict(now.annotations)) == ("image:2", 750, {"note": "two"})
-        assert NEWER_FIELD in now.SerializeToString() and NEWER_FIELD in now.spec.SerializeToString()
+        assert now.SerializeToString().count(LATER_FIELD) == 2, "in the sandbox and in its spec"
+        assert NEWER_FIELD not in now.SerializeToString()
         row = (await at.store.records.read(NAME)).row
         assert row is not None and row.schema_version == 2, "what a newer client wrote stays in its version"
 
@@ -121,6 +126,16 @@ async def test_a_refusal_that_depends_on_the_record_names_fields_as_the_caller_d
         request.allow_missing = True
         error = await refusal(at.client.UpdateSandbox(request, metadata=OLD))
         assert (error.details() or "").startswith("sandbox.image: '' is not valid: required")
+
+
+@pytest.mark.parametrize("paths", [(), ("*",)])
+async def test_an_old_client_does_not_change_the_account_in_passing(paths: tuple[str, ...]) -> None:
+    async with backend() as at:
+        await at.client.CreateSandbox(create(), metadata=OLD)
+        error = await refusal(
+            at.client.UpdateSandbox(update(*paths, account="other", image="x", state=1), metadata=OLD)
+        )
+        assert (error.details() or "").startswith("sandbox.account: 'other' is not valid")
 
 
 async def test_a_retry_gets_its_answer_in_the_version_that_it_speaks() -> None:

@@ -5,6 +5,7 @@ import uuid
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from libs.contract.schemas import SchemaUnknown
 from libs.errors import BatonError, InvalidField
 from libs.ownership.errors import RecordTooLarge
 from libs.ownership.model import NEVER, Row, Store, Version
@@ -94,6 +95,26 @@ def test_a_create_over_a_deleted_one_is_another_sandbox_whose_revision_goes_on(d
 
 def test_a_create_over_a_stub_goes_on_with_its_revision() -> None:
     assert OneRecord(STUB).call("CreateSandbox", CREATE).revision == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "live"),
+    [
+        ("CreateSandbox", CREATE, False),
+        ("UpdateSandbox", update("labels"), True),
+        ("DeleteSandbox", DELETE, True),
+        ("DeleteSandbox", DeleteSandboxRequest(name=NAME, allow_missing=True), False),
+        ("UndeleteSandbox", UNDELETE, False),
+    ],
+)
+def test_a_record_of_a_schema_that_is_not_known_is_not_written(
+    method: str, request_: GetSandboxRequest, live: bool
+) -> None:
+    row = Row(NAME, Version(0, 1), Store.A, Version(0, 1), live, a_sandbox(name=NAME).SerializeToString(), 3)
+    record = OneRecord(row)
+    with pytest.raises(SchemaUnknown):
+        record.call(method, request_)
+    assert record.row is row
 
 
 @pytest.mark.parametrize("row", [None, STUB], ids=["absent", "stub"])

@@ -206,8 +206,7 @@ class Forward:
                 found.append((answer, read_version(trailers)))
             else:
                 found.append((answer, answer.version))
-        # Of one version the store that understands it.
-        newest, version = max(found, key=lambda entry: (entry[1], isinstance(entry[0], Answer)))
+        newest, version = max(found, key=lambda entry: entry[1])
         if isinstance(newest, Refused):
             raise newest
         return Answer(newest.store, newest.data, {metadata.VERSION: f"{version[0]}-{version[1]}"})
