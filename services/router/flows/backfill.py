@@ -27,7 +27,7 @@ TO_B = "backfill to B"
 PAGE_RECORDS = 250
 WRITERS = 2
 """Pages that are written at once, while the next one is read."""
-STEP_SECONDS = 0.25
+STEP_SECONDS = 0.5
 """After so long a step begins no further page."""
 CALL_SECONDS = 5.0
 
@@ -88,7 +88,7 @@ class Backfill:
         return f"{NAME} to {_to(arguments)}"
 
     async def step(self, at: Position) -> Step:
-        """Copies pages for a quarter of a second. Raises what the stores' clients raise, NoProgress."""
+        """Copies pages for half a second. Raises what the stores' clients raise, NoProgress."""
         to = _to(at.arguments)
         pages = _Pages(Cursor.decode(at.checkpoint), at.limit, self._clock.monotonic() + STEP_SECONDS, asyncio.Lock())
         copying = [self._copy(pages, to) for _ in range(WRITERS)]

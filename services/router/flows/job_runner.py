@@ -29,7 +29,7 @@ STEP_SECONDS = 0.25
 """About how long a step should take at the rate that it is given."""
 LONGEST_STEP_SECONDS = 60.0
 """A step that takes longer has failed, and is done again."""
-MAX_LIMIT = 5000
+MAX_LIMIT = 20_000
 """Units that a step may do at most."""
 MAX_JOBS = 8
 """Run by one router at once."""
