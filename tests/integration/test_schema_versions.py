@@ -185,6 +185,15 @@ async def test_a_store_that_does_not_understand_a_record_keeps_it_and_gives_it_b
     assert await get(system, 3) == before
 
 
+async def test_what_a_store_does_not_understand_is_no_difference_of_the_stores(system: System) -> None:
+    await to_b_and_third(system)
+    await system.migration.set_shadow(BY_HAND, 1000)
+    await get(system, 2)
+    assert await names(system, 2) == [NAME, "sandboxes/two"]
+    await eventually(lambda: system.shadow.counts.error > 0 and system.shadow.report().waiting == 0)
+    assert (system.shadow.counts.mismatch, system.shadow.counts.missing) == (0, 0)
+
+
 async def test_the_older_program_refuses_a_version_that_it_does_not_know(system: System) -> None:
     error = await refusal(system, "CreateSandbox", new("one"), 3)
     assert error.details() == f"{METADATA}: '3' is not valid: 1 to 2"
