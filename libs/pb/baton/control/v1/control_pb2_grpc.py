@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from libs.pb.baton.control.v1 import control_pb2 as baton_dot_control_dot_v1_dot_control__pb2
+from libs.pb.baton.control.v1 import events_pb2 as baton_dot_control_dot_v1_dot_events__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -143,6 +144,31 @@ class ControlServiceStub:
                 '/baton.control.v1.ControlService/GetLedger',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerResponse.FromString,
+                _registered_method=True)
+        self.ReadEvents = channel.unary_stream(
+                '/baton.control.v1.ControlService/ReadEvents',
+                request_serializer=baton_dot_control_dot_v1_dot_events__pb2.ReadEventsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.ReadEventsResponse.FromString,
+                _registered_method=True)
+        self.LookUpEvents = channel.unary_unary(
+                '/baton.control.v1.ControlService/LookUpEvents',
+                request_serializer=baton_dot_control_dot_v1_dot_events__pb2.LookUpEventsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.LookUpEventsResponse.FromString,
+                _registered_method=True)
+        self.ListParked = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListParked',
+                request_serializer=baton_dot_control_dot_v1_dot_events__pb2.ListParkedRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.ListParkedResponse.FromString,
+                _registered_method=True)
+        self.RetryParked = channel.unary_unary(
+                '/baton.control.v1.ControlService/RetryParked',
+                request_serializer=baton_dot_control_dot_v1_dot_events__pb2.RetryParkedRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.RetryParkedResponse.FromString,
+                _registered_method=True)
+        self.DropParked = channel.unary_unary(
+                '/baton.control.v1.ControlService/DropParked',
+                request_serializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.FromString,
                 _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
@@ -306,6 +332,41 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadEvents(self, request, context):
+        """Events of the log, those of one partition in their order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LookUpEvents(self, request, context):
+        """Which events would be read, or replayed, from a place on. Refused when the log does not hold them any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListParked(self, request, context):
+        """Events that a store could not apply.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryParked(self, request, context):
+        """Tries one again, now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropParked(self, request, context):
+        """Takes one off the list without applying it, for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """What this process uses: tasks, memory, descriptors.
         """
@@ -425,6 +486,31 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetLedger,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetLedgerResponse.SerializeToString,
+            ),
+            'ReadEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadEvents,
+                    request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.ReadEventsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_events__pb2.ReadEventsResponse.SerializeToString,
+            ),
+            'LookUpEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookUpEvents,
+                    request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.LookUpEventsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_events__pb2.LookUpEventsResponse.SerializeToString,
+            ),
+            'ListParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParked,
+                    request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.ListParkedRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_events__pb2.ListParkedResponse.SerializeToString,
+            ),
+            'RetryParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryParked,
+                    request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.RetryParkedRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_events__pb2.RetryParkedResponse.SerializeToString,
+            ),
+            'DropParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropParked,
+                    request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1026,6 +1112,141 @@ class ControlService:
             '/baton.control.v1.ControlService/GetLedger',
             baton_dot_control_dot_v1_dot_control__pb2.GetLedgerRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.GetLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ReadEvents',
+            baton_dot_control_dot_v1_dot_events__pb2.ReadEventsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_events__pb2.ReadEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookUpEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/LookUpEvents',
+            baton_dot_control_dot_v1_dot_events__pb2.LookUpEventsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_events__pb2.LookUpEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ListParked',
+            baton_dot_control_dot_v1_dot_events__pb2.ListParkedRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_events__pb2.ListParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/RetryParked',
+            baton_dot_control_dot_v1_dot_events__pb2.RetryParkedRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_events__pb2.RetryParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/DropParked',
+            baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 The operator's API of a router, on a listener of its own."""
 
 from libs.pb.baton.control.v1 import control_pb2 as _control_pb2
+from libs.pb.baton.control.v1 import events_pb2 as _events_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -73,6 +74,16 @@ class ControlServiceStub:
     """Sends buckets to the other store and back, under live traffic, and measures that."""
     GetLedger: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetLedgerRequest, _control_pb2.GetLedgerResponse]
     """What this router has noted of acknowledged writes, and those of them that are lost."""
+    ReadEvents: _grpc.UnaryStreamMultiCallable[_events_pb2.ReadEventsRequest, _events_pb2.ReadEventsResponse]
+    """Events of the log, those of one partition in their order."""
+    LookUpEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.LookUpEventsRequest, _events_pb2.LookUpEventsResponse]
+    """Which events would be read, or replayed, from a place on. Refused when the log does not hold them any more."""
+    ListParked: _grpc.UnaryUnaryMultiCallable[_events_pb2.ListParkedRequest, _events_pb2.ListParkedResponse]
+    """Events that a store could not apply."""
+    RetryParked: _grpc.UnaryUnaryMultiCallable[_events_pb2.RetryParkedRequest, _events_pb2.RetryParkedResponse]
+    """Tries one again, now."""
+    DropParked: _grpc.UnaryUnaryMultiCallable[_events_pb2.DropParkedRequest, _events_pb2.DropParkedResponse]
+    """Takes one off the list without applying it, for good."""
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -121,6 +132,16 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Sends buckets to the other store and back, under live traffic, and measures that."""
     GetLedger: _aio.UnaryUnaryMultiCallable[_control_pb2.GetLedgerRequest, _control_pb2.GetLedgerResponse]  # type: ignore[assignment]
     """What this router has noted of acknowledged writes, and those of them that are lost."""
+    ReadEvents: _aio.UnaryStreamMultiCallable[_events_pb2.ReadEventsRequest, _events_pb2.ReadEventsResponse]  # type: ignore[assignment]
+    """Events of the log, those of one partition in their order."""
+    LookUpEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.LookUpEventsRequest, _events_pb2.LookUpEventsResponse]  # type: ignore[assignment]
+    """Which events would be read, or replayed, from a place on. Refused when the log does not hold them any more."""
+    ListParked: _aio.UnaryUnaryMultiCallable[_events_pb2.ListParkedRequest, _events_pb2.ListParkedResponse]  # type: ignore[assignment]
+    """Events that a store could not apply."""
+    RetryParked: _aio.UnaryUnaryMultiCallable[_events_pb2.RetryParkedRequest, _events_pb2.RetryParkedResponse]  # type: ignore[assignment]
+    """Tries one again, now."""
+    DropParked: _aio.UnaryUnaryMultiCallable[_events_pb2.DropParkedRequest, _events_pb2.DropParkedResponse]  # type: ignore[assignment]
+    """Takes one off the list without applying it, for good."""
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -298,6 +319,46 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.GetLedgerResponse, _abc.Awaitable[_control_pb2.GetLedgerResponse]]:
         """What this router has noted of acknowledged writes, and those of them that are lost."""
+
+    @_abc_1.abstractmethod
+    def ReadEvents(
+        self,
+        request: _events_pb2.ReadEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_events_pb2.ReadEventsResponse], _abc.AsyncIterator[_events_pb2.ReadEventsResponse]]:
+        """Events of the log, those of one partition in their order."""
+
+    @_abc_1.abstractmethod
+    def LookUpEvents(
+        self,
+        request: _events_pb2.LookUpEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_events_pb2.LookUpEventsResponse, _abc.Awaitable[_events_pb2.LookUpEventsResponse]]:
+        """Which events would be read, or replayed, from a place on. Refused when the log does not hold them any more."""
+
+    @_abc_1.abstractmethod
+    def ListParked(
+        self,
+        request: _events_pb2.ListParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_events_pb2.ListParkedResponse, _abc.Awaitable[_events_pb2.ListParkedResponse]]:
+        """Events that a store could not apply."""
+
+    @_abc_1.abstractmethod
+    def RetryParked(
+        self,
+        request: _events_pb2.RetryParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_events_pb2.RetryParkedResponse, _abc.Awaitable[_events_pb2.RetryParkedResponse]]:
+        """Tries one again, now."""
+
+    @_abc_1.abstractmethod
+    def DropParked(
+        self,
+        request: _events_pb2.DropParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_events_pb2.DropParkedResponse, _abc.Awaitable[_events_pb2.DropParkedResponse]]:
+        """Takes one off the list without applying it, for good."""
 
     @_abc_1.abstractmethod
     def GetVitals(

@@ -94,10 +94,30 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.DigestBucketsRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.DigestBucketsResponse.FromString,
                 _registered_method=True)
+        self.LookAtRecords = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/LookAtRecords',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.LookAtRecordsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.LookAtRecordsResponse.FromString,
+                _registered_method=True)
+        self.ListUnlogged = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ListUnlogged',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListUnloggedRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListUnloggedResponse.FromString,
+                _registered_method=True)
         self.ListParked = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/ListParked',
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListParkedRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListParkedResponse.FromString,
+                _registered_method=True)
+        self.RetryParked = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/RetryParked',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.RetryParkedRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.RetryParkedResponse.FromString,
+                _registered_method=True)
+        self.DropParked = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/DropParked',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedResponse.FromString,
                 _registered_method=True)
 
 
@@ -188,8 +208,36 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LookAtRecords(self, request, context):
+        """What two stores must agree on, row by row, without the payload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnlogged(self, request, context):
+        """Which of some changes are not in the log yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListParked(self, request, context):
         """Events that could not be applied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryParked(self, request, context):
+        """Tries one of them again, now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropParked(self, request, context):
+        """Takes one of them off the list without applying it, for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,10 +306,30 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.DigestBucketsRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.DigestBucketsResponse.SerializeToString,
             ),
+            'LookAtRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookAtRecords,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.LookAtRecordsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.LookAtRecordsResponse.SerializeToString,
+            ),
+            'ListUnlogged': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnlogged,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListUnloggedRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListUnloggedResponse.SerializeToString,
+            ),
             'ListParked': grpc.unary_unary_rpc_method_handler(
                     servicer.ListParked,
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListParkedRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListParkedResponse.SerializeToString,
+            ),
+            'RetryParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryParked,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.RetryParkedRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.RetryParkedResponse.SerializeToString,
+            ),
+            'DropParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropParked,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -599,6 +667,60 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
+    def LookAtRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/LookAtRecords',
+            baton_dot_replication_dot_v1_dot_replication__pb2.LookAtRecordsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.LookAtRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnlogged(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/ListUnlogged',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ListUnloggedRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ListUnloggedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListParked(request,
             target,
             options=(),
@@ -615,6 +737,60 @@ class ReplicationService:
             '/baton.replication.v1.ReplicationService/ListParked',
             baton_dot_replication_dot_v1_dot_replication__pb2.ListParkedRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_replication__pb2.ListParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/RetryParked',
+            baton_dot_replication_dot_v1_dot_replication__pb2.RetryParkedRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.RetryParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/DropParked',
+            baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedResponse.FromString,
             options,
             channel_credentials,
             insecure,

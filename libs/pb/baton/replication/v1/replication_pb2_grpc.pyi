@@ -55,8 +55,16 @@ class ReplicationServiceStub:
     """Records by key order, for copying."""
     DigestBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.DigestBucketsRequest, _replication_pb2.DigestBucketsResponse]
     """Count and digest of each bucket."""
+    LookAtRecords: _grpc.UnaryUnaryMultiCallable[_replication_pb2.LookAtRecordsRequest, _replication_pb2.LookAtRecordsResponse]
+    """What two stores must agree on, row by row, without the payload."""
+    ListUnlogged: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListUnloggedRequest, _replication_pb2.ListUnloggedResponse]
+    """Which of some changes are not in the log yet."""
     ListParked: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListParkedRequest, _replication_pb2.ListParkedResponse]
     """Events that could not be applied."""
+    RetryParked: _grpc.UnaryUnaryMultiCallable[_replication_pb2.RetryParkedRequest, _replication_pb2.RetryParkedResponse]
+    """Tries one of them again, now."""
+    DropParked: _grpc.UnaryUnaryMultiCallable[_replication_pb2.DropParkedRequest, _replication_pb2.DropParkedResponse]
+    """Takes one of them off the list without applying it, for good."""
 
 @_typing.type_check_only
 class ReplicationServiceAsyncStub(ReplicationServiceStub):
@@ -85,8 +93,16 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Records by key order, for copying."""
     DigestBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.DigestBucketsRequest, _replication_pb2.DigestBucketsResponse]  # type: ignore[assignment]
     """Count and digest of each bucket."""
+    LookAtRecords: _aio.UnaryUnaryMultiCallable[_replication_pb2.LookAtRecordsRequest, _replication_pb2.LookAtRecordsResponse]  # type: ignore[assignment]
+    """What two stores must agree on, row by row, without the payload."""
+    ListUnlogged: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListUnloggedRequest, _replication_pb2.ListUnloggedResponse]  # type: ignore[assignment]
+    """Which of some changes are not in the log yet."""
     ListParked: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListParkedRequest, _replication_pb2.ListParkedResponse]  # type: ignore[assignment]
     """Events that could not be applied."""
+    RetryParked: _aio.UnaryUnaryMultiCallable[_replication_pb2.RetryParkedRequest, _replication_pb2.RetryParkedResponse]  # type: ignore[assignment]
+    """Tries one of them again, now."""
+    DropParked: _aio.UnaryUnaryMultiCallable[_replication_pb2.DropParkedRequest, _replication_pb2.DropParkedResponse]  # type: ignore[assignment]
+    """Takes one of them off the list without applying it, for good."""
 
 class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -186,11 +202,43 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Count and digest of each bucket."""
 
     @_abc_1.abstractmethod
+    def LookAtRecords(
+        self,
+        request: _replication_pb2.LookAtRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.LookAtRecordsResponse, _abc.Awaitable[_replication_pb2.LookAtRecordsResponse]]:
+        """What two stores must agree on, row by row, without the payload."""
+
+    @_abc_1.abstractmethod
+    def ListUnlogged(
+        self,
+        request: _replication_pb2.ListUnloggedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.ListUnloggedResponse, _abc.Awaitable[_replication_pb2.ListUnloggedResponse]]:
+        """Which of some changes are not in the log yet."""
+
+    @_abc_1.abstractmethod
     def ListParked(
         self,
         request: _replication_pb2.ListParkedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.ListParkedResponse, _abc.Awaitable[_replication_pb2.ListParkedResponse]]:
         """Events that could not be applied."""
+
+    @_abc_1.abstractmethod
+    def RetryParked(
+        self,
+        request: _replication_pb2.RetryParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.RetryParkedResponse, _abc.Awaitable[_replication_pb2.RetryParkedResponse]]:
+        """Tries one of them again, now."""
+
+    @_abc_1.abstractmethod
+    def DropParked(
+        self,
+        request: _replication_pb2.DropParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.DropParkedResponse, _abc.Awaitable[_replication_pb2.DropParkedResponse]]:
+        """Takes one of them off the list without applying it, for good."""
 
 def add_ReplicationServiceServicer_to_server(servicer: ReplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
