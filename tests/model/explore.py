@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from tests.model.ownership import Rules, State, broken
+S = TypeVar("S", bound=Hashable)
+
+
+class Model(Protocol[S]):
+    """What a state is, is the model's own affair."""
+
+    @property
+    def start(self) -> S: ...
+
+    def steps(self, state: S) -> Iterable[tuple[str, S]]: ...
+
+    def broken(self, state: S) -> str | None:
+        """What of the promises does not hold."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -20,23 +34,22 @@ class Explored:
         return "\n".join(lines + [f"  {number}. {step}" for number, step in enumerate(self.trace, 1)])
 
 
-def explore(rules: Rules) -> Explored:
+def explore(model: Model[S]) -> Explored:
     """Every state that can be reached, breadth first; ends at the first that breaks a promise."""
-    start = State()
-    came_from: dict[State, tuple[State, str] | None] = {start: None}
-    queue = deque([start])
+    came_from: dict[S, tuple[S, str] | None] = {model.start: None}
+    queue = deque([model.start])
     while queue:
         state = queue.popleft()
-        if what := broken(state):
+        if what := model.broken(state):
             return Explored(len(came_from), what, _trace(came_from, state))
-        for step, after in rules.steps(state):
+        for step, after in model.steps(state):
             if after not in came_from:
                 came_from[after] = (state, step)
                 queue.append(after)
     return Explored(len(came_from), None, ())
 
 
-def _trace(came_from: Mapping[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
+def _trace(came_from: Mapping[S, tuple[S, str] | None], state: S) -> tuple[str, ...]:
     steps: list[str] = []
     while (before := came_from[state]) is not None:
         state, step = before

@@ -27,8 +27,9 @@ What must be true in every state (`broken` says it in code):
 A model that finds nothing could be blind. So the rules of the protocol have wrong variants here, each of them tempting,
 and the exploration must find the accident that each leads to.
 
-Terms are left out, since they change only at a seizure, which is no part of this model. `SCENES` keeps the number of
-states small: each explores some of the steps together, with bounds that leave room for every accident known.
+Terms are left out, since they change only at a seizure: the model beside this one, `recovery`, has them. `SCENES`
+keeps the number of states small: each explores some of the steps together, with bounds that leave room for every
+accident known.
 `python -m tests.model --all` explores it all and shows for every wrong rule a shortest way to the accident.
 """
 
@@ -164,6 +165,13 @@ class Rules:
 
     scene: Scene
     wrong: str | None = None
+
+    @property
+    def start(self) -> State:
+        return State()
+
+    def broken(self, state: State) -> str | None:
+        return broken(state)
 
     def steps(self, state: State) -> Steps:
         for store in STORES:

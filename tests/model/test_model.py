@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from tests.model.__main__ import main
+from tests.model import ownership, recovery
+from tests.model.__main__ import WRONG_RULES, main, variant
 from tests.model.explore import explore
-from tests.model.ownership import SCENES, WRONG_RULES, Rules
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", ownership.SCENES)
 def test_the_protocol_keeps_every_promise_in_every_state(name: str) -> None:
-    scene = SCENES[name]
-    explored = explore(Rules(scene))
+    scene = ownership.SCENES[name]
+    explored = explore(ownership.Rules(scene))
+    assert explored.broken is None, str(explored)
+    assert explored.states >= scene.least_states, "the exploration has gone blind"
+
+
+@pytest.mark.parametrize("name", recovery.SCENES)
+def test_a_store_that_lost_its_disk_comes_back_without_breaking_a_promise(name: str) -> None:
+    scene = recovery.SCENES[name]
+    explored = explore(recovery.RecoveryRules(scene))
     assert explored.broken is None, str(explored)
     assert explored.states >= scene.least_states, "the exploration has gone blind"
 
 
 def _breaks(name: str) -> None:
-    variant = WRONG_RULES[name]
-    explored = explore(Rules(SCENES[variant.scene], name))
-    assert variant.breaks in (explored.broken or "nothing"), f"{variant.rule}: {explored}"
+    explored = variant(name)
+    wrong = WRONG_RULES[name]
+    assert wrong.breaks in (explored.broken or "nothing"), f"{wrong.rule}: {explored}"
 
 
 def test_two_stores_own_a_record_if_absent_records_are_free() -> None:
@@ -73,6 +81,42 @@ def test_a_request_is_refused_though_it_was_done_if_only_the_store_that_did_it_k
 
 def test_a_refused_request_has_an_effect_if_it_was_given_up_at_another_store_before() -> None:
     _breaks("refusal_is_told")
+
+
+def test_two_stores_own_a_record_if_a_store_that_went_back_in_time_serves() -> None:
+    _breaks("old_backup_serves")
+
+
+def test_two_stores_own_a_record_if_a_returning_store_asks_nobody_for_the_terms() -> None:
+    _breaks("nobody_is_asked")
+
+
+def test_two_stores_own_a_record_if_lower_terms_belong_to_the_owner_of_the_bucket() -> None:
+    _breaks("lazy_terms")
+
+
+def test_two_stores_own_a_record_if_a_returned_store_keeps_its_own_old_absence() -> None:
+    _breaks("own_old_absence")
+
+
+def test_two_stores_own_a_record_if_a_seizure_raises_the_revision_alone() -> None:
+    _breaks("no_term")
+
+
+def test_a_logged_write_is_lost_if_a_store_seizes_before_it_has_read_the_log() -> None:
+    _breaks("log_not_read")
+
+
+def test_two_stores_own_a_record_if_a_seized_bucket_is_served_before_the_log_knows() -> None:
+    _breaks("served_before_logged")
+
+
+def test_a_request_is_done_without_effect_if_a_journaled_row_leaves_its_requests() -> None:
+    _breaks("journaled_stays_known")
+
+
+def test_a_write_vanishes_if_what_comes_late_of_an_older_term_is_simply_old() -> None:
+    _breaks("late_is_old")
 
 
 def test_every_wrong_rule_has_a_test_of_its_own() -> None:

@@ -1,0 +1,445 @@
+"""A store that lost its disk, as a model: terms, seizure, and how the store comes back.
+
+For a newcomer. The model beside this one (`ownership`) shows that a record is never lost while it moves. It takes for
+granted that a store remembers what it has done. A database that was restored from a backup does not: it may believe
+that it owns what it gave away since. Such a store is *gone*. Somebody has to say from which moment on nothing counts
+any more that it said after the backup, and that moment is the *seizure*: the other store reads the log to its end and
+then makes everything of the bucket its own in a new *term*, which is higher than every revision of an older one.
+
+What is in a state: one record in one bucket; each store's disk (row, absence, what waits for the log, the requests it
+knows as served); the log; what routers still hold in their hands; and a backup. `loser` is the store whose disk goes
+back, `seizer` the other one. Beside the steps of the other model:
+
+* A backup is taken, at any time; later the disk becomes that backup, or an empty one.
+* The loser stops and starts at any time. A start asks the seizer or the log for the terms.
+* The seizer seizes, once it has read the log to its end, and serves the bucket when the log has the seizure.
+* The gone store takes the terms, is filled from the seizer's rows, and opens.
+
+One thing is a person's word: between a seizure and the moment when the log has it, a store that is merely stopped is
+not started while the seizer is out of reach. (A gone store is fenced by its own disk and needs no such word.)
+
+What must be true in every state (`broken` says it in code):
+
+    one owner        at most one store would accept a write
+    one writer       no two different records carry one version
+    owner is fresh   the store that would accept a write has every write that was in the log when the bucket was seized,
+                     and all of the log that is of its own term
+    nothing silent   what reaches the log later, of an older term, goes to the journal of conflicts, and never is "old"
+    done is done     a request that is known as served has its effect in the row that answers for it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tests.model.ownership import STORES, Variant, other
+
+EMPTY: frozenset[str] = frozenset()
+
+
+class Row(NamedTuple):
+    term: int
+    revision: int
+    owner: str
+    done: frozenset[str]
+    """The requests whose effects are in it."""
+    base: tuple[int, int] | None = None
+    """Its version before the seizure."""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self.term, self.revision
+
+
+class Absence(NamedTuple):
+    term: int
+    version: int
+    owner: str
+
+
+class Disk(NamedTuple):
+    """What a store remembers."""
+
+    row: Row | None
+    absence: Absence
+    outbox: frozenset[Row | Absence] = frozenset()
+    known: frozenset[str] = EMPTY
+    """Requests that are answered again, without an effect."""
+    journal: frozenset[Row] = frozenset()
+
+
+FRESH = {"A": Disk(None, Absence(0, 1, "A")), "B": Disk(None, Absence(0, 0, "A"))}
+
+
+class State(NamedTuple):
+    disks: tuple[Disk, Disk] = (FRESH["A"], FRESH["B"])
+    loser_is: str = "up"
+    """up, down, gone, taken (gone, and it has taken the terms), filled (and it has been filled)."""
+    sealed: bool = False
+    """The seizer has seized and the log does not have it yet."""
+    log: frozenset[Row | Absence] = frozenset()
+    flight: frozenset[Row] = frozenset()
+    """Releases and copies in routers' hands: they may arrive at any time, and again."""
+    drained: frozenset[Absence] = frozenset()
+    """Released absences whose rows are all at the target, as some coordinator has seen."""
+    backup: Disk | None = None
+    lost: bool = False
+    promised: frozenset[str] = EMPTY
+    """Writes that were in the log at the seizure."""
+    trouble: str | None = None
+    """What a step has broken that no state shows afterwards."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Which steps are explored together, and how far."""
+
+    loser: str
+    stops: bool
+    """It stops and starts again with all it had; else it loses its disk."""
+    requests: tuple[str, ...] = ("r1",)
+    revisions: int = 2
+    absences: int = 2
+    """Versions in the first term; two more of each in the next."""
+    least_states: int = 0
+    """Fewer would mean that the exploration has gone blind."""
+
+
+SCENES = {
+    "B returns": Scene("B", stops=True, least_states=30_000),
+    "B is restored": Scene("B", stops=False, least_states=30_000),
+    "A returns": Scene("A", stops=True, least_states=80_000),
+    "A is restored": Scene("A", stops=False, least_states=10_000),
+}
+LARGE_SCENES = {
+    f"{name}, two requests": Scene(scene.loser, scene.stops, ("r1", "r2")) for name, scene in SCENES.items()
+}
+
+
+WRONG_RULES = {
+    "old_backup_serves": Variant("B is restored", "a store that went back in time is not recognised", "two owners"),
+    "nobody_is_asked": Variant("B returns", "a store that starts asks nobody for the terms", "two owners"),
+    "lazy_terms": Variant(
+        "B is restored", "rows of a lower term belong to the bucket's owner; a seizure leaves them alone", "two"
+    ),
+    "own_old_absence": Variant("B returns", "a returned store keeps its own old absence", "two owners"),
+    "no_term": Variant("B returns", "a seizure adds one to the revision and begins no term", "two"),
+    "log_not_read": Variant("B is restored", "a store seizes before it has read the log to its end", "a logged write"),
+    "served_before_logged": Variant("B returns", "a seized bucket is served before the log knows", "two owners"),
+    "journaled_stays_known": Variant(
+        "B returns", "requests of a row that went to the journal stay known as served", "without its effect"
+    ),
+    "late_is_old": Variant(
+        "B returns", "a record of an older term than its bucket is old, whatever it says", "without a trace"
+    ),
+}
+
+Steps = Iterator[tuple[str, State]]
+
+
+class Fate(NamedTuple):
+    """What becomes of a record that arrives."""
+
+    disk: Disk
+    said: str
+
+
+@dataclass(frozen=True)
+class RecoveryRules:
+    """All steps of a scene, by the protocol or with one wrong rule."""
+
+    scene: Scene
+    wrong: str | None = None
+
+    @property
+    def start(self) -> State:
+        return State()
+
+    @property
+    def loser(self) -> str:
+        return self.scene.loser
+
+    @property
+    def seizer(self) -> str:
+        return other(self.scene.loser)
+
+    def steps(self, state: State) -> Steps:
+        for store in STORES:
+            if self.serves(state, store):
+                yield from self.change(state, store)
+                yield from self.move_absence(state, store)
+            if not (store == self.loser and state.loser_is == "down"):
+                yield from self.publish(state, store)
+                yield from self.arrive(state, store)
+        yield from self.lose(state)
+        yield from self.stop_and_start(state)
+        yield from self.seize(state)
+        yield from self.come_back(state)
+
+    def serves(self, state: State, store: str) -> bool:
+        return state.loser_is == "up" if store == self.loser else not state.sealed
+
+    def owner(self, disk: Disk) -> str:
+        row, absence = disk.row, disk.absence
+        if row is None:
+            return absence.owner
+        if row.term < absence.term:
+            # Hidden: the row counts for nothing, and the seizer of the term has what counts.
+            return absence.owner if self.wrong == "lazy_terms" else seizer_of(absence.term)
+        return row.owner
+
+    def accepts(self, state: State, store: str) -> bool:
+        return self.serves(state, store) and self.owner(disk_of(state, store)) == store
+
+    def change(self, state: State, store: str) -> Steps:
+        """Writes and releases of the owner."""
+        disk = disk_of(state, store)
+        row, absence = disk.row, disk.absence
+        revision = row.revision + 1 if row else 1
+        if self.owner(disk) != store or revision > self.scene.revisions + (2 if absence.term else 0):
+            return
+        term = absence.term if self.wrong == "lazy_terms" or row is None else row.term
+        done, base = (row.done, row.base) if row else (EMPTY, None)
+        for request in self.scene.requests:
+            if request not in disk.known:
+                new = Row(term, revision, store, done | {request}, base)
+                yield f"{request} at {store}", self.made(state, store, new)
+        if row:
+            given = Row(term, revision, other(store), done, base)
+            yield f"{store} releases", self.made(state, store, given)._replace(flight=state.flight | {given})
+
+    def made(self, state: State, store: str, row: Row) -> State:
+        """A new version of the record, here and on its way."""
+        disk = disk_of(state, store)
+        disk = disk._replace(row=row, outbox=disk.outbox | {row}, known=disk.known | row.done)
+        return with_disk(state, store, disk)._replace(trouble=state.trouble or clash(state, row))
+
+    def publish(self, state: State, store: str) -> Steps:
+        disk = disk_of(state, store)
+        if disk.outbox:
+            after = with_disk(state, store, disk._replace(outbox=frozenset()))
+            sealed = state.sealed and store != self.seizer
+            yield f"the log has the changes of {store}", after._replace(log=state.log | disk.outbox, sealed=sealed)
+
+    def arrive(self, state: State, store: str) -> Steps:
+        disk = disk_of(state, store)
+        for event in state.log | state.flight:
+            fate = self.judge(disk, event)
+            if fate.disk != disk:
+                yield f"{shown(event)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
+
+    def judge(self, disk: Disk, event: Row | Absence) -> Fate:
+        """Apply. The rule of `libs.ownership.rules.decide_apply`."""
+        if isinstance(event, Absence):
+            return Fate(self.take_term(disk, event.term), "its term is taken")
+        disk = self.take_term(disk, event.term)
+        row, term = disk.row, disk.absence.term
+        if event.term < term and self.wrong != "lazy_terms":
+            return self.judge_late(disk, event)
+        if row is not None and row.term < term and self.wrong != "lazy_terms":
+            return Fate(self.replace_lower(disk, row, event), "it replaces a row of an older term")
+        if row is None or event.version > row.version:
+            return Fate(disk._replace(row=event, known=disk.known | event.done), "it is newer")
+        return Fate(disk, "it is old")
+
+    def take_term(self, disk: Disk, term: int) -> Disk:
+        if term <= disk.absence.term:
+            return disk
+        return disk._replace(absence=Absence(term, 0, seizer_of(term)))
+
+    def judge_late(self, disk: Disk, event: Row) -> Fate:
+        row = disk.row
+        if row is not None and row.term < disk.absence.term:
+            # The seizer's row is not here yet: nothing can be said of the base. Its own row says the same as the event.
+            return Fate(disk, "it waits")
+        if self.wrong != "late_is_old" and (row is None or row.base is None or event.version > row.base):
+            return Fate(disk._replace(journal=disk.journal | {event}), "it is a conflict")
+        return Fate(disk, "it is old")
+
+    def replace_lower(self, disk: Disk, row: Row, event: Row) -> Disk:
+        """By a row of the bucket's term. What the seizer has not seen is journaled first."""
+        journal, known = disk.journal, disk.known | event.done
+        if event.base is None or row.version > event.base:
+            journal = journal | {row}
+            if self.wrong != "journaled_stays_known":
+                known = event.done
+        return disk._replace(row=event, journal=journal, known=known)
+
+    def move_absence(self, state: State, store: str) -> Steps:
+        """Releases, and the adopts of coordinators that have seen every row of the releaser here."""
+        disk, there = disk_of(state, store), disk_of(state, other(store))
+        absence = disk.absence
+        if absence.owner == store and absence.version < self.scene.absences + (2 if absence.term else 0):
+            after = Absence(absence.term, absence.version + 1, other(store))
+            yield f"{store} releases the absence", with_disk(state, store, disk._replace(absence=after))
+        released = there.absence
+        rows_are_here = there.row is None or disk.row is not None
+        if released.owner == store and rows_are_here and released not in state.drained and self.can_list(state, store):
+            yield "drain seen", state._replace(drained=state.drained | {released})
+        for found in state.drained:
+            same = found.term == absence.term or self.wrong == "lazy_terms"
+            hidden = disk.row is not None and disk.row.term < absence.term and self.wrong != "lazy_terms"
+            if found.owner == store and same and found.version > absence.version and not hidden:
+                adopted = Absence(absence.term, found.version, store)
+                yield f"{store} adopts absence {found.version}", with_disk(state, store, disk._replace(absence=adopted))
+
+    def can_list(self, state: State, target: str) -> bool:
+        """The releaser's keys are listed by asking it: one that does not serve does not answer."""
+        return self.serves(state, other(target)) and self.serves(state, target)
+
+    def lose(self, state: State) -> Steps:
+        disk = disk_of(state, self.loser)
+        if self.scene.stops:
+            return
+        if state.backup is None and state.loser_is == "up" and not state.lost:
+            yield "a backup is taken", state._replace(backup=disk)
+        if state.lost or state.loser_is not in ("up", "down"):
+            return
+        recognised = "up" if self.wrong == "old_backup_serves" else "gone"
+        for name, found in (("the backup is restored", state.backup), ("the disk is emptied", FRESH[self.loser])):
+            if found is not None and found != disk:
+                yield name, with_disk(state, self.loser, found)._replace(lost=True, loser_is=recognised, backup=None)
+
+    def stop_and_start(self, state: State) -> Steps:
+        if not self.scene.stops:
+            return
+        if state.loser_is == "up":
+            yield f"{self.loser} stops", state._replace(loser_is="down")
+        elif state.loser_is == "down":
+            mine = disk_of(state, self.loser).absence.term
+            asked = {"the seizer": disk_of(state, self.seizer).absence.term}
+            if not state.sealed:
+                asked["the log"] = max((event.term for event in state.log), default=0)
+            if self.wrong == "nobody_is_asked":
+                asked = {"nobody": mine}
+            for who, term in asked.items():
+                found = "gone" if term > mine else "up"
+                yield f"{self.loser} starts and asks {who}: it is {found}", state._replace(loser_is=found)
+
+    def seize(self, state: State) -> Steps:
+        """Once. What it does is one transaction of the seizer."""
+        disk = disk_of(state, self.seizer)
+        row, absence = disk.row, disk.absence
+        if state.loser_is not in ("down", "gone") or absence.term:
+            return
+        if self.owner(disk) == self.seizer and absence.owner == self.seizer:
+            return
+        if self.wrong != "log_not_read" and any(self.judge(disk, event).disk != disk for event in state.log):
+            return
+        term = 0 if self.wrong == "no_term" else next_term(absence.term, self.seizer)
+        taken = Absence(term, absence.version + 1, self.seizer)
+        waits: frozenset[Row | Absence] = disk.outbox | {taken}
+        trouble = state.trouble
+        if row is not None and self.wrong != "lazy_terms":
+            row = Row(term, row.revision + 1, self.seizer, row.done, row.version)
+            waits, trouble = waits | {row}, trouble or clash(state, row)
+        disk = disk._replace(row=row, absence=taken, outbox=waits)
+        yield (
+            f"{self.seizer} seizes the bucket",
+            with_disk(state, self.seizer, disk)._replace(
+                sealed=self.wrong != "served_before_logged",
+                promised=frozenset[str]().union(*(event.done for event in state.log if isinstance(event, Row))),
+                trouble=trouble,
+            ),
+        )
+
+    def come_back(self, state: State) -> Steps:
+        """Of a gone store: the terms, then the rows, then it opens."""
+        disk, there = disk_of(state, self.loser), disk_of(state, self.seizer)
+        all_seizers = self.owner(there) == self.seizer and there.absence.owner == self.seizer
+        if state.loser_is == "gone" and all_seizers and not state.sealed:
+            absence = max(disk.absence, there.absence, key=lambda one: one[:2])
+            if self.wrong == "own_old_absence":
+                absence = disk.absence._replace(term=absence.term)
+            taken = disk._replace(absence=absence)
+            yield f"{self.loser} takes the terms", with_disk(state, self.loser, taken)._replace(loser_is="taken")
+        if state.loser_is == "taken":
+            filled = self.judge(disk, there.row).disk if there.row is not None else self.settle(disk)
+            after = with_disk(state, self.loser, filled)._replace(loser_is="filled")
+            yield f"{self.loser} is filled", after._replace(trouble=self.dropped(after, disk.row))
+        if state.loser_is == "filled":
+            yield f"{self.loser} opens", state._replace(loser_is="up")
+
+    def dropped(self, state: State, row: Row | None) -> str | None:
+        """A row that was replaced is a part of what replaced it, or can be found elsewhere."""
+        if row is None or any(row.done <= there.done for there in everywhere(state)):
+            return state.trouble
+        return state.trouble or "a write of the returned store is gone without a trace"
+
+    def settle(self, disk: Disk) -> Disk:
+        """A row that the seizer does not have goes to the journal."""
+        if disk.row is None or disk.row.term >= disk.absence.term:
+            return disk
+        known = disk.known if self.wrong == "journaled_stays_known" else EMPTY
+        return disk._replace(row=None, journal=disk.journal | {disk.row}, known=known)
+
+    def broken(self, state: State) -> str | None:
+        """What of the promises does not hold."""
+        owners = [store for store in STORES if self.accepts(state, store)]
+        if len(owners) > 1:
+            return "two owners"
+        if state.trouble:
+            return state.trouble
+        for store in owners:
+            if what := self.misses(state, store):
+                return what
+        return None
+
+    def misses(self, state: State, store: str) -> str | None:
+        """What an owner should have and has not."""
+        disk = disk_of(state, store)
+        done = disk.row.done if disk.row else EMPTY
+        if not disk.known <= done:
+            return "a request is known as served without its effect"
+        if not state.promised <= done:
+            return "a logged write is not in the row of the owner"
+        journal = disk.journal | disk_of(state, other(store)).journal
+        for event in state.log:
+            if not isinstance(event, Row) or event.done <= done:
+                continue
+            if event.term >= disk.absence.term:
+                return "an owner without the newest version"
+            if event not in journal and self.judge(disk, event).disk == disk:
+                return "a logged write is gone without a trace"
+        return None
+
+
+def everywhere(state: State) -> Iterator[Row]:
+    """All rows that anybody has."""
+    a, b = state.disks
+    events = state.log | state.flight | a.outbox | b.outbox | a.journal | b.journal
+    yield from (event for event in events if isinstance(event, Row))
+    yield from (row for row in (a.row, b.row) if row is not None)
+
+
+def clash(state: State, row: Row) -> str | None:
+    """Two records with one version that are not the same."""
+    if any(there.version == row.version and there[2:4] != row[2:4] for there in everywhere(state)):
+        return "two writers of one version"
+    return None
+
+
+def seizer_of(term: int) -> str:
+    """Even terms are A's, odd ones B's."""
+    return "B" if term % 2 else "A"
+
+
+def next_term(term: int, store: str) -> int:
+    return term + 1 if seizer_of(term + 1) == store else term + 2
+
+
+def disk_of(state: State, store: str) -> Disk:
+    return state.disks[STORES.index(store)]
+
+
+def with_disk(state: State, store: str, disk: Disk) -> State:
+    a, b = state.disks
+    return state._replace(disks=(disk, b) if store == "A" else (a, disk))
+
+
+def shown(event: Row | Absence) -> str:
+    if isinstance(event, Absence):
+        return f"the bucket's term {event.term}"
+    return f"version {event.term}-{event.revision} for {event.owner}"
