@@ -70,6 +70,9 @@ class ShelfOperations:
         page = Page(_of_reader(browse.reader), read_token(token, question), size)
         return List(page, question, _books)
 
+    def written_seconds(self, row: Row) -> float | None:
+        return None
+
 
 def shelf_columns(row: Row) -> Columns:
     try:

@@ -21,6 +21,7 @@ from libs.backend.checks import (
     check_wait,
     store_of,
 )
+from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
@@ -92,6 +93,7 @@ class Replication(ReplicationServiceServicer):
         self._clients = around.clients
         self._about = about
         self._turns = Turns(ports, around.locks)
+        self._comparison = Comparison(operations, ports)
 
     def service(self) -> TypedService:
         name = pb.DESCRIPTOR.services_by_name["ReplicationService"].full_name
@@ -252,18 +254,30 @@ class Replication(ReplicationServiceServicer):
         buckets = check_buckets(request.buckets)
         if any(one >= other for one, other in pairwise(buckets)):
             raise InvalidField("buckets", buckets, "rising numbers")
-        query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
+        check_keys(request.keys)
+        if buckets and request.keys:
+            raise InvalidField("keys", f"{len(request.keys)} keys", "none beside buckets")
+        query = ExportQuery(
+            request.after, limit, tuple(buckets), request.owned_only, request.keys_only, tuple(request.keys)
+        )
         records, more = await self._ports.inspection.export(query)
         return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
 
     async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
         self._serving.check()
-        found = await self._ports.inspection.digests(check_buckets(request.buckets))
-        return pb.DigestBucketsResponse(
-            buckets=[
-                pb.DigestBucketsResponse.Bucket(bucket=bucket, records=records, owned=owned, digest=digest)
-                for bucket, records, owned, digest in found
-            ]
+        return await self._comparison.digests(check_buckets(request.buckets), deep=request.deep)
+
+    async def LookAtRecords(self, request: pb.LookAtRecordsRequest, context: Context) -> pb.LookAtRecordsResponse:
+        self._serving.check()
+        return await self._comparison.looks(request)
+
+    async def ListUnlogged(self, request: pb.ListUnloggedRequest, context: Context) -> pb.ListUnloggedResponse:
+        self._serving.check()
+        check_count(request.changes, "changes", MAX_ACKS)
+        names = [(name.key, version_from_pb(name.version)) for name in request.changes]
+        waiting = await self._ports.outbox.unlogged(names)
+        return pb.ListUnloggedResponse(
+            changes=[one for one, name in zip(request.changes, names, strict=True) if name in waiting]
         )
 
     async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:

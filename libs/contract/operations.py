@@ -79,6 +79,10 @@ class Operations(Protocol):
         """Checks the whole request. Raises InvalidField and whatever else the contract says; has no effect."""
         ...
 
+    def written_seconds(self, row: Row) -> float | None:
+        """When the record was written last, as it says itself, UNIX time; None when it does not say."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class CallContext:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from libs.contract.operations import CallContext, List, Parsed, Read, Watch, Write
 from libs.contract.requests import parse_request
+from libs.contract.schemas import SchemaUnknown
 from libs.errors import InvalidField
 from libs.ownership.limits import REQUEST_HASH_BYTES
 from libs.ownership.model import Row, Version
@@ -110,6 +111,13 @@ class SandboxOperations:
         speech = Speech(context, self._schemas, self._schemas.form(context.schema_version))
         with speech.form.words():
             return parser(request, speech)
+
+    def written_seconds(self, row: Row) -> float | None:
+        try:
+            sandbox = self._schemas.model_of(row)
+        except (DecodeError, SchemaUnknown):
+            return None
+        return sandbox.update_time.ToNanoseconds() / 1e9 if sandbox.HasField("update_time") else None
 
 
 def _get(request: bytes, speech: Speech) -> Read:

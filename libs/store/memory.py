@@ -28,6 +28,7 @@ from libs.store.port import (
     FeedState,
     FeedStep,
     Inspection,
+    Kept,
     Listed,
     Outbox,
     Page,
@@ -304,7 +305,13 @@ class _Inspection:
             size += size_of(record)
         return records, False
 
+    async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
+        records, more = await self.export(query)
+        return [Kept(record.row, record.row.digest) for record in records], more
+
     def _keys(self, query: ExportQuery) -> list[str]:
+        if query.keys:
+            return sorted(key for key in set(query.keys) if key in self.state.rows and key > query.after)
         if not query.buckets:
             return sorted(key for key in self.state.rows if key > query.after)
         first = query.buckets[0], query.after

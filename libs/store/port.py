@@ -251,6 +251,15 @@ class ExportQuery:
     owned_only: bool = False
     keys_only: bool = False
     """Envelopes: no payload, no served requests."""
+    keys: tuple[str, ...] = ()
+    """When given, of these alone; not with buckets."""
+
+
+class Kept(NamedTuple):
+    """A row, and its digest as it is kept beside it: another one than `Row.digest` only if somebody else wrote here."""
+
+    row: Row
+    digest: int
 
 
 class BucketDigest(NamedTuple):
@@ -258,7 +267,7 @@ class BucketDigest(NamedTuple):
     records: int
     owned: int
     digest: int
-    """Exclusive or of `Row.digest`."""
+    """Exclusive or of the rows' digests as they are kept."""
 
 
 class Census(NamedTuple):
@@ -277,6 +286,10 @@ class Inspection(Protocol):
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
         """By key, with the served requests of the retry window; at most about 1 MiB. True: there may be more."""
+        ...
+
+    async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
+        """As `export`, without served requests; `keys_only` is not for it."""
         ...
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:

@@ -10,9 +10,9 @@ from functools import partial
 
 from libs.ownership.model import Record, Row
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery
+from libs.store.port import BucketDigest, Census, ExportQuery, Kept
 from libs.store.sqlite_core import Core, window
-from libs.store.sqlite_schema import row_from
+from libs.store.sqlite_schema import Value, row_from, unsigned
 from libs.store.window import size_of
 
 
@@ -38,32 +38,42 @@ class SqliteInspection:
             records.append(record)
         return records, more
 
+    async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
+        return await self.core.database.read(partial(self._kept, query))
+
     def _rows(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Row], bool]:
-        rows: list[Row] = []
+        kept, more = self._kept(query, connection)
+        return [row for row, _ in kept], more
+
+    def _kept(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Kept], bool]:
+        rows: list[Kept] = []
         size = 0
         found = self._found(query, connection)
-        for row in found:
+        for kept in found:
             if len(rows) == query.limit or size >= PULL_BYTES:
                 found.close()
                 return rows, True
-            rows.append(row)
-            size += 0 if query.keys_only else len(row.payload)
+            rows.append(kept)
+            size += 0 if query.keys_only else len(kept.row.payload)
         return rows, False
 
-    def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Row, None, None]:
+    def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Kept, None, None]:
         """A statement for each bucket: each walks its own part of the index, and none is begun in vain."""
-        of_bucket = " AND r.bucket = ?" if query.buckets else ""
+        of_place = " AND r.bucket = ?" if query.buckets else ""
+        if query.keys:
+            of_place = f" AND r.key IN ({', '.join('?' for _ in query.keys)})"
         of_owner = " AND r.owner = ?" if query.owned_only else ""
         owner = (self.core.store.value,) if query.owned_only else ()
         limit = int(query.limit) + 1
-        statement = f"{self._select(query)} WHERE r.key > ?{of_bucket}{of_owner} ORDER BY r.key LIMIT {limit}"
+        statement = f"{self._select(query)} WHERE r.key > ?{of_place}{of_owner} ORDER BY r.key LIMIT {limit}"
         after = query.after
-        places: list[tuple[int, ...]] = [(bucket,) for bucket in query.buckets]
-        for place in places or [()]:
+        places: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]
+        for place in places or [query.keys]:
             with closing(connection.execute(statement, (after, *place, *owner))) as cursor:
-                for row in map(row_from, cursor):
+                for *values, digest in cursor:
+                    row = row_from(values)
                     assert row is not None, "no outer join"
-                    yield row
+                    yield Kept(row, unsigned(digest))
             after = ""
 
     def _select(self, query: ExportQuery) -> str:
@@ -84,7 +94,7 @@ class SqliteInspection:
             total[1] += owner == me
             total[2] ^= digest
         return [
-            BucketDigest(bucket, records, owned, digest & 0xFFFF_FFFF_FFFF_FFFF)
+            BucketDigest(bucket, records, owned, unsigned(digest))
             for bucket, (records, owned, digest) in sorted(sums.items())
         ]
 

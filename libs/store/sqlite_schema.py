@@ -107,6 +107,10 @@ def signed(digest: int) -> int:
     return digest - (1 << 64) if digest >> 63 else digest
 
 
+def unsigned(digest: int) -> int:
+    return digest % (1 << 64)
+
+
 def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
     """What a row's columns hold: those of the protocol, the layout's own, the lease."""
     return (*first_values(row, layout), layout.lease(row))
@@ -201,7 +205,7 @@ class Statements:
             f" lease_tick = iif({table}.lease = excluded.lease, {table}.lease_tick, excluded.lease_tick)"
             f" WHERE ({table}.term, {table}.revision) < (excluded.term, excluded.revision)"
         )
-        self.rows = f"SELECT {ROW} FROM {table} r"
+        self.rows = f"SELECT {ROW}, r.digest FROM {table} r"
         self.digests = f"SELECT bucket, owner, digest FROM {table}"
         self.census = f"SELECT count(*), total(owner = ?) FROM {table}"
 

@@ -364,6 +364,38 @@ async def test_an_export_of_some_buckets_goes_through_one_after_the_other(store:
     assert found == expected
 
 
+async def test_an_export_of_some_keys_has_no_others(store: StorePorts) -> None:
+    await store.transfers.apply([record_of(row_of(key, (0, 1), store.store)) for key in KEYS])
+    wanted = (KEYS[7], KEYS[2], "sandboxes/none", KEYS[9], KEYS[7])
+    first, more = await store.inspection.export(ExportQuery(limit=2, keys=wanted))
+    assert ([record.row.key for record in first], more) == ([KEYS[2], KEYS[7]], True)
+    last, more = await store.inspection.export(ExportQuery(KEYS[7], limit=1, keys=wanted))
+    assert ([record.row.key for record in last], more) == ([KEYS[9]], False)
+
+
+async def test_rows_come_with_the_digests_that_are_kept_beside_them(store: StorePorts) -> None:
+    await own(store, KEYS)
+    for key in KEYS[:6]:
+        await put(store, key, "r", key)
+    await store.transfers.release(KEYS[:3], store.store.other, create=False)
+    await put(store, KEYS[4], "r2", "changed")
+    rows, more = await store.inspection.rows(ExportQuery(limit=4))
+    assert ([kept.row.key for kept in rows], more) == (KEYS[:4], True)
+    others, more = await store.inspection.rows(ExportQuery(KEYS[3]))
+    assert not more and {kept.row.version for kept in rows + others} == {(0, 1), (0, 2)}
+    assert [kept.row for kept in rows + others] == [record.row for record in await everything(store)]
+    for row, digest in rows + others:
+        assert row.digest == digest
+        assert await store.inspection.rows(ExportQuery(keys=(row.key,))) == ([(row, digest)], False)
+        assert (row, digest) in (await store.inspection.rows(ExportQuery(buckets=(bucket_of(row.key),))))[0]
+
+
+async def test_rows_come_by_about_one_mebibyte(store: StorePorts) -> None:
+    await store.transfers.apply([record_of(row_of(key, (0, 1), store.store, padding="200000")) for key in KEYS[:12]])
+    first, more = await store.inspection.rows(ExportQuery(limit=100))
+    assert more and 2 <= len(first) <= 7
+
+
 async def test_a_census_counts_rows_and_what_is_owned(store: StorePorts) -> None:
     other = store.store.other
     await own(store, KEYS)

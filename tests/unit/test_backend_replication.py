@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
@@ -119,6 +120,47 @@ async def test_export_and_digests_show_the_whole_store() -> None:
         digests = await at.replication.DigestBuckets(pb.DigestBucketsRequest())
         assert sum(bucket.records for bucket in digests.buckets) == 2
         assert {bucket.bucket for bucket in digests.buckets} == {bucket_of("sandboxes/a"), bucket_of("sandboxes/b")}
+
+
+async def test_looks_show_what_two_stores_must_agree_on() -> None:
+    async with backend() as at:
+        made = await at.client.CreateSandbox(new("one"))
+        await at.client.CreateSandbox(new("two"))
+        (look,) = (await at.replication.LookAtRecords(pb.LookAtRecordsRequest(keys=[NAME, "sandboxes/none"]))).looks
+        assert (look.key, look.version.revision, look.owner, look.update_time) == (NAME, 1, A, made.update_time)
+        digests = await at.replication.DigestBuckets(pb.DigestBucketsRequest(buckets=[bucket_of(NAME)], deep=True))
+        assert look.digest == look.content == digests.buckets[0].digest == digests.buckets[0].content
+        page = await at.replication.LookAtRecords(pb.LookAtRecordsRequest(bucket=bucket_of(NAME)))
+        assert (list(page.looks), page.more) == ([look], False)
+
+
+async def test_what_was_not_acknowledged_is_not_in_the_log() -> None:
+    async with backend() as at:
+        await at.client.CreateSandbox(new("one"))
+        (change,) = (await at.replication.PullChanges(pb.PullChangesRequest())).changes
+        name = pb.AckChangesRequest.Name(key=change.key, version=change.version)
+        later = pb.AckChangesRequest.Name(key=NAME, version=record_pb2.Version(revision=2))
+        asked = pb.ListUnloggedRequest(changes=[name, later])
+        assert list((await at.replication.ListUnlogged(asked)).changes) == [name]
+        await at.replication.AckChanges(pb.AckChangesRequest(changes=[name]))
+        assert not (await at.replication.ListUnlogged(asked)).changes
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("ExportRecords", pb.ExportRecordsRequest(buckets=[1], keys=[NAME])),
+        ("LookAtRecords", pb.LookAtRecordsRequest(bucket=BUCKETS)),
+        ("LookAtRecords", pb.LookAtRecordsRequest(keys=[""])),
+        ("DigestBuckets", pb.DigestBucketsRequest(deep=True)),
+        ("DigestBuckets", pb.DigestBucketsRequest(buckets=range(65), deep=True)),
+    ],
+    ids=str,
+)
+async def test_a_look_at_nonsense_is_refused(method: str, request_: Message) -> None:
+    async with backend() as at:
+        refused = await refusal(getattr(at.replication, method)(request_))
+        assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
 @pytest.mark.parametrize(("store", "number", "absences"), [(Store.A, A, BUCKETS), (Store.B, B, 0)])

@@ -9,7 +9,7 @@ from typing import Any
 from libs.ownership.model import Record
 from libs.store.connections import ALLOWED, Connections
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery
+from libs.store.port import BucketDigest, Census, ExportQuery, Kept
 from libs.store.window import made_by, size_of
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection, transaction
@@ -20,6 +20,7 @@ from services.service_layer.store.postgres_session import MEMBER, MEMBERS, ROLES
 _CENSUS_COST_FACTOR = 50.0
 _CENSUS_MOST_SECONDS = 10.0
 _CONNECTIONS_SECONDS = 5.0
+_ALL_ROWS_SECONDS = 50
 
 _DIGESTS = """
 SELECT bucket, count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned, bit_xor(digest) AS digest
@@ -58,11 +59,10 @@ class PostgresInspection:
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
         context = self._context
-        statement, arguments = _export(query, context.me.value)
 
         async def work(connection: Connection) -> tuple[list[Record], bool]:
-            found = await connection.fetch(statement, *arguments)
-            rows = [row for columns in found if (row := row_of(columns)) is not None]
+            kept, more = await self._kept(connection, query)
+            rows = [row for row, _ in kept]
             # Read after the rows, so a request may be newer than its row here: that one travels with its own event.
             served = {} if query.keys_only or not rows else await windows(connection, [row.key for row in rows])
             now = context.clock.now()
@@ -75,15 +75,28 @@ class PostgresInspection:
                 )
                 for row in rows
             ]
-            return records, bool(found) and found[0]["total"] > len(found)
+            return records, more
 
         records, more = await context.control.run(work)
         size = 0
         for position, record in enumerate(records):
-            if position == query.limit or size >= PULL_BYTES:
+            if size >= PULL_BYTES:
                 return records[:position], True
             size += size_of(record)
         return records, more
+
+    async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
+        async def work(connection: Connection) -> tuple[list[Kept], bool]:
+            return await self._kept(connection, query)
+
+        return await self._context.control.run(work)
+
+    async def _kept(self, connection: Connection, query: ExportQuery) -> tuple[list[Kept], bool]:
+        statement, arguments = _export(query, self._context.me.value)
+        found = await connection.fetch(statement, *arguments)
+        rows = [Kept(row, unsigned(columns["digest"])) for columns in found if (row := row_of(columns)) is not None]
+        rows = rows[: query.limit]
+        return rows, bool(found) and found[0]["total"] > len(rows)
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
         me = self._context.me.value
@@ -115,10 +128,10 @@ class PostgresInspection:
 
 
 async def _fetch_all(connection: Connection, statement: str, *arguments: object) -> list[Any]:
-    """For statements that look at every row: by reading the table from end to end."""
+    """For statements that look at every row: by reading the table from end to end, which may take its time."""
     async with transaction(connection):
-        await connection.execute("SET LOCAL enable_seqscan = on")
-        return list(await connection.fetch(statement, *arguments))
+        await connection.execute(f"SET LOCAL enable_seqscan = on; SET LOCAL statement_timeout = '{_ALL_ROWS_SECONDS}s'")
+        return list(await connection.fetch(statement, *arguments, timeout=_ALL_ROWS_SECONDS + 1))
 
 
 def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
@@ -132,12 +145,16 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
             "r.bucket, r.key",
         )
         arguments += [list(query.buckets), query.buckets[0]]
+    if query.keys:
+        conditions.append("r.key = ANY($3::text[])")
+        arguments.append(list(query.keys))
     if query.owned_only:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")
-    columns = ROW.replace("r.payload", "''::bytea AS payload") if query.keys_only else ROW
+    columns = f"{ROW}, r.digest"
     rows = f"SELECT * FROM record r WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT $2"
     if query.keys_only:
+        columns = columns.replace("r.payload", "''::bytea AS payload")
         return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY {order}", arguments
     arguments.append(PULL_BYTES)
     earlier = f"ORDER BY {order} ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW"
