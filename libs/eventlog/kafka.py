@@ -6,6 +6,7 @@ broker that stands still would hold appends and shutdown for ever, and nobody he
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -16,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from .kafka_client import stop_within
 from .kafka_reader import KafkaReader
 from .kafka_topic import KafkaSettings, check_topic
-from .port import Event, EventTooLarge, LogUnavailable, check_positions, place
+from .port import Event, EventTooLarge, LogUnavailable, check_positions, check_time, place
 
 _STOP_SECONDS = 2.0
 _LINGER_MS = 2
@@ -28,8 +29,9 @@ _MAX_RETIRING = 4
 class KafkaEventLog:
     """An `EventLog` in the topic that the settings name; use `open` to get one."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, retention_seconds: float | None = None) -> None:
         self._settings = settings
+        self.retention_seconds = retention_seconds
         self._producer: Any = None
         self._producer_lock = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -51,8 +53,7 @@ class KafkaEventLog:
             TopicUnfit: the topic is missing, compacted, has another number of partitions or too small a message limit.
             LogUnavailable: the broker is out of reach.
         """
-        await check_topic(settings)
-        event_log = cls(settings)
+        event_log = cls(settings, await check_topic(settings))
         try:
             yield event_log
         finally:
@@ -89,18 +90,22 @@ class KafkaEventLog:
             await reader.close()
 
     async def ends(self) -> dict[int, tuple[int, int]]:
-        tps = [TopicPartition(self._settings.topic, number) for number in range(self.partitions)]
-        try:
-            async with asyncio.timeout(self._settings.append_timeout_seconds), self._inquirer_lock:
-                consumer = await self._get_inquirer()
-                oldest = await consumer.beginning_offsets(tps)
-                following = await consumer.end_offsets(tps)
-        except (KafkaError, OSError, TimeoutError) as error:
-            if self._inquirer is not None:
-                inquirer, self._inquirer = self._inquirer, None
-                self._retire(inquirer)
-            raise self._unavailable("ends", error) from error
-        return {tp.partition: (oldest[tp], following[tp]) for tp in tps}
+        async with self._inquiry("ends") as consumer:
+            oldest = await consumer.beginning_offsets(self._tps)
+            following = await consumer.end_offsets(self._tps)
+        return {tp.partition: (oldest[tp], following[tp]) for tp in self._tps}
+
+    async def offsets_at(self, time_seconds: float) -> dict[int, int]:
+        check_time(time_seconds)
+        # Whole milliseconds are Kafka's: rounded up, but for what is only the error of the product.
+        wanted = math.ceil(round(time_seconds * 1000, 3))
+        async with self._inquiry("offsets by time") as consumer:
+            # The ends first: what is appended meanwhile is then found by its time, or comes after them.
+            following = await consumer.end_offsets(self._tps)
+            found = await consumer.offsets_for_times(dict.fromkeys(self._tps, wanted))
+        return {
+            tp.partition: following[tp] if (first := found[tp]) is None else int(first.offset) for tp in self._tps
+        }
 
     async def close(self) -> None:
         self._closed = True
@@ -114,6 +119,22 @@ class KafkaEventLog:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=_STOP_SECONDS)
+
+    @property
+    def _tps(self) -> list[TopicPartition]:
+        return [TopicPartition(self._settings.topic, number) for number in range(self.partitions)]
+
+    @asynccontextmanager
+    async def _inquiry(self, what: str) -> AsyncIterator[Any]:
+        """The consumer that only asks. Raises LogUnavailable when what is done with it fails."""
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_seconds), self._inquirer_lock:
+                yield await self._get_inquirer()
+        except (KafkaError, OSError, TimeoutError) as error:
+            if self._inquirer is not None:
+                inquirer, self._inquirer = self._inquirer, None
+                self._retire(inquirer)
+            raise self._unavailable(what, error) from error
 
     async def _send(self, producer: Any, placed: list[tuple[int, Event]]) -> None:
         sent: list[asyncio.Future[Any]] = []

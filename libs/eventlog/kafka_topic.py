@@ -34,8 +34,9 @@ class KafkaSettings:
     request_timeout_seconds: float = 4.0
 
 
-async def check_topic(settings: KafkaSettings) -> None:
-    """Return if the topic can serve as the log; make it before, if it is missing and the settings say so.
+async def check_topic(settings: KafkaSettings) -> float | None:
+    """Return after how many seconds the topic drops events, None for never, if it can serve as the log; make it before,
+    if it is missing and the settings say so.
 
     Raises:
         TopicUnfit: it cannot serve; the message says what to do.
@@ -51,7 +52,10 @@ async def check_topic(settings: KafkaSettings) -> None:
             if found is None:
                 found = await _create(admin, settings)
             _check_partitions(found, settings)
-            _check_config(await _config(admin, settings.topic), settings.topic)
+            config = await _config(admin, settings.topic)
+            _check_config(config, settings.topic)
+            retention = int(config["retention.ms"])
+            return None if retention < 0 else retention / 1000
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(f"topic {settings.topic} at {settings.bootstrap}: {error!r}") from error
     finally:

@@ -26,6 +26,10 @@ class LazyEventLog:
     def partitions(self) -> int:
         return self._address.partitions
 
+    @property
+    def retention_seconds(self) -> float | None:
+        return None if self._log is None else self._log.retention_seconds
+
     async def get(self) -> EventLog:
         """The open log. Raises LogUnavailable, TopicUnfit."""
         async with self._opening:
@@ -55,6 +59,9 @@ class LazyEventLog:
 
     async def ends(self) -> dict[int, tuple[int, int]]:
         return await (await self.get()).ends()
+
+    async def offsets_at(self, time_seconds: float) -> dict[int, int]:
+        return await (await self.get()).offsets_at(time_seconds)
 
     async def close(self) -> None:
         await self._stack.aclose()

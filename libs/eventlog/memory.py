@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 
 from libs.clock import Clock, SystemClock
 
-from .port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll, check_positions, place
+from .port import (
+    POLL_BYTES,
+    Event,
+    LogUnavailable,
+    OffsetGone,
+    Stored,
+    check_poll,
+    check_positions,
+    check_time,
+    place,
+)
 
 
 @dataclass(slots=True)
@@ -48,6 +58,10 @@ class MemoryEventLog:
     def partitions(self) -> int:
         return len(self._partitions)
 
+    @property
+    def retention_seconds(self) -> float | None:
+        return None
+
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         self._check_reachable()
         placed = place(events, partition, self.partitions)
@@ -66,6 +80,14 @@ class MemoryEventLog:
     async def ends(self) -> dict[int, tuple[int, int]]:
         self._check_reachable()
         return {number: (part.oldest, part.end) for number, part in enumerate(self._partitions)}
+
+    async def offsets_at(self, time_seconds: float) -> dict[int, int]:
+        self._check_reachable()
+        check_time(time_seconds)
+        return {
+            number: next((stored.offset for stored in part.held if stored.time >= time_seconds), part.end)
+            for number, part in enumerate(self._partitions)
+        }
 
     async def close(self) -> None:
         self._closed = True

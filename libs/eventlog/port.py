@@ -113,6 +113,12 @@ class EventLog(Protocol):
         """How many partitions the log has; they are numbered from 0."""
         ...
 
+    @property
+    def retention_seconds(self) -> float | None:
+        """The age at which the log drops events, as it was set when the log was opened; None when age is no reason. For
+        alarms: a log may drop events earlier, for its size, and later, many at once."""
+        ...
+
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         """Append and return when all events are durable. Each goes to its key's partition, or all to `partition`.
 
@@ -139,6 +145,18 @@ class EventLog(Protocol):
 
         Raises:
             LogUnavailable: they cannot be had now.
+        """
+        ...
+
+    async def offsets_at(self, time_seconds: float) -> dict[int, int]:
+        """Return for every partition the offset of its first event that was appended at this time or later, UNIX
+        seconds by the log's clock; where there is none, the offset that the next event will get.
+
+        May have to look through the whole log.
+
+        Raises:
+            LogUnavailable: they cannot be had now.
+            ValueError: the time is negative.
         """
         ...
 
@@ -188,6 +206,12 @@ def check_positions(positions: Mapping[int, int], partitions: int) -> dict[int, 
         if offset < 0:
             raise ValueError(f"positions has offset {offset} for partition {partition}; offsets begin at 0")
     return dict(positions)
+
+
+def check_time(time_seconds: float) -> None:
+    """Refuse a time that no event can have."""
+    if not time_seconds >= 0:
+        raise ValueError(f"time_seconds is {time_seconds}; it must be 0 or more")
 
 
 def check_poll(limit: int, wait_seconds: float) -> None:

@@ -23,6 +23,7 @@ from .port import (
     TopicUnfit,
     check_poll,
     check_positions,
+    check_time,
     place,
 )
 
@@ -128,6 +129,10 @@ class SqliteEventLog:
     def partitions(self) -> int:
         return self._partitions
 
+    @property
+    def retention_seconds(self) -> float | None:
+        return None
+
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         placed = place(events, partition, self._partitions)
         if placed:
@@ -143,6 +148,15 @@ class SqliteEventLog:
 
     async def ends(self) -> dict[int, tuple[int, int]]:
         return await self._connection.run(_ends)
+
+    async def offsets_at(self, time_seconds: float) -> dict[int, int]:
+        check_time(time_seconds)
+        # All events are looked at: on a connection of its own it keeps nobody who appends.
+        connection = _Connection(self._path)
+        try:
+            return await connection.run(partial(_offsets_at, time_seconds))
+        finally:
+            await connection.close()
 
     async def trim(self, partition: int, oldest: int) -> None:
         """Drop the events of `partition` below the offset `oldest`; offsets beyond the end count as the end."""
@@ -244,6 +258,15 @@ def _append(connection: sqlite3.Connection, placed: list[tuple[int, Event]], now
 
 def _ends(connection: sqlite3.Connection) -> dict[int, tuple[int, int]]:
     return {number: (oldest, end) for number, oldest, end in connection.execute("SELECT * FROM part ORDER BY part")}
+
+
+def _offsets_at(time_seconds: float, connection: sqlite3.Connection) -> dict[int, int]:
+    found = connection.execute(
+        "SELECT part, coalesce("
+        "(SELECT at FROM event WHERE event.part = part.part AND time >= ? ORDER BY at LIMIT 1), next) FROM part",
+        (time_seconds,),
+    )
+    return dict(found.fetchall())
 
 
 def _trim(connection: sqlite3.Connection, partition: int, oldest: int) -> None:

@@ -126,6 +126,21 @@ async def test_a_reader_reads_the_named_partitions_from_the_named_offsets(log: E
         assert [(stored.partition, stored.offset) for stored in await read(reader, 1)] == [(5, 10)]
 
 
+async def test_the_first_event_of_a_time_is_found(log: EventLog, adapter: Adapter) -> None:
+    for number in range(12):
+        await log.append([event("", number), event("", number + 100)], partition=3)
+    async with log.reader({3: 0}) as reader:
+        found = await read(reader, 24)
+    for stored in found:
+        first = next(other.offset for other in found if other.time >= stored.time)
+        assert await log.offsets_at(stored.time) == {**dict.fromkeys(range(PARTITIONS), 0), 3: first}
+    assert (await log.offsets_at(found[-1].time + 3600))[3] == 24, "nothing yet"
+    await adapter.trim(3, 5)
+    assert (await log.offsets_at(0.0))[3] == 5, "the oldest that is held"
+    with pytest.raises(ValueError, match="time_seconds is -1"):
+        await log.offsets_at(-1)
+
+
 async def test_two_readers_do_not_disturb_each_other(log: EventLog) -> None:
     await log.append([event("k", number) for number in range(10)], partition=0)
     async with log.reader({0: 0}) as first, log.reader({0: 0}) as second:
