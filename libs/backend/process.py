@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from libs.backend.audit import AuditApi, AuditParts
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
@@ -29,7 +30,7 @@ from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
-from libs.rpc.server import Server, ServerConfig
+from libs.rpc.server import Server, ServerConfig, TypedService
 from libs.rpc.tasks import Background
 from libs.store.port import StorePorts
 from libs.telemetry.metrics import open_metrics
@@ -55,6 +56,8 @@ class Backend:
     open_locks: Callable[[], AbstractAsyncContextManager[LockManager]]
     server_id: Callable[[], Awaitable[str]] | None = None
     """Which database server it is on."""
+    open_audit: Callable[[], AbstractAsyncContextManager[AuditParts]] | None = None
+    """What its data can be looked through with."""
     public_schema: int = NEWEST
     """The schema version of a client that says none."""
     notice: str = ""
@@ -131,6 +134,10 @@ async def open_backend(
         gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)
         about = About(backend.schema_version, server_id, settings.outbox_limits, gauges, locks)
         replication = Replication(backend.operations, ports, feed, around, about)
+        audit: list[TypedService] = []
+        if backend.open_audit is not None:
+            parts = await stack.enter_async_context(backend.open_audit())
+            audit.append(AuditApi(parts, serving, clock).service())
         passing = None
         if settings.router:
             router = await stack.enter_async_context(open_channel(settings.router))
@@ -138,7 +145,7 @@ async def open_backend(
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
-            [calls.internal(), replication.service()],
+            [calls.internal(), replication.service(), *audit],
         )
         public_limits = settings.limits(settings.public_calls, REQUEST_BYTES)
         public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])

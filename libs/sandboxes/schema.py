@@ -86,7 +86,8 @@ class Schemas:
     def __init__(self, forms: Sequence[Form]) -> None:
         """One of each version."""
         self._forms = {form.version: form for form in forms}
-        self.oldest, self.newest = min(self._forms), max(self._forms)
+        self.versions = tuple(sorted(self._forms))
+        self.oldest, self.newest = self.versions[0], self.versions[-1]
 
     def __str__(self) -> str:
         return f"{self.oldest} to {self.newest}"

@@ -9,13 +9,16 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
+from libs.backend.audit import AuditParts, Scratch
 from libs.backend.command import SERVE, main
 from libs.backend.process import Backend, run_backend
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import LockManager
+from libs.sandboxes.audit import SandboxAudit
 from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import SCHEMAS
 from libs.store.port import StorePorts
@@ -34,6 +37,7 @@ async def serve(settings: ServiceLayerSettings) -> None:
         schema_version=SCHEMAS.newest,
         open_store=lambda: _open_store(settings),
         open_locks=lambda: _open_locks(settings),
+        open_audit=lambda: _open_audit(settings),
         server_id=lambda: _server_id(settings),
     )
     await run_backend(backend, settings)
@@ -67,6 +71,18 @@ async def _server_id(settings: ServiceLayerSettings) -> str:
     from services.service_layer.server import server_id
 
     return await server_id(settings.database)
+
+
+@asynccontextmanager
+async def _open_audit(settings: ServiceLayerSettings) -> AsyncIterator[AuditParts]:
+    scratch: Scratch
+    if settings.file is not None:
+        scratch = partial(embedded.open_scratch, settings.file, SystemClock())
+    else:
+        from services.service_layer.store.postgres_scratch import open_scratch
+
+        scratch = partial(open_scratch, settings.database, SystemClock())
+    yield AuditParts(SandboxAudit(), scratch=scratch)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import SCHEMAS
 from services.simple_mcp.settings import SimpleMcpSettings
 from services.simple_mcp.store import initialise, open_store
+from services.simple_mcp.store.audit import open_audit
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ async def serve(settings: SimpleMcpSettings) -> None:
         schema_version=SCHEMAS.newest,
         open_store=partial(open_store, settings.database, SystemClock(), settings.outbox_limits),
         open_locks=_open_locks,
+        open_audit=partial(open_audit, settings.database, SystemClock()),
         public_schema=SCHEMAS.oldest,
         notice="this endpoint goes away: call the router",
     )

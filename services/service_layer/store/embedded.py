@@ -64,3 +64,23 @@ async def open_store(path: Path, clock: Clock, limits: OutboxLimits | None = Non
     """
     async with Database.open(path, MIGRATIONS) as database:
         yield SqliteStore(Store.B, database, LAYOUT, clock, limits)
+
+
+@asynccontextmanager
+async def open_scratch(path: Path, clock: Clock) -> AsyncIterator[SqliteStore]:
+    """An empty store in a file beside that one, which is removed at the end and, left behind by a kill, at the start.
+
+    Raises AlreadyOpen while another one is there, StoreUnavailable, DiskFull.
+    """
+    place = path.with_name(f"{path.name}.scratch")
+    _remove(place)
+    try:
+        async with open_store(place, clock) as store:
+            yield store
+    finally:
+        _remove(place)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal", ".lock"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

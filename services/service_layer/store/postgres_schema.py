@@ -27,12 +27,14 @@ DURABLE = ("on", "remote_apply")
 """Of `synchronous_commit`: after a commit the change survives the loss of power here."""
 
 
-async def migrate(dsn: str) -> str:
+async def migrate(dsn: str, search_path: str = "") -> str:
     """Brings the schema to this program's version; one process at a time does. Returns that version.
+
+    `search_path`: the name of the database's schema that the tables go to; "": as the server has it for this user.
 
     Raises NewerSchema, UnfitDatabase, StoreUnavailable.
     """
-    return await _with_engine(dsn, change=True)
+    return await _with_engine(dsn, change=True, search_path=search_path)
 
 
 async def check(dsn: str) -> str:
@@ -41,12 +43,16 @@ async def check(dsn: str) -> str:
     return await _with_engine(dsn, change=False)
 
 
-async def _with_engine(dsn: str, *, change: bool) -> str:
+async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
     # A plain connection, without the settings that the pools impose: it shows the server as it is.
     engine = create_async_engine(
         normalised(dsn),
         poolclass=NullPool,
-        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+        connect_args={
+            "timeout": _CONNECT_SECONDS,
+            "command_timeout": _COMMAND_SECONDS,
+            "server_settings": {"search_path": search_path} if search_path else {},
+        },
     )
     try:
         return await (_migrate(engine) if change else _check(engine))

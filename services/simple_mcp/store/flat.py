@@ -22,12 +22,12 @@ from libs.errors import InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
+from libs.sandboxes.audit import RAW
 from libs.sandboxes.columns import sandbox_columns, state_name
 from libs.sandboxes.schema import FLAT, SCHEMAS
 from libs.store.sqlite_schema import Layout, Value, labels_text
 
 PREFIX = "sandboxes/"
-RAW = "baton.dev/raw-"
 SCHEMA_VERSION = FLAT.version
 FIRST = Version(0, 1)
 """Schema and version of every record that the old program had made."""

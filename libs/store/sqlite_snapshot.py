@@ -1,0 +1,264 @@
+"""A copy of a store's SQLite file as it was at one moment, made while the store serves.
+
+SQLite's backup runs inside one read transaction of a connection of its own: it sees one moment, the store's writer
+never waits for it, and what is written meanwhile does not make it begin anew. The copy lies beside the file, on the
+same disk; whether it fits is looked at before. Once it is there its name is removed: only this process can read it from
+then on, and however the process ends, the disk gets its room back. A half copy of a process that was killed is removed
+at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libs.clock import Clock
+from libs.contract.audits import Finding, Kind
+from libs.errors import BatonError
+from libs.ownership.model import Row
+from libs.sqlite import DiskFull, error_of
+from libs.store.port import StoreUnavailable
+from libs.store.snapshots import Looked, Progress, SnapshotGone
+from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, row_from, signed
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 900.0
+"""A snapshot that nobody has asked for so long is removed."""
+RESERVE_BYTES = 64 * 1024 * 1024
+"""What must be left on the disk for the store itself."""
+_STEP_PAGES = 512
+_FIRST_LOOK_SECONDS = 1.0
+"""How long `take` waits for the end of a copy."""
+_STOP_SECONDS = 10.0
+
+KINDS = {
+    "duplicate-by-case": Kind("Another live record has the same name but for upper and lower case, or the like"),
+    "edited": Kind("The old columns do not show what the record holds: somebody has written to the file by hand"),
+    "corrupt": Kind("The record is not what its digest says, or the file is damaged", acceptable=False),
+}
+"""What a snapshot finds beside what the contract knows."""
+
+
+class _Stopped(Exception):
+    """Nobody wants the copy any more."""
+
+
+@dataclass(eq=False, slots=True)
+class _Copy:
+    """One snapshot, being made or made. Its thread alone uses the connection until the task is done."""
+
+    id: str
+    stop: threading.Event = field(default_factory=threading.Event)
+    copied_bytes: int = 0
+    total_bytes: int = 0
+    taken_seconds: float = 0.0
+    records: int = 0
+    connection: sqlite3.Connection | None = None
+    damage: str = ""
+    task: asyncio.Task[None] | None = None
+    expiry: asyncio.TimerHandle | None = None
+
+
+class SqliteSnapshots:
+    """`libs.store.snapshots.Snapshots` of one file. Used from one event loop; `close` ends it."""
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        folded: Callable[[str], str],
+        clock: Clock,
+        free_bytes: Callable[[Path], int] = lambda directory: shutil.disk_usage(directory).free,
+    ) -> None:
+        self._path = path
+        self._target = path.with_name(f"{path.name}.audit")
+        self._layout = layout
+        self._folded = folded
+        self._clock = clock
+        self._free_bytes = free_bytes
+        self._turn = asyncio.Lock()
+        self._copy: _Copy | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._remove()
+
+    def __repr__(self) -> str:
+        return f"<Snapshots of {self._path} {self._copy.id if self._copy else 'none'}>"
+
+    async def take(self, snapshot: str) -> Progress:
+        async with self._turn:
+            copy = self._copy
+            if copy is None or copy.id != snapshot:
+                await self._end()
+                copy = self._copy = _Copy(snapshot)
+                copy.task = asyncio.create_task(asyncio.to_thread(self._make, copy))
+            assert copy.task is not None
+            await asyncio.wait({copy.task}, timeout=_FIRST_LOOK_SECONDS)
+            if copy.task.done() and (error := copy.task.exception()) is not None:
+                # Whoever asks again begins again.
+                self._copy = None
+                raise error
+            self._used(copy)
+            return Progress(copy.task.done(), copy.copied_bytes, copy.total_bytes, copy.taken_seconds, copy.records)
+
+    async def page(self, snapshot: str, after: str, limit: int) -> list[Looked]:
+        async with self._turn:
+            copy = self._copy
+            if copy is None or copy.id != snapshot or copy.task is None or not copy.task.done():
+                raise SnapshotGone
+            assert copy.connection is not None
+            self._used(copy)
+            # The thread is waited for even if the caller leaves: no other one may use the connection meanwhile.
+            reading = asyncio.create_task(asyncio.to_thread(self._page, copy, after, limit))
+            try:
+                return await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                await asyncio.wait({reading})
+                raise
+
+    async def drop(self, snapshot: str) -> None:
+        async with self._turn:
+            if self._copy is not None and self._copy.id == snapshot:
+                await self._end()
+
+    async def close(self) -> None:
+        async with self._turn:
+            await self._end()
+
+    def _used(self, copy: _Copy) -> None:
+        if copy.expiry is not None:
+            copy.expiry.cancel()
+        loop = asyncio.get_running_loop()
+        copy.expiry = loop.call_later(IDLE_SECONDS, self._expire, copy)
+
+    def _expire(self, copy: _Copy) -> None:
+        if self._copy is copy and not self._turn.locked():
+            log.warning("snapshot %s is removed: nobody has asked for it for %g s", copy.id, IDLE_SECONDS)
+            self._ending = asyncio.create_task(self.drop(copy.id))
+
+    async def _end(self) -> None:
+        copy, self._copy = self._copy, None
+        if copy is None:
+            return
+        copy.stop.set()
+        if copy.expiry is not None:
+            copy.expiry.cancel()
+        if copy.task is not None:
+            await asyncio.wait({copy.task}, timeout=_STOP_SECONDS)
+            if copy.task.done() and (error := copy.task.exception()) is not None:
+                log.info("snapshot %s was given up: %s", copy.id, error or "nobody wants it")
+        if copy.connection is not None:
+            copy.connection.close()
+
+    def _remove(self) -> None:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            self._target.with_name(self._target.name + suffix).unlink(missing_ok=True)
+
+    def _make(self, copy: _Copy) -> None:
+        """In a thread."""
+        connection: sqlite3.Connection | None = None
+        try:
+            self._remove()
+            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None)) as source:
+                source.execute("BEGIN")
+                copy.records = source.execute(f"SELECT count(*) FROM {self._layout.table}").fetchone()[0]
+                copy.taken_seconds = self._clock.now()
+                self._check_room(source, copy)
+                connection = sqlite3.connect(self._target, isolation_level=None, check_same_thread=False)
+                self._back_up(source, connection, copy)
+            self._prepare(connection, copy)
+            copy.connection = connection
+        except (sqlite3.Error, _Stopped, BatonError) as error:
+            if connection is not None:
+                connection.close()
+            if (ours := error_of(error, self._path)) is error:
+                raise
+            raise ours from error
+        finally:
+            with suppress(OSError):
+                self._remove()
+
+    def _check_room(self, source: sqlite3.Connection, copy: _Copy) -> None:
+        (pages,), (size,) = (
+            source.execute("PRAGMA page_count").fetchone(),
+            source.execute("PRAGMA page_size").fetchone(),
+        )
+        copy.total_bytes = pages * size
+        free = self._free_bytes(self._path.parent)
+        if free < copy.total_bytes + RESERVE_BYTES:
+            raise DiskFull(
+                f"the snapshot needs {copy.total_bytes} bytes in {self._path.parent} and must leave {RESERVE_BYTES} for"
+                f" the store, but only {free} are free: nothing was written; make room, then go on"
+            )
+
+    def _back_up(self, source: sqlite3.Connection, target: sqlite3.Connection, copy: _Copy) -> None:
+        def progress(status: int, remaining: int, total: int) -> None:
+            if copy.stop.is_set():
+                raise _Stopped
+            copy.copied_bytes = copy.total_bytes - copy.total_bytes * remaining // max(1, total)
+
+        source.backup(target, pages=_STEP_PAGES, progress=progress)
+
+    def _prepare(self, connection: sqlite3.Connection, copy: _Copy) -> None:
+        """Out of WAL, so that one file is all of it and needs no name; looked through; no more to be written to."""
+        connection.execute("PRAGMA journal_mode = DELETE")
+        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        copy.damage = "" if said == "ok" else str(said)
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        connection.create_function("folded", 1, self._folded, deterministic=True)
+        table = self._layout.table
+        connection.execute("CREATE TEMP TABLE alike (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        connection.execute(
+            f"INSERT INTO alike SELECT key FROM {table} WHERE live AND folded(key) IN"
+            f" (SELECT folded(key) FROM {table} WHERE live GROUP BY 1 HAVING count(*) > 1)"
+        )
+        connection.execute("PRAGMA query_only = ON")
+
+    def _page(self, copy: _Copy, after: str, limit: int) -> list[Looked]:
+        assert copy.connection is not None
+        own = ", ".join(f"r.{name}" for name in self._layout.columns)
+        statement = (
+            f"SELECT {ROW}, r.digest, r.key IN (SELECT key FROM alike), {own} FROM {self._layout.table} r"
+            " WHERE r.key > ? ORDER BY r.key LIMIT ?"
+        )
+        try:
+            found = copy.connection.execute(statement, (after, limit)).fetchall()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the snapshot of {self._path} cannot be read: {error}") from error
+        # Damage of the file is told once, with the first record.
+        damage = [Finding("corrupt", f"the file: {copy.damage}")] if copy.damage and not after else []
+        looked = [self._look(values) for values in found]
+        if damage and looked:
+            looked[0] = Looked(looked[0].key, looked[0].row, (*damage, *looked[0].findings))
+        return looked
+
+    def _look(self, values: tuple[object, ...]) -> Looked:
+        envelope, digest, alike, own = (
+            values[:ROW_COLUMNS],
+            *values[ROW_COLUMNS : ROW_COLUMNS + 2],
+            values[ROW_COLUMNS + 2 :],
+        )
+        key = str(envelope[0])
+        try:
+            row = row_from(envelope)
+        except (ValueError, TypeError) as error:
+            return Looked(key, None, (Finding("corrupt", f"its envelope makes no sense: {error}"),))
+        assert row is not None, "no outer join"
+        return Looked(key, row, tuple(self._findings(row, digest, bool(alike), own)))
+
+    def _findings(self, row: Row, digest: object, alike: bool, own: tuple[object, ...]) -> Iterator[Finding]:
+        if alike:
+            yield Finding("duplicate-by-case", "another record's name differs from it by case only")
+        if signed(row.digest) != digest:
+            yield Finding("corrupt", "its digest is of another content")
+            return
+        shown = self._layout.project(row)
+        if odd := [name for name, had, right in zip(self._layout.columns, own, shown, strict=True) if had != right]:
+            yield Finding("edited", f"columns that say something else: {', '.join(odd)}")

@@ -1,0 +1,24 @@
+"""What the old service's data can be looked through with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from libs.backend.audit import AuditParts
+from libs.clock import Clock
+from libs.sandboxes.audit import SandboxAudit
+from libs.store.sqlite_snapshot import KINDS, SqliteSnapshots
+from services.simple_mcp.store.flat import LAYOUT
+
+
+@asynccontextmanager
+async def open_audit(path: Path, clock: Clock) -> AsyncIterator[AuditParts]:
+    """Of the file that this process has open as its store."""
+    records = SandboxAudit()
+    snapshots = SqliteSnapshots(path, LAYOUT, records.folded, clock)
+    try:
+        yield AuditParts(records, snapshots, KINDS)
+    finally:
+        await snapshots.close()
