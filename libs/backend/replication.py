@@ -22,7 +22,7 @@ from libs.backend.checks import (
     store_of,
 )
 from libs.backend.comparison import Comparison
-from libs.backend.feed import ApplyLoop
+from libs.backend.feed import ApplyLoop, read_event
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
@@ -31,6 +31,7 @@ from libs.ownership.model import BUCKETS, Record
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import (
     STORE_NUMBERS,
+    UnreadableRecord,
     absence_from_pb,
     absence_to_pb,
     record_from_pb,
@@ -254,12 +255,7 @@ class Replication(ReplicationServiceServicer):
         buckets = check_buckets(request.buckets)
         if any(one >= other for one, other in pairwise(buckets)):
             raise InvalidField("buckets", buckets, "rising numbers")
-        check_keys(request.keys)
-        if buckets and request.keys:
-            raise InvalidField("keys", f"{len(request.keys)} keys", "none beside buckets")
-        query = ExportQuery(
-            request.after, limit, tuple(buckets), request.owned_only, request.keys_only, tuple(request.keys)
-        )
+        query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
         records, more = await self._ports.inspection.export(query)
         return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
 
@@ -293,6 +289,23 @@ class Replication(ReplicationServiceServicer):
                 partition=event.partition, offset=event.offset, key=event.key, reason=event.reason, event=event.event
             )
         return answer
+
+    async def RetryParked(self, request: pb.RetryParkedRequest, context: Context) -> pb.RetryParkedResponse:
+        self._serving.check()
+        feed = self._ports.feed
+        found = await feed.parked(1, (request.partition, request.offset))
+        if not found:
+            return pb.RetryParkedResponse(found=False)
+        try:
+            record = read_event(found[0].key, found[0].event)
+        except UnreadableRecord as error:
+            return pb.RetryParkedResponse(found=True, reason=error.message)
+        applied, _ = await feed.unpark(request.partition, request.offset, record)
+        return pb.RetryParkedResponse(found=True, applied=applied > 0)
+
+    async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:
+        self._serving.check()
+        return pb.DropParkedResponse(found=await self._ports.feed.drop(request.partition, request.offset))
 
 
 def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:

@@ -270,8 +270,9 @@ class _Feed:
     async def state(self) -> FeedState:
         return replace(self.memory.feed, parked_now=len(self.memory.parked))
 
-    async def parked(self, limit: int) -> list[Parked]:
-        return list(self.memory.parked.values())[:limit]
+    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
+        parked = self.memory.parked
+        return [parked[at] for at in (parked if place is None else (place,)) if at in parked][:limit]
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         async with self.memory.turn:
@@ -279,6 +280,10 @@ class _Feed:
                 return Applied(0, 0)
             newer = self.memory.take(record)
             return Applied(int(newer), int(not newer))
+
+    async def drop(self, partition: int, offset: int) -> bool:
+        async with self.memory.turn:
+            return self.memory.parked.pop((partition, offset), None) is not None
 
     async def claim(self, partitions: int) -> Sequence[int]:
         return range(partitions)

@@ -228,12 +228,16 @@ class Feed(Protocol):
 
     async def state(self) -> FeedState: ...
 
-    async def parked(self, limit: int) -> list[Parked]:
-        """Events that wait to be tried again, oldest first."""
+    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
+        """Events that wait to be tried again, oldest first; or only the one of this partition and offset."""
         ...
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         """Applies the record of a parked event and takes it off the list."""
+        ...
+
+    async def drop(self, partition: int, offset: int) -> bool:
+        """Takes a parked event off the list without applying it. False: it is not there."""
         ...
 
     async def claim(self, partitions: int) -> Sequence[int]:

@@ -96,23 +96,29 @@ class SqliteFeed:
     async def state(self) -> FeedState:
         return await self.core.database.read(_feed_state)
 
-    async def parked(self, limit: int) -> list[Parked]:
-        return await self.core.database.read(partial(_parked, limit))
+    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
+        return await self.core.database.read(partial(_parked, limit, place))
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         work = partial(self._unpark, partition, offset, record)
         return await self.core.database.write(work, background=True, committed=self.core.written.beat)
 
     def _unpark(self, partition: int, offset: int, record: Record, connection: sqlite3.Connection) -> Applied:
-        found = connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount
-        if not found:
+        if not _drop(partition, offset, connection):
             return Applied(0, 0)
         newer = self.transfers.take([record], connection)
         return Applied(newer, 1 - newer)
 
+    async def drop(self, partition: int, offset: int) -> bool:
+        return await self.core.database.write(partial(_drop, partition, offset), background=True)
+
     async def claim(self, partitions: int) -> Sequence[int]:
         """All: the file has one process."""
         return range(partitions)
+
+
+def _drop(partition: int, offset: int, connection: sqlite3.Connection) -> bool:
+    return connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount > 0
 
 
 def _feed_state(connection: sqlite3.Connection) -> FeedState:
@@ -131,8 +137,12 @@ def _feed_state(connection: sqlite3.Connection) -> FeedState:
     return FeedState(offsets, **counters)
 
 
-def _parked(limit: int, connection: sqlite3.Connection) -> list[Parked]:
-    found = connection.execute("SELECT part, at, key, reason, event FROM parked ORDER BY rowid LIMIT ?", (limit,))
+def _parked(limit: int, place: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
+    found = connection.execute(
+        "SELECT part, at, key, reason, event FROM parked WHERE ?1 IS NULL OR part = ?1 AND at = ?2"
+        " ORDER BY rowid LIMIT ?3",
+        (*(place or (None, None)), limit),
+    )
     return [Parked(*values) for values in found]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -286,6 +287,21 @@ class TestFeed:
         state = await store.feed.state()
         assert (state.read, state.parked_now) == (read, 0)
         assert (await store.records.read(KEY)).version == (0, 2)
+
+    async def test_a_parked_event_is_found_by_its_place_and_dropped_without_being_applied(
+        self, store: StorePorts
+    ) -> None:
+        parked = [Parked(3, offset, KEY, "why", b"event") for offset in (8, 4)]
+        await store.transfers.apply([], self._step(store, 0, 9, *parked))
+        before = await store.feed.state()
+        assert await store.feed.parked(10, (3, 4)) == [parked[1]]
+        assert await store.feed.parked(10, (4, 4)) == []
+        assert await store.feed.drop(4, 4) is False
+        assert await store.feed.drop(3, 4) is True
+        assert await store.feed.drop(3, 4) is False
+        assert await store.feed.parked(10) == [parked[0]]
+        assert await store.feed.state() == replace(before, parked_now=1)
+        assert await everything(store) == []
 
     async def test_the_only_process_has_all_partitions(self, store: StorePorts) -> None:
         async def has_all() -> bool:

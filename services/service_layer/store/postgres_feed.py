@@ -19,7 +19,10 @@ _CLAIM_SECONDS = 0.5
 """How long a claim's answer is given again without asking the database."""
 
 _STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress ORDER BY part"
-_PARKED = "SELECT part, place, key, reason, event FROM parked ORDER BY id LIMIT $1"
+_PARKED = """
+SELECT part, place, key, reason, event FROM parked
+WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1
+"""
 _UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
 _PRUNE = f"""
 DELETE FROM served WHERE ctid = ANY(ARRAY(
@@ -50,9 +53,9 @@ class PostgresFeed:
 
         return await self._context.control.run(work)
 
-    async def parked(self, limit: int) -> list[Parked]:
+    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
         async def work(connection: Connection) -> list[Parked]:
-            return [Parked(*row) for row in await connection.fetch(_PARKED, limit)]
+            return [Parked(*row) for row in await connection.fetch(_PARKED, limit, *(place or (None, None)))]
 
         return await self._context.control.run(work)
 
@@ -62,6 +65,12 @@ class PostgresFeed:
                 if await connection.fetchval(_UNPARK, partition, offset) is None:
                     return Applied(0, 0)
                 return await apply_records(connection, self._context, [record])
+
+        return await self._context.apply.run(work)
+
+    async def drop(self, partition: int, offset: int) -> bool:
+        async def work(connection: Connection) -> bool:
+            return await connection.fetchval(_UNPARK, partition, offset) is not None
 
         return await self._context.apply.run(work)
 

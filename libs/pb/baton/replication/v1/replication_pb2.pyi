@@ -352,20 +352,16 @@ class ReadRecordsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
-    ENVELOPES_FIELD_NUMBER: _builtins.int
-    envelopes: _builtins.bool
-    """Without payloads."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
-        envelopes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelopes", b"envelopes", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -940,7 +936,6 @@ class ExportRecordsRequest(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     OWNED_ONLY_FIELD_NUMBER: _builtins.int
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
-    KEYS_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Keys after this one."""
     limit: _builtins.int
@@ -952,10 +947,6 @@ class ExportRecordsRequest(_message.Message):
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only of these buckets, by rising number, one after the other; `after` then is a key of the first one."""
 
-    @_builtins.property
-    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """When given: of these alone; not with `buckets`."""
-
     def __init__(
         self,
         *,
@@ -964,11 +955,10 @@ class ExportRecordsRequest(_message.Message):
         buckets: _abc.Iterable[_builtins.int] | None = ...,
         owned_only: _builtins.bool = ...,
         keys_only: _builtins.bool = ...,
-        keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys", b"keys", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
