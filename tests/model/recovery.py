@@ -12,11 +12,12 @@ back, `seizer` the other one. Beside the steps of the other model:
 
 * A backup is taken, at any time; later the disk becomes that backup, or an empty one.
 * The loser stops and starts at any time. A start asks the seizer or the log for the terms.
-* The seizer seizes, once it has read the log to its end, and serves the bucket when the log has the seizure.
+* The log is told the term of the seizure. Then the seizer reads the log to its end, and seizes.
 * The gone store takes the terms, is filled from the seizer's rows, and opens.
 
-One thing is a person's word: between a seizure and the moment when the log has it, a store that is merely stopped is
-not started while the seizer is out of reach. (A gone store is fenced by its own disk and needs no such word.)
+One thing is a person's word: a store that is merely stopped is not started between the moment when the log is told and
+the seizure. (If it is, it may serve when the log is out of reach, so the seizure waits for its end. A gone store is
+fenced by its own disk and needs no such word.)
 
 What must be true in every state (`broken` says it in code):
 
@@ -77,8 +78,8 @@ class State(NamedTuple):
     disks: tuple[Disk, Disk] = (FRESH["A"], FRESH["B"])
     loser_is: str = "up"
     """up, down, gone, taken (gone, and it has taken the terms), filled (and it has been filled)."""
-    sealed: bool = False
-    """The seizer has seized and the log does not have it yet."""
+    told: bool = False
+    """The log has the term of the seizure."""
     log: frozenset[Row | Absence] = frozenset()
     flight: frozenset[Row] = frozenset()
     """Releases and copies in routers' hands: they may arrive at any time, and again."""
@@ -127,7 +128,7 @@ WRONG_RULES = {
     "own_old_absence": Variant("B returns", "a returned store keeps its own old absence", "two owners"),
     "no_term": Variant("B returns", "a seizure adds one to the revision and begins no term", "two"),
     "log_not_read": Variant("B is restored", "a store seizes before it has read the log to its end", "a logged write"),
-    "served_before_logged": Variant("B returns", "a seized bucket is served before the log knows", "two owners"),
+    "log_is_not_told": Variant("B returns", "a bucket is seized before the log knows the term", "two owners"),
     "journaled_stays_known": Variant(
         "B returns", "requests of a row that went to the journal stay known as served", "without its effect"
     ),
@@ -179,7 +180,7 @@ class RecoveryRules:
         yield from self.come_back(state)
 
     def serves(self, state: State, store: str) -> bool:
-        return state.loser_is == "up" if store == self.loser else not state.sealed
+        return state.loser_is == "up" if store == self.loser else True
 
     def owner(self, disk: Disk) -> str:
         row, absence = disk.row, disk.absence
@@ -220,12 +221,13 @@ class RecoveryRules:
         disk = disk_of(state, store)
         if disk.outbox:
             after = with_disk(state, store, disk._replace(outbox=frozenset()))
-            sealed = state.sealed and store != self.seizer
-            yield f"the log has the changes of {store}", after._replace(log=state.log | disk.outbox, sealed=sealed)
+            yield f"the log has the changes of {store}", after._replace(log=state.log | disk.outbox)
 
     def arrive(self, state: State, store: str) -> Steps:
         disk = disk_of(state, store)
         for event in state.log | state.flight:
+            if isinstance(event, Absence) and store == self.seizer:
+                continue  # Its own word.
             fate = self.judge(disk, event)
             if fate.disk != disk:
                 yield f"{shown(event)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
@@ -309,9 +311,10 @@ class RecoveryRules:
             yield f"{self.loser} stops", state._replace(loser_is="down")
         elif state.loser_is == "down":
             mine = disk_of(state, self.loser).absence.term
-            asked = {"the seizer": disk_of(state, self.seizer).absence.term}
-            if not state.sealed:
-                asked["the log"] = max((event.term for event in state.log), default=0)
+            asked = {
+                "the seizer": disk_of(state, self.seizer).absence.term,
+                "the log": max((event.term for event in state.log), default=0),
+            }
             if self.wrong == "nobody_is_asked":
                 asked = {"nobody": mine}
             for who, term in asked.items():
@@ -326,11 +329,16 @@ class RecoveryRules:
             return
         if self.owner(disk) == self.seizer and absence.owner == self.seizer:
             return
-        if self.wrong != "log_not_read" and any(self.judge(disk, event).disk != disk for event in state.log):
-            return
         term = 0 if self.wrong == "no_term" else next_term(absence.term, self.seizer)
+        if not state.told and self.wrong != "log_is_not_told":
+            told = state.log | {Absence(term, 0, self.seizer)}
+            yield "the log is told the term", state._replace(told=True, log=told)
+            return
+        rows = [event for event in state.log if isinstance(event, Row)]
+        if self.wrong != "log_not_read" and any(self.judge(disk, row).disk != disk for row in rows):
+            return
         taken = Absence(term, absence.version + 1, self.seizer)
-        waits: frozenset[Row | Absence] = disk.outbox | {taken}
+        waits = disk.outbox
         trouble = state.trouble
         if row is not None and self.wrong != "lazy_terms":
             row = Row(term, row.revision + 1, self.seizer, row.done, row.version)
@@ -339,8 +347,7 @@ class RecoveryRules:
         yield (
             f"{self.seizer} seizes the bucket",
             with_disk(state, self.seizer, disk)._replace(
-                sealed=self.wrong != "served_before_logged",
-                promised=frozenset[str]().union(*(event.done for event in state.log if isinstance(event, Row))),
+                promised=frozenset[str]().union(*(event.done for event in rows)),
                 trouble=trouble,
             ),
         )
@@ -349,7 +356,7 @@ class RecoveryRules:
         """Of a gone store: the terms, then the rows, then it opens."""
         disk, there = disk_of(state, self.loser), disk_of(state, self.seizer)
         all_seizers = self.owner(there) == self.seizer and there.absence.owner == self.seizer
-        if state.loser_is == "gone" and all_seizers and not state.sealed:
+        if state.loser_is == "gone" and all_seizers:
             absence = max(disk.absence, there.absence, key=lambda one: one[:2])
             if self.wrong == "own_old_absence":
                 absence = disk.absence._replace(term=absence.term)

@@ -107,8 +107,8 @@ def test_a_logged_write_is_lost_if_a_store_seizes_before_it_has_read_the_log() -
     _breaks("log_not_read")
 
 
-def test_two_stores_own_a_record_if_a_seized_bucket_is_served_before_the_log_knows() -> None:
-    _breaks("served_before_logged")
+def test_two_stores_own_a_record_if_a_bucket_is_seized_before_the_log_knows() -> None:
+    _breaks("log_is_not_told")
 
 
 def test_a_request_is_done_without_effect_if_a_journaled_row_leaves_its_requests() -> None:

@@ -1,0 +1,117 @@
+"""Terms: what happens to records when a store is lost. Pure; checked by the model in `tests/model/recovery.py`.
+
+A store that went back in time may believe that it owns what it gave away. It is *gone*: it serves nothing until the
+other store has seized its share. A seizure begins a new term for a bucket, which is higher than every revision of an
+older one: the seizer becomes the owner of the bucket and of every row in it, each with `base`, its version before.
+
+From then on nothing of an older term counts any more in that bucket:
+
+* A record of a lower term is never applied. If the seizer had not seen it, so above `base` or without a row, it goes
+  to the journal of conflicts, for a person; else it is old.
+* A row of a lower term is hidden until the seizer's row replaces it, or until it turns out that the seizer has none;
+  then it goes to the journal. Lower rows do not belong to the bucket's owner: that changes with the next handoff, and
+  two stores would own the record.
+* Whoever meets a higher term takes it, whatever brings it.
+
+Even terms are A's, odd ones B's: so a term alone says who has seized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from libs.errors import BatonError
+from libs.ownership.model import Absence, Record, Row, Store, Version
+
+
+class SeizureRefused(BatonError):
+    """A bucket cannot be seized as it is asked for; nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "SEIZURE_REFUSED"
+
+
+def seizer_of(term: int) -> Store:
+    """Who begins this term."""
+    return Store.B if term % 2 else Store.A
+
+
+def next_term(term: int, me: Store) -> int:
+    """The lowest of my terms after this one."""
+    return term + 1 if seizer_of(term + 1) is me else term + 2
+
+
+def visible(row: Row | None, absence: Absence) -> Row | None:
+    """The row, unless it is of a lower term than its bucket: then it counts for nothing here."""
+    return row if row is not None and row.version.term >= absence.term else None
+
+
+def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
+    """Raises SeizureRefused unless the term is mine and a new one."""
+    if seizer_of(term) is not me or term <= absence.term:
+        raise SeizureRefused(
+            f"bucket {absence.bucket}: term {term} is not valid: store {me} may begin term"
+            f" {next_term(absence.term, me)} or a later one of its own, after {absence.term}"
+        )
+    return replace(absence, term=term, version=absence.version + 1, owner=me)
+
+
+def seized_row(row: Row, me: Store, term: int) -> Row:
+    """What a seizure makes of a row. The last write, and so the etag, stays."""
+    return replace(row, version=Version(term, row.version.revision + 1), owner=me, base=row.version)
+
+
+class Fate(Enum):
+    """What becomes of a record that arrives."""
+
+    NEWER = "newer"
+    OLD = "old"
+    CONFLICT = "conflict"
+    """It goes to the journal; the requests that it served are not learned, for their effects are not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    fate: Fate
+    absence: Absence
+    """The bucket's, which has taken the record's term if that was higher."""
+    journal: Row | None = None
+    """The row here, when the record replaces it and its seizer had not seen it."""
+
+
+def take_term(absence: Absence, term: int) -> Absence:
+    """Version 0 of a higher term: whatever the seizer says of the bucket is higher."""
+    return Absence(absence.bucket, term, 0, seizer_of(term)) if term > absence.term else absence
+
+
+def decide_apply(record: Record, here: Row | None, absence: Absence) -> Verdict:
+    """What apply does. `here`: the row as it is kept, hidden or not. A CONFLICT leaves no served requests."""
+    row = record.row
+    absence = take_term(absence, row.version.term)
+    if row.version.term < absence.term:
+        return Verdict(_late(row, here, absence), absence)
+    if here is not None and here.version.term < absence.term:
+        return Verdict(Fate.NEWER, absence, here if was_missed(here, row.base) else None)
+    newer = here is None or row.version > here.version
+    return Verdict(Fate.NEWER if newer else Fate.OLD, absence)
+
+
+def was_missed(row: Row, base: Version | None) -> bool:
+    """Whether a seizer who has made this base of the record had not seen this row. A row of a term before the base's
+    may or may not have been seen: then a person looks."""
+    return base is None or row.version > base or row.version.term < base.term
+
+
+def _late(row: Row, here: Row | None, absence: Absence) -> Fate:
+    if here is not None and here.version.term < absence.term:
+        # The seizer's row has not come yet. What this one says is here already, or comes with the seizer's.
+        return Fate.OLD if row.version <= here.version else Fate.CONFLICT
+    if here is None or here.base is None or row.version > here.base:
+        return Fate.CONFLICT
+    return Fate.OLD
+
+
+def is_share(absence: Absence, me: Store, rows: int, owned: int) -> bool:
+    """Whether another store may own something of the bucket: its absence, or one of its rows."""
+    return absence.owner is not me or owned < rows

@@ -1,0 +1,115 @@
+"""What a seizure makes of buckets and rows, and what becomes of records of older and newer terms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version
+from libs.ownership.terms import (
+    Fate,
+    SeizureRefused,
+    decide_apply,
+    is_share,
+    next_term,
+    seized_absence,
+    seized_row,
+    seizer_of,
+    take_term,
+    visible,
+    was_missed,
+)
+
+A, B = Store.A, Store.B
+BUCKET = Absence(7, 0, 3, B)
+SEIZED = Absence(7, 2, 4, A)
+
+
+def row(term: int, revision: int, owner: Store = B, base: tuple[int, int] | None = None) -> Row:
+    version = Version(term, revision)
+    return Row("k", version, owner, version, True, b"p", 1, base=Version(*base) if base else None)
+
+
+def record(of: Row) -> Record:
+    return Record(of, (), of.owner, 0.0)
+
+
+def test_even_terms_are_a_s_and_odd_ones_b_s() -> None:
+    assert [seizer_of(term) for term in range(4)] == [A, B, A, B]
+    assert [next_term(term, A) for term in range(4)] == [2, 2, 4, 4]
+    assert [next_term(term, B) for term in range(4)] == [1, 3, 3, 5]
+
+
+def test_a_seizure_raises_the_term_and_the_version_of_the_bucket() -> None:
+    assert seized_absence(BUCKET, A, 2) == Absence(7, 2, 4, A)
+
+
+@pytest.mark.parametrize(("me", "term"), [(A, 1), (A, 0), (B, 2), (A, -2)])
+def test_a_term_of_the_other_store_or_an_old_one_is_refused(me: Store, term: int) -> None:
+    with pytest.raises(SeizureRefused, match=f"term {term} is not valid"):
+        seized_absence(BUCKET, me, term)
+
+
+def test_a_seized_row_keeps_its_last_write_and_says_what_it_was() -> None:
+    before = row(0, 5)
+    after = seized_row(before, A, 2)
+    assert (after.version, after.owner, after.base) == ((2, 6), A, (0, 5))
+    assert (after.write_version, after.payload) == (before.write_version, before.payload)
+    assert after.version > replace(before, version=Version(0, 99)).version
+
+
+def test_a_row_of_a_lower_term_is_hidden() -> None:
+    assert visible(row(0, 5), SEIZED) is None
+    assert visible(row(2, 1), SEIZED) == row(2, 1)
+    assert visible(None, SEIZED) is None
+
+
+@pytest.mark.parametrize(
+    ("arrives", "here", "fate"),
+    [
+        (row(0, 5), row(2, 6, A, (0, 5)), Fate.OLD),
+        (row(0, 6), row(2, 6, A, (0, 5)), Fate.CONFLICT),
+        (row(0, 6), row(2, 1, A), Fate.CONFLICT),
+        (row(0, 1), None, Fate.CONFLICT),
+        (row(0, 5), row(0, 5), Fate.OLD),
+        (row(0, 6), row(0, 5), Fate.CONFLICT),
+        (row(2, 7), row(2, 6), Fate.NEWER),
+        (row(2, 6), row(2, 6), Fate.OLD),
+        (row(2, 1), None, Fate.NEWER),
+    ],
+)
+def test_what_becomes_of_a_record_in_a_bucket_that_was_seized(arrives: Row, here: Row | None, fate: Fate) -> None:
+    verdict = decide_apply(record(arrives), here, SEIZED)
+    assert (verdict.fate, verdict.absence, verdict.journal) == (fate, SEIZED, None)
+
+
+def test_without_a_seizure_the_higher_version_stays() -> None:
+    assert decide_apply(record(row(0, 2)), row(0, 1), BUCKET).fate is Fate.NEWER
+    assert decide_apply(record(row(0, 1)), row(0, 1), BUCKET).fate is Fate.OLD
+    assert decide_apply(record(row(0, 1)), None, BUCKET).absence == BUCKET
+
+
+def test_a_record_of_a_higher_term_brings_the_term() -> None:
+    verdict = decide_apply(record(row(2, 6, A, (0, 5))), row(0, 5), BUCKET)
+    assert (verdict.fate, verdict.journal) == (Fate.NEWER, None)
+    assert verdict.absence == Absence(7, 2, 0, A)
+    assert take_term(SEIZED, 2) == SEIZED
+
+
+@pytest.mark.parametrize("base", [None, (0, 4)])
+def test_a_row_that_the_seizer_had_not_seen_is_journaled_before_it_is_replaced(base: tuple[int, int] | None) -> None:
+    here = row(0, 5)
+    assert decide_apply(record(row(2, 9, A, base)), here, SEIZED).journal == here
+
+
+def test_a_row_of_a_term_before_the_base_s_is_shown_to_a_person() -> None:
+    assert was_missed(row(0, 5), Version(1, 7))
+    assert not was_missed(row(1, 7), Version(1, 7))
+    assert was_missed(row(0, 5), NEVER)
+
+
+def test_a_bucket_is_of_another_s_share_when_that_may_own_anything_of_it() -> None:
+    assert is_share(BUCKET, A, 0, 0)
+    assert is_share(SEIZED, A, 3, 2)
+    assert not is_share(SEIZED, A, 3, 3)
