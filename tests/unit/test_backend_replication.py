@@ -149,7 +149,6 @@ async def test_what_was_not_acknowledged_is_not_in_the_log() -> None:
 @pytest.mark.parametrize(
     ("method", "request_"),
     [
-        ("ExportRecords", pb.ExportRecordsRequest(buckets=[1], keys=[NAME])),
         ("LookAtRecords", pb.LookAtRecordsRequest(bucket=BUCKETS)),
         ("LookAtRecords", pb.LookAtRecordsRequest(keys=[""])),
         ("DigestBuckets", pb.DigestBucketsRequest(deep=True)),

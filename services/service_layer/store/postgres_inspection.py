@@ -20,7 +20,7 @@ from services.service_layer.store.postgres_session import MEMBER, MEMBERS, ROLES
 _CENSUS_COST_FACTOR = 50.0
 _CENSUS_MOST_SECONDS = 10.0
 _CONNECTIONS_SECONDS = 5.0
-_ALL_ROWS_SECONDS = 50
+_ALL_ROWS_SECONDS = 25
 
 _DIGESTS = """
 SELECT bucket, count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned, bit_xor(digest) AS digest
