@@ -15,7 +15,7 @@ from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
 from libs.ownership.model import Record
-from libs.ownership.wire import UnreadableRecord, maker_of_event, record_of_event
+from libs.ownership.wire import UnreadableRecord, maker_of_event, read_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -173,12 +173,3 @@ class ApplyLoop:
             except UnreadableRecord:
                 continue
             await self._ports.feed.unpark(event.partition, event.offset, record)
-
-
-def read_event(key: str, value: bytes) -> Record:
-    """The record of an event. Raises UnreadableRecord. The payload is not looked at: it is the contract's."""
-    record = record_of_event(value)
-    found = record.row.key
-    if found != key:
-        raise UnreadableRecord(f"key: the record says {found!r} and its message {key!r}", field="key")
-    return record

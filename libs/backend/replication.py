@@ -22,7 +22,7 @@ from libs.backend.checks import (
     store_of,
 )
 from libs.backend.comparison import Comparison
-from libs.backend.feed import ApplyLoop, read_event
+from libs.backend.feed import ApplyLoop
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
@@ -34,6 +34,7 @@ from libs.ownership.wire import (
     UnreadableRecord,
     absence_from_pb,
     absence_to_pb,
+    read_event,
     record_from_pb,
     record_to_pb,
     records_to_pb,

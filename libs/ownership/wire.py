@@ -151,6 +151,16 @@ def record_of_event(data: bytes) -> Record:
     return record_from_pb(_message_of(data))
 
 
+def read_event(key: str, data: bytes) -> Record:
+    """The record of an event under the key of its message. Raises UnreadableRecord. The payload is not looked at: it is
+    the contract's."""
+    record = record_of_event(data)
+    found = record.row.key
+    if found != key:
+        raise UnreadableRecord(f"key: the record says {found!r} and its message {key!r}", field="key")
+    return record
+
+
 def maker_of_event(data: bytes) -> tuple[str, Store]:
     """The record's key and who made the event, without looking at the rest. Raises UnreadableRecord."""
     message = _message_of(data)
