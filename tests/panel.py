@@ -21,6 +21,7 @@ from services.router.control.memory import MemoryControlStore
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.flows import rehearsal
+from services.router.flows.audit import Audit, LastAudit
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
@@ -68,14 +69,16 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
     async with running_system(**system) as running:
         observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)
         cache = running.setting
-        jobs = Jobs(running.control, (Backfill(running.stores, clock),), Around("router-1", clock))
-        parts = _parts(running, observer, cache, jobs, clock)
+        kinds = (Backfill(running.stores, clock), Audit(running.stores, CONTRACT, clock))
+        jobs = Jobs(running.control, kinds, Around("router-1", clock))
+        last_audit = LastAudit(jobs, clock)
+        parts = _parts(running, observer, cache, jobs, last_audit)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
         moves = parts.maneuvers
         loops = (moves.canary_auto.loop, moves.rehearsals.loop, parts.measurement.loop, parts.judge.loop)
         async with (
-            running_loops(observer.loop, cache.loop, jobs.loop, *loops),
+            running_loops(observer.loop, cache.loop, jobs.loop, last_audit.loop, *loops),
             open_channel(server.address) as channel,
         ):
             yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc))
@@ -109,10 +112,12 @@ def _maneuvers(
     )
 
 
-def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs, clock: Clock) -> Parts:
+def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs, last_audit: LastAudit) -> Parts:
+    clock = SystemClock()
+
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
-        return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        return measurement.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
 
     measurement = Measurement(
         running.control,

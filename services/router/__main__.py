@@ -45,6 +45,7 @@ from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.flows import rehearsal
 from services.router.flows.absences import Absences
+from services.router.flows.audit import Audit, LastAudit
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.clients import ClientWatch
@@ -182,16 +183,17 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
     direct = ClientWatch(observer, control_store, clock)
-    kinds = (Backfill(stores, clock),)
+    kinds = (Backfill(stores, clock), Audit(stores, outside.contract, clock))
     jobs = Jobs(
         control_store,
         kinds,
         Around(holder, clock, lambda: measurement.load(observer.worst_lag_seconds), settings.throttle_limits),
     )
+    last_audit = LastAudit(jobs, clock)
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
-        seen = direct.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
         return measurement.evidence(seen)
 
     EvidenceMetrics(outside.meter, lambda: evidence(cache.current), settings.gate_limits, clock)
@@ -267,6 +269,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             *outside.switches.loops,
             observer.loop,
             jobs.loop,
+            last_audit.loop,
             maneuvers.canary_auto.loop,
             maneuvers.rehearsals.loop,
             *shadow.loops,

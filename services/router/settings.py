@@ -153,6 +153,7 @@ class RouterSettings(ProcessSettings):
     """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""
     gate_ledger_writes: Samples = 300
     """Acknowledged writes that were checked."""
+    gate_audit_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     gate_client_days: Annotated[float, Field(gt=0, le=365)] = 28.0
     """How long nobody must have called the old service directly."""
@@ -194,6 +195,7 @@ class RouterSettings(ProcessSettings):
             latency_calls=self.gate_latency_calls,
             ledger_writes=self.gate_ledger_writes,
             rehearsal_seconds=self.gate_rehearsal_days * 86_400,
+            audit_seconds=self.gate_audit_days * 86_400,
             client_seconds=self.gate_client_days * 86_400,
         )
 

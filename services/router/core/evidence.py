@@ -51,6 +51,7 @@ class Limits:
     ledger_writes: int = 300
     """Acknowledged writes that were held against the stores."""
     rehearsal_seconds: float = 7 * 86400.0
+    audit_seconds: float = 7 * 86400.0
     client_seconds: float = 28 * 86400.0
     """How long nobody must have called A directly."""
 
@@ -59,6 +60,12 @@ class Limits:
 class Evidence:
     """What is known now. None: not known."""
 
+    audit_seconds_ago: float | None = None
+    """Since the last one ended; None: there was none."""
+    audit_found: str = ""
+    """What it found, in words."""
+    audit_trouble: str = ""
+    """What of that nobody has accepted or may accept; "" when there is nothing of it."""
     backfill_finished_seconds_ago: float | None = None
     lag_seconds: float | None = None
     """The worse one of the two feeds."""
@@ -101,8 +108,14 @@ class Judgement(NamedTuple):
     least_samples: int = 0
 
 
-def unmeasured(evidence: Evidence, limits: Limits) -> Judgement:
-    return Judgement(INCONCLUSIVE, "this is not measured yet")
+def audit(evidence: Evidence, limits: Limits) -> Judgement:
+    ago = evidence.audit_seconds_ago
+    if ago is None:
+        return Judgement(INCONCLUSIVE, "A's data was not audited")
+    shown = f"an audit ended {time_shown(ago)} ago"
+    if evidence.audit_trouble:
+        return Judgement(FAIL, f"{shown}: {evidence.audit_trouble}")
+    return Judgement(PASS if ago <= limits.audit_seconds else FAIL, f"{shown}: {evidence.audit_found}")
 
 
 def backfill(evidence: Evidence, limits: Limits) -> Judgement:

@@ -54,10 +54,10 @@ class Gate:
 _GATES: Sequence[Gate] = (
     Gate(
         "audit",
-        "The old data was audited and is clean.",
-        lambda limits: "no dirty record",
-        on.unmeasured,
-        "look through A's data by other means, then override with what was found",
+        "The old data was audited, and its dirt is gone or accepted.",
+        lambda limits: f"no kind of dirt that is not accepted, at most {on.time_shown(limits.audit_seconds)} ago",
+        on.audit,
+        "baton audit: clean the records up through A, or say --accept KIND for what may move as it is",
     ),
     Gate(
         "backfill",

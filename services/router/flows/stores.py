@@ -13,12 +13,14 @@ from libs.errors import BatonError, NotLogged
 from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
+from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceStub
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
 
 if TYPE_CHECKING:
+    from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -82,6 +84,7 @@ class StoreClient:
         self.channel = channel
         self._token: Metadata = ((metadata.TOKEN, token.decode()),) if token else ()
         self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(channel.grpc)
+        self.audit: AuditServiceAsyncStub = AuditServiceStub(channel.grpc)
 
     def __repr__(self) -> str:
         return f"<StoreClient {self.store} {self.channel!r}>"

@@ -1,0 +1,83 @@
+"""`baton audit`: look through the old data before any of it moves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.router.cli.jobs import RATE_HELP, Wanted, parse_rate, run_job
+from services.router.cli.options import Changing, CommandFailed, Exit, command
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from services.router.cli.views import View
+
+PASSES = ("CLEAN", "ACCEPTED")
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "audit", Changing)(audit)
+
+
+def audit(
+    options: Changing,
+    sample: Annotated[float, typer.Option(min=0, max=100, metavar="PERCENT", help="Records tried out at B.")] = 10.0,
+    accept: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Dirt that may move as it is. Repeat, or use commas.")
+    ] = None,
+    rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is finished; shows how far it is.")] = True,
+) -> None:
+    """Look through a snapshot of A's data: dirt by kind, every record through
+    the schema conversion and back, and a sample tried out in a scratch store
+    beside B. Nothing of A or B changes. It is a job, and SHADOW's gate.
+
+    \b
+    JSON keys: those of `baton jobs show`, dry_run; in report:
+      verdict records dirty sampled total bytes taken_seconds
+      kinds: by name: meaning acceptable accepted findings examples
+    verdict: CLEAN, ACCEPTED, DIRTY or BLOCKED. Exit code 3: DIRTY, BLOCKED.
+    """
+    kinds = ",".join(filter(None, (name.strip() for text in accept or () for name in text.split(","))))
+    effects = [
+        "A's data is copied to a snapshot beside it, looked through and removed;"
+        f" {sample:g} % of its records are tried out beside B",
+        *([f"left as it is, if it is found: {kinds}"] if kinds else []),
+    ]
+    arguments = {"sample": f"{sample:g}", **({"accept": kinds} if kinds else {})}
+    view = run_job(options, Wanted("audit", arguments, parse_rate(rate)), effects, wait=wait)
+    if view is None or not wait:
+        return
+    report = view["report"]
+    if not options.json:
+        from services.router.cli import show
+
+        show.show(_screen(report))
+    if report["verdict"] not in PASSES:
+        raise CommandFailed(f"the data is {report['verdict']}: SHADOW is not open", Exit.BLOCKED)
+
+
+def _screen(report: View) -> Group:
+    """For people: kinds with their meaning, and examples of each."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = {name: kind for name, kind in report["kinds"].items() if kind["findings"]}
+    table = Table(box=None, pad_edge=False)
+    for name in ("kind", "findings", "may it move?", "what it means"):
+        table.add_column(name, overflow="fold")
+    for name, kind in found.items():
+        may = "accepted" if kind["accepted"] else "if accepted" if kind["acceptable"] else "no"
+        table.add_row(name, str(kind["findings"]), may, kind["meaning"])
+    examples = Table(box=None, pad_edge=False)
+    for column in ("kind", "record", "for example"):
+        examples.add_column(column, overflow="fold")
+    for name, kind in found.items():
+        for key, detail in kind["examples"][:3]:
+            examples.add_row(name, key, detail)
+    counted = f"{report['dirty']} of {report['records']} records are dirty; {report['sampled']} were tried out beside B"
+    head = Text(f"{report['verdict']}: {counted}", style="bold")
+    return Group(head, Text(""), table, Text(""), examples) if found else Group(head)

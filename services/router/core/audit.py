@@ -1,0 +1,178 @@
+"""What an audit of the old data has found, and what that says of moving it. Pure.
+
+A kind of findings is acceptable when records that have it move as they are: then a person may accept it, by name, for
+one audit. All other kinds mean that moving would lose or change something: they pass no gate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+from typing import NamedTuple
+
+from libs.errors import InvalidField
+from libs.pb.baton.record.v1.record_pb2 import Record
+from libs.pb.baton.replication.v1 import audit_pb2 as pb
+from services.router.core.compare import Comparison, Seen
+
+MAX_EXAMPLES = 20
+"""Of each kind, kept in the report."""
+
+SAMPLE_DIFFERS = "sample-differs"
+_SAMPLE_MEANING = "Copied into a scratch store of the new kind, the record is not what it was"
+
+_RECORD = Comparison(Record, ())
+
+
+class Verdict(Enum):
+    CLEAN = "CLEAN"
+    ACCEPTED = "ACCEPTED"
+    """There is dirt, all of kinds that a person has accepted."""
+    DIRTY = "DIRTY"
+    """There is dirt of kinds that a person may accept."""
+    BLOCKED = "BLOCKED"
+    """Moving would lose or change something."""
+
+
+class Finding(NamedTuple):
+    key: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class KindFound:
+    """One kind of findings."""
+
+    meaning: str
+    acceptable: bool
+    accepted: bool
+    findings: int = 0
+    examples: tuple[tuple[str, str], ...] = ()
+    """Key and detail of the first ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    taken_seconds: float = 0.0
+    """UNIX time of the snapshot, by the store's clock."""
+    bytes: int = 0
+    total: int = 0
+    """Records in the snapshot."""
+    records: int = 0
+    """Looked at so far."""
+    dirty: int = 0
+    """Those of them of which something was found."""
+    sampled: int = 0
+    """Copied into a scratch store and compared, field by field."""
+    kinds: Mapping[str, KindFound] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        found = self.found.values()
+        if any(not kind.acceptable for kind in found):
+            return Verdict.BLOCKED
+        if any(not kind.accepted for kind in found):
+            return Verdict.DIRTY
+        return Verdict.ACCEPTED if self.dirty else Verdict.CLEAN
+
+    @property
+    def found(self) -> dict[str, KindFound]:
+        """Kinds of which there is something, the worst first."""
+        some = [(name, kind) for name, kind in self.kinds.items() if kind.findings]
+        return dict(sorted(some, key=lambda item: (item[1].acceptable, item[1].accepted, -item[1].findings)))
+
+    @property
+    def summary(self) -> str:
+        """In words, for the job's note and the gate."""
+        looked = f"{self.dirty} of {self.records} records are dirty"
+        kinds = ", ".join(
+            f"{name} {kind.findings}{' (accepted)' if kind.accepted else ''}" for name, kind in self.found.items()
+        )
+        sampled = f"{self.sampled} were tried out"
+        return f"{looked}, {sampled}: {kinds}" if kinds else f"{looked}, {sampled}"
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing should move yet; "" when it may."""
+        return "" if self.verdict in (Verdict.CLEAN, Verdict.ACCEPTED) else self.summary
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {**asdict(self), "verdict": self.verdict.value, "kinds": {n: asdict(k) for n, k in self.kinds.items()}},
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> AuditReport:
+        """Raises ValueError when it was written by a router of another version."""
+        try:
+            fields = json.loads(text)
+            del fields["verdict"]
+            kinds = {
+                name: KindFound(**{**kind, "examples": tuple((key, detail) for key, detail in kind["examples"])})
+                for name, kind in fields.pop("kinds").items()
+            }
+            return cls(**fields, kinds=kinds)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a report of an audit: {error!r}") from error
+
+
+def begun(taken: pb.TakeSnapshotResponse, accept: Sequence[str]) -> AuditReport:
+    """Nothing is looked at yet. Raises InvalidField for an unknown kind, and for one that nobody may accept."""
+    known = {kind.name: KindFound(kind.meaning, kind.acceptable, kind.name in accept) for kind in taken.kinds}
+    known[SAMPLE_DIFFERS] = KindFound(_SAMPLE_MEANING, acceptable=False, accepted=False)
+    able = ", ".join(name for name, kind in known.items() if kind.acceptable)
+    for name in accept:
+        if name not in known or not known[name].acceptable:
+            raise InvalidField("accept", name, f"kinds that a person may accept: {able}")
+    return AuditReport(taken.taken_time.ToNanoseconds() / 1e9, taken.total_bytes, taken.records, kinds=known)
+
+
+def looked(report: AuditReport, records: int, sampled: int, findings: Iterable[Finding]) -> AuditReport:
+    """With some more records; these findings are all that there are of them."""
+    kinds = dict(report.kinds)
+    dirty = set()
+    for key, name, detail in findings:
+        dirty.add(key)
+        # A store of a newer program may find what it has not announced.
+        kind = kinds.get(name, KindFound("", acceptable=False, accepted=False))
+        examples = kind.examples if len(kind.examples) >= MAX_EXAMPLES else (*kind.examples, (key, detail))
+        kinds[name] = replace(kind, findings=kind.findings + 1, examples=examples)
+    return replace(
+        report,
+        records=report.records + records,
+        dirty=report.dirty + len(dirty),
+        sampled=report.sampled + sampled,
+        kinds=kinds,
+    )
+
+
+def tried(sent: Sequence[pb.Sample], got: Sequence[pb.Sample], items: Comparison | None) -> list[Finding]:
+    """What is not the same in the scratch store. `items` names the fields of what clients read."""
+    there = {sample.record.key: sample for sample in got}
+    found = []
+    for sample in sent:
+        key = sample.record.key
+        fields = _differing(sample, there[key], items) if key in there else ["(it is not there)"]
+        if fields:
+            found.append(Finding(key, SAMPLE_DIFFERS, ", ".join(fields)))
+    return found
+
+
+def _differing(sent: pb.Sample, got: pb.Sample, items: Comparison | None) -> list[str]:
+    """Names of fields, never what stands in them."""
+    fields = list(_RECORD.fields(_seen(sent.record.SerializeToString()), _seen(got.record.SerializeToString())))
+    for version in sorted({*sent.views, *got.views}):
+        if (version in sent.views) != (version in got.views):
+            fields.append(f"version {version}")
+        elif sent.views[version] != got.views[version]:
+            paths = items.fields(_seen(sent.views[version]), _seen(got.views[version])) if items else ()
+            fields += [f"version {version}: {path}" for path in paths or ("(bytes)",)]
+    return fields
+
+
+def _seen(data: bytes) -> Seen:
+    return Seen(None, data)
