@@ -1,0 +1,116 @@
+"""Both stores side by side: digests of buckets, and rows by key. Moves nothing.
+
+The rows of two stores are never read at one moment: what they show of a record that is being changed may differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from libs.errors import BatonError
+from libs.ownership.model import Store
+from libs.ownership.wire import store_from_pb, version_from_pb
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from services.router.core.reconcile import Look, Pair
+from services.router.flows.stores import StoreClient, Stores
+
+PAGE_ROWS = 500
+CALL_SECONDS = 10.0
+DIGEST_SECONDS = 30.0
+"""Of all buckets, every row is looked at; as long as a store lets a call take."""
+
+
+class EmptyPage(BatonError):
+    """A store says that there is more, but sends nothing."""
+
+
+class BucketPair(NamedTuple):
+    """A bucket at A and at B."""
+
+    bucket: int
+    a: pb.DigestBucketsResponse.Bucket
+    b: pb.DigestBucketsResponse.Bucket
+
+    @property
+    def records(self) -> int:
+        """About how many there are in all."""
+        return max(self.a.records, self.b.records)
+
+    @property
+    def is_equal(self) -> bool:
+        digests = {self.a.digest, self.b.digest}
+        if self.a.content or self.b.content:
+            digests |= {self.a.content, self.b.content}
+        return self.a.records == self.b.records and len(digests) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowPage:
+    """Rows of one bucket, by key."""
+
+    rows: Sequence[tuple[str, Pair]]
+    after: str
+    """The next page begins after it; "" when there is none."""
+
+
+class Comparing:
+    """Raises what the stores' clients raise, EmptyPage."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = [stores[store] for store in Store]
+
+    async def digests(self, buckets: Sequence[int] = (), *, deep: bool = False) -> list[BucketPair]:
+        """Of these buckets, or of all, by number; those that are empty at both stores are left out."""
+        request = pb.DigestBucketsRequest(buckets=buckets, deep=deep)
+        asked = (client.ask(client.replication.DigestBuckets, request, DIGEST_SECONDS) for client in self._stores)
+        a, b = ({one.bucket: one for one in answer.buckets} for answer in await asyncio.gather(*asked))
+        empty = pb.DigestBucketsResponse.Bucket()
+        return [BucketPair(bucket, a.get(bucket, empty), b.get(bucket, empty)) for bucket in sorted({*a, *b})]
+
+    async def page(self, bucket: int, after: str) -> RowPage:
+        request = pb.LookAtRecordsRequest(bucket=bucket, after=after, limit=PAGE_ROWS)
+        answers = await asyncio.gather(*(self._looks(client, request) for client in self._stores))
+        # Beyond the end of a page that is not the last one nothing is known of that store.
+        ends = [answer.looks[-1].key for answer in answers if answer.more]
+        end = min(ends, default="")
+        a, b = ({one.key: _look(one) for one in answer.looks if not end or one.key <= end} for answer in answers)
+        return RowPage(_pairs(a, b, {*a, *b}), end)
+
+    async def rows(self, keys: Sequence[str]) -> Sequence[tuple[str, Pair]]:
+        """In the order of the keys, each once."""
+        a, b = await asyncio.gather(*(self._rows(client, keys) for client in self._stores))
+        return _pairs(a, b, keys)
+
+    async def _rows(self, client: StoreClient, keys: Sequence[str]) -> Mapping[str, Look]:
+        found: dict[str, Look] = {}
+        request = pb.LookAtRecordsRequest(keys=keys, limit=PAGE_ROWS)
+        while True:
+            answer = await self._looks(client, request)
+            found |= {one.key: _look(one) for one in answer.looks}
+            if not answer.more:
+                return found
+            request.after = answer.looks[-1].key
+
+    async def _looks(self, client: StoreClient, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
+        answer: pb.LookAtRecordsResponse = await client.ask(client.replication.LookAtRecords, request, CALL_SECONDS)
+        if answer.more and not answer.looks:
+            raise EmptyPage(f"store {client.store} says that there is more after {request.after!r}, but sends nothing")
+        return answer
+
+
+def _pairs(a: Mapping[str, Look], b: Mapping[str, Look], keys: Iterable[str]) -> list[tuple[str, Pair]]:
+    return [(key, (a.get(key), b.get(key))) for key in sorted(set(keys))]
+
+
+def _look(found: pb.LookAtRecordsResponse.Look) -> Look:
+    return Look(
+        version_from_pb(found.version),
+        store_from_pb(found.owner, "owner"),
+        version_from_pb(found.write_version),
+        found.digest,
+        found.content,
+        found.update_time.ToNanoseconds() / 1e9 if found.HasField("update_time") else None,
+    )
