@@ -70,8 +70,9 @@ class LogWaits:
                     logged.set_result(None)
 
     def _forget(self, name: Name, logged: asyncio.Future[None]) -> None:
-        waiting = self._waiting.get(name)
-        if waiting is not None:
+        waiting = self._waiting.get(name, [])
+        # Who was told is not among them any more; those who are have come since.
+        if logged in waiting:
             waiting.remove(logged)
             if not waiting:
                 del self._waiting[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import grpc
@@ -58,6 +58,29 @@ async def test_a_wait_ends_when_exactly_its_change_is_acknowledged() -> None:
         await asyncio.gather(first, second)
         assert asked == [], "a write that has just been made is hardly there yet"
         assert repr(waits) == "<LogWaits waiting=[]>"
+
+
+async def test_who_begins_to_wait_at_the_moment_of_the_acknowledgement_disturbs_nobody() -> None:
+    """A retry that has found the change in the outbox just before, and runs on just before the first one does."""
+    found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    class Slow:
+        async def unlogged(self, changes: Any) -> Any:
+            await found
+            return set() if acknowledged else set(changes)
+
+    acknowledged, name = False, (KEY, Version(0, 1))
+    waits = LogWaits(cast(Outbox, Slow()), 10.0)
+    first = await waiting(waits, name)
+    retry = asyncio.create_task(waits.wait(name, 10.0, fresh=False))
+    await asyncio.sleep(0)
+    found.set_result(None)
+    waits.acknowledged([name])
+    await first
+    acknowledged = True
+    async with running_loops(waits.loop):
+        await retry
+    assert repr(waits) == "<LogWaits waiting=[]>"
 
 
 async def test_what_another_process_acknowledges_is_found_by_looking_for_all_at_once() -> None:
