@@ -234,7 +234,10 @@ class Calls:
             nonlocal late
             # The answer of then is not kept any more: the record as it is now stands for it.
             late = found.served is not None and found.served.answer is None
-            return decide_write(found, me, call, write.change)
+            decided = decide_write(found, me, call, write.change)
+            if late and found.row is not None:
+                write.check_late(found.row, decided.version)
+            return decided
 
         outcome = await self._around.background.run(self._turns.write(call, decide, under_lock=write.under_lock))
         if caller.logged:

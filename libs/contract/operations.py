@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.contract.schemas import NEWEST
-from libs.ownership.model import Row
+from libs.ownership.model import Row, Version
 from libs.ownership.rules import Change
 from libs.store.port import Filter, Page
 
@@ -18,6 +18,10 @@ def _as_it_is(row: Row) -> bytes:
 
 def _as_it_is_kept(answer: bytes) -> bytes:
     return answer
+
+
+def _anything_will_do(row: Row, version: Version) -> None:
+    """The record as it is now may stand for any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,9 @@ class Write:
     keep getting ahead of the write."""
     reply: Callable[[bytes], bytes] = _as_it_is_kept
     """What the caller is told, from the answer as the store keeps it."""
+    check_late: Callable[[Row, Version], None] = _anything_will_do
+    """Of the record as it is now and the version that the request made, when the answer to the request is not kept any
+    more: raises where that record would be mistaken for the answer."""
 
 
 @dataclass(frozen=True, slots=True)

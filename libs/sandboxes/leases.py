@@ -84,6 +84,14 @@ def acquire(target: Target, request: AcquireLeaseRequest) -> Change:
     return change
 
 
+def check_late(target: Target, row: Row, version: Version) -> None:
+    """Of an AcquireLease that made this version, whose answer is not kept: the record as it is now shows the token of
+    whoever has acquired the lease since, maybe under the same name. Raises LeaseLost."""
+    token, current = token_of(version), target.model_of(row).lease.token
+    if token != current:
+        raise LeaseLost(token, current)
+
+
 def renew(target: Target, request: RenewLeaseRequest) -> Change:
     """Raises SandboxNotFound, LeaseLost."""
 

@@ -181,7 +181,8 @@ def _undelete(request: bytes, speech: Speech) -> Write:
 
 def _acquire_lease(request: bytes, speech: Speech) -> Write:
     message = parse_request(pb.AcquireLeaseRequest, request)
-    return _lease_write("AcquireLease", message, speech, partial(leases.acquire, request=message))
+    write = _lease_write("AcquireLease", message, speech, partial(leases.acquire, request=message))
+    return replace(write, check_late=partial(leases.check_late, speech.target(message.name)))
 
 
 def _renew_lease(request: bytes, speech: Speech) -> Write:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from libs.contract.descriptors import Contract
 from libs.errors import LockTimeout
@@ -141,6 +142,22 @@ async def test_a_retry_whose_answer_was_not_kept_gets_the_record_as_it_is_and_th
         call = at.client.CreateSandbox(new("one", request_id=request_id, annotations={"note": "x" * 17_000}))
         assert (await call).revision == 2
         assert dict(await call.trailing_metadata()) == {metadata.VERSION: "0-1"}
+
+
+async def test_a_retry_of_an_acquire_is_not_given_the_lease_of_a_later_holder() -> None:
+    """The answer is too large to be kept, and the record as it is now has another token, under the same name."""
+    async with backend() as at:
+        await at.client.CreateSandbox(new("one", annotations={"note": "x" * 17_000}))
+        first, second = (
+            pb.AcquireLeaseRequest(name=NAME, holder="ann", ttl=Duration(seconds=60), request_id=str(uuid4()))
+            for _ in range(2)
+        )
+        assert (await at.client.AcquireLease(first)).lease.token == "0.2"
+        assert (await at.client.AcquireLease(first)).lease.token == "0.2"
+        assert (await at.client.AcquireLease(second)).lease.token == "0.3"
+        refused = await refusal(at.client.AcquireLease(first))
+        assert reason_of(refused) == ("LEASE_LOST", {"field": "lease", "token": "0.2", "current": "0.3"})
+        assert (await at.client.AcquireLease(second)).lease.token == "0.3"
 
 
 class Watched:
