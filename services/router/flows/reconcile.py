@@ -244,14 +244,15 @@ class Reconcile:
         return sum(await asyncio.gather(*(count(store) for store in Store)))
 
     async def _behind(self, ends: Mapping[int, int]) -> str:
-        """Which store has not read the log up to there, in words."""
+        """Which stores have not read the log up to there, in words."""
+        told = []
         for client in self._stores.values():
             status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
             read = status.feed.next_offsets
             left = sum(max(0, end - read.get(part, 0)) for part, end in ends.items())
             if left:
-                return f"store {client.store} has still to read {left} events"
-        return ""
+                told.append(f"store {client.store} has still to read {left} events")
+        return " and ".join(told)
 
 
 def _step(place: Place, findings: Findings, done: int = 0, note: str = "", *, finished: bool = False) -> Step:
