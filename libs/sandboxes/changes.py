@@ -94,7 +94,7 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
             expected = f"leave it empty or {new.account!r}: a sandbox keeps its account"
             raise InvalidField("sandbox.account", sandbox.account, expected)
         before = new.state
-        apply(selection, new, sandbox)
+        apply(selection, new, target.schemas.exactly(sandbox, new, target.schema_version))
         check_transition(before, new.state)
         return written(new, target, version, live=True)
 

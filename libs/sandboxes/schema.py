@@ -40,6 +40,9 @@ class Form:
     """What a client of the version can change: its names of fields, and the model's. None: the model's own."""
     numbers: frozenset[int] = field(default_factory=frozenset)
     """Fields that stand in messages of no other version."""
+    keep_exact: Callable[[Sandbox, Sandbox], None] | None = None
+    """Of what a client of the version says in an update, and of the sandbox as it is: puts exact values into the first,
+    where it says what the version shows of the second. None: the version shows everything exactly."""
 
     @property
     def is_model(self) -> bool:
@@ -117,6 +120,16 @@ class Schemas:
                     raise InvalidField("sandbox", f"field {number}", expected)
         return sandbox if form.is_model else form.read(write_model(sandbox))
 
+    def exactly(self, said: Sandbox, current: Sandbox, version: int) -> Sandbox:
+        """What a client of the version says in an update of a sandbox, and what it has not changed as it is there."""
+        keep = self.form(version).keep_exact
+        if keep is None:
+            return said
+        exact = Sandbox()
+        exact.CopyFrom(said)
+        keep(exact, current)
+        return exact
+
     def write(self, sandbox: Sandbox, version: int) -> bytes:
         """In that version's form. The model is left in that version too: it must not be used any more."""
         form = self.form(version)
@@ -134,7 +147,7 @@ class Schemas:
         return data if have is want or not data else self.write(have.read(data), want.version)
 
 
-FLAT = Form(1, schema_v1.write, schema_v1.read, schema_v1.PATHS, schema_v1.NUMBERS)
+FLAT = Form(1, schema_v1.write, schema_v1.read, schema_v1.PATHS, schema_v1.NUMBERS, schema_v1.keep_exact)
 STRUCTURED = Form(2, write_model, read_model)
 
 SCHEMAS = Schemas((FLAT, STRUCTURED))

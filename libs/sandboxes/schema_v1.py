@@ -83,11 +83,27 @@ def read(data: bytes) -> Sandbox:
         sandbox.spec.env.update(flat.env)
     if flat.memory_mb:
         sandbox.spec.memory_mib = flat.memory_mb
-    if flat.cpu and sandbox.spec.cpu_millis / _MILLIS != flat.cpu:
+    if sandbox.spec.cpu_millis / _MILLIS != flat.cpu:
         sandbox.spec.cpu_millis = _millis(flat.cpu)
-    if flat.HasField("timeout_s") and not _shows(sandbox, flat.timeout_s):
+    if not flat.HasField("timeout_s"):
+        # What is shown was taken away, so the exact value goes with it.
+        _without_timeout(sandbox)
+    elif not _shows(sandbox, flat.timeout_s):
         sandbox.spec.timeout.CopyFrom(Duration(seconds=flat.timeout_s))
     return sandbox
+
+
+def keep_exact(said: Sandbox, current: Sandbox) -> None:
+    """A client that does not keep the exact values beside the shown ones gives the shown ones back: where they are
+    those of the sandbox as it is, what the client says (`said`) becomes exact again."""
+    timeout = said.spec.timeout
+    if said.spec.HasField("timeout") and not timeout.nanos and _shows(current, timeout.seconds):
+        timeout.CopyFrom(current.spec.timeout)
+
+
+def _without_timeout(sandbox: Sandbox) -> None:
+    if sandbox.HasField("spec"):
+        sandbox.spec.ClearField("timeout")
 
 
 def _shows(sandbox: Sandbox, seconds: int) -> bool:

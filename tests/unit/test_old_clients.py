@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from libs.clock import ManualClock
 from libs.ownership.model import Store
@@ -18,7 +19,7 @@ from libs.rpc import metadata
 from libs.rpc.clients import MOST_CLIENTS, Clients
 from libs.rpc.server import RawService
 from libs.sandboxes.schema import METADATA
-from tests.unit.backends import CONTRACT, backend, listening, new, refusal
+from tests.unit.backends import CONTRACT, Backend, backend, listening, new, refusal
 from tests.unit.sandboxes import NEWER_FIELD
 
 NAME = "sandboxes/one"
@@ -46,6 +47,14 @@ def update(*paths: str, **fields: Any) -> pb.UpdateSandboxRequest:
     return request
 
 
+async def with_timeout(at: Backend) -> Duration:
+    """A sandbox with one that version 1 does not show exactly."""
+    made = new("one")
+    made.sandbox.spec.timeout.FromMilliseconds(1500)
+    await at.client.CreateSandbox(made)
+    return made.sandbox.spec.timeout
+
+
 async def test_a_client_of_version_1_writes_and_reads_flat_records() -> None:
     async with backend() as at:
         made = flat_of(await at.client.CreateSandbox(create(cpu=0.5, metadata={"team": "blue"}), metadata=OLD))
@@ -69,6 +78,33 @@ async def test_a_record_of_version_1_is_a_structured_one_for_a_newer_client_whic
         await at.client.UpdateSandbox(pb.UpdateSandboxRequest(sandbox=Sandbox(name=NAME, annotations={"a": "b"})))
         row = (await at.store.records.read(NAME)).row
         assert row is not None and row.schema_version == 2
+
+
+@pytest.mark.parametrize("paths", [(), ("*",), ("timeout_s",)])
+async def test_a_client_that_gives_back_what_it_was_shown_changes_no_exact_value(paths: tuple[str, ...]) -> None:
+    """Also one that has thrown away what it does not know, as one that speaks JSON does."""
+    async with backend() as at:
+        exact = await with_timeout(at)
+
+        async def updated(*paths: str, **fields: Any) -> SandboxSpec:
+            await at.client.UpdateSandbox(update(*paths, state=1, image="image:1", **fields), metadata=OLD)
+            return (await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME))).spec
+
+        assert (await updated(*paths, timeout_s=1)).timeout == exact
+        assert (await updated(*paths, timeout_s=2)).timeout == Duration(seconds=2)
+        assert (await updated(*paths, timeout_s=1)).timeout == Duration(seconds=1)
+
+
+async def test_an_old_client_takes_away_what_it_is_shown_in_part() -> None:
+    """It gives back what it does not know, and among that the exact value."""
+    async with backend() as at:
+        await with_timeout(at)
+        seen = flat_of(await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD))
+        seen.ClearField("timeout_s")
+        request = pb.UpdateSandboxRequest(sandbox=Sandbox.FromString(seen.SerializeToString()))
+        request.update_mask.paths.append("timeout_s")
+        await at.client.UpdateSandbox(request, metadata=OLD)
+        assert not (await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME))).spec.HasField("timeout")
 
 
 @pytest.mark.parametrize("paths", [(), ("*",), ("image", "cpu")])

@@ -125,6 +125,8 @@ def test_what_version_1_cannot_say_exactly_is_shown_as_far_as_it_goes_and_kept()
     assert model_of(old).spec.timeout == Duration(seconds=1, nanos=500_000_000)
     old.timeout_s = 2
     assert model_of(old).spec.timeout == Duration(seconds=2), "what the client has changed counts"
+    old.ClearField("timeout_s")
+    assert not model_of(old).spec.HasField("timeout"), "what it has taken away is not there any more"
 
 
 @pytest.mark.parametrize("cpu", [float("nan"), float("inf"), -float("inf"), 1e300])
