@@ -30,6 +30,7 @@ from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
 from libs.trial.load import Load, LoadPlan
+from libs.trial.walk import Walk
 from libs.trial.world import Size, World
 from libs.verify import linearizability
 from libs.verify.history import LEASES, WRITES, Outcome
@@ -104,7 +105,10 @@ async def site(
         world.running(),
         open_channel(world.routers[0]) as router,
         open_channel(world.controls[0]) as control,
+        Walk.open(world.controls, "test", world.token) as walk,
     ):
+        # Records go only to a store that the router has heard.
+        await walk.serving("B")
         yield Site(world, SandboxServiceStub(router.grpc), ControlServiceStub(control.grpc))
 
 
