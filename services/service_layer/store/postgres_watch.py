@@ -28,11 +28,14 @@ _NOW = f"SELECT {_OF} || '/' || pg_current_snapshot()"
 AFTER = "c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)"
 """The first part bounds the walk of the index, the second one decides."""
 
+# A number that this server has not given yet came with a dump of another one. It would be after every place.
+_OF_HERE = "c.xid < pg_snapshot_xmax(pg_current_snapshot())"
+
 # One statement, one snapshot: what it does not show is after the place that it gives.
 _SINCE = f"""
 SELECT {_OF} AS of, pg_current_snapshot()::text AS snapshot,
        pg_snapshot_xmax($1::text::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS known,
-       ARRAY(SELECT c.key FROM change c WHERE {AFTER} LIMIT $2) AS keys
+       ARRAY(SELECT c.key FROM change c WHERE {AFTER} AND {_OF_HERE} LIMIT $2) AS keys
 """
 
 
