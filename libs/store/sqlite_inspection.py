@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from libs.ownership.model import Record, Row
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept
 from libs.store.sqlite_core import Core, window
-from libs.store.sqlite_schema import Value, row_from, unsigned
+from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, Value, row_from, unsigned
 from libs.store.window import size_of
+
+WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,15 @@ class SqliteInspection:
 
     def _export(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
         """Rows first, then their served requests: newer requests beside an older row lose nothing, the reverse does."""
-        rows, more = self._rows(query, connection)
-        if query.keys_only:
-            return [self.core.record(row, ()) for row in rows], more
+        found, more = self._page(query, connection)
+        rows = [_row(values) for values in found]
+        served = set() if query.keys_only else _with_served(connection, [row.key for row in rows])
         records: list[Record] = []
         size = 0
         for row in rows:
             if size >= PULL_BYTES:
                 return records, True
-            record = self.core.record(row, window(connection, row.key))
+            record = self.core.record(row, window(connection, row.key) if row.key in served else ())
             size += size_of(record)
             records.append(record)
         return records, more
@@ -41,23 +45,24 @@ class SqliteInspection:
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
         return await self.core.database.read(partial(self._kept, query))
 
-    def _rows(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Row], bool]:
-        kept, more = self._kept(query, connection)
-        return [row for row, _ in kept], more
-
     def _kept(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Kept], bool]:
-        rows: list[Kept] = []
+        found, more = self._page(query, connection)
+        return [Kept(_row(values), unsigned(values[ROW_COLUMNS])) for values in found], more
+
+    def _page(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Sequence[Any]], bool]:
+        """ROW and digest of each row, and whether there may be more of them."""
+        page: list[Sequence[Any]] = []
         size = 0
         found = self._found(query, connection)
-        for kept in found:
-            if len(rows) == query.limit or size >= PULL_BYTES:
+        for values in found:
+            if len(page) == query.limit or size >= PULL_BYTES:
                 found.close()
-                return rows, True
-            rows.append(kept)
-            size += 0 if query.keys_only else len(kept.row.payload)
-        return rows, False
+                return page, True
+            page.append(values)
+            size += len(values[ROW_PAYLOAD])
+        return page, False
 
-    def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Kept, None, None]:
+    def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Sequence[Any], None, None]:
         """A statement for each bucket: each walks its own part of the index, and none is begun in vain."""
         of_place = " AND r.bucket = ?" if query.buckets else ""
         if query.keys:
@@ -70,10 +75,7 @@ class SqliteInspection:
         places: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]
         for place in places or [query.keys]:
             with closing(connection.execute(statement, (after, *place, *owner))) as cursor:
-                for *values, digest in cursor:
-                    row = row_from(values)
-                    assert row is not None, "no outer join"
-                    yield Kept(row, unsigned(digest))
+                yield from cursor
             after = ""
 
     def _select(self, query: ExportQuery) -> str:
@@ -109,3 +111,14 @@ class SqliteInspection:
         records, owned = connection.execute(self.core.statements.census, (me,)).fetchone()
         (absences,) = connection.execute("SELECT count(*) FROM bucket WHERE owner = ?", (me,)).fetchone()
         return Census(records, int(owned), absences)
+
+
+def _row(values: Sequence[Any]) -> Row:
+    row = row_from(values[:ROW_COLUMNS])
+    assert row is not None, "no outer join"
+    return row
+
+
+def _with_served(connection: sqlite3.Connection, keys: Sequence[str]) -> set[str]:
+    """Those of which a served request is known: in most pages of a copy few, so that one look spares many."""
+    return {key for (key,) in connection.execute(WITH_SERVED, (json.dumps(keys),))}

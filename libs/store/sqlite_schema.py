@@ -138,7 +138,11 @@ ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.liv
     "r.base_term, r.base_revision"
 )
 ROW_COLUMNS = 11
+ROW_PAYLOAD = 7
+"""Where among them the payload stands."""
 BUCKET = "b.bucket, b.term, b.version, b.owner"
+
+_STORES = {store.value: store for store in Store}
 
 
 def row_from(values: Sequence[Any]) -> Row | None:
@@ -148,7 +152,7 @@ def row_from(values: Sequence[Any]) -> Row | None:
         return None
     base = None if base_term is None else Version(base_term, base_revision)
     written = Version(write_term, write_revision)
-    return Row(key, Version(term, revision), Store(owner), written, bool(live), payload, schema, base)
+    return Row(key, Version(term, revision), _STORES[owner], written, bool(live), payload, schema, base)
 
 
 def absence_from(values: Sequence[Any]) -> Absence:
