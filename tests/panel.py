@@ -25,12 +25,15 @@ from services.router.flows.audit import Audit, LastAudit
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.diagnose import Surroundings
+from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.parked import ParkedEvents
+from services.router.flows.replay import Replay
 from tests.contracts.pb.toy import shelf_pb2
 from tests.shelf import CONTRACT
 from tests.system import System, running_system
@@ -69,7 +72,11 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
     async with running_system(**system) as running:
         observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)
         cache = running.setting
-        kinds = (Backfill(running.stores, clock), Audit(running.stores, CONTRACT, clock))
+        kinds = (
+            Backfill(running.stores, clock),
+            Audit(running.stores, CONTRACT, clock),
+            Replay(running.stores, running.log, clock),
+        )
         jobs = Jobs(running.control, kinds, Around("router-1", clock))
         last_audit = LastAudit(jobs, clock)
         parts = _parts(running, observer, cache, jobs, last_audit)
@@ -153,4 +160,6 @@ def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs,
         frozenset(),
         clock,
         running.clients,
+        LogEvents(running.log, CONTRACT),
+        ParkedEvents(running.stores, migration),
     )

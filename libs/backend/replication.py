@@ -282,7 +282,8 @@ class Replication(ReplicationServiceServicer):
         self._serving.check()
         answer = pb.ListParkedResponse()
         size = 0
-        for event in await self._ports.feed.parked(check_limit(request.limit, MAX_KEYS)):
+        place = (request.place.partition, request.place.offset) if request.HasField("place") else None
+        for event in await self._ports.feed.parked(check_limit(request.limit, MAX_KEYS), place):
             size += len(event.event)
             if answer.parked and size > ANSWER_BYTES:
                 break

@@ -50,6 +50,7 @@ from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.clients import ClientWatch
 from services.router.flows.diagnose import Surroundings
+from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
@@ -63,7 +64,9 @@ from services.router.flows.metrics import EvidenceMetrics
 from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.parked import ParkedEvents
 from services.router.flows.relay import Relay
+from services.router.flows.replay import Replay
 from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
@@ -183,7 +186,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
     direct = ClientWatch(observer, control_store, clock)
-    kinds = (Backfill(stores, clock), Audit(stores, outside.contract, clock))
+    kinds = (Backfill(stores, clock), Audit(stores, outside.contract, clock), Replay(stores, event_log, clock))
     jobs = Jobs(
         control_store,
         kinds,
@@ -260,6 +263,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         auditor=auditor,
         logged_phases=settings.logged_phases,
         clock=clock,
+        events=LogEvents(event_log, outside.contract),
+        parked=ParkedEvents(stores, migration),
     )
     return Router(
         public=_public(settings, proxy),

@@ -11,7 +11,7 @@ from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import NEVER, Record, Row, Store, Version
-from libs.ownership.wire import event_of
+from libs.ownership.wire import event_of, read_event
 from libs.store.port import Applied, FeedState, FeedStep, Position, UnknownPartition
 from tests.unit.backends import Backend, backend, new
 from tests.waiting import eventually
@@ -89,11 +89,10 @@ async def test_parked_events_are_tried_again(monkeypatch: pytest.MonkeyPatch) ->
         # A version that cannot read what a later one can: its own reading is put in its place.
         import libs.backend.feed as module
 
-        reading = module.read_event
-        monkeypatch.setattr(module, "read_event", lambda key, value: reading("another", value))
+        monkeypatch.setattr(module, "read_event", lambda key, value: read_event("another", value))
         await at.log.append([event("a")])
         assert (await state_when(at, 1)).parked_now == 1
-        monkeypatch.setattr(module, "read_event", reading)
+        monkeypatch.setattr(module, "read_event", read_event)
         at.clock.advance(UNPARK_SECONDS)
 
         async def unparked() -> bool:

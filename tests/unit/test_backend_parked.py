@@ -23,6 +23,8 @@ async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_
         assert (await at.replication.RetryParked(again)).found is False
         listed = await at.replication.ListParked(pb.ListParkedRequest())
         assert [(one.offset, one.key) for one in listed.parked] == [(1, "bad")]
+        nowhere = pb.ListParkedRequest.Place(partition=1, offset=1)
+        assert not (await at.replication.ListParked(pb.ListParkedRequest(place=nowhere))).parked
 
 
 async def test_a_parked_event_is_dropped_by_its_place_and_nothing_is_applied() -> None:

@@ -11,6 +11,7 @@ from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
+from services.router.api.events import EventMethods
 from services.router.api.flags import FlagMethods
 from services.router.api.jobs import JobMethods
 from services.router.api.ledger import LedgerMethods
@@ -29,6 +30,7 @@ from services.router.api.watch import WatchMethods
 from services.router.control.port import Progress
 from services.router.core.phase import Phase
 from services.router.flows.diagnose import Surroundings, diagnose
+from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.job_runner import Jobs
@@ -37,6 +39,7 @@ from services.router.flows.ledger import Auditor
 from services.router.flows.measure import Measurement
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.parked import ParkedEvents
 from services.router.flows.shadow import Shadow
 from services.router.flows.traffic import Traffic
 
@@ -94,9 +97,12 @@ class Parts:
     clock: Clock
     clients: Clients
     """Of old schema versions, at this router's public listener."""
+    events: LogEvents
+    parked: ParkedEvents
 
 
 class ControlServicer(
+    EventMethods,
     FlagMethods,
     JobMethods,
     ManeuverMethods,
@@ -109,6 +115,7 @@ class ControlServicer(
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._events = parts
         self._flags = parts
         self._watched = parts
         self._shadow = parts

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import typer
 
-from services.router.cli import audit, bench, changes, chaos, demo, flags, jobs, ledger, looks, rehearse, shadow
+from services.router.cli import (
+    audit,
+    bench,
+    changes,
+    chaos,
+    demo,
+    events,
+    flags,
+    jobs,
+    ledger,
+    looks,
+    rehearse,
+    replay,
+    shadow,
+)
 
-MODULES = (looks, changes, flags, jobs, audit, rehearse, shadow, ledger, bench, chaos, demo)
+MODULES = (looks, changes, flags, jobs, audit, replay, events, rehearse, shadow, ledger, bench, chaos, demo)
 
 HELP = """Move a live service from A to B and back, and lose nothing.
 

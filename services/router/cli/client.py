@@ -43,10 +43,14 @@ class Control:
     def watch(self, interval_seconds: float) -> Iterator[pb.GetStatusResponse]:
         """The status, again and again. Raises CommandFailed when the router ends it, or is away."""
         request = pb.WatchStatusRequest(interval_seconds=interval_seconds)
-        answers = self._stub.WatchStatus(request, metadata=self._metadata)
+        for answer in self.stream("WatchStatus", request):
+            yield answer.status
+
+    def stream(self, method: str, request: Any) -> Iterator[Any]:
+        """The answers, one after the other. Raises CommandFailed when the router ends them, or is away."""
+        answers = getattr(self._stub, method)(request, metadata=self._metadata)
         try:
-            for answer in answers:
-                yield answer.status
+            yield from answers
         except grpc.RpcError as error:
             raise self._failure(error) from None
         finally:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal, InvalidOperation
 
+from libs.errors import InvalidField
 from services.router.cli.options import CommandFailed, Exit
+from services.router.core.logstart import typed_start
 from services.router.core.phase import Phase
 
 
@@ -28,6 +31,31 @@ def parse_percent(text: str) -> int:
     if permille != permille.to_integral_value():
         raise CommandFailed(f"percentage: {text} is too fine: {allowed}", Exit.USAGE)
     return int(permille)
+
+
+def parse_store(text: str) -> str:
+    """A or B. Raises CommandFailed (usage)."""
+    names = {"a": "A", "simple_mcp": "A", "b": "B", "service_layer": "B"}
+    store = names.get(text.strip().lower().replace("-", "_"))
+    if store is None:
+        raise CommandFailed(f"store: {text!r} does not exist: A (simple_mcp) or B (service_layer)", Exit.USAGE)
+    return store
+
+
+def parse_start(text: str) -> str:
+    """Where in the log to begin, in full. Raises CommandFailed (usage)."""
+    try:
+        return typed_start(text, time.time())
+    except InvalidField as error:
+        raise CommandFailed(error.message, Exit.USAGE) from None
+
+
+def parse_place(text: str) -> tuple[int, int]:
+    """Partition and offset. Raises CommandFailed (usage)."""
+    partition, slash, offset = text.strip().partition("/")
+    if not (slash and partition.isdecimal() and offset.isdecimal()):
+        raise CommandFailed(f"{text!r} is not a place in the log: partition/offset, as 3/1200", Exit.USAGE)
+    return int(partition), int(offset)
 
 
 def parse_flag(text: str) -> bool | None:

@@ -268,6 +268,11 @@ def lift_hold(setting: Setting) -> Setting:
     return replace(setting, generation=setting.generation + 1, hold=False)
 
 
+def noted(setting: Setting) -> Setting:
+    """As it was: the journal is to keep what was done elsewhere."""
+    return replace(setting, generation=setting.generation + 1)
+
+
 def set_flag(setting: Setting, name: str, value: bool | None) -> Setting:
     """True: to B. False: to A. None: unset, the next rule is asked. The name is the caller's to check.
 

@@ -180,6 +180,11 @@ class Migration:
         before = await self._begin(decision)
         return await self._commit("rehearsal ended", decision, before, phases.end_rehearsal(before))
 
+    async def note(self, decision: Decision, action: str) -> Setting:
+        """Has the journal keep what was done beside the setting, which stays. Raises as `rollback` does."""
+        before = await self._begin(decision)
+        return await self._commit(action, decision, before, phases.noted(before))
+
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         """Newest first. Raises InvalidField, ControlUnavailable."""
         if not 0 < limit <= MAX_JOURNAL_ENTRIES:

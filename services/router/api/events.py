@@ -1,0 +1,90 @@
+"""The operator's API for the log's events and for those that a store could not apply."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from libs.ownership.wire import STORE_NUMBERS, store_from_pb
+from libs.pb.baton.control.v1 import events_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.api.messages import timestamp
+from services.router.flows.events import LogEvents, Question, Seen
+from services.router.flows.migration import Decision
+from services.router.flows.parked import ParkedAt, ParkedEvents
+
+
+class EventParts(Protocol):
+    """The flows behind these methods."""
+
+    @property
+    def events(self) -> LogEvents: ...
+
+    @property
+    def parked(self) -> ParkedEvents: ...
+
+
+class EventMethods:
+    """A part of the control servicer."""
+
+    _events: EventParts
+
+    async def ReadEvents(  # noqa: N802
+        self, request: pb.ReadEventsRequest, context: Context
+    ) -> AsyncGenerator[pb.ReadEventsResponse, None]:
+        question = Question(request.start, request.name, request.limit, request.follow, request.content)
+        async with aclosing(self._events.events.read(question)) as found:
+            async for seen in found:
+                yield pb.ReadEventsResponse(event=_event_to_pb(seen))
+
+    async def LookUpEvents(  # noqa: N802
+        self, request: pb.LookUpEventsRequest, context: Context
+    ) -> pb.LookUpEventsResponse:
+        window = await self._events.events.look_up(request.start, request.name)
+        answer = pb.LookUpEventsResponse(events=window.events)
+        for partition, (start, end) in window.ranges.items():
+            answer.ranges.add(partition=partition, start=start, end=end)
+        return answer
+
+    async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:  # noqa: N802
+        found, troubles = await self._events.parked.list(request.limit)
+        return pb.ListParkedResponse(events=[_parked_to_pb(one) for one in found], troubles=troubles)
+
+    async def RetryParked(  # noqa: N802
+        self, request: pb.RetryParkedRequest, context: Context
+    ) -> pb.RetryParkedResponse:
+        store = store_from_pb(request.store, "store")
+        answer = await self._events.parked.retry(store, request.partition, request.offset)
+        return pb.RetryParkedResponse(reason=answer.reason, applied=answer.applied)
+
+    async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:  # noqa: N802
+        decision = Decision(request.actor, request.reason)
+        place = store_from_pb(request.store, "store"), request.partition, request.offset
+        return pb.DropParkedResponse(dropped=_parked_to_pb(await self._events.parked.drop(decision, *place)))
+
+
+def _parked_to_pb(one: ParkedAt) -> pb.ParkedEvent:
+    event = one.event
+    return pb.ParkedEvent(
+        store=STORE_NUMBERS[one.store],
+        partition=event.partition,
+        offset=event.offset,
+        key=event.key,
+        reason=event.reason,
+        bytes=len(event.event),
+    )
+
+
+def _event_to_pb(seen: Seen) -> pb.LogEvent:
+    return pb.LogEvent(
+        partition=seen.partition,
+        offset=seen.offset,
+        time=timestamp(seen.time_seconds),
+        key=seen.key,
+        type=seen.type,
+        bytes=seen.bytes,
+        record=seen.record,
+        trouble=seen.trouble,
+        content=seen.content,
+    )

@@ -1,0 +1,58 @@
+"""Events of the log on the screen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Group
+from rich.json import JSON
+from rich.text import Text
+
+from libs.pb.baton.control.v1 import events_pb2 as pb
+from services.router.cli.views import store_name, time_of
+
+View = dict[str, Any]
+
+
+def event_view(event: pb.LogEvent) -> View:
+    record = event.record
+    known = event.HasField("record")
+    return {
+        "place": f"{event.partition}/{event.offset}",
+        "time": time_of(event.time),
+        "key": event.key,
+        "type": event.type,
+        "bytes": event.bytes,
+        "version": f"{record.version.term}-{record.version.revision}" if known else None,
+        "owner": store_name(record.owner) if known else None,
+        "origin": store_name(record.origin) if known else None,
+        "live": record.live if known else None,
+        "schema_version": record.schema_version if known else None,
+        "made_time": time_of(record.made_time) if known else None,
+        "served": [{"request_id": one.request_id, "principal": one.principal} for one in record.served],
+        "trouble": event.trouble,
+        "content": json.loads(event.content) if event.content else None,
+    }
+
+
+def event_line(view: View) -> Text:
+    head = f"{view['time'].replace('T', ' ').removesuffix('+00:00')}  {view['place']:<12}"
+    if view["trouble"]:
+        return Text(f"{head}  {view['key'] or '(no key)'}  cannot be read: {view['trouble']}", style="red")
+    if view["version"] is None:
+        return Text(f"{head}  {view['type']}", style="dim")
+    state = "" if view["live"] else "  deleted"
+    text = f"{head}  {view['key']}  {view['version']}  owner {view['owner']}  made by {view['origin']}{state}"
+    return Text(text, overflow="fold")
+
+
+def event_screen(view: View) -> Group:
+    """Everything of one event."""
+    left = ("bytes", "schema_version", "made_time")
+    rest = [f"  {name}: {view[name]}" for name in left if view[name] is not None]
+    rest += [f"  request: {one['request_id']} of {one['principal']}" for one in view["served"]]
+    parts: list[Any] = [event_line(view), Text("\n".join(rest))]
+    if view["content"] is not None:
+        parts.append(JSON.from_data(view["content"]))
+    return Group(*parts)
