@@ -154,10 +154,14 @@ class RouterSettings(ProcessSettings):
     gate_ledger_writes: Samples = 300
     """Acknowledged writes that were checked."""
     gate_audit_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    gate_compared_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+    """How old the last comparison of all records may be."""
     gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     gate_client_days: Annotated[float, Field(gt=0, le=365)] = 28.0
     """How long nobody must have called the old service directly."""
 
+    reconcile_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """Between two comparisons of all records, from the first backfill on; 0: only when somebody asks for one."""
     job_lag_seconds: Seconds = 10.0
     """Lag of a feed above which jobs slow down."""
     job_latency_milliseconds: Milliseconds = 500.0
@@ -194,6 +198,7 @@ class RouterSettings(ProcessSettings):
             latency_margin=self.gate_latency_margin_percent / 100,
             latency_calls=self.gate_latency_calls,
             ledger_writes=self.gate_ledger_writes,
+            compared_seconds=self.gate_compared_seconds,
             rehearsal_seconds=self.gate_rehearsal_days * 86_400,
             audit_seconds=self.gate_audit_days * 86_400,
             client_seconds=self.gate_client_days * 86_400,

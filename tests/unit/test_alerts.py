@@ -23,6 +23,7 @@ from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates import GATES, Verdict
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.core.reconcile import Compared
 from services.router.flows.metrics import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks
 from tests.unit.test_metrics import page
@@ -48,6 +49,7 @@ GOOD = Evidence(
     parked=0,
     b_calls=Counts(10_000, 10),
     shadow=ShadowCounts(40_000, 39_997, 0, 3),
+    compared=Compared(60.0, 100_000, 9, 0),
     turn_waits=Counter({0: 10_000}),
     latencies=(parity("get", 0.002, 0.002), parity("update", 0.003, 0.003)),
     ledger=LedgerCounts(LIMITS.ledger_writes, LIMITS.ledger_writes),
@@ -79,6 +81,13 @@ CASES = [
         replace(GOOD, shadow=ShadowCounts(40_000, 39_996, 0, 3, 1)),
         (LIMITS.mismatch_rate, LIMITS.compared_reads),
     ),
+    Case(
+        "BatonDiverged",
+        "shadow-consistent",
+        replace(GOOD, compared=Compared(60.0, 100_000, 101, 0)),
+        (LIMITS.mismatch_alert_rate,),
+    ),
+    Case("BatonDifferencesLeft", "shadow-consistent", replace(GOOD, compared=Compared(60.0, 100_000, 10, 1)), (0,)),
     Case("BatonSlower", "latency-parity", replace(GOOD, latencies=(parity("get", 0.002, 0.004),)), ()),
     Case(
         "BatonErrors",

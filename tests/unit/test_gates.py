@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from libs.telemetry.latency import bucket_of_seconds
+from services.router.core.consistency import stores_alert
 from services.router.core.evidence import shadow_alert
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.core.reconcile import Compared
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 
@@ -46,6 +48,8 @@ GOLDEN = Evidence(
     b_calls=Counts(3000, 3), lag_seconds=1.0, turn_waits=waits(0.0, 0.047), latencies=(parity("update", 0.003, 0.05),)
 )
 
+AGREEING = Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498), compared=Compared(3600.0, 100_000, 9, 0))
+
 CASES = [
     ("backfill", Evidence(backfill_finished_seconds_ago=0.0), PASS),
     ("backfill", NOTHING_KNOWN, FAIL),
@@ -67,12 +71,17 @@ CASES = [
     ("a-owns-nothing", Evidence(a_owned_records=0, a_outbox_entries=0), INCONCLUSIVE),
     ("a-owns-nothing", Evidence(a_owned_absences=0, a_outbox_entries=0), INCONCLUSIVE),
     ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0), INCONCLUSIVE),
-    ("shadow-consistent", Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498)), PASS),
-    ("shadow-consistent", Evidence(shadow=ShadowCounts(30_000, 29_997, 0, 3)), FAIL),
-    ("shadow-consistent", Evidence(shadow=ShadowCounts(30_000, 29_997, 0, 0, 3)), FAIL),
-    ("shadow-consistent", Evidence(shadow=ShadowCounts(100, 96, 0, 4)), FAIL),
-    ("shadow-consistent", Evidence(shadow=ShadowCounts(29_999, 29_999)), INCONCLUSIVE),
-    ("shadow-consistent", Evidence(shadow=ShadowCounts(40_000, 20_000, error=20_000)), INCONCLUSIVE),
+    ("shadow-consistent", AGREEING, PASS),
+    ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 29_997, 0, 3)), FAIL),
+    ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 29_997, 0, 0, 3)), FAIL),
+    ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(100, 96, 0, 4)), FAIL),
+    ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(29_999, 29_999)), INCONCLUSIVE),
+    ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(40_000, 20_000, error=20_000)), INCONCLUSIVE),
+    ("shadow-consistent", replace(AGREEING, compared=None), INCONCLUSIVE),
+    ("shadow-consistent", replace(AGREEING, compared=Compared(3601.0, 100_000, 0, 0)), INCONCLUSIVE),
+    ("shadow-consistent", replace(AGREEING, compared=Compared(1.0, 100_000, 10, 0)), FAIL),
+    ("shadow-consistent", replace(AGREEING, compared=Compared(1.0, 10, 1, 0)), FAIL),
+    ("shadow-consistent", replace(AGREEING, compared=Compared(1.0, 0, 0, 0)), PASS),
     ("shadow-consistent", NOTHING_KNOWN, INCONCLUSIVE),
     ("error-rate", Evidence(b_calls=Counts(600, 2)), PASS),
     ("error-rate", Evidence(b_calls=Counts(600, 3)), FAIL),
@@ -174,3 +183,17 @@ def test_a_person_is_called_when_more_reads_disagree_than_the_alert_allows(count
 def test_the_verdict_on_latency_says_which_operation_is_slower_and_by_what_bounds() -> None:
     (result,) = judge(["latency-parity"], latencies(parity("get", 0.002, 0.002), parity("update", 0.002, 0.004)))
     assert "get PASS" in result.evidence and "update FAIL: B 3.95 to 4.12 ms (300 calls), A 1.97 to" in result.evidence
+
+
+@pytest.mark.parametrize(
+    ("compared", "alert"),
+    [
+        (Compared(1.0, 10_000, 10, 0), ""),
+        (Compared(1.0, 10_000, 11, 0), "11 of 10000 records differ, 0 are not repaired"),
+        (Compared(1.0, 10_000, 1, 1), "1 of 10000 records differ, 1 are not repaired"),
+        (None, ""),
+    ],
+)
+def test_a_person_is_called_when_many_records_differ_or_any_stays_so(compared: Compared | None, alert: str) -> None:
+    said = stores_alert(Evidence(compared=compared), Limits())
+    assert said.startswith(alert) and bool(said) is bool(alert)

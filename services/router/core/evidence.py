@@ -7,6 +7,7 @@ faults than so many calls may have are a FAIL, however few calls there were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from libs.telemetry.latency import Bounds, Histogram, bounds
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.core.reconcile import Compared
 
 
 class Verdict(Enum):
@@ -50,6 +52,8 @@ class Limits:
     """Of each store, of one operation. With fewer than 299 there is no upper bound of P99."""
     ledger_writes: int = 300
     """Acknowledged writes that were held against the stores."""
+    compared_seconds: float = 3600.0
+    """How old a comparison of the stores may be."""
     rehearsal_seconds: float = 7 * 86400.0
     audit_seconds: float = 7 * 86400.0
     client_seconds: float = 28 * 86400.0
@@ -85,6 +89,8 @@ class Evidence:
     """By operation, over the minutes of the last hour in which both stores served it, over all routers."""
     shadow: ShadowCounts | None = None
     """Since the comparison was set, over all routers."""
+    compared: Compared | None = None
+    """The stores themselves, record by record; None: they never were."""
     turn_waits: Histogram | None = None
     """How long writes at B have waited for their turn in the last minutes, over all its processes that tell."""
     ledger: LedgerCounts | None = None
@@ -257,9 +263,14 @@ def golden_metrics(evidence: Evidence, limits: Limits) -> Judgement:
         "lag": lag(evidence, limits),
         "delta": _write_delta(evidence, limits),
     }
+    return all_of(parts, errors)
+
+
+def all_of(parts: Mapping[str, Judgement], counted: Judgement) -> Judgement:
+    """The worst verdict; samples are those of one part."""
     verdict = next((v for v in (FAIL, INCONCLUSIVE) if any(part.verdict is v for part in parts.values())), PASS)
     shown = "; ".join(f"{name} {part.verdict.value}: {part.evidence}" for name, part in parts.items())
-    return Judgement(verdict, shown, errors.samples, errors.least_samples)
+    return Judgement(verdict, shown, counted.samples, counted.least_samples)
 
 
 def time_shown(seconds: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.router.core import evidence as on
+from services.router.core.consistency import consistent
 from services.router.core.evidence import Evidence, Judgement, Limits, Verdict
 
 __all__ = ["GATES", "Evidence", "Gate", "GateResult", "Limits", "Verdict", "judge", "not_overridable", "worst"]
@@ -82,12 +83,13 @@ _GATES: Sequence[Gate] = (
     ),
     Gate(
         "shadow-consistent",
-        "Shadow reads agree.",
+        "Shadow reads agree, and so do the stores' records.",
         lambda limits: (
-            f"disagreeing < {on.percent(limits.mismatch_rate)}, alert > {on.percent(limits.mismatch_alert_rate)}"
+            f"disagreeing < {on.percent(limits.mismatch_rate)}, alert > {on.percent(limits.mismatch_alert_rate)},"
+            f" records compared at most {on.time_shown(limits.compared_seconds)} ago"
         ),
-        on.shadow,
-        "baton shadow set PERCENT compares more reads; baton shadow shows what differs",
+        consistent,
+        "baton shadow set PERCENT compares more reads, baton shadow shows what differs; baton reconcile for the stores",
     ),
     Gate(
         "error-rate",

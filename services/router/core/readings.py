@@ -92,6 +92,16 @@ def _lost(evidence: Evidence, limits: Limits) -> Readings:
         yield Reading(evidence.ledger.lost)
 
 
+def _diverged(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.compared is not None:
+        yield Reading(evidence.compared.share)
+
+
+def _left(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.compared is not None:
+        yield Reading(evidence.compared.left)
+
+
 METRICS = (
     Metric("baton.lag", "s", "How far the worse feed is behind", _lag),
     Metric("baton.parked.events", "{event}", "Events that could not be applied, at both stores", _parked),
@@ -99,6 +109,8 @@ METRICS = (
     Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),
     Metric("baton.inconsistency.share", "1", "Share of the compared reads that disagree", _inconsistency),
     Metric("baton.compared.reads", "{read}", "Reads of which it could be told whether both stores agree", _compared),
+    Metric("baton.reconcile.share", "1", "Share of the records that differed when the stores were compared", _diverged),
+    Metric("baton.reconcile.left", "{record}", "Of these, records that were not repaired", _left),
     Metric("baton.turn.wait.p99", "s", "Bounds of P99 of a write's wait for its turn at B", _turn_wait),
     Metric("baton.call.p99", "s", "Bounds of P99 of an operation at a store, in the same minutes at both", _p99),
     Metric("baton.write.delta", "s", "Bounds of how far P99 of a write at B is above A's", _write_delta),

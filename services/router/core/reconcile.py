@@ -144,6 +144,21 @@ def _is_other_content(here: Look, there: Look | None) -> bool:
     return same and there is not None and there.content != here.content
 
 
+class Compared(NamedTuple):
+    """What came of the last comparison of all records."""
+
+    seconds_ago: float
+    records: int
+    different: int
+    """Believed to be."""
+    left: int
+    """Of these, not repaired."""
+
+    @property
+    def share(self) -> float:
+        return self.different / max(self.records, self.different, 1)
+
+
 @dataclass(slots=True)
 class Findings:
     """Of a comparison so far: what its report says."""

@@ -1,0 +1,63 @@
+"""Compares the stores every few minutes, and knows what came of it. Every router asks; one job at a time runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from libs.clock import Clock
+from libs.rpc.tasks import Loop
+from services.router.core.evidence import Evidence
+from services.router.core.jobs import JobState
+from services.router.core.reconcile import Compared, Findings
+from services.router.flows.backfill import TO_B
+from services.router.flows.job_runner import Jobs
+from services.router.flows.reconcile import NAME
+
+INTERVAL_SECONDS = 1.0
+ACTOR = "baton"
+
+
+class Reconciling:
+    """`loop` is the caller's to run."""
+
+    def __init__(self, jobs: Jobs, interval_seconds: float, clock: Clock) -> None:
+        """`interval_seconds`: from the end of a comparison to the next one; 0: none is begun here."""
+        self._jobs = jobs
+        self._interval = interval_seconds
+        self._clock = clock
+        self._job = ""
+        self._findings = Findings()
+        self._ended = 0.0
+        self.loop = Loop("reconciling", self._body)
+
+    async def look(self) -> None:
+        """Once. Raises ControlUnavailable."""
+        done = next((job for job in self._jobs.view if job.lane == NAME and job.state is JobState.FINISHED), None)
+        if done is not None and done.id != self._job:
+            self._findings = Findings.from_json((await self._jobs.job(done.id)).report)
+            self._job, self._ended = done.id, done.ended_seconds
+        if self._is_due():
+            await self._jobs.start(NAME, {}, ACTOR)
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what came of the last comparison."""
+        if not self._job:
+            return evidence
+        found, ago = self._findings, max(0.0, self._clock.now() - self._ended)
+        return replace(evidence, compared=Compared(ago, found.records, found.different, found.left))
+
+    def _is_due(self) -> bool:
+        """Before the first backfill the stores differ in everything; after a failure or a pause a person decides."""
+        copied = self._jobs.finished_seconds_ago(TO_B)
+        if not self._interval or copied is None or self._jobs.trouble:
+            return False
+        latest = self._jobs.latest(NAME)
+        if latest is None:
+            return copied >= self._interval
+        return latest.state.ended and self._clock.now() - latest.ended_seconds >= self._interval
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)
