@@ -5,6 +5,7 @@ Version 3 stands for any next one. It has its labels in a field of its own, and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from google.protobuf.message import Message
 
 from libs.contract.descriptors import Contract, length_delimited
 from libs.contract.schemas import SchemaUnknown, SchemaVersions
-from libs.ownership.model import BUCKETS, Row, Store
+from libs.ownership.model import BUCKETS, Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
@@ -26,6 +27,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import FLAT, METADATA, STRUCTURED, Form, Schemas, write_model
 from libs.sandboxes.unknown import split
+from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
 from tests.system import Kit, System, running_system
@@ -183,6 +185,45 @@ async def test_a_store_that_does_not_understand_a_record_keeps_it_and_gives_it_b
     await system.migration.lift_hold(BY_HAND)
     await walk(system, [Phase.SHADOW, Phase.DUAL_WRITE, Phase.DUAL_READ])
     assert await get(system, 3) == before
+
+
+async def watch(system: System) -> set[str]:
+    """The names that a client of version 2 is shown in a whole view."""
+    stream: Any = system.client.stream_callable(f"/{CONTRACT.service}/WatchSandboxes")(
+        pb.WatchSandboxesRequest().SerializeToString(), metadata=grpc.aio.Metadata((METADATA, "2"))
+    )
+    seen: set[str] = set()
+    try:
+        while True:
+            async with asyncio.timeout(20):
+                answer = pb.WatchSandboxesResponse.FromString(await stream.read())
+            seen = {sandbox.name for sandbox in answer.sandboxes} | (set() if answer.reset else seen)
+            if answer.synced:
+                return seen
+    finally:
+        stream.cancel()
+
+
+async def test_a_watch_goes_on_at_the_store_that_understands_what_it_shows(system: System) -> None:
+    await to_b_and_third(system)
+
+    async def arrived() -> bool:
+        return (await row(system, Store.A)).schema_version == 3
+
+    await eventually(arrived)
+    await system.migration.rollback(BY_HAND, Phase.OFF)
+    assert await watch(system) == {NAME, "sandboxes/two"}
+
+
+async def test_a_watch_ends_when_no_store_understands_what_it_should_show(known: System) -> None:
+    await answer(known, "CreateSandbox", new("one"), 2)
+    (before,) = (await known.ports(Store.A).inspection.export(ExportQuery()))[0]
+    later = replace(before.row, version=Version(0, 2), write_version=Version(0, 2), schema_version=3)
+    for store in Store:
+        await known.ports(store).transfers.apply([replace(before, row=later)])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await watch(known)
+    assert reason_of(caught.value)[0] == SchemaUnknown.reason
 
 
 async def test_what_a_store_does_not_understand_is_no_difference_of_the_stores(system: System) -> None:

@@ -13,12 +13,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.message import Message
 
 from libs.contract.descriptors import Method
+from libs.contract.schemas import SchemaUnknown
 from libs.contract.watches import HEARTBEAT_SECONDS, place_of, shape_of
 from libs.errors import BatonError, OwnerUnavailable
 from libs.ownership.model import Store
@@ -62,6 +63,8 @@ class _Search:
     pause_seconds: float = FIRST_PAUSE_SECONDS
     turned: bool = False
     """The other store is tried, too."""
+    too_old: set[Store] = field(default_factory=set)
+    """Stores that have met a record of a schema version that they do not understand."""
 
     def found(self, patience_seconds: float) -> None:
         self.patience_seconds = patience_seconds
@@ -101,13 +104,22 @@ class Watching:
                         if not self._may_ask(search.store):
                             break
             except (StoreLost, Refused) as error:
-                if isinstance(error, Refused) and not error.is_fault:
+                if not isinstance(error, Refused) or error.is_fault:
+                    await self._after(search, error)
+                elif error.reason == SchemaUnknown.reason and self._other_may_show(search):
+                    log.warning("a watch goes on at store %s, anew: %s", search.store.other, error)
+                    search.turn()
+                else:
                     raise
-                await self._after(search, error)
 
     def _may_ask(self, store: Store) -> bool:
         """Without a way back A is not told of B's changes any more."""
         return store is Store.B or self._steering.current.rule.way_back
+
+    def _other_may_show(self, search: _Search) -> bool:
+        """What this store does not understand."""
+        search.too_old.add(search.store)
+        return search.store.other not in search.too_old and self._may_ask(search.store.other)
 
     async def _after(self, search: _Search, error: BatonError) -> None:
         """The store was lost. Raises OwnerUnavailable when the other one does not answer either."""
