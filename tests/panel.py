@@ -31,9 +31,13 @@ from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
-from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.observe import Observer
 from services.router.flows.parked import ParkedEvents
+from services.router.flows.reconcile import Reconcile
+from services.router.flows.reconciling import Reconciling
 from services.router.flows.replay import Replay
+from services.router.flows.transfer import Transfer
+from services.router.flows.validate import Validate
 from tests.contracts.pb.toy import shelf_pb2
 from tests.shelf import CONTRACT
 from tests.system import System, running_system
@@ -76,16 +80,19 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
             Backfill(running.stores, clock),
             Audit(running.stores, CONTRACT, clock),
             Replay(running.stores, running.log, clock),
+            Reconcile(running.stores, Transfer(running.stores), running.log, clock),
+            Validate(running.stores, clock),
         )
         jobs = Jobs(running.control, kinds, Around("router-1", clock))
         last_audit = LastAudit(jobs, clock)
-        parts = _parts(running, observer, cache, jobs, last_audit)
+        reconciling = Reconciling(jobs, 0.0, clock)
+        parts = _parts(running, observer, jobs, last_audit, reconciling)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
         moves = parts.maneuvers
         loops = (moves.canary_auto.loop, moves.rehearsals.loop, parts.measurement.loop, parts.judge.loop)
         async with (
-            running_loops(observer.loop, cache.loop, jobs.loop, last_audit.loop, *loops),
+            running_loops(observer.loop, cache.loop, jobs.loop, last_audit.loop, reconciling.loop, *loops),
             open_channel(server.address) as channel,
         ):
             yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc))
@@ -119,12 +126,13 @@ def _maneuvers(
     )
 
 
-def _parts(running: System, observer: Observer, cache: SettingCache, jobs: Jobs, last_audit: LastAudit) -> Parts:
-    clock = SystemClock()
+def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudit, reconciling: Reconciling) -> Parts:
+    clock, cache = SystemClock(), running.setting
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
-        return measurement.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
+        seen = reconciling.evidence(last_audit.evidence(seen))
+        return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
 
     measurement = Measurement(
         running.control,

@@ -65,12 +65,15 @@ from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
+from services.router.flows.reconcile import Reconcile
+from services.router.flows.reconciling import Reconciling
 from services.router.flows.relay import Relay
 from services.router.flows.replay import Replay
 from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
+from services.router.flows.validate import Validate
 from services.router.flows.watching import Watching
 from services.router.settings import RouterSettings
 
@@ -186,16 +189,24 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
     direct = ClientWatch(observer, control_store, clock)
-    kinds = (Backfill(stores, clock), Audit(stores, outside.contract, clock), Replay(stores, event_log, clock))
+    kinds = (
+        Backfill(stores, clock),
+        Audit(stores, outside.contract, clock),
+        Replay(stores, event_log, clock),
+        Reconcile(stores, transfer, event_log, clock),
+        Validate(stores, clock),
+    )
     jobs = Jobs(
         control_store,
         kinds,
         Around(holder, clock, lambda: measurement.load(observer.worst_lag_seconds), settings.throttle_limits),
     )
     last_audit = LastAudit(jobs, clock)
+    reconciling = Reconciling(jobs, settings.reconcile_seconds, clock)
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
+        seen = reconciling.evidence(seen)
         seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
         return measurement.evidence(seen)
 
@@ -274,6 +285,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             *outside.switches.loops,
             observer.loop,
             jobs.loop,
+            reconciling.loop,
             last_audit.loop,
             maneuvers.canary_auto.loop,
             maneuvers.rehearsals.loop,

@@ -18,12 +18,13 @@ from services.router.cli import (
     jobs,
     ledger,
     looks,
+    reconcile,
     rehearse,
     replay,
     shadow,
 )
 
-MODULES = (looks, changes, flags, jobs, audit, replay, events, rehearse, shadow, ledger, bench, chaos, demo)
+MODULES = (looks, changes, flags, jobs, audit, reconcile, replay, events, rehearse, shadow, ledger, bench, chaos, demo)
 
 HELP = """Move a live service from A to B and back, and lose nothing.
 

@@ -10,6 +10,7 @@ from libs.clock import Clock
 from libs.errors import InvalidField
 from services.router.control.port import ControlStore, JournalEntry
 from services.router.core import phase as phases
+from services.router.core.consistency import stores_alert
 from services.router.core.evidence import shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.judge import automatic_rollback
@@ -112,8 +113,8 @@ class Migration:
 
     def alerts(self, setting: Setting) -> list[str]:
         """What a person must look at, by the evidence of the gates."""
-        alert = shadow_alert(self._evidence(setting), self._limits)
-        return [alert] if alert else []
+        evidence = self._evidence(setting)
+        return [alert for told in (shadow_alert, stores_alert) if (alert := told(evidence, self._limits))]
 
     async def advance(self, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
         """One step forward.
