@@ -31,9 +31,12 @@ class UpkeepLoop:
     async def tick(self) -> None:
         """At most LONGEST_TICK_SECONDS at once. What went by beyond that, while the store or this process stood still,
         is not counted: leases and memories may last longer by it, never shorter."""
-        now = self._clock.monotonic()
-        await self._ports.upkeep.tick(min(now - self._last, LONGEST_TICK_SECONDS))
-        self._last = now
+        began = self._clock.monotonic()
+        elapsed = min(began - self._last, LONGEST_TICK_SECONDS)
+        await self._ports.upkeep.tick(elapsed)
+        # What this tick took to be written down is counted by the next one. A lease that was granted just before it was
+        # written sees both, so together they must not be more than one may be.
+        self._last = max(began, self._clock.monotonic() - (LONGEST_TICK_SECONDS - elapsed))
         self._ticks += 1
         if self._ticks % PRUNE_EVERY_TICKS == 0:
             await self._ports.upkeep.prune()

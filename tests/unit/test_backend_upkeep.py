@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from libs.backend.upkeep import UpkeepLoop
 from libs.clock import ManualClock
 from libs.ownership.limits import LONGEST_TICK_SECONDS
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
+from libs.store.port import Upkeep
 from tests.contracts.store_adapters import own, put
 
 KEY = "sandboxes/one"
@@ -29,3 +32,41 @@ async def test_ticks_are_monotonic_time_and_what_a_standstill_took_is_not_counte
     clock.advance(1.0)
     await upkeep.tick()
     assert (await store.outbox.depth()).oldest_seconds == 2.25 + LONGEST_TICK_SECONDS
+
+
+class Stalling:
+    """A store's upkeep whose next tick takes a while to be written down, and then something happens just before."""
+
+    def __init__(self, store: MemoryStore, clock: ManualClock) -> None:
+        self._inner: Upkeep = store.upkeep
+        self._store = store
+        self._clock = clock
+        self.seconds = 0.0
+
+    async def tick(self, elapsed_seconds: float) -> None:
+        if self.seconds:
+            self._clock.advance(self.seconds)
+            self.seconds = 0.0
+            await put(self._store, KEY, "r1", "w")
+        await self._inner.tick(elapsed_seconds)
+
+    async def prune(self) -> int:
+        return await self._inner.prune()
+
+
+@pytest.mark.parametrize("late", [0.25, 1.0, 2.0, 60.0])
+@pytest.mark.parametrize("stall", [0.25, 1.0, 3.0])
+async def test_no_lease_ends_early_by_a_tick_that_is_written_late(late: float, stall: float) -> None:
+    """Whoever was granted one just before the tick is written is held to that tick, and to what the next one counts."""
+    clock = ManualClock()
+    store = MemoryStore(Store.A, clock, sandbox_columns)
+    await own(store, [KEY])
+    store.upkeep = stalling = Stalling(store, clock)
+    upkeep = UpkeepLoop(store, clock)
+    clock.advance(late)
+    stalling.seconds = stall
+    await upkeep.tick()
+    for seconds in range(1, 4):
+        clock.advance(1.0)
+        await upkeep.tick()
+        assert (await store.outbox.depth()).oldest_seconds <= seconds + LONGEST_TICK_SECONDS
