@@ -1,0 +1,219 @@
+"""A part of the log is given to a store again: what it lacks comes back, nothing else changes, however often."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.clock import SystemClock
+from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.port import Event, partition_of
+from libs.ownership.model import Record, Row, Store, Version
+from libs.ownership.wire import event_of
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.control.v1 import events_pb2
+from libs.store.memory import MemoryStore
+from services.router.core.jobs import Job, JobState
+from services.router.flows.job_runner import Around, Jobs
+from services.router.flows.replay import Replay
+from tests.panel import Panel, running_loops, running_panel
+from tests.system import running_system
+from tests.waiting import eventually
+
+RECORDS = 120
+VERSIONS = 3
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(feeds=False, mover=False) as running:
+        yield running
+
+
+def key_of(number: int) -> str:
+    return f"rooms/r/books/{number:05}"
+
+
+def record(key: str, revision: int = 1, origin: Store = Store.A) -> Record:
+    version = Version(0, revision)
+    return Record(Row(key, version, Store.A, version, True, f"{key} {revision}".encode(), 1), (), origin, 1.7e9)
+
+
+def event(key: str, revision: int = 1, origin: Store = Store.A) -> Event:
+    return Event(key, event_of(record(key, revision, origin)))
+
+
+def events() -> list[Event]:
+    return [event(key_of(number), revision + 1) for revision in range(VERSIONS) for number in range(RECORDS)]
+
+
+async def rows(store: MemoryStore) -> dict[str, tuple[Version, bytes]]:
+    found = await store.records.read_many([key_of(number) for number in range(RECORDS)])
+    return {one.key: (one.row.version, one.row.payload) for one in found if one.row is not None}
+
+
+NEWEST = {key_of(number): (Version(0, VERSIONS), f"{key_of(number)} {VERSIONS}".encode()) for number in range(RECORDS)}
+
+
+async def ended(panel: Panel, arguments: Mapping[str, str], rate: float = 0.0) -> Job:
+    job = await panel.parts.jobs.start("replay", {"to": "B", "start": "start", **arguments}, "ann", rate)
+
+    async def over() -> Job | None:
+        found = await panel.parts.jobs.job(job.id)
+        return None if found.state.wants_a_runner else found
+
+    found = await eventually(over)
+    assert found is not None
+    return found
+
+
+def report(job: Job) -> Any:
+    return json.loads(job.report)
+
+
+async def test_a_replay_brings_back_what_a_store_lacks_and_leaves_its_feed_as_it_was(panel: Panel) -> None:
+    await panel.system.log.append(events())
+    b = panel.system.ports(Store.B)
+    job = await ended(panel, {})
+    assert (job.state, job.done, job.total) == (JobState.FINISHED, RECORDS * VERSIONS, RECORDS * VERSIONS)
+    assert await rows(b) == NEWEST
+    assert job.note == "applied 360, ignored 0 as known"
+    again = await ended(panel, {})
+    assert again.note == "applied 0, ignored 360 as known"
+    state = await b.feed.state()
+    assert (dict(state.next_offsets), state.read) == ({}, 0)
+    assert await rows(panel.system.ports(Store.A)) == {}
+
+
+async def test_a_store_s_own_events_come_back_to_it_too(panel: Panel) -> None:
+    await panel.system.log.append([event(key_of(0), 5, Store.B)])
+    assert (await ended(panel, {})).note == "applied 1, ignored 0 as known"
+
+
+async def test_a_dry_run_says_what_a_replay_would_do_and_changes_nothing(panel: Panel) -> None:
+    b = panel.system.ports(Store.B)
+    await b.transfers.apply([record(key_of(number), 2) for number in range(RECORDS // 2)])
+    before = await rows(b)
+    await panel.system.log.append(events())
+    said = await ended(panel, {"dry_run": "yes"})
+    # Of half of the records one version is newer, of the others all three are.
+    assert said.note == "would apply 240, ignore 120 as known"
+    assert await rows(b) == before
+    done = await ended(panel, {})
+    assert done.note == "applied 240, ignored 120 as known", "and so it is"
+
+
+async def test_a_replay_of_one_record_reads_its_partition_only(panel: Panel) -> None:
+    await panel.system.log.append(events())
+    job = await ended(panel, {"name": key_of(7)})
+    part = partition_of(key_of(7), panel.system.log.partitions)
+    oldest, end = (await panel.system.log.ends())[part]
+    assert (job.done, report(job)["applied"], report(job)["others"]) == (end - oldest, 3, end - oldest - 3)
+    assert await rows(panel.system.ports(Store.B)) == {key_of(7): NEWEST[key_of(7)]}
+
+
+async def test_events_that_cannot_be_read_are_counted_and_named_and_keep_no_other_back(panel: Panel) -> None:
+    good = events()[:3]
+    bad_store = Event("x", event("x").value + b"\x18\x63")  # its last owner is store 99
+    heartbeat = Event("", b"", HeaderWriter("A", "baton.heartbeat.v1").write("", (0, 0), 1.0))
+    odd = [Event("x", b"\xff"), bad_store, Event("other", good[0].value), heartbeat]
+    await panel.system.log.append([*odd, *good], partition=2)
+    job = await ended(panel, {})
+    found = report(job)
+    assert (found["applied"], found["known"], found["unreadable"], found["others"]) == (3, 0, 3, 1)
+    assert sorted(found["places"]) == ["2/0", "2/1", "2/2"]
+    assert job.note == "applied 3, ignored 0 as known; 3 cannot be read"
+
+
+async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(panel: Panel) -> None:
+    await panel.system.log.append([event(key_of(0)), event(key_of(1)), event(key_of(2))], partition=3)
+    await panel.system.log.append([event(key_of(9))], partition=4)
+    assert (await ended(panel, {"start": "3/1"})).note == "applied 2, ignored 0 as known"
+    assert set(await rows(panel.system.ports(Store.B))) == {key_of(1), key_of(2)}
+    later = await ended(panel, {"start": "2999-01-01T00:00:00+00:00"})
+    assert (later.state, later.done) == (JobState.FINISHED, 0)
+    assert (await ended(panel, {"start": "2020-01-01T00:00:00+00:00"})).done == 4
+
+
+@pytest.mark.parametrize(
+    ("start", "why"),
+    [
+        ("2020-01-01T00:00:00+00:00", "partition 3 holds nothing that was appended before this time"),
+        ("3/1", "partition 3: offset 1 was dropped by retention: 2 is the oldest that is held"),
+        ("3/9", "at most 3/5, where the log ends"),
+        ("77/0", "partitions 0 to 15"),
+    ],
+)
+async def test_what_the_log_does_not_hold_is_refused_with_the_reason(panel: Panel, start: str, why: str) -> None:
+    log = panel.system.log
+    await log.append([event(key_of(number)) for number in range(5)], partition=3)
+    await log.trim(3, 2)
+    with pytest.raises(grpc.aio.AioRpcError, match=why):
+        await panel.control.LookUpEvents(events_pb2.LookUpEventsRequest(start=start))
+    job = await ended(panel, {"start": start})
+    assert job.state is JobState.FAILED and why in job.note
+    await panel.parts.jobs.cancel(job.id, "ann")
+    assert await rows(panel.system.ports(Store.B)) == {}
+    held = await panel.control.LookUpEvents(events_pb2.LookUpEventsRequest(start="start"))
+    assert held.events == 3
+    assert (await ended(panel, {})).done == 3, "what is held can be replayed"
+
+
+async def test_a_replay_that_retention_has_overtaken_fails_and_says_so(panel: Panel) -> None:
+    log = panel.system.log
+    await log.append([event(key_of(number)) for number in range(100)], partition=3)
+    job = await panel.parts.jobs.start("replay", {"to": "B", "start": "start"}, "ann", 20.0)
+    await eventually(lambda: panel.parts.jobs.view[0].done > 0)
+    await log.trim(3, 90)
+    await eventually(lambda: panel.parts.jobs.view[0].state is JobState.FAILED)
+    failed = await panel.parts.jobs.job(job.id)
+    assert "retention was faster than this replay" in failed.note and 0 < failed.done < 90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"to": "C"}, "to: 'C' is not valid: A or B"),
+        ({"start": "10:00"}, "start: '10:00' is not valid"),
+        ({"start": ""}, "start: '' is not valid"),
+        ({"name": "x" * 300}, "name: "),
+        ({"dry_run": "perhaps"}, "dry_run: 'perhaps' is not valid: yes or no"),
+        ({"fast": "yes"}, "arguments: 'fast' is not valid"),
+    ],
+)
+async def test_a_replay_that_makes_no_sense_is_no_job(panel: Panel, arguments: dict[str, str], why: str) -> None:
+    request = pb.StartJobRequest(kind="replay", actor="ann", arguments={"to": "B", "start": "start", **arguments})
+    with pytest.raises(grpc.aio.AioRpcError, match=why):
+        await panel.control.StartJob(request)
+    assert panel.parts.jobs.view == ()
+
+
+async def test_a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_same_result() -> None:
+    chance, clock, runs = random.Random(11), SystemClock(), 0
+    async with running_system(feeds=False, mover=False) as system:
+        await system.log.append(events())
+        while True:
+            jobs = Jobs(system.control, [Replay(system.stores, system.log, clock)], Around(f"router-{runs}", clock))
+            job = await jobs.start("replay", {"to": "B", "start": "start"}, "ann", 300.0)
+            reached = job.done + chance.randint(1, 150)
+
+            async def far_enough(job_id: str = job.id, reached: int = reached) -> Job | None:
+                found = await system.control.job(job_id)
+                return found if found.done >= reached or found.state is JobState.FINISHED else None
+
+            # At the end whatever step is under way is broken off, wherever it is.
+            async with running_loops(jobs.loop):
+                ended = await eventually(far_enough)
+            runs += 1
+            if ended is not None and ended.state is JobState.FINISHED:
+                break
+        found = report(ended)
+        assert runs >= 3
+        assert (ended.id, ended.done) == ("replay-1", RECORDS * VERSIONS), "one job, each event counts once"
+        assert found["applied"] + found["known"] == RECORDS * VERSIONS
+        assert await rows(system.ports(Store.B)) == NEWEST
