@@ -49,13 +49,12 @@ class Reconciling:
 
     def _is_due(self) -> bool:
         """Before the first backfill the stores differ in everything; after a failure or a pause a person decides."""
-        copied = self._jobs.finished_seconds_ago(TO_B)
-        if not self._interval or copied is None or self._jobs.trouble:
-            return False
         latest = self._jobs.latest(NAME)
-        if latest is None:
-            return copied >= self._interval
-        return latest.state.ended and self._clock.now() - latest.ended_seconds >= self._interval
+        if not self._interval or self._jobs.trouble or (latest is not None and not latest.state.ended):
+            return False
+        copied = [job.ended_seconds for job in self._jobs.view if job.lane == TO_B and job.state is JobState.FINISHED]
+        compared = [] if latest is None else [latest.ended_seconds]
+        return bool(copied) and self._clock.now() - max(copied + compared) >= self._interval
 
     async def _body(self, loop: Loop) -> None:
         await self.look()
