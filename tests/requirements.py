@@ -271,6 +271,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "unit/test_backend_feed.py",
             "parked_events_are_tried_again",
             "every_event_is_applied_old_or_parked_and_the_counters_add_up",
+        )
+        + _in(
+            "integration/test_events.py",
+            "parked_events_are_listed_and_tried_again",
+            "a_parked_event_is_dropped_with_a_reason_that_the_journal_keeps",
+            "one_event_or_those_of_one_record_are_shown_with_their_content",
         ),
     ),
     "data.audit": Requirement(
@@ -295,7 +301,22 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "data.validate": Requirement("Queries show which ids only one store has, and how far it is behind"),
     "data.replay": Requirement(
-        "A part of the log can be applied again to either store, after a look at what it would do"
+        "A part of the log can be applied again to either store, after a look at what it would do",
+        _in(
+            "acceptance/test_replay.py",
+            "a_replay_that_is_killed_at_random_brings_back_every_row_that_a_store_has_lost",
+        )
+        + _in(
+            "integration/test_replay.py",
+            "a_replay_brings_back_what_a_store_lacks_and_leaves_its_feed_as_it_was",
+            "a_dry_run_says_what_a_replay_would_do_and_changes_nothing",
+            "a_replay_of_one_record_reads_its_partition_only",
+            "a_replay_from_a_place_or_a_time_leaves_out_what_was_before",
+            "what_the_log_does_not_hold_is_refused_with_the_reason",
+            "a_replay_that_retention_has_overtaken_fails_and_says_so",
+            "a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_same_result",
+        )
+        + _in("integration/test_events.py", "a_replay_is_previewed_done_and_refused_by_command"),
     ),
     "data.recovery": Requirement(
         "B can be made anew from A and the log, is checked before it serves, in a bounded time"
