@@ -13,10 +13,14 @@ from dataclasses import replace
 from libs.contract.operations import Watch
 from libs.contract.watches import HEARTBEAT_SECONDS, Place, Step
 from libs.rpc.limits import ANSWER_BYTES
+from libs.store.few import Few
 from libs.store.port import Listed, Page, Since, StorePorts, UnknownPlace
 
 PAGE_ROWS = 50
 """Read at once."""
+
+READS = 2
+"""At once, of all watches together: a write wakes all of them, and calls must get their turn all the same."""
 
 
 class Watching:
@@ -25,6 +29,7 @@ class Watching:
     def __init__(self, ports: StorePorts, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._ports = ports
         self._heartbeat_seconds = heartbeat_seconds
+        self._few = Few(READS, HEARTBEAT_SECONDS, "a turn to read records")
 
     async def steps(self, wanted: Watch, place: Place | None) -> AsyncGenerator[Step, None]:
         """From the place, if it is one of this store, else anew. Has no end.
@@ -45,6 +50,10 @@ class Watching:
             shown = Place(self._ports.store, since.place)
             since = await self._since(since.place, self._heartbeat_seconds)
 
+    async def _page(self, page: Page) -> list[Listed]:
+        async with self._few.turn():
+            return await self._ports.records.page(page)
+
     async def _since(self, place: str, wait_seconds: float) -> Since | None:
         """None: the place is lost."""
         try:
@@ -58,7 +67,7 @@ class Watching:
         reset = True
         more = True
         while more:
-            rows = await self._ports.records.page(page)
+            rows = await self._page(page)
             for step in _steps(wanted, rows):
                 yield replace(step, reset=reset)
                 reset = False
@@ -71,7 +80,7 @@ class Watching:
         """The records that were written, if any, and the place in the last step: before it, `shown` is what is safe."""
         last = Step()
         for start in range(0, len(since.keys), PAGE_ROWS):
-            rows = await self._ports.records.page(Page(wanted.filter, keys=since.keys[start : start + PAGE_ROWS]))
+            rows = await self._page(Page(wanted.filter, keys=since.keys[start : start + PAGE_ROWS]))
             for step in _steps(wanted, rows):
                 if last.items or last.removed:
                     yield replace(last, place=shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -111,3 +112,18 @@ async def test_what_another_server_has_counted_is_not_shown_again_and_again(rig:
     keys, place = await rig.changed(place)
     assert keys == {EARLY}
     assert (await rig.changed(place))[0] == set()
+
+
+async def test_many_watchers_at_once_are_served_in_turn_and_leave_room_for_status(rig: Rig) -> None:
+    """More than may wait for the pool: a write wakes all of them."""
+    place = await rig.store.watch.now()
+    watchers = [asyncio.ensure_future(rig.store.watch.since(place, 20)) for _ in range(120)]
+    try:
+        await asyncio.sleep(0)
+        await put(rig.store, EARLY, "r2", "two")
+        assert (await rig.store.inspection.census()).records == 2
+        assert {found.keys for found in await asyncio.gather(*watchers)} == {(EARLY,)}
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)

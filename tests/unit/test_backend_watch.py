@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.backend.watching import PAGE_ROWS, Watching
+from libs.backend.watching import PAGE_ROWS, READS, Watching
 from libs.clock import ManualClock
 from libs.contract.operations import Watch
 from libs.contract.watches import Place, Step
@@ -26,7 +26,7 @@ from libs.rpc.limits import ANSWER_BYTES
 from libs.sandboxes.columns import sandbox_columns
 from libs.store import memory_watch
 from libs.store.memory import MemoryStore
-from libs.store.port import Filter
+from libs.store.port import Filter, Listed, Page, Records
 from tests.contracts.store_adapters import put, record_of, row_of
 from tests.unit.backends import Backend, backend, new, refusal
 
@@ -124,6 +124,40 @@ async def test_a_watch_that_fell_too_far_behind_begins_anew(
         await store.transfers.apply([record_of(row_of(f"sandboxes/{n}", (0, 1), Store.B)) for n in range(4)])
         heard = await until_synced(steps)
     assert heard[0].reset and len(heard[0].items) == 4
+
+
+class Counted:
+    """A store's records, which count how many pages are read at once."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self.now = self.most = 0
+
+    async def page(self, page: Page) -> list[Listed]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return await self._records.page(page)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+
+async def test_a_write_that_wakes_many_watches_leaves_calls_their_turn(store: MemoryStore) -> None:
+    store.records = counted = Counted(store.records)
+    watching = Watching(store)
+    steps = [watching.steps(Watch(Filter()), None) for _ in range(3 * READS)]
+    try:
+        async with asyncio.timeout(BOUND_SECONDS):
+            await asyncio.gather(*(until_synced(one) for one in steps))
+            await put(store, KEY, "r1", "one")
+            changed = await asyncio.gather(*(anext(one) for one in steps))
+        assert all(len(step.items) == 1 for step in changed)
+        assert counted.most == READS
+    finally:
+        for one in steps:
+            await one.aclose()
 
 
 class Client:

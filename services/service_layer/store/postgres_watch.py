@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 
+from libs.store.few import Few
 from libs.store.port import MOST_CHANGED, Since, UnknownPlace
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
 
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 0.2
+
+LOOKS = 2
+"""At once, of all watchers of a process: a write wakes all of them, and status must get a connection all the same."""
+_TURN_SECONDS = 5.0
 
 _MOST_XID = 2**63
 
@@ -44,12 +49,14 @@ class PostgresWatch:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._few = Few(LOOKS, _TURN_SECONDS, "a turn to look for changes")
 
     async def now(self) -> str:
         async def work(connection: Connection) -> str:
             return str(await connection.fetchval(_NOW))
 
-        return await self._context.control.run(work)
+        async with self._few.turn():
+            return await self._context.control.run(work)
 
     async def since(self, place: str, wait_seconds: float) -> Since:
         """Own writes end the wait at once; those of other processes, and what is applied, are found by looking."""
@@ -79,7 +86,8 @@ class PostgresWatch:
                 raise UnknownPlace
             return Since(tuple(row["keys"]), f"{of}/{row['snapshot']}")
 
-        return await self._context.control.run(work)
+        async with self._few.turn():
+            return await self._context.control.run(work)
 
 
 def _is_snapshot(text: str) -> bool:
