@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorSet
 
+from libs.pb.baton.replication.v1 import replication_pb2
 from libs.pb.sandbox.v1 import flat_pb2, sandbox_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,15 @@ def test_no_field_of_version_1_means_something_else_in_the_newest_version() -> N
     newest.CopyToProto(proto)
     reserved = {number for part in proto.reserved_range for number in range(part.start, part.end)}
     assert reserved == set(taken)
+
+
+def test_an_exported_page_is_a_request_to_adopt_it_as_it_is() -> None:
+    """Who copies records passes the bytes on."""
+    page, request = replication_pb2.ExportRecordsResponse.DESCRIPTOR, replication_pb2.AdoptRecordsRequest.DESCRIPTOR
+    records = page.fields_by_name["records"]
+    taken = request.fields_by_number[records.number]
+    assert (taken.name, taken.message_type) == ("records", records.message_type)
+    proto = DescriptorProto()
+    request.CopyToProto(proto)
+    others = {field.number for field in page.fields} - {records.number}
+    assert others == {number for part in proto.reserved_range for number in range(part.start, part.end)}
