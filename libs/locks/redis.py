@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 USABLE = 0.6
 """Part of the time to live for which a lock counts as held."""
 
+_NO_ANSWER = (RedisError, OSError, TimeoutError, ValueError)
+"""The last one is of an answer that no Redis gives: another server has its address."""
+
 _DRAIN_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.016
@@ -281,8 +284,12 @@ class RedisLocks:
                 await self._client.ping()
         except ResponseError:
             self._spoke()
-        except (RedisError, OSError, TimeoutError):
+        except _NO_ANSWER:
             self.breaker.failed()
+        except BaseException:
+            # Else no further probe would ever be made.
+            self.breaker.failed()
+            raise
         else:
             self._spoke()
 
@@ -325,7 +332,7 @@ class RedisLocks:
         except ResponseError as error:
             self._spoke(str(error))
             raise LocksUnavailable(f"the lock server refuses: {error}; no lock was taken") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except _NO_ANSWER as error:
             if self.breaker.admits:
                 log.warning("the lock server is away: %s: %s", type(error).__name__, error)
             self.breaker.failed()

@@ -57,6 +57,26 @@ async def test_the_first_call_of_a_server_that_is_away_is_refused_within_half_a_
             redis_server.kill(signal.SIGCONT)
 
 
+async def test_a_server_that_is_no_redis_is_away_and_asked_again_and_again() -> None:
+    asked = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while await reader.read(1000):
+            asked += 1
+            writer.write(b"$abc\r\n")
+        writer.close()
+
+    other = await asyncio.start_server(talk, "127.0.0.1", 0)
+    host, port = other.sockets[0].getsockname()
+    async with other, RedisLocks.open(f"redis://{host}:{port}", PROBING) as locks:
+        with pytest.raises(LocksUnavailable):
+            await _pass_through(locks)
+        before = asked
+        await eventually(lambda: asked > before + 2)
+        assert not locks.breaker.admits
+
+
 async def test_one_probe_at_a_time_finds_out_that_a_server_is_back(redis_server: Redis) -> None:
     async with RedisLocks.open(redis_server.url, PROBING) as locks:
         redis_server.kill(signal.SIGKILL)
