@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from .kafka_client import stop_within
 from .kafka_reader import KafkaReader
 from .kafka_topic import KafkaSettings, check_topic
-from .port import Event, EventTooLarge, LogUnavailable, check_positions, check_time, place
+from .port import Event, EventTooLarge, LogUnavailable, Retention, check_positions, check_time, place
 
 _STOP_SECONDS = 2.0
 _LINGER_MS = 2
@@ -29,9 +29,9 @@ _MAX_RETIRING = 4
 class KafkaEventLog:
     """An `EventLog` in the topic that the settings name; use `open` to get one."""
 
-    def __init__(self, settings: KafkaSettings, retention_seconds: float | None = None) -> None:
+    def __init__(self, settings: KafkaSettings, retention: Retention) -> None:
         self._settings = settings
-        self.retention_seconds = retention_seconds
+        self.retention = retention
         self._producer: Any = None
         self._producer_lock = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -103,9 +103,7 @@ class KafkaEventLog:
             # The ends first: what is appended meanwhile is then found by its time, or comes after them.
             following = await consumer.end_offsets(self._tps)
             found = await consumer.offsets_for_times(dict.fromkeys(self._tps, wanted))
-        return {
-            tp.partition: following[tp] if (first := found[tp]) is None else int(first.offset) for tp in self._tps
-        }
+        return {tp.partition: following[tp] if (first := found[tp]) is None else int(first.offset) for tp in self._tps}
 
     async def close(self) -> None:
         self._closed = True

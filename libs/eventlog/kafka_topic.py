@@ -9,7 +9,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from .kafka_client import stop_within
-from .port import MAX_EVENT_BYTES, LogUnavailable, TopicUnfit
+from .port import MAX_EVENT_BYTES, LogUnavailable, Retention, TopicUnfit
 
 _FRAMING_BYTES = 32 * 1024
 _LOOK_AGAIN_SECONDS = 0.05
@@ -34,9 +34,9 @@ class KafkaSettings:
     request_timeout_seconds: float = 4.0
 
 
-async def check_topic(settings: KafkaSettings) -> float | None:
-    """Return after how many seconds the topic drops events, None for never, if it can serve as the log; make it before,
-    if it is missing and the settings say so.
+async def check_topic(settings: KafkaSettings) -> Retention:
+    """Return why the topic drops events, if it can serve as the log; make it before, if it is missing and the settings
+    say so.
 
     Raises:
         TopicUnfit: it cannot serve; the message says what to do.
@@ -54,8 +54,8 @@ async def check_topic(settings: KafkaSettings) -> float | None:
             _check_partitions(found, settings)
             config = await _config(admin, settings.topic)
             _check_config(config, settings.topic)
-            retention = int(config["retention.ms"])
-            return None if retention < 0 else retention / 1000
+            age = int(config["retention.ms"])
+            return Retention(None if age < 0 else age / 1000, by_size=int(config["retention.bytes"]) >= 0)
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(f"topic {settings.topic} at {settings.bootstrap}: {error!r}") from error
     finally:

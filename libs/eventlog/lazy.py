@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from .address import LogAddress, open_event_log
-from .port import Event, EventLog, LogReader, LogUnavailable
+from .port import Event, EventLog, LogReader, LogUnavailable, Retention
 
 
 class LazyEventLog:
@@ -27,8 +27,8 @@ class LazyEventLog:
         return self._address.partitions
 
     @property
-    def retention_seconds(self) -> float | None:
-        return None if self._log is None else self._log.retention_seconds
+    def retention(self) -> Retention:
+        return Retention() if self._log is None else self._log.retention
 
     async def get(self) -> EventLog:
         """The open log. Raises LogUnavailable, TopicUnfit."""

@@ -12,6 +12,7 @@ from .port import (
     Event,
     LogUnavailable,
     OffsetGone,
+    Retention,
     Stored,
     check_poll,
     check_positions,
@@ -59,8 +60,8 @@ class MemoryEventLog:
         return len(self._partitions)
 
     @property
-    def retention_seconds(self) -> float | None:
-        return None
+    def retention(self) -> Retention:
+        return Retention()
 
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         self._check_reachable()

@@ -89,6 +89,15 @@ class Stored(NamedTuple):
     time: float
 
 
+class Retention(NamedTuple):
+    """Why a log drops its oldest events."""
+
+    seconds: float | None = None
+    """Their age; None: age is no reason."""
+    by_size: bool = True
+    """The log's size, or somebody's hand."""
+
+
 class LogReader(Protocol):
     """Reads some partitions from given positions on. Not for use by two tasks at once."""
 
@@ -114,9 +123,8 @@ class EventLog(Protocol):
         ...
 
     @property
-    def retention_seconds(self) -> float | None:
-        """The age at which the log drops events, as it was set when the log was opened; None when age is no reason. For
-        alarms: a log may drop events earlier, for its size, and later, many at once."""
+    def retention(self) -> Retention:
+        """Why the log drops events, as it was set when the log was opened. For alarms: it drops many at once, later."""
         ...
 
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:

@@ -19,6 +19,7 @@ from .port import (
     Event,
     LogUnavailable,
     OffsetGone,
+    Retention,
     Stored,
     TopicUnfit,
     check_poll,
@@ -130,8 +131,8 @@ class SqliteEventLog:
         return self._partitions
 
     @property
-    def retention_seconds(self) -> float | None:
-        return None
+    def retention(self) -> Retention:
+        return Retention()
 
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         placed = place(events, partition, self._partitions)

@@ -55,6 +55,7 @@ from services.router.flows.explain import Explainer
 from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
+from services.router.flows.horizon import HorizonWatch
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.ledger import Auditor
@@ -189,6 +190,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     mover = Mover(stores, transfer, cache, control_store, holder, clock)
     observer = Observer(stores, event_log, clock)
     direct = ClientWatch(observer, control_store, clock)
+    horizon = HorizonWatch(observer, event_log, clock)
     kinds = (
         Backfill(stores, clock),
         Audit(stores, outside.contract, clock),
@@ -206,7 +208,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
-        seen = reconciling.evidence(seen)
+        seen = horizon.evidence(reconciling.evidence(seen))
         seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
         return measurement.evidence(seen)
 
@@ -294,6 +296,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             measurement.loop,
             judge.loop,
             direct.loop,
+            horizon.loop,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
         ],

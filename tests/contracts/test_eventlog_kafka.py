@@ -12,7 +12,7 @@ import pytest
 from libs.devstack.kafka import Kafka
 from libs.devstack.ports import free_port
 from libs.eventlog.kafka import KafkaEventLog
-from libs.eventlog.port import LogReader, LogUnavailable, Stored, TopicUnfit
+from libs.eventlog.port import LogReader, LogUnavailable, Retention, Stored, TopicUnfit
 from tests.contracts.eventlog_adapters import event, from_start, kafka_settings, read
 
 BOUND_SECONDS = 30.0
@@ -86,6 +86,23 @@ async def test_an_unfit_topic_is_refused_with_what_to_do(
         with pytest.raises(TopicUnfit, match=f"{topic} {problem}"):
             async with KafkaEventLog.open(kafka_settings(kafka, topic, create=True)):
                 pytest.fail("a log on an unfit topic was opened")
+    finally:
+        await kafka.delete_topic(topic)
+
+
+@pytest.mark.parametrize(
+    ("config", "retention"),
+    [
+        ({"retention.ms": "3600000"}, Retention(3600.0, by_size=False)),
+        ({"retention.ms": "-1", "retention.bytes": "1000000"}, Retention(None, by_size=True)),
+    ],
+)
+async def test_a_topic_tells_why_it_drops_events(kafka: Kafka, config: dict[str, str], retention: Retention) -> None:
+    topic = f"kept.{uuid.uuid4().hex[:8]}"
+    await kafka.create_topic(topic, 2, config)
+    try:
+        async with KafkaEventLog.open(kafka_settings(kafka, topic, partitions=2)) as log:
+            assert log.retention == retention
     finally:
         await kafka.delete_topic(topic)
 

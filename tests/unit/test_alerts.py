@@ -19,8 +19,9 @@ from libs.devstack.ports import free_port
 from libs.locks.measured import MeasuredLocks
 from libs.telemetry.latency import bucket_of_seconds
 from libs.telemetry.metrics import open_metrics
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence, Limits, horizon_alert
 from services.router.core.gates import GATES, Verdict
+from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared
@@ -35,7 +36,7 @@ RULES: dict[str, Any] = {
 }
 LIMITS = Limits()
 SELECTOR = r"(?P<metric>[a-z][a-z0-9_]*)(?:\{(?P<labels>[^}]*)\})?"
-TERM = re.compile(rf"max(?: by \(operation\))? ?\({SELECTOR}\)")
+TERM = re.compile(rf"max(?: by \((?:operation|store)\))? ?\({SELECTOR}\)")
 COMPARISON = re.compile(rf"{TERM.pattern} (?P<sign>>=|>|==) (?P<limit>[0-9.]+)")
 
 
@@ -53,6 +54,7 @@ GOOD = Evidence(
     turn_waits=Counter({0: 10_000}),
     latencies=(parity("get", 0.002, 0.002), parity("update", 0.003, 0.003)),
     ledger=LedgerCounts(LIMITS.ledger_writes, LIMITS.ledger_writes),
+    risks=(Risk("A", 0, 0), Risk("B", 0, 0)),
 )
 
 
@@ -160,7 +162,7 @@ async def test_nothing_sounds_at_the_limits_themselves(exported: tuple[Meter, in
     for gate in {case.gate for case in CASES}:
         assert GATES[gate].judge(GOOD, LIMITS).verdict is Verdict.PASS
     found = await samples(exported, GOOD)
-    assert [case.alert for case in CASES if fires(case.alert, found)] == []
+    assert [alert for alert in (*(case.alert for case in CASES), "BatonLogHorizon") if fires(alert, found)] == []
 
 
 async def test_every_rule_names_metrics_that_are_exported_and_says_what_to_do(exported: tuple[Meter, int]) -> None:
@@ -177,6 +179,14 @@ async def test_what_is_not_known_has_no_value(exported: tuple[Meter, int]) -> No
     found = await samples(exported, Evidence())
     assert {name for name in found if name.startswith("baton_") and "_lock_" not in name} == {"baton_compared_reads"}
     assert not any(fires(case.alert, found) for case in CASES)
+
+
+async def test_events_that_the_log_may_soon_drop_sound_the_alarm_and_are_told_of(exported: tuple[Meter, int]) -> None:
+    bad = replace(GOOD, risks=(Risk("A", 0, 0), Risk("B", 7, 0)))
+    assert fires("BatonLogHorizon", await samples(exported, bad))
+    assert "may soon drop 7 events that B has not read" in horizon_alert(bad, LIMITS)
+    assert "has dropped 3 events that A has not read" in horizon_alert(replace(GOOD, risks=(Risk("A", 7, 3),)), LIMITS)
+    assert horizon_alert(GOOD, LIMITS) == ""
 
 
 async def test_a_lock_server_that_is_away_sounds_the_alarm(exported: tuple[Meter, int]) -> None:

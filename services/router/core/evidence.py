@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from libs.telemetry.latency import Bounds, Histogram, bounds
+from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared
@@ -75,6 +76,8 @@ class Evidence:
     """The worse one of the two feeds."""
     parked: int | None = None
     """Events that could not be applied, at both stores."""
+    risks: tuple[Risk, ...] | None = None
+    """By store: events that it has not read and that the log may soon drop."""
     canary_permille: int = 0
     buckets_at_b: int | None = None
     """Buckets of which A owns neither a row nor the absence."""
@@ -133,6 +136,11 @@ def backfill(evidence: Evidence, limits: Limits) -> Judgement:
 
 def lag(evidence: Evidence, limits: Limits) -> Judgement:
     return _at_most(evidence.lag_seconds, limits.lag_seconds, "the worse lag", " s")
+
+
+def horizon_alert(evidence: Evidence, limits: Limits) -> str:
+    """Why a person must look after a feed before the log drops what it has not read; "" when there is no need."""
+    return "; ".join(str(risk) for risk in evidence.risks or () if risk.old)
 
 
 def parked(evidence: Evidence, limits: Limits) -> Judgement:

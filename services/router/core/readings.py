@@ -39,6 +39,11 @@ def _parked(evidence: Evidence, limits: Limits) -> Readings:
         yield Reading(evidence.parked)
 
 
+def _risks(evidence: Evidence, limits: Limits) -> Readings:
+    for risk in evidence.risks or ():
+        yield Reading(risk.old, {"store": risk.store})
+
+
 def _errors(evidence: Evidence, limits: Limits) -> Readings:
     if evidence.b_calls is not None:
         yield Reading(evidence.b_calls.rate)
@@ -105,6 +110,7 @@ def _left(evidence: Evidence, limits: Limits) -> Readings:
 METRICS = (
     Metric("baton.lag", "s", "How far the worse feed is behind", _lag),
     Metric("baton.parked.events", "{event}", "Events that could not be applied, at both stores", _parked),
+    Metric("baton.log.risk.events", "{event}", "Events that a store has not read and the log may soon drop", _risks),
     Metric("baton.errors.share", "1", "Share of B's calls of the last minutes that failed by its fault", _errors),
     Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),
     Metric("baton.inconsistency.share", "1", "Share of the compared reads that disagree", _inconsistency),

@@ -11,7 +11,7 @@ from libs.errors import InvalidField
 from services.router.control.port import ControlStore, JournalEntry
 from services.router.core import phase as phases
 from services.router.core.consistency import stores_alert
-from services.router.core.evidence import shadow_alert
+from services.router.core.evidence import horizon_alert, shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.judge import automatic_rollback
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
@@ -114,7 +114,8 @@ class Migration:
     def alerts(self, setting: Setting) -> list[str]:
         """What a person must look at, by the evidence of the gates."""
         evidence = self._evidence(setting)
-        return [alert for told in (shadow_alert, stores_alert) if (alert := told(evidence, self._limits))]
+        told = (alert(evidence, self._limits) for alert in (shadow_alert, stores_alert, horizon_alert))
+        return [alert for alert in told if alert]
 
     async def advance(self, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
         """One step forward.
