@@ -12,23 +12,22 @@ from libs.clock import Clock
 from libs.ownership.errors import OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
 from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, is_newer
+from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release
+from libs.ownership.terms import Fate, decide_apply, visible
 from libs.ownership.wire import event_of
 from libs.store.columns import ColumnsOf, matches
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES, OutboxLimits
+from libs.store.memory_inspection import MemoryInspection
+from libs.store.memory_recovery import Memories, MemoryRecovery, MemorySeizures
 from libs.store.memory_watch import Changes, MemoryWatch
 from libs.store.port import (
     Applied,
-    BucketDigest,
-    Census,
     ChangeEntry,
     Depth,
-    ExportQuery,
     Feed,
     FeedState,
     FeedStep,
     Inspection,
-    Kept,
     Listed,
     Outbox,
     Page,
@@ -41,6 +40,7 @@ from libs.store.port import (
     Upkeep,
     Watch,
 )
+from libs.store.recovery import Recovery, Seizures, Why
 from libs.store.window import made_by, newest, size_of
 
 
@@ -63,13 +63,21 @@ class _State:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     changes: Changes = field(default_factory=Changes)
+    memories: Memories = field(default_factory=Memories)
 
     def find(self, key: str, call: Call | None = None) -> Found:
         served = self.served.get((key, call.principal, call.request_id)) if call else None
-        row = self.rows.get(key)
+        row = self.shown(key)
         if row is not None and key in self.leases:
             row = replace(row, lease_seconds=self.seconds - self.leases[key][1])
         return Found(key, row, self.absences[bucket_of(key)], served[0] if served else None)
+
+    def shown(self, key: str) -> Row | None:
+        """The row, unless it is hidden."""
+        return visible(self.rows.get(key), self.absences[bucket_of(key)])
+
+    def visible_rows(self) -> dict[str, Row]:
+        return {key: row for key, row in self.rows.items() if self.shown(key) is not None}
 
     def window(self, key: str) -> tuple[Served, ...]:
         """Served requests of the retry window."""
@@ -95,6 +103,7 @@ class _State:
         row = record.row
         self.keep(row)
         self.outbox[row.key, row.version] = ChangeEntry(row.key, row.version, event, traceparent), self.seconds
+        self.memories.changes += 1
         self.changed.set()
 
     def keep(self, row: Row) -> None:
@@ -106,14 +115,28 @@ class _State:
         elif mark != self.leases.get(row.key, ("", 0.0))[0]:
             self.leases[row.key] = mark, self.seconds
 
-    def take(self, record: Record) -> bool:
-        """Apply: whether the record was newer."""
+    def take(self, record: Record) -> Fate:
+        """Apply."""
+        key = record.row.key
+        bucket = bucket_of(key)
+        verdict = decide_apply(record, self.rows.get(key), self.absences[bucket])
+        self.absences[bucket] = verdict.absence
+        if verdict.journal is not None:
+            self.journal(verdict.journal, Why.REPLACED)
+        if verdict.fate is Fate.CONFLICT:
+            self.memories.note(record, Why.LATE)
+            return verdict.fate
         for served in record.served:
-            self.learn(record.row.key, served)
-        if not is_newer(record, self.rows.get(record.row.key)):
-            return False
-        self.keep(record.row)
-        return True
+            self.learn(key, served)
+        if verdict.fate is Fate.NEWER:
+            self.keep(record.row)
+        return verdict.fate
+
+    def journal(self, row: Row, why: Why) -> None:
+        """A row that is about to go. The requests that it has served are not done any more, as far as anybody sees."""
+        self.memories.note(self.record(row, self.window(row.key)), why)
+        for name in [name for name in self.served if name[0] == row.key]:
+            del self.served[name]
 
 
 @dataclass(frozen=True)
@@ -136,7 +159,7 @@ class _Records:
             return decided
 
     async def page(self, page: Page) -> list[Listed]:
-        rows = self.state.rows
+        rows = self.state.visible_rows()
         listed = (
             Listed(row, matches(row, self.state.columns(row), page.filter))
             for row in (rows[key] for key in sorted(page.keys or rows) if key in rows)
@@ -182,10 +205,10 @@ class _Transfers:
         async with state.turn:
             if step is not None:
                 self._check(step)
-            applied = sum([state.take(record) for record in records])
-            counts = Applied(applied, len(records) - applied)
+            fates = [state.take(record) for record in records]
+            counts = Applied(fates.count(Fate.NEWER), fates.count(Fate.OLD))
             if step is not None:
-                self._move(step, counts)
+                self._move(step, counts, fates.count(Fate.CONFLICT))
             return counts
 
     def _check(self, step: FeedStep) -> None:
@@ -194,7 +217,7 @@ class _Transfers:
             if offsets.get(position.partition, 0) != position.before:
                 raise UnknownPartition
 
-    def _move(self, step: FeedStep, counts: Applied) -> None:
+    def _move(self, step: FeedStep, counts: Applied, journaled: int) -> None:
         feed = self.state.feed
         moved = {position.partition: position.after for position in step.positions}
         self.state.parked.update({(parked.partition, parked.offset): parked for parked in step.parked})
@@ -204,6 +227,7 @@ class _Transfers:
             applied=feed.applied + counts.applied,
             old=feed.old + counts.old + step.skipped,
             parked=feed.parked + len(step.parked),
+            journaled=feed.journaled + journaled,
         )
 
     async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
@@ -215,7 +239,8 @@ class _Transfers:
             raise ValueError(f"store {to} cannot release an absence to itself")
         async with state.turn:
             here = state.absences[bucket]
-            if here.owner is state.store:
+            if here.owner is state.store and not state.memories.disputed(bucket):
+                state.memories.changes += 1
                 state.absences[bucket] = replace(here, version=here.version + 1, owner=to)
             return state.absences[bucket]
 
@@ -226,6 +251,10 @@ class _Transfers:
             mine = absence.owner is state.store
             if not mine or absence.term != here.term or absence.version <= here.version:
                 return False, here
+            hidden = any(bucket_of(key) == here.bucket and state.shown(key) is None for key in state.rows)
+            if hidden or state.memories.disputed(here.bucket):
+                return False, here
+            state.memories.changes += 1
             state.absences[absence.bucket] = absence
             return True, absence
 
@@ -278,8 +307,8 @@ class _Feed:
         async with self.memory.turn:
             if self.memory.parked.pop((partition, offset), None) is None:
                 return Applied(0, 0)
-            newer = self.memory.take(record)
-            return Applied(int(newer), int(not newer))
+            fate = self.memory.take(record)
+            return Applied(int(fate is Fate.NEWER), int(fate is Fate.OLD))
 
     async def drop(self, partition: int, offset: int) -> bool:
         async with self.memory.turn:
@@ -287,60 +316,6 @@ class _Feed:
 
     async def claim(self, partitions: int) -> Sequence[int]:
         return range(partitions)
-
-
-@dataclass(frozen=True)
-class _Inspection:
-    state: _State
-
-    async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
-        records: list[Record] = []
-        size = 0
-        for key in self._keys(query):
-            row = self.state.rows[key]
-            if query.owned_only and row.owner is not self.state.store:
-                continue
-            if len(records) == query.limit or size >= PULL_BYTES:
-                return records, True
-            if query.keys_only:
-                record = self.state.record(replace(row, payload=b""), ())
-            else:
-                record = self.state.record(row, self.state.window(key))
-            records.append(record)
-            size += size_of(record)
-        return records, False
-
-    async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
-        records, more = await self.export(query)
-        return [Kept(record.row, record.row.digest) for record in records], more
-
-    def _keys(self, query: ExportQuery) -> list[str]:
-        if query.keys:
-            return sorted(key for key in set(query.keys) if key in self.state.rows and key > query.after)
-        if not query.buckets:
-            return sorted(key for key in self.state.rows if key > query.after)
-        first = query.buckets[0], query.after
-        places = sorted((bucket_of(key), key) for key in self.state.rows)
-        return [place[1] for place in places if place[0] in query.buckets and place > first]
-
-    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
-        sums: dict[int, BucketDigest] = {}
-        for key, row in self.state.rows.items():
-            bucket = bucket_of(key)
-            if buckets and bucket not in buckets:
-                continue
-            before = sums.get(bucket, BucketDigest(bucket, 0, 0, 0))
-            owned = before.owned + (row.owner is self.state.store)
-            sums[bucket] = BucketDigest(bucket, before.records + 1, owned, before.digest ^ row.digest)
-        return [sums[bucket] for bucket in sorted(sums)]
-
-    async def connections(self) -> None:
-        return None
-
-    async def census(self) -> Census:
-        me = self.state.store
-        owned = sum(row.owner is me for row in self.state.rows.values())
-        return Census(len(self.state.rows), owned, sum(absence.owner is me for absence in self.state.absences))
 
 
 @dataclass(frozen=True)
@@ -376,9 +351,11 @@ class MemoryStore:
         self.transfers: Transfers = _Transfers(state)
         self.outbox: Outbox = _Outbox(state)
         self.feed: Feed = _Feed(state)
-        self.inspection: Inspection = _Inspection(state)
+        self.inspection: Inspection = MemoryInspection(state)
         self.watch: Watch = MemoryWatch(state.changes)
         self.upkeep: Upkeep = _Upkeep(state)
+        self.recovery: Recovery = MemoryRecovery(state)
+        self.seizures: Seizures = MemorySeizures(state)
         self.connections_in_use = 0
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from libs.errors import BatonError
 from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, Outcome
 from libs.store.connections import Connections
+from libs.store.recovery import Recovery, Seizures
 
 
 class StoreUnavailable(BatonError):
@@ -137,6 +138,8 @@ class FeedStep:
 
 
 class Applied(NamedTuple):
+    """The records that are neither went to the journal of conflicts."""
+
     applied: int
     old: int
 
@@ -366,6 +369,8 @@ class StorePorts(Protocol):
     inspection: Inspection
     watch: Watch
     upkeep: Upkeep
+    recovery: Recovery
+    seizures: Seizures
 
     @property
     def connections_in_use(self) -> int:

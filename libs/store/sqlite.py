@@ -9,10 +9,12 @@ from libs.ownership.model import Store
 from libs.sqlite import Database
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep, Watch
+from libs.store.recovery import Recovery, Seizures
 from libs.store.sqlite_core import Core
 from libs.store.sqlite_inspection import SqliteInspection
 from libs.store.sqlite_queues import SqliteFeed, SqliteOutbox, SqliteUpkeep
 from libs.store.sqlite_records import SqliteRecords
+from libs.store.sqlite_recovery import SqliteRecovery, SqliteSeizures
 from libs.store.sqlite_schema import Layout
 from libs.store.sqlite_transfers import SqliteTransfers
 from libs.store.sqlite_watch import SqliteWatch
@@ -36,6 +38,8 @@ class SqliteStore:
         self.inspection: Inspection = SqliteInspection(core)
         self.watch: Watch = SqliteWatch(core)
         self.upkeep: Upkeep = SqliteUpkeep(core)
+        self.recovery: Recovery = SqliteRecovery(core)
+        self.seizures: Seizures = SqliteSeizures(core)
         self.connections_in_use = 0
         self._database = database
 

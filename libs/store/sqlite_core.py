@@ -12,6 +12,7 @@ from libs.clock import Clock
 from libs.ownership.errors import OutboxFull
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.terms import visible
 from libs.ownership.wire import event_of
 from libs.sqlite import Database
 from libs.store.limits import OutboxLimits
@@ -29,6 +30,9 @@ from libs.store.sqlite_schema import (
     values_of,
 )
 from libs.store.window import made_by
+
+CHANGED = "UPDATE standing SET changes = changes + 1"
+"""In each transaction in which the store changes something of its own."""
 
 _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMIT 1"
 
@@ -66,6 +70,7 @@ class OutboxBook:
             " SELECT ?, ?, ?, ?, seconds, ?, ? FROM tick",
             (record.row.key, *record.row.version, len(event), traceparent, event),
         )
+        connection.execute(CHANGED)
         self._entries += 1
         self._bytes += len(event)
 
@@ -160,7 +165,7 @@ class Core:
 def found_from(key: str, values: Sequence[object], served: Served | None = None) -> Found:
     """From ROW and BUCKET."""
     absence: Absence = absence_from(values[ROW_COLUMNS : ROW_COLUMNS + 4])
-    return Found(key, row_from(values[:ROW_COLUMNS]), absence, served)
+    return Found(key, visible(row_from(values[:ROW_COLUMNS]), absence), absence, served)
 
 
 def window(connection: sqlite3.Connection, key: str) -> tuple[Served, ...]:

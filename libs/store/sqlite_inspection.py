@@ -14,7 +14,7 @@ from libs.ownership.model import Record, Row
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept
 from libs.store.sqlite_core import Core, window
-from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, Value, row_from, unsigned
+from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, row_from, unsigned
 from libs.store.window import size_of
 
 WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
@@ -70,7 +70,8 @@ class SqliteInspection:
         of_owner = " AND r.owner = ?" if query.owned_only else ""
         owner = (self.core.store.value,) if query.owned_only else ()
         limit = int(query.limit) + 1
-        statement = f"{self._select(query)} WHERE r.key > ?{of_place}{of_owner} ORDER BY r.key LIMIT {limit}"
+        statement = f"{self._select(query)} WHERE r.key > ?{of_place}{of_owner} AND {VISIBLE}"
+        statement += f" ORDER BY r.key LIMIT {limit}"
         after = query.after
         places: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]
         for place in places or [query.keys]:

@@ -106,8 +106,8 @@ class SqliteFeed:
     def _unpark(self, partition: int, offset: int, record: Record, connection: sqlite3.Connection) -> Applied:
         if not _drop(partition, offset, connection):
             return Applied(0, 0)
-        newer = self.transfers.take([record], connection)
-        return Applied(newer, 1 - newer)
+        applied, journaled = self.transfers.take([record], connection)
+        return Applied(applied, 1 - applied - journaled)
 
     async def drop(self, partition: int, offset: int) -> bool:
         return await self.core.database.write(partial(_drop, partition, offset), background=True)

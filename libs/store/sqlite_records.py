@@ -11,7 +11,7 @@ from libs.ownership.model import Call, Found, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.store.port import Listed, Page
 from libs.store.sqlite_core import Core, found_from
-from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, Value, row_from
+from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, row_from
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class SqliteRecords:
 
     def _page(self, page: Page, connection: sqlite3.Connection) -> list[Listed]:
         verdict, parameters = self._verdict(page)
-        statement = f"SELECT {ROW}, {verdict} AS verdict FROM {self.core.layout.table} r WHERE r.write_revision > 0"
+        table = self.core.layout.table
+        statement = f"SELECT {ROW}, {verdict} AS verdict FROM {table} r WHERE r.write_revision > 0 AND {VISIBLE}"
         if page.keys:
             statement += f" AND r.key IN ({', '.join('?' for _ in page.keys)}) ORDER BY r.key"
             parameters += page.keys

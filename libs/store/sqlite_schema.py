@@ -142,6 +142,7 @@ ROW_PAYLOAD = 7
 """Where among them the payload stands."""
 BUCKET = "b.bucket, b.term, b.version, b.owner"
 
+
 _STORES = {store.value: store for store in Store}
 
 
@@ -167,6 +168,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def labels_text(labels: Mapping[str, str]) -> str:
     return _encode(dict(sorted(labels.items())))
+
+
+VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
+"""Of a row: it is not of a lower term than its bucket."""
 
 
 class Statements:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from libs.ownership.errors import OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES
-from libs.ownership.model import Absence, Record, Store
+from libs.ownership.model import Absence, Record, Store, bucket_of
 from libs.ownership.rules import Outcome, decide_release
+from libs.ownership.terms import Fate
 from libs.store.port import Applied, FeedStep, Position, Released, ReleaseResult, UnknownPartition
-from libs.store.sqlite_core import Core, window
+from libs.store.sqlite_core import CHANGED, Core, window
+from libs.store.sqlite_recovery import Terms, is_disputed
 from libs.store.sqlite_schema import BUCKET, absence_from, values_of
 from libs.store.window import size_of
 
@@ -23,9 +25,19 @@ APPLY_RECORDS = 200
 """Records of one transaction, when they need not commit with a step."""
 
 
-@dataclass(frozen=True)
+class Taken(NamedTuple):
+    """Of a batch."""
+
+    applied: int
+    journaled: int
+
+
 class SqliteTransfers:
-    core: Core
+    """`libs.store.port.Transfers`."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self._terms = Terms(core)
 
     async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
         results: list[ReleaseResult] = []
@@ -68,11 +80,12 @@ class SqliteTransfers:
         database, written = self.core.database, self.core.written.beat
         if step is not None:
             return await database.write(partial(self._apply_step, records, step), background=True, committed=written)
-        applied = 0
+        applied = journaled = 0
         for start in range(0, len(records), APPLY_RECORDS):
             some = records[start : start + APPLY_RECORDS]
-            applied += await database.write(partial(self.take, some), background=True, committed=written)
-        return Applied(applied, len(records) - applied)
+            taken = await database.write(partial(self.take, some), background=True, committed=written)
+            applied, journaled = applied + taken.applied, journaled + taken.journaled
+        return Applied(applied, len(records) - applied - journaled)
 
     def _apply_step(self, records: Sequence[Record], step: FeedStep, connection: sqlite3.Connection) -> Applied:
         for position in step.positions:
@@ -81,22 +94,33 @@ class SqliteTransfers:
             "INSERT OR REPLACE INTO parked (part, at, key, reason, event) VALUES (?, ?, ?, ?, ?)",
             [(parked.partition, parked.offset, parked.key, parked.reason, parked.event) for parked in step.parked],
         )
-        applied = self.take(records, connection)
-        old = len(records) - applied
+        applied, journaled = self.take(records, connection)
+        old = len(records) - applied - journaled
         connection.executemany(
             "UPDATE counter SET value = value + ? WHERE name = ?",
-            [(applied, "applied"), (old + step.skipped, "old"), (len(step.parked), "parked")],
+            [
+                (applied, "applied"),
+                (old + step.skipped, "old"),
+                (len(step.parked), "parked"),
+                (journaled, "journaled"),
+            ],
         )
         return Applied(applied, old)
 
-    def take(self, records: Sequence[Record], connection: sqlite3.Connection) -> int:
-        """Keeps what is newer, and all served requests. Returns how many were newer."""
-        applied = 0
+    def take(self, records: Sequence[Record], connection: sqlite3.Connection) -> Taken:
+        """Keeps what is newer, and all served requests."""
+        applied = journaled = 0
+        seized = self._terms.seized_buckets(connection)
         for record in records:
+            if record.row.version.term or (seized and bucket_of(record.row.key) in seized):
+                fate = self._terms.take(connection, record)
+                applied += fate is Fate.NEWER
+                journaled += fate is Fate.CONFLICT
+                continue
             self.core.learn(connection, record.row.key, record.served)
             values = values_of(record.row, self.core.layout)
             applied += connection.execute(self.core.statements.apply, values).rowcount
-        return applied
+        return Taken(applied, journaled)
 
     async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
         return await self.core.database.read(partial(self._absences, buckets))
@@ -112,22 +136,28 @@ class SqliteTransfers:
         return await self.core.database.write(partial(self._release_absence, bucket, to))
 
     def _release_absence(self, bucket: int, to: Store, connection: sqlite3.Connection) -> Absence:
-        connection.execute(
-            "UPDATE bucket SET version = version + 1, owner = ? WHERE bucket = ? AND owner = ?",
-            (to.value, bucket, self.core.store.value),
-        )
+        if not is_disputed(connection, bucket):
+            released = connection.execute(
+                "UPDATE bucket SET version = version + 1, owner = ? WHERE bucket = ? AND owner = ?",
+                (to.value, bucket, self.core.store.value),
+            )
+            if released.rowcount:
+                connection.execute(CHANGED)
         return self._absences([bucket], connection)[0]
 
     async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
         return await self.core.database.write(partial(self._adopt_absence, absence))
 
     def _adopt_absence(self, absence: Absence, connection: sqlite3.Connection) -> tuple[bool, Absence]:
-        if absence.owner is not self.core.store:
+        if absence.owner is not self.core.store or is_disputed(connection, absence.bucket):
             return False, self._absences([absence.bucket], connection)[0]
         adopted = connection.execute(
-            "UPDATE bucket SET version = ?1, owner = ?2 WHERE bucket = ?3 AND term = ?4 AND version < ?1",
+            "UPDATE bucket SET version = ?1, owner = ?2 WHERE bucket = ?3 AND term = ?4 AND version < ?1"
+            f" AND NOT EXISTS (SELECT 1 FROM {self.core.layout.table} r WHERE r.bucket = ?3 AND r.term < bucket.term)",
             (absence.version, absence.owner.value, absence.bucket, absence.term),
         ).rowcount
+        if adopted:
+            connection.execute(CHANGED)
         return adopted == 1, self._absences([absence.bucket], connection)[0]
 
 

@@ -12,6 +12,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.sqlite import Database, Migration
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import (
     PROTOCOL_COLUMNS,
     SHARED_TABLES,
@@ -53,6 +54,7 @@ MIGRATIONS = (
     Migration(1, (_record_table(), *guards("record"), *SHARED_TABLES, first_buckets(0, Store.A))),
     Migration(2, lease_columns("record")),
     Migration(3, change_tables("record")),
+    Migration(4, RECOVERY_TABLES),
 )
 
 

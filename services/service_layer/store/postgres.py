@@ -18,15 +18,19 @@ from libs.store.columns import ColumnsOf
 from libs.store.connections import OWN
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep, Watch
+from libs.store.recovery import Recovery, Seizures
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_feed import PostgresFeed, PostgresUpkeep
 from services.service_layer.store.postgres_inspection import PostgresInspection
 from services.service_layer.store.postgres_outbox import PostgresOutbox
+from services.service_layer.store.postgres_place import Anchor
 from services.service_layer.store.postgres_pool import Pool, PoolSettings, make_engine
 from services.service_layer.store.postgres_records import PostgresRecords
+from services.service_layer.store.postgres_recovery import PostgresRecovery
 from services.service_layer.store.postgres_schema import check, migrate
 from services.service_layer.store.postgres_session import IDLE_SECONDS, Session
+from services.service_layer.store.postgres_terms import PostgresSeizures
 from services.service_layer.store.postgres_transfers import PostgresTransfers
 from services.service_layer.store.postgres_watch import PostgresWatch
 
@@ -47,7 +51,7 @@ class PostgresOptions:
 class PostgresStore:
     """An open store, as `libs.store.port.StorePorts`."""
 
-    def __init__(self, context: Context, session: Session, backend: str) -> None:
+    def __init__(self, context: Context, session: Session, backend: str, anchor: Anchor) -> None:
         self.store = context.me
         self.backend = backend
         self.requests = context.requests
@@ -60,6 +64,8 @@ class PostgresStore:
         self.inspection: Inspection = PostgresInspection(context)
         self.watch: Watch = PostgresWatch(context)
         self.upkeep: Upkeep = PostgresUpkeep(context, session)
+        self.recovery: Recovery = PostgresRecovery(context, anchor)
+        self.seizures: Seizures = PostgresSeizures(context)
 
     @property
     def connections_in_use(self) -> int:
@@ -87,7 +93,8 @@ async def open_store(
         await migrate(dsn)
     backend = await check(dsn)
     async with AsyncExitStack() as stack:
-        requests, apply, control, own = await _pools(dsn, options.pools, stack)
+        anchor = Anchor()
+        requests, apply, control, own = await _pools(dsn, options.pools, stack, anchor)
         gauge = Gauge(own)
         stack.push_async_callback(gauge.close)
         session = Session(own)
@@ -107,10 +114,10 @@ async def open_store(
             await session.open()
         except FOREIGN as error:
             raise (translated(error) or StoreUnavailable(str(error))) from error
-        yield PostgresStore(context, session, backend)
+        yield PostgresStore(context, session, backend, anchor)
 
 
-async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack) -> list[Pool]:
+async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack, anchor: Anchor) -> list[Pool]:
     idle = str(IDLE_SECONDS * 1000)
     kinds: tuple[tuple[str, int, dict[str, str]], ...] = (
         ("request", settings.request_pool, {}),
@@ -118,7 +125,7 @@ async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack) -> lis
         ("control", settings.control_pool, {}),
         ("own", OWN, {"idle_session_timeout": idle}),
     )
-    pools = [Pool(name, make_engine(dsn, size, settings, **more), size) for name, size, more in kinds]
+    pools = [Pool(name, make_engine(dsn, size, settings, **more), size, anchor) for name, size, more in kinds]
     for pool in pools:
         stack.push_async_callback(pool.close)
     return pools

@@ -14,7 +14,7 @@ from libs.store.window import made_by, size_of
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import windows
-from services.service_layer.store.postgres_rows import ROW, row_of, unsigned
+from services.service_layer.store.postgres_rows import ROW, VISIBLE, row_of, unsigned
 from services.service_layer.store.postgres_session import MEMBER, MEMBERS, ROLES
 
 _CENSUS_COST_FACTOR = 50.0
@@ -152,7 +152,7 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")
     columns = f"{ROW}, r.digest"
-    rows = f"SELECT * FROM record r WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT $2"
+    rows = f"SELECT * FROM record r WHERE {' AND '.join([*conditions, VISIBLE])} ORDER BY {order} LIMIT $2"
     if query.keys_only:
         columns = columns.replace("r.payload", "''::bytea AS payload")
         return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY {order}", arguments

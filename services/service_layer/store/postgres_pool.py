@@ -29,6 +29,7 @@ from services.service_layer.store.postgres_errors import (
     breaks_connection,
     translated,
 )
+from services.service_layer.store.postgres_place import Anchor
 
 T = TypeVar("T")
 Connection: TypeAlias = Any
@@ -43,6 +44,7 @@ _PAUSE_SECONDS = 0.002
 _CONNECT_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
 _TASKS_PER_CONNECTION = 32
+_RECOGNISED = "recognised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,11 @@ def make_engine(dsn: str, size: int, settings: PoolSettings, **server_settings: 
 class Pool:
     """One pool, and the tasks that use it."""
 
-    def __init__(self, name: str, engine: AsyncEngine, size: int) -> None:
+    def __init__(self, name: str, engine: AsyncEngine, size: int, anchor: Anchor | None = None) -> None:
+        """`anchor`: every new connection must reach the database that it knows; None: any will do."""
         self.name = name
         self.engine = engine
+        self._anchor = anchor
         self._most_tasks = size * _TASKS_PER_CONNECTION
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -224,11 +228,23 @@ class Pool:
         for _ in range(self.engine.pool.size() + 1):  # type: ignore[attr-defined]
             connection: Connection = leased.driver_connection
             if not connection.is_closed():
+                await self._recognise(leased)
                 return leased
             # The server went away, or ended it, while it lay in the pool.
             leased.invalidate()
             leased = await self.engine.raw_connection()
         return leased
+
+    async def _recognise(self, leased: PoolProxiedConnection) -> None:
+        """Of a new connection: where has it come out? Raises WentBack; foreign exceptions."""
+        if self._anchor is None or _RECOGNISED in leased.info:
+            return
+        try:
+            await self._anchor.ask(leased.driver_connection)
+        except BaseException:
+            leased.invalidate()
+            raise
+        leased.info[_RECOGNISED] = True
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -15,7 +15,7 @@ from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_errors import StartAgain
 from services.service_layer.store.postgres_pool import Connection
-from services.service_layer.store.postgres_rows import ROW, found_for_write, found_of, row_of, served_values
+from services.service_layer.store.postgres_rows import ROW, VISIBLE, found_for_write, found_of, row_of, served_values
 
 _COLUMNS = ("state", "account")
 
@@ -23,7 +23,7 @@ MATCHES = (
     "(r.live OR $1) AND coalesce(r.state = ALL($2::text[]), cardinality($2::text[]) = 0)"
     " AND coalesce(r.account = ALL($3::text[]), cardinality($3::text[]) = 0) AND r.labels @> $4::jsonb"
 )
-_CREATED = "(r.write_term, r.write_revision) <> (0, 0)"
+_CREATED = f"(r.write_term, r.write_revision) <> (0, 0) AND {VISIBLE}"
 
 PAGE = (
     f"SELECT {ROW}, true AS matches FROM record r WHERE r.key > $5 AND {_CREATED} AND {MATCHES} ORDER BY r.key LIMIT $6"

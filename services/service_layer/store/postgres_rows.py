@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from libs.ownership.model import Absence, Found, Row, Served, Store, Version
+from libs.ownership.terms import visible
 from libs.store.columns import Columns
 
 Columnar = tuple[list[Any], ...]
@@ -23,6 +24,9 @@ RECORD_COLUMNS = (
     "key, bucket, term, revision, owner, write_term, write_revision, live, schema_version, base_term, base_revision,"
     " digest, payload, state, account, labels, lease"
 )
+
+VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
+"""Of a row: it is not of a lower term than its bucket."""
 
 _SIGN = 1 << 63
 
@@ -72,13 +76,15 @@ def served_of(columns: Mapping[str, Any]) -> Served | None:
 
 
 def found_of(key: str, columns: Mapping[str, Any]) -> Found:
-    return Found(key, row_of(columns), absence_of(columns))
+    absence = absence_of(columns)
+    return Found(key, visible(row_of(columns), absence), absence)
 
 
 def found_for_write(key: str, columns: Mapping[str, Any]) -> Found:
     """With the request, if it was served, and the time of the lease, if the row shows one."""
     row = row_of(columns, lease_seconds=(columns["lease_age"] or 0) / 1000)
-    return Found(key, row, absence_of(columns), served_of(columns))
+    absence = absence_of(columns)
+    return Found(key, visible(row, absence), absence, served_of(columns))
 
 
 def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:

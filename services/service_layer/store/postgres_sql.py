@@ -84,10 +84,17 @@ INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
 SELECT key, term, revision, event, octet_length(event), '', {NOW} FROM w
 """
 
+# All buckets of a batch are in term 0, and stay there until the commit: a seizure of one waits for this, or this waits
+# for it and then applies nothing (see `postgres_terms`).
+_NOT_SEIZED = (
+    "(SELECT count(*) FROM (SELECT FROM bucket WHERE bucket = ANY($2::smallint[]) AND term = 0 ORDER BY bucket"
+    " FOR SHARE) held) = (SELECT count(DISTINCT bucket) FROM unnest($2::smallint[]) bucket)"
+)
+
 # Apply is a join: the higher version stays, whatever came first.
 APPLY_GUARD = "(r.term, r.revision) < (excluded.term, excluded.revision)"
 _SET = ", ".join(f"{name} = excluded.{name}" for name in RECORD_COLUMNS.split(", ") if name not in ("key", "bucket"))
-APPLY = f"""
+_APPLY = f"""
 INSERT INTO record AS r ({RECORD_COLUMNS}, lease_tick)
 SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12, n.c13, n.c14, n.c15, n.c16::jsonb,
        n.c17, {NOW}
@@ -95,21 +102,25 @@ FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], 
             $8::boolean[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bytea[], $14::text[],
             $15::text[], $16::text[], $17::text[])
   WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, place)
-ORDER BY n.place
+WHERE {{allowed}} ORDER BY n.place
 ON CONFLICT (key) DO UPDATE SET {_SET}, lease_tick = {_LEASE_TICK.format("excluded.lease")} WHERE {APPLY_GUARD}
 """
 
+APPLY = _APPLY.format(allowed="true")
+
 # With the requests that they served: one statement is one round trip, and all or nothing without a transaction of its
 # own. The requests wait for the count of the records, so locks are taken in the usual order, records first.
+SEIZED = -1
 APPLY_WITH_SERVED = f"""
-WITH w AS ({APPLY} RETURNING 1), applied AS MATERIALIZED (SELECT count(*) AS records FROM w),
+WITH free AS MATERIALIZED (SELECT {_NOT_SEIZED} AS yes), w AS ({_APPLY.format(allowed="(SELECT yes FROM free)")}
+  RETURNING 1), applied AS MATERIALIZED (SELECT count(*) AS records FROM w),
 s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
 FROM applied CROSS JOIN
   unnest($18::text[], $19::text[], $20::text[], $21::bytea[], $22::bigint[], $23::bigint[], $24::bytea[])
   WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
-ORDER BY n.place ON CONFLICT DO NOTHING)
-SELECT records FROM applied
+WHERE (SELECT yes FROM free) ORDER BY n.place ON CONFLICT DO NOTHING)
+SELECT CASE WHEN yes THEN records ELSE {SEIZED} END FROM applied, free
 """
 
 # The loser of a partition finds another offset here and applies nothing.
@@ -120,18 +131,25 @@ MOVE = (
 )
 MAKE_PARTITIONS = "INSERT INTO progress (part, next) SELECT n, 0 FROM unnest($1::integer[]) n ON CONFLICT DO NOTHING"
 
-COUNT = "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4 WHERE part = $1"
+COUNT = (
+    "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4, journaled = journaled + $5"
+    " WHERE part = $1"
+)
 PARK = (
     "INSERT INTO parked (part, place, key, reason, event) SELECT * FROM"
     " unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[]) ON CONFLICT DO NOTHING"
 )
 
+# What a seizure left behind is for a person to look at before the absence moves.
+DISPUTED = "EXISTS (SELECT FROM conflict c WHERE c.bucket = b.bucket AND c.resolution = '')"
+_HIDDEN = "SELECT FROM record r WHERE r.bucket = b.bucket AND r.term < b.term"
 RELEASE_ABSENCE = (
-    "UPDATE bucket b SET version = b.version + 1, owner = $2 WHERE b.bucket = $1 AND b.owner = $3 RETURNING " + ABSENCE
+    "UPDATE bucket b SET version = b.version + 1, owner = $2 WHERE b.bucket = $1 AND b.owner = $3"
+    f" AND NOT {DISPUTED} RETURNING {ABSENCE}"
 )
 ADOPT_ABSENCE = (
-    "UPDATE bucket b SET version = $3, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3 RETURNING "
-    + ABSENCE
+    "UPDATE bucket b SET version = $3, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3"
+    f" AND NOT {DISPUTED} AND NOT (b.term > 0 AND EXISTS ({_HIDDEN})) RETURNING {ABSENCE}"
 )
 ABSENCES = f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
 ALL_ABSENCES = f"SELECT {ABSENCE} FROM bucket b ORDER BY b.bucket"

@@ -12,6 +12,7 @@ from services.service_layer.store.postgres_context import Context, absences_at
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import Releases
 from services.service_layer.store.postgres_rows import absence_of, columnar, record_values, served_values
+from services.service_layer.store.postgres_terms import apply_by_terms
 
 _RECORD_WIDTH = 17
 _SERVED_WIDTH = 7
@@ -45,7 +46,8 @@ class PostgresTransfers:
             async with transaction(connection):
                 await _move(connection, of_log)
                 applied = await apply_records(connection, self._context, records)
-                await _count(connection, of_log, applied)
+                journaled = len(records) - applied.applied - applied.old
+                await _count(connection, of_log, applied, journaled)
                 return applied
 
         followed = await self._context.apply.run(follow)
@@ -88,9 +90,20 @@ class PostgresTransfers:
 
 
 async def apply_records(connection: Connection, context: Context, records: Sequence[Record]) -> Applied:
-    """In one statement, or none. A record that a higher one of the same batch overtakes counts as old."""
+    """In one statement, or none, as long as no bucket was seized; else in a transaction."""
     if not records:
         return Applied(0, 0)
+    if any(record.row.version.term for record in records):
+        return await apply_by_terms(connection, context, records)
+    applied = await _apply_plain(connection, context, records)
+    if applied is None:
+        return await apply_by_terms(connection, context, records)
+    return applied
+
+
+async def _apply_plain(connection: Connection, context: Context, records: Sequence[Record]) -> Applied | None:
+    """None: a bucket has another term than 0, and nothing was applied. A record that a higher one of the same batch
+    overtakes counts as old."""
     newest: dict[str, Record] = {}
     for record in records:
         before = newest.get(record.row.key)
@@ -104,10 +117,9 @@ async def apply_records(connection: Connection, context: Context, records: Seque
         ((record.row.key, *served_values(served)) for record in records for served in record.served),
         key=lambda columns: (columns[0].encode(), columns[1].encode(), columns[2].encode()),
     )
-    if served:
-        applied = await connection.fetchval(sql.APPLY_WITH_SERVED, *arguments, *columnar(served, _SERVED_WIDTH))
-    else:
-        applied = _rows(await connection.execute(sql.APPLY, *arguments))
+    applied = await connection.fetchval(sql.APPLY_WITH_SERVED, *arguments, *columnar(served, _SERVED_WIDTH))
+    if applied == sql.SEIZED:
+        return None
     return Applied(applied, len(records) - applied)
 
 
@@ -128,14 +140,14 @@ async def _move(connection: Connection, step: FeedStep) -> None:
         raise UnknownPartition
 
 
-async def _count(connection: Connection, step: FeedStep, applied: Applied) -> None:
+async def _count(connection: Connection, step: FeedStep, applied: Applied, journaled: int) -> None:
     """At the first partition of the step: the sums are over all of them."""
     if step.parked:
         parked = [(one.partition, one.offset, one.key, one.reason, one.event) for one in step.parked]
         await connection.execute(sql.PARK, *columnar(parked, 5))
     partition = min(position.partition for position in step.positions) if step.positions else 0
     old = applied.old + step.skipped
-    await connection.execute(sql.COUNT, partition, applied.applied, old, len(step.parked))
+    await connection.execute(sql.COUNT, partition, applied.applied, old, len(step.parked), journaled)
 
 
 def _rows(status: str) -> int:

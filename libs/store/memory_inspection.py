@@ -1,0 +1,69 @@
+"""Looking at a whole store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from libs.ownership.model import Record, bucket_of
+from libs.store.limits import PULL_BYTES
+from libs.store.port import BucketDigest, Census, ExportQuery, Kept
+from libs.store.window import size_of
+
+if TYPE_CHECKING:
+    from libs.store.memory import _State
+
+
+@dataclass(frozen=True)
+class MemoryInspection:
+    state: _State
+
+    async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
+        records: list[Record] = []
+        size = 0
+        for key in self._keys(query):
+            row = self.state.rows[key]
+            if query.owned_only and row.owner is not self.state.store:
+                continue
+            if len(records) == query.limit or size >= PULL_BYTES:
+                return records, True
+            if query.keys_only:
+                record = self.state.record(replace(row, payload=b""), ())
+            else:
+                record = self.state.record(row, self.state.window(key))
+            records.append(record)
+            size += size_of(record)
+        return records, False
+
+    async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
+        records, more = await self.export(query)
+        return [Kept(record.row, record.row.digest) for record in records], more
+
+    def _keys(self, query: ExportQuery) -> list[str]:
+        if query.keys:
+            return sorted(key for key in set(query.keys) & self.state.visible_rows().keys() if key > query.after)
+        if not query.buckets:
+            return sorted(key for key in self.state.visible_rows() if key > query.after)
+        first = query.buckets[0], query.after
+        places = sorted((bucket_of(key), key) for key in self.state.visible_rows())
+        return [place[1] for place in places if place[0] in query.buckets and place > first]
+
+    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+        sums: dict[int, BucketDigest] = {}
+        for key, row in self.state.rows.items():
+            bucket = bucket_of(key)
+            if buckets and bucket not in buckets:
+                continue
+            before = sums.get(bucket, BucketDigest(bucket, 0, 0, 0))
+            owned = before.owned + (row.owner is self.state.store)
+            sums[bucket] = BucketDigest(bucket, before.records + 1, owned, before.digest ^ row.digest)
+        return [sums[bucket] for bucket in sorted(sums)]
+
+    async def connections(self) -> None:
+        return None
+
+    async def census(self) -> Census:
+        me = self.state.store
+        owned = sum(row.owner is me for row in self.state.rows.values())
+        return Census(len(self.state.rows), owned, sum(absence.owner is me for absence in self.state.absences))

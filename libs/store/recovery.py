@@ -1,0 +1,121 @@
+"""What a store's database must do so that its loss can be recognised and made good: two ports more.
+
+The rules are in `libs.ownership.terms`. What `libs.store.port` promises of adapters holds here too. In all ports rows
+of a lower term than their bucket are hidden: reads, lists, copies and releases take them for not there. Apply sees
+them, and what it does not apply because of its term goes to the journal of conflicts, counted as journaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from libs.errors import BatonError
+from libs.ownership.model import Absence, Version
+
+
+class StillHidden(BatonError):
+    """Rows of an older term are here still, so the store cannot open: they are to be settled first."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "STORE_NOT_READY"
+
+
+class Identity(NamedTuple):
+    """Which database this is, and how far it has come."""
+
+    place: str
+    """Another one when the database was made anew, restored elsewhere, or promoted."""
+    changes: int
+    """Never falls at one place, as long as the database does not go back in time; grows with its own changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a database says of itself."""
+
+    now: Identity
+    opened_at: str
+    """The place where it stood when it was made, or opened after a recovery: a backup carries it elsewhere."""
+    gone: str
+    """Why this store must not serve until it is recovered; "" when it may."""
+    other: Identity | None
+    """What this store was last told of the other one."""
+    conflicts: int
+    """Entries of the journal that no person has resolved."""
+
+
+class Why(StrEnum):
+    """How a record came into the journal of conflicts."""
+
+    LATE = "late"
+    """It arrived after the seizure, and the seizer had not seen it."""
+    REPLACED = "replaced"
+    """It stood here when the seizer's row came, and the seizer had not seen it."""
+    LEFT = "left"
+    """It stood here, and the seizer has no such record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A change that a seizure has left behind. Never dropped, never applied: a person looks at it and resolves it."""
+
+    key: str
+    version: Version
+    why: Why
+    event: bytes
+    """The serialized Record."""
+    resolution: str = ""
+    """What a person has said of it; "": nothing yet."""
+
+
+class Recovery(Protocol):
+    """Whether this store may serve. Works on a gone store too."""
+
+    async def standing(self) -> Standing: ...
+
+    async def fence(self, reason: str) -> None:
+        """Marks the store as gone, for all its processes and starts. The first reason stays."""
+        ...
+
+    async def reopen(self) -> None:
+        """Not gone any more, and at home where it is now. Raises StillHidden, with nothing changed."""
+        ...
+
+    async def note_other(self, other: Identity, *, anew: bool = False) -> None:
+        """Remembers how far the other store has come: what is higher at the same place. `anew`: whatever was known."""
+        ...
+
+    async def skip_to(self, next_offsets: Mapping[int, int]) -> None:
+        """Moves the feed forward to these offsets of the log, where it is not beyond them."""
+        ...
+
+
+class Seizures(Protocol):
+    """Terms, and what they leave behind."""
+
+    async def seize(self, bucket: int, term: int) -> Absence:
+        """Bucket and every row of it in this term, and owned here, each with its event: one transaction. Nothing when
+        the bucket has the term already. May use the outbox's reserve, and waits for changes in the bucket that are
+        under way. Raises SeizureRefused, OutboxFull. Returns what stands here now."""
+        ...
+
+    async def take_terms(self, absences: Sequence[Absence]) -> None:
+        """Takes each of the other store's absences that is higher, by term and version, whoever its owner is: for a
+        gone store, whose own ones count for nothing."""
+        ...
+
+    async def settle(self, limit: int) -> int:
+        """Moves hidden rows to the journal, at most `limit`; for when all rows of the seizer are here. Returns how
+        many."""
+        ...
+
+    async def conflicts(self, limit: int) -> list[Conflict]:
+        """Unresolved ones first, then those that were resolved, each in the order in which they came."""
+        ...
+
+    async def resolve(self, key: str, version: Version, resolution: str) -> bool:
+        """Whether there was such an unresolved entry. While a bucket has one its absence neither leaves nor comes."""
+        ...

@@ -1,0 +1,53 @@
+"""Which database a connection has reached, and whether it has gone back in time since the last one.
+
+A server behind the same address may be another one: a standby that was promoted, a database that was restored, a data
+directory that was copied back. Every new connection is asked, before any work is done on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from libs.errors import BatonError
+from libs.store.recovery import Identity
+
+PLACE = (
+    "concat_ws('/', s.id, (SELECT system_identifier FROM pg_control_system()),"
+    " left(pg_walfile_name(pg_current_wal_flush_lsn()), 8),"
+    " (SELECT oid FROM pg_database WHERE datname = current_database()), 'standing'::regclass::oid)"
+)
+"""An expression over `standing s`: the database's own id, the server's identifier, its timeline, and the numbers of
+database and table."""
+
+CHANGES = "(pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint"
+"""What is on the server's disk, in bytes of its write-ahead log: it never falls there."""
+
+_ASK = f"SELECT {PLACE} AS place, {CHANGES} AS changes FROM standing s"
+
+
+class WentBack(BatonError):
+    """The database is not the one that this process was started on: start it again, it will say what to do."""
+
+    code = "UNAVAILABLE"
+    reason = "STORE_NOT_READY"
+    retry_seconds = 5.0
+
+
+@dataclass(slots=True)
+class Anchor:
+    """What is known of the database that this process works on."""
+
+    known: Identity | None = None
+
+    async def ask(self, connection: Any) -> Identity:
+        """Raises WentBack; foreign exceptions."""
+        row = await connection.fetchrow(_ASK)
+        if row is None:
+            raise WentBack("the database has lost what it knew of itself")
+        found = Identity(row["place"], row["changes"])
+        known = self.known
+        if known is not None and (found.place != known.place or found.changes < known.changes):
+            raise WentBack(f"the database is {found.place} at {found.changes}, it was {known.place} at {known.changes}")
+        self.known = found
+        return found

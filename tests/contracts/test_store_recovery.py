@@ -1,0 +1,338 @@
+"""What every store promises of terms: seizure, late and lower records, the journal of conflicts, who may serve."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from libs.ownership.errors import NotOwner, OutboxFull
+from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version, bucket_of
+from libs.ownership.rules import Answered
+from libs.ownership.terms import SeizureRefused, next_term
+from libs.ownership.wire import record_of_event
+from libs.store.limits import OutboxLimits
+from libs.store.port import ExportQuery, FeedStep, Filter, Page, Position, StorePorts
+from libs.store.recovery import Conflict, Identity, StillHidden, Why
+from tests.contracts.conftest import MakeStore
+from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of
+
+KEY, OTHER = "sandboxes/a", "sandboxes/b"
+BUCKET = bucket_of(KEY)
+
+
+def my_term(store: StorePorts) -> int:
+    return next_term(0, store.store)
+
+
+def their_term(store: StorePorts) -> int:
+    return next_term(0, store.store.other)
+
+
+def arrived(store: StorePorts, term: int, revision: int, base: tuple[int, int] | None, word: str = "theirs") -> Record:
+    """What the other store made."""
+    row = row_of(KEY, (term, revision), store.store.other, word)
+    return record_of(replace(row, base=Version(*base) if base else None))
+
+
+async def row_at(store: StorePorts, key: str = KEY) -> Row | None:
+    return (await store.records.read(key)).row
+
+
+async def seized(store: StorePorts, revision: int = 3) -> Absence:
+    """A record that the other store had, at that revision, and its bucket, taken from it."""
+    await store.transfers.apply([arrived(store, 0, revision, None)])
+    return await store.seizures.seize(BUCKET, my_term(store))
+
+
+async def taken(store: StorePorts, absence_version: int = 9) -> None:
+    """The bucket was seized by the other store."""
+    await store.seizures.take_terms([Absence(BUCKET, their_term(store), absence_version, store.store.other)])
+
+
+async def conflicts(store: StorePorts) -> list[tuple[str, Version, Why]]:
+    return [(one.key, one.version, one.why) for one in await store.seizures.conflicts(10)]
+
+
+async def test_a_seizure_takes_the_bucket_and_every_row_and_tells_the_log(store: StorePorts) -> None:
+    (before,) = await store.transfers.absences([BUCKET])
+    after = await seized(store)
+    term = my_term(store)
+    assert after == Absence(BUCKET, term, before.version + 1, store.store)
+    assert await store.transfers.absences([BUCKET]) == [after]
+    row = await row_at(store)
+    assert row is not None
+    assert (row.version, row.owner, row.base, row.write_version) == ((term, 4), store.store, (0, 3), (0, 3))
+    (entry,) = await store.outbox.pull(10, 0)
+    event = record_of_event(entry.event)
+    assert (event.row, event.origin) == (row, store.store)
+    assert [one.digest for one in await store.inspection.digests([BUCKET])] == [row.digest]
+
+
+async def test_a_seizure_again_changes_nothing(store: StorePorts) -> None:
+    after = await seized(store)
+    assert await store.seizures.seize(BUCKET, my_term(store)) == after
+    assert (await store.outbox.depth()).entries == 1
+
+
+async def test_a_seizure_in_a_term_of_the_other_store_is_refused(store: StorePorts) -> None:
+    with pytest.raises(SeizureRefused, match="is not valid"):
+        await store.seizures.seize(BUCKET, their_term(store))
+
+
+async def test_a_seized_record_goes_on_in_its_term_and_its_event_tells_the_requests(store: StorePorts) -> None:
+    record = arrived(store, 0, 3, None)
+    await store.transfers.apply([replace(record, served=(served_of("r1", (0, 3), b"done"),))])
+    await store.seizures.seize(BUCKET, my_term(store))
+    again = await put(store, KEY, "r1", "again")
+    assert isinstance(again, Answered) and again.version == (0, 3)
+    (entry,) = await store.outbox.pull(10, 0)
+    assert [one.request_id for one in record_of_event(entry.event).served] == ["r1"]
+    changed = await put(store, KEY, "r2", "mine")
+    assert changed.version == (my_term(store), 5)
+    row = await row_at(store)
+    assert row is not None and row.base == (0, 3)
+
+
+async def test_a_new_record_of_a_seized_bucket_begins_in_its_term(store: StorePorts) -> None:
+    await store.seizures.seize(BUCKET, my_term(store))
+    assert (await put(store, KEY, "r1", "new")).version == (my_term(store), 1)
+
+
+async def test_a_full_outbox_stops_a_seizure_as_a_whole(make_store: MakeStore) -> None:
+    async with make_store(OutboxLimits(entries=1)) as store:
+        await own(store, [OTHER])
+        await put(store, OTHER, "r1", "one")
+        await store.transfers.apply([arrived(store, 0, 3, None)])
+        (before,) = await store.transfers.absences([BUCKET])
+        with pytest.raises(OutboxFull):
+            await store.seizures.seize(BUCKET, my_term(store))
+        row = await row_at(store)
+        assert row is not None and row.version == (0, 3)
+        assert await store.transfers.absences([BUCKET]) == [before]
+
+
+async def test_a_late_record_that_the_seizer_had_seen_is_old(store: StorePorts) -> None:
+    await seized(store)
+    step = FeedStep((Position(0, 0, 1),))
+    assert await store.transfers.apply([arrived(store, 0, 3, None)], step) == (0, 1)
+    assert await conflicts(store) == []
+
+
+async def test_a_late_record_that_the_seizer_had_not_seen_is_journaled(store: StorePorts) -> None:
+    await seized(store)
+    late = replace(arrived(store, 0, 4, None, "late"), served=(served_of("r9", (0, 4), b"x"),))
+    step = FeedStep((Position(0, 0, 1),))
+    assert await store.transfers.apply([late], step) == (0, 0)
+    assert await conflicts(store) == [(KEY, Version(0, 4), Why.LATE)]
+    (conflict,) = await store.seizures.conflicts(10)
+    assert record_of_event(conflict.event) == late
+    state = await store.feed.state()
+    assert (state.journaled, state.read) == (1, 1)
+    row = await row_at(store)
+    assert row is not None and word_of(row.payload) == "theirs"
+    # What it served has no effect here: a retry does it.
+    assert not isinstance(await put(store, KEY, "r9", "again"), Answered)
+
+
+async def test_late_and_new_records_of_one_batch_are_each_judged(store: StorePorts) -> None:
+    await seized(store)
+    fresh = record_of(row_of("sandboxes/c", (0, 1), store.store.other))
+    newer = arrived(store, my_term(store), 9, (0, 3), "newer")
+    late = [arrived(store, 0, revision, None) for revision in (2, 4, 5)]
+    step = FeedStep((Position(0, 0, 5),))
+    assert await store.transfers.apply([late[1], newer, fresh, late[0], late[2]], step) == (2, 1)
+    assert await conflicts(store) == [(KEY, Version(0, 4), Why.LATE), (KEY, Version(0, 5), Why.LATE)]
+    row = await row_at(store)
+    assert row is not None and word_of(row.payload) == "newer"
+
+
+async def test_a_late_record_without_a_row_is_journaled_once(store: StorePorts) -> None:
+    await store.seizures.seize(BUCKET, my_term(store))
+    for _ in range(2):
+        assert await store.transfers.apply([arrived(store, 0, 1, None)]) == (0, 0)
+    assert await conflicts(store) == [(KEY, Version(0, 1), Why.LATE)]
+    assert await row_at(store) is None
+
+
+async def test_a_record_of_a_higher_term_brings_its_term(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r1", "mine")
+    assert await store.transfers.apply([arrived(store, their_term(store), 2, (0, 1))]) == (1, 0)
+    (absence,) = await store.transfers.absences([BUCKET])
+    assert absence == Absence(BUCKET, their_term(store), 0, store.store.other)
+    assert await conflicts(store) == []
+
+
+async def test_a_row_of_a_lower_term_is_hidden_and_refuses_writes(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r1", "mine")
+    await taken(store)
+    assert await row_at(store) is None
+    assert await store.records.page(Page(Filter())) == []
+    assert await store.records.page(Page(Filter(), keys=(KEY,))) == []
+    assert await everything(store) == []
+    assert (await store.inspection.export(ExportQuery(buckets=(BUCKET,))))[0] == []
+    with pytest.raises(NotOwner):
+        await put(store, KEY, "r2", "again")
+    (result,) = (await store.transfers.release([KEY], store.store.other, create=True)).results
+    assert result.record is None
+
+
+async def test_a_row_that_the_seizer_had_seen_is_replaced(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r1", "mine")
+    await taken(store)
+    theirs = arrived(store, their_term(store), 2, (0, 1), "seized")
+    assert await store.transfers.apply([theirs]) == (1, 0)
+    assert await row_at(store) == theirs.row
+    assert await conflicts(store) == []
+
+
+async def test_a_row_that_the_seizer_had_not_seen_is_journaled_and_its_requests_are_forgotten(
+    store: StorePorts,
+) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r1", "one")
+    await put(store, KEY, "r2", "two")
+    await taken(store)
+    theirs = arrived(store, their_term(store), 2, (0, 1), "seized")
+    theirs = replace(theirs, served=(served_of("r1", (0, 1), b"one"),))
+    assert await store.transfers.apply([theirs]) == (1, 0)
+    assert await conflicts(store) == [(KEY, Version(0, 2), Why.REPLACED)]
+    (conflict,) = await store.seizures.conflicts(10)
+    assert word_of(record_of_event(conflict.event).row.payload) == "two"
+    # Brought back, the record answers what it has, and does what it has not.
+    await store.transfers.apply([replace(theirs, row=replace(theirs.row, version=Version(9, 9), owner=store.store))])
+    assert isinstance(await put(store, KEY, "r1", "again"), Answered)
+    assert not isinstance(await put(store, KEY, "r2", "again"), Answered)
+
+
+async def test_rows_that_the_seizer_does_not_have_are_settled_into_the_journal(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r1", "mine")
+    await store.recovery.fence("lost")
+    await taken(store)
+    with pytest.raises(StillHidden):
+        await store.recovery.reopen()
+    assert (await store.recovery.standing()).gone == "lost"
+    assert [await store.seizures.settle(10) for _ in range(2)] == [1, 0]
+    assert await conflicts(store) == [(KEY, Version(0, 1), Why.LEFT)]
+    await store.recovery.reopen()
+    standing = await store.recovery.standing()
+    assert (standing.gone, standing.conflicts) == ("", 1)
+    assert await store.inspection.digests([BUCKET]) == []
+
+
+async def test_an_absence_does_not_come_while_a_row_is_hidden(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r1", "mine")
+    await taken(store)
+    wanted = Absence(BUCKET, their_term(store), 10, store.store)
+    assert (await store.transfers.adopt_absence(wanted))[0] is False
+    await store.seizures.settle(10)
+    (left,) = await store.seizures.conflicts(10)
+    assert await store.seizures.resolve(left.key, left.version, "made again by hand")
+    assert await store.transfers.adopt_absence(wanted) == (True, wanted)
+
+
+async def test_an_absence_neither_leaves_nor_comes_while_a_conflict_is_not_resolved(store: StorePorts) -> None:
+    absence = await store.seizures.seize(BUCKET, my_term(store))
+    await store.transfers.apply([arrived(store, 0, 1, None)])
+    assert await store.transfers.release_absence(BUCKET, store.store.other) == absence
+    assert not await store.seizures.resolve(KEY, Version(0, 1), "")
+    assert not await store.seizures.resolve(KEY, Version(0, 2), "no such")
+    assert await store.seizures.resolve(KEY, Version(0, 1), "not wanted")
+    assert not await store.seizures.resolve(KEY, Version(0, 1), "twice")
+    (known,) = await store.seizures.conflicts(10)
+    assert isinstance(known, Conflict) and known.resolution == "not wanted"
+    released = await store.transfers.release_absence(BUCKET, store.store.other)
+    assert released.owner is store.store.other
+    assert not (await store.transfers.adopt_absence(replace(absence, term=0, version=99)))[0]
+
+
+async def test_lower_absences_are_not_taken(store: StorePorts) -> None:
+    await taken(store, 9)
+    await taken(store, 4)
+    assert (await store.transfers.absences([BUCKET]))[0].version == 9
+
+
+async def test_a_fence_stays_until_the_store_is_opened_again(make_store: MakeStore) -> None:
+    async with make_store() as store:
+        await store.recovery.fence("an old backup")
+        await store.recovery.fence("another reason")
+        assert (await store.recovery.standing()).gone == "an old backup"
+        if store.backend == "memory":
+            return
+    async with make_store() as store:
+        assert (await store.recovery.standing()).gone == "an old backup"
+        await store.recovery.reopen()
+        standing = await store.recovery.standing()
+        assert standing.gone == "" and standing.opened_at == standing.now.place
+
+
+async def test_changes_of_a_store_are_counted_and_never_fall(store: StorePorts) -> None:
+    async def changes() -> int:
+        return (await store.recovery.standing()).now.changes
+
+    await own(store, [KEY])
+    seen = [await changes()]
+    for request in range(3):
+        await put(store, KEY, f"r{request}", "w")
+        seen.append(await changes())
+    await store.transfers.release([KEY], store.store.other, create=False)
+    seen.append(await changes())
+    await store.transfers.release_absence(BUCKET, store.store.other)
+    seen.append(await changes())
+    assert seen == sorted(set(seen)), "each change counts"
+
+
+async def test_what_is_known_of_the_other_store_only_grows_unless_it_is_told_anew(store: StorePorts) -> None:
+    async def known() -> Identity | None:
+        return (await store.recovery.standing()).other
+
+    assert await known() is None
+    await store.recovery.note_other(Identity("here", 5))
+    await store.recovery.note_other(Identity("here", 3))
+    await store.recovery.note_other(Identity("elsewhere", 99))
+    assert await known() == ("here", 5)
+    await store.recovery.note_other(Identity("here", 6))
+    assert await known() == ("here", 6)
+    await store.recovery.note_other(Identity("elsewhere", 1), anew=True)
+    assert await known() == ("elsewhere", 1)
+
+
+async def test_a_feed_skips_forward_and_never_back(store: StorePorts) -> None:
+    await store.transfers.apply([], FeedStep((Position(1, 0, 7),)))
+    await store.recovery.skip_to({1: 5, 2: 9})
+    assert (await store.feed.state()).next_offsets == {1: 7, 2: 9}
+
+
+async def test_writes_and_a_seizure_at_once_leave_one_line_of_versions(store: StorePorts) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r0", "zero")
+    writes = [put(store, KEY, f"r{number}", "w") for number in range(1, 12)]
+    _, outcomes = await asyncio.gather(store.seizures.seize(BUCKET, my_term(store)), asyncio.gather(*writes))
+    row = await row_at(store)
+    assert row is not None and row.base is not None
+    assert row.version == (my_term(store), 13)
+    made = sorted([*(one.version.revision for one in outcomes), row.base.revision + 1])
+    assert made == list(range(2, 14))
+    events = [record_of_event(entry.event) for entry in await store.outbox.pull(100, 0)]
+    assert [event.row.version.revision for event in events] == list(range(1, 14))
+
+
+async def test_applies_and_a_seizure_at_once_leave_no_hidden_row(store: StorePorts) -> None:
+    keys = [f"sandboxes/k{number}" for number in range(4000)]
+    keys = [key for key in keys if bucket_of(key) == BUCKET]
+    records = [record_of(row_of(key, (0, 1), Store.A)) for key in keys]
+    assert len(records) > 1
+    await asyncio.gather(
+        *(store.transfers.apply([record]) for record in records), store.seizures.seize(BUCKET, my_term(store))
+    )
+    rows = [found.row for found in await store.records.read_many(keys)]
+    journaled = {key for key, _, _ in await conflicts(store)}
+    assert {row.key for row in rows if row is not None} | journaled == set(keys)
+    assert await store.seizures.settle(10) == 0
+    assert NEVER not in [row.base for row in rows if row is not None]
