@@ -9,6 +9,7 @@ from dataclasses import replace
 from libs.backend.checks import MAX_RECORDS, check_buckets, check_keys, check_limit
 from libs.contract.operations import Operations
 from libs.errors import InvalidField
+from libs.ownership.model import bucket_of
 from libs.ownership.wire import STORE_NUMBERS, version_to_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.store.port import BucketDigest, ExportQuery, Kept, StorePorts
@@ -31,7 +32,7 @@ class Comparison:
         elif not 0 < len(buckets) <= MAX_DEEP_BUCKETS:
             raise InvalidField("buckets", f"{len(buckets)} buckets", f"1 to {MAX_DEEP_BUCKETS} when deep")
         else:
-            found = [one for bucket in sorted(set(buckets)) if (one := await self._deep(bucket))[0].records]
+            found = await self._deep(sorted(set(buckets)))
         return pb.DigestBucketsResponse(
             buckets=[
                 pb.DigestBucketsResponse.Bucket(
@@ -65,23 +66,27 @@ class Comparison:
             look.update_time.FromNanoseconds(round(written * 1e9))
         return look
 
-    async def _deep(self, bucket: int) -> tuple[BucketDigest, int]:
-        records = owned = digest = content = 0
-        async for page in self._pages(bucket):
-            for kept in page:
-                records += 1
-                owned += kept.row.owner is self._me
-                digest ^= kept.digest
-                content ^= kept.row.digest
-        return BucketDigest(bucket, records, owned, digest), content
+    async def _deep(self, buckets: Sequence[int]) -> list[tuple[BucketDigest, int]]:
+        """Digests as they are kept, and made anew."""
+        found: dict[int, tuple[BucketDigest, int]] = {}
+        async for row, digest in self._rows(buckets):
+            bucket = bucket_of(row.key)
+            before, content = found.get(bucket, (BucketDigest(bucket, 0, 0, 0), 0))
+            owned = before.owned + (row.owner is self._me)
+            after = BucketDigest(bucket, before.records + 1, owned, before.digest ^ digest)
+            found[bucket] = after, content ^ row.digest
+        return [found[bucket] for bucket in sorted(found)]
 
-    async def _pages(self, bucket: int) -> AsyncIterator[list[Kept]]:
-        query = ExportQuery(limit=PAGE_ROWS, buckets=(bucket,))
-        more = True
+    async def _rows(self, buckets: Sequence[int]) -> AsyncIterator[Kept]:
+        query = ExportQuery(limit=PAGE_ROWS, buckets=tuple(buckets))
+        more = bool(buckets)
         while more:
             page, more = await self._inspection.rows(query)
-            yield page
+            for kept in page:
+                yield kept
             if page:
-                query = replace(query, after=page[-1].row.key)
+                last = page[-1].row.key
+                left = query.buckets[query.buckets.index(bucket_of(last)) :]
+                query = replace(query, after=last, buckets=left)
             # A store in memory never waits: let the others on.
             await asyncio.sleep(0)

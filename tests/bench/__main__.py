@@ -16,7 +16,21 @@ from rich.console import Console
 from libs.devstack.errors import DevStackError
 from libs.devstack.locate import PROJECT_ROOT
 from libs.devstack.stack import running_stack, server_directory
-from tests.bench import ack, backfill, calls, handoff, lag, locks, memory, mover, report, steering, stores
+from tests.bench import (
+    ack,
+    backfill,
+    calls,
+    handoff,
+    lag,
+    locks,
+    memory,
+    mover,
+    reconcile,
+    replay,
+    report,
+    steering,
+    stores,
+)
 from tests.bench.measure import Figure, Machine
 from tests.bench.report import Result
 from tests.bench.site import Site
@@ -37,6 +51,8 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
     "handoff": ("one record from store to store and back", handoff.measure),
     "backfill": ("every record of A copied to B, against a bare upsert; memory meanwhile", backfill.measure),
+    "reconcile": ("two equal stores compared, against the bare statement at each; memory meanwhile", reconcile.measure),
+    "replay": ("a topic given to B again, against a plain consumer; memory meanwhile", replay.measure),
     "mover": ("all records from store to store and back", mover.measure),
     "memory": ("memory of each process", memory.measure),
     "steering": ("planning a call, comparing reads, flipping a flag, and bringing all records home", steering.measure),

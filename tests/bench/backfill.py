@@ -51,7 +51,7 @@ async def measure(site: Site) -> list[Figure]:
         bare.append(count / await server.upsert(rows, PAGE_RECORDS))
         for name, to in (("A to B", "B"), ("A to B, all there", "B"), ("B to A, all there", "A")):
             began = time.perf_counter()
-            job, grown = await _watched(world, walk.job("backfill", {"to": to}))
+            job, grown = await watched(world, walk.job("backfill", {"to": to}))
             rates[name] = count / (time.perf_counter() - began)
             growth = {process: max(size, growth.get(process, 0.0)) for process, size in grown.items()}
             if job.done != count or await _counts(readers) != [count, count]:
@@ -71,7 +71,7 @@ async def measure(site: Site) -> list[Figure]:
     ]
 
 
-async def _watched(world: World, work: Coroutine[Any, Any, T]) -> tuple[T, dict[str, float]]:
+async def watched(world: World, work: Coroutine[Any, Any, T]) -> tuple[T, dict[str, float]]:
     """What the work returns, and by how much each process has grown at most meanwhile, in MB."""
     pids = {name: node.process.pid for name, node in world.nodes.items()}
     before = {name: Memory.of(pid).rss for name, pid in pids.items() if pid is not None}

@@ -21,6 +21,7 @@ from libs.devstack.stack import Stack
 from libs.ownership.model import Record, Row, Store, Version
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc.channel import Channel, open_channel
+from libs.store.port import StorePorts
 from libs.trial.world import World
 from services.simple_mcp.store import initialise, open_store
 from tests.bench.measure import Memory
@@ -30,6 +31,8 @@ CLIENT = "client"
 """The bench itself, among the processes."""
 PROXY = "bare proxy"
 SEED_RECORDS = 200
+_SEED_RECORDS = 1000
+"""At once."""
 CALL_SECONDS = 20.0
 _PROXY_SECONDS = 20.0
 
@@ -55,12 +58,12 @@ def payload_of(number: int, padding: int = 0) -> bytes:
     return sandbox.SerializeToString(deterministic=True)
 
 
-def records(count: int, owner: Store) -> list[Record]:
-    """As their first write left them."""
+def records(count: int, owner: Store, start: int = 0) -> list[Record]:
+    """As their first write left them; so many, from this number on."""
     first = Version(0, 1)
     return [
         Record(Row(name_of(number), first, owner, first, True, payload_of(number), 2), (), owner, time.time())
-        for number in range(count)
+        for number in range(start, start + count)
     ]
 
 
@@ -136,4 +139,10 @@ async def seed_old_database(path: Path, count: int) -> None:
     """A database of A that owns everything and has this many records."""
     await asyncio.to_thread(initialise, path)
     async with open_store(path, SystemClock()) as store:
-        await store.transfers.apply(records(count, Store.A))
+        await seed(store, count)
+
+
+async def seed(store: StorePorts, count: int) -> None:
+    """Records that A owns, as many."""
+    for start in range(0, count, _SEED_RECORDS):
+        await store.transfers.apply(records(min(_SEED_RECORDS, count - start), Store.A, start))

@@ -42,7 +42,7 @@ NAMES = {"repair": "yes or no", "deep": "yes or no", "corrupt": "the name of a r
 
 DOUBTS = 80
 """Records that are doubted at once; as many as a checkpoint has room for."""
-BUCKETS_AT_ONCE = 16
+BUCKETS_AT_ONCE = 32
 """Whose digests are asked for again before their rows are looked at."""
 DEEP_BUCKETS = 32
 """Whose digests are made anew in one step."""
@@ -156,7 +156,7 @@ class Reconcile:
         if place.doubts and (not place.differing or len(place.doubts) >= DOUBTS):
             return await self._look_again(place, findings, wanted)
         if place.differing:
-            return await self._walk(place, findings, at.limit)
+            return await self._walk(place, findings, wanted, at.limit)
         return _step(place, findings, note=_told(findings), finished=True)
 
     async def _digest(self, place: Place, findings: Findings, wanted: Wanted, limit: int) -> Step:
@@ -170,14 +170,15 @@ class Reconcile:
         place = replace(place, digested=until, differing=(*place.differing, *differing))
         return _step(place, findings, done, f"{len(place.differing)} buckets differ so far")
 
-    async def _walk(self, place: Place, findings: Findings, limit: int) -> Step:
+    async def _walk(self, place: Place, findings: Findings, wanted: Wanted, limit: int) -> Step:
         """Looks for differing rows until there are enough of them, or it is time."""
         end = self._clock.monotonic() + STEP_SECONDS
         left, doubts, after = list(place.differing), list(place.doubts), place.after
         if not after:
             group = left[: min(limit, BUCKETS_AT_ONCE)]
-            # What was on its way when all digests were made has arrived by now, as a rule; edits by hand have not.
-            again = {pair.bucket for pair in await self._comparing.digests(group, deep=True) if not pair.is_equal}
+            # What was on its way when all digests were made has arrived by now, as a rule.
+            pairs = await self._comparing.digests(group, deep=wanted.deep)
+            again = {pair.bucket for pair in pairs if not pair.is_equal}
             left = [bucket for bucket in left if bucket not in group or bucket in again]
             group = [bucket for bucket in group if bucket in again]
         else:
