@@ -27,6 +27,7 @@ from libs.sandboxes.operations import SandboxOperations
 from services.router.cli.app import app
 from services.router.core.ledger import Loss
 from services.router.core.phase import Phase
+from services.router.flows import ledger
 from tests.integration.test_router import go_to, lend, put
 from tests.panel import Panel, running_panel
 from tests.system import Kit, System, running_system
@@ -107,6 +108,21 @@ async def test_while_the_owner_is_away_nothing_is_said_of_its_records() -> None:
         await system.stop(Store.A)
         for _ in range(3):
             assert await system.auditor.look() == 0
+        assert system.auditor.ledger.counts.waiting == 1
+
+
+async def test_while_one_store_is_away_the_writes_at_the_other_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait for the one that is away."""
+    monkeypatch.setattr(ledger, "KEYS", 1)
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        await put(system, "2")
+        a, b = system.ports(Store.A), system.ports(Store.B)
+        (released,) = (await a.transfers.release(["shelf/r/2"], Store.B, create=False)).results
+        assert released.record is not None
+        await b.transfers.apply([released.record])
+        await system.stop(Store.A)
+        assert [await system.auditor.look() for _ in range(2)] == [0, 1]
         assert system.auditor.ledger.counts.waiting == 1
 
 

@@ -134,6 +134,26 @@ def test_without_room_the_oldest_go_and_rather_those_that_were_found() -> None:
     assert ledger.counts == LedgerCounts(sampled=5, checked=1, dropped=1, waiting=3)
 
 
+def test_what_nobody_can_tell_of_now_does_not_stand_in_the_way() -> None:
+    ledger = Ledger(LIMITS)
+    first, second = write(1, "a"), write(1, "b")
+    ledger.note(first, 0.0)
+    ledger.note(second, 1.0)
+    assert ledger.due(11.0, 1) == [first]
+    ledger.put_off(first, 11.0)
+    assert ledger.due(11.0, 1) == [second]
+    assert ledger.due(20.9, 9) == [second]
+    assert ledger.due(21.0, 9) == [second, first]
+    rows = [B_HAS._replace(write_revision=1)]
+    assert ledger.look(first, rows, 21.0, 0.0) is None and ledger.known == 1
+    assert ledger.due(81.0, 9) == [second, first]
+    ledger.put_off(first, 81.0)
+    assert ledger.due(140.9, 9) == [second]
+    ledger.put_off(write(7, "a"), 200.0)
+    assert ledger.due(141.0, 9) == [second, first], "of a write that is not kept any more nothing is put off"
+    assert ledger.counts == LedgerCounts(sampled=2, checked=1, waiting=1)
+
+
 def test_the_sample_is_the_same_everywhere_and_about_as_large_as_it_should_be() -> None:
     ids = [f"request-{number}" for number in range(5000)]
     assert not any(is_sampled(one, 0) for one in ids)

@@ -182,6 +182,17 @@ class Ledger:
         )
         return [line.write for line in islice(lines, limit)]
 
+    def put_off(self, write: Acknowledged, now: float) -> None:
+        """Nobody can tell now, since the store that could does not answer. It is looked at later, so that it does not
+        stand in the way of others."""
+        places, seconds = self._new, self._limits.settle_seconds
+        if write.key not in places:
+            places, seconds = self._known, self._limits.again_seconds
+        line = places.get(write.key)
+        if line is not None and line.write == write:
+            places[write.key] = replace(line, due=now + seconds)
+            places.move_to_end(write.key)
+
     def look(self, write: Acknowledged, rows: Sequence[Seen], now: float, now_seconds: float) -> Finding | None:
         """What both stores have under the write's key, as far as they have a row. The finding, when it is lost."""
         places = self._new if write.key in self._new else self._known

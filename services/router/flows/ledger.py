@@ -90,6 +90,7 @@ class Auditor:
             found = [row for row in rows if row is not None]
             # The owner alone can tell; nobody is it while the record moves, and then it takes both.
             if len(rows) < len(answers) and not any(row.owned for row in found):
+                self.ledger.put_off(write, self._clock.monotonic())
                 continue
             looked += 1
             self._judge(write, found)
