@@ -91,6 +91,16 @@ def test_of_one_version_the_row_counts_that_its_store_understands() -> None:
         assert merge(Half({"a": one}, False), Half({"a": other}, False), {}, 10, 1000) == Merged([b"a@2"], None)
 
 
+def test_of_one_version_the_verdict_counts_of_the_store_that_understood_it_when_it_came() -> None:
+    """The other one has been given the newer program since, and keeps nothing by which a filter finds the record."""
+    later, here = Half({}, full=False), Half({"x": item("x", 1, True)}, full=False)
+    missed = {"x": item("x", 1, False)}
+    for halves in ((later, here), (here, later)):
+        assert merge(*halves, missed, 5, 1 << 20).items == [b"x@1"]
+    for halves in ((Half(missed, full=False), here), (here, Half(missed, full=False))):
+        assert merge(*halves, {}, 5, 1 << 20).items == [b"x@1"]
+
+
 def test_a_record_whose_newest_version_nobody_understands_is_named_not_left_out() -> None:
     opaque = Item(Version(0, 3), False, b"", unknown_schema=3)
     with pytest.raises(SchemaUnknown, match="record 'a' has schema version 3"):

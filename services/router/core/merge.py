@@ -67,7 +67,9 @@ def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, mos
     last = ""
     for name in names:
         rows = [rows[name] for rows in (one.rows, other.rows, looked_up) if name in rows]
-        newest = max(rows, key=lambda row: (row.version, not row.unknown_schema))
+        # Of one version both verdicts are the same, unless a store did not understand the record when it came: then it
+        # cannot tell by what to find it, until the next write.
+        newest = max(rows, key=lambda row: (row.version, not row.unknown_schema, row.matches))
         if newest.unknown_schema:
             raise SchemaUnknown(newest.unknown_schema, "the store that has its newest version understands older", name)
         if newest.matches:
