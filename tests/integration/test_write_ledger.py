@@ -117,6 +117,7 @@ async def test_while_one_store_is_away_the_writes_at_the_other_are_looked_at(mon
     async with running_system(feeds=False, mover=False) as system:
         await with_a_loan(system)
         await put(system, "2")
+        await lend(system, "shelf/r/2", "ann")
         a, b = system.ports(Store.A), system.ports(Store.B)
         (released,) = (await a.transfers.release(["shelf/r/2"], Store.B, create=False)).results
         assert released.record is not None
