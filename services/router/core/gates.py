@@ -79,7 +79,7 @@ _GATES: Sequence[Gate] = (
         "Every event could be applied.",
         lambda limits: "0 parked events",
         on.parked,
-        "baton doctor names the store; its log has each parked event with its reason",
+        "baton events parked shows each with its reason; baton events retry or drop",
     ),
     Gate(
         "shadow-consistent",

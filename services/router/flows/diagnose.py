@@ -82,7 +82,7 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
         remedy = "changes of the other store do not arrive: see that the event log is up and that the store reaches it"
         findings.append(Finding(Level.FAIL, subject, f"its feed stands still: {status.feed.trouble}", remedy))
     if status.feed.parked_now:
-        remedy = "look at the parked events; phases cannot advance until they are applied"
+        remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
         findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
     if status.locks.breaker not in ("", "closed"):
         remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
