@@ -7,17 +7,21 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
 from libs.eventlog.cloudevents import HeaderWriter
-from libs.eventlog.port import Event, partition_of
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event, LogUnavailable, partition_of
 from libs.ownership.model import Record, Row, Served, Store, Version
 from libs.ownership.wire import event_of
 from libs.pb.baton.control.v1 import events_pb2
+from libs.pb.baton.record.v1 import record_pb2
 from libs.store.port import FeedStep, Parked, Position
 from services.router.cli.app import app
 from services.router.cli.options import Exit
+from services.router.flows import events as flows_events
 from services.router.flows.events import MAX_CONTENTS, LogEvents, Question
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel
@@ -194,6 +198,34 @@ async def test_a_parked_event_is_dropped_with_a_reason_that_the_journal_keeps(pa
     nothing = await baton(panel, *words, "--reason", "again")
     assert nothing.exit_code == Exit.FAILED and "no event 0/3 is parked" in nothing.stderr
     assert (await panel.store.journal(1))[0] == latest, "what does not happen is not journaled"
+
+
+async def test_nothing_is_dropped_without_a_reason_or_a_name_whoever_asks(panel: Panel) -> None:
+    await park(panel, 3)
+    for actor, reason in (("ann", " "), ("", "half a record")):
+        request = events_pb2.DropParkedRequest(
+            actor=actor, reason=reason, store=record_pb2.STORE_B, partition=0, offset=3
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match=r"(reason|actor): .* is not valid"):
+            await panel.control.DropParked(request)
+    assert (await panel.system.ports(Store.B).feed.state()).parked_now == 1
+
+
+class Hollow(MemoryEventLog):
+    """Says that each partition has two events more than it has."""
+
+    async def ends(self) -> dict[int, tuple[int, int]]:
+        return {partition: (oldest, end + 2) for partition, (oldest, end) in (await super().ends()).items()}
+
+
+async def test_a_log_that_does_not_give_what_it_says_it_has_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = Hollow(1)
+    await log.append([event(BOOK)])
+    monkeypatch.setattr(flows_events, "POLL_SECONDS", 0.01)
+    with pytest.raises(LogUnavailable, match="where some are known to be"):
+        _ = [seen async for seen in LogEvents(log, CONTRACT).read(Question())]
 
 
 async def test_a_store_that_is_away_keeps_no_other_s_parked_events_back(panel: Panel) -> None:

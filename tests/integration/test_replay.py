@@ -19,6 +19,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import events_pb2
 from libs.store.memory import MemoryStore
 from services.router.core.jobs import Job, JobState
+from services.router.flows import replay as flows_replay
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.replay import Replay
 from tests.panel import Panel, running_loops, running_panel
@@ -173,6 +174,24 @@ async def test_a_replay_that_retention_has_overtaken_fails_and_says_so(panel: Pa
     await eventually(lambda: panel.parts.jobs.view[0].state is JobState.FAILED)
     failed = await panel.parts.jobs.job(job.id)
     assert "retention was faster than this replay" in failed.note and 0 < failed.done < 90
+
+
+async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_says_it_has(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = panel.system.log
+    await log.append([event(key_of(0))], partition=3)
+    ends = await log.ends()
+
+    async def more() -> dict[int, tuple[int, int]]:
+        return {**ends, 3: (0, 2)}
+
+    monkeypatch.setattr(flows_replay, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(log, "ends", more)
+    await panel.parts.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
+    await eventually(lambda: "no event at 3/1, where one is known to be" in panel.parts.jobs.view[0].waits)
+    await log.append([event(key_of(1))], partition=3)
+    await eventually(lambda: panel.parts.jobs.view[0].state is JobState.FINISHED)
 
 
 @pytest.mark.parametrize(
