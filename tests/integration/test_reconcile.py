@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +15,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.errors import InvalidField
-from libs.ownership.model import Row, Store, Version
+from libs.ownership.model import Row, Store, Version, bucket_of
 from libs.rpc.tasks import Loop
 from services.router.flows.jobs import JobKind, Position, Step
 from services.router.flows.reconcile import Reconcile
@@ -186,6 +187,55 @@ async def test_what_is_on_its_way_is_no_difference() -> None:
                 await eventually(lambda: same(system))
         step = await kind.step(at)
         assert json.loads(step.report or "")["found"] == NOBODY
+
+
+async def test_a_record_that_has_moved_on_meanwhile_is_no_difference() -> None:
+    async with stocked() as system:
+        first, second, third = (Version(0, number) for number in (1, 2, 3))
+        plant(system, A, path(1), version=second, write_version=second)
+        kind, at = reconcile(system), Position({}, b"", 100)
+        for _ in range(2):
+            step = await kind.step(at)
+            at = replace(at, checkpoint=step.checkpoint, report=step.report or at.report)
+        assert rows(system, B)[path(1)].version == first
+        # What was doubted has arrived, and the next change is on its way.
+        plant(system, B, path(1), version=second, write_version=second)
+        plant(system, A, path(1), version=third, write_version=third)
+        step = await kind.step(at)
+        assert not step.waits and json.loads(step.report or "")["found"] == NOBODY
+
+
+def keys_of_one_bucket(count: int) -> list[str]:
+    names = (f"shelf/r/{number}" for number in itertools.count())
+    return sorted(itertools.islice((name for name in names if bucket_of(name) == 7), count))
+
+
+@pytest.mark.parametrize("deep", ["yes", "no"])
+async def test_a_bucket_of_many_pages_and_more_doubts_than_a_checkpoint_holds(
+    deep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.router.flows.comparing.PAGE_ROWS", 4)
+    monkeypatch.setattr("services.router.flows.reconcile.DOUBTS", 3)
+    monkeypatch.setattr("libs.backend.comparison.PAGE_ROWS", 3)
+    keys = keys_of_one_bucket(24)
+    async with stocked(count=0) as system:
+        for place, key in enumerate(keys):
+            row = Row(key, Version(0, 1), A, Version(0, 1), True, b"", 1)
+            rows(system, A)[key] = row
+            if place not in (0, 5, 6, 7, 8, 9, 10, 11, 23):
+                rows(system, B)[key] = row
+        for key in keys[3:5]:
+            rows(system, B)[key] = replace(rows(system, B)[key], payload=b"other")
+        for key in keys[12:17]:
+            lose(system, A, key)
+        report = await run(reconcile(system), {"deep": deep})
+        assert report["found"] == {**NOBODY, "MISSING": 9, "CORRUPT": 2, "EXTRA": 5}
+        assert (report["repaired"], report["records"]) == (9, 19)
+        assert [one["key"] for one in report["differences"]] == [
+            key for place, key in enumerate(keys) if place in (0, 3, 4, *range(5, 17), 23)
+        ]
+        ages = await run(Validate(system.stores, SystemClock()), {})
+        assert [ages[name] for name in ("only_in_b", "different", "in_both")] == [5, 2, 19]
 
 
 async def test_under_load_a_fault_is_found_and_none_is_invented() -> None:
