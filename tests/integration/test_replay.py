@@ -109,6 +109,13 @@ async def test_a_dry_run_says_what_a_replay_would_do_and_changes_nothing(panel: 
     assert done.note == "applied 240, ignored 120 as known", "and so it is"
 
 
+async def test_a_dry_run_counts_an_event_that_is_in_the_log_twice_as_a_replay_does(panel: Panel) -> None:
+    await panel.system.log.append([event(key_of(0), 2), event(key_of(0), 1), event(key_of(0), 2)])
+    said = await ended(panel, {"dry_run": "yes"})
+    done = await ended(panel, {})
+    assert (said.note, done.note) == ("would apply 1, ignore 2 as known", "applied 1, ignored 2 as known")
+
+
 async def test_a_replay_of_one_record_reads_its_partition_only(panel: Panel) -> None:
     await panel.system.log.append(events())
     job = await ended(panel, {"name": key_of(7)})
@@ -122,12 +129,14 @@ async def test_events_that_cannot_be_read_are_counted_and_named_and_keep_no_othe
     good = events()[:3]
     bad_store = Event("x", event("x").value + b"\x18\x63")  # its last owner is store 99
     heartbeat = Event("", b"", HeaderWriter("A", "baton.heartbeat.v1").write("", (0, 0), 1.0))
-    odd = [Event("x", b"\xff"), bad_store, Event("other", good[0].value), heartbeat]
-    await panel.system.log.append([*odd, *good], partition=2)
+    odd = [Event("x", b"\xff"), Event("other", good[0].value), heartbeat]
+    await panel.system.log.append([*odd, *good[:2]], partition=2)
+    # Read by itself, so that it is the store that refuses it.
+    await panel.system.log.append([bad_store, good[2]], partition=5)
     job = await ended(panel, {})
     found = report(job)
     assert (found["applied"], found["known"], found["unreadable"], found["others"]) == (3, 0, 3, 1)
-    assert sorted(found["places"]) == ["2/0", "2/1", "2/2"]
+    assert sorted(found["places"]) == ["2/0", "2/1", "5/0"]
     assert job.note == "applied 3, ignored 0 as known; 3 cannot be read"
 
 
