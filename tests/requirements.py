@@ -46,6 +46,7 @@ _INTERLEAVINGS = "integration/test_postgres_interleavings.py"
 _LEASES = "acceptance/test_leases.py"
 _MODEL = "model/test_model.py"
 _PHASE = "unit/test_phase.py"
+_RECONCILE = "integration/test_reconcile.py"
 _ROUTER = "integration/test_router.py"
 _SHADOW = "integration/test_shadow.py"
 _STRESS = _in(
@@ -297,9 +298,36 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_jobs.py", "live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so"),
     ),
     "data.reconcile": Requirement(
-        "The stores are compared all the time, differences judged, and mended from the owner"
+        "The stores are compared all the time, differences judged, and mended from the owner",
+        _in(
+            "acceptance/test_reconcile.py",
+            "edits_by_hand_are_found_and_what_is_missing_is_copied_whoever_is_killed",
+        )
+        + _in(
+            _RECONCILE,
+            "each_kind_of_fault_is_found_in_one_run_wherever_that_is_interrupted",
+            "under_load_a_fault_is_found_and_none_is_invented",
+            "what_is_on_its_way_is_no_difference",
+            "a_repair_lowers_no_version_and_takes_nothing_from_the_owner",
+            "a_corrupt_record_is_mended_when_a_person_names_it_and_with_its_owners_content",
+        )
+        + _in(
+            "integration/test_reconcile_cli.py",
+            "the_stores_are_compared_every_few_minutes_from_the_first_backfill_on",
+            "what_was_found_is_the_gates_evidence_and_an_alert",
+        )
+        + _in("unit/test_reconcile.py", "two_rows_say_how_they_differ")
+        + _in("unit/test_alerts.py", "what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm"),
     ),
-    "data.validate": Requirement("Queries show which ids only one store has, and how far it is behind"),
+    "data.validate": Requirement(
+        "Queries show which ids only one store has, and how far it is behind",
+        _in("unit/test_ages.py", "each_query_counts_what_it_asks_for")
+        + _in(
+            "integration/test_reconcile_cli.py",
+            "validate_tells_how_far_each_store_is_behind_by_what_the_records_say",
+        )
+        + _in(_RECONCILE, "validate_tells_what_only_one_store_has_and_what_differs"),
+    ),
     "data.replay": Requirement(
         "A part of the log can be applied again to either store, after a look at what it would do",
         _in(
