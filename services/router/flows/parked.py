@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from services.router.flows.migration import MAX_REASON_CHARACTERS, Decision, Migration
+from services.router.flows.migration import Decision, Migration
 from services.router.flows.stores import StoreClient, Stores
 
 DEFAULT_EVENTS = 200
@@ -77,11 +78,7 @@ class ParkedEvents:
             raise _not_parked(store, partition, offset)
         event = listed.parked[0]
         what = f"{store} {partition}/{offset}, {event.key or 'without key'}: {event.reason}"[:_SHOWN_CHARACTERS]
-        noted = f"{decision.reason} ({what})"
-        if len(noted) > MAX_REASON_CHARACTERS:
-            most = MAX_REASON_CHARACTERS - len(noted) + len(decision.reason)
-            raise InvalidField("reason", decision.reason, f"at most {most} characters")
-        await self._migration.note(Decision(decision.actor, noted), DROPPED)
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({what})"), DROPPED)
         request = pb.DropParkedRequest(partition=partition, offset=offset)
         if not (await client.ask(client.replication.DropParked, request, CALL_SECONDS)).found:
             raise _not_parked(store, partition, offset)
