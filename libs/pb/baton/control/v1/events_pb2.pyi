@@ -38,9 +38,11 @@ class ReadEventsRequest(_message.Message):
     name: _builtins.str
     """Only of this record; empty: of all."""
     limit: _builtins.int
-    """At most so many; 0: as many as there are. 1000 at most where `start` is empty."""
+    """At most so many of those that are there, up to 1000, or 100 with their content: the first ones by time, or without a
+    start the last ones. 0: all from a start on, partition by partition; or the last 20.
+    """
     follow: _builtins.bool
-    """Wait for further ones, until the caller leaves, or there were as many as the limit says."""
+    """Then new ones as they come, until the caller leaves."""
     content: _builtins.bool
     """With their content."""
     def __init__(
