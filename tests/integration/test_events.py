@@ -83,6 +83,7 @@ async def test_events_are_shown_from_somewhere_on(panel: Panel) -> None:
         await panel.system.log.append([event(f"rooms/r/books/{number}")], partition=number % 2)
     first = await answers(panel, "events", "tail", "--from", "start", "-n", "4")
     assert [one["key"][-1] for one in first] == ["0", "1", "2", "3"]
+    assert [one["key"][-1] for one in await answers(panel, "events", "tail", "-n", "2")] == ["3", "4"]
     assert [one["place"] for one in await answers(panel, "events", "tail", "--from", "0/1")] == ["0/1", "0/2"]
     assert await answers(panel, "events", "tail", "--from", "1/2") == [], "where the log ends"
     for start, why in (("1/3", "at most 1/2, where the log ends"), ("then", "is not valid: start, a time")):
