@@ -33,14 +33,11 @@ class Comparison:
             raise InvalidField("buckets", f"{len(buckets)} buckets", f"1 to {MAX_DEEP_BUCKETS} when deep")
         else:
             found = await self._deep(sorted(set(buckets)))
-        return pb.DigestBucketsResponse(
-            buckets=[
-                pb.DigestBucketsResponse.Bucket(
-                    bucket=one.bucket, records=one.records, owned=one.owned, digest=one.digest, content=content
-                )
-                for one, content in found
-            ]
-        )
+        return _digests_to_pb(found)
+
+    async def counts(self) -> pb.DigestBucketsResponse:
+        """Of all buckets."""
+        return _digests_to_pb([(counted, 0) for counted in await self._inspection.counts()])
 
     async def looks(self, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
         """Raises InvalidField."""
@@ -90,3 +87,14 @@ class Comparison:
                 query = replace(query, after=last, buckets=left)
             # A store in memory never waits: let the others on.
             await asyncio.sleep(0)
+
+
+def _digests_to_pb(found: Sequence[tuple[BucketDigest, int]]) -> pb.DigestBucketsResponse:
+    return pb.DigestBucketsResponse(
+        buckets=[
+            pb.DigestBucketsResponse.Bucket(
+                bucket=one.bucket, records=one.records, owned=one.owned, digest=one.digest, content=content
+            )
+            for one, content in found
+        ]
+    )

@@ -262,6 +262,9 @@ class Replication(ReplicationServiceServicer):
 
     async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
         self._serving.check()
+        if request.counts_only:
+            check_count(request.buckets, "buckets", 0)
+            return await self._comparison.counts()
         return await self._comparison.digests(check_buckets(request.buckets), deep=request.deep)
 
     async def LookAtRecords(self, request: pb.LookAtRecordsRequest, context: Context) -> pb.LookAtRecordsResponse:

@@ -101,6 +101,13 @@ class SqliteInspection:
             for bucket, (records, owned, digest) in sorted(sums.items())
         ]
 
+    async def counts(self) -> list[BucketDigest]:
+        return await self.core.database.read(self._counts)
+
+    def _counts(self, connection: sqlite3.Connection) -> list[BucketDigest]:
+        found = connection.execute(self.core.statements.counts, (self.core.store.value,))
+        return [BucketDigest(bucket, records, owned, 0) for bucket, records, owned in found]
+
     async def connections(self) -> None:
         return None
 

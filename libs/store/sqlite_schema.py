@@ -216,6 +216,8 @@ class Statements:
         )
         self.rows = f"SELECT {ROW}, r.digest FROM {table} r"
         self.digests = f"SELECT bucket, owner, digest FROM {table}"
+        # From the index alone.
+        self.counts = f"SELECT bucket, count(*), sum(owner = ?) FROM {table} GROUP BY bucket ORDER BY bucket"
         self.census = f"SELECT count(*), total(owner = ?) FROM {table}"
 
 

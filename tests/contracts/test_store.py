@@ -341,6 +341,7 @@ class TestBothStores:
         assert sum(one.owned for one in ours) == len(KEYS) - 9
         some = [ours[0].bucket, ours[-1].bucket]
         assert await store.inspection.digests(some) == [ours[0], ours[-1]]
+        assert await store.inspection.counts() == [one._replace(digest=0) for one in ours]
         await put(store, KEYS[20], "r2", "changed")
         assert await store.inspection.digests() != ours
 

@@ -30,7 +30,7 @@ WRITERS = 3
 """Pages that are written at once, while the next one is read."""
 TOTAL_SECONDS = 5.0
 """Between two looks at how many records there are: a store may have to count them."""
-STEP_SECONDS = 0.5
+STEP_SECONDS = 1.0
 """After so long a step begins no further page."""
 CALL_SECONDS = 5.0
 
@@ -98,7 +98,7 @@ class Backfill:
         return f"{NAME} to {_to(arguments)}"
 
     async def step(self, at: Position) -> Step:
-        """Copies pages for half a second. Raises what the stores' clients raise, NoProgress."""
+        """Copies pages for about a second. Raises what the stores' clients raise, NoProgress."""
         to = _to(at.arguments)
         pages = _Pages(Cursor.decode(at.checkpoint), at.limit, self._clock.monotonic() + STEP_SECONDS, asyncio.Lock())
         copying = [self._copy(pages, to) for _ in range(WRITERS)]

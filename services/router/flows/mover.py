@@ -171,9 +171,10 @@ class Mover:
             for absence in await self._transfer.absences(store):
                 if absence.owner == STORE_NUMBERS[store]:
                     buckets[absence.bucket].absence = store
-            digests = await client.ask(client.replication.DigestBuckets, pb.DigestBucketsRequest(), BULK_SECONDS)
-            for digest in digests.buckets:
-                buckets[digest.bucket].owned[store] = digest.owned
+            request = pb.DigestBucketsRequest(counts_only=True)
+            counts = await client.ask(client.replication.DigestBuckets, request, BULK_SECONDS)
+            for counted in counts.buckets:
+                buckets[counted.bucket].owned[store] = counted.owned
         return buckets
 
     def _judge(self, buckets: Mapping[int, Bucket]) -> Sequence[Bucket]:

@@ -110,6 +110,9 @@ class PostgresInspection:
 
         return await self._context.control.run(work)
 
+    async def counts(self) -> list[BucketDigest]:
+        return [one._replace(digest=0) for one in await self.digests()]
+
     async def census(self) -> Census:
         """As old as fifty times what a count takes, at most ten seconds: at once in a small store."""
         loop = asyncio.get_running_loop()

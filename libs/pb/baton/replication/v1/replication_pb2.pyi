@@ -994,8 +994,11 @@ class DigestBucketsRequest(_message.Message):
 
     BUCKETS_FIELD_NUMBER: _builtins.int
     DEEP_FIELD_NUMBER: _builtins.int
+    COUNTS_ONLY_FIELD_NUMBER: _builtins.int
     deep: _builtins.bool
     """Every row is read, and its digest made anew. For some buckets only."""
+    counts_only: _builtins.bool
+    """Only how many, of all buckets: the answer's digests are 0. A store may find that without reading its rows."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """None: all 1024."""
@@ -1005,10 +1008,11 @@ class DigestBucketsRequest(_message.Message):
         *,
         buckets: _abc.Iterable[_builtins.int] | None = ...,
         deep: _builtins.bool = ...,
+        counts_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "deep", b"deep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "counts_only", b"counts_only", "deep", b"deep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
