@@ -32,6 +32,7 @@ DAY = 86_400.0
         (Held(100, 100, 100, by_size=True), {0: 100}, 0, 0),
         (Held(100, 100, 100, by_size=True), {0: 90}, 10, 10),
         (Held(0, 100, 100, by_size=False), {0: 100}, 0, 0),
+        (Held(0, 100, 120, by_size=False), {0: 100}, 0, 0),
     ],
 )
 def test_at_risk_is_what_is_not_read_of_the_older_half_of_what_the_log_keeps(

@@ -39,8 +39,8 @@ class Held(NamedTuple):
     oldest: int
     end: int
     aged: int
-    """Offset of the first event that is younger than KEPT_SHARE of the age at which events are dropped; `oldest` where
-    age is no reason."""
+    """Offset of the first event that is younger than KEPT_SHARE of the age at which events are dropped, as it was asked
+    for after `end`; `oldest` where age is no reason."""
     by_size: bool
 
     @property

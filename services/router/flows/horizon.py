@@ -41,7 +41,7 @@ class HorizonWatch:
 
     async def look(self) -> None:
         """Raises LogUnavailable, TopicUnfit; what was known stays."""
-        ends = await self._log.ends()
+        ends = await self._log.ends()  # First, since a log that was not open yet does not know its retention.
         seconds, by_size = self._log.retention
         aged = {} if seconds is None else await self._log.offsets_at(self._clock.now() - KEPT_SHARE * seconds)
         self._held = {
