@@ -35,6 +35,11 @@ def check_optional_address(value: str) -> str:
     return check_address(value) if value else value
 
 
+def check_optional_addresses(value: str) -> str:
+    """As `check_addresses`; "" is nowhere. Raises ValueError."""
+    return check_addresses(value) if value else value
+
+
 def check_addresses(value: str) -> str:
     """One or several processes of one service: "10.0.0.1:50061,10.0.0.2:50061". Raises ValueError."""
     for part in value.split(","):

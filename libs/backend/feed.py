@@ -8,14 +8,16 @@ its reason, and when the log no longer has what comes next the feed stands still
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from libs.backend.admission import by_terms, read_terms
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
-from libs.ownership.model import Record
-from libs.ownership.wire import UnreadableRecord, maker_of_event, read_event
+from libs.ownership.model import Record, bucket_of
+from libs.ownership.terms import take_term
+from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event, read_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -41,6 +43,8 @@ class _Batch:
     records: list[Record] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     skipped: int = 0
+    terms: dict[int, int] = field(default_factory=dict)
+    """By bucket: the highest term that the batch shows."""
     positions: dict[int, Position] = field(default_factory=dict)
     oldest_made: float | None = None
 
@@ -107,6 +111,8 @@ class ApplyLoop:
         now = self._clock.now()
         if found:
             batch = self._sort(found, positions)
+            if batch.terms:
+                await self._take_terms(batch.terms)
             await self._ports.transfers.apply(batch.records, batch.step())
             for position in batch.positions.values():
                 positions[position.partition] = position.after
@@ -130,6 +136,7 @@ class ApplyLoop:
     def _sort_event(self, batch: _Batch, partition: int, offset: int, event: Event) -> None:
         if not event.key and self._is_system(event):
             batch.skipped += 1
+            self._note_terms(batch, event)
             return
         try:
             # Half of the log is this store's own. The event itself says so, not its headers: those are the relay's.
@@ -143,6 +150,8 @@ class ApplyLoop:
             batch.parked.append(Parked(partition, offset, event.key.replace("\0", "\ufffd"), reason, event.value))
             return
         batch.records.append(record)
+        if record.row.version.term:
+            _note_term(batch, bucket_of(event.key), record.row.version.term)
         self._saw(record.made_seconds)
         made = record.made_seconds
         batch.oldest_made = made if batch.oldest_made is None else min(made, batch.oldest_made)
@@ -159,6 +168,21 @@ class ApplyLoop:
             self._saw(attributes.time)
         return True
 
+    def _note_terms(self, batch: _Batch, event: Event) -> None:
+        terms = read_terms(event)
+        if terms is not None and STORES.get(terms.store) is self._ports.store.other:
+            for one in terms.buckets:
+                _note_term(batch, one.bucket, one.term)
+
+    async def _take_terms(self, terms: Mapping[int, int]) -> None:
+        """A bucket of this store in another one's term was seized while it lived: it is gone, like one that went back.
+        Before anything of that term is applied."""
+        absences = await self._ports.transfers.absences(sorted(terms))
+        if not (seized := by_terms(absences, terms)):
+            return
+        await self._ports.recovery.fence(seized)
+        await self._ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in absences])
+
     def _saw(self, made_seconds: float) -> None:
         if self._newest_made is None or made_seconds > self._newest_made:
             self._newest_made = made_seconds
@@ -173,3 +197,7 @@ class ApplyLoop:
             except UnreadableRecord:
                 continue
             await self._ports.feed.unpark(event.partition, event.offset, record)
+
+
+def _note_term(batch: _Batch, bucket: int, term: int) -> None:
+    batch.terms[bucket] = max(term, batch.terms.get(bucket, 0))

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from libs.backend.admission import Admission, open_other
 from libs.backend.audit import AuditApi, AuditParts
 from libs.backend.calls import Calls, Surroundings
+from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
+from libs.backend.recovery import RecoveryApi
 from libs.backend.replication import About, Replication
 from libs.backend.settings import BackendSettings
 from libs.backend.state import Serving
@@ -76,6 +79,7 @@ class Running:
     logged: LogWaits
     serving: Serving
     writes: Background
+    doorkeeper: Doorkeeper
 
     def __str__(self) -> str:
         return f"public={self.public.address} internal={self.internal.address}"
@@ -88,7 +92,7 @@ class Running:
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
         await self.public.drain(timeout_seconds / 2)
-        self.serving.stop("draining")
+        self.serving.drain()
         await self.internal.drain(max(end - clock(), _LEAST_SECONDS))
         await self.writes.drain(max(end - clock(), _LEAST_SECONDS))
 
@@ -143,36 +147,41 @@ async def open_backend(
             router = await stack.enter_async_context(open_channel(settings.router))
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
+        ask_other = await stack.enter_async_context(open_other(settings.other, token)) if settings.other else None
+        doorkeeper = Doorkeeper(ports, Admission(ports, event_log.get, ask_other), serving)
+        recovery = RecoveryApi(ports, serving, doorkeeper)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
-            [calls.internal(), replication.service(), *audit],
+            [calls.internal(), replication.service(), recovery.service(), *audit],
         )
         public_limits = settings.limits(settings.public_calls, REQUEST_BYTES)
         public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
-        running = Running(public, internal, feed, UpkeepLoop(ports, clock), logged, serving, writes)
+        doorkeeper.tell = (internal.set_serving, public.set_serving)
+        running = Running(public, internal, feed, UpkeepLoop(ports, clock), logged, serving, writes, doorkeeper)
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
         await public.start(serving=False)
-        serving.serve()
-        await internal.set_serving(True)
-        await public.set_serving(True)
+        await doorkeeper.admit()
         yield running
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed."""
+    """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed, and WentBack when the database
+    is not the same any more."""
     stop = told_to_stop()
     # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
-        loops = (running.feed.loop, running.upkeep.loop, running.logged.loop)
+        loops = (running.feed.loop, running.upkeep.loop, running.logged.loop, running.doorkeeper.loop)
         tasks = [owned.create_task(loop.run()) for loop in loops]
         log.info("ready %s", running)
         # For whoever started the process: where it listens, also when the settings left the ports to the system.
         print(f"ready {running}", flush=True)
-        await stop.wait()
+        lost = await running.doorkeeper.lost_before(stop)
         log.info("draining")
         await running.drain(settings.drain_seconds)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+    if lost is not None:
+        raise lost
     log.info("stopped")

@@ -208,7 +208,7 @@ class Replication(ReplicationServiceServicer):
         )
 
     async def AdoptRecords(self, request: pb.AdoptRecordsRequest, context: Context) -> pb.AdoptRecordsResponse:
-        self._serving.check()
+        self._serving.check_copies()
         check_count(request.records, "records", MAX_RECORDS)
         applied, old = await self._ports.transfers.apply([record_from_pb(record) for record in request.records])
         return pb.AdoptRecordsResponse(applied=applied, old=old)
@@ -234,7 +234,7 @@ class Replication(ReplicationServiceServicer):
         return pb.AdoptAbsencesResponse(absences=[absence_to_pb(absence) for _, absence in found])
 
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
-        self._serving.check()
+        self._serving.check_copies()
         limit, wait_seconds = check_limit(request.limit, MAX_RECORDS), check_wait(request.wait_seconds)
         answer = pb.PullChangesResponse()
         for entry in await self._ports.outbox.pull(limit, wait_seconds):
@@ -243,7 +243,7 @@ class Replication(ReplicationServiceServicer):
         return answer
 
     async def AckChanges(self, request: pb.AckChangesRequest, context: Context) -> pb.AckChangesResponse:
-        self._serving.check()
+        self._serving.check_copies()
         check_count(request.changes, "changes", MAX_ACKS)
         names = [(name.key, version_from_pb(name.version)) for name in request.changes]
         acknowledged = await self._ports.outbox.ack(names)
@@ -261,7 +261,7 @@ class Replication(ReplicationServiceServicer):
         return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
 
     async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
-        self._serving.check()
+        self._serving.check_copies()
         if request.counts_only:
             check_count(request.buckets, "buckets", 0)
             return await self._comparison.counts()
@@ -272,7 +272,7 @@ class Replication(ReplicationServiceServicer):
         return await self._comparison.looks(request)
 
     async def ListUnlogged(self, request: pb.ListUnloggedRequest, context: Context) -> pb.ListUnloggedResponse:
-        self._serving.check()
+        self._serving.check_copies()
         check_count(request.changes, "changes", MAX_ACKS)
         names = [(name.key, version_from_pb(name.version)) for name in request.changes]
         waiting = await self._ports.outbox.unlogged(names)
@@ -282,7 +282,7 @@ class Replication(ReplicationServiceServicer):
 
     async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:
         """Answers the first ones, at least one, up to ANSWER_BYTES of events."""
-        self._serving.check()
+        self._serving.check_copies()
         answer = pb.ListParkedResponse()
         size = 0
         place = (request.place.partition, request.place.offset) if request.HasField("place") else None
@@ -296,7 +296,7 @@ class Replication(ReplicationServiceServicer):
         return answer
 
     async def RetryParked(self, request: pb.RetryParkedRequest, context: Context) -> pb.RetryParkedResponse:
-        self._serving.check()
+        self._serving.check_copies()
         feed = self._ports.feed
         found = await feed.parked(1, (request.partition, request.offset))
         if not found:
@@ -309,7 +309,7 @@ class Replication(ReplicationServiceServicer):
         return pb.RetryParkedResponse(found=True, applied=applied > 0)
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:
-        self._serving.check()
+        self._serving.check_copies()
         return pb.DropParkedResponse(found=await self._ports.feed.drop(request.partition, request.offset))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from libs.process import Address, Count, ProcessSettings, Seconds, check_optional_address
+from libs.process import Address, Count, ProcessSettings, Seconds, check_optional_address, check_optional_addresses
 from libs.rpc.server import ServerLimits
 from libs.store.limits import OutboxLimits
 
@@ -19,8 +19,12 @@ class BackendSettings(ProcessSettings):
     """Where the router is."""
     router: Annotated[str, AfterValidator(check_optional_address)] = ""
     """The router's public address: where calls go that this store cannot answer. Empty: there is none."""
+    other: Annotated[str, AfterValidator(check_optional_addresses)] = ""
+    """The other store's internal address (of several processes, with commas): it is asked at the start whether this one
+    may serve. Empty: only the log is asked, so that must be in reach then."""
     token_file: Path | None = None
-    """Holds the token that the internal listener asks for. Needed when that listens beyond this machine."""
+    """Holds the token that the internal listeners of both stores ask for. Needed when this one's listens beyond this
+    machine."""
 
     ack: Literal["committed", "logged"] = "committed"
     """When a write of a client at the public listener is answered: when it is on disk here, or when its event is in the

@@ -10,6 +10,9 @@ class Serving:
 
     def __init__(self) -> None:
         self.reason = "starting"
+        self.gone = ""
+        """Why the store must not serve before it is recovered; "" when it may."""
+        self.draining = False
 
     def __repr__(self) -> str:
         return f"<Serving {self.reason or 'yes'}>"
@@ -19,12 +22,27 @@ class Serving:
         return not self.reason
 
     def serve(self) -> None:
-        self.reason = ""
+        self.reason = self.gone = ""
+
+    def fence(self, gone: str) -> None:
+        """A gone store serves nothing but its changes and what is copied into it."""
+        self.gone = gone
+        self.reason = f"it is to be recovered (baton recover): {gone}"
 
     def stop(self, reason: str) -> None:
         self.reason = reason
+
+    def drain(self) -> None:
+        """For good."""
+        self.draining = True
+        self.reason = "draining"
 
     def check(self) -> None:
         """Raises StoreNotReady."""
         if self.reason:
             raise StoreNotReady(f"the store does not serve: {self.reason}")
+
+    def check_copies(self) -> None:
+        """For what a gone store does too: giving its changes, taking copies, being compared. Raises StoreNotReady."""
+        if not self.gone:
+            self.check()

@@ -23,6 +23,14 @@ class StillHidden(BatonError):
     reason = "STORE_NOT_READY"
 
 
+class WentBack(BatonError):
+    """The database is not the one that this process was started on: start it again, it will say what to do."""
+
+    code = "UNAVAILABLE"
+    reason = "STORE_NOT_READY"
+    retry_seconds = 5.0
+
+
 class Identity(NamedTuple):
     """Which database this is, and how far it has come."""
 

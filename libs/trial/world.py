@@ -266,11 +266,20 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
         "token_file": str(directory / "token"),
     }
     kinds: dict[str, tuple[str, str, Callable[[str], dict[str, str]]]] = {
-        "a": ("simple_mcp", OLD_PREFIX, lambda _: {"database": str(directory / "a.db"), "router": routers[0]}),
+        "a": (
+            "simple_mcp",
+            OLD_PREFIX,
+            lambda _: {"database": str(directory / "a.db"), "router": routers[0], "other": new},
+        ),
         "b": (
             "service_layer",
             NEW_PREFIX,
-            lambda _: {"database": servers.new_database, "redis": servers.redis, "router": routers[0]},
+            lambda _: {
+                "database": servers.new_database,
+                "redis": servers.redis,
+                "router": routers[0],
+                "other": places["a"][1],
+            },
         ),
         "router": (
             "router",

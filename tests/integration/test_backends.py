@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from libs.devstack.ports import free_port
 from libs.eventlog.port import Event
 from libs.eventlog.sqlite import SqliteEventLog
 from libs.ownership.model import Record, Row, Store, Version, bucket_of
@@ -229,15 +230,29 @@ async def test_a_wrong_setting_stops_the_start_and_is_named(
     assert "Traceback" not in errors
 
 
-async def test_a_log_that_is_away_is_no_reason_not_to_start(tmp_path: Path) -> None:
-    away = "kafka://127.0.0.1:1/sandbox.events.v1"
-    async with running(B, database=f"sqlite:///{tmp_path}/b.db", event_log=away) as service:
+async def test_two_stores_that_start_without_the_log_ask_each_other_and_serve(tmp_path: Path) -> None:
+    away: dict[str, object] = {"event_log": "kafka://127.0.0.1:1/sandbox.events.v1"}
+    a, b = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    database: dict[str, object] = {"database": tmp_path / "a.db"}
+    assert (await run_to_end(A, away | database, "init"))[0] == 0
+    at_b: dict[str, object] = {"database": f"sqlite:///{tmp_path}/b.db", "internal": b, "other": a}
+    async with running(B, **away, **at_b) as first:
+
+        async def status(service: Service) -> rpb.GetStatusResponse:
+            return await service.replication.GetStatus(rpb.GetStatusRequest())
 
         async def trouble() -> str:
-            return (await service.replication.GetStatus(rpb.GetStatusRequest())).feed.trouble
+            return (await status(first)).feed.trouble
 
         assert "LOG_UNAVAILABLE" in await eventually(trouble)
-        assert (await service.replication.GetStatus(rpb.GetStatusRequest())).serving
+        alone = await status(first)
+        assert not alone.serving and "it is not known whether this store may serve" in alone.reason
+        async with running(A, **away, **database, internal=a, other=b) as second:
+
+            async def both() -> bool:
+                return all([(await status(one)).serving for one in (first, second)])
+
+            assert await eventually(both)
 
 
 async def test_a_port_in_use_stops_the_start_and_names_the_setting(tmp_path: Path, settings: dict[str, object]) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from libs.errors import BatonError
-from libs.store.recovery import Identity
+from libs.store.recovery import Identity, WentBack
 
 PLACE = (
     "concat_ws('/', s.id, (SELECT system_identifier FROM pg_control_system()),"
@@ -24,14 +23,6 @@ CHANGES = "(pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint"
 """What is on the server's disk, in bytes of its write-ahead log: it never falls there."""
 
 _ASK = f"SELECT {PLACE} AS place, {CHANGES} AS changes FROM standing s"
-
-
-class WentBack(BatonError):
-    """The database is not the one that this process was started on: start it again, it will say what to do."""
-
-    code = "UNAVAILABLE"
-    reason = "STORE_NOT_READY"
-    retry_seconds = 5.0
 
 
 @dataclass(slots=True)

@@ -1,0 +1,240 @@
+"""Whether a store that starts may serve: it asks the other store, or the log, for what it may have forgotten.
+
+A database that was restored, copied back, emptied or promoted may believe that it owns what it gave away. It is known
+by this: it stands at another place than it did; the other store knows a later state of it, or has seized its share; the
+log has a change that it made and does not know, or no longer has what it would have to read next. Then it is fenced as
+gone, for all starts, until `baton recover` has made it good.
+
+One answer is enough, so an ordinary start needs no log, and two stores that start together find each other: what is
+asked here is answered before a store serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from libs.errors import BatonError, StoreNotReady
+from libs.eventlog.port import Event, EventLog, EventLogError, OffsetGone
+from libs.ownership.model import Absence, Store, Version
+from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb, record_of_event
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
+from libs.rpc.channel import open_channel
+from libs.rpc.metadata import TOKEN
+from libs.store.port import StorePorts
+from libs.store.recovery import Identity, Standing
+
+log = logging.getLogger(__name__)
+
+TERMS_TYPE = "baton.terms.v1"
+"""Of the event that tells the log of a seizure."""
+
+ASK_SECONDS = 2.0
+_POLL_EVENTS = 1000
+_POLL_SECONDS = 0.5
+_READ_KEYS = 500
+
+AskOther = Callable[[], Awaitable[pb.GetStandingResponse]]
+"""Of the other store. Raises grpc.aio.AioRpcError."""
+
+
+@asynccontextmanager
+async def open_other(address: str, token: bytes | None) -> AsyncIterator[AskOther]:
+    """Asks the store whose internal listener is there."""
+    async with open_channel(address) as channel:
+        stub = RecoveryServiceStub(channel.grpc)
+        pairs = ((TOKEN, token.decode()),) if token else ()
+
+        async def ask() -> pb.GetStandingResponse:
+            request = pb.GetStandingRequest(absences=True)
+            return await stub.GetStanding(request, timeout=ASK_SECONDS, metadata=grpc.aio.Metadata(*pairs))
+
+        yield ask
+
+
+class NotAdmitted(StoreNotReady):
+    """Neither the other store nor the log can be asked whether this store may serve."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the log has beyond the place where this store stands."""
+
+    mine: dict[str, Version] = field(default_factory=dict)
+    """By key: the newest version that this store has made."""
+    terms: dict[int, int] = field(default_factory=dict)
+    """By bucket: the highest term in which the other store has seized."""
+
+
+class Admission:
+    """`decide` says whether the store may serve. The log and the other store are its owner's to close."""
+
+    def __init__(
+        self, ports: StorePorts, open_log: Callable[[], Awaitable[EventLog]], ask_other: AskOther | None
+    ) -> None:
+        """`ask_other`: None when no address of the other store is set."""
+        self._ports = ports
+        self._open_log = open_log
+        self._ask_other = ask_other
+
+    async def decide(self) -> str:
+        """Why the store is gone, or "": it may serve. A new reason is kept in the store. Raises NotAdmitted, and what
+        the store raises."""
+        standing = await self._ports.recovery.standing()
+        if standing.gone:
+            return standing.gone
+        reason = self._by_place(standing) or await self._by_others(standing)
+        if reason:
+            log.error("this store has gone back in time, or was replaced, and serves nothing: %s", reason)
+            await self._ports.recovery.fence(reason)
+        return reason
+
+    def _by_place(self, standing: Standing) -> str:
+        if standing.opened_at == standing.now.place:
+            return ""
+        return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.place}"
+
+    async def _by_others(self, standing: Standing) -> str:
+        troubles: list[str] = []
+        found: list[str] = []
+        for ask in (self._by_other, self._by_log):
+            try:
+                found.append(await ask(standing))
+            except (grpc.aio.AioRpcError, EventLogError, TimeoutError, _NotAsked) as error:
+                troubles.append(_shown(error))
+        if not found:
+            raise NotAdmitted(f"it is not known whether this store may serve: {'; '.join(troubles)}")
+        return next(filter(None, found), "")
+
+    async def _by_other(self, standing: Standing) -> str:
+        if self._ask_other is None:
+            raise _NotAsked("no address of the other store is set (other)")
+        answer = await self._ask_other()
+        if answer.store == STORE_NUMBERS[self._ports.store]:
+            raise _NotAsked("the address of the other store (other) is this store's own")
+        theirs = [absence_from_pb(absence) for absence in answer.absences]
+        known = Identity(answer.other.place, answer.other.changes) if answer.HasField("other") else None
+        mine = await self._ports.transfers.absences()
+        return by_identity(standing.now, known) or by_absences(mine, theirs, self._ports.store)
+
+    async def _by_log(self, standing: Standing) -> str:
+        async with asyncio.timeout(ASK_SECONDS):
+            event_log = await self._open_log()
+            ends = await event_log.ends()
+        known = (await self._ports.feed.state()).next_offsets
+        positions = {part: known.get(part, 0) for part in ends}
+        for part, (oldest, end) in ends.items():
+            if positions[part] < oldest:
+                return (
+                    f"the log begins at {oldest} in partition {part}, after {positions[part]}, which this store would"
+                    " have to read next"
+                )
+            if positions[part] > end:
+                raise _NotAsked(f"the log ends at {end} in partition {part}: it was replaced")
+        try:
+            return await self._scan(event_log, positions, {part: end for part, (_, end) in ends.items()})
+        except OffsetGone as error:
+            return str(error)
+
+    async def _scan(self, event_log: EventLog, positions: dict[int, int], ends: Mapping[int, int]) -> str:
+        """From where this store stands to where the log ended."""
+        positions = {part: offset for part, offset in positions.items() if offset < ends[part]}
+        if not positions:
+            return ""
+        seen = _Seen()
+        async with event_log.reader(positions) as reader:
+            while any(offset < ends[part] for part, offset in positions.items()):
+                for part, offset, event, _ in await reader.poll(_POLL_EVENTS, _POLL_SECONDS):
+                    positions[part] = offset + 1
+                    self._note(seen, event)
+                if len(seen.mine) >= _READ_KEYS and (reason := await self._forgotten(seen)):
+                    return reason
+        return await self._forgotten(seen) or by_terms(await self._ports.transfers.absences(), seen.terms)
+
+    def _note(self, seen: _Seen, event: Event) -> None:
+        me = self._ports.store
+        if not event.key:
+            terms = read_terms(event)
+            if terms is not None and STORES.get(terms.store) is me.other:
+                for one in terms.buckets:
+                    seen.terms[one.bucket] = max(one.term, seen.terms.get(one.bucket, 0))
+            return
+        try:
+            record = record_of_event(event.value)
+        except UnreadableRecord:
+            return
+        if record.origin is me:
+            seen.mine[event.key] = max(record.row.version, seen.mine.get(event.key, record.row.version))
+
+    async def _forgotten(self, seen: _Seen) -> str:
+        """A change that this store has made, and does not know."""
+        keys = list(seen.mine)
+        for start in range(0, len(keys), _READ_KEYS):
+            for found in await self._ports.records.read_many(keys[start : start + _READ_KEYS]):
+                made = seen.mine[found.key]
+                # What was made in an older term than the bucket's counts no more, known or not.
+                if made > found.version and made.term >= found.absence.term:
+                    return (
+                        f"the log has version {made.term}-{made.revision} of {found.key!r}, which this store made, and"
+                        f" the store has {found.version.term}-{found.version.revision}"
+                    )
+        seen.mine.clear()
+        return ""
+
+
+class _NotAsked(BatonError):
+    """There is nobody to ask."""
+
+
+def read_terms(event: Event) -> pb.Terms | None:
+    """What an event without a key tells of a seizure; None: it is another one."""
+    if ("ce_type", TERMS_TYPE.encode()) not in event.headers:
+        return None
+    try:
+        return pb.Terms.FromString(event.value)
+    except DecodeError:
+        return None
+
+
+def by_identity(now: Identity, known: Identity | None) -> str:
+    """`known`: what the other store was told of this one."""
+    if known is None or (known.place == now.place and known.changes <= now.changes):
+        return ""
+    if known.place != now.place:
+        return f"the other store knows another database of this one: {known.place}, and this is {now.place}"
+    return f"the other store knows a later state of it: {known.changes} changes, and this one has {now.changes}"
+
+
+def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -> str:
+    """An absence that I own cannot have moved on elsewhere; and a term of the other store's is a seizure."""
+    for here, there in zip(mine, theirs, strict=False):
+        if there.term > here.term:
+            return _seized(here.bucket, there.term)
+        if there.term == here.term and here.owner is me and there.version > here.version:
+            return f"the other store knows a later state of bucket {here.bucket}: version {there.version}"
+    return ""
+
+
+def by_terms(mine: Sequence[Absence], terms: Mapping[int, int]) -> str:
+    """`terms`: what the log says of seizures."""
+    for here in mine:
+        if terms.get(here.bucket, 0) > here.term:
+            return _seized(here.bucket, terms[here.bucket])
+    return ""
+
+
+def _seized(bucket: int, term: int) -> str:
+    return f"the other store has seized its share: bucket {bucket} is in term {term}"
+
+
+def _shown(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"the other store: {error.code().name}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,79 @@
+"""Lets a store serve when it may, and stops it when it may not any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from libs.backend.admission import Admission, NotAdmitted
+from libs.backend.state import Serving
+from libs.rpc.tasks import Loop
+from libs.store.port import StorePorts, StoreUnavailable
+from libs.store.recovery import WentBack
+
+LOOK_SECONDS = 1.0
+
+
+class Doorkeeper:
+    """`admit` once at the start; then the loop, which is the owner's to run: it tries again, and looks every second
+    whether another process, or an operator, has fenced or opened the store."""
+
+    def __init__(
+        self,
+        ports: StorePorts,
+        admission: Admission,
+        serving: Serving,
+    ) -> None:
+        self.loop = Loop("doorkeeper", self._look, longest_pause_seconds=LOOK_SECONDS)
+        self.tell: Sequence[Callable[[bool], Awaitable[None]]] = ()
+        """Who is told whether the store serves."""
+        self._lost: asyncio.Future[WentBack] = asyncio.get_running_loop().create_future()
+        """Set when this process cannot go on: the database is not the one that it was started on."""
+        self._ports = ports
+        self._admission = admission
+        self._serving = serving
+
+    async def admit(self) -> None:
+        """Serves, or says why not."""
+        try:
+            gone = await self._admission.decide()
+        except (NotAdmitted, StoreUnavailable) as error:
+            self._serving.stop(f"starting: {error.message}")
+            return
+        if gone:
+            await self.fence(gone)
+        else:
+            self._serving.serve()
+            await self._tell_health(True)
+
+    async def fence(self, gone: str) -> None:
+        """Serves no more."""
+        self._serving.fence(gone)
+        await self._tell_health(False)
+
+    async def lost_before(self, stop: asyncio.Event) -> WentBack | None:
+        """Waits until this process is told to stop, or cannot go on; then returns why."""
+        stopping = asyncio.create_task(stop.wait())
+        self._lost.add_done_callback(lambda _: stopping.cancel())
+        await asyncio.wait([stopping])
+        return self._lost.result() if self._lost.done() else None
+
+    async def _tell_health(self, serving: bool) -> None:
+        for tell in self.tell:
+            await tell(serving)
+
+    async def _look(self, loop: Loop) -> None:
+        try:
+            gone = (await self._ports.recovery.standing()).gone
+        except WentBack as error:
+            self._serving.stop(error.message)
+            await self._tell_health(False)
+            if not self._lost.done():
+                self._lost.set_result(error)
+            raise
+        if gone and not self._serving.gone:
+            await self.fence(gone)
+        elif not gone and not self._serving.serving and not self._serving.draining:
+            await self.admit()
+        loop.well()
+        await asyncio.sleep(LOOK_SECONDS)

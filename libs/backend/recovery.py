@@ -1,0 +1,151 @@
+# ruff: noqa: N802 - the methods are named as in the .proto.
+"""The recovery API of a store, over its ports. It answers before the store serves, and of a gone store too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
+from libs.backend.doorkeeper import Doorkeeper
+from libs.backend.state import Serving
+from libs.errors import BatonError, InvalidField
+from libs.ownership.model import BUCKETS
+from libs.ownership.wire import STORE_NUMBERS, absence_from_pb, absence_to_pb, version_from_pb, version_to_pb
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.pb.baton.replication.v1.recovery_pb2_grpc import (
+    RecoveryServiceServicer,
+    add_RecoveryServiceServicer_to_server,
+)
+from libs.rpc.errors import Context
+from libs.rpc.server import TypedService
+from libs.store.port import StorePorts
+from libs.store.recovery import Identity
+
+MAX_TEXT_CHARACTERS = 1000
+
+
+class LogNotRead(BatonError):
+    """The store has not read the log to its end: it would seize without what is there."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "LOG_NOT_READ"
+    retry_seconds = 0.5
+
+
+class NotGone(BatonError):
+    """The store is not fenced: this is done to a gone store only."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "NOT_GONE"
+
+
+class RecoveryApi(RecoveryServiceServicer):
+    """Raises InvalidField for what nobody asks, NotGone, LogNotRead, StoreNotReady, and the ports' errors."""
+
+    def __init__(self, ports: StorePorts, serving: Serving, doorkeeper: Doorkeeper) -> None:
+        self._ports = ports
+        self._serving = serving
+        self._doorkeeper = doorkeeper
+
+    def service(self) -> TypedService:
+        name = pb.DESCRIPTOR.services_by_name["RecoveryService"].full_name
+        return TypedService(name, self, add_RecoveryServiceServicer_to_server)
+
+    async def GetStanding(self, request: pb.GetStandingRequest, context: Context) -> pb.GetStandingResponse:
+        standing = await self._ports.recovery.standing()
+        answer = pb.GetStandingResponse(
+            store=STORE_NUMBERS[self._ports.store],
+            now=_identity_to_pb(standing.now),
+            serving=self._serving.serving,
+            gone=standing.gone,
+            conflicts=standing.conflicts,
+        )
+        if standing.other is not None:
+            answer.other.CopyFrom(_identity_to_pb(standing.other))
+        if request.absences:
+            answer.absences.extend(absence_to_pb(one) for one in await self._ports.transfers.absences())
+        return answer
+
+    async def FenceStore(self, request: pb.FenceStoreRequest, context: Context) -> pb.FenceStoreResponse:
+        _check_text("reason", request.reason)
+        was_serving = self._serving.serving
+        await self._ports.recovery.fence(request.reason)
+        await self._doorkeeper.fence((await self._ports.recovery.standing()).gone)
+        return pb.FenceStoreResponse(was_serving=was_serving)
+
+    async def SeizeBuckets(self, request: pb.SeizeBucketsRequest, context: Context) -> pb.SeizeBucketsResponse:
+        self._serving.check()
+        check_buckets([one.bucket for one in request.buckets])
+        await self._check_read(request.ends)
+        seizures = self._ports.seizures
+        found = [await seizures.seize(one.bucket, one.term) for one in request.buckets]
+        return pb.SeizeBucketsResponse(absences=[absence_to_pb(absence) for absence in found])
+
+    async def _check_read(self, ends: Mapping[int, int]) -> None:
+        if not ends:
+            raise InvalidField("ends", "", "where the log ends, by partition")
+        state = await self._ports.feed.state()
+        for partition, end in ends.items():
+            if state.next_offsets.get(partition, 0) < end:
+                raise LogNotRead(
+                    f"partition {partition}: the log ends at {end}, this store has read to"
+                    f" {state.next_offsets.get(partition, 0)}"
+                )
+        if state.parked_now:
+            raise LogNotRead(f"{state.parked_now} parked events are not applied: retry or drop them first")
+
+    async def TakeTerms(self, request: pb.TakeTermsRequest, context: Context) -> pb.TakeTermsResponse:
+        await self._check_gone()
+        check_count(request.absences, "absences", BUCKETS)
+        await self._ports.seizures.take_terms([absence_from_pb(absence) for absence in request.absences])
+        return pb.TakeTermsResponse()
+
+    async def SettleRows(self, request: pb.SettleRowsRequest, context: Context) -> pb.SettleRowsResponse:
+        await self._check_gone()
+        settled = await self._ports.seizures.settle(check_limit(request.limit, MAX_RECORDS))
+        return pb.SettleRowsResponse(settled=settled)
+
+    async def OpenStore(self, request: pb.OpenStoreRequest, context: Context) -> pb.OpenStoreResponse:
+        await self._ports.recovery.reopen()
+        return pb.OpenStoreResponse()
+
+    async def NoteOther(self, request: pb.NoteOtherRequest, context: Context) -> pb.NoteOtherResponse:
+        _check_text("other.place", request.other.place)
+        other = Identity(request.other.place, request.other.changes)
+        await self._ports.recovery.note_other(other, anew=request.anew)
+        return pb.NoteOtherResponse()
+
+    async def SkipTo(self, request: pb.SkipToRequest, context: Context) -> pb.SkipToResponse:
+        await self._check_gone()
+        if any(partition < 0 or offset < 0 for partition, offset in request.next_offsets.items()):
+            raise InvalidField("next_offsets", dict(request.next_offsets), "partitions and offsets, from 0 on")
+        await self._ports.recovery.skip_to(request.next_offsets)
+        return pb.SkipToResponse()
+
+    async def ListConflicts(self, request: pb.ListConflictsRequest, context: Context) -> pb.ListConflictsResponse:
+        answer = pb.ListConflictsResponse()
+        for one in await self._ports.seizures.conflicts(check_limit(request.limit, MAX_KEYS)):
+            version = version_to_pb(one.version)
+            answer.conflicts.add(
+                key=one.key, version=version, why=one.why.value, event=one.event, resolution=one.resolution
+            )
+        return answer
+
+    async def ResolveConflict(self, request: pb.ResolveConflictRequest, context: Context) -> pb.ResolveConflictResponse:
+        _check_text("resolution", request.resolution)
+        version = version_from_pb(request.version)
+        resolved = await self._ports.seizures.resolve(request.key, version, request.resolution)
+        return pb.ResolveConflictResponse(resolved=resolved)
+
+    async def _check_gone(self) -> None:
+        if not (await self._ports.recovery.standing()).gone:
+            raise NotGone
+
+
+def _check_text(field: str, value: str) -> None:
+    if not value.strip() or len(value) > MAX_TEXT_CHARACTERS or "\0" in value:
+        raise InvalidField(field, value, f"1 to {MAX_TEXT_CHARACTERS} characters")
+
+
+def _identity_to_pb(identity: Identity) -> pb.Identity:
+    return pb.Identity(place=identity.place, changes=identity.changes)

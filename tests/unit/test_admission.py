@@ -1,0 +1,197 @@
+"""A store that starts is admitted, or recognised as gone, by what the other store and the log know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+
+from libs.backend.admission import TERMS_TYPE, Admission, NotAdmitted
+from libs.clock import ManualClock
+from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event, EventLog, LogUnavailable
+from libs.ownership.model import Absence, Store, bucket_of
+from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.sandboxes.columns import sandbox_columns
+from libs.store.memory import MemoryStore
+from libs.store.port import FeedStep, Position
+from libs.store.recovery import Identity
+from tests.contracts.store_adapters import own, put, record_of, row_of
+
+KEY = "sandboxes/a"
+BUCKET = bucket_of(KEY)
+
+
+def away() -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@dataclass
+class Rig:
+    """Store B that starts, the log, and store A beside it."""
+
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(Store.B, ManualClock(), sandbox_columns))
+    a: MemoryStore = field(default_factory=lambda: MemoryStore(Store.A, ManualClock(), sandbox_columns))
+    log: MemoryEventLog = field(default_factory=lambda: MemoryEventLog(4))
+    log_away: bool = False
+    a_away: bool = False
+
+    async def decide(self) -> str:
+        return await Admission(self.store, self._open_log, self._ask).decide()
+
+    async def gone(self) -> str:
+        return (await self.store.recovery.standing()).gone
+
+    async def _open_log(self) -> EventLog:
+        if self.log_away:
+            raise LogUnavailable("stopped")
+        return self.log
+
+    async def _ask(self) -> pb.GetStandingResponse:
+        if self.a_away:
+            raise away()
+        answer = pb.GetStandingResponse(store=STORE_NUMBERS[Store.A])
+        answer.absences.extend(absence_to_pb(one) for one in await self.a.transfers.absences())
+        known = (await self.a.recovery.standing()).other
+        if known is not None:
+            answer.other.CopyFrom(pb.Identity(place=known.place, changes=known.changes))
+        return answer
+
+    async def say(self, key: str, revision: int, by: Store = Store.B, term: int = 0) -> None:
+        record = record_of(row_of(key, (term, revision), by))
+        headers = HeaderWriter(by.value, "baton.record.v1").write(key, (term, revision), 1.0)
+        await self.log.append([Event(key, event_of(record), headers)])
+
+    async def say_terms(self, by: Store, term: int) -> None:
+        terms = pb.Terms(store=STORE_NUMBERS[by], buckets=[pb.Terms.Bucket(bucket=BUCKET, term=term)])
+        headers = HeaderWriter(by.value, TERMS_TYPE).write("", (0, 0), 1.0)
+        await self.log.append([Event("", terms.SerializeToString(), headers)])
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def leave(away_part: str) -> Callable[[Rig], None]:
+    def take(rig: Rig) -> None:
+        setattr(rig, away_part, True)
+
+    return take
+
+
+WAYS = [pytest.param(leave("log_away"), id="log away"), pytest.param(leave("a_away"), id="A away")]
+
+
+@pytest.mark.parametrize("without", WAYS)
+async def test_one_answer_is_enough_to_serve(rig: Rig, without: Callable[[Rig], None]) -> None:
+    without(rig)
+    assert await rig.decide() == ""
+    assert await rig.gone() == ""
+
+
+async def test_nobody_who_answers_means_not_yet(rig: Rig) -> None:
+    rig.log_away = rig.a_away = True
+    with pytest.raises(NotAdmitted, match=r"the other store: UNAVAILABLE; .*stopped"):
+        await rig.decide()
+    assert await rig.gone() == ""
+
+
+async def test_an_own_change_that_the_store_knows_is_no_reason(rig: Rig) -> None:
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await rig.say(KEY, 1)
+    await rig.say("sandboxes/other", 7, by=Store.A)
+    assert await rig.decide() == ""
+
+
+async def test_an_own_change_in_the_log_that_the_store_does_not_know_makes_it_gone(rig: Rig) -> None:
+    rig.a_away = True
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await rig.say(KEY, 2)
+    assert "version 0-2 of 'sandboxes/a'" in await rig.decide()
+    assert "version 0-2" in await rig.gone()
+
+
+async def test_an_own_change_of_an_older_term_than_the_bucket_s_counts_no_more(rig: Rig) -> None:
+    await rig.say(KEY, 2)
+    taken = Absence(BUCKET, 2, 5, Store.A)
+    await rig.store.seizures.take_terms([taken])
+    assert await rig.decide() == ""
+
+
+async def test_what_was_read_before_is_not_looked_at_again(rig: Rig) -> None:
+    await rig.say(KEY, 2)
+    ends = await rig.log.ends()
+    await rig.store.transfers.apply([], FeedStep(tuple(Position(part, 0, end) for part, (_, end) in ends.items())))
+    assert await rig.decide() == ""
+
+
+async def test_a_log_that_no_longer_has_what_comes_next_makes_the_store_gone(rig: Rig) -> None:
+    rig.a_away = True
+    await rig.say(KEY, 1, by=Store.A)
+    await rig.say(KEY, 2, by=Store.A)
+    part = next(part for part, (_, end) in (await rig.log.ends()).items() if end)
+    await rig.log.trim(part, 1)
+    assert "the log begins at 1" in await rig.decide()
+
+
+async def test_a_log_that_was_replaced_is_no_answer(rig: Rig) -> None:
+    rig.a_away = True
+    await rig.store.transfers.apply([], FeedStep((Position(0, 0, 9),)))
+    with pytest.raises(NotAdmitted, match="it was replaced"):
+        await rig.decide()
+
+
+async def test_a_seizure_that_the_log_was_told_of_makes_the_store_gone(rig: Rig) -> None:
+    rig.a_away = True
+    await rig.say_terms(Store.A, 2)
+    assert f"bucket {BUCKET} is in term 2" in await rig.decide()
+
+
+async def test_its_own_seizure_is_no_reason(rig: Rig) -> None:
+    await rig.say_terms(Store.B, 1)
+    assert await rig.decide() == ""
+
+
+async def test_a_term_of_the_other_store_makes_the_store_gone(rig: Rig) -> None:
+    rig.log_away = True
+    await rig.a.seizures.seize(BUCKET, 2)
+    assert f"bucket {BUCKET} is in term 2" in await rig.decide()
+
+
+async def test_an_absence_that_has_moved_on_makes_the_store_gone(rig: Rig) -> None:
+    rig.log_away = True
+    await own(rig.store, [KEY])
+    await rig.a.transfers.adopt_absence(Absence(BUCKET, 0, 3, Store.A))
+    assert f"bucket {BUCKET}: version 3" in await rig.decide()
+
+
+async def test_an_absence_on_its_way_here_is_no_reason(rig: Rig) -> None:
+    await rig.a.transfers.release_absence(BUCKET, Store.B)
+    assert await rig.decide() == ""
+
+
+@pytest.mark.parametrize(("more", "gone"), [(0, False), (1, True)])
+async def test_a_later_state_that_the_other_store_knows_makes_the_store_gone(rig: Rig, more: int, gone: bool) -> None:
+    rig.log_away = True
+    now = (await rig.store.recovery.standing()).now
+    await rig.a.recovery.note_other(Identity(now.place, now.changes + more))
+    assert bool(await rig.decide()) is gone
+
+
+async def test_another_database_than_the_other_store_knows_is_gone(rig: Rig) -> None:
+    rig.log_away = True
+    await rig.a.recovery.note_other(Identity("elsewhere", 0))
+    assert "another database" in await rig.decide()
+
+
+async def test_a_store_that_was_fenced_stays_gone_whatever_others_say(rig: Rig) -> None:
+    await rig.store.recovery.fence("by hand")
+    rig.log_away = rig.a_away = True
+    assert await rig.decide() == "by hand"
