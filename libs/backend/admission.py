@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.port import Event, EventLog, EventLogError, OffsetGone
 from libs.ownership.model import Absence, Store, Version
+from libs.ownership.terms import TERMS_TYPE
 from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb, record_of_event
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
@@ -32,9 +33,6 @@ from libs.store.port import StorePorts
 from libs.store.recovery import Identity, Standing
 
 log = logging.getLogger(__name__)
-
-TERMS_TYPE = "baton.terms.v1"
-"""Of the event that tells the log of a seizure."""
 
 ASK_SECONDS = 2.0
 _POLL_EVENTS = 1000

@@ -251,7 +251,7 @@ class Replication(ReplicationServiceServicer):
         return pb.AckChangesResponse(acknowledged=acknowledged)
 
     async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
-        self._serving.check()
+        self._serving.check_copies()
         limit = check_limit(request.limit, MAX_RECORDS)
         buckets = check_buckets(request.buckets)
         if any(one >= other for one, other in pairwise(buckets)):

@@ -24,6 +24,9 @@ from enum import Enum
 from libs.errors import BatonError
 from libs.ownership.model import Absence, Record, Row, Store, Version
 
+TERMS_TYPE = "baton.terms.v1"
+"""Of the event that tells the log of a seizure."""
+
 
 class SeizureRefused(BatonError):
     """A bucket cannot be seized as it is asked for; nothing was changed."""

@@ -68,6 +68,7 @@ from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
+from services.router.flows.recover import Recover, Seize
 from services.router.flows.relay import Relay
 from services.router.flows.replay import Replay
 from services.router.flows.shadow import Shadow
@@ -76,6 +77,7 @@ from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
 from services.router.flows.validate import Validate
 from services.router.flows.watching import Watching
+from services.router.flows.witness import Witness
 from services.router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -197,6 +199,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         Replay(stores, event_log, clock),
         Reconcile(stores, transfer, event_log, clock),
         Validate(stores, clock),
+        Seize(stores, event_log, clock),
+        Recover(stores, event_log, clock, transfer),
     )
     jobs = Jobs(
         control_store,
@@ -297,6 +301,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             judge.loop,
             direct.loop,
             horizon.loop,
+            Witness(stores).loop,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),
         ],

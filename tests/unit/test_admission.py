@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from libs.backend.admission import TERMS_TYPE, Admission, NotAdmitted
+from libs.backend.admission import Admission, NotAdmitted
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventLog, LogUnavailable
 from libs.ownership.model import Absence, Store, bucket_of
+from libs.ownership.terms import TERMS_TYPE
 from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns

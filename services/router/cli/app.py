@@ -19,12 +19,29 @@ from services.router.cli import (
     ledger,
     looks,
     reconcile,
+    recover,
     rehearse,
     replay,
     shadow,
 )
 
-MODULES = (looks, changes, flags, jobs, audit, reconcile, replay, events, rehearse, shadow, ledger, bench, chaos, demo)
+MODULES = (
+    looks,
+    changes,
+    flags,
+    jobs,
+    audit,
+    reconcile,
+    replay,
+    recover,
+    events,
+    rehearse,
+    shadow,
+    ledger,
+    bench,
+    chaos,
+    demo,
+)
 
 HELP = """Move a live service from A to B and back, and lose nothing.
 

@@ -14,6 +14,7 @@ from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
 from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceStub
+from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
@@ -21,6 +22,7 @@ from libs.rpc.errors import reason_of
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
+    from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceAsyncStub
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -85,6 +87,7 @@ class StoreClient:
         self._token: Metadata = ((metadata.TOKEN, token.decode()),) if token else ()
         self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(channel.grpc)
         self.audit: AuditServiceAsyncStub = AuditServiceStub(channel.grpc)
+        self.recovery: RecoveryServiceAsyncStub = RecoveryServiceStub(channel.grpc)
 
     def __repr__(self) -> str:
         return f"<StoreClient {self.store} {self.channel!r}>"

@@ -1,0 +1,273 @@
+"""Making the loss of a store good: two kinds of jobs.
+
+`seize` makes a lost store's share the other one's, so that its records can be written again. The lost one stays away.
+
+`recover` brings a store back that went back in time, was emptied, or was seized from: what it still has goes to the
+log, the other store seizes its share, it takes the new terms, gets every record of the other store, moves what is left
+of older terms to the journal of conflicts, is compared, and opens. From then on it is a replica that owns nothing, and
+records go where the phase wants them.
+
+Both need the lost store's name as a confirmation: a person says with it that no process of that store serves, or will
+be started, while the seizure lasts, and that what is neither in the log nor in its outbox may be lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from libs.clock import Clock
+from libs.errors import InvalidField
+from libs.eventlog.port import EventLog
+from libs.ownership.model import BUCKETS, Store
+from libs.ownership.wire import version_from_pb
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from services.router.flows.backfill import Backfill
+from services.router.flows.jobs import JobFailed, Position, Step
+from services.router.flows.seizing import CALL_SECONDS, SEIZE_BUCKETS, Seizing, Told
+from services.router.flows.stores import Away, Stores
+from services.router.flows.transfer import Transfer
+
+NAMES = {Store.A: "simple_mcp", Store.B: "service_layer"}
+"""What a person types to confirm."""
+
+BOUND_SECONDS = 4 * 3600.0
+"""In which a store should be back."""
+
+FENCED_SECONDS = 8.0
+"""After a store that was serving has been fenced: longer than a write that had begun can take, at any process."""
+POLL_SECONDS = 0.3
+SETTLE_ROWS = 500
+COMPARE_BUCKETS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the steps have come to."""
+
+    stage: str = "fence"
+    told: tuple[tuple[int, int], ...] = ()
+    ends: dict[str, int] = field(default_factory=dict)
+    """Where the log ended after it was told, by partition."""
+    seized: int = 0
+    cursor: str = ""
+    """Of the filling."""
+    filled: int = 0
+    fill_began: float = 0.0
+    """UNIX time."""
+    settled: int = 0
+    compared: int = 0
+    """All buckets below this one are equal, or were."""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, checkpoint: bytes) -> _State:
+        if not checkpoint:
+            return cls()
+        values: dict[str, Any] = json.loads(checkpoint)
+        return cls(**{**values, "told": tuple((bucket, term) for bucket, term in values["told"])})
+
+    @property
+    def offsets(self) -> dict[int, int]:
+        return {int(part): end for part, end in self.ends.items()}
+
+    def next(self, stage: str) -> _State:
+        return replace(self, stage=stage)
+
+
+class _Job:
+    """What both kinds share: up to the seizure."""
+
+    name = ""
+    unit = "records"
+
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock) -> None:
+        self._stores = stores
+        self._event_log = event_log
+        self._clock = clock
+
+    def lane(self, arguments: Mapping[str, str]) -> str:
+        """Raises InvalidField."""
+        unknown = sorted(set(arguments) - {"store", "confirm"})
+        if unknown:
+            raise InvalidField("arguments", unknown[0], "store and confirm")
+        store = _store(arguments)
+        if arguments.get("confirm") != NAMES[store]:
+            raise InvalidField("confirm", arguments.get("confirm", ""), f"the name of the lost store, {NAMES[store]}")
+        return f"recovery of {store}"
+
+    async def step(self, at: Position) -> Step:
+        """Raises what the stores' clients and the log raise, JobFailed."""
+        state = _State.decode(at.checkpoint)
+        seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments))
+        return await getattr(self, f"_{state.stage}")(state, seizing, at)  # type: ignore[no-any-return]
+
+    async def _tell(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        """Which buckets, in which terms: from here on no start of the lost store can miss it."""
+        share, stake = await seizing.share()
+        there: dict[int, int] = {}
+        if self.name == RECOVER:
+            there = {one.bucket: one.term for one in (await seizing.standing(seizing.lost, absences=True)).absences}
+        told = await seizing.tell_log(share, there)
+        ends = {str(part): end for part, end in (await seizing.ends()).items()}
+        after = replace(state, stage="seize", told=tuple(told), ends=ends)
+        note = f"seizes {stake.buckets} buckets: {stake.records} records, and {stake.absences} buckets' new ones"
+        return _step(after, note=note)
+
+    async def _seize(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        if unread := await seizing.unread(state.offsets):
+            return _wait(state, f"{seizing.seizer.store} has {unread} events to read to the end of the log")
+        some = state.told[state.seized : state.seized + SEIZE_BUCKETS]
+        if some:
+            await seizing.seize([Told(*one) for one in some], state.offsets)
+            return _step(replace(state, seized=state.seized + len(some)))
+        return self._seized(state)
+
+    def _seized(self, state: _State) -> Step:
+        raise NotImplementedError
+
+
+SEIZE = "seize"
+RECOVER = "recover"
+
+
+class Seize(_Job):
+    """A `JobKind`: `store` is the lost one, A or B; `confirm` its name."""
+
+    name = SEIZE
+
+    async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        """The lost store must not answer, unless as a gone one."""
+        lost = seizing.lost.store
+        try:
+            standing = await seizing.standing(seizing.lost)
+        except Away:
+            return _step(state.next("tell"), note=f"{lost} does not answer")
+        if standing.gone:
+            return _step(state.next("tell"), note=f"{lost} is fenced: {standing.gone}")
+        raise JobFailed(f"{lost} answers, and is not fenced: stop all its processes, or bring it back with recover")
+
+    def _seized(self, state: _State) -> Step:
+        return _step(state, note=f"{len(state.told)} buckets seized", finished=True)
+
+
+class Recover(_Job):
+    """A `JobKind`: `store` is the one to bring back, A or B; `confirm` its name."""
+
+    name = RECOVER
+
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, transfer: Transfer) -> None:
+        super().__init__(stores, event_log, clock)
+        self._transfer = transfer
+        self._filling = Backfill(stores, clock)
+
+    async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        client = seizing.lost
+        request = pb.FenceStoreRequest(reason="it is being recovered")
+        try:
+            answer = await client.ask(client.recovery.FenceStore, request, CALL_SECONDS)
+        except Away as error:
+            return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
+        if answer.was_serving:
+            return _wait(state.next("drain"), "writes that had begun end", FENCED_SECONDS)
+        return _step(state.next("drain"), note=f"{client.store} is fenced")
+
+    async def _drain(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        """What the gone store still has, the log gets."""
+        waiting = (await seizing.status(seizing.lost)).outbox.entries
+        if waiting:
+            return _wait(state, f"{waiting} changes of {seizing.lost.store} are on their way to the log")
+        return _step(state.next("tell"), note=f"{seizing.lost.store} has told all it knows")
+
+    def _seized(self, state: _State) -> Step:
+        return _step(state.next("take"), note=f"{len(state.told)} buckets seized")
+
+    async def _take(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        await seizing.take_terms(state.offsets)
+        after = replace(state, stage="fill", cursor="", filled=0, fill_began=self._clock.now())
+        return _step(after, note=f"{seizing.lost.store} has taken the terms")
+
+    async def _fill(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        to = seizing.lost.store
+        position = Position({"to": to.value}, state.cursor.encode(), at.limit, state.filled)
+        step = await self._filling.step(position)
+        after = replace(state, cursor=step.checkpoint.decode(), filled=state.filled + step.done)
+        note = self._pace(after, step.total, to)
+        if step.finished:
+            after, note = after.next("settle"), f"{to} has {after.filled} records of {to.other}"
+        return _step(after, done=step.done, total=step.total, note=note)
+
+    def _pace(self, state: _State, total: int, to: Store) -> str:
+        """The estimate beside the bound."""
+        rate = state.filled / max(self._clock.now() - state.fill_began, 0.001)
+        left = max(total - state.filled, 0) / rate if rate else 0.0
+        late = "" if left <= BOUND_SECONDS else ": LONGER THAN THE BOUND"
+        return f"fills {to}: {left / 60:.0f} min left at {rate:.0f} records/s, the bound is 4 h{late}"
+
+    async def _settle(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        settled = await seizing.settle(SETTLE_ROWS)
+        if settled:
+            return _step(replace(state, settled=state.settled + settled), note="moves what is left to the journal")
+        return _step(state.next("compare"))
+
+    async def _compare(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        """Bucket after bucket: equal, or at least nothing of the seizer is missing and nothing else is there."""
+        if state.compared >= BUCKETS:
+            return _step(state.next("open"), note="both stores are equal")
+        some = list(range(state.compared, min(state.compared + COMPARE_BUCKETS, BUCKETS)))
+        lost, seizer = [await self._digests(store, some) for store in (seizing.lost.store, seizing.seizer.store)]
+        differing = [bucket for bucket in some if lost.get(bucket) != seizer.get(bucket)]
+        if differing and (what := await self._missing(seizing, differing)):
+            return _wait(state, what)
+        return _step(replace(state, compared=some[-1] + 1), note=f"compares bucket {some[-1]}")
+
+    async def _digests(self, store: Store, buckets: list[int]) -> dict[int, tuple[int, int]]:
+        client = self._stores[store]
+        request = rpb.DigestBucketsRequest(buckets=buckets)
+        answer = await client.ask(client.replication.DigestBuckets, request, CALL_SECONDS)
+        return {one.bucket: (one.records, one.digest) for one in answer.buckets}
+
+    async def _missing(self, seizing: Seizing, buckets: list[int]) -> str:
+        """What one look at the seizer shows and a later one at the gone store does not, or the other way round."""
+        wanted = await self._transfer.envelopes(seizing.seizer.store, buckets)
+        found = await self._transfer.envelopes(seizing.lost.store, buckets)
+        again = {one.key for one in await self._transfer.envelopes(seizing.seizer.store, buckets)}
+        there = {one.key: version_from_pb(one.version) for one in found}
+        behind = [one.key for one in wanted if one.key not in there or there[one.key] < version_from_pb(one.version)]
+        more = [key for key in there if key not in again]
+        if behind or more:
+            named = ", ".join(sorted([*behind, *more])[:3])
+            return f"{len(behind)} records have not arrived, {len(more)} are only at {seizing.lost.store}: {named}"
+        return ""
+
+    async def _open(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        await seizing.open()
+        return _step(state.next("await"))
+
+    async def _await(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        lost = seizing.lost.store
+        if not (await seizing.standing(seizing.lost)).serving:
+            return _wait(state, f"{lost} is about to serve")
+        journaled = f", {state.settled} of its rows went to the journal of conflicts" if state.settled else ""
+        return _step(state, note=f"{lost} serves again, with {state.filled} records{journaled}", finished=True)
+
+
+def _store(arguments: Mapping[str, str]) -> Store:
+    """Raises InvalidField."""
+    name = arguments.get("store", "")
+    if name not in {store.value for store in Store}:
+        raise InvalidField("store", name, "the lost one, A or B")
+    return Store(name)
+
+
+def _step(state: _State, **more: Any) -> Step:
+    return Step(state.encode(), **more)
+
+
+def _wait(state: _State, why: str, seconds: float = POLL_SECONDS) -> Step:
+    return Step(state.encode(), waits=why, wait_seconds=seconds)

@@ -1,0 +1,131 @@
+"""The steps of which seizing a lost store's share, and bringing it back, are made: each safe to repeat.
+
+The order makes them safe (see `libs.ownership.terms`, and the model in `tests/model/recovery.py`):
+
+1. The lost store serves nothing: it is fenced by its own database, or a person says that it is stopped.
+2. What it has made and can still tell is in the log.
+3. The log is told the terms. From here on a start of the lost store sees that its share is seized.
+4. The other store reads the log to its end, and seizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from libs.clock import Clock
+from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.port import Event, EventLog
+from libs.ownership.model import Absence, Store
+from libs.ownership.terms import TERMS_TYPE, is_share, next_term
+from libs.ownership.wire import STORE_NUMBERS, absence_from_pb
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from services.router.flows.stores import StoreClient, Stores
+
+CALL_SECONDS = 10.0
+SEIZE_BUCKETS = 16
+"""Of one call."""
+
+
+class Told(NamedTuple):
+    """A bucket, and the term in which it is to be seized."""
+
+    bucket: int
+    term: int
+
+
+class Stake(NamedTuple):
+    """What the other store may own, as far as the seizer knows."""
+
+    absences: int
+    records: int
+    buckets: int
+
+
+class Seizing:
+    """Of one lost store. Raises what the stores' clients and the log raise."""
+
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, lost: Store) -> None:
+        self.lost = stores[lost]
+        self.seizer = stores[lost.other]
+        self._log = event_log
+        self._clock = clock
+
+    async def standing(self, client: StoreClient, *, absences: bool = False) -> pb.GetStandingResponse:
+        request = pb.GetStandingRequest(absences=absences)
+        answer: pb.GetStandingResponse = await client.ask(client.recovery.GetStanding, request, CALL_SECONDS)
+        return answer
+
+    async def status(self, client: StoreClient) -> rpb.GetStatusResponse:
+        answer: rpb.GetStatusResponse = await client.ask(
+            client.replication.GetStatus, rpb.GetStatusRequest(), CALL_SECONDS
+        )
+        return answer
+
+    async def share(self) -> tuple[list[Absence], Stake]:
+        """The buckets of which the lost store may own anything."""
+        absences = await self._absences()
+        client = self.seizer
+        digests = await client.ask(client.replication.DigestBuckets, rpb.DigestBucketsRequest(), CALL_SECONDS)
+        counts = {one.bucket: (one.records, one.owned) for one in digests.buckets}
+        me = client.store
+        found = [one for one in absences if is_share(one, me, *counts.get(one.bucket, (0, 0)))]
+        stake = Stake(
+            sum(one.owner is not me for one in absences),
+            sum(records - owned for records, owned in counts.values()),
+            len(found),
+        )
+        return found, stake
+
+    async def _absences(self) -> list[Absence]:
+        client = self.seizer
+        answer = await client.ask(client.replication.ListAbsences, rpb.ListAbsencesRequest(), CALL_SECONDS)
+        return [absence_from_pb(one) for one in answer.absences]
+
+    async def tell_log(self, share: Sequence[Absence], terms_there: Mapping[int, int]) -> list[Told]:
+        """`terms_there`: of the lost store, where it can be asked; a new term is higher than those too."""
+        me = self.seizer.store
+        told = [Told(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
+        if told:
+            terms = pb.Terms(store=STORE_NUMBERS[me], buckets=_to_pb(told))
+            headers = HeaderWriter(me.value, TERMS_TYPE).write("", (0, 0), self._clock.now())
+            await self._log.append([Event("", terms.SerializeToString(), headers)])
+        return told
+
+    async def ends(self) -> dict[int, int]:
+        """Where the log ends now, by partition."""
+        return {part: end for part, (_, end) in (await self._log.ends()).items()}
+
+    async def unread(self, ends: Mapping[int, int]) -> int:
+        """Events up to there that the seizer has not read."""
+        read = (await self.status(self.seizer)).feed.next_offsets
+        return sum(max(0, end - read[part] if part in read else end) for part, end in ends.items())
+
+    async def seize(self, told: Sequence[Told], ends: Mapping[int, int]) -> None:
+        client = self.seizer
+        request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends)
+        await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
+
+    async def take_terms(self, ends: Mapping[int, int]) -> None:
+        """The gone store takes what the seizer says of all buckets; its feed goes on where the seizer had read to."""
+        taken = await self.standing(self.seizer, absences=True)
+        client = self.lost
+        await client.ask(client.recovery.TakeTerms, pb.TakeTermsRequest(absences=taken.absences), CALL_SECONDS)
+        await client.ask(client.recovery.SkipTo, pb.SkipToRequest(next_offsets=ends), CALL_SECONDS)
+
+    async def settle(self, limit: int) -> int:
+        client = self.lost
+        answer = await client.ask(client.recovery.SettleRows, pb.SettleRowsRequest(limit=limit), CALL_SECONDS)
+        return int(answer.settled)
+
+    async def open(self) -> None:
+        """The seizer knows it as it is now; then it opens."""
+        now = (await self.standing(self.lost)).now
+        seizer, lost = self.seizer, self.lost
+        await seizer.ask(seizer.recovery.NoteOther, pb.NoteOtherRequest(other=now, anew=True), CALL_SECONDS)
+        await lost.ask(lost.recovery.OpenStore, pb.OpenStoreRequest(), CALL_SECONDS)
+
+
+def _to_pb(told: Sequence[Told]) -> list[pb.Terms.Bucket]:
+    return [pb.Terms.Bucket(bucket=bucket, term=term) for bucket, term in told]
