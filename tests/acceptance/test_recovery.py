@@ -1,0 +1,238 @@
+"""The promise, for a store that loses its disk: every write that was acknowledged when it was in the log is there.
+
+Each test damages a store's database in the middle of load, starts the store on what is left, sees that it is recognised
+and serves nothing, brings it back with the operator's command, and compares the stores with what every client was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from libs.devstack import locate
+from libs.devstack.kafka import Kafka
+from libs.devstack.postgres import Postgres
+from libs.devstack.redis import Redis
+from libs.devstack.stack import Stack, server_directory
+from libs.eventlog.address import open_event_log
+from libs.eventlog.port import EventLog
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
+from libs.rpc import metadata
+from libs.rpc.channel import open_channel
+from libs.trial.evidence import gather
+from libs.trial.load import Load, LoadPlan
+from libs.trial.stores import Reader, StoreAccess, open_readers, wait_until_quiet
+from libs.trial.verdict import judge
+from libs.trial.walk import Walk
+from libs.trial.world import Size, World
+from tests.waiting import eventually
+
+OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
+WAIT_SECONDS = 60.0
+LOGGED = {"ack_logged": "all"}
+"""Answers come when the event is in the log: so nothing that was answered may be lost."""
+LEAST_CALLS_PER_SECOND = 20
+REASON = "an acceptance run"
+PLAN = LoadPlan(clients=6, calls_per_second=90, deadline_seconds=0.5, made_names=12, fresh_share=0.3, seed=11)
+
+
+@dataclass
+class Site:
+    """A running world under load, half of the buckets at B."""
+
+    world: World
+    walk: Walk
+    readers: list[Reader]
+    log: EventLog
+    load: Load
+
+    async def standing(self, store: str) -> pb.GetStandingResponse:
+        access = next(one for one in self.world.stores if one.store == store)
+        return await standing_of(access)
+
+    async def some_writes(self) -> None:
+        """Load goes on for a while: some hundred events more."""
+        before = sum(end for _, end in (await self.log.ends()).values())
+
+        async def more() -> bool:
+            return sum(end for _, end in (await self.log.ends()).values()) > before + 60
+
+        await eventually(more, WAIT_SECONDS)
+
+    async def is_gone(self, store: str, process: str) -> str:
+        """The process runs, and says that it does not serve. Returns why."""
+
+        async def gone() -> str:
+            assert self.world.nodes[process].process.running, f"{process} has ended"
+            try:
+                return (await self.standing(store)).gone
+            except grpc.aio.AioRpcError:
+                return ""
+
+        reason = await eventually(gone, WAIT_SECONDS)
+        assert not (await self.standing(store)).serving
+        return reason
+
+    async def start_gone(self, store: str, process: str) -> str:
+        """Starts it on what is left of its database. Returns why it does not serve."""
+        await asyncio.to_thread(self.world.nodes[process].process.start)
+        return await self.is_gone(store, process)
+
+    async def recover(self, store: str, name: str) -> None:
+        await self.walk.job("recover", {"store": store, "confirm": name})
+        assert (await self.standing(store)).serving
+
+
+async def standing_of(access: StoreAccess) -> pb.GetStandingResponse:
+    async with open_channel(access.address) as channel:
+        stub = RecoveryServiceStub(channel.grpc)
+        token = grpc.aio.Metadata((metadata.TOKEN, access.token))
+        return await stub.GetStanding(pb.GetStandingRequest(), timeout=2.0, metadata=token)
+
+
+@asynccontextmanager
+async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
+    """Load runs while the block runs; at its end both stores are compared with what the clients were told."""
+    load = Load(PLAN, world.routers, directory / "history")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(world.running())
+        walk = await stack.enter_async_context(Walk.open(world.controls, "acceptance", world.token))
+        readers = await stack.enter_async_context(open_readers(world.stores))
+        log = await stack.enter_async_context(open_event_log(world.servers.event_log))
+        walk.patience_seconds = 90.0
+        before = await readers[0].export()
+        await walk.backfill()
+        async with load.running():
+            for _ in range(2):
+                await walk.advance(REASON)
+            await walk.canary(50)
+            site = Site(world, walk, readers, log, load)
+            await site.some_writes()
+            yield site
+            await site.some_writes()
+        await walk.settled()
+        await wait_until_quiet(readers, log, WAIT_SECONDS)
+        evidence = await gather(load.calls(), readers, log, before)
+        evidence.save(load.directory)
+    result = judge(evidence)
+    assert load.calls_per_second >= LEAST_CALLS_PER_SECOND, "too few calls to show anything"
+    assert result.ok, "\n".join(result.problems)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server that a test may take apart."""
+    with server_directory() as directory:
+        server = Postgres(directory / "postgres")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+def put_back(directory: Path) -> None:
+    """The old copy, in place of A's file and what SQLite keeps beside it."""
+    for file in directory.glob("a.db*"):
+        file.unlink()
+    shutil.copyfile(directory / "old-a.db", directory / "a.db")
+
+
+def embedded(directory: Path) -> World:
+    world = World.embedded(directory, OLD_DATABASE)
+    router = world.nodes["router-1"].process
+    router.command = replace(router.command, env={**(router.command.env or {}), "BATON_ROUTER_ACK_LOGGED": "all"})
+    return world
+
+
+async def test_an_old_copy_of_a_s_file_is_recognised_and_recovered(tmp_path: Path) -> None:
+    async with half_moved(embedded(tmp_path), tmp_path) as site:
+        await site.world.stop("a")
+        shutil.copyfile(tmp_path / "a.db", tmp_path / "old-a.db")
+        await site.world.start("a")
+        await site.some_writes()
+        await site.world.kill("a")
+        await asyncio.to_thread(put_back, tmp_path)
+        reason = await site.start_gone("A", "a")
+        assert "which this store made" in reason or "later state" in reason
+        await site.recover("A", "simple_mcp")
+
+
+async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered(
+    tmp_path: Path, kafka: Kafka, own_postgres: Postgres, redis_server: Redis
+) -> None:
+    stack = Stack(kafka, own_postgres, redis_server)
+    world = World.real(tmp_path, stack, OLD_DATABASE, Size(router_settings=(LOGGED,)))
+    database = world.servers.new_database.rpartition("/")[2]
+    async with half_moved(world, tmp_path) as site:
+        # A dump, taken while the load goes on, and restored.
+        file = tmp_path / "backup"
+        await asyncio.to_thread(dump, own_postgres, database, file)
+        await site.some_writes()
+        await world.kill("b-1")
+        await asyncio.to_thread(emptied, own_postgres, database)
+        await asyncio.to_thread(restore, own_postgres, database, file)
+        assert "it was restored or moved" in await site.start_gone("B", "b-1")
+        await site.recover("B", "service_layer")
+        await walk_on(site)
+
+        # A copy of the data directory, put back under a process that goes on.
+        data = own_postgres.directory / "data"
+        await asyncio.to_thread(own_postgres.stop)
+        await asyncio.to_thread(copied, data, data.with_name("copy"))
+        await asyncio.to_thread(own_postgres.start)
+        await site.some_writes()
+        await asyncio.to_thread(own_postgres.kill)
+        await asyncio.to_thread(copied, data.with_name("copy"), data)
+        await asyncio.to_thread(own_postgres.start)
+        process = world.nodes["b-1"].process
+        await eventually(lambda: not process.running, WAIT_SECONDS, "the process ends: its database is another one")
+        assert "the database is" in str(process.failure("ended"))
+        assert await site.start_gone("B", "b-1")
+        await site.recover("B", "service_layer")
+        await walk_on(site)
+
+        # An empty database.
+        await world.kill("b-1")
+        await asyncio.to_thread(emptied, own_postgres, database)
+        assert "another database" in (reason := await site.start_gone("B", "b-1")) or "this store made" in reason
+        await site.recover("B", "service_layer")
+
+
+async def walk_on(site: Site) -> None:
+    """B has its half of the buckets again, and writes in them."""
+    await site.walk.settled()
+    await site.some_writes()
+
+
+def dump(server: Postgres, database: str, file: Path) -> None:
+    client(server, "pg_dump", "--format=custom", f"--file={file}", database)
+
+
+def restore(server: Postgres, database: str, file: Path) -> None:
+    client(server, "pg_restore", "--exit-on-error", f"--dbname={database}", str(file))
+
+
+def client(server: Postgres, program: str, *arguments: str) -> None:
+    where = ("-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres")
+    subprocess.run([locate.postgres_bin() / program, *where, *arguments], check=True, timeout=60)
+
+
+def emptied(server: Postgres, database: str) -> None:
+    server.drop_database(database)
+    server.create_database(database)
+
+
+def copied(source: Path, target: Path) -> None:
+    """With the owner that PostgreSQL wants."""
+    subprocess.run(["rm", "-rf", str(target)], check=True, timeout=60)
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True, timeout=60)
