@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from libs.backend.admission import Admission
 from libs.backend.calls import Calls, Surroundings
+from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
+from libs.backend.recovery import RecoveryApi
 from libs.backend.replication import About, Replication
 from libs.backend.state import Serving
 from libs.clock import SystemClock
@@ -58,6 +61,7 @@ class Backend:
     serving: Serving
     server: Server
     feed: ApplyLoop
+    doorkeeper: Doorkeeper
 
 
 @dataclass
@@ -102,11 +106,16 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
     around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
-    server = Server(ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service()])
+    # Nobody to ask but the log. The owner of a system admits its stores as it likes.
+    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None), serving)
+    recovery = RecoveryApi(ports, serving, doorkeeper)
+    server = Server(
+        ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service(), recovery.service()]
+    )
     await server.start()
     stack.push_async_callback(server.drain, 0.0)
     serving.serve()
-    return Backend(ports, serving, server, feed)
+    return Backend(ports, serving, server, feed, doorkeeper)
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ class Replication(ReplicationServiceServicer):
         answer.records, answer.owned_records, answer.owned_absences = census
         if (connections := await ports.inspection.connections()) is not None:
             answer.connections.CopyFrom(pb.Connections(**connections._asdict()))
+        standing = await ports.recovery.standing()
+        answer.gone, answer.conflicts = standing.gone, standing.conflicts
         _count_feed(answer.feed, await ports.feed.state())
 
     async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:

@@ -49,6 +49,7 @@ from services.router.flows.audit import Audit, LastAudit
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
 from services.router.flows.clients import ClientWatch
+from services.router.flows.conflicts import Conflicts
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
@@ -262,6 +263,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
     )
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
+    events = LogEvents(event_log, outside.contract)
     parts = Parts(
         migration=migration,
         clients=clients,
@@ -280,8 +282,9 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         auditor=auditor,
         logged_phases=settings.logged_phases,
         clock=clock,
-        events=LogEvents(event_log, outside.contract),
+        events=events,
         parked=ParkedEvents(stores, migration),
+        conflicts=Conflicts(stores, migration, events.content_of),
     )
     return Router(
         public=_public(settings, proxy),

@@ -11,6 +11,7 @@ from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
+from services.router.api.conflicts import ConflictMethods
 from services.router.api.events import EventMethods
 from services.router.api.flags import FlagMethods
 from services.router.api.jobs import JobMethods
@@ -29,6 +30,7 @@ from services.router.api.shadow import ShadowMethods
 from services.router.api.watch import WatchMethods
 from services.router.control.port import Progress
 from services.router.core.phase import Phase
+from services.router.flows.conflicts import Conflicts
 from services.router.flows.diagnose import Surroundings, diagnose
 from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
@@ -99,9 +101,11 @@ class Parts:
     """Of old schema versions, at this router's public listener."""
     events: LogEvents
     parked: ParkedEvents
+    conflicts: Conflicts
 
 
 class ControlServicer(
+    ConflictMethods,
     EventMethods,
     FlagMethods,
     JobMethods,
@@ -115,6 +119,7 @@ class ControlServicer(
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._conflicts = parts
         self._events = parts
         self._flags = parts
         self._watched = parts

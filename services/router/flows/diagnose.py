@@ -64,6 +64,11 @@ async def diagnose(around: Surroundings, clock: Clock) -> list[Finding]:
     return findings
 
 
+def _revival(store: Store, status: pb.GetStatusResponse) -> str:
+    name = "simple_mcp" if store is Store.A else "service_layer"
+    return f"baton recover {name} brings it back" if status.gone else f"see the log of store {store}"
+
+
 def _store(view: StoreView, clock: Clock) -> list[Finding]:
     subject = f"store {view.store}"
     status = view.status
@@ -77,13 +82,16 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status.serving:
         findings.append(Finding(Level.PASS, subject, f"serves from {status.backend or 'its database'}"))
     else:
-        findings.append(Finding(Level.FAIL, subject, f"does not serve: {status.reason}", f"see the log of {subject}"))
+        findings.append(Finding(Level.FAIL, subject, f"does not serve: {status.reason}", _revival(view.store, status)))
     if status.feed.trouble:
         remedy = "changes of the other store do not arrive: see that the event log is up and that the store reaches it"
         findings.append(Finding(Level.FAIL, subject, f"its feed stands still: {status.feed.trouble}", remedy))
     if status.feed.parked_now:
         remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
         findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
+    if status.conflicts:
+        remedy = "baton conflicts shows what a seizure has left behind; look at each, and resolve it"
+        findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
     if status.locks.breaker not in ("", "closed"):
         remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
         findings.append(Finding(Level.WARN, subject, "its lock server does not answer", remedy))

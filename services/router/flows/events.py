@@ -156,13 +156,13 @@ class LogEvents:
                 trouble = error.message
             else:
                 record = record_pb2.Record.FromString(event.value)
-                shown = self._content(record) if content else ""
+                shown = self.content_of(record) if content else ""
                 _strip(record)
         place = stored.partition, stored.offset, stored.time
         return Seen(*place, event.key, kind, len(event.value), record, trouble, shown)
 
-    def _content(self, record: record_pb2.Record) -> str:
-        """As JSON; "" of what this router does not know how to read."""
+    def content_of(self, record: record_pb2.Record) -> str:
+        """A record's payload as JSON; "" of what this router does not know how to read."""
         if (
             self._resource is None
             or not record.payload

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from libs.pb.baton.control.v1 import conflicts_pb2 as baton_dot_control_dot_v1_dot_conflicts__pb2
 from libs.pb.baton.control.v1 import control_pb2 as baton_dot_control_dot_v1_dot_control__pb2
 from libs.pb.baton.control.v1 import events_pb2 as baton_dot_control_dot_v1_dot_events__pb2
 
@@ -169,6 +170,16 @@ class ControlServiceStub:
                 '/baton.control.v1.ControlService/DropParked',
                 request_serializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.FromString,
+                _registered_method=True)
+        self.ListConflicts = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListConflicts',
+                request_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsResponse.FromString,
+                _registered_method=True)
+        self.ResolveConflict = channel.unary_unary(
+                '/baton.control.v1.ControlService/ResolveConflict',
+                request_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
                 _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
@@ -367,6 +378,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListConflicts(self, request, context):
+        """Changes of a lost store that a seizure has left behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveConflict(self, request, context):
+        """A person has looked at one; the journal keeps what was done about it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """What this process uses: tasks, memory, descriptors.
         """
@@ -511,6 +536,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DropParked,
                     request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.SerializeToString,
+            ),
+            'ListConflicts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConflicts,
+                    request_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsResponse.SerializeToString,
+            ),
+            'ResolveConflict': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveConflict,
+                    request_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1247,6 +1282,60 @@ class ControlService:
             '/baton.control.v1.ControlService/DropParked',
             baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConflicts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ListConflicts',
+            baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveConflict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ResolveConflict',
+            baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
             options,
             channel_credentials,
             insecure,

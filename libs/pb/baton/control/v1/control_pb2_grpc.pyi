@@ -3,6 +3,7 @@
 isort:skip_file
 The operator's API of a router, on a listener of its own."""
 
+from libs.pb.baton.control.v1 import conflicts_pb2 as _conflicts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as _control_pb2
 from libs.pb.baton.control.v1 import events_pb2 as _events_pb2
 from collections import abc as _abc
@@ -84,6 +85,10 @@ class ControlServiceStub:
     """Tries one again, now."""
     DropParked: _grpc.UnaryUnaryMultiCallable[_events_pb2.DropParkedRequest, _events_pb2.DropParkedResponse]
     """Takes one off the list without applying it, for good."""
+    ListConflicts: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ListConflictsRequest, _conflicts_pb2.ListConflictsResponse]
+    """Changes of a lost store that a seizure has left behind."""
+    ResolveConflict: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]
+    """A person has looked at one; the journal keeps what was done about it."""
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -142,6 +147,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Tries one again, now."""
     DropParked: _aio.UnaryUnaryMultiCallable[_events_pb2.DropParkedRequest, _events_pb2.DropParkedResponse]  # type: ignore[assignment]
     """Takes one off the list without applying it, for good."""
+    ListConflicts: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ListConflictsRequest, _conflicts_pb2.ListConflictsResponse]  # type: ignore[assignment]
+    """Changes of a lost store that a seizure has left behind."""
+    ResolveConflict: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]  # type: ignore[assignment]
+    """A person has looked at one; the journal keeps what was done about it."""
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -359,6 +368,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.DropParkedResponse, _abc.Awaitable[_events_pb2.DropParkedResponse]]:
         """Takes one off the list without applying it, for good."""
+
+    @_abc_1.abstractmethod
+    def ListConflicts(
+        self,
+        request: _conflicts_pb2.ListConflictsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conflicts_pb2.ListConflictsResponse, _abc.Awaitable[_conflicts_pb2.ListConflictsResponse]]:
+        """Changes of a lost store that a seizure has left behind."""
+
+    @_abc_1.abstractmethod
+    def ResolveConflict(
+        self,
+        request: _conflicts_pb2.ResolveConflictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conflicts_pb2.ResolveConflictResponse, _abc.Awaitable[_conflicts_pb2.ResolveConflictResponse]]:
+        """A person has looked at one; the journal keeps what was done about it."""
 
     @_abc_1.abstractmethod
     def GetVitals(

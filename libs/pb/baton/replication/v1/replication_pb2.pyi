@@ -57,6 +57,8 @@ class GetStatusResponse(_message.Message):
     CLIENTS_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     LOCKS_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while starting or draining; then only this method answers."""
@@ -71,6 +73,10 @@ class GetStatusResponse(_message.Message):
     backend: _builtins.str
     server_id: _builtins.str
     """Which database server this is (PostgreSQL's system identifier); empty when it has none."""
+    gone: _builtins.str
+    """Why the store must not serve until it is recovered; empty when it may."""
+    conflicts: _builtins.int
+    """What seizures have left behind and no person has resolved."""
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -114,10 +120,12 @@ class GetStatusResponse(_message.Message):
         clients: _abc.Iterable[_telemetry_pb2.Client] | None = ...,
         connections: Global___Connections | None = ...,
         locks: Global___Locks | None = ...,
+        gone: _builtins.str = ...,
+        conflicts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "gone", b"gone", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,50 @@
+"""The operator's API for what seizures have left behind."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_from_pb
+from libs.pb.baton.control.v1 import conflicts_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.flows.conflicts import ConflictAt, Conflicts
+from services.router.flows.migration import Decision
+
+
+class ConflictParts(Protocol):
+    """The flow behind these methods."""
+
+    @property
+    def conflicts(self) -> Conflicts: ...
+
+
+class ConflictMethods:
+    """A part of the control servicer."""
+
+    _conflicts: ConflictParts
+
+    async def ListConflicts(  # noqa: N802
+        self, request: pb.ListConflictsRequest, context: Context
+    ) -> pb.ListConflictsResponse:
+        found, troubles = await self._conflicts.conflicts.list(request.limit)
+        return pb.ListConflictsResponse(conflicts=[_conflict_to_pb(one) for one in found], troubles=troubles)
+
+    async def ResolveConflict(  # noqa: N802
+        self, request: pb.ResolveConflictRequest, context: Context
+    ) -> pb.ResolveConflictResponse:
+        decision = Decision(request.actor, request.reason)
+        store = store_from_pb(request.store, "store")
+        await self._conflicts.conflicts.resolve(decision, store, request.key, version_from_pb(request.version))
+        return pb.ResolveConflictResponse()
+
+
+def _conflict_to_pb(one: ConflictAt) -> pb.Conflict:
+    return pb.Conflict(
+        store=STORE_NUMBERS[one.store],
+        key=one.conflict.key,
+        version=one.conflict.version,
+        why=one.conflict.why,
+        content=one.content,
+        live=one.record.live,
+        resolution=one.conflict.resolution,
+    )

@@ -1,0 +1,119 @@
+"""The commands for what a seizure has left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.router.cli.inputs import parse_store
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from libs.pb.baton.control.v1 import conflicts_pb2 as pb
+
+View = dict[str, Any]
+
+
+def register(app: typer.Typer) -> None:
+    conflicts = typer.Typer(help="Changes of a lost store that a seizure has left behind.")
+    without_command(conflicts, Common)(list_conflicts)
+    command(conflicts, "resolve", Changing)(resolve)
+    app.add_typer(conflicts, name="conflicts")
+
+
+def list_conflicts(
+    options: Common,
+    limit: Annotated[int, typer.Option(min=0, max=1000, help="Of each store at most; 0: 200.")] = 0,
+) -> None:
+    """List changes of a lost store that nobody had seen when its share was seized, unresolved ones first. They are
+    never applied by themselves: look at each, do again by ordinary calls what is wanted, and resolve it. Until then
+    new records of their buckets stay where they are.
+
+    \b
+    JSON keys: conflicts (list of store key version why live content resolution), troubles
+    """
+    from libs.pb.baton.control.v1 import conflicts_pb2 as pb
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        answer = router.call("ListConflicts", pb.ListConflictsRequest(limit=limit))
+    views = [_view(one) for one in answer.conflicts]
+    if options.json:
+        show.print_json({"conflicts": views, "troubles": list(answer.troubles)})
+    else:
+        show.show(_screen(views))
+    if answer.troubles:
+        raise CommandFailed("; ".join(answer.troubles))
+
+
+def resolve(
+    options: Changing,
+    store: Annotated[str, typer.Argument(metavar="STORE", help="In whose journal it is: A or B.")],
+    key: Annotated[str, typer.Argument(metavar="NAME", help="The record.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="As `baton conflicts` lists it: 0-7.")],
+) -> None:
+    """Say that a conflict is done with, and with --reason how. It stays in the journal.
+
+    \b
+    JSON keys: store key version dry_run
+    """
+    from libs.ownership.model import Store
+    from libs.ownership.wire import STORE_NUMBERS
+    from libs.pb.baton.control.v1 import conflicts_pb2 as pb
+    from libs.pb.baton.record.v1 import record_pb2
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    at = parse_store(store)
+    term, dash, revision = version.strip().partition("-")
+    if not (dash and term.isdecimal() and revision.isdecimal()):
+        raise CommandFailed(f"version: {version!r} is not a version: term-revision, as 0-7", Exit.USAGE)
+    if not options.reason.strip():
+        raise CommandFailed("--reason is needed: what was done about it; the journal keeps it", Exit.USAGE)
+    with control(options) as router:
+        done = agree(options, [f"{key} at {version} counts as done with, in the journal of {at}"])
+        if done:
+            request = pb.ResolveConflictRequest(
+                actor=options.who,
+                reason=options.reason,
+                store=STORE_NUMBERS[Store(at)],
+                key=key,
+                version=record_pb2.Version(term=int(term), revision=int(revision)),
+            )
+            router.call("ResolveConflict", request)
+    if options.json:
+        show.print_json({"store": at, "key": key, "version": version, "dry_run": not done})
+    elif done:
+        show.show(f"{key} {version}: resolved")
+
+
+def _view(one: pb.Conflict) -> View:
+    from services.router.cli.views import store_name
+
+    return {
+        "store": store_name(one.store),
+        "key": one.key,
+        "version": f"{one.version.term}-{one.version.revision}",
+        "why": one.why,
+        "live": one.live,
+        "content": one.content,
+        "resolution": one.resolution,
+    }
+
+
+def _screen(views: list[View]) -> RenderableType:
+    from rich.text import Text
+
+    from services.router.cli.show import table_of
+
+    if not views:
+        return Text("no conflicts")
+    table = table_of("store", "record", "version", "why", "content", "resolved by")
+    for view in views:
+        content = view["content"] if view["live"] else "deleted"
+        table.add_row(view["store"], view["key"], view["version"], view["why"], content, view["resolution"])
+    return table

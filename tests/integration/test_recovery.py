@@ -1,0 +1,280 @@
+"""Seizing a lost store's share and bringing the store back, step by step, over real servers and stores in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from libs.clock import SystemClock
+from libs.errors import InvalidField
+from libs.ownership.model import Store, bucket_of
+from libs.ownership.terms import next_term
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.rpc.tasks import Loop
+from libs.store.recovery import Identity, Why
+from services.router.core.phase import Phase
+from services.router.flows.conflicts import Conflicts, NoConflict
+from services.router.flows.jobs import JobFailed, JobKind, Position, Step
+from services.router.flows.migration import Decision
+from services.router.flows.recover import Recover, Seize
+from services.router.flows.stores import Refused
+from services.router.flows.transfer import Transfer
+from services.router.flows.witness import Witness
+from tests.contracts.store_adapters import own, put, word_of
+from tests.system import System, running_system
+from tests.waiting import eventually
+
+A, B = Store.A, Store.B
+KEYS = [f"shelves/{number:02d}" for number in range(40)]
+STEPS = 400
+CALL_SECONDS = 5.0
+
+
+@pytest.fixture
+async def system() -> AsyncIterator[System]:
+    """Without relays and feeds: the tests say when the log gets and gives."""
+    async with running_system(feeds=False, mover=False) as system:
+        await system.control.load()
+        yield system
+
+
+async def relayed(system: System, store: Store) -> None:
+    """All that waits in the store's outbox is in the log."""
+    loop = Loop("relay", system.relays[store].run_once)
+    while (await system.ports(store).outbox.depth()).entries:
+        await system.relays[store].run_once(loop)
+
+
+async def followed(system: System, store: Store) -> None:
+    """The store has read the log to its end."""
+    backend = system.backends[store]
+    task = asyncio.create_task(backend.feed.loop.run())
+
+    async def read() -> bool:
+        ends = {part: end for part, (_, end) in (await system.log.ends()).items()}
+        state = await backend.ports.feed.state()
+        return all(state.next_offsets.get(part, 0) >= end for part, end in ends.items())
+
+    try:
+        await eventually(read)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def b_owns(system: System, keys: list[str]) -> None:
+    """B has their buckets, and has made them; the log and A know."""
+    for key in keys:
+        await system.ports(A).transfers.release_absence(bucket_of(key), B)
+        (released,) = await system.ports(A).transfers.absences([bucket_of(key)])
+        await system.ports(B).transfers.adopt_absence(released)
+    for key in keys:
+        await put(system.ports(B), key, f"make {key}", key)
+    await relayed(system, B)
+    await followed(system, A)
+
+
+def recover(system: System) -> Recover:
+    return Recover(system.stores, system.log, SystemClock(), Transfer(system.stores))
+
+
+async def step_by_step(
+    system: System, kind: JobKind, store: Store = B, *, checkpoint: bytes = b"", until: str = ""
+) -> tuple[Step, bytes]:
+    """Every step twice, as after a crash, until the job has ended, or is about to do that stage."""
+    arguments: Mapping[str, str] = {"store": store.value, "confirm": "service_layer" if store is B else "simple_mcp"}
+    kind.lane(arguments)
+    for _ in range(STEPS):
+        if until and b'"stage": "%b"' % until.encode() in checkpoint:
+            return Step(checkpoint), checkpoint
+        await kind.step(Position(arguments, checkpoint, limit=100))
+        step = await kind.step(Position(arguments, checkpoint, limit=100))
+        checkpoint = step.checkpoint
+        if step.finished:
+            return step, checkpoint
+        if step.waits:
+            await move_on(system)
+    raise AssertionError(f"not finished after {STEPS} steps: {step.waits or step.note}")
+
+
+async def move_on(system: System) -> None:
+    for store in Store:
+        if system.backends[store].serving.serving or system.backends[store].serving.gone:
+            await relayed(system, store)
+            await followed(system, store)
+    standing = await system.ports(B).recovery.standing()
+    if not standing.gone and system.backends[B].serving.gone:
+        await system.backends[B].doorkeeper.admit()
+
+
+async def same(system: System) -> bool:
+    a, b = [await system.ports(store).inspection.digests() for store in Store]
+    return [(one.bucket, one.records, one.digest) for one in a] == [(one.bucket, one.records, one.digest) for one in b]
+
+
+async def test_a_recovered_store_has_everything_and_owns_nothing(system: System) -> None:
+    await b_owns(system, KEYS[:20])
+    await system.ports(B).recovery.fence("it went back")
+    await system.backends[B].doorkeeper.admit()
+    step, _ = await step_by_step(system, recover(system))
+    assert "serves again, with 20 records" in step.note
+    assert await same(system)
+    census = await system.ports(B).inspection.census()
+    assert (census.records, census.owned_records, census.owned_absences) == (20, 0, 0)
+    for key in KEYS[:20]:
+        found = await system.ports(A).records.read(key)
+        assert found.owner is A and found.version == (2, 2) and found.row is not None and found.row.base == (0, 1)
+    # What A owned all along stays in its term.
+    assert {one.term for one in await system.ports(A).transfers.absences()} == {0, 2}
+
+
+async def test_a_change_that_the_gone_store_still_has_gets_to_the_log_before_the_seizure(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    await put(system.ports(B), KEYS[0], "late", "late word")
+    await system.ports(B).recovery.fence("it went back")
+    await system.backends[B].doorkeeper.admit()
+    await step_by_step(system, recover(system))
+    row = (await system.ports(A).records.read(KEYS[0])).row
+    assert row is not None and word_of(row.payload) == "late word" and row.base == (0, 2)
+    assert (await system.ports(A).recovery.standing()).conflicts == 0
+
+
+async def test_a_serving_store_is_fenced_before_it_is_recovered(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    kind = recover(system)
+    arguments = {"store": "B", "confirm": "service_layer"}
+    step = await kind.step(Position(arguments, b"", limit=100))
+    assert step.wait_seconds >= 6 and not system.backends[B].serving.serving
+    with pytest.raises(Refused, match="it is to be recovered"):
+        await system.stores[B].ask(system.stores[B].replication.ListAbsences, pb.GetStandingRequest(), CALL_SECONDS)
+
+
+async def test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses_nothing_in_silence(
+    system: System,
+) -> None:
+    await b_owns(system, KEYS[:2])
+    await put(system.ports(B), KEYS[0], "unlogged", "never seen")
+    await system.ports(B).recovery.fence("its machine burns")
+    await system.backends[B].doorkeeper.admit()
+    step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock()))
+    assert step.note == "2 buckets seized"
+    changed = await put(system.ports(A), KEYS[0], "goes on", "goes on at A")
+    assert changed.version == (2, 3)
+    # It returns: what it still has to say comes to the journal of A, what it has that A has not to its own.
+    await step_by_step(system, recover(system))
+    found = await system.ports(A).seizures.conflicts(10)
+    assert [(one.key, one.version, one.why) for one in found] == [(KEYS[0], (0, 2), Why.LATE)]
+    assert [one.why for one in await system.ports(B).seizures.conflicts(10)] == [Why.REPLACED]
+    assert await same(system)
+    row = (await system.ports(B).records.read(KEYS[0])).row
+    assert row is not None and word_of(row.payload) == "goes on at A"
+
+
+async def step_by_step_without_b(system: System, kind: JobKind) -> tuple[Step, bytes]:
+    """As `step_by_step`, and B's changes do not get to the log."""
+    checkpoint = b""
+    for _ in range(STEPS):
+        step = await kind.step(Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100))
+        checkpoint = step.checkpoint
+        if step.finished:
+            return step, checkpoint
+        await relayed(system, A)
+        await followed(system, A)
+    raise AssertionError(f"not finished: {step.waits or step.note}")
+
+
+async def test_a_store_that_answers_and_is_not_fenced_is_not_seized_from(system: System) -> None:
+    kind = Seize(system.stores, system.log, SystemClock())
+    with pytest.raises(JobFailed, match="B answers, and is not fenced"):
+        await kind.step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"store": "C", "confirm": "service_layer"}, "store"),
+        ({"store": "B"}, "confirm"),
+        ({"store": "B", "confirm": "simple_mcp"}, "confirm"),
+        ({"store": "B", "confirm": "service_layer", "force": "yes"}, "arguments"),
+    ],
+)
+async def test_a_recovery_wants_the_lost_store_s_name(system: System, arguments: dict[str, str], named: str) -> None:
+    with pytest.raises(InvalidField, match=f"^{named}: "):
+        recover(system).lane(arguments)
+
+
+async def test_a_store_that_has_not_read_the_log_does_not_seize(system: System) -> None:
+    await put(system.ports(A), KEYS[0], "r1", "one")
+    await relayed(system, A)
+    ends = {part: end for part, (_, end) in (await system.log.ends()).items()}
+    request = pb.SeizeBucketsRequest(buckets=[pb.Terms.Bucket(bucket=1, term=2)], ends=ends)
+    client = system.stores[A]
+    with pytest.raises(Refused, match="this store has read to"):
+        await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
+    await followed(system, A)
+    await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
+    assert (await system.ports(A).transfers.absences([1]))[0].term == 2
+
+
+async def test_terms_rows_and_offsets_are_taken_by_a_gone_store_only(system: System) -> None:
+    client = system.stores[B]
+    for method, request in (
+        (client.recovery.TakeTerms, pb.TakeTermsRequest()),
+        (client.recovery.SettleRows, pb.SettleRowsRequest()),
+        (client.recovery.SkipTo, pb.SkipToRequest()),
+    ):
+        with pytest.raises(Refused, match="not fenced"):
+            await client.ask(method, request, CALL_SECONDS)
+
+
+async def test_a_store_that_lives_while_its_share_is_seized_fences_itself(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    bucket = bucket_of(KEYS[0])
+    await system.ports(A).seizures.seize(bucket, next_term(0, A))
+    await relayed(system, A)
+    await followed(system, B)
+    assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
+    assert (await system.ports(B).transfers.absences([bucket]))[0].owner is A
+
+
+async def test_each_store_is_told_how_far_the_other_one_has_come(system: System) -> None:
+    await own(system.ports(B), KEYS[:1])
+    await put(system.ports(B), KEYS[0], "r1", "w")
+    witness = Witness(system.stores)
+    for store in Store:
+        await witness.tell(system.stores[store])
+        now = (await system.ports(store).recovery.standing()).now
+        assert (await system.ports(store.other).recovery.standing()).other == now
+
+
+async def test_nothing_is_told_of_a_store_that_does_not_serve(system: System) -> None:
+    system.backends[B].serving.fence("it went back")
+    await system.ports(A).recovery.note_other(Identity("before", 7))
+    await Witness(system.stores).tell(system.stores[B])
+    assert (await system.ports(A).recovery.standing()).other == ("before", 7)
+
+
+async def test_a_conflict_is_shown_and_resolved_with_a_reason_that_the_journal_keeps(system: System) -> None:
+    await test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses_nothing_in_silence(system)
+    conflicts = Conflicts(system.stores, system.migration, lambda record: record.key)
+    found, troubles = await conflicts.list()
+    assert [(one.store, one.conflict.key, one.content) for one in found] == [
+        (A, KEYS[0], KEYS[0]),
+        (B, KEYS[0], KEYS[0]),
+    ]
+    assert troubles == []
+    version = found[0].record.version.term, found[0].record.version.revision
+    decision = Decision("ann", "made again by hand")
+    with pytest.raises(InvalidField, match="reason"):
+        await conflicts.resolve(Decision("ann"), A, KEYS[0], (await system.ports(A).seizures.conflicts(1))[0].version)
+    for store in Store:
+        (one,) = await system.ports(store).seizures.conflicts(1)
+        await conflicts.resolve(decision, store, one.key, one.version)
+        with pytest.raises(NoConflict):
+            await conflicts.resolve(decision, store, one.key, one.version)
+    assert version == (0, 2)
+    (entry, *_) = await system.migration.journal(10)
+    assert (entry.actor, entry.after.phase) == ("ann", Phase.OFF) and "made again by hand" in entry.reason
+    assert all([(await system.ports(store).recovery.standing()).conflicts == 0 for store in Store])
