@@ -19,6 +19,7 @@ from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, read_as_owner
+from libs.ownership.terms import Fate
 from libs.store import memory
 from libs.store.limits import OutboxLimits
 from libs.verify.history import Outcome
@@ -191,10 +192,10 @@ async def test_it_is_noticed_when_an_absence_is_adopted_before_its_records_are_t
 async def test_it_is_noticed_when_apply_makes_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take = memory._State.take
 
-    def take_and_tell(state: memory._State, record: Record) -> bool:
-        if newer := take(state, record):
+    def take_and_tell(state: memory._State, record: Record) -> Fate:
+        if (fate := take(state, record)) is Fate.NEWER:
             state.put(record, "")
-        return newer
+        return fate
 
     monkeypatch.setattr(memory._State, "take", take_and_tell)
     await missed(tmp_path, "I9")
