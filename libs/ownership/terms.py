@@ -7,7 +7,8 @@ older one: the seizer becomes the owner of the bucket and of every row in it, ea
 From then on nothing of an older term counts any more in that bucket:
 
 * A record of a lower term is never applied. If the seizer had not seen it, so above `base` or without a row, it goes
-  to the journal of conflicts, for a person; else it is old.
+  to the seizer's journal of conflicts, for a person; else it is old. The other store leaves that to the seizer, whose
+  rows it may not have yet: both read the same log.
 * A row of a lower term is hidden until the seizer's row replaces it, or until it turns out that the seizer has none;
   then it goes to the journal. Lower rows do not belong to the bucket's owner: that changes with the next handoff, and
   two stores would own the record.
@@ -71,7 +72,7 @@ class Fate(Enum):
     NEWER = "newer"
     OLD = "old"
     CONFLICT = "conflict"
-    """It goes to the journal; the requests that it served are not learned, for their effects are not here."""
+    """It goes to the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Verdict:
     """The bucket's, which has taken the record's term if that was higher."""
     journal: Row | None = None
     """The row here, when the record replaces it and its seizer had not seen it."""
+    learn: bool = True
+    """Whether the requests that it served are known from now on: not when their effects may not be in the row."""
 
 
 def take_term(absence: Absence, term: int) -> Absence:
@@ -88,12 +91,15 @@ def take_term(absence: Absence, term: int) -> Absence:
     return Absence(absence.bucket, term, 0, seizer_of(term)) if term > absence.term else absence
 
 
-def decide_apply(record: Record, here: Row | None, absence: Absence) -> Verdict:
-    """What apply does. `here`: the row as it is kept, hidden or not. A CONFLICT leaves no served requests."""
+def decide_apply(record: Record, here: Row | None, absence: Absence, me: Store) -> Verdict:
+    """What apply does. `here`: the row as it is kept, hidden or not."""
     row = record.row
     absence = take_term(absence, row.version.term)
     if row.version.term < absence.term:
-        return Verdict(_late(row, here, absence), absence)
+        if seizer_of(absence.term) is not me:
+            return Verdict(Fate.OLD, absence, learn=False)
+        missed = here is None or here.base is None or row.version > here.base
+        return Verdict(Fate.CONFLICT if missed else Fate.OLD, absence, learn=not missed)
     if here is not None and here.version.term < absence.term:
         return Verdict(Fate.NEWER, absence, here if was_missed(here, row.base) else None)
     newer = here is None or row.version > here.version
@@ -104,15 +110,6 @@ def was_missed(row: Row, base: Version | None) -> bool:
     """Whether a seizer who has made this base of the record had not seen this row. A row of a term before the base's
     may or may not have been seen: then a person looks."""
     return base is None or row.version > base or row.version.term < base.term
-
-
-def _late(row: Row, here: Row | None, absence: Absence) -> Fate:
-    if here is not None and here.version.term < absence.term:
-        # The seizer's row has not come yet. What this one says is here already, or comes with the seizer's.
-        return Fate.OLD if row.version <= here.version else Fate.CONFLICT
-    if here is None or here.base is None or row.version > here.base:
-        return Fate.CONFLICT
-    return Fate.OLD
 
 
 def is_share(absence: Absence, me: Store, rows: int, owned: int) -> bool:

@@ -119,14 +119,13 @@ class _State:
         """Apply."""
         key = record.row.key
         bucket = bucket_of(key)
-        verdict = decide_apply(record, self.rows.get(key), self.absences[bucket])
+        verdict = decide_apply(record, self.rows.get(key), self.absences[bucket], self.store)
         self.absences[bucket] = verdict.absence
         if verdict.journal is not None:
             self.journal(verdict.journal, Why.REPLACED)
         if verdict.fate is Fate.CONFLICT:
             self.memories.note(record, Why.LATE)
-            return verdict.fate
-        for served in record.served:
+        for served in record.served if verdict.learn else ():
             self.learn(key, served)
         if verdict.fate is Fate.NEWER:
             self.keep(record.row)

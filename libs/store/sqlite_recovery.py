@@ -62,15 +62,15 @@ class Terms:
         here = row_from(values) if values is not None else None
         found = connection.execute(f"SELECT {BUCKET} FROM bucket b WHERE b.bucket = ?", (bucket,)).fetchone()
         absence = absence_from(found)
-        verdict = decide_apply(record, here, absence)
+        verdict = decide_apply(record, here, absence, self._core.store)
         if verdict.absence != absence:
             put_absence(connection, verdict.absence)
         if verdict.journal is not None:
             self.journal(connection, verdict.journal, Why.REPLACED)
         if verdict.fate is Fate.CONFLICT:
             _note(connection, record, Why.LATE)
-            return verdict.fate
-        self._core.learn(connection, key, record.served)
+        if verdict.learn:
+            self._core.learn(connection, key, record.served)
         if verdict.fate is Fate.NEWER:
             connection.execute(self._core.statements.apply, values_of(record.row, self._core.layout))
         return verdict.fate

@@ -147,6 +147,11 @@ def put_back(directory: Path) -> None:
     shutil.copyfile(directory / "old-a.db", directory / "a.db")
 
 
+def burn(directory: Path) -> None:
+    for file in directory.glob("b.db*"):
+        file.unlink()
+
+
 def embedded(directory: Path) -> World:
     world = World.embedded(directory, OLD_DATABASE)
     router = world.nodes["router-1"].process
@@ -165,6 +170,19 @@ async def test_an_old_copy_of_a_s_file_is_recognised_and_recovered(tmp_path: Pat
         reason = await site.start_gone("A", "a")
         assert "which this store made" in reason or "later state" in reason
         await site.recover("A", "simple_mcp")
+
+
+async def test_a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_place(tmp_path: Path) -> None:
+    async with half_moved(embedded(tmp_path), tmp_path) as site:
+        await site.world.kill("b-1")
+        await asyncio.to_thread(burn, tmp_path)
+        job = await site.walk.job("seize", {"store": "B", "confirm": "service_layer"})
+        assert "buckets seized" in job.note
+        owned = await site.readers[0].absences()
+        assert set(owned.values()) == {"A"}
+        await site.some_writes()
+        assert "another database" in await site.start_gone("B", "b-1")
+        await site.recover("B", "service_layer")
 
 
 async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered(

@@ -156,6 +156,17 @@ async def test_a_late_record_without_a_row_is_journaled_once(store: StorePorts) 
     assert await row_at(store) is None
 
 
+async def test_a_late_record_is_left_to_the_store_that_has_seized_the_bucket(store: StorePorts) -> None:
+    await taken(store)
+    late = replace(arrived(store, 0, 4, None, "late"), served=(served_of("r9", (0, 4), b"x"),))
+    assert await store.transfers.apply([late], FeedStep((Position(0, 0, 1),))) == (0, 1)
+    assert await conflicts(store) == []
+    # Its request may have no effect any more: who asks again must not hear that it has.
+    home = replace(arrived(store, their_term(store), 9, None), origin=store.store.other)
+    await store.transfers.apply([replace(home, row=replace(home.row, owner=store.store))])
+    assert not isinstance(await put(store, KEY, "r9", "again"), Answered)
+
+
 async def test_a_record_of_a_higher_term_brings_its_term(store: StorePorts) -> None:
     await own(store, [KEY])
     await put(store, KEY, "r1", "mine")

@@ -110,7 +110,7 @@ class Scene:
 
 SCENES = {
     "B returns": Scene("B", stops=True, least_states=30_000),
-    "B is restored": Scene("B", stops=False, least_states=30_000),
+    "B is restored": Scene("B", stops=False, least_states=25_000),
     "A returns": Scene("A", stops=True, least_states=80_000),
     "A is restored": Scene("A", stops=False, least_states=10_000),
 }
@@ -228,18 +228,18 @@ class RecoveryRules:
         for event in state.log | state.flight:
             if isinstance(event, Absence) and store == self.seizer:
                 continue  # Its own word.
-            fate = self.judge(disk, event)
+            fate = self.judge(disk, event, store)
             if fate.disk != disk:
                 yield f"{shown(event)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
 
-    def judge(self, disk: Disk, event: Row | Absence) -> Fate:
+    def judge(self, disk: Disk, event: Row | Absence, store: str) -> Fate:
         """Apply. The rule of `libs.ownership.rules.decide_apply`."""
         if isinstance(event, Absence):
             return Fate(self.take_term(disk, event.term), "its term is taken")
         disk = self.take_term(disk, event.term)
         row, term = disk.row, disk.absence.term
         if event.term < term and self.wrong != "lazy_terms":
-            return self.judge_late(disk, event)
+            return self.judge_late(disk, event, store)
         if row is not None and row.term < term and self.wrong != "lazy_terms":
             return Fate(self.replace_lower(disk, row, event), "it replaces a row of an older term")
         if row is None or event.version > row.version:
@@ -251,11 +251,11 @@ class RecoveryRules:
             return disk
         return disk._replace(absence=Absence(term, 0, seizer_of(term)))
 
-    def judge_late(self, disk: Disk, event: Row) -> Fate:
+    def judge_late(self, disk: Disk, event: Row, store: str) -> Fate:
+        """By the seizer. The other store may not have the seizer's row yet: it can say nothing of the base."""
         row = disk.row
-        if row is not None and row.term < disk.absence.term:
-            # The seizer's row is not here yet: nothing can be said of the base. Its own row says the same as the event.
-            return Fate(disk, "it waits")
+        if store != seizer_of(disk.absence.term):
+            return Fate(disk, "it is left to the seizer")
         if self.wrong != "late_is_old" and (row is None or row.base is None or event.version > row.base):
             return Fate(disk._replace(journal=disk.journal | {event}), "it is a conflict")
         return Fate(disk, "it is old")
@@ -335,7 +335,7 @@ class RecoveryRules:
             yield "the log is told the term", state._replace(told=True, log=told)
             return
         rows = [event for event in state.log if isinstance(event, Row)]
-        if self.wrong != "log_not_read" and any(self.judge(disk, row).disk != disk for row in rows):
+        if self.wrong != "log_not_read" and any(self.judge(disk, row, self.seizer).disk != disk for row in rows):
             return
         taken = Absence(term, absence.version + 1, self.seizer)
         waits = disk.outbox
@@ -363,7 +363,7 @@ class RecoveryRules:
             taken = disk._replace(absence=absence)
             yield f"{self.loser} takes the terms", with_disk(state, self.loser, taken)._replace(loser_is="taken")
         if state.loser_is == "taken":
-            filled = self.judge(disk, there.row).disk if there.row is not None else self.settle(disk)
+            filled = self.judge(disk, there.row, self.loser).disk if there.row is not None else self.settle(disk)
             after = with_disk(state, self.loser, filled)._replace(loser_is="filled")
             yield f"{self.loser} is filled", after._replace(trouble=self.dropped(after, disk.row))
         if state.loser_is == "filled":
@@ -408,7 +408,8 @@ class RecoveryRules:
                 continue
             if event.term >= disk.absence.term:
                 return "an owner without the newest version"
-            if event not in journal and self.judge(disk, event).disk == disk:
+            seizer = disk_of(state, self.seizer)
+            if event not in journal and self.judge(seizer, event, self.seizer).disk == seizer:
                 return "a logged write is gone without a trace"
         return None
 

@@ -72,26 +72,31 @@ def test_a_row_of_a_lower_term_is_hidden() -> None:
         (row(0, 6), row(2, 6, A, (0, 5)), Fate.CONFLICT),
         (row(0, 6), row(2, 1, A), Fate.CONFLICT),
         (row(0, 1), None, Fate.CONFLICT),
-        (row(0, 5), row(0, 5), Fate.OLD),
-        (row(0, 6), row(0, 5), Fate.CONFLICT),
         (row(2, 7), row(2, 6), Fate.NEWER),
         (row(2, 6), row(2, 6), Fate.OLD),
         (row(2, 1), None, Fate.NEWER),
     ],
 )
 def test_what_becomes_of_a_record_in_a_bucket_that_was_seized(arrives: Row, here: Row | None, fate: Fate) -> None:
-    verdict = decide_apply(record(arrives), here, SEIZED)
+    verdict = decide_apply(record(arrives), here, SEIZED, A)
     assert (verdict.fate, verdict.absence, verdict.journal) == (fate, SEIZED, None)
+    assert verdict.learn is (fate is not Fate.CONFLICT)
+
+
+@pytest.mark.parametrize("here", [None, row(0, 5), row(2, 6, A, (0, 5))])
+def test_the_other_store_leaves_late_records_to_the_seizer(here: Row | None) -> None:
+    verdict = decide_apply(record(row(0, 6)), here, SEIZED, B)
+    assert (verdict.fate, verdict.journal, verdict.learn) == (Fate.OLD, None, False)
 
 
 def test_without_a_seizure_the_higher_version_stays() -> None:
-    assert decide_apply(record(row(0, 2)), row(0, 1), BUCKET).fate is Fate.NEWER
-    assert decide_apply(record(row(0, 1)), row(0, 1), BUCKET).fate is Fate.OLD
-    assert decide_apply(record(row(0, 1)), None, BUCKET).absence == BUCKET
+    assert decide_apply(record(row(0, 2)), row(0, 1), BUCKET, B).fate is Fate.NEWER
+    assert decide_apply(record(row(0, 1)), row(0, 1), BUCKET, A).fate is Fate.OLD
+    assert decide_apply(record(row(0, 1)), None, BUCKET, A).absence == BUCKET
 
 
 def test_a_record_of_a_higher_term_brings_the_term() -> None:
-    verdict = decide_apply(record(row(2, 6, A, (0, 5))), row(0, 5), BUCKET)
+    verdict = decide_apply(record(row(2, 6, A, (0, 5))), row(0, 5), BUCKET, B)
     assert (verdict.fate, verdict.journal) == (Fate.NEWER, None)
     assert verdict.absence == Absence(7, 2, 0, A)
     assert take_term(SEIZED, 2) == SEIZED
@@ -100,7 +105,7 @@ def test_a_record_of_a_higher_term_brings_the_term() -> None:
 @pytest.mark.parametrize("base", [None, (0, 4)])
 def test_a_row_that_the_seizer_had_not_seen_is_journaled_before_it_is_replaced(base: tuple[int, int] | None) -> None:
     here = row(0, 5)
-    assert decide_apply(record(row(2, 9, A, base)), here, SEIZED).journal == here
+    assert decide_apply(record(row(2, 9, A, base)), here, SEIZED, B).journal == here
 
 
 def test_a_row_of_a_term_before_the_base_s_is_shown_to_a_person() -> None:

@@ -105,15 +105,15 @@ class _Batch:
     def _judge(self, record: Record, held: dict[int, Absence]) -> Fate:
         key = record.row.key
         bucket = bucket_of(key)
-        verdict = decide_apply(record, self._rows.get(key), held[bucket])
+        verdict = decide_apply(record, self._rows.get(key), held[bucket], self._context.me)
         held[bucket] = verdict.absence
         if verdict.journal is not None:
             self._replaced.append(verdict.journal)
             self._served = [one for one in self._served if one[0] != key]
         if verdict.fate is Fate.CONFLICT:
             self._late.append(record)
-            return verdict.fate
-        self._served += [(key, served) for served in record.served]
+        if verdict.learn:
+            self._served += [(key, served) for served in record.served]
         if verdict.fate is Fate.NEWER:
             self._rows[key] = self._changed[key] = record.row
         return verdict.fate
