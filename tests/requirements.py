@@ -352,7 +352,23 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("integration/test_events.py", "a_replay_is_previewed_done_and_refused_by_command"),
     ),
     "data.recovery": Requirement(
-        "B can be made anew from A and the log, is checked before it serves, in a bounded time"
+        "B can be made anew from A and the log, is checked before it serves, in a bounded time",
+        _in(
+            "acceptance/test_recovery.py",
+            "each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered",
+            "a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_place",
+            "an_old_copy_of_a_s_file_is_recognised_and_recovered",
+        )
+        + _in(
+            "integration/test_recovery.py",
+            "a_recovered_store_has_everything_and_owns_nothing",
+            "a_change_that_the_gone_store_still_has_gets_to_the_log_before_the_seizure",
+            "a_share_that_was_seized_is_the_other_store_s_and_its_return_loses_nothing_in_silence",
+        )
+        + _in(
+            "model/test_model.py",
+            "a_store_that_lost_its_disk_comes_back_without_breaking_a_promise",
+        ),
     ),
     "api.identical": Requirement(
         "Old service, new service and router answer the same calls with the same answers, in every phase (gRPC)",

@@ -26,6 +26,7 @@ from tests.bench import (
     memory,
     mover,
     reconcile,
+    recovery,
     replay,
     report,
     steering,
@@ -54,6 +55,7 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "reconcile": ("two equal stores compared, against the bare statement at each; memory meanwhile", reconcile.measure),
     "replay": ("a topic given to B again, against a plain consumer; memory meanwhile", replay.measure),
     "mover": ("all records from store to store and back", mover.measure),
+    "recovery": ("B brought back after the loss of its database, against a bare upsert", recovery.measure),
     "memory": ("memory of each process", memory.measure),
     "steering": ("planning a call, comparing reads, flipping a flag, and bringing all records home", steering.measure),
 }
