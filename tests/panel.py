@@ -24,6 +24,7 @@ from services.router.flows import rehearsal
 from services.router.flows.audit import Audit, LastAudit
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
+from services.router.flows.conflicts import Conflicts
 from services.router.flows.diagnose import Surroundings
 from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
@@ -150,6 +151,7 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
     judge = Judge(Bench(running.control, migration, measurement, cache, observer, clock, "router-1"))
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
+    events = LogEvents(running.log, CONTRACT)
     return Parts(
         migration,
         cache,
@@ -168,6 +170,7 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         frozenset(),
         clock,
         running.clients,
-        LogEvents(running.log, CONTRACT),
+        events,
         ParkedEvents(running.stores, migration),
+        Conflicts(running.stores, migration, events.content_of),
     )
