@@ -248,9 +248,11 @@ class SqliteSnapshots:
         key = str(envelope[0])
         try:
             row = row_from(envelope)
-        except (ValueError, TypeError) as error:
-            return Looked(key, None, (Finding("corrupt", f"its envelope makes no sense: {error}"),))
+        except (LookupError, ValueError, TypeError) as error:
+            return Looked(key, None, (Finding("corrupt", f"its envelope makes no sense: {error!r}"),))
         assert row is not None, "no outer join"
+        if not isinstance(row.payload, bytes):
+            return Looked(key, None, (Finding("corrupt", "its payload is no blob"),))
         return Looked(key, row, tuple(self._findings(row, digest, bool(alike), own)))
 
     def _findings(self, row: Row, digest: object, alike: bool, own: tuple[object, ...]) -> Iterator[Finding]:

@@ -75,6 +75,10 @@ def pb_store(status: pb.StoreStatus) -> str:
     return "A" if status.store == 1 else "B"
 
 
+def _unseen(job: pb.Job) -> None:
+    """Nobody looks at the progress."""
+
+
 @dataclass(slots=True)
 class Walk:
     """The operator. Every wait ends after ``patience_seconds`` in TrialFailed, which says what it waited for."""
@@ -197,9 +201,9 @@ class Walk:
         """Copy every record of A to B; returns how many there were."""
         return (await self.job("backfill", {"to": "B"})).done
 
-    async def job(self, kind: str, arguments: Mapping[str, str]) -> pb.Job:
-        """Have a job done; returns it as it ended."""
-        return await self.end_of_job((await self.start_job(kind, arguments)).id)
+    async def job(self, kind: str, arguments: Mapping[str, str], seen: Callable[[pb.Job], None] = _unseen) -> pb.Job:
+        """Have a job done; returns it as it ended. ``seen`` is shown how far it is, again and again."""
+        return await self.end_of_job((await self.start_job(kind, arguments)).id, seen)
 
     async def start_job(self, kind: str, arguments: Mapping[str, str], rate: float = 0.0) -> pb.Job:
         """Ask for a job. ``rate``: units per second at most; 0: as fast as it can."""
@@ -217,13 +221,14 @@ class Walk:
         tune = pb.ChangeJobRequest.ACTION_TUNE
         await self._ask("ChangeJob", pb.ChangeJobRequest(actor=self.actor, id=job_id, action=tune, rate=rate))
 
-    async def end_of_job(self, job_id: str) -> pb.Job:
+    async def end_of_job(self, job_id: str, seen: Callable[[pb.Job], None] = _unseen) -> pb.Job:
         """Wait until it is finished."""
         job = await self.look_at_job(job_id)
 
         async def ended() -> bool:
             nonlocal job
             job = await self.look_at_job(job_id)
+            seen(job)
             if job.state in (pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED):
                 raise TrialFailed(f"{job.id} ended as {pb.Job.State.Name(job.state)}: {job.note}")
             return job.state == pb.Job.STATE_FINISHED

@@ -120,9 +120,17 @@ def test_a_hanging_b_is_left_by_the_router_itself_and_its_records_come_home(fini
 
 
 def test_a_gate_blocked_and_its_override_is_in_the_journal(finished: Finished) -> None:
-    assert "audit INCONCLUSIVE" in finished.report["gates_blocked"]
+    assert "audit FAIL" in finished.report["gates_blocked"]
+    assert "backfill FAIL" in finished.report["gates_blocked"]
     assert "refused, as it should be" in finished.told
-    assert any("audit" in reason for reason in finished.report["overrides"])
+    assert any("shadow-consistent" in reason for reason in finished.report["overrides"])
+
+
+def test_a_demo_begins_with_an_audit_whose_dirt_must_be_accepted(finished: Finished) -> None:
+    audits = [line for line in finished.told.splitlines() if "records are dirty" in line]
+    assert [line.split(":")[0].strip() for line in audits[:1]] == ["DIRTY"]
+    assert any(line.strip().startswith("ACCEPTED:") for line in audits)
+    assert not any("audit" in reason for reason in finished.report["overrides"])
 
 
 def test_a_write_that_is_dropped_from_the_kept_exports_is_missed(finished: Finished) -> None:

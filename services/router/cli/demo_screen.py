@@ -22,6 +22,7 @@ from libs.trial.walk import Walk, pb_store, phase_name
 GLANCE_SECONDS = 0.5
 LINE_SECONDS = 1.0
 _REFRESHES_PER_SECOND = 4
+BAR_CELLS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class Screen:
     stream: TextIO = field(default_factory=lambda: sys.stdout)
     sentence: str = ""
     """What happens right now."""
+    bar: str = ""
+    """How far it is, where that can be told."""
     glance: Glance | None = None
     _live: Live | None = None
 
@@ -122,7 +125,7 @@ class Screen:
 
     def say(self, sentence: str) -> None:
         """A step begins."""
-        self.sentence = sentence
+        self.sentence, self.bar = sentence, ""
         self.tell(f"> {sentence}")
 
     def tell(self, text: str) -> None:
@@ -131,6 +134,11 @@ class Screen:
             self._live.console.print(text)
         else:
             print(text, file=self.stream, flush=True)
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """How far a piece of work is, as a bar below all else, until the next step begins."""
+        full = BAR_CELLS * min(done, total) // total if total else 0
+        self.bar = f"{name} {'█' * full}{'░' * (BAR_CELLS - full)} {done} of {total or '?'}"
 
     async def follow(self, walk: Walk, meter: Meter) -> None:
         """Until cancelled."""
@@ -145,7 +153,7 @@ class Screen:
     def _renderable(self) -> RenderableType:
         if self.glance is None:
             return Text(self.sentence)
-        return Group(Text(""), table_of(self.glance), Text(self.sentence, style="bold"))
+        return Group(Text(""), table_of(self.glance), Text(self.sentence, style="bold"), Text(self.bar))
 
 
 def line_of(glance: Glance, sentence: str) -> str:

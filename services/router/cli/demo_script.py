@@ -1,6 +1,7 @@
 """The story of the demo, all under live load.
 
-From A to B; B hangs, and the router goes back by itself; to B again; B is killed; back to A by hand; and forward.
+The old data is audited. From A to B; B hangs, and the router goes back by itself; to B again; B is killed; back to A by
+hand; and forward.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from libs.trial.walk import POLL_SECONDS, GatesBlock, Move, Walk
 from libs.trial.world import World
 from libs.verify.history import Outcome
 from services.router.cli.demo_screen import Screen
+from services.router.core.audit import AuditReport
 
 ACTOR = "demo"
 CANARY_PERCENTS = (5, 10, 50, 100)
@@ -67,6 +69,8 @@ class Story:
     blocked: str = ""
     """What the gates said when the first step was asked for without evidence."""
     copied: int = 0
+    dirt: list[str] = field(default_factory=list)
+    """Kinds that the first audit has found."""
 
     async def play(self) -> None:
         """Raises TrialFailed, ServerFailed when an act does not go as it should."""
@@ -81,9 +85,14 @@ class Story:
     def _acts(self) -> list[tuple[str, Act]]:
         there: list[tuple[str, Act]] = [
             ("every call goes to A, the old service; B is there and follows by the event log", self._nothing),
-            ("SHADOW is asked for without evidence: the gates must refuse", self._be_blocked),
+            ("the old data is looked through, in a snapshot of A, while A serves", self._audit),
+            (
+                "SHADOW is asked for, with dirt that nobody has accepted and no copy: the gates must refuse",
+                self._be_blocked,
+            ),
+            ("a person has read what was found and accepts it: it moves as it is; audited again", self._accept_dirt),
             ("every record of A is copied to B, under live traffic", self._backfill),
-            ("OFF -> SHADOW: still only A answers; the gates without evidence are overridden", self._forward),
+            ("OFF -> SHADOW: every gate is passed; still only A answers", self._forward),
             ("SHADOW -> DUAL_WRITE: the canary may begin", self._forward),
         ]
         there += [
@@ -128,10 +137,22 @@ class Story:
             self.blocked = refusal.message
             self.screen.tell(f"  refused, as it should be (exit code 3 or 4 of `baton phase advance`): {self.blocked}")
             return
-        raise TrialFailed("SHADOW was entered without evidence: the gates should have refused")
+        raise TrialFailed("SHADOW was entered over dirty data: the gates should have refused")
+
+    def _show(self, job: pb.Job) -> None:
+        self.screen.progress(job.id, job.done, job.total)
+
+    async def _audit(self) -> None:
+        job = await self.walk.job("audit", {}, self._show)
+        self.dirt = list(AuditReport.from_json(job.report).found)
+        self.screen.tell(f"  {job.note}")
+
+    async def _accept_dirt(self) -> None:
+        job = await self.walk.job("audit", {"accept": ",".join(self.dirt)}, self._show)
+        self.screen.tell(f"  {job.note}")
 
     async def _backfill(self) -> None:
-        self.copied = await self.walk.backfill()
+        self.copied = (await self.walk.job("backfill", {"to": "B"}, self._show)).done
         self.screen.tell(f"  {self.copied} records copied")
 
     async def _forward(self) -> None:
