@@ -286,7 +286,26 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "data.audit": Requirement(
-        "The old data are looked through before anything moves: schema, dirt, orphans, a trial copy"
+        "The old data are looked through before anything moves: schema, dirt, orphans, a trial copy",
+        _in(
+            "acceptance/test_audit.py",
+            "every_kind_of_dirt_is_found_and_must_be_accepted_by_name",
+            "an_audit_that_is_killed_at_random_ends_with_the_same_result",
+        )
+        + _in("acceptance/test_demo.py", "a_demo_begins_with_an_audit_whose_dirt_must_be_accepted")
+        + _in(
+            "unit/test_sqlite_snapshot.py",
+            "a_snapshot_shows_one_moment_while_the_store_goes_on",
+            "a_disk_without_room_is_refused_before_anything_is_written",
+            "what_somebody_has_written_beside_the_protocol_is_found",
+        )
+        + _in("unit/test_sandbox_audit.py", "a_conversion_that_loses_something_blocks")
+        + _in("unit/test_audit_report.py", "the_gate_wants_a_fresh_audit_without_trouble")
+        + _in(
+            "integration/test_scratch.py",
+            "records_are_tried_out_beside_a_real_store_that_notices_nothing",
+            "what_a_killed_process_left_is_dropped_before_the_next_trial",
+        ),
     ),
     "data.backfill": Requirement(
         "All of A's records are copied under traffic, with a brake, progress, and a way to resume",
