@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbelow
 
@@ -17,9 +18,9 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Call, Found, Record, Row, Store, Version
+from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, read_as_owner
-from libs.ownership.terms import Fate
+from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.store import memory
 from libs.store.limits import OutboxLimits
 from libs.verify.history import Outcome
@@ -114,7 +115,10 @@ async def missed(directory: Path, invariant: str) -> None:
 
 
 async def test_it_is_noticed_when_whatever_arrives_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "is_newer", lambda record, here: True)
+    def always(record: Record, here: Row | None, absence: Absence, me: Store) -> Verdict:
+        return replace(decide_apply(record, here, absence, me), fate=Fate.NEWER)
+
+    monkeypatch.setattr(memory, "decide_apply", always)
     await missed(tmp_path, "I3")
 
 
