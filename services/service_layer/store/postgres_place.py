@@ -33,12 +33,15 @@ class Anchor:
 
     async def ask(self, connection: Any) -> Identity:
         """Raises WentBack; foreign exceptions."""
+        # As it was before the question: answers of several connections may arrive in another order than they were made.
+        before = self.known.changes if self.known is not None else 0
         row = await connection.fetchrow(_ASK)
         if row is None:
             raise WentBack("the database has lost what it knew of itself")
         found = Identity(row["place"], row["changes"])
         known = self.known
-        if known is not None and (found.place != known.place or found.changes < known.changes):
+        if known is not None and (found.place != known.place or found.changes < before):
             raise WentBack(f"the database is {found.place} at {found.changes}, it was {known.place} at {known.changes}")
-        self.known = found
+        if known is None or found.changes > known.changes:
+            self.known = found
         return found
