@@ -32,13 +32,20 @@ class Doorkeeper:
         self._ports = ports
         self._admission = admission
         self._serving = serving
+        self._fences = 0
 
     async def admit(self) -> None:
-        """Serves, or says why not."""
+        """Serves, or says why not. What was decided meanwhile, to fence it or to end, stands."""
+        fences = self._fences
+        trouble = gone = ""
         try:
             gone = await self._admission.decide()
         except (NotAdmitted, StoreUnavailable) as error:
-            self._serving.stop(f"starting: {error.message}")
+            trouble = error.message
+        if self._fences != fences or self._serving.draining:
+            return
+        if trouble:
+            self._serving.stop(f"starting: {trouble}")
             return
         if gone:
             await self.fence(gone)
@@ -48,6 +55,7 @@ class Doorkeeper:
 
     async def fence(self, gone: str) -> None:
         """Serves no more."""
+        self._fences += 1
         self._serving.fence(gone)
         await self._tell_health(False)
 

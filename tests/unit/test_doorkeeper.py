@@ -1,0 +1,71 @@
+"""What is decided of a store while its admission is under way stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from libs.backend.admission import Admission
+from libs.backend.doorkeeper import Doorkeeper
+from libs.backend.state import Serving
+from libs.clock import ManualClock
+from libs.eventlog.memory import MemoryEventLog
+from libs.ownership.model import Store
+from libs.ownership.wire import STORE_NUMBERS, absence_to_pb
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.sandboxes.columns import sandbox_columns
+from libs.store.memory import MemoryStore
+
+BOUND_SECONDS = 10.0
+
+
+class Door:
+    """A store whose other store takes its time to answer."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(Store.B, ManualClock(), sandbox_columns)
+        self.serving = Serving()
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+        self.keeper = Doorkeeper(self.store, Admission(self.store, self._log, self._other), self.serving)
+
+    async def _log(self) -> MemoryEventLog:
+        return MemoryEventLog(1)
+
+    async def _other(self) -> pb.GetStandingResponse:
+        self.asked.set()
+        await self.answer.wait()
+        absences = [absence_to_pb(one) for one in await self.store.transfers.absences()]
+        return pb.GetStandingResponse(store=STORE_NUMBERS[Store.A], absences=absences)
+
+    async def admit_while(self, meanwhile: Callable[[], None]) -> None:
+        task = asyncio.create_task(self.keeper.admit())
+        async with asyncio.timeout(BOUND_SECONDS):
+            await self.asked.wait()
+            meanwhile()
+            self.answer.set()
+            await task
+
+
+async def test_a_store_about_which_nothing_is_known_serves() -> None:
+    door = Door()
+    await door.admit_while(lambda: None)
+    assert door.serving.serving
+
+
+async def test_a_store_that_is_fenced_while_it_is_admitted_stays_fenced() -> None:
+    door = Door()
+    task = asyncio.create_task(door.keeper.admit())
+    async with asyncio.timeout(BOUND_SECONDS):
+        await door.asked.wait()
+        await door.store.recovery.fence("by hand")
+        await door.keeper.fence("by hand")
+        door.answer.set()
+        await task
+    assert (door.serving.serving, door.serving.gone) == (False, "by hand")
+
+
+async def test_a_process_that_ends_while_it_is_admitted_lets_nobody_in() -> None:
+    door = Door()
+    await door.admit_while(door.serving.drain)
+    assert not door.serving.serving
