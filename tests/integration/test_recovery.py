@@ -278,3 +278,39 @@ async def test_a_conflict_is_shown_and_resolved_with_a_reason_that_the_journal_k
     (entry, *_) = await system.migration.journal(10)
     assert (entry.actor, entry.after.phase) == ("ann", Phase.OFF) and "made again by hand" in entry.reason
     assert all([(await system.ports(store).recovery.standing()).conflicts == 0 for store in Store])
+
+
+async def test_a_healthy_store_is_not_fenced_while_the_other_one_is_gone(system: System) -> None:
+    await system.ports(A).recovery.fence("it went back")
+    await system.backends[A].doorkeeper.admit()
+    with pytest.raises(JobFailed, match=r"A is gone itself.*nothing was changed"):
+        await recover(system).step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
+    assert (await system.ports(B).recovery.standing()).gone == ""
+    assert system.backends[B].serving.serving
+
+
+async def test_a_healthy_store_is_not_fenced_before_the_other_one_serves(system: System) -> None:
+    system.backends[A].serving.stop("starting")
+    step = await recover(system).step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
+    assert "does not serve yet" in step.waits and b"fence" in step.checkpoint
+    assert system.backends[B].serving.serving
+
+
+async def test_a_fence_that_is_tried_again_still_lets_writes_end(system: System) -> None:
+    kind = recover(system)
+    for _ in range(2):
+        step = await kind.step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
+        assert step.wait_seconds >= 6 and b"drain" in step.checkpoint
+
+
+async def test_a_recovered_store_knows_the_other_one_as_it_is_now(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    await system.ports(B).recovery.note_other(Identity("where A stood before its own recovery", 10**9), anew=True)
+    await system.ports(B).recovery.fence("it went back")
+    await system.backends[B].doorkeeper.admit()
+    await step_by_step(system, recover(system))
+    known = (await system.ports(B).recovery.standing()).other
+    now = (await system.ports(A).recovery.standing()).now
+    assert known is not None and known.place == now.place and known.changes <= now.changes
+    await system.backends[A].doorkeeper.admit()
+    assert system.backends[A].serving.serving

@@ -38,7 +38,7 @@ BOUND_SECONDS = 4 * 3600.0
 """In which a store should be back."""
 
 FENCED_SECONDS = 8.0
-"""After a store that was serving has been fenced: longer than a write that had begun can take, at any process."""
+"""After a store has been fenced: longer than a write that had begun can take, at any process."""
 POLL_SECONDS = 0.3
 SETTLE_ROWS = 500
 COMPARE_BUCKETS = 64
@@ -167,15 +167,20 @@ class Recover(_Job):
         self._filling = Backfill(stores, clock)
 
     async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
-        client = seizing.lost
+        client, seizer = seizing.lost, seizing.seizer.store
+        there = await seizing.standing(seizing.seizer)
+        if there.gone:
+            # With both fenced there would be nobody left to recover from.
+            raise JobFailed(f"{seizer} is gone itself, so it cannot seize: {there.gone}; nothing was changed")
+        if not there.serving:
+            return _wait(state, f"{seizer}, which is to seize, does not serve yet; {client.store} is not fenced before")
         request = pb.FenceStoreRequest(reason="it is being recovered")
         try:
-            answer = await client.ask(client.recovery.FenceStore, request, CALL_SECONDS)
+            await client.ask(client.recovery.FenceStore, request, CALL_SECONDS)
         except Away as error:
             return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
-        if answer.was_serving:
-            return _wait(state.next("drain"), "writes that had begun end", FENCED_SECONDS)
-        return _step(state.next("drain"), note=f"{client.store} is fenced")
+        # Also when the process that has answered did not serve: another one may have, or this is the second try.
+        return _wait(state.next("drain"), f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
 
     async def _drain(self, state: _State, seizing: Seizing, at: Position) -> Step:
         """What the gone store still has, the log gets."""

@@ -120,11 +120,12 @@ class Seizing:
         return int(answer.settled)
 
     async def open(self) -> None:
-        """The seizer knows it as it is now; then it opens."""
-        now = (await self.standing(self.lost)).now
-        seizer, lost = self.seizer, self.lost
-        await seizer.ask(seizer.recovery.NoteOther, pb.NoteOtherRequest(other=now, anew=True), CALL_SECONDS)
-        await lost.ask(lost.recovery.OpenStore, pb.OpenStoreRequest(), CALL_SECONDS)
+        """Each knows the other one as it is now; then the lost one opens. What it knew of the seizer may be as old as
+        its backup, and would make the seizer's next start look like that of another database."""
+        for client, other in ((self.seizer, self.lost), (self.lost, self.seizer)):
+            now = (await self.standing(other)).now
+            await client.ask(client.recovery.NoteOther, pb.NoteOtherRequest(other=now, anew=True), CALL_SECONDS)
+        await self.lost.ask(self.lost.recovery.OpenStore, pb.OpenStoreRequest(), CALL_SECONDS)
 
 
 def _to_pb(told: Sequence[Told]) -> list[pb.Terms.Bucket]:
