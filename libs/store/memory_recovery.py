@@ -51,6 +51,8 @@ class MemoryRecovery:
         async with state.turn:
             if len(state.visible_rows()) != len(state.rows):
                 raise StillHidden
+            if state.memories.gone:
+                state.changes.of = uuid4().hex
             state.memories.gone = ""
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:

@@ -127,7 +127,9 @@ def _standing(connection: sqlite3.Connection) -> Standing:
 def _reopen(terms: Terms, connection: sqlite3.Connection) -> None:
     if connection.execute(f"{terms.hidden} LIMIT 1").fetchone() is not None:
         raise StillHidden
-    connection.execute("UPDATE standing SET gone = ''")
+    if connection.execute("UPDATE standing SET gone = '' WHERE gone <> ''").rowcount:
+        # Numbers that were given before the file went back are given again: no place of a watch is one of this file.
+        connection.execute("UPDATE change_of SET id = lower(hex(randomblob(8)))")
 
 
 def _note_other(other: Identity, anew: bool, connection: sqlite3.Connection) -> None:

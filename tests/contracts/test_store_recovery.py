@@ -13,7 +13,7 @@ from libs.ownership.rules import Answered
 from libs.ownership.terms import SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
-from libs.store.port import ExportQuery, FeedStep, Filter, Page, Position, StorePorts
+from libs.store.port import ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
 from libs.store.recovery import Conflict, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of
@@ -347,3 +347,14 @@ async def test_applies_and_a_seizure_at_once_leave_no_hidden_row(store: StorePor
     assert {row.key for row in rows if row is not None} | journaled == set(keys)
     assert await store.seizures.settle(10) == 0
     assert NEVER not in [row.base for row in rows if row is not None]
+
+
+async def test_a_place_of_a_watch_from_before_a_recovery_is_unknown_after_it(store: StorePorts) -> None:
+    place = await store.watch.now()
+    await store.recovery.reopen()
+    assert (await store.watch.since(place, 0)).keys == ()
+    await store.recovery.fence("it went back")
+    await store.recovery.reopen()
+    with pytest.raises(UnknownPlace):
+        await store.watch.since(place, 0)
+    assert (await store.watch.since(await store.watch.now(), 0)).keys == ()

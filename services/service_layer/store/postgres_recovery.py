@@ -14,7 +14,12 @@ HIDDEN = "FROM bucket b JOIN record r ON r.bucket = b.bucket AND r.term < b.term
 
 _STANDING = "SELECT *, (SELECT count(*) FROM conflict WHERE resolution = '') AS conflicts FROM standing"
 _FENCE = "UPDATE standing SET gone = $1 WHERE gone = ''"
-_REOPEN = f"UPDATE standing s SET gone = '', place = {PLACE} WHERE NOT EXISTS (SELECT {HIDDEN}) RETURNING 1"
+_REOPEN = (
+    f"UPDATE standing s SET gone = '', place = {PLACE},"
+    # What a database that went back calls its transactions was said before, of others: no place of a watch is known.
+    " watched = CASE WHEN gone = '' THEN watched ELSE gen_random_uuid() END"
+    f" WHERE NOT EXISTS (SELECT {HIDDEN}) RETURNING 1"
+)
 _NOTE_OTHER = (
     "UPDATE standing SET other_place = $1, other_changes = $2"
     " WHERE $3 OR other_place IS NULL OR (other_place = $1 AND other_changes < $2)"

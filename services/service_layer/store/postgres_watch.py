@@ -1,8 +1,9 @@
 """Which records are written, on PostgreSQL.
 
 A place is the snapshot of the statement that read so far, as the server writes it ("xmin:xmax:xip,..."), with the
-database's system and timeline. What is after it is what that snapshot does not see: it names the transactions that were
-under way, so one that commits late is found, and nothing waits for the oldest one as it would behind xmin alone.
+database's system and timeline, and an id that each recovery renews. What is after it is what that snapshot does not
+see: it names the transactions that were under way, so one that commits late is found, and nothing waits for the oldest
+one as it would behind xmin alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _MOST_XID = 2**63
 _OF = (
     "(SELECT system_identifier FROM pg_control_system())"
     " || '-' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+    " || '-' || (SELECT watched FROM standing)"
 )
 _NOW = f"SELECT {_OF} || '/' || pg_current_snapshot()"
 
