@@ -99,6 +99,24 @@ async def test_a_snapshot_shows_one_moment_while_the_store_goes_on(store: Sqlite
         await asyncio.wait([writing])
 
 
+async def test_what_is_written_before_the_copy_but_after_its_moment_is_not_in_it(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await put(store, "sandboxes/x", "r", "w")
+
+    def write_and_look(directory: Path) -> int:
+        with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
+            connection.execute("UPDATE sandboxes SET revision = revision + 1")
+        return shutil.disk_usage(directory).free
+
+    async with snapshots(tmp_path / "a.db", free_bytes=write_and_look) as some:
+        await take(some)
+        (one,) = await everything(some)
+    assert one.row is not None and one.row.version.revision == 1
+    found = (await store.records.read("sandboxes/x")).row
+    assert found is not None and found.version.revision == 2
+
+
 async def test_a_snapshot_has_no_name_once_it_is_there(store: SqliteStore, tmp_path: Path) -> None:
     await put(store, "sandboxes/x", "r", "w")
     async with snapshots(tmp_path / "a.db") as some:
@@ -203,8 +221,8 @@ async def test_a_clean_store_has_no_findings(store: SqliteStore, tmp_path: Path)
 
 
 async def test_names_that_differ_by_case_only_are_found_among_live_records(store: SqliteStore, tmp_path: Path) -> None:
-    for number, key in enumerate(("One", "one", "ONE", "two", "Two", "three")):
-        deleted = {"deleted": "yes"} if key == "Two" else {}
+    for number, key in enumerate(("One", "one", "ONE", "oNE", "two", "Two", "three")):
+        deleted = {"deleted": "yes"} if key in ("Two", "oNE") else {}
         await put(store, f"sandboxes/{key}", f"r{number}", "w", **deleted)
     found = await kinds(tmp_path / "a.db")
     assert found == {f"sandboxes/{key}": {"duplicate-by-case"} for key in ("One", "one", "ONE")}
