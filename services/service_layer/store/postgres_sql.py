@@ -38,7 +38,10 @@ INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
 SELECT $1, $3, $4, $22, octet_length($22::bytea), $23, {NOW} FROM w RETURNING id
 """
 
-UPDATE_GUARD = "r.owner = $24 AND (r.term, r.revision) = ($25::bigint, $26::bigint)"
+# In the statement itself: another process may have fenced the store, and this one may not have seen it yet.
+NOT_GONE = "NOT EXISTS (SELECT FROM standing WHERE gone <> '')"
+
+UPDATE_GUARD = f"r.owner = $24 AND (r.term, r.revision) = ($25::bigint, $26::bigint) AND {NOT_GONE}"
 
 # A row that is locked is waited for, then the guard is asked again of what the other one committed.
 UPDATE = (
@@ -48,7 +51,7 @@ UPDATE = (
     f" WHERE r.key = $1 AND {UPDATE_GUARD} RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
-CREATE_GUARD = "SELECT FROM bucket WHERE bucket = $2 AND owner = $24 AND term = $25 FOR SHARE"
+CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $24 AND term = $25 AND {NOT_GONE} FOR SHARE"
 
 # The absence is held until the commit: a release of it waits for this, or this waits for it and then makes nothing.
 CREATE = (
