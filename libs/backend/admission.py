@@ -35,6 +35,8 @@ from libs.store.recovery import Identity, Standing
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 2.0
+SILENT_SECONDS = 10.0
+"""After which a log that gives nothing more is not asked any further."""
 _POLL_EVENTS = 1000
 _POLL_SECONDS = 0.5
 _READ_KEYS = 500
@@ -67,6 +69,8 @@ class _Seen:
 
     mine: dict[str, Version] = field(default_factory=dict)
     """By key: the newest version that this store has made."""
+    theirs: dict[str, Version] = field(default_factory=dict)
+    """By key: the newest version that the other store has made."""
     terms: dict[int, int] = field(default_factory=dict)
     """By bucket: the highest term in which the other store has seized."""
 
@@ -147,12 +151,19 @@ class Admission:
         if not positions:
             return ""
         seen = _Seen()
+        clock = asyncio.get_running_loop().time
         async with event_log.reader(positions) as reader:
+            heard = clock()
             while any(offset < ends[part] for part, offset in positions.items()):
-                for part, offset, event, _ in await reader.poll(_POLL_EVENTS, _POLL_SECONDS):
+                found = await reader.poll(_POLL_EVENTS, _POLL_SECONDS)
+                if found:
+                    heard = clock()
+                elif clock() - heard >= SILENT_SECONDS:
+                    raise _NotAsked(f"the log has given nothing for {SILENT_SECONDS:g} s, before its end")
+                for part, offset, event, _ in found:
                     positions[part] = offset + 1
                     self._note(seen, event)
-                if len(seen.mine) >= _READ_KEYS and (reason := await self._forgotten(seen)):
+                if len(seen.mine) + len(seen.theirs) >= _READ_KEYS and (reason := await self._forgotten(seen)):
                     return reason
         return await self._forgotten(seen) or by_terms(await self._ports.transfers.absences(), seen.terms)
 
@@ -168,22 +179,26 @@ class Admission:
             record = record_of_event(event.value)
         except UnreadableRecord:
             return
-        if record.origin is me:
-            seen.mine[event.key] = max(record.row.version, seen.mine.get(event.key, record.row.version))
+        made = seen.mine if record.origin is me else seen.theirs
+        made[event.key] = max(record.row.version, made.get(event.key, record.row.version))
 
     async def _forgotten(self, seen: _Seen) -> str:
-        """A change that this store has made, and does not know."""
-        keys = list(seen.mine)
+        """A change that this store has made, and does not know; or one that the other store has made, to a record that
+        this one believes to own: it has given it up since, and does not know that."""
+        keys = sorted(seen.mine.keys() | seen.theirs.keys())
         for start in range(0, len(keys), _READ_KEYS):
             for found in await self._ports.records.read_many(keys[start : start + _READ_KEYS]):
-                made = seen.mine[found.key]
-                # What was made in an older term than the bucket's counts no more, known or not.
-                if made > found.version and made.term >= found.absence.term:
-                    return (
-                        f"the log has version {made.term}-{made.revision} of {found.key!r}, which this store made, and"
-                        f" the store has {found.version.term}-{found.version.revision}"
-                    )
+                for made, by in ((seen.mine.get(found.key), "this"), (seen.theirs.get(found.key), "the other")):
+                    if made is None or (by == "the other" and found.owner is not self._ports.store):
+                        continue
+                    # What was made in an older term than the bucket's counts no more, known or not.
+                    if made > found.version and made.term >= found.absence.term:
+                        return (
+                            f"the log has version {made.term}-{made.revision} of {found.key!r}, which {by} store made,"
+                            f" and the store has {found.version.term}-{found.version.revision}"
+                        )
         seen.mine.clear()
+        seen.theirs.clear()
         return ""
 
 

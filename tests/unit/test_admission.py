@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
 import pytest
 
+from libs.backend import admission
 from libs.backend.admission import Admission, NotAdmitted
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
@@ -25,6 +27,7 @@ from tests.contracts.store_adapters import own, put, record_of, row_of
 
 KEY = "sandboxes/a"
 BUCKET = bucket_of(KEY)
+BOUND_SECONDS = 20.0
 
 
 def away() -> grpc.aio.AioRpcError:
@@ -196,3 +199,55 @@ async def test_a_store_that_was_fenced_stays_gone_whatever_others_say(rig: Rig) 
     await rig.store.recovery.fence("by hand")
     rig.log_away = rig.a_away = True
     assert await rig.decide() == "by hand"
+
+
+async def test_a_change_by_the_other_store_to_a_record_that_this_one_owns_makes_it_gone(rig: Rig) -> None:
+    rig.a_away = True
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await rig.say(KEY, 3, by=Store.A)
+    assert "version 0-3 of 'sandboxes/a', which the other store made" in await rig.decide()
+
+
+async def test_a_record_of_the_other_store_where_this_one_may_create_makes_it_gone(rig: Rig) -> None:
+    rig.a_away = True
+    await own(rig.store, [KEY])
+    await rig.say(KEY, 1, by=Store.A)
+    assert "which the other store made" in await rig.decide()
+
+
+async def test_a_change_by_the_other_store_before_the_record_came_here_is_no_reason(rig: Rig) -> None:
+    rig.a_away = True
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await put(rig.store, KEY, "r2", "w")
+    await rig.say(KEY, 1, by=Store.A)
+    assert await rig.decide() == ""
+
+
+async def test_a_change_by_the_other_store_from_before_a_seizure_is_no_reason(rig: Rig) -> None:
+    rig.a_away = True
+    await rig.store.seizures.seize(BUCKET, 1)
+    await rig.say(KEY, 9, by=Store.A)
+    assert await rig.decide() == ""
+
+
+class SilentLog(MemoryEventLog):
+    """Says that there is more than it gives."""
+
+    async def ends(self) -> dict[int, tuple[int, int]]:
+        return {part: (oldest, end + 1) for part, (oldest, end) in (await super().ends()).items()}
+
+
+@pytest.mark.parametrize("a_away", [False, True])
+async def test_a_log_that_falls_silent_keeps_no_start_waiting(
+    rig: Rig, a_away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "SILENT_SECONDS", 0.0)
+    rig.log, rig.a_away = SilentLog(4), a_away
+    async with asyncio.timeout(BOUND_SECONDS):
+        if a_away:
+            with pytest.raises(NotAdmitted, match="given nothing"):
+                await rig.decide()
+        else:
+            assert await rig.decide() == ""
