@@ -8,15 +8,15 @@ its reason, and when the log no longer has what comes next the feed stands still
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from libs.backend.admission import by_terms, read_terms
+from libs.backend.admission import read_terms
+from libs.backend.seized import heed_terms
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
 from libs.ownership.model import Record, bucket_of
-from libs.ownership.terms import take_term
 from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event, read_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
@@ -111,8 +111,7 @@ class ApplyLoop:
         now = self._clock.now()
         if found:
             batch = self._sort(found, positions)
-            if batch.terms:
-                await self._take_terms(batch.terms)
+            await heed_terms(self._ports, batch.terms)
             await self._ports.transfers.apply(batch.records, batch.step())
             for position in batch.positions.values():
                 positions[position.partition] = position.after
@@ -173,15 +172,6 @@ class ApplyLoop:
         if terms is not None and STORES.get(terms.store) is self._ports.store.other:
             for one in terms.buckets:
                 _note_term(batch, one.bucket, one.term)
-
-    async def _take_terms(self, terms: Mapping[int, int]) -> None:
-        """A bucket of this store in another one's term was seized while it lived: it is gone, like one that went back.
-        Before anything of that term is applied."""
-        absences = await self._ports.transfers.absences(sorted(terms))
-        if not (seized := by_terms(absences, terms)):
-            return
-        await self._ports.recovery.fence(seized)
-        await self._ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in absences])
 
     def _saw(self, made_seconds: float) -> None:
         if self._newest_made is None or made_seconds > self._newest_made:

@@ -23,6 +23,7 @@ from libs.backend.checks import (
 )
 from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
+from libs.backend.seized import heed_terms, terms_of
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
@@ -212,7 +213,9 @@ class Replication(ReplicationServiceServicer):
     async def AdoptRecords(self, request: pb.AdoptRecordsRequest, context: Context) -> pb.AdoptRecordsResponse:
         self._serving.check_copies()
         check_count(request.records, "records", MAX_RECORDS)
-        applied, old = await self._ports.transfers.apply([record_from_pb(record) for record in request.records])
+        records = [record_from_pb(record) for record in request.records]
+        await heed_terms(self._ports, terms_of(records))
+        applied, old = await self._ports.transfers.apply(records)
         return pb.AdoptRecordsResponse(applied=applied, old=old)
 
     async def ListAbsences(self, request: pb.ListAbsencesRequest, context: Context) -> pb.ListAbsencesResponse:

@@ -314,3 +314,13 @@ async def test_a_recovered_store_knows_the_other_one_as_it_is_now(system: System
     assert known is not None and known.place == now.place and known.changes <= now.changes
     await system.backends[A].doorkeeper.admit()
     assert system.backends[A].serving.serving
+
+
+async def test_a_store_that_lives_and_is_given_a_record_of_a_later_term_fences_itself(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    await put(system.ports(B), KEYS[0], "unlogged", "never seen")
+    await system.ports(A).seizures.seize(bucket_of(KEYS[0]), next_term(0, A))
+    await Transfer(system.stores).copy(KEYS[:1], B)
+    assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
+    # What it had, and nobody else, is not lost in silence.
+    assert [one.why for one in await system.ports(B).seizures.conflicts(10)] == [Why.REPLACED]
