@@ -29,9 +29,8 @@ from tests.system import Kit
 from tests.waiting import eventually
 
 BY_HAND = Decision("ann", "by hand", override=True)
-SANDBOXES = Kit(
-    SandboxOperations(), Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"), sandbox_columns
-)
+CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
+SANDBOXES = Kit(SandboxOperations(), CONTRACT, sandbox_columns, schema_version=2)
 SECRET = "hunter2"
 NAME = "sandboxes/x"
 
