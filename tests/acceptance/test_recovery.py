@@ -217,12 +217,6 @@ async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recove
         await site.recover("B", "service_layer")
         await walk_on(site)
 
-        # An empty database.
-        await world.kill("b-1")
-        await asyncio.to_thread(emptied, own_postgres, database)
-        assert "another database" in (reason := await site.start_gone("B", "b-1")) or "this store made" in reason
-        await site.recover("B", "service_layer")
-
 
 async def walk_on(site: Site) -> None:
     """B has its half of the buckets again, and writes in them."""
