@@ -183,7 +183,7 @@ async def test_a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_p
         await site.recover("B", "service_layer")
 
 
-async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered(
+async def test_a_restored_dump_and_a_data_directory_put_back_are_recognised_and_recovered(
     tmp_path: Path, kafka: Kafka, own_postgres: Postgres, redis_server: Redis
 ) -> None:
     stack = Stack(kafka, own_postgres, redis_server)
