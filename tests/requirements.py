@@ -374,7 +374,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "B can be made anew from A and the log, is checked before it serves, in a bounded time",
         _in(
             "acceptance/test_recovery.py",
-            "a_restored_dump_and_a_data_directory_put_back_are_recognised_and_recovered",
+            "each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered",
             "a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_place",
             "an_old_copy_of_a_s_file_is_recognised_and_recovered",
         )

@@ -27,7 +27,15 @@ REQUEST_HASH_BYTES = 16
 MAX_SERVED_BYTES = MAX_PRINCIPAL_BYTES + MAX_REQUEST_ID_BYTES + REQUEST_HASH_BYTES + 64
 """Of one served request without its answer: its fields, two varints of ten bytes, tags and lengths."""
 
-MAX_PAYLOAD_BYTES = MAX_EVENT_BYTES - SERVED_WINDOW * MAX_SERVED_BYTES - MAX_KEY_BYTES - 256
+MAX_BASES = 16
+"""Seizures of which a record keeps what came before: a migration hardly sees so many losses of a store."""
+
+MAX_BASE_BYTES = 24
+"""Of one on the wire: two varints of ten bytes, tags and a length."""
+
+MAX_PAYLOAD_BYTES = (
+    MAX_EVENT_BYTES - SERVED_WINDOW * MAX_SERVED_BYTES - MAX_BASES * MAX_BASE_BYTES - MAX_KEY_BYTES - 256
+)
 """So that an event with a full window, without answers, fits."""
 
 RELEASE_ANSWER_BYTES = 1024 * 1024

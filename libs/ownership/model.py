@@ -64,7 +64,8 @@ class Row:
     live: bool
     payload: bytes
     schema_version: int
-    base: Version | None = None
+    bases: tuple[Version, ...] = ()
+    """Its versions before the seizures that it went through, oldest first."""
     lease_seconds: float = field(default=0.0, compare=False)
     """For a write: how long this store has known the lease that the payload shows, in its ticks. It never travels."""
 

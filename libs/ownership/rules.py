@@ -124,7 +124,7 @@ def decide_write(found: Found, me: Store, call: Call, change: Change) -> Changed
         live=after.live,
         payload=after.payload,
         schema_version=after.schema_version,
-        base=found.row.base if found.row else None,
+        bases=found.row.bases if found.row else (),
     )
     answer = after.payload if after.answer is None else after.answer
     kept = answer if len(answer) <= MAX_ANSWER_BYTES else None

@@ -2,13 +2,16 @@
 
 A store that went back in time may believe that it owns what it gave away. It is *gone*: it serves nothing until the
 other store has seized its share. A seizure begins a new term for a bucket, which is higher than every revision of an
-older one: the seizer becomes the owner of the bucket and of every row in it, each with `base`, its version before.
+older one: the seizer becomes the owner of the bucket and of every row in it, which keeps the version that
+it had before: its `bases` are one for each seizure that it went through.
 
 From then on nothing of an older term counts any more in that bucket:
 
-* A record of a lower term is never applied. If the seizer had not seen it, so above `base` or without a row, it goes
-  to the seizer's journal of conflicts, for a person; else it is old. The other store leaves that to the seizer, whose
-  rows it may not have yet: both read the same log.
+* A record of a lower term is never applied. If the seizer had not seen it, it goes to the seizer's journal of
+  conflicts, for a person; else it is old. The bases tell: of its term the seizer had seen what is not above the base
+  of that term, and of a term without a base nothing. One base alone would not do: what a store made before the first
+  seizure, and shows after the second, may be below the second's base without ever having been seen.
+  The other store leaves that to the seizer, whose rows it may not have yet: both read the same log.
 * A row of a lower term is hidden until the seizer's row replaces it, or until it turns out that the seizer has none;
   then it goes to the journal. Lower rows do not belong to the bucket's owner: that changes with the next handoff, and
   two stores would own the record.
@@ -19,10 +22,12 @@ Even terms are A's, odd ones B's: so a term alone says who has seized.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from libs.errors import BatonError
+from libs.ownership.limits import MAX_BASES
 from libs.ownership.model import Absence, Record, Row, Store, Version
 
 TERMS_TYPE = "baton.terms.v1"
@@ -63,7 +68,8 @@ def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
 
 def seized_row(row: Row, me: Store, term: int) -> Row:
     """What a seizure makes of a row. The last write, and so the etag, stays."""
-    return replace(row, version=Version(term, row.version.revision + 1), owner=me, base=row.version)
+    bases = (*row.bases, row.version)[-MAX_BASES:]
+    return replace(row, version=Version(term, row.version.revision + 1), owner=me, bases=bases)
 
 
 class Fate(Enum):
@@ -98,18 +104,30 @@ def decide_apply(record: Record, here: Row | None, absence: Absence, me: Store) 
     if row.version.term < absence.term:
         if seizer_of(absence.term) is not me:
             return Verdict(Fate.OLD, absence, learn=False)
-        missed = here is None or here.base is None or row.version > here.base
+        missed = here is None or was_missed(row.version, here.bases)
         return Verdict(Fate.CONFLICT if missed else Fate.OLD, absence, learn=not missed)
     if here is not None and here.version.term < absence.term:
-        return Verdict(Fate.NEWER, absence, here if was_missed(here, row.base) else None)
+        return Verdict(Fate.NEWER, absence, here if was_missed(here.version, row.bases) else None)
     newer = here is None or row.version > here.version
     return Verdict(Fate.NEWER if newer else Fate.OLD, absence)
 
 
-def was_missed(row: Row, base: Version | None) -> bool:
-    """Whether a seizer who has made this base of the record had not seen this row. A row of a term before the base's
-    may or may not have been seen: then a person looks."""
-    return base is None or row.version > base or row.version.term < base.term
+def was_missed(version: Version, bases: Sequence[Version]) -> bool:
+    """Whether nobody who seized the record had seen this version of an older term. Without the base of its term, which
+    may also have made room for newer ones, a person looks."""
+    return not any(version.term == base.term and version <= base for base in bases)
+
+
+def bases_text(bases: Sequence[Version]) -> str:
+    """For a database's column: "0.12 2.31"."""
+    return " ".join(f"{term}.{revision}" for term, revision in bases) if bases else ""
+
+
+def bases_of(text: str | None) -> tuple[Version, ...]:
+    """Of a database's column, which may be empty."""
+    if not text:
+        return ()
+    return tuple(Version(*map(int, base.split("."))) for base in text.split(" "))
 
 
 def is_share(absence: Absence, me: Store, rows: int, owned: int) -> bool:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from libs.errors import BatonError
 from libs.ownership.limits import (
     MAX_ANSWER_BYTES,
+    MAX_BASES,
     MAX_EVENT_BYTES,
     MAX_KEY_BYTES,
     MAX_PRINCIPAL_BYTES,
@@ -90,8 +91,8 @@ def record_to_pb(record: Record) -> pb.Record:
         schema_version=row.schema_version,
         payload=row.payload,
     )
-    if row.base is not None:
-        message.base.CopyFrom(version_to_pb(row.base))
+    if row.bases:
+        message.bases.extend(map(version_to_pb, row.bases))
     message.made_time.FromNanoseconds(int(record.made_seconds * 1e9))
     return message
 
@@ -112,7 +113,7 @@ def record_from_pb(message: pb.Record) -> Record:
         live=message.live,
         payload=message.payload,
         schema_version=message.schema_version,
-        base=version_from_pb(message.base) if message.HasField("base") else None,
+        bases=tuple(map(version_from_pb, message.bases[-MAX_BASES:])),
     )
     return Record(
         row=row,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from libs.ownership.model import Absence, Record, Row, Version, bucket_of
-from libs.ownership.terms import Fate, decide_apply, seized_absence, seized_row
+from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
 from libs.store.recovery import Conflict, Identity, Standing, StillHidden, Why
 from libs.store.sqlite_core import Core, window
@@ -47,10 +47,7 @@ class Terms:
         self._row = f"{rows} WHERE r.key = ?"
         self.hidden = f"{rows} JOIN bucket b ON b.bucket = r.bucket AND b.term > r.term WHERE b.term > 0"
         self.of_bucket = f"{rows} WHERE r.bucket = ? ORDER BY r.key"
-        self.seize = (
-            f"UPDATE {table} SET term = ?, revision = ?, owner = ?, base_term = ?, base_revision = ?, digest = ?"
-            " WHERE key = ?"
-        )
+        self.seize = f"UPDATE {table} SET term = ?, revision = ?, owner = ?, bases = ?, digest = ? WHERE key = ?"
 
     def seized_buckets(self, connection: sqlite3.Connection) -> set[int]:
         return {bucket for (bucket,) in connection.execute("SELECT bucket FROM bucket WHERE term > 0")}
@@ -171,9 +168,8 @@ class SqliteSeizures:
                 assert before is not None, "no outer join"
                 row = seized_row(before, core.store, term)
                 core.book.add(connection, core.record(row, window(connection, row.key)), "", reserve=True)
-                connection.execute(
-                    self._terms.seize, (*row.version, row.owner.value, *before.version, signed(row.digest), row.key)
-                )
+                columns = (*row.version, row.owner.value, bases_text(row.bases), signed(row.digest), row.key)
+                connection.execute(self._terms.seize, columns)
         put_absence(connection, after)
         return after
 

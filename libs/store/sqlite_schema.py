@@ -7,11 +7,13 @@ payload. The columns of the protocol have the same names in both.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bucket_of
+from libs.ownership.terms import bases_of, bases_text
 
 Value = str | bytes | int | float | None
 
@@ -23,14 +25,13 @@ PROTOCOL_COLUMNS = {
     "owner": "TEXT",
     "write_term": "INTEGER",
     "write_revision": "INTEGER",
-    "base_term": "INTEGER",
-    "base_revision": "INTEGER",
+    "bases": "TEXT",
     "live": "INTEGER",
     "schema_version": "INTEGER",
     "payload": "BLOB",
     "digest": "INTEGER",
 }
-"""Of a record's table: name and type. Only the base may be NULL."""
+"""Of a record's table: name and type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,28 @@ def lease_columns(table: str) -> Sequence[str]:
     )
 
 
+def bases_column(table: str) -> Callable[[sqlite3.Connection], None]:
+    """Of a record's table that still has one base in two columns, from a release before."""
+
+    def change(connection: sqlite3.Connection) -> None:
+        names = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+        if "base_term" not in names:
+            return
+        guard = f"{table}_version"
+        (made,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (guard,)).fetchone()
+        for statement in (
+            f"DROP TRIGGER {guard}",
+            f"ALTER TABLE {table} ADD COLUMN bases TEXT NOT NULL DEFAULT ''",
+            f"UPDATE {table} SET bases = base_term || '.' || base_revision WHERE base_term IS NOT NULL",
+            f"ALTER TABLE {table} DROP COLUMN base_term",
+            f"ALTER TABLE {table} DROP COLUMN base_revision",
+            made,
+        ):
+            connection.execute(statement)
+
+    return change
+
+
 def first_buckets(version: int, owner: Store) -> str:
     """All buckets in term 0."""
     rows = ", ".join(f"({bucket}, 0, {version}, '{owner.value}')" for bucket in range(BUCKETS))
@@ -118,14 +141,13 @@ def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
 
 def first_values(row: Row, layout: Layout) -> tuple[Value, ...]:
     """Without the lease, which the first schema did not have."""
-    base = row.base or (None, None)
     return (
         row.key,
         bucket_of(row.key),
         *row.version,
         row.owner.value,
         *row.write_version,
-        *base,
+        bases_text(row.bases),
         int(row.live),
         row.schema_version,
         row.payload,
@@ -135,9 +157,9 @@ def first_values(row: Row, layout: Layout) -> tuple[Value, ...]:
 
 
 ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, " + (
-    "r.base_term, r.base_revision"
+    "r.bases"
 )
-ROW_COLUMNS = 11
+ROW_COLUMNS = 10
 ROW_PAYLOAD = 7
 """Where among them the payload stands."""
 BUCKET = "b.bucket, b.term, b.version, b.owner"
@@ -148,12 +170,11 @@ _STORES = {store.value: store for store in Store}
 
 def row_from(values: Sequence[Any]) -> Row | None:
     """From ROW; None when an outer join found none."""
-    key, term, revision, owner, write_term, write_revision, live, payload, schema, base_term, base_revision = values
+    key, term, revision, owner, write_term, write_revision, live, payload, schema, bases = values
     if key is None:
         return None
-    base = None if base_term is None else Version(base_term, base_revision)
     written = Version(write_term, write_revision)
-    return Row(key, Version(term, revision), _STORES[owner], written, bool(live), payload, schema, base)
+    return Row(key, Version(term, revision), _STORES[owner], written, bool(live), payload, schema, bases_of(bases))
 
 
 def absence_from(values: Sequence[Any]) -> Absence:

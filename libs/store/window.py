@@ -20,7 +20,7 @@ def newest(served: Iterable[Served]) -> tuple[Served, ...]:
 def made_by(row: Row) -> Store:
     """The store that made the row's version: a write and a seizure are made by the owner, a release by the one that was
     it."""
-    seized = row.base is not None and row.version == (row.version.term, row.base.revision + 1) > row.base
+    seized = bool(row.bases) and row.version == (row.version.term, row.bases[-1].revision + 1) > row.bases[-1]
     return row.owner if seized or row.version == row.write_version else row.owner.other
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from libs.devstack.redis import Redis
 from libs.devstack.stack import Stack, server_directory
 from libs.eventlog.address import open_event_log
 from libs.eventlog.port import EventLog
+from libs.ownership.model import BUCKETS
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc import metadata
@@ -183,7 +185,7 @@ async def test_a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_p
         await site.recover("B", "service_layer")
 
 
-async def test_a_restored_dump_and_a_data_directory_put_back_are_recognised_and_recovered(
+async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered(
     tmp_path: Path, kafka: Kafka, own_postgres: Postgres, redis_server: Redis
 ) -> None:
     stack = Stack(kafka, own_postgres, redis_server)
@@ -217,10 +219,23 @@ async def test_a_restored_dump_and_a_data_directory_put_back_are_recognised_and_
         await site.recover("B", "service_layer")
         await walk_on(site)
 
+        # An empty database.
+        await world.kill("b-1")
+        await asyncio.to_thread(emptied, own_postgres, database)
+        assert "another database" in (reason := await site.start_gone("B", "b-1")) or "this store made" in reason
+        await site.recover("B", "service_layer")
+        await walk_on(site)
+
 
 async def walk_on(site: Site) -> None:
-    """B has its half of the buckets again, and writes in them."""
-    await site.walk.settled()
+    """B has its half of the buckets again, and writes in them. The stores say so: what the router shows may be from
+    before the recovery."""
+
+    async def home() -> bool:
+        counts = [Counter((await reader.absences()).values())["B"] for reader in site.readers]
+        return counts == [BUCKETS // 2] * 2
+
+    await eventually(home, 90.0, "B has its half")
     await site.some_writes()
 
 

@@ -25,7 +25,7 @@ _SETTINGS = {
     "jit": "off",
 }
 """As the store's."""
-_RECORD_WIDTH = 17
+_RECORD_WIDTH = 16
 
 Steps = tuple[tuple[object, ...], tuple[object, ...]]
 

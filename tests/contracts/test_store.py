@@ -429,7 +429,7 @@ async def test_a_census_counts_rows_and_what_is_owned(store: StorePorts) -> None
 
 async def test_a_base_survives(store: StorePorts) -> None:
     row = row_of(KEY, (2, 9), store.store.other)
-    seized = type(row)(**{**{name: getattr(row, name) for name in row.__slots__}, "base": row.version})
+    seized = type(row)(**{**{name: getattr(row, name) for name in row.__slots__}, "bases": (row.version,)})
     await store.transfers.apply([record_of(seized)])
     assert (await store.records.read(KEY)).row == seized
 

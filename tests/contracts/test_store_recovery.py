@@ -13,7 +13,7 @@ from libs.ownership.rules import Answered
 from libs.ownership.terms import SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
-from libs.store.port import ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
+from libs.store.port import Applied, ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
 from libs.store.recovery import Conflict, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of
@@ -33,7 +33,7 @@ def their_term(store: StorePorts) -> int:
 def arrived(store: StorePorts, term: int, revision: int, base: tuple[int, int] | None, word: str = "theirs") -> Record:
     """What the other store made."""
     row = row_of(KEY, (term, revision), store.store.other, word)
-    return record_of(replace(row, base=Version(*base) if base else None))
+    return record_of(replace(row, bases=(Version(*base),) if base else ()))
 
 
 async def row_at(store: StorePorts, key: str = KEY) -> Row | None:
@@ -63,7 +63,7 @@ async def test_a_seizure_takes_the_bucket_and_every_row_and_tells_the_log(store:
     assert await store.transfers.absences([BUCKET]) == [after]
     row = await row_at(store)
     assert row is not None
-    assert (row.version, row.owner, row.base, row.write_version) == ((term, 4), store.store, (0, 3), (0, 3))
+    assert (row.version, row.owner, row.bases, row.write_version) == ((term, 4), store.store, ((0, 3),), (0, 3))
     (entry,) = await store.outbox.pull(10, 0)
     event = record_of_event(entry.event)
     assert (event.row, event.origin) == (row, store.store)
@@ -92,7 +92,18 @@ async def test_a_seized_record_goes_on_in_its_term_and_its_event_tells_the_reque
     changed = await put(store, KEY, "r2", "mine")
     assert changed.version == (my_term(store), 5)
     row = await row_at(store)
-    assert row is not None and row.base == (0, 3)
+    assert row is not None and row.bases == ((0, 3),)
+
+
+async def test_each_seizure_adds_a_base_and_none_forgets_what_the_ones_before_had_seen(store: StorePorts) -> None:
+    await seized(store)
+    second = my_term(store) + 2
+    await store.seizures.seize(BUCKET, second)
+    row = await row_at(store)
+    assert row is not None and (row.version, row.bases) == ((second, 5), ((0, 3), (my_term(store), 4)))
+    unseen = arrived(store, 0, 4, None)
+    assert await store.transfers.apply([arrived(store, 0, 3, None), unseen]) == Applied(0, 1)
+    assert await conflicts(store) == [(KEY, Version(0, 4), Why.LATE)]
 
 
 async def test_a_new_record_of_a_seized_bucket_begins_in_its_term(store: StorePorts) -> None:
@@ -326,9 +337,9 @@ async def test_writes_and_a_seizure_at_once_leave_one_line_of_versions(store: St
     writes = [put(store, KEY, f"r{number}", "w") for number in range(1, 12)]
     _, outcomes = await asyncio.gather(store.seizures.seize(BUCKET, my_term(store)), asyncio.gather(*writes))
     row = await row_at(store)
-    assert row is not None and row.base is not None
+    assert row is not None and row.bases
     assert row.version == (my_term(store), 13)
-    made = sorted([*(one.version.revision for one in outcomes), row.base.revision + 1])
+    made = sorted([*(one.version.revision for one in outcomes), row.bases[-1].revision + 1])
     assert made == list(range(2, 14))
     events = [record_of_event(entry.event) for entry in await store.outbox.pull(100, 0)]
     assert [event.row.version.revision for event in events] == list(range(1, 14))
@@ -346,7 +357,7 @@ async def test_applies_and_a_seizure_at_once_leave_no_hidden_row(store: StorePor
     journaled = {key for key, _, _ in await conflicts(store)}
     assert {row.key for row in rows if row is not None} | journaled == set(keys)
     assert await store.seizures.settle(10) == 0
-    assert NEVER not in [row.base for row in rows if row is not None]
+    assert NEVER not in [base for row in rows if row is not None for base in row.bases]
 
 
 async def test_a_place_of_a_watch_from_before_a_recovery_is_unknown_after_it(store: StorePorts) -> None:

@@ -109,11 +109,11 @@ def broken(statement: str, guard: str, instead: str) -> str:
     return statement.replace(guard, instead)
 
 
-UNFENCED = "r.owner = $24 AND $25::bigint IS NOT NULL AND $26::bigint IS NOT NULL"
+UNFENCED = "r.owner = $23 AND $24::bigint IS NOT NULL AND $25::bigint IS NOT NULL"
 LOOKED_UP = (
-    f"{UNFENCED} AND NOT EXISTS (SELECT FROM served x WHERE x.key = $1 AND x.principal = $18 AND x.request_id = $19)"
+    f"{UNFENCED} AND NOT EXISTS (SELECT FROM served x WHERE x.key = $1 AND x.principal = $17 AND x.request_id = $18)"
 )
-SERVED_AGAIN = ("WHERE $18::text IS NOT NULL)", "WHERE $18::text IS NOT NULL ON CONFLICT DO NOTHING)")
+SERVED_AGAIN = ("WHERE $17::text IS NOT NULL)", "WHERE $17::text IS NOT NULL ON CONFLICT DO NOTHING)")
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -155,7 +155,7 @@ async def test_looking_the_request_up_outside_the_condition_is_no_fence(rig: Rig
 async def test_a_write_that_waited_for_a_release_changes_nothing(rig: Rig, guarded: bool) -> None:
     await put(rig.store, KEY, "r1", "first")
     seen = await rig.found()
-    unfenced = UNFENCED.replace("r.owner = $24", "$24::text IS NOT NULL")
+    unfenced = UNFENCED.replace("r.owner = $23", "$23::text IS NOT NULL")
     statement = sql.UPDATE if guarded else broken(sql.UPDATE, sql.UPDATE_GUARD, unfenced)
     if not guarded:
         await rig.without_trigger()

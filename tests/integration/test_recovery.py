@@ -125,7 +125,7 @@ async def test_a_recovered_store_has_everything_and_owns_nothing(system: System)
     assert (census.records, census.owned_records, census.owned_absences) == (20, 0, 0)
     for key in KEYS[:20]:
         found = await system.ports(A).records.read(key)
-        assert found.owner is A and found.version == (2, 2) and found.row is not None and found.row.base == (0, 1)
+        assert found.owner is A and found.version == (2, 2) and found.row is not None and found.row.bases == ((0, 1),)
     # What A owned all along stays in its term.
     assert {one.term for one in await system.ports(A).transfers.absences()} == {0, 2}
 
@@ -137,7 +137,7 @@ async def test_a_change_that_the_gone_store_still_has_gets_to_the_log_before_the
     await system.backends[B].doorkeeper.admit()
     await step_by_step(system, recover(system))
     row = (await system.ports(A).records.read(KEYS[0])).row
-    assert row is not None and word_of(row.payload) == "late word" and row.base == (0, 2)
+    assert row is not None and word_of(row.payload) == "late word" and row.bases == ((0, 2),)
     assert (await system.ports(A).recovery.standing()).conflicts == 0
 
 

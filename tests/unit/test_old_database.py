@@ -60,7 +60,7 @@ async def test_every_old_row_is_a_record_of_a_in_its_first_version(old: Path) ->
     assert len(found) == len(clean_rows()) + len(dirty_rows())
     for key, (record, message) in found.items():
         row = record.row
-        assert (row.version, row.write_version, row.owner, row.live, row.base) == ((0, 1), (0, 1), Store.A, True, None)
+        assert (row.version, row.write_version, row.owner, row.live, row.bases) == ((0, 1), (0, 1), Store.A, True, ())
         assert (message.name, message.uid) == (key, str(uuid5(NAMESPACE_URL, key)))
         assert (message.revision, message.etag, message.schema_version, row.schema_version) == (1, '"0-1"', 1, 1)
         assert record.served == ()

@@ -59,8 +59,8 @@ def leaving(resource: Resource | Answered) -> Change:
     return change
 
 
-def changed(version: Version, resource: Resource = NEW, base: Version | None = None) -> Changed:
-    after = Row(KEY, version, A, version, resource.live, resource.payload, resource.schema_version, base)
+def changed(version: Version, resource: Resource = NEW, *bases: Version) -> Changed:
+    after = Row(KEY, version, A, version, resource.live, resource.payload, resource.schema_version, bases)
     return Changed(after, Served("ann", "r1", b"hash", version, resource.payload), resource.payload)
 
 
@@ -112,9 +112,9 @@ def test_a_change_adds_one_and_a_new_record_begins_in_its_buckets_term(found: Fo
             replace(HERE, row=replace(STUB, owner=A)), changed(Version(0, 2)), id="a stub: the revision goes on"
         ),
         pytest.param(
-            replace(HERE, row=replace(row(A), base=Version(0, 1))),
-            changed(Version(0, 5), base=Version(0, 1)),
-            id="the base of a seizure stays",
+            replace(HERE, row=replace(row(A), bases=(Version(0, 1),))),
+            changed(Version(0, 5), NEW, Version(0, 1)),
+            id="the bases of seizures stay",
         ),
         pytest.param(
             replace(HERE, served=served()), Answered(b"then", Version(0, 2)), id="served, answer kept: that answer"

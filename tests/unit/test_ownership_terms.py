@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version
+from libs.ownership.limits import MAX_BASES
+from libs.ownership.model import Absence, Record, Row, Store, Version
 from libs.ownership.terms import (
     Fate,
     SeizureRefused,
+    bases_of,
+    bases_text,
     decide_apply,
     is_share,
     next_term,
@@ -26,9 +29,9 @@ BUCKET = Absence(7, 0, 3, B)
 SEIZED = Absence(7, 2, 4, A)
 
 
-def row(term: int, revision: int, owner: Store = B, base: tuple[int, int] | None = None) -> Row:
+def row(term: int, revision: int, owner: Store = B, *bases: tuple[int, int]) -> Row:
     version = Version(term, revision)
-    return Row("k", version, owner, version, True, b"p", 1, base=Version(*base) if base else None)
+    return Row("k", version, owner, version, True, b"p", 1, bases=tuple(Version(*base) for base in bases))
 
 
 def record(of: Row) -> Record:
@@ -54,7 +57,7 @@ def test_a_term_of_the_other_store_or_an_old_one_is_refused(me: Store, term: int
 def test_a_seized_row_keeps_its_last_write_and_says_what_it_was() -> None:
     before = row(0, 5)
     after = seized_row(before, A, 2)
-    assert (after.version, after.owner, after.base) == ((2, 6), A, (0, 5))
+    assert (after.version, after.owner, after.bases) == ((2, 6), A, ((0, 5),))
     assert (after.write_version, after.payload) == (before.write_version, before.payload)
     assert after.version > replace(before, version=Version(0, 99)).version
 
@@ -102,16 +105,39 @@ def test_a_record_of_a_higher_term_brings_the_term() -> None:
     assert take_term(SEIZED, 2) == SEIZED
 
 
-@pytest.mark.parametrize("base", [None, (0, 4)])
-def test_a_row_that_the_seizer_had_not_seen_is_journaled_before_it_is_replaced(base: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("bases", [(), ((0, 4),), ((0, 4), (1, 8))])
+def test_a_row_that_the_seizer_had_not_seen_is_journaled_before_it_is_replaced(bases: list[tuple[int, int]]) -> None:
     here = row(0, 5)
-    assert decide_apply(record(row(2, 9, A, base)), here, SEIZED, B).journal == here
+    assert decide_apply(record(row(2, 9, A, *bases)), here, SEIZED, B).journal == here
 
 
-def test_a_row_of_a_term_before_the_base_s_is_shown_to_a_person() -> None:
-    assert was_missed(row(0, 5), Version(1, 7))
-    assert not was_missed(row(1, 7), Version(1, 7))
-    assert was_missed(row(0, 5), NEVER)
+@pytest.mark.parametrize("bases", [((0, 5),), ((0, 5), (1, 8)), ((0, 6), (1, 8))])
+def test_a_row_that_any_seizure_has_seen_is_replaced_without_a_trace(bases: list[tuple[int, int]]) -> None:
+    verdict = decide_apply(record(row(2, 9, A, *bases)), row(0, 5), SEIZED, B)
+    assert (verdict.fate, verdict.journal) == (Fate.NEWER, None)
+
+
+def test_what_the_first_of_two_seizures_had_not_seen_is_a_conflict_after_the_second_too() -> None:
+    here = row(4, 9, A, (0, 4), (2, 8))
+    again = Absence(7, 4, 9, A)
+    assert decide_apply(record(row(0, 5)), here, again, A).fate is Fate.CONFLICT
+    assert decide_apply(record(row(0, 4)), here, again, A).fate is Fate.OLD
+    assert decide_apply(record(row(2, 8)), here, again, A).fate is Fate.OLD
+    assert decide_apply(record(row(1, 7)), here, again, A).fate is Fate.CONFLICT
+
+
+def test_a_record_keeps_the_last_bases_and_of_a_term_without_one_a_person_looks() -> None:
+    here = row(0, 1)
+    for term in range(2, 2 * MAX_BASES + 4, 2):
+        here = seized_row(here, A, term)
+    assert len(here.bases) == MAX_BASES and here.bases[-1] == (here.version.term - 2, here.version.revision - 1)
+    assert was_missed(Version(0, 1), here.bases) and not was_missed(here.bases[0], here.bases)
+
+
+@pytest.mark.parametrize("bases", [(), (Version(0, 12),), (Version(0, 12), Version(2, 31))])
+def test_bases_are_kept_as_text(bases: tuple[Version, ...]) -> None:
+    assert bases_of(bases_text(bases)) == bases
+    assert bases_of(None) == ()
 
 
 def test_a_bucket_is_of_another_s_share_when_that_may_own_anything_of_it() -> None:

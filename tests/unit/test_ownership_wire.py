@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from libs.ownership.limits import (
     MAX_ANSWER_BYTES,
+    MAX_BASES,
     MAX_EVENT_BYTES,
     MAX_KEY_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -54,7 +55,7 @@ def records(draw: st.DrawFn) -> Record:
         draw(st.booleans()),
         payload,
         draw(st.integers(0, (1 << 31) - 1)),
-        draw(st.none() | versions),
+        tuple(draw(st.lists(versions, max_size=MAX_BASES))),
     )
     window = tuple(draw(st.lists(served, max_size=8)))
     return Record(row, window, draw(stores), float(draw(st.integers(0, 1 << 32))))
@@ -184,7 +185,7 @@ sizes_of_answers = st.lists(st.integers(-1, MAX_ANSWER_BYTES) | st.just(MAX_ANSW
 )
 def test_an_event_always_fits_the_log(size: int, count: int, answers: list[int]) -> None:
     version = Version(LARGEST, LARGEST)
-    row = Row("k" * MAX_KEY_BYTES, version, Store.B, version, True, b"x" * size, (1 << 31) - 1, version)
+    row = Row("k" * MAX_KEY_BYTES, version, Store.B, version, True, b"x" * size, (1 << 31) - 1, (version,) * MAX_BASES)
     served = longest_window(count, answers)
     event = event_of(Record(row, served, Store.B, 253_402_300_799.0))
     assert len(event) <= MAX_EVENT_BYTES

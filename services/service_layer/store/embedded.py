@@ -18,6 +18,7 @@ from libs.store.sqlite_schema import (
     SHARED_TABLES,
     Layout,
     Value,
+    bases_column,
     first_buckets,
     guards,
     labels_text,
@@ -43,8 +44,7 @@ LAYOUT = Layout(
 
 def _record_table() -> str:
     columns = ", ".join(
-        f"{name} {kind}{'' if name.startswith('base_') else ' NOT NULL'}{' PRIMARY KEY' if name == 'key' else ''}"
-        for name, kind in PROTOCOL_COLUMNS.items()
+        f"{name} {kind} NOT NULL{' PRIMARY KEY' if name == 'key' else ''}" for name, kind in PROTOCOL_COLUMNS.items()
     )
     own = ", ".join(f"{name} TEXT NOT NULL" for name in LAYOUT.columns)
     return f"CREATE TABLE record ({columns}, {own})"
@@ -55,6 +55,7 @@ MIGRATIONS = (
     Migration(2, lease_columns("record")),
     Migration(3, change_tables("record")),
     Migration(4, RECOVERY_TABLES),
+    Migration(5, bases_column("record")),
 )
 
 

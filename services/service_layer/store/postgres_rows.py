@@ -7,22 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from libs.ownership.model import Absence, Found, Row, Served, Store, Version
-from libs.ownership.terms import visible
+from libs.ownership.terms import bases_of, bases_text, visible
 from libs.store.columns import Columns
 
 Columnar = tuple[list[Any], ...]
 """Parameters of a statement with `unnest`: one list per column."""
 
-ROW = (
-    "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version,"
-    " r.base_term, r.base_revision"
-)
+ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, r.bases"
 ABSENCE = "b.bucket, b.term AS bucket_term, b.version AS bucket_version, b.owner AS bucket_owner"
 SERVED = "s.principal, s.request_id, s.request_hash, s.term AS served_term, s.revision AS served_revision, s.answer"
 
 RECORD_COLUMNS = (
-    "key, bucket, term, revision, owner, write_term, write_revision, live, schema_version, base_term, base_revision,"
-    " digest, payload, state, account, labels, lease"
+    "key, bucket, term, revision, owner, write_term, write_revision, live, schema_version, bases, digest,"
+    " payload, state, account, labels, lease"
 )
 
 VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
@@ -44,7 +41,6 @@ def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | N
     """None when the join found no record."""
     if columns["revision"] is None:
         return None
-    base = None if columns["base_term"] is None else Version(columns["base_term"], columns["base_revision"])
     return Row(
         key=columns["key"],
         version=Version(columns["term"], columns["revision"]),
@@ -53,7 +49,7 @@ def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | N
         live=columns["live"],
         payload=columns["payload"],
         schema_version=columns["schema_version"],
-        base=base,
+        bases=bases_of(columns["bases"]),
         lease_seconds=lease_seconds,
     )
 
@@ -89,7 +85,6 @@ def found_for_write(key: str, columns: Mapping[str, Any]) -> Found:
 
 def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
     """In the order of RECORD_COLUMNS."""
-    base = row.base
     return (
         row.key,
         bucket,
@@ -98,8 +93,7 @@ def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
         *row.write_version,
         row.live,
         row.schema_version,
-        None if base is None else base.term,
-        None if base is None else base.revision,
+        bases_text(row.bases),
         signed(row.digest),
         row.payload,
         columns.equals.get("state"),

@@ -33,33 +33,33 @@ _LEASE_TICK = f"CASE WHEN r.lease = {{}} THEN r.lease_tick ELSE {NOW} END"
 
 _SERVED_AND_OUTBOX = f"""
 s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
-      SELECT $1, $18, $19, $20, $3, $4, $21, {NOW} FROM w WHERE $18::text IS NOT NULL)
+      SELECT $1, $17, $18, $19, $3, $4, $20, {NOW} FROM w WHERE $17::text IS NOT NULL)
 INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
-SELECT $1, $3, $4, $22, octet_length($22::bytea), $23, {NOW} FROM w RETURNING id
+SELECT $1, $3, $4, $21, octet_length($21::bytea), $22, {NOW} FROM w RETURNING id
 """
 
 # In the statement itself: another process may have fenced the store, and this one may not have seen it yet.
 NOT_GONE = "NOT EXISTS (SELECT FROM standing WHERE gone <> '')"
 
-UPDATE_GUARD = f"r.owner = $24 AND (r.term, r.revision) = ($25::bigint, $26::bigint) AND {NOT_GONE}"
+UPDATE_GUARD = f"r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint) AND {NOT_GONE}"
 
 # A row that is locked is waited for, then the guard is asked again of what the other one committed.
 UPDATE = (
     f"WITH w AS (UPDATE record r SET ({RECORD_COLUMNS}) = ROW($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
-    " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::bigint, $11::bigint, $12::bigint, $13::bytea, $14::text,"
-    f" $15::text, $16::jsonb, $17::text), lease_tick = {_LEASE_TICK.format('$17')}"
+    " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::text, $11::bigint, $12::bytea, $13::text,"
+    f" $14::text, $15::jsonb, $16::text), lease_tick = {_LEASE_TICK.format('$16')}"
     f" WHERE r.key = $1 AND {UPDATE_GUARD} RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
-CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $24 AND term = $25 AND {NOT_GONE} FOR SHARE"
+CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 AND {NOT_GONE} FOR SHARE"
 
 # The absence is held until the commit: a release of it waits for this, or this waits for it and then makes nothing.
 CREATE = (
     f"WITH b AS MATERIALIZED ({CREATE_GUARD}),"
     f" w AS (INSERT INTO record ({RECORD_COLUMNS}, lease_tick)"
     " SELECT $1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
-    " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::bigint, $11::bigint, $12::bigint, $13::bytea, $14::text,"
-    f" $15::text, $16::jsonb, $17::text, {NOW} FROM b ON CONFLICT DO NOTHING RETURNING 1), {_SERVED_AND_OUTBOX}"
+    " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::text, $11::bigint, $12::bytea, $13::text,"
+    f" $14::text, $15::jsonb, $16::text, {NOW} FROM b ON CONFLICT DO NOTHING RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
 # In key order, so that two batches cannot wait for each other in a ring.
@@ -99,12 +99,12 @@ APPLY_GUARD = "(r.term, r.revision) < (excluded.term, excluded.revision)"
 _SET = ", ".join(f"{name} = excluded.{name}" for name in RECORD_COLUMNS.split(", ") if name not in ("key", "bucket"))
 _APPLY = f"""
 INSERT INTO record AS r ({RECORD_COLUMNS}, lease_tick)
-SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12, n.c13, n.c14, n.c15, n.c16::jsonb,
-       n.c17, {NOW}
+SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12, n.c13, n.c14, n.c15::jsonb,
+       n.c16, {NOW}
 FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::boolean[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bytea[], $14::text[],
-            $15::text[], $16::text[], $17::text[])
-  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, place)
+            $8::boolean[], $9::integer[], $10::text[], $11::bigint[], $12::bytea[], $13::text[],
+            $14::text[], $15::text[], $16::text[])
+  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, place)
 WHERE {{allowed}} ORDER BY n.place
 ON CONFLICT (key) DO UPDATE SET {_SET}, lease_tick = {_LEASE_TICK.format("excluded.lease")} WHERE {APPLY_GUARD}
 """
@@ -120,7 +120,7 @@ WITH free AS MATERIALIZED (SELECT {_NOT_SEIZED} AS yes), w AS ({_APPLY.format(al
 s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
 FROM applied CROSS JOIN
-  unnest($18::text[], $19::text[], $20::text[], $21::bytea[], $22::bigint[], $23::bigint[], $24::bytea[])
+  unnest($17::text[], $18::text[], $19::text[], $20::bytea[], $21::bigint[], $22::bigint[], $23::bytea[])
   WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
 WHERE (SELECT yes FROM free) ORDER BY n.place ON CONFLICT DO NOTHING)
 SELECT CASE WHEN yes THEN records ELSE {SEIZED} END FROM applied, free

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Absence, Record, Row, Served, Version, bucket_of
-from libs.ownership.terms import Fate, decide_apply, seized_absence, seized_row
+from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
 from libs.store.port import Applied, Depth
 from libs.store.recovery import Conflict, Why
@@ -42,10 +42,10 @@ FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[]) n(bucket, te
 WHERE b.bucket = n.bucket AND (b.term, b.version) < (n.term, n.version)
 """
 _SEIZE = f"""
-WITH n AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-                                $7::bytea[]) n(key, term, revision, base_term, base_revision, digest, event)),
-w AS (UPDATE record r SET owner = $8, term = n.term, revision = n.revision, base_term = n.base_term,
-        base_revision = n.base_revision, digest = n.digest FROM n WHERE r.key = n.key RETURNING n.*)
+WITH n AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bytea[])
+                        n(key, term, revision, bases, digest, event)),
+w AS (UPDATE record r SET owner = $7, term = n.term, revision = n.revision, bases = n.bases, digest = n.digest
+      FROM n WHERE r.key = n.key RETURNING n.*)
 INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
 SELECT key, term, revision, event, octet_length(event), '', {sql.NOW} FROM w
 """
@@ -199,10 +199,10 @@ class PostgresSeizures:
         if not context.limits.fits(waiting, sum(map(len, events)), reserve=True):
             raise OutboxFull(entries=str(depth.entries), bytes=str(depth.bytes))
         values = [
-            (row.key, *row.version, *was.version, signed(row.digest), event)
-            for row, was, event in zip(rows, before, events, strict=True)
+            (row.key, *row.version, bases_text(row.bases), signed(row.digest), event)
+            for row, event in zip(rows, events, strict=True)
         ]
-        await connection.execute(_SEIZE, *columnar(values, 7), context.me.value)
+        await connection.execute(_SEIZE, *columnar(values, 6), context.me.value)
         return events
 
     async def take_terms(self, absences: Sequence[Absence]) -> None:

@@ -14,7 +14,7 @@ from services.service_layer.store.postgres_release import Releases
 from services.service_layer.store.postgres_rows import absence_of, columnar, record_values, served_values
 from services.service_layer.store.postgres_terms import apply_by_terms
 
-_RECORD_WIDTH = 17
+_RECORD_WIDTH = 16
 _SERVED_WIDTH = 7
 
 

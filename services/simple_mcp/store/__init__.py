@@ -14,7 +14,15 @@ from libs.sqlite import Database, Migration, connect, error_of, exclusive, migra
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_recovery import RECOVERY_TABLES
-from libs.store.sqlite_schema import PROTOCOL_COLUMNS, SHARED_TABLES, first_buckets, first_values, guards, lease_columns
+from libs.store.sqlite_schema import (
+    PROTOCOL_COLUMNS,
+    SHARED_TABLES,
+    bases_column,
+    first_buckets,
+    first_values,
+    guards,
+    lease_columns,
+)
 from libs.store.sqlite_watch import change_tables
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE, old_key, old_row
 
@@ -61,6 +69,7 @@ MIGRATIONS = (
     Migration(2, lease_columns("sandboxes")),
     Migration(3, change_tables("sandboxes")),
     Migration(4, RECOVERY_TABLES),
+    Migration(5, bases_column("sandboxes")),
 )
 
 
