@@ -14,6 +14,7 @@ from libs.store.port import StoreUnavailable
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
 from services.router.flows.mover import WORKERS, Mover
+from services.router.flows.stores import Away
 from services.router.flows.transfer import Transfer
 from tests.system import System, running_system
 from tests.waiting import eventually
@@ -75,3 +76,14 @@ async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothin
     await again.run_once(Loop("mover", again.run_once))
     await again.run_once(Loop("mover", again.run_once))
     assert again.settled and again.buckets_at_b == BUCKETS, "the next pass takes up what was interrupted"
+
+
+async def test_nobody_says_that_all_is_settled_while_a_store_cannot_be_asked(system: System) -> None:
+    mover = mover_of(system, Transfer(system.stores))
+    for _ in range(2):
+        await mover.run_once(Loop("mover", mover.run_once))
+    assert mover.settled
+    await system.stop(Store.B)
+    with pytest.raises(Away):
+        await mover.run_once(Loop("mover", mover.run_once))
+    assert not mover.settled

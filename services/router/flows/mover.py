@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from libs.errors import BatonError
 from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -165,7 +166,14 @@ class Mover:
             await self._steering.changed(setting, STUCK_SECONDS)
 
     async def _look(self) -> Mapping[int, Bucket]:
-        """All buckets as they are."""
+        """All buckets as they are. When they cannot be seen, nobody says that they are settled."""
+        try:
+            return await self._ask_both()
+        except BatonError:
+            self._settled_for = None
+            raise
+
+    async def _ask_both(self) -> Mapping[int, Bucket]:
         buckets = {number: Bucket(number, None) for number in range(BUCKETS)}
         for store, client in self._stores.items():
             for absence in await self._transfer.absences(store):
