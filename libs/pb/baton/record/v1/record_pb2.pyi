@@ -72,11 +72,11 @@ class Record(_message.Message):
     WRITE_VERSION_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
-    BASES_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     MADE_TIME_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    BASES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The envelope, the same in every schema version."""
     owner: Global___Store.ValueType
@@ -99,11 +99,11 @@ class Record(_message.Message):
         """Requests that changed the record, newest last. A write carries its own, a release the whole window."""
 
     @_builtins.property
+    def made_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
     def bases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
         """The versions before the seizures that the record went through, oldest first."""
 
-    @_builtins.property
-    def made_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -113,11 +113,11 @@ class Record(_message.Message):
         write_version: Global___Version | None = ...,
         live: _builtins.bool = ...,
         served: _abc.Iterable[Global___ServedRequest] | None = ...,
-        bases: _abc.Iterable[Global___Version] | None = ...,
         origin: Global___Store.ValueType = ...,
         made_time: _timestamp_pb2.Timestamp | None = ...,
         schema_version: _builtins.int = ...,
         payload: _builtins.bytes = ...,
+        bases: _abc.Iterable[Global___Version] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["made_time", b"made_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
