@@ -43,6 +43,10 @@ _FLAGS = "integration/test_flags.py"
 _FEED = "acceptance/test_feed.py"
 _IDENTICAL = "acceptance/test_identical.py"
 _INTERLEAVINGS = "integration/test_postgres_interleavings.py"
+_KILLED = _in(
+    "integration/test_jobs_killed.py",
+    "a_job_whose_routers_die_at_random_points_ends_with_the_same_result",
+)
 _LEASES = "acceptance/test_leases.py"
 _MODEL = "model/test_model.py"
 _PHASE = "unit/test_phase.py"
@@ -300,6 +304,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "what_somebody_has_written_beside_the_protocol_is_found",
         )
         + _in("unit/test_sandbox_audit.py", "a_conversion_that_loses_something_blocks")
+        + _KILLED
         + _in("unit/test_audit_report.py", "the_gate_wants_a_fresh_audit_without_trouble")
         + _in(
             "integration/test_scratch.py",
@@ -319,6 +324,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "the_mirror_copies_what_b_has_to_a_and_opens_no_gate",
             "a_job_is_paused_tuned_and_resumed_where_it_stopped",
         )
+        + _KILLED
         + _in("unit/test_jobs.py", "live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so"),
     ),
     "data.reconcile": Requirement(
@@ -340,6 +346,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "the_stores_are_compared_every_few_minutes_from_the_first_backfill_on",
             "what_was_found_is_the_gates_evidence_and_an_alert",
         )
+        + _KILLED
         + _in("unit/test_reconcile.py", "two_rows_say_how_they_differ")
         + _in("unit/test_alerts.py", "what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm"),
     ),
@@ -368,6 +375,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_replay_that_retention_has_overtaken_fails_and_says_so",
             "a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_same_result",
         )
+        + _KILLED
         + _in("integration/test_events.py", "a_replay_is_previewed_done_and_refused_by_command"),
     ),
     "data.recovery": Requirement(
@@ -384,6 +392,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_change_that_the_gone_store_still_has_gets_to_the_log_before_the_seizure",
             "a_share_that_was_seized_is_the_other_store_s_and_its_return_loses_nothing_in_silence",
         )
+        + _KILLED
         + _in(
             "model/test_model.py",
             "a_store_that_lost_its_disk_comes_back_without_breaking_a_promise",

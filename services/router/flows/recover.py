@@ -50,6 +50,7 @@ class _State:
 
     stage: str = "fence"
     told: tuple[tuple[int, int], ...] = ()
+    """Buckets, and the terms in which they are seized."""
     ends: dict[str, int] = field(default_factory=dict)
     """Where the log ended after it was told, by partition."""
     seized: int = 0
@@ -58,7 +59,6 @@ class _State:
     filled: int = 0
     fill_began: float = 0.0
     """UNIX time."""
-    settled: int = 0
     compared: int = 0
     """All buckets below this one are equal, or were."""
 
@@ -107,17 +107,22 @@ class _Job:
         seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments))
         return await getattr(self, f"_{state.stage}")(state, seizing, at)  # type: ignore[no-any-return]
 
-    async def _tell(self, state: _State, seizing: Seizing, at: Position) -> Step:
-        """Which buckets, in which terms: from here on no start of the lost store can miss it."""
+    async def _plan(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        """Which buckets, in which terms. Written down before the log is told: whoever tells it again says the same,
+        also when the lost store has heard of these terms by then."""
         share, stake = await seizing.share()
         there: dict[int, int] = {}
         if self.name == RECOVER:
             there = {one.bucket: one.term for one in (await seizing.standing(seizing.lost, absences=True)).absences}
-        told = await seizing.tell_log(share, there)
-        ends = {str(part): end for part, end in (await seizing.ends()).items()}
-        after = replace(state, stage="seize", told=tuple(told), ends=ends)
+        after = replace(state, stage="tell", told=tuple(seizing.terms(share, there)))
         note = f"seizes {stake.buckets} buckets: {stake.records} records, and {stake.absences} buckets' new ones"
         return _step(after, note=note)
+
+    async def _tell(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        """From here on no start of the lost store can miss it."""
+        await seizing.tell_log([Told(*one) for one in state.told])
+        ends = {str(part): end for part, end in (await seizing.ends()).items()}
+        return _step(replace(state, stage="seize", ends=ends))
 
     async def _seize(self, state: _State, seizing: Seizing, at: Position) -> Step:
         if unread := await seizing.unread(state.offsets):
@@ -147,9 +152,9 @@ class Seize(_Job):
         try:
             standing = await seizing.standing(seizing.lost)
         except Away:
-            return _step(state.next("tell"), note=f"{lost} does not answer")
+            return _step(state.next("plan"), note=f"{lost} does not answer")
         if standing.gone:
-            return _step(state.next("tell"), note=f"{lost} is fenced: {standing.gone}")
+            return _step(state.next("plan"), note=f"{lost} is fenced: {standing.gone}")
         raise JobFailed(f"{lost} answers, and is not fenced: stop all its processes, or bring it back with recover")
 
     def _seized(self, state: _State) -> Step:
@@ -187,7 +192,7 @@ class Recover(_Job):
         waiting = (await seizing.status(seizing.lost)).outbox.entries
         if waiting:
             return _wait(state, f"{waiting} changes of {seizing.lost.store} are on their way to the log")
-        return _step(state.next("tell"), note=f"{seizing.lost.store} has told all it knows")
+        return _step(state.next("plan"), note=f"{seizing.lost.store} has told all it knows")
 
     def _seized(self, state: _State) -> Step:
         return _step(state.next("take"), note=f"{len(state.told)} buckets seized")
@@ -215,9 +220,8 @@ class Recover(_Job):
         return f"fills {to}: {left / 60:.0f} min left at {rate:.0f} records/s, the bound is 4 h{late}"
 
     async def _settle(self, state: _State, seizing: Seizing, at: Position) -> Step:
-        settled = await seizing.settle(SETTLE_ROWS)
-        if settled:
-            return _step(replace(state, settled=state.settled + settled), note="moves what is left to the journal")
+        if await seizing.settle(SETTLE_ROWS):
+            return _step(state, note="moves what is left to the journal")
         return _step(state.next("compare"))
 
     async def _compare(self, state: _State, seizing: Seizing, at: Position) -> Step:
@@ -256,9 +260,11 @@ class Recover(_Job):
 
     async def _await(self, state: _State, seizing: Seizing, at: Position) -> Step:
         lost = seizing.lost.store
-        if not (await seizing.standing(seizing.lost)).serving:
+        standing = await seizing.standing(seizing.lost)
+        if not standing.serving:
             return _wait(state, f"{lost} is about to serve")
-        journaled = f", {state.settled} of its rows went to the journal of conflicts" if state.settled else ""
+        # Asked for, not counted: what a step did whose router died would be missing.
+        journaled = f"; its journal has {standing.conflicts} conflicts" if standing.conflicts else ""
         return _step(state, note=f"{lost} serves again, with {state.filled} records{journaled}", finished=True)
 
 

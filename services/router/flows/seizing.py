@@ -83,15 +83,18 @@ class Seizing:
         answer = await client.ask(client.replication.ListAbsences, rpb.ListAbsencesRequest(), CALL_SECONDS)
         return [absence_from_pb(one) for one in answer.absences]
 
-    async def tell_log(self, share: Sequence[Absence], terms_there: Mapping[int, int]) -> list[Told]:
-        """`terms_there`: of the lost store, where it can be asked; a new term is higher than those too."""
+    def terms(self, share: Sequence[Absence], terms_there: Mapping[int, int]) -> list[Told]:
+        """In which to seize. `terms_there`: of the lost store, where it can be asked; new ones are higher than those
+        too."""
         me = self.seizer.store
-        told = [Told(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
+        return [Told(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
+
+    async def tell_log(self, told: Sequence[Told]) -> None:
         if told:
+            me = self.seizer.store
             terms = pb.Terms(store=STORE_NUMBERS[me], buckets=_to_pb(told))
             headers = HeaderWriter(me.value, TERMS_TYPE).write("", (0, 0), self._clock.now())
             await self._log.append([Event("", terms.SerializeToString(), headers)])
-        return told
 
     async def ends(self) -> dict[int, int]:
         """Where the log ends now, by partition."""

@@ -1,0 +1,347 @@
+"""Every kind of job, whose routers die at random points, ends as if nothing had happened.
+
+Each kind runs undisturbed first, which shows at which points of which stages a router can die; then routers die at
+random ones of these, run after run, until some have died at each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.backend import doorkeeper
+from libs.backend.audit import AuditApi, AuditParts
+from libs.backend.state import Serving
+from libs.eventlog.memory import MemoryEventLog
+from libs.ownership.model import Store, Version, bucket_of
+from libs.ownership.terms import next_term
+from libs.rpc.server import Server, ServerConfig
+from libs.rpc.tasks import Loop
+from libs.sandboxes.audit import SandboxAudit
+from libs.store.memory import MemoryStore
+from services.router.flows import reconcile as flows_reconcile
+from services.router.flows import recover as flows_recover
+from services.router.flows.audit import Audit
+from services.router.flows.backfill import Backfill
+from services.router.flows.reconcile import Reconcile
+from services.router.flows.recover import Recover, Seize
+from services.router.flows.replay import Replay
+from services.router.flows.stores import open_store
+from services.router.flows.transfer import Transfer
+from services.service_layer.store import embedded
+from services.simple_mcp.store import open_store as open_old_store
+from services.simple_mcp.store.audit import open_audit
+from tests.contracts.store_adapters import put, sandbox
+from tests.fixtures.make_old_database import FILE
+from tests.mortal import CLOCK, Case, Doom, Result, Scene, run
+from tests.panel import running_loops
+from tests.shelf import CONTRACT
+from tests.system import System, running_system
+from tests.waiting import eventually
+
+A, B = Store.A, Store.B
+KEYS = [f"shelves/{number:02d}" for number in range(36)]
+OF_A, OF_B = KEYS[:18], KEYS[18:]
+
+ODDS = (0.1, 0.3, 1.0)
+"""Of one run after the other. The last one leaves no point out."""
+
+
+def content(store: MemoryStore) -> Result:
+    """All that a store keeps for good."""
+    state = store._state
+    return {
+        "rows": dict(sorted(state.rows.items())),
+        "absences": [one for one in state.absences if (one.term, one.owner) != (0, A)],
+        "served": sorted(state.served),
+        "conflicts": sorted((one.key, one.version, one.why.value) for one in state.memories.journal.values()),
+        "gone": state.memories.gone,
+    }
+
+
+async def everything_is_read(system: System) -> bool:
+    """All that was made is in the log, and both stores have read it."""
+    ends = {part: end for part, (_, end) in (await system.log.ends()).items()}
+    for store in Store:
+        ports = system.ports(store)
+        read = (await ports.feed.state()).next_offsets
+        if ports._state.outbox or any(read.get(part, 0) < end for part, end in ends.items()):
+            return False
+    return True
+
+
+@asynccontextmanager
+async def memory(prepare: Callable[[System], Awaitable[None]], feeds: bool, directory: Path) -> AsyncIterator[Scene]:
+    """Two stores in memory. `feeds`: their changes go to the log, and each reads what the other one has made."""
+    async with running_system(feeds=False, mover=False) as system:
+        await system.control.load()
+        await prepare(system)
+        loops = [Loop(f"relay {store}", relay.run_once) for store, relay in system.relays.items()]
+        for backend in system.backends.values():
+            loops += [backend.feed.loop, backend.doorkeeper.loop]
+
+        async def result() -> Result:
+            if feeds:
+                await eventually(partial(everything_is_read, system))
+            return {store.value: content(system.ports(store)) for store in Store}
+
+        async with running_loops(*(loops if feeds else ())):
+            yield Scene(system.stores, system.log, result)
+
+
+async def written(system: System, store: Store, keys: Sequence[str]) -> None:
+    """Records that this store owns, and in whose buckets it makes new ones."""
+    for bucket in sorted({bucket_of(key) for key in keys}) if store is B else ():
+        await system.ports(A).transfers.release_absence(bucket, B)
+        (released,) = await system.ports(A).transfers.absences([bucket])
+        await system.ports(B).transfers.adopt_absence(released)
+    for key in keys:
+        await put(system.ports(store), key, f"make {key}", f"of {store}")
+
+
+async def shared(system: System) -> None:
+    """Records of both, in the log, and known to both."""
+    for store, keys in ((A, OF_A), (B, OF_B)):
+        await written(system, store, keys)
+    loops = [Loop(f"relay {store}", relay.run_once) for store, relay in system.relays.items()]
+    async with running_loops(*loops, *(backend.feed.loop for backend in system.backends.values())):
+        await eventually(partial(everything_is_read, system))
+
+
+async def apart(system: System) -> None:
+    """Records of both, of which the other one knows nothing; some have moved."""
+    await written(system, A, OF_A)
+    await written(system, B, OF_B)
+    for source, keys in ((A, OF_A), (B, OF_B)):
+        await system.ports(source).transfers.release(keys[:3], source.other, create=False)
+
+
+async def damaged(system: System) -> None:
+    """Each fault that reconcile mends, and those that it does not."""
+    await shared(system)
+    at_a, at_b = (system.ports(store)._state.rows for store in Store)
+    for rows, keys in ((at_b, OF_A), (at_a, OF_B)):
+        for key in keys[:4]:
+            del rows[key]
+    for rows, keys in ((at_a, OF_A), (at_b, OF_B)):
+        for key in keys[4:7]:
+            rows[key] = replace(rows[key], version=Version(0, 2), write_version=Version(0, 2))
+    at_b[OF_A[7]] = replace(at_b[OF_A[7]], payload=sandbox(OF_A[7], "edited"))
+    at_b[OF_A[8]] = replace(at_b[OF_A[8]], payload=sandbox(OF_A[8], "edited too"))
+    del at_a[OF_A[9]]
+
+
+async def partly_lost(system: System) -> None:
+    """B has lost rows; the log has an event that cannot be read."""
+    await shared(system)
+    rows = system.ports(B)._state.rows
+    for key in KEYS[::2]:
+        del rows[key]
+
+
+async def fenced(system: System, store: Store) -> None:
+    await system.ports(store).recovery.fence("its disk is gone")
+    await system.backends[store].doorkeeper.admit()
+
+
+async def lost(store: Store, system: System) -> None:
+    """Fenced, and it has made changes that are in no log."""
+    await shared(system)
+    keys = OF_A if store is A else OF_B
+    for key in keys[:3]:
+        await put(system.ports(store), key, f"again {key}", "nobody saw it")
+    await fenced(system, store)
+
+
+async def seized_from(store: Store, system: System) -> None:
+    """As `lost`, and the other one has taken its share, and gone on."""
+    await lost(store, system)
+    keys = OF_A if store is A else OF_B
+    for bucket in sorted({bucket_of(key) for key in keys}):
+        await system.ports(store.other).seizures.seize(bucket, next_term(0, store.other))
+    await put(system.ports(store.other), keys[0], "after", "goes on")
+    rows = system.ports(store)._state.rows
+    for key in keys[4:8]:
+        beside = another_of_its_bucket(key)
+        rows[beside] = replace(rows[key], key=beside, payload=sandbox(beside, "only here"))
+
+
+def another_of_its_bucket(key: str) -> str:
+    names = (f"{key}-{number}" for number in itertools.count())
+    return next(name for name in names if bucket_of(name) == bucket_of(key))
+
+
+@asynccontextmanager
+async def files(directory: Path) -> AsyncIterator[Scene]:
+    """The old service's own database, and an embedded new store."""
+    old = Path(shutil.copy(FILE, directory / "old.db"))
+    serving = Serving()
+    serving.serve()
+    async with open_old_store(old, CLOCK), open_audit(old, CLOCK) as of_a:
+        of_b = AuditParts(SandboxAudit(), scratch=partial(embedded.open_scratch, directory / "b.db", CLOCK))
+        servers = {
+            store: Server(ServerConfig("127.0.0.1:0", "internal"), [AuditApi(parts, serving, CLOCK).service()])
+            for store, parts in ((A, of_a), (B, of_b))
+        }
+        for server in servers.values():
+            await server.start()
+
+        async def result() -> Result:
+            return {"files": sorted(name for name in os.listdir(directory) if "audit" in name or "scratch" in name)}
+
+        async with open_store(A, servers[A].address, None) as a, open_store(B, servers[B].address, None) as b:
+            yield Scene({A: a, B: b}, MemoryEventLog(1), result)
+        for server in servers.values():
+            await server.drain(0.0)
+
+
+def reconcile_stage(checkpoint: bytes) -> str:
+    place = flows_reconcile.Place.decode(checkpoint)
+    if place.believed:
+        return "mend"
+    return "look again" if place.doubts and not place.differing else "walk" if place.differing else "digest"
+
+
+def recovery_stage(checkpoint: bytes) -> str:
+    return json.loads(checkpoint)["stage"] if checkpoint else "fence"
+
+
+def audit_stage(checkpoint: bytes) -> str:
+    return json.loads(checkpoint)[2] if checkpoint else "begin"
+
+
+def without_versions(result: Result) -> Result:
+    """Of the CORRUPT record that was mended: it may have gone there and back more than once."""
+    key = OF_A[7]
+    a, b = (result[store.value]["rows"].pop(key) for store in Store)
+    assert a == b
+    return {**result, "mended": (a.payload, a.owner)}
+
+
+def without_shares(result: Result) -> Result:
+    """Of a replay: what it had done before it died is known when it is done again."""
+    report = dict(result["report"])
+    given = report.pop("applied") + report.pop("known")
+    return {**result, "report": report, "given": given, "note": ""}
+
+
+def without_time(result: Result) -> Result:
+    """Of an audit: when the snapshot was taken."""
+    return {**result, "report": {**result["report"], "taken_seconds": 0}}
+
+
+RECOVERY = ("fence", "drain", "plan", "tell", "seize", "take", "fill", "settle", "compare", "open", "await")
+SEIZURE = ("fence", "plan", "tell", "seize")
+
+
+def recovery(name: str, store: Store, prepare: Callable[[Store, System], Awaitable[None]], *, back: bool) -> Case:
+    def make(stores: Any, log: Any) -> Recover | Seize:
+        return Recover(stores, log, CLOCK, Transfer(stores)) if back else Seize(stores, log, CLOCK)
+
+    return Case(
+        name,
+        partial(memory, partial(prepare, store), True),
+        make,
+        {"store": store.value, "confirm": flows_recover.NAMES[store]},
+        RECOVERY if back else SEIZURE,
+        recovery_stage,
+        # What a recovery has left out it sees when it compares, and never ends.
+        needs_each=not back,
+    )
+
+
+CASES = [
+    *(
+        Case(
+            f"backfill to {to}",
+            partial(memory, apart, False),
+            lambda stores, log: Backfill(stores, CLOCK),
+            {"to": to.value},
+            needs_each=True,
+        )
+        for to in Store
+    ),
+    Case(
+        "reconcile with repair",
+        partial(memory, damaged, True),
+        lambda stores, log: Reconcile(stores, Transfer(stores), log, CLOCK),
+        {"deep": "yes", "corrupt": OF_A[7]},
+        ("digest", "walk", "look again", "mend"),
+        reconcile_stage,
+        limit=400,
+        needs_each=True,
+        compared=without_versions,
+    ),
+    Case(
+        "replay",
+        partial(memory, partly_lost, False),
+        lambda stores, log: Replay(stores, log, CLOCK),
+        {"to": "B", "start": "start"},
+        needs_each=True,
+        compared=without_shares,
+    ),
+    Case(
+        "audit",
+        files,
+        lambda stores, log: Audit(stores, CONTRACT, CLOCK),
+        {"sample": "50"},
+        ("begin", "snapshot", "records", "end"),
+        audit_stage,
+        limit=9,
+        compared=without_time,
+    ),
+    *(recovery(f"seize {store}", store, lost, back=False) for store in Store),
+    *(recovery(f"recover {store}", store, lost, back=True) for store in Store),
+    *(recovery(f"recover {store} after a seizure", store, seized_from, back=True) for store in Store),
+]
+
+
+def empty(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here needs the time that these waits give."""
+    monkeypatch.setattr(flows_recover, "FENCED_SECONDS", 0.0)
+    monkeypatch.setattr(flows_recover, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(flows_reconcile, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(doorkeeper, "LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_a_job_whose_routers_die_at_random_points_ends_with_the_same_result(case: Case, tmp_path: Path) -> None:
+    chance = random.Random(case.name)
+    undisturbed = Doom(chance, 0.0)
+    wanted = await run(case, empty(tmp_path / "undisturbed"), undisturbed)
+    assert wanted["state"] == "FINISHED", wanted["note"]
+    assert {point.partition(": ")[0] for point in undisturbed.seen if ": " in point} == set(case.stages)
+    died: set[str] = set()
+    for number, odds in enumerate(ODDS):
+        doom = Doom(chance, odds)
+        assert await run(case, empty(tmp_path / str(number)), doom) == wanted, sorted(doom.died)
+        died |= doom.died
+    assert died >= undisturbed.seen
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.needs_each], ids=str)
+async def test_a_job_that_wrote_its_place_down_before_its_work_would_be_found_out(case: Case, tmp_path: Path) -> None:
+    chance = random.Random(case.name)
+    wanted = await run(case, empty(tmp_path / "undisturbed"), Doom(chance, 0.0, hasty=True))
+    results = [
+        await run(case, empty(tmp_path / str(number)), Doom(chance, odds, hasty=True))
+        for number, odds in enumerate(ODDS)
+    ]
+    assert any(result != wanted for result in results)

@@ -1,0 +1,246 @@
+"""Routers that die while they run a job: before a call, after a call whose answer they do not see, and before and after
+they have written its place down. A dead one does nothing any more, not even clean up; another one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from libs.clock import SystemClock
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event, EventLog
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import recovery_pb2, replication_pb2
+from libs.rpc.channel import Channel
+from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.port import ControlUnavailable
+from services.router.core.jobs import Job
+from services.router.flows.backfill import ADOPT
+from services.router.flows.job_runner import Around, Jobs, lease_of
+from services.router.flows.jobs import JobKind, Position, Step
+from services.router.flows.stores import Answer, Metadata, StoreClient, Stores
+from tests.panel import running_loops
+from tests.waiting import eventually
+
+CLOCK = SystemClock()
+LIVES = 300
+"""Routers that may run one job."""
+MOST_DEATHS = 40
+"""At random, in one run."""
+
+Result = dict[str, Any]
+
+_CHANGING = {
+    replication_pb2.AdoptRecordsRequest: replication_pb2.AdoptRecordsResponse,
+    recovery_pb2.SeizeBucketsRequest: recovery_pb2.SeizeBucketsResponse,
+    recovery_pb2.TakeTermsRequest: recovery_pb2.TakeTermsResponse,
+}
+
+
+@dataclass
+class Doom:
+    """Where routers die."""
+
+    chance: random.Random
+    odds: float
+    """At any point, as long as there are `deaths` left; 1: at each point once."""
+    deaths: int = MOST_DEATHS
+    hasty: bool = False
+    """Routers write their places down before their work."""
+    seen: set[str] = field(default_factory=set)
+    """Points that were passed, or died at."""
+    died: set[str] = field(default_factory=set)
+
+    def strikes(self, point: str) -> bool:
+        self.seen.add(point)
+        if point in self.died if self.odds == 1 else self.deaths == 0 or self.chance.random() >= self.odds:
+            return False
+        self.deaths -= 1
+        self.died.add(point)
+        return True
+
+
+@dataclass
+class Life:
+    """Of one router."""
+
+    doom: Doom
+    stage: str = ""
+    """Of its job."""
+    over: bool = False
+    hasty: bool = False
+    """It writes its place down before its work: what no kind of job may do."""
+    put_off: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
+
+    async def at(self, place: str) -> None:
+        """Returns to the living only."""
+        if not self.over:
+            self.over = self.doom.strikes(f"{self.stage}: {place}" if self.stage else place)
+        if self.over:
+            await asyncio.Event().wait()
+
+
+class MortalClient(StoreClient):
+    """What a router sees of a store."""
+
+    def __init__(self, store: Store, channel: Channel, life: Life) -> None:
+        super().__init__(store, channel, None)
+        self._life = life
+
+    async def call(self, path: str, request: bytes, timeout_seconds: float, extra: Metadata = ()) -> Answer:
+        name = f"{path.rpartition('/')[2]} at {self.store}"
+        await self._life.at(f"before {name}")
+        called = partial(super().call, path, request, timeout_seconds, extra)
+        if self._life.hasty and path == ADOPT:
+            self._life.put_off.append(called)
+            return Answer(self.store, b"")
+        answer = await called()
+        await self._life.at(f"after {name}")
+        return answer
+
+    async def ask(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        name = f"{type(request).__name__.removesuffix('Request')} at {self.store}"
+        await self._life.at(f"before {name}")
+        asked = partial(super().ask, method, request, timeout_seconds)
+        if self._life.hasty and type(request) in _CHANGING:
+            self._life.put_off.append(asked)
+            return _CHANGING[type(request)]()
+        answer = await asked()
+        await self._life.at(f"after {name}")
+        return answer
+
+
+class MortalLog:
+    """What a router sees of the log."""
+
+    def __init__(self, log: MemoryEventLog, life: Life) -> None:
+        self._log = log
+        self._life = life
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
+        await self._life.at("before the log is told")
+        await self._log.append(events, partition)
+        await self._life.at("after the log is told")
+
+
+class MortalControl(MemoryControlStore):
+    """What a router sees of the control store."""
+
+    def __init__(self, shared: Shared, life: Life) -> None:
+        super().__init__(shared)
+        self._life = life
+
+    async def put(self, job: Job) -> Job | None:
+        await self._life.at("before its place is written down")
+        saved = await super().put(job)
+        await self._life.at("after its place is written down")
+        while self._life.put_off:
+            await self._life.put_off.pop(0)()
+        return saved
+
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        # The dead do not give it up either.
+        if self._life.over:
+            raise ControlUnavailable
+        return await super().lease(name, holder, ttl_seconds)
+
+
+@dataclass
+class Mortal:
+    """A kind of job that does little in a step, so that there are many of them."""
+
+    kind: JobKind
+    life: Life
+    stage_of: Callable[[bytes], str]
+    limit: int
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
+    def unit(self) -> str:
+        return self.kind.unit
+
+    def lane(self, arguments: Mapping[str, str]) -> str:
+        return self.kind.lane(arguments)
+
+    async def step(self, at: Position) -> Step:
+        self.life.stage = self.stage_of(at.checkpoint)
+        return await self.kind.step(replace(at, limit=min(at.limit, self.limit)))
+
+
+@dataclass
+class Scene:
+    """What a job is run on."""
+
+    stores: Stores
+    log: MemoryEventLog
+    result: Callable[[], Awaitable[Result]]
+    """What a job leaves there."""
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    scene: Callable[[Path], AbstractAsyncContextManager[Scene]]
+    """The same one each time, in an empty directory."""
+    make: Callable[[Stores, EventLog], JobKind]
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+    """All that the job must go through, or this shows nothing."""
+    stage_of: Callable[[bytes], str] = lambda checkpoint: ""
+    limit: int = 7
+    """Units in a step."""
+    needs_each: bool = False
+    """Without one of its steps it ends as well, with another result."""
+    compared: Callable[[Result], Result] = lambda result: result
+    """What must be the same as undisturbed."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+async def run(case: Case, directory: Path, doom: Doom) -> Result:
+    """One router after the other, until the job has ended. What it tells, and what it leaves."""
+    shared = Shared()
+    async with case.scene(directory) as scene:
+        kind = case.make(scene.stores, scene.log)
+        asking = Jobs(MemoryControlStore(shared), [kind], Around("router-0", CLOCK))
+        job = await asking.start(kind.name, case.arguments, "ann")
+        for life in range(LIVES):
+            await _live(case, scene, shared, doom, f"router-{life}")
+            shared.leases.pop(lease_of(job.id), None)
+            if not shared.durable[1].state.wants_a_runner:
+                break
+        job = shared.durable[1]
+        told = {"state": job.state.value, "done": job.done, "total": job.total, "note": job.note}
+        report = json.loads(job.report) if job.report else {}
+        return case.compared({**told, "report": report, **await scene.result()})
+
+
+async def _live(case: Case, scene: Scene, shared: Shared, doom: Doom, name: str) -> None:
+    """Until it dies, or the job has ended."""
+    life = Life(doom, hasty=doom.hasty)
+    stores = {store: MortalClient(store, client.channel, life) for store, client in scene.stores.items()}
+    kind = case.make(stores, cast(EventLog, MortalLog(scene.log, life)))
+    mortal = Mortal(kind, life, case.stage_of, case.limit)
+    jobs = Jobs(MortalControl(shared, life), [mortal], Around(name, CLOCK))
+
+    def over() -> bool:
+        return life.over or not shared.durable[1].state.wants_a_runner
+
+    async with running_loops(jobs.loop):
+        await eventually(over, 20.0, f"{case.name}, {shared.durable[1].waits or shared.durable[1].note}")
+        # What is left of it does nothing any more.
+        life.over = True
