@@ -17,6 +17,7 @@ from libs.devstack.postgres import Postgres
 from libs.devstack.process import ServerProcess
 from libs.devstack.redis import Redis
 from libs.devstack.stack import server_directory
+from tests import commands
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 from tests.servers import make_usable
 
@@ -35,6 +36,10 @@ _numbers = itertools.count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Only a conftest at the top may add options."""
     parser.addoption("--rewrite", action="store_true", help="write what the transcripts now say; review the difference")
+
+
+def pytest_sessionstart() -> None:
+    commands.start()
 
 
 @pytest.fixture(scope="session")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from services.router.cli.app import app
 from services.router.cli.client import control
 from services.router.cli.options import CommandFailed, Common, Exit
 from services.router.core.phase import Phase
 from services.router.flows.backfill import TO_B
 from services.router.flows.migration import Decision
+from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 from tests.waiting import eventually
 
@@ -32,18 +29,6 @@ async def panel() -> AsyncIterator[Panel]:
             lambda: running.parts.observer.evidence(running.parts.cache.current, None, None).lag_seconds == 0
         )
         yield running
-
-
-async def baton(panel: Panel, *arguments: str) -> Result:
-    """The command runs in a thread, since the router runs in this loop."""
-    words = [*arguments, "--address", panel.address]
-    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
-
-
-async def answer(panel: Panel, *arguments: str, code: Exit = Exit.OK) -> Any:
-    result = await baton(panel, *arguments, "-o", "json")
-    assert result.exit_code == code, (result.stderr, result.exception)
-    return json.loads(result.stdout)
 
 
 async def copied(panel: Panel) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from typer.testing import CliRunner, Result
 
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
@@ -19,10 +18,10 @@ from libs.ownership.wire import event_of
 from libs.pb.baton.control.v1 import events_pb2
 from libs.pb.baton.record.v1 import record_pb2
 from libs.store.port import FeedStep, Parked, Position
-from services.router.cli.app import app
 from services.router.cli.options import Exit
 from services.router.flows import events as flows_events
 from services.router.flows.events import MAX_CONTENTS, LogEvents, Question
+from tests.commands import baton
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel
 from tests.shelf import CONTRACT
@@ -34,12 +33,6 @@ BOOK = "rooms/r/books/1"
 async def panel() -> AsyncIterator[Panel]:
     async with running_panel(feeds=False, mover=False) as running:
         yield running
-
-
-async def baton(panel: Panel, *arguments: str) -> Result:
-    """The command runs in a thread, since the router runs in this loop."""
-    words = [*arguments, "--address", panel.address]
-    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
 
 
 async def answers(panel: Panel, *arguments: str, code: Exit = Exit.OK) -> list[Any]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from services.router.cli.app import app
 from services.router.cli.options import Exit
 from services.router.flows.migration import Decision
+from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 
 ALL = "toy.routing.use_service_layer"
@@ -27,17 +23,6 @@ ANN = Decision("ann", "a test")
 async def panel() -> AsyncIterator[Panel]:
     async with running_panel(mover=False) as running:
         yield running
-
-
-async def baton(panel: Panel, *arguments: str) -> Result:
-    words = [*arguments, "--address", panel.address]
-    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
-
-
-async def answer(panel: Panel, *arguments: str) -> Any:
-    result = await baton(panel, *arguments, "-o", "json")
-    assert result.exit_code == Exit.OK, (result.stderr, result.exception)
-    return json.loads(result.stdout)
 
 
 async def test_flags_are_set_listed_and_unset_from_the_command_line(panel: Panel) -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from libs.ownership.model import Store
-from services.router.cli.app import app
 from services.router.cli.options import Exit
 from services.router.control.port import JournalEntry
 from services.router.core.canary import EXAMPLE
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
+from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 from tests.waiting import eventually
 
@@ -31,17 +27,6 @@ async def panel() -> AsyncIterator[Panel]:
     async with running_panel() as running:
         await eventually(lambda: running.parts.observer.view(Store.B).reachable)
         yield running
-
-
-async def baton(panel: Panel, *arguments: str) -> Result:
-    words = [*arguments, "--address", panel.address]
-    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
-
-
-async def answer(panel: Panel, *arguments: str, code: Exit = Exit.OK) -> Any:
-    result = await baton(panel, *arguments, "-o", "json")
-    assert result.exit_code == code, (result.stderr, result.exception)
-    return json.loads(result.stdout)
 
 
 async def go_to(panel: Panel, phase: Phase) -> None:

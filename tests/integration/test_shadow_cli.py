@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,7 +10,6 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from typer.testing import CliRunner, Result
 
 from libs.contract.descriptors import Contract
 from libs.ownership.model import Store
@@ -20,10 +18,10 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as sandboxes
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
-from services.router.cli.app import app
 from services.router.cli.options import Exit
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
+from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 from tests.system import Kit
 from tests.waiting import eventually
@@ -42,17 +40,6 @@ async def panel() -> AsyncIterator[Panel]:
             lambda: all(running.system.observer.view(store).lag_seconds == 0 for store in Store), what="both answer"
         )
         yield running
-
-
-async def baton(panel: Panel, *arguments: str) -> Result:
-    words = [*arguments, "--address", panel.address]
-    return await asyncio.to_thread(CliRunner().invoke, app, words, env={"BATON_ACTOR": "ann@host"})
-
-
-async def answer(panel: Panel, *arguments: str, code: Exit = Exit.OK) -> Any:
-    result = await baton(panel, *arguments, "-o", "json")
-    assert result.exit_code == code, (result.stderr, result.exception)
-    return json.loads(result.stdout)
 
 
 async def go_to(panel: Panel, phase: Phase) -> None:

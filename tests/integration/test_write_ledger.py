@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from typer.testing import CliRunner
 
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -24,10 +22,11 @@ from libs.pb.sandbox.v1.sandbox_service_pb2 import (
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
-from services.router.cli.app import app
+from services.router.cli.options import Exit
 from services.router.core.ledger import Loss
 from services.router.core.phase import Phase
 from services.router.flows import ledger
+from tests.commands import answer, baton
 from tests.integration.test_router import go_to, lend, put
 from tests.panel import Panel, running_panel
 from tests.system import Kit, System, running_system
@@ -208,19 +207,17 @@ class TestForTheOperator:
             await self.the_command_lists_it(panel)
 
     async def the_command_lists_it(self, panel: Panel) -> None:
-        words = ["ledger", "--address", panel.address]
-        shown = await asyncio.to_thread(CliRunner().invoke, app, words)
+        shown = await baton(panel, "ledger")
         assert shown.exit_code == 1
         for word in ("CHANGED", PATH, "1 of 1 acknowledged writes lost", "A 2 (owner)"):
             assert word in shown.stdout
-        result = await asyncio.to_thread(CliRunner().invoke, app, [*words, "-o", "json"])
-        view = json.loads(result.stdout)
-        help_text = (await asyncio.to_thread(CliRunner().invoke, app, ["ledger", "--help"])).stdout
+        view = await answer(panel, "ledger", code=Exit.FAILED)
+        help_text = (await baton(panel, "ledger", "--help")).stdout
         for keys in (view, view["lost_writes"][0], view["lost_writes"][0]["rows"][0]):
             assert all(key in help_text for key in keys)
         assert view["lost_writes"][0]["loss"] == "CHANGED"
 
     async def test_without_a_lost_write_the_command_ends_well(self) -> None:
         async with running_panel(feeds=False, mover=False) as panel:
-            result = await asyncio.to_thread(CliRunner().invoke, app, ["ledger", "--address", panel.address])
+            result = await baton(panel, "ledger")
             assert (result.exit_code, "0 of 0 acknowledged writes lost" in result.stdout) == (0, True)

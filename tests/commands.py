@@ -1,0 +1,82 @@
+"""`baton`, run as people run it: in a process of its own.
+
+Not in a thread beside the router under test: a blocking client and an asyncio server of gRPC in one process is nothing
+that anybody runs, and its faults are not the product's. The processes are forked from one that has loaded the program
+and never used it, so that a command costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+from typer.testing import CliRunner
+
+from services.router.cli.app import app
+from services.router.cli.options import Exit
+
+ACTOR = "ann@host"
+LONGEST_SECONDS = 120.0
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class Router(Protocol):
+    @property
+    def address(self) -> str:
+        """Of its control API."""
+        ...
+
+
+class Result(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+    exception: str
+    """What was not caught, in words."""
+
+
+def start() -> None:
+    """The process that others are forked from. Before the first test, so that no test has left it behind."""
+    _context.set_forkserver_preload(["pytest", __name__])
+    forkserver.ensure_running()
+
+
+async def baton(router: Router, *arguments: str) -> Result:
+    """What came of the command. Raises TimeoutError."""
+    return await asyncio.to_thread(_run, [*arguments, "--address", router.address], {"BATON_ACTOR": ACTOR})
+
+
+async def answer(router: Router, *arguments: str, code: Exit = Exit.OK) -> Any:
+    """What the command prints with `-o json`, when it ends with that code."""
+    result = await baton(router, *arguments, "-o", "json")
+    assert result.exit_code == code, (result.stderr, result.exception)
+    return json.loads(result.stdout)
+
+
+def _run(words: Sequence[str], environment: Mapping[str, str]) -> Result:
+    ours, theirs = _context.Pipe(duplex=False)
+    process = _context.Process(target=_invoke, args=(theirs, words, environment))
+    with ours:
+        process.start()
+        theirs.close()
+        try:
+            if not ours.poll(LONGEST_SECONDS):
+                raise TimeoutError(f"{words} has not ended after {LONGEST_SECONDS:.0f} s")
+            found: Result = ours.recv()
+        finally:
+            process.terminate()
+            process.join()
+            process.close()
+    return found
+
+
+def _invoke(answers: Connection, words: Sequence[str], environment: Mapping[str, str]) -> None:
+    result = CliRunner().invoke(app, words, env=environment)
+    trouble = "" if result.exception is None else repr(result.exception)
+    answers.send(Result(result.exit_code, result.stdout, result.stderr, trouble))
