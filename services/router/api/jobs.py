@@ -10,9 +10,12 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import timestamp
 from services.router.core.jobs import Job, JobState, check_actor
+from services.router.flows.job_orders import JobOrders, Order
 from services.router.flows.job_runner import Jobs
+from services.router.flows.migration import Decision, Migration
 
 _STATES = {state: pb.Job.State.Value(f"STATE_{state.value}") for state in JobState}
+_ORDERS = {pb.ChangeJobRequest.Action.Value(f"ACTION_{order.name}"): order for order in Order}
 
 
 class JobParts(Protocol):
@@ -21,6 +24,9 @@ class JobParts(Protocol):
     @property
     def jobs(self) -> Jobs: ...
 
+    @property
+    def migration(self) -> Migration: ...
+
 
 class JobMethods:
     """A part of the control servicer."""
@@ -28,9 +34,9 @@ class JobMethods:
     _work: JobParts
 
     async def StartJob(self, request: pb.StartJobRequest, context: Context) -> pb.StartJobResponse:  # noqa: N802
-        jobs = self._work.jobs
-        job = await jobs.start(request.kind, dict(request.arguments), request.actor, _finite(request.rate))
-        return pb.StartJobResponse(job=job_to_pb(job, jobs))
+        decision = Decision(request.actor, request.reason)
+        job = await self._orders.start(decision, request.kind, dict(request.arguments), _finite(request.rate))
+        return pb.StartJobResponse(job=job_to_pb(job, self._work.jobs))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:  # noqa: N802
         jobs = self._work.jobs
@@ -41,20 +47,18 @@ class JobMethods:
         return pb.GetJobResponse(job=job_to_pb(await jobs.job(request.id), jobs))
 
     async def ChangeJob(self, request: pb.ChangeJobRequest, context: Context) -> pb.ChangeJobResponse:  # noqa: N802
-        jobs, actor = self._work.jobs, request.actor
-        check_actor(actor)
-        if request.action == pb.ChangeJobRequest.ACTION_PAUSE:
-            job = await jobs.pause(request.id, actor)
-        elif request.action == pb.ChangeJobRequest.ACTION_RESUME:
-            job = await jobs.resume(request.id, actor)
-        elif request.action == pb.ChangeJobRequest.ACTION_CANCEL:
-            job = await jobs.cancel(request.id, actor)
-        elif request.action == pb.ChangeJobRequest.ACTION_TUNE:
-            job = await jobs.tune(request.id, _finite(request.rate))
-        else:
+        check_actor(request.actor)
+        order = _ORDERS.get(request.action)
+        if order is None:
             names = ", ".join(name for name in pb.ChangeJobRequest.Action.keys()[1:])
             raise InvalidField("action", request.action, f"one of {names}")
-        return pb.ChangeJobResponse(job=job_to_pb(job, jobs))
+        decision = Decision(request.actor, request.reason)
+        job = await self._orders.change(decision, order, request.id, _finite(request.rate))
+        return pb.ChangeJobResponse(job=job_to_pb(job, self._work.jobs))
+
+    @property
+    def _orders(self) -> JobOrders:
+        return JobOrders(self._work.jobs, self._work.migration)
 
 
 def _finite(rate: float) -> float:

@@ -13,6 +13,7 @@ import typer
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
 
 if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2 import StartJobRequest
     from services.router.cli.client import Control
     from services.router.cli.views import View
 
@@ -41,23 +42,26 @@ class Wanted:
     arguments: Mapping[str, str] = field(default_factory=dict)
     rate: float = 0.0
 
+    def request(self, options: Changing) -> StartJobRequest:
+        from libs.pb.baton.control.v1 import control_pb2 as pb
+
+        return pb.StartJobRequest(
+            actor=options.who, kind=self.kind, arguments=self.arguments, rate=self.rate, reason=options.reason
+        )
+
 
 def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool) -> View | None:
     """Says what will happen, starts the job and shows it; with `wait`, shows how far it is until it has ended.
 
     Returns the job; None after a dry run. Raises CommandFailed, also when it did not finish.
     """
-    from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, show_jobs, views
     from services.router.cli.client import control
 
     with control(options) as router:
         view: View | None = None
         if agree(options, effects):
-            request = pb.StartJobRequest(
-                actor=options.who, kind=wanted.kind, arguments=wanted.arguments, rate=wanted.rate
-            )
-            view = views.job_view(router.call("StartJob", request).job)
+            view = views.job_view(router.call("StartJob", wanted.request(options)).job)
             if wait:
                 view = follow(router, options, view["id"])
     if options.json:
@@ -212,7 +216,7 @@ def _change(options: Changing, job_id: str, action: str, effect: str, rate: floa
         done = agree(options, [f"{job.id} {effect}: {show_jobs.job_line(views.job_view(job))}"])
         if done:
             number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
-            request = pb.ChangeJobRequest(actor=options.who, id=job_id, action=number, rate=rate)
+            request = pb.ChangeJobRequest(actor=options.who, id=job_id, action=number, rate=rate, reason=options.reason)
             job = router.call("ChangeJob", request).job
     view = views.job_view(job)
     if options.json:

@@ -54,13 +54,11 @@ def replay(
 
 def _preview(options: Changing, wanted: Wanted) -> None:
     """A job too, which changes nothing but the list of jobs."""
-    from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show
     from services.router.cli.client import control
 
     with control(options) as router:
-        request = pb.StartJobRequest(actor=options.who, kind=wanted.kind, arguments=wanted.arguments, rate=wanted.rate)
-        view = follow(router, options, router.call("StartJob", request).job.id)
+        view = follow(router, options, router.call("StartJob", wanted.request(options)).job.id)
     if options.json:
         show.print_json({**view, "dry_run": True})
     else:

@@ -101,15 +101,19 @@ class Jobs:
         known = self._kinds.get(kind)
         return known.unit if known else "units"
 
-    async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
-        """Asks for a job. One with the same arguments that is under way already is the answer: so whoever asks again,
-        because no answer came, finds it. Raises InvalidField, JobUnderWay, ControlUnavailable."""
+    def wanted(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
+        """A job that may be asked for. Raises InvalidField."""
         rules.check_actor(actor)
         rules.check_rate(rate)
         known = self._kinds.get(kind)
         if known is None:
             raise InvalidField("kind", kind, "one of " + ", ".join(sorted(self._kinds)))
-        job = Job(kind, known.lane(arguments), actor, dict(arguments), rate, note=f"asked for by {actor}")
+        return Job(kind, known.lane(arguments), actor, dict(arguments), rate, note=f"asked for by {actor}")
+
+    async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
+        """Asks for a job. One with the same arguments that is under way already is the answer: so whoever asks again,
+        because no answer came, finds it. Raises InvalidField, JobUnderWay, ControlUnavailable."""
+        job = self.wanted(kind, arguments, actor, rate)
         try:
             return self._seen(await self._store.add(replace(job, created_seconds=self._around.clock.now())))
         except JobUnderWay:

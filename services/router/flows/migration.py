@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ DEFAULT_LIMITS = Limits()
 MAX_ACTOR_CHARACTERS = 128
 MAX_REASON_CHARACTERS = 1000
 MAX_JOURNAL_ENTRIES = 1000
+_NOTES = 5
+"""Attempts at a note while others change the setting."""
 
 
 class Blocked(GateBlocked):
@@ -184,8 +187,12 @@ class Migration:
 
     async def note(self, decision: Decision, action: str) -> Setting:
         """Has the journal keep what was done beside the setting, which stays. Raises as `rollback` does."""
-        before = await self._begin(decision)
-        return await self._commit(action, decision, before, phases.noted(before))
+        for _ in range(_NOTES):
+            before = await self._begin(decision)
+            # Who changes the setting meanwhile takes nothing from what is noted.
+            with suppress(Outdated):
+                return await self._commit(action, decision, before, phases.noted(before))
+        raise Outdated(f"others changed the setting {_NOTES} times: nothing was done, try again")
 
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         """Newest first. Raises InvalidField, ControlUnavailable."""

@@ -1,0 +1,92 @@
+"""What operators order of jobs stands in the journal, with who and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.core.phase import Setting
+from services.router.flows.migration import Decision
+from tests.commands import answer
+from tests.integration.test_control import refusal
+from tests.panel import Panel, running_panel
+
+BACKFILL = pb.StartJobRequest(
+    actor="ann", kind="backfill", arguments={"to": "B"}, rate=1.0, reason="before the holidays"
+)
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(feeds=False, mover=False) as running:
+        yield running
+
+
+async def journal(panel: Panel) -> list[tuple[str, str, str]]:
+    """Actor, action and reason, oldest first, without the start."""
+    entries = await panel.parts.migration.journal(100)
+    return [(one.actor, one.action, one.reason) for one in reversed(entries)][1:]
+
+
+async def test_each_order_for_a_job_is_kept_with_who_and_why(panel: Panel) -> None:
+    await panel.put(3)
+    job_id = (await panel.control.StartJob(BACKFILL)).job.id
+    for action, reason in (("PAUSE", "it is loud"), ("TUNE", ""), ("RESUME", "quiet now"), ("CANCEL", "not today")):
+        number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
+        request = pb.ChangeJobRequest(actor="ben", id=job_id, action=number, rate=5.0, reason=reason)
+        await panel.control.ChangeJob(request)
+    assert await journal(panel) == [
+        ("ann", "job asked for", "before the holidays (backfill: to B)"),
+        ("ben", "job paused", "it is loud (backfill-1)"),
+        ("ben", "job tuned", "backfill-1: at most 5/s"),
+        ("ben", "job resumed", "quiet now (backfill-1)"),
+        ("ben", "job cancelled", "not today (backfill-1)"),
+    ]
+
+
+async def test_the_commands_hand_their_reason_on(panel: Panel) -> None:
+    await panel.put(3)
+    started = await answer(panel, "backfill", "--rate", "1", "--yes", "--reason", "a first copy")
+    await answer(panel, "jobs", "pause", started["id"], "--yes", "--reason", "lunch")
+    await answer(panel, "jobs", "cancel", started["id"], "--dry-run", "--reason", "not yet")
+    assert await journal(panel) == [
+        ("ann@host", "job asked for", "a first copy (backfill: to B)"),
+        ("ann@host", "job paused", "lunch (backfill-1)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.StartJobRequest(actor="ann", kind="backfill", arguments={"to": "C"}, reason="r"),
+        pb.StartJobRequest(actor="ann", kind="backfill", arguments={"to": "B"}, reason="x" * 1000),
+    ],
+)
+async def test_an_order_that_is_refused_is_not_kept(panel: Panel, request_: pb.StartJobRequest) -> None:
+    code, _, _ = await refusal(panel.control.StartJob(request_))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    resume = pb.ChangeJobRequest(actor="ann", id="backfill-7", action=pb.ChangeJobRequest.ACTION_RESUME)
+    code, reason, _ = await refusal(panel.control.ChangeJob(resume))
+    assert reason == "JOB_NOT_FOUND"
+    assert (await journal(panel), await panel.store.jobs()) == ([], [])
+
+
+async def test_a_note_is_kept_though_others_change_the_setting_meanwhile(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration, cache = panel.parts.migration, panel.parts.cache
+    refresh = cache.refresh
+
+    async def refresh_and_wait() -> Setting:
+        setting = await refresh()
+        await asyncio.sleep(0)
+        return setting
+
+    monkeypatch.setattr(cache, "refresh", refresh_and_wait)
+    decisions = [Decision(f"operator-{number}", "at once") for number in range(4)]
+    await asyncio.gather(*(migration.note(decision, "job asked for") for decision in decisions))
+    assert sorted(actor for actor, _, _ in await journal(panel)) == [decision.actor for decision in decisions]
