@@ -76,14 +76,16 @@ class AuditApi(AuditServiceServicer):
         name = pb.DESCRIPTOR.services_by_name["AuditService"].full_name
         return TypedService(name, self, add_AuditServiceServicer_to_server)
 
+    async def ListKinds(self, request: pb.ListKindsRequest, context: Context) -> pb.ListKindsResponse:
+        return pb.ListKindsResponse(kinds=self._kinds())
+
     async def TakeSnapshot(self, request: pb.TakeSnapshotRequest, context: Context) -> pb.TakeSnapshotResponse:
         taken = await self._snapshots(request.id).take(request.id)
         answer = pb.TakeSnapshotResponse(
             ready=taken.ready, copied_bytes=taken.copied_bytes, total_bytes=taken.total_bytes, records=taken.records
         )
         answer.taken_time.FromNanoseconds(int(taken.taken_seconds * 1e9))
-        for name, kind in {**self._parts.snapshot_kinds, **self._parts.records.kinds}.items():
-            answer.kinds.add(name=name, meaning=kind.meaning, acceptable=kind.acceptable)
+        answer.kinds.extend(self._kinds())
         return answer
 
     async def AuditRecords(self, request: pb.AuditRecordsRequest, context: Context) -> pb.AuditRecordsResponse:
@@ -122,6 +124,12 @@ class AuditApi(AuditServiceServicer):
         async with self._parts.scratch() as store:
             rows = await _tried(store, records)
         return pb.TryRecordsResponse(samples=[self._sample(row) for row in rows])
+
+    def _kinds(self) -> list[pb.FindingKind]:
+        known = {**self._parts.snapshot_kinds, **self._parts.records.kinds}
+        return [
+            pb.FindingKind(name=name, meaning=kind.meaning, acceptable=kind.acceptable) for name, kind in known.items()
+        ]
 
     def _snapshots(self, snapshot: str) -> Snapshots:
         self._serving.check()

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 
+from libs.errors import InvalidField
+from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.control.memory import MemoryControlStore
 from services.router.core.phase import Setting
+from services.router.flows.audit import Audit
+from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.migration import Decision
 from tests.commands import answer
 from tests.integration.test_control import refusal
+from tests.integration.test_jobs_killed import files
+from tests.mortal import CLOCK
 from tests.panel import Panel, running_panel
+from tests.shelf import CONTRACT
 
 BACKFILL = pb.StartJobRequest(
     actor="ann", kind="backfill", arguments={"to": "B"}, rate=1.0, reason="before the holidays"
@@ -73,6 +82,24 @@ async def test_an_order_that_is_refused_is_not_kept(panel: Panel, request_: pb.S
     code, reason, _ = await refusal(panel.control.ChangeJob(resume))
     assert reason == "JOB_NOT_FOUND"
     assert (await journal(panel), await panel.store.jobs()) == ([], [])
+
+
+async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(tmp_path: Path) -> None:
+    store = MemoryControlStore()
+    async with files(tmp_path) as scene:
+        jobs = Jobs(store, [Audit(scene.stores, CONTRACT, CLOCK)], Around("router-1", CLOCK))
+        for name in ("everything", "corrupt"):
+            with pytest.raises(
+                InvalidField, match=f"accept: '{name}' .* may accept: duplicate-by-case, edited, bad-json"
+            ):
+                await jobs.start("audit", {"accept": f"oversize,{name}"}, "ann")
+        assert await store.jobs() == []
+        assert (await jobs.start("audit", {"accept": "oversize,edited"}, "ann")).id == "audit-1"
+
+
+async def test_an_audit_may_be_asked_for_while_the_old_service_is_away(panel: Panel) -> None:
+    await panel.system.stop(Store.A)
+    assert (await panel.parts.jobs.start("audit", {"accept": "perhaps"}, "ann")).id == "audit-1"
 
 
 async def test_a_note_is_kept_though_others_change_the_setting_meanwhile(

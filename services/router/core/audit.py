@@ -120,14 +120,19 @@ class AuditReport:
             raise ValueError(f"not a report of an audit: {error!r}") from error
 
 
+def check_accepted(kinds: Iterable[pb.FindingKind], accept: Sequence[str]) -> None:
+    """Raises InvalidField for an unknown kind, and for one that nobody may accept."""
+    able = [kind.name for kind in kinds if kind.acceptable]
+    for name in accept:
+        if name not in able:
+            raise InvalidField("accept", name, f"kinds that a person may accept: {', '.join(able)}")
+
+
 def begun(taken: pb.TakeSnapshotResponse, accept: Sequence[str]) -> AuditReport:
     """Nothing is looked at yet. Raises InvalidField for an unknown kind, and for one that nobody may accept."""
     known = {kind.name: KindFound(kind.meaning, kind.acceptable, kind.name in accept) for kind in taken.kinds}
     known[SAMPLE_DIFFERS] = KindFound(_SAMPLE_MEANING, acceptable=False, accepted=False)
-    able = ", ".join(name for name, kind in known.items() if kind.acceptable)
-    for name in accept:
-        if name not in known or not known[name].acceptable:
-            raise InvalidField("accept", name, f"kinds that a person may accept: {able}")
+    check_accepted(taken.kinds, accept)
     return AuditReport(taken.taken_time.ToNanoseconds() / 1e9, taken.total_bytes, taken.records, kinds=known)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import uuid4
@@ -21,7 +22,7 @@ from libs.errors import InvalidField
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import audit_pb2 as pb
 from libs.rpc.tasks import Loop
-from services.router.core.audit import AuditReport, Finding, begun, looked, tried
+from services.router.core.audit import AuditReport, Finding, begun, check_accepted, looked, tried
 from services.router.core.compare import Comparison
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState
@@ -41,6 +42,7 @@ MAX_SAMPLES = 1000
 """Tried out at once."""
 MAX_SAMPLE_BYTES = 1024 * 1024
 CALL_SECONDS = 10.0
+CHECK_SECONDS = 2.0
 TRY_SECONDS = 25.0
 SNAPSHOT_WAIT_SECONDS = 0.5
 LOOK_SECONDS = 0.5
@@ -90,6 +92,16 @@ class Audit:
     def lane(self, arguments: Mapping[str, str]) -> str:
         _arguments(arguments)
         return LANE
+
+    async def check(self, arguments: Mapping[str, str]) -> None:
+        """What may be accepted the old service knows. When it cannot be asked now, the job asks it later.
+
+        Raises InvalidField."""
+        accept, a = _arguments(arguments).accept, self._stores[Store.A]
+        if accept:
+            with suppress(Refused):
+                known = await a.ask(a.audit.ListKinds, pb.ListKindsRequest(), CHECK_SECONDS)
+                check_accepted(known.kinds, accept)
 
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients raise; JobFailed for what only a person can mend."""

@@ -37,10 +37,10 @@ class JobOrders:
         self._migration = migration
 
     async def start(self, decision: Decision, kind: str, arguments: Mapping[str, str], rate: float) -> Job:
-        wanted = self._jobs.wanted(kind, arguments, decision.actor, rate)
+        wanted = await self._jobs.wanted(kind, arguments, decision.actor, rate)
         given = ", ".join(f"{name} {value}" for name, value in sorted(arguments.items()) if value)
         await self._note(decision, ASKED, f"{wanted.kind}: {given}" if given else wanted.kind)
-        return await self._jobs.start(kind, arguments, decision.actor, rate)
+        return await self._jobs.add(wanted)
 
     async def change(self, decision: Decision, order: Order, job_id: str, rate: float) -> Job:
         """`rate`: to tune to."""

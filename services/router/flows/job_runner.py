@@ -17,7 +17,7 @@ from services.router.control.port import ControlUnavailable, JobRecords
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.throttle import Load, Throttle, ThrottleLimits
-from services.router.flows.jobs import JobFailed, JobKind, Position, Step
+from services.router.flows.jobs import Asking, JobFailed, JobKind, Position, Step
 from services.router.flows.mover import Rate
 
 log = logging.getLogger(__name__)
@@ -101,19 +101,25 @@ class Jobs:
         known = self._kinds.get(kind)
         return known.unit if known else "units"
 
-    def wanted(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
+    async def wanted(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
         """A job that may be asked for. Raises InvalidField."""
         rules.check_actor(actor)
         rules.check_rate(rate)
         known = self._kinds.get(kind)
         if known is None:
             raise InvalidField("kind", kind, "one of " + ", ".join(sorted(self._kinds)))
-        return Job(kind, known.lane(arguments), actor, dict(arguments), rate, note=f"asked for by {actor}")
+        lane = known.lane(arguments)
+        if isinstance(known, Asking):
+            await known.check(arguments)
+        return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}")
 
     async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
         """Asks for a job. One with the same arguments that is under way already is the answer: so whoever asks again,
         because no answer came, finds it. Raises InvalidField, JobUnderWay, ControlUnavailable."""
-        job = self.wanted(kind, arguments, actor, rate)
+        return await self.add(await self.wanted(kind, arguments, actor, rate))
+
+    async def add(self, job: Job) -> Job:
+        """As `start`, of one that is `wanted`. Raises JobUnderWay, ControlUnavailable."""
         try:
             return self._seen(await self._store.add(replace(job, created_seconds=self._around.clock.now())))
         except JobUnderWay:

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from libs.errors import BatonError
 
@@ -107,4 +107,13 @@ class JobKind(Protocol):
 
     async def step(self, at: Position) -> Step:
         """A bounded piece of the work, safe to do twice. Raises BatonError to wait, JobFailed to end."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A kind that has to ask somebody whether what it is asked for makes sense."""
+
+    async def check(self, arguments: Mapping[str, str]) -> None:
+        """After `lane` has accepted them, before there is a job. Raises InvalidField."""
         ...

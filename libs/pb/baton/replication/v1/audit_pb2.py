@@ -26,7 +26,7 @@ from libs.pb.baton.record.v1 import record_pb2 as baton_dot_record_dot_v1_dot_re
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n baton/replication/v1/audit.proto\x12\x14\x62\x61ton.replication.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"!\n\x13TakeSnapshotRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xc3\x01\n\x14TakeSnapshotResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x14\n\x0c\x63opied_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12.\n\ntaken_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07records\x18\x05 \x01(\x03\x12\x30\n\x05kinds\x18\x06 \x03(\x0b\x32!.baton.replication.v1.FindingKind\"@\n\x0b\x46indingKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07meaning\x18\x02 \x01(\t\x12\x12\n\nacceptable\x18\x03 \x01(\x08\"X\n\x13\x41uditRecordsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x17\n\x0fsample_permille\x18\x04 \x01(\x05\"\xee\x01\n\x14\x41uditRecordsResponse\x12\x0f\n\x07records\x18\x01 \x01(\x05\x12\x0c\n\x04last\x18\x02 \x01(\t\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x44\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x32.baton.replication.v1.AuditRecordsResponse.Finding\x12-\n\x07samples\x18\x05 \x03(\x0b\x32\x1c.baton.replication.v1.Sample\x1a\x34\n\x07\x46inding\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x97\x01\n\x06Sample\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x17.baton.record.v1.Record\x12\x36\n\x05views\x18\x02 \x03(\x0b\x32\'.baton.replication.v1.Sample.ViewsEntry\x1a,\n\nViewsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"!\n\x13\x44ropSnapshotRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x44ropSnapshotResponse\"=\n\x11TryRecordsRequest\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.baton.record.v1.Record\"C\n\x12TryRecordsResponse\x12-\n\x07samples\x18\x01 \x03(\x0b\x32\x1c.baton.replication.v1.Sample2\xa4\x03\n\x0c\x41uditService\x12\x65\n\x0cTakeSnapshot\x12).baton.replication.v1.TakeSnapshotRequest\x1a*.baton.replication.v1.TakeSnapshotResponse\x12\x65\n\x0c\x41uditRecords\x12).baton.replication.v1.AuditRecordsRequest\x1a*.baton.replication.v1.AuditRecordsResponse\x12\x65\n\x0c\x44ropSnapshot\x12).baton.replication.v1.DropSnapshotRequest\x1a*.baton.replication.v1.DropSnapshotResponse\x12_\n\nTryRecords\x12\'.baton.replication.v1.TryRecordsRequest\x1a(.baton.replication.v1.TryRecordsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n baton/replication/v1/audit.proto\x12\x14\x62\x61ton.replication.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListKindsRequest\"E\n\x11ListKindsResponse\x12\x30\n\x05kinds\x18\x01 \x03(\x0b\x32!.baton.replication.v1.FindingKind\"!\n\x13TakeSnapshotRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xc3\x01\n\x14TakeSnapshotResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x14\n\x0c\x63opied_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12.\n\ntaken_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07records\x18\x05 \x01(\x03\x12\x30\n\x05kinds\x18\x06 \x03(\x0b\x32!.baton.replication.v1.FindingKind\"@\n\x0b\x46indingKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07meaning\x18\x02 \x01(\t\x12\x12\n\nacceptable\x18\x03 \x01(\x08\"X\n\x13\x41uditRecordsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x17\n\x0fsample_permille\x18\x04 \x01(\x05\"\xee\x01\n\x14\x41uditRecordsResponse\x12\x0f\n\x07records\x18\x01 \x01(\x05\x12\x0c\n\x04last\x18\x02 \x01(\t\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x44\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x32.baton.replication.v1.AuditRecordsResponse.Finding\x12-\n\x07samples\x18\x05 \x03(\x0b\x32\x1c.baton.replication.v1.Sample\x1a\x34\n\x07\x46inding\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x97\x01\n\x06Sample\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x17.baton.record.v1.Record\x12\x36\n\x05views\x18\x02 \x03(\x0b\x32\'.baton.replication.v1.Sample.ViewsEntry\x1a,\n\nViewsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"!\n\x13\x44ropSnapshotRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x44ropSnapshotResponse\"=\n\x11TryRecordsRequest\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.baton.record.v1.Record\"C\n\x12TryRecordsResponse\x12-\n\x07samples\x18\x01 \x03(\x0b\x32\x1c.baton.replication.v1.Sample2\x82\x04\n\x0c\x41uditService\x12\\\n\tListKinds\x12&.baton.replication.v1.ListKindsRequest\x1a\'.baton.replication.v1.ListKindsResponse\x12\x65\n\x0cTakeSnapshot\x12).baton.replication.v1.TakeSnapshotRequest\x1a*.baton.replication.v1.TakeSnapshotResponse\x12\x65\n\x0c\x41uditRecords\x12).baton.replication.v1.AuditRecordsRequest\x1a*.baton.replication.v1.AuditRecordsResponse\x12\x65\n\x0c\x44ropSnapshot\x12).baton.replication.v1.DropSnapshotRequest\x1a*.baton.replication.v1.DropSnapshotResponse\x12_\n\nTryRecords\x12\'.baton.replication.v1.TryRecordsRequest\x1a(.baton.replication.v1.TryRecordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLE_VIEWSENTRY']._loaded_options = None
   _globals['_SAMPLE_VIEWSENTRY']._serialized_options = b'8\001'
-  _globals['_TAKESNAPSHOTREQUEST']._serialized_start=121
-  _globals['_TAKESNAPSHOTREQUEST']._serialized_end=154
-  _globals['_TAKESNAPSHOTRESPONSE']._serialized_start=157
-  _globals['_TAKESNAPSHOTRESPONSE']._serialized_end=352
-  _globals['_FINDINGKIND']._serialized_start=354
-  _globals['_FINDINGKIND']._serialized_end=418
-  _globals['_AUDITRECORDSREQUEST']._serialized_start=420
-  _globals['_AUDITRECORDSREQUEST']._serialized_end=508
-  _globals['_AUDITRECORDSRESPONSE']._serialized_start=511
-  _globals['_AUDITRECORDSRESPONSE']._serialized_end=749
-  _globals['_AUDITRECORDSRESPONSE_FINDING']._serialized_start=697
-  _globals['_AUDITRECORDSRESPONSE_FINDING']._serialized_end=749
-  _globals['_SAMPLE']._serialized_start=752
-  _globals['_SAMPLE']._serialized_end=903
-  _globals['_SAMPLE_VIEWSENTRY']._serialized_start=859
-  _globals['_SAMPLE_VIEWSENTRY']._serialized_end=903
-  _globals['_DROPSNAPSHOTREQUEST']._serialized_start=905
-  _globals['_DROPSNAPSHOTREQUEST']._serialized_end=938
-  _globals['_DROPSNAPSHOTRESPONSE']._serialized_start=940
-  _globals['_DROPSNAPSHOTRESPONSE']._serialized_end=962
-  _globals['_TRYRECORDSREQUEST']._serialized_start=964
-  _globals['_TRYRECORDSREQUEST']._serialized_end=1025
-  _globals['_TRYRECORDSRESPONSE']._serialized_start=1027
-  _globals['_TRYRECORDSRESPONSE']._serialized_end=1094
-  _globals['_AUDITSERVICE']._serialized_start=1097
-  _globals['_AUDITSERVICE']._serialized_end=1517
+  _globals['_LISTKINDSREQUEST']._serialized_start=121
+  _globals['_LISTKINDSREQUEST']._serialized_end=139
+  _globals['_LISTKINDSRESPONSE']._serialized_start=141
+  _globals['_LISTKINDSRESPONSE']._serialized_end=210
+  _globals['_TAKESNAPSHOTREQUEST']._serialized_start=212
+  _globals['_TAKESNAPSHOTREQUEST']._serialized_end=245
+  _globals['_TAKESNAPSHOTRESPONSE']._serialized_start=248
+  _globals['_TAKESNAPSHOTRESPONSE']._serialized_end=443
+  _globals['_FINDINGKIND']._serialized_start=445
+  _globals['_FINDINGKIND']._serialized_end=509
+  _globals['_AUDITRECORDSREQUEST']._serialized_start=511
+  _globals['_AUDITRECORDSREQUEST']._serialized_end=599
+  _globals['_AUDITRECORDSRESPONSE']._serialized_start=602
+  _globals['_AUDITRECORDSRESPONSE']._serialized_end=840
+  _globals['_AUDITRECORDSRESPONSE_FINDING']._serialized_start=788
+  _globals['_AUDITRECORDSRESPONSE_FINDING']._serialized_end=840
+  _globals['_SAMPLE']._serialized_start=843
+  _globals['_SAMPLE']._serialized_end=994
+  _globals['_SAMPLE_VIEWSENTRY']._serialized_start=950
+  _globals['_SAMPLE_VIEWSENTRY']._serialized_end=994
+  _globals['_DROPSNAPSHOTREQUEST']._serialized_start=996
+  _globals['_DROPSNAPSHOTREQUEST']._serialized_end=1029
+  _globals['_DROPSNAPSHOTRESPONSE']._serialized_start=1031
+  _globals['_DROPSNAPSHOTRESPONSE']._serialized_end=1053
+  _globals['_TRYRECORDSREQUEST']._serialized_start=1055
+  _globals['_TRYRECORDSREQUEST']._serialized_end=1116
+  _globals['_TRYRECORDSRESPONSE']._serialized_start=1118
+  _globals['_TRYRECORDSRESPONSE']._serialized_end=1185
+  _globals['_AUDITSERVICE']._serialized_start=1188
+  _globals['_AUDITSERVICE']._serialized_end=1702
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,11 @@ class AuditServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListKinds = channel.unary_unary(
+                '/baton.replication.v1.AuditService/ListKinds',
+                request_serializer=baton_dot_replication_dot_v1_dot_audit__pb2.ListKindsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_audit__pb2.ListKindsResponse.FromString,
+                _registered_method=True)
         self.TakeSnapshot = channel.unary_unary(
                 '/baton.replication.v1.AuditService/TakeSnapshot',
                 request_serializer=baton_dot_replication_dot_v1_dot_audit__pb2.TakeSnapshotRequest.SerializeToString,
@@ -58,6 +63,13 @@ class AuditServiceStub:
 
 class AuditServiceServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def ListKinds(self, request, context):
+        """What may be found, before anything is looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def TakeSnapshot(self, request, context):
         """A copy of the whole store as it is at one moment, while the store serves. Asked again, tells how far it is. There is
@@ -91,6 +103,11 @@ class AuditServiceServicer:
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListKinds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKinds,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_audit__pb2.ListKindsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_audit__pb2.ListKindsResponse.SerializeToString,
+            ),
             'TakeSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.TakeSnapshot,
                     request_deserializer=baton_dot_replication_dot_v1_dot_audit__pb2.TakeSnapshotRequest.FromString,
@@ -121,6 +138,33 @@ def add_AuditServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def ListKinds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.AuditService/ListKinds',
+            baton_dot_replication_dot_v1_dot_audit__pb2.ListKindsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_audit__pb2.ListKindsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def TakeSnapshot(request,

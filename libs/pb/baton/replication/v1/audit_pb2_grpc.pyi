@@ -31,6 +31,8 @@ class AuditServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    ListKinds: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListKindsRequest, _audit_pb2.ListKindsResponse]
+    """What may be found, before anything is looked at."""
     TakeSnapshot: _grpc.UnaryUnaryMultiCallable[_audit_pb2.TakeSnapshotRequest, _audit_pb2.TakeSnapshotResponse]
     """A copy of the whole store as it is at one moment, while the store serves. Asked again, tells how far it is. There is
     one at a time: another id replaces it. It ends with the process, and when nobody asks for it for long.
@@ -45,6 +47,8 @@ class AuditServiceStub:
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListKinds: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListKindsRequest, _audit_pb2.ListKindsResponse]  # type: ignore[assignment]
+    """What may be found, before anything is looked at."""
     TakeSnapshot: _aio.UnaryUnaryMultiCallable[_audit_pb2.TakeSnapshotRequest, _audit_pb2.TakeSnapshotResponse]  # type: ignore[assignment]
     """A copy of the whole store as it is at one moment, while the store serves. Asked again, tells how far it is. There is
     one at a time: another id replaces it. It ends with the process, and when nobody asks for it for long.
@@ -57,6 +61,14 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Puts records into an empty store beside the real one, of the same kind, reads them there, and removes that store."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def ListKinds(
+        self,
+        request: _audit_pb2.ListKindsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListKindsResponse, _abc.Awaitable[_audit_pb2.ListKindsResponse]]:
+        """What may be found, before anything is looked at."""
+
     @_abc_1.abstractmethod
     def TakeSnapshot(
         self,
