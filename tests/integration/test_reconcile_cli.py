@@ -23,7 +23,7 @@ from services.router.flows.backfill import TO_B
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.jobs import Position, Step
 from services.router.flows.reconciling import Reconciling
-from tests.integration.test_control_cli import answer, baton
+from tests.commands import answer, baton
 from tests.integration.test_reconcile import faults, path, rows
 from tests.integration.test_router import put
 from tests.integration.test_write_ledger import SANDBOXES
@@ -58,6 +58,26 @@ async def test_differences_are_told_by_kind_and_the_exit_code_says_that_some_are
     assert "4 of 12 records differ, 1 are repaired, 3 are left" in told.stdout
     assert "3 records differ and were not repaired" in told.stderr
     assert "two owners, or an owner that is older than its copy" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "it is MISSING, not CORRUPT"),
+        (4, "it is OWNER, not CORRUPT"),
+        (7, "no difference was found of it; --deep finds edits by hand"),
+        (99, "no difference was found of it; --deep finds edits by hand"),
+    ],
+)
+async def test_a_record_that_is_named_and_is_not_corrupt_is_said_to_be_none(
+    panel: Panel, number: int, said: str
+) -> None:
+    faults(panel.system)
+    told = await baton(panel, "reconcile", "--corrupt", path(number), "--yes")
+    said = f"{path(number)} was not mended as CORRUPT: {said}"
+    assert said in " ".join(told.stdout.split()), told.stdout
+    job = panel.parts.jobs.latest(reconcile.NAME)
+    assert job is not None and job.note.endswith(said)
 
 
 async def test_equal_stores_pass(panel: Panel) -> None:

@@ -112,8 +112,28 @@ def test_what_is_corrupt_is_mended_by_a_higher_version_alone() -> None:
     assert is_mended(stale, (NEWER, NEW))
 
 
-def test_a_row_that_was_raised_by_hand_above_its_owners_is_not_handed_over() -> None:
-    assert not found(OLD, look(4, A, kept=1)).is_handed_over
+def test_a_row_that_was_raised_by_hand_above_its_owners_is_not_handed_over_and_the_report_says_so() -> None:
+    raised = found(OLD, look(4, A, kept=1))
+    assert not raised.is_handed_over
+    findings = Findings()
+    findings.add([raised], named=KEY)
+    assert findings.named == "it is CORRUPT, but its owner has not the newest version of it"
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (found(OLD, look(3, A, content=8)), "CORRUPT"),
+        (found(NEW, OLD), "it is STALE, not CORRUPT"),
+        (found(look(3, A), None), "it is MISSING, not CORRUPT"),
+    ],
+)
+def test_of_a_record_that_a_person_calls_corrupt_the_report_says_what_it_is(one: Difference, said: str) -> None:
+    findings = Findings()
+    findings.add([one], named="sandboxes/another")
+    assert findings.named == ""
+    findings.add([one], named=KEY)
+    assert Findings.from_json(findings.to_json()).named == said
 
 
 LOOKS = st.builds(

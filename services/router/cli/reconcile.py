@@ -54,6 +54,7 @@ def reconcile(
       found: by kind: MISSING EXTRA STALE CORRUPT OWNER
       differences: the first 100: key kind newer repaired
         A B: version owner content written_beside_baton, or null
+      named: of --corrupt: CORRUPT, or why it was not mended as such
     Exits with 1 when differences are left.
     """
     if corrupt and not repair:
@@ -74,6 +75,8 @@ def reconcile(
         from services.router.cli import show
 
         show.show(_differences(report))
+        if corrupt and report["named"] != "CORRUPT":
+            show.show(f"{corrupt} was not mended as CORRUPT: {report['named']}")
     if report["left"]:
         raise CommandFailed(f"{report['left']} records differ and were not repaired")
 

@@ -172,6 +172,8 @@ class Findings:
     repaired: int = 0
     differences: list[dict[str, Any]] = field(default_factory=list)
     """The first ones, as JSON."""
+    named: str = ""
+    """What the record is that a person has named as CORRUPT: "CORRUPT", which is mended, or in words why not."""
 
     @property
     def different(self) -> int:
@@ -181,8 +183,11 @@ class Findings:
     def left(self) -> int:
         return self.different - self.repaired
 
-    def add(self, differences: Iterable[Difference]) -> None:
+    def add(self, differences: Iterable[Difference], named: str = "") -> None:
+        """`named`: a record that a person says is CORRUPT, or ""."""
         for one in differences:
+            if one.key == named:
+                self.named = _judged(one)
             self.found[one.kind.value] += 1
             if len(self.differences) < KEPT_DIFFERENCES:
                 self.differences.append(_shown(one))
@@ -203,6 +208,7 @@ class Findings:
             "repaired": self.repaired,
             "left": self.left,
             "differences": self.differences,
+            "named": self.named,
         }
         return json.dumps(value, ensure_ascii=False)
 
@@ -212,7 +218,20 @@ class Findings:
             return cls()
         value = json.loads(text)
         found = Counter({kind: count for kind, count in value["found"].items() if count})
-        return cls(value["records"], value["buckets_walked"], found, value["repaired"], value["differences"])
+        return cls(
+            value["records"],
+            value["buckets_walked"],
+            found,
+            value["repaired"],
+            value["differences"],
+            value.get("named", ""),
+        )
+
+
+def _judged(one: Difference) -> str:
+    if one.kind is not Kind.CORRUPT:
+        return f"it is {one.kind.value}, not CORRUPT"
+    return Kind.CORRUPT.value if one.is_handed_over else "it is CORRUPT, but its owner has not the newest version of it"
 
 
 def _shown(one: Difference) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from services.router.core.reconcile import (
     REPAIRED,
     Difference,
     Findings,
+    Kind,
     Look,
     Pair,
     difference,
@@ -157,7 +158,9 @@ class Reconcile:
             return await self._look_again(place, findings, wanted)
         if place.differing:
             return await self._walk(place, findings, wanted, at.limit)
-        return _step(place, findings, note=_told(findings), finished=True)
+        if wanted.corrupt and not findings.named:
+            findings.named = "no difference was found of it" + ("" if wanted.deep else "; --deep finds edits by hand")
+        return _step(place, findings, note=_told(findings, wanted.corrupt), finished=True)
 
     async def _digest(self, place: Place, findings: Findings, wanted: Wanted, limit: int) -> Step:
         until = min(BUCKETS, place.digested + min(limit, DEEP_BUCKETS)) if wanted.deep else BUCKETS
@@ -211,7 +214,7 @@ class Reconcile:
             for first in place.doubts
             if is_believed(first, second := difference(first.key, pairs[first.key])) and second is not None
         ]
-        findings.add(believed)
+        findings.add(believed, wanted.corrupt)
         mended = tuple(one for one in believed if wanted.mends(one))
         place = replace(place, doubts=(), ends=None, believed=mended)
         return _step(place, findings, note=f"{findings.different} records differ so far")
@@ -265,10 +268,12 @@ def _waiting(place: Place, findings: Findings, why: str) -> Step:
     return replace(_step(place, findings), waits=waits, wait_seconds=FEED_SECONDS)
 
 
-def _told(findings: Findings) -> str:
+def _told(findings: Findings, corrupt: str) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(findings.found.items()))
     told = f"{findings.different} of {findings.records} records differ"
-    return f"{told} ({kinds}); {findings.repaired} are repaired" if kinds else told
+    told = f"{told} ({kinds}); {findings.repaired} are repaired" if kinds else told
+    unmended = corrupt and findings.named != Kind.CORRUPT.value
+    return f"{told}; {corrupt} was not mended as CORRUPT: {findings.named}" if unmended else told
 
 
 def _packed(one: Difference) -> list[Any]:
