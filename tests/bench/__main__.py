@@ -18,6 +18,7 @@ from libs.devstack.locate import PROJECT_ROOT
 from libs.devstack.stack import running_stack, server_directory
 from tests.bench import (
     ack,
+    audit,
     backfill,
     calls,
     handoff,
@@ -51,6 +52,7 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
     "handoff": ("one record from store to store and back", handoff.measure),
+    "audit": ("A's records looked through, against one bare look; memory meanwhile", audit.measure),
     "backfill": ("every record of A copied to B, against a bare upsert; memory meanwhile", backfill.measure),
     "reconcile": ("two equal stores compared, against the bare statement at each; memory meanwhile", reconcile.measure),
     "replay": ("a topic given to B again, against a plain consumer; memory meanwhile", replay.measure),
