@@ -4,8 +4,7 @@ Safe at any time and as often as one likes: a store keeps a record only if its v
 a replay mends a store that has lost rows, and changes nothing at one that has not. The positions of the stores' feeds
 stay as they are: it has readers of its own.
 
-What is to be read is fixed when the job begins: later events come to the store by its feed as ever. It reads one
-partition after the other.
+What is to be read is fixed when the job begins: later events come to the store by its feed as ever.
 
 With `dry_run` nothing is given to the store; instead its versions are compared with those of the events, and counted as
 if they had been. There an event that is in the log twice may be counted twice, if the copies are far apart.
@@ -85,6 +84,23 @@ class _Journey:
     events: int
     counts: Counts
 
+    @property
+    def left(self) -> dict[int, tuple[int, int]]:
+        """The ranges of which something is to be read."""
+        return {partition: span for partition, span in self.ranges.items() if span[0] < span[1]}
+
+    @property
+    def read(self) -> int:
+        """A number that rises by one with each event."""
+        return sum(position for position, _ in self.ranges.values())
+
+    def move(self, found: Sequence[Stored]) -> list[Stored]:
+        """Behind these events. Returns them without those that have come since the job began."""
+        wanted = [stored for stored in found if stored.offset < self.ranges[stored.partition][1]]
+        for partition, offset, *_ in wanted:
+            self.ranges[partition] = offset + 1, self.ranges[partition][1]
+        return wanted
+
     def encode(self) -> bytes:
         return json.dumps([list(self.ranges.items()), self.events, asdict(self.counts)]).encode()
 
@@ -123,21 +139,16 @@ class Replay:
         """Raises what the stores' clients and the log raise; JobFailed when the log has dropped what comes next."""
         journey = _Journey.decode(at.checkpoint) if at.checkpoint else await self._begin(at.arguments)
         work = _Work(self._stores[Store(at.arguments["to"])], at.arguments, journey.counts)
-        until = self._clock.monotonic() + STEP_SECONDS
-        done = 0
-        for partition, (position, end) in journey.ranges.items():
-            if position < end and done < at.limit and self._clock.monotonic() < until:
-                read = await self._read(partition, (position, end), work, (at.limit - done, until))
-                journey.ranges[partition] = position + read, end
-                done += read
-        finished = all(position >= end for position, end in journey.ranges.values())
+        began = journey.read
+        if journey.left:
+            await self._travel(journey, work, at.limit)
         counts = journey.counts
         return Step(
             journey.encode(),
-            done,
+            journey.read - began,
             total=journey.events,
             note=counts.said(dry_run=work.dry_run),
-            finished=finished,
+            finished=not journey.left,
             report=json.dumps({**at.arguments, **asdict(counts)}),
         )
 
@@ -148,28 +159,35 @@ class Replay:
             raise JobFailed(error.message) from None
         return _Journey(dict(window.ranges), window.events, Counts())
 
-    async def _read(self, partition: int, span: tuple[int, int], work: _Work, left: tuple[int, float]) -> int:
-        """Of one partition, up to `left` many events or so late. Returns how many it was."""
-        (start, end), (limit, until) = span, left
-        position = start
+    async def _travel(self, journey: _Journey, work: _Work, limit: int) -> None:
+        """Up to so many events, for about STEP_SECONDS; the next ones are read while the last ones are given away."""
+        until, last = self._clock.monotonic() + STEP_SECONDS, journey.read + limit
+
+        async def read() -> list[Stored]:
+            """[] at the end of the step."""
+            while journey.left and journey.read < last:
+                found = await _poll(reader, min(POLL_EVENTS, last - journey.read), journey)
+                if wanted := journey.move(found):
+                    return wanted
+            return []
+
         try:
-            async with self._log.reader({partition: start}) as reader:
-                while position < end and position - start < limit:
-                    most = min(POLL_EVENTS, end - position, limit - (position - start))
-                    found = await _poll(reader, most, f"{partition}/{position}")
-                    await work.take(found)
-                    position = found[-1].offset + 1
+            async with self._log.reader({part: at for part, (at, _) in journey.left.items()}) as reader:
+                found: list[Stored] | None = await read()
+                while found:
                     if self._clock.monotonic() >= until:
+                        await work.take(found)
                         break
+                    found, _ = await all_or_none([read(), work.take(found)])
         except OffsetGone as error:
             raise JobFailed(f"retention was faster than this replay: {error.message}; begin anew, later") from None
-        return position - start
 
 
-async def _poll(reader: LogReader, limit: int, place: str) -> list[Stored]:
+async def _poll(reader: LogReader, limit: int, journey: _Journey) -> list[Stored]:
     found = await reader.poll(limit, POLL_SECONDS)
     if not found:
-        raise LogUnavailable(f"no event at {place}, where one is known to be")
+        places = ", ".join(f"{part}/{at}" for part, (at, _) in journey.left.items())
+        raise LogUnavailable(f"no event at {places}, where one is known to be")
     return found
 
 
