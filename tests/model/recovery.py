@@ -46,8 +46,8 @@ class Row(NamedTuple):
     owner: str
     done: frozenset[str]
     """The requests whose effects are in it."""
-    base: tuple[int, int] | None = None
-    """Its version before the seizure."""
+    bases: tuple[tuple[int, int], ...] = ()
+    """Its versions before the seizures."""
 
     @property
     def version(self) -> tuple[int, int]:
@@ -78,17 +78,18 @@ class State(NamedTuple):
     disks: tuple[Disk, Disk] = (FRESH["A"], FRESH["B"])
     loser_is: str = "up"
     """up, down, gone, taken (gone, and it has taken the terms), filled (and it has been filled)."""
-    told: bool = False
-    """The log has the term of the seizure."""
+    told: int = 0
+    """The log has this term of a seizure."""
     log: frozenset[Row | Absence] = frozenset()
     flight: frozenset[Row] = frozenset()
     """Releases and copies in routers' hands: they may arrive at any time, and again."""
     drained: frozenset[Absence] = frozenset()
     """Released absences whose rows are all at the target, as some coordinator has seen."""
     backup: Disk | None = None
-    lost: bool = False
+    lost: int = 0
+    """How often the loser's disk has gone back."""
     promised: frozenset[str] = EMPTY
-    """Writes that were in the log at the seizure."""
+    """Writes that were in the log at a seizure, but for those that were a conflict already."""
     trouble: str | None = None
     """What a step has broken that no state shows afterwards."""
 
@@ -103,7 +104,10 @@ class Scene:
     requests: tuple[str, ...] = ("r1",)
     revisions: int = 2
     absences: int = 2
-    """Versions in the first term; two more of each in the next."""
+    """Versions in the first term."""
+    more: int = 2
+    """Of each, after every seizure."""
+    losses: int = 1
     least_states: int = 0
     """Fewer would mean that the exploration has gone blind."""
 
@@ -113,6 +117,9 @@ SCENES = {
     "B is restored": Scene("B", stops=False, least_states=25_000),
     "A returns": Scene("A", stops=True, least_states=80_000),
     "A is restored": Scene("A", stops=False, least_states=10_000),
+    "B is restored twice": Scene(
+        "B", False, ("r1", "r2"), revisions=3, absences=1, more=1, losses=2, least_states=80_000
+    ),
 }
 LARGE_SCENES = {
     f"{name}, two requests": Scene(scene.loser, scene.stops, ("r1", "r2")) for name, scene in SCENES.items()
@@ -129,6 +136,9 @@ WRONG_RULES = {
     "no_term": Variant("B returns", "a seizure adds one to the revision and begins no term", "two"),
     "log_not_read": Variant("B is restored", "a store seizes before it has read the log to its end", "a logged write"),
     "log_is_not_told": Variant("B returns", "a bucket is seized before the log knows the term", "two owners"),
+    "last_base": Variant(
+        "B is restored twice", "a seizure forgets what the ones before it had seen", "without a trace"
+    ),
     "journaled_stays_known": Variant(
         "B returns", "requests of a row that went to the journal stay known as served", "without its effect"
     ),
@@ -199,16 +209,16 @@ class RecoveryRules:
         disk = disk_of(state, store)
         row, absence = disk.row, disk.absence
         revision = row.revision + 1 if row else 1
-        if self.owner(disk) != store or revision > self.scene.revisions + (2 if absence.term else 0):
+        if self.owner(disk) != store or revision > self.scene.revisions + self.scene.more * seizures_of(absence.term):
             return
         term = absence.term if self.wrong == "lazy_terms" or row is None else row.term
-        done, base = (row.done, row.base) if row else (EMPTY, None)
+        done, bases = (row.done, row.bases) if row else (EMPTY, ())
         for request in self.scene.requests:
             if request not in disk.known:
-                new = Row(term, revision, store, done | {request}, base)
+                new = Row(term, revision, store, done | {request}, bases)
                 yield f"{request} at {store}", self.made(state, store, new)
         if row:
-            given = Row(term, revision, other(store), done, base)
+            given = Row(term, revision, other(store), done, bases)
             yield f"{store} releases", self.made(state, store, given)._replace(flight=state.flight | {given})
 
     def made(self, state: State, store: str, row: Row) -> State:
@@ -252,18 +262,24 @@ class RecoveryRules:
         return disk._replace(absence=Absence(term, 0, seizer_of(term)))
 
     def judge_late(self, disk: Disk, event: Row, store: str) -> Fate:
-        """By the seizer. The other store may not have the seizer's row yet: it can say nothing of the base."""
+        """By the seizer. The other store may not have the seizer's row yet: it can say nothing of the bases."""
         row = disk.row
         if store != seizer_of(disk.absence.term):
             return Fate(disk, "it is left to the seizer")
-        if self.wrong != "late_is_old" and (row is None or row.base is None or event.version > row.base):
+        if self.wrong != "late_is_old" and (row is None or self.was_missed(event, row.bases)):
             return Fate(disk._replace(journal=disk.journal | {event}), "it is a conflict")
         return Fate(disk, "it is old")
+
+    def was_missed(self, row: Row, bases: tuple[tuple[int, int], ...]) -> bool:
+        """Whether no seizure had seen it."""
+        if self.wrong == "last_base":
+            return not bases or row.version > bases[-1]
+        return not any(row.term == term and row.version <= (term, revision) for term, revision in bases)
 
     def replace_lower(self, disk: Disk, row: Row, event: Row) -> Disk:
         """By a row of the bucket's term. What the seizer has not seen is journaled first."""
         journal, known = disk.journal, disk.known | event.done
-        if event.base is None or row.version > event.base:
+        if self.was_missed(row, event.bases):
             journal = journal | {row}
             if self.wrong != "journaled_stays_known":
                 known = event.done
@@ -273,7 +289,9 @@ class RecoveryRules:
         """Releases, and the adopts of coordinators that have seen every row of the releaser here."""
         disk, there = disk_of(state, store), disk_of(state, other(store))
         absence = disk.absence
-        if absence.owner == store and absence.version < self.scene.absences + (2 if absence.term else 0):
+        if absence.owner == store and absence.version < self.scene.absences + self.scene.more * seizures_of(
+            absence.term
+        ):
             after = Absence(absence.term, absence.version + 1, other(store))
             yield f"{store} releases the absence", with_disk(state, store, disk._replace(absence=after))
         released = there.absence
@@ -295,14 +313,17 @@ class RecoveryRules:
         disk = disk_of(state, self.loser)
         if self.scene.stops:
             return
-        if state.backup is None and state.loser_is == "up" and not state.lost:
+        more = state.lost < self.scene.losses
+        if state.backup is None and state.loser_is == "up" and more:
             yield "a backup is taken", state._replace(backup=disk)
-        if state.lost or state.loser_is not in ("up", "down"):
+        if not more or state.loser_is not in ("up", "down"):
             return
         recognised = "up" if self.wrong == "old_backup_serves" else "gone"
         for name, found in (("the backup is restored", state.backup), ("the disk is emptied", FRESH[self.loser])):
             if found is not None and found != disk:
-                yield name, with_disk(state, self.loser, found)._replace(lost=True, loser_is=recognised, backup=None)
+                backup = state.backup if state.lost + 1 < self.scene.losses else None
+                after = with_disk(state, self.loser, found)
+                yield name, after._replace(lost=state.lost + 1, loser_is=recognised, backup=backup)
 
     def stop_and_start(self, state: State) -> Steps:
         if not self.scene.stops:
@@ -322,17 +343,17 @@ class RecoveryRules:
                 yield f"{self.loser} starts and asks {who}: it is {found}", state._replace(loser_is=found)
 
     def seize(self, state: State) -> Steps:
-        """Once. What it does is one transaction of the seizer."""
+        """Once for each loss. What it does is one transaction of the seizer."""
         disk = disk_of(state, self.seizer)
         row, absence = disk.row, disk.absence
-        if state.loser_is not in ("down", "gone") or absence.term:
+        if state.loser_is not in ("down", "gone") or seizures_of(absence.term) >= max(state.lost, 1):
             return
         if self.owner(disk) == self.seizer and absence.owner == self.seizer:
             return
         term = 0 if self.wrong == "no_term" else next_term(absence.term, self.seizer)
-        if not state.told and self.wrong != "log_is_not_told":
+        if state.told < term and self.wrong != "log_is_not_told":
             told = state.log | {Absence(term, 0, self.seizer)}
-            yield "the log is told the term", state._replace(told=True, log=told)
+            yield "the log is told the term", state._replace(told=term, log=told)
             return
         rows = [event for event in state.log if isinstance(event, Row)]
         if self.wrong != "log_not_read" and any(self.judge(disk, row, self.seizer).disk != disk for row in rows):
@@ -341,13 +362,13 @@ class RecoveryRules:
         waits = disk.outbox
         trouble = state.trouble
         if row is not None and self.wrong != "lazy_terms":
-            row = Row(term, row.revision + 1, self.seizer, row.done, row.version)
+            row = Row(term, row.revision + 1, self.seizer, row.done, (*row.bases, row.version))
             waits, trouble = waits | {row}, trouble or clash(state, row)
         disk = disk._replace(row=row, absence=taken, outbox=waits)
         yield (
             f"{self.seizer} seizes the bucket",
             with_disk(state, self.seizer, disk)._replace(
-                promised=frozenset[str]().union(*(event.done for event in rows)),
+                promised=state.promised.union(*(event.done for event in rows if event not in disk.journal)),
                 trouble=trouble,
             ),
         )
@@ -436,6 +457,11 @@ def seizer_of(term: int) -> str:
 
 def next_term(term: int, store: str) -> int:
     return term + 1 if seizer_of(term + 1) == store else term + 2
+
+
+def seizures_of(term: int) -> int:
+    """How many there were, of one seizer."""
+    return (term + 1) // 2
 
 
 def disk_of(state: State, store: str) -> Disk:

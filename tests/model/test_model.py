@@ -119,6 +119,10 @@ def test_a_write_vanishes_if_what_comes_late_of_an_older_term_is_simply_old() ->
     _breaks("late_is_old")
 
 
+def test_a_write_vanishes_if_a_second_seizure_forgets_what_the_first_had_seen() -> None:
+    _breaks("last_base")
+
+
 def test_every_wrong_rule_has_a_test_of_its_own() -> None:
     tested = {
         constant
