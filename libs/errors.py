@@ -74,6 +74,14 @@ class NotLogged(BatonError):
     retry_seconds = 1.0
 
 
+class LogAway(BatonError):
+    """The event log is out of reach, and the write is to be answered only when it is there: this try changed nothing"""
+
+    code = "UNAVAILABLE"
+    reason = "LOG_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
 class LockTimeout(BatonError):
     """The record is busy; nothing was changed: try again."""
 

@@ -194,6 +194,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             _FEED,
             "without_a_broker_writes_go_on_and_nothing_is_lost",
             "a_full_outbox_refuses_writes_and_lets_reads_and_handoffs_go_on",
+            "where_writes_wait_for_the_log_a_dead_broker_is_told_at_once_once_it_is_known",
             "a_topic_that_would_lose_events_is_refused_by_every_process",
         )
         + _in("acceptance/test_lost_store.py", "a_store_that_is_lost_with_its_disk_takes_no_answered_write_with_it")

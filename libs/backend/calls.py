@@ -237,6 +237,8 @@ class Calls:
             decided = decide_write(found, me, call, write.change)
             if late and found.row is not None:
                 write.check_late(found.row, decided.version)
+            if caller.logged and isinstance(decided, Changed):
+                self._around.logged.check(self._around.clock.monotonic())
             return decided
 
         outcome = await self._around.background.run(self._turns.write(call, decide, under_lock=write.under_lock))

@@ -7,6 +7,9 @@ enough: entries of one key go to the log in the order of versions, and each carr
 Who finds the request served waits like the first caller. A request that another store has served came here with the
 record, so two stores have it, and there is no entry here to wait for.
 
+While the relay says that the log is away, such a write is refused before anything is changed, and does not wait in
+vain.
+
 Acknowledgements that this process takes end the wait at once. A store with several processes gets some of them
 elsewhere; those are found by looking, for all who wait in one question.
 """
@@ -16,11 +19,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from libs.errors import NotLogged
+from libs.errors import LogAway, NotLogged
 from libs.ownership.model import Version
 from libs.rpc.tasks import Loop
 from libs.store.port import Outbox
 
+AWAY_SECONDS = 20.0
+"""So long the relay's word counts that the log is away: longer than one of its tries takes. It may have died."""
 FIRST_LOOK_SECONDS = 0.005
 LAST_LOOK_SECONDS = 0.05
 
@@ -39,9 +44,21 @@ class LogWaits:
         self._waiting: dict[Name, list[asyncio.Future[None]]] = {}
         self._some = asyncio.Event()
         self._pause = FIRST_LOOK_SECONDS
+        self._trouble = ""
+        self._away_until = 0.0
 
     def __repr__(self) -> str:
         return f"<LogWaits waiting={sorted(key for key, _ in self._waiting)}>"
+
+    def heard(self, trouble: str, now: float) -> None:
+        """What the relay says of the log: why it is away, or "". `now`: in seconds that only grow."""
+        self._trouble, self._away_until = trouble, now + AWAY_SECONDS
+
+    def check(self, now: float) -> None:
+        """Before a change is made that is to be waited for. One that is made already is waited for all the same: so its
+        outcome is never told wrong. Raises LogAway."""
+        if self._trouble and now < self._away_until:
+            raise LogAway(f"{LogAway.__doc__}: {self._trouble}")
 
     async def wait(self, name: Name, seconds: float, *, fresh: bool) -> None:
         """Until the change is in the log, `seconds` at most. `fresh`: it has just been made, so it hardly is there yet.

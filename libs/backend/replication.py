@@ -241,6 +241,7 @@ class Replication(ReplicationServiceServicer):
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
         self._serving.check_copies()
         limit, wait_seconds = check_limit(request.limit, MAX_RECORDS), check_wait(request.wait_seconds)
+        self._logged.heard(request.log_trouble, self._clock.monotonic())
         answer = pb.PullChangesResponse()
         for entry in await self._ports.outbox.pull(limit, wait_seconds):
             version = version_to_pb(entry.version)

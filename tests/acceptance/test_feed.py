@@ -34,7 +34,7 @@ from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
 from libs.trial.stores import Reader, open_readers, wait_until_quiet
 from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.trial.world import Size, World
 from services.router.core.plan import is_canary
 from tests.acceptance.talk import COLLECTION, create, get, update
 from tests.waiting import eventually
@@ -221,6 +221,41 @@ async def test_without_a_broker_writes_go_on_and_nothing_is_lost(tmp_path: Path,
 
         await eventually(level, WAIT_SECONDS)
         assert (await site.status())["log_trouble"] == ""
+
+
+async def test_where_writes_wait_for_the_log_a_dead_broker_is_told_at_once_once_it_is_known(
+    tmp_path: Path, stack: Stack
+) -> None:
+    async with running(World.real(tmp_path, stack, size=Size(router_settings=({"ack_logged": "OFF"},)))) as site:
+        await site.make("one")
+        await asyncio.to_thread(stack.kafka.kill, signal.SIGKILL)
+        try:
+            told = list[tuple[str, str]]()
+
+            async def known() -> bool:
+                name = f"new-{len(told)}"
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await site.make(name)
+                told.append((name, reason_of(refused.value)[0]))
+                return told[-1][1] == "LOG_UNAVAILABLE"
+
+            await eventually(known, WAIT_SECONDS)
+            assert {reason for _, reason in told[:-1]} <= {"NOT_LOGGED"}
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await site.read(told[-1][0])
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND, "nothing was committed"
+        finally:
+            await asyncio.to_thread(stack.kafka.start)
+
+        async def taken() -> bool:
+            with suppress(grpc.aio.AioRpcError):
+                return bool(await site.make(told[-1][0]))
+            return False
+
+        await eventually(taken, WAIT_SECONDS)
+        await site.quiet()
+        held = {record.name for record in await site.readers[1].export()}
+        assert held == {COLLECTION + name for name in ("one", *(name for name, _ in told))}
 
 
 async def test_a_full_outbox_refuses_writes_and_lets_reads_and_handoffs_go_on(tmp_path: Path, stack: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
+from libs.eventlog.port import Event
 from libs.ownership.model import Store
 from libs.rpc.errors import reason_of
 from libs.rpc.tasks import Loop
@@ -51,6 +53,43 @@ async def test_a_write_that_moves_its_record_waits_for_its_own_event_at_the_new_
         assert (await lend(system, PATH, "ann")).reader == "ann"
         assert await system.ports(Store.B).outbox.pull(10, 0) == []
         assert (await logged_keys(system)).count(PATH) >= 2
+
+
+def tried(system: System) -> list[str]:
+    """Keys that relays bring to the log, from now on, each time."""
+    keys, append = list[str](), system.log.append
+
+    async def noted(events: Sequence[Event], partition: int | None = None) -> None:
+        keys.extend(event.key for event in events)
+        await append(events, partition)
+
+    system.log.append = noted  # type: ignore[method-assign]
+    return keys
+
+
+async def test_once_the_relay_knows_that_the_log_is_away_writes_are_refused_at_once_and_leave_nothing() -> None:
+    async with running_system(replace(SHELF, log_wait_seconds=60.0), mover=False, logged=LOGGED) as system:
+        await go_to(system, Phase.SHADOW)
+        system.log.reachable = False
+        tries = tried(system)
+        first = asyncio.create_task(put(system, "1"))
+        # After the second one the store has heard of the first one.
+        await eventually(lambda: tries.count(PATH) > 1)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await put(system, "2")
+        assert reason_of(refused.value)[0] == "LOG_UNAVAILABLE"
+        assert not first.done(), "it was committed before: its outcome is not known yet"
+        assert list(system.ports(Store.A)._state.rows) == [PATH]
+        assert system.traffic.failures[Store.A] == system.traffic.failures[Store.B] == 0
+        system.log.reachable = True
+        assert (await first).path == PATH
+
+        async def answered() -> bool:
+            with suppress(grpc.aio.AioRpcError):
+                return (await put(system, "2")).path == "shelf/r/2"
+            return False
+
+        await eventually(answered)
 
 
 async def test_while_the_log_is_away_writes_are_unknown_and_no_store_is_blamed() -> None:

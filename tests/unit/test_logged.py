@@ -11,7 +11,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from libs.backend.logged import LogWaits
+from libs.backend.logged import AWAY_SECONDS, LogWaits
 from libs.clock import ManualClock
 from libs.errors import NotLogged
 from libs.ownership.model import Store, Version
@@ -191,6 +191,56 @@ class TestAtTheInternalListener:
             await at.router.CreateSandbox(new("one"))
             found = await at.router.GetSandbox(pb.GetSandboxRequest(name=KEY), metadata=LOGGED)
             assert found.name == KEY
+
+
+async def hear(at: Backend, trouble: str) -> None:
+    """As a relay says it."""
+    await at.replication.PullChanges(rpb.PullChangesRequest(limit=1, log_trouble=trouble))
+
+
+class TestWhileTheLogIsAway:
+    async def test_a_write_is_refused_before_anything_is_changed_and_without_a_wait(self) -> None:
+        async with backend(log_wait_seconds=60.0) as at:
+            await hear(at, "no broker answers")
+            refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            assert refused.code() is grpc.StatusCode.UNAVAILABLE
+            assert reason_of(refused)[0] == "LOG_UNAVAILABLE"
+            assert "this try changed nothing: no broker answers" in str(refused.details())
+            assert (await at.store.records.read(KEY)).row is None
+            assert await at.store.outbox.pull(10, 0) == []
+
+    async def test_who_does_not_wait_for_the_log_does_not_hear_of_it(self) -> None:
+        async with backend() as at:
+            await hear(at, "no broker answers")
+            assert (await at.router.CreateSandbox(new("one"))).revision == 1
+
+    async def test_a_write_that_was_committed_before_is_not_said_to_be_undone(self) -> None:
+        async with backend(log_wait_seconds=0.01) as at:
+            request = new("one", request_id=str(uuid4()))
+            for trouble in ("", "no broker answers"):
+                await hear(at, trouble)
+                refused = await refusal(at.router.CreateSandbox(request, metadata=LOGGED))
+                assert reason_of(refused)[0] == "NOT_LOGGED"
+
+    async def test_a_request_that_is_wrong_is_still_told_so(self) -> None:
+        async with backend() as at:
+            await at.router.CreateSandbox(new("one"))
+            await hear(at, "no broker answers")
+            refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            assert refused.code() is grpc.StatusCode.ALREADY_EXISTS
+
+    @pytest.mark.parametrize("why", ["the relay says so", "no relay says anything any more"])
+    async def test_writes_are_taken_again_when(self, why: str) -> None:
+        async with backend() as at:
+            await hear(at, "no broker answers")
+            if "relay says so" in why:
+                await hear(at, "")
+            else:
+                at.clock.advance(AWAY_SECONDS)
+            call = asyncio.ensure_future(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            await eventually(lambda: KEY in repr(at.logged))
+            await acknowledge(at)
+            assert (await call).revision == 1
 
 
 class TestAtThePublicListener:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from libs.eventlog.cloudevents import HeaderWriter
-from libs.eventlog.port import Event, EventLog
+from libs.eventlog.port import Event, EventLog, LogUnavailable
 from libs.ownership.model import Store
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -52,6 +52,8 @@ class Relay:
         self._heartbeat_headers = HeaderWriter(client.store.value, HEARTBEAT_TYPE)
         self._leased_until = 0.0
         self._last_sent = 0.0
+        self.log_trouble = ""
+        """Why the log did not take the last events; "" when it did."""
 
     @property
     def store(self) -> Store:
@@ -63,19 +65,30 @@ class Relay:
             loop.well()
             await asyncio.sleep(LEASE_SECONDS / 2)
             return
-        request = pb.PullChangesRequest(limit=PULL_LIMIT, wait_seconds=WAIT_SECONDS)
+        # While the log is away a heartbeat tries it at once when there is nothing else to try it with.
+        wait_seconds = 0.0 if self.log_trouble else WAIT_SECONDS
+        request = pb.PullChangesRequest(limit=PULL_LIMIT, wait_seconds=wait_seconds, log_trouble=self.log_trouble)
         pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
         changes: Sequence[pb.Change] = pulled.changes
         if changes:
-            await self._log.append([self._event(change) for change in changes])
+            await self._append([self._event(change) for change in changes])
             names = [pb.AckChangesRequest.Name(key=change.key, version=change.version) for change in changes]
             acknowledge = pb.AckChangesRequest(changes=names)
             await self._client.ask(self._client.replication.AckChanges, acknowledge, STEP_SECONDS)
             self._last_sent = self._clock.monotonic()
-        elif self._clock.monotonic() - self._last_sent > HEARTBEAT_SECONDS:
-            await self._log.append([self._heartbeat()])
+        elif self.log_trouble or self._clock.monotonic() - self._last_sent > HEARTBEAT_SECONDS:
+            await self._append([self._heartbeat()])
             self._last_sent = self._clock.monotonic()
         loop.well()
+
+    async def _append(self, events: Sequence[Event]) -> None:
+        """With the next pull the store hears what came of it."""
+        try:
+            await self._log.append(events)
+        except LogUnavailable as error:
+            self.log_trouble = error.message
+            raise
+        self.log_trouble = ""
 
     async def _is_mine(self) -> bool:
         """One relay per store, as a rule: it saves duplicates, nothing depends on it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from libs.errors import BatonError, NotLogged
+from libs.errors import BatonError, LogAway, NotLogged
 from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
@@ -29,7 +29,8 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
-_ANSWERS = frozenset({NotLogged.reason, LocksUnavailable.reason})
+_OF_THE_LOG = frozenset({NotLogged.reason, LogAway.reason})
+_ANSWERS = _OF_THE_LOG | {LocksUnavailable.reason}
 """Of the store itself, under the same codes: it is there, and knows the outcome."""
 
 
@@ -45,8 +46,8 @@ class Refused(BatonError):
 
     @property
     def is_fault(self) -> bool:
-        """The store failed, rather than refused. A log that is late is no fault of the store."""
-        return self.error.code() in _FAULTS and self.reason != NotLogged.reason
+        """The store failed, rather than refused. A log that is late or away is no fault of the store."""
+        return self.error.code() in _FAULTS and self.reason not in _OF_THE_LOG
 
 
 class Away(Refused):

@@ -807,18 +807,24 @@ class PullChangesRequest(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     wait_seconds: _builtins.float
     """How long to wait for a first change."""
+    log_trouble: _builtins.str
+    """Why the log did not take what was last brought to it; "" when it did. The store then refuses writes that are to be
+    answered only when they are in the log.
+    """
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         wait_seconds: _builtins.float = ...,
+        log_trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "log_trouble", b"log_trouble", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
