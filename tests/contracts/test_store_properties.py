@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from libs.clock import ManualClock
@@ -102,6 +102,7 @@ def _fresh_mark(used_buckets: set[int]) -> str:
 
 @EXAMPLES
 @given(commands=st.lists(_COMMANDS, min_size=5, max_size=25))
+@example(["write sandboxes/c r4 put w1", "apply sandboxes/c 0-1 me w5 served=r3@0-1:w6", "release sandboxes/c"])
 async def test_any_story_is_told_as_the_memory_store_tells_it(
     store: StorePorts, tmp_path: Path, used_buckets: set[int], commands: list[str]
 ) -> None:

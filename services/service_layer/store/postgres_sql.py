@@ -73,8 +73,8 @@ LOCK_FOR_RELEASE_UNLESS_BUSY = f"{LOCK_FOR_RELEASE} SKIP LOCKED"
 SERVED_WINDOW = f"""
 SELECT s.key, {SERVED} FROM unnest($1::text[]) n(key) CROSS JOIN LATERAL (
   SELECT * FROM served i WHERE i.key = n.key AND i.tick >= {NOW} - $2
-  ORDER BY i.term DESC, i.revision DESC LIMIT $3
-) s ORDER BY s.key, s.term, s.revision
+  ORDER BY i.term DESC, i.revision DESC, i.principal DESC, i.request_id DESC LIMIT $3
+) s ORDER BY s.key, s.term, s.revision, s.principal, s.request_id
 """
 
 RELEASE = f"""
