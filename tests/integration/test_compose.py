@@ -83,6 +83,11 @@ def listeners(service: Composed) -> dict[str, str]:
     }
 
 
+def metrics(service: Composed) -> str:
+    """Where one of our programs tells its metrics."""
+    return service.environment[f"{service.prefix}metrics".upper()]
+
+
 def listens(name: str) -> set[int]:
     """Ports at which that service can be reached from others."""
     service = SERVICES[name]
@@ -169,6 +174,16 @@ def test_a_listener_that_others_reach_has_a_token(
     assert "token" in service.said["secrets"]
     if isinstance(settings, RouterSettings):
         assert is_loopback(settings.control)
+
+
+def test_metrics_are_told_at_ports_of_their_own_that_the_top_of_the_file_names() -> None:
+    told = {service.name: metrics(service) for service in PROGRAMS}
+    assert len({port_of(address) for address in told.values()}) == len(told)
+    head = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    for name, address in told.items():
+        assert not is_loopback(address)
+        assert "inside" in SERVICES[name].said["networks"]
+        assert f"{name}:{port_of(address)}" in head
 
 
 def test_only_what_clients_call_is_published_and_on_this_machine_only() -> None:

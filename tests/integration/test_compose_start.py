@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from tests.composed import ROOT, Composed
 
 START_SECONDS = 120.0
 BETWEEN_OURS = ("simple-mcp:50052", "service-layer:50062", "router:7600")
-LISTENERS = ("50051", "50052", "50061", "50062", "7600", "7700")
+METRICS = ("9464", "9465", "9466")
+LISTENERS = ("50051", "50052", "50061", "50062", "7600", "7700", *METRICS)
 
 
 class Surroundings:
@@ -116,6 +118,11 @@ def test_what_the_file_starts_becomes_healthy_in_its_order_and_ends_in_order(
             continue
         check = around.words(service, service.health[1:])
         process.wait_until(lambda check=check: _passes(check), START_SECONDS, "it is healthy")  # type: ignore[misc]
+
+    for port in METRICS:
+        (address,) = around.words(services[0], [f"0.0.0.0:{port}"])
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=START_SECONDS) as answer:
+            assert b"baton_" in answer.read(), "what the alarms are about"
 
     # A second start finds the database that the first one made.
     for service in services:
