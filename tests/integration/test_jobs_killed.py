@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Loop
 from libs.sandboxes.audit import SandboxAudit
 from libs.store.memory import MemoryStore
+from services.router import flows
 from services.router.flows import reconcile as flows_reconcile
 from services.router.flows import recover as flows_recover
 from services.router.flows.audit import Audit
@@ -39,6 +42,7 @@ from services.router.flows.recover import Recover, Seize
 from services.router.flows.replay import Replay
 from services.router.flows.stores import open_store
 from services.router.flows.transfer import Transfer
+from services.router.flows.validate import Validate
 from services.service_layer.store import embedded
 from services.simple_mcp.store import open_store as open_old_store
 from services.simple_mcp.store.audit import open_audit
@@ -283,6 +287,7 @@ CASES = [
         needs_each=True,
         compared=without_versions,
     ),
+    Case("validate", partial(memory, damaged, False), lambda stores, log: Validate(stores, CLOCK)),
     Case(
         "replay",
         partial(memory, partly_lost, False),
@@ -305,6 +310,14 @@ CASES = [
     *(recovery(f"recover {store}", store, lost, back=True) for store in Store),
     *(recovery(f"recover {store} after a seizure", store, seized_from, back=True) for store in Store),
 ]
+
+
+def test_every_kind_of_job_is_among_them() -> None:
+    modules = [import_module(f"{flows.__name__}.{module.name}") for module in iter_modules(flows.__path__)]
+    classes = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
+    names = {getattr(one, "name", None) for one in classes if hasattr(one, "lane")}
+    kinds = {name for name in names if isinstance(name, str) and name}
+    assert kinds == {case.name.partition(" ")[0] for case in CASES}
 
 
 def empty(directory: Path) -> Path:
