@@ -123,5 +123,5 @@ class KafkaReader:
 def _stored(record: ConsumerRecord[bytes, bytes]) -> Stored:
     # Whoever else writes to the topic must not stop the reader: what makes no sense is for the caller to set aside.
     key = (record.key or b"").decode(errors="replace")
-    headers = tuple((name, value or b"") for name, value in record.headers)
+    headers = tuple([(name, value or b"") for name, value in record.headers])
     return Stored(record.partition, record.offset, Event(key, record.value or b"", headers), record.timestamp / 1000)

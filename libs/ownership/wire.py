@@ -99,25 +99,27 @@ def record_to_pb(record: Record) -> pb.Record:
 
 def record_from_pb(message: pb.Record) -> Record:
     """Raises UnreadableRecord."""
-    if not message.key:
+    # Read for each record of every copy: what is read once is read once, and most records have no lists.
+    key, payload, served, bases = message.key, message.payload, message.served, message.bases
+    if not key:
         raise UnreadableRecord("key: empty: a record has a key", field="key")
-    _check_text(message.key, MAX_KEY_BYTES, "key")
+    _check_text(key, MAX_KEY_BYTES, "key")
     version = version_from_pb(message.version)
     if version.revision < 1 or version.term < 0:
         raise UnreadableRecord(f"version: {tuple(version)} is not valid: revisions start at 1", field="version")
     row = Row(
-        key=message.key,
+        key=key,
         version=version,
         owner=store_from_pb(message.owner, "owner"),
         write_version=version_from_pb(message.write_version),
         live=message.live,
-        payload=message.payload,
+        payload=payload,
         schema_version=message.schema_version,
-        bases=tuple(map(version_from_pb, message.bases[-MAX_BASES:])),
+        bases=tuple(map(version_from_pb, bases[-MAX_BASES:])) if bases else (),
     )
     return Record(
         row=row,
-        served=tuple(_served_from_pb(served, message.payload) for served in message.served),
+        served=tuple(_served_from_pb(one, payload) for one in served) if served else (),
         origin=store_from_pb(message.origin, "origin"),
         made_seconds=_made_seconds(message),
     )

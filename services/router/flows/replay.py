@@ -35,11 +35,13 @@ from services.router.flows.stores import Refused, StoreClient, Stores
 
 NAME = "replay"
 
-POLL_EVENTS = 1000
-"""Read and given to the store at once; no more than one of its calls may have."""
+POLL_EVENTS = 2000
+"""Read and given to the store at once."""
 WRITERS = 4
 """Calls at once. Events of one record go by the same one."""
+CALL_EVENTS = 1000
 CALL_BYTES = 2 * 1024 * 1024
+"""As much as one call of a store may have."""
 STEP_SECONDS = 1.0
 """After so long a step reads no further: it is longer than other jobs' since opening a reader takes a while."""
 POLL_SECONDS = 5.0
@@ -259,7 +261,7 @@ class _Work:
         """Of the store's rows; keys without a row are left out."""
         target, found, after = self._target, dict[str, tuple[int, int]](), ""
         while True:
-            request = pb.LookAtRecordsRequest(keys=keys, after=after, limit=POLL_EVENTS)
+            request = pb.LookAtRecordsRequest(keys=keys, after=after, limit=CALL_EVENTS)
             page = await target.ask(target.replication.LookAtRecords, request, CALL_SECONDS)
             found.update((row.key, (row.version.term, row.version.revision)) for row in page.looks)
             if not page.more:
@@ -280,12 +282,12 @@ def check_name(name: str) -> None:
 
 
 def _in_calls(lot: list[Stored]) -> list[list[Stored]]:
-    """Lots of at most CALL_BYTES, or of one event."""
+    """Lots of at most CALL_EVENTS and CALL_BYTES, or of one event."""
     calls: list[list[Stored]] = []
     room = 0
     for stored in lot:
         size = len(stored.event.value)
-        if not calls or size > room:
+        if not calls or size > room or len(calls[-1]) == CALL_EVENTS:
             calls.append([])
             room = CALL_BYTES
         calls[-1].append(stored)
