@@ -205,6 +205,30 @@ class _Gate:
             raise
 
 
+class _Health(health.aio.HealthServicer):
+    """Its watchers, who never leave by themselves, would hold a server open that is to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - gRPC's name
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await asyncio.wait([watch])
+        finally:
+            watch.cancel()
+            self._watches.discard(watch)
+
+    async def end_watches(self) -> None:
+        """When they have been told the last."""
+        if self._watches:
+            await asyncio.wait(self._watches, timeout=_LAST_ANSWERS_SECONDS)
+        for watch in self._watches:
+            watch.cancel()
+
+
 class _Collector:
     """Stands in for a server when a generated service registers itself; keeps the handlers."""
 
@@ -260,7 +284,7 @@ class Server:
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
         self._gate = _Gate(config.limits, config.token)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(
             options=OPTIONS,
@@ -272,6 +296,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)
+        self._stopping: asyncio.Task[None] | None = None
         self.port = 0
 
     def __repr__(self) -> str:
@@ -325,16 +350,19 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self._gate.draining = True
         self._gate.close_streams()
-        # Connections close as their calls end; watchers of health would hold the server open to the end of its grace.
-        stopping = asyncio.create_task(self._server.stop(timeout_seconds))
+        if self._stopping is None:
+            # Once, in a task that nobody cancels: of two stops at a time the later one may give the core a server that
+            # the other has freed, and the process would end by that. Connections close as their calls end.
+            self._stopping = asyncio.create_task(self._server.stop(timeout_seconds))
+        left = 0
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._gate.idle.wait()
         except TimeoutError:
-            log.warning("%s: %d call(s) cut off after %g s", self._config.address, self.in_flight, timeout_seconds)
-        left = self.in_flight
-        await self._server.stop(0.0 if left else _LAST_ANSWERS_SECONDS)
-        await stopping
+            left = self.in_flight
+            log.warning("%s: %d call(s) cut off after %g s", self._config.address, left, timeout_seconds)
+        await self._health.end_watches()
+        await asyncio.shield(self._stopping)
         return left
 
     def _add(self, service: RawService) -> None:

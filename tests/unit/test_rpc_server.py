@@ -153,6 +153,28 @@ async def test_drain_has_a_bound() -> None:
         assert (await refusal(call)).code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_drain_beside_another_ends_with_it_and_stops_the_core_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops: list[float | None] = []
+    stop = grpc.aio.Server.stop
+
+    async def counted(server: grpc.aio.Server, grace: float | None) -> None:
+        stops.append(grace)
+        await stop(server, grace)
+
+    monkeypatch.setattr(grpc.aio.Server, "stop", counted)
+    held = Held()
+    server = Server(config(), [RawService(SERVICE, {"Hold": held})])
+    await server.start()
+    async with open_channel(server.address) as channel:
+        call = channel.multi_callable(f"/{SERVICE}/Hold")(b"")
+        await eventually(lambda: server.in_flight == 1)
+        first = asyncio.create_task(server.drain(0.2))
+        await eventually(lambda: "draining" in repr(server))
+        assert (await server.drain(0.01), await first) == (1, 1)
+        assert stops == [0.2]
+        assert (await refusal(call)).code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_a_watcher_of_health_sees_the_drain_and_does_not_hold_it_up() -> None:
     server = Server(config(), [RawService(SERVICE, {"Echo": echo})])
     await server.start()
