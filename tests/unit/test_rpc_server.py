@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc.aio._server import Server as CoreServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -155,13 +156,13 @@ async def test_drain_has_a_bound() -> None:
 
 async def test_a_drain_beside_another_ends_with_it_and_stops_the_core_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stops: list[float | None] = []
-    stop = grpc.aio.Server.stop
+    stop = CoreServer.stop
 
-    async def counted(server: grpc.aio.Server, grace: float | None) -> None:
+    async def counted(server: CoreServer, grace: float | None) -> None:
         stops.append(grace)
         await stop(server, grace)
 
-    monkeypatch.setattr(grpc.aio.Server, "stop", counted)
+    monkeypatch.setattr(CoreServer, "stop", counted)
     held = Held()
     server = Server(config(), [RawService(SERVICE, {"Hold": held})])
     await server.start()
