@@ -35,10 +35,10 @@ from libs.ownership.wire import (
     UnreadableRecord,
     absence_from_pb,
     absence_to_pb,
+    put_records,
     read_event,
     record_from_pb,
     record_to_pb,
-    records_to_pb,
     version_from_pb,
     version_to_pb,
 )
@@ -264,7 +264,9 @@ class Replication(ReplicationServiceServicer):
             raise InvalidField("buckets", buckets, "rising numbers")
         query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
         records, more = await self._ports.inspection.export(query)
-        return pb.ExportRecordsResponse(records=records_to_pb(records), more=more)
+        answer = pb.ExportRecordsResponse(more=more)
+        put_records(answer.records, records)
+        return answer
 
     async def DigestBuckets(self, request: pb.DigestBucketsRequest, context: Context) -> pb.DigestBucketsResponse:
         self._serving.check_copies()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 
 from libs.errors import BatonError
@@ -79,22 +80,28 @@ def _served_from_pb(message: pb.ServedRequest, payload: bytes) -> Served:
 
 
 def record_to_pb(record: Record) -> pb.Record:
+    message = pb.Record()
+    _put(message, record)
+    return message
+
+
+def _put(message: pb.Record, record: Record) -> None:
+    """Into an empty message, field by field where it stands: a third of what making its parts and copying them takes."""
     row = record.row
-    message = pb.Record(
-        key=row.key,
-        version=version_to_pb(row.version),
-        owner=STORE_NUMBERS[row.owner],
-        write_version=version_to_pb(row.write_version),
-        live=row.live,
-        served=[_served_to_pb(served, row) for served in record.served],
-        origin=STORE_NUMBERS[record.origin],
-        schema_version=row.schema_version,
-        payload=row.payload,
-    )
+    message.key = row.key
+    version, written = message.version, message.write_version
+    version.term, version.revision = row.version
+    written.term, written.revision = row.write_version
+    message.owner = STORE_NUMBERS[row.owner]
+    message.live = row.live
+    message.origin = STORE_NUMBERS[record.origin]
+    message.schema_version = row.schema_version
+    message.payload = row.payload
+    if record.served:
+        message.served.extend(_served_to_pb(served, row) for served in record.served)
     if row.bases:
         message.bases.extend(map(version_to_pb, row.bases))
     message.made_time.FromNanoseconds(int(record.made_seconds * 1e9))
-    return message
 
 
 def record_from_pb(message: pb.Record) -> Record:
@@ -190,5 +197,7 @@ def absence_from_pb(message: pb.Absence) -> Absence:
     return Absence(message.bucket, message.term, message.version, store_from_pb(message.owner, "owner"))
 
 
-def records_to_pb(records: Iterable[Record]) -> list[pb.Record]:
-    return [record_to_pb(record) for record in records]
+def put_records(messages: RepeatedCompositeFieldContainer[pb.Record], records: Iterable[Record]) -> None:
+    """At the end of a field of another message."""
+    for record in records:
+        _put(messages.add(), record)
