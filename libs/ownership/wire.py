@@ -86,7 +86,7 @@ def record_to_pb(record: Record) -> pb.Record:
 
 
 def _put(message: pb.Record, record: Record) -> None:
-    """Into an empty message, field by field where it stands: a third of what making its parts and copying them takes."""
+    """Into an empty message, field by field where it stands: a third of the work of making parts and copying them."""
     row = record.row
     message.key = row.key
     version, written = message.version, message.write_version
