@@ -109,7 +109,8 @@ class _Gate:
         self._limits = limits
         self._token = token
         self.in_flight = 0
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Streams that wait for their next answer."""
         self.streams = 0
         self.draining = False
         self.idle = asyncio.Event()
@@ -144,8 +145,8 @@ class _Gate:
         except BatonError as error:
             await abort(context, error)
         pump = asyncio.ensure_future(self._pump(handler, request, context))
-        self._pumps.add(pump)
-        pump.add_done_callback(self._pumps.discard)
+        self._waiting.add(pump)
+        pump.add_done_callback(self._waiting.discard)
         self.streams += 1
         self.idle.clear()
         try:
@@ -153,7 +154,7 @@ class _Gate:
         except asyncio.CancelledError:
             if not self.draining or context.cancelled():
                 raise
-            await abort(context, StoreNotReady("the process is draining"))
+            await abort(context, _draining())
         except BatonError as error:
             await abort(context, error)
         except grpc.aio.BaseError:
@@ -166,8 +167,9 @@ class _Gate:
             self._tell_idle()
 
     def close_streams(self) -> None:
-        """Streams have no end of their own: they end when the drain begins."""
-        for pump in self._pumps:
+        """Streams have no end of their own: they end when the drain begins. One that is being written to ends when that
+        is done: a write that is given up is still under way in the core, which then takes no status."""
+        for pump in self._waiting:
             pump.cancel()
 
     def _tell_idle(self) -> None:
@@ -175,16 +177,22 @@ class _Gate:
             self.idle.set()
 
     async def _pump(self, handler: Stream, request: bytes, context: Context) -> None:
+        pump = asyncio.current_task()
+        assert pump is not None, "it runs in a task"
         async with aclosing(handler(request, context)) as answers:
             async for answer in answers:
+                self._waiting.discard(pump)
                 await context.write(answer)
+                self._waiting.add(pump)
+                if self.draining:
+                    raise _draining()
 
     def _admit(self, request: bytes, context: Context, *, full: bool) -> None:
         """Raises BatonError when the call must not come in."""
         if self._token is not None:
             check_token(context.invocation_metadata(), self._token)
         if self.draining:
-            raise StoreNotReady("the process is draining")
+            raise _draining()
         if full:
             raise Overloaded()
         if len(request) > self._limits.request_bytes:
@@ -203,6 +211,10 @@ class _Gate:
             if deadline.expired():
                 raise DeadlineExceeded() from None
             raise
+
+
+def _draining() -> StoreNotReady:
+    return StoreNotReady("the process is draining")
 
 
 class _Health(health.aio.HealthServicer):
