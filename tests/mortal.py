@@ -7,7 +7,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from tests.waiting import eventually
 CLOCK = SystemClock()
 LIVES = 300
 """Routers that may run one job."""
+LATE_SECONDS = 0.3
+"""In which a call that was slept over ends."""
 MOST_DEATHS = 40
 """At random, in one run."""
 
@@ -54,6 +56,8 @@ class Doom:
     deaths: int = MOST_DEATHS
     hasty: bool = False
     """Routers write their places down before their work."""
+    woken: asyncio.Event | None = None
+    """Then the dead only sleep: when the job has ended they wake up, and go on where they were."""
     seen: set[str] = field(default_factory=set)
     """Points that were passed, or died at."""
     died: set[str] = field(default_factory=set)
@@ -77,14 +81,25 @@ class Life:
     over: bool = False
     hasty: bool = False
     """It writes its place down before its work: what no kind of job may do."""
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """After it has slept it has come to its next point."""
     put_off: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
 
     async def at(self, place: str) -> None:
         """Returns to the living only."""
         if not self.over:
             self.over = self.doom.strikes(f"{self.stage}: {place}" if self.stage else place)
+        elif self.doom.woken is not None and self.doom.woken.is_set():
+            self.moved.set()
         if self.over:
-            await asyncio.Event().wait()
+            await (self.doom.woken or asyncio.Event()).wait()
+
+    async def late(self) -> None:
+        """Returns to the sleepers only, when what they slept over is done."""
+        await (self.doom.woken or asyncio.Event()).wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LATE_SECONDS):
+                await self.moved.wait()
 
 
 class MortalClient(StoreClient):
@@ -149,9 +164,11 @@ class MortalControl(MemoryControlStore):
         return saved
 
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        # The dead do not give it up either.
         if self._life.over:
-            raise ControlUnavailable
+            # The dead do not give it up either, and who wakes up does not begin by asking whether the job is still his.
+            if self._life.doom.woken is None:
+                raise ControlUnavailable
+            await self._life.late()
         return await super().lease(name, holder, ttl_seconds)
 
 
@@ -218,29 +235,37 @@ async def run(case: Case, directory: Path, doom: Doom) -> Result:
         kind = case.make(scene.stores, scene.log)
         asking = Jobs(MemoryControlStore(shared), [kind], Around("router-0", CLOCK))
         job = await asking.start(kind.name, case.arguments, "ann")
-        for life in range(LIVES):
-            await _live(case, scene, shared, doom, f"router-{life}")
-            shared.leases.pop(lease_of(job.id), None)
-            if not shared.durable[1].state.wants_a_runner:
-                break
+        routers = list[Jobs]()
+        async with AsyncExitStack() as asleep:
+            for number in range(LIVES):
+                life = Life(doom, hasty=doom.hasty)
+                jobs = _router(case, scene, shared, life, f"router-{number}")
+                routers.append(jobs)
+                async with AsyncExitStack() as alive:
+                    await alive.enter_async_context(running_loops(jobs.loop))
+                    await eventually(partial(_over, life, shared), 20.0, f"{case.name}, {shared.durable[1].note}")
+                    # What is left of it does nothing any more, or not now.
+                    life.over = True
+                    if doom.woken is not None:
+                        await asleep.enter_async_context(alive.pop_all())
+                shared.leases.pop(lease_of(job.id), None)
+                if not shared.durable[1].state.wants_a_runner:
+                    break
+            if doom.woken is not None:
+                doom.woken.set()
+                await eventually(lambda: all(task.done() for one in routers for _, task in one._runs.values()))
         job = shared.durable[1]
         told = {"state": job.state.value, "done": job.done, "total": job.total, "note": job.note}
         report = json.loads(job.report) if job.report else {}
         return case.compared({**told, "report": report, **await scene.result()})
 
 
-async def _live(case: Case, scene: Scene, shared: Shared, doom: Doom, name: str) -> None:
-    """Until it dies, or the job has ended."""
-    life = Life(doom, hasty=doom.hasty)
+def _over(life: Life, shared: Shared) -> bool:
+    return life.over or not shared.durable[1].state.wants_a_runner
+
+
+def _router(case: Case, scene: Scene, shared: Shared, life: Life, name: str) -> Jobs:
     stores = {store: MortalClient(store, client.channel, life) for store, client in scene.stores.items()}
     kind = case.make(stores, cast(EventLog, MortalLog(scene.log, life)))
     mortal = Mortal(kind, life, case.stage_of, case.limit)
-    jobs = Jobs(MortalControl(shared, life), [mortal], Around(name, CLOCK))
-
-    def over() -> bool:
-        return life.over or not shared.durable[1].state.wants_a_runner
-
-    async with running_loops(jobs.loop):
-        await eventually(over, 20.0, f"{case.name}, {shared.durable[1].waits or shared.durable[1].note}")
-        # What is left of it does nothing any more.
-        life.over = True
+    return Jobs(MortalControl(shared, life), [mortal], Around(name, CLOCK))

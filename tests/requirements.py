@@ -46,6 +46,7 @@ _INTERLEAVINGS = "integration/test_postgres_interleavings.py"
 _KILLED = _in(
     "integration/test_jobs_killed.py",
     "a_job_whose_routers_die_at_random_points_ends_with_the_same_result",
+    "routers_that_stood_still_while_another_one_ended_their_job_change_nothing",
 )
 _LEASES = "acceptance/test_leases.py"
 _MODEL = "model/test_model.py"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
@@ -22,6 +23,7 @@ from libs.store.port import StorePorts
 from libs.store.recovery import Identity
 
 MAX_TEXT_CHARACTERS = 1000
+KEPT_RECOVERIES = 100
 
 
 class LogNotRead(BatonError):
@@ -30,6 +32,13 @@ class LogNotRead(BatonError):
     code = "FAILED_PRECONDITION"
     reason = "LOG_NOT_READ"
     retry_seconds = 0.5
+
+
+class RecoveryOver(BatonError):
+    """That recovery has opened the store already: nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "RECOVERY_OVER"
 
 
 class NotGone(BatonError):
@@ -46,6 +55,8 @@ class RecoveryApi(RecoveryServiceServicer):
         self._ports = ports
         self._serving = serving
         self._doorkeeper = doorkeeper
+        self._opened: deque[str] = deque(maxlen=KEPT_RECOVERIES)
+        """Recoveries that have ended, as far as this process knows."""
 
     def service(self) -> TypedService:
         name = pb.DESCRIPTOR.services_by_name["RecoveryService"].full_name
@@ -68,6 +79,8 @@ class RecoveryApi(RecoveryServiceServicer):
 
     async def FenceStore(self, request: pb.FenceStoreRequest, context: Context) -> pb.FenceStoreResponse:
         _check_text("reason", request.reason)
+        if request.recovery and request.recovery in self._opened:
+            raise RecoveryOver
         was_serving = self._serving.serving
         await self._ports.recovery.fence(request.reason)
         await self._doorkeeper.fence((await self._ports.recovery.standing()).gone)
@@ -106,7 +119,13 @@ class RecoveryApi(RecoveryServiceServicer):
         return pb.SettleRowsResponse(settled=settled)
 
     async def OpenStore(self, request: pb.OpenStoreRequest, context: Context) -> pb.OpenStoreResponse:
-        await self._ports.recovery.reopen()
+        """Whoever comes late must not open what was fenced anew since."""
+        gone = (await self._ports.recovery.standing()).gone
+        if gone and gone != request.gone:
+            raise RecoveryOver(f"the store is gone for another reason than the one that was mended: {gone}")
+        if gone:
+            await self._ports.recovery.reopen()
+            self._opened.append(request.recovery)
         return pb.OpenStoreResponse()
 
     async def NoteOther(self, request: pb.NoteOtherRequest, context: Context) -> pb.NoteOtherResponse:

@@ -6,6 +6,7 @@ random ones of these, run after run, until some have died at each.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -347,6 +348,16 @@ async def test_a_job_whose_routers_die_at_random_points_ends_with_the_same_resul
         assert await run(case, empty(tmp_path / str(number)), doom) == wanted, sorted(doom.died)
         died |= doom.died
     assert died >= undisturbed.seen
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_routers_that_stood_still_while_another_one_ended_their_job_change_nothing(
+    case: Case, tmp_path: Path
+) -> None:
+    chance = random.Random(case.name)
+    wanted = await run(case, empty(tmp_path / "undisturbed"), Doom(chance, 0.0))
+    doom = Doom(chance, 1.0, woken=asyncio.Event())
+    assert await run(case, empty(tmp_path / "woken"), doom) == wanted, sorted(doom.died)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.needs_each], ids=str)

@@ -324,3 +324,20 @@ async def test_a_store_that_lives_and_is_given_a_record_of_a_later_term_fences_i
     assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
     # What it had, and nobody else, is not lost in silence.
     assert [one.why for one in await system.ports(B).seizures.conflicts(10)] == [Why.REPLACED]
+
+
+async def test_what_an_ended_recovery_asks_late_neither_fences_the_store_nor_opens_it(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    client = system.stores[B]
+    fence = pb.FenceStoreRequest(reason="it is being recovered", recovery="recover-1")
+    await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
+    opening = pb.OpenStoreRequest(gone="it is being recovered", recovery="recover-1")
+    await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
+    with pytest.raises(Refused, match="has opened the store already"):
+        await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
+    assert (await system.ports(B).recovery.standing()).gone == ""
+    await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
+    await system.ports(B).recovery.fence("it went back again")
+    with pytest.raises(Refused, match="gone for another reason than the one that was mended: it went back again"):
+        await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
+    assert (await system.ports(B).recovery.standing()).gone == "it went back again"

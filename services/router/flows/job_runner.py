@@ -290,7 +290,9 @@ class Run:
         await self._look()
         job, began = self._job, self._around.clock.monotonic()
         limit = MAX_LIMIT if not self._allowed else max(1, min(MAX_LIMIT, int(self._allowed * STEP_SECONDS)))
-        at = Position(job.arguments, job.checkpoint, limit, job.done, job.report)
+        # Ids begin anew with another control store.
+        name = f"{job.id} of {job.created_seconds:.3f}"
+        at = Position(job.arguments, job.checkpoint, limit, job.done, job.report, name)
         task = asyncio.ensure_future(self._kind.step(at))
         try:
             async with asyncio.timeout(LONGEST_STEP_SECONDS):

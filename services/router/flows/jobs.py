@@ -65,6 +65,8 @@ class Position:
     """Units done so far."""
     report: str = ""
     """Of the last step."""
+    job: str = ""
+    """Of all jobs, this one; the same in each of its steps."""
 
 
 @dataclass(frozen=True, slots=True)

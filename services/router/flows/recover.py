@@ -61,6 +61,8 @@ class _State:
     """UNIX time."""
     compared: int = 0
     """All buckets below this one are equal, or were."""
+    gone: str = ""
+    """Why the store was, when it had been compared."""
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -179,7 +181,7 @@ class Recover(_Job):
             raise JobFailed(f"{seizer} is gone itself, so it cannot seize: {there.gone}; nothing was changed")
         if not there.serving:
             return _wait(state, f"{seizer}, which is to seize, does not serve yet; {client.store} is not fenced before")
-        request = pb.FenceStoreRequest(reason="it is being recovered")
+        request = pb.FenceStoreRequest(reason=f"it is being recovered by {at.job or self.name}", recovery=at.job)
         try:
             await client.ask(client.recovery.FenceStore, request, CALL_SECONDS)
         except Away as error:
@@ -227,7 +229,8 @@ class Recover(_Job):
     async def _compare(self, state: _State, seizing: Seizing, at: Position) -> Step:
         """Bucket after bucket: equal, or at least nothing of the seizer is missing and nothing else is there."""
         if state.compared >= BUCKETS:
-            return _step(state.next("open"), note="both stores are equal")
+            gone = (await seizing.standing(seizing.lost)).gone
+            return _step(replace(state, stage="open", gone=gone), note="both stores are equal")
         some = list(range(state.compared, min(state.compared + COMPARE_BUCKETS, BUCKETS)))
         lost, seizer = [await self._digests(store, some) for store in (seizing.lost.store, seizing.seizer.store)]
         differing = [bucket for bucket in some if lost.get(bucket) != seizer.get(bucket)]
@@ -255,7 +258,7 @@ class Recover(_Job):
         return ""
 
     async def _open(self, state: _State, seizing: Seizing, at: Position) -> Step:
-        await seizing.open()
+        await seizing.open(state.gone, at.job)
         return _step(state.next("await"))
 
     async def _await(self, state: _State, seizing: Seizing, at: Position) -> Step:

@@ -122,13 +122,14 @@ class Seizing:
         answer = await client.ask(client.recovery.SettleRows, pb.SettleRowsRequest(limit=limit), CALL_SECONDS)
         return int(answer.settled)
 
-    async def open(self) -> None:
+    async def open(self, gone: str, recovery: str) -> None:
         """Each knows the other one as it is now; then the lost one opens. What it knew of the seizer may be as old as
         its backup, and would make the seizer's next start look like that of another database."""
         for client, other in ((self.seizer, self.lost), (self.lost, self.seizer)):
             now = (await self.standing(other)).now
             await client.ask(client.recovery.NoteOther, pb.NoteOtherRequest(other=now, anew=True), CALL_SECONDS)
-        await self.lost.ask(self.lost.recovery.OpenStore, pb.OpenStoreRequest(), CALL_SECONDS)
+        request = pb.OpenStoreRequest(gone=gone, recovery=recovery)
+        await self.lost.ask(self.lost.recovery.OpenStore, request, CALL_SECONDS)
 
 
 def _to_pb(told: Sequence[Told]) -> list[pb.Terms.Bucket]:

@@ -163,15 +163,19 @@ class FenceStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    RECOVERY_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    recovery: _builtins.str
+    """The same in all that one recovery asks: it fences no more what it has opened, if it comes late."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        recovery: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "recovery", b"recovery"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,12 +346,21 @@ Global___SettleRowsResponse: _TypeAlias = SettleRowsResponse  # noqa: Y015
 class OpenStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    GONE_FIELD_NUMBER: _builtins.int
+    RECOVERY_FIELD_NUMBER: _builtins.int
+    gone: _builtins.str
+    """Why the store was gone when it was compared: gone for another reason it stays."""
+    recovery: _builtins.str
+    """As in FenceStoreRequest."""
     def __init__(
         self,
+        *,
+        gone: _builtins.str = ...,
+        recovery: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "recovery", b"recovery"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
