@@ -4,6 +4,9 @@ Safe at any time and as often as one likes: a store keeps a record only if its v
 a replay mends a store that has lost rows, and changes nothing at one that has not. The positions of the stores' feeds
 stay as they are: it has readers of its own.
 
+When a router dies in the middle of a step, what that step had given counts as known when it is given again: what was
+read is counted right, how much of it was new may be told as less.
+
 What is to be read is fixed when the job begins: later events come to the store by its feed as ever.
 
 With `dry_run` nothing is given to the store; instead its versions are compared with those of the events, and counted as
