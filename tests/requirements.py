@@ -419,9 +419,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "contracts/test_locks.py",
             "one_holder_at_a_time",
             "a_caller_that_is_cancelled_at_any_step_leaves_nothing",
+            "no_user_starves_however_busy_the_others_are",
+        )
+        + _in(
+            "contracts/test_locks_redis.py",
             "a_lock_is_renewed_beyond_its_time_to_live",
             "only_the_holder_gives_a_lock_back",
-            "no_user_starves_however_busy_the_others_are",
         )
         + _in("unit/test_backend_turns.py", "a_store_that_does_not_own_the_record_asks_for_no_lock"),
     ),
