@@ -1,0 +1,172 @@
+"""What a store's two queues promise: what waits for the log, and what it has read of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from libs.ownership.errors import OutboxFull
+from libs.ownership.rules import Answered, Changed, Outcome
+from libs.store.limits import PULL_BYTES, OutboxLimits
+from libs.store.port import FeedStep, Parked, Position, StorePorts, UnknownPartition
+from tests.contracts.conftest import MakeStore
+from tests.contracts.store_adapters import (
+    everything,
+    own,
+    put,
+    record_of,
+    row_of,
+    served_of,
+)
+from tests.waiting import eventually
+
+KEY = "sandboxes/a"
+KEYS = [f"sandboxes/{number:03d}" for number in range(30)]
+
+
+class TestOutbox:
+    async def test_a_pull_waits_for_a_commit(self, store: StorePorts) -> None:
+        await own(store, [KEY])
+        pull = asyncio.create_task(store.outbox.pull(10, 10.0))
+        await asyncio.sleep(0)
+        await put(store, KEY, "r1", "one")
+        assert [entry.key for entry in await pull] == [KEY]
+
+    async def test_a_pull_gives_up_at_its_bound(self, store: StorePorts) -> None:
+        assert await store.outbox.pull(10, 0.01) == []
+
+    async def test_a_pull_is_about_one_mebibyte(self, store: StorePorts) -> None:
+        await own(store, KEYS)
+        for key in KEYS[:12]:
+            await put(store, key, "r", "w", padding="200000")
+        entries = await store.outbox.pull(100, 0)
+        assert PULL_BYTES // 400_000 <= len(entries) <= PULL_BYTES // 200_000 + 1
+        assert await store.outbox.pull(100, 0) == entries
+
+    async def test_its_depth_is_told(self, store: StorePorts) -> None:
+        await own(store, KEYS)
+        assert await store.outbox.depth() == (0, 0, 0.0)
+        await put(store, KEYS[0], "r", "w")
+        await store.upkeep.tick(7.0)
+        await put(store, KEYS[1], "r", "w")
+        entries = await store.outbox.pull(10, 0)
+        size = sum(len(entry.event) for entry in entries)
+
+        async def depth_is_known() -> bool:
+            depth = await store.outbox.depth()
+            return (depth.entries, depth.bytes) == (2, size) and depth.oldest_seconds == pytest.approx(7.0)
+
+        await eventually(depth_is_known)
+
+    async def test_a_full_one_refuses_writes_but_not_releases(self, make_store: MakeStore) -> None:
+        async with make_store(OutboxLimits(entries=20)) as store:
+            await own(store, KEYS)
+            for key in KEYS[:20]:
+                await put(store, key, "r", "w")
+            with pytest.raises(OutboxFull):
+                await put(store, KEYS[20], "r", "w")
+            assert (await store.records.read(KEYS[20])).row is None
+            assert isinstance(await put(store, KEYS[0], "r", "w"), Answered)
+            released = await store.transfers.release(KEYS[:4], store.store.other, create=False)
+            assert [result.outcome for result in released.results] == [Outcome.RELEASE, Outcome.RELEASE, None, None]
+            assert [result.record is None for result in released.results] == [False, False, True, True]
+            assert (await store.records.read(KEYS[2])).version == (0, 1)
+            entries = await store.outbox.pull(100, 0)
+            await store.outbox.ack([(entry.key, entry.version) for entry in entries[:3]])
+            assert isinstance(await put(store, KEYS[20], "r", "w"), Changed)
+
+    async def test_one_full_of_bytes_refuses_writes(self, make_store: MakeStore) -> None:
+        async with make_store(OutboxLimits(bytes=100_000)) as store:
+            await own(store, KEYS)
+            await put(store, KEYS[0], "r", "w", padding="60000")
+            with pytest.raises(OutboxFull):
+                await put(store, KEYS[1], "r", "w", padding="60000")
+            await put(store, KEYS[1], "r", "w")
+
+    async def test_one_that_nobody_empties_refuses_writes(self, make_store: MakeStore) -> None:
+        async with make_store(OutboxLimits(seconds=100)) as store:
+            await own(store, KEYS)
+            await put(store, KEYS[0], "r", "w")
+            await store.upkeep.tick(101)
+            requests = (f"r{number}" for number in itertools.count())
+
+            async def is_refused() -> bool:
+                try:
+                    await put(store, KEYS[1], next(requests), "w")
+                except OutboxFull:
+                    return True
+                return False
+
+            await eventually(is_refused)
+            await store.transfers.release([KEYS[0]], store.store.other, create=False)
+            assert (await store.records.read(KEYS[0])).owner is store.store.other
+
+
+class TestFeed:
+    def _step(self, store: StorePorts, before: int, after: int, *parked: Parked) -> FeedStep:
+        return FeedStep((Position(3, before, after),), parked)
+
+    async def test_positions_and_counters_move_with_what_is_applied(self, store: StorePorts) -> None:
+        records = [record_of(row_of(key, (0, 1), store.store.other)) for key in KEYS[:4]]
+        parked = Parked(3, 4, "sandboxes/odd", "no record", b"\x00\xff")
+        step = FeedStep((Position(3, 0, 6), Position(5, 0, 2)), (parked,), skipped=2)
+        assert await store.transfers.apply([*records, records[0]], step) == (4, 1)
+        state = await store.feed.state()
+        assert dict(state.next_offsets) == {3: 6, 5: 2}
+        assert (state.applied, state.old, state.parked, state.journaled, state.parked_now) == (4, 3, 1, 0, 1)
+        assert state.read == 8
+        assert await store.feed.parked(10) == [parked]
+
+    async def test_a_position_that_moved_changes_nothing(self, store: StorePorts) -> None:
+        other = store.store.other
+        await store.transfers.apply([], self._step(store, 0, 5))
+        late = [record_of(row_of(KEY, (0, 1), other), served_of("r1", (0, 1)))]
+        with pytest.raises(UnknownPartition):
+            await store.transfers.apply(late, FeedStep((Position(1, 0, 2), Position(3, 0, 7)), skipped=3))
+        state = await store.feed.state()
+        assert dict(state.next_offsets) in ({3: 5}, {3: 5, 1: 0})
+        assert state.read == 0
+        assert await everything(store) == []
+        await store.transfers.apply(late, self._step(store, 5, 7))
+        assert (await store.feed.state()).next_offsets[3] == 7
+
+    async def test_an_adopted_record_is_not_counted_as_read(self, store: StorePorts) -> None:
+        assert await store.transfers.apply([record_of(row_of(KEY, (0, 1), store.store))]) == (1, 0)
+        assert (await store.feed.state()).read == 0
+
+    async def test_a_parked_event_is_applied_later_and_counted_once(self, store: StorePorts) -> None:
+        parked = [Parked(3, offset, KEY, "why", b"event") for offset in (8, 4)]
+        await store.transfers.apply([], self._step(store, 0, 9, *parked))
+        read = (await store.feed.state()).read
+        record = record_of(row_of(KEY, (0, 2), store.store.other), served_of("r1", (0, 2)))
+        assert await store.feed.unpark(3, 4, record) == (1, 0)
+        assert await store.feed.unpark(3, 4, record) == (0, 0)
+        assert [one.offset for one in await store.feed.parked(10)] == [8]
+        assert await store.feed.unpark(3, 8, record) == (0, 1)
+        state = await store.feed.state()
+        assert (state.read, state.parked_now) == (read, 0)
+        assert (await store.records.read(KEY)).version == (0, 2)
+
+    async def test_a_parked_event_is_found_by_its_place_and_dropped_without_being_applied(
+        self, store: StorePorts
+    ) -> None:
+        parked = [Parked(3, offset, KEY, "why", b"event") for offset in (8, 4)]
+        await store.transfers.apply([], self._step(store, 0, 9, *parked))
+        before = await store.feed.state()
+        assert await store.feed.parked(10, (3, 4)) == [parked[1]]
+        assert await store.feed.parked(10, (4, 4)) == []
+        assert await store.feed.drop(4, 4) is False
+        assert await store.feed.drop(3, 4) is True
+        assert await store.feed.drop(3, 4) is False
+        assert await store.feed.parked(10) == [parked[0]]
+        assert await store.feed.state() == replace(before, parked_now=1)
+        assert await everything(store) == []
+
+    async def test_the_only_process_has_all_partitions(self, store: StorePorts) -> None:
+        async def has_all() -> bool:
+            return sorted(await store.feed.claim(16)) == list(range(16))
+
+        await eventually(has_all)
