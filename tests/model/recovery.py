@@ -36,62 +36,22 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.model.ownership import STORES, Variant, other
-
-EMPTY: frozenset[str] = frozenset()
-
-
-class Row(NamedTuple):
-    term: int
-    revision: int
-    owner: str
-    done: frozenset[str]
-    """The requests whose effects are in it."""
-    bases: tuple[tuple[int, int], ...] = ()
-    """Its versions before the seizures."""
-
-    @property
-    def version(self) -> tuple[int, int]:
-        return self.term, self.revision
-
-
-class Absence(NamedTuple):
-    term: int
-    version: int
-    owner: str
-
-
-class Disk(NamedTuple):
-    """What a store remembers."""
-
-    row: Row | None
-    absence: Absence
-    outbox: frozenset[Row | Absence] = frozenset()
-    known: frozenset[str] = EMPTY
-    """Requests that are answered again, without an effect."""
-    journal: frozenset[Row] = frozenset()
-
-
-FRESH = {"A": Disk(None, Absence(0, 1, "A")), "B": Disk(None, Absence(0, 0, "A"))}
-
-
-class State(NamedTuple):
-    disks: tuple[Disk, Disk] = (FRESH["A"], FRESH["B"])
-    loser_is: str = "up"
-    """up, down, gone, taken (gone, and it has taken the terms), filled (and it has been filled)."""
-    told: int = 0
-    """The log has this term of a seizure."""
-    log: frozenset[Row | Absence] = frozenset()
-    flight: frozenset[Row] = frozenset()
-    """Releases and copies in routers' hands: they may arrive at any time, and again."""
-    drained: frozenset[Absence] = frozenset()
-    """Released absences whose rows are all at the target, as some coordinator has seen."""
-    backup: Disk | None = None
-    lost: int = 0
-    """How often the loser's disk has gone back."""
-    promised: frozenset[str] = EMPTY
-    """Writes that were in the log at a seizure, but for those that were a conflict already."""
-    trouble: str | None = None
-    """What a step has broken that no state shows afterwards."""
+from tests.model.recovery_state import (
+    EMPTY,
+    FRESH,
+    Absence,
+    Disk,
+    Row,
+    State,
+    clash,
+    disk_of,
+    everywhere,
+    next_term,
+    seizer_of,
+    seizures_of,
+    shown,
+    with_disk,
+)
 
 
 @dataclass(frozen=True)
@@ -433,47 +393,3 @@ class RecoveryRules:
             if event not in journal and self.judge(seizer, event, self.seizer).disk == seizer:
                 return "a logged write is gone without a trace"
         return None
-
-
-def everywhere(state: State) -> Iterator[Row]:
-    """All rows that anybody has."""
-    a, b = state.disks
-    events = state.log | state.flight | a.outbox | b.outbox | a.journal | b.journal
-    yield from (event for event in events if isinstance(event, Row))
-    yield from (row for row in (a.row, b.row) if row is not None)
-
-
-def clash(state: State, row: Row) -> str | None:
-    """Two records with one version that are not the same."""
-    if any(there.version == row.version and there[2:4] != row[2:4] for there in everywhere(state)):
-        return "two writers of one version"
-    return None
-
-
-def seizer_of(term: int) -> str:
-    """Even terms are A's, odd ones B's."""
-    return "B" if term % 2 else "A"
-
-
-def next_term(term: int, store: str) -> int:
-    return term + 1 if seizer_of(term + 1) == store else term + 2
-
-
-def seizures_of(term: int) -> int:
-    """How many there were, of one seizer."""
-    return (term + 1) // 2
-
-
-def disk_of(state: State, store: str) -> Disk:
-    return state.disks[STORES.index(store)]
-
-
-def with_disk(state: State, store: str, disk: Disk) -> State:
-    a, b = state.disks
-    return state._replace(disks=(disk, b) if store == "A" else (a, disk))
-
-
-def shown(event: Row | Absence) -> str:
-    if isinstance(event, Absence):
-        return f"the bucket's term {event.term}"
-    return f"version {event.term}-{event.revision} for {event.owner}"
