@@ -34,7 +34,7 @@ NUMBERS = frozenset(range(30, 39))
 """Of the fields that only version 1 has."""
 
 _MILLIS = 1000
-_MOST_CPU = 2.0**62 / _MILLIS
+_INT64 = 1 << 63
 
 
 def write(sandbox: Sandbox) -> bytes:
@@ -112,9 +112,10 @@ def _shows(sandbox: Sandbox, seconds: int) -> bool:
 
 
 def _millis(cpu: float) -> int:
-    if not math.isfinite(cpu) or abs(cpu) > _MOST_CPU:
-        raise InvalidField("sandbox.cpu", cpu, "a finite number of processors")
-    return round(cpu * _MILLIS)
+    exact = cpu * _MILLIS
+    if math.isfinite(exact) and -_INT64 <= (millis := round(exact)) < _INT64:
+        return millis
+    raise InvalidField("sandbox.cpu", cpu, "a finite number of processors")
 
 
 def _seconds(time: Timestamp) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from libs.contract.schemas import ONE_SCHEMA, SchemaUnknown, SchemaVersions
@@ -101,6 +101,8 @@ def test_nothing_is_lost_on_the_way_to_version_1_and_back(sandbox: Sandbox) -> N
 
 
 @given(sandboxes)
+@example(Sandbox(spec=SandboxSpec(cpu_millis=-(1 << 63)), schema_version=2))
+@example(Sandbox(spec=SandboxSpec(cpu_millis=(1 << 63) - 1), schema_version=2))
 def test_a_record_of_version_1_comes_back_byte_for_byte(sandbox: Sandbox) -> None:
     stored = SCHEMAS.converted(row(sandbox.SerializeToString(), 2), 1)
     there = SCHEMAS.converted(row(stored, 1), 2)
