@@ -24,6 +24,7 @@ from tests.servers import make_usable
 # Fixtures and hooks are found here by their names.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
 
+TESTS = Path(__file__).parent
 TOPIC_PARTITIONS = 16
 
 # A machine that is busy with other tests is no failure: no example is held to a time.
@@ -40,6 +41,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart() -> None:
     commands.start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two processes that share the tests: whole files, and one acceptance test at a time."""
+    for item in items:
+        place = item.path.relative_to(TESTS)
+        group = place.parts[0] if place.parts[0] == "acceptance" else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
