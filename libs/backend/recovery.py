@@ -125,6 +125,8 @@ class RecoveryApi(RecoveryServiceServicer):
             raise RecoveryOver(f"the store is gone for another reason than the one that was mended: {gone}")
         if gone:
             await self._ports.recovery.reopen()
+        # Also when it was open: then an answer was lost, and its recovery has ended all the same.
+        if request.recovery and request.recovery not in self._opened:
             self._opened.append(request.recovery)
         return pb.OpenStoreResponse()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
 from libs.clock import SystemClock
 from libs.errors import InvalidField
-from libs.ownership.model import Store, bucket_of
+from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.terms import next_term
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.rpc.tasks import Loop
@@ -340,4 +341,26 @@ async def test_what_an_ended_recovery_asks_late_neither_fences_the_store_nor_ope
     await system.ports(B).recovery.fence("it went back again")
     with pytest.raises(Refused, match="gone for another reason than the one that was mended: it went back again"):
         await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
+    assert (await system.ports(B).recovery.standing()).gone == "it went back again"
+
+
+async def test_a_recovery_whose_answer_was_lost_at_the_end_is_over_all_the_same(system: System) -> None:
+    """The store is open already when it is asked to open again: what comes of that recovery from now on is late."""
+    client = system.stores[B]
+    await client.ask(client.recovery.OpenStore, pb.OpenStoreRequest(gone="it went back", recovery="r-1"), CALL_SECONDS)
+    fence = pb.FenceStoreRequest(reason="it is being recovered", recovery="r-1")
+    with pytest.raises(Refused, match="has opened the store already"):
+        await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
+    assert system.backends[B].serving.serving
+
+
+async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(system: System) -> None:
+    """As after a pause of the job: what was filled and compared is not what is there now."""
+    await b_owns(system, KEYS[:1])
+    _, checkpoint = await step_by_step(system, recover(system), until="compare")
+    compared = json.dumps({**json.loads(checkpoint), "compared": BUCKETS}).encode()
+    await system.ports(B).recovery.reopen()
+    await system.ports(B).recovery.fence("it went back again")
+    with pytest.raises(JobFailed, match="it went back again"):
+        await step_by_step(system, recover(system), checkpoint=compared)
     assert (await system.ports(B).recovery.standing()).gone == "it went back again"

@@ -62,7 +62,7 @@ class _State:
     compared: int = 0
     """All buckets below this one are equal, or were."""
     gone: str = ""
-    """Why the store was, when it had been compared."""
+    """Why the store was when this began. Gone for another reason later, it is not the one that was filled."""
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -184,10 +184,12 @@ class Recover(_Job):
         request = pb.FenceStoreRequest(reason=f"it is being recovered by {at.job or self.name}", recovery=at.job)
         try:
             await client.ask(client.recovery.FenceStore, request, CALL_SECONDS)
+            gone = (await seizing.standing(client)).gone
         except Away as error:
             return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
         # Also when the process that has answered did not serve: another one may have, or this is the second try.
-        return _wait(state.next("drain"), f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
+        after = replace(state, stage="drain", gone=gone)
+        return _wait(after, f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
 
     async def _drain(self, state: _State, seizing: Seizing, at: Position) -> Step:
         """What the gone store still has, the log gets."""
@@ -229,8 +231,7 @@ class Recover(_Job):
     async def _compare(self, state: _State, seizing: Seizing, at: Position) -> Step:
         """Bucket after bucket: equal, or at least nothing of the seizer is missing and nothing else is there."""
         if state.compared >= BUCKETS:
-            gone = (await seizing.standing(seizing.lost)).gone
-            return _step(replace(state, stage="open", gone=gone), note="both stores are equal")
+            return _step(state.next("open"), note="both stores are equal")
         some = list(range(state.compared, min(state.compared + COMPARE_BUCKETS, BUCKETS)))
         lost, seizer = [await self._digests(store, some) for store in (seizing.lost.store, seizing.seizer.store)]
         differing = [bucket for bucket in some if lost.get(bucket) != seizer.get(bucket)]
@@ -258,6 +259,10 @@ class Recover(_Job):
         return ""
 
     async def _open(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        lost = seizing.lost
+        gone = (await seizing.standing(lost)).gone
+        if gone and gone != state.gone:
+            raise JobFailed(f"{lost.store} is gone again: {gone}; cancel this job, and recover it anew")
         await seizing.open(state.gone, at.job)
         return _step(state.next("await"))
 

@@ -349,7 +349,7 @@ class OpenStoreRequest(_message.Message):
     GONE_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
     gone: _builtins.str
-    """Why the store was gone when it was compared: gone for another reason it stays."""
+    """Why the store was gone when its recovery began: gone for another reason it stays."""
     recovery: _builtins.str
     """As in FenceStoreRequest."""
     def __init__(
