@@ -16,10 +16,11 @@ from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.rpc.tasks import Loop
 from libs.store.recovery import Identity, Why
 from services.router.core.phase import Phase
+from services.router.flows import recover as flows_recover
 from services.router.flows.conflicts import Conflicts, NoConflict
 from services.router.flows.jobs import JobFailed, JobKind, Position, Step
 from services.router.flows.migration import Decision
-from services.router.flows.recover import Recover, Seize
+from services.router.flows.recover import FENCED_SECONDS, Recover, Seize
 from services.router.flows.stores import Refused
 from services.router.flows.transfer import Transfer
 from services.router.flows.witness import Witness
@@ -31,6 +32,19 @@ A, B = Store.A, Store.B
 KEYS = [f"shelves/{number:02d}" for number in range(40)]
 STEPS = 400
 CALL_SECONDS = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No write is under way when these stores are fenced."""
+    monkeypatch.setattr(flows_recover, "FENCED_SECONDS", 0.0)
+
+
+@pytest.fixture
+def fenced_seconds(monkeypatch: pytest.MonkeyPatch) -> float:
+    """As in earnest."""
+    monkeypatch.setattr(flows_recover, "FENCED_SECONDS", FENCED_SECONDS)
+    return FENCED_SECONDS
 
 
 @pytest.fixture
@@ -142,12 +156,12 @@ async def test_a_change_that_the_gone_store_still_has_gets_to_the_log_before_the
     assert (await system.ports(A).recovery.standing()).conflicts == 0
 
 
-async def test_a_serving_store_is_fenced_before_it_is_recovered(system: System) -> None:
+async def test_a_serving_store_is_fenced_before_it_is_recovered(system: System, fenced_seconds: float) -> None:
     await b_owns(system, KEYS[:1])
     kind = recover(system)
     arguments = {"store": "B", "confirm": "service_layer"}
     step = await kind.step(Position(arguments, b"", limit=100))
-    assert step.wait_seconds >= 6 and not system.backends[B].serving.serving
+    assert step.wait_seconds > fenced_seconds - 1 > 6 and not system.backends[B].serving.serving
     with pytest.raises(Refused, match="it is to be recovered"):
         await system.stores[B].ask(system.stores[B].replication.ListAbsences, pb.GetStandingRequest(), CALL_SECONDS)
 
@@ -297,11 +311,11 @@ async def test_a_healthy_store_is_not_fenced_before_the_other_one_serves(system:
     assert system.backends[B].serving.serving
 
 
-async def test_a_fence_that_is_tried_again_still_lets_writes_end(system: System) -> None:
+async def test_a_fence_that_is_tried_again_still_lets_writes_end(system: System, fenced_seconds: float) -> None:
     kind = recover(system)
     for _ in range(2):
         step = await kind.step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
-        assert step.wait_seconds >= 6 and b"drain" in step.checkpoint
+        assert step.wait_seconds > fenced_seconds - 1 > 6 and b"drain" in step.checkpoint
 
 
 async def test_a_recovered_store_knows_the_other_one_as_it_is_now(system: System) -> None:
@@ -364,3 +378,13 @@ async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(
     with pytest.raises(JobFailed, match="it went back again"):
         await step_by_step(system, recover(system), checkpoint=compared)
     assert (await system.ports(B).recovery.standing()).gone == "it went back again"
+
+
+async def test_a_recovery_that_another_router_goes_on_with_lets_writes_end_too(
+    system: System, fenced_seconds: float
+) -> None:
+    """What was fenced by a router that has ended since, nobody has waited for."""
+    arguments = {"store": "B", "confirm": "service_layer"}
+    fenced = await recover(system).step(Position(arguments, b"", limit=100, job="recover-1"))
+    step = await recover(system).step(Position(arguments, fenced.checkpoint, limit=100, job="recover-1"))
+    assert step.wait_seconds > fenced_seconds - 1 > 6 and b"drain" in step.checkpoint

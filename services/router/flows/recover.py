@@ -172,6 +172,8 @@ class Recover(_Job):
         super().__init__(stores, event_log, clock)
         self._transfer = transfer
         self._filling = Backfill(stores, clock)
+        self._fenced: dict[str, float] = {}
+        """By job: since when, as far as this router knows, its store has been fenced."""
 
     async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
         client, seizer = seizing.lost, seizing.seizer.store
@@ -188,11 +190,16 @@ class Recover(_Job):
         except Away as error:
             return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
         # Also when the process that has answered did not serve: another one may have, or this is the second try.
+        self._fenced[at.job] = self._clock.monotonic()
         after = replace(state, stage="drain", gone=gone)
         return _wait(after, f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
 
     async def _drain(self, state: _State, seizing: Seizing, at: Position) -> Step:
-        """What the gone store still has, the log gets."""
+        """What the gone store still has, the log gets; a write that ends later is told as done, and would be lost. So a
+        router that goes on for another one, which may have ended before it had waited, waits anew."""
+        now = self._clock.monotonic()
+        if (left := self._fenced.setdefault(at.job, now) + FENCED_SECONDS - now) > 0:
+            return _wait(state, f"{seizing.lost.store} is fenced; writes that had begun end", left)
         waiting = (await seizing.status(seizing.lost)).outbox.entries
         if waiting:
             return _wait(state, f"{waiting} changes of {seizing.lost.store} are on their way to the log")
