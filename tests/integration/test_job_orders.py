@@ -84,6 +84,15 @@ async def test_an_order_that_is_refused_is_not_kept(panel: Panel, request_: pb.S
     assert (await journal(panel), await panel.store.jobs()) == ([], [])
 
 
+async def test_an_order_for_which_another_job_leaves_no_room_is_not_kept(panel: Panel) -> None:
+    await panel.system.stop(Store.A)
+    await panel.control.StartJob(pb.StartJobRequest(actor="ann", kind="audit"))
+    other = pb.StartJobRequest(actor="ben", kind="audit", arguments={"accept": "edited"})
+    code, reason, _ = await refusal(panel.control.StartJob(other))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "JOB_UNDER_WAY")
+    assert await journal(panel) == [("ann", "job asked for", "audit")]
+
+
 async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(tmp_path: Path) -> None:
     store = MemoryControlStore()
     async with files(tmp_path) as scene:

@@ -30,7 +30,7 @@ ASKED = "job asked for"
 
 
 class JobOrders:
-    """Raises what `Jobs` raises, before anything is kept; Outdated."""
+    """Raises what `Jobs` raises, before anything is kept unless another order comes between; Outdated."""
 
     def __init__(self, jobs: Jobs, migration: Migration) -> None:
         self._jobs = jobs
@@ -38,6 +38,7 @@ class JobOrders:
 
     async def start(self, decision: Decision, kind: str, arguments: Mapping[str, str], rate: float) -> Job:
         wanted = await self._jobs.wanted(kind, arguments, decision.actor, rate)
+        await self._jobs.check_lane(wanted)
         given = ", ".join(f"{name} {value}" for name, value in sorted(arguments.items()) if value)
         await self._note(decision, ASKED, f"{wanted.kind}: {given}" if given else wanted.kind)
         return await self._jobs.add(wanted)

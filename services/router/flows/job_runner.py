@@ -113,6 +113,12 @@ class Jobs:
             await known.check(arguments)
         return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}")
 
+    async def check_lane(self, wanted: Job) -> None:
+        """So that most orders that `add` would refuse are refused before. Raises JobUnderWay, ControlUnavailable."""
+        for other in await self._store.jobs():
+            if other.lane == wanted.lane and not other.state.ended and other.arguments != wanted.arguments:
+                raise JobUnderWay(f"{other.id} is under way: nothing was changed")
+
     async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
         """Asks for a job. One with the same arguments that is under way already is the answer: so whoever asks again,
         because no answer came, finds it. Raises InvalidField, JobUnderWay, ControlUnavailable."""
