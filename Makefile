@@ -53,7 +53,7 @@ lint: env check-protos ## check style, types, imports and protos
 	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb --config buf.yaml --exclude-imports
 
 test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 demo: env ## show a migration there and back under load, about a minute
 	$(BIN)/baton demo

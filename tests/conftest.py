@@ -8,9 +8,11 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from libs.devstack.kafka import Kafka
 from libs.devstack.postgres import Postgres
@@ -24,7 +26,7 @@ from tests.servers import make_usable
 # Fixtures and hooks are found here by their names.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
 
-TESTS = Path(__file__).parent
+ACCEPTANCE = "tests/acceptance/"
 TOPIC_PARTITIONS = 16
 
 # A machine that is busy with other tests is no failure: no example is held to a time.
@@ -43,12 +45,16 @@ def pytest_sessionstart() -> None:
     commands.start()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two processes that share the tests: whole files, and one acceptance test at a time."""
-    for item in items:
-        place = item.path.relative_to(TESTS)
-        group = place.parts[0] if place.parts[0] == "acceptance" else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
+class Shared(LoadScopeScheduling):  # type: ignore[misc]
+    """How processes share the tests: whole files, and never two acceptance tests at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return ACCEPTANCE if file.startswith(ACCEPTANCE) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
+    return Shared(config, log)
 
 
 @pytest.fixture(scope="session")
