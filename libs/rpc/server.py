@@ -17,12 +17,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
 from libs.rpc.auth import check_token, is_loopback
 from libs.rpc.errors import Context, DeadlineExceeded, abort, abort_unknown
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_BYTES
+from libs.rpc.standard import Health, Reflection
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ Handler = Callable[[bytes, Context], Awaitable[bytes]]
 Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
 """One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent."""
 
-_LAST_ANSWERS_SECONDS = 0.25
 _BACKSTOP_CALLS = 64
 
 
@@ -217,30 +217,6 @@ def _draining() -> StoreNotReady:
     return StoreNotReady("the process is draining")
 
 
-class _Health(health.aio.HealthServicer):
-    """Its watchers, who never leave by themselves, would hold a server open that is to end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watches: set[asyncio.Task[None]] = set()
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - gRPC's name
-        watch = asyncio.ensure_future(super().Watch(request, context))
-        self._watches.add(watch)
-        try:
-            await asyncio.wait([watch])
-        finally:
-            watch.cancel()
-            self._watches.discard(watch)
-
-    async def end_watches(self) -> None:
-        """When they have been told the last."""
-        if self._watches:
-            await asyncio.wait(self._watches, timeout=_LAST_ANSWERS_SECONDS)
-        for watch in self._watches:
-            watch.cancel()
-
-
 class _Collector:
     """Stands in for a server when a generated service registers itself; keeps the handlers."""
 
@@ -296,7 +272,7 @@ class Server:
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
         self._gate = _Gate(config.limits, config.token)
-        self._health = _Health()
+        self._health = Health()
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(
             options=OPTIONS,
@@ -306,8 +282,9 @@ class Server:
         for service in services:
             self._add(raw_service(service) if isinstance(service, TypedService) else service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, self._server)
+        self._reflection = Reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME])
+        register: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        register(self._reflection, self._server)
         self._stopping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -373,6 +350,7 @@ class Server:
         except TimeoutError:
             left = self.in_flight
             log.warning("%s: %d call(s) cut off after %g s", self._config.address, left, timeout_seconds)
+        self._reflection.end()
         await self._health.end_watches()
         await asyncio.shield(self._stopping)
         return left

@@ -192,6 +192,19 @@ async def test_a_watcher_of_health_sees_the_drain_and_does_not_hold_it_up() -> N
     assert seen == [statuses.SERVING, statuses.NOT_SERVING]
 
 
+async def test_a_client_of_reflection_that_stays_does_not_hold_a_drain_up() -> None:
+    server = Server(config(), [RawService(SERVICE, {"Echo": echo})])
+    await server.start()
+    async with open_channel(server.address) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel.grpc)  # type: ignore[arg-type]
+        stream = stub.ServerReflectionInfo()
+        await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await stream.read()
+        assert SERVICE in {service.name for service in answer.list_services_response.service}
+        async with asyncio.timeout(10):
+            assert await server.drain(60.0) == 0
+
+
 async def test_health_answers_overall_and_for_each_service() -> None:
     async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (server, channel):
         stub: Any = health_pb2_grpc.HealthStub(channel.grpc)
