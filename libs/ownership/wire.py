@@ -107,7 +107,7 @@ def _put(message: pb.Record, record: Record) -> None:
 def record_from_pb(message: pb.Record) -> Record:
     """Raises UnreadableRecord."""
     # Read for each record of every copy: what is read once is read once, and most records have no lists.
-    key, payload, served, bases = message.key, message.payload, message.served, message.bases
+    key, payload, served = message.key, message.payload, message.served
     if not key:
         raise UnreadableRecord("key: empty: a record has a key", field="key")
     _check_text(key, MAX_KEY_BYTES, "key")
@@ -122,7 +122,7 @@ def record_from_pb(message: pb.Record) -> Record:
         live=message.live,
         payload=payload,
         schema_version=message.schema_version,
-        bases=tuple(map(version_from_pb, bases[-MAX_BASES:])) if bases else (),
+        bases=_bases(message) if version.term else (),
     )
     return Record(
         row=row,
@@ -130,6 +130,12 @@ def record_from_pb(message: pb.Record) -> Record:
         origin=store_from_pb(message.origin, "origin"),
         made_seconds=_made_seconds(message),
     )
+
+
+def _bases(message: pb.Record) -> tuple[Version, ...]:
+    if not message.bases and message.HasField("base"):
+        return (version_from_pb(message.base),)
+    return tuple(map(version_from_pb, message.bases[-MAX_BASES:]))
 
 
 def _made_seconds(message: pb.Record) -> float:

@@ -47,15 +47,18 @@ def records(draw: st.DrawFn) -> Record:
     kept = payload if len(payload) <= MAX_ANSWER_BYTES else b"kept"
     answers = st.one_of(st.none(), st.binary(max_size=20), st.just(kept))
     served = st.builds(Served, texts, texts, st.binary(max_size=REQUEST_HASH_BYTES), versions, answers)
+    version = draw(versions)
+    # Only a seizure begins a term, and so leaves a base.
+    bases = draw(st.lists(versions, max_size=MAX_BASES)) if version.term else []
     row = Row(
         draw(texts),
-        draw(versions),
+        version,
         draw(stores),
         draw(st.one_of(st.just(Version(0, 0)), versions)),
         draw(st.booleans()),
         payload,
         draw(st.integers(0, (1 << 31) - 1)),
-        tuple(draw(st.lists(versions, max_size=MAX_BASES))),
+        tuple(bases),
     )
     window = tuple(draw(st.lists(served, max_size=8)))
     return Record(row, window, draw(stores), float(draw(st.integers(0, 1 << 32))))
@@ -65,6 +68,14 @@ def records(draw: st.DrawFn) -> Record:
 def test_a_record_arrives_as_it_was_sent(record: Record) -> None:
     assert record_from_pb(record_to_pb(record)) == record
     assert record_of_event(event_of(record)) == record
+
+
+def test_the_one_base_of_an_earlier_release_is_read() -> None:
+    message = record_to_pb(Record(replace(row_with(b"p"), version=Version(4, 9)), (), Store.A, 0.0))
+    message.base.term, message.base.revision = 0, 3
+    assert record_from_pb(message).row.bases == ((0, 3),)
+    message.bases.add(term=2, revision=8)
+    assert record_from_pb(message).row.bases == ((2, 8),)
 
 
 def row_with(payload: bytes, key: str = "sandboxes/k") -> Row:

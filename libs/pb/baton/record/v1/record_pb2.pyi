@@ -18,6 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Store:
@@ -72,6 +77,7 @@ class Record(_message.Message):
     WRITE_VERSION_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     MADE_TIME_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
@@ -99,6 +105,11 @@ class Record(_message.Message):
         """Requests that changed the record, newest last. A write carries its own, a release the whole window."""
 
     @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def base(self) -> Global___Version:
+        """The last of `bases`, in events of a release that kept no others."""
+
+    @_builtins.property
     def made_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def bases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
@@ -113,15 +124,16 @@ class Record(_message.Message):
         write_version: Global___Version | None = ...,
         live: _builtins.bool = ...,
         served: _abc.Iterable[Global___ServedRequest] | None = ...,
+        base: Global___Version | None = ...,
         origin: Global___Store.ValueType = ...,
         made_time: _timestamp_pb2.Timestamp | None = ...,
         schema_version: _builtins.int = ...,
         payload: _builtins.bytes = ...,
         bases: _abc.Iterable[Global___Version] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["made_time", b"made_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "made_time", b"made_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bases", b"bases", "key", b"key", "live", b"live", "made_time", b"made_time", "origin", b"origin", "owner", b"owner", "payload", b"payload", "schema_version", b"schema_version", "served", b"served", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "bases", b"bases", "key", b"key", "live", b"live", "made_time", b"made_time", "origin", b"origin", "owner", b"owner", "payload", b"payload", "schema_version", b"schema_version", "served", b"served", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
