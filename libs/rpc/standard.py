@@ -49,7 +49,7 @@ class Reflection(reflection.aio.ReflectionServicer):
         super().__init__(names)
         self._ended = asyncio.Event()
 
-    async def ServerReflectionInfo(  # type: ignore[override] - the stub does not know asynchronous generators
+    async def ServerReflectionInfo(  # type: ignore[override]  # its stub knows no generators
         self, requests: Any, context: Context
     ) -> AsyncGenerator[Any, None]:
         answered: Any = super().ServerReflectionInfo(self._until_ended(requests), context)
