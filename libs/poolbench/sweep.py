@@ -42,7 +42,7 @@ _CONNECT_SECONDS = 5.0
 _STATEMENT_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _SPARE_SECONDS = 30.0
-_FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
+_FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError)
 """Of asyncpg; a TimeoutError is an OSError."""
 
 _LOOK = f"""

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 
+# The last one when a connection is lost while it is waited for.
+_FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, asyncpg.InternalClientError)
+
 _CALL_SECONDS = 1.5
 _CLOSE_SECONDS = 1.0
 _CONNECTIONS = 4
@@ -204,7 +207,7 @@ class PostgresControlStore:
             raise ControlUnavailable(f"{self._where} did not answer within {_CALL_SECONDS:g} s")
         try:
             return task.result()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _FOREIGN as error:
             raise ControlUnavailable(f"{self._where}: {error or type(error).__name__}") from error
 
     async def _call(self, work: Callable[[_Connection], Awaitable[T]]) -> T:
