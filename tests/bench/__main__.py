@@ -64,8 +64,12 @@ BENCHES: dict[str, tuple[str, Measure]] = {
 """In this order: what disturbs most comes last."""
 
 
-async def run(names: Sequence[str], site: Site, progress: Console) -> list[Result]:
-    results = []
+Keep = Callable[[list[Result]], None]
+"""Is told all results that there are, after each bench: one that is ended early has measured the others."""
+
+
+async def run(names: Sequence[str], site: Site, progress: Console, keep: Keep) -> list[Result]:
+    results: list[Result] = []
     for name in names:
         title, measure = BENCHES[name]
         progress.print(f"[dim]{name}: {title} ...[/dim]")
@@ -79,12 +83,13 @@ async def run(names: Sequence[str], site: Site, progress: Console) -> list[Resul
             results.append(Result(name, title, machine=machine.as_json(), error=f"{type(error).__name__}: {error}"))
         else:
             results.append(Result(name, title, figures, machine.as_json()))
+        keep(results)
     return results
 
 
-async def run_all(names: Sequence[str], site: Site, progress: Console) -> list[Result]:
+async def run_all(names: Sequence[str], site: Site, progress: Console, keep: Keep) -> list[Result]:
     async with site.exits:
-        return await run(names, site, progress)
+        return await run(names, site, progress, keep)
 
 
 def main() -> int:
@@ -97,19 +102,26 @@ def main() -> int:
     names = [name for name in BENCHES if not options.only or name in options.only]
     many = options.records or (QUICK_RECORDS if options.quick else MANY_RECORDS)
     progress = Console(stderr=True)
+    shown = Console(width=None if sys.stdout.isatty() else 130)
+
+    def text_of(results: list[Result]) -> str:
+        return report.as_json(results, quick=options.quick, cores=os.cpu_count() or 1)
+
+    def keep(results: list[Result]) -> None:
+        report.write(REPORT, text_of(results))
+        if options.output == "table":
+            report.show(shown, results[-1:])
+
     try:
         with running_stack() as stack, server_directory() as directory:
             site = Site(stack, Path(directory), options.quick, AsyncExitStack(), many)
-            results = asyncio.run(run_all(names, site, progress))
+            results = asyncio.run(run_all(names, site, progress, keep))
     except DevStackError as error:
         progress.print(f"[red]{error}[/red]")
         return 1
-    text = report.as_json(results, quick=options.quick, cores=os.cpu_count() or 1)
-    report.write(REPORT, text)
     if options.output == "json":
-        sys.stdout.write(text)
+        sys.stdout.write(text_of(results))
     else:
-        report.show(Console(width=None if sys.stdout.isatty() else 130), results)
         progress.print(f"[dim]{REPORT.relative_to(PROJECT_ROOT)}[/dim]")
     return 1 if any(result.error for result in results) else 0
 
