@@ -11,7 +11,7 @@ import grpc
 
 from libs.rpc import metadata
 from libs.rpc.channel import RawCallable
-from tests.bench.calls import UPDATE, path_of, update_request
+from tests.bench.calls import SAYS, UPDATE, path_of, update_request
 from tests.bench.measure import Contender, Figure, Meter, Round, alternate
 from tests.bench.site import CALL_SECONDS, SEED_RECORDS, Site
 
@@ -30,7 +30,7 @@ async def measure(site: Site) -> list[Figure]:
 
     async def turn(ack: str, count: int, in_flight: int, _: int) -> Round:
         requests = iter([update_request(number % SEED_RECORDS) for number in range(count)])
-        sent = ((metadata.TOKEN, world.token), *ACKS[ack])
+        sent = ((metadata.TOKEN, world.token), *SAYS, *ACKS[ack])
         meter = Meter(site.pids)
         workers = (_calls(call, requests, sent) for _ in range(in_flight))
         return meter.stop([one for some in await asyncio.gather(*workers) for one in some])
