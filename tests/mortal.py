@@ -159,6 +159,9 @@ class MortalControl(MemoryControlStore):
         await self._life.at("before its place is written down")
         saved = await super().put(job)
         await self._life.at("after its place is written down")
+        if self._life.put_off:
+            # Each time another point: which work is lost must not hang on chance.
+            await self._life.at(f"before work that is written down as done, {len(self._life.doom.seen)}")
         while self._life.put_off:
             await self._life.put_off.pop(0)()
         return saved
