@@ -12,7 +12,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -30,12 +30,13 @@ from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
-from libs.trial.evidence import gather
+from libs.trial.evidence import Evidence, gather
 from libs.trial.load import Load, LoadPlan
 from libs.trial.stores import Reader, StoreAccess, open_readers, wait_until_quiet
 from libs.trial.verdict import judge
 from libs.trial.walk import Walk
 from libs.trial.world import Size, World
+from libs.verify.history import READS
 from tests.waiting import eventually
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
@@ -126,9 +127,22 @@ async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
         await wait_until_quiet(readers, log, WAIT_SECONDS)
         evidence = await gather(load.calls(), readers, log, before)
         evidence.save(load.directory)
-    result = judge(evidence)
+    result = judge(without_what_went_with_the_disk(evidence))
     assert load.calls_per_second >= LEAST_CALLS_PER_SECOND, "too few calls to show anything"
     assert result.ok, "\n".join(result.problems)
+
+
+def without_what_went_with_the_disk(evidence: Evidence) -> Evidence:
+    """A strict read may show a write that has committed, is in no log yet, and has been acknowledged to nobody. It goes
+    with the disk, and its retry is done anew: such a read is left out. No write is."""
+    logged = {(event.name, event.version) for event in evidence.events}
+    logged |= {(held.name, held.written) for held in evidence.before}
+    calls = [
+        call
+        for call in evidence.calls
+        if call.method not in READS or call.revision is None or (call.key, call.revision) in logged
+    ]
+    return replace(evidence, calls=tuple(calls))
 
 
 @pytest.fixture
