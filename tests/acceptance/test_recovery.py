@@ -36,7 +36,7 @@ from libs.trial.stores import Reader, StoreAccess, open_readers, wait_until_quie
 from libs.trial.verdict import judge
 from libs.trial.walk import Walk
 from libs.trial.world import Size, World
-from libs.verify.history import READS
+from libs.verify.history import READS, Outcome
 from tests.waiting import eventually
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
@@ -135,12 +135,14 @@ async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
 def without_what_went_with_the_disk(evidence: Evidence) -> Evidence:
     """A strict read may show a write that has committed, is in no log yet, and has been acknowledged to nobody. It goes
     with the disk, and its retry is done anew: such a read is left out. No write is."""
-    logged = {(event.name, event.version) for event in evidence.events}
-    logged |= {(held.name, held.written) for held in evidence.before}
+    known = {(event.name, event.version) for event in evidence.events}
+    known |= {(held.name, held.written) for held in evidence.before}
+    done = (call for call in evidence.calls if call.outcome is Outcome.OK and call.method not in READS)
+    known |= {(call.key, call.revision) for call in done if call.revision is not None}
     calls = [
         call
         for call in evidence.calls
-        if call.method not in READS or call.revision is None or (call.key, call.revision) in logged
+        if call.method not in READS or call.revision is None or (call.key, call.revision) in known
     ]
     return replace(evidence, calls=tuple(calls))
 
