@@ -16,7 +16,7 @@ PROTO_TREES := protos:libs/pb:libs.pb \
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos protos-baseline lint test demo bench up down pins clean
+.PHONY: help env stack protos check-protos protos-baseline lint test mutants demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ lint: env check-protos ## check style, types, imports and protos
 
 test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
+
+mutants: env stack ## break each rule once and see its test fail (MUTANTS="text" for some)
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 demo: env ## show a migration there and back under load, about a minute
 	$(BIN)/baton demo

@@ -595,4 +595,48 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "deprecate.certificate": Requirement("At the end a report shows by digests, ledger and gates that all has arrived"),
+    "api.openapi": Requirement("The contract as OpenAPI 3.1, made from the descriptors, served by all three"),
+    "feed.identity": Requirement(
+        "A log that was made anew, emptied or replaced is recognised while running, stops the feed and "
+        "alarms; nothing is skipped in silence"
+    ),
+    "feed.poison": Requirement(
+        "Whatever stands in the log harms at most its own record: it is parked, shown, and never stops a "
+        "feed, a list or a start"
+    ),
+    "traffic.zero-hop": Requirement(
+        "Clients that speak xDS call the owner directly; routes follow setting, flags and bucket owners "
+        "within 50 ms; the router remains the way for all else"
+    ),
+    "traffic.cohorts": Requirement("Named records or accounts go first or stay last, sticky, journaled"),
+    "move.bulk": Requirement(
+        "Many records change owner in chunks without their payloads crossing the log, with the guarantees of "
+        "the single handoff"
+    ),
+    "trust.identity": Requirement(
+        "Callers are authenticated (JWT, mTLS, tokens); beyond loopback nothing is open unless that is written down"
+    ),
+    "trust.accounts": Requirement(
+        "A caller sees and changes only its accounts' records, at either store, in lists and watches"
+    ),
+    "trust.roles": Requirement("Each operator's verb needs its role; the journal names the authenticated actor"),
+    "trust.tls": Requirement("TLS on every leg, Kafka with SASL, certificates and tokens reload without a restart"),
+    "trust.events": Requirement("An event without a valid authentication code is never applied"),
+    "trust.limits": Requirement("No caller can use up a listener, a process's memory or another caller's share"),
+    "trust.secrets": Requirement("Secrets reach no log, metric, error or evidence"),
+    "operate.page": Requirement("One live page shows and steers the migration, tested in a real browser"),
+    "operate.telemetry": Requirement(
+        "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply"
+    ),
+    "operate.alerts": Requirement("Dashboards, alert rules and runbooks from code, each alert with its runbook"),
+    "operate.notify": Requirement("Webhooks tell of phases, rollbacks, blocks, job ends; external gates can be asked"),
+    "operate.evidence": Requirement(
+        "A difference is shown with request, both answers and fields, bounded, without secrets"
+    ),
+    "deploy.kubernetes": Requirement(
+        "Manifests that are rendered, validated, and whose commands, environment and probes are run"
+    ),
+    "adapter.guide": Requirement(
+        "A new SQL store is a set of small operations on one transaction; the protocol is not written again"
+    ),
 }

@@ -198,6 +198,24 @@ def test_a_servers_port_is_none_that_an_outgoing_connection_could_be_given() -> 
     assert max(ports) < max(first, 32768)
 
 
+def test_two_processes_never_take_the_same_port() -> None:
+    # Few ports are left to choose from, so that without the lock both processes take the same one within a few tries.
+    program = (
+        "import sys, libs.devstack.ports as ports; ports._FIRST = ports._first_ephemeral_port() - 40;"
+        " print(*(ports.free_port() for _ in range(12)), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        lines = [process.stdout.readline() for process in processes if process.stdout]
+    finally:
+        for process in processes:
+            process.communicate("")
+    first, second = (set(line.split()) for line in lines)
+    assert len(first) == len(second) == 12
+    assert not first & second
+
+
 def test_a_server_that_ends_at_once_shows_its_log(tmp_path: Path) -> None:
     command = Command("failing", ["/bin/sh", "-c", "echo out of luck; exit 3"], log=tmp_path / "failing.log")
     server = ServerProcess(command)
