@@ -18,7 +18,9 @@ _CANCEL_SECONDS = 1.0
 
 async def all_or_none(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Does all of it at once and returns what each returned. The first failure cancels the rest, and is raised when all
-    have ended."""
+    have ended. No work is done at once."""
+    if not work:
+        return []
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)

@@ -125,6 +125,30 @@ async def test_a_replay_of_one_record_reads_its_partition_only(panel: Panel) -> 
     assert await rows(panel.system.ports(Store.B)) == {key_of(7): NEWEST[key_of(7)]}
 
 
+async def test_a_replay_goes_on_behind_a_batch_without_a_wanted_event(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows_replay, "POLL_EVENTS", 5)
+    heartbeat = Event("", b"", HeaderWriter("A", "baton.heartbeat.v1").write("", (0, 0), 1.0))
+    part = partition_of(key_of(7), panel.system.log.partitions)
+    await panel.system.log.append([heartbeat] * 7 + [event("another")] * 7, partition=part)
+    await panel.system.log.append([event(key_of(7))])
+    job = await ended(panel, {"name": key_of(7)})
+    assert (job.state, job.done, job.note) == (JobState.FINISHED, 15, "applied 1, ignored 0 as known")
+
+
+@pytest.mark.parametrize("name", ["", "another"])
+async def test_a_replay_whose_predecessor_failed_is_refused_with_the_way_out(panel: Panel, name: str) -> None:
+    failed = await ended(panel, {"start": "3/9"})
+    assert failed.state is JobState.FAILED
+    request = pb.StartJobRequest(kind="replay", actor="ann", arguments={"to": "B", "start": "3/9"})
+    if name:
+        request.arguments["name"] = name
+    hint = f"{failed.id} is FAILED: go on with it: baton jobs resume {failed.id}, or end it: baton jobs cancel"
+    with pytest.raises(grpc.aio.AioRpcError, match=hint):
+        await panel.control.StartJob(request)
+
+
 async def test_events_that_cannot_be_read_are_counted_and_named_and_keep_no_other_back(panel: Panel) -> None:
     good = events()[:3]
     bad_store = Event("x", event("x").value + b"\x18\x63")  # its last owner is store 99

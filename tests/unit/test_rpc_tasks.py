@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from libs.errors import Overloaded, StoreNotReady
-from libs.rpc.tasks import Background, Loop
+from libs.rpc.tasks import Background, Loop, all_or_none
 from tests.waiting import eventually
 
 
@@ -113,3 +113,7 @@ async def test_a_loop_goes_on_after_failures_and_shows_the_last_one() -> None:
     assert (loop.failures, loop.trouble) == (3, "")
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_no_work_is_done_at_once() -> None:
+    assert await all_or_none([]) == []

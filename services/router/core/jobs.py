@@ -126,6 +126,18 @@ class Job:
         return left / self.per_second if self.total and self.per_second > 0 and left >= 0 else -1.0
 
 
+def same(job: Job, wanted: Job) -> Job:
+    """The job that has the lane, if it does what is wanted; one that has failed does not. Raises JobUnderWay, which
+    names how the operator frees the lane."""
+    if job.arguments == wanted.arguments and job.state is not JobState.FAILED:
+        return job
+    if job.state.wants_a_runner:
+        hint = f"wait for its end, or end it: baton jobs cancel {job.id}"
+    else:
+        hint = f"go on with it: baton jobs resume {job.id}, or end it: baton jobs cancel {job.id}"
+    raise JobUnderWay(f"{job.id} is {job.state.value}: {hint}; nothing was changed", job=job.id, state=job.state.value)
+
+
 def check_rate(rate: float) -> None:
     """Raises InvalidField."""
     if rate != 0 and not 1 <= rate <= MAX_RATE:

@@ -114,14 +114,16 @@ class Jobs:
         return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}")
 
     async def check_lane(self, wanted: Job) -> None:
-        """So that most orders that `add` would refuse are refused before. Raises JobUnderWay, ControlUnavailable."""
-        for other in await self._store.jobs():
-            if other.lane == wanted.lane and not other.state.ended and other.arguments != wanted.arguments:
-                raise JobUnderWay(f"{other.id} is under way: nothing was changed")
+        """Refuse early what `add` would refuse. Raises JobUnderWay, ControlUnavailable."""
+        await self._in_lane(wanted)
+
+    async def _in_lane(self, wanted: Job) -> Job | None:
+        jobs = [job for job in await self._store.jobs() if job.lane == wanted.lane and not job.state.ended]
+        return rules.same(jobs[0], wanted) if jobs else None
 
     async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
-        """Asks for a job. One with the same arguments that is under way already is the answer: so whoever asks again,
-        because no answer came, finds it. Raises InvalidField, JobUnderWay, ControlUnavailable."""
+        """Ask for a job. A job under way with the same arguments is the answer, so that a repeated order finds its job.
+        Raises InvalidField, JobUnderWay, ControlUnavailable."""
         return await self.add(await self.wanted(kind, arguments, actor, rate))
 
     async def add(self, job: Job) -> Job:
@@ -129,9 +131,8 @@ class Jobs:
         try:
             return self._seen(await self._store.add(replace(job, created_seconds=self._around.clock.now())))
         except JobUnderWay:
-            for other in await self._store.jobs():
-                if (other.lane, other.arguments, other.state.ended) == (job.lane, job.arguments, False):
-                    return self._seen(other)
+            if (same := await self._in_lane(job)) is not None:
+                return self._seen(same)
             raise
 
     async def job(self, job_id: str) -> Job:
