@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from libs.errors import LockTimeout, Overloaded
+from libs.errors import BatonError, LockTimeout, Overloaded
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
 from libs.ownership.model import Call, Found
 from libs.ownership.rules import Answered, Changed, Decide
@@ -32,8 +32,8 @@ TURN_WAIT_SECONDS = 1.0
 RELEASE_WAIT_SECONDS = 0.3
 
 
-class _NeedsLock(Exception):
-    """The write would change the record."""
+class _NeedsLock(BatonError):
+    """The write would change the record. A BatonError, because stores log every other exception as a defect."""
 
 
 class Turns:

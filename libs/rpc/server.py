@@ -17,13 +17,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
+from libs.rpc import reflection
 from libs.rpc.auth import check_token, is_loopback
 from libs.rpc.errors import Context, DeadlineExceeded, abort, abort_unknown
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_BYTES
-from libs.rpc.standard import Health, Reflection
+from libs.rpc.standard import Health
 
 log = logging.getLogger(__name__)
 
@@ -282,9 +282,8 @@ class Server:
         for service in services:
             self._add(raw_service(service) if isinstance(service, TypedService) else service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._reflection = Reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME])
-        register: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-        register(self._reflection, self._server)
+        self._reflection = reflection.Reflection([*self._names, health.SERVICE_NAME, *reflection.NAMES])
+        self._server.add_generic_rpc_handlers(reflection.handlers(self._reflection))
         self._stopping: asyncio.Task[None] | None = None
         self.port = 0
 

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
+from libs.backend.turns import Turns
+from libs.locks.memory import MemoryLocks
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
-from libs.ownership.model import BUCKETS, Absence, Store, bucket_of
-from libs.ownership.rules import Answered, Changed, Outcome
+from libs.ownership.model import BUCKETS, Absence, Found, Store, bucket_of
+from libs.ownership.rules import Answered, Changed, Outcome, decide_write
 from libs.ownership.wire import record_of_event
 from libs.store.port import ExportQuery, Filter, Page, StorePorts
 from tests.contracts.store_adapters import (
@@ -43,6 +45,20 @@ async def test_writes_of_one_key_at_once_each_have_their_revision(store: StorePo
     assert sorted(outcome.version.revision for outcome in outcomes) == list(range(1, 21))
     entries = await store.outbox.pull(100, 0)
     assert [entry.version.revision for entry in entries] == list(range(1, 21))
+
+
+async def test_a_write_under_a_lock_leaves_no_stack_trace_in_the_log(
+    store: StorePorts, caplog: pytest.LogCaptureFixture
+) -> None:
+    await own(store, [KEY])
+    call = call_of(KEY, "r1")
+
+    def decide(found: Found) -> Changed | Answered:
+        return decide_write(found, store.store, call, putting(sandbox(KEY, "one")))
+
+    outcome = await Turns(store, MemoryLocks()).write(call, decide, under_lock=True)
+    assert isinstance(outcome, Changed)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 async def test_one_request_at_once_many_times_has_one_effect(store: StorePorts) -> None:

@@ -224,7 +224,12 @@ async def test_reflection_names_the_services() -> None:
         answer = await call.read()
         call.cancel()
         names = {service.name for service in answer.list_services_response.service}
-    assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {
+        SERVICE,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
 
 
 @pytest.mark.parametrize("shown", [None, "", "a-token-of-some-lengt", "another-token-entirely"])

@@ -1,0 +1,125 @@
+# ruff: noqa: N802 - the methods are named as in the .proto.
+"""Server reflection, versions v1 and v1alpha, as grpcurl, ghz and other clients expect it.
+
+Both versions have the same messages, so one servicer answers both. `grpcio-reflection` brings v1alpha only: the
+descriptors of v1 are made from those of v1alpha. Its descriptor pool does not find methods, fields and enum values by
+their full names; here a symbol that is not found is looked up as a member of the symbol before its last dot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from libs.rpc.errors import Context
+
+V1ALPHA = reflection.SERVICE_NAME
+V1 = V1ALPHA.replace("v1alpha", "v1")
+NAMES = (V1, V1ALPHA)
+
+_MEMBERS = (
+    ("FindServiceByName", "methods_by_name"),
+    ("FindMessageTypeByName", "fields_by_name"),
+    ("FindMessageTypeByName", "oneofs_by_name"),
+    ("FindEnumTypeByName", "values_by_name"),
+)
+
+
+def _add_v1() -> None:
+    """Puts the descriptors of v1 into the default pool."""
+    file = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    file.name = "grpc/reflection/v1/reflection.proto"
+    file.package = file.package.replace("v1alpha", "v1")
+    for message in file.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = field.type_name.replace("v1alpha", "v1")
+    for method in file.service[0].method:
+        method.input_type = method.input_type.replace("v1alpha", "v1")
+        method.output_type = method.output_type.replace("v1alpha", "v1")
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+
+
+_add_v1()
+
+
+class Pool:
+    """The default descriptor pool, which here finds members of services, messages and enums too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(descriptor_pool.Default(), name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """Raises KeyError."""
+        pool = descriptor_pool.Default()
+        with suppress(KeyError):
+            return pool.FindFileContainingSymbol(symbol)
+        parent, _, member = symbol.rpartition(".")
+        for find, members in _MEMBERS:
+            with suppress(KeyError):
+                found: Any = getattr(pool, find)(parent)
+                if member in getattr(found, members):
+                    file: FileDescriptor = found.file
+                    return file
+        raise KeyError(symbol)
+
+
+class Reflection(reflection.aio.ReflectionServicer):
+    """Takes no more questions after its end, so that its clients, who may stay for long, hold up no drain."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        super().__init__(services, Pool())
+        self._ended = asyncio.Event()
+
+    async def ServerReflectionInfo(  # type: ignore[override]  # its stub knows no generators
+        self, requests: Any, context: Context
+    ) -> AsyncGenerator[Any, None]:
+        answered: Any = super().ServerReflectionInfo(self._until_ended(requests), context)
+        async for answer in answered:
+            yield answer
+
+    async def _until_ended(self, requests: Any) -> AsyncGenerator[Any, None]:
+        ended = asyncio.ensure_future(self._ended.wait())
+        request: asyncio.Future[Any] | None = None
+        try:
+            while True:
+                request = asyncio.ensure_future(anext(requests))
+                request.add_done_callback(_look_at)
+                await asyncio.wait([request, ended], return_when=asyncio.FIRST_COMPLETED)
+                if not request.done():
+                    return
+                try:
+                    yield request.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            ended.cancel()
+            if request is not None:
+                request.cancel()
+
+    def end(self) -> None:
+        self._ended.set()
+
+
+def _look_at(request: asyncio.Future[Any]) -> None:
+    """Retrieves the exception of a client that left while its question was waited for; else asyncio logs it."""
+    if not request.cancelled():
+        request.exception()
+
+
+def handlers(servicer: Reflection) -> tuple[grpc.GenericRpcHandler, ...]:
+    """To be added to a server."""
+    answer = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": answer}) for name in NAMES)
