@@ -410,7 +410,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "an_old_client_stays_right_at_its_endpoint",
             "health_and_reflection_are_the_same_everywhere",
             "an_answer_that_differs_is_found",
-        ),
+        )
+        + _in("acceptance/test_old_names.py", "every_name_of_the_old_service_is_served_there_and_back"),
     ),
     "api.mcp": Requirement("The operations are there as MCP tools at all three"),
     "lock.port": Requirement(

@@ -104,13 +104,22 @@ class Method:
     revision: str = ""
     """Of a write that replies with the record as it leaves it: the field with the record's revision."""
     changes_nothing_if: str = ""
+    new_key: re.Pattern[str] | None = None
+    """The keys of new records; None: any key."""
 
     def parse(self, request: bytes) -> Message:
         """Raises InvalidField when the bytes are not a request of this method."""
         return parse_request(self.request_class, request)
 
     def may_create(self, request: Message) -> bool:
-        return self.creates or bool(self.creates_if and getattr(request, self.creates_if))
+        """Whether the call may create its record, if its store can. The store still refuses bad input.
+
+        An old record may have a key that no new record may have. Such a call changes what exists, and where nothing
+        exists it must not move the right to create: it is refused at the store that has it.
+        """
+        if not (self.creates or (self.creates_if and getattr(request, self.creates_if))):
+            return False
+        return self.new_key is None or self.key is None or self.new_key.fullmatch(self.key.of(request)) is not None
 
     def changes_nothing(self, request: Message) -> bool:
         """It is a read, or only checks."""
@@ -216,7 +225,16 @@ def _method(descriptor: MethodDescriptor) -> Method:
         watch=_watch(descriptor, rule.watch, where) if rule.HasField("watch") else None,
         revision=rule.revision,
         changes_nothing_if=rule.changes_nothing_if,
+        new_key=_pattern(rule.new_key_pattern, where),
     )
+
+
+def _pattern(text: str, where: str) -> re.Pattern[str] | None:
+    """Raises UnfitContract."""
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise UnfitContract(f"{where}: new_key_pattern {text!r} is not a regular expression: {error}") from None
 
 
 def _refuse_other_streams(

@@ -22,7 +22,10 @@ def make_token(last: str, question: bytes) -> str:
 
 
 def read_token(token: str, question: bytes, field: str = "page_token") -> str:
-    """The name after which the page begins; "" for no token. Raises InvalidField."""
+    """The name after which the page begins; "" for no token. Raises InvalidField.
+
+    The name is not held to the contract's rules: a page may have ended at a name that no client could create today.
+    """
     if not token:
         return ""
     if len(token) > MAX_TOKEN_CHARACTERS:
@@ -33,7 +36,7 @@ def read_token(token: str, question: bytes, field: str = "page_token") -> str:
     except ValueError:
         # Of what is not base64, not ASCII or not UTF-8.
         data, last = b"", ""
-    if not last:
+    if not last or "\0" in last:
         raise InvalidField(field, token, "give back next_page_token of a former answer as it was")
     if data[:HASH_BYTES] != question:
         raise InvalidField(field, token, "the token belongs to a list with another filter")

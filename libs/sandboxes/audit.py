@@ -40,13 +40,16 @@ KINDS: Mapping[str, Kind] = {
     "bad-json": Kind("An old column holds text that is no JSON, or JSON of another shape; it is kept beside"),
     "odd-value": Kind("An old column holds a value of another type or range; it is kept beside"),
     "impossible-state": Kind("The state is none that a sandbox can have"),
-    "invalid-name": Kind("The name is none that a client may give: it can be read, but not be made again"),
+    "old-name": Kind("No client could create this name today. Every call reaches it; deleted, it is not made again"),
+    "no-rest-path": Kind('A REST path cannot hold this name ("/", "." or ".."): clients reach it over gRPC and MCP'),
+    "invalid-name": Kind("The old id could not be part of a name, or the record names itself otherwise"),
     "future-time": Kind("A time lies in the future"),
     "dangling-owner": Kind("The sandbox belongs to nobody"),
     "orphaned-lease": Kind("A lease that nobody can hold any more: without holder, never granted, or long over"),
     "oversize": Kind("A value is larger than a client may make it"),
     "beyond-contract": Kind("A value that a client could not write today"),
     "too-large": Kind("The record is larger than an event may be: it could not be handed over", acceptable=False),
+    "unreachable-name": Kind("No call takes this name", acceptable=False),
     "unreadable": Kind("The record cannot be read", acceptable=False),
     "lossy-conversion": Kind("Converted to another schema version and back it is another one", acceptable=False),
 }
@@ -148,7 +151,14 @@ def _name(row: Row, sandbox: Sandbox) -> Iterator[Finding]:
     try:
         rules.check_name(row.key)
     except InvalidField as error:
-        yield Finding("invalid-name", error.expected)
+        yield Finding("unreachable-name", error.expected)
+        return
+    try:
+        rules.check_new_name(row.key)
+    except InvalidField as error:
+        made = row.key.removeprefix(rules.COLLECTION)
+        rest = "/" not in made and made not in (".", "..")
+        yield Finding("old-name" if rest else "no-rest-path", error.expected)
     if sandbox.name != row.key:
         yield Finding("invalid-name", f"it says of itself that it is {sandbox.name[:80]!r}")
 

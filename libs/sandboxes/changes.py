@@ -21,7 +21,7 @@ from libs.sandboxes.errors import EtagMismatch, SandboxAlreadyExists, SandboxNot
 from libs.sandboxes.masks import Selection, apply
 from libs.sandboxes.schema import NEWEST, SCHEMAS, Schemas
 from libs.sandboxes.transitions import INITIAL, UNSPECIFIED, check_transition
-from libs.sandboxes.validation import check_new
+from libs.sandboxes.validation import check_new, check_new_name
 
 _UIDS = uuid.uuid5(uuid.NAMESPACE_URL, "sandbox.v1.Sandbox/uid")
 
@@ -85,6 +85,7 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
                 raise SandboxNotFound(target.name)
             if target.etag:
                 raise EtagMismatch(target.etag, "")
+            check_new_name(target.name, "sandbox.name")
             check_new(sandbox)
             return create_it(row, version)
         _check_etag(target, row)
@@ -112,6 +113,7 @@ def delete(target: Target, *, allow_missing: bool) -> Change:
             if not allow_missing:
                 raise SandboxNotFound(target.name)
             if row is None or not row.payload:
+                check_new_name(target.name)
                 return Resource(b"", False, target.schemas.form(target.schema_version).version, answer=b"")
             return replace(written(target.model_of(row), target, version, live=False), answer=b"")
         _check_etag(target, row)

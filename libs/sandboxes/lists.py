@@ -9,7 +9,6 @@ from libs.contract.pages import filter_hash, read_token
 from libs.errors import InvalidField
 from libs.pb.sandbox.v1.sandbox_service_pb2 import ListSandboxesRequest, ListSandboxesResponse
 from libs.sandboxes.filter import parse_filter
-from libs.sandboxes.validation import check_name
 from libs.store.port import Page
 
 DEFAULT_PAGE_SIZE = 50
@@ -28,8 +27,6 @@ def page_of(request: ListSandboxesRequest) -> List:
     query = parse_filter(request.filter, show_deleted=request.show_deleted)
     question = question_hash(request)
     after = read_token(request.page_token, question)
-    if after:
-        check_name(after, "page_token")
     limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     return List(Page(query, after, limit), question, answer_of)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from google.protobuf.duration_pb2 import Duration
 
 from libs.errors import InvalidField
+from libs.ownership.limits import MAX_KEY_BYTES
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes.transitions import NUMBERS
 
@@ -32,7 +33,7 @@ MAX_TIMEOUT_SECONDS = 30 * 24 * 3600
 
 _ID = r"[a-z0-9][a-z0-9-]{0,62}"
 _ID_PATTERN = re.compile(_ID)
-_NAME_PATTERN = re.compile(COLLECTION + _ID)
+_NEW_NAME_PATTERN = re.compile(COLLECTION + _ID)
 _UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ETAG_PATTERN = re.compile(r'"[0-9]{1,19}-[0-9]{1,19}"')
 _ACCOUNT_PATTERN = re.compile(rf"[A-Za-z0-9._@-]{{1,{MAX_ACCOUNT_CHARACTERS}}}")
@@ -55,7 +56,20 @@ def check_id(value: str, field: str = "sandbox_id") -> None:
 
 
 def check_name(value: str, field: str = "name") -> None:
-    _matches(_NAME_PATTERN, value, field, f'write it as "{COLLECTION}" and an id; {_ID_RULE}')
+    """Check the name of a sandbox that may exist.
+
+    The old service accepted any text as an id, so such sandboxes exist and every call must reach them. The rule for new
+    names is `check_new_name`.
+    """
+    size = len(value.encode())
+    if not value.startswith(COLLECTION) or value == COLLECTION or size > MAX_KEY_BYTES or "\0" in value:
+        expected = f'write it as "{COLLECTION}" and an id, at most {MAX_KEY_BYTES} bytes together, no NUL character'
+        raise InvalidField(field, value, expected)
+
+
+def check_new_name(value: str, field: str = "name") -> None:
+    """Check the name of a sandbox that a write would create."""
+    _matches(_NEW_NAME_PATTERN, value, field, f'write it as "{COLLECTION}" and an id; {_ID_RULE}')
 
 
 def canonical_request_id(value: str, field: str = "request_id") -> str:

@@ -33,6 +33,11 @@ def _incomplete(**fields: Any) -> Bad:
     return lambda made_id: pb.CreateSandboxRequest(sandbox=Sandbox(**fields), sandbox_id=made_id)
 
 
+def _with_missing(request: pb.UpdateSandboxRequest | pb.DeleteSandboxRequest) -> Message:
+    request.allow_missing = True
+    return request
+
+
 BAD_INPUT: Sequence[tuple[Bad, str]] = (
     (_named("Upper"), "sandbox_id"),
     (_named("-first"), "sandbox_id"),
@@ -66,16 +71,18 @@ BAD_INPUT: Sequence[tuple[Bad, str]] = (
     (_with_spec(timeout=Duration(nanos=2_000_000_000)), "sandbox.spec.timeout"),
     (lambda _: pb.GetSandboxRequest(), "name"),
     (lambda _: pb.GetSandboxRequest(name="boxes/x"), "name"),
-    (lambda made_id: get(made_id + "/more"), "name"),
-    (lambda _: get("x" * 64), "name"),
+    (lambda _: get("nul\0"), "name"),
+    (lambda _: get("x" * 247), "name"),
     (lambda made_id: pb.GetSandboxRequest(name=made_id), "name"),
     (lambda _: pb.UpdateSandboxRequest(), "sandbox.name"),
     (lambda _: pb.UpdateSandboxRequest(sandbox=Sandbox(name="sandboxes/")), "sandbox.name"),
+    (lambda _: _with_missing(update("Old Name", account="acme", spec=SandboxSpec(image="image:1"))), "sandbox.name"),
     (lambda made_id: update(made_id, etag="4"), "sandbox.etag"),
     (lambda made_id: update(made_id, "colour"), "update_mask"),
     (lambda made_id: update(made_id, labels={"a": "b"}, request_id="1"), "request_id"),
     (lambda made_id: update(made_id, "state", state=7), "sandbox.state"),
     (lambda _: pb.DeleteSandboxRequest(), "name"),
+    (lambda _: _with_missing(delete("Old Name")), "name"),
     (lambda made_id: delete(made_id, etag="not quoted"), "etag"),
     (lambda made_id: delete(made_id, request_id="1"), "request_id"),
     (lambda _: pb.UndeleteSandboxRequest(name="x"), "name"),
@@ -84,7 +91,7 @@ BAD_INPUT: Sequence[tuple[Bad, str]] = (
     (lambda made_id: undelete(made_id, lease_token="1"), "lease_token"),
     (lambda made_id: acquire(made_id, ""), "holder"),
     (lambda made_id: acquire(made_id, "ann", seconds=0), "ttl"),
-    (lambda made_id: acquire("/" + made_id, "ann"), "name"),
+    (lambda _: acquire("", "ann"), "name"),
     (lambda made_id: renew(made_id, ""), "token"),
     (lambda made_id: release(made_id, "1"), "token"),
 )

@@ -28,6 +28,8 @@ FOUND = {
     "odd-value",
     "impossible-state",
     "invalid-name",
+    "old-name",
+    "no-rest-path",
     "future-time",
     "dangling-owner",
     "orphaned-lease",

@@ -10,6 +10,7 @@ from libs.contract.descriptors import Contract, UnfitContract
 from libs.errors import InvalidField
 from libs.pb.baton.options.v1 import options_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as sandbox
+from libs.sandboxes.validation import check_new_name
 from tests.contracts.pb.toy import shelf_pb2 as shelf
 from tests.shelf import CONTRACT as SHELF
 
@@ -57,7 +58,28 @@ def test_whether_a_call_may_create_depends_on_the_method_or_on_its_request() -> 
     assert SHELF.methods["Put"].may_create(shelf.PutOrder())
     assert not SHELF.methods["Lend"].may_create(shelf.LendOrder())
     assert SHELF.methods["Lend"].may_create(shelf.LendOrder(buy=True))
-    assert SANDBOX.methods["UpdateSandbox"].may_create(sandbox.UpdateSandboxRequest(allow_missing=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [("sandboxes/one", True), ("sandboxes/Box1", False), ("sandboxes/a/b", False), ("", False)],
+)
+def test_a_call_on_a_name_that_no_client_could_create_never_creates(name: str, may: bool) -> None:
+    request = sandbox.UpdateSandboxRequest(allow_missing=True)
+    request.sandbox.name = name
+    assert SANDBOX.methods["UpdateSandbox"].may_create(request) is may
+
+
+@pytest.mark.parametrize("name", ["a", "9-", "x" * 63, "x" * 64, "-a", "A", "a.b", "", "ß", "a\n"])
+def test_the_contracts_pattern_of_new_names_is_the_stores_rule(name: str) -> None:
+    request = sandbox.UpdateSandboxRequest(allow_missing=True)
+    request.sandbox.name = f"sandboxes/{name}"
+    try:
+        check_new_name(request.sandbox.name)
+    except InvalidField:
+        assert not SANDBOX.methods["UpdateSandbox"].may_create(request)
+    else:
+        assert SANDBOX.methods["UpdateSandbox"].may_create(request)
 
 
 def test_the_question_of_a_list_is_the_same_whatever_the_page() -> None:
@@ -125,6 +147,7 @@ WATCH = options_pb2.WatchRule(items="name", removed="name", resume_token="name",
         (options_pb2.MethodRule(key="{nome}", operation="get"), True, False, "no field 'nome'"),
         (options_pb2.MethodRule(key="{size}", operation="get"), True, False, "size is not a string"),
         (options_pb2.MethodRule(key="fixed", operation="get"), True, False, "names no field"),
+        (options_pb2.MethodRule(key="{name}", operation="get", new_key_pattern="("), True, False, "new_key_pattern"),
         (
             options_pb2.MethodRule(key="{name}", operation="get", made_id="size"),
             True,

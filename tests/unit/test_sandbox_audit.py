@@ -83,9 +83,24 @@ def test_a_state_that_no_sandbox_has_is_found(state: Any) -> None:
     assert kinds(row_of(clean(state=state))) == ["impossible-state"]
 
 
-@pytest.mark.parametrize("name", ["Dirty Name", "SB-1", "x" * 64, "-x"])
-def test_a_name_that_no_client_may_give_is_found(name: str) -> None:
-    assert kinds(row_of(clean(name=f"sandboxes/{name}"), f"sandboxes/{name}")) == ["invalid-name"]
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Dirty Name", "old-name"),
+        ("SB-1", "old-name"),
+        ("user@host", "old-name"),
+        ("a.b", "old-name"),
+        ("x" * 64, "old-name"),
+        ("-x", "old-name"),
+        ("a/b", "no-rest-path"),
+        (".", "no-rest-path"),
+        ("..", "no-rest-path"),
+        ("x" * 247, "unreachable-name"),
+    ],
+)
+def test_a_name_that_no_client_could_create_is_found(name: str, kind: str) -> None:
+    assert kinds(row_of(clean(name=f"sandboxes/{name}"), f"sandboxes/{name}")) == [kind]
+    assert KINDS[kind].acceptable == (kind != "unreachable-name")
 
 
 def test_a_sandbox_that_says_it_is_another_one_is_found() -> None:

@@ -374,3 +374,24 @@ def test_every_refusal_has_its_code_and_reason() -> None:
 def _payload(outcome: Resource | Answered) -> bytes:
     assert isinstance(outcome, Resource)
     return outcome.payload
+
+
+@pytest.mark.parametrize("name", ["sandboxes/Box1", "sandboxes/user@host", "sandboxes/a/b", "sandboxes/.."])
+def test_a_sandbox_with_an_old_name_is_served(name: str) -> None:
+    old = Sandbox(name=name, account="acme", state=Sandbox.STATE_RUNNING)
+    first = Version(0, 1)
+    record = OneRecord(Row(name, first, Store.A, first, live=True, payload=SCHEMAS.write(old, 1), schema_version=1))
+    request = UpdateSandboxRequest(sandbox=Sandbox(name=name, labels={"team": "red"}))
+    request.update_mask.paths.append("labels")
+    assert record.call("UpdateSandbox", request).labels["team"] == "red"
+    record.call("DeleteSandbox", DeleteSandboxRequest(name=name))
+    assert record.call("UndeleteSandbox", UndeleteSandboxRequest(name=name)).name == name
+
+
+@pytest.mark.parametrize("name", ["sandboxes/Box1", "sandboxes/a/b"])
+def test_no_write_creates_a_sandbox_with_an_old_name(name: str) -> None:
+    missing = UpdateSandboxRequest(sandbox=a_sandbox(name=name), allow_missing=True)
+    with pytest.raises(InvalidField, match=r"sandbox\.name: .*an id has 1 to 63"):
+        OneRecord().call("UpdateSandbox", missing)
+    with pytest.raises(InvalidField, match=r"name: .*an id has 1 to 63"):
+        OneRecord().call("DeleteSandbox", DeleteSandboxRequest(name=name, allow_missing=True))

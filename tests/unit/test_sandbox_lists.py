@@ -79,11 +79,16 @@ def test_a_token_belongs_to_its_question_whatever_the_size_of_the_page() -> None
             parsed(other)
 
 
-def test_a_token_that_names_no_sandbox_is_refused() -> None:
-    for last in ("a\0b", "sandboxes/", "boxes/a"):
-        token = make_token(last, question_hash(ListSandboxesRequest()))
-        with pytest.raises(InvalidField, match="page_token"):
-            parsed(ListSandboxesRequest(page_token=token))
+@pytest.mark.parametrize("last", ["sandboxes/Box1", "sandboxes/a/b", "sandboxes/größe", "sandboxes/" + "x" * 246])
+def test_a_page_may_end_at_any_name_that_exists(last: str) -> None:
+    token = make_token(last, question_hash(ListSandboxesRequest()))
+    assert parsed(ListSandboxesRequest(page_token=token)).page.after == last
+
+
+def test_a_token_with_a_nul_character_is_refused() -> None:
+    token = make_token("a\0b", question_hash(ListSandboxesRequest()))
+    with pytest.raises(InvalidField, match="page_token"):
+        parsed(ListSandboxesRequest(page_token=token))
 
 
 @pytest.mark.parametrize("token", ["nonsense", "!!", "ü", "\ud7ff", "A"])

@@ -67,6 +67,7 @@ class MethodRule(_message.Message):
     WATCH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CHANGES_NOTHING_IF_FIELD_NUMBER: _builtins.int
+    NEW_KEY_PATTERN_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The record's key, as a template over string fields of the request: "{name}", "{sandbox.name}", "sandboxes/{id}".
     Empty: the method has no key; then it must have `list` or `watch`.
@@ -87,6 +88,10 @@ class MethodRule(_message.Message):
     """
     changes_nothing_if: _builtins.str
     """A call with this boolean field of the request only checks, and changes nothing."""
+    new_key_pattern: _builtins.str
+    """A regular expression (RE2) that the whole key of a new record matches; empty: any key. A call on another key can
+    never create a record, so the router never moves the right to create for it.
+    """
     @_builtins.property
     def list(self) -> Global___ListRule:
         """For methods that return a page of records."""
@@ -113,10 +118,11 @@ class MethodRule(_message.Message):
         watch: Global___WatchRule | None = ...,
         revision: _builtins.str = ...,
         changes_nothing_if: _builtins.str = ...,
+        new_key_pattern: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "operation", b"operation", "request_id", b"request_id", "revision", b"revision", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "new_key_pattern", b"new_key_pattern", "operation", b"operation", "request_id", b"request_id", "revision", b"revision", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
