@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.clock import Clock
-from libs.ownership.errors import OutboxFull
+from libs.errors import StoreNotReady
+from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
 from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release
+from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, may_change
 from libs.ownership.terms import Fate, decide_apply, visible
 from libs.ownership.wire import event_of
 from libs.store.columns import ColumnsOf, matches
@@ -95,6 +96,14 @@ class _State:
         size = sum(len(entry.event) for entry, _ in self.outbox.values())
         return Depth(len(self.outbox), size, self.seconds - oldest[1] if oldest else 0.0)
 
+    def fence(self, key: str) -> None:
+        """Raises NotOwner, StoreNotReady unless this store accepts a write to the record, whatever was decided."""
+        found = self.find(key)
+        if not may_change(found, self.store):
+            raise NotOwner.of(found)
+        if self.memories.gone:
+            raise StoreNotReady(self.memories.gone)
+
     def put(self, record: Record, traceparent: str, *, reserve: bool = False) -> None:
         """The row and its event. Raises OutboxFull with nothing changed."""
         event = event_of(record)
@@ -153,6 +162,7 @@ class _Records:
         async with state.turn:
             decided = decide(state.find(call.key, call))
             if isinstance(decided, Changed):
+                state.fence(call.key)
                 state.put(state.record(decided.row, (decided.served,)), call.traceparent)
                 state.learn(call.key, decided.served)
             return decided
@@ -193,6 +203,7 @@ class _Transfers:
             return ReleaseResult(key, release.outcome, None, found.absence)
         record = state.record(release.row, state.window(key))
         if release.outcome is Outcome.RELEASE:
+            state.fence(key)
             try:
                 state.put(record, "", reserve=True)
             except OutboxFull:

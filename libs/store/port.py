@@ -4,6 +4,8 @@ Every adapter promises:
 
 * Commit means durable: a method that changes something returns only when the change survives a power loss.
 * A change of a row, its outbox entry and its served request commit together, or none does.
+* Every write fences in its own statement: the row, or for a new record its bucket, still names this store as owner,
+  and the store is not fenced. A decision that ignores ownership is refused (NotOwner) and changes nothing.
 * What a decision was made on is a condition of the commit: when owner or version is no longer what was read, the
   adapter starts again from the read. It never applies a decision to another row than it was made for.
 * Every wait has a bound: a busy record ends in `LockTimeout`, a full pool or queue in `Overloaded`, a database that is

@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from libs.clock import Clock
-from libs.ownership.errors import OutboxFull
+from libs.errors import StoreNotReady
+from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.rules import may_change
 from libs.ownership.terms import visible
 from libs.ownership.wire import event_of
 from libs.sqlite import Database
@@ -128,27 +130,35 @@ class Core:
         self.book.add(connection, record, traceparent, reserve=False)
         values = values_of(record.row, self.layout)
         if found.row is None:
-            connection.execute(self.statements.insert, values)
+            self._create(connection, values, found)
         else:
-            self._update(connection, self.statements.update, values, found.row)
+            self._fenced(connection, self.statements.update, (*values, self.store.value, *found.row.version), found)
 
     def hand_over(self, connection: sqlite3.Connection, found: Found, record: Record) -> None:
         """As `change`, for a release: the payload stays, and so does all that is made of it. Raises OutboxFull."""
         self.book.add(connection, record, "", reserve=True)
         row = record.row
         if found.row is None:
-            connection.execute(self.statements.insert, values_of(row, self.layout))
+            self._create(connection, values_of(row, self.layout), found)
         else:
             values = (row.owner.value, *row.version, signed(row.digest), row.key)
-            self._update(connection, self.statements.hand_over, values, found.row)
+            condition = (self.store.value, *found.row.version)
+            self._fenced(connection, self.statements.hand_over, (*values, *condition), found)
 
-    def _update(self, connection: sqlite3.Connection, statement: str, values: tuple[Value, ...], before: Row) -> None:
-        """Its last parameters are its condition: owned here, in the version that was read."""
-        condition = (self.store.value, *before.version)
-        if connection.execute(statement, (*values, *condition)).rowcount != 1:
-            raise RuntimeError(
-                f"{before.key} changed inside the transaction that had read it: another writer is at work"
-            )
+    def _create(self, connection: sqlite3.Connection, values: tuple[Value, ...], found: Found) -> None:
+        self._fenced(connection, self.statements.create, (*values, self.store.value, found.absence.term), found)
+
+    def _fenced(self, connection: sqlite3.Connection, statement: str, values: tuple[Value, ...], found: Found) -> None:
+        """Run a statement whose condition is the fence. Raises NotOwner, StoreNotReady if it changed no row."""
+        if connection.execute(statement, values).rowcount == 1:
+            return
+        now = self.find(connection, found.key)
+        if not may_change(now, self.store):
+            raise NotOwner.of(now)
+        (gone,) = connection.execute("SELECT gone FROM standing").fetchone()
+        if gone:
+            raise StoreNotReady(gone)
+        raise RuntimeError(f"{found.key} changed inside the transaction that had read it: another writer is at work")
 
     def record(self, row: Row, served: tuple[Served, ...]) -> Record:
         return Record(row, served, made_by(row), self.clock.now())

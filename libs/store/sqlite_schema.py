@@ -195,6 +195,10 @@ VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
 """Of a row: it is not of a lower term than its bucket."""
 
 
+NOT_FENCED = "NOT EXISTS (SELECT 1 FROM standing WHERE gone <> '')"
+"""Part of every statement that changes an owned record: the fence may have committed after the call began."""
+
+
 class Statements:
     """Made once from the layout. Parameters are numbered where one is used twice."""
 
@@ -217,17 +221,23 @@ class Statements:
             " LEFT JOIN served s ON s.key = ?1 AND s.principal = ?3 AND s.request_id = ?4 WHERE b.bucket = ?2"
         )
         insert = f"INSERT INTO {table} ({names}, lease_tick) VALUES ({marks}, (SELECT seconds FROM tick))"
-        self.insert = insert
+        # all columns; then this store, and the bucket's term as it was read
+        self.create = (
+            f"INSERT INTO {table} ({names}, lease_tick)"
+            f" SELECT {', '.join(f'?{number}' for number in range(1, after + 1))}, (SELECT seconds FROM tick)"
+            f" FROM bucket b WHERE b.bucket = ?2 AND b.owner = ?{after + 1} AND b.term = ?{after + 2} AND {NOT_FENCED}"
+        )
         # all columns; then owner, term and revision as they were read
         self.update = (
             f"UPDATE {table} SET {set_marks},"
             f" lease_tick = iif(lease = ?{after}, lease_tick, (SELECT seconds FROM tick))"
             f" WHERE key = ?1 AND owner = ?{after + 1} AND (term, revision) = (?{after + 2}, ?{after + 3})"
+            f" AND {NOT_FENCED}"
         )
         # owner, term, revision, digest, key; then owner, term and revision as they were read
         self.hand_over = (
             f"UPDATE {table} SET owner = ?, term = ?, revision = ?, digest = ?"
-            " WHERE key = ? AND owner = ? AND (term, revision) = (?, ?)"
+            f" WHERE key = ? AND owner = ? AND (term, revision) = (?, ?) AND {NOT_FENCED}"
         )
         # The first table may have two unique columns: no target means whichever of them it is.
         self.apply = (

@@ -223,6 +223,25 @@ async def test_the_store_itself_refuses_a_create_whose_absence_was_being_release
         await task
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_create_that_waited_for_a_seizure_of_its_own_store_makes_no_row_of_the_older_term(
+    rig: Rig, guarded: bool
+) -> None:
+    """The bucket has the same owner before and after: only the term tells that the decision is out of date."""
+    statement = sql.CREATE if guarded else broken(sql.CREATE, "term = $24", "$24::bigint IS NOT NULL")
+    seen = await rig.found()
+    await rig.holder.execute("BEGIN")
+    await rig.holder.execute("UPDATE bucket SET term = 1, version = version + 1 WHERE bucket = $1", BUCKET)
+    waited, made = await rig.past(rig.second.fetchrow(statement, *change(seen, "r1", "older")))
+    assert waited
+    assert (made is None) is guarded
+    row = await rig.observer.fetchrow("SELECT term FROM record WHERE key = $1", KEY)
+    assert (row is None) is guarded, "without the guard: a row below its bucket's term, hidden from its own client"
+    if guarded:
+        await put(rig.store, KEY, "r1", "again")
+        assert await rig.row() == (Version(1, 1), "again", Store.B)
+
+
 async def test_a_release_carries_the_request_that_was_served_while_it_waited(rig: Rig) -> None:
     await put(rig.store, KEY, "r1", "first")
     await rig.holder.execute("BEGIN")

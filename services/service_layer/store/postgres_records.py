@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from libs.ownership.errors import OutboxFull
-from libs.ownership.model import Call, Found, Record, Row, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.errors import NotOwner, OutboxFull
+from libs.ownership.model import Call, Found, Record, Row, Store, bucket_of
+from libs.ownership.rules import Answered, Changed, Decide, may_change
 from libs.ownership.wire import event_of
 from libs.store.port import Filter, Listed, Page
 from services.service_layer.store import postgres_sql as sql
@@ -100,12 +100,15 @@ class PostgresRecords:
 
 
 async def store_change(connection: Connection, arguments: Sequence[object], found: Found, me: str) -> None:
-    """One statement, which commits by itself. Raises StartAgain when the condition does not hold any more."""
+    """One statement, which commits by itself. If its condition does not hold, raises NotOwner when what was found
+    already named another owner, else StartAgain."""
     if found.row is None:
         done = await connection.fetchrow(sql.CREATE, *arguments, me, found.absence.term)
     else:
         done = await connection.fetchrow(sql.UPDATE, *arguments, me, *found.row.version)
     if done is None:
+        if not may_change(found, Store(me)):
+            raise NotOwner.of(found)
         raise StartAgain
 
 

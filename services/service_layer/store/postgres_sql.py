@@ -82,6 +82,7 @@ WITH n AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigi
            n(key, term, revision, digest, event)),
 w AS (UPDATE record r SET owner = $6, term = n.term, revision = n.revision, digest = n.digest
       FROM n WHERE r.key = n.key AND r.owner = $7 AND r.revision = n.revision - 1 AND r.term = n.term
+        AND {NOT_GONE}
       RETURNING r.key, n.term, n.revision, n.event)
 INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
 SELECT key, term, revision, event, octet_length(event), '', {NOW} FROM w
