@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -80,7 +81,7 @@ async def test_a_gate_without_evidence_blocks_with_4(panel: Panel) -> None:
 async def test_an_override_advances_and_the_journal_shows_it(panel: Panel) -> None:
     now = await answer(panel, "phase", "advance", "--override", "audited by hand", "--yes")
     assert (now["phase"], now["generation"], now["before"]["phase"], now["dry_run"]) == ("SHADOW", 2, "OFF", False)
-    newest, first = await answer(panel, "journal")
+    newest, first = (await answer(panel, "journal"))["entries"]
     assert (newest["actor"], newest["action"], newest["reason"]) == ("ann@host", "advance", "audited by hand")
     assert newest["overridden"] is True
     assert first["action"] == "start"
@@ -163,7 +164,7 @@ async def test_jobs_are_listed_shown_paused_tuned_resumed_and_cancelled(panel: P
     started = await answer(panel, "backfill", "--rate", "1", "--yes")
     named = (await baton(panel, "jobs", "show", "--help")).stdout
     for key in started:
-        assert key in (*named.split(), "dry_run"), key
+        assert key in (*named.split(), "dry_run", "effects"), key
     job_id = started["id"]
     paused = await answer(panel, "jobs", "pause", job_id, "--yes")
     assert (paused["state"], paused["note"], paused["wanted_rate"]) == ("PAUSED", "paused by ann@host", 1.0)
@@ -185,7 +186,7 @@ async def test_jobs_are_listed_shown_paused_tuned_resumed_and_cancelled(panel: P
 
 
 async def test_the_doctor_passes_a_healthy_system_and_fails_a_broken_one(panel: Panel) -> None:
-    found = await answer(panel, "doctor")
+    found = (await answer(panel, "doctor"))["findings"]
     assert {finding["subject"] for finding in found} >= {"router", "clock of the router", "store A", "event log"}
     await panel.system.stop(Store.B)
     result = await baton(panel, "doctor")
@@ -212,3 +213,50 @@ async def test_a_gate_that_closes_after_the_plan_has_the_same_exit_codes(panel: 
     assert await asyncio.to_thread(advance) is Exit.BLOCKED
     await copied(panel)
     assert await asyncio.to_thread(advance) is Exit.INCONCLUSIVE
+
+
+async def test_the_journal_names_the_flag_and_its_value(panel: Panel) -> None:
+    name = panel.system.switches.names.everything
+    await answer(panel, "flags", "set", name, "false", "--reason", "try", "--yes")
+    (newest, _) = (await answer(panel, "journal"))["entries"]
+    assert newest["changes"] == [f"flag {name} = false (was unset)"]
+    assert f"flag {name} = false (was unset)" in (await baton(panel, "journal")).stdout
+
+
+async def test_a_rollback_says_that_canary_and_shadow_become_0(panel: Panel) -> None:
+    await go_to(panel, Phase.DUAL_WRITE)
+    await panel.parts.migration.set_canary(BY_HAND, 500)
+    await panel.parts.migration.set_shadow(BY_HAND, 100)
+    plan = await answer(panel, "phase", "rollback", "OFF", "--dry-run")
+    assert {"with it: canary 50 % -> 0 %", "with it: shadow 10 % -> 0 %"} <= set(plan["effects"])
+    assert (plan["dry_run"], plan["canary_percent"], plan["shadow_percent"]) == (True, 0.0, 0.0)
+
+
+async def test_clients_that_call_directly_or_with_an_old_version_are_listed(panel: Panel) -> None:
+    assert "no client calls a store directly" in (await baton(panel, "clients")).stdout
+    await panel.put(1)
+    assert await answer(panel, "clients") == {"clients": []}
+
+
+async def test_each_change_is_one_line_in_the_log_with_actor_and_reason(
+    panel: Panel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await panel.put(5)
+    await go_to(panel, Phase.DUAL_WRITE)
+    name = panel.system.switches.names.everything
+    orders = [
+        (["canary", "set", "5"], "canary by ann@host: canary 0 % -> 5 %; reason: why"),
+        (["flags", "set", name, "true"], f"flag by ann@host: flag {name} = true (was unset); reason: why"),
+        (["rollback", "OFF"], "rollback by ann@host: phase DUAL_WRITE -> OFF; canary 5 % -> 0 %; hold set: all"),
+        (["hold", "lift"], "hold lifted by ann@host: hold lifted; reason: why"),
+        (["phase", "advance", "--override", "why"], "advance by ann@host: phase OFF -> SHADOW; overrides audit"),
+        (["backfill", "--rate", "1"], "job asked for by ann@host; reason: why (backfill: to B)"),
+        (["jobs", "pause", "backfill-1"], "job paused by ann@host; reason: why (backfill-1)"),
+    ]
+    for order, line in orders:
+        await answer(panel, *order, "--reason", "why", "--yes")
+        assert sum(line in record.getMessage() for record in caplog.records) == 1, line
+    messages = [record.getMessage() for record in caplog.records if "job backfill-1" in record.getMessage()]
+    assert messages[0] == "job backfill-1 is QUEUED (asked for by ann@host): asked for by ann@host"
+    assert "job backfill-1 is PAUSED (asked for by ann@host): paused by ann@host" in messages

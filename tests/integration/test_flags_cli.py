@@ -34,7 +34,7 @@ async def test_flags_are_set_listed_and_unset_from_the_command_line(panel: Panel
     assert (found["name"], found["value"], found["source"], found["trouble"]) == (GET, True, "control store", "")
     assert found["good_seconds"] is not None
     assert f"{GET} true, control store" in (await baton(panel, "status")).stdout
-    assert (await answer(panel, "journal"))[0]["reason"] == "try it"
+    assert (await answer(panel, "journal"))["entries"][0]["reason"] == "try it"
     view = await answer(panel, "flags", "set", GET, "UNSET", "--yes")
     assert view["set_flags"] == {}
     assert "unset" in (await baton(panel, "flags", "list")).stdout

@@ -106,7 +106,7 @@ async def test_the_share_is_set_journaled_shown_and_turned_off(panel: Panel) -> 
     await go_to(panel, Phase.DUAL_WRITE)
     now = await answer(panel, "shadow", "set", "12.5", "--reason", "look", "--yes")
     assert (now["shadow_percent"], now["before"]["shadow_percent"], now["shadow_same"]) == (12.5, 0.0, False)
-    newest = (await answer(panel, "journal", "--limit", "1"))[0]
+    newest = (await answer(panel, "journal", "--limit", "1"))["entries"][0]
     assert (newest["action"], newest["reason"], newest["after"]["shadow_percent"]) == ("shadow", "look", 12.5)
     assert "shadow 12.5 %" in (await baton(panel, "status")).stdout
     now = await answer(panel, "shadow", "set", "5%", "--same", "--yes")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli.app import app
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate
-from services.router.cli.options import Changing, CommandFailed, Exit, agree
+from services.router.cli.options import Changing, CommandFailed, Exit, Output, agree
 from services.router.cli.views import store_view
 from services.router.core.phase import Phase
 
@@ -25,6 +27,7 @@ COMMANDS = [
     ["status"],
     ["journal"],
     ["doctor"],
+    ["clients"],
     ["backfill"],
     ["jobs"],
     ["jobs", "show", "backfill-1"],
@@ -172,7 +175,7 @@ def test_of_a_store_that_never_answered_nothing_is_said_to_be_known(backend: str
 def test_the_doctor_fails_without_a_router_and_says_what_it_could_not_check() -> None:
     result = runner.invoke(app, ["doctor", "-o", "json", "--address", f"127.0.0.1:{free_port()}"])
     assert result.exit_code == Exit.FAILED
-    found = {finding["subject"]: finding for finding in json.loads(result.stdout)}
+    found = {finding["subject"]: finding for finding in json.loads(result.stdout)["findings"]}
     assert found["router"]["level"] == "FAIL"
     assert found["router"]["remedy"]
 
@@ -183,12 +186,12 @@ def test_the_doctor_looks_at_who_can_read_the_token(tmp_path: Path, mode: int, l
     path.write_text("x" * 20)
     path.chmod(mode)
     arguments = ["doctor", "-o", "json", "--token-file", str(path), "--address", f"127.0.0.1:{free_port()}"]
-    found = {finding["subject"]: finding for finding in json.loads(runner.invoke(app, arguments).stdout)}
+    found = {finding["subject"]: finding for finding in json.loads(runner.invoke(app, arguments).stdout)["findings"]}
     assert found["token of this command"]["level"] == level
 
 
 def test_a_dry_run_says_what_would_happen_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert agree(Changing(dry_run=True, yes=True), ["OFF -> SHADOW"]) is False
+    assert not agree(Changing(dry_run=True, yes=True), ["OFF -> SHADOW"])
     said = capsys.readouterr()
     assert "would happen" in said.err
     assert "OFF -> SHADOW" in said.err
@@ -200,15 +203,59 @@ def test_without_a_terminal_nothing_is_done_without_yes(monkeypatch: pytest.Monk
     with pytest.raises(CommandFailed, match="add --yes") as caught:
         agree(Changing(), ["OFF -> SHADOW"])
     assert caught.value.code is Exit.USAGE
-    assert agree(Changing(yes=True), ["OFF -> SHADOW"]) is True
+    assert agree(Changing(yes=True), ["OFF -> SHADOW"])
 
 
 def test_at_a_terminal_it_asks_and_a_no_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
-    assert agree(Changing(), ["OFF -> SHADOW"]) is True
+    assert agree(Changing(), ["OFF -> SHADOW"])
     monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
     with pytest.raises(CommandFailed, match="nothing was changed"):
         agree(Changing(), ["OFF -> SHADOW"])
     monkeypatch.setattr(sys, "stdin", Terminal(""))
     with pytest.raises(typer.Abort):
         agree(Changing(), ["OFF -> SHADOW"])
+
+
+def test_the_version_is_printed() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (Exit.OK, f"baton {version('baton')}\n")
+
+
+def test_a_shell_completes_commands() -> None:
+    environment = {**os.environ, "_BATON_COMPLETE": "complete_bash", "COMP_WORDS": "baton jou", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['baton']; from services.router.cli import main; main()"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert found.stdout.split() == ["journal"], found.stderr
+
+
+def test_options_before_the_verb_hold_unless_they_are_given_behind_it_too() -> None:
+    result = runner.invoke(app, ["--address", "127.0.0.1:1", "-o", "json", "status"], env={"BATON_CONTROL": "x:2"})
+    assert "no router answers at 127.0.0.1:1" in json.loads(result.stderr)["error"]["message"]
+    result = runner.invoke(app, ["--address", "127.0.0.1:1", "jobs", "--address", "127.0.0.1:3"])
+    assert "no router answers at 127.0.0.1:3" in result.stderr
+    result = runner.invoke(app, ["--token-file", "/nonexistent/token", "phase", "plan"])
+    assert (result.exit_code, "/nonexistent/token" in result.stderr) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status", "-o", "json", "--address", "127.0.0.1:1"], Exit.FAILED),
+        (["canary", "set", "200", "-o", "json"], Exit.USAGE),
+        (["canary", "sett", "5", "--output=json"], Exit.USAGE),
+        (["-o", "json", "journal", "--limit", "0"], Exit.USAGE),
+        (["demo", "--stack", "none", "-ojson"], Exit.USAGE),
+    ],
+)
+def test_with_json_an_error_is_one_json_object(arguments: list[str], code: Exit) -> None:
+    result = runner.invoke(app, arguments)
+    error = json.loads(result.stderr)["error"]
+    assert (result.exit_code, error["exit_code"], error["exit"]) == (code, code, code.name)
+    assert error["message"] and result.stdout == ""
+
+
+def test_with_json_a_dry_run_says_its_plan_in_the_answer_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    agreed = agree(Changing(output=Output.JSON, dry_run=True), ["OFF -> SHADOW"])
+    assert agreed.view == {"dry_run": True, "effects": ["OFF -> SHADOW"]}
+    assert capsys.readouterr() == ("", "")

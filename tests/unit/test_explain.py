@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from libs.contract.descriptors import Contract
 from libs.errors import InvalidField
 from libs.ownership.model import Store, Version, bucket_of
 from services.router.control.port import JournalEntry
@@ -49,6 +50,32 @@ async def test_what_nothing_else_decides_the_phase_decides(panel: Panel, explain
     assert a == RowView(Store.A, exists=True, live=True, version=Version(0, 1), owner=Store.A)
     assert (b.exists, b.owner) == (False, Store.A)
     assert found.then == "store A owns the record and answers"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("00000", "a record's name, shelf/.../..."),
+        ("", "a record's name, shelf/.../..."),
+        ("other/r/00000", "a record's name, shelf/.../..."),
+    ],
+)
+async def test_a_name_without_its_prefix_is_refused_with_the_form_of_a_name(
+    explainer: Explainer, name: str, expected: str
+) -> None:
+    for operation in ("get", "create", "update"):
+        with pytest.raises(InvalidField) as refused:
+            await explainer.explain(name, operation)
+        assert refused.value.expected.startswith(expected)
+
+
+async def test_a_bare_id_is_refused_with_the_name_it_would_have(panel: Panel) -> None:
+    contract = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
+    explainer = Explainer(contract, panel.parts.cache, panel.system.stores)
+    for operation in ("get", "update", "delete", "create"):
+        with pytest.raises(InvalidField, match=r"key: 'load-1' is not valid: a record's name, .*: sandboxes/load-1\?"):
+            await explainer.explain("load-1", operation)
+    assert (await explainer.explain("sandboxes/load-1", "get")).bucket == bucket_of("sandboxes/load-1")
 
 
 RULES = [

@@ -1,5 +1,6 @@
 """Each gate can pass, fail and, where its evidence can be missing, be inconclusive."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 
 NOTHING_KNOWN = Evidence()
 
-UNMEASURED = {"audit", "no-active-clients"}
+UNMEASURED = {"no-active-clients"}
 
 DAY = 86400.0
 
@@ -51,6 +52,10 @@ GOLDEN = Evidence(
 AGREEING = Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498), compared=Compared(3600.0, 100_000, 9, 0))
 
 CASES = [
+    ("audit", Evidence(audit_seconds_ago=1.0, audit_records=7), PASS),
+    ("audit", Evidence(audit_seconds_ago=1.0, audit_records=7, audit_trouble="dirt"), FAIL),
+    ("audit", Evidence(audit_seconds_ago=1.0, audit_records=0), INCONCLUSIVE),
+    ("lag", Evidence(lag_seconds=2.9273e-05), PASS),
     ("backfill", Evidence(backfill_finished_seconds_ago=0.0), PASS),
     ("backfill", NOTHING_KNOWN, FAIL),
     ("lag", Evidence(lag_seconds=300.0), PASS),
@@ -115,6 +120,7 @@ CASES = [
     ("golden-metrics", replace(GOLDEN, turn_waits=None), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, latencies=(parity("get", 0.003, 0.2),)), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, latencies=()), INCONCLUSIVE),
+    ("audit", NOTHING_KNOWN, INCONCLUSIVE),
     *((name, NOTHING_KNOWN, INCONCLUSIVE) for name in sorted(UNMEASURED)),
 ]
 
@@ -124,6 +130,7 @@ def test_a_gate_judges_what_is_known(name: str, evidence: Evidence, verdict: Ver
     (result,) = judge([name], evidence)
     assert (result.name, result.verdict) == (name, verdict)
     assert result.evidence and result.threshold and result.runbook
+    assert re.search(r"\de[-+]?\d", result.evidence + result.threshold) is None, "a number with an exponent"
     assert result.sentence.endswith(".")
 
 

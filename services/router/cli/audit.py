@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from libs.text import plain
 from services.router.cli.jobs import RATE_HELP, Wanted, parse_rate, run_job
 from services.router.cli.options import Changing, CommandFailed, Exit, command
 
@@ -35,7 +36,7 @@ def audit(
     beside B. Nothing of A or B changes. It is a job, and SHADOW's gate.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run; in report:
+    JSON keys: those of `baton jobs show`, dry_run effects; in report:
       verdict records dirty sampled total bytes taken_seconds
       kinds: by name: meaning acceptable accepted findings examples
     verdict: CLEAN, ACCEPTED, DIRTY or BLOCKED. Exit code 3: DIRTY, BLOCKED.
@@ -43,7 +44,7 @@ def audit(
     kinds = ",".join(filter(None, (name.strip() for text in accept or () for name in text.split(","))))
     effects = [
         "A's data is copied to a snapshot beside it, looked through and removed;"
-        f" {sample:g} % of its records are tried out beside B",
+        f" {plain(sample)} % of its records are tried out beside B",
         *([f"left as it is, if it is found: {kinds}"] if kinds else []),
     ]
     arguments = {"sample": f"{sample:g}", **({"accept": kinds} if kinds else {})}

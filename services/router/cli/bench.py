@@ -53,7 +53,7 @@ def pool(
     \b
     It works in a schema of its own, baton_bench, which it drops at the end.
     It puts load on the server: on one in use, expect slower answers meanwhile.
-    JSON keys: server database allowed in_use rule knee best note dry_run
+    JSON keys: server database allowed in_use rule knee best note dry_run effects
       points: list of size calls_per_second p50_ms p99_ms busy
       connections: per_process processes allowed fits
     """
@@ -68,11 +68,16 @@ def pool(
         known = cores or (local_cores() if server.here else 0)
         rule = default_request_pool(known) if known else None
         plan = Plan(_sizes(sizes, server, rule), options.callers, options.seconds, options.turns, options.writes)
-        done = agree(options, _effects(server, plan))
-        points = _measured(database, plan) if done else []
+        agreed = agree(options, _effects(server, plan))
+        points = _measured(database, plan) if agreed else []
     except BatonError as error:
         raise CommandFailed(error.message) from None
-    _show(options, server, plan, points, rule, processes)
+    if not points and options.json:
+        from services.router.cli import show
+
+        show.print_json({**agreed.view, "sizes": list(plan.sizes), "rule": rule})
+    elif points:
+        _show(options, server, points, rule, processes)
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -132,16 +137,10 @@ def _measured(database: str, plan: Plan) -> list[Point]:
         return asyncio.run(sweep(database, plan, progress))
 
 
-def _show(
-    options: Measuring, server: Server, plan: Plan, points: list[Point], rule: int | None, processes: int
-) -> None:
+def _show(options: Measuring, server: Server, points: list[Point], rule: int | None, processes: int) -> None:
     from services.router.cli import show
     from services.router.cli.bench_report import PoolReport
 
-    if not points:
-        if options.json:
-            show.print_json({"dry_run": True, "sizes": list(plan.sizes), "rule": rule})
-        return
     report: PoolReport = PoolReport(server, points, rule, processes)
     if options.json:
         show.print_json({**report.as_dict(), "dry_run": False})

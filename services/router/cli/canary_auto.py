@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from libs.errors import InvalidField
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from libs.text import plain
+from services.router.cli.options import Agreed, Changing, CommandFailed, Common, Exit, agree, command
 from services.router.core.canary import EXAMPLE, CanaryPlan, begin, parse_plan
 from services.router.core.phase import IllegalMove
 
@@ -48,7 +49,7 @@ def show_canary(options: Common) -> None:
         f"{_percent(view[key])} of the {what}"
         for key, what in (("actual_percent", "buckets"), ("records_percent", "records"), ("calls_percent", "calls"))
     )
-    show.show(f"set     {view['set_percent']:g} % in {view['phase']}{'' if view['settled'] else ', moving'}")
+    show.show(f"set     {plain(view['set_percent'])} % in {view['phase']}{'' if view['settled'] else ', moving'}")
     show.show(f"actual  {shares} at B")
     show.show(f"walk    {show.walk_line(view['walk'])}")
 
@@ -65,7 +66,7 @@ def auto(
     \b
     Runs in the routers; it goes on when one is restarted. A gate that fails
     takes the canary back to 0 %, or holds it, as the plan says.
-    JSON keys: running step steps note finished_time dry_run
+    JSON keys: running step steps note finished_time dry_run effects
     With --wait, exits with 0 when the walk is done, 1 when it was stopped,
     3 when a gate took it back.
     """
@@ -100,16 +101,16 @@ def _start(options: Changing, path: Path, wait: bool) -> None:
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
         view = walk_view(status.canary_auto)
-        done = agree(options, _effects(plan, step, status.setting.canary_permille))
-        if done:
+        agreed = agree(options, _effects(plan, step, status.setting.canary_permille))
+        if agreed:
             request = pb.StartCanaryAutoRequest(
                 actor=options.who, reason=options.reason, plan=text, generation=status.setting.generation
             )
             view = walk_view(router.call("StartCanaryAuto", request).progress)
             if wait:
                 view = _wait(router, options)
-    _say(options, view, done)
-    if wait and done and not view["note"].startswith("done"):
+    _say(options, view, agreed)
+    if wait and agreed and not view["note"].startswith("done"):
         raise CommandFailed(
             f"the walk is not done: {view['note']}",
             Exit.BLOCKED if view["note"].startswith("went back") else Exit.FAILED,
@@ -127,11 +128,11 @@ def _stop(options: Changing) -> None:
         if not view["running"]:
             raise CommandFailed("no walk is under way")
         percent = status.setting.canary_permille / 10
-        done = agree(options, [f"the walk ends; the canary stays at {percent:g} %"])
-        if done:
+        agreed = agree(options, [f"the walk ends; the canary stays at {plain(percent)} %"])
+        if agreed:
             view = walk_view(router.call("StopCanaryAuto", pb.StopCanaryAutoRequest(actor=options.who)).progress)
             view = _wait(router, options) if view["running"] else view
-    _say(options, view, done)
+    _say(options, view, agreed)
 
 
 def _read(path: Path) -> str:
@@ -144,11 +145,13 @@ def _read(path: Path) -> str:
 
 
 def _effects(plan: CanaryPlan, first: int, permille: int) -> list[str]:
-    walk = " -> ".join(f"{percent:g} %" for percent in [permille / 10, *(step.percent for step in plan.steps[first:])])
+    walk = " -> ".join(
+        f"{plain(percent)} %" for percent in [permille / 10, *(step.percent for step in plan.steps[first:])]
+    )
     least = sum(step.minimum_seconds for step in plan.steps[first:])
     fails = "takes the canary to 0 % and ends the walk" if plan.on_fail.value == "back" else "holds the walk"
     return [
-        f"the canary walks {walk}, in {least:g} s at least, under traffic",
+        f"the canary walks {walk}, in {plain(least)} s at least, under traffic",
         f"a gate that fails {fails}; baton canary auto --stop ends it where it is",
     ]
 
@@ -172,11 +175,11 @@ def _wait(router: Control, options: Changing) -> View:
         time.sleep(_POLL_SECONDS)
 
 
-def _say(options: Changing, view: View, done: bool) -> None:
+def _say(options: Changing, view: View, agreed: Agreed) -> None:
     from services.router.cli import show
 
     if options.json:
-        show.print_json({**view, "dry_run": not done})
+        show.print_json({**view, **agreed.view})
     else:
         show.show(show.walk_line(view))
 
@@ -211,4 +214,4 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _percent(value: float | None) -> str:
-    return "?" if value is None else f"{value:g} %"
+    return "?" if value is None else f"{plain(value)} %"

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from libs.text import plain
 from services.router.cli import canary_auto
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
 from services.router.core import gates, phase
 from services.router.core.phase import PHASES, IllegalMove, Setting
+from services.router.core.setting_changes import changes
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -72,7 +74,7 @@ def advance(
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run gates
+      before (the same, as they were) dry_run effects gates
     """
     if override is not None and not override.strip():
         raise CommandFailed("--override needs a reason: it is kept in the journal", Exit.USAGE)
@@ -110,7 +112,7 @@ def rollback(
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run
+      before (the same, as they were) dry_run effects
       going_back: records seconds writes_lost
     """
     target = parse_phase(to)
@@ -150,7 +152,7 @@ def set_canary(
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run
+      before (the same, as they were) dry_run effects
     """
     permille = parse_percent(percent)
 
@@ -164,7 +166,9 @@ def set_canary(
             actor=options.who, reason=options.reason, permille=permille, generation=planned.setting.generation
         )
         where = "are handed to B" if permille >= planned.setting.canary_permille else "go home to A"
-        effects = [f"canary {before:g} % -> {permille / 10:g} %: the buckets in between {where}, under traffic"]
+        effects = [
+            f"canary {plain(before)} % -> {plain(permille / 10)} %: the buckets in between {where}, under traffic"
+        ]
         Change(lambda setting: phase.set_canary(setting, permille), "SetCanary", request, effects).run(
             options, router, planned
         )
@@ -176,7 +180,7 @@ def lift(options: Changing) -> None:
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run
+      before (the same, as they were) dry_run effects
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
@@ -213,19 +217,25 @@ class Change:
             after = self._move(before)
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
-        done = agree(options, self._effects)
-        if done:
+        agreed = agree(options, [*self._effects, *self._aside(before, after)])
+        if agreed:
             after = setting_from_pb(router.call(self._method, self._request).setting)
         view = {
             **views.setting_view(after),
             "before": views.setting_view(before),
-            "dry_run": not done,
+            **agreed.view,
             **extra(),
         }
         if options.json:
             show.print_json(view)
         else:
-            show.show(("now " if done else "would be ") + show.setting_line(view))
+            show.show(("now " if agreed else "would be ") + show.setting_line(view))
+
+    def _aside(self, before: Setting, after: Setting) -> list[str]:
+        """What a change of phase changes beside it: shadow and canary become 0, for example."""
+        if before.phase is after.phase:
+            return []
+        return [f"with it: {one}" for one in changes(before, after) if not one.startswith(("phase", "hold"))]
 
 
 def plan_of(router: Control) -> pb.PlanPhaseResponse:

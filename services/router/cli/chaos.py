@@ -101,16 +101,17 @@ async def _flip(options: Storming, setup: Setup, plan: StormPlan) -> Exit:
             storm.patience_seconds = FIRST_CONTACT_SECONDS
             state, flags = await storm.begin()
         flips = [str(one) for one in sequence(state, flags, plan.seed, plan.flips)]
-        if not await asyncio.to_thread(agree, options, _effects(setup, state, flips)):
+        agreed = await asyncio.to_thread(agree, options, _effects(setup, state, flips))
+        if not agreed:
             if options.json:
-                show.print_json({"dry_run": True, "seed": plan.seed, "flips": flips})
+                show.print_json({**agreed.view, "seed": plan.seed, "flips": flips})
             return Exit.OK
         await asyncio.to_thread(_clear, directory)
         report = await run_storm(setup, plan, directory, _say if not options.json else lambda _: None)
     except BatonError as error:
         raise CommandFailed(error.message) from None
     if options.json:
-        show.print_json({**report.as_dict(), "dry_run": False})
+        show.print_json({**report.as_dict(), **agreed.view})
     else:
         show.show(_screen(report))
     return Exit.OK if report.ok else Exit.FAILED

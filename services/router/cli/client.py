@@ -67,8 +67,7 @@ class Control:
             return CommandFailed("the router asks for its control token: name its file with --token-file")
         if not reason and code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
             return CommandFailed(
-                f"no router answers at {self._address}: start one, or name its control address with --address;"
-                f" {message}"
+                f"no router answers at {self._address}: start one, or name its control address with --address"
             )
         return CommandFailed(message, Exit.USAGE if code in _USAGE else Exit.FAILED)
 

@@ -59,7 +59,7 @@ def resolve(
     """Say that a conflict is done with, and with --reason how. It stays in the journal.
 
     \b
-    JSON keys: store key version dry_run
+    JSON keys: store key version dry_run effects
     """
     from libs.ownership.model import Store
     from libs.ownership.wire import STORE_NUMBERS
@@ -75,8 +75,8 @@ def resolve(
     if not options.reason.strip():
         raise CommandFailed("--reason is needed: what was done about it; the journal keeps it", Exit.USAGE)
     with control(options) as router:
-        done = agree(options, [f"{key} at {version} counts as done with, in the journal of {at}"])
-        if done:
+        agreed = agree(options, [f"{key} at {version} counts as done with, in the journal of {at}"])
+        if agreed:
             request = pb.ResolveConflictRequest(
                 actor=options.who,
                 reason=options.reason,
@@ -86,8 +86,8 @@ def resolve(
             )
             router.call("ResolveConflict", request)
     if options.json:
-        show.print_json({"store": at, "key": key, "version": version, "dry_run": not done})
-    elif done:
+        show.print_json({"store": at, "key": key, "version": version, **agreed.view})
+    elif agreed:
         show.show(f"{key} {version}: resolved")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import CommandFailed, Exit, Output
+from services.router.cli.options import CommandFailed, Exit, Shown, command
 
 if TYPE_CHECKING:
     from services.router.cli.demo_run import DemoPlan
@@ -18,10 +18,11 @@ INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
-    app.command("demo")(demo)
+    command(app, "demo", Shown)(demo)
 
 
 def demo(
+    options: Shown,
     stack: Annotated[
         str, typer.Option(help="embedded: files only; real: starts Kafka, PostgreSQL and Redis.")
     ] = "embedded",
@@ -31,7 +32,6 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(help="New directory for databases, logs and evidence; it is left there.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="A report for people or JSON.")] = Output.TABLE,
 ) -> None:
     """Show a migration there and back under load, about a minute. Needs nothing that runs.
 
@@ -40,17 +40,14 @@ def demo(
     Writes build/demo/report.json. Exits with 1 if anything was lost, done
     twice, read stale or differs, or if a step failed; the evidence is kept then.
     """
-    try:
-        if stack not in ("embedded", "real"):
-            raise CommandFailed(f"--stack: {stack!r} is not valid: embedded or real", Exit.USAGE)
-        if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-            raise CommandFailed(f"--keep: {keep} is there already and not empty: name a new directory", Exit.USAGE)
-        from services.router.cli.demo_run import DemoPlan
+    if stack not in ("embedded", "real"):
+        raise CommandFailed(f"--stack: {stack!r} is not valid: embedded or real", Exit.USAGE)
+    if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise CommandFailed(f"--keep: {keep} is there already and not empty: name a new directory", Exit.USAGE)
+    from services.router.cli.demo_run import DemoPlan
 
-        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, keep is not None, output is Output.JSON))
-    except CommandFailed as error:
-        typer.echo(f"baton: {error}", err=True)
-        code = error.code
+    try:
+        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, keep is not None, options.json))
     except KeyboardInterrupt:
         typer.echo("baton: interrupted; all processes are stopped", err=True)
         code = INTERRUPTED

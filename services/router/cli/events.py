@@ -113,7 +113,7 @@ def retry(
     """Try parked events again, now.
 
     \b
-    JSON keys: retried: list of store place applied reason; dry_run
+    JSON keys: retried: list of store place applied reason; dry_run effects
     reason: why it still cannot be applied; then the exit code is 1.
     """
     from services.router.cli import show
@@ -128,11 +128,11 @@ def retry(
         else:
             places = [(only, *parse_place(place))]
         effects = [f"{at}: event {partition}/{offset} is tried again" for at, partition, offset in places]
-        done = agree(options, effects or ["nothing: no event is parked"])
-        retried = [_retry(router, *one) for one in places] if done else []
+        agreed = agree(options, effects or ["nothing: no event is parked"])
+        retried = [_retry(router, *one) for one in places] if agreed else []
     left = sum(bool(one["reason"]) for one in retried)
     if options.json:
-        show.print_json({"retried": retried, "dry_run": not done})
+        show.print_json({"retried": retried, **agreed.view})
     else:
         for one in retried:
             outcome = one["reason"] or ("applied" if one["applied"] else "the store had it, or a later one")
@@ -145,7 +145,7 @@ def drop(options: Changing, place: Place, store: StoreOption = "") -> None:
     """Take a parked event off the list for good, without applying it. Needs --reason.
 
     \b
-    JSON keys: store place key reason bytes, dry_run
+    JSON keys: store place key reason bytes, dry_run effects
     The store goes without this version of the record until a later one, a
     reconcile or a backfill brings it. The journal keeps the reason.
     """
@@ -158,15 +158,15 @@ def drop(options: Changing, place: Place, store: StoreOption = "") -> None:
         raise CommandFailed("--reason is needed: why it is dropped; the journal keeps it", Exit.USAGE)
     with control(options) as router:
         view: View = {}
-        done = agree(options, [f"{at} never applies event {place}: it is taken off the list, for good"])
-        if done:
+        agreed = agree(options, [f"{at} never applies event {place}: it is taken off the list, for good"])
+        if agreed:
             request = events_pb2.DropParkedRequest(
                 actor=options.who, reason=options.reason, store=_number(at), partition=partition, offset=offset
             )
             view = _parked_view(router.call("DropParked", request).dropped)
     if options.json:
-        show.print_json({**view, "dry_run": not done})
-    elif done:
+        show.print_json({**view, **agreed.view})
+    elif agreed:
         show.show(f"{at} {place}: dropped; it was of {view['key'] or 'no record'}")
 
 

@@ -58,7 +58,7 @@ def set_flag(
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run
+      before (the same, as they were) dry_run effects
     """
     wanted = parse_flag(value)
 

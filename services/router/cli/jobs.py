@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from libs.text import plain
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool
 
     with control(options) as router:
         view: View | None = None
-        if agree(options, effects):
+        if agreed := agree(options, effects):
             view = views.job_view(router.call("StartJob", wanted.request(options)).job)
             if wait:
                 view = follow(router, options, view["id"])
     if options.json:
-        show.print_json({**(view or {}), "dry_run": view is None})
+        show.print_json({**(view or {}), **agreed.view})
     elif view is not None:
         show.show(f"{view['id']}: {show_jobs.job_line(view)}")
     return view
@@ -111,13 +112,13 @@ def backfill(
     Safe to repeat. It is a job: `baton jobs` pauses, resumes, tunes it.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     With --wait, the last line is the result.
     """
     if to not in ("A", "B"):
         raise CommandFailed(f"--to: {to!r} is not valid: A or B", Exit.USAGE)
     per_second = parse_rate(rate)
-    pace = f"at most {per_second:g} records/s" if per_second else "as fast as the live traffic allows"
+    pace = f"at most {plain(per_second)} records/s" if per_second else "as fast as the live traffic allows"
     source = "B" if to == "A" else "A"
     effects = [f"every record of {source} is copied to {to}, {pace}"]
     run_job(options, Wanted("backfill", {"to": to}, per_second), effects, wait=wait)
@@ -166,7 +167,7 @@ def pause(options: Changing, job: JobId) -> None:
     """Stop a job where it is, until it is resumed.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     """
     _change(options, job, "PAUSE", "stops where it is, until it is resumed")
 
@@ -175,7 +176,7 @@ def resume(options: Changing, job: JobId) -> None:
     """Let a job go on that was paused, or that has failed.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     """
     _change(options, job, "RESUME", "goes on where it stopped")
 
@@ -184,7 +185,7 @@ def cancel(options: Changing, job: JobId) -> None:
     """End a job for good. What it has done stays done.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     """
     _change(options, job, "CANCEL", "ends for good; what it has done stays done")
 
@@ -197,13 +198,15 @@ def tune(
     """Set a job's rate while it runs.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     """
     name, equals, value = setting.partition("=")
     if name != "rate" or not equals:
         raise CommandFailed(f"{setting!r} is not valid: rate=N", Exit.USAGE)
     rate = parse_rate(value)
-    _change(options, job, "TUNE", f"does at most {rate:g}/s" if rate else "is as fast as the live traffic allows", rate)
+    _change(
+        options, job, "TUNE", f"does at most {plain(rate)}/s" if rate else "is as fast as the live traffic allows", rate
+    )
 
 
 def _change(options: Changing, job_id: str, action: str, effect: str, rate: float = 0.0) -> None:
@@ -213,14 +216,14 @@ def _change(options: Changing, job_id: str, action: str, effect: str, rate: floa
 
     with control(options) as router:
         job = router.call("GetJob", pb.GetJobRequest(id=job_id)).job
-        done = agree(options, [f"{job.id} {effect}: {show_jobs.job_line(views.job_view(job))}"])
-        if done:
+        agreed = agree(options, [f"{job.id} {effect}: {show_jobs.job_line(views.job_view(job))}"])
+        if agreed:
             number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
             request = pb.ChangeJobRequest(actor=options.who, id=job_id, action=number, rate=rate, reason=options.reason)
             job = router.call("ChangeJob", request).job
     view = views.job_view(job)
     if options.json:
-        show.print_json({**view, "dry_run": not done})
+        show.print_json({**view, **agreed.view})
     else:
         show.show(f"{view['id']}: {show_jobs.job_line(view)}")
 

@@ -101,7 +101,8 @@ def journal(
     """Show who changed the setting, when, how and why; newest first.
 
     \b
-    JSON: a list of generation time actor action reason overridden
+    JSON keys: entries: list of generation time actor action reason
+        overridden changes
       before after: phase generation canary_percent hold shadow_percent
         shadow_same set_flags
       gates: list of name verdict evidence threshold sentence runbook samples
@@ -115,7 +116,7 @@ def journal(
         answer = router.call("ListJournal", pb.ListJournalRequest(limit=limit))
     entries = [views.entry_view(entry) for entry in answer.entries]
     if options.json:
-        show.print_json(entries)
+        show.print_json({"entries": entries})
     else:
         show.show(show.journal_table(entries))
 
@@ -124,7 +125,7 @@ def doctor(options: Common) -> None:
     """Check router, stores, event log, control store, clocks and tokens; say what to do.
 
     \b
-    JSON: a list of level (PASS WARN FAIL) subject text remedy
+    JSON keys: findings: list of level (PASS WARN FAIL) subject text remedy
     Exits with 1 when something fails.
     """
     from services.router.cli import show
@@ -132,7 +133,7 @@ def doctor(options: Common) -> None:
 
     findings = examine(options)
     if options.json:
-        show.print_json(findings)
+        show.print_json({"findings": findings})
     else:
         show.show(show.findings_table(findings))
     failed = sum(finding["level"] == "FAIL" for finding in findings)

@@ -1,18 +1,24 @@
-"""What every command has: options, exit codes, and the one place where errors become them."""
+"""What every command has: options, exit codes, and the one place where errors become them.
+
+The options in `GLOBAL` are taken before the verb too (`baton --address X status`); one behind the verb wins.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, get_type_hints
 
 import typer
+
+from libs.text import visible
 
 DEFAULT_ADDRESS = "127.0.0.1:7700"
 
@@ -52,6 +58,24 @@ class Asks(Protocol):
 
     @property
     def yes(self) -> bool: ...
+
+    @property
+    def json(self) -> bool: ...
+
+
+class Agreed(NamedTuple):
+    """What was said would happen, and whether it is to be done now. True: do it."""
+
+    done: bool
+    effects: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return self.done
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """For programs: the plan, and whether it was only that."""
+        return {"dry_run": not self.done, "effects": list(self.effects)}
 
 
 @dataclass(frozen=True)
@@ -101,8 +125,32 @@ class Changing(Common):
             raise CommandFailed("this user has no name: say who you are with --actor", Exit.USAGE) from None
 
 
+GLOBAL = ("output", "address", "token_file")
+"""Options of `Common` that may stand before the verb."""
+
 C = TypeVar("C", bound=Shown)
 P = ParamSpec("P")
+
+
+def with_globals(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """A command's values, with those given before the verb where none is given behind it."""
+    given: dict[str, Any] = context.find_root().obj or {}
+    return {name: given.get(name, value) if _by_default(context, name) else value for name, value in values.items()}
+
+
+def _by_default(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is None or source.name != "COMMANDLINE"
+
+
+def fail(error: CommandFailed, *, as_json: bool) -> typer.Exit:
+    """Says on stderr why the command ends, as one line or one JSON object. To be raised."""
+    if as_json:
+        shown = {"message": str(error), "exit": error.code.name, "exit_code": int(error.code)}
+        typer.echo(json.dumps({"error": shown}), err=True)
+    else:
+        typer.echo(f"baton: {visible(str(error))}", err=True)
+    return typer.Exit(error.code)
 
 
 def command(
@@ -124,12 +172,10 @@ def without_command(app: typer.Typer, options: type[C]) -> Callable[[Callable[Co
 
         def run(context: typer.Context, **values: Any) -> None:
             if context.invoked_subcommand is None:
-                expanded(**values)
+                expanded(context, **values)
 
-        shown = inspect.signature(expanded)
-        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        run.__signature__ = shown.replace(parameters=[context, *shown.parameters.values()])  # type: ignore[attr-defined]
-        run.__annotations__ = {**expanded.__annotations__, "context": typer.Context}
+        run.__signature__ = inspect.signature(expanded)  # type: ignore[attr-defined]
+        run.__annotations__ = expanded.__annotations__
         run.__doc__ = function.__doc__
         app.callback(invoke_without_command=True)(run)
 
@@ -149,13 +195,13 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
     names = {parameter.name for parameter in shared}
 
     @functools.wraps(function)
-    def run(**values: Any) -> None:
+    def run(context: typer.Context, **values: Any) -> None:
+        values = with_globals(context, values)
         common = options(**{name: values.pop(name) for name in names})
         try:
             function(common, **values)
         except CommandFailed as error:
-            typer.echo(f"baton: {error}", err=True)
-            raise typer.Exit(error.code) from None
+            raise fail(error, as_json=common.json) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
@@ -164,23 +210,30 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[parameter.name])
         for parameter in own
     ]
-    parameters = [*keywords, *shared]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [context, *keywords, *shared]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
-def agree(options: Asks, effects: list[str]) -> bool:
-    """Says what will happen, on stderr. True: do it. False: a dry run. Raises CommandFailed when it must not happen."""
-    head = "would happen" if options.dry_run else "will happen"
-    typer.echo("\n".join([f"This {head}:", *(f"  {effect}" for effect in effects)]), err=True)
+def agree(options: Asks, effects: Sequence[str]) -> Agreed:
+    """Says what will happen, on stderr; a program reads it in the answer (`Agreed.view`). False after a dry run.
+
+    Raises CommandFailed when it must not happen.
+    """
+    asks = not options.dry_run and not options.yes
+    if not options.json or (asks and sys.stdin.isatty()):
+        head = "would happen" if options.dry_run else "will happen"
+        typer.echo("\n".join([f"This {head}:", *(f"  {visible(effect)}" for effect in effects)]), err=True)
     if options.dry_run:
-        typer.echo("Dry run: nothing was changed.", err=True)
-        return False
-    if options.yes:
-        return True
+        if not options.json:
+            typer.echo("Dry run: nothing was changed.", err=True)
+        return Agreed(False, tuple(effects))
+    if not asks:
+        return Agreed(True, tuple(effects))
     if not sys.stdin.isatty():
         raise CommandFailed("stdin is not a terminal: nothing was changed; add --yes to do it", Exit.USAGE)
     if not typer.confirm("Do it?", err=True):
         raise CommandFailed("nothing was changed")
-    return True
+    return Agreed(True, tuple(effects))

@@ -49,7 +49,7 @@ def reconcile(
     shadow-consistent.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run; in report:
+    JSON keys: those of `baton jobs show`, dry_run effects; in report:
       records buckets_walked different repaired left
       found: by kind: MISSING EXTRA STALE CORRUPT OWNER
       differences: the first 100: key kind newer repaired
@@ -90,7 +90,7 @@ def validate(
     reconcile` tells which differences are real. Changes nothing. It is a job.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run; in report:
+    JSON keys: those of `baton jobs show`, dry_run effects; in report:
       records_a records_b in_both only_in_a only_in_b different
       unknown: of those, records that do not say when they were written
       average_seconds: B's last write of a record after A's, over in_both

@@ -41,7 +41,7 @@ def recover(
     and opened, and its records go where the phase wants them. It is a job: `baton jobs` pauses, resumes, tunes it.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     """
     lost = parse_store(store)
     other = NAMES["B" if lost == "A" else "A"]
@@ -67,7 +67,7 @@ def seize(
     will not be back soon; a store whose processes can be started comes back by `baton recover`.
 
     \b
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
     """
     lost = parse_store(store)
     other = NAMES["B" if lost == "A" else "A"]

@@ -30,7 +30,7 @@ def rehearse(
 
     \b
     JSON keys: passed note finished_time buckets records there_seconds
-      back_seconds calls errors handoffs dry_run
+      back_seconds calls errors handoffs dry_run effects
     Exits with 1 when it failed: buckets did not arrive in time, or calls on
     them failed. Its result and age are the gate "rehearsal".
     """
@@ -44,19 +44,19 @@ def rehearse(
             begin_rehearsal(setting_from_pb(status.setting), (0,))
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
-        done = agree(options, [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"])
+        agreed = agree(options, [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"])
         view = views.rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
-        if done:
+        if agreed:
             request = pb.StartRehearsalRequest(
                 actor=options.who, reason=options.reason, buckets=buckets, generation=status.setting.generation
             )
             router.call("StartRehearsal", request)
             view = _wait(router, options, status)
     if options.json:
-        show.print_json({**view, "dry_run": not done})
-    elif done:
+        show.print_json({**view, **agreed.view})
+    elif agreed:
         show.show(show.rehearsal_line(view))
-    if done and not view["passed"]:
+    if agreed and not view["passed"]:
         raise CommandFailed("the rehearsal failed")
 
 
@@ -75,7 +75,7 @@ def rollback(
     calls go to A; all others stay as they are. It holds within a second.
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      flag value dry_run
+      flag value dry_run effects
     With a phase it is `baton phase rollback PHASE`.
     """
     if op is None:
@@ -105,8 +105,10 @@ def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
         name = _flag_of(router, operation)
         setting = router.call("GetStatus", pb.GetStatusRequest()).setting
         effect = f"{operation} calls follow canary and phase again" if undo else f"{operation} calls go to A, at once"
-        done = agree(options, [f"{effect}: {name} is {'unset' if undo else 'false'}; all other calls stay as they are"])
-        if done:
+        agreed = agree(
+            options, [f"{effect}: {name} is {'unset' if undo else 'false'}; all other calls stay as they are"]
+        )
+        if agreed:
             # Whatever else has changed meanwhile: this is right on any generation.
             request = pb.SetFlagRequest(actor=options.who, reason=options.reason, name=name)
             if not undo:
@@ -116,12 +118,12 @@ def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
         **views.setting_view(setting_from_pb(setting)),
         "flag": name,
         "value": None if undo else False,
-        "dry_run": not done,
+        **agreed.view,
     }
     if options.json:
         show.print_json(view)
     else:
-        show.show(f"{name} {'would be' if not done else 'is'} {'unset' if undo else 'false'}")
+        show.show(f"{name} {'would be' if not agreed else 'is'} {'unset' if undo else 'false'}")
 
 
 def _flag_of(router: Control, operation: str) -> str:

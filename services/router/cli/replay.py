@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from libs.text import plain
 from services.router.cli.events import NAME_HELP, START_HELP
 from services.router.cli.inputs import parse_start, parse_store
 from services.router.cli.jobs import RATE_HELP, Wanted, follow, parse_rate, run_job
@@ -29,7 +30,7 @@ def replay(
 
     \b
     --dry-run reads all of them and says how many would be applied.
-    JSON keys: those of `baton jobs show`, dry_run
+    JSON keys: those of `baton jobs show`, dry_run effects
       report: to start name dry_run applied known unreadable others places
     With --wait, the last line is the result.
     """
@@ -46,7 +47,7 @@ def replay(
     if options.dry_run:
         _preview(options, wanted)
         return
-    pace = f"at most {per_second:g} events/s" if per_second else "as fast as the live traffic allows"
+    pace = f"at most {plain(per_second)} events/s" if per_second else "as fast as the live traffic allows"
     which = f", and {store} gets those of {name}" if name else f", and {store} gets them"
     effects = [f"{events} events from {begin} on are read{which}, {pace}; it keeps what is newer than what it has"]
     run_job(options, wanted, effects, wait=wait)
@@ -60,6 +61,7 @@ def _preview(options: Changing, wanted: Wanted) -> None:
     with control(options) as router:
         view = follow(router, options, router.call("StartJob", wanted.request(options)).job.id)
     if options.json:
-        show.print_json({**view, "dry_run": True})
+        effects = [f"{view['note']}: of {view['done']} events"]
+        show.print_json({**view, "dry_run": True, "effects": effects})
     else:
         show.show(f"{view['note']}: of {view['done']} events. Nothing was changed.")

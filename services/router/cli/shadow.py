@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from libs.text import plain
 from services.router.cli.inputs import parse_percent
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, command
 from services.router.core import phase
@@ -51,7 +52,7 @@ def set_shadow(
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run
+      before (the same, as they were) dry_run effects
     """
     permille = parse_share(percent)
 
@@ -70,9 +71,9 @@ def set_shadow(
         )
         before = planned.setting.shadow_permille / 10
         whom = "the answering store itself" if same else "the other store"
-        after = f"{permille / 10:g} %, compared with {whom}" if permille else "off"
+        after = f"{plain(permille / 10)} %, compared with {whom}" if permille else "off"
         effects = [
-            f"shadow reads {before:g} % -> {after}; clients do not notice",
+            f"shadow reads {plain(before)} % -> {after}; clients do not notice",
             "what was counted so far is forgotten: gates judge what is compared from now on",
         ]
         Change(lambda setting: phase.set_shadow(setting, permille, same=same), "SetShadow", request, effects).run(
@@ -157,7 +158,7 @@ def _screen(view: View) -> RenderableType:
 
     from services.router.cli.show import table_of
 
-    share = f"{view['shadow_percent']:g} % of the reads" if view["shadow_percent"] else OFF
+    share = f"{plain(view['shadow_percent'])} % of the reads" if view["shadow_percent"] else OFF
     against = ", each compared with the answering store itself: this is noise" if view["shadow_same"] else ""
     head = f"{view['phase']}, shadow {share}{against}; {view['waiting']} wait for a second look"
     if view["skipped"]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from libs.text import plain, visible
 from services.router.cli.clients import clients_lines
 from services.router.cli.ledger import counts_line
 from services.router.cli.show_jobs import job_line
@@ -20,12 +22,27 @@ _PIPE_WIDTH = 160
 _COLOURS = {"PASS": "green", "WARN": "yellow", "INCONCLUSIVE": "yellow", "FAIL": "red"}
 
 
+class SafeConsole(Console):
+    """Shows characters of foreign text that would steer the terminal as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
 def console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
+    return SafeConsole(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
 
 
-def print_json(value: View | Sequence[View]) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+def print_json(value: View) -> None:
+    """One object on one line, without characters that would steer a terminal."""
+    print(as_json(value), flush=True)
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # Outside strings JSON has no character that needs it, so each escape stands in one.
+    return "".join(one if one == "\n" or visible(one) == one else json.dumps(one)[1:-1] for one in text)
 
 
 def show(renderable: RenderableType) -> None:
@@ -33,19 +50,23 @@ def show(renderable: RenderableType) -> None:
 
 
 def setting_line(view: View) -> str:
-    canary = f", canary {view['canary_percent']:g} %" if view["canary_percent"] or view["phase"] == "DUAL_WRITE" else ""
+    canary = (
+        f", canary {plain(view['canary_percent'])} %" if view["canary_percent"] or view["phase"] == "DUAL_WRITE" else ""
+    )
     hold = ", held at A" if view["hold"] else ""
     same = " with itself" if view["shadow_same"] else ""
-    shadow = f", shadow {view['shadow_percent']:g} %{same}" if view["shadow_percent"] else ""
+    shadow = f", shadow {plain(view['shadow_percent'])} %{same}" if view["shadow_percent"] else ""
     flags = f", flags set: {len(view['set_flags'])}" if view["set_flags"] else ""
     return f"{view['phase']}{canary}{shadow}{hold}{flags} (generation {view['generation']})"
 
 
 def gates_table(gates: Sequence[View]) -> Table:
-    table = table_of("gate", "verdict", "seen", "wanted", "what to do")
+    table = table_of("gate", "verdict", "seen, wanted, what to do")
     for gate in gates:
-        remedy = "" if gate["verdict"] == "PASS" else gate["runbook"]
-        table.add_row(gate["name"], _coloured(gate["verdict"]), gate["evidence"], gate["threshold"], remedy)
+        lines = [gate["evidence"]]
+        if gate["verdict"] != "PASS":
+            lines += [f"wanted: {gate['threshold']}", f"to do: {gate['runbook']}"]
+        table.add_row(gate["name"], _coloured(gate["verdict"]), "\n".join(lines))
     return table
 
 
@@ -57,21 +78,16 @@ def findings_table(findings: Sequence[View]) -> Table:
 
 
 def journal_table(entries: Sequence[View]) -> Table:
-    table = table_of("generation", "time (UTC)", "who", "what", "before", "after", "why")
+    table = table_of("generation", "time (UTC)", "who", "what, and why")
     for entry in entries:
+        what = [": ".join([entry["action"], "; ".join(entry["changes"])]) if entry["changes"] else entry["action"]]
         why = entry["reason"]
         if entry["overridden"]:
             gates = ", ".join(gate["name"] for gate in entry["gates"] if gate["verdict"] != "PASS")
             why = f"{why} [overrides {gates}]"
-        table.add_row(
-            str(entry["generation"]),
-            entry["time"].replace("T", " ").removesuffix("+00:00"),
-            entry["actor"],
-            entry["action"],
-            _short(entry["before"]),
-            _short(entry["after"]),
-            why,
-        )
+        what += [why] if why else []
+        time = entry["time"].replace("T", " ").partition(".")[0]
+        table.add_row(str(entry["generation"]), time, entry["actor"], "\n".join(what))
     return table
 
 
@@ -123,7 +139,7 @@ def faults_line(view: View) -> str:
     b = view["measured"].get("B")
     if b is None:
         return "not known"
-    share = f" ({100 * b['recent_faults'] / b['recent_calls']:.2g} %)" if b["recent_calls"] else ""
+    share = f" ({plain(100 * b['recent_faults'] / b['recent_calls'])} %)" if b["recent_calls"] else ""
     return f"{b['recent_faults']} of {b['recent_calls']} calls in half a minute{share}; {view['judge']}"
 
 
@@ -249,7 +265,3 @@ def _coloured(word: str) -> Text:
 
 def _settled(view: View) -> str:
     return ", settled" if view["settled"] else ", moving"
-
-
-def _short(view: View) -> str:
-    return setting_line(view).rpartition(" (")[0] if view["generation"] else "-"

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from rich.console import Group
-from rich.json import JSON
 from rich.text import Text
 
 from libs.pb.baton.control.v1 import events_pb2 as pb
+from services.router.cli.show import as_json
 from services.router.cli.views import store_name, time_of
 
 View = dict[str, Any]
@@ -54,5 +54,5 @@ def event_screen(view: View) -> Group:
     rest += [f"  request: {one['request_id']} of {one['principal']}" for one in view["served"]]
     parts: list[Any] = [event_line(view), Text("\n".join(rest))]
     if view["content"] is not None:
-        parts.append(JSON.from_data(view["content"]))
+        parts.append(Text(as_json(view["content"], indent=2)))
     return Group(*parts)

@@ -15,6 +15,7 @@ from services.router.cli.client import phase_name, setting_from_pb
 from services.router.cli.clients import client_view
 from services.router.cli.ledger import counts_view
 from services.router.core.phase import Setting
+from services.router.core.setting_changes import changes
 
 View = dict[str, Any]
 
@@ -229,6 +230,7 @@ def entry_view(entry: pb.JournalEntry) -> View:
         "after": setting_view(setting_from_pb(entry.after)),
         "gates": [gate_view(gate) for gate in entry.gates],
         "overridden": entry.overridden,
+        "changes": changes(setting_from_pb(entry.before), setting_from_pb(entry.after)),
     }
 
 

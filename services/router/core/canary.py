@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from libs.errors import InvalidField
+from libs.text import plain
 from services.router.core.gates import GATES, GateResult, Verdict
 from services.router.core.phase import CANARY_FULL, PHASES, IllegalMove, Setting
 
@@ -134,8 +135,8 @@ def begin(plan: CanaryPlan, setting: Setting) -> int:
         if step.permille >= setting.canary_permille:
             return number
     raise IllegalMove(
-        f"the canary is at {setting.canary_permille / 10:g} % and the plan ends at {plan.steps[-1].percent:g} %:"
-        " nothing is left to walk"
+        f"the canary is at {plain(setting.canary_permille / 10)} % and the plan ends at"
+        f" {plain(plan.steps[-1].percent)} %: nothing is left to walk"
     )
 
 
@@ -146,17 +147,17 @@ def decide(plan: CanaryPlan, place: Place, seen: Seen) -> Next:
         return Next(Action.STOP, disturbed)
     failing = [gate for gate in seen.gates if gate.verdict is Verdict.FAIL]
     if failing and plan.on_fail is OnFail.BACK:
-        return Next(Action.BACK, f"at {step.percent:g} % {_shown(failing)}", 0)
+        return Next(Action.BACK, f"at {plain(step.percent)} % {_shown(failing)}", 0)
     if waiting := _waiting(step, place, seen):
         if place.seconds > step.minimum_seconds + plan.patience_seconds:
-            return Next(Action.STOP, f"patience ended at {step.percent:g} %: {waiting}")
-        return Next(Action.HOLD, f"at {step.percent:g} %: {waiting}")
+            return Next(Action.STOP, f"patience ended at {plain(step.percent)} %: {waiting}")
+        return Next(Action.HOLD, f"at {plain(step.percent)} %: {waiting}")
     if place.step + 1 == len(plan.steps):
-        return Next(Action.DONE, f"the canary is at {step.percent:g} %, the plan's last step, and its gates pass")
+        return Next(Action.DONE, f"the canary is at {plain(step.percent)} %, the plan's last step, and its gates pass")
     following = plan.steps[place.step + 1]
     return Next(
         Action.ADVANCE,
-        f"{step.percent:g} % is proved by {place.samples} calls in {place.seconds:.0f} s",
+        f"{plain(step.percent)} % is proved by {place.samples} calls in {place.seconds:.0f} s",
         following.permille,
     )
 
@@ -168,7 +169,8 @@ def _disturbed(step: Step, setting: Setting) -> str:
     if setting.hold:
         return "traffic is held at A since a rollback"
     if setting.canary_permille != step.permille:
-        return f"somebody set the canary to {setting.canary_permille / 10:g} %, the walk was at {step.percent:g} %"
+        now = plain(setting.canary_permille / 10)
+        return f"somebody set the canary to {now} %, the walk was at {plain(step.percent)} %"
     return ""
 
 
@@ -180,7 +182,7 @@ def _waiting(step: Step, place: Place, seen: Seen) -> str:
     if not seen.settled:
         return "buckets are on their way"
     if place.seconds < step.minimum_seconds:
-        return f"{place.seconds:.0f} of {step.minimum_seconds:g} s have passed"
+        return f"{place.seconds:.0f} of {plain(step.minimum_seconds)} s have passed"
     if place.samples < step.minimum_samples:
         return f"B has answered {place.samples} of {step.minimum_samples} calls"
     return _shown(open_gates)
@@ -238,7 +240,7 @@ def _step(place: str, table: Any, before: int) -> Step:
 
 
 def _permille(key: str, value: Any, before: int) -> int:
-    least = f"more than {before / 10:g}" if before else "0.1"
+    least = f"more than {plain(before / 10)}" if before else "0.1"
     allowed = f"{least} to 100, in steps of 0.1"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidField(key, value, allowed)
@@ -250,7 +252,7 @@ def _permille(key: str, value: Any, before: int) -> int:
 
 def _number(key: str, value: Any, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise InvalidField(key, value, f"seconds, 0 to {most:g}")
+        raise InvalidField(key, value, f"seconds, 0 to {plain(most)}")
     return float(value)
 
 

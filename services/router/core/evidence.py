@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from libs.telemetry.latency import Bounds, Histogram, bounds
+from libs.text import plain
 from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
@@ -67,6 +68,8 @@ class Evidence:
 
     audit_seconds_ago: float | None = None
     """Since the last one ended; None: there was none."""
+    audit_records: int | None = None
+    """How many records it looked at."""
     audit_found: str = ""
     """What it found, in words."""
     audit_trouble: str = ""
@@ -124,6 +127,8 @@ def audit(evidence: Evidence, limits: Limits) -> Judgement:
     shown = f"an audit ended {time_shown(ago)} ago"
     if evidence.audit_trouble:
         return Judgement(FAIL, f"{shown}: {evidence.audit_trouble}")
+    if evidence.audit_records == 0:
+        return Judgement(INCONCLUSIVE, f"{shown}: A held no record, so nothing was looked at")
     return Judgement(PASS if ago <= limits.audit_seconds else FAIL, f"{shown}: {evidence.audit_found}")
 
 
@@ -149,7 +154,7 @@ def parked(evidence: Evidence, limits: Limits) -> Judgement:
 
 def canary(evidence: Evidence, limits: Limits) -> Judgement:
     percent = evidence.canary_permille / 10
-    return Judgement(PASS if percent == 100 else FAIL, f"the canary is at {percent:g} %")
+    return Judgement(PASS if percent == 100 else FAIL, f"the canary is at {plain(percent)} %")
 
 
 def buckets(evidence: Evidence, limits: Limits) -> Judgement:
@@ -289,13 +294,13 @@ def time_shown(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{plain(100 * share)} %"
 
 
 def _at_most(value: float | None, limit: float, what: str, unit: str) -> Judgement:
     if value is None:
         return Judgement(INCONCLUSIVE, f"{what} is not known")
-    return Judgement(PASS if value <= limit else FAIL, f"{what} is {value:g}{unit}")
+    return Judgement(PASS if value <= limit else FAIL, f"{what} is {plain(value, decimals=3)}{unit}")
 
 
 def _share(bad: int, samples: int, limit: float, least: int, what: str, *, below: bool) -> Judgement:
@@ -344,7 +349,7 @@ def _slower(a: Bounds, b: Bounds, margin: float) -> Verdict:
 
 
 def _range(found: Bounds) -> str:
-    lower, upper = ("?" if bound is None else f"{1000 * bound:.3g}" for bound in (found.lower, found.upper))
+    lower, upper = ("?" if bound is None else f"{plain(1000 * bound)}" for bound in (found.lower, found.upper))
     return f"{lower} to {upper} ms ({found.samples} calls)"
 
 
@@ -379,7 +384,7 @@ def _write_delta(evidence: Evidence, limits: Limits) -> Judgement:
     if not deltas:
         return Judgement(INCONCLUSIVE, _lacking("writes", limits.latency_calls))
     least, most = (max(parts) for parts in zip(*deltas.values(), strict=True))
-    shown = f"P99 of writes at B is {1000 * least:.3g} to {1000 * most:.3g} ms above A's"
+    shown = f"P99 of writes at B is {plain(1000 * least)} to {plain(1000 * most)} ms above A's"
     if least >= limits.write_delta_seconds:
         return Judgement(FAIL, shown)
     return Judgement(PASS if most < limits.write_delta_seconds else INCONCLUSIVE, shown)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from libs.text import plain
 from services.router.core import evidence as on
 from services.router.core.consistency import consistent
 from services.router.core.evidence import Evidence, Judgement, Limits, Verdict
@@ -70,7 +71,7 @@ _GATES: Sequence[Gate] = (
     Gate(
         "lag",
         "Both stores are close behind each other.",
-        lambda limits: f"at most {limits.lag_seconds:g} s",
+        lambda limits: f"at most {plain(limits.lag_seconds)} s",
         on.lag,
         "baton status: the store whose lag grows; then its feed's trouble, the log, and baton doctor",
     ),
@@ -147,8 +148,8 @@ _GATES: Sequence[Gate] = (
         "golden-metrics",
         "Errors, locks, lag and latency are within their limits.",
         lambda limits: (
-            f"server faults <= {on.percent(limits.golden_error_rate)}, locks <= {1000 * limits.lock_seconds:g} ms,"
-            f" lag <= {limits.lag_seconds:g} s, writes < {1000 * limits.write_delta_seconds:g} ms above A's"
+            f"server faults <= {on.percent(limits.golden_error_rate)}, locks <= {plain(1000 * limits.lock_seconds)} ms,"
+            f" lag <= {plain(limits.lag_seconds)} s, writes < {plain(1000 * limits.write_delta_seconds)} ms above A's"
         ),
         on.golden_metrics,
         "baton status: the part that does not pass; what is not measured must be judged by a person",

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from libs.text import plain
+
 LEAST_RATE = 100.0
 """Units per second that a throttled job keeps."""
 DOWN = 0.5
@@ -56,13 +58,14 @@ class Pace(NamedTuple):
 def suffering(load: Load, limits: ThrottleLimits) -> str:
     """What live traffic suffers from, in words; "" when from nothing."""
     if load.lag_seconds is not None and load.lag_seconds > limits.lag_seconds:
-        return f"lag {load.lag_seconds:.1f} s is above {limits.lag_seconds:g} s"
+        return f"lag {load.lag_seconds:.1f} s is above {plain(limits.lag_seconds)} s"
     if load.calls < LEAST_CALLS:
         return ""
     if load.faults > limits.error_rate * load.calls:
-        return f"{load.faults} of {load.calls} live calls failed, which is above {100 * limits.error_rate:g} %"
+        return f"{load.faults} of {load.calls} live calls failed, which is above {plain(100 * limits.error_rate)} %"
     if load.latency_seconds is not None and load.latency_seconds > limits.latency_seconds:
-        return f"P99 of live calls is {1000 * load.latency_seconds:.0f} ms, above {1000 * limits.latency_seconds:g} ms"
+        limit = plain(1000 * limits.latency_seconds)
+        return f"P99 of live calls is {1000 * load.latency_seconds:.0f} ms, above {limit} ms"
     return ""
 
 
@@ -75,7 +78,7 @@ class Throttle:
         """0: no bound."""
 
     def __repr__(self) -> str:
-        return f"<Throttle {self._allowed:g}/s>"
+        return f"<Throttle {plain(self._allowed)}/s>"
 
     def look(self, load: Load, wanted: float, measured: float) -> Pace:
         """`wanted`: the operator's rate, 0 for none; `measured`: what the job does now."""

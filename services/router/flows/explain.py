@@ -74,6 +74,9 @@ class Explainer:
                 parts = [re.escape(part) for part in method.key.template.split("{}")]
                 shape = (method.key.template, re.compile("(.+)".join(parts)))
                 self._keys.setdefault(method.operation, []).append(shape)
+        named = [shape for shapes in self._keys.values() for shape in shapes if shape[0].replace("{}", "")]
+        self._names = named or [shape for shapes in self._keys.values() for shape in shapes]
+        """How records are named: by the methods whose template says more than that there is a name."""
 
     async def explain(self, key: str, operation: str) -> Explanation:
         """Raises InvalidField. A store that is out of reach is part of the answer."""
@@ -101,10 +104,12 @@ class Explainer:
             if key:
                 raise InvalidField("key", key, "nothing: a list is not of one record")
             return
-        shapes = self._keys[operation]
-        if len(key) > MAX_KEY_CHARACTERS or not any(pattern.fullmatch(key) for _, pattern in shapes):
-            wanted = " or ".join(sorted({template.replace("{}", "...") for template, _ in shapes}))
-            raise InvalidField("key", key, f"a record's name, {wanted}")
+        if len(key) > MAX_KEY_CHARACTERS or not any(pattern.fullmatch(key) for _, pattern in self._names):
+            wanted = sorted({template for template, _ in self._names})
+            shown = " or ".join(template.replace("{}", "...") for template in wanted)
+            whole = [template.format(key) for template in wanted if template.count("{}") == 1]
+            hint = f": {' or '.join(whole)}?" if key and len(key) <= MAX_KEY_CHARACTERS and "/" not in key else ""
+            raise InvalidField("key", key, f"a record's name, {shown}{hint}")
 
     async def _row(self, client: StoreClient, key: str) -> RowView:
         request = pb.ReadRecordsRequest(keys=[key])

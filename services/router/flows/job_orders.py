@@ -7,6 +7,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 
+from libs.text import plain
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job
 from services.router.flows.job_runner import Jobs
@@ -56,7 +57,7 @@ class JobOrders:
                 _, done = rules.cancel(job, actor, 0.0), partial(jobs.cancel, job_id, actor)
             case Order.TUNE:
                 _, done = rules.tune(job, rate), partial(jobs.tune, job_id, rate)
-                what = f"{job_id}: {f'at most {rate:g}/s' if rate else 'as fast as traffic allows'}"
+                what = f"{job_id}: {f'at most {plain(rate)}/s' if rate else 'as fast as traffic allows'}"
         await self._note(decision, order.value, what)
         return await done()
 

@@ -13,11 +13,12 @@ from typing import Protocol
 from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
 from libs.rpc.tasks import Loop
+from libs.text import plain
 from services.router.control.port import ControlUnavailable, JobRecords
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.throttle import Load, Throttle, ThrottleLimits
-from services.router.flows.jobs import Asking, JobFailed, JobKind, Position, Step
+from services.router.flows.jobs import Asking, JobFailed, JobKind, Position, Step, log_job
 from services.router.flows.mover import Rate
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,9 @@ class Jobs:
     async def add(self, job: Job) -> Job:
         """As `start`, of one that is `wanted`. Raises JobUnderWay, ControlUnavailable."""
         try:
-            return self._seen(await self._store.add(replace(job, created_seconds=self._around.clock.now())))
+            added = await self._store.add(replace(job, created_seconds=self._around.clock.now()))
+            log_job(added)
+            return self._seen(added)
         except JobUnderWay:
             if (same := await self._in_lane(job)) is not None:
                 return self._seen(same)
@@ -156,6 +159,7 @@ class Jobs:
         for _ in range(_CHANGES):
             changed = await self._store.put(change(await self._store.job(job_id)))
             if changed is not None:
+                log_job(changed)
                 return self._seen(changed)
         raise ControlUnavailable(f"{job_id} was changed by others {_CHANGES} times; nothing was changed: try again")
 
@@ -308,7 +312,7 @@ class Run:
                     await self._look(in_step=True)
             return _checked(task.result()), began
         except TimeoutError:
-            raise TimeoutError(f"a step took longer than {LONGEST_STEP_SECONDS:g} s") from None
+            raise TimeoutError(f"a step took longer than {plain(LONGEST_STEP_SECONDS)} s") from None
         finally:
             if not task.done():
                 task.cancel()
@@ -366,9 +370,12 @@ class Run:
         for _ in range(_CHANGES):
             if claiming and not self._job.state.wants_a_runner:
                 raise _Lost
+            before = self._job.state
             saved = await self._store.put(change(self._job))
             if saved is not None:
                 self._job = saved
+                if claiming or saved.state is not before:
+                    log_job(saved)
                 self._note(saved)
                 return
             self._job = await self._store.job(self._id)

@@ -37,11 +37,15 @@ fewer. One that did more is paid for by a longer pause.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from libs.errors import BatonError
+from services.router.core.jobs import Job
+
+log = logging.getLogger(__name__)
 
 
 class JobFailed(BatonError):
@@ -119,3 +123,8 @@ class Asking(Protocol):
     async def check(self, arguments: Mapping[str, str]) -> None:
         """After `lane` has accepted them, before there is a job. Raises InvalidField."""
         ...
+
+
+def log_job(job: Job) -> None:
+    """One line for each change of a job's state."""
+    log.info("job %s is %s (asked for by %s): %s", job.id, job.state.value, job.actor, job.note or "begins")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from services.router.core.evidence import horizon_alert, shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.judge import automatic_rollback
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
+from services.router.core.setting_changes import changes
 from services.router.flows.observe import SettingCache
+
+log = logging.getLogger(__name__)
 
 JUDGE = "judge"
 """The actor of an automatic rollback."""
@@ -230,6 +234,22 @@ class Migration:
         )
         if not await self._control.change(entry):
             raise Outdated()
+        _log_entry(entry)
         # Traffic follows at once here, within the refresh interval at other routers.
         await self._cache.take(after)
         return after
+
+
+def _log_entry(entry: JournalEntry) -> None:
+    """One line for each entry of the journal, at the router that made it."""
+    what = "; ".join(changes(entry.before, entry.after))
+    gates = ", ".join(result.name for result in entry.gates if result.verdict is not Verdict.PASS)
+    log.info(
+        "generation %d, %s by %s%s%s%s",
+        entry.after.generation,
+        entry.action,
+        entry.actor,
+        f": {what}" if what else "",
+        f"; overrides {gates}" if entry.overridden else "",
+        f"; reason: {entry.reason}" if entry.reason else "",
+    )

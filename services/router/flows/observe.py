@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import dataclass, field, replace
 
@@ -16,9 +17,12 @@ from services.router.control.port import ControlStore
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.core.plan import NO_FLAGS, Flags
+from services.router.core.setting_changes import changes
 from services.router.flows.flags import Switches
 from services.router.flows.stores import StoreClient, Stores
 from services.router.flows.waits import TurnWaits
+
+log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
 ANSWER_SECONDS = 1.0
@@ -88,8 +92,17 @@ class SettingCache:
             except BatonError:
                 self._away = True
                 raise
+            self._log_foreign(setting)
             await self._take(setting)
         return setting
+
+    def _log_foreign(self, setting: Setting) -> None:
+        """One line for each change that another router has made; with actor and reason it is in that router's log."""
+        before = self._current
+        if not before.generation:
+            log.info("generation %d: the phase is %s", setting.generation, setting.phase.value)
+        elif what := changes(before, setting):
+            log.info("generation %d, set at another router: %s", setting.generation, "; ".join(what))
 
     async def take(self, setting: Setting) -> None:
         """What this router has just committed to the control store: it need not be asked again."""

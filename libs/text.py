@@ -1,0 +1,43 @@
+"""Values as text for people: numbers without exponents, and foreign text without characters that steer a terminal."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from decimal import Decimal
+
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of Unicode: controls (C0, C1), formats (bidi, zero width), surrogates, line and paragraph separators."""
+
+_DIGITS = 3
+
+
+def plain(value: float, decimals: int = 6) -> str:
+    """The number in fixed notation: whole from 100 on, three significant digits below, and at most `decimals` places.
+
+    >>> [plain(value) for value in (1e7, 100.0, 2.5, 2.9273e-05)]
+    ['10000000', '100', '2.5', '0.000029']
+    """
+    if not math.isfinite(value):
+        return str(value)
+    places = decimals
+    if value:
+        places = min(decimals, max(0, _DIGITS - 1 - math.floor(math.log10(abs(value)))))
+    text = f"{Decimal(repr(value)):.{places}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def visible(text: str, *, keep: str = "\n") -> str:
+    """The text with every character that steers a terminal, or reorders the characters around it, as an escape.
+
+    `keep`: characters that stay as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one if one in keep or unicodedata.category(one) not in _UNSAFE else _escape(one) for one in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
