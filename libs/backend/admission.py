@@ -7,6 +7,10 @@ gone, for all starts, until `baton recover` has made it good.
 
 One answer is enough, so an ordinary start needs no log, and two stores that start together find each other: what is
 asked here is answered before a store serves.
+
+Other processes of the store may serve meanwhile. So the order of reads matters: the other store or the log is asked
+first, and this store's own state is read after the answer. A state that was read before may be older than the answer,
+and would look like a store that went back in time. Evidence must also hold when all is asked and read a second time.
 """
 
 from __future__ import annotations
@@ -40,6 +44,8 @@ SILENT_SECONDS = 10.0
 _POLL_EVENTS = 1000
 _POLL_SECONDS = 0.5
 _READ_KEYS = 500
+_LOG_READS = 3
+"""Attempts, if events expire while they are read."""
 
 AskOther = Callable[[], Awaitable[pb.GetStandingResponse]]
 """Of the other store. Raises grpc.aio.AioRpcError."""
@@ -89,33 +95,31 @@ class Admission:
     async def decide(self) -> str:
         """Why the store is gone, or "": it may serve. A new reason is kept in the store. Raises NotAdmitted, and what
         the store raises."""
-        standing = await self._ports.recovery.standing()
-        if standing.gone:
-            return standing.gone
-        reason = self._by_place(standing) or await self._by_others(standing)
+        if gone := (await self._ports.recovery.standing()).gone:
+            return gone
+        reason = await self._evidence() and await self._evidence()
         if reason:
             log.error("this store has gone back in time, or was replaced, and serves nothing: %s", reason)
             await self._ports.recovery.fence(reason)
         return reason
 
-    def _by_place(self, standing: Standing) -> str:
-        if standing.opened_at == standing.now.place:
-            return ""
-        return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.place}"
+    async def _evidence(self) -> str:
+        """Why the store must be fenced, or ""."""
+        return _by_place(await self._ports.recovery.standing()) or await self._by_others()
 
-    async def _by_others(self, standing: Standing) -> str:
+    async def _by_others(self) -> str:
         troubles: list[str] = []
         found: list[str] = []
         for ask in (self._by_other, self._by_log):
             try:
-                found.append(await ask(standing))
+                found.append(await ask())
             except (grpc.aio.AioRpcError, EventLogError, TimeoutError, _NotAsked) as error:
                 troubles.append(_shown(error))
         if not found:
             raise NotAdmitted(f"it is not known whether this store may serve: {'; '.join(troubles)}")
         return next(filter(None, found), "")
 
-    async def _by_other(self, standing: Standing) -> str:
+    async def _by_other(self) -> str:
         if self._ask_other is None:
             raise _NotAsked("no address of the other store is set (other)")
         answer = await self._ask_other()
@@ -123,27 +127,42 @@ class Admission:
             raise _NotAsked("the address of the other store (other) is this store's own")
         theirs = [absence_from_pb(absence) for absence in answer.absences]
         known = Identity(answer.other.place, answer.other.changes) if answer.HasField("other") else None
+        # Read after the answer: another process of this store may have gone on, and the other store may know of it.
+        now = (await self._ports.recovery.standing()).now
         mine = await self._ports.transfers.absences()
-        return by_identity(standing.now, known) or by_absences(mine, theirs, self._ports.store)
+        return by_identity(now, known) or by_absences(mine, theirs, self._ports.store)
 
-    async def _by_log(self, standing: Standing) -> str:
+    async def _by_log(self) -> str:
+        for _ in range(_LOG_READS):
+            try:
+                return await self._read_log()
+            except OffsetGone as error:
+                # Events expired while they were read. That is evidence only if this store has not read them since.
+                trouble = error
+        raise trouble
+
+    async def _read_log(self) -> str:
+        """Raises OffsetGone."""
+        before = await self._next_offsets()
         async with asyncio.timeout(ASK_SECONDS):
             event_log = await self._open_log()
             ends = await event_log.ends()
-        known = (await self._ports.feed.state()).next_offsets
-        positions = {part: known.get(part, 0) for part in ends}
+        # Another process may read on meanwhile. So the end is compared with the position before the question, and the
+        # log's beginning with the position after the answer.
+        after = await self._next_offsets()
+        positions = {part: after.get(part, 0) for part in ends}
         for part, (oldest, end) in ends.items():
             if positions[part] < oldest:
                 return (
                     f"the log begins at {oldest} in partition {part}, after {positions[part]}, which this store would"
                     " have to read next"
                 )
-            if positions[part] > end:
+            if before.get(part, 0) > end:
                 raise _NotAsked(f"the log ends at {end} in partition {part}: it was replaced")
-        try:
-            return await self._scan(event_log, positions, {part: end for part, (_, end) in ends.items()})
-        except OffsetGone as error:
-            return str(error)
+        return await self._scan(event_log, positions, {part: end for part, (_, end) in ends.items()})
+
+    async def _next_offsets(self) -> Mapping[int, int]:
+        return (await self._ports.feed.state()).next_offsets
 
     async def _scan(self, event_log: EventLog, positions: dict[int, int], ends: Mapping[int, int]) -> str:
         """From where this store stands to where the log ended."""
@@ -200,6 +219,12 @@ class Admission:
         seen.mine.clear()
         seen.theirs.clear()
         return ""
+
+
+def _by_place(standing: Standing) -> str:
+    if standing.opened_at == standing.now.place:
+        return ""
+    return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.place}"
 
 
 class _NotAsked(BatonError):

@@ -3,6 +3,8 @@
 Apply keeps the higher version, so order, repetition and lateness of events are harmless here; all that matters is that
 none is passed over. So positions move only in the transaction that applies, an event that cannot be read is parked with
 its reason, and when the log no longer has what comes next the feed stands still and says so.
+
+The feed stands still until the store is admitted or fenced: events beyond its position are evidence for admission.
 """
 
 from __future__ import annotations
@@ -55,13 +57,21 @@ class _Batch:
 class ApplyLoop:
     """One store's apply. `open_log` gives the log, opened by the first call and kept by its owner."""
 
-    def __init__(self, ports: StorePorts, open_log: Callable[[], Awaitable[EventLog]], clock: Clock) -> None:
+    def __init__(
+        self,
+        ports: StorePorts,
+        open_log: Callable[[], Awaitable[EventLog]],
+        clock: Clock,
+        is_admitted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_admitted`: whether this process has been admitted, or has found its store fenced."""
         self.loop = Loop("feed", self._run)
         self.last_event_age_seconds = 0.0
         """Age of the oldest event of the last batch, when it was read; 0 when idle."""
         self._ports = ports
         self._open_log = open_log
         self._clock = clock
+        self._is_admitted = is_admitted
         self._newest_made: float | None = None
         self._known_until: float | None = None
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
@@ -83,6 +93,10 @@ class ApplyLoop:
     async def _run(self, loop: Loop) -> None:
         """Read the partitions that are this process's until they change."""
         log = await self._open_log()
+        if not self._is_admitted():
+            loop.well()
+            await asyncio.sleep(NOTHING_CLAIMED_SECONDS)
+            return
         feed = self._ports.feed
         claimed = tuple(await feed.claim(log.partitions))
         if not claimed:

@@ -113,8 +113,8 @@ async def open_backend(
         stack.push_async_callback(event_log.close)
         if away := await event_log.try_open(_OPEN_LOG_SECONDS):
             log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
-        feed = ApplyLoop(ports, event_log.get, clock)
         serving = Serving()
+        feed = ApplyLoop(ports, event_log.get, clock, lambda: serving.admitted)
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds)
         around = Surroundings(

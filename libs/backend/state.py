@@ -13,6 +13,8 @@ class Serving:
         self.gone = ""
         """Why the store must not serve before it is recovered; "" when it may."""
         self.draining = False
+        self.admitted = False
+        """Whether admission has come to an answer since the start: to serve, or to be fenced."""
 
     def __repr__(self) -> str:
         return f"<Serving {self.reason or 'yes'}>"
@@ -23,10 +25,12 @@ class Serving:
 
     def serve(self) -> None:
         self.reason = self.gone = ""
+        self.admitted = True
 
     def fence(self, gone: str) -> None:
         """A gone store serves nothing but its changes and what is copied into it."""
         self.gone = gone
+        self.admitted = True
         self.reason = f"it is to be recovered (baton recover): {gone}"
 
     def stop(self, reason: str) -> None:

@@ -45,6 +45,7 @@ SETTINGS = {"ack_logged": "all", "rollback_automatic": "false"}
 """Answers come when the event is in the log: so nothing that was answered may be lost. To be away for long is a reason
 to be left; here a store has to come back to its half."""
 LEAST_CALLS_PER_SECOND = 20
+RESTARTS = 50
 REASON = "an acceptance run"
 PLAN = LoadPlan(clients=6, calls_per_second=90, deadline_seconds=0.5, made_names=12, fresh_share=0.3, seed=11)
 
@@ -241,6 +242,19 @@ async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recove
         assert "another database" in (reason := await site.start_gone("B", "b-1")) or "this store made" in reason
         await site.recover("B", "service_layer")
         await walk_on(site)
+
+
+async def test_fifty_restarts_of_one_of_three_processes_fence_no_store(
+    tmp_path: Path, kafka: Kafka, postgres: Postgres, redis_server: Redis
+) -> None:
+    """The others serve meanwhile and move on between any two reads of the process that starts."""
+    size = Size(new=3, router_settings=(SETTINGS,))
+    world = World.real(tmp_path, Stack(kafka, postgres, redis_server), OLD_DATABASE, size)
+    async with half_moved(world, tmp_path) as site:
+        for _ in range(RESTARTS):
+            await world.kill("b-1")
+            await world.start("b-1")
+        assert (await site.standing("B")).gone == ""
 
 
 async def walk_on(site: Site) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import uuid4
 
 import grpc
 import pytest
 
 from libs.backend import admission
 from libs.backend.admission import Admission, NotAdmitted
+from libs.backend.doorkeeper import Doorkeeper
+from libs.backend.feed import ApplyLoop
+from libs.backend.state import Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
@@ -24,6 +30,8 @@ from libs.store.memory import MemoryStore
 from libs.store.port import FeedStep, Position
 from libs.store.recovery import Identity
 from tests.contracts.store_adapters import own, put, record_of, row_of
+from tests.panel import running_loops
+from tests.waiting import eventually
 
 KEY = "sandboxes/a"
 BUCKET = bucket_of(KEY)
@@ -32,6 +40,10 @@ BOUND_SECONDS = 20.0
 
 def away() -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+Meanwhile = Callable[[], Awaitable[None]]
+"""Done by another process of B, which serves."""
 
 
 @dataclass
@@ -43,21 +55,28 @@ class Rig:
     log: MemoryEventLog = field(default_factory=lambda: MemoryEventLog(4))
     log_away: bool = False
     a_away: bool = False
+    while_a_answers: Meanwhile | None = None
+    """Happens once, before A gives its answer."""
+    while_ends_are_read: Meanwhile | None = None
+    """Happens once, after the log has given its ends."""
 
     async def decide(self) -> str:
-        return await Admission(self.store, self._open_log, self._ask).decide()
+        return await Admission(self.store, self.open_log, self._ask).decide()
 
     async def gone(self) -> str:
         return (await self.store.recovery.standing()).gone
 
-    async def _open_log(self) -> EventLog:
+    async def open_log(self) -> EventLog:
         if self.log_away:
             raise LogUnavailable("stopped")
-        return self.log
+        return cast(EventLog, _EndsThen(self))
 
     async def _ask(self) -> pb.GetStandingResponse:
         if self.a_away:
             raise away()
+        meanwhile, self.while_a_answers = self.while_a_answers, None
+        if meanwhile is not None:
+            await meanwhile()
         answer = pb.GetStandingResponse(store=STORE_NUMBERS[Store.A])
         answer.absences.extend(absence_to_pb(one) for one in await self.a.transfers.absences())
         known = (await self.a.recovery.standing()).other
@@ -74,6 +93,23 @@ class Rig:
         terms = pb.Terms(store=STORE_NUMBERS[by], buckets=[pb.Terms.Bucket(bucket=BUCKET, term=term)])
         headers = HeaderWriter(by.value, TERMS_TYPE).write("", (0, 0), 1.0)
         await self.log.append([Event("", terms.SerializeToString(), headers)])
+
+
+@dataclass
+class _EndsThen:
+    """The log, with a pause after its ends were read."""
+
+    rig: Rig
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rig.log, name)
+
+    async def ends(self) -> dict[int, tuple[int, int]]:
+        found = await self.rig.log.ends()
+        meanwhile, self.rig.while_ends_are_read = self.rig.while_ends_are_read, None
+        if meanwhile is not None:
+            await meanwhile()
+        return found
 
 
 @pytest.fixture
@@ -230,6 +266,140 @@ async def test_a_change_by_the_other_store_from_before_a_seizure_is_no_reason(ri
     await rig.store.seizures.seize(BUCKET, 1)
     await rig.say(KEY, 9, by=Store.A)
     assert await rig.decide() == ""
+
+
+async def test_a_position_that_another_process_has_reached_since_is_no_reason(rig: Rig) -> None:
+    """Another process of the store serves, and A learns its position before it answers."""
+    rig.log_away = True
+    await own(rig.store, [KEY])
+
+    async def go_on() -> None:
+        """Each time."""
+        rig.while_a_answers = go_on
+        await put(rig.store, KEY, str(uuid4()), "w")
+        await rig.a.recovery.note_other((await rig.store.recovery.standing()).now)
+
+    rig.while_a_answers = go_on
+    assert await rig.decide() == ""
+    assert await rig.gone() == ""
+
+
+async def test_a_bucket_that_another_process_gives_away_meanwhile_is_no_reason(rig: Rig) -> None:
+    rig.log_away = True
+    await own(rig.store, [KEY])
+
+    async def go_on() -> None:
+        released = await rig.store.transfers.release_absence(BUCKET, Store.A)
+        await rig.a.transfers.adopt_absence(released)
+
+    rig.while_a_answers = go_on
+    assert await rig.decide() == ""
+
+
+async def test_events_that_another_process_reads_meanwhile_are_no_reason(rig: Rig) -> None:
+    """It reads beyond the end that the log gave before."""
+    rig.a_away = True
+
+    async def go_on() -> None:
+        await rig.say(KEY, 1, by=Store.A)
+        ends = await rig.log.ends()
+        await rig.store.transfers.apply([], FeedStep(tuple(Position(part, 0, end) for part, (_, end) in ends.items())))
+
+    rig.while_ends_are_read = go_on
+    assert await rig.decide() == ""
+
+
+async def test_events_that_expire_after_another_process_has_read_them_are_no_reason(rig: Rig) -> None:
+    """They are read, and expire, between the read of the own position and the scan of the log."""
+    rig.a_away = True
+    rig.log = log = ExpiringLog(1)
+    await rig.say(KEY, 1, by=Store.A)
+    times = 0
+
+    async def go_on() -> None:
+        nonlocal times
+        times += 1
+        before = (await rig.store.feed.state()).next_offsets.get(0, 0)
+        _, end = (await log.ends())[0]
+        await rig.store.transfers.apply([], FeedStep((Position(0, before, end),)))
+        await log.trim(0, end)
+        await rig.say(KEY, times + 1, by=Store.A)
+        log.before_reading = go_on if times < 2 else None
+
+    log.before_reading = go_on
+    assert await rig.decide() == ""
+
+
+async def test_evidence_is_looked_at_twice_before_a_store_is_fenced(rig: Rig) -> None:
+    """The address of another migration's store was set for a moment."""
+    rig.log_away = True
+    await rig.a.recovery.note_other(Identity("elsewhere", 0))
+
+    async def go_on() -> None:
+        """A has answered once; its next answer is of the right store."""
+        rig.while_a_answers = right
+
+    async def right() -> None:
+        await rig.a.recovery.note_other((await rig.store.recovery.standing()).now, anew=True)
+
+    rig.while_a_answers = go_on
+    assert await rig.decide() == ""
+
+
+async def test_the_log_is_asked_although_the_other_store_has_answered(rig: Rig) -> None:
+    """A knows of no later state: no router has reported this store's position since the backup was taken."""
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await rig.say(KEY, 2)
+    assert "version 0-2 of 'sandboxes/a'" in await rig.decide()
+
+
+async def test_the_other_store_is_asked_although_the_log_has_answered(rig: Rig) -> None:
+    await rig.a.recovery.note_other(Identity("elsewhere", 0))
+    assert "another database" in await rig.decide()
+
+
+async def test_the_feed_does_not_read_past_evidence_before_the_store_is_admitted(rig: Rig) -> None:
+    """The store starts while nothing is in reach, then the log is back before A."""
+    rig.a_away = rig.log_away = True
+    await own(rig.store, [KEY])
+    await rig.say(KEY, 1)
+    serving = Serving()
+    looks = 0
+
+    def is_admitted() -> bool:
+        nonlocal looks
+        looks += 1
+        return serving.admitted
+
+    feed = ApplyLoop(rig.store, rig.open_log, ManualClock(), is_admitted)
+    doorkeeper = Doorkeeper(rig.store, Admission(rig.store, rig.open_log, None), serving)
+    await doorkeeper.admit()
+    rig.log_away = False
+    async with running_loops(feed.loop):
+        await eventually(lambda: looks > 2)
+        assert (await rig.store.feed.state()).next_offsets == {}
+        await doorkeeper.admit()
+        assert "version 0-1" in serving.gone
+        await eventually(lambda: followed(rig))
+
+
+async def followed(rig: Rig) -> bool:
+    return sum((await rig.store.feed.state()).next_offsets.values()) == 1
+
+
+class ExpiringLog(MemoryEventLog):
+    """Something happens once before it is read."""
+
+    before_reading: Meanwhile | None = None
+
+    @asynccontextmanager
+    async def reader(self, positions: Mapping[int, int]) -> AsyncIterator[Any]:
+        meanwhile, self.before_reading = self.before_reading, None
+        if meanwhile is not None:
+            await meanwhile()
+        async with super().reader(positions) as reader:
+            yield reader
 
 
 class SilentLog(MemoryEventLog):
