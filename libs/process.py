@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
 import logging
+import os
 import re
 import signal
 from collections.abc import Coroutine
@@ -41,10 +43,28 @@ def check_optional_addresses(value: str) -> str:
 
 
 def check_addresses(value: str) -> str:
-    """One or several processes of one service: "10.0.0.1:50061,10.0.0.2:50061". Raises ValueError."""
-    for part in value.split(","):
+    """One or several processes of one service: "10.0.0.1:50061,10.0.0.2:50061". Raises ValueError.
+
+    Several must be IP addresses of one family. For several processes behind one name, give the name alone.
+    """
+    parts = value.split(",")
+    for part in parts:
         check_address(part)
+    if len(parts) > 1 and len({_family(part) for part in parts}) > 1:
+        raise ValueError("give IPv4 addresses or IPv6 addresses, not both")
     return value
+
+
+def _family(address: str) -> int:
+    """4 or 6. Raises ValueError for a name."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        raise ValueError(
+            f"{host!r} is a name: of several addresses each is an IP address such as 10.0.0.1:50061; or give one name"
+            " alone, which may resolve to several processes"
+        ) from None
 
 
 Address = Annotated[str, AfterValidator(check_address)]
@@ -98,7 +118,11 @@ def _spare_collections() -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> int:
-    """Run a process's main coroutine and return its exit code; what it cannot go on with is one line in the log."""
+    """Run a process's main coroutine and return its exit code; what it cannot go on with is one line in the log.
+
+    Files that the process makes (databases, logs, snapshots) are for its own user only: they hold what clients stored.
+    """
+    os.umask(0o077)
     _spare_collections()
     try:
         asyncio.run(main)

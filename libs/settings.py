@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,19 @@ USAGE_EXIT_CODE = 2
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
 _SHOWN_CHARACTERS = 120
+
+_SERVICE_LINKS = tuple(
+    (re.compile(rf"(\w+_)?{shape}"), re.compile(content))
+    for shape, content in (
+        ("SERVICE_HOST", r"[0-9A-Fa-f.:]+"),
+        (r"SERVICE_PORT(_\w+)?", r"\d+"),
+        (r"PORT(_\d+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://.+"),
+        (r"PORT_\d+_(TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
+        (r"PORT_\d+_(TCP|UDP|SCTP)_PORT", r"\d+"),
+        (r"PORT_\d+_(TCP|UDP|SCTP)_ADDR", r"[0-9A-Fa-f.:]+"),
+    )
+)
+"""The names behind a service's own, and what Kubernetes puts into them."""
 
 S = TypeVar("S", bound="Settings")
 
@@ -76,15 +90,31 @@ def hide_password(text: str) -> str:
 
 def _check_environment(kind: type[Settings], prefix: str) -> None:
     known = {f"{prefix}{name}".upper() for name in kind.model_fields} | {f"{prefix}CONFIG".upper()}
-    for name in sorted(os.environ):
-        if prefix and name.upper().startswith(prefix.upper()) and name.upper() not in known:
-            raise WrongSetting(f"{name}: there is no such setting; there are {', '.join(sorted(known))}")
+    for name, value in sorted(os.environ.items()):
+        if not prefix or not name.upper().startswith(prefix.upper()) or name.upper() in known:
+            continue
+        if _is_service_link(name[len(prefix) :], value):
+            continue
+        near = get_close_matches(name.upper(), sorted(known), n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+        raise WrongSetting(f"{name}: there is no such setting; {meant}")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable for a service whose name begins with a prefix of ours.
+
+    For a service `service-layer` every pod of the namespace gets SERVICE_LAYER_SERVICE_HOST=10.0.0.7,
+    SERVICE_LAYER_PORT=tcp://10.0.0.7:50061 and their kin (https://kubernetes.io/docs/concepts/services-networking/service,
+    "Environment variables"). They are nobody's settings.
+    """
+    return any(shape.fullmatch(name) and content.fullmatch(value) for shape, content in _SERVICE_LINKS)
 
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
-            return tomllib.load(opened)
+            # With or without a byte order mark, which some editors write.
+            return tomllib.loads(opened.read().decode("utf-8-sig"))
     except OSError as error:
         raise WrongSetting(f"--config: {file} cannot be read: {error.strerror}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

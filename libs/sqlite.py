@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import random
 import sqlite3
@@ -17,13 +18,15 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from libs.errors import BatonError, LockTimeout, Overloaded
 from libs.store.port import NewerSchema, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -143,18 +146,28 @@ def _enter_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Keeps other processes away from the file, as long as this one lives. Raises AlreadyOpen."""
-    lock = path.with_name(path.name + ".lock")
+    """Keep other processes away from the database as long as the block runs, whatever path they use for it.
+
+    Raises AlreadyOpen. A symbolic link is resolved. A hard link is another path of the same device and inode, so the
+    database file is locked too. The two files are closed after the database: closing any descriptor of a file drops the
+    process's own POSIX locks on it, which SQLite relies on.
+    """
+    real = path.resolve()
     # Left behind on purpose: to remove it would let a third process lock a new file beside the old one's lock.
-    number = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyOpen(f"{path} is open in another process (it holds {lock}): stop that one first") from None
+    lock = real.with_name(real.name + ".lock")
+    with ExitStack() as held:
+        for file in (lock, real):
+            number = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, number)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyOpen(
+                    f"{path} is open in another process (it holds a lock on {file}): stop that one first"
+                ) from None
+        if os.stat(real).st_mode & 0o007:
+            log.warning("%s can be read or changed by every user of this machine: chmod o-rwx %s", path, real)
         yield
-    finally:
-        os.close(number)
 
 
 @dataclass(slots=True, eq=False)

@@ -35,7 +35,7 @@ class FlagdFileProvider(BooleanProvider):
     def __init__(self, path: Path) -> None:
         super().__init__(f"flagd file {path}")
         self._path = path
-        self._text = b""
+        self._text: bytes | None = None
         self._core = FlagdCore()
 
     def reload(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ class TokenUnfit(BatonError):
 
 
 def read_token(path: Path) -> bytes:
-    """The token in the file's first line. Raises TokenUnfit."""
+    """The token in the file's first line. Raises TokenUnfit.
+
+    A file that every user of the machine can read or change is refused.
+    """
     try:
+        if _open_to_all(path):
+            raise TokenUnfit(f"every user of this machine can read or change the token file {path}: chmod 600 {path}")
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise TokenUnfit(f"the token file {path} cannot be read: {error}") from None
@@ -37,6 +43,17 @@ def read_token(path: Path) -> bytes:
             f" {MAX_TOKEN_CHARACTERS} printable ASCII characters"
         )
     return token.encode()
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether every user can reach the file and read or change it. Raises OSError.
+
+    On a read-only file system the mode is not looked at: a container gets its secrets mounted so, often with mode 0444,
+    and has no other users.
+    """
+    if not path.stat().st_mode & 0o006 or os.statvfs(path).f_flag & os.ST_RDONLY:
+        return False
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
 def check_token(found: Any, token: bytes) -> None:

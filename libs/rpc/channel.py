@@ -29,7 +29,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+    # As large as the soft limit: between the two, gRPC refuses calls at random.
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+    # Baton's processes reach each other directly. A proxy that the environment names is meant for other traffic.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
 """Nothing is sent twice by the library itself: whoever sends a write again decides so, with the same request_id."""
@@ -40,11 +43,17 @@ _IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}
 
 class Channel:
     """A channel to one address ("host:port"), or to several processes of one service in turn, those that can be reached
-    ("127.0.0.1:1,127.0.0.1:2"). It belongs to the event loop that opened it."""
+    ("127.0.0.1:1,127.0.0.1:2"). It belongs to the event loop that opened it.
+
+    One host name may stand for several processes: gRPC connects to each address that it resolves to, and resolves it
+    again when a connection fails. Several addresses must be IP addresses of one family (`check_addresses`): gRPC takes
+    no list of names.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        target = f"ipv4:{address}" if "," in address else address
+        family = "ipv6" if address.startswith("[") else "ipv4"
+        target = f"{family}:{address}" if "," in address else address
         self.grpc: grpc.aio.Channel = grpc.aio.insecure_channel(target, (*OPTIONS, _IN_TURN))
         """For generated stubs."""
         self._callables: dict[str, RawCallable] = {}

@@ -116,7 +116,7 @@ class World:
 
     @classmethod
     def _make(cls, directory: Path, servers: Servers, size: Size, kind: str, old_database: Path | None) -> Self:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = secrets.token_hex(16)
         token_file = directory / "token"
         token_file.touch(mode=0o600)

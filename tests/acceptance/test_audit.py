@@ -64,6 +64,7 @@ async def baton(world: World, tmp_path: Path, *words: str) -> tuple[int, dict[st
     command = [sys.executable, "-c", "from services.router.cli import main; main()", *words, "-o", "json"]
     place = {"BATON_CONTROL": world.controls[0]}
     if world.token:
+        (tmp_path / "token").touch(mode=0o600)
         (tmp_path / "token").write_text(world.token)
         place["BATON_CONTROL_TOKEN_FILE"] = str(tmp_path / "token")
     pipe = asyncio.subprocess.PIPE

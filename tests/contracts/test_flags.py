@@ -245,6 +245,17 @@ async def test_a_broken_file_says_nothing_and_the_next_good_one_is_taken(text: s
     source.close()
 
 
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+async def test_a_file_that_is_broken_from_the_start_is_reported_at_every_look(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    source = flagd_source(path)
+    for _ in range(2):
+        with pytest.raises(FlagsUnavailable, match=r"flags\.json"):
+            source.evaluate(["x.on"])
+    source.close()
+
+
 RULES: dict[str, tuple[dict[str, Any], Seen]] = {
     "disabled": ({"state": "DISABLED", "defaultVariant": "on"}, Seen(None)),
     "without a default": ({"state": "ENABLED"}, Seen(None)),

@@ -200,6 +200,7 @@ async def test_the_old_service_does_not_take_a_missing_file_for_its_own(
 
 async def test_a_token_is_asked_for_at_the_internal_listener(tmp_path: Path, settings: dict[str, object]) -> None:
     token = tmp_path / "token"
+    token.touch(mode=0o600)
     token.write_text("a-token-for-this-test\n")
     async with running(B, **settings, database=f"sqlite:///{tmp_path}/b.db", token_file=token) as service:
         request = rpb.GetStatusRequest()

@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_would_be_right(
 
 
 @KINDS
-def test_an_unknown_name_in_the_environment_is_refused_with_those_that_exist(
+def test_an_unknown_name_in_the_environment_is_refused_with_the_nearest_one(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(monkeypatch, environment(kind, drain_second="3"))

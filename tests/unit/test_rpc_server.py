@@ -1,7 +1,8 @@
 """What a listener lets in, and how it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,7 @@ def test_loopback_is_known_by_its_address(address: str, loopback: bool) -> None:
 )
 def test_a_token_file_that_cannot_serve_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "token"
+    file.touch(mode=0o600)
     file.write_text(content)
     with pytest.raises(TokenUnfit, match=str(file)):
         read_token(file)
@@ -306,5 +308,52 @@ def test_a_token_file_that_cannot_serve_is_refused(content: str, tmp_path: Path)
 
 def test_a_token_file_may_end_in_a_newline(tmp_path: Path) -> None:
     file = tmp_path / "token"
+    file.touch(mode=0o600)
     file.write_text("0123456789abcdef\n")
     assert read_token(file) == b"0123456789abcdef"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter; pytest's own are for this user only."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_a_token_file_in_a_folder_that_no_other_user_may_enter_is_read(open_folder: Path) -> None:
+    file = open_folder / "token"
+    file.write_text("0123456789abcdef\n")
+    file.chmod(0o444)
+    open_folder.chmod(0o700)
+    assert read_token(file) == b"0123456789abcdef"
+
+
+@pytest.mark.parametrize(("mode", "fit"), [(0o600, True), (0o640, True), (0o400, True), (0o604, False), (0o602, False)])
+def test_a_token_file_that_every_user_can_read_or_change_is_refused(mode: int, fit: bool, open_folder: Path) -> None:
+    file = open_folder / "token"
+    file.write_text("0123456789abcdef\n")
+    file.chmod(mode)
+    if fit:
+        assert read_token(file) == b"0123456789abcdef"
+    else:
+        with pytest.raises(TokenUnfit, match=f"chmod 600 {file}"):
+            read_token(file)
+
+
+@pytest.mark.parametrize("size", [9_000, 12_000, 15_000, 20_000])
+async def test_metadata_beyond_the_limit_is_refused_every_time_and_says_so(size: int) -> None:
+    async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (_, channel):
+        call = channel.multi_callable(f"/{SERVICE}/Echo")
+        for _ in range(20):
+            refused = await refusal(call(b"", metadata=(("x-large", "x" * size),)))
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "metadata size exceeds" in (refused.details() or "")
+
+
+async def test_a_proxy_that_the_environment_names_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (_, channel):
+        assert await channel.multi_callable(f"/{SERVICE}/Echo")(b"x") == b"x"

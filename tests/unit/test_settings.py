@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from libs.process import check_addresses
 from libs.settings import WrongSetting, hide_password, load
 from libs.telemetry.logs import JsonLines, TextLines
 from services.router.core.evidence import Limits
@@ -101,3 +102,64 @@ def test_the_thresholds_of_the_settings_are_those_of_the_rules() -> None:
     )
     assert settings.gate_limits == Limits()
     assert settings.rollback_limits == RollbackLimits()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "tcp://10.0.0.7:50061"),
+        ("SERVICE_HOST", "10.0.0.7"),
+        ("SERVICE_PORT", "50061"),
+        ("SERVICE_PORT_GRPC", "50061"),
+        ("PORT_50061_TCP", "tcp://10.0.0.7:50061"),
+        ("PORT_50061_TCP_PROTO", "tcp"),
+        ("PORT_50061_TCP_PORT", "50061"),
+        ("PORT_50061_TCP_ADDR", "10.0.0.7"),
+        ("INTERNAL_PORT", "tcp://10.0.0.8:50062"),
+        ("INTERNAL_SERVICE_HOST", "fd00::7"),
+    ],
+)
+def test_a_service_link_of_kubernetes_is_ignored(name: str, value: str, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(f"{PREFIX}{name}", value)
+    assert load(ServiceLayerSettings).public
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("PORT", "50061", "there are|did you mean"),
+        ("WRITE", "8", "did you mean SERVICE_LAYER_WRITES"),
+        ("DATABSE", "x", "did you mean SERVICE_LAYER_DATABASE"),
+        ("SERVICE_HOST", "a name", "there is no such setting"),
+    ],
+)
+def test_another_unknown_name_is_refused_with_the_nearest_one(
+    name: str, value: str, meant: str, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv(f"{PREFIX}{name}", value)
+    with pytest.raises(WrongSetting, match=meant):
+        load(ServiceLayerSettings)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xef\xbb\xbfwrites = 7\n")
+    assert load(ServiceLayerSettings, file).writes == 7
+
+
+@pytest.mark.parametrize(
+    ("addresses", "why"),
+    [
+        ("localhost:1,localhost:2", "'localhost' is a name"),
+        ("10.0.0.1:1,b-2.example:1", "'b-2.example' is a name"),
+        ("10.0.0.1:1,[::1]:2", "not both"),
+    ],
+)
+def test_several_addresses_that_grpc_cannot_use_are_refused(addresses: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        check_addresses(addresses)
+
+
+@pytest.mark.parametrize("addresses", ["localhost:1", "[::1]:1,[::1]:2", "127.0.0.1:1,127.0.0.1:2", "b.example:1"])
+def test_addresses_of_one_kind_are_taken(addresses: str) -> None:
+    assert check_addresses(addresses) == addresses

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -219,6 +221,49 @@ async def test_another_process_is_kept_out(database: Database) -> None:
     with pytest.raises(AlreadyOpen, match="another process"):
         async with Database.open(database.path):
             pass
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+async def test_another_process_is_kept_out_by_whatever_path(
+    database: Database, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    other = tmp_path / "elsewhere" / "linked.db"
+    other.parent.mkdir()
+    link(database.path, other)
+    # A process of its own: closing a file drops the POSIX locks that this process has on it.
+    program = (
+        "import sys; from pathlib import Path; from libs.sqlite import AlreadyOpen, exclusive\n"
+        "try:\n with exclusive(Path(sys.argv[1])): print('opened')\n"
+        "except AlreadyOpen: print('refused')"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(other), stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    assert printed == b"refused\n"
+
+
+async def test_a_new_database_and_its_lock_are_for_their_owner_only(tmp_path: Path) -> None:
+    # As the processes of Baton start (`libs.process.run`).
+    before = os.umask(0o077)
+    try:
+        async with Database.open(tmp_path / "new.db", (TABLE,)):
+            modes = {file.name: file.stat().st_mode & 0o777 for file in os.scandir(tmp_path)}
+    finally:
+        os.umask(before)
+    assert {"new.db", "new.db.lock", "new.db-wal"} <= set(modes)
+    assert set(modes.values()) == {0o600}, modes
+
+
+async def test_a_database_that_every_user_can_read_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "old.db"
+    path.touch()
+    path.chmod(0o644)
+    async with Database.open(path, (TABLE,)):
+        pass
+    assert f"chmod o-rwx {path}" in caplog.text
 
 
 async def test_processes_that_share_a_file_wait_for_each_other_with_a_bound(tmp_path: Path) -> None:
