@@ -26,12 +26,15 @@ def replay(
     wait: Annotated[bool, typer.Option("--wait", help="Until it is finished; shows how far it is.")] = False,
 ) -> None:
     """Give events of the log to a store again. It keeps those that are newer than what it has, so this is safe to
-    repeat; its own feed goes on as it was. It is a job: `baton jobs` pauses, resumes, tunes it.
+    repeat; its own feed goes on as it was. No event makes it the owner of a record unless the other store's row
+    confirms it; such events are withheld and reported. Both stores must serve.
+
+    It is a job: `baton jobs` pauses, resumes, tunes it.
 
     \b
     --dry-run reads all of them and says how many would be applied.
     JSON keys: those of `baton jobs show`, dry_run effects
-      report: to start name dry_run applied known unreadable others places
+      report: to start name dry_run applied known unreadable others places withheld withheld_places
     With --wait, the last line is the result.
     """
     from libs.pb.baton.control.v1 import events_pb2

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import all_or_none
 from services.router.flows.jobs import Position, Step
@@ -122,7 +123,10 @@ class Backfill:
                 await target.call(ADOPT, data, CALL_SECONDS)
 
     async def _read(self, pages: _Pages, store: Store) -> bytes:
-        """The next page, as bytes that the other store takes as they are; moves the cursor behind it."""
+        """The next page, as bytes that the other store takes as they are; moves the cursor behind it.
+
+        Without records that name the other store as owner: it has them by their release, and if it has lost one, a copy
+        must not make it the owner of a version that it may have left behind (`services.router.core.replay`)."""
         source, cursor = self._stores[store], pages.cursor
         request = pb.ExportRecordsRequest(
             after=cursor.after, limit=min(PAGE_RECORDS, pages.left), buckets=cursor.buckets
@@ -134,10 +138,13 @@ class Backfill:
             pages.cursor = replace(cursor, bucket=bucket_of(last), after=last)
         elif page.more:
             raise NoProgress(f"{store} says that there are records after {cursor.after!r}, but sends none")
+        copies = [record for record in page.records if record.owner == STORE_NUMBERS[store]]
+        if len(copies) < len(page.records):
+            data = pb.ExportRecordsResponse(records=copies).SerializeToString()
         pages.done += len(page.records)
         pages.left -= len(page.records)
         pages.more = page.more
-        return data if page.records else b""
+        return data if copies else b""
 
     async def _total(self, store: Store) -> int:
         until, total = self._totals.get(store, (0.0, 0))
