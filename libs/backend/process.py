@@ -85,15 +85,15 @@ class Running:
         return f"public={self.public.address} internal={self.internal.address}"
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Finish what is under way and let nobody new in, within the timeout; a second call finds nothing to do.
+        """Send clients away and answer every call that still arrives, within the timeout. A second call has no effect.
 
         The public listener ends first: what it passes on to the router may come back to the internal one.
         """
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
         await self.public.drain(timeout_seconds / 2)
-        self.serving.drain()
         await self.internal.drain(max(end - clock(), _LEAST_SECONDS))
+        self.serving.drain()
         await self.writes.drain(max(end - clock(), _LEAST_SECONDS))
 
 

@@ -23,9 +23,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # Without it a peer that stands still is noticed only after a minute.
     ("grpc.http2.ping_timeout_ms", 1000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
+    # Short: calls wait for a peer that restarts.
+    ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", METADATA_BYTES),
@@ -35,7 +36,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""Nothing is sent twice by the library itself: whoever sends a write again decides so, with the same request_id."""
+"""The library itself sends nothing twice: the caller decides, and sends a write again with the same request_id."""
 
 
 _IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')

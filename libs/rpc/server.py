@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
-from libs.rpc import reflection
+from libs.rpc import goaway, reflection
 from libs.rpc.auth import check_token, is_loopback
 from libs.rpc.errors import Context, DeadlineExceeded, abort, abort_unknown
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_BYTES
@@ -33,7 +33,14 @@ Handler = Callable[[bytes, Context], Awaitable[bytes]]
 Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
 """One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent."""
 
-_BACKSTOP_CALLS = 64
+_BACKSTOP_CALLS = 8192
+"""Beyond the limits of a listener: received calls that wait to be refused with a reason."""
+
+_LOOK_SECONDS = 0.02
+"""Between two looks at the connections of a draining listener."""
+_QUIET_SECONDS = 0.5
+"""After GOAWAY on every connection and without a call for so long, no call is expected any more. Clients that still
+hold an answered call keep their connection open."""
 
 
 class CannotListen(BatonError):
@@ -100,6 +107,9 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Calls that no handler has taken yet. Above the first number the core ends some of them with a bare CANCELLED.
+    ("grpc.server.max_pending_requests", _BACKSTOP_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * _BACKSTOP_CALLS),
 )
 
 
@@ -110,6 +120,8 @@ class _Gate:
         self._limits = limits
         self._token = token
         self.in_flight = 0
+        self.arrived = 0
+        """Calls that came in since the start, streams not counted."""
         self._waiting: set[asyncio.Task[None]] = set()
         """Streams that wait for their next answer."""
         self.streams = 0
@@ -119,6 +131,7 @@ class _Gate:
 
     async def answer(self, handler: Handler, request: bytes, context: Context) -> bytes:
         """What the handler answers; an error is sent as Baton's errors are."""
+        self.arrived += 1
         try:
             self._admit(request, context, full=self.in_flight >= self._limits.calls)
         except BatonError as error:
@@ -143,6 +156,8 @@ class _Gate:
         """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
         try:
             self._admit(request, context, full=self.streams >= self._limits.streams)
+            if self.draining:
+                raise _draining()
         except BatonError as error:
             await abort(context, error)
         pump = asyncio.ensure_future(self._pump(handler, request, context))
@@ -192,8 +207,6 @@ class _Gate:
         """Raises BatonError when the call must not come in."""
         if self._token is not None:
             check_token(context.invocation_metadata(), self._token)
-        if self.draining:
-            raise _draining()
         if full:
             raise Overloaded()
         if len(request) > self._limits.request_bytes:
@@ -277,7 +290,7 @@ class Server:
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(
             options=OPTIONS,
-            # Only against floods that the gate cannot answer: it refuses without details.
+            # Only against floods that the gate cannot answer: the core refuses without a reason.
             maximum_concurrent_rpcs=2 * config.limits.calls + config.limits.streams + _BACKSTOP_CALLS,
         )
         for service in services:
@@ -285,7 +298,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._reflection = reflection.Reflection([*self._names, health.SERVICE_NAME, *reflection.NAMES])
         self._server.add_generic_rpc_handlers(reflection.handlers(self._reflection))
-        self._stopping: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[int] | None = None
         self.port = 0
 
     def __repr__(self) -> str:
@@ -335,25 +348,45 @@ class Server:
             await self._health.set(name, status)
 
     async def drain(self, timeout_seconds: float) -> int:
-        """Say NOT_SERVING, let nobody in, wait for the calls under way, close. Returns how many were cut off."""
+        """Report NOT_SERVING, send clients away, serve what still arrives, close. Returns how many calls were cut off.
+
+        Streams end when the drain begins: they have no end of their own.
+        """
         await self._health.enter_graceful_shutdown()
         self._gate.draining = True
         self._gate.close_streams()
-        if self._stopping is None:
-            # Once, in a task that nobody cancels: of two stops at a time the later one may give the core a server that
-            # the other has freed, and the process would end by that. Connections close as their calls end.
-            self._stopping = asyncio.create_task(self._server.stop(timeout_seconds))
-        left = 0
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._gate.idle.wait()
-        except TimeoutError:
-            left = self.in_flight
-            log.warning("%s: %d call(s) cut off after %g s", self._config.address, left, timeout_seconds)
         self._reflection.end()
+        if self._draining is None:
+            # One task, that no caller cancels: it stops the core once. A second, concurrent stop can make the core use
+            # a freed server and crash the process.
+            self._draining = asyncio.create_task(self._drain(timeout_seconds))
+        return await asyncio.shield(self._draining)
+
+    async def _drain(self, timeout_seconds: float) -> int:
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_seconds
         await self._health.end_watches()
-        await asyncio.shield(self._stopping)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end):
+                await self._send_clients_away()
+        left = self.in_flight
+        if left:
+            log.warning("%s: %d call(s) cut off after %g s", self._config.address, left, timeout_seconds)
+        await self._server.stop(max(end - clock(), 0.0))
         return left
+
+    async def _send_clients_away(self) -> None:
+        """Returns when no call is under way and none can arrive: the last connection has closed, or is quiet."""
+        clock = asyncio.get_running_loop().time
+        sent: set[goaway.Peer] = set()
+        seen, quiet_since = (-1, -1), clock()
+        goaway.refuse_connections(self.port)
+        while (connections := goaway.send_away(self.port, sent)) or not self._gate.idle.is_set():
+            if (self._gate.arrived, len(sent)) != seen or not self._gate.idle.is_set() or connections > len(sent):
+                seen, quiet_since = (self._gate.arrived, len(sent)), clock()
+            elif clock() - quiet_since >= _QUIET_SECONDS:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _add(self, service: RawService) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {

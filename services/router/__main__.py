@@ -127,7 +127,7 @@ class Router:
         return f"public={self.public.address} control={self.control.address}"
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Finish what is under way and let nobody new in, within the timeout."""
+        """Send clients away and answer every call that still arrives, within the timeout."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
         await self.public.drain(timeout_seconds / 2)

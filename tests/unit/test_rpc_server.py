@@ -173,7 +173,7 @@ async def test_a_drain_beside_another_ends_with_it_and_stops_the_core_once(monke
         first = asyncio.create_task(server.drain(0.2))
         await eventually(lambda: "draining" in repr(server))
         assert (await server.drain(0.01), await first) == (1, 1)
-        assert stops == [0.2]
+        assert len(stops) == 1
         assert (await refusal(call)).code() is grpc.StatusCode.UNAVAILABLE
 
 
