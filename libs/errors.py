@@ -18,9 +18,15 @@ class BatonError(Exception):
     retry_seconds: float | None = None
     """When a later try can help: after how long."""
 
-    def __init__(self, message: str | None = None, **metadata: str) -> None:
+    def __init__(self, message: str | None = None, *, detail: str = "", **metadata: str) -> None:
+        """`message` and `metadata` are for the caller. `detail` is for the log alone: driver text, a path, a host."""
         super().__init__(message or (type(self).__doc__ or "").strip())
+        self.detail = detail
         self.metadata: Mapping[str, str] = metadata
+
+    def __str__(self) -> str:
+        """For logs and operators. A client gets `message`."""
+        return f"{self.message} [{self.detail}]" if self.detail else self.message
 
     @property
     def message(self) -> str:
@@ -80,6 +86,14 @@ class LogAway(BatonError):
     code = "UNAVAILABLE"
     reason = "LOG_UNAVAILABLE"
     retry_seconds = 1.0
+
+
+class DiskFull(BatonError):
+    """The store's disk is full: nothing was changed, and reads go on. Retry when its operator has made room."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "DISK_FULL"
+    retry_seconds = 5.0
 
 
 class LockTimeout(BatonError):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from libs.errors import BatonError, LockTimeout, Overloaded
+from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded
 from libs.store.port import NewerSchema, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,6 @@ GROUP_JOBS = 64
 GROUP_SECONDS = 0.02
 """After this a group takes no further job."""
 _CLOSE_SECONDS = 10.0
-
-
-class DiskFull(BatonError):
-    """The disk of the database is full: nothing was changed."""
-
-    code = "RESOURCE_EXHAUSTED"
-    reason = "DISK_FULL"
-    retry_seconds = 5.0
 
 
 class AlreadyOpen(BatonError):
@@ -69,7 +61,7 @@ def error_of(error: BaseException, path: Path) -> BaseException:
     """What an error of SQLite is for our callers."""
     code = getattr(error, "sqlite_errorcode", None)
     ours = _ERRORS.get(code & 0xFF) if isinstance(code, int) else None
-    return error if ours is None else ours(f"{ours.__doc__} ({path}: {error})")
+    return error if ours is None else ours(detail=f"{path}: {error}")
 
 
 @dataclass(frozen=True, slots=True)

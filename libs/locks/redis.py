@@ -331,12 +331,14 @@ class RedisLocks:
                 answer = await self._client.eval(script, 2, name, name + _CLAIM, lock.token, *milliseconds)
         except ResponseError as error:
             self._spoke(str(error))
-            raise LocksUnavailable(f"the lock server refuses: {error}; no lock was taken") from error
+            raise LocksUnavailable(
+                "the lock server refuses; no lock was taken: retry, or wait for its operator", detail=str(error)
+            ) from error
         except _NO_ANSWER as error:
             if self.breaker.admits:
                 log.warning("the lock server is away: %s: %s", type(error).__name__, error)
             self.breaker.failed()
-            raise LocksUnavailable(f"the lock server does not answer: {error}; no lock was taken") from error
+            raise LocksUnavailable(detail=f"{type(error).__name__}: {error}") from error
         self._spoke()
         return int(answer)
 

@@ -7,6 +7,7 @@ Every error carries a `google.rpc.Status` in its trailers, with an `ErrorInfo` (
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Never, TypeAlias
 
@@ -14,7 +15,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from libs.errors import DOMAIN, BatonError
+from libs.errors import DOMAIN, BatonError, Overloaded, OwnerUnavailable
+from libs.rpc.auth import TokenRefused
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,12 @@ def code_of(error: BatonError) -> grpc.StatusCode:
 
 
 async def abort(context: Context, error: BatonError) -> Never:
-    """End the call with this error. What was set as trailing metadata before is sent too."""
+    """End the call with this error. What was set as trailing metadata before is sent too.
+
+    Its detail goes to the log, the same one at most every ten seconds.
+    """
+    if error.detail:
+        _DETAILS.note(f"{error.reason}: {error}")
     status = status_of(error)
     trailers = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
     await context.abort(code_of(error), status.message, trailers)
@@ -93,9 +100,55 @@ async def abort_unknown(context: Context, error: Exception) -> Never:
 
 async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
     """End the call as another server ended the one that was made for it: code, message, details and trailers. What was
-    set as trailing metadata before is sent too."""
+    set as trailing metadata before is sent too.
+
+    Two kinds of errors are not for the client. The transport's own name hosts and ports. A peer that refuses our token
+    tells of our configuration.
+    """
+    reason, _ = reason_of(error)
+    foreign = _FOREIGN.get(error.code())
+    if reason == TokenRefused.reason:
+        log.error("another process of Baton refuses our token: give both the same token_file")
+        await abort(context, OwnerUnavailable())
+    if not reason and foreign is not None:
+        await abort(context, foreign(detail=f"{error.code().name}: {error.details()}"))
     trailers = (*(context.trailing_metadata() or ()), *own_metadata(error.trailing_metadata()))
     await context.abort(error.code(), error.details() or "", trailers)
+
+
+class _Details:
+    """Writes a line to the log at most once in `EVERY_SECONDS`: a store that is away fails each call the same way."""
+
+    EVERY_SECONDS = 10.0
+    MOST = 256
+    """Lines that are remembered. Beyond them all are forgotten, so a line may come a little early."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def note(self, line: str) -> None:
+        now = time.monotonic()
+        if now - self._last.get(line, -self.EVERY_SECONDS) < self.EVERY_SECONDS:
+            return
+        if len(self._last) >= self.MOST:
+            self._last.clear()
+        self._last[line] = now
+        log.warning("a call failed: %s", line)
+
+
+_DETAILS = _Details()
+
+_FOREIGN: Mapping[grpc.StatusCode, type[BatonError]] = {
+    grpc.StatusCode.UNAVAILABLE: OwnerUnavailable,
+    grpc.StatusCode.CANCELLED: OwnerUnavailable,
+    grpc.StatusCode.UNAUTHENTICATED: OwnerUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.INTERNAL: Internal,
+    grpc.StatusCode.UNKNOWN: Internal,
+    grpc.StatusCode.DATA_LOSS: Internal,
+}
+"""What a client is told instead of an error without a reason of ours, which is the transport's."""
 
 
 def own_metadata(metadata: Any) -> tuple[tuple[str, Any], ...]:

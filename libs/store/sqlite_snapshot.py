@@ -21,9 +21,9 @@ from pathlib import Path
 
 from libs.clock import Clock
 from libs.contract.audits import Finding, Kind
-from libs.errors import BatonError
+from libs.errors import BatonError, DiskFull
 from libs.ownership.model import Row
-from libs.sqlite import DiskFull, error_of
+from libs.sqlite import error_of
 from libs.store.port import StoreUnavailable
 from libs.store.snapshots import Looked, Progress, SnapshotGone
 from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, row_from, signed

@@ -97,7 +97,7 @@ async def test_a_full_server_refuses_new_locks_keeps_the_old_ones_and_gives_agai
     async with RedisLocks.open(redis_server.url, settings) as locks:
         async with locks.hold("held/before", 0) as held, full(client):
             for _ in range(3):
-                with pytest.raises(LocksUnavailable, match=r"the lock server refuses: .*maxmemory"):
+                with pytest.raises(LocksUnavailable, match=r"the lock server refuses; .*maxmemory"):
                     await _pass_through(locks)
                 async with hold_if_available(locks, KEY, 0) as lock:
                     assert lock is None

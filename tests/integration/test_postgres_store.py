@@ -15,7 +15,7 @@ import pytest
 from libs.backend.feed import ApplyLoop
 from libs.clock import SystemClock
 from libs.devstack.postgres import Postgres
-from libs.errors import LockTimeout, Overloaded
+from libs.errors import DiskFull, LockTimeout, Overloaded
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import Store, Version
@@ -23,7 +23,7 @@ from libs.ownership.rules import Outcome
 from libs.ownership.wire import record_to_pb
 from libs.store.port import FeedStep, NewerSchema, Parked, Position, StoreUnavailable
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
-from services.service_layer.store.postgres_errors import DiskFull, StartAgain, UnfitDatabase, translated
+from services.service_layer.store.postgres_errors import StartAgain, UnfitDatabase, translated
 from services.service_layer.store.postgres_pool import normalised
 from services.service_layer.store.postgres_schema import migrate
 from tests.contracts.store_adapters import own, put, record_of, row_of, served_of

@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from libs.errors import BatonError, InvalidField, Overloaded
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
+from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import DETAILS_KEY, Context, own_metadata, pass_on, reason_of, status_of
 from libs.rpc.server import RawService, Server, ServerConfig
@@ -129,3 +130,57 @@ def test_headers_of_the_transport_are_not_passed_on() -> None:
         ("grpc-timeout", "1S"),
     ]
     assert own_metadata(found) == (("baton-stale", "1"), (DETAILS_KEY, b"1"))
+
+
+async def test_a_detail_goes_to_the_log_once_and_never_to_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    secret = "/var/lib/a.db: disk I/O error at 10.0.0.7"
+    for _ in range(3):
+        error = await failure_of(Overloaded(detail=secret))
+        assert "10.0.0.7" not in f"{error.details()}{error.trailing_metadata()}"
+    assert caplog.text.count(secret) == 1
+
+
+def passing(code: grpc.StatusCode, text: str, refused: BatonError | None = None) -> RawService:
+    """A service that calls another one and passes its error on."""
+
+    async def call(request: bytes, context: Context) -> bytes:
+        details = () if refused is None else ((DETAILS_KEY, status_of(refused).SerializeToString()),)
+        metadata = grpc.aio.Metadata(*details)
+        return await pass_on(context, grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, text))
+
+    return RawService("test.Service", {"Fail": call})
+
+
+async def passed_on(service: RawService) -> grpc.aio.AioRpcError:
+    async with serving(service) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.multi_callable("/test.Service/Fail")(b"")
+        return caught.value
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE"),
+        (grpc.StatusCode.CANCELLED, "OWNER_UNAVAILABLE"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+        (grpc.StatusCode.UNKNOWN, "INTERNAL"),
+    ],
+)
+async def test_the_transports_own_words_are_not_passed_on(code: grpc.StatusCode, reason: str) -> None:
+    error = await passed_on(passing(code, "failed to connect to all addresses; last error: ipv4:10.0.0.7:50062"))
+    assert reason_of(error)[0] == reason
+    assert "10.0.0.7" not in f"{error.details()}{error.trailing_metadata()}"
+
+
+async def test_a_token_that_another_process_refuses_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    error = await passed_on(passing(grpc.StatusCode.UNAUTHENTICATED, "baton-token", TokenRefused()))
+    assert (error.code(), reason_of(error)[0]) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
+    assert "token" not in f"{error.details()}{error.trailing_metadata()}"
+    assert "same token_file" in caplog.text
+
+
+async def test_what_another_service_answered_without_a_reason_is_passed_on() -> None:
+    error = await passed_on(passing(grpc.StatusCode.NOT_FOUND, "no such shelf"))
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such shelf")

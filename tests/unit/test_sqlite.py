@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import libs.sqlite
-from libs.errors import LockTimeout, Overloaded
-from libs.sqlite import GROUP_JOBS, AlreadyOpen, Database, DiskFull, Migration, Options
+from libs.errors import DiskFull, LockTimeout, Overloaded
+from libs.sqlite import GROUP_JOBS, AlreadyOpen, Database, Migration, Options
 from libs.store.port import NewerSchema, StoreUnavailable
 from tests.waiting import eventually
 

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from libs.clock import ManualClock
-from libs.errors import BatonError
+from libs.errors import BatonError, DiskFull
 from libs.ownership.model import Store
 from libs.sandboxes.audit import SandboxAudit
-from libs.sqlite import DiskFull
 from libs.store import sqlite_snapshot
 from libs.store.snapshots import Looked, SnapshotGone
 from libs.store.sqlite import SqliteStore

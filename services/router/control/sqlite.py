@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from libs.clock import Clock, SystemClock
-from libs.errors import LockTimeout, Overloaded
-from libs.sqlite import Database, DiskFull, Migration, Options
+from libs.errors import DiskFull, LockTimeout, Overloaded
+from libs.sqlite import Database, Migration, Options
 from libs.store.port import StoreUnavailable
 from services.router.control import sqlite_jobs
 from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json

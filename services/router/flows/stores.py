@@ -17,6 +17,7 @@ from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceStub
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.rpc import metadata
+from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
 
@@ -47,6 +48,8 @@ class Refused(BatonError):
     @property
     def is_fault(self) -> bool:
         """The store failed, rather than refused. A log that is late or away is no fault of the store."""
+        if self.reason == TokenRefused.reason:
+            return True
         return self.error.code() in _FAULTS and self.reason not in _OF_THE_LOG
 
 
@@ -118,7 +121,9 @@ class StoreClient:
             if reason == NotOwner.reason:
                 version = Version(int(found["term"]), int(found["revision"]))
                 return NotOwner(Store(found["owner"]), version, absent=found["absent"] == "true")
-        if code in _AWAY and reason_of(error)[0] not in _ANSWERS:
+        reason = reason_of(error)[0]
+        # A store that refuses our token has not begun the call. For clients it is as good as away.
+        if (code in _AWAY and reason not in _ANSWERS) or reason == TokenRefused.reason:
             return Away(self.store, error)
         return Refused(self.store, error)
 

@@ -6,7 +6,7 @@ import asyncpg
 import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-from libs.errors import BatonError, LockTimeout, Overloaded
+from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded
 from libs.store.port import StoreUnavailable
 
 
@@ -17,19 +17,12 @@ class StartAgain(BatonError):
     reason = "LOCK_TIMEOUT"
 
 
-class DiskFull(BatonError):
-    """The database has no room left; nothing was changed. Reads go on."""
-
-    code = "RESOURCE_EXHAUSTED"
-    reason = "OUTBOX_FULL"
-    retry_seconds = 5.0
-
-
 class UnfitDatabase(BatonError):
     """The database cannot keep what this store promises."""
 
 
-SQLSTATES: dict[str, type[BatonError]] = {
+SQLSTATES: dict[str, type[BatonError] | None] = {
+    # Single codes, where the class says too little.
     "23505": StartAgain,  # unique_violation: somebody else made the row, or served the request, at the same time
     "40001": StartAgain,  # serialization_failure
     "40P01": StartAgain,  # deadlock_detected
@@ -37,17 +30,57 @@ SQLSTATES: dict[str, type[BatonError]] = {
     "55P03": LockTimeout,  # lock_not_available
     "53100": DiskFull,  # disk_full
     "53300": Overloaded,  # too_many_connections
-    "53": StoreUnavailable,  # insufficient_resources: memory, configuration
-    "08": StoreUnavailable,  # connection_exception
-    "57": StoreUnavailable,  # admin_shutdown, crash_shutdown, cannot_connect_now, and statement_timeout
-    "58": StoreUnavailable,  # system_error: an I/O error of the server
-    "25006": StoreUnavailable,  # read_only_sql_transaction: this has become a standby
-    "25P03": StoreUnavailable,  # idle_in_transaction_session_timeout
-    "XX": StoreUnavailable,  # internal_error, data_corrupted
-    "3D000": StoreUnavailable,  # invalid_catalog_name: no such database
-    "28": StoreUnavailable,  # invalid_authorization
+    "42501": StoreUnavailable,  # insufficient_privilege: the role has lost a right
+    "42P01": StoreUnavailable,  # undefined_table: somebody has dropped or renamed it
+    "42703": StoreUnavailable,  # undefined_column
+    # Classes: the first two characters, https://www.postgresql.org/docs/current/errcodes-appendix.html
+    "08": StoreUnavailable,  # connection exception
+    "25": StoreUnavailable,  # invalid transaction state: a standby, an idle timeout, a transaction that has failed
+    "26": StoreUnavailable,  # invalid SQL statement name: a pooler gave the connection to another session
+    "28": StoreUnavailable,  # invalid authorization
+    "34": StoreUnavailable,  # invalid cursor name: as 26
+    "3D": StoreUnavailable,  # invalid catalog name: no such database
+    "3F": StoreUnavailable,  # invalid schema name
+    "40": StoreUnavailable,  # transaction rollback, its outcome unknown; the two above are known
+    "53": StoreUnavailable,  # insufficient resources
+    "54": StoreUnavailable,  # program limit exceeded
+    "55": StoreUnavailable,  # object not in prerequisite state
+    "57": StoreUnavailable,  # operator intervention: shutdown, cannot connect now, statement timeout
+    "58": StoreUnavailable,  # system error: an I/O error of the server
+    "72": StoreUnavailable,  # snapshot failure
+    "F0": StoreUnavailable,  # configuration file error
+    "HV": StoreUnavailable,  # foreign data wrapper error
+    "XX": StoreUnavailable,  # internal error, data corrupted
+    # A mistake of this program's own statements. It stays as it is: the client sees INTERNAL, the log the stack trace.
+    **dict.fromkeys(
+        (
+            "01",
+            "02",
+            "03",
+            "09",
+            "0A",
+            "0B",
+            "0F",
+            "0L",
+            "0P",
+            "0Z",
+            "10",
+            "20",
+            "21",
+            "22",
+            "23",
+            "24",
+            "27",
+            "2B",
+            "2D",
+        )
+    ),
+    **dict.fromkeys(("2F", "38", "39", "3B", "42", "44", "P0")),
 }
-"""A code, or the class that its first two characters name."""
+"""By code, else by class. None: a defect of this program. A class that is not here is trouble of the database."""
+
+_BREAKS = frozenset({"08", "25", "26", "34", "57", "58", "XX"})
+"""Classes after which a connection is not used again."""
 
 TYPES: tuple[tuple[type[BaseException], type[BatonError]], ...] = (
     (sqlalchemy.exc.TimeoutError, Overloaded),  # of the pool
@@ -78,19 +111,19 @@ def translated(error: BaseException) -> BatonError | None:
     if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
         error = error.__cause__
     kind = _kind(error)
-    return None if kind is None else kind(f"{(kind.__doc__ or '').strip()} [{type(error).__name__}: {error}]")
+    return None if kind is None else kind(detail=f"{type(error).__name__}: {error}")
 
 
 def breaks_connection(error: BaseException) -> bool:
     """Whether the connection on which it was raised may be in an unknown state, or gone."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or "08000"
-        return state != "57014" and (state[:2] in ("08", "57", "58", "XX") or state in ("25P03", "25006"))
+        return state != "57014" and state[:2] in _BREAKS
     return not isinstance(error, BatonError)
 
 
 def _kind(error: BaseException) -> type[BatonError] | None:
     state: str | None = getattr(error, "sqlstate", None)
     if state:
-        return SQLSTATES.get(state) or SQLSTATES.get(state[:2])
+        return SQLSTATES[state] if state in SQLSTATES else SQLSTATES.get(state[:2], StoreUnavailable)
     return next((ours for theirs, ours in TYPES if isinstance(error, theirs)), None)
