@@ -132,7 +132,7 @@ def test_the_status_lists_direct_and_old_clients() -> None:
     assert lines[0] == "billing, at the listener of store A, schema version 1: 3 calls, the last one 2 s ago"
     assert lines[-2:] == [
         "reports, at the router, schema version 1: 1 calls, the last one 7 s ago",
-        "and 1 more: baton status -o json",
+        "and 1 more: baton clients",
     ]
     assert clients_lines([]) == ""
 
