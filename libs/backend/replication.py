@@ -28,6 +28,7 @@ from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
 from libs.locks.measured import MeasuredLocks
+from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BUCKETS, Record
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import (
@@ -157,11 +158,14 @@ class Replication(ReplicationServiceServicer):
         size = 0
         for found in await self._ports.records.read_many(list(request.keys)):
             row = found.row
-            size += len(row.payload) if row is not None else 0
+            marked = request.mark_too_large and row is not None and len(row.payload) > MAX_COPY_BYTES
+            size += len(row.payload) if row is not None and not marked else 0
             if answer.rows and size > ANSWER_BYTES:
                 break
             entry = answer.rows.add(key=found.key, absence=absence_to_pb(found.absence))
-            if row is not None:
+            if row is not None and marked:
+                entry.too_large_bytes = len(row.payload)
+            elif row is not None:
                 record = Record(row, (), made_by(row), self._clock.now())
                 entry.record.CopyFrom(record_to_pb(record))
         return answer
@@ -220,8 +224,12 @@ class Replication(ReplicationServiceServicer):
 
     async def ListAbsences(self, request: pb.ListAbsencesRequest, context: Context) -> pb.ListAbsencesResponse:
         self._serving.check()
-        absences = await self._ports.transfers.absences(check_buckets(request.buckets))
-        return pb.ListAbsencesResponse(absences=[absence_to_pb(absence) for absence in absences])
+        buckets = check_buckets(request.buckets)
+        disputed = await self._ports.seizures.disputed(buckets)
+        absences = await self._ports.transfers.absences(buckets)
+        return pb.ListAbsencesResponse(
+            absences=[absence_to_pb(absence) for absence in absences], disputed=sorted(disputed)
+        )
 
     async def ReleaseAbsences(self, request: pb.ReleaseAbsencesRequest, context: Context) -> pb.ReleaseAbsencesResponse:
         self._serving.check()
@@ -235,8 +243,17 @@ class Replication(ReplicationServiceServicer):
         self._serving.check()
         check_count(request.absences, "absences", BUCKETS)
         absences = [absence_from_pb(absence) for absence in request.absences]
-        found = await asyncio.gather(*(self._ports.transfers.adopt_absence(absence) for absence in absences))
+        despite = request.despite_conflicts
+        adopt = self._ports.transfers.adopt_absence
+        found = await asyncio.gather(*(adopt(absence, despite_conflicts=despite) for absence in absences))
         return pb.AdoptAbsencesResponse(absences=[absence_to_pb(absence) for _, absence in found])
+
+    async def ReturnAbsences(self, request: pb.ReturnAbsencesRequest, context: Context) -> pb.ReturnAbsencesResponse:
+        self._serving.check()
+        check_count(request.absences, "absences", BUCKETS)
+        absences = [absence_from_pb(absence) for absence in request.absences]
+        found = await asyncio.gather(*(self._ports.transfers.return_absence(absence) for absence in absences))
+        return pb.ReturnAbsencesResponse(absences=[absence_to_pb(one) for one in found if one is not None])
 
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
         self._serving.check_copies()

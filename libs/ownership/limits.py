@@ -38,6 +38,10 @@ MAX_PAYLOAD_BYTES = (
 )
 """So that an event with a full window, without answers, fits."""
 
+MAX_COPY_BYTES = 3 * 1024 * 1024
+"""Of a payload that can be copied to the other store: with envelope and served requests it fits one call. Only an old
+program can have left a payload above MAX_PAYLOAD_BYTES; up to this size the other store can hold a replica of it."""
+
 RELEASE_ANSWER_BYTES = 1024 * 1024
 """A release of many keys stops when its answer has reached this size."""
 

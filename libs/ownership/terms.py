@@ -130,6 +130,23 @@ def bases_of(text: str | None) -> tuple[Version, ...]:
     return tuple(Version(*map(int, base.split("."))) for base in text.split(" "))
 
 
+def adopted_absence(offered: Absence, here: Absence, me: Store) -> bool:
+    """Whether a store may take the bucket over in exactly this version, as far as terms and versions tell."""
+    return offered.owner is me and offered.term == here.term and offered.version > here.version
+
+
+def declined_absence(offered: Absence, here: Absence, me: Store) -> Absence | None:
+    """The bucket, given back to the store that released it to this one. None: this store may not decline it any more.
+
+    Only the target of a release may undo it. It writes the next version, so a late adopt of the released version is
+    refused here, and the releaser adopts exactly the version that was written. A releaser that took the bucket back by
+    itself could do so while the target adopts it: two owners.
+    """
+    if not adopted_absence(offered, here, me):
+        return None
+    return replace(offered, version=offered.version + 1, owner=me.other)
+
+
 def is_share(absence: Absence, me: Store, rows: int, owned: int) -> bool:
     """Whether another store may own something of the bucket: its absence, or one of its rows."""
     return absence.owner is not me or owned < rows

@@ -14,7 +14,7 @@ from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
 from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, may_change
-from libs.ownership.terms import Fate, decide_apply, visible
+from libs.ownership.terms import Fate, adopted_absence, decide_apply, declined_absence, visible
 from libs.ownership.wire import event_of
 from libs.store.columns import ColumnsOf, matches
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES, OutboxLimits
@@ -254,19 +254,27 @@ class _Transfers:
                 state.absences[bucket] = replace(here, version=here.version + 1, owner=to)
             return state.absences[bucket]
 
-    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
+    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
         state = self.state
         async with state.turn:
             here = state.absences[absence.bucket]
-            mine = absence.owner is state.store
-            if not mine or absence.term != here.term or absence.version <= here.version:
+            if not adopted_absence(absence, here, state.store):
                 return False, here
             hidden = any(bucket_of(key) == here.bucket and state.shown(key) is None for key in state.rows)
-            if hidden or state.memories.disputed(here.bucket):
+            if hidden or (state.memories.disputed(here.bucket) and not despite_conflicts):
                 return False, here
             state.memories.changes += 1
             state.absences[absence.bucket] = absence
             return True, absence
+
+    async def return_absence(self, absence: Absence) -> Absence | None:
+        state = self.state
+        async with state.turn:
+            declined = declined_absence(absence, state.absences[absence.bucket], state.store)
+            if declined is not None:
+                state.memories.changes += 1
+                state.absences[absence.bucket] = declined
+            return declined
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from libs.ownership.model import Absence, Record, Version, bucket_of
+from libs.ownership.model import BUCKETS, Absence, Record, Version, bucket_of
 from libs.ownership.terms import seized_absence, seized_row
 from libs.ownership.wire import event_of
 from libs.store.recovery import Conflict, Identity, Standing, StillHidden, Why
@@ -106,6 +106,10 @@ class MemorySeizures:
 
     async def conflicts(self, limit: int) -> list[Conflict]:
         return sorted(self.state.memories.journal.values(), key=lambda one: bool(one.resolution))[:limit]
+
+    async def disputed(self, buckets: Sequence[int] = ()) -> set[int]:
+        memories = self.state.memories
+        return {bucket for bucket in buckets or range(BUCKETS) if memories.disputed(bucket)}
 
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
         journal = self.state.memories.journal

@@ -170,8 +170,15 @@ class Transfers(Protocol):
         has committed this store creates nothing in the bucket. Returns what stands here now."""
         ...
 
-    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
-        """Takes exactly this version, if what is here is lower, with the same term. Returns what stands here now."""
+    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
+        """Takes exactly this version, if what is here is lower, with the same term, no row of the bucket is hidden and,
+        unless `despite_conflicts`, the journal has no open conflict of the bucket. Returns what stands here now."""
+        ...
+
+    async def return_absence(self, absence: Absence) -> Absence | None:
+        """Declines a bucket that the other store released to this one in exactly this version: writes the next version
+        with the other store as the owner, open conflicts or not (see `declined_absence`). Returns the version that it
+        wrote; None, with no change, if this store has adopted the release or knows a later version."""
         ...
 
 

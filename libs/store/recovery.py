@@ -124,6 +124,10 @@ class Seizures(Protocol):
         """Unresolved ones first, then those that were resolved, each in the order in which they came."""
         ...
 
+    async def disputed(self, buckets: Sequence[int] = ()) -> set[int]:
+        """Which of these buckets, or of all, have an open conflict in the journal."""
+        ...
+
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
         """Whether there was such an unresolved entry. While a bucket has one its absence neither leaves nor comes."""
         ...

@@ -201,6 +201,10 @@ class SqliteSeizures:
     async def conflicts(self, limit: int) -> list[Conflict]:
         return await self._core.database.read(partial(_conflicts, limit))
 
+    async def disputed(self, buckets: Sequence[int] = ()) -> set[int]:
+        found = await self._core.database.read(_disputed)
+        return found.intersection(buckets) if buckets else found
+
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
         statement = (
             "UPDATE conflict SET resolution = ?1 WHERE key = ?2 AND term = ?3 AND revision = ?4"
@@ -211,6 +215,10 @@ class SqliteSeizures:
             return connection.execute(statement, (resolution, key, *version)).rowcount == 1
 
         return await self._core.database.write(work)
+
+
+def _disputed(connection: sqlite3.Connection) -> set[int]:
+    return {bucket for (bucket,) in connection.execute("SELECT DISTINCT bucket FROM conflict WHERE resolution = ''")}
 
 
 def _conflicts(limit: int, connection: sqlite3.Connection) -> list[Conflict]:

@@ -11,7 +11,7 @@ from libs.ownership.errors import OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES
 from libs.ownership.model import Absence, Record, Store, bucket_of
 from libs.ownership.rules import Outcome, decide_release
-from libs.ownership.terms import Fate
+from libs.ownership.terms import Fate, declined_absence
 from libs.store.port import Applied, FeedStep, Position, Released, ReleaseResult, UnknownPartition
 from libs.store.sqlite_core import CHANGED, Core, window
 from libs.store.sqlite_recovery import Terms, is_disputed
@@ -145,11 +145,14 @@ class SqliteTransfers:
                 connection.execute(CHANGED)
         return self._absences([bucket], connection)[0]
 
-    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
-        return await self.core.database.write(partial(self._adopt_absence, absence))
+    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
+        return await self.core.database.write(partial(self._adopt_absence, absence, despite_conflicts))
 
-    def _adopt_absence(self, absence: Absence, connection: sqlite3.Connection) -> tuple[bool, Absence]:
-        if absence.owner is not self.core.store or is_disputed(connection, absence.bucket):
+    def _adopt_absence(
+        self, absence: Absence, despite_conflicts: bool, connection: sqlite3.Connection
+    ) -> tuple[bool, Absence]:
+        disputed = not despite_conflicts and is_disputed(connection, absence.bucket)
+        if absence.owner is not self.core.store or disputed:
             return False, self._absences([absence.bucket], connection)[0]
         adopted = connection.execute(
             "UPDATE bucket SET version = ?1, owner = ?2 WHERE bucket = ?3 AND term = ?4 AND version < ?1"
@@ -159,6 +162,21 @@ class SqliteTransfers:
         if adopted:
             connection.execute(CHANGED)
         return adopted == 1, self._absences([absence.bucket], connection)[0]
+
+    async def return_absence(self, absence: Absence) -> Absence | None:
+        return await self.core.database.write(partial(self._return_absence, absence))
+
+    def _return_absence(self, absence: Absence, connection: sqlite3.Connection) -> Absence | None:
+        (here,) = self._absences([absence.bucket], connection)
+        declined = declined_absence(absence, here, self.core.store)
+        if declined is None:
+            return None
+        connection.execute(
+            "UPDATE bucket SET version = ?, owner = ? WHERE bucket = ?",
+            (declined.version, declined.owner.value, declined.bucket),
+        )
+        connection.execute(CHANGED)
+        return declined
 
 
 def _move(connection: sqlite3.Connection, position: Position) -> None:

@@ -369,3 +369,105 @@ async def test_a_place_of_a_watch_from_before_a_recovery_is_unknown_after_it(sto
     with pytest.raises(UnknownPlace):
         await store.watch.since(place, 0)
     assert (await store.watch.since(await store.watch.now(), 0)).keys == ()
+
+
+async def with_conflict(store: StorePorts, term: int = 0) -> None:
+    """The bucket has an open conflict in this store's journal. The store owns the bucket in its next term."""
+    await store.seizures.seize(BUCKET, next_term(term, store.store))
+    await store.transfers.apply([arrived(store, 0, 1, None)])
+    assert await store.seizures.disputed([BUCKET]) == {BUCKET}
+
+
+async def owner_of_bucket(*stores: StorePorts) -> list[Store]:
+    """The stores that would accept a create."""
+    return [one.store for one in stores if (await one.transfers.absences([BUCKET]))[0].owner is one.store]
+
+
+async def test_a_bucket_with_a_conflict_is_named_until_a_person_has_resolved_it(store: StorePorts) -> None:
+    assert await store.seizures.disputed() == set()
+    await with_conflict(store)
+    assert await store.seizures.disputed() == {BUCKET}
+    assert await store.seizures.disputed([BUCKET + 1]) == set()
+    assert await store.seizures.resolve(KEY, Version(0, 1), "not wanted")
+    assert await store.seizures.disputed([BUCKET]) == set()
+
+
+async def disputed_release(store: StorePorts, across: StorePorts) -> Absence:
+    """The other store has released the bucket to this one, whose journal has an open conflict of it."""
+    await with_conflict(store)
+    (mine,) = await store.transfers.absences([BUCKET])
+    there = replace(mine, version=mine.version + 1, owner=across.store)
+    await across.seizures.take_terms([there])
+    assert await store.seizures.resolve(KEY, Version(0, 1), "away with it")
+    await store.transfers.release_absence(BUCKET, across.store)
+    await store.transfers.apply([arrived(store, 0, 2, None)])
+    released = await across.transfers.release_absence(BUCKET, store.store)
+    assert await store.transfers.adopt_absence(released) == (False, there)
+    assert await owner_of_bucket(store, across) == []
+    return released
+
+
+async def test_a_bucket_that_its_target_may_not_adopt_goes_back_to_the_releaser(
+    store: StorePorts, across: StorePorts
+) -> None:
+    released = await disputed_release(store, across)
+    declined = await store.transfers.return_absence(released)
+    assert declined == replace(released, version=released.version + 1, owner=across.store)
+    assert await across.transfers.adopt_absence(declined) == (True, declined)
+    assert await owner_of_bucket(store, across) == [across.store]
+
+
+async def test_a_declined_bucket_is_not_adopted_later_and_is_declined_once(
+    store: StorePorts, across: StorePorts
+) -> None:
+    released = await disputed_release(store, across)
+    changes = (await store.recovery.standing()).now.changes
+    declined = await store.transfers.return_absence(released)
+    assert declined is not None
+    assert (await store.recovery.standing()).now.changes > changes
+    assert await store.transfers.return_absence(released) is None
+    assert await store.transfers.adopt_absence(released, despite_conflicts=True) == (False, declined)
+
+
+async def test_an_adopted_bucket_is_not_declined(store: StorePorts, across: StorePorts) -> None:
+    released = await disputed_release(store, across)
+    assert await store.transfers.adopt_absence(released, despite_conflicts=True) == (True, released)
+    assert await store.transfers.return_absence(released) is None
+    assert await owner_of_bucket(store, across) == [store.store]
+    # Nor after it has been released again: the releaser does not have the records that were made meanwhile.
+    assert await store.seizures.resolve(KEY, Version(0, 2), "away with it")
+    again = await store.transfers.release_absence(BUCKET, across.store)
+    assert await store.transfers.return_absence(released) is None
+    assert await store.transfers.absences([BUCKET]) == [again]
+
+
+async def test_a_releaser_adopts_a_declined_bucket_though_its_own_journal_has_a_conflict(
+    store: StorePorts, across: StorePorts
+) -> None:
+    await with_conflict(store)
+    assert await store.seizures.resolve(KEY, Version(0, 1), "away with it")
+    (before,) = await store.transfers.absences([BUCKET])
+    await across.seizures.take_terms([before])
+    released = await store.transfers.release_absence(BUCKET, across.store)
+    await store.transfers.apply([arrived(store, 0, 2, None)])
+    declined = await across.transfers.return_absence(released)
+    assert declined is not None
+    assert (await store.transfers.adopt_absence(declined))[0] is False
+    assert await store.transfers.adopt_absence(declined, despite_conflicts=True) == (True, declined)
+    assert await owner_of_bucket(store, across) == [store.store]
+
+
+async def test_an_adopt_and_a_return_at_once_leave_one_owner(store: StorePorts, across: StorePorts) -> None:
+    for bucket in range(20):
+        term = my_term(store)
+        await store.seizures.seize(bucket, term)
+        (mine,) = await store.transfers.absences([bucket])
+        await across.seizures.take_terms([replace(mine, version=mine.version + 1, owner=across.store)])
+        await store.transfers.release_absence(bucket, across.store)
+        released = await across.transfers.release_absence(bucket, store.store)
+        adopt, decline = store.transfers.adopt_absence, store.transfers.return_absence
+        if bucket % 2:
+            (adopted, _), declined = await asyncio.gather(adopt(released), decline(released))
+        else:
+            declined, (adopted, _) = await asyncio.gather(decline(released), adopt(released))
+        assert adopted is (declined is None)

@@ -9,6 +9,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.ownership.model import BUCKETS, Store
+from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.tasks import Loop
 from libs.store.port import StoreUnavailable
 from services.router.core.phase import Phase
@@ -39,16 +40,17 @@ class _Watched(Transfer):
         self.most = 0
         self._failing = failing
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
             if self._failing in buckets:
                 await eventually(lambda: self.now == WORKERS)
                 raise StoreUnavailable("this group")
-            await super().release_absences(buckets, to)
+            released = await super().release_absences(buckets, to)
             if self._failing is not None:
                 await asyncio.Event().wait()
+            return released
         finally:
             self.now -= 1
 

@@ -193,6 +193,16 @@ async def test_it_is_noticed_when_an_absence_is_adopted_before_its_records_are_t
     await missed(tmp_path, "I2")
 
 
+async def test_it_is_noticed_when_a_bucket_that_was_released_is_left_without_an_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(transfers: memory._Transfers, absence: Absence) -> tuple[bool, Absence]:
+        return False, transfers.state.absences[absence.bucket]
+
+    monkeypatch.setattr(memory._Transfers, "adopt_absence", refuse)
+    await missed(tmp_path, "I11")
+
+
 async def test_it_is_noticed_when_apply_makes_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take = memory._State.take
 

@@ -11,6 +11,7 @@ import pytest
 from libs.errors import Overloaded
 from libs.ownership.model import Call, Found, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
+from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery, Listed, Page, Records
 from services.router.core.phase import Phase
@@ -66,17 +67,17 @@ class _MadeMeanwhile(Transfer):
         super().__init__(system.stores)
         self._system = system
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
         await put(self._system)
-        await super().release_absences(buckets, to)
+        return await super().release_absences(buckets, to)
 
 
 async def test_a_record_made_while_its_absence_moves_is_at_the_target_before_that_may_create(system: System) -> None:
-    listed = await Absences(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
+    move = await Absences(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
     found = await system.ports(Store.B).records.read(KEY)
     assert found.absence.owner is Store.B
     assert found.row is not None and found.row.owner is Store.A, "copied, and A's still"
-    assert listed[Store.B].owned == [KEY], "what is left to be moved"
+    assert move.listed[Store.B].owned == [KEY], "what is left to be moved"
 
 
 async def test_a_refusal_after_an_attempt_that_was_given_up_leaves_the_outcome_unknown(system: System) -> None:

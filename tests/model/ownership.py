@@ -102,6 +102,7 @@ class Scene:
     revisions: int
     absences: int
     copies: bool = False
+    declines: bool = False
     reads: bool = False
     given_up: bool = False
     least_states: int = 0
@@ -109,7 +110,7 @@ class Scene:
 
 
 SCENES = {
-    "moving": Scene({"r1": "nothing", "r2": "nothing"}, revisions=6, absences=5, least_states=6_000),
+    "moving": Scene({"r1": "nothing", "r2": "nothing"}, revisions=6, absences=5, declines=True, least_states=6_000),
     "copying": Scene({"r1": "nothing", "r2": "nothing"}, revisions=5, absences=3, copies=True, least_states=40_000),
     "reading": Scene({"r1": "nothing", "r2": "nothing"}, revisions=5, absences=3, reads=True, least_states=250_000),
     "giving up": Scene({"create": "not live", "delete": "live"}, 4, 3, given_up=True, least_states=12_000),
@@ -136,6 +137,10 @@ WRONG_RULES = {
     ),
     "adopt_without_drain": Variant("moving", "an absence is adopted before the source's rows are here", "two owners"),
     "adopt_any_version": Variant("moving", "an older version of an absence is adopted again", "two owners"),
+    "declined_is_drained": Variant(
+        "moving", "a releaser adopts what was declined without a look at the other store's rows", "two owners"
+    ),
+    "take_back": Variant("moving", "a store takes back by itself what it has released", "two owners"),
     "apply_anything": Variant("moving", "what arrives replaces what is here, newer or not", "without the newest"),
     "released_again_bare": Variant(
         "copying", "a release that is repeated answers the row without the requests that were served", "two effects"
@@ -180,6 +185,8 @@ class Rules:
             yield from self.arrive(state, store)
             yield from self.release_absence(state, store)
             yield from self.adopt_absence(state, store)
+            if self.scene.declines:
+                yield from self.decline_absence(state, store)
             if self.scene.copies:
                 yield from self.copy(state, store)
             if self.scene.given_up:
@@ -282,6 +289,20 @@ class Rules:
             if version > here.version or (self.wrong == "adopt_any_version" and version != here.version):
                 adopted = with_absence(state, store, Absence(version, store))
                 yield f"{store} adopts absence {version}", adopted
+
+    def decline_absence(self, state: State, store: str) -> Steps:
+        """The target gives a release back: in one step it writes the next version, with the releaser as the owner."""
+        released, here = absence_of(state, other(store)), absence_of(state, store)
+        if released.version >= self.scene.absences:
+            return
+        if released.owner == store and released.version > here.version:
+            back = Absence(released.version + 1, other(store))
+            declined = with_absence(state, store, back)
+            if self.wrong == "declined_is_drained":
+                declined = declined._replace(drained=state.drained | {back.version})
+            yield f"{store} declines absence {released.version}", declined
+            if self.wrong == "take_back":
+                yield f"{other(store)} takes its absence back", with_absence(state, other(store), back)
 
     def read(self, state: State) -> Steps:
         """The target is asked, then the other store; when both deny, both rows are looked at, in either order."""

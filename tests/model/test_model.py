@@ -55,6 +55,14 @@ def test_two_stores_own_a_record_if_a_late_adopt_of_an_older_absence_is_accepted
     _breaks("adopt_any_version")
 
 
+def test_two_stores_own_a_record_if_the_releaser_takes_its_bucket_back_by_itself() -> None:
+    _breaks("take_back")
+
+
+def test_two_stores_own_a_record_if_a_declined_bucket_is_adopted_before_the_rows_are_there() -> None:
+    _breaks("declined_is_drained")
+
+
 def test_an_owner_forgets_a_change_if_whatever_arrives_is_applied() -> None:
     _breaks("apply_anything")
 

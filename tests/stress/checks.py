@@ -8,7 +8,7 @@ from random import Random
 from typing import NamedTuple
 
 from libs.clock import ManualClock
-from libs.ownership.model import Row, Store, Version, bucket_of
+from libs.ownership.model import Row, Store, Version
 from libs.ownership.rules import may_change
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
@@ -33,16 +33,19 @@ async def findings(run: Run) -> list[Finding]:
 
 
 async def _one_owner(run: Run) -> AsyncIterator[Finding]:
-    for key in run.keys:
+    """Of every record that a store has, and of every bucket: at most one (I1), and one in the end (I11)."""
+    keys = set(run.keys).union(*[await _rows(ports) for ports in run.stores.values()])
+    for key in sorted(keys):
         found = {store: await ports.records.read(key) for store, ports in run.stores.items()}
         owners = [store.value for store in Store if may_change(found[store], store)]
         if len(owners) != 1:
-            yield Finding("I1", f"{key}: {owners or 'no store'} would accept a write: {found}")
-    for bucket in sorted({bucket_of(key) for key in run.keys}):
-        absences = {store: (await ports.transfers.absences([bucket]))[0] for store, ports in run.stores.items()}
-        owners = [store.value for store, absence in absences.items() if absence.owner is store]
+            yield Finding("I1" if owners else "I11", f"{key}: {owners or 'no store'} would accept a write: {found}")
+    a, b = [await run.stores[store].transfers.absences() for store in Store]
+    for at_a, at_b in zip(a, b, strict=True):
+        owners = [store.value for store, absence in zip(Store, (at_a, at_b), strict=True) if absence.owner is store]
         if len(owners) != 1:
-            yield Finding("I1", f"bucket {bucket}: {owners or 'no store'} owns its absent records: {absences}")
+            found_text = f"bucket {at_a.bucket}: {owners or 'no store'} owns it: {at_a}, {at_b}"
+            yield Finding("I1" if owners else "I11", found_text)
 
 
 def _one_version_one_record(run: Run) -> list[Finding]:

@@ -156,6 +156,10 @@ class Coordinator:
         if not await self._copy_missing(bucket, releaser.other):
             return
         await self.step()
+        if self.chance.random() < self.trouble:
+            # As a target with open conflicts does. Some later call finishes the way back.
+            await self.stores[releaser.other].transfers.return_absence(found[releaser])
+            return
         await self.stores[releaser.other].transfers.adopt_absence(found[releaser])
 
     async def _copy_missing(self, bucket: int, to: Store) -> bool:

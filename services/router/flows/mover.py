@@ -21,7 +21,7 @@ from libs.rpc.tasks import Loop, all_or_none
 from services.router.control.port import Progress
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
-from services.router.flows.absences import Absences, Listed
+from services.router.flows.absences import Absences, Move
 from services.router.flows.forward import Steering
 from services.router.flows.relay import Clock, Leases
 from services.router.flows.stores import Stores
@@ -73,6 +73,15 @@ def _groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
         going = [bucket for bucket in away if homes[bucket.number] is to]
         found += [(going[start : start + GROUP], to) for start in range(0, len(going), GROUP)]
     return found
+
+
+def _kept_note(kept: Mapping[int, str]) -> str:
+    """Why buckets stay, by the first of them; "" if all may move."""
+    if not kept:
+        return ""
+    first = min(kept)
+    more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+    return f"bucket {first}{more} stays where it is: {kept[first]}"
 
 
 class Changes(Steering, Protocol):
@@ -135,6 +144,8 @@ class Mover:
         self.buckets_to_b = 0
         self._settled_for: Aim | None = None
         self._leased_until = 0.0
+        self._moves = Move()
+        """Of the pass that runs, or ran last."""
         self.measured_rate = 0.0
         """Records per second of the last pass that moved something."""
 
@@ -204,12 +215,12 @@ class Mover:
         self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
         self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
         groups = iter(_groups(away, homes))
-        moved = any(bucket.absence is homes[bucket.number].other for bucket in away)
+        self._moves = Move()
         await all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
         if self.progress.rate:
             self.measured_rate = self.progress.rate
-        self.progress = replace(self.progress, running=False)
-        return moved or self.progress.done > 0 or self._aim() != wanted
+        self.progress = replace(self.progress, running=False, note=_kept_note(self._moves.kept) or self.progress.note)
+        return self._moves.arrived > 0 or self.progress.done > 0 or self._aim() != wanted
 
     async def _work(self, groups: Iterator[Group], wanted: Aim) -> None:
         """Takes one group after the other, until there is none or another aim."""
@@ -233,13 +244,16 @@ class Mover:
     async def _move(self, group: Sequence[Bucket], to: Store, wanted: Aim) -> set[int]:
         """New records first: from then on they are made at the target. Then the records that are there.
 
-        Returns the buckets of which records are left.
+        Returns the buckets that stay, or of which records are left.
         """
-        listed: list[Listed] = []
+        moves: list[Move] = []
         if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
-            listed += [found for way, found in (await self._absences.move(owned, to)).items() if way is to]
+            moves.append(await self._absences.move(owned, to))
         if under_way := [bucket.number for bucket in group if bucket.absence is None]:
-            listed += [found for way, found in (await self._absences.finish(under_way)).items() if way is to]
+            moves.append(await self._absences.finish(under_way))
+        for move in moves:
+            self._moves.add(move)
+        listed = [move.listed[to] for move in moves if to in move.listed]
         keys = [key for found in listed for key in found.owned]
         known = {number for found in listed for number in found.buckets}
         others = [bucket.number for bucket in group if bucket.number not in known]
@@ -250,7 +264,7 @@ class Mover:
                 left += keys[start:]
                 break
             left += await self._move_records(keys[start : start + BATCH], to)
-        return {bucket_of(key) for key in left}
+        return {bucket_of(key) for key in left}.union(*(move.kept for move in moves))
 
     async def _move_records(self, keys: Sequence[str], to: Store) -> Sequence[str]:
         """Returns those that could not be had."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
+from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.record.v1 import record_pb2
@@ -27,6 +31,16 @@ Result = pb.ReleaseRecordsResponse.Result
 RELEASED = pb.ReleaseRecordsResponse.OUTCOME_RELEASED
 ABSENT = pb.ReleaseRecordsResponse.OUTCOME_ABSENT
 BUSY = pb.ReleaseRecordsResponse.OUTCOME_BUSY
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Records that a copy left out."""
+
+    busy: Sequence[str]
+    """Could not be had now."""
+    refused: Mapping[str, str]
+    """Cannot be copied as they are: by key, the reason."""
 
 
 class Transfer:
@@ -57,16 +71,48 @@ class Transfer:
         answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
         return answer.absences
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> None:
-        """When this returns, the other store creates nothing in these buckets any more."""
+    async def disputed(self, store: Store, buckets: Sequence[int]) -> set[int]:
+        """Which of these buckets have an open conflict in the store's journal."""
+        client = self._stores[store]
+        request = pb.ListAbsencesRequest(buckets=buckets)
+        answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
+        return set(answer.disputed)
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+        """The other store creates nothing in these buckets any more when this returns, but for those that it still
+        owns by the answer: what stands there then, in the same order."""
         source = self._stores[to.other]
         request = pb.ReleaseAbsencesRequest(buckets=buckets, to=STORE_NUMBERS[to])
-        await _ask(source, source.replication.ReleaseAbsences, request, BULK_SECONDS)
+        answer: pb.ReleaseAbsencesResponse = await _ask(
+            source, source.replication.ReleaseAbsences, request, BULK_SECONDS
+        )
+        return answer.absences
 
-    async def adopt_absences(self, absences: Sequence[record_pb2.Absence], to: Store) -> None:
+    async def adopt_absences(
+        self, absences: Sequence[record_pb2.Absence], to: Store, *, despite_conflicts: bool = False
+    ) -> Sequence[record_pb2.Absence]:
+        """Returns what stands at the target then, in the same order."""
+        if not absences:
+            return ()
         target = self._stores[to]
-        request = pb.AdoptAbsencesRequest(absences=absences)
-        await _ask(target, target.replication.AdoptAbsences, request, BULK_SECONDS)
+        request = pb.AdoptAbsencesRequest(absences=absences, despite_conflicts=despite_conflicts)
+        answer: pb.AdoptAbsencesResponse = await _ask(target, target.replication.AdoptAbsences, request, BULK_SECONDS)
+        return answer.absences
+
+    async def return_absences(self, absences: Sequence[record_pb2.Absence], by: Store) -> Sequence[record_pb2.Absence]:
+        """This store declines buckets that were released to it. Returns those that it declined now, each in the version
+        that the releaser may adopt; none of them if the store runs an earlier program, which cannot decline."""
+        client = self._stores[by]
+        request = pb.ReturnAbsencesRequest(absences=absences)
+        try:
+            answer: pb.ReturnAbsencesResponse = await _ask(
+                client, client.replication.ReturnAbsences, request, BULK_SECONDS
+            )
+        except Refused as refused:
+            if refused.error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            return ()
+        return answer.absences
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
         """Of some buckets, in the order of the buckets' numbers."""
@@ -97,26 +143,30 @@ class Transfer:
                 )
         return found
 
-    async def copy(self, keys: Sequence[str], to: Store) -> bool:
-        """Copies records that a store lacks, whoever owns them. False: some could not be had now.
+    async def copy(self, keys: Sequence[str], to: Store) -> Copied:
+        """Copies records that a store lacks, whichever store owns them.
 
         A record that was given up to this store is not copied but taken from its release: a copy would make the store
         its owner without the requests that it has served.
         """
         source = self._stores[to.other]
         given_up: list[str] = []
+        refused: dict[str, str] = {}
         left = list(keys)
         while left:
-            request = pb.ReadRecordsRequest(keys=left[:PAGE])
+            request = pb.ReadRecordsRequest(keys=left[:PAGE], mark_too_large=True)
             answer: pb.ReadRecordsResponse = await _ask(source, source.replication.ReadRecords, request, BULK_SECONDS)
             if not answer.rows:
                 raise ValueError(f"store {to.other} answered no row for {len(request.keys)} keys")
             records = [row.record for row in answer.rows if row.HasField("record")]
+            refused.update(
+                {row.key: too_large(row.key, row.too_large_bytes) for row in answer.rows if row.too_large_bytes}
+            )
             given_up += [record.key for record in records if record.owner == STORE_NUMBERS[to]]
             await self.adopt([record for record in records if record.owner != STORE_NUMBERS[to]], to)
             # An answer that was cut for its size leaves the rest for the next round.
             left = left[len(answer.rows) :]
-        return not await self.take(given_up, to)
+        return Copied(await self.take(given_up, to), refused)
 
     async def take(self, keys: Sequence[str], to: Store) -> list[str]:
         """Released by the other store and adopted by this one. Returns those that were busy or not there to be had."""
@@ -130,6 +180,11 @@ class Transfer:
             failed += [result.key for result in results if result.outcome != RELEASED]
             left = [*answer.remaining, *left[PAGE:]]
         return failed
+
+
+def too_large(key: str, size: int) -> str:
+    """Why a record cannot be copied, for a person."""
+    return f"{key} has {size} bytes, at most {MAX_COPY_BYTES} can be copied: make it smaller or delete it"
 
 
 async def _ask(client: StoreClient, method: Any, request: Any, seconds: float) -> Any:

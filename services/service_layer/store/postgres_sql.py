@@ -153,8 +153,15 @@ RELEASE_ABSENCE = (
 )
 ADOPT_ABSENCE = (
     "UPDATE bucket b SET version = $3, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3"
-    f" AND NOT {DISPUTED} AND NOT (b.term > 0 AND EXISTS ({_HIDDEN})) RETURNING {ABSENCE}"
+    f" AND ($5 OR NOT {DISPUTED}) AND NOT (b.term > 0 AND EXISTS ({_HIDDEN})) RETURNING {ABSENCE}"
 )
+# The target declines what was released to it: after this no adopt of that version succeeds, so the releaser may take
+# the next version. One statement, under the lock of the bucket's row, which an adopt takes too.
+RETURN_ABSENCE = (
+    "UPDATE bucket b SET version = $3 + 1, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3"
+    f" RETURNING {ABSENCE}"
+)
+DISPUTED_BUCKETS = "SELECT DISTINCT bucket FROM conflict WHERE resolution = ''"
 ABSENCES = f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
 ALL_ABSENCES = f"SELECT {ABSENCE} FROM bucket b ORDER BY b.bucket"
 

@@ -237,6 +237,13 @@ class PostgresSeizures:
 
         return await self._context.control.run(work)
 
+    async def disputed(self, buckets: Sequence[int] = ()) -> set[int]:
+        async def work(connection: Connection) -> set[int]:
+            return {row["bucket"] for row in await connection.fetch(sql.DISPUTED_BUCKETS)}
+
+        found = await self._context.control.run(work)
+        return found.intersection(buckets) if buckets else found
+
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
         async def work(connection: Connection) -> bool:
             return await connection.fetchval(_RESOLVE, key, *version, resolution) is not None

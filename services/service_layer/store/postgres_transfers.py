@@ -76,15 +76,27 @@ class PostgresTransfers:
 
         return await self._context.requests.run(work)
 
-    async def adopt_absence(self, absence: Absence) -> tuple[bool, Absence]:
+    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
         me = self._context.me
 
         async def work(connection: Connection) -> tuple[bool, Absence]:
-            arguments = (absence.bucket, absence.term, absence.version, me.value)
+            arguments = (absence.bucket, absence.term, absence.version, me.value, despite_conflicts)
             adopted = await connection.fetchrow(sql.ADOPT_ABSENCE, *arguments) if absence.owner is me else None
             if adopted is not None:
                 return True, absence_of(adopted)
             return False, (await absences_at(connection, [absence.bucket]))[absence.bucket]
+
+        return await self._context.requests.run(work)
+
+    async def return_absence(self, absence: Absence) -> Absence | None:
+        me = self._context.me
+        if absence.owner is not me:
+            return None
+
+        async def work(connection: Connection) -> Absence | None:
+            arguments = (absence.bucket, absence.term, absence.version, me.other.value)
+            declined = await connection.fetchrow(sql.RETURN_ABSENCE, *arguments)
+            return absence_of(declined) if declined is not None else None
 
         return await self._context.requests.run(work)
 

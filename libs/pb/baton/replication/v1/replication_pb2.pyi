@@ -360,16 +360,20 @@ class ReadRecordsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
+    MARK_TOO_LARGE_FIELD_NUMBER: _builtins.int
+    mark_too_large: _builtins.bool
+    """Name rows that are too large to be copied, instead of answering them."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        mark_too_large: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "mark_too_large", b"mark_too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,7 +390,10 @@ class ReadRecordsResponse(_message.Message):
         KEY_FIELD_NUMBER: _builtins.int
         RECORD_FIELD_NUMBER: _builtins.int
         ABSENCE_FIELD_NUMBER: _builtins.int
+        TOO_LARGE_BYTES_FIELD_NUMBER: _builtins.int
         key: _builtins.str
+        too_large_bytes: _builtins.int
+        """Bytes of the payload, if the row is too large to be copied and was to be marked: then `record` is absent. Else 0."""
         @_builtins.property
         def record(self) -> _record_pb2.Record:
             """Absent when there is no row."""
@@ -399,10 +406,11 @@ class ReadRecordsResponse(_message.Message):
             key: _builtins.str = ...,
             record: _record_pb2.Record | None = ...,
             absence: _record_pb2.Absence | None = ...,
+            too_large_bytes: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "record", b"record"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "record", b"record", "too_large_bytes", b"too_large_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
         _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
@@ -699,16 +707,22 @@ class ListAbsencesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ABSENCES_FIELD_NUMBER: _builtins.int
+    DISPUTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    @_builtins.property
+    def disputed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those of them with an open conflict in this store's journal: it would not adopt them."""
+
     def __init__(
         self,
         *,
         absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        disputed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "disputed", b"disputed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,16 +778,20 @@ class AdoptAbsencesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ABSENCES_FIELD_NUMBER: _builtins.int
+    DESPITE_CONFLICTS_FIELD_NUMBER: _builtins.int
+    despite_conflicts: _builtins.bool
+    """Adopt a bucket with open conflicts too: for buckets that the other store has just declined."""
     @_builtins.property
     def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
     def __init__(
         self,
         *,
         absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        despite_conflicts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "despite_conflicts", b"despite_conflicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -800,6 +818,52 @@ class AdoptAbsencesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdoptAbsencesResponse: _TypeAlias = AdoptAbsencesResponse  # noqa: Y015
+
+@_typing.final
+class ReturnAbsencesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ABSENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+        """As the other store released them."""
+
+    def __init__(
+        self,
+        *,
+        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReturnAbsencesRequest: _TypeAlias = ReturnAbsencesRequest  # noqa: Y015
+
+@_typing.final
+class ReturnAbsencesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ABSENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+        """Those that were declined by this call, each in the version that it wrote. The releaser may adopt them. For the others
+        see ListAbsences.
+        """
+
+    def __init__(
+        self,
+        *,
+        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReturnAbsencesResponse: _TypeAlias = ReturnAbsencesResponse  # noqa: Y015
 
 @_typing.final
 class PullChangesRequest(_message.Message):

@@ -74,6 +74,11 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.FromString,
                 _registered_method=True)
+        self.ReturnAbsences = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ReturnAbsences',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesResponse.FromString,
+                _registered_method=True)
         self.PullChanges = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/PullChanges',
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.PullChangesRequest.SerializeToString,
@@ -175,6 +180,14 @@ class ReplicationServiceServicer:
 
     def AdoptAbsences(self, request, context):
         """Takes buckets' absences over, each if its version is higher than what is here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReturnAbsences(self, request, context):
+        """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
+        store has adopted stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,6 +298,11 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.AdoptAbsences,
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.SerializeToString,
+            ),
+            'ReturnAbsences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReturnAbsences,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesResponse.SerializeToString,
             ),
             'PullChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.PullChanges,
@@ -548,6 +566,33 @@ class ReplicationService:
             '/baton.replication.v1.ReplicationService/AdoptAbsences',
             baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReturnAbsences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/ReturnAbsences',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class ReplicationServiceStub:
     """Gives up the right to create records in some buckets, each by itself. Given up before: returned again."""
     AdoptAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsencesRequest, _replication_pb2.AdoptAbsencesResponse]
     """Takes buckets' absences over, each if its version is higher than what is here."""
+    ReturnAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReturnAbsencesRequest, _replication_pb2.ReturnAbsencesResponse]
+    """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
+    store has adopted stay.
+    """
     PullChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.PullChangesRequest, _replication_pb2.PullChangesResponse]
     """Changes that are not in the log yet, oldest first. Waits for one."""
     AckChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]
@@ -85,6 +89,10 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Gives up the right to create records in some buckets, each by itself. Given up before: returned again."""
     AdoptAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsencesRequest, _replication_pb2.AdoptAbsencesResponse]  # type: ignore[assignment]
     """Takes buckets' absences over, each if its version is higher than what is here."""
+    ReturnAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReturnAbsencesRequest, _replication_pb2.ReturnAbsencesResponse]  # type: ignore[assignment]
+    """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
+    store has adopted stay.
+    """
     PullChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.PullChangesRequest, _replication_pb2.PullChangesResponse]  # type: ignore[assignment]
     """Changes that are not in the log yet, oldest first. Waits for one."""
     AckChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]  # type: ignore[assignment]
@@ -168,6 +176,16 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.AdoptAbsencesResponse, _abc.Awaitable[_replication_pb2.AdoptAbsencesResponse]]:
         """Takes buckets' absences over, each if its version is higher than what is here."""
+
+    @_abc_1.abstractmethod
+    def ReturnAbsences(
+        self,
+        request: _replication_pb2.ReturnAbsencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.ReturnAbsencesResponse, _abc.Awaitable[_replication_pb2.ReturnAbsencesResponse]]:
+        """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
+        store has adopted stay.
+        """
 
     @_abc_1.abstractmethod
     def PullChanges(
