@@ -18,7 +18,8 @@ from libs.rpc.tasks import Loop
 from services.router.api.control import Parts, control_service
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
-from services.router.core.gates import Evidence
+from services.router.core.gates import Evidence, Limits
+from services.router.core.judge import RollbackLimits
 from services.router.core.phase import Setting
 from services.router.flows import rehearsal
 from services.router.flows.audit import Audit, LastAudit
@@ -34,6 +35,7 @@ from services.router.flows.measure import Measurement, Sources, answered_by_b, r
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer
 from services.router.flows.parked import ParkedEvents
+from services.router.flows.phase_since import PhaseSince
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.replay import Replay
@@ -55,6 +57,8 @@ class Panel:
     parts: Parts
     address: str
     control: ControlServiceAsyncStub
+    server: Server
+    """Of the control API."""
 
     @property
     def store(self) -> MemoryControlStore:
@@ -91,12 +95,18 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
         moves = parts.maneuvers
-        loops = (moves.canary_auto.loop, moves.rehearsals.loop, parts.measurement.loop, parts.judge.loop)
+        loops = (
+            moves.canary_auto.loop,
+            moves.rehearsals.loop,
+            parts.measurement.loop,
+            parts.judge.loop,
+            parts.phase_since.loop,
+        )
         async with (
             running_loops(observer.loop, cache.loop, jobs.loop, last_audit.loop, reconciling.loop, *loops),
             open_channel(server.address) as channel,
         ):
-            yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc))
+            yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc), server)
         await server.drain(0.2)
 
 
@@ -144,6 +154,8 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
             lambda: (cache.current.shadow_since, running.shadow.counts),
             running.traffic.answered,
             lambda: running.auditor.ledger.counts,
+            running.traffic.totals,
+            lambda: cache.current.generation,
         ),
     )
     migration = Migration(running.control, cache, evidence, clock)
@@ -173,4 +185,6 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         events,
         ParkedEvents(running.stores, migration),
         Conflicts(running.stores, migration, events.content_of),
+        PhaseSince(running.control, cache),
+        (Limits(), RollbackLimits()),
     )

@@ -67,6 +67,7 @@ from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
+from services.router.flows.phase_since import PhaseSince
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.recover import Recover, Seize
@@ -217,8 +218,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
         return measurement.evidence(seen)
 
-    EvidenceMetrics(outside.meter, lambda: evidence(cache.current), settings.gate_limits, clock)
     migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
+    EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
     policy = ReadPolicy(settings.stale_reads)
     writes = Background(settings.writes, "writes")
@@ -234,6 +235,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             lambda: (cache.current.shadow_since, shadow.counts),
             traffic.answered,
             lambda: auditor.ledger.counts,
+            traffic.totals,
+            lambda: cache.current.generation,
         ),
     )
     judge = Judge(
@@ -285,6 +288,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         events=events,
         parked=ParkedEvents(stores, migration),
         conflicts=Conflicts(stores, migration, events.content_of),
+        phase_since=PhaseSince(control_store, cache),
+        usual_limits=(settings.gate_limits, settings.rollback_limits),
     )
     return Router(
         public=_public(settings, proxy),
@@ -304,6 +309,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             judge.loop,
             direct.loop,
             horizon.loop,
+            parts.phase_since.loop,
             Witness(stores).loop,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -119,11 +120,9 @@ async def test_a_rollback_says_its_price_before_it_acts(panel: Panel) -> None:
     assert "3 records to bring home to A, no rate was measured yet" in result.stderr
     assert "all traffic is held at A" in result.stderr
     now = await answer(panel, "phase", "rollback", "OFF", "--reason", "fire", "--yes")
-    assert (now["phase"], now["hold"], now["going_back"]) == (
-        "OFF",
-        True,
-        {"records": 3, "seconds": None, "writes_lost": 0},
-    )
+    cost = now["going_back"]
+    assert (now["phase"], now["hold"]) == ("OFF", True)
+    assert (cost["possible"], cost["records"], cost["seconds"], cost["writes_lost"]) == (True, 3, None, 0)
 
 
 def _owned_at_b(panel: Panel) -> int:
@@ -260,3 +259,57 @@ async def test_each_change_is_one_line_in_the_log_with_actor_and_reason(
     messages = [record.getMessage() for record in caplog.records if "job backfill-1" in record.getMessage()]
     assert messages[0] == "job backfill-1 is QUEUED (asked for by ann@host): asked for by ann@host"
     assert "job backfill-1 is PAUSED (asked for by ann@host): paused by ann@host" in messages
+
+
+async def test_a_limit_changes_at_once_and_is_journaled(panel: Panel) -> None:
+    await go_to(panel, Phase.DUAL_WRITE)
+    change = ["gates", "set", "gate_error_calls=7", "rollback_automatic=false"]
+    assert "--reason is needed" in (await baton(panel, *change, "--yes")).stderr
+    plan = await answer(panel, *change, "--reason", "thin traffic", "--dry-run")
+    assert (plan["dry_run"], plan["effects"][0]) == (True, "limit gate_error_calls = 7 (was unset)")
+    assert (await panel.store.load()).limits == ()
+    now = await answer(panel, *change, "--reason", "thin traffic", "--yes")
+    assert now["limits"] == {"gate_error_calls": 7.0, "rollback_automatic": 0.0}
+    gates = {gate["name"]: gate for gate in (await answer(panel, "phase", "plan", code=Exit.BLOCKED))["gates"]}
+    assert gates["error-rate"]["least_samples"] == 7
+    newest = (await answer(panel, "journal", "--limit", "1"))["entries"][0]
+    assert (newest["action"], newest["actor"], newest["reason"]) == ("limits", "ann@host", "thin traffic")
+    assert newest["changes"][0] == "limit gate_error_calls = 7 (was unset)"
+    listed = {limit["name"]: limit for limit in (await answer(panel, "gates"))["limits"]}
+    assert (listed["gate_error_calls"]["value"], listed["gate_error_calls"]["usual"]) == (7.0, 600.0)
+    assert "7 (set)" in (await baton(panel, "gates")).stdout
+    assert "gate_error_calls 7" in (await baton(panel, "status")).stdout
+    now = await answer(panel, "gates", "unset", "gate_error_calls", "--reason", "enough now", "--yes")
+    assert now["limits"] == {"rollback_automatic": 0.0}
+    for wrong in (["gates", "set", "gate_error_calls=many"], ["gates", "set", "nonsense=1"], ["gates", "unset", "x"]):
+        assert (await baton(panel, *wrong, "--reason", "r", "--yes")).exit_code == Exit.USAGE
+
+
+async def test_the_status_says_since_when_and_by_whom_and_what_to_look_at(panel: Panel) -> None:
+    await go_to(panel, Phase.SHADOW)
+    await eventually(lambda: (entry := panel.parts.phase_since.entry) is not None and entry.after.phase is Phase.SHADOW)
+    view = await answer(panel, "status")
+    assert (view["phase_actor"], view["phase_reason"]) == ("ann", "by hand")
+    assert view["phase_seconds"] < 60 and [one["name"] for one in view["routers"]] == ["router-1"]
+    await panel.system.stop(Store.B)
+    await eventually(lambda: not panel.parts.observer.view(Store.B).reachable)
+    view = await answer(panel, "status")
+    assert any(alert.startswith("store B is out of reach") for alert in view["alerts"]), view["alerts"]
+    assert "look at this" in (await baton(panel, "status")).stdout
+
+
+async def test_a_watch_into_a_pipe_prints_lines_and_says_when_there_is_no_router(panel: Panel) -> None:
+    words = [sys.executable, "-c", "import sys; from services.router.cli import main; main()", "status", "--watch"]
+    process = await asyncio.create_subprocess_exec(
+        *words, "--address", panel.address, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            assert " OFF (generation 1) | " in (await process.stdout.readline()).decode()
+            await panel.server.drain(0.1)
+            while "no router answers at" not in (line := (await process.stdout.readline()).decode()):
+                assert line, "the watch has ended"
+    finally:
+        process.kill()
+        await process.wait()

@@ -120,7 +120,7 @@ Samples = Mapping[str, list[tuple[Mapping[str, str], float]]]
 async def samples(exported: tuple[Meter, int], evidence: Evidence) -> Samples:
     meter, port = exported
     clock = ManualClock()
-    EvidenceMetrics(meter, lambda: evidence, LIMITS, clock)
+    EvidenceMetrics(meter, lambda: evidence, lambda: LIMITS, clock)
     MeasuredLocks(NoLocks(), clock, meter)
     found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
     for family in text_string_to_metric_families("\n".join(await page(port)) + "\n"):

@@ -16,6 +16,7 @@ from services.router.api.events import EventMethods
 from services.router.api.flags import FlagMethods
 from services.router.api.jobs import JobMethods
 from services.router.api.ledger import LedgerMethods
+from services.router.api.limits import LimitMethods
 from services.router.api.messages import (
     PHASE_NUMBERS,
     entry_to_pb,
@@ -29,6 +30,8 @@ from services.router.api.rehearsal import ManeuverMethods, Maneuvers
 from services.router.api.shadow import ShadowMethods
 from services.router.api.watch import WatchMethods
 from services.router.control.port import Progress
+from services.router.core.evidence import Limits
+from services.router.core.judge import RollbackLimits
 from services.router.core.phase import Phase
 from services.router.flows.conflicts import Conflicts
 from services.router.flows.diagnose import Surroundings, diagnose
@@ -42,6 +45,7 @@ from services.router.flows.measure import Measurement
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
+from services.router.flows.phase_since import PhaseSince
 from services.router.flows.shadow import Shadow
 from services.router.flows.traffic import Traffic
 
@@ -102,6 +106,9 @@ class Parts:
     events: LogEvents
     parked: ParkedEvents
     conflicts: Conflicts
+    phase_since: PhaseSince
+    usual_limits: tuple[Limits, RollbackLimits]
+    """Of gates and of automatic rollback, by this router's own settings."""
 
 
 class ControlServicer(
@@ -111,6 +118,7 @@ class ControlServicer(
     JobMethods,
     ManeuverMethods,
     LedgerMethods,
+    LimitMethods,
     ShadowMethods,
     WatchMethods,
     control_pb2_grpc.ControlServiceServicer,
@@ -125,6 +133,7 @@ class ControlServicer(
         self._watched = parts
         self._shadow = parts
         self._ledger = parts
+        self._limits = parts
         self._work = parts
         self._maneuvers = parts.maneuvers
 

@@ -47,6 +47,7 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
         flags=dict(setting.flags),
         shadow_permille=setting.shadow_permille,
         shadow_same=setting.shadow_same,
+        limits=dict(setting.limits),
     )
 
 
@@ -61,6 +62,7 @@ def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:
             runbook=result.runbook,
             samples=result.samples,
             least_samples=result.least_samples,
+            seconds_left=UNKNOWN if result.seconds_left is None else result.seconds_left,
         )
         for result in results
     ]

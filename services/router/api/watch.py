@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store
-from libs.ownership.wire import STORE_NUMBERS
+from libs.ownership.wire import STORE_NUMBERS, STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.clients import fill_clients
@@ -26,11 +26,14 @@ from services.router.api.messages import (
 )
 from services.router.api.rehearsal import fill_status
 from services.router.control.port import JournalEntry
+from services.router.core.attention import StoreSeen, attention
 from services.router.core.gates import GateResult, Verdict
-from services.router.core.measure import total
+from services.router.core.measure import Counts, total
 from services.router.core.phase import Phase
+from services.router.core.rollback_cost import AtB, rollback_cost
 from services.router.flows.judge import Judge
 from services.router.flows.measure import Measurement
+from services.router.flows.traffic import Totals
 
 if TYPE_CHECKING:
     from services.router.api.control import Parts
@@ -64,24 +67,21 @@ class WatchMethods:
 
 
 def status_of(parts: Parts) -> pb.GetStatusResponse:
-    b = parts.observer.view(Store.B).status
     at_b = parts.mover.buckets_at_b
-    to_return = b.owned_records if b else 0
+    totals = parts.measurement.totals()
     answer = pb.GetStatusResponse(
         setting=setting_to_pb(parts.cache.current),
         setting_stale=parts.cache.stale,
-        stores=[_store(parts, store) for store in Store],
+        stores=[_store(parts, store, totals) for store in Store],
         buckets=BUCKETS,
         buckets_to_b=parts.mover.buckets_to_b,
         buckets_at_b=UNKNOWN if at_b is None else at_b,
         permille_at_b=UNKNOWN if at_b is None else round(1000 * at_b / BUCKETS),
         handover=progress_to_pb(parts.mover.progress),
         jobs=latest_jobs(parts.jobs),
-        handoffs=parts.traffic.handoffs,
-        stale_reads=parts.traffic.stale_reads,
-        unavailable=parts.traffic.unavailable,
-        records_to_return=to_return if b else UNKNOWN,
-        return_seconds=_seconds_to_return(to_return if b else None, parts.mover.measured_rate),
+        handoffs=totals.handoffs,
+        stale_reads=totals.stale_reads,
+        unavailable=totals.unavailable,
         # Every record goes home by a handoff, which keeps what was acknowledged; so this is no estimate.
         writes_lost=0,
         log_trouble=parts.observer.log_trouble,
@@ -90,13 +90,54 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         logged_phases=[PHASE_NUMBERS[phase] for phase in Phase if phase in parts.logged_phases],
         ledger=counts_to_pb(parts.measurement.ledger()),
     )
+    _add_cost(answer, parts)
+    _add_phase(answer, parts)
     fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
         answer.ping_pong.add(key=key, handoffs=times)
     fill_clients(answer, parts.observer, parts.clients, parts.clock)
     _add_outlook(answer, parts)
     _add_judge(answer, parts.judge, parts.measurement)
+    _add_attention(answer, parts)
     return answer
+
+
+def _add_cost(answer: pb.GetStatusResponse, parts: Parts) -> None:
+    """What going back means."""
+    view = parts.observer.view(Store.B)
+    b = AtB(view.reachable, view.status.owned_records if view.status else None, parts.mover.measured_rate)
+    cost = rollback_cost(parts.cache.current, b)
+    answer.rollback_possible, answer.rollback_note = cost.possible, cost.note
+    answer.records_to_return = UNKNOWN if cost.records is None else cost.records
+    answer.return_seconds = UNKNOWN if cost.seconds is None else cost.seconds
+
+
+def _add_phase(answer: pb.GetStatusResponse, parts: Parts) -> None:
+    """Since when the phase is what it is; and who else routes."""
+    if (entry := parts.phase_since.entry) is not None:
+        answer.phase_time.CopyFrom(timestamp(entry.time_seconds))
+        answer.phase_actor, answer.phase_reason = entry.actor, entry.reason
+    for name, generation, age in parts.measurement.routers():
+        answer.routers.add(name=name, generation=generation, age_seconds=age)
+
+
+def _add_attention(answer: pb.GetStatusResponse, parts: Parts) -> None:
+    calls = {measured.store: measured for measured in answer.measured}
+    seen = [
+        StoreSeen(
+            STORES[store.store].value,
+            store.reachable,
+            store.serving,
+            store.note,
+            store.feed_trouble,
+            store.parked,
+            Counts(calls[store.store].recent_calls, calls[store.store].recent_faults),
+        )
+        for store in answer.stores
+    ]
+    failed = [f"job {job.id} FAILED: {job.note}" for job in answer.jobs if job.state == pb.Job.STATE_FAILED]
+    limits = parts.migration.limits(parts.cache.current)
+    answer.alerts.extend(attention(seen, answer.log_trouble, failed, limits.error_rate))
 
 
 def _add_outlook(answer: pb.GetStatusResponse, parts: Parts) -> None:
@@ -125,12 +166,15 @@ def _add_judge(answer: pb.GetStatusResponse, judge: Judge, measurement: Measurem
     window = measurement.seconds()[:RECENT_SECONDS]
     for store, recent in ((Store.A, total(a for a, _ in window)), (Store.B, total(b for _, b in window))):
         gated = measurement.recent(store)
+        side = measurement.side(store)
         answer.measured.add(
             store=STORE_NUMBERS[store],
             recent_calls=recent.calls,
             recent_faults=recent.faults,
             calls=gated.calls,
             faults=gated.faults,
+            calls_per_second=side.calls_per_second,
+            p99_seconds=UNKNOWN if side.p99_seconds is None else side.p99_seconds,
         )
 
 
@@ -143,18 +187,18 @@ def automatic_to_pb(entry: JournalEntry) -> pb.AutomaticRollback:
     )
 
 
-def _store(parts: Parts, store: Store) -> pb.StoreStatus:
+def _store(parts: Parts, store: Store, totals: Totals) -> pb.StoreStatus:
     view = parts.observer.view(store)
-    traffic = parts.traffic
+    side = 0 if store is Store.A else 1
     answer = pb.StoreStatus(
         store=STORE_NUMBERS[store],
         reachable=view.reachable,
         note=view.trouble,
         lag_events=UNKNOWN if view.lag_events is None else view.lag_events,
         lag_seconds=UNKNOWN if view.lag_seconds is None else view.lag_seconds,
-        reads=traffic.reads[store],
-        writes=traffic.writes[store],
-        failures=traffic.failures[store],
+        reads=totals.reads[side],
+        writes=totals.writes[side],
+        failures=totals.failures[side],
     )
     status = view.status
     if status is not None:
@@ -172,10 +216,3 @@ def _store(parts: Parts, store: Store) -> pb.StoreStatus:
         answer.feed_old = status.feed.old
         answer.feed_trouble = status.feed.trouble
     return answer
-
-
-def _seconds_to_return(records: int | None, rate: float) -> float:
-    """At the rate of the last hand-over; negative when not known."""
-    if records == 0:
-        return 0.0
-    return records / rate if records is not None and rate > 0 else float(UNKNOWN)

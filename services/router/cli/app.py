@@ -25,6 +25,7 @@ from services.router.cli import (
     demo,
     events,
     flags,
+    gates,
     jobs,
     ledger,
     looks,
@@ -39,6 +40,7 @@ from services.router.cli.options import CommandFailed, Exit, Output, fail
 MODULES = (
     looks,
     changes,
+    gates,
     flags,
     jobs,
     audit,

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from services.router.cli.views import View
 
 
+NOTHING_TO_BRING = {"records": 0, "seconds": 0.0, "writes_lost": 0, "possible": True, "note": "nothing to bring home"}
+
+
 def register(app: typer.Typer) -> None:
     phases = typer.Typer(help="Plan, enter and leave phases.", no_args_is_help=True)
     command(phases, "plan", Common)(plan)
@@ -113,20 +116,20 @@ def rollback(
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run effects
-      going_back: records seconds writes_lost
+      going_back: records seconds writes_lost possible note
     """
     target = parse_phase(to)
 
     from libs.ownership.model import Store
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import show, views
+    from services.router.cli import views
     from services.router.cli.client import PHASE_NUMBERS, control
 
     with control(options) as router:
         planned = plan_of(router)
         status = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
         comes_home = PHASES[target].home is Store.A
-        price = status["going_back"] if comes_home else {"records": 0, "seconds": 0.0, "writes_lost": 0}
+        price = status["going_back"] if comes_home else NOTHING_TO_BRING
         request = pb.RollbackPhaseRequest(
             actor=options.who,
             reason=options.reason,
@@ -135,7 +138,7 @@ def rollback(
         )
         effects = [
             f"{status['phase']} -> {target.value}: {PHASES[target].effect}",
-            f"the price: {show.price(price)}; reads and writes go on meanwhile",
+            f"the cost: {price['note']}; reads and writes of all other records go on meanwhile",
         ]
         if comes_home:
             effects.append("all traffic is held at A until `baton hold lift`")

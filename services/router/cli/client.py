@@ -93,6 +93,7 @@ def setting_from_pb(message: pb.Setting) -> Setting:
         hold=message.hold,
         rehearsal=tuple(message.rehearsal),
         flags=tuple(sorted(message.flags.items())),
+        limits=tuple(sorted(message.limits.items())),
     )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from libs.text import visible
 from services.router.cli.options import CommandFailed, Common, Exit, command
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ def status(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags setting_stale settled
+      shadow_same set_flags limits setting_stale settled
       buckets buckets_to_b buckets_at_b handoffs stale_reads unavailable
       log_trouble
       stores.A stores.B: reachable serving note backend records owned_records
@@ -41,20 +46,24 @@ def status(
       rehearsing: what it does now, or ""
       last_rehearsal: passed note finished_time buckets records
         there_seconds back_seconds calls errors handoffs, or null
-      going_back: records seconds writes_lost
+      going_back: records seconds writes_lost possible note
+      phase_since phase_seconds phase_actor phase_reason
+      routers: list of name generation age_seconds
       percent_at_b (canary_percent is what is wanted)
       next blocked gates: the next step, as `phase plan` has it
       alerts: what a person must look at now
       judge: what automatic rollback sees
       last_automatic: time reason before after, or null
       measured.A measured.B: recent_calls recent_faults calls faults
+        calls_per_second p99_seconds
       logged_phases: in which a write is answered when it is in the log
       ledger: sampled checked superseded dropped waiting lost, of all routers
       ping_pong: list of key handoffs
       clients: of A itself or of an old schema version, list of name at
         schema_version calls idle_seconds
       flags: list of name value source good_seconds trouble
-    null is "not known". With --watch, one object a line.
+    null is "not known". With --watch, one object a line, and one with the key
+    error while no router answers. Into a pipe, one line for each second.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
@@ -72,26 +81,48 @@ def status(
 
 
 def _watch(router: Control, options: Common) -> None:
-    """Until interrupted; at a terminal a router that is away for a while is waited for."""
-    import time
-
+    """Until interrupted. At a terminal one screen is kept; elsewhere each status is one line. A router that is away is
+    said to be, and waited for."""
     from rich.live import Live
     from rich.text import Text
 
     from services.router.cli import show, views
 
     if options.json:
-        for status in router.watch(_WATCH_SECONDS):
-            show.print_json(views.status_view(status))
-        return
-    with Live(console=show.console(), auto_refresh=False, screen=False) as live:
-        while True:
-            try:
-                for status in router.watch(_WATCH_SECONDS):
-                    live.update(show.status_screen(views.status_view(status)), refresh=True)
-            except CommandFailed as error:
-                live.update(Text(str(error)), refresh=True)
-            time.sleep(_WATCH_SECONDS)
+        _follow(
+            router,
+            lambda status: show.print_json(views.status_view(status)),
+            lambda error: show.print_json({"error": {"message": str(error)}}),
+        )
+    elif not sys.stdout.isatty():
+        _follow(
+            router,
+            lambda status: _line(show.status_line(views.status_view(status))),
+            lambda error: _line(str(error)),
+        )
+    else:
+        with Live(console=show.console(), auto_refresh=False, screen=False) as live:
+            _follow(
+                router,
+                lambda status: live.update(show.status_screen(views.status_view(status)), refresh=True),
+                lambda error: live.update(Text(str(error)), refresh=True),
+            )
+
+
+def _follow(router: Control, tell: Callable[[Any], None], fail: Callable[[CommandFailed], None]) -> None:
+    while True:
+        try:
+            for status in router.watch(_WATCH_SECONDS):
+                tell(status)
+        except CommandFailed as error:
+            fail(error)
+        time.sleep(_WATCH_SECONDS)
+
+
+def _line(text: str) -> None:
+    """With the time, at once."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").removesuffix("+00:00")
+    print(f"{now}Z {visible(text, keep='')}", flush=True)
 
 
 def journal(

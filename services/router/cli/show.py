@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
@@ -64,6 +64,8 @@ def gates_table(gates: Sequence[View]) -> Table:
     table = table_of("gate", "verdict", "seen, wanted, what to do")
     for gate in gates:
         lines = [gate["evidence"]]
+        if wait := wait_line(gate):
+            lines.append(wait)
         if gate["verdict"] != "PASS":
             lines += [f"wanted: {gate['threshold']}", f"to do: {gate['runbook']}"]
         table.add_row(gate["name"], _coloured(gate["verdict"]), "\n".join(lines))
@@ -92,40 +94,91 @@ def journal_table(entries: Sequence[View]) -> Table:
 
 
 def status_screen(view: View) -> Group:
+    """Readable at 80 columns."""
+    head = Table.grid(padding=(0, 2))
+    for name, value in _status_lines(view):
+        head.add_row(Text(name, style="bold red" if name == LOOK else "bold"), value)
+    return Group(head, Text(""), _stores_table(view))
+
+
+LOOK = "look at this"
+
+
+def _status_lines(view: View) -> list[tuple[str, str]]:
     at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
     lines = [
         ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
+        ("since", since_line(view)),
+        *((LOOK, alert) for alert in view["alerts"]),
+        ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
+        *(("enough when", wait_line(gate)) for gate in view["gates"] if wait_line(gate)),
+        ("going back", view["going_back"]["note"]),
         ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
         ("handover", progress_line(view["handover"])),
         *((job["lane"], f"{job['id']}: {job_line(job)}") for job in view["jobs"]),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
         ("writes", answered_line(view)),
         ("ledger", counts_line(view["ledger"])),
-        ("going back", price(view["going_back"])),
-        ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         ("faults of B", faults_line(view)),
     ]
     if view["canary_auto"]["steps"]:
         lines.append(("canary walk", walk_line(view["canary_auto"])))
     if view["rehearsing"] or view["last_rehearsal"]:
         lines.append(("rehearsal", view["rehearsing"] or rehearsal_line(view["last_rehearsal"])))
-    lines += [("look at this", alert) for alert in view["alerts"]]
     if view["last_automatic"]:
         last = view["last_automatic"]
         lines.append(("rolled back", f"without a person at {last['time']}: {last['reason']}"))
     if told := flags_line(view["flags"]):
         lines.append(("flags", told))
-    if view["log_trouble"]:
-        lines.append(("event log", view["log_trouble"]))
+    if view["limits"]:
+        lines.append(("limits set", ", ".join(f"{name} {plain(value)}" for name, value in view["limits"].items())))
     if view["ping_pong"]:
         often = ", ".join(f"{entry['key']} ({entry['handoffs']})" for entry in view["ping_pong"])
         lines.append(("ping-pong", often))
     if old_clients := clients_lines(view["clients"]):
         lines.append(("old clients", old_clients))
-    head = Table.grid(padding=(0, 2))
-    for name, value in lines:
-        head.add_row(Text(name, style="bold"), value)
-    return Group(head, Text(""), _stores_table(view["stores"]))
+    if len(view["routers"]) > 1:
+        lines.append(("routers", ", ".join(map(_router, view["routers"]))))
+    return lines
+
+
+def status_line(view: View) -> str:
+    """On one line, for a log or a pipe."""
+    at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
+    parts = [setting_line(view), f"{at_b} of {view['buckets']} buckets at B"]
+    for name, store in view["stores"].items():
+        parts.append(f"{name} {_state(store)}, {_rate(view, name)}, {_p99(view, name)}, {_faults(view, name)}")
+    parts += [f"{LOOK}: {alert}" for alert in view["alerts"]]
+    return " | ".join(parts)
+
+
+def since_line(view: View) -> str:
+    """When the phase was entered, by whom and why."""
+    if view["phase_since"] is None:
+        return "not known"
+    seconds = view["phase_seconds"]
+    ago = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else _hours(seconds)
+    why = f": {view['phase_reason']}" if view["phase_reason"] else ""
+    return f"{ago} ({view['phase_since'].replace('T', ' ').partition('.')[0]} UTC), by {view['phase_actor']}{why}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def wait_line(gate: View) -> str:
+    """How long until a gate has seen enough; "" when it has, or counts nothing."""
+    if gate["samples"] >= gate["least_samples"]:
+        return ""
+    seen = f"{gate['name']} has {gate['samples']} of {gate['least_samples']}"
+    left = gate["seconds_left"]
+    if left is None:
+        return f"{seen}, and at this rate never has enough: more traffic, or baton gates set"
+    return f"{seen}, about {left:.0f} s to go" if left < 120 else f"{seen}, about {left / 60:.0f} min to go"
+
+
+def _router(view: View) -> str:
+    return f"{view['name']} at generation {view['generation']}, reported {view['age_seconds']:.0f} s ago"
 
 
 def answered_line(view: View) -> str:
@@ -219,33 +272,58 @@ def rehearsal_line(view: View) -> str:
     return f"{'passed' if view['passed'] else 'failed'}: {view['note']} ({view['finished_time']})"
 
 
-def price(view: View) -> str:
-    """What going back costs."""
-    if view["records"] is None:
-        return "not known: B is out of reach"
-    seconds = "no rate was measured yet" if view["seconds"] is None else f"about {view['seconds']:.0f} s"
-    if not view["records"]:
-        return "nothing to bring home"
-    return f"{view['records']} records to bring home to A, {seconds}, {view['writes_lost']} writes lost"
-
-
-def _stores_table(stores: dict[str, View]) -> Table:
-    table = table_of(
-        "store", "state", "records", "owned", "buckets", "outbox", "lag", "parked", "reads", "writes", "failed"
-    )
-    for name, store in stores.items():
-        state = "serves" if store["serving"] else "not serving" if store["reachable"] else "out of reach"
-        trouble = store["note"] or store["feed_trouble"]
-        lag = "?" if store["lag_seconds"] is None else f"{store['lag_seconds']:.1f} s"
-        events = _count(store["lag_events"])
-        table.add_row(
-            f"{name} {store['backend']}".strip(),
-            f"{state}: {trouble}" if trouble else state,
-            *(_count(store[key]) for key in ("records", "owned_records", "owned_buckets", "outbox_entries")),
-            f"{lag} / {events} events",
-            *(_count(store[key]) for key in ("parked", "reads", "writes", "failures")),
-        )
+def _stores_table(view: View) -> Table:
+    """One column for each store."""
+    stores = view["stores"]
+    table = table_of("", *(f"{name} {store['backend']}".strip() for name, store in stores.items()))
+    rows: list[tuple[str, Callable[[str, View], str]]] = [
+        ("state", lambda name, store: _state(store)),
+        ("calls", lambda name, store: _rate(view, name)),
+        ("P99", lambda name, store: _p99(view, name)),
+        ("faults", lambda name, store: _faults(view, name)),
+        (
+            "answered",
+            lambda name, store: f"{store['reads']} reads, {store['writes']} writes, {store['failures']} failed",
+        ),
+        ("records", lambda name, store: f"{_count(store['records'])}, owns {_count(store['owned_records'])}"),
+        ("buckets", lambda name, store: f"owns {_count(store['owned_buckets'])}"),
+        ("outbox", lambda name, store: _count(store["outbox_entries"])),
+        ("lag", lambda name, store: _lag(store)),
+        ("parked", lambda name, store: _count(store["parked"])),
+    ]
+    for title, cell in rows:
+        table.add_row(Text(title, style="bold"), *(cell(name, store) for name, store in stores.items()))
     return table
+
+
+def _state(store: View) -> str:
+    state = "serves" if store["serving"] else "not serving" if store["reachable"] else "out of reach"
+    trouble = store["note"] or store["feed_trouble"]
+    return f"{state}: {trouble}" if trouble else state
+
+
+def _lag(store: View) -> str:
+    seconds = "?" if store["lag_seconds"] is None else f"{store['lag_seconds']:.1f} s"
+    return f"{seconds}, {_count(store['lag_events'])} events"
+
+
+def _rate(view: View, name: str) -> str:
+    measured = view["measured"].get(name)
+    return "?" if measured is None else f"{measured['calls_per_second']:.1f}/s"
+
+
+def _p99(view: View, name: str) -> str:
+    seconds = view["measured"].get(name, {}).get("p99_seconds")
+    return "P99 not known" if seconds is None else f"P99 {plain(1000 * seconds)} ms"
+
+
+def _faults(view: View, name: str) -> str:
+    measured = view["measured"].get(name)
+    if measured is None:
+        return "?"
+    calls, faults = measured["recent_calls"], measured["recent_faults"]
+    share = f" ({plain(100 * faults / calls)} %)" if faults else ""
+    return f"{faults} faults of {calls} calls{share}"
 
 
 def _count(number: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,11 @@ def time_of(message: Timestamp) -> str:
     return datetime.fromtimestamp(message.ToNanoseconds() / 1e9, UTC).isoformat(timespec="milliseconds")
 
 
+def seconds_since(message: Timestamp) -> float:
+    """By this machine's clock."""
+    return round(max(0.0, time.time() - message.ToNanoseconds() / 1e9), 1)
+
+
 def setting_view(setting: Setting) -> View:
     return {
         "phase": setting.phase.value,
@@ -38,6 +44,7 @@ def setting_view(setting: Setting) -> View:
         "shadow_percent": setting.shadow_permille / 10,
         "shadow_same": setting.shadow_same,
         "set_flags": dict(setting.flags),
+        "limits": dict(setting.limits),
     }
 
 
@@ -61,6 +68,7 @@ def gate_view(gate: pb.Gate) -> View:
         "runbook": gate.runbook,
         "samples": gate.samples,
         "least_samples": gate.least_samples,
+        "seconds_left": known(round(gate.seconds_left, 1)),
     }
 
 
@@ -70,6 +78,8 @@ def measured_view(calls: pb.MeasuredCalls) -> View:
         "recent_faults": calls.recent_faults,
         "calls": calls.calls,
         "faults": calls.faults,
+        "calls_per_second": round(calls.calls_per_second, 1),
+        "p99_seconds": known(round(calls.p99_seconds, 6)),
     }
 
 
@@ -191,7 +201,17 @@ def status_view(status: pb.GetStatusResponse) -> View:
             "records": known(status.records_to_return),
             "seconds": known(status.return_seconds),
             "writes_lost": status.writes_lost,
+            "possible": status.rollback_possible,
+            "note": status.rollback_note,
         },
+        "phase_since": time_of(status.phase_time) if status.HasField("phase_time") else None,
+        "phase_seconds": seconds_since(status.phase_time) if status.HasField("phase_time") else None,
+        "phase_actor": status.phase_actor,
+        "phase_reason": status.phase_reason,
+        "routers": [
+            {"name": one.name, "generation": one.generation, "age_seconds": round(one.age_seconds, 1)}
+            for one in status.routers
+        ],
         "percent_at_b": None if status.permille_at_b < 0 else status.permille_at_b / 10,
         "next": phase_name(status.next).value if status.next else None,
         "blocked": status.blocked,

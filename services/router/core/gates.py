@@ -27,6 +27,8 @@ class GateResult:
     samples: int = 0
     """What the verdict is made from; 0 where nothing is counted."""
     least_samples: int = 0
+    seconds_left: float | None = 0.0
+    """Until there are enough samples, at the present rate; None: not known, or never at that rate."""
 
 
 @dataclass(frozen=True, slots=True)

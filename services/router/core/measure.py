@@ -176,6 +176,15 @@ class Meter:
                 window.update(second.latencies)
         return quantile(window, share)
 
+    def latencies(self, store: Store, now: float, window_seconds: int) -> Histogram:
+        """Of one store's calls in the last complete seconds."""
+        if now >= self._ends:
+            self._roll(now)
+        window: Histogram = Counter()
+        for slot in list(self._seconds)[-window_seconds:]:
+            window.update(slot[store].latencies)
+        return window
+
     def recent(self, store: Store, now: float) -> Counts:
         """Calls and faults of the last ERROR_MINUTES minutes, the running one included."""
         if now >= self._ends:

@@ -184,6 +184,8 @@ class Setting:
     """Buckets that are at the other store than phase and canary say, for the time of a rehearsal."""
     flags: tuple[tuple[str, bool], ...] = ()
     """Flags that the operator has set, by full name, in the order of names. One that is not there is unset."""
+    limits: tuple[tuple[str, float], ...] = ()
+    """Limits of gates and of automatic rollback that differ from the routers' own settings (see `core.limits`)."""
     shadow_permille: int = 0
     """Thousandths of the reads that are compared in the background."""
     shadow_same: bool = False

@@ -24,7 +24,15 @@ def changes(before: Setting, after: Setting) -> list[str]:
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             found.append(f"flag {name} = {_word(new.get(name))} (was {_word(old.get(name))})")
+    limits, limits_now = dict(before.limits), dict(after.limits)
+    for name in sorted({*limits, *limits_now}):
+        if limits.get(name) != limits_now.get(name):
+            found.append(f"limit {name} = {_number(limits_now.get(name))} (was {_number(limits.get(name))})")
     return found
+
+
+def _number(value: float | None) -> str:
+    return "unset" if value is None else plain(value)
 
 
 def _percent(permille: int) -> str:

@@ -16,6 +16,7 @@ from libs.ownership.model import Store
 from libs.rpc.tasks import Loop
 from services.router.control.port import ControlStore, JournalEntry
 from services.router.core.judge import RollbackLimits, Ruling, Seen, Verdict, decide
+from services.router.core.limits import rollback_limits
 from services.router.core.measure import SECONDS
 from services.router.core.phase import IllegalMove, Outdated, Setting
 from services.router.flows.measure import Measurement
@@ -85,7 +86,7 @@ class Judge:
         if not await bench.control.lease(LEASE_NAME, bench.holder, LEASE_SECONDS):
             self.view, self.alarm = "another router judges", ""
             return None
-        verdict = decide(self._seen(setting), bench.limits)
+        verdict = decide(self._seen(setting), rollback_limits(bench.limits, setting.limits))
         self.view = verdict.reason
         if verdict.ruling is Ruling.ROLL_BACK:
             await self._roll_back(setting, verdict.reason)

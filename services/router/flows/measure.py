@@ -11,8 +11,8 @@ import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,13 +21,14 @@ import grpc
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store
 from libs.rpc.tasks import Loop
+from libs.telemetry.latency import P99, Histogram, quantile
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import SECONDS, Counts, Meter, Parity, ShadowCounts, merged, total
 from services.router.core.throttle import Load
 from services.router.flows.stores import Refused
-from services.router.flows.traffic import Answered
+from services.router.flows.traffic import Answered, Totals
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ PATIENCE_SECONDS = 0.05
 """A deadline that is shorter is its caller's impatience: that it passes is no fault of a store."""
 
 NOTHING = ShadowCounts()
+NO_TOTALS = Totals()
 
 T = TypeVar("T")
 
@@ -119,6 +121,11 @@ class Measured:
     ledger: LedgerCounts
     latency_seconds: float | None = None
     """P99 of the calls of the last LOAD_SECONDS; None: there were none."""
+    latencies: Mapping[Store, Histogram] = field(default_factory=dict)
+    """Of the calls of the last LOAD_SECONDS."""
+    totals: Totals = NO_TOTALS
+    generation: int = 0
+    """Of the setting that it plans calls by; 0: not known."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -131,6 +138,9 @@ class Measured:
                 "answered": self.answered,
                 "ledger": self.ledger,
                 "latency_seconds": self.latency_seconds,
+                "latencies": {store.value: dict(counts) for store, counts in self.latencies.items()},
+                "totals": self.totals,
+                "generation": self.generation,
             },
             separators=(",", ":"),
         )
@@ -151,6 +161,9 @@ class Measured:
                 answered=Answered(*fields["answered"]),
                 ledger=LedgerCounts(*fields.get("ledger", ())),
                 latency_seconds=fields.get("latency_seconds"),
+                latencies={Store(store): _histogram(counts) for store, counts in fields.get("latencies", {}).items()},
+                totals=_totals(fields.get("totals", ())),
+                generation=fields.get("generation", 0),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a router's measurements: {error!r}") from error
@@ -158,6 +171,13 @@ class Measured:
 
 def _histogram(fields: Mapping[str, Any]) -> Counter[int]:
     return Counter({int(bucket): int(count) for bucket, count in fields.items()})
+
+
+def _totals(fields: Sequence[Any]) -> Totals:
+    if not fields:
+        return NO_TOTALS
+    reads, writes, failures, handoffs, stale_reads, unavailable = fields
+    return Totals(tuple(reads), tuple(writes), tuple(failures), handoffs, stale_reads, unavailable)
 
 
 @dataclass(slots=True)
@@ -179,6 +199,16 @@ class Sources:
     answered: Callable[[], Answered] = Answered
     """What it tells the jobs."""
     ledger: Callable[[], LedgerCounts] = LedgerCounts
+    totals: Callable[[], Totals] = Totals
+    generation: Callable[[], int] = int
+
+
+class Side(NamedTuple):
+    """What calls to one store are like."""
+
+    calls_per_second: float
+    p99_seconds: float | None
+    """None: no call was answered."""
 
 
 class Measurement:
@@ -221,6 +251,9 @@ class Measurement:
             self._sources.answered(),
             self._sources.ledger(),
             self._meter.latency(now, LOAD_SECONDS),
+            {store: self._meter.latencies(store, now, LOAD_SECONDS) for store in Store},
+            self._sources.totals(),
+            self._sources.generation(),
         )
 
     async def exchange(self) -> None:
@@ -265,6 +298,25 @@ class Measurement:
         counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
         latencies = [measured.latency_seconds for measured in self._all() if measured.latency_seconds is not None]
         return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)
+
+    def side(self, store: Store) -> Side:
+        """One store over all routers, lately."""
+        index = 0 if store is Store.A else 1
+        counts = total(second[index] for second in self.seconds()[:LOAD_SECONDS])
+        latencies: Histogram = Counter()
+        for measured in self._all():
+            latencies.update(measured.latencies.get(store, {}))
+        return Side(counts.calls / LOAD_SECONDS, quantile(latencies, P99))
+
+    def totals(self) -> Totals:
+        """Of this router and of those that report."""
+        return reduce(Totals.plus, (measured.totals for measured in self._all()))
+
+    def routers(self) -> list[tuple[str, int, float]]:
+        """Name, generation and age of the last report, of this router first."""
+        now = self._clock.monotonic()
+        others = [(name, o.measured.generation, now - o.seen_at) for name, o in self._others.items() if o.measured]
+        return [(self._router, self._sources.generation(), 0.0), *sorted(others)]
 
     def ledger(self) -> LedgerCounts:
         """Of this router and of those that report."""

@@ -17,7 +17,9 @@ _SAME_SECONDS = 0.2
 class EvidenceMetrics:
     """A gauge for each of METRICS. Every router tells of all routers, so alarms take the highest."""
 
-    def __init__(self, meter: Meter, evidence: Callable[[], Evidence], limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, meter: Meter, evidence: Callable[[], Evidence], limits: Callable[[], Limits], clock: Clock
+    ) -> None:
         self._evidence = evidence
         self._limits = limits
         self._clock = clock
@@ -27,7 +29,7 @@ class EvidenceMetrics:
             meter.create_observable_gauge(metric.name, [self._reader(metric)], metric.unit, metric.description)
 
     def _reader(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        return lambda _: [Observation(value, labels) for value, labels in metric.read(self._now(), self._limits)]
+        return lambda _: [Observation(value, labels) for value, labels in metric.read(self._now(), self._limits())]
 
     def _now(self) -> Evidence:
         now = self._clock.monotonic()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from libs.clock import Clock
@@ -16,6 +16,8 @@ from services.router.core.consistency import stores_alert
 from services.router.core.evidence import horizon_alert, shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.judge import automatic_rollback
+from services.router.core.limits import changed, gate_limits
+from services.router.core.pace import Pace
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
 from services.router.core.setting_changes import changes
 from services.router.flows.observe import SettingCache
@@ -105,6 +107,7 @@ class Migration:
         self._evidence = evidence
         self._clock = clock
         self._limits = limits
+        self.pace = Pace()
 
     async def plan(self) -> Plan:
         """What the next step is and what its gates say. Changes nothing. Raises ControlUnavailable."""
@@ -116,12 +119,21 @@ class Migration:
             to = phases.next_phase(setting)
         except IllegalMove as error:
             return Plan(setting, None, (), error.message)
-        return Plan(setting, to, judge(PHASES[to].gates, self._evidence(setting), self._limits), "")
+        return Plan(setting, to, self._judged(PHASES[to].gates, setting), "")
+
+    def limits(self, setting: Setting) -> Limits:
+        """Those in force: this router's own, with what the migration sets."""
+        return gate_limits(self._limits, setting.limits)
+
+    def _judged(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
+        results = judge(gates, self._evidence(setting), self.limits(setting))
+        return self.pace.noted(results, self._clock.monotonic())
 
     def alerts(self, setting: Setting) -> list[str]:
         """What a person must look at, by the evidence of the gates."""
         evidence = self._evidence(setting)
-        told = (alert(evidence, self._limits) for alert in (shadow_alert, stores_alert, horizon_alert))
+        limits = self.limits(setting)
+        told = (alert(evidence, limits) for alert in (shadow_alert, stores_alert, horizon_alert))
         return [alert for alert in told if alert]
 
     async def advance(self, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
@@ -135,7 +147,7 @@ class Migration:
         """
         before = await self._begin(decision)
         after = phases.advance(before)
-        results = judge(PHASES[after.phase].gates, self._evidence(before), self._limits)
+        results = self._judged(PHASES[after.phase].gates, before)
         fixed = not_overridable(results)
         passed = worst(results) is Verdict.PASS
         if not passed and not decision.override:
@@ -178,6 +190,16 @@ class Migration:
         """Sets a flag, or with None unsets it. The name is checked by the caller. Raises as `rollback` does."""
         before = await self._begin(decision)
         return await self._commit("flag", decision, before, phases.set_flag(before, name, value))
+
+    async def set_limits(self, decision: Decision, to_set: Mapping[str, float], unset: Sequence[str]) -> Setting:
+        """Limits of gates and of automatic rollback, at all routers. Raises as `rollback` does."""
+        if not to_set and not unset:
+            raise InvalidField("limit", "", "at least one to set or to unset")
+        if not decision.reason.strip():
+            raise InvalidField("reason", decision.reason, "why the limits change; it is kept in the journal")
+        before = await self._begin(decision)
+        overlay = changed(before.limits, to_set, tuple(unset))
+        return await self._commit("limits", decision, before, replace(phases.noted(before), limits=overlay))
 
     async def begin_rehearsal(self, decision: Decision, buckets: Sequence[int]) -> Setting:
         """These buckets go to the other store. Raises as `rollback` does."""

@@ -37,6 +37,31 @@ class Answered(NamedTuple):
     handoffs: int = 0
 
 
+class Totals(NamedTuple):
+    """What one router has done with its clients' calls since it began; A's count first, then B's."""
+
+    reads: tuple[int, int] = (0, 0)
+    writes: tuple[int, int] = (0, 0)
+    failures: tuple[int, int] = (0, 0)
+    handoffs: int = 0
+    stale_reads: int = 0
+    unavailable: int = 0
+
+    def plus(self, other: Totals) -> Totals:
+        return Totals(
+            _both(self.reads, other.reads),
+            _both(self.writes, other.writes),
+            _both(self.failures, other.failures),
+            self.handoffs + other.handoffs,
+            self.stale_reads + other.stale_reads,
+            self.unavailable + other.unavailable,
+        )
+
+
+def _both(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]
+
+
 @dataclass(slots=True)
 class Traffic:
     reads: Counter[Store] = field(default_factory=Counter)
@@ -61,6 +86,12 @@ class Traffic:
         self._moves[key] = self._moves.pop(key, 0) + 1
         if len(self._moves) > WATCHED_KEYS:
             self._moves.popitem(last=False)
+
+    def totals(self) -> Totals:
+        reads, writes, failures = (
+            (count[Store.A], count[Store.B]) for count in (self.reads, self.writes, self.failures)
+        )
+        return Totals(reads, writes, failures, self.handoffs, self.stale_reads, self.unavailable)
 
     def answered(self) -> Answered:
         by_b = self.reads[Store.B] + self.writes[Store.B]

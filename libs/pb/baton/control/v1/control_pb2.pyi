@@ -80,6 +80,7 @@ class Gate(_message.Message):
     RUNBOOK_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     LEAST_SAMPLES_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     sentence: _builtins.str
     """What it asks for, in a sentence."""
@@ -93,6 +94,10 @@ class Gate(_message.Message):
     samples: _builtins.int
     """What the verdict is made from, and how much of it is needed; both 0 where nothing is counted."""
     least_samples: _builtins.int
+    seconds_left: _builtins.float
+    """Until there are enough samples, at the rate of the last minute. 0: there are enough, or nothing is counted.
+    Negative: not known, or never at that rate.
+    """
     def __init__(
         self,
         *,
@@ -104,10 +109,11 @@ class Gate(_message.Message):
         runbook: _builtins.str = ...,
         samples: _builtins.int = ...,
         least_samples: _builtins.int = ...,
+        seconds_left: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "samples", b"samples", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "samples", b"samples", "seconds_left", b"seconds_left", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,6 +145,26 @@ class Setting(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LimitsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     GENERATION_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     CANARY_PERMILLE_FIELD_NUMBER: _builtins.int
@@ -147,6 +173,7 @@ class Setting(_message.Message):
     REHEARSAL_FIELD_NUMBER: _builtins.int
     SHADOW_PERMILLE_FIELD_NUMBER: _builtins.int
     SHADOW_SAME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
     canary_permille: _builtins.int
@@ -165,6 +192,10 @@ class Setting(_message.Message):
     def rehearsal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Buckets that are at the other store for the time of a rehearsal."""
 
+    @_builtins.property
+    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Limits of gates and of automatic rollback that differ from the routers' own settings, by name."""
+
     def __init__(
         self,
         *,
@@ -176,14 +207,179 @@ class Setting(_message.Message):
         rehearsal: _abc.Iterable[_builtins.int] | None = ...,
         shadow_permille: _builtins.int = ...,
         shadow_same: _builtins.bool = ...,
+        limits: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "phase", b"phase", "rehearsal", b"rehearsal", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Setting: _TypeAlias = Setting  # noqa: Y015
+
+@_typing.final
+class Limit(_message.Message):
+    """A limit of a gate or of automatic rollback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    USUAL_FIELD_NUMBER: _builtins.int
+    IS_SET_FIELD_NUMBER: _builtins.int
+    LEAST_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    IS_WHOLE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As a router's setting has it: "gate_error_calls"."""
+    value: _builtins.float
+    """In force now."""
+    usual: _builtins.float
+    """Of this router's own settings; in force while the migration sets none."""
+    is_set: _builtins.bool
+    """The migration sets it."""
+    least: _builtins.float
+    most: _builtins.float
+    is_whole: _builtins.bool
+    sentence: _builtins.str
+    """What it limits, in a sentence, with its unit."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        usual: _builtins.float = ...,
+        is_set: _builtins.bool = ...,
+        least: _builtins.float = ...,
+        most: _builtins.float = ...,
+        is_whole: _builtins.bool = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_set", b"is_set", "is_whole", b"is_whole", "least", b"least", "most", b"most", "name", b"name", "sentence", b"sentence", "usual", b"usual", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class ListLimitsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitsRequest: _TypeAlias = ListLimitsRequest  # noqa: Y015
+
+@_typing.final
+class ListLimitsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]: ...
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        limits: _abc.Iterable[Global___Limit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitsResponse: _TypeAlias = ListLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SetLimitsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SetEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SET_FIELD_NUMBER: _builtins.int
+    UNSET_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Kept in the journal; required."""
+    generation: _builtins.int
+    """The generation that this decision was made on; 0 is any."""
+    @_builtins.property
+    def set(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By name. Errors: INVALID_ARGUMENT for an unknown name, and for a value out of range."""
+
+    @_builtins.property
+    def unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From now on the routers' own settings hold."""
+
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        set: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        unset: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "reason", b"reason", "set", b"set", "unset", b"unset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLimitsRequest: _TypeAlias = SetLimitsRequest  # noqa: Y015
+
+@_typing.final
+class SetLimitsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLimitsResponse: _TypeAlias = SetLimitsResponse  # noqa: Y015
 
 @_typing.final
 class JournalEntry(_message.Message):
@@ -407,6 +603,12 @@ class GetStatusResponse(_message.Message):
     LOGGED_PHASES_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
+    ROLLBACK_POSSIBLE_FIELD_NUMBER: _builtins.int
+    ROLLBACK_NOTE_FIELD_NUMBER: _builtins.int
+    PHASE_TIME_FIELD_NUMBER: _builtins.int
+    PHASE_ACTOR_FIELD_NUMBER: _builtins.int
+    PHASE_REASON_FIELD_NUMBER: _builtins.int
+    ROUTERS_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets whose target and whose rows are at B."""
     buckets_to_b: _builtins.int
@@ -431,6 +633,12 @@ class GetStatusResponse(_message.Message):
     """Acknowledged writes that going back now would lose."""
     permille_at_b: _builtins.int
     """Thousandths of the buckets that are at B now; negative when not known. The setting has the share that is wanted."""
+    rollback_possible: _builtins.bool
+    """False: no earlier phase can be entered; `rollback_note` says why."""
+    rollback_note: _builtins.str
+    """What going back now means, in words."""
+    phase_actor: _builtins.str
+    phase_reason: _builtins.str
     @_builtins.property
     def setting(self) -> Global___Setting: ...
     @_builtins.property
@@ -483,6 +691,14 @@ class GetStatusResponse(_message.Message):
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """Of each lane the latest job, newest first, without its report."""
 
+    @_builtins.property
+    def phase_time(self) -> _timestamp_pb2.Timestamp:
+        """When the phase was entered, by whom and why; unset when the journal does not reach back so far."""
+
+    @_builtins.property
+    def routers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterStatus]:
+        """This router first."""
+
     def __init__(
         self,
         *,
@@ -518,10 +734,16 @@ class GetStatusResponse(_message.Message):
         logged_phases: _abc.Iterable[Global___Phase.ValueType] | None = ...,
         ledger: Global___LedgerCounts | None = ...,
         jobs: _abc.Iterable[Global___Job] | None = ...,
+        rollback_possible: _builtins.bool = ...,
+        rollback_note: _builtins.str = ...,
+        phase_time: _timestamp_pb2.Timestamp | None = ...,
+        phase_actor: _builtins.str = ...,
+        phase_reason: _builtins.str = ...,
+        routers: _abc.Iterable[Global___RouterStatus] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "rollback_note", b"rollback_note", "rollback_possible", b"rollback_possible", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,6 +878,8 @@ class MeasuredCalls(_message.Message):
     RECENT_FAULTS_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    P99_SECONDS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     recent_calls: _builtins.int
     """Over the last half minute, for automatic rollback."""
@@ -663,6 +887,9 @@ class MeasuredCalls(_message.Message):
     calls: _builtins.int
     """Over the last minutes, for the gates."""
     faults: _builtins.int
+    calls_per_second: _builtins.float
+    """Over the last ten seconds. Negative: no call was answered in that time."""
+    p99_seconds: _builtins.float
     def __init__(
         self,
         *,
@@ -671,14 +898,45 @@ class MeasuredCalls(_message.Message):
         recent_faults: _builtins.int = ...,
         calls: _builtins.int = ...,
         faults: _builtins.int = ...,
+        calls_per_second: _builtins.float = ...,
+        p99_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "faults", b"faults", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "calls_per_second", b"calls_per_second", "faults", b"faults", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeasuredCalls: _TypeAlias = MeasuredCalls  # noqa: Y015
+
+@_typing.final
+class RouterStatus(_message.Message):
+    """A router that reports what it measures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    generation: _builtins.int
+    """Of the setting that it plans calls by; 0: not known."""
+    age_seconds: _builtins.float
+    """Since its last report."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        age_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "generation", b"generation", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterStatus: _TypeAlias = RouterStatus  # noqa: Y015
 
 @_typing.final
 class PlanPhaseRequest(_message.Message):

@@ -181,6 +181,16 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
                 _registered_method=True)
+        self.ListLimits = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListLimits',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListLimitsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
+        self.SetLimits = channel.unary_unary(
+                '/baton.control.v1.ControlService/SetLimits',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsResponse.FromString,
+                _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.SerializeToString,
@@ -392,6 +402,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLimits(self, request, context):
+        """Limits of gates and of automatic rollback, as they are in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLimits(self, request, context):
+        """Changes limits at all routers, within a second; kept in the journal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """What this process uses: tasks, memory, descriptors.
         """
@@ -546,6 +570,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ResolveConflict,
                     request_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.SerializeToString,
+            ),
+            'ListLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimits,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListLimitsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListLimitsResponse.SerializeToString,
+            ),
+            'SetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLimits,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1336,6 +1370,60 @@ class ControlService:
             '/baton.control.v1.ControlService/ResolveConflict',
             baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ListLimits',
+            baton_dot_control_dot_v1_dot_control__pb2.ListLimitsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ListLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/SetLimits',
+            baton_dot_control_dot_v1_dot_control__pb2.SetLimitsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.SetLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

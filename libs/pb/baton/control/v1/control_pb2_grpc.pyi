@@ -89,6 +89,10 @@ class ControlServiceStub:
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]
     """A person has looked at one; the journal keeps what was done about it."""
+    ListLimits: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListLimitsRequest, _control_pb2.ListLimitsResponse]
+    """Limits of gates and of automatic rollback, as they are in force."""
+    SetLimits: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetLimitsRequest, _control_pb2.SetLimitsResponse]
+    """Changes limits at all routers, within a second; kept in the journal."""
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -151,6 +155,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]  # type: ignore[assignment]
     """A person has looked at one; the journal keeps what was done about it."""
+    ListLimits: _aio.UnaryUnaryMultiCallable[_control_pb2.ListLimitsRequest, _control_pb2.ListLimitsResponse]  # type: ignore[assignment]
+    """Limits of gates and of automatic rollback, as they are in force."""
+    SetLimits: _aio.UnaryUnaryMultiCallable[_control_pb2.SetLimitsRequest, _control_pb2.SetLimitsResponse]  # type: ignore[assignment]
+    """Changes limits at all routers, within a second; kept in the journal."""
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """What this process uses: tasks, memory, descriptors."""
 
@@ -384,6 +392,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_conflicts_pb2.ResolveConflictResponse, _abc.Awaitable[_conflicts_pb2.ResolveConflictResponse]]:
         """A person has looked at one; the journal keeps what was done about it."""
+
+    @_abc_1.abstractmethod
+    def ListLimits(
+        self,
+        request: _control_pb2.ListLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListLimitsResponse, _abc.Awaitable[_control_pb2.ListLimitsResponse]]:
+        """Limits of gates and of automatic rollback, as they are in force."""
+
+    @_abc_1.abstractmethod
+    def SetLimits(
+        self,
+        request: _control_pb2.SetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetLimitsResponse, _abc.Awaitable[_control_pb2.SetLimitsResponse]]:
+        """Changes limits at all routers, within a second; kept in the journal."""
 
     @_abc_1.abstractmethod
     def GetVitals(

@@ -1,0 +1,136 @@
+"""`baton gates`: the limits of gates and of automatic rollback, as they are and changed while the migration runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from libs.text import plain
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, command, without_command
+from services.router.core.phase import Setting
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+View = dict[str, Any]
+
+
+def register(app: typer.Typer) -> None:
+    gates = typer.Typer(help="Limits of gates and of automatic rollback: list, set or unset them.")
+    without_command(gates, Common)(list_limits)
+    command(gates, "set", Changing)(set_limits)
+    command(gates, "unset", Changing)(unset_limits)
+    app.add_typer(gates, name="gates")
+
+
+def list_limits(options: Common) -> None:
+    """List the limits of gates and of automatic rollback. What the gates say
+    now is in `baton phase plan`.
+
+    \b
+    JSON keys: generation
+      limits: list of name value usual is_set least most sentence
+    usual: of this router's own settings, in force while is_set is false.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        answer = router.call("ListLimits", pb.ListLimitsRequest())
+    view = {"generation": answer.generation, "limits": [_view(limit) for limit in answer.limits]}
+    if options.json:
+        show.print_json(view)
+        return
+    table = show.table_of("limit", "value", "usual", "what it limits")
+    for limit in view["limits"]:
+        value = plain(limit["value"]) + (" (set)" if limit["is_set"] else "")
+        table.add_row(limit["name"], value, plain(limit["usual"]), limit["sentence"])
+    show.show(table)
+
+
+def set_limits(
+    options: Changing,
+    assignments: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE...", help="As `baton gates` lists them: gate_error_calls=200.")
+    ],
+) -> None:
+    """Change limits at every router, within a second. Needs --reason.
+
+    \b
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same set_flags limits (as they are now)
+      before (the same, as they were) dry_run effects
+    """
+    _change(options, dict(_parsed(text) for text in assignments), [])
+
+
+def unset_limits(
+    options: Changing,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `baton gates` lists them.")],
+) -> None:
+    """Let the routers' own settings hold again for these limits. Needs --reason.
+
+    \b
+    JSON keys: phase generation canary_percent hold shadow_percent
+      shadow_same set_flags limits (as they are now)
+      before (the same, as they were) dry_run effects
+    """
+    _change(options, {}, names)
+
+
+def _parsed(text: str) -> tuple[str, float]:
+    """Raises CommandFailed (usage)."""
+    name, equals, value = text.partition("=")
+    words = {"true": 1.0, "false": 0.0}
+    try:
+        return name.strip(), words[value.strip().lower()] if value.strip().lower() in words else float(value)
+    except ValueError:
+        shown = f"{text!r} is not valid: NAME=VALUE with a number, as gate_error_calls=200"
+        raise CommandFailed(shown if equals else f"{text!r} has no value: NAME=VALUE", Exit.USAGE) from None
+
+
+def _change(options: Changing, to_set: dict[str, float], unset: Sequence[str]) -> None:
+    from dataclasses import replace
+
+    from libs.errors import InvalidField
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.changes import Change, plan_of
+    from services.router.cli.client import control, setting_from_pb
+    from services.router.core.limits import changed
+    from services.router.core.phase import noted
+    from services.router.core.setting_changes import changes
+
+    if not options.reason.strip():
+        raise CommandFailed("--reason is needed: why the limits change; the journal keeps it", Exit.USAGE)
+
+    def move(setting: Setting) -> Setting:
+        return replace(noted(setting), limits=changed(setting.limits, to_set, tuple(unset)))
+
+    with control(options) as router:
+        planned = plan_of(router)
+        before = setting_from_pb(planned.setting)
+        try:
+            effects = changes(before, move(before)) or ["nothing changes: the limits are as they are asked for"]
+        except InvalidField as error:
+            raise CommandFailed(error.message, Exit.USAGE) from None
+        request = pb.SetLimitsRequest(
+            actor=options.who, reason=options.reason, generation=before.generation, set=to_set, unset=unset
+        )
+        Change(move, "SetLimits", request, [*effects, "in force at every router within a second"]).run(
+            options, router, planned
+        )
+
+
+def _view(limit: pb.Limit) -> View:
+    return {
+        "name": limit.name,
+        "value": limit.value,
+        "usual": limit.usual,
+        "is_set": limit.is_set,
+        "least": limit.least,
+        "most": limit.most,
+        "sentence": limit.sentence,
+    }

@@ -1,0 +1,52 @@
+"""What going back to A now means. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.router.core.phase import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class AtB:
+    """What is known of B."""
+
+    reachable: bool
+    owned_records: int | None
+    """When it last answered; None: it never did."""
+    records_per_second: float
+    """Of the last hand-over; 0: none was measured."""
+
+
+class RollbackCost(NamedTuple):
+    possible: bool
+    records: int | None
+    """To bring home; None: not known."""
+    seconds: float | None
+    """Until they are home; None: not known."""
+    note: str
+    """In words."""
+
+
+def rollback_cost(setting: Setting, b: AtB) -> RollbackCost:
+    if not setting.rule.way_back:
+        why = f"not possible: {setting.phase.value} has no way back, A may be shut down or behind"
+        return RollbackCost(False, None, None, why)
+    records = b.owned_records
+    if not b.reachable:
+        waits = "an unknown number of records" if records is None else f"{records} records"
+        if records == 0:
+            return RollbackCost(True, 0, 0.0, "nothing to bring home; B is out of reach")
+        return RollbackCost(
+            True,
+            records,
+            None,
+            f"B is out of reach: {waits} wait for it and come home when it answers again. Until then their writes are"
+            " UNAVAILABLE and their reads come from A, marked stale. If B is lost: baton recover B",
+        )
+    if not records:
+        return RollbackCost(True, records, 0.0 if records == 0 else None, "nothing to bring home")
+    seconds = records / b.records_per_second if b.records_per_second > 0 else None
+    shown = "no rate was measured yet" if seconds is None else f"about {max(seconds, 1.0):.0f} s"
+    return RollbackCost(True, records, seconds, f"{records} records to bring home to A, {shown}, 0 writes lost")

@@ -1,0 +1,154 @@
+"""What an operator is shown: the cost of going back, what needs attention, how long gates still need, the status."""
+
+from io import StringIO
+
+import pytest
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.record.v1 import record_pb2
+from services.router.cli import show
+from services.router.cli.views import status_view
+from services.router.core.attention import StoreSeen, attention
+from services.router.core.gates import GateResult, Verdict
+from services.router.core.measure import Counts
+from services.router.core.pace import Pace
+from services.router.core.phase import Phase, Setting
+from services.router.core.rollback_cost import AtB, rollback_cost
+
+CUTOVER = Setting(9, Phase.CUTOVER)
+
+
+@pytest.mark.parametrize(
+    ("setting", "b", "expected"),
+    [
+        (Setting(9, Phase.DEPRECATED), AtB(True, 201, 200.0), (False, None, None, "not possible: DEPRECATED has no")),
+        (CUTOVER, AtB(False, 201, 200.0), (True, 201, None, "B is out of reach: 201 records wait for it")),
+        (CUTOVER, AtB(False, None, 0.0), (True, None, None, "B is out of reach: an unknown number of records wait")),
+        (CUTOVER, AtB(False, 0, 0.0), (True, 0, 0.0, "nothing to bring home; B is out of reach")),
+        (CUTOVER, AtB(True, 201, 67.0), (True, 201, 3.0, "201 records to bring home to A, about 3 s, 0 writes lost")),
+        (CUTOVER, AtB(True, 201, 0.0), (True, 201, None, "201 records to bring home to A, no rate was measured yet")),
+        (CUTOVER, AtB(True, 0, 67.0), (True, 0, 0.0, "nothing to bring home")),
+    ],
+)
+def test_the_cost_of_going_back_is_what_is_true(
+    setting: Setting, b: AtB, expected: tuple[bool, int | None, float | None, str]
+) -> None:
+    cost = rollback_cost(setting, b)
+    assert cost[:3] == expected[:3]
+    assert cost.note.startswith(expected[3])
+
+
+def test_while_b_is_away_the_cost_says_what_waits_and_until_when_reads_are_stale() -> None:
+    note = rollback_cost(CUTOVER, AtB(False, 201, 200.0)).note
+    assert "come home when it answers again. Until then their writes are UNAVAILABLE" in note
+    assert "reads come from A, marked stale" in note
+
+
+WELL = StoreSeen("B", True, True, "", "", 0, Counts(600, 2))
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        (WELL, []),
+        (StoreSeen("B", False, False, "no answer in 1 s", "", 0, Counts()), ["store B is out of reach: no answer"]),
+        (StoreSeen("B", True, False, "fenced", "", 0, Counts()), ["store B does not serve: fenced"]),
+        (
+            StoreSeen("B", True, True, "", "", 0, Counts(600, 156)),
+            ["26 % of 600 calls to store B failed by its fault in half a minute"],
+        ),
+        (StoreSeen("B", True, True, "", "", 0, Counts(19, 19)), []),
+        (StoreSeen("A", True, True, "", "OFFSET_GONE", 3, Counts()), ["the feed into store A stands", "store A could"]),
+    ],
+)
+def test_what_needs_a_person_is_named(store: StoreSeen, words: list[str]) -> None:
+    found = attention([store], "", [], 0.005)
+    assert len(found) == len(words)
+    assert all(line.startswith(start) for line, start in zip(found, words, strict=True))
+
+
+def test_a_log_that_is_away_and_a_failed_job_need_a_person() -> None:
+    log, job = attention([WELL], "no broker", ["job backfill-1 FAILED: disk full"], 0.005)
+    assert log == "the event log is out of reach, so neither store follows the other: no broker"
+    assert job == "job backfill-1 FAILED: disk full: baton jobs resume or cancel"
+
+
+def result(samples: int, least: int = 600) -> GateResult:
+    return GateResult("error-rate", "", Verdict.INCONCLUSIVE, "", "", samples=samples, least_samples=least)
+
+
+def left(pace: Pace, samples: int, now: float) -> float | None:
+    (noted,) = pace.noted([result(samples)], now)
+    return noted.seconds_left
+
+
+def test_a_gate_says_how_long_until_it_has_seen_enough() -> None:
+    pace = Pace()
+    assert left(pace, 100, 0.0) is None
+    assert left(pace, 100, 1.0) is None
+    assert left(pace, 200, 10.0) == pytest.approx(40.0)
+    assert left(pace, 600, 50.0) == 0.0
+
+
+def test_a_gate_that_gains_nothing_or_loses_samples_gives_no_time() -> None:
+    pace = Pace()
+    left(pace, 100, 0.0)
+    assert left(pace, 100, 30.0) is None
+    assert left(pace, 90, 40.0) is None
+
+
+def test_the_time_that_is_left_is_of_the_last_minute() -> None:
+    pace = Pace()
+    for second in range(0, 61, 10):
+        left(pace, 10 * second, float(second))
+    assert left(pace, 500, 100.0) == pytest.approx(60.0), "100 more, at 100 in the last minute"
+
+
+def status(columns: int) -> str:
+    """A full status, on a screen of so many columns."""
+    answer = pb.GetStatusResponse(
+        setting=pb.Setting(generation=7, phase=pb.PHASE_DUAL_WRITE, canary_permille=500),
+        buckets=1024,
+        buckets_at_b=512,
+        permille_at_b=500,
+        rollback_note="201 records to bring home to A, about 3 s, 0 writes lost",
+        alerts=["26 % of 600 calls to store B failed by its fault in half a minute"],
+        next=pb.PHASE_DUAL_READ,
+        gates=[pb.Gate(name="error-rate", verdict=pb.VERDICT_INCONCLUSIVE, samples=100, least_samples=600)],
+        phase_actor="ann@host",
+        phase_reason="canary",
+    )
+    answer.phase_time.GetCurrentTime()
+    answer.gates[0].seconds_left = 50
+    for store, name in ((record_pb2.STORE_A, "sqlite 3.40.1"), (record_pb2.STORE_B, "postgresql 15.6")):
+        answer.stores.add(store=store, reachable=True, serving=True, backend=name, records=1_000_000, reads=123_456)
+        answer.measured.add(store=store, recent_calls=600, recent_faults=156, calls_per_second=20.0, p99_seconds=0.0123)
+    screen = StringIO()
+    console = show.console()
+    console.file, console.width = screen, columns
+    console.print(show.status_screen(status_view(answer)))
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_status_is_readable_at_80_columns(columns: int) -> None:
+    text = status(columns)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
+    for words in ("sqlite 3.40.1", "postgresql 15.6", "1000000, owns 0", "20.0/s", "P99 12.3 ms", "look at this"):
+        assert words in text, text
+    whole = " ".join(text.split())
+    for words in (
+        "156 faults of 600 calls (26 %)",
+        "by ann@host: canary",
+        "error-rate has 100 of 600, about 50 s to go",
+    ):
+        assert words in whole, text
+
+
+def test_the_status_fits_on_one_line_too() -> None:
+    answer = pb.GetStatusResponse(setting=pb.Setting(generation=7, phase=pb.PHASE_OFF), alerts=["B is away"])
+    answer.stores.add(reachable=False)
+    answer.stores.add(reachable=True, serving=True)
+    line = show.status_line(status_view(answer))
+    assert "\n" not in line
+    assert line.startswith("OFF (generation 7) | 0 of 0 buckets at B | A out of reach") and "B is away" in line
