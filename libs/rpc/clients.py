@@ -1,11 +1,13 @@
 """Clients that call in a way that ends one day: seen, named, warned in each answer's headers, and served all the same.
 
-A name is for people who look for the last such client; nothing is decided by it, so a client may call itself anything.
+A client gives itself a name, or many. A gate waits for the last such client to stop, so no caller may push another one
+out: a name that was seen stays, a host has a bounded number of names, and calls under further names are counted as the
+host's.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +16,16 @@ from libs.rpc import metadata
 from libs.rpc.errors import Context
 
 MOST_CLIENTS = 200
-"""That are remembered, the last ones that called."""
+"""Names of one listener, those that count for several clients not included."""
+
+MOST_OF_A_HOST = 10
+"""Names that clients of one host choose, and as many that they do not."""
+
+MOST_HOSTS = 100
+"""Hosts whose further names are counted apart."""
+
+OTHERS = "other clients"
+"""Counts the calls of clients that have no entry."""
 
 _NAME_CHARACTERS = 120
 
@@ -43,6 +54,8 @@ class Clients:
         self._everybody = everybody
         self._notice = notice
         self._seen: OrderedDict[str, SeenClient] = OrderedDict()
+        self._names_of: Counter[tuple[str, bool]] = Counter()
+        """How many names each host has, and apart from them, how many without a name of the client's choice."""
 
     def __repr__(self) -> str:
         return f"<Clients {len(self._seen)}>"
@@ -54,13 +67,25 @@ class Clients:
             newest = self._schemas.newest
             warnings.append(f"schema version {version} is old: say {self._schemas.metadata}: {newest} in the metadata")
         if warnings or self._everybody:
-            self._count(name_of(context), version)
+            self._count(self._entry(name_of(context), context), version)
         if warnings:
             await context.send_initial_metadata(((metadata.DEPRECATED, "; ".join(warnings)),))
 
     def seen(self) -> list[SeenClient]:
         """The last to call first."""
         return list(reversed(self._seen.values()))
+
+    def _entry(self, name: str, context: Context) -> str:
+        """The name that counts this call."""
+        if name in self._seen:
+            return name
+        host = _host(context.peer())
+        share = (host, bool(_own_name(context)))
+        if self._names_of[share] < MOST_OF_A_HOST and self._names_of.total() < MOST_CLIENTS:
+            self._names_of[share] += 1
+            return name
+        others = f"{OTHERS} at {host}"
+        return others if others in self._seen or len(self._seen) < MOST_CLIENTS + MOST_HOSTS else OTHERS
 
     def _count(self, name: str, version: int) -> None:
         now = self._clock.monotonic()
@@ -69,16 +94,19 @@ class Clients:
         client.calls += 1
         client.last_at = now
         self._seen[name] = client
-        if len(self._seen) > MOST_CLIENTS:
-            self._seen.popitem(last=False)
 
 
 def name_of(context: Context) -> str:
     """What a caller calls itself, else its program and host."""
     found: dict[str, Any] = dict(context.invocation_metadata() or ())
-    own = found.get(metadata.CLIENT)
-    name = own if isinstance(own, str) and own else f"{found.get('user-agent', '')} at {_host(context.peer())}"
+    name = _own_name(context) or f"{found.get('user-agent', '')} at {_host(context.peer())}"
     return name[:_NAME_CHARACTERS].strip()
+
+
+def _own_name(context: Context) -> str:
+    found: dict[str, Any] = dict(context.invocation_metadata() or ())
+    own = found.get(metadata.CLIENT)
+    return own if isinstance(own, str) else ""
 
 
 def _host(peer: str) -> str:

@@ -11,6 +11,7 @@ from libs.ownership.model import Store
 from libs.telemetry.latency import Recent, bounds, bucket_edges, bucket_of_seconds, ranks
 from services.router.core.measure import (
     ERROR_MINUTES,
+    LATE_SECONDS,
     LEAST_A_MINUTE,
     MINUTES,
     SECONDS,
@@ -44,6 +45,33 @@ def test_a_denial_shows_that_a_store_is_there_but_is_no_call() -> None:
     meter.denied(A, 5.0)
     ((a, b),) = meter.seconds(6.0)
     assert (a, a.answered, a.rate, b) == (Counts(0, 0, 1), 1, 0.0, Counts())
+
+
+def test_a_short_deadline_that_passes_is_no_fault_of_a_store_that_answers_others() -> None:
+    meter = Meter()
+    for call in range(100):
+        now = 10 + call * 0.1
+        fed(meter, B, 1, now)
+        assert not meter.is_late(B, now - 0.09, now + 0.05)
+
+
+def test_a_store_that_had_a_second_for_one_attempt_is_late_whatever_it_answers_others() -> None:
+    meter = Meter()
+    fed(meter, B, 1, 11.9)
+    assert meter.is_late(B, 12.0 - LATE_SECONDS, 12.0)
+    assert not meter.is_late(B, 11.95, 12.09), "that one had its answers meanwhile"
+
+
+def test_a_store_that_answers_nothing_for_a_second_is_late_for_the_shortest_deadline() -> None:
+    meter = Meter()
+    fed(meter, B, 1, 10.0)
+    late = [meter.is_late(B, 100 + call * 0.1, 100.14 + call * 0.1) for call in range(20)]
+    assert late == [call * 0.1 + 0.14 >= LATE_SECONDS for call in range(20)]
+    meter.add(B, "update", False, None, True, 103.0)
+    assert meter.is_late(B, 103.0, 103.14), "a fault is no answer"
+    meter.denied(B, 103.2)
+    assert not meter.is_late(B, 103.2, 103.34)
+    assert not meter.is_late(A, 103.2, 103.34), "each store for itself"
 
 
 def test_what_is_kept_is_bounded_whatever_happens() -> None:

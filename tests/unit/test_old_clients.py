@@ -16,7 +16,7 @@ from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc import metadata
-from libs.rpc.clients import MOST_CLIENTS, Clients
+from libs.rpc.clients import MOST_CLIENTS, MOST_HOSTS, MOST_OF_A_HOST, OTHERS, Clients
 from libs.rpc.server import RawService
 from libs.sandboxes.schema import METADATA
 from tests.unit.backends import CONTRACT, Backend, backend, listening, new, refusal
@@ -247,16 +247,48 @@ async def test_what_is_passed_on_says_whose_call_it_is_and_what_it_speaks() -> N
     assert heard[1][metadata.CLIENT] == "billing"
 
 
-async def test_the_list_of_clients_has_a_limit() -> None:
-    class Call:
-        def __init__(self, name: str) -> None:
-            self.name = name
+class Call:
+    """A call of a client that gives itself a name, or does not."""
 
-        def invocation_metadata(self) -> Any:
-            return ((metadata.CLIENT, self.name),)
+    def __init__(self, name: str, host: str) -> None:
+        self.name = name
+        self.host = host
 
+    def invocation_metadata(self) -> Any:
+        return ((metadata.CLIENT, self.name),) if self.name else (("user-agent", "grpc"),)
+
+    def peer(self) -> str:
+        return f"ipv4:{self.host}:4711"
+
+
+async def noted(clients: Clients, *calls: Call) -> list[str]:
+    for call in calls:
+        await clients.note(call, 2)  # type: ignore[arg-type]
+    return [client.name for client in clients.seen()]
+
+
+async def test_a_client_is_not_pushed_out_by_one_that_invents_names() -> None:
     clients = Clients(CONTRACT.schemas, ManualClock(), everybody=True)
-    for number in range(MOST_CLIENTS + 10):
-        await clients.note(Call(f"client {number}"), 2)  # type: ignore[arg-type]
-    names = [client.name for client in clients.seen()]
-    assert names == [f"client {number}" for number in range(MOST_CLIENTS + 9, 9, -1)]
+    flood = [Call(f"invented {number}", "10.6.6.6") for number in range(2 * MOST_CLIENTS)]
+    await noted(clients, Call("billing", "10.0.0.1"), Call("", "10.6.6.6"))
+    names = await noted(clients, *flood, Call("orders", "10.0.0.2"))
+    assert {"billing", "orders", "grpc at 10.6.6.6"} < set(names)
+    assert names[:2] == ["orders", f"{OTHERS} at 10.6.6.6"]
+    assert len(names) == 3 + MOST_OF_A_HOST + 1
+    others = next(client for client in clients.seen() if client.name.startswith(OTHERS))
+    assert others.calls == 2 * MOST_CLIENTS - MOST_OF_A_HOST, "each call of the flood is counted"
+
+
+async def test_a_client_without_a_name_of_its_own_is_seen_behind_a_flood_of_names_of_its_host() -> None:
+    clients = Clients(CONTRACT.schemas, ManualClock(), everybody=True)
+    flood = [Call(f"invented {number}", "10.6.6.6") for number in range(2 * MOST_CLIENTS)]
+    assert (await noted(clients, *flood, Call("", "10.6.6.6")))[0] == "grpc at 10.6.6.6"
+
+
+async def test_the_list_of_clients_has_a_limit_and_counts_every_call() -> None:
+    clients = Clients(CONTRACT.schemas, ManualClock(), everybody=True)
+    hosts = [f"10.0.{number // 256}.{number % 256}" for number in range(4 * MOST_CLIENTS)]
+    names = await noted(clients, *(Call(f"{host} {name}", host) for host in hosts for name in "ab"))
+    assert names[0] == OTHERS, "the last host found no entry, and its call is evidence all the same"
+    assert len(names) == MOST_CLIENTS + MOST_HOSTS + 1
+    assert sum(client.calls for client in clients.seen()) == 2 * len(hosts)

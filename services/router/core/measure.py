@@ -26,6 +26,9 @@ MINUTES = 60
 ERROR_MINUTES = 10
 """How many of them the error rates are made of."""
 
+LATE_SECONDS = 1.0
+"""A store that does not answer an attempt for so long has failed, however little time its caller gave it."""
+
 LEAST_A_MINUTE = 10
 """Calls that each store must have served in a minute, for that minute to compare them."""
 
@@ -121,6 +124,9 @@ class Meter:
         self._ends = 0.0
         self._second = _second()
         self._seconds: deque[dict[Store, _Second]] = deque(maxlen=SECONDS)
+        self._answered_at: dict[Store, float] = {}
+        self._silent_since: dict[Store, float] = {}
+        """Start of the first attempt whose deadline passed, after the store's last answer."""
         self._minute: _Minute = {}
         self._minutes: deque[_Minute] = deque([self._minute], maxlen=MINUTES)
 
@@ -129,6 +135,8 @@ class Meter:
         fault took says nothing of how fast a store works, so it is not kept."""
         if now >= self._ends:
             self._roll(now)
+        if not fault:
+            self._heard(store, now)
         second = self._second[store]
         second.calls += 1
         key = (store, operation, is_read)
@@ -148,7 +156,21 @@ class Meter:
         """A store has answered that it is not the owner, or for the other store."""
         if now >= self._ends:
             self._roll(now)
+        self._heard(store, now)
         self._second[store].denials += 1
+
+    def is_late(self, store: Store, began: float, now: float) -> bool:
+        """Whether the store is at fault when an attempt's deadline passes without an answer.
+
+        A deadline is its caller's choice. The store is at fault if it had LATE_SECONDS for this attempt, or if it has
+        answered no attempt at all since a deadline began to pass so long ago: then it hangs.
+        """
+        silent_since = self._silent_since.setdefault(store, max(began, self._answered_at.get(store, began)))
+        return now - min(began, silent_since) >= LATE_SECONDS
+
+    def _heard(self, store: Store, now: float) -> None:
+        self._answered_at[store] = now
+        self._silent_since.pop(store, None)
 
     def compared(self, store: Store, operation: str, is_read: bool, seconds: float, now: float) -> None:
         """How long a call took that no client waited for, so that the other store's can be compared with it."""

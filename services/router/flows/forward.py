@@ -100,7 +100,7 @@ class Forward:
         try:
             answered = await self._planned(call, chosen)
         except BatonError as error:
-            self._traffic.note(call.bucket, failed=not isinstance(error, Refused) or error.is_fault)
+            self._traffic.note(call.bucket, failed=not isinstance(error, Refused) or error.counts_as_fault)
             raise
         self._traffic.note(call.bucket, failed=False)
         return answered
@@ -110,9 +110,9 @@ class Forward:
         try:
             answer = await (self._read(call, chosen.store) if call.method.is_read else self._write(call, chosen))
         except Refused as refused:
-            if refused.is_fault:
+            if refused.counts_as_fault:
                 self._traffic.failures[refused.store] += 1
-            else:
+            elif not refused.is_fault:
                 counted[refused.store] += 1
             raise
         counted[answer.store] += 1
@@ -160,7 +160,7 @@ class Forward:
         try:
             return await self._send(away.store.other, call)
         except (NotOwner, Refused):
-            self._traffic.failures[away.store] += 1
+            self._traffic.failures[away.store] += away.counts_as_fault
             raise OwnerUnavailable(store=away.store.value) from None
 
     async def _read(self, call: ClientCall, to: Store) -> Answer:

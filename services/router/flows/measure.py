@@ -40,9 +40,6 @@ FRESH_SECONDS = 5.0
 LOAD_SECONDS = 10
 """What is measured over so long says how live traffic fares now."""
 
-PATIENCE_SECONDS = 0.05
-"""A deadline that is shorter is its caller's impatience: that it passes is no fault of a store."""
-
 NOTHING = ShadowCounts()
 NO_TOTALS = Totals()
 
@@ -80,7 +77,8 @@ class Attempt(NamedTuple):
 
 
 async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Awaitable[T]) -> T:
-    """What `answering` returns or raises, measured. A caller who leaves leaves nothing."""
+    """What `answering` returns or raises, measured. A cancelled caller leaves no measurement, nor does a deadline that
+    was too short: then the error says that it is not the store's fault."""
     began = clock.monotonic()
     try:
         answer = await answering
@@ -88,8 +86,11 @@ async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Await
         meter.denied(attempt.store, clock.monotonic())
         raise
     except Refused as refused:
-        if not _is_impatience(refused, attempt):
-            _add(meter, attempt, began, clock.monotonic(), fault=refused.is_fault)
+        now = clock.monotonic()
+        passed = refused.error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        refused.too_short = passed and not meter.is_late(attempt.store, began, now)
+        if not refused.too_short:
+            _add(meter, attempt, began, now, fault=refused.is_fault)
         raise
     _add(meter, attempt, began, clock.monotonic(), fault=False)
     return answer
@@ -101,10 +102,6 @@ def _add(meter: Meter, attempt: Attempt, began: float, now: float, *, fault: boo
         meter.add(store, operation, is_read, now - began, fault, now)
     else:
         meter.denied(store, now)
-
-
-def _is_impatience(refused: Refused, attempt: Attempt) -> bool:
-    return attempt.timeout_seconds < PATIENCE_SECONDS and refused.error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)

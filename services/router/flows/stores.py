@@ -44,6 +44,8 @@ class Refused(BatonError):
         self.error = error
         self.code = error.code().name
         self.reason = reason_of(error)[0] or self.code
+        self.too_short = False
+        """The caller's deadline passed before a healthy store could answer."""
 
     @property
     def is_fault(self) -> bool:
@@ -51,6 +53,11 @@ class Refused(BatonError):
         if self.reason == TokenRefused.reason:
             return True
         return self.error.code() in _FAULTS and self.reason not in _OF_THE_LOG
+
+    @property
+    def counts_as_fault(self) -> bool:
+        """For counters that gates and people judge a store by."""
+        return self.is_fault and not self.too_short
 
 
 class Away(Refused):
