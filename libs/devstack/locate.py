@@ -3,6 +3,7 @@
 `python -m libs.devstack` uses the same look-ups, so that it gets exactly what the servers will later look for.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from libs.devstack.errors import ServerMissing
 PROJECT_ROOT = Path(__file__).parents[2]
 KAFKA_DEPLOY = PROJECT_ROOT / "deploy" / "kafka"
 KAFKA_JARS = PROJECT_ROOT / "build" / "kafka" / "jars"
-POSTGRES_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE = (
+POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE = (
     "postgresql",
+    "pgbouncer",
     "redis-server",
     "default-jre-headless",
     "maven",
@@ -47,6 +49,13 @@ def postgres_bin() -> Path:
         f"PostgreSQL is missing: no folder {_DEBIAN_POSTGRES}/*/bin and no folder on PATH has all of "
         f"{', '.join(_POSTGRES_PROGRAMS)}. Debian: apt-get install {POSTGRES_PACKAGE}"
     )
+
+
+def pgbouncer() -> Path:
+    """The program pgbouncer, a connection pooler. Raises ServerMissing."""
+    # Debian keeps it where only root looks.
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    return Path(found) if found else _program("pgbouncer", "The pooler pgbouncer", PGBOUNCER_PACKAGE)
 
 
 def redis_server() -> Path:

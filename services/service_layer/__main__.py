@@ -1,4 +1,5 @@
-"""Starts the new service: `python -m services.service_layer`; `migrate` brings its database to this version.
+"""Starts the new service: `python -m services.service_layer`; `migrate` brings its database to this version, `check`
+says whether the database fits, and changes nothing.
 
 PostgreSQL and Redis are imported only by a process that uses them: it takes a second or two.
 """
@@ -54,6 +55,15 @@ async def migrate(settings: ServiceLayerSettings) -> None:
         log.info("the database is ready: %s", store.backend)
 
 
+async def check(settings: ServiceLayerSettings) -> None:
+    if settings.file is not None:
+        log.info("the embedded store is a file: there is no server to check")
+        return
+    from services.service_layer.store import postgres_schema
+
+    log.info("the database fits: %s", await postgres_schema.check(settings.database))
+
+
 def _open_store(settings: ServiceLayerSettings) -> AbstractAsyncContextManager[StorePorts]:
     clock = SystemClock()
     if settings.file is not None:
@@ -97,4 +107,4 @@ async def _open_locks(settings: ServiceLayerSettings) -> AsyncIterator[LockManag
 
 
 if __name__ == "__main__":
-    sys.exit(main("service_layer", ServiceLayerSettings, {SERVE: serve, "migrate": migrate}))
+    sys.exit(main("service_layer", ServiceLayerSettings, {SERVE: serve, "migrate": migrate, "check": check}))

@@ -21,9 +21,10 @@ from libs.eventlog.port import Event
 from libs.ownership.model import Store, Version
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import record_to_pb
+from libs.postgres import UnfitDatabase
 from libs.store.port import FeedStep, NewerSchema, Parked, Position, StoreUnavailable
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
-from services.service_layer.store.postgres_errors import StartAgain, UnfitDatabase, translated
+from services.service_layer.store.postgres_errors import StartAgain, translated
 from services.service_layer.store.postgres_pool import normalised
 from services.service_layer.store.postgres_schema import migrate
 from tests.contracts.store_adapters import own, put, record_of, row_of, served_of

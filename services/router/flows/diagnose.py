@@ -73,7 +73,10 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     subject = f"store {view.store}"
     status = view.status
     if status is None or view.trouble:
-        remedy = f"start {subject}, and compare its internal address and token with this router's settings"
+        remedy = (
+            f"start {subject}, and compare its internal address and token with this router's settings; if it does not"
+            " start, the last line of its log says what its database lacks"
+        )
         return [Finding(Level.FAIL, subject, f"out of reach: {view.trouble}", remedy)]
     if STORES.get(status.store, view.store) is not view.store:
         remedy = "exchange the addresses of the stores in this router's settings"

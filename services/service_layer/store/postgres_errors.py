@@ -17,10 +17,6 @@ class StartAgain(BatonError):
     reason = "LOCK_TIMEOUT"
 
 
-class UnfitDatabase(BatonError):
-    """The database cannot keep what this store promises."""
-
-
 SQLSTATES: dict[str, type[BatonError] | None] = {
     # Single codes, where the class says too little.
     "23505": StartAgain,  # unique_violation: somebody else made the row, or served the request, at the same time
@@ -32,7 +28,6 @@ SQLSTATES: dict[str, type[BatonError] | None] = {
     "53300": Overloaded,  # too_many_connections
     "42501": StoreUnavailable,  # insufficient_privilege: the role has lost a right
     "42P01": StoreUnavailable,  # undefined_table: somebody has dropped or renamed it
-    "42703": StoreUnavailable,  # undefined_column
     # Classes: the first two characters, https://www.postgresql.org/docs/current/errcodes-appendix.html
     "08": StoreUnavailable,  # connection exception
     "25": StoreUnavailable,  # invalid transaction state: a standby, an idle timeout, a transaction that has failed

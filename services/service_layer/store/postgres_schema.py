@@ -11,8 +11,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from libs.postgres import UnfitDatabase, check_fitness
 from libs.store.port import NewerSchema, StoreUnavailable
-from services.service_layer.store.postgres_errors import FOREIGN, UnfitDatabase, translated
+from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_pool import normalised
 
 COMMAND = "python -m services.service_layer migrate"
@@ -22,9 +23,6 @@ _MIGRATION_LOCK = 0x6261746F6E  # one bigint in the server's space of advisory l
 _LOCK_SECONDS = 60
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 3600.0
-
-DURABLE = ("on", "remote_apply")
-"""Of `synchronous_commit`: after a commit the change survives the loss of power here."""
 
 
 async def migrate(dsn: str, search_path: str = "") -> str:
@@ -38,15 +36,19 @@ async def migrate(dsn: str, search_path: str = "") -> str:
 
 
 async def check(dsn: str) -> str:
-    """Raises UnfitDatabase for a server that does not keep what it committed, is a standby, or has an older schema or
-    none; NewerSchema; StoreUnavailable. Returns the server's name and version for people."""
+    """Return the server's name and version for people.
+
+    Raises UnfitDatabase for a server that does not fit (`libs.postgres`) or has an older schema or none; NewerSchema;
+    StoreUnavailable.
+    """
     return await _with_engine(dsn, change=False)
 
 
 async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
-    # A plain connection, without the settings that the pools impose: it shows the server as it is.
+    address = normalised(dsn)
+    # Plain connections, without the settings that the pools impose: they show the server as it is.
     engine = create_async_engine(
-        normalised(dsn),
+        address,
         poolclass=NullPool,
         connect_args={
             "timeout": _CONNECT_SECONDS,
@@ -55,6 +57,7 @@ async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
         },
     )
     try:
+        await check_fitness(address.replace("+asyncpg", "", 1))
         return await (_migrate(engine) if change else _check(engine))
     except FOREIGN as error:
         raise (translated(error) or StoreUnavailable(str(error))) from error
@@ -64,7 +67,6 @@ async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
 
 async def _migrate(engine: AsyncEngine) -> str:
     async with engine.begin() as connection:
-        await connection.run_sync(_refuse_unfit)
         await connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
         await connection.run_sync(_upgrade)
@@ -73,7 +75,6 @@ async def _migrate(engine: AsyncEngine) -> str:
 
 async def _check(engine: AsyncEngine) -> str:
     async with engine.connect() as connection:
-        await connection.run_sync(_refuse_unfit)
         version = await connection.run_sync(_version)
         if version != _head():
             _refuse_newer(version)
@@ -81,17 +82,6 @@ async def _check(engine: AsyncEngine) -> str:
             raise UnfitDatabase(f"database schema: {known} is not {_head()}: run `{COMMAND}`")
         server = (await connection.execute(text("SHOW server_version"))).scalar_one()
         return f"postgresql {str(server).split()[0]}"
-
-
-def _refuse_unfit(connection: Connection) -> None:
-    if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
-        raise UnfitDatabase("the database server is a standby: give the primary's address")
-    for setting, good in (("synchronous_commit", DURABLE), ("fsync", ("on",))):
-        value = connection.execute(text(f"SHOW {setting}")).scalar_one()
-        if value not in good:
-            raise UnfitDatabase(
-                f"{setting}: {value} is not valid: acknowledged writes could be lost; set it to {' or '.join(good)}"
-            )
 
 
 def _upgrade(connection: Connection) -> None:
