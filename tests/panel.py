@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -40,6 +40,7 @@ from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.replay import Replay
 from services.router.flows.transfer import Transfer
+from services.router.flows.under_way import under_way
 from services.router.flows.validate import Validate
 from tests.contracts.pb.toy import shelf_pb2
 from tests.shelf import CONTRACT
@@ -143,7 +144,8 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = reconciling.evidence(last_audit.evidence(seen))
-        return measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        seen = measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        return replace(seen, under_way=under_way(jobs, running.mover, observer))
 
     measurement = Measurement(
         running.control,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.backend.admission import Admission
 from libs.backend.calls import Calls, Surroundings
@@ -33,15 +33,16 @@ from libs.store.memory import MemoryStore
 from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
 from services.router.core.flags import FlagNames
+from services.router.core.gates import Evidence, GateResult
 from services.router.core.ledger import LedgerLimits
-from services.router.core.phase import Phase
+from services.router.core.phase import LAST_STEP_CONFIRM, Phase, Setting
 from services.router.flows.absences import Absences
 from services.router.flows.flags import Switches
 from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.ledger import Auditor
 from services.router.flows.listing import Listing
-from services.router.flows.migration import Migration
+from services.router.flows.migration import Decision, Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.relay import Relay
@@ -51,6 +52,14 @@ from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
 from services.router.flows.watching import Watching
 from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
+
+
+async def step(migration: Migration, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
+    """Enter the next phase, whichever it is."""
+    to = (await migration.plan()).next
+    if to is None:
+        raise AssertionError("there is no step forward")
+    return await migration.advance(decision, to, LAST_STEP_CONFIRM)
 
 
 @dataclass
@@ -135,6 +144,9 @@ QUICK_LEDGER = LedgerLimits(permille=1000, settle_seconds=0.0, again_seconds=0.0
 
 WATCH_PATIENCE_SECONDS = 1.0
 
+LONG_SECONDS = 1e9
+"""In which no client has called A directly."""
+
 QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
 
 
@@ -168,9 +180,12 @@ async def running_system(
         handoffs = Handoffs(transfer, Absences(transfer), traffic)
         the_mover = Mover(stores, transfer, setting, control, "router-1", clock)
         observer = Observer(stores, log, clock, interval_seconds=0.02)
-        migration = Migration(
-            control, setting, lambda current: observer.evidence(current, the_mover.buckets_at_b, None), clock
-        )
+
+        def evidence(current: Setting) -> Evidence:
+            seen = observer.evidence(current, the_mover.buckets_at_b, None)
+            return replace(seen, clients_watched_seconds=LONG_SECONDS, under_way=())
+
+        migration = Migration(control, setting, evidence, clock)
         forward = Forward(stores, handoffs, traffic, clock, ReadPolicy())
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
         listing = Listing(stores, traffic, ReadPolicy(), shadow, clock)

@@ -127,7 +127,11 @@ class Flip:
                 return "LiftHold", pb.LiftHoldRequest(actor=actor, generation=generation)
             case "advance":
                 return "AdvancePhase", pb.AdvancePhaseRequest(
-                    actor=actor, reason="a flip storm passes every gate", override=True, generation=generation
+                    actor=actor,
+                    reason="a flip storm passes every gate",
+                    override=True,
+                    generation=generation,
+                    to=pb.Phase.Value(f"PHASE_{self.to}"),
                 )
         to = pb.Phase.Value(f"PHASE_{self.to}")
         return "RollbackPhase", pb.RollbackPhaseRequest(actor=actor, reason="flip", to=to, generation=generation)

@@ -139,7 +139,12 @@ class Walk:
         wanted = PHASES[PHASES.index(_phase(before)) + 1]
 
         def request() -> Any:
-            return pb.AdvancePhaseRequest(actor=self.actor, reason=override_reason, override=bool(override_reason))
+            return pb.AdvancePhaseRequest(
+                actor=self.actor,
+                reason=override_reason,
+                override=bool(override_reason),
+                to=pb.Phase.Value(f"PHASE_{wanted}"),
+            )
 
         async def change(generation: int) -> None:
             message = request()

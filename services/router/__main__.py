@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opentelemetry.metrics import Meter
@@ -77,6 +77,7 @@ from services.router.flows.shadow import Shadow
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
+from services.router.flows.under_way import under_way
 from services.router.flows.validate import Validate
 from services.router.flows.watching import Watching
 from services.router.flows.witness import Witness
@@ -216,7 +217,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = horizon.evidence(reconciling.evidence(seen))
         seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
-        return measurement.evidence(seen)
+        return replace(measurement.evidence(seen), under_way=under_way(jobs, mover, observer))
 
     migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
     EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)

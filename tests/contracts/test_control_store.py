@@ -25,7 +25,7 @@ from services.router.control.port import (
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.gates import GateResult, Verdict
-from services.router.core.phase import Phase, Setting, advance, set_canary, set_flag
+from services.router.core.phase import Phase, Setting, advance, next_phase, set_canary, set_flag
 from tests.contracts.control_adapters import OpenControl
 
 HANG_SECONDS = 5.0
@@ -35,7 +35,8 @@ GATE = GateResult("lag", "Both stores are close behind each other.", Verdict.INC
 
 
 def step(before: Setting, reason: str = "because", **fields: object) -> JournalEntry:
-    return JournalEntry(1_700_000_000.5, "ann", "advance", reason, before, advance(before), **fields)  # type: ignore[arg-type]
+    after = advance(before, next_phase(before))
+    return JournalEntry(1_700_000_000.5, "ann", "advance", reason, before, after, **fields)  # type: ignore[arg-type]
 
 
 async def test_the_first_load_makes_generation_1_with_phase_off_and_journals_it(control: ControlStore) -> None:
@@ -54,7 +55,7 @@ async def test_a_change_is_seen_by_another_router(open_control: OpenControl) -> 
     async with open_control(None) as one, open_control(None) as other:
         before = await other.load()
         assert await one.change(step(before))
-        assert await other.load() == advance(before)
+        assert await other.load() == advance(before, next_phase(before))
 
 
 async def test_flags_and_their_journal_are_seen_by_another_router(open_control: OpenControl) -> None:
@@ -73,7 +74,7 @@ async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_contr
         won = await asyncio.gather(one.change(step(before, "first")), other.change(step(before, "second")))
         assert sorted(won) == [False, True]
         winner = "first" if won[0] else "second"
-        assert await one.load() == advance(before)
+        assert await one.load() == advance(before, next_phase(before))
         assert [entry.reason for entry in await one.journal(10)] == [winner, ""]
 
 

@@ -12,7 +12,7 @@ from libs.ownership.model import Store
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system
+from tests.system import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("a test", "because", override=True)
@@ -26,7 +26,7 @@ async def shadowed(
     """A system in which reads are compared."""
     async with running_system(**options) as system:
         while system.setting.current.phase is not phase:
-            await system.migration.advance(BY_HAND)
+            await step(system.migration, BY_HAND)
         await system.migration.set_shadow(BY_HAND, permille, same=same)
         await eventually(lambda: all(system.observer.view(store).lag_seconds == 0 for store in Store))
         yield system

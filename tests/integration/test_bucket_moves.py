@@ -21,7 +21,7 @@ from services.router.flows.mover import Mover
 from services.router.flows.stores import Away
 from services.router.flows.transfer import Transfer
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system
+from tests.system import System, running_system, step
 
 A, B = Store.A, Store.B
 KEY = "shelf/r/1"
@@ -163,7 +163,7 @@ async def passes(mover: Mover, number: int) -> None:
 
 async def advance_to(system: System, phase: Phase) -> None:
     while system.setting.current.phase is not phase:
-        await system.migration.advance(BY_HAND)
+        await step(system.migration, BY_HAND)
 
 
 async def test_the_mover_moves_the_other_buckets_and_says_why_one_stays(system: System) -> None:

@@ -20,6 +20,7 @@ from services.router.flows.backfill import TO_B
 from services.router.flows.job_runner import lease_of
 from services.router.flows.migration import Decision
 from tests.panel import Panel, running_loops, running_panel
+from tests.system import step
 from tests.waiting import eventually
 
 
@@ -35,8 +36,12 @@ async def status(panel: Panel) -> pb.GetStatusResponse:
     return await panel.control.GetStatus(pb.GetStatusRequest())
 
 
+STEP = pb.AdvancePhaseRequest(actor="ann", to=pb.PHASE_SHADOW)
+
+
 async def advance(panel: Panel, reason: str = "a test", **fields: Any) -> pb.AdvancePhaseResponse:
-    request = pb.AdvancePhaseRequest(actor="ann", reason=reason, override=True)
+    request = pb.AdvancePhaseRequest(actor="ann", reason=reason, override=True, confirm="simple_mcp")
+    request.to = (await status(panel)).setting.phase + 1  # type: ignore[assignment]
     for name, value in fields.items():
         setattr(request, name, value)
     return await panel.control.AdvancePhase(request)
@@ -86,7 +91,7 @@ async def test_the_status_shows_setting_stores_traffic_and_the_price_of_going_ba
 
 
 async def test_a_gate_blocks_and_nothing_is_changed(panel: Panel) -> None:
-    code, reason, found = await refusal(panel.control.AdvancePhase(pb.AdvancePhaseRequest(actor="ann")))
+    code, reason, found = await refusal(panel.control.AdvancePhase(STEP))
     assert (code, reason, found["verdict"]) == (grpc.StatusCode.FAILED_PRECONDITION, "GATE_BLOCKED", "FAIL")
     assert "backfill FAIL: no backfill has finished" in found["message"]
     assert (await status(panel)).setting.generation == 1
@@ -96,7 +101,7 @@ async def test_a_gate_blocks_and_nothing_is_changed(panel: Panel) -> None:
 async def test_a_gate_without_evidence_is_told_from_one_that_fails(panel: Panel) -> None:
     await start(panel)
     await finished(panel)
-    _, reason, found = await refusal(panel.control.AdvancePhase(pb.AdvancePhaseRequest(actor="ann")))
+    _, reason, found = await refusal(panel.control.AdvancePhase(STEP))
     assert (reason, found["verdict"], found["gates"]) == ("GATE_BLOCKED", "INCONCLUSIVE", "audit")
 
 
@@ -130,10 +135,55 @@ async def test_a_decision_needs_somebody_and_an_override_a_reason(
 
 async def test_a_decision_on_an_old_generation_changes_nothing(panel: Panel) -> None:
     await advance(panel)
-    code, reason, found = await refusal(advance(panel, generation=1))
+    code, reason, found = await refusal(advance(panel, generation=1, to=pb.PHASE_SHADOW))
     assert (code, reason) == (grpc.StatusCode.ABORTED, "OUTDATED")
     assert "generation 2 (SHADOW)" in found["message"]
     assert (await status(panel)).setting.phase == pb.PHASE_SHADOW
+
+
+async def test_a_step_that_was_asked_for_twice_is_one_step(panel: Panel) -> None:
+    await advance(panel, to=pb.PHASE_SHADOW)
+    code, reason, found = await refusal(advance(panel, to=pb.PHASE_SHADOW))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ILLEGAL_MOVE")
+    assert "SHADOW is not the next phase" in found["message"] and "the next is DUAL_WRITE" in found["message"]
+    assert (await status(panel)).setting.phase == pb.PHASE_SHADOW
+
+
+async def test_a_step_must_name_its_phase(panel: Panel) -> None:
+    request = pb.AdvancePhaseRequest(actor="ann", reason="a test", override=True)
+    code, _, found = await refusal(panel.control.AdvancePhase(request))
+    assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "to")
+    assert (await status(panel)).setting.generation == 1
+
+
+async def test_the_last_step_needs_a_confirmation_in_the_api_too(panel: Panel) -> None:
+    for _ in range(4):
+        await advance(panel)
+    for confirm in ("", "yes", "service_layer"):
+        code, _, found = await refusal(advance(panel, confirm=confirm))
+        assert (code, found["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "confirm")
+        assert "no way back" in found["message"]
+    assert (await status(panel)).setting.phase == pb.PHASE_CUTOVER
+
+
+async def test_the_last_step_is_closed_while_a_job_a_move_or_a_recovery_is_under_way(panel: Panel) -> None:
+    await panel.put(20)
+    for _ in range(4):
+        await advance(panel)
+    await start(panel, rate=1.0)
+    await panel.system.ports(Store.B).recovery.fence("it went back")
+    await panel.system.backends[Store.B].doorkeeper.admit()
+
+    async def seen() -> bool:
+        plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+        (gate,) = [gate for gate in plan.gates if gate.name == "nothing-under-way"]
+        parts = ("job backfill-1 is", "buckets are on their way", "store B does not serve")
+        assert gate.verdict == pb.VERDICT_FAIL and all(part in gate.evidence for part in parts), gate
+        return True
+
+    await eventually(seen)
+    _, reason, found = await refusal(advance(panel))
+    assert reason == "GATE_BLOCKED" and "nothing-under-way" in found["gates"]
 
 
 async def test_the_last_step_is_closed_by_no_reason_while_a_owns_something(panel: Panel) -> None:
@@ -205,7 +255,7 @@ async def test_while_the_control_store_is_away_the_last_setting_is_shown_and_not
 async def test_a_change_made_at_another_router_is_seen_here(panel: Panel) -> None:
     before = panel.parts.cache.current
     # The system's own migration has a cache of its own, as another router has.
-    await panel.system.migration.advance(Decision("ben", "because", override=True))
+    await step(panel.system.migration, Decision("ben", "because", override=True))
     after = await panel.parts.cache.changed(before, 10.0)
     assert after.phase is Phase.SHADOW
 

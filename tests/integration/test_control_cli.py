@@ -19,6 +19,7 @@ from services.router.flows.backfill import TO_B
 from services.router.flows.migration import Decision
 from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
+from tests.system import step
 from tests.waiting import eventually
 
 BY_HAND = Decision("ann", "by hand", override=True)
@@ -40,7 +41,7 @@ async def copied(panel: Panel) -> None:
 
 async def go_to(panel: Panel, phase: Phase) -> None:
     while panel.parts.cache.current.phase is not phase:
-        await panel.parts.migration.advance(BY_HAND)
+        await step(panel.parts.migration, BY_HAND)
     await panel.system.setting.refresh()
 
 
@@ -61,7 +62,7 @@ async def test_status_is_a_table_for_people(panel: Panel) -> None:
 
 
 async def test_a_failing_gate_blocks_with_3_and_shows_the_gates(panel: Panel) -> None:
-    for command in (["phase", "plan"], ["phase", "advance", "--yes"]):
+    for command in (["phase", "plan"], ["phase", "advance", "SHADOW", "--yes"]):
         result = await baton(panel, *command)
         assert result.exit_code == Exit.BLOCKED
         assert "these gates do not pass: audit, backfill" in result.stderr
@@ -76,11 +77,11 @@ async def test_a_gate_without_evidence_blocks_with_4(panel: Panel) -> None:
         "SHADOW",
         "INCONCLUSIVE",
     )
-    assert (await baton(panel, "phase", "advance", "--yes")).exit_code == Exit.INCONCLUSIVE
+    assert (await baton(panel, "phase", "advance", "shadow", "--yes")).exit_code == Exit.INCONCLUSIVE
 
 
 async def test_an_override_advances_and_the_journal_shows_it(panel: Panel) -> None:
-    now = await answer(panel, "phase", "advance", "--override", "audited by hand", "--yes")
+    now = await answer(panel, "phase", "advance", "SHADOW", "--override", "audited by hand", "--yes")
     assert (now["phase"], now["generation"], now["before"]["phase"], now["dry_run"]) == ("SHADOW", 2, "OFF", False)
     newest, first = (await answer(panel, "journal"))["entries"]
     assert (newest["actor"], newest["action"], newest["reason"]) == ("ann@host", "advance", "audited by hand")
@@ -91,10 +92,20 @@ async def test_an_override_advances_and_the_journal_shows_it(panel: Panel) -> No
     assert "start" not in text
 
 
+async def test_another_phase_than_the_next_is_refused_and_the_last_one_needs_a_name(panel: Panel) -> None:
+    for phase in ("OFF", "DUAL_WRITE", "CUTOVER"):
+        refused = await baton(panel, "phase", "advance", phase, "--override", "x", "--yes")
+        assert refused.exit_code == Exit.FAILED
+        assert f"{phase} is not the next phase" in refused.stderr and "the next is SHADOW" in refused.stderr
+    last = await baton(panel, "phase", "advance", "DEPRECATED", "--override", "x", "--yes")
+    assert (last.exit_code, "--confirm simple_mcp" in last.stderr) == (Exit.USAGE, True)
+    assert panel.parts.cache.current.generation == 1
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        ["phase", "advance", "--override", "by hand"],
+        ["phase", "advance", "DUAL_READ", "--override", "by hand"],
         ["phase", "rollback", "off"],
         ["canary", "set", "5"],
         ["backfill"],
@@ -133,7 +144,7 @@ def _owned_at_b(panel: Panel) -> int:
 async def test_the_hold_is_lifted_and_only_once(panel: Panel) -> None:
     await go_to(panel, Phase.SHADOW)
     await panel.parts.migration.rollback(BY_HAND, Phase.OFF)
-    blocked = await baton(panel, "phase", "advance", "--yes")
+    blocked = await baton(panel, "phase", "advance", "SHADOW", "--yes")
     assert (blocked.exit_code, "baton hold lift" in blocked.stderr) == (Exit.FAILED, True)
     assert (await answer(panel, "hold", "lift", "--yes"))["hold"] is False
     again = await baton(panel, "hold", "lift", "--yes")
@@ -206,7 +217,7 @@ async def test_the_token_is_shown_from_its_file(tmp_path: Path) -> None:
 async def test_a_gate_that_closes_after_the_plan_has_the_same_exit_codes(panel: Panel) -> None:
     def advance() -> Exit:
         with control(Common(address=panel.address)) as router, pytest.raises(CommandFailed) as caught:
-            router.call("AdvancePhase", pb.AdvancePhaseRequest(actor="ann"))
+            router.call("AdvancePhase", pb.AdvancePhaseRequest(actor="ann", to=pb.PHASE_SHADOW))
         return caught.value.code
 
     assert await asyncio.to_thread(advance) is Exit.BLOCKED
@@ -249,7 +260,10 @@ async def test_each_change_is_one_line_in_the_log_with_actor_and_reason(
         (["flags", "set", name, "true"], f"flag by ann@host: flag {name} = true (was unset); reason: why"),
         (["rollback", "OFF"], "rollback by ann@host: phase DUAL_WRITE -> OFF; canary 5 % -> 0 %; hold set: all"),
         (["hold", "lift"], "hold lifted by ann@host: hold lifted; reason: why"),
-        (["phase", "advance", "--override", "why"], "advance by ann@host: phase OFF -> SHADOW; overrides audit"),
+        (
+            ["phase", "advance", "SHADOW", "--override", "why"],
+            "advance by ann@host: phase OFF -> SHADOW; overrides audit",
+        ),
         (["backfill", "--rate", "1"], "job asked for by ann@host; reason: why (backfill: to B)"),
         (["jobs", "pause", "backfill-1"], "job paused by ann@host; reason: why (backfill-1)"),
     ]

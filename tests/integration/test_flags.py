@@ -31,6 +31,7 @@ from tests.contracts.flag_adapters import SHARED, Adapter, FlagdAdapter, Provide
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel
 from tests.routers import Another, another_router
+from tests.system import step
 from tests.waiting import eventually
 
 ALL = "toy.routing.use_service_layer"
@@ -316,7 +317,7 @@ RUNS = 60
 async def test_routers_that_see_flips_at_different_times_lose_nothing(panel: Panel) -> None:
     """Three routers, of which one sees each flip at once, one soon and one late. Each client writes its own book, and
     reads it, through any of them."""
-    await panel.parts.migration.advance(Decision("ann", "a test", override=True))
+    await step(panel.parts.migration, Decision("ann", "a test", override=True))
     assert panel.system.setting.current.phase is Phase.SHADOW
     chance = random.Random(7)
     async with AsyncExitStack() as stack:

@@ -26,6 +26,7 @@ from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
 from services.router.flows.migration import AUTOMATIC, JUDGE, Decision, Migration
 from services.router.flows.observe import SettingCache, StoreView
 from tests.panel import Panel, running_panel
+from tests.system import step
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B
@@ -244,7 +245,7 @@ async def test_a_watch_shows_changes_as_they_come(panel: Panel) -> None:
     watch: Any = panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=0.1), timeout=20)
     first = await watch.read()
     assert first.status.setting.generation == 1
-    await panel.parts.migration.advance(Decision("ann", "by hand", override=True))
+    await step(panel.parts.migration, Decision("ann", "by hand", override=True))
     seen = 1
     while seen == 1:
         seen = (await watch.read()).status.setting.generation

@@ -15,7 +15,7 @@ from libs.rpc.errors import reason_of
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import running_system
+from tests.system import running_system, step
 
 
 class _Refusing:
@@ -36,7 +36,7 @@ class _Refusing:
 async def test_a_client_learns_that_locks_are_away_and_nobody_asks_the_other_store() -> None:
     async with running_system(feeds=False, mover=False) as system:
         while system.setting.current.phase is not Phase.DUAL_READ:
-            await system.migration.advance(Decision("a test", "because", override=True))
+            await step(system.migration, Decision("a test", "because", override=True))
         ports: Any = system.ports(Store.B)
         ports.records = _Refusing(ports.records, LocksUnavailable())
         asked: Any = system.ports(Store.A)

@@ -17,7 +17,7 @@ from services.router.flows.migration import Decision
 from services.router.flows.mover import WORKERS, Mover
 from services.router.flows.stores import Away
 from services.router.flows.transfer import Transfer
-from tests.system import System, running_system
+from tests.system import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("ann", "by hand", override=True)
@@ -27,7 +27,7 @@ BY_HAND = Decision("ann", "by hand", override=True)
 async def system() -> AsyncIterator[System]:
     async with running_system(feeds=False, mover=False) as running:
         while running.setting.current.phase is not Phase.CUTOVER:
-            await running.migration.advance(BY_HAND)
+            await step(running.migration, BY_HAND)
         yield running
 
 

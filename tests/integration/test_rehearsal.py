@@ -25,6 +25,7 @@ from services.router.flows.rehearsal import JOB, LEASE, RehearsalUnderWay, Resul
 from services.router.flows.traffic import Answered
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_loops, running_panel
+from tests.system import step
 from tests.waiting import eventually
 
 BY_HAND = Decision("ann", "by hand", override=True)
@@ -51,7 +52,7 @@ async def panel() -> AsyncIterator[Panel]:
 
 async def go_to(panel: Panel, phase: Phase, permille: int = 0) -> None:
     while panel.parts.cache.current.phase is not phase:
-        await panel.parts.migration.advance(BY_HAND)
+        await step(panel.parts.migration, BY_HAND)
     if permille:
         await panel.parts.migration.set_canary(BY_HAND, permille)
     await eventually(lambda: panel.parts.mover.settled, 20.0)
@@ -257,7 +258,7 @@ async def test_a_rollback_ends_a_rehearsal_which_then_has_failed(panel: Panel) -
     async with running_panel(mover=False) as still:
         await eventually(lambda: still.parts.observer.view(Store.B).reachable)
         while still.parts.cache.current.phase is not Phase.DUAL_WRITE:
-            await still.parts.migration.advance(BY_HAND)
+            await step(still.parts.migration, BY_HAND)
         await still.parts.maneuvers.rehearsals.start(BY_ANN, 4)
         # Nobody moves them, so it waits.
         await eventually(lambda: still.parts.cache.current.rehearsal, 20.0)

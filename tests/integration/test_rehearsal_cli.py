@@ -16,6 +16,7 @@ from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
 from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
+from tests.system import step
 from tests.waiting import eventually
 
 BY_HAND = Decision("ann", "by hand", override=True)
@@ -31,7 +32,7 @@ async def panel() -> AsyncIterator[Panel]:
 
 async def go_to(panel: Panel, phase: Phase) -> None:
     while panel.parts.cache.current.phase is not phase:
-        await panel.parts.migration.advance(BY_HAND)
+        await step(panel.parts.migration, BY_HAND)
     await eventually(lambda: panel.parts.mover.settled, 20.0)
 
 

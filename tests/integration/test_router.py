@@ -21,7 +21,7 @@ from services.router.flows.mover import STUCK_SECONDS, Mover
 from services.router.flows.observe import SettingCache
 from services.router.flows.transfer import Transfer
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system
+from tests.system import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("a test", "because", override=True)
@@ -77,7 +77,7 @@ async def browse(system: System, *, reader: str = "", most: int = 0) -> list[str
 
 async def go_to(system: System, phase: Phase) -> None:
     while system.setting.current.phase is not phase:
-        await system.migration.advance(BY_HAND)
+        await step(system.migration, BY_HAND)
 
 
 def owner(system: System, store: Store, key: str) -> Store | None:

@@ -19,7 +19,7 @@ from services.router.flows.absences import Absences
 from services.router.flows.migration import Decision
 from services.router.flows.transfer import Transfer
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system
+from tests.system import System, running_system, step
 
 KEY = "shelf/r/1"
 
@@ -44,7 +44,7 @@ async def lend(system: System, reader: str, token: str) -> pb.Book:
 
 async def writes_go_to_b(system: System) -> None:
     while system.setting.current.phase is not Phase.DUAL_READ:
-        await system.migration.advance(Decision("a test", "because", override=True))
+        await step(system.migration, Decision("a test", "because", override=True))
 
 
 async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_requests_it_served(system: System) -> None:

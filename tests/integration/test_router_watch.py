@@ -18,7 +18,7 @@ from services.router.core.phase import Phase
 from services.router.flows.migration import Blocked, Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.shelf import MOST_READER_CHARACTERS
-from tests.system import System, running_system
+from tests.system import System, running_system, step
 from tests.waiting import eventually
 
 BOUND_SECONDS = 20.0
@@ -98,7 +98,7 @@ def book(path: str, reader: str) -> bytes:
 
 async def go_to(system: System, phase: Phase) -> None:
     while system.setting.current.phase is not phase:
-        await system.migration.advance(BY_HAND)
+        await step(system.migration, BY_HAND)
 
 
 async def without_a_way_back(system: System) -> bool:

@@ -30,7 +30,7 @@ from libs.sandboxes.unknown import split
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
-from tests.system import Kit, System, running_system
+from tests.system import Kit, System, running_system, step
 from tests.unit.backends import new
 from tests.waiting import eventually
 
@@ -120,7 +120,7 @@ async def row(system: System, store: Store, name: str = NAME) -> Row:
 
 async def walk(system: System, phases: Sequence[Phase]) -> None:
     for phase in phases:
-        assert (await system.migration.advance(BY_HAND))[0].phase is phase
+        assert (await step(system.migration, BY_HAND))[0].phase is phase
     await eventually(lambda: system.mover.settled and system.mover.buckets_at_b == BUCKETS)
 
 
@@ -244,7 +244,7 @@ async def test_the_older_program_refuses_a_version_that_it_does_not_know(system:
 
 async def test_an_old_clients_reads_begin_at_a_and_move_nothing(known: System) -> None:
     for phase in (Phase.SHADOW, Phase.DUAL_WRITE, Phase.DUAL_READ):
-        assert (await known.migration.advance(BY_HAND))[0].phase is phase
+        assert (await step(known.migration, BY_HAND))[0].phase is phase
     await answer(known, "CreateSandbox", new("one"), 2)
     assert (await row(known, Store.B)).owner is Store.B, "a new client's new name is made at home"
     moved = known.traffic.handoffs

@@ -92,16 +92,17 @@ class Story:
             return [f"no step: {error}"]
         return [f"next {to.value}: {PHASES[to].effect}", *self._judged(to)[0]]
 
-    def _advance(self, *how: str) -> list[str]:
+    def _advance(self, name: str, *how: str) -> list[str]:
+        to = Phase(name)
         try:
-            to = phases.next_phase(self.setting)
+            phases.advance(self.setting, to)
         except IllegalMove as error:
             return [f"refused: {error}"]
         lines, verdict, fixed = self._judged(to)
         failing = [line for line in lines if not line.startswith("PASS")]
         if verdict is not Verdict.PASS and (fixed or how != ("override",)):
             return [f"blocked by {verdict.value}", *failing]
-        return [*(f"overridden: {line}" for line in failing), *self._set(lambda: phases.advance(self.setting))]
+        return [*(f"overridden: {line}" for line in failing), *self._set(lambda: phases.advance(self.setting, to))]
 
     def _shadow(self, percent: str, *how: str) -> list[str]:
         permille = round(float(percent) * 10)
@@ -158,8 +159,8 @@ class Story:
 
 
 def _number(value: str) -> Any:
-    if value == "?":
-        return None
+    if value in ("?", "none"):
+        return None if value == "?" else ()
     return float(value) if "." in value else int(value)
 
 

@@ -43,7 +43,7 @@ def as_the_router_does(setting: Setting, flip: Flip) -> Setting:
         case "lift":
             return phases.lift_hold(setting)
         case "advance":
-            return phases.advance(setting)
+            return phases.advance(setting, Phase(flip.to))
     return phases.rollback(setting, Phase(flip.to))
 
 

@@ -111,7 +111,9 @@ def test_a_rate_is_records_per_second(text: str, rate: float) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["phase", "advance", "--override", " "],
+        ["phase", "advance", "SHADOW", "--override", " "],
+        ["phase", "advance"],
+        ["phase", "advance", "ON"],
         ["status", "-o", "xml"],
         ["journal", "--limit", "0"],
         ["backfill", "--to", "C"],

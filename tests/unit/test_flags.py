@@ -18,7 +18,7 @@ from libs.flags.port import FlagSource, FlagsUnavailable, Seen
 from libs.ownership.model import Store
 from services.router.control.codec import setting_from_json, setting_to_json
 from services.router.core.flags import FlagNames
-from services.router.core.phase import IllegalMove, Phase, Setting, advance, rollback, set_flag
+from services.router.core.phase import IllegalMove, Phase, Setting, advance, next_phase, rollback, set_flag
 from services.router.core.plan import LASTING_SECONDS, NO_FLAGS, Flags, aim, home, target
 from services.router.flows.flags import ANSWER_SECONDS, Switches
 from tests.shelf import CONTRACT as SHELF
@@ -74,7 +74,7 @@ def test_a_flag_is_set_changed_and_unset_and_each_makes_a_generation() -> None:
 
 def test_phases_come_and_go_and_flags_stay() -> None:
     setting = set_flag(Setting(1, Phase.DUAL_WRITE), GET, True)
-    assert rollback(advance(setting), Phase.OFF).flags == setting.flags
+    assert rollback(advance(setting, next_phase(setting)), Phase.OFF).flags == setting.flags
 
 
 def test_in_the_last_phase_no_flag_leads_to_a_store_that_may_be_shut_down() -> None:
@@ -106,7 +106,7 @@ def test_a_written_flag_that_is_no_boolean_is_refused_by_name(value: object) -> 
 def test_the_aim_of_the_mover_changes_with_homes_only() -> None:
     setting = Setting(1, Phase.DUAL_WRITE, 100)
     assert aim(set_flag(setting, GET, True), Flags(None, {"get": True})) == aim(setting, NO_FLAGS)
-    for other in (advance(setting), rollback(setting, Phase.OFF)):
+    for other in (advance(setting, next_phase(setting)), rollback(setting, Phase.OFF)):
         assert aim(other, NO_FLAGS) != aim(setting, NO_FLAGS)
     assert aim(setting, Flags(True)) != aim(setting, NO_FLAGS)
 

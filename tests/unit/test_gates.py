@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,11 @@ CASES = [
     ("lag", Evidence(lag_seconds=300.0), PASS),
     ("lag", Evidence(lag_seconds=300.1), FAIL),
     ("lag", NOTHING_KNOWN, INCONCLUSIVE),
+    ("nothing-under-way", Evidence(under_way=(), lag_seconds=5.0), PASS),
+    ("nothing-under-way", Evidence(under_way=(), lag_seconds=5.1), FAIL),
+    ("nothing-under-way", Evidence(under_way=("job recover-1 is RUNNING",), lag_seconds=0.0), FAIL),
+    ("nothing-under-way", Evidence(under_way=()), INCONCLUSIVE),
+    ("nothing-under-way", Evidence(lag_seconds=0.0), INCONCLUSIVE),
     ("parked", Evidence(parked=0), PASS),
     ("parked", Evidence(parked=1), FAIL),
     ("parked", NOTHING_KNOWN, INCONCLUSIVE),
@@ -159,9 +165,28 @@ def test_the_worst_verdict_counts_fail_before_inconclusive() -> None:
     assert worst([]) is PASS
 
 
-@pytest.mark.parametrize(("owned", "fixed"), [(0, []), (1, ["a-owns-nothing"]), (None, ["a-owns-nothing"])])
-def test_that_a_owns_nothing_is_the_one_gate_no_reason_passes(owned: int | None, fixed: list[str]) -> None:
-    results = judge(list(GATES), Evidence(a_owned_records=owned, a_owned_absences=0, a_outbox_entries=0))
+@pytest.mark.parametrize(
+    ("changed", "fixed"),
+    [
+        ({}, []),
+        ({"a_owned_records": 1}, ["a-owns-nothing"]),
+        ({"a_owned_records": None}, ["a-owns-nothing"]),
+        ({"clients_watched_seconds": None}, ["no-active-clients"]),
+        ({"client_idle_seconds": 1.0}, ["no-active-clients"]),
+        ({"under_way": ("a job",)}, ["nothing-under-way"]),
+        ({"under_way": None}, ["nothing-under-way"]),
+    ],
+)
+def test_no_reason_passes_the_gates_that_keep_a_needed_store(changed: dict[str, Any], fixed: list[str]) -> None:
+    done = Evidence(
+        a_owned_records=0,
+        a_owned_absences=0,
+        a_outbox_entries=0,
+        clients_watched_seconds=30 * DAY,
+        under_way=(),
+        lag_seconds=0.0,
+    )
+    results = judge(list(GATES), replace(done, **changed))
     assert [result.name for result in not_overridable(results)] == fixed
 
 

@@ -14,7 +14,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse, Locks, Outbox
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import ControlUnavailable, JournalEntry
-from services.router.core.phase import Phase, Setting, advance
+from services.router.core.phase import Phase, Setting, advance, next_phase
 from services.router.flows.observe import (
     FRESH_SECONDS,
     STALE_SETTING_SECONDS,
@@ -89,7 +89,7 @@ async def test_who_waits_for_a_change_is_woken_by_it() -> None:
     before = await cache.refresh()
     waiting = asyncio.create_task(cache.changed(before, 10.0))
     await asyncio.sleep(0)
-    assert await control.change(JournalEntry(0.0, "ann", "advance", "", before, advance(before)))
+    assert await control.change(JournalEntry(0.0, "ann", "advance", "", before, advance(before, next_phase(before))))
     await cache.refresh()
     assert (await waiting).phase is Phase.SHADOW
     assert await cache.changed(before, 10.0) == cache.current, "a change that was before is not waited for"

@@ -48,18 +48,25 @@ def at(phase: Phase, canary_permille: int = 0, *, hold: bool = False) -> Setting
 @pytest.mark.parametrize(("before", "after"), list(itertools.pairwise(Phase)))
 def test_a_step_forward_enters_the_next_phase_with_the_canary_at_0(before: Phase, after: Phase) -> None:
     assert next_phase(at(before)) is after
-    assert advance(at(before, 300 if PHASES[before].canary else 0)) == Setting(8, after, 0, False)
+    assert advance(at(before, 300 if PHASES[before].canary else 0), after) == Setting(8, after, 0, False)
 
 
 def test_after_the_last_phase_there_is_no_step() -> None:
     with pytest.raises(IllegalMove, match="DEPRECATED is the last phase"):
-        advance(at(DEPRECATED))
+        advance(at(DEPRECATED), DEPRECATED)
+
+
+@pytest.mark.parametrize(("now", "wanted"), list(itertools.pairwise(Phase)))
+def test_a_step_forward_that_names_another_phase_than_the_next_is_refused(now: Phase, wanted: Phase) -> None:
+    for to in set(Phase) - {wanted}:
+        with pytest.raises(IllegalMove, match=f"{to.value} is not the next phase: .*the next is {wanted.value}"):
+            advance(at(now), to)
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_while_traffic_is_held_there_is_no_step_forward(phase: Phase) -> None:
     with pytest.raises(IllegalMove):
-        advance(at(phase, hold=True))
+        advance(at(phase, hold=True), SHADOW)
 
 
 @pytest.mark.parametrize(("before", "to"), list(itertools.product(Phase, Phase)))
@@ -133,7 +140,7 @@ def test_a_hold_is_lifted_once() -> None:
 def test_after_a_rollback_the_way_forward_is_open_once_the_hold_is_lifted() -> None:
     setting = lift_hold(rollback(at(CUTOVER), OFF))
     for phase in ORDER[1:]:
-        setting = advance(setting)
+        setting = advance(setting, next_phase(setting))
         assert setting.phase is phase
 
 
@@ -162,10 +169,10 @@ def test_more_than_all_reads_cannot_be_compared(permille: int) -> None:
 def test_the_share_of_compared_reads_is_kept_until_a_phase_that_compares_none() -> None:
     setting = set_shadow(at(SHADOW), 10)
     for kept in (DUAL_WRITE, DUAL_READ):
-        setting = advance(setting)
+        setting = advance(setting, next_phase(setting))
         assert (setting.phase, setting.shadow_permille, setting.shadow_since) == (kept, 10, 8)
     assert rollback(setting, SHADOW).shadow_permille == 10, "with what was counted: it is the same run"
-    assert (rollback(setting, OFF).shadow_permille, advance(setting).shadow_permille) == (0, 0)
+    assert (rollback(setting, OFF).shadow_permille, advance(setting, next_phase(setting)).shadow_permille) == (0, 0)
 
 
 def test_only_the_last_phase_has_no_way_back() -> None:

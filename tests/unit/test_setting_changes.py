@@ -14,7 +14,7 @@ CANARY = Setting(7, Phase.DUAL_WRITE, canary_permille=500, shadow_permille=100)
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (Setting(1), advance(Setting(1)), ["phase OFF -> SHADOW"]),
+        (Setting(1), advance(Setting(1), Phase.SHADOW), ["phase OFF -> SHADOW"]),
         (
             CANARY,
             rollback(CANARY, Phase.OFF),

@@ -151,7 +151,8 @@ class ControlServicer(
         self, request: pb.AdvancePhaseRequest, context: Context
     ) -> pb.AdvancePhaseResponse:
         decision = Decision(request.actor, request.reason, request.generation, request.override)
-        setting, results = await self._parts.migration.advance(decision)
+        to = phase_from_pb(request.to)
+        setting, results = await self._parts.migration.advance(decision, to, request.confirm)
         return pb.AdvancePhaseResponse(setting=setting_to_pb(setting), gates=gates_to_pb(results))
 
     async def RollbackPhase(  # noqa: N802

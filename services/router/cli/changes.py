@@ -68,11 +68,15 @@ def plan(options: Common) -> None:
 
 def advance(
     options: Changing,
+    to: Annotated[str, typer.Argument(metavar="TO", help="The phase to enter: the next one.")],
     override: Annotated[
         str | None, typer.Option(metavar="REASON", help="Pass gates that do not pass; the reason is kept.")
     ] = None,
+    confirm: Annotated[
+        str, typer.Option(metavar="NAME", help="For DEPRECATED: simple_mcp, the store that may be shut down then.")
+    ] = "",
 ) -> None:
-    """Enter the next phase, if its gates pass.
+    """Enter the next phase, if its gates pass. Any other phase is refused.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
@@ -82,14 +86,26 @@ def advance(
     if override is not None and not override.strip():
         raise CommandFailed("--override needs a reason: it is kept in the journal", Exit.USAGE)
 
+    target = parse_phase(to)
+    if not PHASES[target].way_back and confirm != phase.LAST_STEP_CONFIRM and not options.dry_run:
+        raise CommandFailed(
+            f"confirm: {confirm!r} is not valid: --confirm {phase.LAST_STEP_CONFIRM} says that this store may be shut"
+            f" down, since {target.value} has no way back; nothing was changed",
+            Exit.USAGE,
+        )
+
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import views
-    from services.router.cli.client import control
+    from services.router.cli.client import PHASE_NUMBERS, control, setting_from_pb
 
     with control(options) as router:
         planned = plan_of(router)
         if not planned.next:
             raise CommandFailed(planned.blocked)
+        try:
+            phase.advance(setting_from_pb(planned.setting), target)
+        except IllegalMove as error:
+            raise CommandFailed(error.message) from None
         view = views.plan_view(planned)
         if not options.json:
             _show_plan(view)
@@ -99,10 +115,12 @@ def advance(
             reason=override if override is not None else options.reason,
             override=override is not None,
             generation=planned.setting.generation,
+            to=PHASE_NUMBERS[target],
+            confirm=confirm,
         )
         effects = [f"{view['phase']} -> {view['next']}: {view['effect']}"]
         effects += [f"overridden: {gate['name']}: {gate['evidence']}" for gate in _open(view)]
-        change = Change(phase.advance, "AdvancePhase", request, effects)
+        change = Change(lambda now: phase.advance(now, target), "AdvancePhase", request, effects)
         change.run(options, router, planned, extra=lambda: {"gates": view["gates"]})
 
 

@@ -135,7 +135,8 @@ class Story:
             await self.walk.advance()
         except GatesBlock as refusal:
             self.blocked = refusal.message
-            self.screen.tell(f"  refused, as it should be (exit code 3 or 4 of `baton phase advance`): {self.blocked}")
+            told = "refused, as it should be (exit code 3 or 4 of `baton phase advance SHADOW`)"
+            self.screen.tell(f"  {told}: {self.blocked}")
             return
         raise TrialFailed("SHADOW was entered over dirty data: the gates should have refused")
 

@@ -162,6 +162,15 @@ _GATES: Sequence[Gate] = (
         lambda limits: f"none for {on.time_shown(limits.client_seconds)}",
         on.no_active_clients,
         "baton status lists them: give each one the router's address; what called before A was watched is not known",
+        overridable=False,
+    ),
+    Gate(
+        "nothing-under-way",
+        "No job, move, recovery or conflict is open, and both feeds run.",
+        lambda limits: f"none, lag at most {on.SETTLED_LAG_SECONDS:g} s",
+        on.nothing_under_way,
+        "baton jobs, baton status, baton conflicts: wait for each or end it",
+        overridable=False,
     ),
 )
 

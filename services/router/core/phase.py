@@ -1,8 +1,8 @@
 """The phases of a migration, as one table.
 
 Rule 1: everything that differs between phases stands in `PHASES`. Code asks the table; it never compares phases.
-Rule 2: forward is one step at a time and passes the gates of the phase that is entered. Back is to any earlier phase,
-at once and without gates, because going back must never wait for anything. DEPRECATED alone has no way back.
+Rule 2: forward is one step at a time, names the phase that is entered, and passes its gates. Back is to any earlier
+phase, at once and without gates, because going back must never wait for anything. DEPRECATED alone has no way back.
 Rule 3: a phase is a hint like a flag. It says where traffic should go; where a record may be written is decided by the
 record's row in its store. So a phase may change at any moment, at any router at another time, and no write is lost.
 """
@@ -139,7 +139,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=False,
         old_clients_at_a=False,
         rehearses=False,
-        gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "ledger", "lag", "parked"),
+        gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "nothing-under-way", "ledger", "lag", "parked"),
         effect="A may be shut down: there is no way back after this",
         answers="B",
         crash="nothing; B's records wait",
@@ -148,6 +148,9 @@ PHASES: dict[Phase, PhaseRule] = {
 }
 
 ORDER = tuple(PHASES)
+
+LAST_STEP_CONFIRM = "simple_mcp"
+"""Typed to enter a phase without a way back: the store that may be shut down then."""
 
 
 class IllegalMove(BatonError):
@@ -208,9 +211,19 @@ def next_phase(setting: Setting) -> Phase:
     return ORDER[place]
 
 
-def advance(setting: Setting) -> Setting:
-    """One step forward; the gates are the caller's to check. A canary starts at 0."""
+def advance(setting: Setting, to: Phase) -> Setting:
+    """Enter the next phase; the gates are the caller's to check. A canary starts at 0.
+
+    The step names its phase: the same step by two people, or by a router with an older setting, is one step, not two.
+
+    Raises IllegalMove: `to` is not the next phase.
+    """
     phase = next_phase(setting)
+    if to is not phase:
+        raise IllegalMove(
+            f"{to.value} is not the next phase: {setting.phase.value} is entered, the next is {phase.value};"
+            " nothing was changed"
+        )
     after = replace(setting, generation=setting.generation + 1, phase=phase, canary_permille=0, rehearsal=())
     return _shadowed(after)
 

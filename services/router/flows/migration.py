@@ -136,17 +136,23 @@ class Migration:
         told = (alert(evidence, limits) for alert in (shadow_alert, stores_alert, horizon_alert))
         return [alert for alert in told if alert]
 
-    async def advance(self, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
-        """One step forward.
+    async def advance(self, decision: Decision, to: Phase, confirm: str = "") -> tuple[Setting, tuple[GateResult, ...]]:
+        """Enter the next phase. `confirm`: required where there is no way back.
 
         Raises:
             InvalidField, ControlUnavailable.
-            IllegalMove: there is no step forward.
+            IllegalMove: `to` is not the next phase.
             Blocked: gates do not pass and are not overridden, or cannot be.
             Outdated: the setting changed since it was looked at.
         """
         before = await self._begin(decision)
-        after = phases.advance(before)
+        after = phases.advance(before, to)
+        if not PHASES[to].way_back and confirm != phases.LAST_STEP_CONFIRM:
+            raise InvalidField(
+                "confirm",
+                confirm,
+                f"{phases.LAST_STEP_CONFIRM}, the store that may be shut down then: {to.value} has no way back",
+            )
         results = self._judged(PHASES[after.phase].gates, before)
         fixed = not_overridable(results)
         passed = worst(results) is Verdict.PASS

@@ -996,6 +996,8 @@ class AdvancePhaseRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     OVERRIDE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
     reason: _builtins.str
     """Why; required with an override."""
@@ -1003,6 +1005,10 @@ class AdvancePhaseRequest(_message.Message):
     """Pass gates that do not pass. The reason is kept in the journal."""
     generation: _builtins.int
     """The generation that this decision was made on; 0 is any."""
+    to: Global___Phase.ValueType
+    """The phase to enter; required. Any other phase than the next one is refused, and nothing is changed."""
+    confirm: _builtins.str
+    """Required for a phase without a way back: the name of the store that may be shut down then, "simple_mcp"."""
     def __init__(
         self,
         *,
@@ -1010,10 +1016,12 @@ class AdvancePhaseRequest(_message.Message):
         reason: _builtins.str = ...,
         override: _builtins.bool = ...,
         generation: _builtins.int = ...,
+        to: Global___Phase.ValueType = ...,
+        confirm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "override", b"override", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "confirm", b"confirm", "generation", b"generation", "override", b"override", "reason", b"reason", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
