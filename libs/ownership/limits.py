@@ -45,5 +45,5 @@ program can have left a payload above MAX_PAYLOAD_BYTES; up to this size the oth
 RELEASE_ANSWER_BYTES = 1024 * 1024
 """A release of many keys stops when its answer has reached this size."""
 
-OUTBOX_RESERVE = 1.1
-"""Releases may exceed the outbox's limits by this factor, so that a full store can still be left."""
+RELEASE_ENVELOPE_BYTES = 256
+"""Of a release's event beside what its row and its served requests take in the store."""

@@ -116,6 +116,10 @@ async def test_a_full_outbox_stops_a_seizure_as_a_whole(make_store: MakeStore) -
         await own(store, [OTHER])
         await put(store, OTHER, "r1", "one")
         await store.transfers.apply([arrived(store, 0, 3, None)])
+        # The reserve is as large as the store, which has two rows: it is used up.
+        for revision in (2, 4):
+            assert (await store.transfers.release([OTHER], store.store.other, create=False)).results[0].record
+            await store.transfers.apply([record_of(row_of(OTHER, (0, revision + 1), store.store))])
         (before,) = await store.transfers.absences([BUCKET])
         with pytest.raises(OutboxFull):
             await store.seizures.seize(BUCKET, my_term(store))

@@ -184,3 +184,8 @@ DEPTH = f"""
 SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,
        coalesce({NOW} - min(tick), 0) AS age FROM outbox
 """
+
+# The tables are at least as large as their rows.
+HELD = """
+SELECT (SELECT count(*) FROM record) AS rows, pg_table_size('record') + pg_table_size('served') AS bytes
+"""
