@@ -63,6 +63,7 @@ _OUTCOMES = {
     Outcome.RELEASED: _Results.OUTCOME_RELEASED,
     Outcome.ABSENT: _Results.OUTCOME_ABSENT,
     Outcome.NOT_OWNED: _Results.OUTCOME_NOT_OWNED,
+    Outcome.TOO_LARGE: _Results.OUTCOME_BUSY,
     None: _Results.OUTCOME_BUSY,
 }
 
@@ -341,7 +342,11 @@ class Replication(ReplicationServiceServicer):
 def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
     record = record_to_pb(result.record) if result.record is not None else None
     return _Results.Result(
-        key=result.key, outcome=_OUTCOMES[result.outcome], record=record, absence=absence_to_pb(result.absence)
+        key=result.key,
+        outcome=_OUTCOMES[result.outcome],
+        record=record,
+        absence=absence_to_pb(result.absence),
+        too_large=result.outcome is Outcome.TOO_LARGE,
     )
 
 

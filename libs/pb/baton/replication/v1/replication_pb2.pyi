@@ -594,8 +594,13 @@ class ReleaseRecordsResponse(_message.Message):
         OUTCOME_FIELD_NUMBER: _builtins.int
         RECORD_FIELD_NUMBER: _builtins.int
         ABSENCE_FIELD_NUMBER: _builtins.int
+        TOO_LARGE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         outcome: Global___ReleaseRecordsResponse.Outcome.ValueType
+        too_large: _builtins.bool
+        """With OUTCOME_BUSY: the record is larger than an event may be. It stays until its owner makes it smaller or deletes
+        it.
+        """
         @_builtins.property
         def record(self) -> _record_pb2.Record: ...
         @_builtins.property
@@ -607,10 +612,11 @@ class ReleaseRecordsResponse(_message.Message):
             outcome: Global___ReleaseRecordsResponse.Outcome.ValueType = ...,
             record: _record_pb2.Record | None = ...,
             absence: _record_pb2.Absence | None = ...,
+            too_large: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record", "too_large", b"too_large"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
         _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
