@@ -16,6 +16,7 @@ from libs.clock import Clock, SystemClock
 
 from .port import (
     POLL_BYTES,
+    UNREADABLE_HEADER,
     Event,
     LogUnavailable,
     OffsetGone,
@@ -129,6 +130,10 @@ class SqliteEventLog:
     @property
     def partitions(self) -> int:
         return self._partitions
+
+    @property
+    def name(self) -> str:
+        return self._path.name
 
     @property
     def retention(self) -> Retention:
@@ -293,11 +298,13 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
             if position == end:
                 continue
             rows = connection.execute(
-                "SELECT at, key, value, headers, time FROM event WHERE part = ? AND at >= ? ORDER BY at LIMIT ?",
+                "SELECT at, CAST(key AS BLOB), CAST(value AS BLOB), CAST(headers AS BLOB), time"
+                " FROM event WHERE part = ? AND at >= ? ORDER BY at LIMIT ?",
                 (number, position, limit - len(found)),
             )
             for at, key, value, headers, appended in rows:
-                event = Event(key, value, _unpack(headers))
+                # Casts and replacements: another program may have written anything here.
+                event = Event(key.decode(errors="replace"), value, _unpack(headers))
                 found.append(Stored(number, at, event, appended))
                 room -= len(value) + len(headers)
                 if room <= 0:
@@ -318,10 +325,21 @@ def _pack(headers: tuple[tuple[str, bytes], ...]) -> bytes:
 
 
 def _unpack(packed: bytes) -> tuple[tuple[str, bytes], ...]:
+    """Of what another program wrote here: one header that says so, and the bytes."""
+    try:
+        strings = _strings(packed)
+        return tuple((name.decode(), value) for name, value in zip(strings[::2], strings[1::2], strict=True))
+    except (ValueError, struct.error) as error:
+        return ((UNREADABLE_HEADER, f"headers: {error}".encode()), ("block", packed))
+
+
+def _strings(packed: bytes) -> list[bytes]:
     strings = []
     at = 0
     while at < len(packed):
         (length,) = struct.unpack_from(">I", packed, at)
+        if at + 4 + length > len(packed):
+            raise ValueError(f"{length} bytes where {len(packed) - at - 4} are left")
         strings.append(packed[at + 4 : at + 4 + length])
         at += 4 + length
-    return tuple((name.decode(), value) for name, value in zip(strings[::2], strings[1::2], strict=True))
+    return strings
