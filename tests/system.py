@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from libs.backend.admission import Admission
+from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
@@ -111,12 +112,13 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
     async def open_log() -> MemoryEventLog:
         return log
 
-    feed = ApplyLoop(ports, open_log, clock)
+    arrivals = Arrivals(ports, kit.operations.check_row)
+    feed = ApplyLoop(ports, open_log, clock, arrivals)
     around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
-    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None), serving)
+    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
     recovery = RecoveryApi(ports, serving, doorkeeper)
     server = Server(
         ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service(), recovery.service()]

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import sqlite3
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,9 @@ from typing import Self, TypeVar
 
 from libs.clock import Clock, SystemClock
 
+from .headers import pack, unpack
 from .port import (
     POLL_BYTES,
-    UNREADABLE_HEADER,
     Event,
     LogUnavailable,
     OffsetGone,
@@ -255,7 +254,7 @@ def _append(connection: sqlite3.Connection, placed: list[tuple[int, Event]], now
         following = dict(connection.execute("SELECT part, next FROM part"))
         rows = []
         for number, event in placed:
-            rows.append((number, following[number], event.key, event.value, _pack(event.headers), now))
+            rows.append((number, following[number], event.key, event.value, pack(event.headers), now))
             following[number] += 1
         connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
         touched = [(following[number], number) for number in {number for number, _ in placed}]
@@ -304,7 +303,7 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
             )
             for at, key, value, headers, appended in rows:
                 # Casts and replacements: another program may have written anything here.
-                event = Event(key.decode(errors="replace"), value, _unpack(headers))
+                event = Event(key.decode(errors="replace"), value, unpack(headers))
                 found.append(Stored(number, at, event, appended))
                 room -= len(value) + len(headers)
                 if room <= 0:
@@ -313,33 +312,3 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
             if len(found) == limit or room <= 0:
                 break
     return found
-
-
-def _pack(headers: tuple[tuple[str, bytes], ...]) -> bytes:
-    """Return name and value of each header, each behind its length as four bytes, big-endian."""
-    parts: list[bytes] = []
-    for name, value in headers:
-        encoded = name.encode()
-        parts += (struct.pack(">I", len(encoded)), encoded, struct.pack(">I", len(value)), value)
-    return b"".join(parts)
-
-
-def _unpack(packed: bytes) -> tuple[tuple[str, bytes], ...]:
-    """Of what another program wrote here: one header that says so, and the bytes."""
-    try:
-        strings = _strings(packed)
-        return tuple((name.decode(), value) for name, value in zip(strings[::2], strings[1::2], strict=True))
-    except (ValueError, struct.error) as error:
-        return ((UNREADABLE_HEADER, f"headers: {error}".encode()), ("block", packed))
-
-
-def _strings(packed: bytes) -> list[bytes]:
-    strings = []
-    at = 0
-    while at < len(packed):
-        (length,) = struct.unpack_from(">I", packed, at)
-        if at + 4 + length > len(packed):
-            raise ValueError(f"{length} bytes where {len(packed) - at - 4} are left")
-        strings.append(packed[at + 4 : at + 4 + length])
-        at += 4 + length
-    return strings

@@ -134,7 +134,7 @@ class TestFeed:
 
     async def test_positions_and_counters_move_with_what_is_applied(self, store: StorePorts) -> None:
         records = [record_of(row_of(key, (0, 1), store.store.other)) for key in KEYS[:4]]
-        parked = Parked(3, 4, "sandboxes/odd", "no record", b"\x00\xff")
+        parked = Parked(3, 4, "sandboxes/odd", "no record", b"\x00\xff", b"\x00h", "topic")
         step = FeedStep((Position(3, 0, 6), Position(5, 0, 2)), (parked,), skipped=2)
         assert await store.transfers.apply([*records, records[0]], step) == (4, 1)
         state = await store.feed.state()

@@ -140,8 +140,8 @@ COUNT = (
     " WHERE part = $1"
 )
 PARK = (
-    "INSERT INTO parked (part, place, key, reason, event) SELECT * FROM"
-    " unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[]) ON CONFLICT DO NOTHING"
+    "INSERT INTO parked (part, place, key, reason, event, headers, topic) SELECT * FROM unnest($1::integer[],"
+    " $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[]) ON CONFLICT DO NOTHING"
 )
 
 # What a seizure left behind is for a person to look at before the absence moves.

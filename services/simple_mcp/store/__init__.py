@@ -15,6 +15,7 @@ from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import (
+    PARKED_MESSAGE,
     PROTOCOL_COLUMNS,
     SHARED_TABLES,
     bases_column,
@@ -70,6 +71,7 @@ MIGRATIONS = (
     Migration(3, change_tables("sandboxes")),
     Migration(4, RECOVERY_TABLES),
     Migration(5, bases_column("sandboxes")),
+    Migration(6, PARKED_MESSAGE),
 )
 
 
