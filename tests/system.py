@@ -6,11 +6,11 @@ For tests of the router: real servers and channels, adapters in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from libs.backend.admission import Admission
+from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.doorkeeper import Doorkeeper
@@ -25,6 +25,7 @@ from libs.contract.operations import Operations
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.server import Server, ServerConfig
@@ -103,7 +104,9 @@ class System:
         await self.backends[store].server.drain(0.0)
 
 
-async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit) -> Backend:
+async def _backend(
+    stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit, all_of_them: Mapping[Store, Backend]
+) -> Backend:
     clock = SystemClock()
     ports = MemoryStore(store, clock, kit.columns)
     serving = Serving()
@@ -112,7 +115,11 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
     async def open_log() -> MemoryEventLog:
         return log
 
-    arrivals = Arrivals(ports, kit.operations.check_row)
+    async def ask_other() -> recovery_pb2.GetStandingResponse:
+        async with open_other(all_of_them[store.other].server.address, None) as ask:
+            return await ask()
+
+    arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
     feed = ApplyLoop(ports, open_log, clock, arrivals)
     around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
     calls = Calls(kit.operations, kit.contract, ports, around)
@@ -168,7 +175,9 @@ async def running_system(
     async with AsyncExitStack() as stack:
         log = MemoryEventLog(16)
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
-        backends = {store: await _backend(stack, store, log, kits[store]) for store in Store}
+        backends: dict[Store, Backend] = {}
+        for store in Store:
+            backends[store] = await _backend(stack, store, log, kits[store], backends)
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
