@@ -6,12 +6,11 @@ For tests of the router: real servers and channels, adapters in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from libs.backend.admission import Admission, open_other
-from libs.backend.arrivals import Arrivals
+from libs.backend.admission import Admission
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
@@ -25,7 +24,6 @@ from libs.contract.operations import Operations
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store
-from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.server import Server, ServerConfig
@@ -104,9 +102,7 @@ class System:
         await self.backends[store].server.drain(0.0)
 
 
-async def _backend(
-    stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit, all_of_them: Mapping[Store, Backend]
-) -> Backend:
+async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit) -> Backend:
     clock = SystemClock()
     ports = MemoryStore(store, clock, kit.columns)
     serving = Serving()
@@ -115,17 +111,12 @@ async def _backend(
     async def open_log() -> MemoryEventLog:
         return log
 
-    async def ask_other() -> recovery_pb2.GetStandingResponse:
-        async with open_other(all_of_them[store.other].server.address, None) as ask:
-            return await ask()
-
-    arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
-    feed = ApplyLoop(ports, open_log, clock, arrivals)
+    feed = ApplyLoop(ports, open_log, clock)
     around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
-    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
+    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None), serving)
     recovery = RecoveryApi(ports, serving, doorkeeper)
     server = Server(
         ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service(), recovery.service()]
@@ -175,9 +166,7 @@ async def running_system(
     async with AsyncExitStack() as stack:
         log = MemoryEventLog(16)
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
-        backends: dict[Store, Backend] = {}
-        for store in Store:
-            backends[store] = await _backend(stack, store, log, kits[store], backends)
+        backends = {store: await _backend(stack, store, log, kits[store]) for store in Store}
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))

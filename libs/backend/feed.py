@@ -14,14 +14,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from libs.backend.admission import read_terms
-from libs.backend.arrivals import Arrivals, why_unconfirmed
 from libs.backend.seized import heed_terms
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
-from libs.eventlog.headers import pack
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
-from libs.ownership.model import Record
-from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
+from libs.ownership.model import Record, bucket_of
+from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event, read_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -44,17 +42,13 @@ _REASON_BYTES = 500
 class _Batch:
     """Events of one poll, sorted by what becomes of them."""
 
-    arrived: list[tuple[Stored, Record]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     skipped: int = 0
     terms: dict[int, int] = field(default_factory=dict)
-    """By bucket: the highest term of which a terms event of the batch tells."""
+    """By bucket: the highest term that the batch shows."""
     positions: dict[int, Position] = field(default_factory=dict)
     oldest_made: float | None = None
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for _, record in self.arrived]
 
     def step(self) -> FeedStep:
         return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped)
@@ -68,7 +62,6 @@ class ApplyLoop:
         ports: StorePorts,
         open_log: Callable[[], Awaitable[EventLog]],
         clock: Clock,
-        arrivals: Arrivals,
         is_admitted: Callable[[], bool] = lambda: True,
     ) -> None:
         """`is_admitted`: whether this process has been admitted, or has found its store fenced."""
@@ -79,8 +72,6 @@ class ApplyLoop:
         self._open_log = open_log
         self._clock = clock
         self._is_admitted = is_admitted
-        self.arrivals = arrivals
-        self._topic = ""
         self._newest_made: float | None = None
         self._known_until: float | None = None
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
@@ -102,7 +93,6 @@ class ApplyLoop:
     async def _run(self, loop: Loop) -> None:
         """Read the partitions that are this process's until they change."""
         log = await self._open_log()
-        self._topic = log.name
         if not self._is_admitted():
             loop.well()
             await asyncio.sleep(NOTHING_CLAIMED_SECONDS)
@@ -136,7 +126,6 @@ class ApplyLoop:
         if found:
             batch = self._sort(found, positions)
             await heed_terms(self._ports, batch.terms)
-            await self._park_unconfirmed(batch)
             await self._ports.transfers.apply(batch.records, batch.step())
             for position in batch.positions.values():
                 positions[position.partition] = position.after
@@ -150,16 +139,14 @@ class ApplyLoop:
 
     def _sort(self, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
         batch = _Batch()
-        for stored in found:
-            partition = stored.partition
+        for partition, offset, event, _ in found:
             before = batch.positions.get(partition)
             start = before.before if before is not None else positions[partition]
-            batch.positions[partition] = Position(partition, start, stored.offset + 1)
-            self._sort_event(batch, stored)
+            batch.positions[partition] = Position(partition, start, offset + 1)
+            self._sort_event(batch, partition, offset, event)
         return batch
 
-    def _sort_event(self, batch: _Batch, stored: Stored) -> None:
-        event = stored.event
+    def _sort_event(self, batch: _Batch, partition: int, offset: int, event: Event) -> None:
         if not event.key and self._is_system(event):
             batch.skipped += 1
             self._note_terms(batch, event)
@@ -169,27 +156,18 @@ class ApplyLoop:
             if maker_of_event(event.value) == (event.key, self._ports.store):
                 batch.skipped += 1
                 return
-            record = self.arrivals.read(event)
+            record = read_event(event.key, event.value)
         except UnreadableRecord as error:
-            batch.parked.append(self._parked(stored, error.message))
+            reason = cut(error.message, _REASON_BYTES)
+            # A key with a zero is only shown: not every database keeps one.
+            batch.parked.append(Parked(partition, offset, event.key.replace("\0", "\ufffd"), reason, event.value))
             return
-        batch.arrived.append((stored, record))
+        batch.records.append(record)
+        if record.row.version.term:
+            _note_term(batch, bucket_of(event.key), record.row.version.term)
         self._saw(record.made_seconds)
         made = record.made_seconds
         batch.oldest_made = made if batch.oldest_made is None else min(made, batch.oldest_made)
-
-    async def _park_unconfirmed(self, batch: _Batch) -> None:
-        unconfirmed = {id(record) for record in await self.arrivals.unconfirmed(batch.records)}
-        for stored, record in batch.arrived if unconfirmed else ():
-            if id(record) in unconfirmed:
-                batch.parked.append(self._parked(stored, why_unconfirmed(record)))
-        batch.arrived = [one for one in batch.arrived if id(one[1]) not in unconfirmed]
-
-    def _parked(self, stored: Stored, reason: str) -> Parked:
-        event = stored.event
-        # A key with a zero is only shown: not every database keeps one.
-        key, reason = event.key.replace("\0", "\ufffd"), cut(reason, _REASON_BYTES)
-        return Parked(stored.partition, stored.offset, key, reason, event.value, pack(event.headers), self._topic)
 
     def _is_system(self, event: Event) -> bool:
         """Whether it is no record's event. A heartbeat of the other store tells how far it has been heard."""
@@ -217,8 +195,12 @@ class ApplyLoop:
         if self._clock.monotonic() < self._unpark_at:
             return
         self._unpark_at = self._clock.monotonic() + UNPARK_SECONDS
-        for parked in await self._ports.feed.parked(UNPARK_EVENTS):
-            await self.arrivals.retry(parked)
+        for event in await self._ports.feed.parked(UNPARK_EVENTS):
+            try:
+                record = read_event(event.key, event.event)
+            except UnreadableRecord:
+                continue
+            await self._ports.feed.unpark(event.partition, event.offset, record)
 
 
 def _note_term(batch: _Batch, bucket: int, term: int) -> None:

@@ -60,10 +60,6 @@ class MemoryEventLog:
         return len(self._partitions)
 
     @property
-    def name(self) -> str:
-        return "memory"
-
-    @property
     def retention(self) -> Retention:
         return Retention()
 

@@ -127,10 +127,6 @@ class Parked:
     key: str
     reason: str
     event: bytes
-    headers: bytes = b""
-    """Of its message, as `libs.eventlog.headers` packs them."""
-    topic: str = ""
-    """The log that it is in; "" if an earlier version parked it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +290,8 @@ class Census(NamedTuple):
     records: int
     owned_records: int
     owned_absences: int
+    unfilled_records: int = 0
+    """Rows of the old program among them that are not completed yet; an estimate until they are counted."""
 
 
 class Inspection(Protocol):

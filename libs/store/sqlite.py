@@ -11,6 +11,7 @@ from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from libs.store.sqlite_core import Core
+from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_inspection import SqliteInspection
 from libs.store.sqlite_queues import SqliteFeed, SqliteOutbox, SqliteUpkeep
 from libs.store.sqlite_records import SqliteRecords
@@ -26,9 +27,15 @@ class SqliteStore:
     backend = f"sqlite {sqlite3.sqlite_version}"
 
     def __init__(
-        self, store: Store, database: Database, layout: Layout, clock: Clock, limits: OutboxLimits | None = None
+        self,
+        store: Store,
+        database: Database,
+        layout: Layout,
+        clock: Clock,
+        limits: OutboxLimits | None = None,
+        fill: Fill | None = None,
     ) -> None:
-        core = Core(store, database, layout, clock, limits or OutboxLimits())
+        core = Core(store, database, layout, clock, limits or OutboxLimits(), fill)
         transfers = SqliteTransfers(core)
         self.store = store
         self.records: Records = SqliteRecords(core)
@@ -41,6 +48,8 @@ class SqliteStore:
         self.recovery: Recovery = SqliteRecovery(core)
         self.seizures: Seizures = SqliteSeizures(core)
         self.connections_in_use = 0
+        self.fill = fill
+        """The completion of old rows, where the file had some at this start."""
         self._database = database
 
     def __repr__(self) -> str:

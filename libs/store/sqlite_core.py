@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
@@ -18,9 +17,10 @@ from libs.ownership.rules import may_change
 from libs.ownership.terms import visible
 from libs.ownership.wire import event_of
 from libs.sqlite import Database
-from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
+from libs.store.limits import OutboxLimits
 from libs.store.port import Depth
 from libs.store.pulse import Pulse
+from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_schema import (
     LEARN,
     ROW_COLUMNS,
@@ -43,11 +43,8 @@ _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMI
 class OutboxBook:
     """Counts of the outbox, kept in memory by its only writer. Used in the writer's thread."""
 
-    def __init__(self, limits: OutboxLimits, table: str) -> None:
+    def __init__(self, limits: OutboxLimits) -> None:
         self._limits = limits
-        self._table = table
-        self._held = HELD_NOTHING
-        self._held_until = float("-inf")
         self._known_at: int | None = None
         self._entries = 0
         self._bytes = 0
@@ -69,14 +66,7 @@ class OutboxBook:
     def add(self, connection: sqlite3.Connection, record: Record, traceparent: str, *, reserve: bool) -> None:
         """The record's event. Raises OutboxFull."""
         event = event_of(record)
-        depth = self.depth(connection)
-        if reserve:
-            near = self._limits.is_near(depth, 1, len(event))
-            held = self._count_held(connection) if near else HELD_NOTHING
-            fits = self._limits.fits_release(depth, 1, len(event), held)
-        else:
-            fits = self._limits.fits(depth, len(event))
-        if not fits:
+        if not self._limits.fits(self.depth(connection), len(event), reserve=reserve):
             raise OutboxFull
         connection.execute(
             "INSERT INTO outbox (key, term, revision, size, tick, traceparent, event)"
@@ -86,17 +76,6 @@ class OutboxBook:
         connection.execute(CHANGED)
         self._entries += 1
         self._bytes += len(event)
-
-    def _count_held(self, connection: sqlite3.Connection) -> Held:
-        """The file without the outbox is at least as large as rows and served requests in it."""
-        if time.monotonic() >= self._held_until:
-            (rows,) = connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
-            (size,) = connection.execute(
-                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
-            ).fetchone()
-            self._held = Held(rows, max(size - self._bytes, 0))
-            self._held_until = time.monotonic() + HELD_SECONDS
-        return self._held
 
     def depth(self, connection: sqlite3.Connection) -> Depth:
         oldest = connection.execute(_OLDEST).fetchone()
@@ -110,17 +89,46 @@ class OutboxBook:
 class Core:
     """One open store. Methods that take a connection run inside a job of the writer."""
 
-    def __init__(self, store: Store, database: Database, layout: Layout, clock: Clock, limits: OutboxLimits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        database: Database,
+        layout: Layout,
+        clock: Clock,
+        limits: OutboxLimits,
+        fill: Fill | None = None,
+    ) -> None:
         self.store = store
         self.database = database
         self.layout = layout
         self.clock = clock
         self.statements = Statements(layout)
-        self.book = OutboxBook(limits, layout.table)
+        self.book = OutboxBook(limits)
+        self._fill = fill
         self.changed = asyncio.Event()
         """Set after each commit that may have filled the outbox."""
         self.written = Pulse()
         """Beats after each commit that may have written a record."""
+
+    @property
+    def fill(self) -> Fill | None:
+        """While old rows are not completed."""
+        return None if self._fill is None or self._fill.over else self._fill
+
+    def complete(self, connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+        """Old rows of these records become rows of the table; before anything is decided on them."""
+        if (fill := self.fill) is not None:
+            fill.rows.complete(connection, keys)
+
+    def old_rows(self, connection: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, Row]:
+        """Of these records, for a reader: to be asked for before the table is read (see `libs.store.sqlite_old`)."""
+        fill = self.fill
+        return {} if fill is None else fill.rows.rows(connection, keys)
+
+    def check_complete(self, action: str) -> None:
+        """Raises StillFilling."""
+        if (fill := self.fill) is not None:
+            fill.check(action)
 
     def committed(self) -> None:
         """After a commit of a record's write or release."""
@@ -192,6 +200,13 @@ class Core:
                 LEARN,
                 [(key, one.principal, one.request_id, one.request_hash, *one.version, one.answer) for one in served],
             )
+
+
+def with_old(found: Found, old: Mapping[str, Row]) -> Found:
+    """What was found in the table, else the old row that had been read before."""
+    if found.row is not None or found.key not in old:
+        return found
+    return replace(found, row=visible(old[found.key], found.absence))
 
 
 def found_from(key: str, values: Sequence[object], served: Served | None = None) -> Found:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from libs.ownership.model import Record, Row
+from libs.ownership.model import BUCKETS, Record, Row
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept
 from libs.store.sqlite_core import Core, window
 from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, row_from, unsigned
 from libs.store.window import size_of
+
+T = TypeVar("T")
+_ReadPage = Callable[[ExportQuery, str, sqlite3.Connection], tuple[list[T], bool]]
+"""Of the records that a query asks for, up to a key, if it is not ""."""
 
 WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
 
@@ -25,11 +29,21 @@ class SqliteInspection:
     core: Core
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
-        return await self.core.database.read(partial(self._export, query))
+        return await self._completed(query, self._export)
 
-    def _export(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
+    async def _completed(self, query: ExportQuery, read: _ReadPage[T]) -> tuple[list[T], bool]:
+        """A page of records whose old rows are completed before. Raises StillFilling."""
+        while True:
+            fill = self.core.fill
+            until = "" if fill is None else await fill.prepare(query)
+            found, more = await self.core.database.read(partial(read, query, until))
+            if found or not until:
+                return found, more
+            query = replace(query, after=until)
+
+    def _export(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
         """Rows first, then their served requests: newer requests beside an older row lose nothing, the reverse does."""
-        found, more = self._page(query, connection)
+        found, more = self._page(query, until, connection)
         rows = [_row(values) for values in found]
         served = set() if query.keys_only else _with_served(connection, [row.key for row in rows])
         records: list[Record] = []
@@ -43,24 +57,27 @@ class SqliteInspection:
         return records, more
 
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
-        return await self.core.database.read(partial(self._kept, query))
+        return await self._completed(query, self._kept)
 
-    def _kept(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Kept], bool]:
-        found, more = self._page(query, connection)
+    def _kept(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Kept], bool]:
+        found, more = self._page(query, until, connection)
         return [Kept(_row(values), unsigned(values[ROW_COLUMNS])) for values in found], more
 
-    def _page(self, query: ExportQuery, connection: sqlite3.Connection) -> tuple[list[Sequence[Any]], bool]:
+    def _page(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Sequence[Any]], bool]:
         """ROW and digest of each row, and whether there may be more of them."""
         page: list[Sequence[Any]] = []
         size = 0
         found = self._found(query, connection)
         for values in found:
+            if until and values[0].encode() > until.encode():
+                found.close()
+                return page, True
             if len(page) == query.limit or size >= PULL_BYTES:
                 found.close()
                 return page, True
             page.append(values)
             size += len(values[ROW_PAYLOAD])
-        return page, False
+        return page, bool(until)
 
     def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Sequence[Any], None, None]:
         """A statement for each bucket: each walks its own part of the index, and none is begun in vain."""
@@ -85,6 +102,7 @@ class SqliteInspection:
         return rows.replace("r.payload", "x''") if query.keys_only else rows
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+        self.core.check_complete("a comparison of buckets")
         return await self.core.database.read(partial(self._digests, buckets))
 
     def _digests(self, buckets: Sequence[int], connection: sqlite3.Connection) -> list[BucketDigest]:
@@ -102,7 +120,21 @@ class SqliteInspection:
         ]
 
     async def counts(self) -> list[BucketDigest]:
-        return await self.core.database.read(self._counts)
+        left = await self._left()
+        counted = await self.core.database.read(self._counts)
+        if not left:
+            return counted
+        # Their buckets are not known yet: each gets its share, so that none counts as empty.
+        share = -(-left // BUCKETS)
+        known = {one.bucket: one for one in counted}
+        every = [known.get(bucket, BucketDigest(bucket, 0, 0, 0)) for bucket in range(BUCKETS)]
+        return [one._replace(records=one.records + share, owned=one.owned + share) for one in every]
+
+    async def _left(self) -> int:
+        """Old rows that are not completed. Asked for before the table is counted: a row counts twice then, never not at
+        all."""
+        fill = self.core.fill
+        return 0 if fill is None else (await self.core.database.read(fill.rows.progress)).left
 
     def _counts(self, connection: sqlite3.Connection) -> list[BucketDigest]:
         found = connection.execute(self.core.statements.counts, (self.core.store.value,))
@@ -112,7 +144,9 @@ class SqliteInspection:
         return None
 
     async def census(self) -> Census:
-        return await self.core.database.read(self._census)
+        left = await self._left()
+        found = await self.core.database.read(self._census)
+        return Census(found.records + left, found.owned_records + left, found.owned_absences, left)
 
     def _census(self, connection: sqlite3.Connection) -> Census:
         me = self.core.store.value

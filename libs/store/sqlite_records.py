@@ -10,7 +10,8 @@ from functools import partial
 from libs.ownership.model import Call, Found, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.store.port import Listed, Page
-from libs.store.sqlite_core import Core, found_from
+from libs.store.sqlite_core import Core, found_from, with_old
+from libs.store.sqlite_old import merged
 from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, row_from
 
 
@@ -19,12 +20,17 @@ class SqliteRecords:
     core: Core
 
     async def read(self, key: str) -> Found:
-        return await self.core.database.read(partial(self.core.find, key=key))
+        return await self.core.database.read(partial(self._read, key))
+
+    def _read(self, key: str, connection: sqlite3.Connection) -> Found:
+        old = self.core.old_rows(connection, [key])
+        return with_old(self.core.find(connection, key), old)
 
     async def read_many(self, keys: Sequence[str]) -> list[Found]:
         return await self.core.database.read(partial(self._read_many, keys)) if keys else []
 
     def _read_many(self, keys: Sequence[str], connection: sqlite3.Connection) -> list[Found]:
+        old = self.core.old_rows(connection, keys)
         asked = ", ".join("(?, ?)" for _ in keys)
         found = connection.execute(
             f"WITH asked (key, bucket) AS (VALUES {asked}) SELECT {ROW}, {BUCKET}, asked.key FROM asked"
@@ -32,13 +38,14 @@ class SqliteRecords:
             [value for key in keys for value in (key, bucket_of(key))],
         ).fetchall()
         by_key = {values[-1]: found_from(values[-1], values[:-1]) for values in found}
-        return [by_key[key] for key in keys]
+        return [with_old(by_key[key], old) for key in keys]
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
         return await self.core.database.write(partial(self._write, call, decide), committed=self.core.committed)
 
     def _write(self, call: Call, decide: Decide, connection: sqlite3.Connection) -> Changed | Answered:
         with self.core.outbox_job(connection):
+            self.core.complete(connection, [call.key])
             found = self.core.find(connection, call.key, call)
             decided = decide(found)
             if isinstance(decided, Changed):
@@ -48,9 +55,16 @@ class SqliteRecords:
             return decided
 
     async def page(self, page: Page) -> list[Listed]:
+        if (fill := self.core.fill) is not None and not page.keys:
+            await fill.wait_for_names()
         return await self.core.database.read(partial(self._page, page))
 
     def _page(self, page: Page, connection: sqlite3.Connection) -> list[Listed]:
+        fill = self.core.fill
+        old = [] if fill is None else fill.rows.page(connection, page)
+        return merged(old, self._new_page(page, connection), page)
+
+    def _new_page(self, page: Page, connection: sqlite3.Connection) -> list[Listed]:
         verdict, parameters = self._verdict(page)
         table = self.core.layout.table
         statement = f"SELECT {ROW}, {verdict} AS verdict FROM {table} r WHERE r.write_revision > 0 AND {VISIBLE}"

@@ -103,6 +103,7 @@ class SqliteRecovery:
         await self.core.database.write(lambda connection: connection.execute(statement, (reason,)))
 
     async def reopen(self) -> None:
+        self.core.check_complete("opening a recovered store")
         await self.core.database.write(partial(_reopen, Terms(self.core)))
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:
@@ -152,6 +153,7 @@ class SqliteSeizures:
         self._terms = Terms(core)
 
     async def seize(self, bucket: int, term: int) -> Absence:
+        self._core.check_complete("a seizure")
         work = partial(self._seize, bucket, term)
         return await self._core.database.write(work, committed=self._core.committed)
 
@@ -181,6 +183,7 @@ class SqliteSeizures:
         await self._core.database.write(work)
 
     async def settle(self, limit: int) -> int:
+        self._core.check_complete("a recovery")
         return await self._core.database.write(partial(self._settle, limit), committed=self._core.committed)
 
     def _settle(self, limit: int, connection: sqlite3.Connection) -> int:

@@ -49,6 +49,8 @@ class Layout:
     """The column with the labels, as a JSON object of strings."""
     lease: Callable[[Row], str] = lambda row: ""
     """See `libs.store.columns.Columns.lease`."""
+    as_written: Callable[[str, Sequence[Value]], tuple[Value, ...]] = lambda key, own: tuple(own)
+    """A record's own columns as `project` would show them, where another program wrote the same in another way."""
 
 
 SHARED_TABLES = (
@@ -72,13 +74,6 @@ SHARED_TABLES = (
     "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "INSERT INTO counter VALUES ('applied', 0), ('old', 0), ('parked', 0), ('journaled', 0)",
 )
-
-
-PARKED_MESSAGE = (
-    "ALTER TABLE parked ADD COLUMN headers BLOB NOT NULL DEFAULT x''",
-    "ALTER TABLE parked ADD COLUMN topic TEXT NOT NULL DEFAULT ''",
-)
-"""What else came with a parked event."""
 
 
 def lease_columns(table: str) -> Sequence[str]:
@@ -143,11 +138,11 @@ def unsigned(digest: int) -> int:
 
 def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
     """What a row's columns hold: those of the protocol, the layout's own, the lease."""
-    return (*first_values(row, layout), layout.lease(row))
+    return (*protocol_values(row), *layout.project(row), layout.lease(row))
 
 
-def first_values(row: Row, layout: Layout) -> tuple[Value, ...]:
-    """Without the lease, which the first schema did not have."""
+def protocol_values(row: Row) -> tuple[Value, ...]:
+    """In the order of PROTOCOL_COLUMNS."""
     return (
         row.key,
         bucket_of(row.key),
@@ -159,7 +154,6 @@ def first_values(row: Row, layout: Layout) -> tuple[Value, ...]:
         row.schema_version,
         row.payload,
         signed(row.digest),
-        *layout.project(row),
     )
 
 

@@ -10,6 +10,7 @@ at the next start.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import shutil
 import sqlite3
@@ -26,6 +27,7 @@ from libs.ownership.model import Row
 from libs.sqlite import error_of
 from libs.store.port import StoreUnavailable
 from libs.store.snapshots import Looked, Progress, SnapshotGone
+from libs.store.sqlite_old import OldRows
 from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, row_from, signed
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,9 @@ KINDS = {
 """What a snapshot finds beside what the contract knows."""
 
 
+_ALIKE = Finding("duplicate-by-case", "another record's name differs from it by case only")
+
+
 class _Stopped(Exception):
     """Nobody wants the copy any more."""
 
@@ -61,6 +66,7 @@ class _Copy:
     total_bytes: int = 0
     taken_seconds: float = 0.0
     records: int = 0
+    old: OldRows | None = None
     connection: sqlite3.Connection | None = None
     damage: str = ""
     task: asyncio.Task[None] | None = None
@@ -77,13 +83,16 @@ class SqliteSnapshots:
         folded: Callable[[str], str],
         clock: Clock,
         free_bytes: Callable[[Path], int] = lambda directory: shutil.disk_usage(directory).free,
+        old_rows: Callable[[sqlite3.Connection], OldRows | None] = lambda connection: None,
     ) -> None:
+        """`old_rows`: of a file, the rows in it that are not completed."""
         self._path = path
         self._target = path.with_name(f"{path.name}.audit")
         self._layout = layout
         self._folded = folded
         self._clock = clock
         self._free_bytes = free_bytes
+        self._old_rows = old_rows
         self._turn = asyncio.Lock()
         self._copy: _Copy | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -169,6 +178,8 @@ class SqliteSnapshots:
             with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None)) as source:
                 source.execute("BEGIN")
                 copy.records = source.execute(f"SELECT count(*) FROM {self._layout.table}").fetchone()[0]
+                if (old := self._old_rows(source)) is not None:
+                    copy.records += old.count_left(source)
                 copy.taken_seconds = self._clock.now()
                 self._check_room(source, copy)
                 connection = sqlite3.connect(self._target, isolation_level=None, check_same_thread=False)
@@ -213,11 +224,15 @@ class SqliteSnapshots:
         copy.damage = "" if said == "ok" else str(said)
         connection.text_factory = lambda data: data.decode(errors="replace")
         connection.create_function("folded", 1, self._folded, deterministic=True)
-        table = self._layout.table
+        copy.old = self._old_rows(connection)
+        live = f"SELECT key FROM {self._layout.table} WHERE live"
+        if copy.old is not None:
+            copy.old.complete_odd(connection)
+            live += f" UNION ALL {copy.old.keys}"
         connection.execute("CREATE TEMP TABLE alike (key TEXT PRIMARY KEY) WITHOUT ROWID")
         connection.execute(
-            f"INSERT INTO alike SELECT key FROM {table} WHERE live AND folded(key) IN"
-            f" (SELECT folded(key) FROM {table} WHERE live GROUP BY 1 HAVING count(*) > 1)"
+            f"WITH named AS ({live}) INSERT INTO alike SELECT key FROM named WHERE folded(key) IN"
+            " (SELECT folded(key) FROM named GROUP BY 1 HAVING count(*) > 1)"
         )
         connection.execute("PRAGMA query_only = ON")
 
@@ -230,14 +245,23 @@ class SqliteSnapshots:
         )
         try:
             found = copy.connection.execute(statement, (after, limit)).fetchall()
+            old = [] if copy.old is None else self._look_at_old(copy.old, copy.connection, after, limit)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the snapshot of {self._path} cannot be read: {error}") from error
         # Damage of the file is told once, with the first record.
         damage = [Finding("corrupt", f"the file: {copy.damage}")] if copy.damage and not after else []
         looked = [self._look(values) for values in found]
+        if old:
+            looked = sorted([*looked, *old], key=lambda one: one.key.encode())[:limit]
         if damage and looked:
             looked[0] = Looked(looked[0].key, looked[0].row, (*damage, *looked[0].findings))
         return looked
+
+    def _look_at_old(self, old: OldRows, connection: sqlite3.Connection, after: str, limit: int) -> list[Looked]:
+        rows = old.after(connection, after, limit)
+        asked = "SELECT n.value FROM json_each(?) n WHERE n.value IN (SELECT key FROM alike)"
+        alike = {key for (key,) in connection.execute(asked, (json.dumps([row.key for row in rows]),))}
+        return [Looked(row.key, row, (_ALIKE,) if row.key in alike else ()) for row in rows]
 
     def _look(self, values: tuple[object, ...]) -> Looked:
         envelope, digest, alike, own = (
@@ -257,10 +281,12 @@ class SqliteSnapshots:
 
     def _findings(self, row: Row, digest: object, alike: bool, own: tuple[object, ...]) -> Iterator[Finding]:
         if alike:
-            yield Finding("duplicate-by-case", "another record's name differs from it by case only")
+            yield _ALIKE
         if signed(row.digest) != digest:
             yield Finding("corrupt", "its digest is of another content")
             return
         shown = self._layout.project(row)
+        if own != shown:
+            own = self._layout.as_written(row.key, own)  # type: ignore[arg-type]
         if odd := [name for name, had, right in zip(self._layout.columns, own, shown, strict=True) if had != right]:
             yield Finding("edited", f"columns that say something else: {', '.join(odd)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import NamedTuple
 
@@ -65,6 +64,7 @@ class SqliteTransfers:
         return results
 
     def _release(self, connection: sqlite3.Connection, key: str, to: Store, *, create: bool) -> ReleaseResult:
+        self.core.complete(connection, [key])
         found = self.core.find(connection, key)
         release = decide_release(found, self.core.store, to, create=create)
         if release.row is None:
@@ -92,8 +92,8 @@ class SqliteTransfers:
         for position in step.positions:
             _move(connection, position)
         connection.executemany(
-            "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [astuple(parked) for parked in step.parked],
+            "INSERT OR REPLACE INTO parked (part, at, key, reason, event) VALUES (?, ?, ?, ?, ?)",
+            [(parked.partition, parked.offset, parked.key, parked.reason, parked.event) for parked in step.parked],
         )
         applied, journaled = self.take(records, connection)
         old = len(records) - applied - journaled
@@ -110,6 +110,7 @@ class SqliteTransfers:
 
     def take(self, records: Sequence[Record], connection: sqlite3.Connection) -> Taken:
         """Keeps what is newer, and all served requests."""
+        self.core.complete(connection, [record.row.key for record in records])
         applied = journaled = 0
         seized = self._terms.seized_buckets(connection)
         for record in records:
@@ -134,6 +135,7 @@ class SqliteTransfers:
     async def release_absence(self, bucket: int, to: Store) -> Absence:
         if to is self.core.store:
             raise ValueError(f"store {to} cannot release an absence to itself")
+        self.core.check_complete("a move of a bucket")
         return await self.core.database.write(partial(self._release_absence, bucket, to))
 
     def _release_absence(self, bucket: int, to: Store, connection: sqlite3.Connection) -> Absence:
@@ -147,6 +149,9 @@ class SqliteTransfers:
         return self._absences([bucket], connection)[0]
 
     async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
+        if absence.term:
+            # Whether the bucket has rows of a lower term.
+            self.core.check_complete("a move of a bucket after a seizure")
         return await self.core.database.write(partial(self._adopt_absence, absence, despite_conflicts))
 
     def _adopt_absence(

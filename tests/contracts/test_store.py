@@ -36,7 +36,7 @@ async def test_a_new_store_has_the_absences_of_its_kind(store: StorePorts) -> No
     version = 1 if store.store is Store.A else 0
     assert await store.transfers.absences() == [Absence(bucket, 0, version, Store.A) for bucket in range(BUCKETS)]
     census = await store.inspection.census()
-    assert census == (0, 0, BUCKETS if store.store is Store.A else 0)
+    assert census[:3] == (0, 0, BUCKETS if store.store is Store.A else 0)
 
 
 async def test_writes_of_one_key_at_once_each_have_their_revision(store: StorePorts) -> None:
@@ -153,7 +153,7 @@ async def test_a_record_that_is_too_large_for_an_event_is_kept_and_the_others_go
     released = await store.transfers.release([KEYS[0], KEY, KEYS[1]], store.store.other, create=False)
     assert {result.key: result.outcome for result in released.results} == {
         KEYS[0]: Outcome.RELEASE,
-        KEY: Outcome.TOO_LARGE,
+        KEY: None,
         KEYS[1]: Outcome.RELEASE,
     }
     assert (await store.records.read(KEY)).row == large
@@ -289,7 +289,7 @@ async def test_a_census_counts_rows_and_what_is_owned(store: StorePorts) -> None
     owned = sum(absence.owner is store.store for absence in await store.transfers.absences())
 
     async def census_is_known() -> bool:
-        return await store.inspection.census() == (30, 20, owned)
+        return await store.inspection.census() == (30, 20, owned, 0)
 
     await eventually(census_is_known)
 

@@ -12,8 +12,7 @@ from google.protobuf.message import DecodeError
 
 from libs.contract.descriptors import length_delimited, varint
 from libs.errors import BatonError
-from libs.eventlog.port import Stored, why_unreadable
-from libs.ownership.limits import MAX_REVISION
+from libs.eventlog.port import Stored
 from libs.ownership.model import Store
 from libs.ownership.wire import UnreadableRecord, read_event, store_from_pb, version_from_pb, version_to_pb
 from libs.pb.baton.record.v1 import record_pb2
@@ -92,8 +91,6 @@ class _Given:
     """The events of one call, by what is given for them."""
 
     events: list[Stored] = field(default_factory=list)
-    known: list[Stored] = field(default_factory=list)
-    """The target, or an event of the same call, has this version or a higher one."""
     copies: list[str] = field(default_factory=list)
     ownerships: dict[str, list[Stored]] = field(default_factory=dict)
 
@@ -115,10 +112,6 @@ class Work:
             stored for stored in found if stored.event.key and stored.event.key == (self._name or stored.event.key)
         ]
         self._counts.others += len(found) - len(wanted)
-        for stored in wanted:
-            if why_unreadable(stored.event):
-                self._counts.cannot_read(stored)
-        wanted = [stored for stored in wanted if not why_unreadable(stored.event)]
         lots: list[list[Stored]] = [[] for _ in range(WRITERS)]
         for stored in wanted:
             lots[zlib.crc32(stored.event.key.encode()) % WRITERS].append(stored)
@@ -158,15 +151,11 @@ class Work:
             return
         if self.dry_run:
             self._counts.applied += len(given.events) + len(given.copies) + len(given.ownerships)
-            self._counts.known += sum(len(events) - 1 for events in given.ownerships.values()) + len(given.known)
+            self._counts.known += sum(len(events) - 1 for events in given.ownerships.values())
             return
-        refused = {stored.event.key for stored in await self._apply(given.events)}
-        overtaken = [stored for stored in given.known if stored.event.key in refused]
-        self._counts.known += len(given.known) - len(overtaken)
+        await self._apply(given.events)
         await self._copy(given.copies)
         await self._own(given.ownerships, other)
-        if overtaken:
-            await self._lot(overtaken)
 
     def _sort(
         self,
@@ -188,7 +177,7 @@ class Work:
                 assert there is not None, "the other store's row is given"
                 version = there.version
             if record.key in known and known[record.key] >= version:
-                given.known.append(stored)
+                self._counts.known += 1
             elif give is Give.NOTHING:
                 self._counts.withhold(stored)
             elif give is Give.OWNERSHIP:
@@ -201,24 +190,20 @@ class Work:
                     given.copies.append(record.key)
         return given
 
-    async def _apply(self, some: list[Stored]) -> list[Stored]:
-        """Returns the events that the target has refused, as its feed would."""
+    async def _apply(self, some: list[Stored]) -> None:
         request = _request(some)
         if request is None or not request.records:
-            return []
+            return
         try:
             answer = await self._target.ask(self._target.replication.AdoptRecords, request, CALL_SECONDS)
-        except Refused as error:
-            good = self._readable(some) if error.reason == UnreadableRecord.reason else some
+        except Refused as refused:
+            good = self._readable(some) if refused.reason == UnreadableRecord.reason else some
             if len(good) == len(some):
                 raise
-            return await self._apply(good)
-        refused = [some[position] for position in answer.refused]
-        for stored in refused:
-            self._counts.cannot_read(stored)
+            await self._apply(good)
+            return
         self._counts.applied += answer.applied
-        self._counts.known += len(some) - answer.applied - len(refused)
-        return refused
+        self._counts.known += len(some) - answer.applied
 
     async def _copy(self, keys: Sequence[str]) -> None:
         if keys:
@@ -288,10 +273,7 @@ async def _claims(store: StoreClient, keys: Sequence[str]) -> dict[str, Claim]:
 def _claim_of(record: record_pb2.Record) -> Claim:
     """Raises UnreadableRecord."""
     try:
-        version = version_from_pb(record.version)
-        if not all(0 <= number <= MAX_REVISION for number in version):
-            raise UnreadableRecord(f"version: {tuple(version)} is not valid: 0 to {MAX_REVISION}", field="version")
-        return Claim(version, store_from_pb(record.owner, "owner"))
+        return Claim(version_from_pb(record.version), store_from_pb(record.owner, "owner"))
     except BatonError as error:
         raise UnreadableRecord(error.message) from None
 
@@ -320,6 +302,5 @@ def _request(some: Sequence[Stored]) -> pb.AdoptRecordsRequest | None:
         request = pb.AdoptRecordsRequest.FromString(b"".join(parts))
     except DecodeError:
         return None
-    request.from_log = True
     fits = all(record.key == stored.event.key for record, stored in zip(request.records, some, strict=True))
     return request if fits else None

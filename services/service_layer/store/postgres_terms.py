@@ -12,7 +12,6 @@ from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Absence, Record, Row, Served, Version, bucket_of
 from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
-from libs.store.limits import Held
 from libs.store.port import Applied, Depth
 from libs.store.recovery import Conflict, Why
 from libs.store.window import made_by
@@ -165,7 +164,7 @@ class PostgresSeizures:
 
     async def seize(self, bucket: int, term: int) -> Absence:
         context = self._context
-        depth, held = await context.gauge.depth(), await context.gauge.held()
+        depth = await context.gauge.depth()
         made: list[bytes] = []
 
         async def work(connection: Connection) -> Absence:
@@ -176,7 +175,7 @@ class PostgresSeizures:
                 if here.term == term:
                     return here
                 after = seized_absence(here, context.me, term)
-                made.extend(await self._seize_rows(connection, bucket, term, depth, held))
+                made.extend(await self._seize_rows(connection, bucket, term, depth))
                 await put_absences(connection, [after])
                 return after
 
@@ -185,9 +184,7 @@ class PostgresSeizures:
         context.written.beat()
         return absence
 
-    async def _seize_rows(
-        self, connection: Connection, bucket: int, term: int, depth: Depth, held: Held
-    ) -> list[bytes]:
+    async def _seize_rows(self, connection: Connection, bucket: int, term: int, depth: Depth) -> list[bytes]:
         """Returns their events. Raises OutboxFull."""
         context = self._context
         found = [row_of(columns) for columns in await connection.fetch(_ROWS_OF_BUCKET, bucket)]
@@ -198,7 +195,8 @@ class PostgresSeizures:
         rows = [seized_row(row, context.me, term) for row in before]
         now = context.clock.now()
         events = [event_of(Record(row, served.get(row.key, ()), made_by(row), now)) for row in rows]
-        if not context.limits.fits_release(depth, len(events), sum(map(len, events)), held):
+        waiting = Depth(depth.entries + len(events) - 1, depth.bytes, depth.oldest_seconds)
+        if not context.limits.fits(waiting, sum(map(len, events)), reserve=True):
             raise OutboxFull(entries=str(depth.entries), bytes=str(depth.bytes))
         values = [
             (row.key, *row.version, bases_text(row.bases), signed(row.digest), event)

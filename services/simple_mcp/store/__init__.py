@@ -5,29 +5,25 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.model import Store
-from libs.sqlite import Database, Migration, connect, error_of, exclusive, migrate
+from libs.sqlite import Database, Migration, connect, error_of, exclusive, migrate, transaction
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_fill import SMALL_ROWS, Fill
+from libs.store.sqlite_old import OldRows
 from libs.store.sqlite_recovery import RECOVERY_TABLES
-from libs.store.sqlite_schema import (
-    PARKED_MESSAGE,
-    PROTOCOL_COLUMNS,
-    SHARED_TABLES,
-    bases_column,
-    first_buckets,
-    first_values,
-    guards,
-    lease_columns,
-)
+from libs.store.sqlite_schema import bases_column, lease_columns
 from libs.store.sqlite_watch import change_tables
-from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE, old_key, old_row
+from services.simple_mcp.store.fitness import UnfitFile, check_fitness, check_triggers
+from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE
+from services.simple_mcp.store.takeover import drop_old, is_taken_over, old_rows, take_over
 
-__all__ = ["MIGRATIONS", "NotTheOldDatabase", "initialise", "open_store"]
+__all__ = ["MIGRATIONS", "NotTheOldDatabase", "UnfitFile", "initialise", "open_store"]
 
 
 class NotTheOldDatabase(BatonError):
@@ -36,42 +32,12 @@ class NotTheOldDatabase(BatonError):
     code = "FAILED_PRECONDITION"
 
 
-def _extend(connection: sqlite3.Connection) -> None:
-    """Gives the flat table what the protocol needs and makes a record of every row; then this store owns all names."""
-    for name, kind in PROTOCOL_COLUMNS.items():
-        connection.execute(f"ALTER TABLE sandboxes ADD COLUMN {name} {kind}")
-    _fill(connection)
-    for statement in ("CREATE UNIQUE INDEX sandboxes_key ON sandboxes (key)", *guards("sandboxes"), *SHARED_TABLES):
-        connection.execute(statement)
-    connection.execute(first_buckets(1, Store.A))
-
-
-def _fill(connection: sqlite3.Connection) -> None:
-    columns = [*PROTOCOL_COLUMNS, *COLUMNS]
-    update = f"UPDATE sandboxes SET {', '.join(f'{name} = ?' for name in columns)} WHERE rowid = ?"
-    taken: set[str] = set()
-    before = connection.text_factory
-    # What is not UTF-8 must not stop the migration either.
-    connection.text_factory = lambda data: data.decode(errors="replace")
-    try:
-        found = connection.execute(f"SELECT rowid, {', '.join(COLUMNS)} FROM sandboxes ORDER BY rowid").fetchall()
-    finally:
-        connection.text_factory = before
-    ids = {values[1] for values in found}
-    for number, *values in found:
-        flat = dict(zip(COLUMNS, values, strict=True))
-        key = old_key(flat["id"], number, taken, ids)
-        taken.add(key)
-        connection.execute(update, (*first_values(old_row(key, flat), LAYOUT), number))
-
-
 MIGRATIONS = (
-    Migration(1, _extend),
+    Migration(1, take_over),
     Migration(2, lease_columns("sandboxes")),
     Migration(3, change_tables("sandboxes")),
     Migration(4, RECOVERY_TABLES),
     Migration(5, bases_column("sandboxes")),
-    Migration(6, PARKED_MESSAGE),
 )
 
 
@@ -91,26 +57,59 @@ def initialise(path: Path) -> None:
             raise error_of(error, path) from error
 
 
-def _check(path: Path) -> None:
-    """An empty database owns nothing: it must not be taken for the old service's."""
+def _prepare(path: Path) -> None:
+    """Takes the old program's file over, if that is not done. Raises NotTheOldDatabase, UnfitFile, AlreadyOpen,
+    StoreUnavailable."""
+    # An empty database owns nothing: it must not be taken for the old service's.
     advice = "give the old service's file, or make an empty database once with `simple_mcp init`"
     if not path.exists() or not path.stat().st_size:
         raise NotTheOldDatabase(f"{path} is {'empty' if path.exists() else 'not there'}: {advice}")
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
-            names = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('sandboxes')")}
-    except sqlite3.DatabaseError as error:
-        raise NotTheOldDatabase(f"{path} cannot be read ({error}): {advice}") from error
-    if missing := set(COLUMNS) - names:
-        raise NotTheOldDatabase(f"{path} has no table `sandboxes` with {', '.join(sorted(missing))}: {advice}")
+    with exclusive(path):
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
+                names = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('sandboxes')")}
+                if missing := set(COLUMNS) - names:
+                    lacks = f"no table `sandboxes` with {', '.join(sorted(missing))}"
+                    raise NotTheOldDatabase(f"{path} has {lacks}: {advice}")
+                if is_taken_over(connection):
+                    check_triggers(connection)
+                    return
+                check_fitness(connection, partial(migrate, migrations=MIGRATIONS, path=path))
+        except sqlite3.DatabaseError as error:
+            raise NotTheOldDatabase(f"{path} cannot be read ({error}): {advice}") from error
+        try:
+            with closing(connect(path, busy_seconds=5.0)) as connection, transaction(connection):
+                # The number that was here is the old program's own.
+                take_over(connection)
+                connection.execute("PRAGMA user_version = 1")
+        except sqlite3.Error as error:
+            raise error_of(error, path) from error
 
 
 @asynccontextmanager
-async def open_store(path: Path, clock: Clock, limits: OutboxLimits | None = None) -> AsyncIterator[SqliteStore]:
-    """The store in the old service's file, which is extended in place the first time.
+async def open_store(
+    path: Path, clock: Clock, limits: OutboxLimits | None = None, *, filling: bool = True
+) -> AsyncIterator[SqliteStore]:
+    """The store in the old service's file, which is taken over at the first start. Its old rows are completed while it
+    serves; without `filling`, only those that calls need.
 
-    Raises NotTheOldDatabase, AlreadyOpen, NewerSchema, StoreUnavailable.
+    Raises NotTheOldDatabase, UnfitFile, AlreadyOpen, NewerSchema, StoreUnavailable.
     """
-    _check(path)
+    _prepare(path)
     async with Database.open(path, MIGRATIONS) as database:
-        yield SqliteStore(Store.A, database, LAYOUT, clock, limits)
+        rows = await database.write(_left_rows)
+        if rows is None:
+            yield SqliteStore(Store.A, database, LAYOUT, clock, limits)
+            return
+        fill = Fill(database, rows, filling=filling)
+        async with fill.running(is_small=await database.read(partial(rows.has_at_most, rows=SMALL_ROWS))):
+            yield SqliteStore(Store.A, database, LAYOUT, clock, limits, fill)
+
+
+def _left_rows(connection: sqlite3.Connection) -> OldRows | None:
+    """The rows that are left to complete. The last start may have left an empty table: nothing reads it now."""
+    rows = old_rows(connection)
+    if rows is not None and rows.has_at_most(connection, 0):
+        drop_old(connection)
+        return None
+    return rows

@@ -11,13 +11,14 @@ from libs.clock import Clock
 from libs.sandboxes.audit import SandboxAudit
 from libs.store.sqlite_snapshot import KINDS, SqliteSnapshots
 from services.simple_mcp.store.flat import LAYOUT
+from services.simple_mcp.store.takeover import old_rows
 
 
 @asynccontextmanager
 async def open_audit(path: Path, clock: Clock) -> AsyncIterator[AuditParts]:
     """Of the file that this process has open as its store."""
     records = SandboxAudit()
-    snapshots = SqliteSnapshots(path, LAYOUT, records.folded, clock)
+    snapshots = SqliteSnapshots(path, LAYOUT, records.folded, clock, old_rows=old_rows)
     try:
         yield AuditParts(records, snapshots, KINDS)
     finally:

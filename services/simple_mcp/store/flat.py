@@ -3,14 +3,15 @@
 The old program had one table and no schema version. A value that cannot be understood does not stop the migration: its
 text is kept in the annotation `baton.dev/raw-<column>` of the sandbox, and the field takes what could be understood of
 it, else stays empty. A zero in a text becomes U+FFFD: not every database can hold it. A row whose id cannot be part of
-a name (none, empty, too long, not text, with a zero, or the same as another's after decoding) is named `row-<rowid>`.
+a name (none, empty, too long, not text or not UTF-8, with a zero) is named `row-<rowid>`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -25,6 +26,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.audit import RAW
 from libs.sandboxes.columns import sandbox_columns, state_name
 from libs.sandboxes.schema import FLAT, SCHEMAS
+from libs.store.sqlite_old import OldTable
 from libs.store.sqlite_schema import Layout, Value, labels_text
 
 PREFIX = "sandboxes/"
@@ -168,36 +170,70 @@ def _raw(value: object) -> str:
     return text.encode(errors="replace").decode()
 
 
-def old_key(value: object, number: int, taken: set[str], ids: Collection[object]) -> str:
-    """The record's key of an old row. `number`: its rowid; `taken`: keys of rows before it; `ids`: of all rows."""
-    if isinstance(value, str) and value and not {"\ufffd", "\0"} & set(value):
-        key = PREFIX + value
-        if len(key.encode()) <= MAX_KEY_BYTES and key not in taken:
-            return key
+def is_clean(value: object) -> bool:
+    """Whether an id is the rest of its record's key."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and "\ufffd" not in value
+        and "\0" not in value
+        and len(value.encode()) <= MAX_KEY_BYTES - len(PREFIX)
+    )
+
+
+def old_key(value: object, number: int, is_id: Callable[[str], bool]) -> str:
+    """The record's key of an old row, by its id and rowid."""
+    if is_clean(value):
+        return f"{PREFIX}{value}"
     made = f"row-{number}"
-    while made in ids:
+    while is_id(made):
         made += "-"
     return PREFIX + made
 
 
-def old_row(key: str, flat: Mapping[str, object]) -> Row:
-    """The record that an old row is: version (0, 1), owned by A."""
+def old_row(key: str, flat: Mapping[str, object]) -> tuple[Row, tuple[Value, ...]]:
+    """The record that an old row is, version (0, 1), owned by A; and its columns. They keep what the old program wrote,
+    as far as it is understood: the record can be read from them again, and so can the old program."""
+    sandbox, odd = _sandbox(key, flat)
+    written = _columns(key, sandbox, state_name(sandbox.state))
+    own: tuple[Any, ...] = tuple(
+        right if name in odd else flat[name] for name, right in zip(COLUMNS, written, strict=True)
+    )
+    payload = SCHEMAS.write(sandbox, SCHEMA_VERSION)
+    return Row(key, FIRST, Store.A, FIRST, live=True, payload=payload, schema_version=SCHEMA_VERSION), own
+
+
+def as_written(key: str, own: Sequence[Value]) -> tuple[Value, ...]:
+    """The columns of a row of the old program as this store would write them."""
+    sandbox, _ = _sandbox(key, dict(zip(COLUMNS, own, strict=True)))
+    return _columns(key, sandbox, state_name(sandbox.state))
+
+
+def _sandbox(key: str, flat: Mapping[str, object]) -> tuple[pb.Sandbox, set[str]]:
+    """And the columns that cannot stay as they are: by what is in them lists would not find the record."""
     sandbox = pb.Sandbox(name=key, uid=str(uuid5(NAMESPACE_URL, key)), revision=1, etag=FIRST.etag)
     values: dict[str, Any] = {}
+    odd: set[str] = set()
     if key != f"{PREFIX}{flat['id']}":
         sandbox.annotations[RAW + "id"] = _raw(flat["id"])
+        odd.add("id")
     for column, read in _READERS.items():
         if flat[column] is None:
+            if column in LAYOUT.filters:
+                odd.add(column)
             continue
+        if column == LAYOUT.labels:
+            # JSON that names a label twice would match a filter by either value.
+            odd.add(column)
         try:
             values[column] = read(flat[column])
-        except _Odd as odd:
+        except _Odd as found:
             sandbox.annotations[RAW + column] = _raw(flat[column])
-            if odd.partly is not None:
-                values[column] = odd.partly
+            odd.add(column)
+            if found.partly is not None:
+                values[column] = found.partly
     _fill(sandbox, values)
-    payload = SCHEMAS.write(sandbox, SCHEMA_VERSION)
-    return Row(key, FIRST, Store.A, FIRST, live=True, payload=payload, schema_version=SCHEMA_VERSION)
+    return sandbox, odd
 
 
 def _fill(sandbox: pb.Sandbox, values: Mapping[str, Any]) -> None:
@@ -226,16 +262,19 @@ def _seconds(sandbox: pb.Sandbox, name: str) -> float | None:
 
 def project(row: Row) -> tuple[Value, ...]:
     """The flat columns of a record, in the order of COLUMNS. A payload that is not understood leaves them empty."""
-    number = row.key.removeprefix(PREFIX)
     try:
         sandbox = SCHEMAS.model_of(row)
     except (DecodeError, SchemaUnknown, InvalidField):
         sandbox = pb.Sandbox()
+    return _columns(row.key, sandbox, state_name(sandbox.state) if row.payload else "")
+
+
+def _columns(key: str, sandbox: pb.Sandbox, state: str) -> tuple[Value, ...]:
     spec = sandbox.spec
     return (
-        number,
+        key.removeprefix(PREFIX),
         sandbox.account,
-        state_name(sandbox.state) if row.payload else "",
+        state,
         spec.image,
         json.dumps(list(spec.command), ensure_ascii=False),
         labels_text(spec.env),
@@ -255,4 +294,20 @@ LAYOUT = Layout(
     filters={"state": "state", "account": "account"},
     labels="metadata",
     lease=lambda row: sandbox_columns(row).lease,
+    as_written=as_written,
+)
+
+_KNOWN_STATES = ", ".join(f"'{name}'" for name in sorted(_STATES))
+
+OLD = OldTable(
+    name="sandboxes_old",
+    id="id",
+    columns=COLUMNS,
+    prefix=PREFIX,
+    is_clean=is_clean,
+    key=old_key,
+    made=re.compile(r"row-([0-9]{1,18})-*"),
+    row=old_row,
+    columns_of=sandbox_columns,
+    odd={"state": f"o.state NOT IN ({_KNOWN_STATES})", "account": "typeof(o.account) <> 'text'"},
 )

@@ -59,6 +59,7 @@ class GetStatusResponse(_message.Message):
     LOCKS_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
+    UNFILLED_RECORDS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while starting or draining; then only this method answers."""
@@ -77,6 +78,10 @@ class GetStatusResponse(_message.Message):
     """Why the store must not serve until it is recovered; empty when it may."""
     conflicts: _builtins.int
     """What seizures have left behind and no person has resolved."""
+    unfilled_records: _builtins.int
+    """Rows of the old program, among `records`, that the store has not completed yet. Until there are none it answers no
+    digests and no copies by bucket, and moves no buckets. An estimate in the first seconds.
+    """
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -122,10 +127,11 @@ class GetStatusResponse(_message.Message):
         locks: Global___Locks | None = ...,
         gone: _builtins.str = ...,
         conflicts: _builtins.int = ...,
+        unfilled_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "gone", b"gone", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "gone", b"gone", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,13 +600,8 @@ class ReleaseRecordsResponse(_message.Message):
         OUTCOME_FIELD_NUMBER: _builtins.int
         RECORD_FIELD_NUMBER: _builtins.int
         ABSENCE_FIELD_NUMBER: _builtins.int
-        TOO_LARGE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         outcome: Global___ReleaseRecordsResponse.Outcome.ValueType
-        too_large: _builtins.bool
-        """With OUTCOME_BUSY: the record is larger than an event may be. It stays until its owner makes it smaller or deletes
-        it.
-        """
         @_builtins.property
         def record(self) -> _record_pb2.Record: ...
         @_builtins.property
@@ -612,11 +613,10 @@ class ReleaseRecordsResponse(_message.Message):
             outcome: Global___ReleaseRecordsResponse.Outcome.ValueType = ...,
             record: _record_pb2.Record | None = ...,
             absence: _record_pb2.Absence | None = ...,
-            too_large: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record", "too_large", b"too_large"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
         _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
@@ -649,20 +649,16 @@ class AdoptRecordsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
-    FROM_LOG_FIELD_NUMBER: _builtins.int
-    from_log: _builtins.bool
-    """The records are events of the log, which anyone may have written: each is checked as the store's feed checks it."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]: ...
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
-        from_log: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_log", b"from_log", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -674,25 +670,17 @@ class AdoptRecordsResponse(_message.Message):
 
     APPLIED_FIELD_NUMBER: _builtins.int
     OLD_FIELD_NUMBER: _builtins.int
-    REFUSED_FIELD_NUMBER: _builtins.int
     applied: _builtins.int
     old: _builtins.int
-    @_builtins.property
-    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """With from_log: positions in the request of the records that were not applied, since this store cannot have them, or
-        no store confirms their term.
-        """
-
     def __init__(
         self,
         *,
         applied: _builtins.int = ...,
         old: _builtins.int = ...,
-        refused: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "old", b"old", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "old", b"old"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1356,26 +1344,6 @@ class ListParkedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
-    class Header(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        NAME_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        name: _builtins.str
-        value: _builtins.bytes
-        def __init__(
-            self,
-            *,
-            name: _builtins.str = ...,
-            value: _builtins.bytes = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
     class Parked(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1384,19 +1352,11 @@ class ListParkedResponse(_message.Message):
         KEY_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
         EVENT_FIELD_NUMBER: _builtins.int
-        HEADERS_FIELD_NUMBER: _builtins.int
-        TOPIC_FIELD_NUMBER: _builtins.int
         partition: _builtins.int
         offset: _builtins.int
         key: _builtins.str
         reason: _builtins.str
         event: _builtins.bytes
-        topic: _builtins.str
-        """The topic or file that it was read from; empty if an earlier version parked it."""
-        @_builtins.property
-        def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListParkedResponse.Header]:
-            """Of its message. A first header named baton-unreadable says why the message could not be parsed."""
-
         def __init__(
             self,
             *,
@@ -1405,12 +1365,10 @@ class ListParkedResponse(_message.Message):
             key: _builtins.str = ...,
             reason: _builtins.str = ...,
             event: _builtins.bytes = ...,
-            headers: _abc.Iterable[Global___ListParkedResponse.Header] | None = ...,
-            topic: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "topic", b"topic"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,162 @@
+"""Completes the old program's rows while the store serves: small transactions between the calls of clients.
+
+A kill at any moment loses nothing: what is done is in the database, and the next start goes on with the rows that are
+left. Memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
+
+from libs.rpc.tasks import Loop
+from libs.sqlite import Database
+from libs.store.port import ExportQuery
+from libs.store.sqlite_old import STEP_ROWS, OldRows, Progress, StillFilling
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PAUSE_SHARE = 0.5
+"""After a step the fill pauses for this share of the step's time, so that calls get the processor."""
+LOG_SECONDS = 10.0
+FIRST_SECONDS = 0.5
+"""How long a start waits for the first steps before it serves."""
+SMALL_ROWS = 1000
+SMALL_SECONDS = 30.0
+"""So few rows are completed before the store serves, however busy the machine is."""
+NAMES_SECONDS = 20.0
+"""How long a list waits at most until all ids have been looked through."""
+
+
+class Fill:
+    """The completion of one store's old rows, while `running`."""
+
+    def __init__(self, database: Database, rows: OldRows, *, filling: bool = True) -> None:
+        """Without `filling` no row with a clean id is completed but for a call that needs it."""
+        self.rows = rows
+        self._filling = filling
+        self.over = False
+        self.progress = Progress(0, 0, counted=False)
+        self.loop = Loop("old rows", self._step)
+        self._database = database
+        self._looked_to: bytes | None = None
+        """Up to this id no odd one is left."""
+        self._names_known = asyncio.Event()
+        self._prepared = asyncio.Event()
+        """Odd rows are completed, and the others are counted."""
+        self._ended = asyncio.Event()
+        self._logged_at, self._logged_done = time.monotonic(), 0
+
+    def __repr__(self) -> str:
+        return f"<Fill {self}>"
+
+    def __str__(self) -> str:
+        done, total, counted = self.progress
+        share = f"{100 * done / total:.0f} %" if counted and total else "not counted yet"
+        return f"{done} of {'' if counted else 'about '}{total} old rows completed ({share})"
+
+    async def ended(self) -> None:
+        """Waits until every row is completed."""
+        await self._ended.wait()
+
+    def check(self, action: str) -> None:
+        """Raises StillFilling: `action` needs every row."""
+        if not self.over:
+            raise StillFilling(f"{action} waits for the old program's rows: {self}; this goes on by itself")
+
+    async def wait_for_names(self) -> None:
+        """Until no row is left whose key is not its id. Raises StillFilling."""
+        try:
+            async with asyncio.timeout(NAMES_SECONDS):
+                await self._names_known.wait()
+        except TimeoutError:
+            self.check("a list")
+
+    async def prepare(self, query: ExportQuery) -> str:
+        """Completes the rows that a copy of records would show first. Returns the last key up to which the records are
+        complete; "": all that the query asks for. Raises StillFilling."""
+        if query.buckets:
+            self.check("a copy by buckets")
+        if query.keys:
+            await self._write(partial(self.rows.complete, keys=query.keys))
+            return ""
+        await self.wait_for_names()
+        last, left = query.after, query.limit
+        while left > 0:
+            last = await self._write(partial(self.rows.complete_after, after=last, limit=min(left, STEP_ROWS)))
+            left -= STEP_ROWS
+            if not last:
+                return ""
+        return last
+
+    @asynccontextmanager
+    async def running(self, *, is_small: bool) -> AsyncIterator[None]:
+        """Works on the rows while the block runs. A small file is complete when it begins, and one of usual size
+        answers lists, if the machine is not too busy."""
+        task = asyncio.create_task(self.loop.run())
+        try:
+            seconds = SMALL_SECONDS if is_small else FIRST_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._prepared.wait()
+                    if self._filling:
+                        await self._ended.wait()
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _step(self, loop: Loop) -> None:
+        if self.over or (self._prepared.is_set() and not self._filling):
+            # The loop ends with its owner.
+            await asyncio.Event().wait()
+        began, prepared = time.monotonic(), self._prepared.is_set()
+        await self._take_step()
+        loop.well()
+        # Lists wait for the first steps.
+        await asyncio.sleep((time.monotonic() - began) * PAUSE_SHARE if prepared else 0)
+
+    async def _take_step(self) -> None:
+        await (self._complete_step() if self._prepared.is_set() else self._prepare_step())
+
+    async def _prepare_step(self) -> None:
+        if self._names_known.is_set():
+            total = await self._database.read(self.rows.count)
+            self.progress = await self._write(partial(self.rows.keep_total, total=total))
+            self._prepared.set()
+            return
+        end, odd = await self._database.read(partial(self.rows.find_odd, after=self._looked_to))
+        for start in range(0, len(odd), STEP_ROWS):
+            await self._write(partial(self.rows.complete_numbers, numbers=odd[start : start + STEP_ROWS]))
+        if end is None and self._looked_to is not None:
+            self._names_known.set()
+        self._looked_to = end
+
+    async def _complete_step(self) -> None:
+        completed = await self._write(partial(self.rows.complete_some, limit=STEP_ROWS))
+        self.progress = await self._database.read(self.rows.progress)
+        if completed:
+            self._log_progress()
+            return
+        self.over = True
+        self._ended.set()
+        log.info("old rows: all %d are completed", self.progress.done)
+
+    def _log_progress(self) -> None:
+        now, done = time.monotonic(), self.progress.done
+        if now - self._logged_at >= LOG_SECONDS:
+            rate = (done - self._logged_done) / (now - self._logged_at)
+            left = f", about {self.progress.left / rate / 60:.0f} min left" if rate else ""
+            log.info("old rows: %s%s", self, left)
+            self._logged_at, self._logged_done = now, done
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._database.write(work, background=True)

@@ -1,0 +1,360 @@
+"""Rows of a table that was there before the store: each becomes a record when it is first changed, copied or released.
+
+The old table is renamed at the first start and a new, empty one takes its name, so that a start never depends on the
+number of rows, and every index and trigger is made on an empty table. From then on a record is in exactly one of the
+two. A row of the old table is a record of version (0, 1) that the old store owns. To complete a row is to insert it
+into the new table and delete it from the old one, in one transaction of the writer.
+
+A reader looks into the old table first and into the new one after that: a row that is completed in between is found
+twice, never missed, and the newer copy counts.
+
+Rows are completed in the order of their ids, which is the order of the keys. Ids that are no part of a key get a key
+made from the row's number, which lies elsewhere in that order; so these rows are completed first (`find_odd`). Until
+then no list and no copy of all records is answered.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from libs.errors import BatonError
+from libs.ownership.model import Row, bucket_of
+from libs.store.columns import ColumnsOf, matches
+from libs.store.port import Filter, Listed, Page
+from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Layout, Value, protocol_values
+
+_SHORT = 64
+"""Characters of an id that cannot be too long."""
+SCAN_ROWS = 20_000
+"""Ids that one statement looks through."""
+STEP_ROWS = 100
+"""Rows of one transaction: what a client's write waits for."""
+_NO_LEASE = ""
+LIST_ROWS = 200
+"""Rows that a list converts at once."""
+
+FILLING_TABLES = (
+    # `total` is unknown until all rows are counted. `moving` is 1 only inside a transaction that completes rows.
+    "CREATE TABLE filling (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL, total INTEGER,"
+    " moving INTEGER NOT NULL)",
+    "INSERT INTO filling VALUES (1, 0, NULL, 0)",
+)
+
+
+def old_guards(table: str) -> Sequence[str]:
+    """Triggers: nothing but the completion of rows changes the old table."""
+    return (
+        f"CREATE TRIGGER {table}_insert BEFORE INSERT ON {table}"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: rows are only taken out of it'); END",
+        f"CREATE TRIGGER {table}_update BEFORE UPDATE ON {table}"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: rows are only taken out of it'); END",
+        f"CREATE TRIGGER {table}_delete BEFORE DELETE ON {table} WHEN (SELECT moving FROM filling) = 0"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: rows are only deleted when they become records'); END",
+    )
+
+
+class StillFilling(BatonError):
+    """Rows of the old program are not completed yet: this needs all of them. It goes on by itself, try again later."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "STILL_FILLING"
+    retry_seconds = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class OldTable:
+    """What the rows of the old table are."""
+
+    name: str
+    id: str
+    """Its column with a unique index in bytewise order."""
+    columns: tuple[str, ...]
+    """That a record is made of, `id` among them. The new table has all of them too."""
+    prefix: str
+    """Of the keys of all records whose id is clean; the id is the rest."""
+    is_clean: Callable[[object], bool]
+    """Whether an id is the rest of a key."""
+    key: Callable[[object, int, Callable[[str], bool]], str]
+    """Of a row by id and number, and a test for ids that exist."""
+    made: re.Pattern[str]
+    """What follows the prefix in a key that was made for a row without a clean id; group 1 is the row's number."""
+    row: Callable[[str, Mapping[str, object]], tuple[Row, tuple[Value, ...]]]
+    """The record, by key and columns, and what the layout's own columns hold for it. It has no lease."""
+    columns_of: ColumnsOf
+    odd: Mapping[str, str]
+    """By column of a filter: a condition that holds for all rows whose record may show another value there."""
+
+
+class Progress(NamedTuple):
+    done: int
+    total: int
+    """An estimate until all rows are counted."""
+    counted: bool
+
+    @property
+    def left(self) -> int:
+        return max(self.total - self.done, 0)
+
+
+class OldRows:
+    """Statements on the old table. Methods that complete rows run in a job of the writer."""
+
+    def __init__(self, layout: Layout, old: OldTable, extra: Sequence[str] = ()) -> None:
+        """`extra`: columns of both tables that are no part of a record, and stay as they are."""
+        self._layout, self._old, self._table = layout, old, layout.table
+        columns = ", ".join(f'o."{name}"' for name in old.columns)
+        self._id = old.columns.index(old.id)
+        self.keys = f"SELECT '{old.prefix}' || {old.id} AS key FROM {old.name}"
+        """A statement, for when no odd row is left."""
+        self._select = f"SELECT o.rowid, {columns} FROM {old.name} o"
+        kept = "".join(f', "{name}"' for name in extra)
+        names = ", ".join((*PROTOCOL_COLUMNS, *layout.columns, "lease"))
+        count = len(PROTOCOL_COLUMNS) + len(layout.columns) + 1
+        marks = ", ".join(f"?{number}" for number in range(1, count + 1))
+        self._insert = (
+            f"INSERT INTO {self._table} ({names}{kept}) SELECT {marks}{kept} FROM {old.name} WHERE rowid = ?{count + 1}"
+        )
+
+    # Reading, on any connection.
+
+    def progress(self, connection: sqlite3.Connection) -> Progress:
+        done, total, highest = connection.execute(
+            f"SELECT done, total, iif(total IS NULL, (SELECT max(rowid) FROM {self._old.name}), 0) FROM filling"
+        ).fetchone()
+        return Progress(done, done + (highest or 0) if total is None else total, total is not None)
+
+    def count(self, connection: sqlite3.Connection) -> int:
+        """Rows that were there in the beginning: one statement, so that a row is not counted as left and as done."""
+        statement = f"SELECT (SELECT done FROM filling) + (SELECT count(*) FROM {self._old.name})"
+        return int(connection.execute(statement).fetchone()[0])
+
+    def count_left(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute(f"SELECT count(*) FROM {self._old.name}").fetchone()[0])
+
+    def has_at_most(self, connection: sqlite3.Connection, rows: int) -> bool:
+        return connection.execute(f"SELECT 1 FROM {self._old.name} LIMIT 1 OFFSET {rows}").fetchone() is None
+
+    def rows(self, connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Row]:
+        """Records of these keys whose rows are not completed."""
+        with _lenient(connection):
+            found = [(key, self._locate(connection, key)) for key in keys]
+        return {key: self._row(key, values) for key, values in found if values is not None}
+
+    def page(self, connection: sqlite3.Connection, page: Page) -> list[Listed]:
+        """The rows that a page asks for, by key."""
+        hidden = {bucket for (bucket,) in connection.execute("SELECT bucket FROM bucket WHERE term > 0")}
+        if page.keys:
+            rows = [row for row in self.rows(connection, page.keys).values() if bucket_of(row.key) not in hidden]
+            return [Listed(row, matches(row, self._old.columns_of(row), page.filter)) for row in rows]
+        found: list[Listed] = []
+        condition, parameters = self._may_match(page.filter)
+        for key, values in self._after(connection, page.after, condition, parameters):
+            row = self._row(key, values)
+            if matches(row, self._old.columns_of(row), page.filter) and bucket_of(key) not in hidden:
+                found.append(Listed(row, True))
+                if len(found) == page.limit:
+                    break
+        return found
+
+    def after(self, connection: sqlite3.Connection, after: str, limit: int) -> list[Row]:
+        """The first records after a key."""
+        found: list[Row] = []
+        for key, values in self._after(connection, after, "true", ()):
+            if len(found) == limit:
+                break
+            found.append(self._row(key, values))
+        return found
+
+    def find_odd(self, connection: sqlite3.Connection, after: bytes | None) -> tuple[bytes | None, list[int]]:
+        """Rows whose ids are no part of a key, among the next SCAN_ROWS after an id, and where to go on; None: at the
+        end. At the start (`after` is None) the rows whose ids are no text."""
+        before, connection.text_factory = connection.text_factory, bytes
+        try:
+            return self._find_no_texts(connection) if after is None else self._find_odd_texts(connection, after)
+        finally:
+            connection.text_factory = before
+
+    def _find_no_texts(self, connection: sqlite3.Connection) -> tuple[bytes | None, list[int]]:
+        """Where to go on is None as long as there are such rows: complete them, then ask again."""
+        # In the order of SQLite: nothing, numbers, texts, blobs.
+        of = f"SELECT rowid FROM {self._old.name} WHERE {self._old.id}"
+        found = connection.execute(f"{of} IS NULL UNION ALL {of} <= '' UNION ALL {of} >= x'' LIMIT {SCAN_ROWS}")
+        numbers = [number for (number,) in found]
+        return (None if numbers else b""), numbers
+
+    def _find_odd_texts(self, connection: sqlite3.Connection, after: bytes) -> tuple[bytes | None, list[int]]:
+        # SQLite compares without this program's lock: only ids that are not plain ASCII, or long, are looked at here.
+        name, column = self._old.name, self._old.id
+        texts = f"FROM {name} WHERE {column} > CAST(?1 AS TEXT) AND {column}"
+        last = connection.execute(
+            f"SELECT {column} {texts} < x'' ORDER BY {column} LIMIT 1 OFFSET {SCAN_ROWS}", (after,)
+        ).fetchone()
+        # One upper bound: SQLite searches its index by one only.
+        until = "< x''" if last is None else "<= CAST(?2 AS TEXT)"
+        odd = (
+            f"(length(CAST({column} AS BLOB)) <> length({column}) OR length({column}) > {_SHORT}"
+            f" OR {column} GLOB '*[^!-~]*')"
+        )
+        found = connection.execute(f"SELECT rowid, {column} {texts} {until} AND {odd}", (after, *(last or ())))
+        numbers = [number for number, text in found if not self._old.is_clean(text.decode(errors="replace"))]
+        return (None if last is None else last[0]), numbers
+
+    def _after(
+        self, connection: sqlite3.Connection, after: str, condition: str, parameters: Sequence[Any]
+    ) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Rows with clean ids, by key, in small steps: the statement of each ends before its rows are used."""
+        beyond, column = self._id_before(after), self._old.id
+        statement = f"{self._select} WHERE o.{column} > ? AND o.{column} < x'' AND ({condition}) ORDER BY o.{column}"
+        while beyond is not None:
+            with _lenient(connection):
+                found = connection.execute(f"{statement} LIMIT {LIST_ROWS}", (beyond, *parameters)).fetchall()
+            for values in found:
+                beyond = values[1 + self._id]
+                if self._old.is_clean(beyond):
+                    yield f"{self._old.prefix}{beyond}", values
+            if len(found) < LIST_ROWS:
+                return
+
+    def _id_before(self, after: str) -> str | None:
+        """The id after which the rows come whose keys are after this one; None: no row does."""
+        prefix = self._old.prefix
+        if after.startswith(prefix):
+            return after.removeprefix(prefix)
+        return "" if after.encode() < prefix.encode() else None
+
+    def _may_match(self, wanted: Filter) -> tuple[str, list[Any]]:
+        """A condition that no row fails whose record matches."""
+        terms: list[str] = []
+        parameters: list[Any] = []
+        for name, value in wanted.equals:
+            column = self._layout.filters[name]
+            if "\ufffd" not in value:
+                terms.append(f"(o.{column} = ? OR {self._old.odd[name]})")
+                parameters.append(value)
+        return " AND ".join(terms) or "true", parameters
+
+    def _locate(self, connection: sqlite3.Connection, key: str) -> Sequence[Any] | None:
+        """The row of a record, as `_select` gives it."""
+        old = self._old
+        if not key.startswith(old.prefix):
+            return None
+        rest = key.removeprefix(old.prefix)
+        if old.is_clean(rest):
+            found = connection.execute(f"{self._select} WHERE o.{old.id} = ?", (rest,)).fetchone()
+            if found is not None:
+                return tuple(found)
+        if made := old.made.fullmatch(rest):
+            found = connection.execute(f"{self._select} WHERE o.rowid = ?", (int(made[1]),)).fetchone()
+            if found is not None and self._key(connection, found) == key:
+                return tuple(found)
+        return None
+
+    def _key(self, connection: sqlite3.Connection, values: Sequence[Any]) -> str:
+        return self._old.key(values[1 + self._id], values[0], lambda text: self._is_id(connection, text))
+
+    def _is_id(self, connection: sqlite3.Connection, text: str) -> bool:
+        column = self._old.id
+        of_old = f"SELECT 1 FROM {self._old.name} WHERE {column} = ?1"
+        of_new = f"SELECT 1 FROM {self._table} WHERE key = ?2"
+        found = connection.execute(f"{of_old} UNION ALL {of_new} LIMIT 1", (text, self._old.prefix + text))
+        return found.fetchone() is not None
+
+    def _row(self, key: str, values: Sequence[Any]) -> Row:
+        row, _ = self._old.row(key, self._flat(values))
+        return row
+
+    def _flat(self, values: Sequence[Any]) -> Mapping[str, object]:
+        return dict(zip(self._old.columns, values[1:], strict=True))
+
+    # Completing, in a job of the writer.
+
+    def keep_total(self, connection: sqlite3.Connection, total: int) -> Progress:
+        connection.execute("UPDATE filling SET total = ? WHERE total IS NULL", (total,))
+        return self.progress(connection)
+
+    def complete(self, connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+        """Rows of these records, where they are not completed."""
+        with _lenient(connection):
+            found = [values for key in dict.fromkeys(keys) if (values := self._locate(connection, key)) is not None]
+            self._complete(connection, found)
+
+    def complete_numbers(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+        with _lenient(connection):
+            for start in range(0, len(numbers), STEP_ROWS):
+                some = tuple(numbers[start : start + STEP_ROWS])
+                marks = ", ".join("?" for _ in some)
+                self._complete(
+                    connection, connection.execute(f"{self._select} WHERE o.rowid IN ({marks})", some).fetchall()
+                )
+
+    def complete_odd(self, connection: sqlite3.Connection) -> None:
+        """All rows whose ids are no part of a key; for a connection of its own."""
+        looked_to: bytes | None = None
+        while True:
+            end, odd = self.find_odd(connection, looked_to)
+            self.complete_numbers(connection, odd)
+            if end is None and looked_to is not None:
+                return
+            looked_to = end
+
+    def complete_after(self, connection: sqlite3.Connection, after: str, limit: int) -> str:
+        """The first rows after a key, when no odd one is left. Returns the last one's key; "": there are no more."""
+        beyond = self._id_before(after)
+        if beyond is None:
+            return ""
+        column = self._old.id
+        statement = f"{self._select} WHERE o.{column} > ? ORDER BY o.{column} LIMIT ?"
+        with _lenient(connection):
+            found = connection.execute(statement, (beyond, limit)).fetchall()
+            self._complete(connection, found)
+        return self._old.prefix + found[-1][1 + self._id] if len(found) == limit else ""
+
+    def complete_some(self, connection: sqlite3.Connection, limit: int) -> int:
+        """The next rows, whatever their ids are. Returns how many."""
+        with _lenient(connection):
+            found = connection.execute(f"{self._select} ORDER BY o.{self._old.id} LIMIT ?", (limit,)).fetchall()
+            self._complete(connection, found)
+        return len(found)
+
+    def _complete(self, connection: sqlite3.Connection, found: Sequence[Sequence[Any]]) -> None:
+        if not found:
+            return
+        rows = [self._old.row(self._key(connection, values), self._flat(values)) for values in found]
+        numbers = [values[0] for values in found]
+        connection.execute("UPDATE filling SET moving = 1, done = done + ?", (len(rows),))
+        connection.executemany(
+            self._insert,
+            [
+                (*protocol_values(row), *own, _NO_LEASE, number)
+                for (row, own), number in zip(rows, numbers, strict=True)
+            ],
+        )
+        connection.executemany(f"DELETE FROM {self._old.name} WHERE rowid = ?", [(number,) for number in numbers])
+        # No write: a watch has not missed anything.
+        connection.executemany("DELETE FROM change WHERE key = ?", [(row.key,) for row, _ in rows])
+        connection.execute("UPDATE filling SET moving = 0")
+
+
+def merged(old: Sequence[Listed], new: Sequence[Listed], page: Page) -> list[Listed]:
+    """One page of both tables' pages. A row in both was completed between the two statements: the newer one counts."""
+    if not old:
+        return list(new)
+    by_key = {one.row.key: one for one in (*old, *new)}
+    listed = sorted(by_key.values(), key=lambda one: one.row.key.encode())
+    return listed if page.keys else listed[: page.limit]
+
+
+@contextmanager
+def _lenient(connection: sqlite3.Connection) -> Iterator[None]:
+    """Text that is not UTF-8 is read too, with U+FFFD for what is not understood."""
+    before = connection.text_factory
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    try:
+        yield
+    finally:
+        connection.text_factory = before

@@ -1,0 +1,200 @@
+"""Whether a file of the old program can be taken over, found out before anything in it is changed.
+
+The file's own schema is built anew in memory, without its rows, and this store's statements run on it: what a trigger,
+a constraint or another object of the file would refuse later is refused now, with its name and a remedy.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+
+from libs.errors import BatonError
+from libs.ownership.model import Row, Store, Version
+from libs.pb.sandbox.v1 import sandbox_pb2 as pb
+from libs.sandboxes.schema import SCHEMAS
+from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Statements, values_of
+from services.simple_mcp.store.flat import COLUMNS, LAYOUT, PREFIX, SCHEMA_VERSION
+
+TABLE = LAYOUT.table
+_TEXTS = ("id", "account", "state", "image", "command", "env", "metadata")
+_AFFINITIES = (("INT", "INTEGER"), ("CHAR", "TEXT"), ("CLOB", "TEXT"), ("TEXT", "TEXT"), ("BLOB", "BLOB"))
+_REALS = ("REAL", "FLOA", "DOUB")
+_OWN = f"{TABLE}_"
+"""Names of this store's triggers begin so."""
+
+
+class UnfitFile(BatonError):
+    """The old program's file cannot be taken over as it is: nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "UNFIT_FILE"
+
+
+def check_fitness(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> None:
+    """Raises UnfitFile, which names every trouble found and its remedy. `migrate` makes this store's schema."""
+    troubles = list(_troubles(connection, migrate))
+    if troubles:
+        raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(troubles))
+
+
+def check_triggers(connection: sqlite3.Connection) -> None:
+    """Of a file that was taken over before. Raises UnfitFile."""
+    troubles = [one for one in _triggers(connection) if not one.startswith(f"trigger {_OWN}")]
+    if troubles:
+        raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(troubles))
+
+
+def _troubles(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> Iterator[str]:
+    (encoding,) = connection.execute("PRAGMA encoding").fetchone()
+    if encoding != "UTF-8":
+        # Nothing else can be found out: names would have another order.
+        yield f"its texts are in {encoding}: stop the old program, then `sqlite3 old.db .dump | sqlite3 new.db`"
+        return
+    found = [*_triggers(connection), *_columns(connection), *_id(connection), *_unique(connection)]
+    yield from found
+    if not found:
+        yield from _trial(connection, migrate)
+
+
+def _triggers(connection: sqlite3.Connection) -> Iterator[str]:
+    """Also one that only reads: it would run for copies and handoffs, which are no changes."""
+    for (name,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = ? ORDER BY name", (TABLE,)
+    ):
+        yield f"trigger {name} on {TABLE} would change data beside the store: `DROP TRIGGER {name}`"
+
+
+def _columns(connection: sqlite3.Connection) -> Iterator[str]:
+    rows = connection.execute(
+        'SELECT name, type, "notnull", dflt_value, hidden FROM pragma_table_xinfo(?)', (TABLE,)
+    ).fetchall()
+    for name, kind, not_null, default, hidden in rows:
+        if name in COLUMNS:
+            right = ("TEXT", "BLOB") if name in _TEXTS else ("INTEGER", "REAL", "NUMERIC", "BLOB")
+            if _affinity(kind) not in right:
+                wanted = "TEXT" if name in _TEXTS else "REAL or INTEGER"
+                yield f"column {name} has type {kind}, not {wanted}: {_rebuild(f'`{name} {wanted.split()[0]}`')}"
+        elif name in (*PROTOCOL_COLUMNS, "lease", "lease_tick"):
+            rename = f"ALTER TABLE {TABLE} RENAME COLUMN {name} TO old_{name}"
+            yield f"column {name} has a name that the store needs: `{rename}`"
+        elif not_null and default is None and not hidden:
+            yield f"column {name} is NOT NULL, and a new record has no value for it: {_rebuild('a default for it')}"
+
+
+def _affinity(kind: str) -> str:
+    """As SQLite finds it (https://www.sqlite.org/datatype3.html, 3.1)."""
+    kind = kind.upper()
+    for part, affinity in _AFFINITIES:
+        if part in kind:
+            return affinity
+    if not kind:
+        return "BLOB"
+    return "REAL" if any(part in kind for part in _REALS) else "NUMERIC"
+
+
+def _rebuild(how: str) -> str:
+    return f"make the table anew with {how} and copy the rows"
+
+
+def _id(connection: sqlite3.Connection) -> Iterator[str]:
+    """The id must be unique, and its index in the order of bytes; and each row needs a number."""
+    try:
+        connection.execute(f"SELECT rowid FROM {TABLE} LIMIT 0")
+    except sqlite3.OperationalError:
+        yield f"table {TABLE} is WITHOUT ROWID: {_rebuild('row numbers')}"
+    if not _has_index(connection, "BINARY"):
+        if _has_index(connection, None):
+            yield f"column id has a collation that is not BINARY, so names have another order: {_rebuild('`id TEXT`')}"
+        else:
+            yield f"column id has no unique index: `CREATE UNIQUE INDEX {TABLE}_unique_id ON {TABLE} (id)`"
+
+
+def _unique(connection: sqlite3.Connection) -> Iterator[str]:
+    """Clients may make records that such an index would refuse."""
+    for (name,) in connection.execute(
+        "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND origin = 'c' ORDER BY name", (TABLE,)
+    ):
+        columns = [one for (one,) in connection.execute("SELECT name FROM pragma_index_info(?)", (name,))]
+        if columns != ["id"]:
+            yield f"unique index {name} refuses records that clients may make: `DROP INDEX {name}`"
+
+
+def _has_index(connection: sqlite3.Connection, collation: str | None) -> bool:
+    """Unique, over all rows, of the id alone."""
+    indexes = connection.execute(
+        'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', (TABLE,)
+    ).fetchall()
+    for (index,) in indexes:
+        columns = connection.execute("SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", (index,)).fetchall()
+        if len(columns) == 1 and columns[0][0] == "id" and collation in (None, columns[0][1]):
+            return True
+    return False
+
+
+def _trial(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> Iterator[str]:
+    made = [
+        sql
+        for (sql,) in connection.execute(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            " ORDER BY type = 'table' DESC, type = 'index' DESC, type = 'view' DESC, rowid"
+        )
+    ]
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
+        for sql in made:
+            try:
+                scratch.execute(sql)
+            except sqlite3.Error as error:
+                yield f"`{sql}` cannot be used here ({error}): drop it"
+                return
+        yield from _collations(scratch)
+        try:
+            migrate(scratch)
+        except sqlite3.Error as error:
+            yield f"the store's tables cannot be made beside those of the file ({error}): rename what is in the way"
+            return
+        yield from _writes(scratch)
+
+
+def _collations(scratch: sqlite3.Connection) -> Iterator[str]:
+    """SQLite shows a column's collation only in an index."""
+    for name in COLUMNS:
+        scratch.execute(f"CREATE INDEX trial_index ON {TABLE} ({name})")
+        (collation,) = scratch.execute("SELECT coll FROM pragma_index_xinfo('trial_index') WHERE key").fetchone()
+        scratch.execute("DROP INDEX trial_index")
+        if collation != "BINARY":
+            yield f"column {name} has collation {collation}, so filters match other texts: {_rebuild('BINARY')}"
+
+
+def _writes(scratch: sqlite3.Connection) -> Iterator[str]:
+    """What the store writes: records in every state, with and without values, two of each, then changes of them."""
+    statements = Statements(LAYOUT)
+    rows = [
+        row
+        for number in range(2)
+        for row in (
+            *(_row(f"{number}-{state}", pb.Sandbox(state=state)) for state in pb.Sandbox.State.values()),
+            _row(f"{number}-stub", None),
+        )
+    ]
+    for row in rows:
+        try:
+            scratch.execute(statements.create, (*values_of(row, LAYOUT), Store.A.value, 0))
+            later = Row(row.key, Version(0, 2), Store.A, row.write_version, row.live, row.payload, SCHEMA_VERSION)
+            scratch.execute(statements.apply, values_of(later, LAYOUT))
+        except sqlite3.Error as error:
+            yield f"a record of the store does not fit the table ({error}): {_rebuild('no such constraint')}"
+            return
+
+
+def _row(name: str, sandbox: pb.Sandbox | None) -> Row:
+    key = f"{PREFIX}trial-{name}"
+    payload = b""
+    if sandbox is not None:
+        sandbox.name = key
+        payload = SCHEMAS.write(sandbox, SCHEMA_VERSION)
+    return Row(key, Version(0, 1), Store.A, Version(0, 1), sandbox is not None, payload, SCHEMA_VERSION)
+
+
+__all__: Sequence[str] = ("UnfitFile", "check_fitness", "check_triggers")
