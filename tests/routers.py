@@ -22,6 +22,7 @@ from services.router.flows.forward import Forward, ReadPolicy
 from services.router.flows.handoff import Handoffs
 from services.router.flows.listing import Listing
 from services.router.flows.observe import SettingCache
+from services.router.flows.patience import Patience
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
 from services.router.flows.watching import Watching
@@ -51,8 +52,9 @@ async def another_router(
         traffic = Traffic()
         transfer = Transfer(system.stores)
         handoffs = Handoffs(transfer, Absences(transfer), traffic)
-        forward = Forward(system.stores, handoffs, traffic, clock, ReadPolicy())
-        listing = Listing(system.stores, traffic, ReadPolicy(), system.shadow, clock)
+        patience = Patience(traffic, 0.0)
+        forward = Forward(system.stores, handoffs, traffic, clock, ReadPolicy(), patience)
+        listing = Listing(system.stores, traffic, ReadPolicy(), system.shadow, clock, patience)
         writes = Background(100, "writes")
         watching = Watching(system.stores, setting, clock, WATCH_PATIENCE_SECONDS)
         proxy = Proxy(

@@ -21,12 +21,13 @@ from libs.backend.state import Serving
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
+from libs.devstack.ports import free_port
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
-from libs.rpc.server import Server, ServerConfig
+from libs.rpc.server import RawService, Server, ServerConfig, ServerLimits, TypedService
 from libs.rpc.tasks import Background, Loop
 from libs.store.columns import ColumnsOf
 from libs.store.memory import MemoryStore
@@ -45,9 +46,10 @@ from services.router.flows.listing import Listing
 from services.router.flows.migration import Decision, Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
+from services.router.flows.patience import Patience
 from services.router.flows.relay import Relay
 from services.router.flows.shadow import Shadow, ShadowLimits
-from services.router.flows.stores import StoreClient, Stores, open_store
+from services.router.flows.stores import StoreClient, open_store
 from services.router.flows.traffic import Traffic
 from services.router.flows.transfer import Transfer
 from services.router.flows.watching import Watching
@@ -71,12 +73,17 @@ class Backend:
     server: Server
     feed: ApplyLoop
     doorkeeper: Doorkeeper
+    services: list[RawService | TypedService]
+
+    async def drain(self) -> None:
+        """End the process that listens now, as a kill would."""
+        await self.server.drain(0.0)
 
 
 @dataclass
 class System:
     backends: dict[Store, Backend]
-    stores: Stores
+    stores: dict[Store, StoreClient]
     log: MemoryEventLog
     control: MemoryControlStore
     setting: SettingCache
@@ -93,16 +100,23 @@ class System:
     auditor: Auditor
     clients: Clients
     """Of old schema versions, at the router."""
+    patience: Patience
 
     def ports(self, store: Store) -> MemoryStore:
         return self.backends[store].ports
 
     async def stop(self, store: Store) -> None:
         """Ends a backend as a kill would: nobody listens any more."""
-        await self.backends[store].server.drain(0.0)
+        await self.backends[store].drain()
+
+    async def start(self, store: Store) -> None:
+        """A new process of a backend that was stopped, at the same address. Needs a system with patience."""
+        backend = self.backends[store]
+        backend.server = Server(ServerConfig(backend.server.address, "internal"), backend.services)
+        await backend.server.start()
 
 
-async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit) -> Backend:
+async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit, port: int) -> Backend:
     clock = SystemClock()
     ports = MemoryStore(store, clock, kit.columns)
     serving = Serving()
@@ -118,13 +132,13 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
     doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None), serving)
     recovery = RecoveryApi(ports, serving, doorkeeper)
-    server = Server(
-        ServerConfig("127.0.0.1:0", "internal"), [calls.internal(), replication.service(), recovery.service()]
-    )
+    services: list[RawService | TypedService] = [calls.internal(), replication.service(), recovery.service()]
+    server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services)
     await server.start()
-    stack.push_async_callback(server.drain, 0.0)
+    backend = Backend(ports, serving, server, feed, doorkeeper, services)
+    stack.push_async_callback(backend.drain)
     serving.serve()
-    return Backend(ports, serving, server, feed, doorkeeper)
+    return backend
 
 
 @dataclass(frozen=True)
@@ -159,14 +173,18 @@ async def running_system(
     shadow_limits: ShadowLimits = QUICK_SHADOW,
     logged: frozenset[Phase] = frozenset(),
     kit_of_a: Kit | None = None,
+    patience_seconds: float = 0.0,
 ) -> AsyncIterator[System]:
     """`feeds`: relays and apply loops run. `mover`: buckets follow the setting. `logged`: in these phases a write is
-    answered when it is in the log. `kit_of_a`: of another program that runs at A."""
+    answered when it is in the log. `kit_of_a`: of another program that runs at A. `patience_seconds`: how long a call
+    waits for a store that is out of reach."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         log = MemoryEventLog(16)
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
-        backends = {store: await _backend(stack, store, log, kits[store]) for store in Store}
+        # A port that another process cannot take while a store is stopped.
+        places = {store: free_port() if patience_seconds else 0 for store in Store}
+        backends = {store: await _backend(stack, store, log, kits[store], places[store]) for store in Store}
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
@@ -186,10 +204,11 @@ async def running_system(
             return replace(seen, clients_watched_seconds=LONG_SECONDS, under_way=())
 
         migration = Migration(control, setting, evidence, clock)
-        forward = Forward(stores, handoffs, traffic, clock, ReadPolicy())
+        patience = Patience(traffic, patience_seconds)
+        forward = Forward(stores, handoffs, traffic, clock, ReadPolicy(), patience)
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
-        listing = Listing(stores, traffic, ReadPolicy(), shadow, clock)
-        writes = Background(100, "writes")
+        listing = Listing(stores, traffic, ReadPolicy(), shadow, clock, patience)
+        writes = Background(100, "writes", lambda: patience.writes)
         auditor = Auditor(stores, clock, QUICK_LEDGER)
         watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
         clients = Clients(kit.contract.schemas, clock)
@@ -207,7 +226,8 @@ async def running_system(
             watching=watching,
             clients=clients,
         )
-        router = Server(ServerConfig("127.0.0.1:0", "public"), [proxy.service()])
+        limits = ServerLimits(waiting=lambda: patience.calls)
+        router = Server(ServerConfig("127.0.0.1:0", "public", limits), [proxy.service()])
         await router.start()
         stack.push_async_callback(router.drain, 0.0)
         client = await stack.enter_async_context(open_channel(router.address))
@@ -235,6 +255,7 @@ async def running_system(
                 shadow,
                 auditor,
                 clients,
+                patience,
             )
         finally:
             for task in tasks:

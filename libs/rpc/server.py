@@ -72,6 +72,8 @@ class ServerLimits:
 
     calls: int = 256
     """Under way at once; further ones are refused with OVERLOADED."""
+    waiting: Callable[[], int] = lambda: 0
+    """Calls under way that a queue with a bound of its own holds: they do not count."""
     streams: int = 16
     """The same of methods that answer more than once. These have no deadline but the caller's."""
     request_bytes: int = REQUEST_BYTES
@@ -133,7 +135,7 @@ class _Gate:
         """What the handler answers; an error is sent as Baton's errors are."""
         self.arrived += 1
         try:
-            self._admit(request, context, full=self.in_flight >= self._limits.calls)
+            self._admit(request, context, full=self.in_flight - self._limits.waiting() >= self._limits.calls)
         except BatonError as error:
             return await abort(context, error)
         self.in_flight += 1

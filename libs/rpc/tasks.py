@@ -31,13 +31,17 @@ async def all_or_none(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class Background:
-    """Owns tasks that go on when their callers leave: at most `limit` of them, awaited at the end by `drain`."""
+    """Owns tasks that go on when their callers leave: at most `limit` of them, awaited at the end by `drain`.
 
-    def __init__(self, limit: int, name: str) -> None:
+    `waiting`: how many of them a queue with a bound of its own holds. They do not count.
+    """
+
+    def __init__(self, limit: int, name: str, waiting: Callable[[], int] = lambda: 0) -> None:
         if limit < 1:
             raise ValueError(f"limit is {limit}; it must be at least 1")
         self._limit = limit
         self._name = name
+        self._waiting = waiting
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
 
@@ -54,7 +58,7 @@ class Background:
 
         Raises what `work` raises; Overloaded and StoreNotReady, with `work` never begun.
         """
-        if self._draining or len(self._tasks) >= self._limit:
+        if self._draining or len(self._tasks) - self._waiting() >= self._limit:
             work.close()
             raise StoreNotReady("the process is draining") if self._draining else Overloaded()
         task = asyncio.create_task(work)

@@ -67,6 +67,7 @@ from services.router.flows.migration import Migration
 from services.router.flows.mover import Mover
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
+from services.router.flows.patience import Patience
 from services.router.flows.phase_since import PhaseSince
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
@@ -223,8 +224,9 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
     policy = ReadPolicy(settings.stale_reads)
-    writes = Background(settings.writes, "writes")
-    forward = Forward(stores, handoffs, traffic, clock, policy)
+    patience = Patience(traffic, settings.owner_patience_seconds)
+    writes = Background(settings.writes, "writes", lambda: patience.writes)
+    forward = Forward(stores, handoffs, traffic, clock, policy, patience)
     shadow = Shadow(outside.contract, stores, cache, observer, clock)
     auditor = Auditor(stores, clock, settings.ledger_limits)
     measurement = Measurement(
@@ -243,7 +245,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     judge = Judge(
         Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.rollback_limits)
     )
-    listing = Listing(stores, traffic, policy, shadow, clock)
+    listing = Listing(stores, traffic, policy, shadow, clock, patience)
     clients = Clients(outside.contract.schemas, clock)
     proxy = Proxy(
         outside.contract,
@@ -293,7 +295,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         usual_limits=(settings.gate_limits, settings.rollback_limits),
     )
     return Router(
-        public=_public(settings, proxy),
+        public=_public(settings, proxy, patience),
         control=_control(settings, parts, control_token),
         loops=[
             cache.loop,
@@ -319,9 +321,10 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     )
 
 
-def _public(settings: RouterSettings, proxy: Proxy) -> Server:
+def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Server:
     limits = ServerLimits(
         settings.public_calls,
+        waiting=lambda: patience.calls,
         streams=settings.watchers,
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,

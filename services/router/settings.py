@@ -106,6 +106,9 @@ class RouterSettings(ProcessSettings):
     """How long a watch waits for its store to come back before it goes on at the other one, anew."""
     writes: Count = 256
     """Under way at once, those included whose callers have left."""
+    owner_patience_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
+    """How long a call waits for a store that is out of reach, such as one that restarts, if its deadline allows; 0: it
+    fails at once. A read waits only while the store has been away for less than this."""
     stale_reads: bool = True
     """Answer a read from the other store, marked stale, when the record's owner is out of reach."""
     ack_logged: Annotated[str, AfterValidator(check_phases)] = ""

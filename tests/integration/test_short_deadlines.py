@@ -21,12 +21,14 @@ DEADLINE_SECONDS = 0.14
 
 
 class SlowRecords:
-    """A store's calls: reads of some keys do not end before they are let go."""
+    """A store's calls: reads of some keys, and if wanted the next write, do not end before they are let go."""
 
     def __init__(self, records: Records, *slow: str) -> None:
         self._records = records
         self.slow = set(slow)
         self.go_on = asyncio.Event()
+        self.hold_writes = False
+        self.held = 0
 
     async def read(self, key: str) -> Found:
         if key in self.slow:
@@ -37,6 +39,10 @@ class SlowRecords:
         return await self._records.read_many(keys)
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
+        if self.hold_writes:
+            self.hold_writes = False
+            self.held += 1
+            await self.go_on.wait()
         return await self._records.write(call, decide)
 
     async def page(self, page: Page) -> list[Listed]:

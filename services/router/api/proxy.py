@@ -23,7 +23,7 @@ from libs.rpc.tasks import Background
 from services.router.api.watching import Watches
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import Target, target
-from services.router.flows.forward import ClientCall, Forward, Steering, Time
+from services.router.flows.forward import MARGIN_SECONDS, ClientCall, Forward, Steering, Time
 from services.router.flows.ledger import Auditor
 from services.router.flows.listing import ListCall, Listing
 from services.router.flows.shadow import Shadow
@@ -81,7 +81,8 @@ class Proxy:
                 old = self.contract.schemas.is_old(version) and (method.is_read or method.may_create(message))
                 if method.shape is not None:
                     why.chosen = chosen = self._plan(why.setting, method, None, old_client=old)
-                    listed = ListCall(method, message, request, _time_left(context), version)
+                    ends_at = self.clock.monotonic() + _time_left(context)
+                    listed = ListCall(method, message, request, ends_at, version)
                     answer = await self.listing.call(listed, chosen.store)
                 else:
                     call = self._client_call(method, message, request, context, why)
@@ -110,7 +111,7 @@ class Proxy:
             raise ValueError(f"{method.path} has no key")
         schemas = self.contract.schemas
         caller = read_caller(context.invocation_metadata(), internal=False)
-        left = _time_left(context)
+        seconds = left = _time_left(context)
         extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
         key = method.key.of(message)
         if not method.is_read:
@@ -120,7 +121,7 @@ class Proxy:
                 made = make_id(caller.principal, request_id)
                 extra.append((metadata.MADE_ID, made))
                 key = method.key.with_id(message, made)
-            left = max(left, WRITE_SECONDS)
+            seconds = max(left, WRITE_SECONDS)
             if why.setting.phase in self.logged:
                 extra.append((metadata.ACK, metadata.LOGGED))
         if why.asked:
@@ -130,6 +131,7 @@ class Proxy:
         if schemas.metadata:
             # Always: what a store takes for the newest may be another one.
             extra.append((schemas.metadata, str(schemas.asked(context.invocation_metadata()))))
+        now = self.clock.monotonic()
         return ClientCall(
             method=method,
             request=request,
@@ -137,7 +139,8 @@ class Proxy:
             bucket=bucket_of(key),
             may_create=method.may_create(message),
             extra=tuple(extra),
-            deadline=self.clock.monotonic() + left,
+            deadline=now + seconds,
+            answer_by=now + left - MARGIN_SECONDS,
         )
 
     def _compare(self, call: ClientCall | None, outcome: Answer | Refused) -> None:

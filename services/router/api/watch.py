@@ -199,6 +199,7 @@ def _store(parts: Parts, store: Store, totals: Totals) -> pb.StoreStatus:
         reads=totals.reads[side],
         writes=totals.writes[side],
         failures=totals.failures[side],
+        waiting=parts.traffic.waiting[store],
     )
     status = view.status
     if status is not None:

@@ -121,6 +121,8 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         ("ledger", counts_line(view["ledger"])),
         ("faults of B", faults_line(view)),
     ]
+    waiting = {name: store["waiting"] for name, store in view["stores"].items() if store["waiting"]}
+    lines += [("waiting", f"{count} calls for {name}, which is out of reach") for name, count in waiting.items()]
     if view["canary_auto"]["steps"]:
         lines.append(("canary walk", walk_line(view["canary_auto"])))
     if view["rehearsing"] or view["last_rehearsal"]:

@@ -173,6 +173,7 @@ def store_view(store: pb.StoreStatus) -> View:
         "reads": store.reads,
         "writes": store.writes,
         "failures": store.failures,
+        "waiting": store.waiting,
         "feed_read": store.feed_read,
         "feed_applied": store.feed_applied,
         "feed_old": store.feed_old,

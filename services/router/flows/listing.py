@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -26,8 +27,9 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.limits import ANSWER_BYTES
 from services.router.core.merge import Half, Item, frame, merge, unknown_names
-from services.router.flows.forward import ATTEMPT_SHARE, ReadPolicy, Time
+from services.router.flows.forward import ATTEMPT_SHARE, MARGIN_SECONDS, READ_SHARE, ReadPolicy, Time
 from services.router.flows.measure import Attempt, measured
+from services.router.flows.patience import Patience, QueueFull, Waiting
 from services.router.flows.stores import Answer, Away, Refused, Stores
 from services.router.flows.traffic import Traffic
 
@@ -53,7 +55,8 @@ class ListCall:
     request: Message
     data: bytes
     """The request's bytes."""
-    timeout_seconds: float
+    ends_at: float
+    """When the caller's time is over, by the monotonic clock."""
     schema_version: int = 0
     """Which the caller speaks; 0: the newest."""
 
@@ -71,8 +74,11 @@ class Halves:
 class Listing:
     """Raises InvalidField, SchemaUnknown, Refused with a store's own error, OwnerUnavailable."""
 
-    def __init__(self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows, clock: Time) -> None:
+    def __init__(
+        self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows, clock: Time, patience: Patience
+    ) -> None:
         self._stores = stores
+        self._patience = patience
         self._clock = clock
         self._traffic = traffic
         self._policy = policy
@@ -136,11 +142,29 @@ class Listing:
         return {name: item for part in parts for name, item in part.rows.items()}
 
     async def _half(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
+        """A store that restarts is waited for as by a read, so that the page need not be stale."""
+        waiting = Waiting(call.method.operation, True, len(call.data), partial(self._until, call.ends_at))
+        try:
+            return await self._patience.call(lambda: self._half_now(store, page, call), waiting)
+        except QueueFull as full:
+            raise full.away from None
+
+    def _until(self, ends_at: float, away: Away) -> float:
+        now = self._clock.monotonic()
+        outage = self._patience.away_since(away.store, now) + self._patience.seconds
+        return min(outage, now + READ_SHARE * (ends_at - MARGIN_SECONDS - now))
+
+    async def _half_now(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
         client = self._stores[store]
-        seconds = call.timeout_seconds * ATTEMPT_SHARE
+        seconds = max(call.ends_at - self._clock.monotonic(), 0.0) * ATTEMPT_SHARE
         attempt = Attempt(store, call.method.operation, call.method.is_read, seconds)
         asking = client.ask(client.replication.ListRecords, page, seconds)
-        answer = await measured(self._traffic.meter, self._clock, attempt, asking)
+        try:
+            answer = await measured(self._traffic.meter, self._clock, attempt, asking)
+        except Refused as refused:
+            self._patience.heard(store, refused if isinstance(refused, Away) else None)
+            raise
+        self._patience.heard(store, None)
         rows = {
             row.key: Item(version_from_pb(row.version), row.matches, row.item, row.unknown_schema)
             for row in answer.rows

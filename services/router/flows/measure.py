@@ -74,6 +74,8 @@ class Attempt(NamedTuple):
     timeout_seconds: float
     as_owner: bool = True
     """False: what the store has is asked for, whoever owns it."""
+    again: bool = False
+    """The store did not answer this call before: while the call waits for it, the wait counts its faults."""
 
 
 async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Awaitable[T]) -> T:
@@ -89,7 +91,7 @@ async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Await
         now = clock.monotonic()
         passed = refused.error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         refused.too_short = passed and not meter.is_late(attempt.store, began, now)
-        if not refused.too_short:
+        if not refused.too_short and not (attempt.again and refused.is_fault):
             _add(meter, attempt, began, now, fault=refused.is_fault)
         raise
     _add(meter, attempt, began, clock.monotonic(), fault=False)
@@ -97,7 +99,7 @@ async def measured(meter: Meter, clock: Time, attempt: Attempt, answering: Await
 
 
 def _add(meter: Meter, attempt: Attempt, began: float, now: float, *, fault: bool) -> None:
-    store, operation, is_read, _, as_owner = attempt
+    store, operation, is_read, _, as_owner, _ = attempt
     if as_owner or fault:
         meter.add(store, operation, is_read, now - began, fault, now)
     else:

@@ -35,6 +35,10 @@ _ANSWERS = _OF_THE_LOG | {LocksUnavailable.reason}
 """Of the store itself, under the same codes: it is there, and knows the outcome."""
 
 
+_NOT_CONNECTED = ("failed to connect to all addresses", "connections to all backends failing")
+"""How gRPC describes a call that it did not send, because no connection could be made."""
+
+
 class Refused(BatonError):
     """A store answered with an error that is the caller's answer too."""
 
@@ -62,6 +66,16 @@ class Refused(BatonError):
 
 class Away(Refused):
     """A store did not answer in time or cannot be reached: the outcome is unknown."""
+
+    @property
+    def never_sent(self) -> bool:
+        """No process of the store could be connected to."""
+        return (self.error.details() or "").startswith(_NOT_CONNECTED)
+
+    @property
+    def may_be_under_way(self) -> bool:
+        """A process of the store may still carry the request out. One that has answered with a reason does not."""
+        return self.reason == self.code and not self.never_sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +116,10 @@ class StoreClient:
 
     def __repr__(self) -> str:
         return f"<StoreClient {self.store} {self.channel!r}>"
+
+    @property
+    def is_one_process(self) -> bool:
+        return "," not in self.channel.address
 
     @property
     def token(self) -> Metadata:

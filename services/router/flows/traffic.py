@@ -69,6 +69,8 @@ class Traffic:
     writes: Counter[Store] = field(default_factory=Counter)
     failures: Counter[Store] = field(default_factory=Counter)
     """Server faults, by the store that failed."""
+    waiting: Counter[Store] = field(default_factory=Counter)
+    """Calls that wait now for a store that is out of reach."""
     handoffs: int = 0
     stale_reads: int = 0
     unavailable: int = 0

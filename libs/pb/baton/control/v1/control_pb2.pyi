@@ -498,6 +498,7 @@ class StoreStatus(_message.Message):
     FEED_APPLIED_FIELD_NUMBER: _builtins.int
     FEED_OLD_FIELD_NUMBER: _builtins.int
     FEED_TROUBLE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -520,6 +521,8 @@ class StoreStatus(_message.Message):
     feed_applied: _builtins.int
     feed_old: _builtins.int
     feed_trouble: _builtins.str
+    waiting: _builtins.int
+    """Calls that wait at this router for the store, because it is out of reach."""
     def __init__(
         self,
         *,
@@ -543,10 +546,11 @@ class StoreStatus(_message.Message):
         feed_applied: _builtins.int = ...,
         feed_old: _builtins.int = ...,
         feed_trouble: _builtins.str = ...,
+        waiting: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "store", b"store", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "store", b"store", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

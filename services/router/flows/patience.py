@@ -1,0 +1,212 @@
+"""Calls that wait for a store that does not answer, such as one that restarts.
+
+A call tries its store first. If the store is out of reach, the call waits here for its turn to try again. While the
+store is away, the call with the earliest deadline tries every PROBE_SECONDS. Once the store answers a call, each answer
+lets FOLLOWERS more try: the queue is empty after a few round trips, and a store that has just started is not flooded.
+
+The queue is bounded by calls, by bytes of their requests, and each call by its own end. A call that waits counts as one
+fault of the store in each second: waiting must not hide an outage from automatic rollback and the gates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+
+from libs.errors import Overloaded
+from libs.ownership.model import Store
+from services.router.flows.stores import Away
+from services.router.flows.traffic import Traffic
+
+T = TypeVar("T")
+
+MOST_CALLS = 1000
+"""That wait for one store."""
+MOST_BYTES = 64 << 20
+"""Of their requests."""
+PROBE_SECONDS = 0.05
+MOST_TRIES = 64
+"""Calls of the queue that try at one time."""
+FOLLOWERS = 2
+"""Calls that may go after each answer."""
+
+
+class QueueFull(Overloaded):
+    """Too many calls wait for a store that is out of reach; try again a little later."""
+
+    def __init__(self, away: Away) -> None:
+        super().__init__()
+        self.away = away
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A call, as the queue sees it."""
+
+    operation: str
+    is_read: bool
+    size_bytes: int
+    until: Callable[[Away], float]
+    """Monotonic time until which the call may wait for the store that did not answer."""
+    counted_at: float | None = None
+    """When the call was last counted as a fault of its store."""
+
+
+@dataclass(order=True, slots=True)
+class _Place:
+    until: float
+    number: int
+    call: Waiting = field(compare=False)
+    turn: asyncio.Future[bool] = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Of one store."""
+
+    places: list[_Place] = field(default_factory=list)
+    """A heap; those whose turn is done are left in it until they come up."""
+    writes: int = 0
+    size_bytes: int = 0
+    tries: int = 0
+    away_since: float | None = None
+    """Since when the store has answered nothing."""
+    probing: asyncio.TimerHandle | None = None
+
+
+class Patience:
+    """Raises Away when the time of a call is over, and QueueFull."""
+
+    def __init__(self, traffic: Traffic, seconds: float) -> None:
+        """`seconds`: the longest wait for a store; 0: none waits."""
+        self.seconds = seconds
+        self._traffic = traffic
+        self._queues = {store: _Queue() for store in Store}
+        self._number = 0
+
+    def __repr__(self) -> str:
+        return f"<Patience {self.seconds:g} s, waiting {dict(self._traffic.waiting)}>"
+
+    @property
+    def calls(self) -> int:
+        """Calls that wait now."""
+        return self._traffic.waiting.total()
+
+    @property
+    def writes(self) -> int:
+        return sum(queue.writes for queue in self._queues.values())
+
+    def away_since(self, store: Store, now: float) -> float:
+        """Since when a store has answered nothing; `now` if it has answered."""
+        since = self._queues[store].away_since
+        return now if since is None else since
+
+    def heard(self, store: Store, away: Away | None) -> None:
+        """An attempt at a store has ended: without an answer, or (None) with one."""
+        queue = self._queues[store]
+        if away is None:
+            queue.away_since = None
+            for _ in range(FOLLOWERS):
+                self._let_go(queue)
+        elif queue.away_since is None and may_return(away):
+            queue.away_since = _now()
+
+    async def call(self, work: Callable[[], Awaitable[T]], waiting: Waiting) -> T:
+        """What `work` returns. While it raises Away, it is done again in turn."""
+        try:
+            return await work()
+        except Away as error:
+            away = error
+        while True:
+            async with self._turn(away, waiting) as in_time:
+                if not in_time:
+                    raise away
+                try:
+                    return await work()
+                except Away as error:
+                    away = error
+
+    @asynccontextmanager
+    async def _turn(self, away: Away, waiting: Waiting) -> AsyncIterator[bool]:
+        """Waits until the call may try again. False: its time is over."""
+        until = waiting.until(away)
+        if not may_return(away) or until <= _now():
+            yield False
+            return
+        queue = self._queues[away.store]
+        if self._traffic.waiting[away.store] >= MOST_CALLS or queue.size_bytes + waiting.size_bytes > MOST_BYTES:
+            raise QueueFull(away) from None
+        if not await self._wait(away.store, queue, waiting, until):
+            yield False
+            return
+        queue.tries += 1
+        try:
+            yield True
+        finally:
+            queue.tries -= 1
+
+    async def _wait(self, store: Store, queue: _Queue, waiting: Waiting, until: float) -> bool:
+        self._number += 1
+        place = _Place(until, self._number, waiting, asyncio.get_running_loop().create_future())
+        heapq.heappush(queue.places, place)
+        self._traffic.waiting[store] += 1
+        queue.writes += not waiting.is_read
+        queue.size_bytes += waiting.size_bytes
+        if queue.probing is None:
+            self._probe_later(store, queue)
+        try:
+            return await place.turn
+        finally:
+            # A caller who left holds no place.
+            place.turn.cancel()
+            self._traffic.waiting[store] -= 1
+            queue.writes -= not waiting.is_read
+            queue.size_bytes -= waiting.size_bytes
+
+    def _probe_later(self, store: Store, queue: _Queue) -> None:
+        queue.probing = asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe, store, queue)
+
+    def _probe(self, store: Store, queue: _Queue) -> None:
+        now = _now()
+        queue.probing = None
+        queue.places = [place for place in queue.places if not place.turn.done()]
+        for place in queue.places:
+            if place.until <= now:
+                place.turn.set_result(False)
+            else:
+                self._count(store, place.call, now)
+        heapq.heapify(queue.places)
+        self._let_go(queue)
+        if queue.places:
+            self._probe_later(store, queue)
+
+    def _count(self, store: Store, call: Waiting, now: float) -> None:
+        """The first try was counted when it failed."""
+        if call.counted_at is None:
+            call.counted_at = now
+        elif now - call.counted_at >= 1.0:
+            call.counted_at += 1.0
+            self._traffic.meter.add(store, call.operation, call.is_read, None, True, now)
+
+    def _let_go(self, queue: _Queue) -> None:
+        """The call with the earliest deadline may try."""
+        while queue.places and queue.tries < MOST_TRIES:
+            place = heapq.heappop(queue.places)
+            if not place.turn.done():
+                place.turn.set_result(True)
+                return
+
+
+def may_return(away: Away) -> bool:
+    """Whether to wait for a store: its answer did not use up the time of the call."""
+    return away.error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,258 @@
+"""Calls that wait for a store that restarts, and what they get if it does not come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from libs.errors import OwnerUnavailable
+from libs.ownership.model import Store
+from libs.rpc import metadata
+from libs.rpc.errors import reason_of
+from libs.rpc.server import Server, ServerConfig
+from services.router.core.phase import Phase
+from services.router.flows import patience
+from services.router.flows.migration import Decision
+from services.router.flows.patience import Patience, QueueFull, Waiting
+from services.router.flows.stores import Away, open_store
+from services.router.flows.traffic import Traffic
+from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.integration.test_short_deadlines import SlowRecords
+from tests.system import System, running_system, step
+from tests.waiting import eventually
+
+KEY = "shelf/r/1"
+BY_HAND = Decision("a test", "because", override=True)
+PATIENCE_SECONDS = 4.0
+
+
+@pytest.fixture
+async def system() -> AsyncIterator[System]:
+    async with running_system(feeds=False, mover=False, patience_seconds=PATIENCE_SECONDS) as running:
+        yield running
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[System]:
+    """With feeds, and a patience that is soon over."""
+    async with running_system(mover=False, patience_seconds=0.6) as running:
+        yield running
+
+
+async def put(system: System, isbn: str = "1") -> None:
+    order = pb.PutOrder(token=str(uuid4()), where=pb.Place(room="r", isbn=isbn))
+    await system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
+
+
+async def lend(system: System, path: str = KEY, seconds: float = 10.0) -> pb.Book:
+    order = pb.LendOrder(path=path, reader="ann", token=str(uuid4()))
+    call = system.client.multi_callable("/toy.Shelf/Lend")
+    return pb.Book.FromString(await call(order.SerializeToString(), timeout=seconds))
+
+
+async def look(system: System, path: str = KEY, seconds: float = 10.0) -> tuple[pb.Book, bool]:
+    """And whether the answer is stale."""
+    call = system.client.multi_callable("/toy.Shelf/Look")(pb.LookOrder(path=path).SerializeToString(), timeout=seconds)
+    data = await call
+    return pb.Book.FromString(data), metadata.STALE in dict(await call.trailing_metadata() or ())
+
+
+async def browse(system: System) -> tuple[list[str], bool]:
+    call = system.client.multi_callable("/toy.Shelf/Browse")(pb.BrowseOrder().SerializeToString(), timeout=10)
+    data = await call
+    stale = metadata.STALE in dict(await call.trailing_metadata() or ())
+    return [book.path for book in pb.Books.FromString(data).found], stale
+
+
+async def waits(system: System, store: Store = Store.A) -> None:
+    await eventually(lambda: system.traffic.waiting[store] > 0, what="a call waits for the store")
+
+
+async def test_a_write_waits_for_a_store_that_restarts_and_has_one_effect(system: System) -> None:
+    await put(system)
+    await system.stop(Store.A)
+    write = asyncio.create_task(lend(system))
+    await waits(system)
+    await system.start(Store.A)
+    assert (await write).lent == 2, "created, then lent once"
+    assert system.traffic.waiting.total() == 0
+
+
+async def test_a_read_and_a_list_wait_for_a_store_that_restarts_and_are_not_stale(system: System) -> None:
+    await put(system)
+    await system.stop(Store.A)
+    read, listed = asyncio.create_task(look(system)), asyncio.create_task(browse(system))
+    await eventually(lambda: system.traffic.waiting[Store.A] == 2)
+    await system.start(Store.A)
+    book, stale = await read
+    assert (book.path, stale) == (KEY, False)
+    assert await listed == ([KEY], False)
+
+
+async def test_a_write_ends_with_a_reason_when_patience_is_over(hasty: System) -> None:
+    await put(hasty)
+    await hasty.stop(Store.A)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lend(hasty)
+    assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+    assert hasty.traffic.waiting.total() == 0
+
+
+async def test_a_write_ends_with_a_reason_before_its_callers_deadline(system: System) -> None:
+    await put(system)
+    await system.stop(Store.A)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lend(system, seconds=1.5)
+    assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+
+
+async def test_reads_wait_only_in_the_first_seconds_of_an_outage(hasty: System) -> None:
+    await put(hasty)
+    await eventually(lambda: KEY in hasty.ports(Store.B)._state.rows, what="B has the replica")
+    await hasty.stop(Store.A)
+    assert (await look(hasty))[1]
+    clock = asyncio.get_running_loop().time
+    since = hasty.patience.away_since(Store.A, clock())
+    await eventually(lambda: clock() > since + hasty.patience.seconds)
+    waited = False
+
+    async def read() -> bool:
+        return (await look(hasty))[1]
+
+    later = asyncio.create_task(read())
+    while not later.done():
+        waited = waited or hasty.traffic.waiting[Store.A] > 0
+        await asyncio.sleep(0)
+    assert (await later, waited) == (True, False)
+
+
+async def test_a_call_for_the_other_store_is_served_while_calls_wait(system: System) -> None:
+    await put(system)
+    while system.setting.current.phase is not Phase.DUAL_READ:
+        await step(system.migration, BY_HAND)
+    await put(system, "at-b")
+    await system.stop(Store.A)
+    write = asyncio.create_task(lend(system))
+    await eventually(lambda: system.traffic.waiting.total() > 0)
+    assert (await lend(system, "shelf/r/at-b")).reader == "ann"
+    assert not write.done()
+    await system.start(Store.A)
+    assert (await write).reader == "ann"
+
+
+async def test_a_call_that_waits_counts_as_a_fault_in_each_second(system: System) -> None:
+    await put(system)
+    await system.stop(Store.A)
+    write = asyncio.create_task(lend(system))
+    await waits(system)
+    clock = asyncio.get_running_loop().time
+    await eventually(lambda: system.traffic.meter.recent(Store.A, clock()).faults == 3)
+    assert not write.done(), "one at first, one more in each second, and none for the tries in between"
+    await system.start(Store.A)
+    await write
+
+
+async def test_too_many_calls_that_wait_are_refused(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "MOST_CALLS", 2)
+    await put(system)
+    await system.stop(Store.A)
+    held = [asyncio.create_task(lend(system)) for _ in range(2)]
+    await eventually(lambda: system.traffic.waiting[Store.A] == 2)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lend(system)
+    assert reason_of(refused.value)[0] == "OVERLOADED"
+    await system.start(Store.A)
+    assert {(await write).lent for write in held} == {2, 3}
+
+
+async def test_a_refusal_by_one_process_after_another_broke_off_leaves_the_outcome_unknown(system: System) -> None:
+    """The second one refuses to create what is there. The first one may be alive, and create it when it is deleted."""
+    while system.setting.current.phase is not Phase.DUAL_READ:
+        await step(system.migration, BY_HAND)
+    await put(system)
+    backend = system.backends[Store.B]
+    second = Server(ServerConfig("127.0.0.1:0", "internal"), backend.services)
+    await second.start()
+    slow = SlowRecords(backend.ports.records, KEY)
+    backend.ports.records = slow
+    slow.hold_writes = True
+    async with open_store(Store.B, f"{backend.server.address},{second.address}", None) as client:
+        system.stores[Store.B] = client
+        write = asyncio.create_task(put(system))
+        await eventually(lambda: slow.held > 0)
+        await (backend.server if backend.server.in_flight else second).drain(0.0)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await write
+        assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+        slow.go_on.set()
+    await second.drain(0.0)
+
+
+async def test_a_refusal_by_a_store_that_was_started_again_is_the_answer(system: System) -> None:
+    """The process that broke off is gone: its listener has refused a connection since."""
+    await put(system)
+    slow = SlowRecords(system.ports(Store.A).records)
+    system.ports(Store.A).records = slow
+    slow.hold_writes = True
+    write = asyncio.create_task(put(system))
+    await eventually(lambda: slow.held > 0)
+    await system.stop(Store.A)
+    await waits(system)
+    await system.start(Store.A)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await write
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    slow.go_on.set()
+
+
+def away() -> Away:
+    none = grpc.aio.Metadata()
+    return Away(Store.A, grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, "gone"))
+
+
+async def test_the_earliest_deadline_goes_first_and_each_answer_lets_two_more_go() -> None:
+    traffic = Traffic()
+    queue = Patience(traffic, 5.0)
+    now = asyncio.get_running_loop().time()
+    tries: list[int] = []
+    back = False
+
+    async def call(number: int) -> int:
+        async def work() -> int:
+            if traffic.waiting.total() or tries:
+                tries.append(number)
+            if not back:
+                raise away()
+            queue.heard(Store.A, None)
+            return number
+
+        return await queue.call(work, Waiting("update", False, 1, lambda _: now + 60 - number))
+
+    calls = [asyncio.create_task(call(number)) for number in range(8)]
+    await eventually(lambda: traffic.waiting[Store.A] == 8)
+    tries.clear()
+    await eventually(lambda: len(tries) >= 3)
+    assert set(tries) == {7}, "while the store is away, one call tries: that whose deadline comes first"
+    back = True
+    assert await asyncio.gather(*calls) == list(range(8))
+    assert tries[tries.index(6) :] == list(range(6, -1, -1))
+
+
+async def test_the_bytes_that_wait_are_bounded() -> None:
+    queue = Patience(Traffic(), 5.0)
+    later = asyncio.get_running_loop().time() + 60
+
+    async def work() -> None:
+        raise away()
+
+    first = asyncio.create_task(queue.call(work, Waiting("update", False, patience.MOST_BYTES, lambda _: later)))
+    await eventually(lambda: queue.calls == 1)
+    with pytest.raises(QueueFull):
+        await queue.call(work, Waiting("update", False, 1, lambda _: later))
+    first.cancel()
+    await asyncio.wait([first])
+    assert (queue.calls, queue.writes) == (0, 0), "a caller who leaves holds no place"
