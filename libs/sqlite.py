@@ -91,6 +91,17 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """All statements see what was committed before the first of them began; for reads, on a reader's connection."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration], path: Path) -> None:
     """Brings the file to the newest schema, whose number it keeps in `user_version`. Raises NewerSchema."""
     for migration in migrations:
@@ -263,8 +274,8 @@ class Database:
         return await job.future
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs `work`, one statement, on a connection that never has a transaction open: it sees what was committed
-        before it began. Raises Overloaded, and the table of errors above."""
+        """Runs `work`, one statement or one `snapshot`, on a connection without an open transaction: it sees what was
+        committed before it began. Raises Overloaded, and the table of errors above."""
         if self._closing:
             raise StoreUnavailable(f"{self.path} is closed")
         if self._reads >= self._options.queue_jobs:

@@ -30,7 +30,7 @@ from libs.errors import OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Call, Found, Version
-from libs.ownership.rules import Answered, Changed, decide_write, may_change, read_as_owner
+from libs.ownership.rules import Answered, Changed, decide_write, done, may_change, read_as_owner
 from libs.rpc import metadata
 from libs.rpc.caller import Caller, make_id, read_caller
 from libs.rpc.clients import Clients, name_of
@@ -233,7 +233,8 @@ class Calls:
         def decide(found: Found) -> Changed | Answered:
             nonlocal late
             # The answer of then is not kept any more: the record as it is now stands for it.
-            late = found.served is not None and found.served.answer is None
+            known = done(found)
+            late = known is not None and known.answer is None
             decided = decide_write(found, me, call, write.change)
             if late and found.row is not None:
                 write.check_late(found.row, decided.version)

@@ -14,7 +14,9 @@ From it follows everything here:
   because a version is made once, by the one store that owned the record then.
 * Records that do not exist have an owner too, by bucket (`Absence`), else two stores could create one name.
 * A request that was served is remembered with the record and travels with it: a retry is recognised wherever the
-  record is by then.
+  record is by then. A store may learn of a request before the record that shows its effect arrives, or instead of it,
+  if the owner is lost. So a request counts as done only where its effect is in the row (`done`). Elsewhere the owner
+  runs it, and any other store answers NOT_OWNER.
 
 An adapter reads a `Found`, asks a function of this module what to do, and commits exactly that under the condition
 that owner and version are still what was read. If the condition fails it starts again from the read.
@@ -22,13 +24,14 @@ that owner and version are still what was read. If the condition fails it starts
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
 from libs.ownership.model import NEVER, Call, Found, Record, Row, Served, Store, Version
+from libs.ownership.terms import contains
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +96,32 @@ def read_as_owner(found: Found, me: Store) -> Row | None:
     return found.row
 
 
+def done(found: Found) -> Served | None:
+    """The served request, if the row contains its effect."""
+    served, row = found.served, found.row
+    return served if served is not None and row is not None and contains(row, served.version) else None
+
+
+def newest_of_each(learned: Iterable[tuple[str, Served]]) -> list[tuple[str, Served]]:
+    """Of served requests by key, the one with the highest version for each request, ordered by key, principal and id.
+
+    A request has two versions if the first effect was lost with its store and the new owner ran it again."""
+    newest: dict[tuple[str, str, str], Served] = {}
+    for key, served in learned:
+        name = key, served.principal, served.request_id
+        known = newest.get(name)
+        if known is None or known.version < served.version:
+            newest[name] = served
+    ordered = sorted(newest.items(), key=lambda item: tuple(map(str.encode, item[0])))
+    return [(name[0], served) for name, served in ordered]
+
+
 def decide_write(found: Found, me: Store, call: Call, change: Change) -> Changed | Answered:
     """What a write does to what was found.
 
     Raises NotOwner, RequestIdReused, RecordTooLarge, and the errors of the contract.
     """
-    served = found.served
+    served = done(found)
     if served is not None:
         if served.request_hash != call.request_hash:
             raise RequestIdReused(request_id=call.request_id)

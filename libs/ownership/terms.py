@@ -118,6 +118,17 @@ def was_missed(version: Version, bases: Sequence[Version]) -> bool:
     return not any(version.term == base.term and version <= base for base in bases)
 
 
+def contained(row: Row) -> tuple[Version, ...]:
+    """The newest version of each term whose changes are in the row, oldest term first."""
+    return (*row.bases, row.version)
+
+
+def contains(row: Row, version: Version) -> bool:
+    """Whether the change that made this version is in the row: it is of the row's own term, or an earlier seizure of
+    the record had seen it."""
+    return not was_missed(version, contained(row))
+
+
 def bases_text(bases: Sequence[Version]) -> str:
     """For a database's column: "0.12 2.31"."""
     return " ".join(f"{term}.{revision}" for term, revision in bases) if bases else ""

@@ -14,7 +14,7 @@ from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
 from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, may_change
-from libs.ownership.terms import Fate, adopted_absence, decide_apply, declined_absence, visible
+from libs.ownership.terms import Fate, adopted_absence, contains, decide_apply, declined_absence, visible
 from libs.ownership.wire import event_of
 from libs.store.columns import ColumnsOf, matches
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES, OutboxLimits
@@ -80,16 +80,24 @@ class _State:
     def visible_rows(self) -> dict[str, Row]:
         return {key: row for key, row in self.rows.items() if self.shown(key) is not None}
 
-    def window(self, key: str) -> tuple[Served, ...]:
-        """Served requests of the retry window."""
+    def window(self, row: Row) -> tuple[Served, ...]:
+        """Requests of the retry window whose effects are in the row."""
         since = self.seconds - RETRY_WINDOW_SECONDS
-        return newest(served for (of, _, _), (served, at) in self.served.items() if of == key and at >= since)
+        known = (served for (key, _, _), (served, at) in self.served.items() if key == row.key and at >= since)
+        return newest(served for served in known if contains(row, served.version))
 
     def record(self, row: Row, served: tuple[Served, ...]) -> Record:
         return Record(row, served, made_by(row), self.clock.now())
 
+    def serve(self, key: str, served: Served) -> None:
+        """An entry for the same request, whose effect is not in the row, is replaced."""
+        self.served[key, served.principal, served.request_id] = served, self.seconds
+
     def learn(self, key: str, served: Served) -> None:
-        self.served.setdefault((key, served.principal, served.request_id), (served, self.seconds))
+        """The entry with the higher version stays."""
+        known = self.served.get((key, served.principal, served.request_id))
+        if known is None or known[0].version < served.version:
+            self.serve(key, served)
 
     def depth(self) -> Depth:
         oldest = next(iter(self.outbox.values()), None)
@@ -142,7 +150,7 @@ class _State:
 
     def journal(self, row: Row, why: Why) -> None:
         """A row that is about to go. The requests that it has served are not done any more, as far as anybody sees."""
-        self.memories.note(self.record(row, self.window(row.key)), why)
+        self.memories.note(self.record(row, self.window(row)), why)
         for name in [name for name in self.served if name[0] == row.key]:
             del self.served[name]
 
@@ -164,7 +172,7 @@ class _Records:
             if isinstance(decided, Changed):
                 state.fence(call.key)
                 state.put(state.record(decided.row, (decided.served,)), call.traceparent)
-                state.learn(call.key, decided.served)
+                state.serve(call.key, decided.served)
             return decided
 
     async def page(self, page: Page) -> list[Listed]:
@@ -201,7 +209,7 @@ class _Transfers:
         release: Release = decide_release(found, state.store, to, create=create)
         if release.row is None:
             return ReleaseResult(key, release.outcome, None, found.absence)
-        record = state.record(release.row, state.window(key))
+        record = state.record(release.row, state.window(found.row or release.row))
         if release.outcome is Outcome.RELEASE:
             state.fence(key)
             try:

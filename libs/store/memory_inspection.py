@@ -31,7 +31,7 @@ class MemoryInspection:
             if query.keys_only:
                 record = self.state.record(replace(row, payload=b""), ())
             else:
-                record = self.state.record(row, self.state.window(key))
+                record = self.state.record(row, self.state.window(row))
             records.append(record)
             size += size_of(record)
         return records, False

@@ -82,7 +82,7 @@ class MemorySeizures:
             try:
                 for key in sorted(key for key in state.visible_rows() if bucket_of(key) == bucket):
                     row = seized_row(state.rows[key], state.store, term)
-                    state.put(state.record(row, state.window(key)), "", reserve=True)
+                    state.put(state.record(row, state.window(row)), "", reserve=True)
             except BaseException:
                 state.rows, state.outbox = before
                 raise

@@ -14,7 +14,7 @@ from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import may_change
-from libs.ownership.terms import visible
+from libs.ownership.terms import contained, visible
 from libs.ownership.wire import event_of
 from libs.sqlite import Database
 from libs.store.limits import OutboxLimits
@@ -24,6 +24,7 @@ from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_schema import (
     LEARN,
     ROW_COLUMNS,
+    SERVE,
     Layout,
     Statements,
     Value,
@@ -193,13 +194,14 @@ class Core:
     def record(self, row: Row, served: tuple[Served, ...]) -> Record:
         return Record(row, served, made_by(row), self.clock.now())
 
+    def serve(self, connection: sqlite3.Connection, key: str, served: Served) -> None:
+        """An entry for the same request, whose effect is not in the row, is replaced."""
+        connection.execute(SERVE, _served_values(key, served))
+
     def learn(self, connection: sqlite3.Connection, key: str, served: Sequence[Served]) -> None:
-        """Requests are known from now on; what is known already stays."""
+        """Requests are known from now on. Of two entries for one request, the one with the higher version stays."""
         if served:
-            connection.executemany(
-                LEARN,
-                [(key, one.principal, one.request_id, one.request_hash, *one.version, one.answer) for one in served],
-            )
+            connection.executemany(LEARN, [_served_values(key, one) for one in served])
 
 
 def with_old(found: Found, old: Mapping[str, Row]) -> Found:
@@ -215,14 +217,26 @@ def found_from(key: str, values: Sequence[object], served: Served | None = None)
     return Found(key, visible(row_from(values[:ROW_COLUMNS]), absence), absence, served)
 
 
-def window(connection: sqlite3.Connection, key: str) -> tuple[Served, ...]:
-    """Served requests of the retry window, newest last."""
-    found = connection.execute(
-        "SELECT principal, request_id, request_hash, term, revision, answer FROM served"
-        " WHERE key = ? AND learned >= (SELECT seconds FROM tick) - ?"
-        " ORDER BY term DESC, revision DESC, principal DESC, request_id DESC LIMIT ?",
-        (key, RETRY_WINDOW_SECONDS, SERVED_WINDOW),
-    ).fetchall()
+def _served_values(key: str, served: Served) -> tuple[Value, ...]:
+    """Parameters of SERVE and LEARN."""
+    return key, served.principal, served.request_id, served.request_hash, *served.version, served.answer
+
+
+_WINDOW = (
+    "SELECT principal, request_id, request_hash, term, revision, answer FROM served"
+    " WHERE key = ? AND term = ? AND revision <= ? AND learned >= (SELECT seconds FROM tick) - ?"
+    " ORDER BY revision DESC, principal DESC, request_id DESC LIMIT ?"
+)
+
+
+def window(connection: sqlite3.Connection, row: Row) -> tuple[Served, ...]:
+    """Requests of the retry window whose effects are in the row, newest last. Other entries for the key do not travel,
+    and take no place of those that do."""
+    found: list[tuple[str, str, bytes, int, int, bytes | None]] = []
+    for version in reversed(contained(row)):
+        left = SERVED_WINDOW - len(found)
+        if left:
+            found += connection.execute(_WINDOW, (row.key, *version, RETRY_WINDOW_SECONDS, left))
     return tuple(
         Served(principal, request_id, request_hash, Version(term, revision), answer)
         for principal, request_id, request_hash, term, revision, answer in reversed(found)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from libs.ownership.model import BUCKETS, Record, Row
+from libs.sqlite import snapshot
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept
 from libs.store.sqlite_core import Core, window
@@ -42,7 +43,11 @@ class SqliteInspection:
             query = replace(query, after=until)
 
     def _export(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
-        """Rows first, then their served requests: newer requests beside an older row lose nothing, the reverse does."""
+        """Rows and their requests of one snapshot."""
+        with snapshot(connection):
+            return self._records(query, until, connection)
+
+    def _records(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
         found, more = self._page(query, until, connection)
         rows = [_row(values) for values in found]
         served = set() if query.keys_only else _with_served(connection, [row.key for row in rows])
@@ -51,7 +56,7 @@ class SqliteInspection:
         for row in rows:
             if size >= PULL_BYTES:
                 return records, True
-            record = self.core.record(row, window(connection, row.key) if row.key in served else ())
+            record = self.core.record(row, window(connection, row) if row.key in served else ())
             size += size_of(record)
             records.append(record)
         return records, more

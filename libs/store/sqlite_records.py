@@ -49,9 +49,9 @@ class SqliteRecords:
             found = self.core.find(connection, call.key, call)
             decided = decide(found)
             if isinstance(decided, Changed):
-                served = (decided.served,)
-                self.core.learn(connection, call.key, served)
-                self.core.change(connection, found, self.core.record(decided.row, served), call.traceparent)
+                self.core.serve(connection, call.key, decided.served)
+                record = self.core.record(decided.row, (decided.served,))
+                self.core.change(connection, found, record, call.traceparent)
             return decided
 
     async def page(self, page: Page) -> list[Listed]:

@@ -74,7 +74,7 @@ class Terms:
 
     def journal(self, connection: sqlite3.Connection, row: Row, why: Why) -> None:
         """A row that is about to go. Requests that it has served are not done any more, as far as anybody sees."""
-        _note(connection, self._core.record(row, window(connection, row.key)), why)
+        _note(connection, self._core.record(row, window(connection, row)), why)
         connection.execute("DELETE FROM served WHERE key = ?", (row.key,))
 
 
@@ -169,7 +169,7 @@ class SqliteSeizures:
                 before = row_from(values)
                 assert before is not None, "no outer join"
                 row = seized_row(before, core.store, term)
-                core.book.add(connection, core.record(row, window(connection, row.key)), "", reserve=True)
+                core.book.add(connection, core.record(row, window(connection, row)), "", reserve=True)
                 columns = (*row.version, row.owner.value, bases_text(row.bases), signed(row.digest), row.key)
                 connection.execute(self._terms.seize, columns)
         put_absence(connection, after)

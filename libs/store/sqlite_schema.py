@@ -253,8 +253,14 @@ class Statements:
         self.census = f"SELECT count(*), total(owner = ?) FROM {table}"
 
 
-LEARN = (
+SERVE = (
     "INSERT INTO served (key, principal, request_id, request_hash, term, revision, learned, answer)"
-    " SELECT ?, ?, ?, ?, ?, ?, seconds, ? FROM tick WHERE true ON CONFLICT DO NOTHING"
+    " SELECT ?, ?, ?, ?, ?, ?, seconds, ? FROM tick WHERE true ON CONFLICT (key, principal, request_id) DO UPDATE"
+    # A new id, since ids grow with the ticks.
+    " SET id = (SELECT max(id) + 1 FROM served), request_hash = excluded.request_hash, term = excluded.term,"
+    " revision = excluded.revision, learned = excluded.learned, answer = excluded.answer"
 )
-"""A request, known from now on; what is known already stays."""
+"""A request that this store has just served."""
+LEARN = f"{SERVE} WHERE (served.term, served.revision) < (excluded.term, excluded.revision)"
+"""A request that arrives with a record. Of two entries for one request the higher version stays, in whatever order
+they arrive."""

@@ -69,7 +69,7 @@ class SqliteTransfers:
         release = decide_release(found, self.core.store, to, create=create)
         if release.row is None:
             return ReleaseResult(key, release.outcome, None, found.absence)
-        record = self.core.record(release.row, window(connection, key))
+        record = self.core.record(release.row, window(connection, found.row or release.row))
         if release.outcome is Outcome.RELEASE:
             try:
                 self.core.hand_over(connection, found, record)
@@ -109,7 +109,7 @@ class SqliteTransfers:
         return Applied(applied, old)
 
     def take(self, records: Sequence[Record], connection: sqlite3.Connection) -> Taken:
-        """Keeps what is newer, and all served requests."""
+        """Keeps what is newer, of rows and of served requests."""
         self.core.complete(connection, [record.row.key for record in records])
         applied = journaled = 0
         seized = self._terms.seized_buckets(connection)

@@ -275,7 +275,7 @@ async def test_served_requests_are_read_in_a_statement_begun_after_the_lock(rig:
 async def _lock_then_look(connection: Connection) -> list[dict[str, Any]]:
     await connection.execute("BEGIN")
     (locked,) = await connection.fetch(sql.LOCK_FOR_RELEASE, [KEY], B)
-    served = await connection.fetch(sql.SERVED_WINDOW, [KEY], 600_000, 64)
+    served = await connection.fetch(sql.SERVED_WINDOW, [KEY], [0], [2**62], 600_000, 64)
     await connection.execute("ROLLBACK")
     return [{"revision": locked["revision"], "request_id": row["request_id"]} for row in served]
 

@@ -14,6 +14,8 @@ back, `seizer` the other one. Beside the steps of the other model:
 * The loser stops and starts at any time. A start asks the seizer or the log for the terms.
 * The log is told the term of the seizure. Then the seizer reads the log to its end, and seizes.
 * The gone store takes the terms, is filled from the seizer's rows, and opens.
+* A row is copied to the other store. It is read first and the requests that were served a moment later, as a program of
+  the release before does it: so a copy may name requests whose effects are not in its row.
 
 One thing is a person's word: a store that is merely stopped is not started between the moment when the log is told and
 the seizure. (If it is, it may serve when the log is out of reach, so the seizure waits for its end. A gone store is
@@ -26,7 +28,8 @@ What must be true in every state (`broken` says it in code):
     owner is fresh   the store that would accept a write has every write that was in the log when the bucket was seized,
                      and all of the log that is of its own term
     nothing silent   what reaches the log later, of an older term, goes to the journal of conflicts, and never is "old"
-    done is done     a request that is known as served has its effect in the row that answers for it
+    done is done     a request that is answered as served has its effect in the row that answers for it
+    one effect       a request that has its effect in the owner's row does not get another one
 """
 
 from __future__ import annotations
@@ -40,12 +43,15 @@ from tests.model.recovery_state import (
     EMPTY,
     FRESH,
     Absence,
+    Copy,
     Disk,
     Row,
+    Served,
     State,
     clash,
     disk_of,
     everywhere,
+    learned,
     next_term,
     seizer_of,
     seizures_of,
@@ -68,6 +74,8 @@ class Scene:
     more: int = 2
     """Of each, after every seizure."""
     losses: int = 1
+    copies: bool = False
+    """One row of the loser is copied; there is no backup."""
     least_states: int = 0
     """Fewer would mean that the exploration has gone blind."""
 
@@ -79,6 +87,9 @@ SCENES = {
     "A is restored": Scene("A", stops=False, least_states=10_000),
     "B is restored twice": Scene(
         "B", False, ("r1", "r2"), revisions=3, absences=1, more=1, losses=2, least_states=80_000
+    ),
+    "A is copied and emptied": Scene(
+        "A", False, ("r1", "r2"), revisions=2, absences=0, more=1, copies=True, least_states=10_000
     ),
 }
 LARGE_SCENES = {
@@ -100,7 +111,17 @@ WRONG_RULES = {
         "B is restored twice", "a seizure forgets what the ones before it had seen", "without a trace"
     ),
     "journaled_stays_known": Variant(
-        "B returns", "requests of a row that went to the journal stay known as served", "without its effect"
+        "B returns",
+        "a store answers whatever it knows, and requests of a row that went to the journal stay known",
+        "without its effect",
+    ),
+    "known_is_done": Variant(
+        "A is copied and emptied",
+        "a request that is known as served is answered, though its effect is not in the row",
+        "without its effect",
+    ),
+    "copied_bare": Variant(
+        "A is copied and emptied", "a row is copied without the requests that it has served", "two effects"
     ),
     "late_is_old": Variant(
         "B returns", "a record of an older term than its bucket is old, whatever it says", "without a trace"
@@ -141,6 +162,8 @@ class RecoveryRules:
             if self.serves(state, store):
                 yield from self.change(state, store)
                 yield from self.move_absence(state, store)
+                if self.scene.copies and not state.copies and store == self.loser:
+                    yield from self.copy(state, store)
             if not (store == self.loser and state.loser_is == "down"):
                 yield from self.publish(state, store)
                 yield from self.arrive(state, store)
@@ -174,8 +197,8 @@ class RecoveryRules:
         term = absence.term if self.wrong == "lazy_terms" or row is None else row.term
         done, bases = (row.done, row.bases) if row else (EMPTY, ())
         for request in self.scene.requests:
-            if request not in disk.known:
-                new = Row(term, revision, store, done | {request}, bases)
+            if all(one.request != request for one in self.answered(disk)):
+                new = Row(term, revision, store, done | {Served(request, term, revision)}, bases)
                 yield f"{request} at {store}", self.made(state, store, new)
         if row:
             given = Row(term, revision, other(store), done, bases)
@@ -184,8 +207,31 @@ class RecoveryRules:
     def made(self, state: State, store: str, row: Row) -> State:
         """A new version of the record, here and on its way."""
         disk = disk_of(state, store)
-        disk = disk._replace(row=row, outbox=disk.outbox | {row}, known=disk.known | row.done)
-        return with_disk(state, store, disk)._replace(trouble=state.trouble or clash(state, row))
+        disk = disk._replace(row=row, outbox=disk.outbox | {row}, known=learned(disk.known, row.done))
+        twice = "two effects of one request" if len({one.request for one in row.done}) < len(row.done) else None
+        return with_disk(state, store, disk)._replace(trouble=state.trouble or clash(state, row) or twice)
+
+    def answered(self, disk: Disk) -> frozenset[Served]:
+        """Requests that are answered as served: by the rule of `libs.ownership.rules.done`, if the row is of their term
+        and as new, or if a seizure had seen them."""
+        if self.wrong in ("known_is_done", "journaled_stays_known"):
+            return disk.known
+        row = disk.row
+        if row is None:
+            return EMPTY
+        reached = (*row.bases, row.version)
+        return frozenset(
+            one for one in disk.known if any(one.term == term and one.revision <= to for term, to in reached)
+        )
+
+    def copy(self, state: State, store: str) -> Steps:
+        disk = disk_of(state, store)
+        if disk.row is not None and state.exported is None and disk.row.term >= disk.absence.term:
+            yield f"{store}'s row is read for a copy", state._replace(exported=(store, disk.row))
+        if state.exported is not None and state.exported[0] == store:
+            served = EMPTY if self.wrong == "copied_bare" else disk.known
+            copies = state.copies | {Copy(state.exported[1], served)}
+            yield f"{store}'s requests are read for the copy", state._replace(exported=None, copies=copies)
 
     def publish(self, state: State, store: str) -> Steps:
         disk = disk_of(state, store)
@@ -201,19 +247,26 @@ class RecoveryRules:
             fate = self.judge(disk, event, store)
             if fate.disk != disk:
                 yield f"{shown(event)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
+        for copy in state.copies:
+            fate = self.judge(disk, copy.row, store, copy.served)
+            if fate.disk != disk:
+                yield f"a copy of {shown(copy.row)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
 
-    def judge(self, disk: Disk, event: Row | Absence, store: str) -> Fate:
-        """Apply. The rule of `libs.ownership.rules.decide_apply`."""
+    def judge(self, disk: Disk, event: Row | Absence, store: str, told: frozenset[Served] | None = None) -> Fate:
+        """Apply. The rule of `libs.ownership.terms.decide_apply`. `told`: the requests that come with a row, else those
+        of which it has the effects."""
         if isinstance(event, Absence):
             return Fate(self.take_term(disk, event.term), "its term is taken")
+        served = event.done if told is None else told
         disk = self.take_term(disk, event.term)
         row, term = disk.row, disk.absence.term
         if event.term < term and self.wrong != "lazy_terms":
             return self.judge_late(disk, event, store)
         if row is not None and row.term < term and self.wrong != "lazy_terms":
-            return Fate(self.replace_lower(disk, row, event), "it replaces a row of an older term")
+            return Fate(self.replace_lower(disk, row, event, served), "it replaces a row of an older term")
+        disk = disk._replace(known=learned(disk.known, served))
         if row is None or event.version > row.version:
-            return Fate(disk._replace(row=event, known=disk.known | event.done), "it is newer")
+            return Fate(disk._replace(row=event), "it is newer")
         return Fate(disk, "it is old")
 
     def take_term(self, disk: Disk, term: int) -> Disk:
@@ -236,13 +289,13 @@ class RecoveryRules:
             return not bases or row.version > bases[-1]
         return not any(row.term == term and row.version <= (term, revision) for term, revision in bases)
 
-    def replace_lower(self, disk: Disk, row: Row, event: Row) -> Disk:
+    def replace_lower(self, disk: Disk, row: Row, event: Row, served: frozenset[Served]) -> Disk:
         """By a row of the bucket's term. What the seizer has not seen is journaled first."""
-        journal, known = disk.journal, disk.known | event.done
+        journal, known = disk.journal, learned(disk.known, served)
         if self.was_missed(row, event.bases):
             journal = journal | {row}
             if self.wrong != "journaled_stays_known":
-                known = event.done
+                known = served
         return disk._replace(row=event, journal=journal, known=known)
 
     def move_absence(self, state: State, store: str) -> Steps:
@@ -274,7 +327,7 @@ class RecoveryRules:
         if self.scene.stops:
             return
         more = state.lost < self.scene.losses
-        if state.backup is None and state.loser_is == "up" and more:
+        if state.backup is None and state.loser_is == "up" and more and not self.scene.copies:
             yield "a backup is taken", state._replace(backup=disk)
         if not more or state.loser_is not in ("up", "down"):
             return
@@ -379,8 +432,8 @@ class RecoveryRules:
         """What an owner should have and has not."""
         disk = disk_of(state, store)
         done = disk.row.done if disk.row else EMPTY
-        if not disk.known <= done:
-            return "a request is known as served without its effect"
+        if not self.answered(disk) <= done:
+            return "a request is answered as served without its effect"
         if not state.promised <= done:
             return "a logged write is not in the row of the owner"
         journal = disk.journal | disk_of(state, other(store)).journal

@@ -7,14 +7,23 @@ from typing import NamedTuple
 
 from tests.model.ownership import STORES
 
-EMPTY: frozenset[str] = frozenset()
+
+class Served(NamedTuple):
+    """A request and the version that it made."""
+
+    request: str
+    term: int
+    revision: int
+
+
+EMPTY: frozenset[Served] = frozenset()
 
 
 class Row(NamedTuple):
     term: int
     revision: int
     owner: str
-    done: frozenset[str]
+    done: frozenset[Served]
     """The requests whose effects are in it."""
     bases: tuple[tuple[int, int], ...] = ()
     """Its versions before the seizures."""
@@ -30,14 +39,21 @@ class Absence(NamedTuple):
     owner: str
 
 
+class Copy(NamedTuple):
+    """A row on its way to the other store, with the requests that its store knew a moment later."""
+
+    row: Row
+    served: frozenset[Served]
+
+
 class Disk(NamedTuple):
     """What a store remembers."""
 
     row: Row | None
     absence: Absence
     outbox: frozenset[Row | Absence] = frozenset()
-    known: frozenset[str] = EMPTY
-    """Requests that are answered again, without an effect."""
+    known: frozenset[Served] = EMPTY
+    """Requests that were served, each with one version: answered again, without an effect, if the row has that."""
     journal: frozenset[Row] = frozenset()
 
 
@@ -52,13 +68,17 @@ class State(NamedTuple):
     """The log has this term of a seizure."""
     log: frozenset[Row | Absence] = frozenset()
     flight: frozenset[Row] = frozenset()
-    """Releases and copies in routers' hands: they may arrive at any time, and again."""
+    """Releases in routers' hands: they may arrive at any time, and again."""
+    exported: tuple[str, Row] | None = None
+    """The row that a store has read for a copy, before it reads the requests."""
+    copies: frozenset[Copy] = frozenset()
+    """In routers' hands too."""
     drained: frozenset[Absence] = frozenset()
     """Released absences whose rows are all at the target, as some coordinator has seen."""
     backup: Disk | None = None
     lost: int = 0
     """How often the loser's disk has gone back."""
-    promised: frozenset[str] = EMPTY
+    promised: frozenset[Served] = EMPTY
     """Writes that were in the log at a seizure, but for those that were a conflict already."""
     trouble: str | None = None
     """What a step has broken that no state shows afterwards."""
@@ -68,6 +88,7 @@ def everywhere(state: State) -> Iterator[Row]:
     """All rows that anybody has."""
     a, b = state.disks
     events = state.log | state.flight | a.outbox | b.outbox | a.journal | b.journal
+    yield from (copy.row for copy in state.copies)
     yield from (event for event in events if isinstance(event, Row))
     yield from (row for row in (a.row, b.row) if row is not None)
 
@@ -77,6 +98,14 @@ def clash(state: State, row: Row) -> str | None:
     if any(there.version == row.version and there[2:4] != row[2:4] for there in everywhere(state)):
         return "two writers of one version"
     return None
+
+
+def learned(known: frozenset[Served], served: frozenset[Served]) -> frozenset[Served]:
+    """Of two versions of one request the higher one stays."""
+    newest: dict[str, Served] = {}
+    for one in (*known, *served):
+        newest[one.request] = max(one, newest.get(one.request, one))
+    return frozenset(newest.values())
 
 
 def seizer_of(term: int) -> str:

@@ -131,6 +131,14 @@ def test_a_write_vanishes_if_a_second_seizure_forgets_what_the_first_had_seen() 
     _breaks("last_base")
 
 
+def test_a_request_is_answered_without_its_effect_if_a_store_believes_whatever_a_copy_names() -> None:
+    _breaks("known_is_done")
+
+
+def test_a_request_has_two_effects_if_a_row_is_copied_without_the_requests_that_it_served() -> None:
+    _breaks("copied_bare")
+
+
 def test_every_wrong_rule_has_a_test_of_its_own() -> None:
     tested = {
         constant

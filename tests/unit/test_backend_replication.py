@@ -178,3 +178,21 @@ async def test_a_full_outbox_shows_in_the_status_and_refuses_writes() -> None:
         assert (await at.replication.GetStatus(pb.GetStatusRequest())).outbox.full
         refused = await refusal(at.client.CreateSandbox(new("two")))
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUTBOX_FULL")
+
+
+async def test_records_are_read_with_the_requests_that_they_served_for_a_copy_only() -> None:
+    async with backend(Store.A) as a:
+        names = [f"sandboxes/{number:02d}" for number in range(70)]
+        for name in names:
+            await a.client.CreateSandbox(new(name.removeprefix("sandboxes/"), annotations={"padding": "x" * 15_000}))
+        bare = await a.replication.ReadRecords(pb.ReadRecordsRequest(keys=names))
+        assert not any(row.record.served for row in bare.rows)
+        found: list[pb.ReadRecordsResponse.Row] = []
+        while left := ["sandboxes/none", *names][len(found) :]:
+            answer = await a.replication.ReadRecords(pb.ReadRecordsRequest(keys=left, with_served=True))
+            assert 0 < len(answer.rows) < len(names)
+            found += answer.rows
+        assert [row.key for row in found] == ["sandboxes/none", *names]
+        assert all(len(row.record.served) == 1 for row in found[1:])
+        backwards = await a.replication.ReadRecords(pb.ReadRecordsRequest(keys=names[::-1], with_served=True))
+        assert backwards.rows[0].key == names[-1] and backwards.rows[0].record.served

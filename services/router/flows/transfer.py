@@ -146,15 +146,16 @@ class Transfer:
     async def copy(self, keys: Sequence[str], to: Store) -> Copied:
         """Copies records that a store lacks, whichever store owns them.
 
-        A record that was given up to this store is not copied but taken from its release: a copy would make the store
-        its owner without the requests that it has served.
+        A copy has the requests that the record has served: the store answers retries of them if it becomes the owner,
+        by a handoff or because the other store is lost. A store of the release before sends copies without them, so a
+        record that was given up to this store is not copied but taken from its release.
         """
         source = self._stores[to.other]
         given_up: list[str] = []
         refused: dict[str, str] = {}
-        left = list(keys)
+        left = sorted(keys)
         while left:
-            request = pb.ReadRecordsRequest(keys=left[:PAGE], mark_too_large=True)
+            request = pb.ReadRecordsRequest(keys=left[:PAGE], mark_too_large=True, with_served=True)
             answer: pb.ReadRecordsResponse = await _ask(source, source.replication.ReadRecords, request, BULK_SECONDS)
             if not answer.rows:
                 raise ValueError(f"store {to.other} answered no row for {len(request.keys)} keys")

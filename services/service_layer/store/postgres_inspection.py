@@ -61,21 +61,12 @@ class PostgresInspection:
         context = self._context
 
         async def work(connection: Connection) -> tuple[list[Record], bool]:
-            kept, more = await self._kept(connection, query)
-            rows = [row for row, _ in kept]
-            # Read after the rows, so a request may be newer than its row here: that one travels with its own event.
-            served = {} if query.keys_only or not rows else await windows(connection, [row.key for row in rows])
+            async with transaction(connection, snapshot=True):
+                kept, more = await self._kept(connection, query)
+                rows = [row for row, _ in kept]
+                served = {} if query.keys_only else await windows(connection, rows)
             now = context.clock.now()
-            records = [
-                Record(
-                    row,
-                    tuple(one for one in served.get(row.key, ()) if one.version <= row.version),
-                    made_by(row),
-                    now,
-                )
-                for row in rows
-            ]
-            return records, more
+            return [Record(row, served.get(row.key, ()), made_by(row), now) for row in rows], more
 
         records, more = await context.control.run(work)
         size = 0

@@ -253,9 +253,12 @@ class Pool:
 
 
 @asynccontextmanager
-async def transaction(connection: Connection, *, lock_timeout_seconds: float | None = None) -> AsyncIterator[None]:
-    """BEGIN, and at the end COMMIT, or ROLLBACK after an exception. One round trip each."""
-    begin = "BEGIN"
+async def transaction(
+    connection: Connection, *, lock_timeout_seconds: float | None = None, snapshot: bool = False
+) -> AsyncIterator[None]:
+    """BEGIN, and at the end COMMIT, or ROLLBACK after an exception. One round trip each. `snapshot`: for reads, which
+    all see what was committed before the first of them began."""
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
     if lock_timeout_seconds is not None:
         begin += f"; SET LOCAL lock_timeout = {int(lock_timeout_seconds * 1000)}"
     await connection.execute(begin)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.ownership.errors import NotOwner, OutboxFull
-from libs.ownership.model import Call, Found, Record, Row, Store, bucket_of
+from libs.ownership.model import Call, Found, Record, Row, Served, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide, may_change
 from libs.ownership.wire import event_of
 from libs.store.port import Filter, Listed, Page
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_errors import StartAgain
-from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_rows import ROW, VISIBLE, found_for_write, found_of, row_of, served_values
 
 _COLUMNS = ("state", "account")
@@ -94,9 +94,28 @@ class PostgresRecords:
             event,
             call.traceparent,
         )
-        await store_change(connection, arguments, found, context.me.value)
+        if found.served is None:
+            await store_change(connection, arguments, found, context.me.value)
+        else:
+            await self._commit_again(connection, arguments, found, changed.served)
         context.gauge.added(1, len(event))
         context.written.beat()
+
+    async def _commit_again(
+        self, connection: Connection, arguments: tuple[object, ...], found: Found, served: Served
+    ) -> None:
+        """A change whose request has an entry, of an effect that is not in the row: it is replaced, if it is still the
+        entry that was found. Raises StartAgain."""
+        before = found.served
+        assert before is not None, "there is an entry to replace"
+        *row, _, _, _, _, event, traceparent = arguments
+        async with transaction(connection):
+            await store_change(
+                connection, (*row, None, None, None, None, event, traceparent), found, self._context.me.value
+            )
+            values = served_values(served)
+            if await connection.fetchval(sql.SERVE_AGAIN, found.key, *values, *before.version) is None:
+                raise StartAgain
 
 
 async def store_change(connection: Connection, arguments: Sequence[object], found: Found, me: str) -> None:

@@ -13,6 +13,7 @@ from libs.errors import LockTimeout
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Found, Record, Row, Served, Store, bucket_of
 from libs.ownership.rules import Outcome, decide_release
+from libs.ownership.terms import contained
 from libs.ownership.wire import event_of
 from libs.store.port import Depth, Released, ReleaseResult
 from libs.store.window import ENVELOPE_BYTES, made_by, size_of
@@ -142,8 +143,8 @@ class Releases:
             founds = {row["key"]: found_of(row["key"], row) for row in await connection.fetch(lock, keys, me)}
             if others := [key for key in keys if key not in founds]:
                 self._sort_out(await _read(connection, others), founds, chunk, wait=wait)
-            with_row = [key for key, found in founds.items() if found.row is not None]
-            served = await windows(connection, with_row) if with_row else {}
+            rows = [found.row for found in founds.values() if found.row is not None]
+            served = await windows(connection, rows)
             for key, found in founds.items():
                 self._decide(chunk, order, found, served.get(key, ()))
             if chunk.released:
@@ -218,12 +219,16 @@ async def _read(connection: Connection, keys: list[str]) -> list[Found]:
     return [found_of(row["asked"], row) for row in rows]
 
 
-async def windows(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[Served, ...]]:
-    """Served requests of the retry window, by key, newest last."""
-    rows = await connection.fetch(sql.SERVED_WINDOW, list(keys), RETRY_WINDOW_SECONDS * 1000, SERVED_WINDOW)
+async def windows(connection: Connection, rows: Sequence[Row]) -> dict[str, tuple[Served, ...]]:
+    """By key, requests of the retry window whose effects are in the row, newest last. Other entries do not travel, and
+    take no place of those that do."""
+    versions = [(row.key, *version) for row in rows for version in contained(row)]
+    if not versions:
+        return {}
+    limits = RETRY_WINDOW_SECONDS * 1000, SERVED_WINDOW
     found: dict[str, list[Served]] = {}
-    for row in rows:
-        served = served_of(row)
+    for columns in await connection.fetch(sql.SERVED_WINDOW, *columnar(versions, 3), *limits):
+        served = served_of(columns)
         assert served is not None, "an inner join"
-        found.setdefault(row["key"], []).append(served)
-    return {key: tuple(served) for key, served in found.items()}
+        found.setdefault(columns["key"], []).append(served)
+    return {key: tuple(served[-SERVED_WINDOW:]) for key, served in found.items()}

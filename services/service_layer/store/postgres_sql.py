@@ -69,11 +69,27 @@ LOCK_FOR_RELEASE = (
 )
 LOCK_FOR_RELEASE_UNLESS_BUSY = f"{LOCK_FOR_RELEASE} SKIP LOCKED"
 
-# Begun after the rows were locked: a snapshot from before that lacks the request that the last writer served.
+# The request has an entry whose effect is not in the row: zero rows when the entry is another one by now.
+SERVE_AGAIN = f"""
+UPDATE served SET request_hash = $4, term = $5, revision = $6, answer = $7, tick = {NOW}
+WHERE key = $1 AND principal = $2 AND request_id = $3 AND (term, revision) = ($8::bigint, $9::bigint) RETURNING 1
+"""
+
+# Of two entries for one request the higher version stays, in whatever order they arrive. One statement may name a
+# request only once.
+LEARN_GUARD = "(o.term, o.revision) < (excluded.term, excluded.revision)"
+LEARN = f"""
+ON CONFLICT (key, principal, request_id) DO UPDATE SET request_hash = excluded.request_hash, term = excluded.term,
+  revision = excluded.revision, answer = excluded.answer, tick = excluded.tick WHERE {LEARN_GUARD}
+"""
+
+# By key, the versions up to which the row contains the changes of each term. Begun after the rows were locked: a
+# snapshot from before that lacks the request that the last writer served.
 SERVED_WINDOW = f"""
-SELECT s.key, {SERVED} FROM unnest($1::text[]) n(key) CROSS JOIN LATERAL (
-  SELECT * FROM served i WHERE i.key = n.key AND i.tick >= {NOW} - $2
-  ORDER BY i.term DESC, i.revision DESC, i.principal DESC, i.request_id DESC LIMIT $3
+SELECT s.key, {SERVED} FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision) CROSS JOIN LATERAL (
+  SELECT * FROM served i
+  WHERE i.key = n.key AND i.term = n.term AND i.revision <= n.revision AND i.tick >= {NOW} - $4
+  ORDER BY i.revision DESC, i.principal DESC, i.request_id DESC LIMIT $5
 ) s ORDER BY s.key, s.term, s.revision, s.principal, s.request_id
 """
 
@@ -118,12 +134,12 @@ SEIZED = -1
 APPLY_WITH_SERVED = f"""
 WITH free AS MATERIALIZED (SELECT {_NOT_SEIZED} AS yes), w AS ({_APPLY.format(allowed="(SELECT yes FROM free)")}
   RETURNING 1), applied AS MATERIALIZED (SELECT count(*) AS records FROM w),
-s AS (INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
+s AS (INSERT INTO served AS o (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
 FROM applied CROSS JOIN
   unnest($17::text[], $18::text[], $19::text[], $20::bytea[], $21::bigint[], $22::bigint[], $23::bytea[])
   WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
-WHERE (SELECT yes FROM free) ORDER BY n.place ON CONFLICT DO NOTHING)
+WHERE (SELECT yes FROM free) ORDER BY n.place {LEARN})
 SELECT CASE WHEN yes THEN records ELSE {SEIZED} END FROM applied, free
 """
 

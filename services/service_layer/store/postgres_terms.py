@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Absence, Record, Row, Served, Version, bucket_of
+from libs.ownership.rules import newest_of_each
 from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
 from libs.store.port import Applied, Depth
@@ -56,9 +57,9 @@ ON CONFLICT DO NOTHING
 """
 _FORGET = "DELETE FROM served WHERE key = ANY($1::text[])"
 _LEARN = f"""
-INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
+INSERT INTO served AS o (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.*, {sql.NOW} FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],
-                                  $7::bytea[]) n ON CONFLICT DO NOTHING
+                                  $7::bytea[]) n {sql.LEARN}
 """
 _DELETE = "DELETE FROM record WHERE key = ANY($1::text[])"
 _CONFLICTS = "SELECT key, term, revision, why, event, resolution FROM conflict ORDER BY resolution <> '', id LIMIT $1"
@@ -128,7 +129,7 @@ class _Batch:
             values = [record_values(row, bucket_of(row.key), context.columns_of(row)) for row in ordered]
             await connection.execute(sql.APPLY, *columnar(values, _RECORD_WIDTH))
         if self._served:
-            learned = sorted((key, *served_values(served)) for key, served in self._served)
+            learned = [(key, *served_values(served)) for key, served in newest_of_each(self._served)]
             await connection.execute(_LEARN, *columnar(learned, 7))
 
 
@@ -143,11 +144,10 @@ async def journal_rows(connection: Connection, context: Context, rows: Sequence[
     """Rows that are about to go. Requests that they have served are not done any more, as far as anybody sees."""
     if not rows:
         return
-    keys = [row.key for row in rows]
-    served = await windows(connection, keys)
+    served = await windows(connection, rows)
     now = context.clock.now()
     await _note(connection, [Record(row, served.get(row.key, ()), made_by(row), now) for row in rows], why)
-    await connection.execute(_FORGET, keys)
+    await connection.execute(_FORGET, [row.key for row in rows])
 
 
 async def _note(connection: Connection, records: Sequence[Record], why: Why) -> None:
@@ -191,7 +191,7 @@ class PostgresSeizures:
         before = [row for row in found if row is not None]
         if not before:
             return []
-        served = await windows(connection, [row.key for row in before])
+        served = await windows(connection, before)
         rows = [seized_row(row, context.me, term) for row in before]
         now = context.clock.now()
         events = [event_of(Record(row, served.get(row.key, ()), made_by(row), now)) for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from libs.ownership.model import Absence, Record, Store, bucket_of
-from libs.ownership.rules import is_newer
+from libs.ownership.rules import is_newer, newest_of_each
 from libs.store.port import Applied, FeedStep, Released, UnknownPartition
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context, absences_at
@@ -125,10 +125,8 @@ async def _apply_plain(connection: Connection, context: Context, records: Sequen
     ordered = [newest[key] for key in sorted(newest, key=str.encode)]
     rows = [record_values(one.row, bucket_of(one.row.key), context.columns_of(one.row)) for one in ordered]
     arguments = columnar(rows, _RECORD_WIDTH)
-    served = sorted(
-        ((record.row.key, *served_values(served)) for record in records for served in record.served),
-        key=lambda columns: (columns[0].encode(), columns[1].encode(), columns[2].encode()),
-    )
+    learned = newest_of_each((record.row.key, served) for record in records for served in record.served)
+    served = [(key, *served_values(one)) for key, one in learned]
     applied = await connection.fetchval(sql.APPLY_WITH_SERVED, *arguments, *columnar(served, _SERVED_WIDTH))
     if applied == sql.SEIZED:
         return None

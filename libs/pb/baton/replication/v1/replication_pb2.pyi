@@ -367,8 +367,13 @@ class ReadRecordsRequest(_message.Message):
 
     KEYS_FIELD_NUMBER: _builtins.int
     MARK_TOO_LARGE_FIELD_NUMBER: _builtins.int
+    WITH_SERVED_FIELD_NUMBER: _builtins.int
     mark_too_large: _builtins.bool
     """Name rows that are too large to be copied, instead of answering them."""
+    with_served: _builtins.bool
+    """Each record with the requests that it has served, so that it can be adopted. A store of the release before answers
+    without them.
+    """
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -376,10 +381,11 @@ class ReadRecordsRequest(_message.Message):
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         mark_too_large: _builtins.bool = ...,
+        with_served: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "mark_too_large", b"mark_too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "mark_too_large", b"mark_too_large", "with_served", b"with_served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
