@@ -19,7 +19,7 @@ from libs.backend.recovery import RecoveryApi
 from libs.backend.replication import About, Replication
 from libs.backend.settings import BackendSettings
 from libs.backend.state import Serving
-from libs.backend.upkeep import UpkeepLoop
+from libs.backend.upkeep import PruneLoop, UpkeepLoop
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
@@ -76,6 +76,7 @@ class Running:
     internal: Server
     feed: ApplyLoop
     upkeep: UpkeepLoop
+    pruning: PruneLoop
     logged: LogWaits
     serving: Serving
     writes: Background
@@ -157,7 +158,9 @@ async def open_backend(
         public_limits = settings.limits(settings.public_calls, REQUEST_BYTES)
         public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
         doorkeeper.tell = (internal.set_serving, public.set_serving)
-        running = Running(public, internal, feed, UpkeepLoop(ports, clock), logged, serving, writes, doorkeeper)
+        running = Running(
+            public, internal, feed, UpkeepLoop(ports, clock), PruneLoop(ports), logged, serving, writes, doorkeeper
+        )
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
         await public.start(serving=False)
@@ -171,8 +174,8 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     stop = told_to_stop()
     # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
-        loops = (running.feed.loop, running.upkeep.loop, running.logged.loop, running.doorkeeper.loop)
-        tasks = [owned.create_task(loop.run()) for loop in loops]
+        owners = (running.feed, running.upkeep, running.pruning, running.logged, running.doorkeeper)
+        tasks = [owned.create_task(owner.loop.run()) for owner in owners]
         log.info("ready %s", running)
         # For whoever started the process: where it listens, also when the settings left the ports to the system.
         print(f"ready {running}", flush=True)

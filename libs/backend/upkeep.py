@@ -7,10 +7,12 @@ import asyncio
 from libs.clock import Clock
 from libs.ownership.limits import LONGEST_TICK_SECONDS
 from libs.rpc.tasks import Loop
+from libs.store.limits import PRUNE_ROWS
 from libs.store.port import StorePorts
 
 TICK_SECONDS = 1.0
-PRUNE_EVERY_TICKS = 5
+PRUNE_SECONDS = 5.0
+"""Pause between two prunes. A store keeps the served requests of the retry window and of this pause."""
 
 
 class UpkeepLoop:
@@ -21,7 +23,6 @@ class UpkeepLoop:
         self._ports = ports
         self._clock = clock
         self._last = clock.monotonic()
-        self._ticks = 0
 
     async def _run(self, loop: Loop) -> None:
         await asyncio.sleep(TICK_SECONDS)
@@ -37,6 +38,23 @@ class UpkeepLoop:
         # What this tick took to be written down is counted by the next one. A lease that was granted just before it was
         # written sees both, so together they must not be more than one may be.
         self._last = max(began, self._clock.monotonic() - (LONGEST_TICK_SECONDS - elapsed))
-        self._ticks += 1
-        if self._ticks % PRUNE_EVERY_TICKS == 0:
-            await self._ports.upkeep.prune()
+
+
+class PruneLoop:
+    """Forgets old served requests, however many there are. Beside the ticks, which a long prune must not delay."""
+
+    def __init__(self, ports: StorePorts) -> None:
+        self.loop = Loop("pruning", self._run)
+        self._ports = ports
+
+    async def _run(self, loop: Loop) -> None:
+        await asyncio.sleep(PRUNE_SECONDS)
+        await self.prune()
+        loop.well()
+
+    async def prune(self) -> None:
+        """One batch after the other until fewer than a whole batch are old. Calls get their time in between."""
+        pruned = PRUNE_ROWS
+        while pruned >= PRUNE_ROWS:
+            pruned = await self._ports.upkeep.prune()
+            await asyncio.sleep(0)

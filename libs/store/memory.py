@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from libs.clock import Clock
 from libs.errors import StoreNotReady
@@ -54,7 +55,7 @@ class _State:
     rows: dict[str, Row] = field(default_factory=dict)
     absences: list[Absence] = field(default_factory=list)
     served: dict[tuple[str, str, str], tuple[Served, float]] = field(default_factory=dict)
-    """By key, principal and request id: the request, and the ticks when it was learned."""
+    """By key, principal and request id, oldest first: the request, and the ticks when it was learned."""
     outbox: dict[tuple[str, Version], tuple[ChangeEntry, float]] = field(default_factory=dict)
     feed: FeedState = field(default_factory=FeedState)
     parked: dict[tuple[int, int], Parked] = field(default_factory=dict)
@@ -91,7 +92,9 @@ class _State:
 
     def serve(self, key: str, served: Served) -> None:
         """An entry for the same request, whose effect is not in the row, is replaced."""
-        self.served[key, served.principal, served.request_id] = served, self.seconds
+        name = key, served.principal, served.request_id
+        self.served.pop(name, None)
+        self.served[name] = served, self.seconds
 
     def learn(self, key: str, served: Served) -> None:
         """The entry with the higher version stays."""
@@ -356,7 +359,8 @@ class _Upkeep:
         state = self.state
         async with state.turn:
             since = state.seconds - RETRY_WINDOW_SECONDS
-            old = [name for name, (_, learned) in state.served.items() if learned < since][:PRUNE_ROWS]
+            oldest = islice(state.served.items(), PRUNE_ROWS)
+            old = [name for name, (_, learned) in oldest if learned < since]
             for name in old:
                 del state.served[name]
             return len(old)

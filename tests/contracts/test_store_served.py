@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from libs.ownership.errors import NotOwner
-from libs.ownership.limits import SERVED_WINDOW
+from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Record, Store, Version, bucket_of
 from libs.ownership.rules import Answered, Changed
 from libs.ownership.terms import next_term
 from libs.ownership.wire import record_of_event
 from libs.store import sqlite_inspection
+from libs.store.limits import PRUNE_ROWS
 from libs.store.port import ExportQuery, StorePorts
 from services.service_layer.store import postgres_inspection, postgres_release
 from tests.contracts.store_adapters import Adapter, own, put, record_of, row_of, served_of
@@ -181,3 +182,14 @@ async def test_the_other_store_runs_a_request_again_whose_effect_was_lost_with_i
     await across.seizures.seize(BUCKET, next_term(0, across.store))
     assert isinstance(await put(across, KEY, "r2", "two"), Changed)
     assert isinstance(await put(across, KEY, "r1", "one"), Answered)
+
+
+async def test_batches_forget_everything_that_is_older_than_the_retry_window(store: StorePorts) -> None:
+    """Also behind an entry that was replaced: it is as young as its last effect."""
+    many = [served_of(f"r{number}", (0, 1)) for number in range(2 * PRUNE_ROWS + 10)]
+    await store.transfers.apply([record_of(row_of(KEY, (0, 1), store.store), *many, served_of("late", (0, 5)))])
+    await store.upkeep.tick(RETRY_WINDOW_SECONDS / 2 + 1)
+    assert isinstance(await put(store, KEY, "late", "w"), Changed)
+    await store.upkeep.tick(RETRY_WINDOW_SECONDS / 2)
+    assert [await store.upkeep.prune() for _ in range(4)] == [PRUNE_ROWS, PRUNE_ROWS, 10, 0]
+    assert isinstance(await put(store, KEY, "late", "w"), Answered)

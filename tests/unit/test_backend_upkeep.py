@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from libs.backend.upkeep import UpkeepLoop
+from libs.backend.upkeep import PRUNE_SECONDS, PruneLoop, UpkeepLoop
 from libs.clock import ManualClock
-from libs.ownership.limits import LONGEST_TICK_SECONDS
+from libs.ownership.limits import LONGEST_TICK_SECONDS, RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.port import Upkeep
-from tests.contracts.store_adapters import own, put
+from tests.contracts.store_adapters import own, put, record_of, row_of, served_of
 
 KEY = "sandboxes/one"
 
@@ -70,3 +70,22 @@ async def test_no_lease_ends_early_by_a_tick_that_is_written_late(late: float, s
         clock.advance(1.0)
         await upkeep.tick()
         assert (await store.outbox.depth()).oldest_seconds <= seconds + LONGEST_TICK_SECONDS
+
+
+async def test_an_hour_of_any_rate_leaves_the_served_requests_of_the_retry_window_and_one_pause() -> None:
+    """By far more than one batch for each pause, as 200 writes a second are."""
+    store = MemoryStore(Store.A, ManualClock(), sandbox_columns)
+    pruning = PruneLoop(store)
+    each_pause = 16 * SERVED_WINDOW
+    served = [
+        [served_of(f"r{pause}-{number}", (0, pause), b"") for number in range(each_pause)]
+        for pause in range(1, int(3600 / PRUNE_SECONDS) + 1)
+    ]
+    bound = each_pause * (RETRY_WINDOW_SECONDS / PRUNE_SECONDS + 2)
+    most = 0
+    for pause, requests in enumerate(served, 1):
+        await store.transfers.apply([record_of(row_of(KEY, (0, pause), Store.A), *requests)])
+        await store.upkeep.tick(PRUNE_SECONDS)
+        most = max(most, len(store._state.served))
+        await pruning.prune()
+    assert each_pause * RETRY_WINDOW_SECONDS / PRUNE_SECONDS <= most <= bound
