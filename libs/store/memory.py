@@ -154,8 +154,7 @@ class _State:
     def journal(self, row: Row, why: Why) -> None:
         """A row that is about to go. The requests that it has served are not done any more, as far as anybody sees."""
         self.memories.note(self.record(row, self.window(row)), why)
-        for name in [name for name in self.served if name[0] == row.key]:
-            del self.served[name]
+        self.served = {name: served for name, served in self.served.items() if name[0] != row.key}
 
 
 @dataclass(frozen=True)
