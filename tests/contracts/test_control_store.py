@@ -15,7 +15,6 @@ from libs.devstack.postgres import Postgres
 from libs.store.port import NewerSchema
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import (
-    REPORT_KEPT_SECONDS,
     ControlStore,
     ControlUnavailable,
     JournalEntry,
@@ -274,24 +273,13 @@ async def test_a_router_s_report_takes_the_place_of_its_former_one(open_control:
         assert list(await other.reports()) == expected
 
 
-async def test_the_report_of_a_router_that_is_long_gone_is_forgotten(open_control: OpenControl) -> None:
-    clock = ManualClock()
-    async with open_control(clock) as store:
-        await store.report(Report("gone", 1, "{}"))
-        clock.advance(REPORT_KEPT_SECONDS - 1)
-        await store.report(Report("here", 1, "{}"))
-        assert [report.router for report in await store.reports()] == ["gone", "here"]
-        clock.advance(2)
-        await store.report(Report("here", 2, "{}"))
-        assert [report.router for report in await store.reports()] == ["here"]
-
-
 async def test_tables_of_the_first_version_are_extended(postgres_dsn: str, tmp_path: Path) -> None:
     async with PostgresControlStore.open(postgres_dsn) as store:
         before = await store.load()
     connection = await asyncpg.connect(postgres_dsn)
     await connection.execute(
-        "DROP TABLE baton_control.report, baton_control.durable_job;"
+        "DROP TABLE baton_control.report, baton_control.durable_job, baton_control.last_rollback;"
+        " DROP TRIGGER rollback_is_kept ON baton_control.journal; ALTER TABLE baton_control.control DROP COLUMN id;"
         " UPDATE baton_control.control SET schema_version = 1"
     )
     await connection.close()
@@ -302,7 +290,10 @@ async def test_tables_of_the_first_version_are_extended(postgres_dsn: str, tmp_p
     async with SqliteControlStore.open(path) as file:
         before = await file.load()
     old = sqlite3.connect(path)
-    old.executescript("DROP TABLE report; DROP TABLE durable_job; PRAGMA user_version = 1")
+    old.executescript(
+        "DROP TABLE report; DROP TABLE durable_job; DROP TABLE last_rollback; DROP TRIGGER rollback_is_kept;"
+        " DROP TABLE identity; PRAGMA user_version = 1"
+    )
     old.close()
     async with SqliteControlStore.open(path) as file:
         await file.report(Report("r", 1, "{}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -16,14 +16,15 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
 from libs.rpc.errors import reason_of
 from services.router.control.memory import MemoryControlStore, Shared
-from services.router.control.port import JournalEntry, Report
+from services.router.control.port import AUTOMATIC, JournalEntry, LastRollback, Report
 from services.router.core.gates import Evidence
-from services.router.core.judge import Ruling
+from services.router.core.judge import RollbackLimits, Ruling
+from services.router.core.limits import rollback_limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
 from services.router.flows.judge import LEASE_SECONDS, Bench, Judge
 from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
-from services.router.flows.migration import AUTOMATIC, JUDGE, Decision, Migration
+from services.router.flows.migration import JUDGE, Decision, Migration
 from services.router.flows.observe import SettingCache, StoreView
 from tests.panel import Panel, running_panel
 from tests.system import step
@@ -31,6 +32,7 @@ from tests.waiting import eventually
 
 A, B = Store.A, Store.B
 ANN = Decision("ann", "a test")
+OVERRIDE = Decision("ann", "a test", override=True)
 
 
 @dataclass
@@ -164,6 +166,24 @@ async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(
     assert routers.automatic == [entry], "once held, it stays as it is"
 
 
+@pytest.mark.parametrize("days", [-1.0, 0.0, 1.0])
+async def test_the_pause_between_two_rollbacks_is_counted_by_no_wall_clock(routers: Routers, days: float) -> None:
+    """The router that made the first one had a wrong clock, or the clock jumped since."""
+    await routers.seconds(40, faults=1)
+    (entry,) = routers.automatic
+    routers.shared.rollback = LastRollback(replace(entry, time_seconds=entry.time_seconds + 86400 * days), 0.0)
+    for router in (routers.one, routers.other):
+        router.judge._known_of = None
+    await routers.one.cache.refresh()
+    await routers.one.migration.lift_hold(ANN)
+    for _ in range(2):
+        await step(routers.one.migration, OVERRIDE)
+    pause = int(rollback_limits(RollbackLimits(), routers.one.cache.current.limits).pause_seconds)
+    rulings = await routers.seconds(pause - 40, faults=1)
+    assert Ruling.CALL_A_PERSON in rulings and Ruling.ROLL_BACK not in rulings
+    assert Ruling.ROLL_BACK in await routers.seconds(80, faults=1)
+
+
 async def test_when_its_judge_dies_another_router_judges_with_what_was_seen_before(routers: Routers) -> None:
     await routers.seconds(30, faults=1)
     for _ in range(int(LEASE_SECONDS) + 2):
@@ -189,7 +209,7 @@ async def test_soon_after_a_rollback_a_person_decides(routers: Routers) -> None:
     assert "people decide" in judge.alarm and judge.alarms == 2, "said once, not every second"
     await routers.seconds(30)
     assert judge.alarm == ""
-    routers.clock.advance(600.0)
+    await routers.seconds(600)
     await routers.seconds(40, faults=1)
     assert len(routers.automatic) == 2
 

@@ -14,6 +14,8 @@ class ControlInfo:
     """File or server, without secrets."""
     server_id: str = ""
     """PostgreSQL's system identifier: equal to B's means that both live on one server."""
+    id: str = ""
+    """Made with the store: orders of another control store are recognised by it."""
 
 
 class Described(Protocol):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from uuid import uuid4
 
 from libs.clock import Clock, SystemClock
 from services.router.control.codec import job_id
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
 from services.router.control.port import (
+    AUTOMATIC,
     KEPT_JOBS,
-    REPORT_KEPT_SECONDS,
+    REPORT_KEPT_TURNS,
     ControlUnavailable,
     JobNotFound,
     JournalEntry,
+    LastRollback,
     Progress,
     Report,
 )
@@ -26,13 +29,15 @@ class Shared:
     """What several `MemoryControlStore`s share, as several routers share a database."""
 
     def __init__(self) -> None:
+        self.id = uuid4().hex
         self.setting: Setting | None = None
         self.journal: list[JournalEntry] = []
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Progress] = {}
         self.durable: dict[int, Job] = {}
-        self.reports: dict[str, tuple[float, Report]] = {}
-        """By router, with the UNIX time."""
+        self.reports: dict[str, tuple[int, Report]] = {}
+        """By router, with the turn."""
+        self.rollback: LastRollback | None = None
 
 
 class MemoryControlStore:
@@ -58,7 +63,19 @@ class MemoryControlStore:
             return False
         self._shared.setting = entry.after
         self._shared.journal.append(entry)
+        if entry.action == AUTOMATIC:
+            self._shared.rollback = LastRollback(entry, 0.0)
         return True
+
+    async def last_rollback(self) -> LastRollback | None:
+        self._check()
+        return self._shared.rollback
+
+    async def watched(self, generation: int, seconds: float) -> None:
+        self._check()
+        last = self._shared.rollback
+        if last is not None and last.entry.after.generation == generation:
+            self._shared.rollback = replace(last, watched_seconds=last.watched_seconds + seconds)
 
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         self._check()
@@ -86,9 +103,10 @@ class MemoryControlStore:
 
     async def report(self, report: Report) -> None:
         self._check()
-        now = self._clock.now()
-        kept = {name: entry for name, entry in self._shared.reports.items() if entry[0] >= now - REPORT_KEPT_SECONDS}
-        self._shared.reports = {**kept, report.router: (now, report)}
+        reports = self._shared.reports
+        turn = max((turn for turn, _ in reports.values()), default=0) + 1
+        kept = {name: entry for name, entry in reports.items() if entry[0] >= turn - REPORT_KEPT_TURNS}
+        self._shared.reports = {**kept, report.router: (turn, report)}
 
     async def reports(self) -> Sequence[Report]:
         self._check()
@@ -128,7 +146,7 @@ class MemoryControlStore:
 
     async def info(self) -> ControlInfo:
         self._check()
-        return ControlInfo("memory", "this process")
+        return ControlInfo("memory", "this process", id=self._shared.id)
 
     def _check(self) -> None:
         if not self.reachable:

@@ -60,6 +60,29 @@ class Progress:
         return left / self.rate if self.rate > 0 else (0.0 if not left else -1.0)
 
 
+AUTOMATIC = "automatic rollback"
+"""The journal's action of a rollback that no person has made."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRollback:
+    """The newest automatic rollback. Kept apart from the journal, however long that is."""
+
+    entry: JournalEntry
+    watched_seconds: float
+    """For how long a router has watched since, by its monotonic clock: no wall clock tells this."""
+
+
+class Rollbacks(Protocol):
+    """Every method raises ControlUnavailable within two seconds when the store is away."""
+
+    async def last_rollback(self) -> LastRollback | None: ...
+
+    async def watched(self, generation: int, seconds: float) -> None:
+        """Adds to the watched seconds, if the newest automatic rollback still made that generation."""
+        ...
+
+
 class ControlStore(Protocol):
     """Every method raises ControlUnavailable within two seconds when the store is away."""
 
@@ -99,8 +122,9 @@ class Report:
     """JSON."""
 
 
-REPORT_KEPT_SECONDS = 3600.0
-"""How long the report of a router that is gone is kept at least; by wall time, for nothing but tidiness."""
+REPORT_KEPT_TURNS = 36_000
+"""How many later reports, of all routers, the report of a router that is gone is kept for: ten routers make so many in
+an hour. Counted in turns, since a router's clock may be wrong."""
 
 
 class Reports(Protocol):

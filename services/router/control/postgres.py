@@ -18,9 +18,11 @@ from services.router.control.codec import gates_from_json, gates_to_json, settin
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
 from services.router.control.port import (
-    REPORT_KEPT_SECONDS,
+    AUTOMATIC,
+    REPORT_KEPT_TURNS,
     ControlUnavailable,
     JournalEntry,
+    LastRollback,
     Progress,
     Report,
 )
@@ -29,7 +31,7 @@ from services.router.core.phase import Setting
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # The last one when a connection is lost while it is waited for.
 _FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, asyncpg.InternalClientError)
@@ -66,6 +68,25 @@ CREATE TABLE IF NOT EXISTS baton_control.report (
   router text PRIMARY KEY, number bigint NOT NULL, text text NOT NULL, time_seconds double precision NOT NULL);
 """
 """Since schema version 2."""
+
+_ROLLBACK = f"""
+CREATE TABLE IF NOT EXISTS baton_control.last_rollback (
+  one int PRIMARY KEY CHECK (one = 1), generation bigint NOT NULL, time_seconds double precision NOT NULL,
+  actor text NOT NULL, action text NOT NULL, reason text NOT NULL, before text NOT NULL, after text NOT NULL,
+  gates text NOT NULL, overridden boolean NOT NULL, watched_seconds double precision NOT NULL);
+INSERT INTO baton_control.last_rollback SELECT 1, j.*, 0 FROM baton_control.journal j WHERE j.action = '{AUTOMATIC}'
+  ORDER BY j.generation DESC LIMIT 1 ON CONFLICT DO NOTHING;
+ALTER TABLE baton_control.control ADD COLUMN IF NOT EXISTS id text NOT NULL DEFAULT gen_random_uuid()::text;
+CREATE OR REPLACE FUNCTION baton_control.keep_rollback() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  DELETE FROM baton_control.last_rollback;
+  INSERT INTO baton_control.last_rollback SELECT 1, NEW.*, 0;
+  RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER rollback_is_kept AFTER INSERT ON baton_control.journal
+  FOR EACH ROW WHEN (NEW.action = '{AUTOMATIC}') EXECUTE FUNCTION baton_control.keep_rollback();
+"""
+"""Since schema version 4. A trigger, so that a router of an earlier release keeps it too."""
+_ENTRY = "time_seconds, actor, action, reason, before, after, gates, overridden"
 
 T = TypeVar("T")
 
@@ -116,6 +137,17 @@ class PostgresControlStore:
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
         return await self._run(lambda connection: self._lease(connection, name, holder, ttl_seconds))
 
+    async def last_rollback(self) -> LastRollback | None:
+        statement = f"SELECT {_ENTRY}, watched_seconds FROM baton_control.last_rollback"
+        row = await self._run(lambda connection: connection.fetchrow(statement))
+        return LastRollback(_entry(row), row["watched_seconds"]) if row else None
+
+    async def watched(self, generation: int, seconds: float) -> None:
+        statement = (
+            "UPDATE baton_control.last_rollback SET watched_seconds = watched_seconds + $2 WHERE generation = $1"
+        )
+        await self._run(lambda connection: connection.execute(statement, generation, seconds))
+
     async def save(self, progress: Progress) -> None:
         await self._run(
             lambda connection: connection.execute(
@@ -139,7 +171,7 @@ class PostgresControlStore:
         return Progress(*row) if row else None
 
     async def report(self, report: Report) -> None:
-        await self._run(lambda connection: _report(connection, report, self._clock.now()))
+        await self._run(lambda connection: _report(connection, report))
 
     async def reports(self) -> Sequence[Report]:
         rows = await self._run(
@@ -162,10 +194,9 @@ class PostgresControlStore:
         return await self._run(postgres_jobs.newest)
 
     async def info(self) -> ControlInfo:
-        server_id = await self._run(
-            lambda connection: connection.fetchval("SELECT system_identifier::text FROM pg_control_system()")
-        )
-        return ControlInfo("postgresql", self._where, server_id)
+        statement = "SELECT s.system_identifier::text, c.id FROM baton_control.control c, pg_control_system() s"
+        row = await self._run(lambda connection: connection.fetchrow(statement))
+        return ControlInfo("postgresql", self._where, *row)
 
     async def _lease(self, connection: _Connection, name: str, holder: str, ttl_seconds: float) -> bool:
         if ttl_seconds <= 0:
@@ -217,8 +248,12 @@ class PostgresControlStore:
                 connection = await asyncpg.connect(
                     self._dsn,
                     timeout=_CALL_SECONDS,
+                    # A standby may be behind, and becomes another database when it is promoted.
+                    target_session_attrs="primary",
                     server_settings={
                         "application_name": "baton-control",
+                        # Per session, whatever the server's default: a hold or a rollback must survive a crash.
+                        "synchronous_commit": "on",
                         "statement_timeout": "1500",
                         "idle_in_transaction_session_timeout": "2000",
                     },
@@ -268,6 +303,7 @@ async def _prepare(connection: _Connection) -> None:
         if version < SCHEMA_VERSION:
             await connection.execute(_REPORTS)
             await connection.execute(postgres_jobs.TABLES)
+            await connection.execute(_ROLLBACK)
             await connection.execute("UPDATE baton_control.control SET schema_version = $1", SCHEMA_VERSION)
 
 
@@ -299,15 +335,17 @@ async def _change(connection: _Connection, entry: JournalEntry) -> bool:
     return bool(changed)
 
 
-async def _report(connection: _Connection, report: Report, now: float) -> None:
-    await connection.execute("DELETE FROM baton_control.report WHERE time_seconds < $1", now - REPORT_KEPT_SECONDS)
+async def _report(connection: _Connection, report: Report) -> None:
+    """`time_seconds` holds turns: an earlier release wrote UNIX seconds there, and turns go on from the highest."""
+    turn = await connection.fetchval("SELECT coalesce(max(time_seconds), 0) + 1 FROM baton_control.report")
+    await connection.execute("DELETE FROM baton_control.report WHERE time_seconds < $1", turn - REPORT_KEPT_TURNS)
     await connection.execute(
         "INSERT INTO baton_control.report VALUES ($1, $2, $3, $4)"
         " ON CONFLICT (router) DO UPDATE SET number = $2, text = $3, time_seconds = $4",
         report.router,
         report.number,
         report.text,
-        now,
+        turn,
     )
 
 
@@ -328,20 +366,20 @@ async def _append(connection: _Connection, entry: JournalEntry) -> None:
 
 async def _journal(connection: _Connection, limit: int) -> list[JournalEntry]:
     rows = await connection.fetch(
-        "SELECT time_seconds, actor, action, reason, before, after, gates, overridden FROM baton_control.journal"
-        " ORDER BY generation DESC LIMIT $1",
-        limit,
+        f"SELECT {_ENTRY} FROM baton_control.journal ORDER BY generation DESC LIMIT $1", limit
     )
-    return [
-        JournalEntry(
-            row["time_seconds"],
-            row["actor"],
-            row["action"],
-            row["reason"],
-            before=setting_from_json(row["before"]),
-            after=setting_from_json(row["after"]),
-            gates=gates_from_json(row["gates"]),
-            overridden=row["overridden"],
-        )
-        for row in rows
-    ]
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: Any) -> JournalEntry:
+    """From the columns of `_ENTRY`."""
+    return JournalEntry(
+        row["time_seconds"],
+        row["actor"],
+        row["action"],
+        row["reason"],
+        before=setting_from_json(row["before"]),
+        after=setting_from_json(row["after"]),
+        gates=gates_from_json(row["gates"]),
+        overridden=row["overridden"],
+    )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from libs.clock import Clock, SystemClock
 from libs.errors import DiskFull, LockTimeout, Overloaded
@@ -19,9 +19,11 @@ from services.router.control.codec import gates_from_json, gates_to_json, settin
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
 from services.router.control.port import (
-    REPORT_KEPT_SECONDS,
+    AUTOMATIC,
+    REPORT_KEPT_TURNS,
     ControlUnavailable,
     JournalEntry,
+    LastRollback,
     Progress,
     Report,
 )
@@ -49,6 +51,24 @@ _REPORT_TABLE = (
     "CREATE TABLE report (router TEXT PRIMARY KEY, number INTEGER NOT NULL, text TEXT NOT NULL,"
     " time_seconds REAL NOT NULL)"
 )
+
+_ROLLBACK_TABLES = (
+    "CREATE TABLE last_rollback (one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL,"
+    " time_seconds REAL NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL,"
+    " before TEXT NOT NULL, after TEXT NOT NULL, gates TEXT NOT NULL, overridden INTEGER NOT NULL,"
+    " watched_seconds REAL NOT NULL)",
+    f"INSERT INTO last_rollback SELECT 1, j.*, 0.0 FROM journal j WHERE j.action = '{AUTOMATIC}'"
+    " ORDER BY j.generation DESC LIMIT 1",
+    # A trigger, so that a router of an earlier release keeps it too.
+    f"CREATE TRIGGER rollback_is_kept AFTER INSERT ON journal WHEN NEW.action = '{AUTOMATIC}'"
+    " BEGIN REPLACE INTO last_rollback VALUES (1, NEW.generation, NEW.time_seconds, NEW.actor, NEW.action, NEW.reason,"
+    " NEW.before, NEW.after, NEW.gates, NEW.overridden, 0.0); END",
+    # Made with the control store: a copy has it too, one that was made anew has another.
+    "CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
+    "INSERT INTO identity VALUES (1, lower(hex(randomblob(16))))",
+)
+"""Since schema version 4."""
+_ENTRY = "time_seconds, actor, action, reason, before, after, gates, overridden"
 
 T = TypeVar("T")
 
@@ -95,6 +115,14 @@ class SqliteControlStore:
             self._database.write(lambda connection: self._lease(connection, name, holder, ttl_seconds))
         )
 
+    async def last_rollback(self) -> LastRollback | None:
+        return await self._wait(self._database.read(_last_rollback))
+
+    async def watched(self, generation: int, seconds: float) -> None:
+        statement = "UPDATE last_rollback SET watched_seconds = watched_seconds + ? WHERE generation = ?"
+        row = (seconds, generation)
+        await self._wait(self._database.write(lambda connection: connection.execute(statement, row).close()))
+
     async def save(self, progress: Progress) -> None:
         row = (
             progress.job,
@@ -115,7 +143,7 @@ class SqliteControlStore:
         return Progress(row[0], bool(row[1]), *row[2:]) if row else None
 
     async def report(self, report: Report) -> None:
-        await self._wait(self._database.write(lambda connection: _report(connection, report, self._clock.now())))
+        await self._wait(self._database.write(lambda connection: _report(connection, report)))
 
     async def reports(self) -> Sequence[Report]:
         statement = "SELECT router, number, text FROM report ORDER BY router"
@@ -135,7 +163,9 @@ class SqliteControlStore:
         return await self._wait(self._database.read(sqlite_jobs.newest))
 
     async def info(self) -> ControlInfo:
-        return ControlInfo("sqlite", str(self._database.path))
+        statement = "SELECT id FROM identity"
+        (found,) = await self._wait(self._database.read(lambda connection: connection.execute(statement).fetchone()))
+        return ControlInfo("sqlite", str(self._database.path), id=found)
 
     def _lease(self, connection: sqlite3.Connection, name: str, holder: str, ttl_seconds: float) -> bool:
         if ttl_seconds <= 0:
@@ -167,7 +197,12 @@ def _ours(path: Path) -> Iterator[None]:
 
 
 def _migrations(path: Path) -> tuple[Migration, ...]:
-    return (Migration(1, partial(_make, path)), Migration(2, (_REPORT_TABLE,)), Migration(3, sqlite_jobs.TABLES))
+    return (
+        Migration(1, partial(_make, path)),
+        Migration(2, (_REPORT_TABLE,)),
+        Migration(3, sqlite_jobs.TABLES),
+        Migration(4, _ROLLBACK_TABLES),
+    )
 
 
 def _make(path: Path, connection: sqlite3.Connection) -> None:
@@ -179,9 +214,11 @@ def _make(path: Path, connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-def _report(connection: sqlite3.Connection, report: Report, now: float) -> None:
-    connection.execute("DELETE FROM report WHERE time_seconds < ?", (now - REPORT_KEPT_SECONDS,))
-    connection.execute("REPLACE INTO report VALUES (?, ?, ?, ?)", (report.router, report.number, report.text, now))
+def _report(connection: sqlite3.Connection, report: Report) -> None:
+    """`time_seconds` holds turns: an earlier release wrote UNIX seconds there, and turns go on from the highest."""
+    (turn,) = connection.execute("SELECT coalesce(max(time_seconds), 0) + 1 FROM report").fetchone()
+    connection.execute("DELETE FROM report WHERE time_seconds < ?", (turn - REPORT_KEPT_TURNS,))
+    connection.execute("REPLACE INTO report VALUES (?, ?, ?, ?)", (report.router, report.number, report.text, turn))
 
 
 def _find(connection: sqlite3.Connection) -> Setting | None:
@@ -228,21 +265,25 @@ def _append(connection: sqlite3.Connection, entry: JournalEntry) -> None:
 
 
 def _journal(connection: sqlite3.Connection, limit: int) -> list[JournalEntry]:
-    rows = connection.execute(
-        "SELECT time_seconds, actor, action, reason, before, after, gates, overridden FROM journal"
-        " ORDER BY generation DESC LIMIT ?",
-        (limit,),
-    ).fetchall()
-    return [
-        JournalEntry(
-            time,
-            actor,
-            action,
-            reason,
-            before=setting_from_json(before),
-            after=setting_from_json(after),
-            gates=gates_from_json(gates),
-            overridden=bool(overridden),
-        )
-        for time, actor, action, reason, before, after, gates, overridden in rows
-    ]
+    rows = connection.execute(f"SELECT {_ENTRY} FROM journal ORDER BY generation DESC LIMIT ?", (limit,)).fetchall()
+    return [_entry(row) for row in rows]
+
+
+def _last_rollback(connection: sqlite3.Connection) -> LastRollback | None:
+    row = connection.execute(f"SELECT {_ENTRY}, watched_seconds FROM last_rollback").fetchone()
+    return LastRollback(_entry(row[:-1]), row[-1]) if row else None
+
+
+def _entry(row: tuple[Any, ...]) -> JournalEntry:
+    """From the columns of `_ENTRY`."""
+    time, actor, action, reason, before, after, gates, overridden = row
+    return JournalEntry(
+        time,
+        actor,
+        action,
+        reason,
+        before=setting_from_json(before),
+        after=setting_from_json(after),
+        gates=gates_from_json(gates),
+        overridden=bool(overridden),
+    )

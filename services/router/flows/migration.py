@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from libs.clock import Clock
 from libs.errors import InvalidField
-from services.router.control.port import ControlStore, JournalEntry
+from services.router.control.port import AUTOMATIC, ControlStore, JournalEntry
 from services.router.core import phase as phases
 from services.router.core.consistency import stores_alert
 from services.router.core.evidence import horizon_alert, shadow_alert
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 JUDGE = "judge"
 """The actor of an automatic rollback."""
-AUTOMATIC = "automatic rollback"
-"""Its action in the journal."""
 
 DEFAULT_LIMITS = Limits()
 
