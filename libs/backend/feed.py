@@ -4,6 +4,9 @@ Apply keeps the higher version, so order, repetition and lateness of events are 
 none is passed over. So positions move only in the transaction that applies, an event that cannot be read is parked with
 its reason, and when the log no longer has what comes next the feed stands still and says so.
 
+How far the store is behind is counted on the monotonic clock of this process, from the age that an event had when it
+was read. A time that is ahead of this process's clock counts as now, and is shown: one of the two clocks is wrong.
+
 The feed stands still until the store is admitted or fenced: events beyond its position are evidence for admission.
 """
 
@@ -48,7 +51,10 @@ class _Batch:
     terms: dict[int, int] = field(default_factory=dict)
     """By bucket: the highest term that the batch shows."""
     positions: dict[int, Position] = field(default_factory=dict)
-    oldest_made: float | None = None
+    oldest_seconds: float | None = None
+    """Age of the oldest record."""
+    youngest_seconds: float = 0.0
+    """Age of the youngest event, if it is below 0: its time is ahead of this process's clock."""
 
     def step(self) -> FeedStep:
         return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped)
@@ -72,7 +78,10 @@ class ApplyLoop:
         self._open_log = open_log
         self._clock = clock
         self._is_admitted = is_admitted
+        self.clock_ahead_seconds = 0.0
+        """How far the times in the last batch were ahead of this process's clock; 0 if they were not."""
         self._newest_made: float | None = None
+        """By the monotonic clock."""
         self._known_until: float | None = None
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
 
@@ -88,7 +97,7 @@ class ApplyLoop:
         """About how far this store is behind the other one; None when nothing of the other one has been seen."""
         if self._known_until is None:
             return None
-        return max(self._clock.now() - self._known_until, 0.0)
+        return self._clock.monotonic() - self._known_until
 
     async def _run(self, loop: Loop) -> None:
         """Read the partitions that are this process's until they change."""
@@ -122,15 +131,15 @@ class ApplyLoop:
         Raises UnknownPartition when another process has a partition now: then nothing was applied.
         """
         found = await reader.poll(BATCH, POLL_SECONDS)
-        now = self._clock.now()
         if found:
             batch = self._sort(found, positions)
+            self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
             await heed_terms(self._ports, batch.terms)
             await self._ports.transfers.apply(batch.records, batch.step())
             for position in batch.positions.values():
                 positions[position.partition] = position.after
-            if batch.oldest_made is not None:
-                self.last_event_age_seconds = max(now - batch.oldest_made, 0.0)
+            if batch.oldest_seconds is not None:
+                self.last_event_age_seconds = batch.oldest_seconds
         else:
             self.last_event_age_seconds = 0.0
         if len(found) < BATCH:
@@ -147,7 +156,7 @@ class ApplyLoop:
         return batch
 
     def _sort_event(self, batch: _Batch, partition: int, offset: int, event: Event) -> None:
-        if not event.key and self._is_system(event):
+        if not event.key and self._is_system(batch, event):
             batch.skipped += 1
             self._note_terms(batch, event)
             return
@@ -165,11 +174,10 @@ class ApplyLoop:
         batch.records.append(record)
         if record.row.version.term:
             _note_term(batch, bucket_of(event.key), record.row.version.term)
-        self._saw(record.made_seconds)
-        made = record.made_seconds
-        batch.oldest_made = made if batch.oldest_made is None else min(made, batch.oldest_made)
+        age = self._saw(batch, record.made_seconds)
+        batch.oldest_seconds = max(age, batch.oldest_seconds or 0.0)
 
-    def _is_system(self, event: Event) -> bool:
+    def _is_system(self, batch: _Batch, event: Event) -> bool:
         """Whether it is no record's event. A heartbeat of the other store tells how far it has been heard."""
         try:
             attributes = read_headers(event.headers)
@@ -178,7 +186,7 @@ class ApplyLoop:
         if not attributes.type.startswith(SYSTEM_PREFIX):
             return False
         if attributes.store == self._ports.store.other:
-            self._saw(attributes.time)
+            self._saw(batch, attributes.time)
         return True
 
     def _note_terms(self, batch: _Batch, event: Event) -> None:
@@ -187,9 +195,15 @@ class ApplyLoop:
             for one in terms.buckets:
                 _note_term(batch, one.bucket, one.term)
 
-    def _saw(self, made_seconds: float) -> None:
-        if self._newest_made is None or made_seconds > self._newest_made:
-            self._newest_made = made_seconds
+    def _saw(self, batch: _Batch, made_seconds: float) -> float:
+        """Returns the event's age, at least 0."""
+        age = self._clock.now() - made_seconds
+        batch.youngest_seconds = min(age, batch.youngest_seconds)
+        age = max(age, 0.0)
+        made = self._clock.monotonic() - age
+        if self._newest_made is None or made > self._newest_made:
+            self._newest_made = made
+        return age
 
     async def _unpark_when_due(self) -> None:
         if self._clock.monotonic() < self._unpark_at:

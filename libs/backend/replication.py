@@ -123,7 +123,11 @@ class Replication(ReplicationServiceServicer):
             schema_version=about.schema_version,
             backend=self._ports.backend,
             server_id=about.server_id,
-            feed=pb.Feed(last_event_age_seconds=self._feed.last_event_age_seconds, trouble=self._feed.trouble),
+            feed=pb.Feed(
+                last_event_age_seconds=self._feed.last_event_age_seconds,
+                trouble=self._feed.trouble,
+                clock_ahead_seconds=self._feed.clock_ahead_seconds,
+            ),
             vitals=vitals(about.gauges),
         )
         if about.locks is not None:

@@ -1,15 +1,16 @@
 """What the log brings is applied once, counted whole, and never passed over."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from libs.backend.feed import BATCH, UNPARK_SECONDS
+from libs.backend.feed import BATCH, UNPARK_SECONDS, ApplyLoop
+from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
-from libs.eventlog.port import Event
+from libs.eventlog.port import Event, EventLog
 from libs.ownership.model import NEVER, Record, Row, Store, Version
 from libs.ownership.wire import event_of, read_event
 from libs.store.port import Applied, FeedState, FeedStep, Position, UnknownPartition
@@ -177,6 +178,56 @@ async def test_how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_othe
             assert at.feed.behind_seconds() == pytest.approx(1.0)
             at.clock.advance(2.0)
             assert at.feed.behind_seconds() == pytest.approx(3.0)
+
+
+SECONDS_OF_2099 = 4.08e9
+
+
+def opened(at: Backend) -> Callable[[], Awaitable[EventLog]]:
+    async def open_log() -> EventLog:
+        return at.log
+
+    return open_log
+
+
+class Jumping(ManualClock):
+    """Its wall clock jumps; its monotonic clock does not."""
+
+    jumped = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.jumped
+
+
+async def test_how_far_behind_it_is_does_not_hang_on_a_heartbeat_of_the_future() -> None:
+    async with backend(Store.B, log=MemoryEventLog(1)) as at:
+        clock = Jumping()
+        feed = ApplyLoop(at.store, opened(at), clock)
+        positions = {0: 0}
+        async with at.log.reader(positions) as reader:
+            await at.log.append([heartbeat(Store.A, SECONDS_OF_2099)])
+            await feed.read_once(reader, positions)
+            assert feed.clock_ahead_seconds > 1e9
+            clock.advance(60.0)
+            assert feed.behind_seconds() == pytest.approx(60.0)
+            await at.log.append([heartbeat(Store.A, clock.now() - 1.0)])
+            await feed.read_once(reader, positions)
+            assert feed.behind_seconds() == pytest.approx(1.0)
+            assert feed.clock_ahead_seconds == 0.0
+
+
+@pytest.mark.parametrize("hours", [-24.0, 24.0])
+async def test_how_far_behind_it_is_does_not_change_when_its_own_clock_jumps(hours: float) -> None:
+    async with backend(Store.B, log=MemoryEventLog(1)) as at:
+        clock = Jumping()
+        feed = ApplyLoop(at.store, opened(at), clock)
+        positions = {0: 0}
+        async with at.log.reader(positions) as reader:
+            await at.log.append([heartbeat(Store.A, clock.now() - 1.0)])
+            await feed.read_once(reader, positions)
+            clock.jumped = hours * 3600
+            clock.advance(2.0)
+            assert feed.behind_seconds() == pytest.approx(3.0)
 
 
 async def test_apply_makes_no_event() -> None:

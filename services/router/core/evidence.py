@@ -111,12 +111,10 @@ class Evidence:
     """Since the last direct call; None: there was none in that time."""
     client_name: str = ""
     """Whose that was."""
+    clocks_apart_seconds: float = 0.0
+    """The largest difference that was seen between this router's clock, the stores' clocks, and times in the log."""
     under_way: tuple[str, ...] | None = None
     """Jobs, moves, recoveries and conflicts that are open."""
-
-
-SETTLED_LAG_SECONDS = 5.0
-"""Lag that steady traffic may cause."""
 
 
 class Judgement(NamedTuple):
@@ -255,17 +253,6 @@ def no_active_clients(evidence: Evidence, limits: Limits) -> Judgement:
     if watched < limits.client_seconds:
         return Judgement(INCONCLUSIVE, f"none in the {time_shown(watched)} that are known of")
     return Judgement(PASS, f"none in {time_shown(limits.client_seconds)}")
-
-
-def nothing_under_way(evidence: Evidence, limits: Limits) -> Judgement:
-    found, lag = list(evidence.under_way or ()), evidence.lag_seconds
-    if lag is not None and lag > SETTLED_LAG_SECONDS:
-        found.append(f"a feed is {lag:.1f} s behind")
-    if found:
-        return Judgement(FAIL, "; ".join(found))
-    if evidence.under_way is None or lag is None:
-        return Judgement(INCONCLUSIVE, "a store or the control store is out of reach, or a feed stands still")
-    return Judgement(PASS, "none")
 
 
 def rehearsal(evidence: Evidence, limits: Limits) -> Judgement:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from libs.text import plain
 from services.router.core import evidence as on
+from services.router.core import last_step
 from services.router.core.consistency import consistent
 from services.router.core.evidence import Evidence, Judgement, Limits, Verdict
 
@@ -167,8 +168,8 @@ _GATES: Sequence[Gate] = (
     Gate(
         "nothing-under-way",
         "No job, move, recovery or conflict is open, and both feeds run.",
-        lambda limits: f"none, lag at most {on.SETTLED_LAG_SECONDS:g} s",
-        on.nothing_under_way,
+        lambda limits: f"none, lag at most {last_step.SETTLED_LAG_SECONDS:g} s",
+        last_step.nothing_under_way,
         "baton jobs, baton status, baton conflicts: wait for each or end it",
         overridable=False,
     ),

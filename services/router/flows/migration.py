@@ -16,6 +16,7 @@ from services.router.core.consistency import stores_alert
 from services.router.core.evidence import horizon_alert, shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.judge import automatic_rollback
+from services.router.core.last_step import clock_alert
 from services.router.core.limits import changed, gate_limits
 from services.router.core.pace import Pace
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
@@ -131,7 +132,7 @@ class Migration:
         """What a person must look at, by the evidence of the gates."""
         evidence = self._evidence(setting)
         limits = self.limits(setting)
-        told = (alert(evidence, limits) for alert in (shadow_alert, stores_alert, horizon_alert))
+        told = (alert(evidence, limits) for alert in (shadow_alert, stores_alert, horizon_alert, clock_alert))
         return [alert for alert in told if alert]
 
     async def advance(self, decision: Decision, to: Phase, confirm: str = "") -> tuple[Setting, tuple[GateResult, ...]]:

@@ -243,7 +243,16 @@ class Observer:
             a_owned_absences=a.owned_absences if a else None,
             a_outbox_entries=a.outbox.entries if a else None,
             turn_waits=self._waits.counts(now),
+            clocks_apart_seconds=max(self._apart_seconds(view, now) for view in views),
         )
+
+    def _apart_seconds(self, view: StoreView, now: float) -> float:
+        """By how much the store's clock and the times that it reads in the log differ from this router's clock."""
+        status = view.fresh(now)
+        if status is None or view.seen_at is None or not status.HasField("now_time"):
+            return 0.0
+        skew = status.now_time.ToNanoseconds() / 1e9 - (self._clock.now() - (now - view.seen_at))
+        return max(abs(skew), status.feed.clock_ahead_seconds)
 
     @property
     def worst_lag_seconds(self) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from libs.clock import Clock
 from libs.rpc.tasks import Loop
+from services.router.control.codec import number_of_job
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState
 from services.router.core.reconcile import Compared, Findings
@@ -29,6 +30,9 @@ class Reconciling:
         self._job = ""
         self._findings = Findings()
         self._ended = 0.0
+        self._newest = ""
+        """The newest job that a comparison has to come after."""
+        self._newest_seen = clock.monotonic()
         self.loop = Loop("reconciling", self._body)
 
     async def look(self) -> None:
@@ -52,9 +56,15 @@ class Reconciling:
         latest = self._jobs.latest(NAME)
         if not self._interval or self._jobs.trouble or (latest is not None and not latest.state.ended):
             return False
-        copied = [job.ended_seconds for job in self._jobs.view if job.lane == TO_B and job.state is JobState.FINISHED]
-        compared = [] if latest is None else [latest.ended_seconds]
-        return bool(copied) and self._clock.now() - max(copied + compared) >= self._interval
+        done = [job for job in self._jobs.view if job.lane == TO_B and job.state is JobState.FINISHED]
+        if not done:
+            return False
+        newest = max([*done, *([] if latest is None else [latest])], key=lambda job: number_of_job(job.id))
+        if newest.id != self._newest:
+            self._newest, self._newest_seen = newest.id, self._clock.monotonic()
+        # By wall time, but a clock that has jumped puts no comparison off for longer than the interval.
+        ago = max(self._clock.now() - newest.ended_seconds, self._clock.monotonic() - self._newest_seen)
+        return ago >= self._interval
 
     async def _body(self, loop: Loop) -> None:
         await self.look()

@@ -324,6 +324,7 @@ class Feed(_message.Message):
     PARKED_NOW_FIELD_NUMBER: _builtins.int
     LAST_EVENT_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
     read: _builtins.int
     """read = applied + old + parked + journaled."""
     applied: _builtins.int
@@ -336,6 +337,8 @@ class Feed(_message.Message):
     """Age of the oldest event that was read last, when it was read; 0 when idle."""
     trouble: _builtins.str
     """Why the feed stands still, in words; empty when it runs."""
+    clock_ahead_seconds: _builtins.float
+    """How far the times in the last events were ahead of this process's clock; 0 if they were not."""
     @_builtins.property
     def next_offsets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Next offset to read, by partition of the log."""
@@ -352,10 +355,11 @@ class Feed(_message.Message):
         parked_now: _builtins.int = ...,
         last_event_age_seconds: _builtins.float = ...,
         trouble: _builtins.str = ...,
+        clock_ahead_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "clock_ahead_seconds", b"clock_ahead_seconds", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
