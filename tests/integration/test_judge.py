@@ -252,6 +252,7 @@ async def test_calls_are_measured_by_store_and_shown(panel: Panel) -> None:
 
 
 async def test_the_status_says_what_blocks_the_next_step_and_what_to_do(panel: Panel) -> None:
+    await eventually(lambda: all(panel.parts.observer.view(store).reachable for store in Store))
     status = await panel.control.GetStatus(pb.GetStatusRequest())
     assert status.next == pb.PHASE_SHADOW
     assert "backfill FAIL: no backfill has finished" in status.blocked
