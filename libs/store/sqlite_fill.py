@@ -59,9 +59,7 @@ class Fill:
         return f"<Fill {self}>"
 
     def __str__(self) -> str:
-        done, total, counted = self.progress
-        share = f"{100 * done / total:.0f} %" if counted and total else "not counted yet"
-        return f"{done} of {'' if counted else 'about '}{total} old rows completed ({share})"
+        return str(self.progress)
 
     async def ended(self) -> None:
         """Waits until every row is completed."""

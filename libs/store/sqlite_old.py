@@ -96,6 +96,10 @@ class Progress(NamedTuple):
     """An estimate until all rows are counted."""
     counted: bool
 
+    def __str__(self) -> str:
+        share = f"{100 * self.done / self.total:.0f} %" if self.counted and self.total else "not counted yet"
+        return f"{self.done} of {'' if self.counted else 'about '}{self.total} old rows completed ({share})"
+
     @property
     def left(self) -> int:
         return max(self.total - self.done, 0)

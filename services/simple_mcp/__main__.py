@@ -1,7 +1,11 @@
-"""Starts the old service: `python -m services.simple_mcp`; `init` makes an empty database once."""
+"""Starts the old service: `python -m services.simple_mcp`; `init` makes an empty database once.
+
+`leave` gives the file back to the old program, as long as the other store owns nothing; `status` says whether it can.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -16,8 +20,10 @@ from libs.locks.memory import MemoryLocks
 from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import SCHEMAS
 from services.simple_mcp.settings import SimpleMcpSettings
-from services.simple_mcp.store import initialise, open_store
+from services.simple_mcp.store import MIGRATIONS, initialise, open_store
 from services.simple_mcp.store.audit import open_audit
+from services.simple_mcp.store.leave import leave as leave_file
+from services.simple_mcp.store.leave import status as file_status
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +49,21 @@ async def init(settings: SimpleMcpSettings) -> None:
     log.info("made an empty database: %s", settings.database)
 
 
+async def leave(settings: SimpleMcpSettings) -> None:
+    left = await asyncio.to_thread(leave_file, settings.database, MIGRATIONS)
+    log.info("%s is the old program's again: %d rows; %d deleted records are gone", settings.database, *left)
+    log.info("to begin another migration, give service_layer an empty database and a new log")
+
+
+async def status(settings: SimpleMcpSettings) -> None:
+    for line in await asyncio.to_thread(file_status, settings.database):
+        print(line)
+
+
 @asynccontextmanager
 async def _open_locks() -> AsyncIterator[MemoryLocks]:
     yield MemoryLocks()
 
 
 if __name__ == "__main__":
-    sys.exit(main("simple_mcp", SimpleMcpSettings, {SERVE: serve, "init": init}))
+    sys.exit(main("simple_mcp", SimpleMcpSettings, {SERVE: serve, "init": init, "leave": leave, "status": status}))
