@@ -152,3 +152,29 @@ def test_the_status_fits_on_one_line_too() -> None:
     line = show.status_line(status_view(answer))
     assert "\n" not in line
     assert line.startswith("OFF (generation 7) | 0 of 0 buckets at B | A out of reach") and "B is away" in line
+
+
+@pytest.mark.parametrize(
+    ("unfilled", "at_b", "buckets_at_b", "leaving", "old_rows"),
+    [
+        (250_000, 0, 0, "possible until the first record or bucket moves to B", "250000 of 1000000 are left"),
+        (0, 1, 0, "not possible while B owns records or buckets: baton rollback first", ""),
+        (0, 0, 3, "not possible while B owns records or buckets: baton rollback first", ""),
+    ],
+)
+def test_the_status_says_whether_the_old_program_can_have_its_file_back(
+    unfilled: int, at_b: int, buckets_at_b: int, leaving: str, old_rows: str
+) -> None:
+    answer = pb.GetStatusResponse(setting=pb.Setting(phase=pb.PHASE_OFF), buckets=1024)
+    answer.stores.add(
+        reachable=True,
+        records=1_000_000,
+        owned_records=1_000_000 - at_b,
+        owned_buckets=1024 - buckets_at_b,
+        unfilled_records=unfilled,
+    )
+    answer.stores.add(reachable=True, records=at_b, owned_records=at_b, owned_buckets=buckets_at_b)
+    view = status_view(answer)
+    assert leaving in show.leaving_line(view)
+    assert show.old_rows_line(view["stores"]["A"]).startswith(old_rows)
+    assert bool(show.old_rows_line(view["stores"]["A"])) == bool(old_rows)

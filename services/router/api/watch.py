@@ -209,6 +209,7 @@ def _store(parts: Parts, store: Store, totals: Totals) -> pb.StoreStatus:
         answer.records = status.records
         answer.owned_records = status.owned_records
         answer.owned_buckets = status.owned_absences
+        answer.unfilled_records = status.unfilled_records
         answer.outbox_entries = status.outbox.entries
         answer.outbox_oldest_seconds = status.outbox.oldest_seconds
         answer.parked = status.feed.parked_now

@@ -113,6 +113,8 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         *(("enough when", wait_line(gate)) for gate in view["gates"] if wait_line(gate)),
         ("going back", view["going_back"]["note"]),
+        ("leaving", leaving_line(view)),
+        *(("old rows", line) for line in (old_rows_line(store) for store in view["stores"].values()) if line),
         ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
         ("handover", progress_line(view["handover"])),
         *((job["lane"], f"{job['id']}: {job_line(job)}") for job in view["jobs"]),
@@ -142,6 +144,27 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
     if len(view["routers"]) > 1:
         lines.append(("routers", ", ".join(map(_router, view["routers"]))))
     return lines
+
+
+def leaving_line(view: View) -> str:
+    """Whether the old program can still have its file back."""
+    at_a, at_b = view["stores"]["A"], view["stores"]["B"]
+    owned = [at_b["owned_records"], at_b["owned_buckets"]]
+    if at_a["records"] is None or None in owned:
+        return "not known: a store is out of reach"
+    away = at_a["records"] - at_a["owned_records"]
+    if away > 0 or any(owned) or at_a["owned_buckets"] < view["buckets"]:
+        return "simple_mcp leave is not possible while B owns records or buckets: baton rollback first"
+    return "simple_mcp leave is possible until the first record or bucket moves to B"
+
+
+def old_rows_line(store: View) -> str:
+    """How far a store is with the rows of the old program; "" when all are completed."""
+    left, records = store["unfilled_records"], store["records"]
+    if not left:
+        return ""
+    share = 100 * (records - left) // records
+    return f"{left} of {records} are left to complete ({share} % done); moves of buckets and comparisons wait"
 
 
 def status_line(view: View) -> str:

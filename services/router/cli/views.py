@@ -165,6 +165,7 @@ def store_view(store: pb.StoreStatus) -> View:
         "records": store.records if answered else None,
         "owned_records": store.owned_records if answered else None,
         "owned_buckets": store.owned_buckets if answered else None,
+        "unfilled_records": store.unfilled_records if answered else None,
         "outbox_entries": store.outbox_entries if answered else None,
         "outbox_oldest_seconds": round(store.outbox_oldest_seconds, 3) if answered else None,
         "lag_events": known(store.lag_events),
