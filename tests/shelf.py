@@ -14,6 +14,7 @@ from libs.contract.pages import read_token
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Row, Version
 from libs.ownership.rules import Answered, Resource
+from libs.ownership.wire import UnreadableRecord
 from libs.store.columns import Columns
 from libs.store.port import Filter, Page
 from tests.contracts.pb.toy import shelf_pb2 as pb
@@ -69,6 +70,11 @@ class ShelfOperations:
         size, token, question = CONTRACT.methods["Browse"].page(browse)
         page = Page(_of_reader(browse.reader), read_token(token, question), size)
         return List(page, question, _books)
+
+    def check_row(self, row: Row) -> None:
+        """Tests put texts into rows: everything is a book that is not marked as none."""
+        if row.payload.startswith(b"\xff"):
+            raise UnreadableRecord("payload: it is no book", field="payload")
 
     def written_seconds(self, row: Row) -> float | None:
         return None

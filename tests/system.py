@@ -6,11 +6,12 @@ For tests of the router: real servers and channels, adapters in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from libs.backend.admission import Admission
+from libs.backend.admission import Admission, open_other
+from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
@@ -25,6 +26,7 @@ from libs.devstack.ports import free_port
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.server import RawService, Server, ServerConfig, ServerLimits, TypedService
@@ -116,7 +118,14 @@ class System:
         await backend.server.start()
 
 
-async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit: Kit, port: int) -> Backend:
+async def _backend(
+    stack: AsyncExitStack,
+    store: Store,
+    log: MemoryEventLog,
+    kit: Kit,
+    all_of_them: Mapping[Store, Backend],
+    port: int,
+) -> Backend:
     clock = SystemClock()
     ports = MemoryStore(store, clock, kit.columns)
     serving = Serving()
@@ -125,12 +134,17 @@ async def _backend(stack: AsyncExitStack, store: Store, log: MemoryEventLog, kit
     async def open_log() -> MemoryEventLog:
         return log
 
-    feed = ApplyLoop(ports, open_log, clock)
+    async def ask_other() -> recovery_pb2.GetStandingResponse:
+        async with open_other(all_of_them[store.other].server.address, None) as ask:
+            return await ask()
+
+    arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
+    feed = ApplyLoop(ports, open_log, clock, arrivals)
     around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
-    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None), serving)
+    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
     recovery = RecoveryApi(ports, serving, doorkeeper)
     services: list[RawService | TypedService] = [calls.internal(), replication.service(), recovery.service()]
     server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services)
@@ -184,7 +198,9 @@ async def running_system(
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
         # A port that another process cannot take while a store is stopped.
         places = {store: free_port() if patience_seconds else 0 for store in Store}
-        backends = {store: await _backend(stack, store, log, kits[store], places[store]) for store in Store}
+        backends: dict[Store, Backend] = {}
+        for store in Store:
+            backends[store] = await _backend(stack, store, log, kits[store], backends, places[store])
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))

@@ -26,9 +26,10 @@ from google.protobuf.message import DecodeError
 
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.port import Event, EventLog, EventLogError, OffsetGone
-from libs.ownership.model import Absence, Store, Version
-from libs.ownership.terms import TERMS_TYPE
-from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb, record_of_event
+from libs.ownership.limits import MAX_REVISION
+from libs.ownership.model import BUCKETS, Absence, Record, Store, Version
+from libs.ownership.terms import TERMS_TYPE, seizer_of
+from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc.channel import open_channel
@@ -79,15 +80,22 @@ class _Seen:
     """By key: the newest version that the other store has made."""
     terms: dict[int, int] = field(default_factory=dict)
     """By bucket: the highest term in which the other store has seized."""
+    told: dict[int, int] = field(default_factory=dict)
+    """By bucket: the highest term of which a terms event of either store tells."""
 
 
 class Admission:
     """`decide` says whether the store may serve. The log and the other store are its owner's to close."""
 
     def __init__(
-        self, ports: StorePorts, open_log: Callable[[], Awaitable[EventLog]], ask_other: AskOther | None
+        self,
+        ports: StorePorts,
+        open_log: Callable[[], Awaitable[EventLog]],
+        ask_other: AskOther | None,
+        read: Callable[[Event], Record],
     ) -> None:
-        """`ask_other`: None when no address of the other store is set."""
+        """`ask_other`: None when no address of the other store is set. `read`: as `Arrivals.read`."""
+        self._read = read
         self._ports = ports
         self._open_log = open_log
         self._ask_other = ask_other
@@ -190,12 +198,13 @@ class Admission:
         me = self._ports.store
         if not event.key:
             terms = read_terms(event)
-            if terms is not None and STORES.get(terms.store) is me.other:
-                for one in terms.buckets:
+            for one in terms.buckets if terms is not None else ():
+                seen.told[one.bucket] = max(one.term, seen.told.get(one.bucket, 0))
+                if terms is not None and STORES.get(terms.store) is me.other:
                     seen.terms[one.bucket] = max(one.term, seen.terms.get(one.bucket, 0))
             return
         try:
-            record = record_of_event(event.value)
+            record = self._read(event)
         except UnreadableRecord:
             return
         made = seen.mine if record.origin is me else seen.theirs
@@ -210,8 +219,10 @@ class Admission:
                 for made, by in ((seen.mine.get(found.key), "this"), (seen.theirs.get(found.key), "the other")):
                     if made is None or (by == "the other" and found.owner is not self._ports.store):
                         continue
-                    # What was made in an older term than the bucket's counts no more, known or not.
-                    if made > found.version and made.term >= found.absence.term:
+                    # What was made in an older term than the bucket's counts no more, known or not; what shows a
+                    # higher one, only if a terms event confirms it: anyone may write to the log.
+                    known = max(found.absence.term, seen.told.get(found.absence.bucket, 0))
+                    if made > found.version and found.absence.term <= made.term <= known:
                         return (
                             f"the log has version {made.term}-{made.revision} of {found.key!r}, which {by} store made,"
                             f" and the store has {found.version.term}-{found.version.revision}"
@@ -232,13 +243,19 @@ class _NotAsked(BatonError):
 
 
 def read_terms(event: Event) -> pb.Terms | None:
-    """What an event without a key tells of a seizure; None: it is another one."""
+    """What an event without a key tells of a seizure; None: it is another one, or no store can have made it."""
     if ("ce_type", TERMS_TYPE.encode()) not in event.headers:
         return None
     try:
-        return pb.Terms.FromString(event.value)
+        terms = pb.Terms.FromString(event.value)
     except DecodeError:
         return None
+    seizer = STORES.get(terms.store)
+    fits = all(
+        0 <= one.bucket < BUCKETS and 0 < one.term <= MAX_REVISION and seizer_of(one.term) is seizer
+        for one in terms.buckets
+    )
+    return terms if fits else None
 
 
 def by_identity(now: Identity, known: Identity | None) -> str:

@@ -17,12 +17,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from libs.backend.admission import read_terms
+from libs.backend.arrivals import Arrivals, why_unconfirmed
 from libs.backend.seized import heed_terms
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
+from libs.eventlog.headers import pack
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
-from libs.ownership.model import Record, bucket_of
-from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event, read_event
+from libs.ownership.model import Record
+from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -45,16 +47,20 @@ _REASON_BYTES = 500
 class _Batch:
     """Events of one poll, sorted by what becomes of them."""
 
-    records: list[Record] = field(default_factory=list)
+    arrived: list[tuple[Stored, Record]] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     skipped: int = 0
     terms: dict[int, int] = field(default_factory=dict)
-    """By bucket: the highest term that the batch shows."""
+    """By bucket: the highest term of which a terms event of the batch tells."""
     positions: dict[int, Position] = field(default_factory=dict)
     oldest_seconds: float | None = None
     """Age of the oldest record."""
     youngest_seconds: float = 0.0
     """Age of the youngest event, if it is below 0: its time is ahead of this process's clock."""
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for _, record in self.arrived]
 
     def step(self) -> FeedStep:
         return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped)
@@ -68,6 +74,7 @@ class ApplyLoop:
         ports: StorePorts,
         open_log: Callable[[], Awaitable[EventLog]],
         clock: Clock,
+        arrivals: Arrivals,
         is_admitted: Callable[[], bool] = lambda: True,
     ) -> None:
         """`is_admitted`: whether this process has been admitted, or has found its store fenced."""
@@ -80,6 +87,8 @@ class ApplyLoop:
         self._is_admitted = is_admitted
         self.clock_ahead_seconds = 0.0
         """How far the times in the last batch were ahead of this process's clock; 0 if they were not."""
+        self.arrivals = arrivals
+        self._topic = ""
         self._newest_made: float | None = None
         """By the monotonic clock."""
         self._known_until: float | None = None
@@ -102,6 +111,7 @@ class ApplyLoop:
     async def _run(self, loop: Loop) -> None:
         """Read the partitions that are this process's until they change."""
         log = await self._open_log()
+        self._topic = log.name
         if not self._is_admitted():
             loop.well()
             await asyncio.sleep(NOTHING_CLAIMED_SECONDS)
@@ -135,6 +145,7 @@ class ApplyLoop:
             batch = self._sort(found, positions)
             self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
             await heed_terms(self._ports, batch.terms)
+            await self._park_unconfirmed(batch)
             await self._ports.transfers.apply(batch.records, batch.step())
             for position in batch.positions.values():
                 positions[position.partition] = position.after
@@ -148,14 +159,16 @@ class ApplyLoop:
 
     def _sort(self, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
         batch = _Batch()
-        for partition, offset, event, _ in found:
+        for stored in found:
+            partition = stored.partition
             before = batch.positions.get(partition)
             start = before.before if before is not None else positions[partition]
-            batch.positions[partition] = Position(partition, start, offset + 1)
-            self._sort_event(batch, partition, offset, event)
+            batch.positions[partition] = Position(partition, start, stored.offset + 1)
+            self._sort_event(batch, stored)
         return batch
 
-    def _sort_event(self, batch: _Batch, partition: int, offset: int, event: Event) -> None:
+    def _sort_event(self, batch: _Batch, stored: Stored) -> None:
+        event = stored.event
         if not event.key and self._is_system(batch, event):
             batch.skipped += 1
             self._note_terms(batch, event)
@@ -165,17 +178,26 @@ class ApplyLoop:
             if maker_of_event(event.value) == (event.key, self._ports.store):
                 batch.skipped += 1
                 return
-            record = read_event(event.key, event.value)
+            record = self.arrivals.read(event)
         except UnreadableRecord as error:
-            reason = cut(error.message, _REASON_BYTES)
-            # A key with a zero is only shown: not every database keeps one.
-            batch.parked.append(Parked(partition, offset, event.key.replace("\0", "\ufffd"), reason, event.value))
+            batch.parked.append(self._parked(stored, error.message))
             return
-        batch.records.append(record)
-        if record.row.version.term:
-            _note_term(batch, bucket_of(event.key), record.row.version.term)
+        batch.arrived.append((stored, record))
         age = self._saw(batch, record.made_seconds)
         batch.oldest_seconds = max(age, batch.oldest_seconds or 0.0)
+
+    async def _park_unconfirmed(self, batch: _Batch) -> None:
+        unconfirmed = {id(record) for record in await self.arrivals.unconfirmed(batch.records)}
+        for stored, record in batch.arrived if unconfirmed else ():
+            if id(record) in unconfirmed:
+                batch.parked.append(self._parked(stored, why_unconfirmed(record)))
+        batch.arrived = [one for one in batch.arrived if id(one[1]) not in unconfirmed]
+
+    def _parked(self, stored: Stored, reason: str) -> Parked:
+        event = stored.event
+        # A key with a zero is only shown: not every database keeps one.
+        key, reason = event.key.replace("\0", "\ufffd"), cut(reason, _REASON_BYTES)
+        return Parked(stored.partition, stored.offset, key, reason, event.value, pack(event.headers), self._topic)
 
     def _is_system(self, batch: _Batch, event: Event) -> bool:
         """Whether it is no record's event. A heartbeat of the other store tells how far it has been heard."""
@@ -209,12 +231,8 @@ class ApplyLoop:
         if self._clock.monotonic() < self._unpark_at:
             return
         self._unpark_at = self._clock.monotonic() + UNPARK_SECONDS
-        for event in await self._ports.feed.parked(UNPARK_EVENTS):
-            try:
-                record = read_event(event.key, event.event)
-            except UnreadableRecord:
-                continue
-            await self._ports.feed.unpark(event.partition, event.offset, record)
+        for parked in await self._ports.feed.parked(UNPARK_EVENTS):
+            await self.arrivals.retry(parked)
 
 
 def _note_term(batch: _Batch, bucket: int, term: int) -> None:

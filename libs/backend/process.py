@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from libs.backend.admission import Admission, open_other
+from libs.backend.arrivals import Arrivals
 from libs.backend.audit import AuditApi, AuditParts
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.doorkeeper import Doorkeeper
@@ -115,7 +116,9 @@ async def open_backend(
         if away := await event_log.try_open(_OPEN_LOG_SECONDS):
             log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
         serving = Serving()
-        feed = ApplyLoop(ports, event_log.get, clock, lambda: serving.admitted)
+        ask_other = await stack.enter_async_context(open_other(settings.other, token)) if settings.other else None
+        arrivals = Arrivals(ports, backend.operations.check_row, ask_other)
+        feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds)
         around = Surroundings(
@@ -148,8 +151,7 @@ async def open_backend(
             router = await stack.enter_async_context(open_channel(settings.router))
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
-        ask_other = await stack.enter_async_context(open_other(settings.other, token)) if settings.other else None
-        doorkeeper = Doorkeeper(ports, Admission(ports, event_log.get, ask_other), serving)
+        doorkeeper = Doorkeeper(ports, Admission(ports, event_log.get, ask_other, arrivals.read), serving)
         recovery = RecoveryApi(ports, serving, doorkeeper)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),

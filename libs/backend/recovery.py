@@ -10,7 +10,9 @@ from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_coun
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.state import Serving
 from libs.errors import BatonError, InvalidField
+from libs.ownership.limits import MAX_EVENT_BYTES
 from libs.ownership.model import BUCKETS
+from libs.ownership.terms import RowTooLarge
 from libs.ownership.wire import STORE_NUMBERS, absence_from_pb, absence_to_pb, version_from_pb, version_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import (
@@ -18,6 +20,7 @@ from libs.pb.baton.replication.v1.recovery_pb2_grpc import (
     add_RecoveryServiceServicer_to_server,
 )
 from libs.rpc.errors import Context
+from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import TypedService
 from libs.store.port import StorePorts
 from libs.store.recovery import Identity
@@ -90,9 +93,15 @@ class RecoveryApi(RecoveryServiceServicer):
         self._serving.check()
         check_buckets([one.bucket for one in request.buckets])
         await self._check_read(request.ends)
-        seizures = self._ports.seizures
-        found = [await seizures.seize(one.bucket, one.term) for one in request.buckets]
-        return pb.SeizeBucketsResponse(absences=[absence_to_pb(absence) for absence in found])
+        answer = pb.SeizeBucketsResponse()
+        for one in request.buckets:
+            try:
+                answer.absences.append(absence_to_pb(await self._ports.seizures.seize(one.bucket, one.term)))
+            except RowTooLarge as error:
+                if not request.name_refused:
+                    raise
+                answer.refused.add(bucket=one.bucket, reason=error.message)
+        return answer
 
     async def _check_read(self, ends: Mapping[int, int]) -> None:
         if not ends:
@@ -144,11 +153,21 @@ class RecoveryApi(RecoveryServiceServicer):
         return pb.SkipToResponse()
 
     async def ListConflicts(self, request: pb.ListConflictsRequest, context: Context) -> pb.ListConflictsResponse:
+        """Answers the first ones, at least one, up to ANSWER_BYTES of events."""
         answer = pb.ListConflictsResponse()
+        size = 0
         for one in await self._ports.seizures.conflicts(check_limit(request.limit, MAX_KEYS)):
-            version = version_to_pb(one.version)
+            left_out = len(one.event) if len(one.event) > MAX_EVENT_BYTES else 0
+            size += 0 if left_out else len(one.event)
+            if answer.conflicts and size > ANSWER_BYTES:
+                break
             answer.conflicts.add(
-                key=one.key, version=version, why=one.why.value, event=one.event, resolution=one.resolution
+                key=one.key,
+                version=version_to_pb(one.version),
+                why=one.why.value,
+                event=b"" if left_out else one.event,
+                resolution=one.resolution,
+                left_out_bytes=left_out,
             )
         return answer
 

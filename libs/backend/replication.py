@@ -28,17 +28,16 @@ from libs.backend.seized import heed_terms, terms_of
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField
+from libs.eventlog.headers import unpack
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BUCKETS, Record
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import (
     STORE_NUMBERS,
-    UnreadableRecord,
     absence_from_pb,
     absence_to_pb,
     put_records,
-    read_event,
     record_from_pb,
     record_to_pb,
     version_from_pb,
@@ -64,6 +63,7 @@ _OUTCOMES = {
     Outcome.RELEASED: _Results.OUTCOME_RELEASED,
     Outcome.ABSENT: _Results.OUTCOME_ABSENT,
     Outcome.NOT_OWNED: _Results.OUTCOME_NOT_OWNED,
+    Outcome.TOO_LARGE: _Results.OUTCOME_BUSY,
     None: _Results.OUTCOME_BUSY,
 }
 
@@ -235,10 +235,14 @@ class Replication(ReplicationServiceServicer):
     async def AdoptRecords(self, request: pb.AdoptRecordsRequest, context: Context) -> pb.AdoptRecordsResponse:
         self._serving.check_copies()
         check_count(request.records, "records", MAX_RECORDS)
-        records = [record_from_pb(record) for record in request.records]
-        await heed_terms(self._ports, terms_of(records))
+        refused: Sequence[int] = ()
+        if request.from_log:
+            records, refused = await self._feed.arrivals.sift(request.records)
+        else:
+            records = [record_from_pb(record) for record in request.records]
+            await heed_terms(self._ports, terms_of(records))
         applied, old = await self._ports.transfers.apply(records)
-        return pb.AdoptRecordsResponse(applied=applied, old=old)
+        return pb.AdoptRecordsResponse(applied=applied, old=old, refused=refused)
 
     async def ListAbsences(self, request: pb.ListAbsencesRequest, context: Context) -> pb.ListAbsencesResponse:
         self._serving.check()
@@ -334,7 +338,13 @@ class Replication(ReplicationServiceServicer):
             if answer.parked and size > ANSWER_BYTES:
                 break
             answer.parked.add(
-                partition=event.partition, offset=event.offset, key=event.key, reason=event.reason, event=event.event
+                partition=event.partition,
+                offset=event.offset,
+                key=event.key,
+                reason=event.reason,
+                event=event.event,
+                headers=[pb.ListParkedResponse.Header(name=name, value=value) for name, value in unpack(event.headers)],
+                topic=event.topic,
             )
         return answer
 
@@ -344,12 +354,8 @@ class Replication(ReplicationServiceServicer):
         found = await feed.parked(1, (request.partition, request.offset))
         if not found:
             return pb.RetryParkedResponse(found=False)
-        try:
-            record = read_event(found[0].key, found[0].event)
-        except UnreadableRecord as error:
-            return pb.RetryParkedResponse(found=True, reason=error.message)
-        applied, _ = await feed.unpark(request.partition, request.offset, record)
-        return pb.RetryParkedResponse(found=True, applied=applied > 0)
+        reason, applied = await self._feed.arrivals.retry(found[0])
+        return pb.RetryParkedResponse(found=True, reason=reason, applied=applied)
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:
         self._serving.check_copies()
@@ -359,7 +365,11 @@ class Replication(ReplicationServiceServicer):
 def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
     record = record_to_pb(result.record) if result.record is not None else None
     return _Results.Result(
-        key=result.key, outcome=_OUTCOMES[result.outcome], record=record, absence=absence_to_pb(result.absence)
+        key=result.key,
+        outcome=_OUTCOMES[result.outcome],
+        record=record,
+        absence=absence_to_pb(result.absence),
+        too_large=result.outcome is Outcome.TOO_LARGE,
     )
 
 

@@ -86,6 +86,11 @@ class Operations(Protocol):
         """Checks the whole request. Raises InvalidField and whatever else the contract says; has no effect."""
         ...
 
+    def check_row(self, row: Row) -> None:
+        """Raises UnreadableRecord for a row that this contract cannot have: another key, or a payload of a known schema
+        version that is not the contract's resource. A payload of an unknown version is kept as it is."""
+        ...
+
     def written_seconds(self, row: Row) -> float | None:
         """When the record was written last, as it says itself, UNIX time; None when it does not say."""
         ...

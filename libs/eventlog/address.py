@@ -41,6 +41,11 @@ def check_log_url(url: str) -> str:
     raise ValueError("an event log is at memory:, sqlite:///path or kafka://host:port/topic")
 
 
+def log_name(url: str) -> str:
+    """As `EventLog.name` of the log that is there."""
+    return "memory" if url == _MEMORY else url.rpartition("/")[2]
+
+
 @asynccontextmanager
 async def open_event_log(address: LogAddress) -> AsyncIterator[EventLog]:
     """Open the log, and close it at the end. Raises TopicUnfit and LogUnavailable."""

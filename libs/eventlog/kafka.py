@@ -63,6 +63,10 @@ class KafkaEventLog:
     def partitions(self) -> int:
         return self._settings.partitions
 
+    @property
+    def name(self) -> str:
+        return self._settings.topic
+
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         placed = place(events, partition, self.partitions)
         if not placed:

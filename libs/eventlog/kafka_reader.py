@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from .kafka_client import stop_within
+from .kafka_records import install
 from .kafka_topic import KafkaSettings
 from .port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll
 
@@ -16,6 +17,8 @@ _SLICE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
 _PARTITION_BYTES = 1024 * 1024
+
+install()
 
 
 class KafkaReader:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from .address import LogAddress, open_event_log
+from .address import LogAddress, log_name, open_event_log
 from .port import Event, EventLog, LogReader, LogUnavailable, Retention
 
 
@@ -25,6 +25,10 @@ class LazyEventLog:
     @property
     def partitions(self) -> int:
         return self._address.partitions
+
+    @property
+    def name(self) -> str:
+        return log_name(self._address.url)
 
     @property
     def retention(self) -> Retention:

@@ -60,6 +60,10 @@ class MemoryEventLog:
         return len(self._partitions)
 
     @property
+    def name(self) -> str:
+        return "memory"
+
+    @property
     def retention(self) -> Retention:
         return Retention()
 

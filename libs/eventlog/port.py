@@ -19,6 +19,11 @@ POLL_BYTES = 8 * 1024 * 1024
 """About how many bytes of events one `LogReader.poll` returns at most; a batch of large events fits in memory."""
 
 
+UNREADABLE_HEADER = "baton-unreadable"
+"""Of a message that is in the log, but not as a program of this project writes one: a reader puts this header first,
+with the reason as its value, instead of failing at the message."""
+
+
 class EventLogError(BatonError):
     """The event log could not do what was asked"""
 
@@ -80,6 +85,12 @@ class Event:
         return len(self.key.encode()) + len(self.value) + headers
 
 
+def why_unreadable(event: Event) -> str:
+    """Why the log could not read the whole message; "" when it could."""
+    name, value = event.headers[0] if event.headers else ("", b"")
+    return value.decode(errors="replace") if name == UNREADABLE_HEADER else ""
+
+
 class Stored(NamedTuple):
     """An event at its place. `time` is when it was appended, UNIX seconds by the log's clock."""
 
@@ -120,6 +131,11 @@ class EventLog(Protocol):
     @property
     def partitions(self) -> int:
         """How many partitions the log has; they are numbered from 0."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The topic or file, for people."""
         ...
 
     @property

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import sqlite3
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Self, TypeVar
 
 from libs.clock import Clock, SystemClock
 
+from .headers import pack, unpack
 from .port import (
     POLL_BYTES,
     Event,
@@ -129,6 +129,10 @@ class SqliteEventLog:
     @property
     def partitions(self) -> int:
         return self._partitions
+
+    @property
+    def name(self) -> str:
+        return self._path.name
 
     @property
     def retention(self) -> Retention:
@@ -250,7 +254,7 @@ def _append(connection: sqlite3.Connection, placed: list[tuple[int, Event]], now
         following = dict(connection.execute("SELECT part, next FROM part"))
         rows = []
         for number, event in placed:
-            rows.append((number, following[number], event.key, event.value, _pack(event.headers), now))
+            rows.append((number, following[number], event.key, event.value, pack(event.headers), now))
             following[number] += 1
         connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
         touched = [(following[number], number) for number in {number for number, _ in placed}]
@@ -293,11 +297,13 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
             if position == end:
                 continue
             rows = connection.execute(
-                "SELECT at, key, value, headers, time FROM event WHERE part = ? AND at >= ? ORDER BY at LIMIT ?",
+                "SELECT at, CAST(key AS BLOB), CAST(value AS BLOB), CAST(headers AS BLOB), time"
+                " FROM event WHERE part = ? AND at >= ? ORDER BY at LIMIT ?",
                 (number, position, limit - len(found)),
             )
             for at, key, value, headers, appended in rows:
-                event = Event(key, value, _unpack(headers))
+                # Casts and replacements: another program may have written anything here.
+                event = Event(key.decode(errors="replace"), value, unpack(headers))
                 found.append(Stored(number, at, event, appended))
                 room -= len(value) + len(headers)
                 if room <= 0:
@@ -306,22 +312,3 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
             if len(found) == limit or room <= 0:
                 break
     return found
-
-
-def _pack(headers: tuple[tuple[str, bytes], ...]) -> bytes:
-    """Return name and value of each header, each behind its length as four bytes, big-endian."""
-    parts: list[bytes] = []
-    for name, value in headers:
-        encoded = name.encode()
-        parts += (struct.pack(">I", len(encoded)), encoded, struct.pack(">I", len(value)), value)
-    return b"".join(parts)
-
-
-def _unpack(packed: bytes) -> tuple[tuple[str, bytes], ...]:
-    strings = []
-    at = 0
-    while at < len(packed):
-        (length,) = struct.unpack_from(">I", packed, at)
-        strings.append(packed[at + 4 : at + 4 + length])
-        at += 4 + length
-    return tuple((name.decode(), value) for name, value in zip(strings[::2], strings[1::2], strict=True))

@@ -19,6 +19,9 @@ RETRY_WINDOW_SECONDS = 600
 LONGEST_TICK_SECONDS = 2.0
 """By which a store's ticks grow at once at most. So what is counted from a tick is too short by no more than this."""
 
+MAX_REVISION = 2**62 - 1
+"""Of a record in an event, and of a term: no record is changed so often, and a database counts to twice that."""
+
 MAX_KEY_BYTES = 256
 MAX_PRINCIPAL_BYTES = 128
 MAX_REQUEST_ID_BYTES = 36
@@ -45,5 +48,5 @@ program can have left a payload above MAX_PAYLOAD_BYTES; up to this size the oth
 RELEASE_ANSWER_BYTES = 1024 * 1024
 """A release of many keys stops when its answer has reached this size."""
 
-OUTBOX_RESERVE = 1.1
-"""Releases may exceed the outbox's limits by this factor, so that a full store can still be left."""
+RELEASE_ENVELOPE_BYTES = 256
+"""Of a release's event beside what its row and its served requests take in the store."""

@@ -165,12 +165,13 @@ class Outcome(Enum):
     """There is no record, its absence is owned here and was not asked for."""
     NOT_OWNED = "not owned"
     """There is no record here and its absence is owned elsewhere."""
+    TOO_LARGE = "too large"
+    """Owned here, and larger than an event may be: it stays until its owner has made it smaller or deleted it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    outcome: Outcome | None
-    """None: it is owned here and cannot be given up as it is."""
+    outcome: Outcome
     row: Row | None
 
 
@@ -186,7 +187,7 @@ def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Relea
         if found.row.owner is not me:
             return Release(Outcome.RELEASED, found.row)
         if len(found.row.payload) > MAX_PAYLOAD_BYTES:
-            return Release(None, None)
+            return Release(Outcome.TOO_LARGE, None)
         return Release(Outcome.RELEASE, replace(found.row, version=next_version(found), owner=to))
     if found.absence.owner is not me:
         return Release(Outcome.NOT_OWNED, None)

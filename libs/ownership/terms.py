@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from libs.errors import BatonError
-from libs.ownership.limits import MAX_BASES
+from libs.ownership.limits import MAX_BASES, MAX_PAYLOAD_BYTES
 from libs.ownership.model import Absence, Record, Row, Store, Version
 
 TERMS_TYPE = "baton.terms.v1"
@@ -39,6 +39,10 @@ class SeizureRefused(BatonError):
 
     code = "FAILED_PRECONDITION"
     reason = "SEIZURE_REFUSED"
+
+
+class RowTooLarge(SeizureRefused):
+    """A row of the bucket is larger than an event may be: its owner must make it smaller or delete it first."""
 
 
 def seizer_of(term: int) -> Store:
@@ -67,7 +71,15 @@ def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
 
 
 def seized_row(row: Row, me: Store, term: int) -> Row:
-    """What a seizure makes of a row. The last write, and so the etag, stays."""
+    """The row after a seizure. The last write, and so the etag, stays.
+
+    Raises RowTooLarge: only an old program can have left such a row, and the log does not take its event.
+    """
+    if len(row.payload) > MAX_PAYLOAD_BYTES:
+        raise RowTooLarge(
+            f"{row.key} has {len(row.payload)} bytes, an event at most {MAX_PAYLOAD_BYTES}: its owner, store"
+            f" {row.owner}, must make it smaller or delete it first"
+        )
     bases = (*row.bases, row.version)[-MAX_BASES:]
     return replace(row, version=Version(term, row.version.revision + 1), owner=me, bases=bases)
 

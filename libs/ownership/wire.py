@@ -16,6 +16,7 @@ from libs.ownership.limits import (
     MAX_KEY_BYTES,
     MAX_PRINCIPAL_BYTES,
     MAX_REQUEST_ID_BYTES,
+    MAX_REVISION,
     SERVED_WINDOW,
 )
 from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
@@ -171,10 +172,22 @@ def read_event(key: str, data: bytes) -> Record:
     """The record of an event under the key of its message. Raises UnreadableRecord. The payload is not looked at: it is
     the contract's."""
     record = record_of_event(data)
+    check_versions(record.row)
     found = record.row.key
     if found != key:
         raise UnreadableRecord(f"key: the record says {found!r} and its message {key!r}", field="key")
     return record
+
+
+def check_versions(row: Row) -> None:
+    """Raises UnreadableRecord. Near the largest number that a database counts to, no owner could write a record."""
+    for field, version in (("version", row.version), ("write_version", row.write_version)):
+        if not all(0 <= number <= MAX_REVISION for number in version):
+            raise UnreadableRecord(f"{field}: {tuple(version)} is not valid: 0 to {MAX_REVISION}", field=field)
+    if row.write_version > row.version:
+        raise UnreadableRecord(
+            f"write_version: {tuple(row.write_version)} is above version {tuple(row.version)}", field="write_version"
+        )
 
 
 def maker_of_event(data: bytes) -> tuple[str, Store]:

@@ -103,7 +103,8 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
 
 
 def delete(target: Target, *, allow_missing: bool) -> Change:
-    """A tombstone that keeps what the sandbox was. Raises SandboxNotFound, EtagMismatch.
+    """A tombstone that keeps what the sandbox was, but for the spec, labels and annotations of one that is larger than
+    a sandbox may be. Raises SandboxNotFound, EtagMismatch.
 
     With `allow_missing` a sandbox that is not there is deleted all the same, so that the request is remembered.
     """
@@ -119,7 +120,16 @@ def delete(target: Target, *, allow_missing: bool) -> Change:
         _check_etag(target, row)
         new = target.model_of(row)
         set_time(new.delete_time, target.now_seconds)
-        return written(new, target, version, live=False)
+        after = written(new, target, version, live=False)
+        if len(after.payload) <= MAX_PAYLOAD_BYTES:
+            return after
+        # Only an old program can have left it so large. No event carries it, so the tombstone keeps its identity only.
+        small = target.model_of(row)
+        for name in ("spec", "labels", "annotations"):
+            small.ClearField(name)
+        small.DiscardUnknownFields()
+        set_time(small.delete_time, target.now_seconds)
+        return written(small, target, version, live=False)
 
     return change
 

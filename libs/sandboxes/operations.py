@@ -16,6 +16,7 @@ from libs.errors import InvalidField
 from libs.ownership.limits import REQUEST_HASH_BYTES
 from libs.ownership.model import Row, Version
 from libs.ownership.rules import Answered, Change, Resource
+from libs.ownership.wire import UnreadableRecord
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes import changes, leases
@@ -111,6 +112,21 @@ class SandboxOperations:
         speech = Speech(context, self._schemas, self._schemas.form(context.schema_version))
         with speech.form.words():
             return parser(request, speech)
+
+    def check_row(self, row: Row) -> None:
+        """Raises UnreadableRecord."""
+        if not row.key.startswith(COLLECTION) or row.key == COLLECTION:
+            raise UnreadableRecord(f"key: {row.key!r} is not {COLLECTION} and an id", field="key")
+        if not row.payload and not row.live:
+            return
+        try:
+            sandbox = self._schemas.model_of(row)
+        except SchemaUnknown:
+            return
+        except (DecodeError, InvalidField) as error:
+            raise UnreadableRecord(f"payload: it is not a sandbox: {error}", field="payload") from None
+        if sandbox.name != row.key:
+            raise UnreadableRecord(f"payload: its sandbox is named {sandbox.name!r}, not {row.key!r}", field="payload")
 
     def written_seconds(self, row: Row) -> float | None:
         try:

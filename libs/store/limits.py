@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from libs.ownership.limits import OUTBOX_RESERVE
+from libs.ownership.limits import RELEASE_ENVELOPE_BYTES
 from libs.store.port import Depth
+
+
+class Held(NamedTuple):
+    """At least as much as a store holds."""
+
+    rows: int
+    bytes: int
+    """Of rows and served requests."""
+
+
+HELD_NOTHING = Held(0, 0)
+
+HELD_SECONDS = 10.0
+"""How long a store may keep what it has counted: counting many rows takes a second or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +38,27 @@ class OutboxLimits:
             if value <= 0:
                 raise ValueError(f"outbox {name}: {value!r} is not valid: more than 0 is needed")
 
-    def fits(self, depth: Depth, size: int, *, reserve: bool = False) -> bool:
-        """Whether one more entry of `size` bytes may join. `reserve`: it is a release, which may go 10 % further."""
-        factor = OUTBOX_RESERVE if reserve else 1.0
+    def fits(self, depth: Depth, size: int) -> bool:
+        """Whether one more write's entry of `size` bytes may join."""
         return (
-            depth.entries + 1 <= self.entries * factor
-            and depth.bytes + size <= self.bytes * factor
-            and depth.oldest_seconds <= self.seconds * factor
+            depth.entries + 1 <= self.entries
+            and depth.bytes + size <= self.bytes
+            and depth.oldest_seconds <= self.seconds
         )
+
+    def is_near(self, depth: Depth, entries: int, size: int) -> bool:
+        """Whether so many more may need the reserve: then it has to be known how much the store holds."""
+        return depth.entries + entries > self.entries or depth.bytes + size > self.bytes
+
+    def fits_release(self, depth: Depth, entries: int, size: int, held: Held) -> bool:
+        """Whether the entries of releases, `size` bytes together, may join.
+
+        They may use a reserve of one entry for each row of the store, which is what a full rollback releases, with the
+        bytes of all rows and served requests. Their age is no reason to refuse: a store must be left most of all when
+        the log has been away for long.
+        """
+        reserve_bytes = held.bytes + held.rows * RELEASE_ENVELOPE_BYTES
+        return depth.entries + entries <= self.entries + held.rows and depth.bytes + size <= self.bytes + reserve_bytes
 
 
 PULL_BYTES = 1 << 20

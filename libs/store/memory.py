@@ -18,7 +18,7 @@ from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, de
 from libs.ownership.terms import Fate, adopted_absence, contains, decide_apply, declined_absence, visible
 from libs.ownership.wire import event_of
 from libs.store.columns import ColumnsOf, matches
-from libs.store.limits import PRUNE_ROWS, PULL_BYTES, OutboxLimits
+from libs.store.limits import PRUNE_ROWS, PULL_BYTES, Held, OutboxLimits
 from libs.store.memory_inspection import MemoryInspection
 from libs.store.memory_recovery import Memories, MemoryRecovery, MemorySeizures
 from libs.store.memory_watch import Changes, MemoryWatch
@@ -115,10 +115,19 @@ class _State:
         if self.memories.gone:
             raise StoreNotReady(self.memories.gone)
 
+    def held(self) -> Held:
+        size = sum(size_of(self.record(row, self.window(key))) for key, row in self.rows.items())
+        return Held(len(self.rows), size)
+
     def put(self, record: Record, traceparent: str, *, reserve: bool = False) -> None:
         """The row and its event. Raises OutboxFull with nothing changed."""
         event = event_of(record)
-        if not self.limits.fits(self.depth(), len(event), reserve=reserve):
+        depth = self.depth()
+        if reserve:
+            fits = self.limits.fits_release(depth, 1, len(event), self.held())
+        else:
+            fits = self.limits.fits(depth, len(event))
+        if not fits:
             raise OutboxFull
         row = record.row
         self.keep(row)

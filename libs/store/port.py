@@ -127,6 +127,10 @@ class Parked:
     key: str
     reason: str
     event: bytes
+    headers: bytes = b""
+    """Of its message, as `libs.eventlog.headers` packs them."""
+    topic: str = ""
+    """The log that it is in; "" if an earlier version parked it."""
 
 
 @dataclass(frozen=True, slots=True)

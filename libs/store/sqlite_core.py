@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from libs.ownership.rules import may_change
 from libs.ownership.terms import contained, visible
 from libs.ownership.wire import event_of
 from libs.sqlite import Database
-from libs.store.limits import OutboxLimits
+from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
 from libs.store.port import Depth
 from libs.store.pulse import Pulse
 from libs.store.sqlite_fill import Fill
@@ -44,8 +45,11 @@ _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMI
 class OutboxBook:
     """Counts of the outbox, kept in memory by its only writer. Used in the writer's thread."""
 
-    def __init__(self, limits: OutboxLimits) -> None:
+    def __init__(self, limits: OutboxLimits, table: str) -> None:
         self._limits = limits
+        self._table = table
+        self._held = HELD_NOTHING
+        self._held_until = float("-inf")
         self._known_at: int | None = None
         self._entries = 0
         self._bytes = 0
@@ -67,7 +71,14 @@ class OutboxBook:
     def add(self, connection: sqlite3.Connection, record: Record, traceparent: str, *, reserve: bool) -> None:
         """The record's event. Raises OutboxFull."""
         event = event_of(record)
-        if not self._limits.fits(self.depth(connection), len(event), reserve=reserve):
+        depth = self.depth(connection)
+        if reserve:
+            near = self._limits.is_near(depth, 1, len(event))
+            held = self._count_held(connection) if near else HELD_NOTHING
+            fits = self._limits.fits_release(depth, 1, len(event), held)
+        else:
+            fits = self._limits.fits(depth, len(event))
+        if not fits:
             raise OutboxFull
         connection.execute(
             "INSERT INTO outbox (key, term, revision, size, tick, traceparent, event)"
@@ -77,6 +88,17 @@ class OutboxBook:
         connection.execute(CHANGED)
         self._entries += 1
         self._bytes += len(event)
+
+    def _count_held(self, connection: sqlite3.Connection) -> Held:
+        """The file without the outbox is at least as large as rows and served requests in it."""
+        if time.monotonic() >= self._held_until:
+            (rows,) = connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
+            (size,) = connection.execute(
+                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+            ).fetchone()
+            self._held = Held(rows, max(size - self._bytes, 0))
+            self._held_until = time.monotonic() + HELD_SECONDS
+        return self._held
 
     def depth(self, connection: sqlite3.Connection) -> Depth:
         oldest = connection.execute(_OLDEST).fetchone()
@@ -104,7 +126,7 @@ class Core:
         self.layout = layout
         self.clock = clock
         self.statements = Statements(layout)
-        self.book = OutboxBook(limits)
+        self.book = OutboxBook(limits, layout.table)
         self._fill = fill
         self.changed = asyncio.Event()
         """Set after each commit that may have filled the outbox."""

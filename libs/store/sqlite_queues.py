@@ -139,7 +139,7 @@ def _feed_state(connection: sqlite3.Connection) -> FeedState:
 
 def _parked(limit: int, place: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
     found = connection.execute(
-        "SELECT part, at, key, reason, event FROM parked WHERE ?1 IS NULL OR part = ?1 AND at = ?2"
+        "SELECT part, at, key, reason, event, headers, topic FROM parked WHERE ?1 IS NULL OR part = ?1 AND at = ?2"
         " ORDER BY rowid LIMIT ?3",
         (*(place or (None, None)), limit),
     )

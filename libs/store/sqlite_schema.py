@@ -76,6 +76,13 @@ SHARED_TABLES = (
 )
 
 
+PARKED_MESSAGE = (
+    "ALTER TABLE parked ADD COLUMN headers BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE parked ADD COLUMN topic TEXT NOT NULL DEFAULT ''",
+)
+"""What else came with a parked event."""
+
+
 def lease_columns(table: str) -> Sequence[str]:
     """Of a record's table: the lease's mark, and the ticks when this store first saw it."""
     return (

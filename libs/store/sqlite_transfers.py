@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import NamedTuple
 
@@ -92,8 +93,8 @@ class SqliteTransfers:
         for position in step.positions:
             _move(connection, position)
         connection.executemany(
-            "INSERT OR REPLACE INTO parked (part, at, key, reason, event) VALUES (?, ?, ?, ?, ?)",
-            [(parked.partition, parked.offset, parked.key, parked.reason, parked.event) for parked in step.parked],
+            "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [astuple(parked) for parked in step.parked],
         )
         applied, journaled = self.take(records, connection)
         old = len(records) - applied - journaled

@@ -16,6 +16,8 @@ from libs.eventlog.port import LogReader, LogUnavailable, Retention, Stored, Top
 from tests.contracts.eventlog_adapters import event, from_start, kafka_settings, read
 
 BOUND_SECONDS = 30.0
+ALL_REPLICAS = -1
+"""As Kafka's protocol writes acks=all."""
 
 
 @pytest.fixture
@@ -112,6 +114,12 @@ async def test_too_many_replicas_are_refused_with_the_brokers_reason(kafka: Kafk
     with pytest.raises(TopicUnfit, match=r"replicated could not be made: InvalidReplicationFactorError: .*3"):
         async with KafkaEventLog.open(settings):
             pytest.fail("a log with too few brokers was opened")
+
+
+async def test_the_broker_is_asked_to_answer_when_all_replicas_in_sync_hold_an_event(log: KafkaEventLog) -> None:
+    """Seen in what the producer sends: one broker alone answers alike, whatever it is asked for."""
+    await log.append([event("sandboxes/a")])
+    assert log._producer._sender._acks == ALL_REPLICAS
 
 
 async def test_a_broker_that_is_not_there_is_unavailable(kafka: Kafka) -> None:

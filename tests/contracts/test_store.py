@@ -153,7 +153,7 @@ async def test_a_record_that_is_too_large_for_an_event_is_kept_and_the_others_go
     released = await store.transfers.release([KEYS[0], KEY, KEYS[1]], store.store.other, create=False)
     assert {result.key: result.outcome for result in released.results} == {
         KEYS[0]: Outcome.RELEASE,
-        KEY: None,
+        KEY: Outcome.TOO_LARGE,
         KEYS[1]: Outcome.RELEASE,
     }
     assert (await store.records.read(KEY)).row == large

@@ -27,6 +27,12 @@ KEY = "sandboxes/a"
 KEYS = [f"sandboxes/{number:03d}" for number in range(30)]
 
 
+async def fill(store: StorePorts, key: str) -> None:
+    """Writes until the outbox refuses one. Raises OutboxFull."""
+    for number in range(20):
+        await put(store, key, f"r{number}", "w", padding="15000")
+
+
 class TestOutbox:
     async def test_a_pull_waits_for_a_commit(self, store: StorePorts) -> None:
         await own(store, [KEY])
@@ -70,12 +76,16 @@ class TestOutbox:
                 await put(store, KEYS[20], "r", "w")
             assert (await store.records.read(KEYS[20])).row is None
             assert isinstance(await put(store, KEYS[0], "r", "w"), Answered)
-            released = await store.transfers.release(KEYS[:4], store.store.other, create=False)
-            assert [result.outcome for result in released.results] == [Outcome.RELEASE, Outcome.RELEASE, None, None]
-            assert [result.record is None for result in released.results] == [False, False, True, True]
-            assert (await store.records.read(KEYS[2])).version == (0, 1)
+            released = await store.transfers.release(KEYS[:20], store.store.other, create=False)
+            assert [result.outcome for result in released.results] == [Outcome.RELEASE] * 20, "all rows can leave"
+            assert (await store.outbox.depth()).entries == 40
+            # The reserve is for one release of each row: one that comes back and would leave again has to wait.
+            back = record_of(row_of(KEYS[0], (0, 3), store.store))
+            await store.transfers.apply([back])
+            again = await store.transfers.release([KEYS[0]], store.store.other, create=False)
+            assert [(result.outcome, result.record) for result in again.results] == [(None, None)]
             entries = await store.outbox.pull(100, 0)
-            await store.outbox.ack([(entry.key, entry.version) for entry in entries[:3]])
+            await store.outbox.ack([(entry.key, entry.version) for entry in entries[:21]])
             assert isinstance(await put(store, KEYS[20], "r", "w"), Changed)
 
     async def test_one_full_of_bytes_refuses_writes(self, make_store: MakeStore) -> None:
@@ -101,8 +111,21 @@ class TestOutbox:
                 return False
 
             await eventually(is_refused)
+            await store.upkeep.tick(10_000)
             await store.transfers.release([KEYS[0]], store.store.other, create=False)
             assert (await store.records.read(KEYS[0])).owner is store.store.other
+
+    async def test_one_full_of_bytes_lets_every_record_leave_with_its_served_requests(
+        self, make_store: MakeStore
+    ) -> None:
+        async with make_store(OutboxLimits(bytes=200_000)) as store:
+            await own(store, KEYS)
+            for key in KEYS[:6]:
+                await put(store, key, "r", "w", padding="15000")
+            with pytest.raises(OutboxFull):
+                await fill(store, KEYS[0])
+            released = await store.transfers.release(KEYS[:6], store.store.other, create=False)
+            assert [result.outcome for result in released.results] == [Outcome.RELEASE] * 6
 
 
 class TestFeed:
@@ -111,7 +134,7 @@ class TestFeed:
 
     async def test_positions_and_counters_move_with_what_is_applied(self, store: StorePorts) -> None:
         records = [record_of(row_of(key, (0, 1), store.store.other)) for key in KEYS[:4]]
-        parked = Parked(3, 4, "sandboxes/odd", "no record", b"\x00\xff")
+        parked = Parked(3, 4, "sandboxes/odd", "no record", b"\x00\xff", b"\x00h", "topic")
         step = FeedStep((Position(3, 0, 6), Position(5, 0, 2)), (parked,), skipped=2)
         assert await store.transfers.apply([*records, records[0]], step) == (4, 1)
         state = await store.feed.state()

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from libs.ownership.errors import NotOwner, OutboxFull
+from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version, bucket_of
 from libs.ownership.rules import Answered
-from libs.ownership.terms import SeizureRefused, next_term
+from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
 from libs.store.port import Applied, ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
@@ -116,6 +117,10 @@ async def test_a_full_outbox_stops_a_seizure_as_a_whole(make_store: MakeStore) -
         await own(store, [OTHER])
         await put(store, OTHER, "r1", "one")
         await store.transfers.apply([arrived(store, 0, 3, None)])
+        # The reserve is as large as the store, which has two rows: it is used up.
+        for revision in (2, 4):
+            assert (await store.transfers.release([OTHER], store.store.other, create=False)).results[0].record
+            await store.transfers.apply([record_of(row_of(OTHER, (0, revision + 1), store.store))])
         (before,) = await store.transfers.absences([BUCKET])
         with pytest.raises(OutboxFull):
             await store.seizures.seize(BUCKET, my_term(store))
@@ -471,3 +476,35 @@ async def test_an_adopt_and_a_return_at_once_leave_one_owner(store: StorePorts, 
         else:
             declined, (adopted, _) = await asyncio.gather(decline(released), adopt(released))
         assert adopted is (declined is None)
+
+
+LARGE = str(MAX_PAYLOAD_BYTES)
+
+
+async def test_a_bucket_with_a_row_that_no_event_can_carry_is_not_seized_and_the_row_is_named(
+    store: StorePorts,
+) -> None:
+    large = row_of(KEY, (0, 3), store.store.other, padding=LARGE)
+    await store.transfers.apply([record_of(large)])
+    (before,) = await store.transfers.absences([BUCKET])
+    with pytest.raises(RowTooLarge, match=f"{KEY} has {len(large.payload)} bytes"):
+        await store.seizures.seize(BUCKET, my_term(store))
+    assert await store.transfers.absences([BUCKET]) == [before]
+    assert await row_at(store) == large
+    assert (await store.outbox.depth()).entries == 0
+    # The others can be seized, and this one when its owner has made the row smaller.
+    assert (await store.seizures.seize(BUCKET + 1, my_term(store))).owner is store.store
+    await store.transfers.apply([arrived(store, 0, 4, None)])
+    assert (await store.seizures.seize(BUCKET, my_term(store))).owner is store.store
+
+
+async def test_rows_that_no_event_can_carry_go_whole_to_the_journal_and_not_to_the_log(store: StorePorts) -> None:
+    large = row_of(KEY, (0, 3), store.store, padding=LARGE)
+    await store.transfers.apply([record_of(large)])
+    await store.recovery.fence("lost")
+    await taken(store)
+    assert await store.seizures.settle(10) == 1
+    await store.recovery.reopen()
+    (conflict,) = await store.seizures.conflicts(10)
+    assert record_of_event(conflict.event).row == large
+    assert (await store.outbox.depth()).entries == 0

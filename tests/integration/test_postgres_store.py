@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from libs.backend.arrivals import Arrivals
 from libs.backend.feed import ApplyLoop
 from libs.clock import SystemClock
 from libs.devstack.postgres import Postgres
@@ -27,7 +28,7 @@ from services.service_layer.store.postgres import PoolSettings, PostgresOptions,
 from services.service_layer.store.postgres_errors import StartAgain, translated
 from services.service_layer.store.postgres_pool import normalised
 from services.service_layer.store.postgres_schema import migrate
-from tests.contracts.store_adapters import own, put, record_of, row_of, served_of
+from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of, served_of
 from tests.waiting import eventually
 
 KEY = "sandboxes/k"
@@ -385,7 +386,7 @@ async def test_no_event_of_the_log_stops_the_feed(postgres_dsn: str) -> None:
         async def open_log() -> MemoryEventLog:
             return log
 
-        feed, positions = ApplyLoop(store, open_log, SystemClock()), {0: 0}
+        feed, positions = ApplyLoop(store, open_log, SystemClock(), Arrivals(store, check_nothing)), {0: 0}
         async with log.reader(positions) as reader:
             await feed.read_once(reader, positions)
         state = await store.feed.state()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import pytest
 
 from libs.clock import SystemClock
 from libs.errors import InvalidField
+from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.terms import next_term
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
@@ -24,7 +26,7 @@ from services.router.flows.recover import FENCED_SECONDS, Recover, Seize
 from services.router.flows.stores import Refused
 from services.router.flows.transfer import Transfer
 from services.router.flows.witness import Witness
-from tests.contracts.store_adapters import own, put, word_of
+from tests.contracts.store_adapters import own, put, record_of, row_of, word_of
 from tests.system import System, running_system
 from tests.waiting import eventually
 
@@ -388,3 +390,61 @@ async def test_a_recovery_that_another_router_goes_on_with_lets_writes_end_too(
     fenced = await recover(system).step(Position(arguments, b"", limit=100, job="recover-1"))
     step = await recover(system).step(Position(arguments, fenced.checkpoint, limit=100, job="recover-1"))
     assert step.wait_seconds > fenced_seconds - 1 > 6 and b"drain" in step.checkpoint
+
+
+def too_large(system: System, store: Store, key: str) -> None:
+    """As an old program has left it."""
+    state = system.ports(store)._state
+    state.rows[key] = replace(state.rows[key], payload=b"x" * (MAX_PAYLOAD_BYTES + 1))
+
+
+async def a_keeps_a_large_row_in_a_bucket_of_b(system: System) -> str:
+    large = next(f"shelves/l{n}" for n in range(9999) if bucket_of(f"shelves/l{n}") == bucket_of(KEYS[0]))
+    await put(system.ports(A), large, "make", "large")
+    await relayed(system, A)
+    await followed(system, B)
+    await b_owns(system, KEYS[:3])
+    too_large(system, A, large)
+    return large
+
+
+async def test_a_seizure_names_the_bucket_that_it_leaves_and_takes_all_others(system: System) -> None:
+    large = await a_keeps_a_large_row_in_a_bucket_of_b(system)
+    await system.ports(B).recovery.fence("its machine burns")
+    await system.backends[B].doorkeeper.admit()
+    step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock()))
+    assert step.note.startswith(f"2 buckets seized, 1 refused: bucket {bucket_of(large)}: {large} has ")
+    owners = {one.bucket: one.owner for one in await system.ports(A).transfers.absences()}
+    assert [owners[bucket_of(key)] for key in KEYS[:3]] == [B, A, A]
+
+
+async def test_a_recovery_waits_for_the_row_that_it_names_and_goes_on_when_its_owner_has_made_it_smaller(
+    system: System,
+) -> None:
+    large = await a_keeps_a_large_row_in_a_bucket_of_b(system)
+    await system.ports(B).recovery.fence("it went back")
+    await system.backends[B].doorkeeper.admit()
+    kind, checkpoint = recover(system), b""
+    arguments = {"store": "B", "confirm": "service_layer"}
+    step = await kind.step(Position(arguments, checkpoint, limit=100))
+    while large not in step.waits:
+        await move_on(system)
+        step = await kind.step(Position(arguments, step.checkpoint, limit=100))
+    assert "2 buckets seized, 1 refused" in step.waits
+    await put(system.ports(A), large, "smaller", "small")
+    step, _ = await step_by_step(system, kind, checkpoint=step.checkpoint)
+    assert "serves again" in step.note and await same(system)
+
+
+async def test_conflicts_are_listed_up_to_a_size_and_a_large_one_by_its_size_alone(system: System) -> None:
+    journal = system.ports(A)._state.memories
+    for number, size in enumerate((MAX_EVENT_BYTES + 1, *[400_000] * 8)):
+        row = row_of(f"shelves/{number}", (0, 1), B, padding=str(size))
+        journal.note(record_of(row), Why.LATE)
+    client = system.stores[A]
+    answer = await client.ask(client.recovery.ListConflicts, pb.ListConflictsRequest(limit=100), CALL_SECONDS)
+    first, *others = answer.conflicts
+    assert (first.event, first.left_out_bytes > MAX_EVENT_BYTES) == (b"", True)
+    assert 4 <= len(others) <= 6 and all(one.event for one in others)
+    found, _ = await Conflicts(system.stores, system.migration, lambda record: record.key).list()
+    assert "too many to show" in found[0].content

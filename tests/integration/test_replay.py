@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.eventlog.cloudevents import HeaderWriter
-from libs.eventlog.port import Event, partition_of
+from libs.eventlog.port import UNREADABLE_HEADER, Event, partition_of
 from libs.ownership.model import Record, Row, Store, Version
 from libs.ownership.wire import event_of
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -162,6 +163,26 @@ async def test_events_that_cannot_be_read_are_counted_and_named_and_keep_no_othe
     assert (found["applied"], found["known"], found["unreadable"], found["others"]) == (3, 0, 3, 1)
     assert sorted(found["places"]) == ["2/0", "2/1", "5/0"]
     assert job.note == "applied 3, ignored 0 as known; 3 cannot be read"
+
+
+async def test_a_replay_gives_a_store_no_event_that_its_feed_would_not_apply(panel: Panel) -> None:
+    good = record(key_of(1), 2)
+    poison = [
+        replace(good, row=replace(good.row, payload=b"\xff")),
+        replace(good, row=replace(good.row, version=Version(0, 2**63 - 1))),
+        replace(good, row=replace(good.row, version=Version(2, 1))),
+    ]
+    marked = Event(key_of(1), event_of(record(key_of(1), 9)), ((UNREADABLE_HEADER, b"headers: a name is not UTF-8"),))
+    made = [Event(one.row.key, event_of(one)) for one in (*poison, good)]
+    await panel.system.log.append([marked, *made], partition=2)
+    job = await ended(panel, {})
+    found = report(job)
+    assert (found["applied"], found["known"], found["unreadable"]) == (1, 0, 4)
+    assert sorted(found["places"]) == ["2/0", "2/1", "2/2", "2/3"]
+    b = panel.system.ports(Store.B)
+    (row,) = (await rows(b)).values()
+    assert row == (Version(0, 2), good.row.payload)
+    assert not (await b.recovery.standing()).gone
 
 
 async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(panel: Panel) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from libs.backend.admission import AskOther
+from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
@@ -92,6 +94,7 @@ async def backend(
     log_wait_seconds: float = 5.0,
     public_logged: bool = False,
     old: bool = False,
+    ask_other: AskOther | None = None,
 ) -> AsyncIterator[Backend]:
     """`router`: the address to which calls go that the store cannot answer. `old`: as the old service."""
     clock = ManualClock()
@@ -102,8 +105,8 @@ async def backend(
     async def open_log() -> EventLog:
         return event_log
 
-    feed = ApplyLoop(ports, open_log, clock)
     operations = SandboxOperations()
+    feed = ApplyLoop(ports, open_log, clock, Arrivals(ports, operations.check_row, ask_other))
     logged = LogWaits(ports.outbox, log_wait_seconds)
     around = Surroundings(
         serving,

@@ -14,6 +14,7 @@ import pytest
 
 from libs.backend import admission
 from libs.backend.admission import Admission, NotAdmitted
+from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.state import Serving
@@ -29,7 +30,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.port import FeedStep, Position
 from libs.store.recovery import Identity
-from tests.contracts.store_adapters import own, put, record_of, row_of
+from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of
 from tests.panel import running_loops
 from tests.waiting import eventually
 
@@ -61,7 +62,7 @@ class Rig:
     """Happens once, after the log has given its ends."""
 
     async def decide(self) -> str:
-        return await Admission(self.store, self.open_log, self._ask).decide()
+        return await Admission(self.store, self.open_log, self._ask, Arrivals(self.store, check_nothing).read).decide()
 
     async def gone(self) -> str:
         return (await self.store.recovery.standing()).gone
@@ -372,8 +373,9 @@ async def test_the_feed_does_not_read_past_evidence_before_the_store_is_admitted
         looks += 1
         return serving.admitted
 
-    feed = ApplyLoop(rig.store, rig.open_log, ManualClock(), is_admitted)
-    doorkeeper = Doorkeeper(rig.store, Admission(rig.store, rig.open_log, None), serving)
+    arrivals = Arrivals(rig.store, check_nothing)
+    feed = ApplyLoop(rig.store, rig.open_log, ManualClock(), arrivals, is_admitted)
+    doorkeeper = Doorkeeper(rig.store, Admission(rig.store, rig.open_log, None, arrivals.read), serving)
     await doorkeeper.admit()
     rig.log_away = False
     async with running_loops(feed.loop):

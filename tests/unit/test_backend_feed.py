@@ -3,28 +3,39 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from libs.backend.admission import AskOther
 from libs.backend.feed import BATCH, UNPARK_SECONDS, ApplyLoop
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
-from libs.eventlog.port import Event, EventLog
-from libs.ownership.model import NEVER, Record, Row, Store, Version
-from libs.ownership.wire import event_of, read_event
+from libs.eventlog.port import UNREADABLE_HEADER, Event, EventLog
+from libs.ownership.model import BUCKETS, NEVER, Absence, Record, Row, Store, Version, bucket_of
+from libs.ownership.terms import TERMS_TYPE
+from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of, read_event
+from libs.pb.baton.replication.v1 import recovery_pb2 as rpb
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.sandboxes.validation import COLLECTION
 from libs.store.port import Applied, FeedState, FeedStep, Position, UnknownPartition
 from tests.unit.backends import Backend, backend, new
 from tests.waiting import eventually
 
 
-def record(key: str, revision: int = 1, origin: Store = Store.A, made_seconds: float = 0.0) -> Record:
-    version = Version(0, revision)
-    return Record(Row(key, version, origin, version, True, b"payload", 1), (), origin, made_seconds)
+def record(
+    made_id: str, revision: int = 1, origin: Store = Store.A, made_seconds: float = 0.0, term: int = 0
+) -> Record:
+    key, version = COLLECTION + made_id, Version(term, revision)
+    payload = Sandbox(name=key).SerializeToString()
+    return Record(Row(key, version, origin, version, True, payload, 2), (), origin, made_seconds)
 
 
-def event(key: str, revision: int = 1, origin: Store = Store.A, made_seconds: float = 0.0) -> Event:
-    return Event(key, event_of(record(key, revision, origin, made_seconds)))
+def event(made_id: str, revision: int = 1, origin: Store = Store.A, made_seconds: float = 0.0, term: int = 0) -> Event:
+    return Event(COLLECTION + made_id, event_of(record(made_id, revision, origin, made_seconds, term)))
 
 
 def heartbeat(store: Store, time: float) -> Event:
@@ -32,9 +43,9 @@ def heartbeat(store: Store, time: float) -> Event:
 
 
 @asynccontextmanager
-async def applying(log: MemoryEventLog | None = None) -> AsyncIterator[Backend]:
+async def applying(log: MemoryEventLog | None = None, ask_other: AskOther | None = None) -> AsyncIterator[Backend]:
     """Store B with its feed running."""
-    async with backend(Store.B, log=log) as at:
+    async with backend(Store.B, log=log, ask_other=ask_other) as at:
         task = asyncio.create_task(at.feed.loop.run())
         try:
             yield at
@@ -61,9 +72,9 @@ async def test_every_event_is_applied_old_or_parked_and_the_counters_add_up() ->
         assert (state.applied, state.old, state.parked, state.journaled) == (2, 4, 2, 0)
         assert state.read == 8
         assert sum(state.next_offsets.values()) == 8
-        found = await at.store.records.read("b")
+        found = await at.store.records.read(COLLECTION + "b")
         assert found.row is not None and found.row.version == Version(0, 2)
-        assert (await at.store.records.read("c")).row is None
+        assert (await at.store.records.read(COLLECTION + "c")).row is None
 
 
 async def test_an_event_that_cannot_be_read_is_parked_with_its_reason_and_the_feed_goes_on() -> None:
@@ -73,22 +84,118 @@ async def test_an_event_that_cannot_be_read_is_parked_with_its_reason_and_the_fe
         first, second = await at.store.feed.parked(10)
         assert (first.key, first.offset, first.event) == ("bad", 0, b"\xff\xff")
         assert "not a serialized record" in first.reason
-        assert "'key'" in second.reason and "'other'" in second.reason
-        assert (await at.store.records.read("good")).row is not None
+        assert "'sandboxes/key'" in second.reason and "'other'" in second.reason
+        assert (await at.store.records.read(COLLECTION + "good")).row is not None
         assert at.feed.trouble == ""
 
 
-async def test_a_payload_is_not_looked_at() -> None:
+async def test_a_payload_of_an_unknown_schema_version_is_kept_as_it_is() -> None:
     async with applying() as at:
-        row = Row("a", Version(0, 1), Store.A, NEVER, True, b"\xff\xff not a sandbox", 99)
-        await at.log.append([Event("a", event_of(Record(row, (), Store.A, 0.0)))])
+        row = Row(COLLECTION + "a", Version(0, 1), Store.A, NEVER, True, b"\xff\xff not a sandbox", 99)
+        await at.log.append([Event(row.key, event_of(Record(row, (), Store.A, 0.0)))])
         assert (await state_when(at, 1)).applied == 1
+
+
+def changed(**fields: Any) -> Event:
+    """An event that parses, of a record that this contract, or no store, can have."""
+    right = record("poison")
+    row = replace(right.row, **fields)
+    return Event(row.key, event_of(replace(right, row=row)))
+
+
+POISON = {
+    "payload: it is not a sandbox": changed(payload=b"\xff" * 5),
+    "payload: its sandbox is named 'sandboxes/poison', not 'sandboxes/b'": changed(key="sandboxes/b"),
+    "key: 'elsewhere/a' is not sandboxes/ and an id": changed(key="elsewhere/a"),
+    "key: 'sandboxes/' is not": changed(key="sandboxes/"),
+    "version: (0, 9223372036854775807) is not valid: 0 to": changed(version=Version(0, 2**63 - 1)),
+    "version: (4611686018427387904, 1) is not valid: 0 to": changed(version=Version(2**62, 1)),
+    "write_version: (0, 3) is above version (0, 2)": changed(version=Version(0, 2), write_version=Version(0, 3)),
+    "version: term 2 of bucket": changed(version=Version(2, 1)),
+    "payload: it is not a sandbox: ": changed(payload=b"\xff", schema_version=1),
+    "headers: a name is not UTF-8": replace(
+        event("poison"), headers=((UNREADABLE_HEADER, b"headers: a name is not UTF-8"), ("\ufffd", b"1"))
+    ),
+}
+
+
+@pytest.mark.parametrize("why", POISON)
+async def test_an_event_of_a_record_that_cannot_be_is_parked_with_its_message_and_changes_nothing(why: str) -> None:
+    async with applying(MemoryEventLog(1)) as at:
+        poison = POISON[why]
+        headers = poison.headers or HeaderWriter("A", "baton.record.v1").write(poison.key, (0, 1), 1.0)
+        await at.log.append([event("poison", 3), replace(poison, headers=headers), event("behind")])
+        state = await state_when(at, 3)
+        assert (state.applied, state.parked, state.parked_now) == (2, 1, 1)
+        (parked,) = (await at.replication.ListParked(pb.ListParkedRequest())).parked
+        assert parked.reason.startswith(why)
+        assert (parked.partition, parked.offset, parked.topic, parked.event) == (0, 1, "memory", poison.value)
+        assert tuple((one.name, one.value) for one in parked.headers) == headers
+        found = await at.store.records.read(COLLECTION + "poison")
+        assert found.row is not None and found.row == record("poison", 3).row
+        assert not (await at.store.recovery.standing()).gone
+        again = await at.replication.RetryParked(pb.RetryParkedRequest(partition=0, offset=1))
+        assert again.found and again.reason.startswith(why)
+        at.clock.advance(UNPARK_SECONDS)
+        await at.log.append([event("last")])
+        await state_when(at, 4)
+        assert (await at.store.feed.state()).parked_now == 1
+
+
+def seized(term: int) -> AskOther:
+    async def answer() -> rpb.GetStandingResponse:
+        absences = [Absence(bucket, term, 1, Store.A) for bucket in range(BUCKETS)]
+        return rpb.GetStandingResponse(store=STORE_NUMBERS[Store.A], absences=map(absence_to_pb, absences))
+
+    return answer
+
+
+def terms(made_id: str, term: int) -> Event:
+    buckets = [rpb.Terms.Bucket(bucket=bucket_of(COLLECTION + made_id), term=term)]
+    value = rpb.Terms(store=STORE_NUMBERS[Store.A], buckets=buckets).SerializeToString()
+    return Event("", value, HeaderWriter("A", TERMS_TYPE).write("", (0, 0), 1.0))
+
+
+async def test_a_higher_term_that_the_other_store_confirms_fences_this_one_and_is_applied() -> None:
+    async with applying(MemoryEventLog(1), seized(2)) as at:
+        await at.log.append([event("a", 1, term=2), event("b", 1, term=4)])
+        state = await state_when(at, 2)
+        assert (state.applied, state.parked_now) == (1, 1)
+        assert "seized" in (await at.store.recovery.standing()).gone
+
+
+async def test_a_parked_record_is_applied_once_a_terms_event_has_confirmed_its_term() -> None:
+    async with applying(MemoryEventLog(1)) as at:
+        await at.log.append([event("a", 1, term=2)])
+        assert (await state_when(at, 1)).parked_now == 1
+        assert not (await at.store.recovery.standing()).gone
+        await at.log.append([terms("a", 2)])
+        await state_when(at, 2)
+        assert "seized" in (await at.store.recovery.standing()).gone
+        at.clock.advance(UNPARK_SECONDS)
+
+        async def applied() -> bool:
+            return (await at.store.records.read(COLLECTION + "a")).row is not None
+
+        await eventually(applied)
+        assert (await at.store.feed.state()).parked_now == 0
+
+
+@pytest.mark.parametrize(("bucket", "term"), [(BUCKETS, 2), (-1, 2), (0, 2**62), (0, 3), (0, -2)])
+async def test_a_terms_event_that_no_store_can_have_made_is_passed(bucket: int, term: int) -> None:
+    async with applying(MemoryEventLog(1)) as at:
+        value = rpb.Terms(
+            store=STORE_NUMBERS[Store.A], buckets=[rpb.Terms.Bucket(bucket=bucket, term=term)]
+        ).SerializeToString()
+        await at.log.append([replace(terms("a", 2), value=value), event("behind")])
+        assert (await state_when(at, 2)).applied == 1
+        assert not (await at.store.recovery.standing()).gone
 
 
 async def test_parked_events_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with applying(MemoryEventLog(1)) as at:
         # A version that cannot read what a later one can: its own reading is put in its place.
-        import libs.backend.feed as module
+        import libs.backend.arrivals as module
 
         monkeypatch.setattr(module, "read_event", lambda key, value: read_event("another", value))
         await at.log.append([event("a")])
@@ -100,7 +207,7 @@ async def test_parked_events_are_tried_again(monkeypatch: pytest.MonkeyPatch) ->
             return (await at.store.feed.state()).parked_now == 0
 
         await eventually(unparked)
-        assert (await at.store.records.read("a")).row is not None
+        assert (await at.store.records.read(COLLECTION + "a")).row is not None
         assert (await at.store.feed.state()).read == 1
 
 
@@ -111,7 +218,7 @@ async def test_a_feed_behind_the_log_s_begin_stands_still_and_says_why() -> None
     async with applying(log) as at:
         await eventually(lambda: "LOG_OFFSET_GONE" in at.feed.trouble)
         assert (await at.store.feed.state()).read == 0
-        assert (await at.store.records.read("b")).row is None
+        assert (await at.store.records.read(COLLECTION + "b")).row is None
 
 
 async def test_a_log_that_is_away_shows_as_trouble_until_it_is_back() -> None:
@@ -202,7 +309,7 @@ class Jumping(ManualClock):
 async def test_how_far_behind_it_is_does_not_hang_on_a_heartbeat_of_the_future() -> None:
     async with backend(Store.B, log=MemoryEventLog(1)) as at:
         clock = Jumping()
-        feed = ApplyLoop(at.store, opened(at), clock)
+        feed = ApplyLoop(at.store, opened(at), clock, at.feed.arrivals)
         positions = {0: 0}
         async with at.log.reader(positions) as reader:
             await at.log.append([heartbeat(Store.A, SECONDS_OF_2099)])
@@ -220,7 +327,7 @@ async def test_how_far_behind_it_is_does_not_hang_on_a_heartbeat_of_the_future()
 async def test_how_far_behind_it_is_does_not_change_when_its_own_clock_jumps(hours: float) -> None:
     async with backend(Store.B, log=MemoryEventLog(1)) as at:
         clock = Jumping()
-        feed = ApplyLoop(at.store, opened(at), clock)
+        feed = ApplyLoop(at.store, opened(at), clock, at.feed.arrivals)
         positions = {0: 0}
         async with at.log.reader(positions) as reader:
             await at.log.append([heartbeat(Store.A, clock.now() - 1.0)])

@@ -11,7 +11,7 @@ from tests.unit.test_backend_feed import event
 
 async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_cannot_be_applied() -> None:
     async with backend(Store.B) as at:
-        parked = (Parked(0, 1, "bad", "why", b"\xff"), Parked(0, 2, "a", "why", event("a").value))
+        parked = (Parked(0, 1, "bad", "why", b"\xff"), Parked(0, 2, "sandboxes/a", "why", event("a").value))
         await at.store.transfers.apply([], FeedStep((Position(0, 0, 3),), parked))
         bad = await at.replication.RetryParked(pb.RetryParkedRequest(partition=0, offset=1))
         assert (bad.found, bad.applied) == (True, False)
@@ -19,7 +19,7 @@ async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_
         again = pb.RetryParkedRequest(partition=0, offset=2)
         good = await at.replication.RetryParked(again)
         assert (good.found, good.applied, good.reason) == (True, True, "")
-        assert (await at.store.records.read("a")).row is not None
+        assert (await at.store.records.read("sandboxes/a")).row is not None
         assert (await at.replication.RetryParked(again)).found is False
         listed = await at.replication.ListParked(pb.ListParkedRequest())
         assert [(one.offset, one.key) for one in listed.parked] == [(1, "bad")]
@@ -29,9 +29,9 @@ async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_
 
 async def test_a_parked_event_is_dropped_by_its_place_and_nothing_is_applied() -> None:
     async with backend(Store.B) as at:
-        parked = (Parked(0, 1, "a", "why", event("a").value),)
+        parked = (Parked(0, 1, "sandboxes/a", "why", event("a").value),)
         await at.store.transfers.apply([], FeedStep((Position(0, 0, 3),), parked))
         drop = pb.DropParkedRequest(partition=0, offset=1)
         assert (await at.replication.DropParked(drop)).found is True
         assert (await at.replication.DropParked(drop)).found is False
-        assert (await at.store.records.read("a")).row is None
+        assert (await at.store.records.read("sandboxes/a")).row is None

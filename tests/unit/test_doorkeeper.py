@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from libs.backend.admission import Admission
+from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.state import Serving
 from libs.clock import ManualClock
@@ -15,6 +16,7 @@ from libs.ownership.wire import STORE_NUMBERS, absence_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
+from tests.contracts.store_adapters import check_nothing
 
 BOUND_SECONDS = 10.0
 
@@ -27,7 +29,8 @@ class Door:
         self.serving = Serving()
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
-        self.keeper = Doorkeeper(self.store, Admission(self.store, self._log, self._other), self.serving)
+        read = Arrivals(self.store, check_nothing).read
+        self.keeper = Doorkeeper(self.store, Admission(self.store, self._log, self._other, read), self.serving)
 
     async def _log(self) -> MemoryEventLog:
         return MemoryEventLog(1)

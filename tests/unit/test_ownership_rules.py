@@ -243,12 +243,12 @@ def test_giving_up_what_is_absent_leaves_a_stub_only_when_it_was_asked_for() -> 
 
 
 def test_a_record_that_is_too_large_for_an_event_stays_where_it_is() -> None:
-    def release(size: int) -> Outcome | None:
+    def release(size: int) -> Outcome:
         found = replace(HERE, row=row(A, payload=b"x" * size))
         return decide_release(found, A, B, create=False).outcome
 
     assert release(MAX_PAYLOAD_BYTES) is Outcome.RELEASE
-    assert release(MAX_PAYLOAD_BYTES + 1) is None
+    assert release(MAX_PAYLOAD_BYTES + 1) is Outcome.TOO_LARGE
 
 
 def test_a_handoff_keeps_the_etag_of_the_write() -> None:

@@ -73,6 +73,8 @@ def _parked_to_pb(one: ParkedAt) -> pb.ParkedEvent:
         key=event.key,
         reason=event.reason,
         bytes=len(event.event),
+        topic=event.topic,
+        headers=[pb.ParkedHeader(name=one.name, value=one.value.decode(errors="replace")) for one in event.headers],
     )
 
 

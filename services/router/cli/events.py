@@ -195,6 +195,8 @@ def _parked_view(event: events_pb2.ParkedEvent) -> View:
         "key": event.key,
         "reason": event.reason,
         "bytes": event.bytes,
+        "topic": event.topic,
+        "headers": [[header.name, header.value] for header in event.headers],
     }
 
 

@@ -89,6 +89,10 @@ class Conflicts:
     def _shown(self, store: Store, conflict: pb.ListConflictsResponse.Conflict) -> ConflictAt:
         try:
             record = record_pb2.Record.FromString(conflict.event)
+            record.key = conflict.key
         except DecodeError:
             record = record_pb2.Record(key=conflict.key)
+        if conflict.left_out_bytes:
+            content = f"{conflict.left_out_bytes} bytes, too many to show: they are in the journal of store {store}"
+            return ConflictAt(store, conflict, record, content)
         return ConflictAt(store, conflict, record, self._content_of(record))

@@ -75,15 +75,6 @@ def _groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
     return found
 
 
-def _kept_note(kept: Mapping[int, str]) -> str:
-    """Why buckets stay, by the first of them; "" if all may move."""
-    if not kept:
-        return ""
-    first = min(kept)
-    more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
-    return f"bucket {first}{more} stays where it is: {kept[first]}"
-
-
 class Changes(Steering, Protocol):
     """Setting and flags, and when they change."""
 
@@ -219,8 +210,19 @@ class Mover:
         await all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
         if self.progress.rate:
             self.measured_rate = self.progress.rate
-        self.progress = replace(self.progress, running=False, note=_kept_note(self._moves.kept) or self.progress.note)
+        self.progress = replace(self.progress, running=False, note=self._kept_note() or self.progress.note)
         return self._moves.arrived > 0 or self.progress.done > 0 or self._aim() != wanted
+
+    def _kept_note(self) -> str:
+        """Why buckets or records stay, by the first of them; "" if all may move."""
+        if kept := self._moves.kept:
+            first = min(kept)
+            more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+            return f"bucket {first}{more} stays where it is: {kept[first]}"
+        if large := sorted(self._transfer.too_large):
+            more = f" (and {len(large) - 1} more)" if len(large) > 1 else ""
+            return f"{large[0]}{more} stays where it is: larger than an event may be, make it smaller or delete it"
+        return ""
 
     async def _work(self, groups: Iterator[Group], wanted: Aim) -> None:
         """Takes one group after the other, until there is none or another aim."""

@@ -63,16 +63,25 @@ class _State:
     """All buckets below this one are equal, or were."""
     gone: str = ""
     """Why the store was when this began. Gone for another reason later, it is not the one that was filled."""
+    refused: tuple[int, ...] = ()
+    """Buckets that the seizer could not seize."""
+    why: str = ""
+    """The reason for the first of them."""
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        values = asdict(self)
+        if not self.refused:
+            # A router of the release before reads the checkpoint of a job in which no bucket was refused.
+            del values["refused"], values["why"]
+        return json.dumps(values).encode()
 
     @classmethod
     def decode(cls, checkpoint: bytes) -> _State:
         if not checkpoint:
             return cls()
         values: dict[str, Any] = json.loads(checkpoint)
-        return cls(**{**values, "told": tuple((bucket, term) for bucket, term in values["told"])})
+        told = tuple((bucket, term) for bucket, term in values["told"])
+        return cls(**{**values, "told": told, "refused": tuple(values.get("refused", ()))})
 
     @property
     def offsets(self) -> dict[int, int]:
@@ -80,6 +89,21 @@ class _State:
 
     def next(self, stage: str) -> _State:
         return replace(self, stage=stage)
+
+    def with_refused(self, refused: Mapping[int, str]) -> _State:
+        """With more buckets that could not be seized."""
+        if not refused:
+            return self
+        together = (*self.refused, *(bucket for bucket in refused if bucket not in self.refused))
+        return replace(self, refused=together, why=self.why or next(iter(refused.values())))
+
+    @property
+    def seizures(self) -> str:
+        """For a note."""
+        if not self.refused:
+            return f"{len(self.told)} buckets seized"
+        seized = len(self.told) - len(self.refused)
+        return f"{seized} buckets seized, {len(self.refused)} refused: bucket {self.refused[0]}: {self.why}"
 
 
 class _Job:
@@ -131,11 +155,11 @@ class _Job:
             return _wait(state, f"{seizing.seizer.store} has {unread} events to read to the end of the log")
         some = state.told[state.seized : state.seized + SEIZE_BUCKETS]
         if some:
-            await seizing.seize([Told(*one) for one in some], state.offsets)
-            return _step(replace(state, seized=state.seized + len(some)))
-        return self._seized(state)
+            refused = await seizing.seize([Told(*one) for one in some], state.offsets)
+            return _step(replace(state, seized=state.seized + len(some)).with_refused(refused))
+        return await self._seized(state, seizing)
 
-    def _seized(self, state: _State) -> Step:
+    async def _seized(self, state: _State, seizing: Seizing) -> Step:
         raise NotImplementedError
 
 
@@ -159,8 +183,8 @@ class Seize(_Job):
             return _step(state.next("plan"), note=f"{lost} is fenced: {standing.gone}")
         raise JobFailed(f"{lost} answers, and is not fenced: stop all its processes, or bring it back with recover")
 
-    def _seized(self, state: _State) -> Step:
-        return _step(state, note=f"{len(state.told)} buckets seized", finished=True)
+    async def _seized(self, state: _State, seizing: Seizing) -> Step:
+        return _step(state, note=state.seizures, finished=True)
 
 
 class Recover(_Job):
@@ -205,8 +229,15 @@ class Recover(_Job):
             return _wait(state, f"{waiting} changes of {seizing.lost.store} are on their way to the log")
         return _step(state.next("plan"), note=f"{seizing.lost.store} has told all it knows")
 
-    def _seized(self, state: _State) -> Step:
-        return _step(state.next("take"), note=f"{len(state.told)} buckets seized")
+    async def _seized(self, state: _State, seizing: Seizing) -> Step:
+        """A bucket that is not seized would come back with the store as it was: so the store waits for all of them."""
+        if state.refused:
+            left = [Told(*one) for one in state.told if one[0] in state.refused]
+            refused = await seizing.seize(left, state.offsets)
+            state = replace(state, refused=(), why="").with_refused(refused)
+        if state.refused:
+            return _wait(state, state.seizures)
+        return _step(state.next("take"), note=state.seizures)
 
     async def _take(self, state: _State, seizing: Seizing, at: Position) -> Step:
         await seizing.take_terms(state.offsets)

@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 
 from libs.contract.descriptors import length_delimited, varint
 from libs.errors import BatonError
-from libs.eventlog.port import Stored
+from libs.eventlog.port import Stored, why_unreadable
+from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import Store
 from libs.ownership.wire import UnreadableRecord, read_event, store_from_pb, version_from_pb, version_to_pb
 from libs.pb.baton.record.v1 import record_pb2
@@ -91,6 +92,8 @@ class _Given:
     """The events of one call, by what is given for them."""
 
     events: list[Stored] = field(default_factory=list)
+    known: list[Stored] = field(default_factory=list)
+    """The target, or an event of the same call, has this version or a higher one."""
     copies: list[str] = field(default_factory=list)
     ownerships: dict[str, list[Stored]] = field(default_factory=dict)
 
@@ -112,6 +115,10 @@ class Work:
             stored for stored in found if stored.event.key and stored.event.key == (self._name or stored.event.key)
         ]
         self._counts.others += len(found) - len(wanted)
+        for stored in wanted:
+            if why_unreadable(stored.event):
+                self._counts.cannot_read(stored)
+        wanted = [stored for stored in wanted if not why_unreadable(stored.event)]
         lots: list[list[Stored]] = [[] for _ in range(WRITERS)]
         for stored in wanted:
             lots[zlib.crc32(stored.event.key.encode()) % WRITERS].append(stored)
@@ -151,11 +158,15 @@ class Work:
             return
         if self.dry_run:
             self._counts.applied += len(given.events) + len(given.copies) + len(given.ownerships)
-            self._counts.known += sum(len(events) - 1 for events in given.ownerships.values())
+            self._counts.known += sum(len(events) - 1 for events in given.ownerships.values()) + len(given.known)
             return
-        await self._apply(given.events)
+        refused = {stored.event.key for stored in await self._apply(given.events)}
+        overtaken = [stored for stored in given.known if stored.event.key in refused]
+        self._counts.known += len(given.known) - len(overtaken)
         await self._copy(given.copies)
         await self._own(given.ownerships, other)
+        if overtaken:
+            await self._lot(overtaken)
 
     def _sort(
         self,
@@ -177,7 +188,7 @@ class Work:
                 assert there is not None, "the other store's row is given"
                 version = there.version
             if record.key in known and known[record.key] >= version:
-                self._counts.known += 1
+                given.known.append(stored)
             elif give is Give.NOTHING:
                 self._counts.withhold(stored)
             elif give is Give.OWNERSHIP:
@@ -190,20 +201,24 @@ class Work:
                     given.copies.append(record.key)
         return given
 
-    async def _apply(self, some: list[Stored]) -> None:
+    async def _apply(self, some: list[Stored]) -> list[Stored]:
+        """Returns the events that the target has refused, as its feed would."""
         request = _request(some)
         if request is None or not request.records:
-            return
+            return []
         try:
             answer = await self._target.ask(self._target.replication.AdoptRecords, request, CALL_SECONDS)
-        except Refused as refused:
-            good = self._readable(some) if refused.reason == UnreadableRecord.reason else some
+        except Refused as error:
+            good = self._readable(some) if error.reason == UnreadableRecord.reason else some
             if len(good) == len(some):
                 raise
-            await self._apply(good)
-            return
+            return await self._apply(good)
+        refused = [some[position] for position in answer.refused]
+        for stored in refused:
+            self._counts.cannot_read(stored)
         self._counts.applied += answer.applied
-        self._counts.known += len(some) - answer.applied
+        self._counts.known += len(some) - answer.applied - len(refused)
+        return refused
 
     async def _copy(self, keys: Sequence[str]) -> None:
         if keys:
@@ -273,7 +288,10 @@ async def _claims(store: StoreClient, keys: Sequence[str]) -> dict[str, Claim]:
 def _claim_of(record: record_pb2.Record) -> Claim:
     """Raises UnreadableRecord."""
     try:
-        return Claim(version_from_pb(record.version), store_from_pb(record.owner, "owner"))
+        version = version_from_pb(record.version)
+        if not all(0 <= number <= MAX_REVISION for number in version):
+            raise UnreadableRecord(f"version: {tuple(version)} is not valid: 0 to {MAX_REVISION}", field="version")
+        return Claim(version, store_from_pb(record.owner, "owner"))
     except BatonError as error:
         raise UnreadableRecord(error.message) from None
 
@@ -302,5 +320,6 @@ def _request(some: Sequence[Stored]) -> pb.AdoptRecordsRequest | None:
         request = pb.AdoptRecordsRequest.FromString(b"".join(parts))
     except DecodeError:
         return None
+    request.from_log = True
     fits = all(record.key == stored.event.key for record, stored in zip(request.records, some, strict=True))
     return request if fits else None

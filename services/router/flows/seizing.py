@@ -105,10 +105,12 @@ class Seizing:
         read = (await self.status(self.seizer)).feed.next_offsets
         return sum(max(0, end - read[part] if part in read else end) for part, end in ends.items())
 
-    async def seize(self, told: Sequence[Told], ends: Mapping[int, int]) -> None:
+    async def seize(self, told: Sequence[Told], ends: Mapping[int, int]) -> dict[int, str]:
+        """Returns the buckets that cannot be seized as they are, each with the reason."""
         client = self.seizer
-        request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends)
-        await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
+        request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends, name_refused=True)
+        answer: pb.SeizeBucketsResponse = await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
+        return {one.bucket: one.reason for one in answer.refused}
 
     async def take_terms(self, ends: Mapping[int, int]) -> None:
         """The gone store takes what the seizer says of all buckets; its feed goes on where the seizer had read to."""

@@ -48,6 +48,8 @@ class Transfer:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
+        self.too_large: set[str] = set()
+        """Keys of records that could not be taken because no event can carry them: few, an old program left them."""
 
     async def release(
         self, keys: Sequence[str], to: Store, *, create: bool = False, seconds: float = BULK_SECONDS
@@ -179,6 +181,8 @@ class Transfer:
             released = [result.record for result in results if result.outcome == RELEASED]
             await self.adopt(released, to)
             failed += [result.key for result in results if result.outcome != RELEASED]
+            self.too_large.update(result.key for result in results if result.too_large)
+            self.too_large.difference_update(record.key for record in released)
             left = [*answer.remaining, *left[PAGE:]]
         return failed
 

@@ -14,6 +14,7 @@ from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import (
+    PARKED_MESSAGE,
     PROTOCOL_COLUMNS,
     SHARED_TABLES,
     Layout,
@@ -56,6 +57,7 @@ MIGRATIONS = (
     Migration(3, change_tables("record")),
     Migration(4, RECOVERY_TABLES),
     Migration(5, bases_column("record")),
+    Migration(6, PARKED_MESSAGE),
 )
 
 

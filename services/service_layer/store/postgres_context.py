@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from libs.clock import Clock
 from libs.ownership.model import Absence, Row, Store, bucket_of
 from libs.store.columns import ColumnsOf
-from libs.store.limits import OutboxLimits
+from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
 from libs.store.port import Depth
 from libs.store.pulse import Pulse
 from services.service_layer.store import postgres_sql as sql
@@ -38,6 +38,8 @@ class Gauge:
         self._depth = Depth(0, 0, 0.0)
         self._counted = float("-inf")
         self._valid_seconds = 0.0
+        self._held = HELD_NOTHING
+        self._held_until = float("-inf")
         self._lock = asyncio.Lock()
         self.changed = asyncio.Event()
         """Set at each commit of this process that added to the outbox; who waits for it clears it first."""
@@ -69,6 +71,19 @@ class Gauge:
             self._refresh = asyncio.get_running_loop().create_task(self.depth())
             self._refresh.add_done_callback(_note_failure)
         return self._depth
+
+    async def held(self) -> Held:
+        """At least as much as the store holds, counted at most HELD_SECONDS ago."""
+        loop = asyncio.get_running_loop()
+
+        async def count(connection: Connection) -> Held:
+            return Held(*await connection.fetchrow(sql.HELD))
+
+        async with self._lock:
+            if loop.time() >= self._held_until:
+                self._held = await self._pool.run(count)
+                self._held_until = loop.time() + HELD_SECONDS
+            return self._held
 
     async def close(self) -> None:
         if self._refresh is not None:

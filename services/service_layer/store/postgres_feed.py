@@ -20,7 +20,7 @@ _CLAIM_SECONDS = 0.5
 
 _STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress ORDER BY part"
 _PARKED = """
-SELECT part, place, key, reason, event FROM parked
+SELECT part, place, key, reason, event, headers, topic FROM parked
 WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1
 """
 _UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"

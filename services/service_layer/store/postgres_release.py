@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from libs.errors import LockTimeout
-from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS, SERVED_WINDOW
+from libs.ownership.limits import MAX_EVENT_BYTES, RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Found, Record, Row, Served, Store, bucket_of
 from libs.ownership.rules import Outcome, decide_release
 from libs.ownership.terms import contained
 from libs.ownership.wire import event_of
+from libs.store.limits import HELD_NOTHING, Held
 from libs.store.port import Depth, Released, ReleaseResult
 from libs.store.window import ENVELOPE_BYTES, made_by, size_of
 from services.service_layer.store import postgres_sql as sql
@@ -50,11 +51,12 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What was asked for, and how full the outbox was then."""
+    """What was asked for, how full the outbox was then, and how much the store held."""
 
     to: Store
     create: bool
     depth: Depth
+    held: Held
 
 
 class Releases:
@@ -70,10 +72,16 @@ class Releases:
         while len(results) < len(keys) and size < RELEASE_ANSWER_BYTES:
             position = len(results)
             chunk = await self._fitting(keys[position : position + CHUNK_KEYS], RELEASE_ANSWER_BYTES - size)
-            done = await self._chunk(chunk, _Order(to, create, await self._context.gauge.nearly()))
+            done = await self._chunk(chunk, await self._order(to, create, len(chunk)))
             results += [done[key] for key in chunk]
             size += sum(size_of(result.record) for result in done.values() if result.record is not None)
         return Released(tuple(results), tuple(keys[len(results) :]))
+
+    async def _order(self, to: Store, create: bool, entries: int) -> _Order:
+        gauge = self._context.gauge
+        depth = await gauge.nearly()
+        near = self._context.limits.is_near(depth, entries, entries * MAX_EVENT_BYTES)
+        return _Order(to, create, depth, await gauge.held() if near else HELD_NOTHING)
 
     async def _fitting(self, keys: Sequence[str], size: int) -> Sequence[str]:
         """As many of the keys as fill the answer, so that a chunk of large rows is not read in vain."""
@@ -179,10 +187,8 @@ class Releases:
         chunk.results[found.key] = ReleaseResult(found.key, release.outcome, record, found.absence)
 
     def _fits(self, order: _Order, released: Sequence[tuple[Row, bytes]], size: int) -> bool:
-        before = order.depth
-        waiting = sum(len(event) for _, event in released)
-        depth = Depth(before.entries + len(released), before.bytes + waiting, before.oldest_seconds)
-        return self._context.limits.fits(depth, size, reserve=True)
+        together = size + sum(len(event) for _, event in released)
+        return self._context.limits.fits_release(order.depth, len(released) + 1, together, order.held)
 
     async def _store(self, connection: Connection, released: Sequence[tuple[Row, bytes]], order: _Order) -> None:
         rows = [(row.key, *row.version, signed(row.digest), event) for row, event in released]

@@ -156,8 +156,8 @@ COUNT = (
     " WHERE part = $1"
 )
 PARK = (
-    "INSERT INTO parked (part, place, key, reason, event) SELECT * FROM"
-    " unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[]) ON CONFLICT DO NOTHING"
+    "INSERT INTO parked (part, place, key, reason, event, headers, topic) SELECT * FROM unnest($1::integer[],"
+    " $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[]) ON CONFLICT DO NOTHING"
 )
 
 # What a seizure left behind is for a person to look at before the absence moves.
@@ -199,4 +199,9 @@ JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision) USING
 DEPTH = f"""
 SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,
        coalesce({NOW} - min(tick), 0) AS age FROM outbox
+"""
+
+# The tables are at least as large as their rows.
+HELD = """
+SELECT (SELECT count(*) FROM record) AS rows, pg_table_size('record') + pg_table_size('served') AS bytes
 """

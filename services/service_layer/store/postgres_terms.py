@@ -13,6 +13,7 @@ from libs.ownership.model import Absence, Record, Row, Served, Version, bucket_o
 from libs.ownership.rules import newest_of_each
 from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
+from libs.store.limits import Held
 from libs.store.port import Applied, Depth
 from libs.store.recovery import Conflict, Why
 from libs.store.window import made_by
@@ -164,7 +165,7 @@ class PostgresSeizures:
 
     async def seize(self, bucket: int, term: int) -> Absence:
         context = self._context
-        depth = await context.gauge.depth()
+        depth, held = await context.gauge.depth(), await context.gauge.held()
         made: list[bytes] = []
 
         async def work(connection: Connection) -> Absence:
@@ -175,7 +176,7 @@ class PostgresSeizures:
                 if here.term == term:
                     return here
                 after = seized_absence(here, context.me, term)
-                made.extend(await self._seize_rows(connection, bucket, term, depth))
+                made.extend(await self._seize_rows(connection, bucket, term, depth, held))
                 await put_absences(connection, [after])
                 return after
 
@@ -184,7 +185,9 @@ class PostgresSeizures:
         context.written.beat()
         return absence
 
-    async def _seize_rows(self, connection: Connection, bucket: int, term: int, depth: Depth) -> list[bytes]:
+    async def _seize_rows(
+        self, connection: Connection, bucket: int, term: int, depth: Depth, held: Held
+    ) -> list[bytes]:
         """Returns their events. Raises OutboxFull."""
         context = self._context
         found = [row_of(columns) for columns in await connection.fetch(_ROWS_OF_BUCKET, bucket)]
@@ -195,8 +198,7 @@ class PostgresSeizures:
         rows = [seized_row(row, context.me, term) for row in before]
         now = context.clock.now()
         events = [event_of(Record(row, served.get(row.key, ()), made_by(row), now)) for row in rows]
-        waiting = Depth(depth.entries + len(events) - 1, depth.bytes, depth.oldest_seconds)
-        if not context.limits.fits(waiting, sum(map(len, events)), reserve=True):
+        if not context.limits.fits_release(depth, len(events), sum(map(len, events)), held):
             raise OutboxFull(entries=str(depth.entries), bytes=str(depth.bytes))
         values = [
             (row.key, *row.version, bases_text(row.bases), signed(row.digest), event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from libs.ownership.model import Absence, Record, Store, bucket_of
 from libs.ownership.rules import is_newer, newest_of_each
@@ -153,8 +154,7 @@ async def _move(connection: Connection, step: FeedStep) -> None:
 async def _count(connection: Connection, step: FeedStep, applied: Applied, journaled: int) -> None:
     """At the first partition of the step: the sums are over all of them."""
     if step.parked:
-        parked = [(one.partition, one.offset, one.key, one.reason, one.event) for one in step.parked]
-        await connection.execute(sql.PARK, *columnar(parked, 5))
+        await connection.execute(sql.PARK, *columnar([astuple(one) for one in step.parked], 7))
     partition = min(position.partition for position in step.positions) if step.positions else 0
     old = applied.old + step.skipped
     await connection.execute(sql.COUNT, partition, applied.applied, old, len(step.parked), journaled)

@@ -17,7 +17,7 @@ from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_fill import SMALL_ROWS, Fill
 from libs.store.sqlite_old import OldRows
 from libs.store.sqlite_recovery import RECOVERY_TABLES
-from libs.store.sqlite_schema import bases_column, lease_columns
+from libs.store.sqlite_schema import PARKED_MESSAGE, bases_column, lease_columns
 from libs.store.sqlite_watch import change_tables
 from services.simple_mcp.store.fitness import UnfitFile, check_fitness, check_triggers
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE
@@ -38,6 +38,7 @@ MIGRATIONS = (
     Migration(3, change_tables("sandboxes")),
     Migration(4, RECOVERY_TABLES),
     Migration(5, bases_column("sandboxes")),
+    Migration(6, PARKED_MESSAGE),
 )
 
 

@@ -216,6 +216,8 @@ class ParkedEvent(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     partition: _builtins.int
     offset: _builtins.int
@@ -223,6 +225,12 @@ class ParkedEvent(_message.Message):
     reason: _builtins.str
     """Why it could not be applied."""
     bytes: _builtins.int
+    topic: _builtins.str
+    """The topic or file that it was read from; empty if an earlier version parked it."""
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedHeader]:
+        """Of its message, as text, in order; bytes that are not UTF-8 are replaced."""
+
     def __init__(
         self,
         *,
@@ -232,14 +240,38 @@ class ParkedEvent(_message.Message):
         key: _builtins.str = ...,
         reason: _builtins.str = ...,
         bytes: _builtins.int = ...,
+        topic: _builtins.str = ...,
+        headers: _abc.Iterable[Global___ParkedHeader] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "store", b"store", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParkedEvent: _TypeAlias = ParkedEvent  # noqa: Y015
+
+@_typing.final
+class ParkedHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParkedHeader: _TypeAlias = ParkedHeader  # noqa: Y015
 
 @_typing.final
 class ListParkedRequest(_message.Message):

@@ -227,6 +227,11 @@ class SeizeBucketsRequest(_message.Message):
 
     BUCKETS_FIELD_NUMBER: _builtins.int
     ENDS_FIELD_NUMBER: _builtins.int
+    NAME_REFUSED_FIELD_NUMBER: _builtins.int
+    name_refused: _builtins.bool
+    """Name buckets that cannot be seized because a row is larger than an event may be, and seize the others. Without it
+    the first such bucket ends the call.
+    """
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Terms.Bucket]: ...
     @_builtins.property
@@ -238,10 +243,11 @@ class SeizeBucketsRequest(_message.Message):
         *,
         buckets: _abc.Iterable[Global___Terms.Bucket] | None = ...,
         ends: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        name_refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "ends", b"ends"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "ends", b"ends", "name_refused", b"name_refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,19 +257,43 @@ Global___SeizeBucketsRequest: _TypeAlias = SeizeBucketsRequest  # noqa: Y015
 class SeizeBucketsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Refused(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BUCKET_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        bucket: _builtins.int
+        reason: _builtins.str
+        def __init__(
+            self,
+            *,
+            bucket: _builtins.int = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ABSENCES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
-        """What stands here now, in the order of the request."""
+        """What stands here now, in the order of the request, without the refused ones."""
 
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeizeBucketsResponse.Refused]: ...
     def __init__(
         self,
         *,
         absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        refused: _abc.Iterable[Global___SeizeBucketsResponse.Refused] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,6 +537,7 @@ class ListConflictsResponse(_message.Message):
         WHY_FIELD_NUMBER: _builtins.int
         EVENT_FIELD_NUMBER: _builtins.int
         RESOLUTION_FIELD_NUMBER: _builtins.int
+        LEFT_OUT_BYTES_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         why: _builtins.str
         """late: it came after the seizure. replaced: it stood here when the seizer's row came. left: the seizer has no such
@@ -516,6 +547,8 @@ class ListConflictsResponse(_message.Message):
         """A serialized Record."""
         resolution: _builtins.str
         """What a person has said of it; empty: nothing yet."""
+        left_out_bytes: _builtins.int
+        """Bytes of an event that is larger than an event of the log may be: then `event` is empty, and the store keeps it."""
         @_builtins.property
         def version(self) -> _record_pb2.Version: ...
         def __init__(
@@ -526,10 +559,11 @@ class ListConflictsResponse(_message.Message):
             why: _builtins.str = ...,
             event: _builtins.bytes = ...,
             resolution: _builtins.str = ...,
+            left_out_bytes: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "key", b"key", "resolution", b"resolution", "version", b"version", "why", b"why"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "key", b"key", "left_out_bytes", b"left_out_bytes", "resolution", b"resolution", "version", b"version", "why", b"why"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -610,8 +610,13 @@ class ReleaseRecordsResponse(_message.Message):
         OUTCOME_FIELD_NUMBER: _builtins.int
         RECORD_FIELD_NUMBER: _builtins.int
         ABSENCE_FIELD_NUMBER: _builtins.int
+        TOO_LARGE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         outcome: Global___ReleaseRecordsResponse.Outcome.ValueType
+        too_large: _builtins.bool
+        """With OUTCOME_BUSY: the record is larger than an event may be. It stays until its owner makes it smaller or deletes
+        it.
+        """
         @_builtins.property
         def record(self) -> _record_pb2.Record: ...
         @_builtins.property
@@ -623,10 +628,11 @@ class ReleaseRecordsResponse(_message.Message):
             outcome: Global___ReleaseRecordsResponse.Outcome.ValueType = ...,
             record: _record_pb2.Record | None = ...,
             absence: _record_pb2.Absence | None = ...,
+            too_large: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record", "too_large", b"too_large"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
         _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
@@ -659,16 +665,20 @@ class AdoptRecordsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
+    FROM_LOG_FIELD_NUMBER: _builtins.int
+    from_log: _builtins.bool
+    """The records are events of the log, which anyone may have written: each is checked as the store's feed checks it."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]: ...
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
+        from_log: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_log", b"from_log", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,17 +690,25 @@ class AdoptRecordsResponse(_message.Message):
 
     APPLIED_FIELD_NUMBER: _builtins.int
     OLD_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     applied: _builtins.int
     old: _builtins.int
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With from_log: positions in the request of the records that were not applied, since this store cannot have them, or
+        no store confirms their term.
+        """
+
     def __init__(
         self,
         *,
         applied: _builtins.int = ...,
         old: _builtins.int = ...,
+        refused: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "old", b"old"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "old", b"old", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1354,6 +1372,26 @@ class ListParkedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Header(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Parked(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1362,11 +1400,19 @@ class ListParkedResponse(_message.Message):
         KEY_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
         EVENT_FIELD_NUMBER: _builtins.int
+        HEADERS_FIELD_NUMBER: _builtins.int
+        TOPIC_FIELD_NUMBER: _builtins.int
         partition: _builtins.int
         offset: _builtins.int
         key: _builtins.str
         reason: _builtins.str
         event: _builtins.bytes
+        topic: _builtins.str
+        """The topic or file that it was read from; empty if an earlier version parked it."""
+        @_builtins.property
+        def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListParkedResponse.Header]:
+            """Of its message. A first header named baton-unreadable says why the message could not be parsed."""
+
         def __init__(
             self,
             *,
@@ -1375,10 +1421,12 @@ class ListParkedResponse(_message.Message):
             key: _builtins.str = ...,
             reason: _builtins.str = ...,
             event: _builtins.bytes = ...,
+            headers: _abc.Iterable[Global___ListParkedResponse.Header] | None = ...,
+            topic: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "topic", b"topic"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

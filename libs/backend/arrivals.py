@@ -1,0 +1,102 @@
+"""What the log brings, checked before it is applied: anyone who reaches the topic may write to it.
+
+An event is applied if its bytes are a record of its key, the contract can have such a record, its revision leaves room
+for later ones, and its term is known. A higher term fences this store as seized, and makes every later record of the
+old term count for nothing. So it counts only after the other store or a terms event has confirmed it. Everything else
+is parked: kept with its place and headers, shown, and tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import grpc
+
+from libs.backend.admission import AskOther
+from libs.backend.seized import heed_terms, terms_of
+from libs.eventlog.headers import unpack
+from libs.eventlog.port import Event, why_unreadable
+from libs.ownership.model import Record, Row, bucket_of
+from libs.ownership.wire import STORE_NUMBERS, UnreadableRecord, check_versions, read_event, record_from_pb
+from libs.pb.baton.record.v1 import record_pb2 as pb
+from libs.store.port import Parked, StorePorts
+
+Check = Callable[[Row], None]
+"""Raises UnreadableRecord for a row that the contract cannot have."""
+
+
+class Arrivals:
+    """Of one store. `ask_other`: None when no address of the other store is set."""
+
+    def __init__(self, ports: StorePorts, check: Check, ask_other: AskOther | None = None) -> None:
+        self._ports = ports
+        self._check = check
+        self._ask_other = ask_other
+
+    def read(self, event: Event) -> Record:
+        """Raises UnreadableRecord."""
+        if reason := why_unreadable(event):
+            raise UnreadableRecord(reason)
+        record = read_event(event.key, event.value)
+        self._check(record.row)
+        return record
+
+    async def sift(self, messages: Sequence[pb.Record]) -> tuple[list[Record], list[int]]:
+        """The records that may be applied, and the positions of the others. Raises what the store raises."""
+        found: dict[int, Record] = {}
+        for position, message in enumerate(messages):
+            try:
+                record = record_from_pb(message)
+                check_versions(record.row)
+                self._check(record.row)
+            except UnreadableRecord:
+                continue
+            found[position] = record
+        unconfirmed = {id(record) for record in await self.unconfirmed(list(found.values()))}
+        found = {position: record for position, record in found.items() if id(record) not in unconfirmed}
+        return list(found.values()), [position for position in range(len(messages)) if position not in found]
+
+    async def unconfirmed(self, records: Sequence[Record]) -> Sequence[Record]:
+        """The records whose term nobody has confirmed: they must not be applied. If the other store confirms a higher
+        term, this store is fenced first. Raises what the store raises."""
+        terms = terms_of(records)
+        if not terms:
+            return ()
+        known = {one.bucket: one.term for one in await self._ports.transfers.absences(sorted(terms))}
+        if any(term > known[bucket] for bucket, term in terms.items()):
+            there = await self._terms_there()
+            confirmed = {bucket: there[bucket] for bucket in terms if there.get(bucket, 0) > known[bucket]}
+            await heed_terms(self._ports, confirmed)
+            known |= confirmed
+        return [one for one in records if one.row.version.term > known.get(bucket_of(one.row.key), 0)]
+
+    async def retry(self, parked: Parked) -> tuple[str, bool]:
+        """Apply a parked event if it passes now. Returns why it does not, and whether the store has changed."""
+        try:
+            record = self.read(Event(parked.key, parked.event, unpack(parked.headers)))
+        except UnreadableRecord as error:
+            return error.message, False
+        if await self.unconfirmed([record]):
+            return why_unconfirmed(record), False
+        applied, _ = await self._ports.feed.unpark(parked.partition, parked.offset, record)
+        return "", applied > 0
+
+    async def _terms_there(self) -> Mapping[int, int]:
+        """By bucket; empty when the other store cannot be asked."""
+        if self._ask_other is None:
+            return {}
+        try:
+            answer = await self._ask_other()
+        except grpc.aio.AioRpcError:
+            return {}
+        if answer.store != STORE_NUMBERS[self._ports.store.other]:
+            return {}
+        return {one.bucket: one.term for one in answer.absences}
+
+
+def why_unconfirmed(record: Record) -> str:
+    version = record.row.version
+    return (
+        f"version: term {version.term} of bucket {bucket_of(record.row.key)} is not known here, and neither the other"
+        " store nor a terms event confirms it; it is tried again"
+    )
