@@ -116,7 +116,7 @@ class _State:
             raise StoreNotReady(self.memories.gone)
 
     def held(self) -> Held:
-        size = sum(size_of(self.record(row, self.window(key))) for key, row in self.rows.items())
+        size = sum(size_of(self.record(row, self.window(row))) for row in self.rows.values())
         return Held(len(self.rows), size)
 
     def put(self, record: Record, traceparent: str, *, reserve: bool = False) -> None:
