@@ -16,11 +16,12 @@ from typing import Any
 from libs.eventlog.address import LogAddress, open_event_log
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
+from libs.trial.arrival import agreed_digests, wait_until_arrived
 from libs.trial.chaos import ACTOR, State, Storm, StormPlan
 from libs.trial.errors import TrialFailed
 from libs.trial.evidence import Evidence, StoreContent, gather
 from libs.trial.load import Load, LoadPlan
-from libs.trial.stores import Reader, StoreAccess, open_readers, wait_until_quiet
+from libs.trial.stores import Reader, StoreAccess, open_readers
 from libs.trial.verdict import Result, judge
 from libs.trial.vitals import KINDS, Ask, Growth, Tolerance, growth, look
 from libs.trial.walk import Walk
@@ -30,6 +31,8 @@ from libs.verify.linearizability import Report
 SETTLE_SECONDS = 30.0
 """How long after the storm everything may take to come to rest."""
 QUIET_SECONDS = 60.0
+AGREE_SECONDS = 20.0
+"""For so long a bucket must differ at every look to count as different."""
 PING_PONG = 10
 """How many records are named that went to and fro most often."""
 
@@ -194,10 +197,11 @@ async def _judge_load(report: StormReport, setup: Setup, load: Load) -> None:
         Walk.open(setup.controls, "chaos", setup.token) as walk,
     ):
         await walk.settled()
-        await wait_until_quiet(readers, log, QUIET_SECONDS)
         calls = load.calls()
         names = {call.key for call in calls}
-        evidence = _only(await gather(calls, readers, log), names)
+        await wait_until_arrived(readers, log, names, QUIET_SECONDS)
+        gathered = await gather(calls, readers, log)
+        evidence = _only(gathered, names, await agreed_digests(readers, AGREE_SECONDS))
     await asyncio.to_thread(evidence.save, load.directory)
     report.result = result = await asyncio.to_thread(judge, evidence)
     report.counts = {name: result.tallies[name].count for name in MUST_BE_ZERO}
@@ -209,13 +213,14 @@ def _count_unlinear(report: StormReport, judged: Report) -> None:
     report.problems += [f"not linearizable: {failure}" for failure in judged.failures[:10]]
 
 
-def _only(evidence: Evidence, names: set[str]) -> Evidence:
-    """Of the records that this load called: others may have been written by others."""
+def _only(evidence: Evidence, names: set[str], digests: Sequence[Mapping[int, int]]) -> Evidence:
+    """Of the records that this load called: others may be written by others, now too. Hence digests that were looked
+    at until they agreed, or did not."""
     contents = [
         StoreContent(
-            content.store, tuple(one for one in content.records if one.name in names), content.digests, content.absences
+            content.store, tuple(one for one in content.records if one.name in names), dict(agreed), content.absences
         )
-        for content in evidence.stores
+        for content, agreed in zip(evidence.stores, digests, strict=True)
     ]
     events = tuple(event for event in evidence.events if event.name in names)
     return replace(evidence, stores=tuple(contents), events=events)

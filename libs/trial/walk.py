@@ -133,6 +133,37 @@ class Walk:
         await self._until(none_fails, lambda: f"no gate fails; failing: {words()}")
         return [gate.name for gate in plan.gates if gate.verdict != pb.VERDICT_PASS]
 
+    async def gates_passed(self, seconds: float) -> bool:
+        """Wait at most so long until every gate of the next step passes."""
+        deadline = time.monotonic() + seconds
+        while any(gate.verdict != pb.VERDICT_PASS for gate in (await self.plan()).gates):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    async def set_limits(self, limits: Mapping[str, float], reason: str) -> None:
+        """Limits of gates and of automatic rollback, at all routers."""
+        await self._ask("SetLimits", pb.SetLimitsRequest(actor=self.actor, reason=reason, set=limits))
+
+    async def shadow(self, percent: float) -> None:
+        """Compare this share of the reads with the other store."""
+        await self._ask("SetShadow", pb.SetShadowRequest(actor=self.actor, permille=round(percent * 10)))
+
+    async def rehearse(self, buckets: int) -> pb.Rehearsal:
+        """Send buckets there and back under traffic; returns what came of it."""
+        last = await self.status()
+        former = last.last_rehearsal.id
+        await self._ask("StartRehearsal", pb.StartRehearsalRequest(actor=self.actor, buckets=buckets), once=True)
+
+        async def ended() -> bool:
+            nonlocal last
+            last = await self.status()
+            return not last.rehearsal.running and last.last_rehearsal.id != former
+
+        await self._until(ended, lambda: f"the rehearsal ends; it says {last.rehearsal.note!r}")
+        return last.last_rehearsal
+
     async def advance(self, override_reason: str = "") -> Move:
         """One step forward. Raises GatesBlock when a gate does not pass and no reason for an override is given."""
         before = (await self.status()).setting

@@ -150,7 +150,7 @@ class RouterSettings(ProcessSettings):
     """P99 of a write's wait for its turn at B."""
     gate_write_delta_milliseconds: Milliseconds = 100.0
     """By how much P99 of a write at B may be above A's."""
-    gate_latency_margin_percent: Percent = 10.0
+    gate_latency_margin_percent: Annotated[float, Field(gt=0, le=1000)] = 10.0
     """By how much of A's P99 B's may be above it and count as equal."""
     gate_latency_calls: Annotated[int, Field(ge=299, le=100_000_000)] = 300
     """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""

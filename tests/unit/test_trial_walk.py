@@ -19,6 +19,7 @@ from libs.rpc.errors import Context
 from libs.rpc.server import RawService
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
+from libs.trial.arrival import agreed_digests, wait_until_arrived
 from libs.trial.errors import TrialFailed
 from libs.trial.evidence import gather
 from libs.trial.load import Load, LoadPlan
@@ -141,6 +142,31 @@ async def test_changes_that_are_not_in_the_log_are_not_quiet(tmp_path: Path) -> 
         assert await read_log(panel.system.log) == []
         with pytest.raises(TrialFailed, match=r"store A: \d+ changes in the outbox"):
             await wait_until_quiet(readers, panel.system.log, 0.2)
+
+
+async def test_stores_that_others_write_to_meanwhile_are_found_to_agree(tmp_path: Path) -> None:
+    """A storm's own load has ended, that of others goes on: there is no moment without a change under way."""
+    async with running_panel(kit=SANDBOXES) as panel, open_readers(stores_of(panel)) as readers:
+        others = Load(LoadPlan(clients=4, calls_per_second=0), [panel.system.client.address], tmp_path)
+        async with others.running():
+            await eventually(lambda: others.stats.acknowledged_writes >= 20)
+            before = others.stats.acknowledged_writes
+            names = {held.name for held in await readers[0].export()}
+            await wait_until_arrived(readers, panel.system.log, names, 30.0)
+            a, b = await agreed_digests(readers, 30.0)
+            await eventually(lambda: others.stats.acknowledged_writes > before)
+        assert a and a == b
+
+
+async def test_changes_that_are_not_in_the_log_have_not_arrived(tmp_path: Path) -> None:
+    async with running_panel(kit=SANDBOXES, feeds=False) as panel, open_readers(stores_of(panel)) as readers:
+        load = Load(LoadPlan(clients=1, calls_per_second=0), [panel.system.client.address], tmp_path)
+        async with load.running():
+            await eventually(lambda: load.stats.acknowledged_writes >= 3)
+        with pytest.raises(TrialFailed, match=r"store A: \d+ changes in the outbox"):
+            await wait_until_arrived(readers, panel.system.log, {call.key for call in load.calls()}, 0.2)
+        a, b = await agreed_digests(readers, 0.2)
+        assert a != b, "B has none of the records"
 
 
 async def test_a_process_that_does_not_come_up_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -31,6 +31,18 @@ DEAD_SECONDS = 1.5
 """How long B stays dead before it is started again."""
 MARKED_BY_THE_RUN = ("error-rate", "golden-metrics", "latency-parity")
 """Gates that may rightly fail here: they see that B was killed, and a machine that runs everything at once."""
+LIMITS = {
+    "gate_compared_reads": 100,
+    "gate_error_calls": 200,
+    "gate_error_percent": 60,
+    "gate_latency_margin_percent": 400,
+    "gate_ledger_writes": 50,
+}
+"""Of a run of a minute in which B hangs and is killed: enough to judge by, reached within seconds."""
+EVIDENCE_SECONDS = 20.0
+"""How long a step waits for its gates to pass."""
+REHEARSED_BUCKETS = 4
+ON_PURPOSE = "demo: an override on purpose"
 
 Act = Callable[[], Awaitable[None]]
 
@@ -85,6 +97,7 @@ class Story:
     def _acts(self) -> list[tuple[str, Act]]:
         there: list[tuple[str, Act]] = [
             ("every call goes to A, the old service; B is there and follows by the event log", self._nothing),
+            ("the gates get limits that fit a run of a minute: baton gates set", self._set_limits),
             ("the old data is looked through, in a snapshot of A, while A serves", self._audit),
             (
                 "SHADOW is asked for, with dirt that nobody has accepted and no copy: the gates must refuse",
@@ -93,6 +106,7 @@ class Story:
             ("a person has read what was found and accepts it: it moves as it is; audited again", self._accept_dirt),
             ("every record of A is copied to B, under live traffic", self._backfill),
             ("OFF -> SHADOW: every gate is passed; still only A answers", self._forward),
+            ("reads are compared with B's, and all records of both stores: baton shadow set 100", self._compare),
             ("SHADOW -> DUAL_WRITE: the canary may begin", self._forward),
         ]
         there += [
@@ -101,6 +115,7 @@ class Story:
         ]
         there += [
             ("DUAL_WRITE -> DUAL_READ: every bucket belongs to B", self._forward),
+            ("going back is rehearsed on live buckets: baton rehearse", self._rehearse),
             ("DUAL_READ -> CUTOVER: B serves everything, A is a hot backup", self._forward),
         ]
         fault: list[tuple[str, Act]] = [
@@ -120,7 +135,7 @@ class Story:
         ]
         again: list[tuple[str, Act]] = [
             ("forward again: OFF -> SHADOW", self._forward),
-            ("forward again: SHADOW -> DUAL_WRITE", self._forward),
+            ("an override on purpose: SHADOW -> DUAL_WRITE, without comparing all again", self._override),
             ("forward again: all buckets to B", self._canary(100)),
             ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
             ("forward again: DUAL_READ -> CUTOVER", self._forward),
@@ -156,9 +171,28 @@ class Story:
         self.copied = (await self.walk.job("backfill", {"to": "B"}, self._show)).done
         self.screen.tell(f"  {self.copied} records copied")
 
+    async def _set_limits(self) -> None:
+        await self.walk.set_limits(LIMITS, "demo: a run of a minute, in which B hangs and is killed on purpose")
+        self.screen.tell(f"  journaled: {', '.join(f'{name}={value}' for name, value in LIMITS.items())}")
+
+    async def _compare(self) -> None:
+        await self.walk.shadow(100)
+        job = await self.walk.job("reconcile", {"repair": "yes", "deep": "no"}, self._show)
+        self.screen.tell(f"  {job.note}")
+
+    async def _rehearse(self) -> None:
+        result = await self.walk.rehearse(REHEARSED_BUCKETS)
+        self.screen.tell(f"  {'passed' if result.passed else 'failed'}: {result.note}")
+
+    async def _override(self) -> None:
+        reason = f"{ON_PURPOSE}: the stores were compared before the way back, and nothing differed"
+        self._told(await self.walk.advance(reason))
+        self.screen.tell(f"  the journal keeps the reason: {reason}")
+
     async def _forward(self) -> None:
-        unpassed = await self.walk.unpassed_gates(MARKED_BY_THE_RUN)
-        reason = f"demo: B was killed on purpose, and this run is short: {', '.join(unpassed)}" if unpassed else ""
+        passed = await self.walk.gates_passed(EVIDENCE_SECONDS)
+        unpassed = [] if passed else await self.walk.unpassed_gates(MARKED_BY_THE_RUN)
+        reason = f"demo: no evidence within {EVIDENCE_SECONDS:.0f} s: {', '.join(unpassed)}" if unpassed else ""
         self._told(await self.walk.advance(reason))
         if reason:
             self.screen.tell(f"  overridden and journaled: {', '.join(unpassed)}")

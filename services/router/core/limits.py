@@ -113,10 +113,13 @@ _TABLE = (
         unit=0.001,
         gate="golden-metrics",
     ),
-    _percent(
+    Limit(
         "gate_latency_margin_percent",
         "latency_margin",
+        0.000001,
+        1000,
         "Percent of A's P99 that B's may be above it and count as equal.",
+        unit=0.01,
         gate="latency-parity",
     ),
     _samples(
