@@ -36,6 +36,7 @@ from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer
 from services.router.flows.parked import ParkedEvents
 from services.router.flows.phase_since import PhaseSince
+from services.router.flows.probe import Probe
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.replay import Replay
@@ -188,5 +189,6 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         ParkedEvents(running.stores, migration),
         Conflicts(running.stores, migration, events.content_of),
         PhaseSince(running.control, cache),
+        Probe(running.contract, running.stores, lambda: running.router.address, clock),
         (Limits(), RollbackLimits()),
     )

@@ -157,7 +157,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_gate_blocks_and_nothing_is_changed",
             "a_gate_without_evidence_is_told_from_one_that_fails",
             "an_override_passes_and_is_journaled_with_its_gates",
-        ),
+        )
+        + _in("integration/test_control_cli.py", "a_limit_changes_at_once_and_is_journaled")
+        + _in(
+            "integration/test_probe.py",
+            "a_probe_gives_samples_of_both_stores_and_no_client_sees_its_writes",
+        )
+        + _in(_DEMO, "a_demo_passes_its_gates_on_evidence"),
     ),
     "phase.journal": Requirement(
         "Every change of the setting is kept with time, person, reason, before and after, and none can be altered",

@@ -103,6 +103,9 @@ class System:
     clients: Clients
     """Of old schema versions, at the router."""
     patience: Patience
+    router: Server
+    """The router's public listener."""
+    contract: Contract
 
     def ports(self, store: Store) -> MemoryStore:
         return self.backends[store].ports
@@ -272,6 +275,8 @@ async def running_system(
                 auditor,
                 clients,
                 patience,
+                router,
+                kit.contract,
             )
         finally:
             for task in tasks:

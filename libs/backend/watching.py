@@ -95,7 +95,8 @@ def _steps(wanted: Watch, rows: Sequence[Listed]) -> Iterator[Step]:
     size = 0
     for row, matches in rows:
         if not matches:
-            removed.append(row.key)
+            # A row without a payload was never a record, so there is nothing that could be gone.
+            removed += [row.key] if row.payload else []
             continue
         item = wanted.item(row)
         if items and size + len(item) > ANSWER_BYTES:

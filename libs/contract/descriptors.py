@@ -43,12 +43,23 @@ class Key:
     parts: tuple[Callable[[Any], str], ...]
     made_id: int | None
     """Which part is made when it is empty."""
+    paths: tuple[str, ...] = ()
+    """The fields of the parts: ("sandbox.name",)."""
 
     def of(self, request: Message) -> str:
         return self.template.format(*(part(request) for part in self.parts))
 
     def lacks_id(self, request: Message) -> bool:
         return self.made_id is not None and not self.parts[self.made_id](request)
+
+    def put(self, request: Message, *values: str) -> None:
+        """Makes the request name the record of these parts."""
+        for path, value in zip(self.paths, values, strict=True):
+            *parents, last = path.split(".")
+            message: Any = request
+            for parent in parents:
+                message = getattr(message, parent)
+            setattr(message, last, value)
 
     def with_id(self, request: Message, made: str) -> str:
         values = [part(request) for part in self.parts]
@@ -104,6 +115,8 @@ class Method:
     revision: str = ""
     """Of a write that replies with the record as it leaves it: the field with the record's revision."""
     changes_nothing_if: str = ""
+    probe_if: str = ""
+    """A synthetic write sets this field, and uses a key that never was."""
     new_key: re.Pattern[str] | None = None
     """The keys of new records; None: any key."""
 
@@ -205,7 +218,7 @@ def _method(descriptor: MethodDescriptor) -> Method:
         raise UnfitContract(f"{where}: give either a key or a list, or a watch")
     if not is_read and not (rule.key and rule.request_id):
         raise UnfitContract(f"{where} writes: it needs a key and a request_id field")
-    for name in filter(None, (rule.request_id, rule.creates_if, rule.changes_nothing_if)):
+    for name in filter(None, (rule.request_id, rule.creates_if, rule.changes_nothing_if, rule.probe_if)):
         _field(descriptor.input_type, name, where)
     if rule.revision:
         _field(descriptor.output_type, rule.revision, where)
@@ -225,6 +238,7 @@ def _method(descriptor: MethodDescriptor) -> Method:
         watch=_watch(descriptor, rule.watch, where) if rule.HasField("watch") else None,
         revision=rule.revision,
         changes_nothing_if=rule.changes_nothing_if,
+        probe_if=rule.probe_if,
         new_key=_pattern(rule.new_key_pattern, where),
     )
 
@@ -264,7 +278,7 @@ def _key(request: Descriptor, rule: options_pb2.MethodRule, where: str) -> Key:
     if rule.made_id and rule.made_id not in paths:
         raise UnfitContract(f"{where}: made_id {rule.made_id!r} does not stand in the key {rule.key!r}")
     made_id = paths.index(rule.made_id) if rule.made_id else None
-    return Key(_PLACEHOLDER.sub("{}", rule.key), tuple(attrgetter(path) for path in paths), made_id)
+    return Key(_PLACEHOLDER.sub("{}", rule.key), tuple(map(attrgetter, paths)), made_id, tuple(paths))
 
 
 def _shape(descriptor: MethodDescriptor, rule: options_pb2.ListRule, where: str) -> ListShape:

@@ -24,9 +24,10 @@ ColumnsOf = Callable[[Row], Columns]
 
 
 def matches(row: Row, columns: Columns, wanted: Filter) -> bool:
-    """The verdict of a filter on a row: what every adapter's list must agree with."""
+    """The verdict of a filter on a row: what every adapter's list must agree with. A row that is deleted and has no
+    payload was never a record (it remembers a request to delete what was not there): no list shows it."""
     return (
-        (row.live or wanted.show_deleted)
+        (row.live or (wanted.show_deleted and bool(row.payload)))
         and all(columns.equals.get(name) == value for name, value in wanted.equals)
         and all(columns.labels.get(name) == value for name, value in wanted.labels)
     )

@@ -81,7 +81,7 @@ class SqliteRecords:
     def _verdict(self, page: Page) -> tuple[str, list[Value]]:
         """The filter as an expression over a row, and its parameters."""
         layout, wanted = self.core.layout, page.filter
-        terms = [] if wanted.show_deleted else ["r.live"]
+        terms = ["(r.live OR length(r.payload) > 0)"] if wanted.show_deleted else ["r.live"]
         parameters: list[Value] = []
         for name, value in wanted.equals:
             terms.append(f"r.{layout.filters[name]} = ?")

@@ -69,6 +69,7 @@ from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
 from services.router.flows.patience import Patience
 from services.router.flows.phase_since import PhaseSince
+from services.router.flows.probe import Probe
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.recover import Recover, Seize
@@ -292,10 +293,12 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         parked=ParkedEvents(stores, migration),
         conflicts=Conflicts(stores, migration, events.content_of),
         phase_since=PhaseSince(control_store, cache),
+        probe=Probe(outside.contract, stores, lambda: public.address, clock),
         usual_limits=(settings.gate_limits, settings.rollback_limits),
     )
+    public = _public(settings, proxy, patience)
     return Router(
-        public=_public(settings, proxy, patience),
+        public=public,
         control=_control(settings, parts, control_token),
         loops=[
             cache.loop,

@@ -11,12 +11,13 @@ from libs.locks.memory import MemoryLocks
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
 from libs.ownership.model import BUCKETS, Absence, Found, Store, bucket_of
-from libs.ownership.rules import Answered, Changed, Outcome, decide_write
+from libs.ownership.rules import Answered, Changed, Outcome, Resource, decide_write
 from libs.ownership.wire import record_of_event
 from libs.store.port import ExportQuery, Filter, Page, StorePorts
 from tests.contracts.store_adapters import (
     call_of,
     everything,
+    names,
     own,
     put,
     putting,
@@ -45,6 +46,19 @@ async def test_writes_of_one_key_at_once_each_have_their_revision(store: StorePo
     assert sorted(outcome.version.revision for outcome in outcomes) == list(range(1, 21))
     entries = await store.outbox.pull(100, 0)
     assert [entry.version.revision for entry in entries] == list(range(1, 21))
+
+
+async def test_a_tombstone_of_what_never_was_is_in_no_list(store: StorePorts) -> None:
+    """It remembers that a name was deleted that was not there."""
+    await own(store, [KEY, "sandboxes/b", "sandboxes/c"])
+    await write(store, call_of(KEY, "r1"), lambda row, version: Resource(b"", False, 1, answer=b""))
+    await put(store, "sandboxes/b", "r2", "one", deleted="yes")
+    await put(store, "sandboxes/c", "r3", "one")
+    assert (await store.records.read(KEY)).row is not None
+    assert await names(store, Page(Filter(show_deleted=True))) == ["sandboxes/b", "sandboxes/c"]
+    assert await names(store, Page(Filter())) == ["sandboxes/c"]
+    looked = await store.records.page(Page(Filter(show_deleted=True), keys=(KEY, "sandboxes/b")))
+    assert [(one.row.key, bool(one.matches)) for one in looked] == [(KEY, False), ("sandboxes/b", True)]
 
 
 async def test_a_write_under_a_lock_leaves_no_stack_trace_in_the_log(

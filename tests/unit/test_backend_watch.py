@@ -207,6 +207,21 @@ async def test_deleted_sandboxes_are_named_or_shown_as_asked(a: Backend) -> None
         client.stream.cancel()
 
 
+async def test_a_name_that_never_was_is_in_no_watch(a: Backend) -> None:
+    call: Any = a.client.WatchSandboxes(WatchSandboxesRequest(show_deleted=True))
+    async with asyncio.timeout(BOUND_SECONDS):
+        while not (await call.read()).synced:
+            pass
+        await a.client.DeleteSandbox(DeleteSandboxRequest(name="sandboxes/never", allow_missing=True))
+        await a.client.CreateSandbox(new("after"))
+        seen: list[str] = []
+        while "sandboxes/after" not in seen:
+            heard = await call.read()
+            seen += [*(one.name for one in heard.sandboxes), *heard.removed]
+    call.cancel()
+    assert seen == ["sandboxes/after"]
+
+
 async def test_both_listeners_of_a_store_show_the_same(a: Backend) -> None:
     await a.client.CreateSandbox(new("a"))
     answers = []

@@ -26,6 +26,7 @@ from services.router.api.messages import (
     setting_to_pb,
     timestamp,
 )
+from services.router.api.probe import ProbeMethods
 from services.router.api.rehearsal import ManeuverMethods, Maneuvers
 from services.router.api.shadow import ShadowMethods
 from services.router.api.watch import WatchMethods
@@ -46,6 +47,7 @@ from services.router.flows.migration import Decision, Migration
 from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
 from services.router.flows.phase_since import PhaseSince
+from services.router.flows.probe import Probe
 from services.router.flows.shadow import Shadow
 from services.router.flows.traffic import Traffic
 
@@ -107,6 +109,7 @@ class Parts:
     parked: ParkedEvents
     conflicts: Conflicts
     phase_since: PhaseSince
+    probe: Probe
     usual_limits: tuple[Limits, RollbackLimits]
     """Of gates and of automatic rollback, by this router's own settings."""
 
@@ -117,6 +120,7 @@ class ControlServicer(
     FlagMethods,
     JobMethods,
     ManeuverMethods,
+    ProbeMethods,
     LedgerMethods,
     LimitMethods,
     ShadowMethods,
@@ -134,6 +138,7 @@ class ControlServicer(
         self._shadow = parts
         self._ledger = parts
         self._limits = parts
+        self._probed = parts
         self._work = parts
         self._maneuvers = parts.maneuvers
 

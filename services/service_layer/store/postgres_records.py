@@ -20,7 +20,7 @@ from services.service_layer.store.postgres_rows import ROW, VISIBLE, found_for_w
 _COLUMNS = ("state", "account")
 
 MATCHES = (
-    "(r.live OR $1) AND coalesce(r.state = ALL($2::text[]), cardinality($2::text[]) = 0)"
+    "(r.live OR ($1 AND r.payload <> '')) AND coalesce(r.state = ALL($2::text[]), cardinality($2::text[]) = 0)"
     " AND coalesce(r.account = ALL($3::text[]), cardinality($3::text[]) = 0) AND r.labels @> $4::jsonb"
 )
 _CREATED = f"(r.write_term, r.write_revision) <> (0, 0) AND {VISIBLE}"

@@ -218,6 +218,81 @@ class Setting(_message.Message):
 Global___Setting: _TypeAlias = Setting  # noqa: Y015
 
 @_typing.final
+class ProbeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Kept in the journal."""
+    seconds: _builtins.float
+    """1 to 3600."""
+    rate: _builtins.float
+    """Calls per second, 1 to 200."""
+    writes: _builtins.bool
+    """Half of the calls write, on names of the probe's own that no list and no watch shows; else all of them read."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        rate: _builtins.float = ...,
+        writes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "rate", b"rate", "reason", b"reason", "seconds", b"seconds", "writes", b"writes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeRequest: _TypeAlias = ProbeRequest  # noqa: Y015
+
+@_typing.final
+class ProbeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READS_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    ANSWERED_BY_A_FIELD_NUMBER: _builtins.int
+    ANSWERED_BY_B_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    reads: _builtins.int
+    writes: _builtins.int
+    faults: _builtins.int
+    """Calls that failed by a fault of a server."""
+    answered_by_a: _builtins.int
+    """Answers of A, and of B."""
+    answered_by_b: _builtins.int
+    trouble: _builtins.str
+    """The last fault, in words; empty: there was none."""
+    seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        reads: _builtins.int = ...,
+        writes: _builtins.int = ...,
+        faults: _builtins.int = ...,
+        answered_by_a: _builtins.int = ...,
+        answered_by_b: _builtins.int = ...,
+        trouble: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by_a", b"answered_by_a", "answered_by_b", b"answered_by_b", "faults", b"faults", "reads", b"reads", "seconds", b"seconds", "trouble", b"trouble", "writes", b"writes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeResponse: _TypeAlias = ProbeResponse  # noqa: Y015
+
+@_typing.final
 class Limit(_message.Message):
     """A limit of a gate or of automatic rollback."""
 

@@ -181,6 +181,11 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
                 _registered_method=True)
+        self.Probe = channel.unary_stream(
+                '/baton.control.v1.ControlService/Probe',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ProbeResponse.FromString,
+                _registered_method=True)
         self.ListLimits = channel.unary_unary(
                 '/baton.control.v1.ControlService/ListLimits',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListLimitsRequest.SerializeToString,
@@ -402,6 +407,14 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Probe(self, request, context):
+        """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
+        with its caller. Refused while another one runs at this router.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLimits(self, request, context):
         """Limits of gates and of automatic rollback, as they are in force.
         """
@@ -570,6 +583,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ResolveConflict,
                     request_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.SerializeToString,
+            ),
+            'Probe': grpc.unary_stream_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ProbeRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ProbeResponse.SerializeToString,
             ),
             'ListLimits': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLimits,
@@ -1370,6 +1388,33 @@ class ControlService:
             '/baton.control.v1.ControlService/ResolveConflict',
             baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.control.v1.ControlService/Probe',
+            baton_dot_control_dot_v1_dot_control__pb2.ProbeRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ProbeResponse.FromString,
             options,
             channel_credentials,
             insecure,

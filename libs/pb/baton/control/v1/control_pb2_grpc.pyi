@@ -89,6 +89,10 @@ class ControlServiceStub:
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]
     """A person has looked at one; the journal keeps what was done about it."""
+    Probe: _grpc.UnaryStreamMultiCallable[_control_pb2.ProbeRequest, _control_pb2.ProbeResponse]
+    """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
+    with its caller. Refused while another one runs at this router.
+    """
     ListLimits: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListLimitsRequest, _control_pb2.ListLimitsResponse]
     """Limits of gates and of automatic rollback, as they are in force."""
     SetLimits: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetLimitsRequest, _control_pb2.SetLimitsResponse]
@@ -155,6 +159,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]  # type: ignore[assignment]
     """A person has looked at one; the journal keeps what was done about it."""
+    Probe: _aio.UnaryStreamMultiCallable[_control_pb2.ProbeRequest, _control_pb2.ProbeResponse]  # type: ignore[assignment]
+    """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
+    with its caller. Refused while another one runs at this router.
+    """
     ListLimits: _aio.UnaryUnaryMultiCallable[_control_pb2.ListLimitsRequest, _control_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """Limits of gates and of automatic rollback, as they are in force."""
     SetLimits: _aio.UnaryUnaryMultiCallable[_control_pb2.SetLimitsRequest, _control_pb2.SetLimitsResponse]  # type: ignore[assignment]
@@ -392,6 +400,16 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_conflicts_pb2.ResolveConflictResponse, _abc.Awaitable[_conflicts_pb2.ResolveConflictResponse]]:
         """A person has looked at one; the journal keeps what was done about it."""
+
+    @_abc_1.abstractmethod
+    def Probe(
+        self,
+        request: _control_pb2.ProbeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.ProbeResponse], _abc.AsyncIterator[_control_pb2.ProbeResponse]]:
+        """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
+        with its caller. Refused while another one runs at this router.
+        """
 
     @_abc_1.abstractmethod
     def ListLimits(

@@ -68,6 +68,7 @@ class MethodRule(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CHANGES_NOTHING_IF_FIELD_NUMBER: _builtins.int
     NEW_KEY_PATTERN_FIELD_NUMBER: _builtins.int
+    PROBE_IF_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The record's key, as a template over string fields of the request: "{name}", "{sandbox.name}", "sandboxes/{id}".
     Empty: the method has no key; then it must have `list` or `watch`.
@@ -91,6 +92,10 @@ class MethodRule(_message.Message):
     new_key_pattern: _builtins.str
     """A regular expression (RE2) that the whole key of a new record matches; empty: any key. A call on another key can
     never create a record, so the router never moves the right to create for it.
+    """
+    probe_if: _builtins.str
+    """With this boolean field of the request, a call on a key that never was changes the key's row and leaves nothing that
+    a list or a watch shows. Synthetic writes are made of such calls, on names of their own.
     """
     @_builtins.property
     def list(self) -> Global___ListRule:
@@ -119,10 +124,11 @@ class MethodRule(_message.Message):
         revision: _builtins.str = ...,
         changes_nothing_if: _builtins.str = ...,
         new_key_pattern: _builtins.str = ...,
+        probe_if: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "new_key_pattern", b"new_key_pattern", "operation", b"operation", "request_id", b"request_id", "revision", b"revision", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "new_key_pattern", b"new_key_pattern", "operation", b"operation", "probe_if", b"probe_if", "request_id", b"request_id", "revision", b"revision", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

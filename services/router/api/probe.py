@@ -1,0 +1,50 @@
+"""The operator's API for synthetic calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.flows.migration import Decision, Migration
+from services.router.flows.probe import Probe, ProbePlan
+
+BEGUN = "probe begun"
+"""In the journal."""
+
+
+class ProbeParts(Protocol):
+    """The flows behind this method."""
+
+    @property
+    def migration(self) -> Migration: ...
+
+    @property
+    def probe(self) -> Probe: ...
+
+
+class ProbeMethods:
+    """A part of the control servicer."""
+
+    _probed: ProbeParts
+
+    async def Probe(self, request: pb.ProbeRequest, context: Context) -> AsyncGenerator[pb.ProbeResponse, None]:  # noqa: N802
+        plan = ProbePlan(request.seconds, request.rate, request.writes)
+        self._probed.probe.check(plan)
+        what = f"{plan.seconds:.0f} s, {plan.rate:.0f} calls/s, {'reads and writes' if plan.writes else 'reads'}"
+        reason = f"{request.reason} ({what})" if request.reason else what
+        await self._probed.migration.note(Decision(request.actor, reason), BEGUN)
+        async with aclosing(self._probed.probe.run(plan)) as told:
+            async for counts in told:
+                yield pb.ProbeResponse(
+                    reads=counts.reads,
+                    writes=counts.writes,
+                    faults=counts.faults,
+                    answered_by_a=counts.answered[Store.A.value],
+                    answered_by_b=counts.answered[Store.B.value],
+                    trouble=counts.trouble,
+                    seconds=counts.seconds,
+                )

@@ -1,0 +1,78 @@
+"""`baton probe`: synthetic calls, where clients make too few for the gates to judge by."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from services.router.cli.chaos import parse_duration
+from services.router.cli.options import Changing, CommandFailed, agree, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "probe", Changing)(probe)
+
+
+def probe(
+    options: Changing,
+    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 30s, 5m; at most 1h.")] = "30s",
+    rate: Annotated[float, typer.Option(min=1, max=200, help="Calls per second.")] = 20.0,
+    writes: Annotated[
+        bool, typer.Option("--writes/--reads-only", help="Half of the calls write, on names of the probe's own.")
+    ] = False,
+) -> None:
+    """Make synthetic calls at the router, as a client would: for gates that
+    have seen too few. Reads are of records that are there; writes leave no
+    record, and no list and no watch shows them.
+
+    \b
+    JSON keys: reads writes faults answered_by_a answered_by_b trouble
+      seconds dry_run effects
+    Ends with Ctrl-C. Exits with 1 when calls failed by a fault.
+    """
+    seconds = parse_duration("--for", lasting)
+
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    kind = "half of them write, on names of the probe's own" if writes else "all of them read"
+    effects = [
+        f"{rate:.0f} calls/s for {seconds:.0f} s at this router; {kind}",
+        "gates and automatic rollback count them",
+    ]
+    view: dict[str, Any] = {}
+    agreed = agree(options, effects)
+    if agreed:
+        request = pb.ProbeRequest(actor=options.who, reason=options.reason, seconds=seconds, rate=rate, writes=writes)
+        with control(options) as router:
+            for answer in router.stream("Probe", request):
+                view = _view(answer)
+                if not options.json:
+                    typer.echo(_line(view), err=True)
+    if options.json:
+        show.print_json({**view, **agreed.view})
+    elif view:
+        show.show(_line(view))
+    if view.get("faults"):
+        raise CommandFailed(f"{view['faults']} calls failed: {view['trouble']}")
+
+
+def _view(answer: Any) -> dict[str, Any]:
+    return {
+        "reads": answer.reads,
+        "writes": answer.writes,
+        "faults": answer.faults,
+        "answered_by_a": answer.answered_by_a,
+        "answered_by_b": answer.answered_by_b,
+        "trouble": answer.trouble,
+        "seconds": round(answer.seconds, 1),
+    }
+
+
+def _line(view: dict[str, Any]) -> str:
+    return (
+        f"{view['seconds']:.0f} s: {view['reads']} reads, {view['writes']} writes, {view['faults']} faults;"
+        f" A answered {view['answered_by_a']}, B {view['answered_by_b']}"
+    )

@@ -1,0 +1,93 @@
+"""`baton probe`: synthetic calls are samples for the gates and leave nothing that clients see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from libs.errors import InvalidField
+from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.sandboxes.columns import sandbox_columns
+from libs.sandboxes.operations import SandboxOperations
+from services.router.cli.options import Exit
+from services.router.core.phase import Phase
+from services.router.flows.migration import Decision
+from services.router.flows.probe import NAMES, Probe, ProbePlan, ProbeUnderWay
+from tests.commands import answer, baton
+from tests.panel import Panel, running_panel
+from tests.system import Kit
+from tests.unit.backends import CONTRACT, new
+from tests.waiting import eventually
+
+SANDBOXES = Kit(SandboxOperations(), CONTRACT, sandbox_columns, schema_version=2)
+BOUND_SECONDS = 30.0
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel(kit=SANDBOXES) as running:
+        yield running
+
+
+def client(panel: Panel) -> Any:
+    return SandboxServiceStub(panel.system.client.grpc)
+
+
+async def names(panel: Panel) -> list[str]:
+    listed = await client(panel).ListSandboxes(pb.ListSandboxesRequest(show_deleted=True, page_size=500), timeout=5)
+    return [sandbox.name for sandbox in listed.sandboxes]
+
+
+async def test_a_probe_gives_samples_of_both_stores_and_no_client_sees_its_writes(panel: Panel) -> None:
+    for name in ("one", "two"):
+        await client(panel).CreateSandbox(new(name), timeout=5)
+    for phase in (Phase.SHADOW, Phase.DUAL_WRITE):
+        await panel.parts.migration.advance(Decision("ann", "by hand", override=True), phase)
+    await panel.parts.migration.set_canary(Decision("ann"), 500)
+    await eventually(lambda: panel.parts.mover.settled)
+    watch = client(panel).WatchSandboxes(pb.WatchSandboxesRequest(show_deleted=True))
+    seen: list[str] = []
+    async with asyncio.timeout(BOUND_SECONDS):
+        while not (heard := await watch.read()).synced:
+            seen += [sandbox.name for sandbox in heard.sandboxes]
+        before = panel.parts.measurement.mine().answered
+        view = await answer(panel, "probe", "--for", "2s", "--rate", "60", "--writes", "--reason", "thin", "--yes")
+        assert view["writes"] >= 2 * NAMES and view["faults"] == 0, view
+        assert view["answered_by_a"] > 0 and view["answered_by_b"] > 0, view
+        assert panel.parts.measurement.mine().answered.by_b > before.by_b
+        assert await names(panel) == ["sandboxes/one", "sandboxes/two"]
+        await client(panel).CreateSandbox(new("three"), timeout=5)
+        while "sandboxes/three" not in seen:
+            heard = await watch.read()
+            seen += [*(sandbox.name for sandbox in heard.sandboxes), *heard.removed]
+    watch.cancel()
+    assert not [name for name in seen if "probe" in name], seen
+    newest = (await answer(panel, "journal", "--limit", "1"))["entries"][0]
+    assert (newest["action"], newest["reason"]) == ("probe begun", "thin (2 s, 60 calls/s, reads and writes)")
+
+
+async def test_a_probe_changes_no_record_and_a_dry_run_calls_nothing(panel: Panel) -> None:
+    made = await client(panel).CreateSandbox(new("one"), timeout=5)
+    view = await answer(panel, "probe", "--for", "1s", "--dry-run")
+    assert view["dry_run"] is True and "reads" not in view
+    await answer(panel, "probe", "--for", "1s", "--rate", "50", "--writes", "--yes")
+    assert await client(panel).GetSandbox(pb.GetSandboxRequest(name="sandboxes/one"), timeout=5) == made
+    assert panel.parts.cache.current.phase is Phase.OFF
+
+
+async def test_a_probe_is_bounded_and_one_at_a_time(panel: Panel) -> None:
+    probe: Probe = panel.parts.probe
+    for plan in (ProbePlan(0.5, 20, False), ProbePlan(3601, 20, False), ProbePlan(5, 201, False)):
+        with pytest.raises(InvalidField):
+            probe.check(plan)
+    first = probe.run(ProbePlan(60, 20, False))
+    await anext(first)
+    with pytest.raises(ProbeUnderWay):
+        probe.check(ProbePlan(1, 20, False))
+    await first.aclose()
+    probe.check(ProbePlan(1, 20, False))
+    assert (await baton(panel, "probe", "--for", "2h", "--yes")).exit_code == Exit.USAGE
