@@ -1,9 +1,9 @@
 """Whether a store that starts may serve: it asks the other store, or the log, for what it may have forgotten.
 
 A database that was restored, copied back, emptied or promoted may believe that it owns what it gave away. It is known
-by this: it stands at another place than it did; the other store knows a later state of it, or has seized its share; the
-log has a change that it made and does not know, or no longer has what it would have to read next. Then it is fenced as
-gone, for all starts, until `baton recover` has made it good.
+by this: it stands at another place than it did; it has fewer rows than were made in it; the other store knows a later
+state of it, or has seized its share; the log has a change that it made and does not know, or no longer has what it
+would have to read next. Then it is fenced as gone, for all starts, until `baton recover` has made it good.
 
 One answer is enough, so an ordinary start needs no log, and two stores that start together find each other: what is
 asked here is answered before a store serves.
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import grpc
 from google.protobuf.message import DecodeError
 
+from libs.backend.lost_rows import lost_rows
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.port import Event, EventLog, EventLogError, OffsetGone
 from libs.ownership.limits import MAX_REVISION
@@ -113,7 +114,11 @@ class Admission:
 
     async def _evidence(self) -> str:
         """Why the store must be fenced, or ""."""
-        return _by_place(await self._ports.recovery.standing()) or await self._by_others()
+        return (
+            _by_place(await self._ports.recovery.standing())
+            or await lost_rows(self._ports.inspection)
+            or await self._by_others()
+        )
 
     async def _by_others(self) -> str:
         troubles: list[str] = []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,10 +25,11 @@ from libs.backend.checks import (
 )
 from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
+from libs.backend.lost_rows import lost_rows
 from libs.backend.seized import heed_terms, terms_of
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
-from libs.errors import BatonError, InvalidField
+from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.headers import unpack
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
@@ -56,6 +58,8 @@ from libs.store.limits import OutboxLimits
 from libs.store.port import ExportQuery, FeedState, ReleaseResult, StorePorts
 from libs.store.window import made_by
 from libs.telemetry.vitals import Gauges, vitals
+
+log = logging.getLogger(__name__)
 
 _Results = pb.ReleaseRecordsResponse
 _OUTCOMES = {
@@ -312,7 +316,18 @@ class Replication(ReplicationServiceServicer):
         if request.counts_only:
             check_count(request.buckets, "buckets", 0)
             return await self._comparison.counts()
-        return await self._comparison.digests(check_buckets(request.buckets), deep=request.deep)
+        buckets = check_buckets(request.buckets)
+        if not self._serving.gone and (not buckets or 0 in buckets):
+            await self._check_rows()
+        return await self._comparison.digests(buckets, deep=request.deep)
+
+    async def _check_rows(self) -> None:
+        """At the beginning of each comparison: its repair must not hide that rows were lost. The fence holds for all
+        processes at once; this one stops serving when its doorkeeper sees it. Raises StoreNotReady."""
+        if reason := await lost_rows(self._ports.inspection):
+            log.error("this store has lost rows and is fenced: %s", reason)
+            await self._ports.recovery.fence(reason)
+            raise StoreNotReady(f"the store is to be recovered (baton recover): {reason}")
 
     async def LookAtRecords(self, request: pb.LookAtRecordsRequest, context: Context) -> pb.LookAtRecordsResponse:
         self._serving.check()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -53,6 +54,8 @@ class _State:
     limits: OutboxLimits
     columns: ColumnsOf
     rows: dict[str, Row] = field(default_factory=dict)
+    counted: Counter[int] = field(default_factory=Counter)
+    """Rows by bucket, as they came and went: fewer `rows` mean that some are lost."""
     absences: list[Absence] = field(default_factory=list)
     served: dict[tuple[str, str, str], tuple[Served, float]] = field(default_factory=dict)
     """By key, principal and request id, oldest first: the request, and the ticks when it was learned."""
@@ -137,6 +140,7 @@ class _State:
 
     def keep(self, row: Row) -> None:
         self.changes.note(self.rows.get(row.key), row)
+        self.counted[bucket_of(row.key)] += row.key not in self.rows
         self.rows[row.key] = row
         mark = self.columns(row).lease
         if not mark:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from libs.ownership.model import Record, bucket_of
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery, Kept
+from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import size_of
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class MemoryInspection:
 
     async def connections(self) -> None:
         return None
+
+    async def missing(self) -> list[Missing]:
+        found = Counter(bucket_of(key) for key in self.state.rows)
+        counted = self.state.counted
+        return [Missing(one, counted[one], found[one]) for one in sorted(counted) if counted[one] > found[one]]
 
     async def census(self) -> Census:
         me = self.state.store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ class MemoryRecovery:
             if state.memories.gone:
                 state.changes.of = uuid4().hex
             state.memories.gone = ""
+            state.counted = Counter(map(bucket_of, state.rows))
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:
         known = self.state.memories
@@ -102,6 +104,7 @@ class MemorySeizures:
             hidden = [key for key in sorted(state.rows) if state.shown(key) is None][:limit]
             for key in hidden:
                 state.journal(state.rows.pop(key), Why.LEFT)
+                state.counted[bucket_of(key)] -= 1
             return len(hidden)
 
     async def conflicts(self, limit: int) -> list[Conflict]:

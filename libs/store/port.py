@@ -8,6 +8,9 @@ Every adapter promises:
   and the store is not fenced. A decision that ignores ownership is refused (NotOwner) and changes nothing.
 * What a decision was made on is a condition of the commit: when owner or version is no longer what was read, the
   adapter starts again from the read. It never applies a decision to another row than it was made for.
+* No row of a record, a bucket or a served request is removed but by `Upkeep.prune`, by `Seizures.settle`, and by what
+  apply replaces after a seizure; a database refuses it to everybody else. Rows are counted by bucket, apart from the
+  bucket's row.
 * Every wait has a bound: a busy record ends in `LockTimeout`, a full pool or queue in `Overloaded`, a database that is
   away in `StoreUnavailable`. After `StoreUnavailable` the outcome of a change is unknown.
 * A cancelled caller leaves either the whole change or nothing.
@@ -290,6 +293,14 @@ class BucketDigest(NamedTuple):
     """Exclusive or of the rows' digests as they are kept."""
 
 
+class Missing(NamedTuple):
+    """A bucket with fewer rows than were made in it: rows went another way than by the protocol."""
+
+    bucket: int
+    counted: int
+    found: int
+
+
 class Census(NamedTuple):
     records: int
     owned_records: int
@@ -320,6 +331,10 @@ class Inspection(Protocol):
 
     async def counts(self) -> list[BucketDigest]:
         """As `digests` of all buckets, but each digest is 0: for who asks every few seconds."""
+        ...
+
+    async def missing(self) -> list[Missing]:
+        """Buckets that have lost rows, by number; rows and counts of one moment. Looks at every row's key."""
         ...
 
     async def census(self) -> Census:

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from libs.ownership.model import BUCKETS, Record, Row
 from libs.sqlite import snapshot
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery, Kept
+from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.sqlite_core import Core, window
+from libs.store.sqlite_guards import missing
 from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, row_from, unsigned
 from libs.store.window import size_of
 
@@ -144,6 +145,9 @@ class SqliteInspection:
     def _counts(self, connection: sqlite3.Connection) -> list[BucketDigest]:
         found = connection.execute(self.core.statements.counts, (self.core.store.value,))
         return [BucketDigest(bucket, records, owned, 0) for bucket, records, owned in found]
+
+    async def missing(self) -> list[Missing]:
+        return await self.core.database.read(partial(missing, self.core.layout.table))
 
     async def connections(self) -> None:
         return None

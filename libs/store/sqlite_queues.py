@@ -13,6 +13,7 @@ from libs.ownership.model import Record, Version
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES
 from libs.store.port import Applied, ChangeEntry, Depth, FeedState, Parked
 from libs.store.sqlite_core import Core
+from libs.store.sqlite_guards import removing
 from libs.store.sqlite_transfers import SqliteTransfers
 
 ACK_CHANGES = 200
@@ -163,8 +164,9 @@ def _tick(elapsed_seconds: float, connection: sqlite3.Connection) -> None:
 
 def _prune(connection: sqlite3.Connection) -> int:
     """Learned in the order of their ids, so only the first ones are looked at."""
-    return connection.execute(
-        "DELETE FROM served WHERE id IN (SELECT id FROM served ORDER BY id LIMIT ?)"
-        " AND learned < (SELECT seconds FROM tick) - ?",
-        (PRUNE_ROWS, RETRY_WINDOW_SECONDS),
-    ).rowcount
+    with removing(connection, "served"):
+        return connection.execute(
+            "DELETE FROM served WHERE id IN (SELECT id FROM served ORDER BY id LIMIT ?)"
+            " AND learned < (SELECT seconds FROM tick) - ?",
+            (PRUNE_ROWS, RETRY_WINDOW_SECONDS),
+        ).rowcount

@@ -12,6 +12,7 @@ from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence,
 from libs.ownership.wire import event_of
 from libs.store.recovery import Conflict, Identity, Standing, StillHidden, Why
 from libs.store.sqlite_core import Core, window
+from libs.store.sqlite_guards import count_now, removing
 from libs.store.sqlite_schema import BUCKET, ROW, absence_from, row_from, signed, values_of
 
 RECOVERY_TABLES = (
@@ -75,7 +76,8 @@ class Terms:
     def journal(self, connection: sqlite3.Connection, row: Row, why: Why) -> None:
         """A row that is about to go. Requests that it has served are not done any more, as far as anybody sees."""
         _note(connection, self._core.record(row, window(connection, row)), why)
-        connection.execute("DELETE FROM served WHERE key = ?", (row.key,))
+        with removing(connection, "served"):
+            connection.execute("DELETE FROM served WHERE key = ?", (row.key,))
 
 
 def _note(connection: sqlite3.Connection, record: Record, why: Why) -> None:
@@ -104,7 +106,7 @@ class SqliteRecovery:
 
     async def reopen(self) -> None:
         self.core.check_complete("opening a recovered store")
-        await self.core.database.write(partial(_reopen, Terms(self.core)))
+        await self.core.database.write(partial(_reopen, Terms(self.core), self.core.layout.table))
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:
         await self.core.database.write(partial(_note_other, other, anew), background=True)
@@ -122,9 +124,10 @@ def _standing(connection: sqlite3.Connection) -> Standing:
     return Standing(Identity(place, changes), place, gone, other, conflicts)
 
 
-def _reopen(terms: Terms, connection: sqlite3.Connection) -> None:
+def _reopen(terms: Terms, table: str, connection: sqlite3.Connection) -> None:
     if connection.execute(f"{terms.hidden} LIMIT 1").fetchone() is not None:
         raise StillHidden
+    count_now(connection, table)
     if connection.execute("UPDATE standing SET gone = '' WHERE gone <> ''").rowcount:
         # Numbers that were given before the file went back are given again: no place of a watch is one of this file.
         connection.execute("UPDATE change_of SET id = lower(hex(randomblob(8)))")
@@ -189,16 +192,12 @@ class SqliteSeizures:
     def _settle(self, limit: int, connection: sqlite3.Connection) -> int:
         table = self._core.layout.table
         hidden = [row_from(values) for values in connection.execute(f"{self._terms.hidden} LIMIT ?", (limit,))]
-        guard = f"{table}_delete"
-        if hidden:
+        for row in hidden:
+            assert row is not None, "no outer join"
+            self._terms.journal(connection, row, Why.LEFT)
             # Here alone a row goes: it is in the journal, and the store serves nobody.
-            (made,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (guard,)).fetchone()
-            connection.execute(f"DROP TRIGGER {guard}")
-            for row in hidden:
-                assert row is not None, "no outer join"
-                self._terms.journal(connection, row, Why.LEFT)
+            with removing(connection, table):
                 connection.execute(f"DELETE FROM {table} WHERE key = ?", (row.key,))
-            connection.execute(made)
         return len(hidden)
 
     async def conflicts(self, limit: int) -> list[Conflict]:

@@ -73,7 +73,9 @@ class BarePostgres:
         connection = self._connections[0][0]
         rows = [record_values(one.row, bucket_of(one.row.key), sandbox_columns(one.row)) for one in records]
         batches = [columnar(rows[start : start + batch], _RECORD_WIDTH) for start in range(0, len(rows), batch)]
-        await connection.execute("TRUNCATE record")
+        await connection.execute(
+            "SET session_replication_role = replica; TRUNCATE record, row_count; RESET session_replication_role"
+        )
         began = time.perf_counter()
         for columns in batches:
             await connection.execute(sql.APPLY, *columns)

@@ -98,7 +98,7 @@ async def _has(reader: Reader, count: int) -> bool:
 async def _lose_rows(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute("TRUNCATE record")
+        await connection.execute("BEGIN; SET LOCAL baton.removing = 'record'; DELETE FROM record; COMMIT")
     finally:
         await connection.close()
 

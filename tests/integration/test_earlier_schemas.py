@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from libs.clock import SystemClock
 from libs.ownership.model import Store, bucket_of
-from libs.store.port import StorePorts
+from libs.store.port import Missing, StorePorts
 from services.service_layer.store import embedded, postgres_schema
 from services.service_layer.store.postgres import open_store
 from services.service_layer.store.postgres_pool import normalised
@@ -21,7 +21,20 @@ from services.service_layer.store.postgres_schema import migrate
 from tests.contracts.store_adapters import record_of, row_of
 
 KEY = "sandboxes/seized"
+UNGUARDED = (
+    "DROP TRIGGER record_counted",
+    "DROP TRIGGER record_bucketed",
+    "DROP TRIGGER record_removed",
+    "DROP TRIGGER served_delete",
+    "DROP TRIGGER bucket_delete",
+    "DROP TABLE row_count",
+    "DROP TABLE removal",
+    "DROP TRIGGER record_delete",
+    "CREATE TRIGGER record_delete BEFORE DELETE ON record BEGIN SELECT RAISE(ABORT, 'record: never'); END",
+    "PRAGMA user_version = 6",
+)
 EARLIER = (
+    *UNGUARDED,
     "ALTER TABLE record ADD COLUMN base_term INTEGER",
     "ALTER TABLE record ADD COLUMN base_revision INTEGER",
     "ALTER TABLE record DROP COLUMN bases",
@@ -69,6 +82,31 @@ async def test_a_file_with_one_base_keeps_it(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         kept = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'record_version'").fetchone()
     assert "as it was" in kept[0], "the guard is there again"
+
+
+async def test_rows_of_a_file_without_counts_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "b.db"
+    async with embedded.open_store(path, SystemClock()) as store:
+        await keep_one(store)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(";".join(UNGUARDED))
+    async with embedded.open_store(path, SystemClock()) as store:
+        assert await store.inspection.missing() == []
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript("DROP TRIGGER record_delete; DROP TRIGGER record_removed; DELETE FROM record")
+        assert await store.inspection.missing() == [Missing(bucket_of(KEY), 1, 0)]
+
+
+async def test_rows_of_a_postgresql_without_counts_are_counted(postgres_dsn: str) -> None:
+    async with open_store(postgres_dsn) as store:
+        await keep_one(store)
+        await downgraded(postgres_dsn, "0007")
+    connection = await asyncpg.connect(postgres_dsn)
+    async with open_store(postgres_dsn) as store:
+        assert await store.inspection.missing() == []
+        await connection.execute("SET session_replication_role = replica; DELETE FROM record")
+        assert await store.inspection.missing() == [Missing(bucket_of(KEY), 1, 0)]
+    await connection.close()
 
 
 async def test_a_postgresql_with_one_base_keeps_it(postgres_dsn: str) -> None:

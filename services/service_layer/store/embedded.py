@@ -12,6 +12,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.sqlite import Database, Migration
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import (
     PARKED_MESSAGE,
@@ -58,6 +59,7 @@ MIGRATIONS = (
     Migration(4, RECOVERY_TABLES),
     Migration(5, bases_column("record")),
     Migration(6, PARKED_MESSAGE),
+    Migration(7, guard_tables("record")),
 )
 
 

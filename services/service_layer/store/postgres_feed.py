@@ -11,6 +11,7 @@ from libs.store.limits import PRUNE_ROWS
 from libs.store.port import Applied, FeedState, Parked
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_guards import removing
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_session import Session
 from services.service_layer.store.postgres_transfers import apply_records
@@ -96,6 +97,7 @@ class PostgresUpkeep:
 
     async def prune(self) -> int:
         async def work(connection: Connection) -> int:
-            return len(await connection.fetch(_PRUNE, RETRY_WINDOW_SECONDS * 1000, PRUNE_ROWS))
+            async with transaction(connection), removing(connection, "served"):
+                return len(await connection.fetch(_PRUNE, RETRY_WINDOW_SECONDS * 1000, PRUNE_ROWS))
 
         return await self._context.apply.run(work)

@@ -9,9 +9,10 @@ from typing import Any
 from libs.ownership.model import Record
 from libs.store.connections import ALLOWED, Connections
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery, Kept
+from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import made_by, size_of
 from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_guards import MISSING
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import windows
 from services.service_layer.store.postgres_rows import ROW, VISIBLE, row_of, unsigned
@@ -103,6 +104,12 @@ class PostgresInspection:
 
     async def counts(self) -> list[BucketDigest]:
         return [one._replace(digest=0) for one in await self.digests()]
+
+    async def missing(self) -> list[Missing]:
+        async def work(connection: Connection) -> list[Missing]:
+            return [Missing(*row) for row in await _fetch_all(connection, MISSING)]
+
+        return await self._context.control.run(work)
 
     async def census(self) -> Census:
         """As old as fifty times what a count takes, at most ten seconds: at once in a small store."""

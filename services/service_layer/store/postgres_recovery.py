@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from libs.store.recovery import Identity, Standing, StillHidden
 from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_guards import COUNT_NOW
 from services.service_layer.store.postgres_place import PLACE, Anchor
-from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_rows import columnar
 
 HIDDEN = "FROM bucket b JOIN record r ON r.bucket = b.bucket AND r.term < b.term WHERE b.term > 0"
@@ -50,8 +51,13 @@ class PostgresRecovery:
         await self._run(_FENCE, reason)
 
     async def reopen(self) -> None:
-        if not await self._run(_REOPEN):
-            raise StillHidden
+        async def work(connection: Connection) -> None:
+            async with transaction(connection):
+                if await connection.fetchval(_REOPEN) is None:
+                    raise StillHidden
+                await connection.execute(COUNT_NOW)
+
+        await self._pool.run(work)
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:
         await self._run(_NOTE_OTHER, *other, anew)

@@ -19,6 +19,7 @@ from libs.store.recovery import Conflict, Why
 from libs.store.window import made_by
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_guards import removing
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_recovery import HIDDEN
 from services.service_layer.store.postgres_release import windows
@@ -148,7 +149,8 @@ async def journal_rows(connection: Connection, context: Context, rows: Sequence[
     served = await windows(connection, rows)
     now = context.clock.now()
     await _note(connection, [Record(row, served.get(row.key, ()), made_by(row), now) for row in rows], why)
-    await connection.execute(_FORGET, [row.key for row in rows])
+    async with removing(connection, "served"):
+        await connection.execute(_FORGET, [row.key for row in rows])
 
 
 async def _note(connection: Connection, records: Sequence[Record], why: Why) -> None:
@@ -219,7 +221,8 @@ class PostgresSeizures:
                 found = [row_of(columns) for columns in await connection.fetch(_HIDDEN, limit)]
                 hidden = [row for row in found if row is not None]
                 await journal_rows(connection, self._context, hidden, Why.LEFT)
-                await connection.execute(_DELETE, [row.key for row in hidden])
+                async with removing(connection, "record"):
+                    await connection.execute(_DELETE, [row.key for row in hidden])
                 return len(hidden)
 
         return await self._context.control.run(work)

@@ -15,6 +15,7 @@ from libs.sqlite import Database, Migration, connect, error_of, exclusive, migra
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_fill import SMALL_ROWS, Fill
+from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_old import OldRows
 from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import PARKED_MESSAGE, bases_column, lease_columns
@@ -39,6 +40,7 @@ MIGRATIONS = (
     Migration(4, RECOVERY_TABLES),
     Migration(5, bases_column("sandboxes")),
     Migration(6, PARKED_MESSAGE),
+    Migration(7, guard_tables("sandboxes")),
 )
 
 

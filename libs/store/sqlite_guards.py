@@ -1,0 +1,78 @@
+"""Rows that must not vanish, on SQLite: marked removals, and counts by which lost rows are missed.
+
+A transaction that may remove rows says so in the table `removal` and takes it back before it commits. Triggers refuse
+every other removal, whichever program asks. The counts stand in a table of their own, beside the bucket's row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from libs.store.port import Missing
+
+
+def guard_tables(table: str) -> Callable[[sqlite3.Connection], None]:
+    """A schema step. `table`: of the records. A row that has no bucket yet is counted when it gets one."""
+
+    made = "NEW.bucket IS NOT NULL"
+
+    def change(connection: sqlite3.Connection) -> None:
+        for statement in (
+            "CREATE TABLE removal (one INTEGER PRIMARY KEY CHECK (one = 1), of_table TEXT NOT NULL)",
+            "INSERT INTO removal VALUES (1, '')",
+            f"DROP TRIGGER {table}_delete",
+            *(_stays(name) for name in (table, "served", "bucket")),
+            "CREATE TABLE row_count (bucket INTEGER PRIMARY KEY, records INTEGER NOT NULL)",
+            "INSERT INTO row_count SELECT bucket, 0 FROM bucket",
+            _counting(table, "counted", "INSERT", made, "records + 1", "NEW"),
+            _counting(
+                table, "bucketed", "UPDATE", "OLD.bucket IS NULL AND NEW.bucket IS NOT NULL", "records + 1", "NEW"
+            ),
+            _counting(table, "removed", "DELETE", "OLD.bucket IS NOT NULL", "records - 1", "OLD"),
+        ):
+            connection.execute(statement)
+        count_now(connection, table)
+
+    return change
+
+
+def _stays(table: str) -> str:
+    return (
+        f"CREATE TRIGGER {table}_delete BEFORE DELETE ON {table}"
+        f" WHEN (SELECT of_table FROM removal) IS NOT '{table}'"
+        f" BEGIN SELECT RAISE(ABORT, '{table}: rows are never deleted, a deleted record is a tombstone'); END"
+    )
+
+
+def _counting(table: str, name: str, event: str, when: str, records: str, row: str) -> str:
+    return (
+        f"CREATE TRIGGER {table}_{name} AFTER {event} ON {table} WHEN {when}"
+        f" BEGIN UPDATE row_count SET records = {records} WHERE bucket = {row}.bucket; END"
+    )
+
+
+@contextmanager
+def removing(connection: sqlite3.Connection, table: str) -> Iterator[None]:
+    """Inside a transaction: its statements may remove rows of that table."""
+    connection.execute("UPDATE removal SET of_table = ?", (table,))
+    yield
+    connection.execute("UPDATE removal SET of_table = ''")
+
+
+def count_now(connection: sqlite3.Connection, table: str) -> None:
+    """The rows that are here now are all that there should be."""
+    connection.execute(
+        f"UPDATE row_count SET records = (SELECT count(*) FROM {table} r WHERE r.bucket = row_count.bucket)"
+    )
+
+
+def missing(table: str, connection: sqlite3.Connection) -> list[Missing]:
+    """From the index alone, in one statement."""
+    found = connection.execute(
+        "SELECT c.bucket, c.records, c.found FROM (SELECT bucket, records,"
+        f" (SELECT count(*) FROM {table} r WHERE r.bucket = row_count.bucket) AS found FROM row_count) c"
+        " WHERE c.records > c.found ORDER BY c.bucket"
+    )
+    return [Missing(*values) for values in found]
