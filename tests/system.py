@@ -25,7 +25,7 @@ from libs.contract.operations import Operations
 from libs.devstack.ports import free_port
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
-from libs.ownership.model import Store
+from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
@@ -64,6 +64,12 @@ async def step(migration: Migration, decision: Decision) -> tuple[Setting, tuple
     if to is None:
         raise AssertionError("there is no step forward")
     return await migration.advance(decision, to, LAST_STEP_CONFIRM)
+
+
+def never_arrived(ports: MemoryStore, key: str) -> None:
+    """Takes a row away with its count: a store that misses a counted row would be fenced."""
+    del ports._state.rows[key]
+    ports._state.counted[bucket_of(key)] -= 1
 
 
 @dataclass

@@ -35,6 +35,8 @@ UNGUARDED = (
 )
 EARLIER = (
     *UNGUARDED,
+    "ALTER TABLE parked DROP COLUMN headers",
+    "ALTER TABLE parked DROP COLUMN topic",
     "ALTER TABLE record ADD COLUMN base_term INTEGER",
     "ALTER TABLE record ADD COLUMN base_revision INTEGER",
     "ALTER TABLE record DROP COLUMN bases",

@@ -52,7 +52,7 @@ from tests.fixtures.make_old_database import FILE
 from tests.mortal import CLOCK, Case, Doom, Result, Scene, run
 from tests.panel import running_loops
 from tests.shelf import CONTRACT
-from tests.system import System, running_system
+from tests.system import System, never_arrived, running_system
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B
@@ -136,23 +136,22 @@ async def damaged(system: System) -> None:
     """Each fault that reconcile mends, and those that it does not."""
     await shared(system)
     at_a, at_b = (system.ports(store)._state.rows for store in Store)
-    for rows, keys in ((at_b, OF_A), (at_a, OF_B)):
+    for store, keys in ((B, OF_A), (A, OF_B)):
         for key in keys[:4]:
-            del rows[key]
+            never_arrived(system.ports(store), key)
     for rows, keys in ((at_a, OF_A), (at_b, OF_B)):
         for key in keys[4:7]:
             rows[key] = replace(rows[key], version=Version(0, 2), write_version=Version(0, 2))
     at_b[OF_A[7]] = replace(at_b[OF_A[7]], payload=sandbox(OF_A[7], "edited"))
     at_b[OF_A[8]] = replace(at_b[OF_A[8]], payload=sandbox(OF_A[8], "edited too"))
-    del at_a[OF_A[9]]
+    never_arrived(system.ports(A), OF_A[9])
 
 
 async def partly_lost(system: System) -> None:
-    """B has lost rows; the log has an event that cannot be read."""
+    """B lacks rows; the log has an event that cannot be read."""
     await shared(system)
-    rows = system.ports(B)._state.rows
     for key in KEYS[::2]:
-        del rows[key]
+        never_arrived(system.ports(B), key)
 
 
 async def fenced(system: System, store: Store) -> None:

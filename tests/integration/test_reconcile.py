@@ -23,7 +23,7 @@ from services.router.flows.transfer import Transfer
 from services.router.flows.validate import Validate
 from tests.integration.test_router import lend, put
 from tests.panel import running_loops
-from tests.system import System, running_system
+from tests.system import System, never_arrived, running_system
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B
@@ -83,7 +83,7 @@ async def stocked(count: int = 12, **options: Any) -> AsyncIterator[System]:
 
 
 def lose(system: System, store: Store, key: str) -> None:
-    del rows(system, store)[key]
+    never_arrived(system.ports(store), key)
 
 
 def faults(system: System) -> dict[str, str]:
