@@ -86,6 +86,13 @@ class LogWaits:
                 if not logged.done():
                     logged.set_result(None)
 
+    def refused(self, names: Iterable[Name]) -> None:
+        """The log does not take these: nobody waits for them in vain."""
+        for name in names:
+            for logged in self._waiting.pop(name, ()):
+                if not logged.done():
+                    logged.set_exception(NotLogged())
+
     def _forget(self, name: Name, logged: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(name, [])
         # Who was told is not among them any more; those who are have come since.

@@ -27,6 +27,7 @@ from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
 from libs.backend.seized import heed_terms, terms_of
+from libs.backend.status import count_aside, count_feed, locks_to_pb
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField, StoreNotReady
@@ -51,15 +52,18 @@ from libs.pb.baton.replication.v1.replication_pb2_grpc import (
     add_ReplicationServiceServicer_to_server,
 )
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
-from libs.rpc.errors import Context
+from libs.rpc.errors import Context, cut
 from libs.rpc.limits import ANSWER_BYTES, HARD_MESSAGE_BYTES
 from libs.rpc.server import TypedService
+from libs.store.aside import Refusal
 from libs.store.limits import OutboxLimits
-from libs.store.port import ExportQuery, FeedState, ReleaseResult, StorePorts
+from libs.store.port import ExportQuery, ReleaseResult, StorePorts
 from libs.store.window import made_by
 from libs.telemetry.vitals import Gauges, vitals
 
 log = logging.getLogger(__name__)
+
+MAX_REASON_BYTES = 500
 
 _Results = pb.ReleaseRecordsResponse
 _OUTCOMES = {
@@ -135,7 +139,7 @@ class Replication(ReplicationServiceServicer):
             vitals=vitals(about.gauges),
         )
         if about.locks is not None:
-            answer.locks.CopyFrom(_locks_to_pb(about.process, about.locks))
+            answer.locks.CopyFrom(locks_to_pb(about.process, about.locks))
         answer.now_time.FromNanoseconds(int(self._clock.now() * 1e9))
         try:
             await self._count(answer)
@@ -152,12 +156,13 @@ class Replication(ReplicationServiceServicer):
         depth = await ports.outbox.depth()
         answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
         answer.outbox.full = not limits.fits(depth, 0)
+        await count_aside(answer.outbox, ports.aside)
         answer.records, answer.owned_records, answer.owned_absences, answer.unfilled_records = census
         if (connections := await ports.inspection.connections()) is not None:
             answer.connections.CopyFrom(pb.Connections(**connections._asdict()))
         standing = await ports.recovery.standing()
         answer.gone, answer.conflicts = standing.gone, standing.conflicts
-        _count_feed(answer.feed, await ports.feed.state())
+        count_feed(answer.feed, await ports.feed.state())
 
     async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
         """Answers the first keys, at least one, up to ANSWER_BYTES of payload."""
@@ -284,8 +289,13 @@ class Replication(ReplicationServiceServicer):
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
         self._serving.check_copies()
         limit, wait_seconds = check_limit(request.limit, MAX_RECORDS), check_wait(request.wait_seconds)
-        self._logged.heard(request.log_trouble, self._clock.monotonic())
         answer = pb.PullChangesResponse()
+        if request.aside:
+            for change, reason in await self._ports.aside.entries(limit):
+                version = version_to_pb(change.version)
+                answer.changes.add(key=change.key, version=version, event=change.event, aside_reason=reason)
+            return answer
+        self._logged.heard(request.log_trouble, self._clock.monotonic())
         for entry in await self._ports.outbox.pull(limit, wait_seconds):
             version = version_to_pb(entry.version)
             answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
@@ -295,9 +305,23 @@ class Replication(ReplicationServiceServicer):
         self._serving.check_copies()
         check_count(request.changes, "changes", MAX_ACKS)
         names = [(name.key, version_from_pb(name.version)) for name in request.changes]
-        acknowledged = await self._ports.outbox.ack(names)
+        ack = self._ports.aside.remove if request.aside else self._ports.outbox.ack
+        acknowledged = await ack(names)
         self._logged.acknowledged(names)
         return pb.AckChangesResponse(acknowledged=acknowledged)
+
+    async def SetChangesAside(self, request: pb.SetChangesAsideRequest, context: Context) -> pb.SetChangesAsideResponse:
+        self._serving.check_copies()
+        check_count(request.refusals, "refusals", MAX_ACKS)
+        refusals = [
+            Refusal(one.key, version_from_pb(one.version), cut(one.reason, MAX_REASON_BYTES))
+            for one in request.refusals
+        ]
+        moved = await self._ports.aside.set_aside(refusals)
+        for key, version in moved:
+            log.error("the log refuses %s %d-%d, it is set aside", key, *version)
+        self._logged.refused(moved)
+        return pb.SetChangesAsideResponse(set_aside=len(moved))
 
     async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
         self._serving.check_copies()
@@ -386,24 +410,3 @@ def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
         absence=absence_to_pb(result.absence),
         too_large=result.outcome is Outcome.TOO_LARGE,
     )
-
-
-def _locks_to_pb(process: str, locks: MeasuredLocks) -> pb.Locks:
-    state = locks.state
-    return pb.Locks(
-        process=process,
-        backend=state.backend,
-        held=state.held,
-        waiting=locks.waiting,
-        lost=state.lost,
-        breaker=state.breaker,
-        outcomes=locks.outcomes,
-        waits=locks.waits,
-    )
-
-
-def _count_feed(message: pb.Feed, state: FeedState) -> None:
-    for partition, offset in state.next_offsets.items():
-        message.next_offsets[partition] = offset
-    for name in ("read", "applied", "old", "parked", "journaled", "parked_now"):
-        setattr(message, name, getattr(state, name))

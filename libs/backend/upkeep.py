@@ -58,3 +58,4 @@ class PruneLoop:
         while pruned >= PRUNE_ROWS:
             pruned = await self._ports.upkeep.prune()
             await asyncio.sleep(0)
+        await self._ports.aside.prune()

@@ -8,7 +8,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from libs.clock import Clock
 from libs.errors import StoreNotReady
@@ -18,10 +17,13 @@ from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Ser
 from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, may_change
 from libs.ownership.terms import Fate, adopted_absence, contains, decide_apply, declined_absence, visible
 from libs.ownership.wire import event_of
+from libs.store.aside import Aside, AsideEntry
 from libs.store.columns import ColumnsOf, matches
-from libs.store.limits import PRUNE_ROWS, PULL_BYTES, Held, OutboxLimits
+from libs.store.limits import PULL_BYTES, Held, OutboxLimits
+from libs.store.memory_aside import MemoryAside
 from libs.store.memory_inspection import MemoryInspection
 from libs.store.memory_recovery import Memories, MemoryRecovery, MemorySeizures
+from libs.store.memory_upkeep import MemoryUpkeep
 from libs.store.memory_watch import Changes, MemoryWatch
 from libs.store.port import (
     Applied,
@@ -60,6 +62,7 @@ class _State:
     served: dict[tuple[str, str, str], tuple[Served, float]] = field(default_factory=dict)
     """By key, principal and request id, oldest first: the request, and the ticks when it was learned."""
     outbox: dict[tuple[str, Version], tuple[ChangeEntry, float]] = field(default_factory=dict)
+    aside: dict[tuple[str, Version], tuple[AsideEntry, float]] = field(default_factory=dict)
     feed: FeedState = field(default_factory=FeedState)
     parked: dict[tuple[int, int], Parked] = field(default_factory=dict)
     leases: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -327,7 +330,7 @@ class _Outbox:
             return sum(self.state.outbox.pop(change, None) is not None for change in changes)
 
     async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
-        return {change for change in changes if change in self.state.outbox}
+        return {change for change in changes if change in self.state.outbox or change in self.state.aside}
 
     async def depth(self) -> Depth:
         return self.state.depth()
@@ -359,25 +362,6 @@ class _Feed:
         return range(partitions)
 
 
-@dataclass(frozen=True)
-class _Upkeep:
-    state: _State
-
-    async def tick(self, elapsed_seconds: float) -> None:
-        async with self.state.turn:
-            self.state.seconds += max(0.0, elapsed_seconds)
-
-    async def prune(self) -> int:
-        state = self.state
-        async with state.turn:
-            since = state.seconds - RETRY_WINDOW_SECONDS
-            oldest = islice(state.served.items(), PRUNE_ROWS)
-            old = [name for name, (_, learned) in oldest if learned < since]
-            for name in old:
-                del state.served[name]
-            return len(old)
-
-
 class MemoryStore:
     """An open store, as `StorePorts`. Its buckets begin as those of a store of its kind: (0, 1, A) or (0, 0, A)."""
 
@@ -392,10 +376,11 @@ class MemoryStore:
         self.records: Records = _Records(state)
         self.transfers: Transfers = _Transfers(state)
         self.outbox: Outbox = _Outbox(state)
+        self.aside: Aside = MemoryAside(state)
         self.feed: Feed = _Feed(state)
         self.inspection: Inspection = MemoryInspection(state)
         self.watch: Watch = MemoryWatch(state.changes)
-        self.upkeep: Upkeep = _Upkeep(state)
+        self.upkeep: Upkeep = MemoryUpkeep(state)
         self.recovery: Recovery = MemoryRecovery(state)
         self.seizures: Seizures = MemorySeizures(state)
         self.connections_in_use = 0

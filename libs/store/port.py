@@ -22,13 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from libs.errors import BatonError
 from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, Outcome
 from libs.store.connections import Connections
 from libs.store.recovery import Recovery, Seizures
+
+if TYPE_CHECKING:
+    from libs.store.aside import Aside
 
 
 class StoreUnavailable(BatonError):
@@ -183,9 +186,8 @@ class Transfers(Protocol):
         ...
 
     async def return_absence(self, absence: Absence) -> Absence | None:
-        """Declines a bucket that the other store released to this one in exactly this version: writes the next version
-        with the other store as the owner, open conflicts or not (see `declined_absence`). Returns the version that it
-        wrote; None, with no change, if this store has adopted the release or knows a later version."""
+        """Declines a bucket that the other store released to this one in exactly this version, open conflicts or not
+        (see `declined_absence`). None, with no change, if this store has adopted it or knows a later version."""
         ...
 
 
@@ -399,6 +401,7 @@ class StorePorts(Protocol):
     records: Records
     transfers: Transfers
     outbox: Outbox
+    aside: Aside
     feed: Feed
     inspection: Inspection
     watch: Watch

@@ -7,9 +7,11 @@ import sqlite3
 from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.sqlite import Database
+from libs.store.aside import Aside
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
+from libs.store.sqlite_aside import SqliteAside
 from libs.store.sqlite_core import Core
 from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_inspection import SqliteInspection
@@ -41,6 +43,7 @@ class SqliteStore:
         self.records: Records = SqliteRecords(core)
         self.transfers: Transfers = transfers
         self.outbox: Outbox = SqliteOutbox(core)
+        self.aside: Aside = SqliteAside(core)
         self.feed: Feed = SqliteFeed(core, transfers)
         self.inspection: Inspection = SqliteInspection(core)
         self.watch: Watch = SqliteWatch(core)

@@ -85,7 +85,8 @@ def _pull(limit: int, connection: sqlite3.Connection) -> list[ChangeEntry]:
 
 
 def _unlogged(changes: Sequence[tuple[str, Version]], connection: sqlite3.Connection) -> set[tuple[str, Version]]:
-    find = "SELECT 1 FROM outbox WHERE key = ? AND term = ? AND revision = ?"
+    named = "WHERE key = ?1 AND term = ?2 AND revision = ?3"
+    find = f"SELECT 1 FROM outbox {named} UNION ALL SELECT 1 FROM aside {named}"
     return {(key, version) for key, version in changes if connection.execute(find, (key, *version)).fetchone()}
 
 

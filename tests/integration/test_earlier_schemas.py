@@ -29,6 +29,7 @@ UNGUARDED = (
     "DROP TRIGGER bucket_delete",
     "DROP TABLE row_count",
     "DROP TABLE removal",
+    "DROP TABLE aside",
     "DROP TRIGGER record_delete",
     "CREATE TRIGGER record_delete BEFORE DELETE ON record BEGIN SELECT RAISE(ABORT, 'record: never'); END",
     "PRAGMA user_version = 6",

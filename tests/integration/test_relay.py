@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from uuid import uuid4
 
 import pytest
 
+from libs.backend.logged import LogWaits
+from libs.clock import SystemClock
+from libs.errors import NotLogged
 from libs.eventlog.cloudevents import read_headers
-from libs.eventlog.port import LogUnavailable, Stored
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event, EventTooLarge, LogUnavailable, Stored
 from libs.ownership.model import Store, Version
 from libs.ownership.wire import record_of_event
 from libs.rpc.tasks import Loop
+from services.router.flows import diagnose
 from services.router.flows.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system
@@ -75,3 +81,72 @@ async def test_one_router_relays_a_store_and_the_next_takes_over(system: System)
     assert not await other._is_mine()
     await system.control.lease("relay:A", "router-1", 0.0)
     assert await other._is_mine()
+
+
+class _Refusing(MemoryEventLog):
+    """Takes no event that has this text in it."""
+
+    refuses = b"shelf/r/2"
+
+    async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
+        if any(self.refuses in event.value for event in events):
+            raise EventTooLarge(f"{self.refuses!r}")
+        await super().append(events, partition)
+
+
+def refusing(system: System) -> tuple[Relay, _Refusing]:
+    log = _Refusing(16)
+    return Relay(system.stores[Store.A], log, system.control, "router-1", SystemClock()), log
+
+
+async def keys(log: MemoryEventLog) -> list[str]:
+    async with log.reader(dict.fromkeys(range(16), 0)) as reader:
+        return sorted(stored.event.key for stored in await reader.poll(1000, 0.01))
+
+
+async def test_an_event_that_the_log_refuses_is_set_aside_and_stops_no_other(system: System) -> None:
+    for number in range(1, 8):
+        await put(system, str(number))
+    relay, log = refusing(system)
+    await relay.run_once(LOOP)
+    assert await keys(log) == [f"shelf/r/{number}" for number in (1, 3, 4, 5, 6, 7)]
+    assert await system.ports(Store.A).outbox.pull(10, 0) == []
+    (aside,) = await system.ports(Store.A).aside.entries(10)
+    assert aside.change.key == "shelf/r/2" and "larger than the log accepts" in aside.reason
+    await system.observer.poll()
+    status = system.observer.view(Store.A).status
+    assert status is not None and (status.outbox.aside, status.outbox.entries) == (1, 0)
+    assert status.outbox.aside_first.startswith("shelf/r/2 0-1: An event is larger")
+    evidence = system.observer.evidence(system.setting.current, None, None)
+    assert (evidence.parked, evidence.a_outbox_entries) == (1, 1), "no gate takes it for logged"
+
+
+async def test_an_event_that_was_set_aside_gets_to_the_log_when_that_takes_it(system: System) -> None:
+    await put(system, "2")
+    relay, log = refusing(system)
+    await relay.run_once(LOOP)
+    relay._offer_at = 0.0
+    log.refuses = b"none"
+    await relay.run_once(LOOP)
+    assert "shelf/r/2" in await keys(log)
+    assert await system.ports(Store.A).aside.count() == 0
+
+
+async def test_a_write_that_waits_for_the_log_hears_at_once_that_it_is_refused(system: System) -> None:
+    await put(system, "2")
+    waits = LogWaits(system.ports(Store.A).outbox, 60.0)
+    name = "shelf/r/2", Version(0, 1)
+    waiting = asyncio.create_task(waits.wait(name, 60.0, fresh=True))
+    await asyncio.sleep(0)
+    waits.refused([name])
+    with pytest.raises(NotLogged):
+        await waiting
+
+
+async def test_what_the_log_refuses_is_found_by_the_doctor(system: System) -> None:
+    await put(system, "2")
+    relay, _ = refusing(system)
+    await relay.run_once(LOOP)
+    await system.observer.poll()
+    findings = diagnose._store(system.observer.view(Store.A), SystemClock())
+    assert [one.level for one in findings if "the log refuses 1 events" in one.text] == [diagnose.Level.FAIL]

@@ -75,6 +75,7 @@ CASES = [
         replace(GOOD, latencies=(parity("update", 0.003, 0.2),)),
         (LIMITS.write_delta_seconds,),
     ),
+    Case("BatonParked", "parked", replace(GOOD, parked=1), (0,)),
     Case("BatonLag", "lag", replace(GOOD, lag_seconds=LIMITS.lag_seconds + 0.1), (LIMITS.lag_seconds,)),
     Case("BatonLag", "golden-metrics", replace(GOOD, lag_seconds=LIMITS.lag_seconds + 0.1), (LIMITS.lag_seconds,)),
     Case(

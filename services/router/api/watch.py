@@ -138,6 +138,11 @@ def _add_attention(answer: pb.GetStatusResponse, parts: Parts) -> None:
     failed = [f"job {job.id} FAILED: {job.note}" for job in answer.jobs if job.state == pb.Job.STATE_FAILED]
     limits = parts.migration.limits(parts.cache.current)
     answer.alerts.extend(attention(seen, answer.log_trouble, failed, limits.error_rate))
+    answer.alerts.extend(
+        f"the log refuses events of store {STORES[store.store]}: {store.set_aside}: baton doctor"
+        for store in answer.stores
+        if store.set_aside
+    )
 
 
 def _add_outlook(answer: pb.GetStatusResponse, parts: Parts) -> None:
@@ -217,4 +222,6 @@ def _store(parts: Parts, store: Store, totals: Totals) -> pb.StoreStatus:
         answer.feed_applied = status.feed.applied
         answer.feed_old = status.feed.old
         answer.feed_trouble = status.feed.trouble
+        if status.outbox.aside:
+            answer.set_aside = f"{status.outbox.aside} events, first {status.outbox.aside_first}"
     return answer

@@ -83,7 +83,7 @@ _GATES: Sequence[Gate] = (
         "Every event could be applied.",
         lambda limits: "0 parked events",
         on.parked,
-        "baton events parked shows each with its reason; baton events retry or drop",
+        "baton events parked shows each with its reason; baton events retry or drop; baton doctor: refused by the log",
     ),
     Gate(
         "shadow-consistent",

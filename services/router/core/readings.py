@@ -109,7 +109,7 @@ def _left(evidence: Evidence, limits: Limits) -> Readings:
 
 METRICS = (
     Metric("baton.lag", "s", "How far the worse feed is behind", _lag),
-    Metric("baton.parked.events", "{event}", "Events that could not be applied, at both stores", _parked),
+    Metric("baton.parked.events", "{event}", "Events that a store could not apply, or the log refused", _parked),
     Metric("baton.log.risk.events", "{event}", "Events that a store has not read and the log may soon drop", _risks),
     Metric("baton.errors.share", "1", "Share of B's calls of the last minutes that failed by its fault", _errors),
     Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),

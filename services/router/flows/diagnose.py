@@ -98,11 +98,21 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status.locks.breaker not in ("", "closed"):
         remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
         findings.append(Finding(Level.WARN, subject, "its lock server does not answer", remedy))
-    if status.outbox.full:
-        findings.append(Finding(Level.FAIL, subject, "its outbox is full: it refuses writes", "bring the log back"))
+    findings += _outbox(subject, status.outbox)
     if status.HasField("connections"):
         findings.append(_connections(view.store, status.connections))
     findings.append(_skew(view, clock))
+    return findings
+
+
+def _outbox(subject: str, outbox: pb.Outbox) -> list[Finding]:
+    findings = []
+    if outbox.full:
+        findings.append(Finding(Level.FAIL, subject, "its outbox is full: it refuses writes", "bring the log back"))
+    if outbox.aside:
+        remedy = "let the log take larger events (max.message.bytes), or make the record smaller or delete it"
+        text = f"the log refuses {outbox.aside} events, they are set aside: {outbox.aside_first}"
+        findings.append(Finding(Level.FAIL, subject, text, remedy))
     return findings
 
 

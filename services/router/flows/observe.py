@@ -236,12 +236,12 @@ class Observer:
         return Evidence(
             backfill_finished_seconds_ago=backfill_seconds_ago,
             lag_seconds=max(lag for lag in lags if lag is not None) if sure and None not in lags else None,
-            parked=sum(answer.feed.parked_now for answer in answers if answer) if all_fresh else None,
+            parked=sum(_not_applied(answer) for answer in answers if answer) if all_fresh else None,
             canary_permille=setting.canary_permille,
             buckets_at_b=buckets_at_b if all_fresh else None,
             a_owned_records=a.owned_records if a else None,
             a_owned_absences=a.owned_absences if a else None,
-            a_outbox_entries=a.outbox.entries if a else None,
+            a_outbox_entries=a.outbox.entries + a.outbox.aside if a else None,
             turn_waits=self._waits.counts(now),
             clocks_apart_seconds=max(self._apart_seconds(view, now) for view in views),
         )
@@ -314,3 +314,8 @@ class Observer:
             if shows:
                 seconds = outbox.oldest_seconds + (unread if waiting else 0.0)
         return replace(view, lag_events=None if self._ends is None else waiting, lag_seconds=seconds)
+
+
+def _not_applied(status: pb.GetStatusResponse) -> int:
+    """Events that need a person: parked at this store, or made by it and refused by the log."""
+    return status.feed.parked_now + status.outbox.aside

@@ -224,10 +224,14 @@ class Recover(_Job):
         now = self._clock.monotonic()
         if (left := self._fenced.setdefault(at.job, now) + FENCED_SECONDS - now) > 0:
             return _wait(state, f"{seizing.lost.store} is fenced; writes that had begun end", left)
-        waiting = (await seizing.status(seizing.lost)).outbox.entries
-        if waiting:
-            return _wait(state, f"{waiting} changes of {seizing.lost.store} are on their way to the log")
-        return _step(state.next("plan"), note=f"{seizing.lost.store} has told all it knows")
+        outbox = (await seizing.status(seizing.lost)).outbox
+        if outbox.entries:
+            return _wait(state, f"{outbox.entries} changes of {seizing.lost.store} are on their way to the log")
+        note = f"{seizing.lost.store} has told all it knows"
+        if outbox.aside:
+            # The rows are still there: what the seizer has not seen of them goes to the journal.
+            note = f"the log refuses {outbox.aside} changes of {seizing.lost.store}: {outbox.aside_first}"
+        return _step(state.next("plan"), note=note)
 
     async def _seized(self, state: _State, seizing: Seizing) -> Step:
         """A bucket that is not seized would come back with the store as it was: so the store waits for all of them."""

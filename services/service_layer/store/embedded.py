@@ -12,6 +12,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.sqlite import Database, Migration
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_aside import ASIDE_TABLES
 from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import (
@@ -60,6 +61,7 @@ MIGRATIONS = (
     Migration(5, bases_column("record")),
     Migration(6, PARKED_MESSAGE),
     Migration(7, guard_tables("record")),
+    Migration(8, ASIDE_TABLES),
 )
 
 

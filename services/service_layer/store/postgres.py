@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from libs.clock import Clock, SystemClock
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
+from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf
 from libs.store.connections import OWN
 from libs.store.limits import OutboxLimits
 from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
+from services.service_layer.store.postgres_aside import PostgresAside
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_feed import PostgresFeed, PostgresUpkeep
@@ -60,6 +62,7 @@ class PostgresStore:
         self.records: Records = PostgresRecords(context)
         self.transfers: Transfers = PostgresTransfers(context)
         self.outbox: Outbox = PostgresOutbox(context)
+        self.aside: Aside = PostgresAside(context)
         self.feed: Feed = PostgresFeed(context, session)
         self.inspection: Inspection = PostgresInspection(context)
         self.watch: Watch = PostgresWatch(context)

@@ -193,8 +193,9 @@ DELETE FROM outbox o USING unnest($1::text[], $2::bigint[], $3::bigint[]) n(key,
 WHERE o.key = n.key AND o.term = n.term AND o.revision = n.revision RETURNING o.bytes
 """
 UNLOGGED = """
-SELECT o.key, o.term, o.revision FROM outbox o
-JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision) USING (key, term, revision)
+WITH n AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision))
+SELECT key, term, revision FROM outbox JOIN n USING (key, term, revision)
+UNION ALL SELECT key, term, revision FROM aside JOIN n USING (key, term, revision)
 """
 DEPTH = f"""
 SELECT count(*) AS entries, coalesce(sum(bytes), 0)::bigint AS bytes,

@@ -14,6 +14,7 @@ from libs.ownership.model import Store
 from libs.sqlite import Database, Migration, connect, error_of, exclusive, migrate, transaction
 from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_aside import ASIDE_TABLES
 from libs.store.sqlite_fill import SMALL_ROWS, Fill
 from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_old import OldRows
@@ -41,6 +42,7 @@ MIGRATIONS = (
     Migration(5, bases_column("sandboxes")),
     Migration(6, PARKED_MESSAGE),
     Migration(7, guard_tables("sandboxes")),
+    Migration(8, ASIDE_TABLES),
 )
 
 

@@ -575,6 +575,7 @@ class StoreStatus(_message.Message):
     FEED_TROUBLE_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     UNFILLED_RECORDS_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -601,6 +602,8 @@ class StoreStatus(_message.Message):
     """Calls that wait at this router for the store, because it is out of reach."""
     unfilled_records: _builtins.int
     """Rows of the old program that the store has not completed yet: moves of buckets, comparisons and recoveries wait."""
+    set_aside: _builtins.str
+    """Changes that the log refuses and that the store has set aside: how many, and the oldest; empty if there are none."""
     def __init__(
         self,
         *,
@@ -626,10 +629,11 @@ class StoreStatus(_message.Message):
         feed_trouble: _builtins.str = ...,
         waiting: _builtins.int = ...,
         unfilled_records: _builtins.int = ...,
+        set_aside: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -270,11 +270,17 @@ class Outbox(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     OLDEST_SECONDS_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
+    ASIDE_FIELD_NUMBER: _builtins.int
+    ASIDE_FIRST_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
     bytes: _builtins.int
     oldest_seconds: _builtins.float
     """Age of the oldest entry; 0 when empty."""
     full: _builtins.bool
+    aside: _builtins.int
+    """Changes that the log refuses, beside the entries."""
+    aside_first: _builtins.str
+    """The oldest of them: its key and version, and why."""
     def __init__(
         self,
         *,
@@ -282,10 +288,12 @@ class Outbox(_message.Message):
         bytes: _builtins.int = ...,
         oldest_seconds: _builtins.float = ...,
         full: _builtins.bool = ...,
+        aside: _builtins.int = ...,
+        aside_first: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "full", b"full", "oldest_seconds", b"oldest_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "aside_first", b"aside_first", "bytes", b"bytes", "entries", b"entries", "full", b"full", "oldest_seconds", b"oldest_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -906,6 +914,7 @@ class PullChangesRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
+    ASIDE_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     wait_seconds: _builtins.float
     """How long to wait for a first change."""
@@ -913,16 +922,19 @@ class PullChangesRequest(_message.Message):
     """Why the log did not take what was last brought to it; "" when it did. The store then refuses writes that are to be
     answered only when they are in the log.
     """
+    aside: _builtins.bool
+    """Instead: changes that were set aside, oldest first, to be offered to the log again. Does not wait."""
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         wait_seconds: _builtins.float = ...,
         log_trouble: _builtins.str = ...,
+        aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "log_trouble", b"log_trouble", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "limit", b"limit", "log_trouble", b"log_trouble", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -956,11 +968,14 @@ class Change(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    ASIDE_REASON_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     event: _builtins.bytes
     """A serialized Record."""
     traceparent: _builtins.str
     """W3C trace context of the call that made the change; may be empty."""
+    aside_reason: _builtins.str
+    """Why the log refused the change, if it is set aside."""
     @_builtins.property
     def version(self) -> _record_pb2.Version: ...
     def __init__(
@@ -970,10 +985,11 @@ class Change(_message.Message):
         version: _record_pb2.Version | None = ...,
         event: _builtins.bytes = ...,
         traceparent: _builtins.str = ...,
+        aside_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "key", b"key", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside_reason", b"aside_reason", "event", b"event", "key", b"key", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1005,16 +1021,20 @@ class AckChangesRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     CHANGES_FIELD_NUMBER: _builtins.int
+    ASIDE_FIELD_NUMBER: _builtins.int
+    aside: _builtins.bool
+    """These were set aside."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AckChangesRequest.Name]: ...
     def __init__(
         self,
         *,
         changes: _abc.Iterable[Global___AckChangesRequest.Name] | None = ...,
+        aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "changes", b"changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1038,6 +1058,71 @@ class AckChangesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AckChangesResponse: _TypeAlias = AckChangesResponse  # noqa: Y015
+
+@_typing.final
+class SetChangesAsideRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Refusal(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        reason: _builtins.str
+        """Why the log does not take it; at most 500 bytes are kept."""
+        @_builtins.property
+        def version(self) -> _record_pb2.Version: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            version: _record_pb2.Version | None = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "reason", b"reason", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetChangesAsideRequest.Refusal]: ...
+    def __init__(
+        self,
+        *,
+        refusals: _abc.Iterable[Global___SetChangesAsideRequest.Refusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusals", b"refusals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetChangesAsideRequest: _TypeAlias = SetChangesAsideRequest  # noqa: Y015
+
+@_typing.final
+class SetChangesAsideResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    set_aside: _builtins.int
+    """Fewer than were named: the others are in the log by now, or too many are set aside already."""
+    def __init__(
+        self,
+        *,
+        set_aside: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["set_aside", b"set_aside"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetChangesAsideResponse: _TypeAlias = SetChangesAsideResponse  # noqa: Y015
 
 @_typing.final
 class ExportRecordsRequest(_message.Message):

@@ -89,6 +89,11 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AckChangesRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AckChangesResponse.FromString,
                 _registered_method=True)
+        self.SetChangesAside = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/SetChangesAside',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.SetChangesAsideRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.SetChangesAsideResponse.FromString,
+                _registered_method=True)
         self.ExportRecords = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/ExportRecords',
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ExportRecordsRequest.SerializeToString,
@@ -207,6 +212,13 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetChangesAside(self, request, context):
+        """Takes changes that the log refuses out of the way of all others. They are kept, and count as not logged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportRecords(self, request, context):
         """Records by key order, for copying.
         """
@@ -313,6 +325,11 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.AckChanges,
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AckChangesRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AckChangesResponse.SerializeToString,
+            ),
+            'SetChangesAside': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetChangesAside,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.SetChangesAsideRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.SetChangesAsideResponse.SerializeToString,
             ),
             'ExportRecords': grpc.unary_unary_rpc_method_handler(
                     servicer.ExportRecords,
@@ -647,6 +664,33 @@ class ReplicationService:
             '/baton.replication.v1.ReplicationService/AckChanges',
             baton_dot_replication_dot_v1_dot_replication__pb2.AckChangesRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_replication__pb2.AckChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetChangesAside(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/SetChangesAside',
+            baton_dot_replication_dot_v1_dot_replication__pb2.SetChangesAsideRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.SetChangesAsideResponse.FromString,
             options,
             channel_credentials,
             insecure,

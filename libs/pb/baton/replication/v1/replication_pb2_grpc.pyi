@@ -55,6 +55,8 @@ class ReplicationServiceStub:
     """Changes that are not in the log yet, oldest first. Waits for one."""
     AckChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]
     """Names changes that are in the log now."""
+    SetChangesAside: _grpc.UnaryUnaryMultiCallable[_replication_pb2.SetChangesAsideRequest, _replication_pb2.SetChangesAsideResponse]
+    """Takes changes that the log refuses out of the way of all others. They are kept, and count as not logged."""
     ExportRecords: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ExportRecordsRequest, _replication_pb2.ExportRecordsResponse]
     """Records by key order, for copying."""
     DigestBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.DigestBucketsRequest, _replication_pb2.DigestBucketsResponse]
@@ -97,6 +99,8 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Changes that are not in the log yet, oldest first. Waits for one."""
     AckChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]  # type: ignore[assignment]
     """Names changes that are in the log now."""
+    SetChangesAside: _aio.UnaryUnaryMultiCallable[_replication_pb2.SetChangesAsideRequest, _replication_pb2.SetChangesAsideResponse]  # type: ignore[assignment]
+    """Takes changes that the log refuses out of the way of all others. They are kept, and count as not logged."""
     ExportRecords: _aio.UnaryUnaryMultiCallable[_replication_pb2.ExportRecordsRequest, _replication_pb2.ExportRecordsResponse]  # type: ignore[assignment]
     """Records by key order, for copying."""
     DigestBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.DigestBucketsRequest, _replication_pb2.DigestBucketsResponse]  # type: ignore[assignment]
@@ -202,6 +206,14 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.AckChangesResponse, _abc.Awaitable[_replication_pb2.AckChangesResponse]]:
         """Names changes that are in the log now."""
+
+    @_abc_1.abstractmethod
+    def SetChangesAside(
+        self,
+        request: _replication_pb2.SetChangesAsideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.SetChangesAsideResponse, _abc.Awaitable[_replication_pb2.SetChangesAsideResponse]]:
+        """Takes changes that the log refuses out of the way of all others. They are kept, and count as not logged."""
 
     @_abc_1.abstractmethod
     def ExportRecords(

@@ -1,0 +1,32 @@
+"""Ticks and pruning of a store in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from libs.ownership.limits import RETRY_WINDOW_SECONDS
+from libs.store.limits import PRUNE_ROWS
+
+if TYPE_CHECKING:
+    from libs.store.memory import _State
+
+
+@dataclass(frozen=True)
+class MemoryUpkeep:
+    state: _State
+
+    async def tick(self, elapsed_seconds: float) -> None:
+        async with self.state.turn:
+            self.state.seconds += max(0.0, elapsed_seconds)
+
+    async def prune(self) -> int:
+        state = self.state
+        async with state.turn:
+            since = state.seconds - RETRY_WINDOW_SECONDS
+            oldest = islice(state.served.items(), PRUNE_ROWS)
+            old = [name for name, (_, learned) in oldest if learned < since]
+            for name in old:
+                del state.served[name]
+            return len(old)
