@@ -327,3 +327,9 @@ async def test_a_watch_into_a_pipe_prints_lines_and_says_when_there_is_no_router
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_an_event_of_a_bare_id_is_refused_with_the_form_of_a_name(panel: Panel) -> None:
+    result = await baton(panel, "events", "show", "load-1")
+    assert (result.exit_code, "the log holds no event load-1" in result.stderr) == (Exit.FAILED, True)
+    assert "a record's name, shelf/.../..." in result.stderr

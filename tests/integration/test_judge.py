@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -23,9 +24,10 @@ from services.router.core.limits import rollback_limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
 from services.router.flows.judge import LEASE_SECONDS, Bench, Judge
-from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
+from services.router.flows.measure import FRESH_SECONDS, Measured, Measurement, Sources
 from services.router.flows.migration import JUDGE, Decision, Migration
 from services.router.flows.observe import SettingCache, StoreView
+from services.router.flows.traffic import Totals
 from tests.panel import Panel, running_panel
 from tests.system import step
 from tests.waiting import eventually
@@ -280,3 +282,37 @@ async def test_an_interval_that_is_none_is_refused(panel: Panel, seconds: float)
         await panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=seconds), timeout=10).read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason_of(caught.value)[1]["field"] == "interval_seconds"
+
+
+async def test_what_the_status_shows_is_summed_up_over_all_routers() -> None:
+    shared, clock = Shared(), ManualClock()
+    meters = [Meter(), Meter()]
+    routers = []
+    for number, meter in enumerate(meters, start=1):
+        told = Totals((number, 10 * number), (1, 1), (0, number), number, 0, 5)
+        sources = Sources(totals=partial(Totals, *told), generation=partial(int, 7 + number))
+        control = MemoryControlStore(shared, clock=clock)
+        routers.append(Measurement(control, meter, f"router-{number}", clock, sources))
+    for _ in range(3):
+        for meter, seconds in zip(meters, (0.001, 0.1), strict=True):
+            meter.add(B, "get", True, seconds, False, clock.monotonic())
+        clock.advance(1.0)
+        for router in routers:
+            await router.exchange()
+    first = routers[0]
+    assert first.totals() == Totals((3, 30), (2, 2), (0, 3), 3, 0, 10)
+    assert [found[:2] for found in first.routers()] == [("router-1", 8), ("router-2", 9)]
+    side = first.side(B)
+    assert side.calls_per_second == pytest.approx(0.6, abs=0.11)
+    assert side.p99_seconds is not None and side.p99_seconds > 0.05, "the slow router's calls count too"
+    assert first.side(A).p99_seconds is None
+
+
+async def test_the_report_of_a_router_of_the_release_before_counts_as_far_as_it_goes() -> None:
+    clock = ManualClock()
+    mine = Measurement(MemoryControlStore(Shared(), clock=clock), Meter(), "router-1", clock).mine()
+    fields = json.loads(mine.to_json())
+    for name in ("latencies", "totals", "generation"):
+        del fields[name]
+    older = Measured.from_json(json.dumps(fields))
+    assert (older.totals, older.generation, dict(older.latencies)) == (Totals(), 0, {})

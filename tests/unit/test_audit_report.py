@@ -12,6 +12,7 @@ from libs.errors import InvalidField
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import audit_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from services.router.cli.audit import _remedy
 from services.router.core.audit import MAX_EXAMPLES, SAMPLE_DIFFERS, AuditReport, Finding, Verdict, begun, looked, tried
 from services.router.core.compare import Comparison
 from services.router.core.evidence import Evidence, Limits
@@ -141,3 +142,13 @@ def test_an_audit_that_makes_no_sense_is_refused(arguments: dict[str, str], fiel
     with pytest.raises(InvalidField) as refused:
         Audit({}, CONTRACT, ManualClock()).lane(arguments)
     assert refused.value.field == field
+
+
+def test_dirt_that_blocks_is_said_with_what_to_do() -> None:
+    def kind(*, acceptable: bool, accepted: bool = False) -> dict[str, object]:
+        return {"findings": 1, "acceptable": acceptable, "accepted": accepted}
+
+    able = {"kinds": {"bad-json": kind(acceptable=True), "old-name": kind(acceptable=True, accepted=True)}}
+    assert _remedy(able).endswith("baton audit --accept bad-json,old-name")
+    fixed = {"kinds": {"bad-json": kind(acceptable=True), "lossy": kind(acceptable=False)}}
+    assert _remedy(fixed) == "clean up through A what may not move: lossy"

@@ -134,7 +134,7 @@ def status(columns: int) -> str:
 def test_the_status_is_readable_at_80_columns(columns: int) -> None:
     text = status(columns)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
-    for words in ("sqlite 3.40.1", "postgresql 15.6", "1000000, owns 0", "20.0/s", "P99 12.3 ms", "look at this"):
+    for words in ("sqlite 3.40.1", "postgresql 15.6", "1000000, owns 0", "20.0/s", "12.3 ms", "look at this"):
         assert words in text, text
     whole = " ".join(text.split())
     for words in (
@@ -178,3 +178,10 @@ def test_the_status_says_whether_the_old_program_can_have_its_file_back(
     assert leaving in show.leaving_line(view)
     assert show.old_rows_line(view["stores"]["A"]).startswith(old_rows)
     assert bool(show.old_rows_line(view["stores"]["A"])) == bool(old_rows)
+
+
+def test_a_gate_that_never_has_enough_says_what_helps() -> None:
+    gate = {"name": "error-rate", "samples": 3, "least_samples": 600, "seconds_left": None}
+    assert "baton probe" in show.wait_line(gate) and "baton gates set" in show.wait_line(gate)
+    assert show.wait_line({**gate, "samples": 600, "seconds_left": 0.0}) == ""
+    assert show.wait_line({**gate, "seconds_left": 300.0}).endswith("about 5 min to go")

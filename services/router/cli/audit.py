@@ -57,7 +57,17 @@ def audit(
 
         show.show(_screen(report))
     if report["verdict"] not in PASSES:
-        raise CommandFailed(f"the data is {report['verdict']}: SHADOW is not open", Exit.BLOCKED)
+        raise CommandFailed(f"the data is {report['verdict']}: SHADOW is not open; {_remedy(report)}", Exit.BLOCKED)
+
+
+def _remedy(report: View) -> str:
+    """What to do about dirt that nobody has accepted."""
+    found = {name: kind for name, kind in report["kinds"].items() if kind["findings"] and not kind["accepted"]}
+    fixed = [name for name, kind in found.items() if not kind["acceptable"]]
+    if fixed:
+        return f"clean up through A what may not move: {', '.join(fixed)}"
+    kinds = [name for name, kind in report["kinds"].items() if kind["findings"]]
+    return f"clean it up through A, or let it move as it is: baton audit --accept {','.join(kinds)}"
 
 
 def _screen(report: View) -> Group:

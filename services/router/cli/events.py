@@ -69,7 +69,22 @@ def show_events(
     else:
         question = {"name": what, "limit": limit, "content": True}
     if not _print(options, question):
-        raise CommandFailed(f"the log holds no event {what}")
+        raise CommandFailed(f"the log holds no event {what}{_form_of_names(options, what)}")
+
+
+def _form_of_names(options: Common, what: str) -> str:
+    """How records are named, where this is no record's name; else ""."""
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli.client import control
+
+    if what.replace("/", "", 1).isdecimal():
+        return ""
+    try:
+        with control(options) as router:
+            router.call("Explain", pb.ExplainRequest(key=what, operation="get"))
+    except CommandFailed as error:
+        return f"; {error}" if error.code is Exit.USAGE else ""
+    return ""
 
 
 def parked(

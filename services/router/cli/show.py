@@ -18,6 +18,8 @@ from services.router.cli.show_jobs import job_line
 from services.router.cli.views import View
 
 _PIPE_WIDTH = 160
+_JOB_CHARACTERS = 120
+"""Of a job, on the status."""
 
 _COLOURS = {"PASS": "green", "WARN": "yellow", "INCONCLUSIVE": "yellow", "FAIL": "red"}
 
@@ -117,7 +119,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         *(("old rows", line) for line in (old_rows_line(store) for store in view["stores"].values()) if line),
         ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
         ("handover", progress_line(view["handover"])),
-        *((job["lane"], f"{job['id']}: {job_line(job)}") for job in view["jobs"]),
+        *((job["lane"], _cut(f"{job['id']}: {job_line(job)}", job)) for job in view["jobs"]),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
         ("writes", answered_line(view)),
         ("ledger", counts_line(view["ledger"])),
@@ -198,8 +200,17 @@ def wait_line(gate: View) -> str:
     seen = f"{gate['name']} has {gate['samples']} of {gate['least_samples']}"
     left = gate["seconds_left"]
     if left is None:
-        return f"{seen}, and at this rate never has enough: more traffic, or baton gates set"
+        return (
+            f"{seen}, and at this rate never has enough: more traffic (baton probe), or a lower limit (baton gates set)"
+        )
     return f"{seen}, about {left:.0f} s to go" if left < 120 else f"{seen}, about {left / 60:.0f} min to go"
+
+
+def _cut(line: str, job: View) -> str:
+    """What a job found is in its report."""
+    if len(line) <= _JOB_CHARACTERS:
+        return line
+    return f"{line[:_JOB_CHARACTERS]}... (baton jobs show {job['id']})"
 
 
 def _router(view: View) -> str:
@@ -304,7 +315,7 @@ def _stores_table(view: View) -> Table:
     rows: list[tuple[str, Callable[[str, View], str]]] = [
         ("state", lambda name, store: _state(store)),
         ("calls", lambda name, store: _rate(view, name)),
-        ("P99", lambda name, store: _p99(view, name)),
+        ("P99", lambda name, store: _p99(view, name).removeprefix("P99 ")),
         ("faults", lambda name, store: _faults(view, name)),
         (
             "answered",
