@@ -39,7 +39,7 @@ def status(
       stores.A stores.B: reachable serving note backend records owned_records
         owned_buckets outbox_entries outbox_oldest_seconds lag_events
         lag_seconds parked reads writes failures waiting feed_read
-        feed_applied feed_old feed_trouble
+        feed_applied feed_old feed_trouble unfilled_records
       handover: running done total rate eta_seconds note finished_time
       jobs: of each lane the latest, as `baton jobs show` has it
       canary_auto: running step steps note finished_time
