@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -216,6 +216,8 @@ class Database:
         self._queues: tuple[deque[_Job[Any]], deque[_Job[Any]]] = (deque(), deque())
         self._ready = threading.Condition()
         self._closing = False
+        self._broken = False
+        """The writer's connection is closed, after a transaction that could not be undone."""
         self._writer = connect(path, options.busy_seconds)
         self._readers = [connect(path, options.busy_seconds) for _ in range(options.readers)]
         self._idle = deque(self._readers)
@@ -263,13 +265,14 @@ class Database:
         or nothing. Raises Overloaded, and the table of errors above; after StoreUnavailable the outcome is unknown.
         """
         queue = self._queues[background]
-        if self._closing:
-            raise StoreUnavailable(f"{self.path} is closed")
-        if len(queue) >= self._options.queue_jobs:
-            raise Overloaded(f"{len(queue)} writes wait for {self.path}: try again a little later")
         job: _Job[T] = _Job(work, self._loop.create_future(), committed)
-        queue.append(job)
+        # Under the lock under which the writer decides to end: a job that is in the queue is answered.
         with self._ready:
+            if self._closing:
+                raise StoreUnavailable(f"{self.path} is closed")
+            if len(queue) >= self._options.queue_jobs:
+                raise Overloaded(f"{len(queue)} writes wait for {self.path}: try again a little later")
+            queue.append(job)
             self._ready.notify()
         return await job.future
 
@@ -311,8 +314,8 @@ class Database:
             with self._ready:
                 while not any(self._queues) and not self._closing:
                     self._ready.wait()
-            if not any(self._queues):
-                return
+                if not any(self._queues):
+                    return
             queue = background if background and (after_client or not client) else client
             after_client = queue is client
             self._group(queue)
@@ -327,28 +330,44 @@ class Database:
             for job in done:
                 # Also of those that had refused: what they saw may have been the work of others in the group.
                 job.error = error_of(error, self.path)
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
+            self._undo()
         self._loop.call_soon_threadsafe(_deliver, done)
 
+    def _undo(self) -> None:
+        """Leaves no transaction open. If SQLite cannot undo it, closing the connection does: the next job opens one."""
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            log.error("%s: a transaction could not be undone, its connection is opened anew: %s", self.path, error)
+            self._broken = True
+            with suppress(sqlite3.Error):
+                self._writer.close()
+
+    def _open_again(self) -> None:
+        """Raises sqlite3.Error: then the job that needed the connection gets it, and the next job tries again."""
+        self._writer = connect(self.path, self._options.busy_seconds)
+        self._broken = False
+
     def _run(self, queue: deque[_Job[Any]], done: list[_Job[Any]]) -> None:
-        execute = self._writer.execute
         until = time.monotonic() + GROUP_SECONDS
         while queue and len(done) < GROUP_JOBS and time.monotonic() < until:
             job = queue.popleft()
             if job.future.cancelled():
                 continue
             done.append(job)
+            if self._broken:
+                self._open_again()
             if not self._writer.in_transaction:
                 # The first job needs no savepoint: undoing it is undoing the transaction.
-                execute("BEGIN IMMEDIATE")
+                self._writer.execute("BEGIN IMMEDIATE")
                 self._attempt(job, "ROLLBACK")
                 continue
-            execute("SAVEPOINT job")
+            self._writer.execute("SAVEPOINT job")
             self._attempt(job, "ROLLBACK TO job")
-            execute("RELEASE job")
-        if self._writer.in_transaction:
-            execute("COMMIT")
+            self._writer.execute("RELEASE job")
+        if done and self._writer.in_transaction:
+            self._writer.execute("COMMIT")
 
     def _attempt(self, job: _Job[Any], undo: str) -> None:
         try:
@@ -361,10 +380,19 @@ class Database:
             self._writer.execute(undo)
 
     def _close(self) -> None:
-        self._closing = True
         with self._ready:
+            self._closing = True
             self._ready.notify()
         self._thread.join(_CLOSE_SECONDS)
+        with self._ready:
+            left = [job for queue in self._queues for job in queue]
+            for queue in self._queues:
+                queue.clear()
+        for job in left:
+            # Only if the writer did not end within its time.
+            job.error = StoreUnavailable(f"{self.path} is closed")
+        if left:
+            self._loop.call_soon_threadsafe(_deliver, left)
         for connection in self._readers:
             connection.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -324,3 +324,78 @@ async def test_a_closed_one_refuses_and_what_waited_is_done(tmp_path: Path) -> N
     for refused in (database.write(adding("d")), database.read(words)):
         with pytest.raises(StoreUnavailable, match="closed"):
             await refused
+
+
+class _Failing:
+    """A connection whose COMMIT fails and whose ROLLBACK then fails too, as on a disk that has gone."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.connection, name)
+
+    def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:
+        if statement in ("COMMIT", "ROLLBACK"):
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.connection.execute(statement, *parameters)  # type: ignore[arg-type]
+
+
+async def test_the_writer_goes_on_after_a_rollback_that_failed_after_a_failed_commit(database: Database) -> None:
+    await database.write(adding("before"))
+    database._writer = _Failing(database._writer)  # type: ignore[assignment]
+    async with asyncio.timeout(BOUND_SECONDS):
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+            await database.write(adding("lost"))
+        await database.write(adding("after"))
+    assert await database.read(words) == ["before", "after"]
+
+
+async def test_jobs_are_answered_while_the_connection_cannot_be_opened_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database._writer = _Failing(database._writer)  # type: ignore[assignment]
+
+    def refuse(path: Path, busy_seconds: float) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    async with asyncio.timeout(BOUND_SECONDS):
+        with monkeypatch.context() as patched:
+            patched.setattr(libs.sqlite, "connect", refuse)
+            for _ in range(3):
+                with pytest.raises(sqlite3.OperationalError):
+                    await database.write(adding("lost"))
+        await database.write(adding("after"))
+    assert await database.read(words) == ["after"]
+
+
+async def test_a_job_is_answered_whenever_the_writer_closes(tmp_path: Path) -> None:
+    """The writer ends, while jobs come, at another moment each time."""
+    for number in range(30):
+        outcomes: list[asyncio.Task[None]] = []
+        async with AsyncExitStack() as stack:
+            database = await stack.enter_async_context(Database.open(tmp_path / "d.db", (TABLE,)))
+            ending = asyncio.create_task(stack.aclose())
+            for word in range(number + 1):
+                outcomes.append(asyncio.create_task(database.write(adding(f"{number} {word}"))))
+                await asyncio.sleep(0)
+            await ending
+            async with asyncio.timeout(BOUND_SECONDS):
+                answers = await asyncio.gather(*outcomes, return_exceptions=True)
+        assert {type(answer) for answer in answers} <= {type(None), StoreUnavailable}
+
+
+async def test_jobs_that_a_writer_leaves_are_answered_when_its_time_to_close_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libs.sqlite, "_CLOSE_SECONDS", 0.05)
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(Database.open(tmp_path / "d.db", (TABLE,)))
+        async with held(database) as gate:
+            job = asyncio.create_task(database.write(adding("late")))
+            await asyncio.sleep(0)
+            await stack.aclose()
+            with pytest.raises(StoreUnavailable, match="closed"):
+                await job
+            gate.go_on.set()
+            await asyncio.to_thread(database._thread.join, BOUND_SECONDS)
