@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
@@ -194,6 +195,19 @@ async def test_a_provider_that_is_away_leaves_what_it_said_last(
     await switches.refresh()
     assert switches.current == NO_FLAGS
     assert view(switches, ALL) == (None, "the provider", "")
+
+
+async def test_a_flag_that_a_provider_changes_is_one_line_in_the_log(
+    switches: Switches, provider: Said, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for seen in (Seen(True), Seen(True), Seen(False), Seen(False)):
+        provider.seen = {ALL: seen}
+        await switches.refresh()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"flag {ALL} = true (was unset), by the provider",
+        f"flag {ALL} = false (was true), by the provider",
+    ]
 
 
 async def test_a_value_of_a_wrong_type_leaves_the_flags_last_good_one(switches: Switches, provider: Said) -> None:

@@ -9,6 +9,7 @@ the next rule decides, at last the phase.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ INTERVAL_SECONDS = 0.4
 
 ANSWER_SECONDS = 0.5
 """How long one look may take. A provider that is slower is away; it is not asked again before it has answered."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -136,10 +139,12 @@ class Switches:
             raise FlagsUnavailable(self._trouble)
         asked, self._asking = self._asking, None
         try:
-            self._said = dict(asked.result())
+            said = dict(asked.result())
         except FlagsUnavailable as error:
             self._trouble = error.message
             raise
+        _log_changes(provider.name, self._said, said)
+        self._said = said
         self._trouble = ""
         self._settle()
 
@@ -186,6 +191,15 @@ class Switches:
         loop.well()
         if self._provider is not None:
             await self._provider.watch(self._interval_seconds)
+
+
+def _log_changes(provider: str, before: Mapping[str, Known], after: Mapping[str, Known]) -> None:
+    """One line for each flag that a provider changes; what an operator sets is in the journal and its line."""
+    words = {True: "true", False: "false", None: "unset"}
+    for name, known in after.items():
+        old = before[name].value
+        if known.value != old:
+            log.info("flag %s = %s (was %s), by %s", name, words[known.value], words[old], provider)
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:

@@ -18,7 +18,7 @@ from services.router.control.port import ControlUnavailable, JobRecords
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.throttle import Load, Throttle, ThrottleLimits
-from services.router.flows.jobs import Asking, JobFailed, JobKind, Position, Step, log_job
+from services.router.flows.jobs import Asking, JobFailed, JobKind, Position, Step, checked, log_job
 from services.router.flows.mover import Rate
 
 log = logging.getLogger(__name__)
@@ -310,7 +310,7 @@ class Run:
                 while not task.done():
                     await asyncio.wait({task}, timeout=LOOK_SECONDS)
                     await self._look(in_step=True)
-            return _checked(task.result()), began
+            return checked(task.result()), began
         except TimeoutError:
             raise TimeoutError(f"a step took longer than {plain(LONGEST_STEP_SECONDS)} s") from None
         finally:
@@ -390,15 +390,6 @@ class Run:
 
 def _waiting(job: Job, why: str) -> Job:
     return replace(job, per_second=0.0, waits=why) if job.state is JobState.RUNNING else job
-
-
-def _checked(step: Step) -> Step:
-    """Raises ValueError for a step that cannot be written down."""
-    if len(step.checkpoint) > rules.MAX_CHECKPOINT_BYTES:
-        raise ValueError(f"a checkpoint of {len(step.checkpoint)} bytes: at most {rules.MAX_CHECKPOINT_BYTES}")
-    if step.report is not None and len(step.report.encode()) > rules.MAX_REPORT_BYTES:
-        raise ValueError(f"a report of {len(step.report.encode())} bytes: at most {rules.MAX_REPORT_BYTES}")
-    return step
 
 
 async def _wait(told: asyncio.Event, seconds: float) -> None:

@@ -43,7 +43,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from libs.errors import BatonError
-from services.router.core.jobs import Job
+from services.router.core.jobs import MAX_CHECKPOINT_BYTES, MAX_REPORT_BYTES, Job
 
 log = logging.getLogger(__name__)
 
@@ -128,3 +128,12 @@ class Asking(Protocol):
 def log_job(job: Job) -> None:
     """One line for each change of a job's state."""
     log.info("job %s is %s (asked for by %s): %s", job.id, job.state.value, job.actor, job.note or "begins")
+
+
+def checked(step: Step) -> Step:
+    """Raises ValueError for a step that cannot be written down."""
+    if len(step.checkpoint) > MAX_CHECKPOINT_BYTES:
+        raise ValueError(f"a checkpoint of {len(step.checkpoint)} bytes: at most {MAX_CHECKPOINT_BYTES}")
+    if step.report is not None and len(step.report.encode()) > MAX_REPORT_BYTES:
+        raise ValueError(f"a report of {len(step.report.encode())} bytes: at most {MAX_REPORT_BYTES}")
+    return step
