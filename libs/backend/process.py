@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
@@ -32,6 +32,7 @@ from libs.process import told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
+from libs.rpc.gate import CONNECTION_SHARE
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
 from libs.rpc.server import Server, ServerConfig, TypedService
@@ -157,7 +158,9 @@ async def open_backend(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
             [calls.internal(), replication.service(), recovery.service(), *audit],
         )
-        public_limits = settings.limits(settings.public_calls, REQUEST_BYTES)
+        public_limits = replace(
+            settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE
+        )
         public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
         doorkeeper.tell = (internal.set_serving, public.set_serving)
         running = Running(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from libs.process import Address, Count, ProcessSettings, Seconds, check_optional_address, check_optional_addresses
-from libs.rpc.server import ServerLimits
+from libs.rpc.gate import ServerLimits
 from libs.store.limits import OutboxLimits
 
 

@@ -6,21 +6,33 @@ row is read after its key was told, so it is never older than the write that it 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from libs.contract.operations import Watch
 from libs.contract.watches import HEARTBEAT_SECONDS, Place, Step
-from libs.rpc.limits import ANSWER_BYTES
-from libs.store.few import Few
 from libs.store.port import Listed, Page, Since, StorePorts, UnknownPlace
 
 PAGE_ROWS = 50
-"""Read at once."""
+"""Rows of one read, at most."""
+
+STEP_BYTES = 128 * 1024
+"""Of the items of one step; a single larger item is a step of its own."""
+
+FIRST_ROWS = 8
+"""Rows of the first read, when it is not known how large they are."""
+
+TURNS = 16
+"""Watches that read rows and send them at once.
+
+A turn lasts from the read until the steps are sent, so the memory of all watches together is that of as many pages. A
+caller that takes no answer loses its watch (`SlowReader`), and with it the turn.
+"""
 
 READS = 2
-"""At once, of all watches together: a write wakes all of them, and calls must get their turn all the same."""
+"""Of these, reads under way at once: a write wakes all watches, and calls must get their turn all the same."""
 
 
 class Watching:
@@ -29,7 +41,8 @@ class Watching:
     def __init__(self, ports: StorePorts, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._ports = ports
         self._heartbeat_seconds = heartbeat_seconds
-        self._few = Few(READS, HEARTBEAT_SECONDS, "a turn to read records")
+        self._turns = asyncio.Semaphore(TURNS)
+        self._reads = asyncio.Semaphore(READS)
 
     async def steps(self, wanted: Watch, place: Place | None) -> AsyncGenerator[Step, None]:
         """From the place, if it is one of this store, else anew. Has no end.
@@ -50,10 +63,6 @@ class Watching:
             shown = Place(self._ports.store, since.place)
             since = await self._since(since.place, self._heartbeat_seconds)
 
-    async def _page(self, page: Page) -> list[Listed]:
-        async with self._few.turn():
-            return await self._ports.records.page(page)
-
     async def _since(self, place: str, wait_seconds: float) -> Since | None:
         """None: the place is lost."""
         try:
@@ -63,43 +72,63 @@ class Watching:
 
     async def _whole(self, wanted: Watch) -> AsyncGenerator[Step, None]:
         """Everything that matches, page by page. It is complete only with the step that comes after these."""
-        page = Page(wanted.filter, limit=PAGE_ROWS)
-        reset = True
-        more = True
-        while more:
-            rows = await self._page(page)
-            for step in _steps(wanted, rows):
-                yield replace(step, reset=reset)
-                reset = False
-            more = len(rows) == page.limit
-            page = replace(page, after=rows[-1].row.key if rows else "")
+        reset, after, limit = True, "", FIRST_ROWS
+        while limit:
+            async with self._turns:
+                rows = await self._page(Page(wanted.filter, after=after, limit=limit))
+                more = len(rows) == limit
+                after, limit = (rows[-1].row.key, _next_limit(rows)) if more else ("", 0)
+                for step in _steps(wanted, rows):
+                    yield replace(step, reset=reset)
+                    reset = False
         if reset:
             yield Step(reset=True)
 
     async def _changed(self, wanted: Watch, since: Since, shown: Place | None) -> AsyncGenerator[Step, None]:
         """The records that were written, if any, and the place in the last step: before it, `shown` is what is safe."""
-        last = Step()
-        for start in range(0, len(since.keys), PAGE_ROWS):
-            rows = await self._page(Page(wanted.filter, keys=since.keys[start : start + PAGE_ROWS]))
-            for step in _steps(wanted, rows):
-                if last.items or last.removed:
-                    yield replace(last, place=shown)
-                last = step
-        yield replace(last, place=Place(self._ports.store, since.place), synced=True)
+        there = Place(self._ports.store, since.place)
+        start, limit = 0, FIRST_ROWS
+        while True:
+            async with self._turns:
+                keys = since.keys[start : start + limit]
+                rows = await self._page(Page(wanted.filter, keys=keys)) if keys else []
+                start, limit = start + len(keys), _next_limit(rows)
+                steps = _steps(wanted, rows)
+                step = next(steps, Step())
+                for following in steps:
+                    yield replace(step, place=shown)
+                    step = following
+                if start >= len(since.keys):
+                    yield replace(step, place=there, synced=True)
+                    return
+                yield replace(step, place=shown)
+
+    async def _page(self, page: Page) -> list[Listed]:
+        async with self._reads:
+            return await self._ports.records.page(page)
 
 
-def _steps(wanted: Watch, rows: Sequence[Listed]) -> Iterator[Step]:
-    """Of about ANSWER_BYTES at most."""
+def _next_limit(rows: Sequence[Listed]) -> int:
+    """Rows for the next read: as many as fit a step, if they are as large as these."""
+    size = sum(len(row.payload) for row, _ in rows)
+    fit = PAGE_ROWS if not size else STEP_BYTES * len(rows) // size
+    return max(1, min(fit, PAGE_ROWS))
+
+
+def _steps(wanted: Watch, rows: list[Listed]) -> Iterator[Step]:
+    """Of about STEP_BYTES at most. Takes the rows out of the list, so that they are free when they are sent."""
     items: list[bytes] = []
     removed: list[str] = []
     size = 0
-    for row, matches in rows:
+    rows.reverse()
+    while rows:
+        row, matches = rows.pop()
         if not matches:
             # A row without a payload was never a record, so there is nothing that could be gone.
             removed += [row.key] if row.payload else []
             continue
         item = wanted.item(row)
-        if items and size + len(item) > ANSWER_BYTES:
+        if items and size + len(item) > STEP_BYTES:
             yield Step(items, removed)
             items, removed, size = [], [], 0
         items.append(item)

@@ -92,10 +92,9 @@ async def abort(context: Context, error: BatonError) -> Never:
     await context.abort(code_of(error), status.message, trailers)
 
 
-async def abort_unknown(context: Context, error: Exception) -> Never:
-    """End the call because of a defect: the log gets the stack trace, the client no part of it."""
+def log_defect(error: Exception) -> None:
+    """Write a defect that ended a call to the log, with the stack trace that its client does not get."""
     log.error("a call failed by a defect: %r", error, exc_info=error)
-    await abort(context, Internal())
 
 
 async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:

@@ -12,5 +12,9 @@ INTERNAL_REQUEST_BYTES = 4 * 1024 * 1024
 ANSWER_BYTES = 2 * 1024 * 1024
 """A page of records ends when it has reached this size."""
 
+REQUEST_SLACK_BYTES = 64 * 1024
+"""How far a request may exceed its limit and still be refused with a reason of ours. Beyond it the transport refuses
+it unread."""
+
 HARD_MESSAGE_BYTES = 16 * 1024 * 1024
-"""What the transport accepts. Between this and the limits above a call is refused with a proper error."""
+"""The longest message that the transport sends, and that a client of ours receives."""

@@ -19,10 +19,16 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from libs.rpc.errors import Context
+from libs.rpc.standard import Shares
 
 V1ALPHA = reflection.SERVICE_NAME
 V1 = V1ALPHA.replace("v1alpha", "v1")
 NAMES = (V1, V1ALPHA)
+
+STREAMS = 32
+"""Streams of reflection at one listener."""
+CONNECTION_STREAMS = 4
+"""Of these, by one connection."""
 
 _MEMBERS = (
     ("FindServiceByName", "methods_by_name"),
@@ -78,13 +84,15 @@ class Reflection(reflection.aio.ReflectionServicer):
     def __init__(self, services: Sequence[str]) -> None:
         super().__init__(services, Pool())
         self._ended = asyncio.Event()
+        self._shares = Shares(STREAMS, CONNECTION_STREAMS)
 
     async def ServerReflectionInfo(  # type: ignore[override]  # its stub knows no generators
         self, requests: Any, context: Context
     ) -> AsyncGenerator[Any, None]:
-        answered: Any = super().ServerReflectionInfo(self._until_ended(requests), context)
-        async for answer in answered:
-            yield answer
+        async with self._shares.one(context):
+            answered: Any = super().ServerReflectionInfo(self._until_ended(requests), context)
+            async for answer in answered:
+                yield answer
 
     async def _until_ended(self, requests: Any) -> AsyncGenerator[Any, None]:
         ended = asyncio.ensure_future(self._ended.wait())

@@ -1,14 +1,14 @@
 """A gRPC server: raw and generated services behind one admission, one deadline rule, one mapping of errors, one drain.
 
 Handlers see bytes and return bytes; generated servicers are wrapped to do the same. So every call, of whatever service,
-goes through `_Gate.answer`. Health and reflection stand beside it: they answer anybody, always.
+goes through the listener's `Gate`. Health and reflection stand beside it, with limits of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,20 +18,15 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
+from libs.errors import BatonError, InvalidField
 from libs.rpc import goaway, reflection
-from libs.rpc.auth import check_token, is_loopback
-from libs.rpc.errors import Context, DeadlineExceeded, abort, abort_unknown
-from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_BYTES
+from libs.rpc.auth import is_loopback
+from libs.rpc.errors import Context
+from libs.rpc.gate import Gate, Handler, ServerLimits, Stream
+from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES
 from libs.rpc.standard import Health
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[bytes, Context], Awaitable[bytes]]
-"""Raises BatonError, or ends the call by the context."""
-
-Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
-"""One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent."""
 
 _BACKSTOP_CALLS = 8192
 """Beyond the limits of a listener: received calls that wait to be refused with a reason."""
@@ -67,22 +62,6 @@ class TypedService:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """What one listener lets in."""
-
-    calls: int = 256
-    """Under way at once; further ones are refused with OVERLOADED."""
-    waiting: Callable[[], int] = lambda: 0
-    """Calls under way that a queue with a bound of its own holds: they do not count."""
-    streams: int = 16
-    """The same of methods that answer more than once. These have no deadline but the caller's."""
-    request_bytes: int = REQUEST_BYTES
-    default_deadline_seconds: float = 5.0
-    """Of a call that has none."""
-    longest_deadline_seconds: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Where a server listens and for whom. `setting` is the name of the setting that holds the address."""
 
@@ -99,7 +78,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Else two processes could share one port without a word.
     ("grpc.so_reuseport", 0),
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", METADATA_BYTES),
     # As large as the soft limit: between the two, gRPC refuses calls at random.
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
@@ -113,124 +91,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server.max_pending_requests", _BACKSTOP_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 2 * _BACKSTOP_CALLS),
 )
-
-
-class _Gate:
-    """Every call's way in and out."""
-
-    def __init__(self, limits: ServerLimits, token: bytes | None) -> None:
-        self._limits = limits
-        self._token = token
-        self.in_flight = 0
-        self.arrived = 0
-        """Calls that came in since the start, streams not counted."""
-        self._waiting: set[asyncio.Task[None]] = set()
-        """Streams that wait for their next answer."""
-        self.streams = 0
-        self.draining = False
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    async def answer(self, handler: Handler, request: bytes, context: Context) -> bytes:
-        """What the handler answers; an error is sent as Baton's errors are."""
-        self.arrived += 1
-        try:
-            self._admit(request, context, full=self.in_flight - self._limits.waiting() >= self._limits.calls)
-        except BatonError as error:
-            return await abort(context, error)
-        self.in_flight += 1
-        self.idle.clear()
-        try:
-            return await self._run(handler, request, context)
-        except BatonError as error:
-            return await abort(context, error)
-        except grpc.aio.BaseError:
-            # The call was ended in order (AbortError), or its caller's connection is gone.
-            raise
-        # The outermost owner of a call: the log gets the stack trace, the client a status.
-        except Exception as error:  # noqa: BLE001
-            return await abort_unknown(context, error)
-        finally:
-            self.in_flight -= 1
-            self._tell_idle()
-
-    async def stream(self, handler: Stream, request: bytes, context: Context) -> None:
-        """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
-        try:
-            self._admit(request, context, full=self.streams >= self._limits.streams)
-            if self.draining:
-                raise _draining()
-        except BatonError as error:
-            await abort(context, error)
-        pump = asyncio.ensure_future(self._pump(handler, request, context))
-        self._waiting.add(pump)
-        pump.add_done_callback(self._waiting.discard)
-        self.streams += 1
-        self.idle.clear()
-        try:
-            await pump
-        except asyncio.CancelledError:
-            if not self.draining or context.cancelled():
-                raise
-            await abort(context, _draining())
-        except BatonError as error:
-            await abort(context, error)
-        except grpc.aio.BaseError:
-            raise
-        # As for a call.
-        except Exception as error:  # noqa: BLE001
-            await abort_unknown(context, error)
-        finally:
-            self.streams -= 1
-            self._tell_idle()
-
-    def close_streams(self) -> None:
-        """Streams have no end of their own: they end when the drain begins. One that is being written to ends when that
-        is done: a write that is given up is still under way in the core, which then takes no status."""
-        for pump in self._waiting:
-            pump.cancel()
-
-    def _tell_idle(self) -> None:
-        if not self.in_flight and not self.streams:
-            self.idle.set()
-
-    async def _pump(self, handler: Stream, request: bytes, context: Context) -> None:
-        pump = asyncio.current_task()
-        assert pump is not None, "it runs in a task"
-        async with aclosing(handler(request, context)) as answers:
-            async for answer in answers:
-                self._waiting.discard(pump)
-                await context.write(answer)
-                self._waiting.add(pump)
-                if self.draining:
-                    raise _draining()
-
-    def _admit(self, request: bytes, context: Context, *, full: bool) -> None:
-        """Raises BatonError when the call must not come in."""
-        if self._token is not None:
-            check_token(context.invocation_metadata(), self._token)
-        if full:
-            raise Overloaded()
-        if len(request) > self._limits.request_bytes:
-            raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
-
-    async def _run(self, handler: Handler, request: bytes, context: Context) -> bytes:
-        remaining: float | None = context.time_remaining()
-        if remaining is not None and remaining <= self._limits.longest_deadline_seconds:
-            return await handler(request, context)
-        limit = self._limits.default_deadline_seconds if remaining is None else self._limits.longest_deadline_seconds
-        deadline = asyncio.timeout(limit)
-        try:
-            async with deadline:
-                return await handler(request, context)
-        except TimeoutError:
-            if deadline.expired():
-                raise DeadlineExceeded() from None
-            raise
-
-
-def _draining() -> StoreNotReady:
-    return StoreNotReady("the process is draining")
 
 
 class _Collector:
@@ -287,11 +147,15 @@ class Server:
 
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
-        self._gate = _Gate(config.limits, config.token)
+        self._gate = Gate(config.limits, config.token)
         self._health = Health()
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(
-            options=OPTIONS,
+            options=(
+                *OPTIONS,
+                # After decompression. Up to the slack a larger request is refused with the field and the limit.
+                ("grpc.max_receive_message_length", config.limits.request_bytes + REQUEST_SLACK_BYTES),
+            ),
             # Only against floods that the gate cannot answer: the core refuses without a reason.
             maximum_concurrent_rpcs=2 * config.limits.calls + config.limits.streams + _BACKSTOP_CALLS,
         )
@@ -392,9 +256,9 @@ class Server:
 
     def _add(self, service: RawService) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            name: grpc.unary_unary_rpc_method_handler(partial(self._gate.answer, handler))
+            name: grpc.stream_unary_rpc_method_handler(partial(self._gate.answer, handler, name))
             for name, handler in service.methods.items()
         }
         for name, stream in service.streams.items():
-            handlers[name] = grpc.unary_stream_rpc_method_handler(partial(self._gate.stream, stream))
+            handlers[name] = grpc.stream_stream_rpc_method_handler(partial(self._gate.stream, stream))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))

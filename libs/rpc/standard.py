@@ -1,16 +1,51 @@
 # ruff: noqa: N802 - the methods are named as in the .proto.
-"""Health, which every listener serves. Its watchers may stay for as long as they like; they are ended when a listener
-drains, else each of them would hold it open to the end of its time."""
+"""Health, which every listener serves, to callers without a token too.
+
+Its watchers may stay for as long as they like, so their number is bounded. They are ended when a listener drains, else
+each of them would hold it open to the end of its time.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from grpc_health.v1 import health, health_pb2
 
-from libs.rpc.errors import Context
+from libs.errors import Overloaded
+from libs.rpc.errors import Context, abort
+
+WATCHES = 64
+"""Watches of health at one listener."""
+CONNECTION_WATCHES = 8
+"""Of these, by one connection."""
 
 _LAST_ANSWERS_SECONDS = 0.25
+
+
+class Shares:
+    """Bounds streams that anybody may open: so many in all, and so many by one connection."""
+
+    def __init__(self, most: int, by_connection: int) -> None:
+        self._most = most
+        self._by_connection = by_connection
+        self._of: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def one(self, context: Context) -> AsyncIterator[None]:
+        """Holds a share. Ends the call with OVERLOADED if there is none."""
+        peer = context.peer()
+        if self._of.total() >= self._most or self._of[peer] >= self._by_connection:
+            await abort(context, Overloaded())
+        self._of[peer] += 1
+        try:
+            yield
+        finally:
+            self._of[peer] -= 1
+            if not self._of[peer]:
+                del self._of[peer]
 
 
 class Health(health.aio.HealthServicer):
@@ -19,8 +54,13 @@ class Health(health.aio.HealthServicer):
     def __init__(self) -> None:
         super().__init__()
         self._watches: set[asyncio.Task[None]] = set()
+        self._shares = Shares(WATCHES, CONNECTION_WATCHES)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        async with self._shares.one(context):
+            await self._watch(request, context)
+
+    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         watch = asyncio.ensure_future(super().Watch(request, context))
         self._watches.add(watch)
         try:

@@ -29,12 +29,13 @@ from libs.ownership.model import Store
 from libs.process import run, told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.clients import Clients
-from libs.rpc.server import Server, ServerConfig, ServerLimits
+from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
+from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background, Loop
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.telemetry.logs import configure
 from libs.telemetry.metrics import open_metrics
-from services.router.api.control import Parts, control_service
+from services.router.api.control import URGENT, Parts, control_service
 from services.router.api.proxy import Proxy
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
@@ -329,6 +330,7 @@ def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Serve
         settings.public_calls,
         waiting=lambda: patience.calls,
         streams=settings.watchers,
+        connection_share=CONNECTION_SHARE,
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )
@@ -336,7 +338,8 @@ def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Serve
 
 
 def _control(settings: RouterSettings, parts: Parts, token: bytes | None) -> Server:
-    config = ServerConfig(settings.control, "control", ServerLimits(), token, "control_token_file")
+    limits = ServerLimits(urgent=URGENT)
+    config = ServerConfig(settings.control, "control", limits, token, "control_token_file")
     return Server(config, [control_service(parts)])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.backend.watching import PAGE_ROWS, READS, Watching
+from libs.backend.watching import FIRST_ROWS, PAGE_ROWS, READS, STEP_BYTES, TURNS, Watching
 from libs.clock import ManualClock
 from libs.contract.operations import Watch
 from libs.contract.watches import Place, Step
@@ -22,13 +22,13 @@ from libs.pb.sandbox.v1.sandbox_service_pb2 import (
     WatchSandboxesResponse,
 )
 from libs.rpc.errors import reason_of
-from libs.rpc.limits import ANSWER_BYTES
 from libs.sandboxes.columns import sandbox_columns
 from libs.store import memory_watch
 from libs.store.memory import MemoryStore
 from libs.store.port import Filter, Listed, Page, Records
 from tests.contracts.store_adapters import put, record_of, row_of
 from tests.unit.backends import Backend, backend, new, refusal
+from tests.waiting import eventually
 
 BOUND_SECONDS = 10.0
 KEY = "sandboxes/a"
@@ -64,8 +64,9 @@ async def test_a_view_of_many_pages_has_a_place_only_when_it_is_complete(store: 
     async with steps_of(store) as steps:
         heard = await until_synced(steps)
     assert [(len(step.items), step.reset, step.synced, step.place is None) for step in heard] == [
-        (PAGE_ROWS, True, False, True),
+        (FIRST_ROWS, True, False, True),
         (PAGE_ROWS, False, False, True),
+        (PAGE_ROWS - FIRST_ROWS, False, False, True),
         (0, False, True, False),
     ]
 
@@ -95,7 +96,7 @@ async def test_large_records_come_in_several_answers_and_the_place_with_the_last
         heard = await until_synced(steps)
     assert [step.place == begun.place for step in heard] == [True] * (len(heard) - 1) + [False]
     assert sum(len(step.items) for step in heard) == 10 and len(heard) > 1
-    assert all(sum(map(len, step.items)) <= ANSWER_BYTES for step in heard)
+    assert all(len(step.items) <= 1 for step in heard)
 
 
 async def test_without_a_change_a_newer_place_comes_from_time_to_time(store: MemoryStore) -> None:
@@ -131,10 +132,11 @@ class Counted:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self.now = self.most = 0
+        self.now = self.most = self.pages = 0
 
     async def page(self, page: Page) -> list[Listed]:
         self.now += 1
+        self.pages += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0)
         self.now -= 1
@@ -158,6 +160,40 @@ async def test_a_write_that_wakes_many_watches_leaves_calls_their_turn(store: Me
     finally:
         for one in steps:
             await one.aclose()
+
+
+async def test_watches_that_send_hold_so_many_pages_and_no_more(store: MemoryStore) -> None:
+    """Whoever takes nothing keeps its turn; the others wait, and read nothing meanwhile."""
+    await put(store, KEY, "r1", "one")
+    store.records = counted = Counted(store.records)
+    watching = Watching(store)
+    steps = [watching.steps(Watch(Filter()), None) for _ in range(TURNS + 3)]
+    firsts = [asyncio.ensure_future(anext(one)) for one in steps]
+    try:
+        await eventually(lambda: sum(first.done() for first in firsts) >= TURNS)
+        for _ in range(100):
+            await asyncio.sleep(0)  # The others run as far as they can.
+        assert counted.pages == TURNS
+        sending = [one for one, first in zip(steps, firsts, strict=True) if first.done()]
+        for one in sending[:3]:
+            await one.aclose()
+        async with asyncio.timeout(BOUND_SECONDS):
+            await asyncio.gather(*firsts)
+        assert counted.pages == TURNS + 3
+    finally:
+        for one in steps:
+            await one.aclose()
+
+
+@pytest.mark.parametrize(("padding", "most"), [("480000", 1), ("60000", 3), ("10", PAGE_ROWS)])
+async def test_a_step_has_as_many_records_as_fit(store: MemoryStore, padding: str, most: int) -> None:
+    keys = [f"sandboxes/{number:04}" for number in range(2 * PAGE_ROWS)]
+    await store.transfers.apply([record_of(row_of(key, (0, 1), Store.B, padding=padding)) for key in keys])
+    async with steps_of(store) as steps:
+        heard = await until_synced(steps)
+    assert sum(len(step.items) for step in heard) == len(keys)
+    assert max(len(step.items) for step in heard) <= most
+    assert all(sum(map(len, step.items)) <= STEP_BYTES for step in heard if len(step.items) > 1)
 
 
 class Client:

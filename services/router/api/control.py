@@ -54,6 +54,9 @@ from services.router.flows.traffic import Traffic
 SERVICE = "baton.control.v1.ControlService"
 DEFAULT_JOURNAL_ENTRIES = 50
 
+URGENT = frozenset({"GetStatus", "RollbackPhase", "SetFlag", "SetCanary"})
+"""An operator can still look and go back while other calls fill the listener."""
+
 
 class MoverView(Protocol):
     """What the mover tells of itself."""

@@ -15,7 +15,7 @@ from libs.rpc import metadata
 from libs.rpc.caller import read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, pass_on
-from libs.rpc.server import Stream
+from libs.rpc.gate import SlowReader, Stream
 from services.router.flows.stores import Metadata, Refused
 from services.router.flows.traffic import Traffic
 from services.router.flows.watching import WatchCall, Watching
@@ -40,6 +40,8 @@ class Watches:
                 async with aclosing(self.watching.answers(call, to)) as answers:
                     async for answer in answers:
                         yield answer
+            except SlowReader:
+                raise  # The caller's own doing: it does not count as unavailable.
             except Refused as refused:
                 self.traffic.unavailable += refused.error.code() is grpc.StatusCode.UNAVAILABLE
                 await pass_on(context, refused.error)

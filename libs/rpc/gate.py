@@ -1,0 +1,248 @@
+"""Every call's way in and out of a listener: token, limits, deadline, body, errors.
+
+The order matters to a caller that means harm. The token is checked before a call takes a place, a call has a deadline
+from its headers on, and what a refused call has sent is free at once: an error keeps the frames that it went through
+alive, and with them the request, until the garbage collector finds the cycle. So errors lose their traceback here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Never
+
+import grpc
+
+from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
+from libs.rpc.auth import check_token
+from libs.rpc.bodies import Bodies
+from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
+from libs.rpc.limits import REQUEST_BYTES
+
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
+"""Raises BatonError, or ends the call by the context."""
+
+Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
+"""One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent. If the
+caller does not take an answer, `SlowReader` is thrown in at the yield of that answer."""
+
+WRITE_SECONDS = 5.0
+"""How long the caller of a stream may take for one answer. Its memory is the listener's until then."""
+
+
+CONNECTION_SHARE = 0.5
+"""What one connection may have of a public listener."""
+
+
+class SlowReader(BatonError):
+    """The stream was ended: its caller took no answer for too long. Call again with the newest resume token."""
+
+    code = "UNAVAILABLE"
+    reason = "SLOW_READER"
+    retry_seconds = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """The limits of one listener."""
+
+    calls: int = 256
+    """Calls under way at once; further ones are refused with OVERLOADED."""
+    waiting: Callable[[], int] = lambda: 0
+    """Calls under way that a queue with a bound of its own holds: they do not count."""
+    streams: int = 16
+    """The same of methods that answer more than once. These have no deadline but the caller's."""
+    connection_share: float = 1.0
+    """The share of `calls`, and of `streams`, that one connection may have.
+
+    HTTP/2 has a limit of streams for this. A client that has not read that limit yet gets a bare UNAVAILABLE.
+    """
+    request_bytes: int = REQUEST_BYTES
+    default_deadline_seconds: float = 5.0
+    """Of a call that has none."""
+    longest_deadline_seconds: float = 30.0
+    urgent: frozenset[str] = frozenset()
+    """Methods (as "Rollback") that are served while `calls` others are under way."""
+    urgent_calls: int = 16
+    """Calls of urgent methods beyond `calls`."""
+
+
+class Gate:
+    """Every call of one listener goes through here."""
+
+    def __init__(self, limits: ServerLimits, token: bytes | None) -> None:
+        self._limits = limits
+        self._token = token
+        self._bodies = Bodies()
+        self.in_flight = 0
+        self.arrived = 0
+        """Calls that came in since the start, streams not counted."""
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Streams that wait for their next answer."""
+        self.streams = 0
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._calls_of: Counter[str] = Counter()
+        self._streams_of: Counter[str] = Counter()
+        """By connection, as gRPC names its peer."""
+
+    async def answer(self, handler: Handler, name: str, _: object, context: Context) -> bytes:
+        """What the handler answers; an error is sent as Baton's errors are. `name`: of the method."""
+        self.arrived += 1
+        limits, peer = self._limits, context.peer()
+        most = limits.calls + (limits.urgent_calls if name in limits.urgent else 0)
+        waiting = limits.waiting()
+        full = self.in_flight - waiting >= most or self._calls_of[peer] - waiting >= most * limits.connection_share
+        try:
+            self._admit(context, full=full)
+        except BatonError as error:
+            failure = error
+        else:
+            self.in_flight += 1
+            self._calls_of[peer] += 1
+            self.idle.clear()
+            try:
+                return await self._run(handler, context)
+            except BatonError as error:
+                failure = error
+            except grpc.aio.BaseError as error:
+                # The call was ended in order (AbortError), or its caller's connection is gone.
+                raise error.with_traceback(None) from None
+            # The outermost owner of a call: the log gets the stack trace, the client a status.
+            except Exception as error:  # noqa: BLE001
+                failure = _defect(error)
+            finally:
+                self.in_flight -= 1
+                _take_one(self._calls_of, peer)
+                self._tell_idle()
+        return await _end(context, failure)
+
+    async def stream(self, handler: Stream, _: object, context: Context) -> None:
+        """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
+        most, peer = self._limits.streams, context.peer()
+        full = self.streams >= most or self._streams_of[peer] >= most * self._limits.connection_share
+        try:
+            self._admit(context, full=full)
+            if self.draining:
+                raise _draining()
+        except BatonError as error:
+            failure = error
+        else:
+            self.streams += 1
+            self._streams_of[peer] += 1
+            self.idle.clear()
+            try:
+                failed = await self._streamed(handler, context)
+            finally:
+                self.streams -= 1
+                _take_one(self._streams_of, peer)
+                self._tell_idle()
+            if failed is None:
+                return
+            failure = failed
+        await _end(context, failure)
+
+    def close_streams(self) -> None:
+        """Streams have no end of their own: they end when the drain begins. One that is being written to ends when that
+        is done: a write that is given up is still under way in the core, which then takes no status."""
+        for pump in self._waiting:
+            pump.cancel()
+
+    def _tell_idle(self) -> None:
+        if not self.in_flight and not self.streams:
+            self.idle.set()
+
+    async def _streamed(self, handler: Stream, context: Context) -> BatonError | None:
+        """Why the stream did not end by itself; None if it did."""
+        pump = asyncio.ensure_future(self._pump(handler, context))
+        self._waiting.add(pump)
+        pump.add_done_callback(self._waiting.discard)
+        try:
+            await pump
+        except asyncio.CancelledError:
+            if not self.draining or context.cancelled():
+                raise
+            return _draining()
+        except BatonError as error:
+            return error
+        except grpc.aio.BaseError as error:
+            raise error.with_traceback(None) from None
+        # As for a call.
+        except Exception as error:  # noqa: BLE001
+            return _defect(error)
+        return None
+
+    async def _pump(self, handler: Stream, context: Context) -> None:
+        pump = asyncio.current_task()
+        assert pump is not None, "it runs in a task"
+        request = self._checked(await self._bodies.read(context, context.time_remaining()))
+        async with aclosing(handler(request, context)) as answers:
+            async for answer in answers:
+                self._waiting.discard(pump)
+                await self._write(answers, answer, context)
+                self._waiting.add(pump)
+                if self.draining:
+                    raise _draining()
+
+    async def _write(self, answers: AsyncGenerator[bytes, None], answer: bytes, context: Context) -> None:
+        """Raises SlowReader, or what the handler makes of it."""
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await context.write(answer)
+        except TimeoutError:
+            await answers.athrow(SlowReader())
+            raise SlowReader() from None
+
+    def _admit(self, context: Context, *, full: bool) -> None:
+        """Raises BatonError when the call must not come in."""
+        if self._token is not None:
+            check_token(context.invocation_metadata(), self._token)
+        if full:
+            raise Overloaded()
+
+    def _checked(self, request: bytes) -> bytes:
+        """Raises InvalidField."""
+        if len(request) > self._limits.request_bytes:
+            raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
+        return request
+
+    async def _run(self, handler: Handler, context: Context) -> bytes:
+        remaining: float | None = context.time_remaining()
+        if remaining is not None and remaining <= self._limits.longest_deadline_seconds:
+            return await handler(self._checked(await self._bodies.read(context, remaining)), context)
+        limit = self._limits.default_deadline_seconds if remaining is None else self._limits.longest_deadline_seconds
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                return await handler(self._checked(await self._bodies.read(context, limit)), context)
+        except TimeoutError:
+            if deadline.expired():
+                raise DeadlineExceeded() from None
+            raise
+
+
+def _take_one(counts: Counter[str], peer: str) -> None:
+    """Connections come and go: one that has no call is forgotten."""
+    counts[peer] -= 1
+    if not counts[peer]:
+        del counts[peer]
+
+
+async def _end(context: Context, failure: BatonError) -> Never:
+    """End the call by the error, which keeps nothing of the call alive."""
+    failure.__cause__ = failure.__context__ = None
+    await abort(context, failure.with_traceback(None))
+
+
+def _defect(error: Exception) -> BatonError:
+    """What the client is told of a defect. The log gets the stack trace."""
+    log_defect(error)
+    return Internal()
+
+
+def _draining() -> StoreNotReady:
+    return StoreNotReady("the process is draining")

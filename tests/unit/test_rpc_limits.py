@@ -1,0 +1,236 @@
+"""Callers who mean harm, or know no better: they shut no listener, and what they send is not kept."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from libs.errors import InvalidField
+from libs.rpc import bodies, errors, gate, metadata
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import Context, reason_of
+from libs.rpc.gate import ServerLimits
+from libs.rpc.limits import REQUEST_BYTES
+from libs.rpc.reflection import CONNECTION_STREAMS
+from libs.rpc.server import RawService, Server
+from libs.rpc.standard import CONNECTION_WATCHES, WATCHES
+from tests.unit.test_rpc_server import SERVICE, TOKEN, config, echo, refusal, serving
+from tests.waiting import eventually
+
+ECHO, HOLD = f"/{SERVICE}/Echo", f"/{SERVICE}/Hold"
+OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+BOUND_SECONDS = 20
+
+
+class Held:
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, request: bytes, context: Context) -> bytes:
+        await self.go_on.wait()
+        return request
+
+
+def outcome(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
+    return error.code(), reason_of(error)[0]
+
+
+def without_a_body(channel: Any, **call: Any) -> Any:
+    """A call that sends its headers and nothing more."""
+    return channel.grpc.stream_unary(ECHO)(**{"timeout": BOUND_SECONDS, **call})
+
+
+async def test_calls_whose_body_never_comes_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SLOW_SECONDS", 0.05)
+    async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (server, channel):
+        server._gate._bodies = bodies.Bodies(reading=4, slow_seconds=0.05)
+        stalled = [without_a_body(channel) for _ in range(12)]
+        await eventually(lambda: server.in_flight == 12)
+        for _ in range(8):
+            assert await channel.multi_callable(ECHO)(b"x", timeout=bodies.BODY_SECONDS / 2) == b"x"
+        ended = [call for call in stalled if call.done()]
+        assert ended, "the slowest bodies gave their places up"
+        for call in ended:
+            assert outcome(await refusal(call))[1] == "DEADLINE_EXCEEDED"
+        for call in stalled:
+            call.cancel()
+
+
+async def test_a_body_that_never_comes_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.1)
+    async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (server, channel):
+        refused = await refusal(without_a_body(channel, timeout=None))
+        assert outcome(refused)[1] == "DEADLINE_EXCEEDED"
+        assert server.in_flight == 0
+
+
+async def test_a_call_without_a_message_is_refused(served: Server) -> None:
+    async with open_channel(served.address) as channel:
+        call: Any = channel.grpc.stream_unary(ECHO)(timeout=BOUND_SECONDS)
+        await call.done_writing()
+        assert outcome(await refusal(call)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+@pytest.fixture
+async def served() -> AsyncGenerator[Server, None]:
+    async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (server, _):
+        yield server
+
+
+async def test_the_token_is_asked_for_before_a_call_takes_a_place() -> None:
+    limits = ServerLimits(calls=2)
+    async with serving(config(limits, TOKEN), RawService(SERVICE, {"Echo": echo})) as (server, channel):
+        for _ in range(8):
+            # Refused from the headers on, although no body comes.
+            assert outcome(await refusal(without_a_body(channel)))[1] == "TOKEN_REFUSED"
+        assert server.in_flight == 0
+        shown = ((metadata.TOKEN, TOKEN.decode()),)
+        assert await channel.multi_callable(ECHO)(b"x", metadata=shown, timeout=BOUND_SECONDS) == b"x"
+
+
+async def test_one_connection_has_no_more_than_its_share() -> None:
+    held = Held()
+    limits = ServerLimits(calls=8, connection_share=0.5)
+    async with (
+        serving(config(limits), RawService(SERVICE, {"Hold": held, "Echo": echo})) as (server, greedy),
+        open_channel(server.address) as other,
+    ):
+        calls = [greedy.multi_callable(HOLD)(b"x", timeout=BOUND_SECONDS) for _ in range(4)]
+        await eventually(lambda: server.in_flight == 4)
+        assert outcome(await refusal(greedy.multi_callable(ECHO)(b"x"))) == OVERLOADED
+        assert await other.multi_callable(ECHO)(b"y", timeout=BOUND_SECONDS) == b"y"
+        held.go_on.set()
+        assert await asyncio.gather(*calls) == [b"x"] * 4
+        assert await greedy.multi_callable(ECHO)(b"x", timeout=BOUND_SECONDS) == b"x"
+
+
+async def test_an_urgent_method_is_served_while_others_fill_the_listener() -> None:
+    held = Held()
+    limits = ServerLimits(calls=4, urgent=frozenset({"Echo"}), urgent_calls=2)
+    async with serving(config(limits), RawService(SERVICE, {"Hold": held, "Echo": echo})) as (server, channel):
+        calls = [channel.multi_callable(HOLD)(b"x", timeout=BOUND_SECONDS) for _ in range(4)]
+        await eventually(lambda: server.in_flight == 4)
+        assert outcome(await refusal(channel.multi_callable(HOLD)(b"x"))) == OVERLOADED
+        assert await channel.multi_callable(ECHO)(b"go back", timeout=BOUND_SECONDS) == b"go back"
+        held.go_on.set()
+        await asyncio.gather(*calls)
+
+
+async def test_watches_of_health_are_bounded_and_take_no_places_of_calls(served: Server) -> None:
+    async with AsyncExitStack() as stack:
+        watches: list[Any] = []
+        for _ in range(WATCHES // CONNECTION_WATCHES):
+            channel = await stack.enter_async_context(open_channel(served.address))
+            stub = health_pb2_grpc.HealthStub(channel.grpc)
+            watches += [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(CONNECTION_WATCHES)]
+            await asyncio.gather(*(watch.read() for watch in watches[-CONNECTION_WATCHES:]))
+            # The same connection gets no more.
+            await refused_stream(stub.Watch(health_pb2.HealthCheckRequest()))
+        last = await stack.enter_async_context(open_channel(served.address))
+        stub = health_pb2_grpc.HealthStub(last.grpc)
+        await refused_stream(stub.Watch(health_pb2.HealthCheckRequest()))
+        assert await last.multi_callable(ECHO)(b"x", timeout=BOUND_SECONDS) == b"x"
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        for watch in watches:
+            watch.cancel()
+
+
+async def test_streams_of_reflection_are_bounded(served: Server) -> None:
+    async with open_channel(served.address) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel.grpc)  # type: ignore[arg-type]
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        streams = [stub.ServerReflectionInfo() for _ in range(CONNECTION_STREAMS)]
+        for stream in streams:
+            await stream.write(request)
+            assert await stream.read()
+        await refused_stream(stub.ServerReflectionInfo())
+        for stream in streams:
+            stream.cancel()
+
+
+async def refused_stream(stream: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async with asyncio.timeout(BOUND_SECONDS):
+            await stream.read()
+    assert outcome(caught.value) == OVERLOADED
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+async def test_a_request_far_above_the_limit_is_refused_unread(served: Server, compression: grpc.Compression) -> None:
+    async with open_channel(served.address) as channel:
+        call = channel.grpc.unary_unary(ECHO)(bytes(15 * REQUEST_BYTES), compression=compression, timeout=BOUND_SECONDS)
+        refused = await refusal(call)
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than max" in (refused.details() or "")
+
+
+@pytest.mark.parametrize("make", [lambda: InvalidField("name", "x", "y"), ZeroDivisionError])
+async def test_what_a_refused_call_has_sent_is_free_at_once(
+    make: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(request: bytes, context: Context) -> bytes:
+        raise make()
+
+    # The test runner keeps log records, and with them the frames of a defect.
+    monkeypatch.setattr(errors.log, "disabled", True)
+
+    async with serving(config(), RawService(SERVICE, {"Refuse": refuse})) as (server, _):
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            # A process of its own: what the client keeps is not the server's.
+            client = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, server.address)
+            assert await client.wait() == 0
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert kept < 4 * REQUEST_BYTES, f"{kept / REQUEST_BYTES:.1f} of {CALLS} requests are kept"
+
+
+CALLS = 30
+CLIENT = f"""
+import grpc, sys
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    call = channel.unary_unary("/{SERVICE}/Refuse")
+    for _ in range({CALLS}):
+        try:
+            call(bytes({REQUEST_BYTES}), timeout=20)
+        except grpc.RpcError as error:
+            assert error.code().name in ("INVALID_ARGUMENT", "INTERNAL"), error
+"""
+
+
+async def test_a_stream_whose_caller_takes_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "WRITE_SECONDS", 0.1)
+    seen: list[str] = []
+
+    async def flood(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield bytes(256 * 1024)
+        except gate.SlowReader as slow:
+            seen.append(slow.reason)
+            raise
+
+    async with serving(config(), RawService(SERVICE, {}, {"Flood": flood})) as (server, channel):
+        stream: Any = channel.grpc.unary_stream(f"/{SERVICE}/Flood")(b"x", timeout=BOUND_SECONDS)
+        await eventually(lambda: seen == ["SLOW_READER"])
+        await eventually(lambda: server.streams == 0)
+
+        async def read_to_the_end() -> None:
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+
+        assert outcome(await refusal(read_to_the_end())) == (grpc.StatusCode.UNAVAILABLE, "SLOW_READER")
