@@ -29,7 +29,8 @@ from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
-from libs.rpc.server import RawService, Server, ServerConfig, ServerLimits, TypedService
+from libs.rpc.gate import ServerLimits
+from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.rpc.tasks import Background, Loop
 from libs.store.columns import ColumnsOf
 from libs.store.memory import MemoryStore

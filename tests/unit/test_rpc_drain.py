@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from libs.rpc import goaway
 from libs.rpc.channel import Channel, RawCallable, open_channel
 from libs.rpc.errors import DETAILS_KEY, Context
-from libs.rpc.server import RawService, Server, ServerConfig, ServerLimits
+from libs.rpc.gate import ServerLimits
+from libs.rpc.server import RawService, Server, ServerConfig
 from tests.waiting import eventually
 
 ECHO = "/test.Service/Echo"

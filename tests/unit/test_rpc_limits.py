@@ -131,7 +131,7 @@ async def test_watches_of_health_are_bounded_and_take_no_places_of_calls(served:
         watches: list[Any] = []
         for _ in range(WATCHES // CONNECTION_WATCHES):
             channel = await stack.enter_async_context(open_channel(served.address))
-            stub = health_pb2_grpc.HealthStub(channel.grpc)
+            stub: Any = health_pb2_grpc.HealthStub(channel.grpc)
             watches += [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(CONNECTION_WATCHES)]
             await asyncio.gather(*(watch.read() for watch in watches[-CONNECTION_WATCHES:]))
             # The same connection gets no more.
@@ -168,7 +168,8 @@ async def refused_stream(stream: Any) -> None:
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 async def test_a_request_far_above_the_limit_is_refused_unread(served: Server, compression: grpc.Compression) -> None:
     async with open_channel(served.address) as channel:
-        call = channel.grpc.unary_unary(ECHO)(bytes(15 * REQUEST_BYTES), compression=compression, timeout=BOUND_SECONDS)
+        send: Any = channel.grpc.unary_unary(ECHO)
+        call = send(bytes(15 * REQUEST_BYTES), compression=compression, timeout=BOUND_SECONDS)
         refused = await refusal(call)
         assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in (refused.details() or "")
@@ -225,7 +226,8 @@ async def test_a_stream_whose_caller_takes_nothing_is_ended(monkeypatch: pytest.
             raise
 
     async with serving(config(), RawService(SERVICE, {}, {"Flood": flood})) as (server, channel):
-        stream: Any = channel.grpc.unary_stream(f"/{SERVICE}/Flood")(b"x", timeout=BOUND_SECONDS)
+        watch: Any = channel.grpc.unary_stream(f"/{SERVICE}/Flood")
+        stream = watch(b"x", timeout=BOUND_SECONDS)
         await eventually(lambda: seen == ["SLOW_READER"])
         await eventually(lambda: server.streams == 0)
 

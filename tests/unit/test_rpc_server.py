@@ -19,7 +19,8 @@ from libs.rpc import metadata
 from libs.rpc.auth import TokenUnfit, is_loopback, read_token
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import Context, reason_of
-from libs.rpc.server import CannotListen, RawService, Server, ServerConfig, ServerLimits, TypedService
+from libs.rpc.gate import ServerLimits
+from libs.rpc.server import CannotListen, RawService, Server, ServerConfig, TypedService
 from tests.waiting import eventually
 
 SERVICE = "test.Service"

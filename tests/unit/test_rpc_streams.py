@@ -13,7 +13,8 @@ from libs.errors import InvalidField
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import Context, reason_of
-from libs.rpc.server import RawService, Server, ServerConfig, ServerLimits
+from libs.rpc.gate import ServerLimits
+from libs.rpc.server import RawService, Server, ServerConfig
 from tests.waiting import eventually
 
 PATH = "/test.Service/Watch"
