@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 
 from libs.backend.lost_rows import lost_rows
 from libs.errors import BatonError, StoreNotReady
-from libs.eventlog.port import Event, EventLog, EventLogError, OffsetGone
+from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone
 from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import BUCKETS, Absence, Record, Store, Version
 from libs.ownership.terms import TERMS_TYPE, seizer_of
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 2.0
 SILENT_SECONDS = 10.0
 """After which a log that gives nothing more is not asked any further."""
+STEP_SECONDS = 5.0
+"""For which one decision reads the log. A longer backlog is read in several, and each says how far it is."""
 _POLL_EVENTS = 1000
 _POLL_SECONDS = 0.5
 _READ_KEYS = 500
@@ -71,6 +73,10 @@ class NotAdmitted(StoreNotReady):
     """Neither the other store nor the log can be asked whether this store may serve."""
 
 
+class StillReading(NotAdmitted):
+    """The log is read before the store serves"""
+
+
 @dataclass(slots=True)
 class _Seen:
     """What the log has beyond the place where this store stands."""
@@ -85,6 +91,23 @@ class _Seen:
     """By bucket: the highest term of which a terms event of either store tells."""
 
 
+@dataclass(slots=True)
+class _Scan:
+    """A look through the log that may take several decisions."""
+
+    positions: dict[int, int]
+    ends: Mapping[int, int]
+    seen: _Seen = field(default_factory=_Seen)
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        self.total = self.left
+
+    @property
+    def left(self) -> int:
+        return sum(max(0, end - self.positions[part]) for part, end in self.ends.items())
+
+
 class Admission:
     """`decide` says whether the store may serve. The log and the other store are its owner's to close."""
 
@@ -96,6 +119,9 @@ class Admission:
         read: Callable[[Event], Record],
     ) -> None:
         """`ask_other`: None when no address of the other store is set. `read`: as `Arrivals.read`."""
+        self._scanning: _Scan | None = None
+        self._suspected = False
+        """The first of two looks has found a reason to fence the store."""
         self._read = read
         self._ports = ports
         self._open_log = open_log
@@ -103,10 +129,14 @@ class Admission:
 
     async def decide(self) -> str:
         """Why the store is gone, or "": it may serve. A new reason is kept in the store. Raises NotAdmitted, and what
-        the store raises."""
+        the store raises; StillReading after STEP_SECONDS: then the next call goes on."""
         if gone := (await self._ports.recovery.standing()).gone:
             return gone
-        reason = await self._evidence() and await self._evidence()
+        reason = await self._evidence()
+        if reason and not self._suspected:
+            self._suspected = True
+            reason = await self._evidence()
+        self._suspected = False
         if reason:
             log.error("this store has gone back in time, or was replaced, and serves nothing: %s", reason)
             await self._ports.recovery.fence(reason)
@@ -155,7 +185,11 @@ class Admission:
         raise trouble
 
     async def _read_log(self) -> str:
-        """Raises OffsetGone."""
+        """Raises OffsetGone, StillReading."""
+        if self._scanning is not None:
+            async with asyncio.timeout(ASK_SECONDS):
+                event_log = await self._open_log()
+            return await self._scan(event_log, self._scanning)
         before = await self._next_offsets()
         async with asyncio.timeout(ASK_SECONDS):
             event_log = await self._open_log()
@@ -172,32 +206,45 @@ class Admission:
                 )
             if before.get(part, 0) > end:
                 raise _NotAsked(f"the log ends at {end} in partition {part}: it was replaced")
-        return await self._scan(event_log, positions, {part: end for part, (_, end) in ends.items()})
+        return await self._scan(event_log, _Scan(positions, {part: end for part, (_, end) in ends.items()}))
 
     async def _next_offsets(self) -> Mapping[int, int]:
         return (await self._ports.feed.state()).next_offsets
 
-    async def _scan(self, event_log: EventLog, positions: dict[int, int], ends: Mapping[int, int]) -> str:
-        """From where this store stands to where the log ended."""
-        positions = {part: offset for part, offset in positions.items() if offset < ends[part]}
-        if not positions:
-            return ""
-        seen = _Seen()
-        clock = asyncio.get_running_loop().time
-        async with event_log.reader(positions) as reader:
-            heard = clock()
-            while any(offset < ends[part] for part, offset in positions.items()):
-                found = await reader.poll(_POLL_EVENTS, _POLL_SECONDS)
-                if found:
-                    heard = clock()
-                elif clock() - heard >= SILENT_SECONDS:
-                    raise _NotAsked(f"the log has given nothing for {SILENT_SECONDS:g} s, before its end")
-                for part, offset, event, _ in found:
-                    positions[part] = offset + 1
-                    self._note(seen, event)
-                if len(seen.mine) + len(seen.theirs) >= _READ_KEYS and (reason := await self._forgotten(seen)):
+    async def _scan(self, event_log: EventLog, scan: _Scan) -> str:
+        """From where this store stands to where the log ended when the look began."""
+        self._scanning = None
+        seen, positions = scan.seen, {part: at for part, at in scan.positions.items() if at < scan.ends[part]}
+        if positions:
+            async with event_log.reader(positions) as reader:
+                if reason := await self._read_on(reader, scan):
                     return reason
         return await self._forgotten(seen) or by_terms(await self._ports.transfers.absences(), seen.terms)
+
+    async def _read_on(self, reader: LogReader, scan: _Scan) -> str:
+        """Raises StillReading when its time is up: the next call goes on."""
+        clock = asyncio.get_running_loop().time
+        began = heard = clock()
+        while scan.left:
+            found = await reader.poll(_POLL_EVENTS, _POLL_SECONDS)
+            if found:
+                heard = clock()
+            elif clock() - heard >= SILENT_SECONDS:
+                raise _NotAsked(f"the log has given nothing for {SILENT_SECONDS:g} s, before its end")
+            for part, offset, event, _ in found:
+                scan.positions[part] = offset + 1
+                self._note(scan.seen, event)
+            if len(scan.seen.mine) + len(scan.seen.theirs) >= _READ_KEYS and (
+                reason := await self._forgotten(scan.seen)
+            ):
+                return reason
+            if scan.left and found and clock() - began >= STEP_SECONDS:
+                self._scanning = scan
+                read = scan.total - scan.left
+                trouble = StillReading(f"{StillReading.__doc__}: {read} of {scan.total} events")
+                log.info("%s", trouble.message)
+                raise trouble
+        return ""
 
     def _note(self, seen: _Seen, event: Event) -> None:
         me = self._ports.store

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from libs.backend import admission
-from libs.backend.admission import Admission, NotAdmitted
+from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
@@ -423,3 +423,41 @@ async def test_a_log_that_falls_silent_keeps_no_start_waiting(
                 await rig.decide()
         else:
             assert await rig.decide() == ""
+
+
+async def test_a_long_backlog_is_read_in_steps_that_say_how_far_they_are(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(admission, "_POLL_EVENTS", 10)
+    rig.a_away = True
+    for revision in range(1, 36):
+        await rig.say(KEY, revision, Store.A)
+    starting = Admission(rig.store, rig.open_log, None, Arrivals(rig.store, check_nothing).read)
+    for read in (10, 20, 30):
+        with pytest.raises(StillReading, match=f"{read} of 35 events"):
+            await starting.decide()
+    assert await starting.decide() == ""
+
+
+async def test_what_a_step_has_seen_counts_in_the_last_one_and_is_looked_at_twice(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that this store made and does not know is among the first events."""
+    monkeypatch.setattr(admission, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(admission, "_POLL_EVENTS", 10)
+    rig.a_away = True
+    await rig.say(KEY, 9)
+    for revision in range(1, 25):
+        await rig.say("sandboxes/other", revision, Store.A)
+    starting = Admission(rig.store, rig.open_log, None, Arrivals(rig.store, check_nothing).read)
+    steps = 0
+    while True:
+        try:
+            reason = await starting.decide()
+            break
+        except StillReading:
+            steps += 1
+            assert not await rig.gone()
+    assert "version 0-9" in reason and 4 <= steps <= 8
+    assert await rig.gone() == reason
