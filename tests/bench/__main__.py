@@ -21,6 +21,7 @@ from tests.bench import (
     audit,
     backfill,
     calls,
+    first_start,
     handoff,
     lag,
     locks,
@@ -52,6 +53,10 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
     "handoff": ("one record from store to store and back", handoff.measure),
+    "first_start": (
+        "the first start on a file of the old program, and calls while it is taken over",
+        first_start.measure,
+    ),
     "audit": ("A's records looked through, against one bare look; memory meanwhile", audit.measure),
     "backfill": ("every record of A copied to B, against a bare upsert; memory meanwhile", backfill.measure),
     "reconcile": ("two equal stores compared, against the bare statement at each; memory meanwhile", reconcile.measure),

@@ -20,14 +20,16 @@ from libs.clock import ManualClock
 from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bucket_of
 from libs.ownership.rules import Changed, Outcome
 from libs.sandboxes.schema import SCHEMAS
+from libs.sqlite import migrate
 from libs.store import sqlite_fill
 from libs.store.port import ExportQuery, Filter, Page
 from libs.store.snapshots import Looked
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_old import StillFilling
-from services.simple_mcp.store import open_store
+from services.simple_mcp.store import MIGRATIONS, open_store
 from services.simple_mcp.store.audit import open_audit
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, old_row, project
+from services.simple_mcp.store.takeover import old_rows
 from tests.contracts.store_adapters import everything, keys_of, put, record_of, row_of
 from tests.fixtures.make_old_database import FILE, TABLE, clean_rows, dirty_rows
 from tests.waiting import eventually
@@ -279,7 +281,7 @@ import asyncio, sys
 from pathlib import Path
 from libs.clock import SystemClock
 from libs.store import sqlite_fill
-from services.simple_mcp.store import open_store
+from services.simple_mcp.store import MIGRATIONS, open_store
 
 async def main():
     print("opens", flush=True)
@@ -361,3 +363,19 @@ async def test_columns_of_the_old_program_survive_updates_and_handoffs(old: Path
     assert sql(old, f"SELECT note, priority FROM sandboxes WHERE key = '{key}'") == [("kept sb-0001", 7)]
     assert sql(old, "SELECT note, priority FROM sandboxes WHERE key = 'sandboxes/made'") == [(None, 5)]
     assert sql(old, "SELECT count(*) FROM sandboxes WHERE note = 'kept ' || id AND priority = 7")[0][0] >= ROWS - 4
+
+
+async def test_a_row_without_a_usable_id_is_found_by_its_number(old: Path) -> None:
+    """Also before all ids were looked through."""
+    async with unfilled(old):
+        pass
+    wanted = [key for (key,) in sql(old, "SELECT key FROM sandboxes WHERE key LIKE 'sandboxes/row-%' ORDER BY key")]
+    assert wanted == ["sandboxes/row-301", "sandboxes/row-302", "sandboxes/row-303"]
+    fresh = shutil.copy(FILE, old.with_name("fresh.db"))
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        migrate(connection, MIGRATIONS, Path(fresh))
+        rows = old_rows(connection)
+        assert rows is not None
+        assert list(rows.rows(connection, [*wanted, "sandboxes/row-1"])) == wanted
+        rows.complete(connection, wanted)
+        assert [key for (key,) in connection.execute("SELECT key FROM sandboxes ORDER BY key")] == wanted
