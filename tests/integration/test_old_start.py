@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import grpc
 
+from libs.clock import SystemClock
+from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import reason_of
 from libs.sandboxes.schema import METADATA
+from services.router.flows.backfill import Backfill
+from services.router.flows.jobs import Position
+from services.router.flows.stores import StoreClient
 from tests.fixtures.make_old_database import TABLE, clean_rows
 from tests.integration.processes import Service, run_to_end, running
 from tests.unit.backends import refusal
@@ -34,6 +41,17 @@ def make(path: Path) -> list[str]:
         connection.executemany(f"INSERT INTO sandboxes VALUES ({', '.join('?' * 12)})", made)
         connection.commit()
     return [f"sandboxes/{row[0]}" for row in made]
+
+
+async def backfill(stores: Mapping[Store, StoreClient]) -> int:
+    """Every page of the job. Returns how many records it copied."""
+    job, at = Backfill(stores, SystemClock()), Position({"to": "B"}, b"", 100_000)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            step = await job.step(at)
+            at = replace(at, checkpoint=step.checkpoint, done=at.done + step.done)
+            if step.finished:
+                return at.done
 
 
 async def left(service: Service) -> int:
@@ -103,3 +121,18 @@ async def test_an_old_file_is_served_filled_and_left(tmp_path: Path) -> None:
         changed = connection.execute("UPDATE sandboxes SET state = 'STOPPED' WHERE id = 'sb-000000'").rowcount
         assert changed == 1
         assert connection.execute("SELECT count(*) FROM sandboxes WHERE image = 'three'").fetchone()[0] >= 7
+
+
+async def test_a_backfill_copies_old_rows_before_they_are_completed(tmp_path: Path) -> None:
+    path, other = tmp_path / "old.db", tmp_path / "b.db"
+    names = make(path)
+    settings = {"event_log": f"sqlite:///{tmp_path}/log.db"}
+    async with (
+        running(A, **settings, database=path) as a,
+        running("service_layer", **settings, database=f"sqlite:///{other}") as b,
+    ):
+        assert await left(a) > 0
+        stores = {Store.A: StoreClient(Store.A, a.internal, None), Store.B: StoreClient(Store.B, b.internal, None)}
+        assert await backfill(stores) == ROWS
+        rows = (await b.replication.ReadRecords(rpb.ReadRecordsRequest(keys=names[-50:]))).rows
+        assert [row.record.version.revision for row in rows] == [1] * 50

@@ -1,8 +1,8 @@
 """Copying every record of one store to the other, under live traffic: A's to B before a migration, or B's to A.
 
 Safe at any time and as often as one likes: a record is kept only if its version is higher, as every record that comes
-from elsewhere. Records are copied by bucket and, within a bucket, by name; what is made or changed behind the cursor
-meanwhile travels by the log as ever.
+from elsewhere. Records are copied by name: the order in which a store that takes over an old file can give them before
+all its rows are completed. What is made or changed behind the cursor meanwhile travels by the log as ever.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
-from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.ownership.model import Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import all_or_none
@@ -45,24 +45,25 @@ class NoProgress(BatonError):
     """The copy does not come forward."""
 
 
+_BY_KEY = -1
+"""First part of a checkpoint. A program of the release before, which copies by bucket, refuses such a bucket and waits;
+one of its checkpoints has the number of a bucket."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where the next page begins: after this key of this bucket; in all later buckets nothing is copied yet."""
+    """The next page begins after this key."""
 
-    bucket: int = 0
     after: str = ""
 
     def encode(self) -> bytes:
-        return json.dumps([self.bucket, self.after]).encode()
+        return json.dumps([_BY_KEY, self.after]).encode()
 
     @classmethod
     def decode(cls, checkpoint: bytes) -> Cursor:
-        return cls(*json.loads(checkpoint)) if checkpoint else cls()
-
-    @property
-    def buckets(self) -> range:
-        """In which there may be records left."""
-        return range(self.bucket, BUCKETS)
+        order, after = json.loads(checkpoint) if checkpoint else (_BY_KEY, "")
+        # In the order of buckets other keys were copied: all are copied once more.
+        return cls(after if order == _BY_KEY else "")
 
 
 @dataclass(slots=True)
@@ -108,7 +109,9 @@ class Backfill:
             pages.cursor.encode(),
             pages.done,
             total=int(total or 0),
-            note=f"{at.done + pages.done} records copied" if not pages.more else f"copies bucket {pages.cursor.bucket}",
+            note=f"{at.done + pages.done} records copied"
+            if not pages.more
+            else f"copies records after {pages.cursor.after}",
             finished=not pages.more,
         )
 
@@ -128,14 +131,11 @@ class Backfill:
         Without records that name the other store as owner: it has them by their release, and if it has lost one, a copy
         must not make it the owner of a version that it may have left behind (`services.router.core.replay`)."""
         source, cursor = self._stores[store], pages.cursor
-        request = pb.ExportRecordsRequest(
-            after=cursor.after, limit=min(PAGE_RECORDS, pages.left), buckets=cursor.buckets
-        )
+        request = pb.ExportRecordsRequest(after=cursor.after, limit=min(PAGE_RECORDS, pages.left))
         data = (await source.call(EXPORT, request.SerializeToString(), CALL_SECONDS)).data
         page = pb.ExportRecordsResponse.FromString(data)
         if page.records:
-            last = page.records[-1].key
-            pages.cursor = replace(cursor, bucket=bucket_of(last), after=last)
+            pages.cursor = Cursor(page.records[-1].key)
         elif page.more:
             raise NoProgress(f"{store} says that there are records after {cursor.after!r}, but sends none")
         copies = [record for record in page.records if record.owner == STORE_NUMBERS[store]]
