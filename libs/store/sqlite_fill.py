@@ -144,6 +144,11 @@ class Fill:
         if completed:
             self._log_progress()
             return
+        if self.progress.left:
+            # The triggers refuse that: somebody has taken them away.
+            reason = f"{self.progress.left} of {self.progress.total} rows of the old program are lost"
+            log.error("%s: restore the file from a backup", reason)
+            await self._write(partial(self.rows.fence, reason=reason))
         self.over = True
         self._ended.set()
         log.info("old rows: all %d are completed", self.progress.done)

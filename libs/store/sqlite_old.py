@@ -281,6 +281,9 @@ class OldRows:
         connection.execute("UPDATE filling SET total = ? WHERE total IS NULL", (total,))
         return self.progress(connection)
 
+    def fence(self, connection: sqlite3.Connection, reason: str) -> None:
+        connection.execute("UPDATE standing SET gone = ? WHERE gone = ''", (reason,))
+
     def complete(self, connection: sqlite3.Connection, keys: Sequence[str]) -> None:
         """Rows of these records, where they are not completed."""
         with _lenient(connection):

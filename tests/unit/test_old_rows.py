@@ -379,3 +379,12 @@ async def test_a_row_without_a_usable_id_is_found_by_its_number(old: Path) -> No
         assert list(rows.rows(connection, [*wanted, "sandboxes/row-1"])) == wanted
         rows.complete(connection, wanted)
         assert [key for (key,) in connection.execute("SELECT key FROM sandboxes ORDER BY key")] == wanted
+
+
+async def test_a_store_that_has_lost_old_rows_is_fenced(old: Path) -> None:
+    async with unfilled(old):
+        pass
+    sql(old, "DROP TRIGGER sandboxes_old_delete", "DELETE FROM sandboxes_old WHERE id = 'sb-0001'")
+    async with open_store(old, CLOCK) as store:
+        assert store.fill is not None and store.fill.over
+        assert (await store.recovery.standing()).gone == f"1 of {ROWS} rows of the old program are lost"

@@ -92,6 +92,7 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status.feed.parked_now:
         remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
         findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
+    findings += _old_rows(subject, status)
     if status.conflicts:
         remedy = "baton conflicts shows what a seizure has left behind; look at each, and resolve it"
         findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
@@ -114,6 +115,13 @@ def _outbox(subject: str, outbox: pb.Outbox) -> list[Finding]:
         text = f"the log refuses {outbox.aside} events, they are set aside: {outbox.aside_first}"
         findings.append(Finding(Level.FAIL, subject, text, remedy))
     return findings
+
+
+def _old_rows(subject: str, status: pb.GetStatusResponse) -> list[Finding]:
+    if not status.unfilled_records:
+        return []
+    left = f"completes rows of the old program: {status.unfilled_records} of {status.records} are left"
+    return [Finding(Level.PASS, subject, left)]
 
 
 def _connections(store: Store, found: pb.Connections) -> Finding:
