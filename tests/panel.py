@@ -40,6 +40,7 @@ from services.router.flows.probe import Probe
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.replay import Replay
+from services.router.flows.restart_events import RestartEvents
 from services.router.flows.transfer import Transfer
 from services.router.flows.under_way import under_way
 from services.router.flows.validate import Validate
@@ -187,6 +188,7 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         running.clients,
         events,
         ParkedEvents(running.stores, migration),
+        RestartEvents(running.stores, jobs, migration),
         Conflicts(running.stores, migration, events.content_of),
         PhaseSince(running.control, cache),
         Probe(running.contract, running.stores, lambda: running.router.address, clock),

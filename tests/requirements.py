@@ -606,7 +606,28 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "api.openapi": Requirement("The contract as OpenAPI 3.1, made from the descriptors, served by all three"),
     "feed.identity": Requirement(
         "A log that was made anew, emptied or replaced is recognised while running, stops the feed and "
-        "alarms; nothing is skipped in silence"
+        "alarms; nothing is skipped in silence",
+        _in(
+            "contracts/test_eventlog_identity.py",
+            "another_log_in_its_place_is_told_however_far_it_has_grown",
+            "a_reader_shows_that_another_log_may_have_come_before_it_gives_its_events",
+            "where_retention_has_dropped_the_last_event_offsets_and_id_decide",
+        )
+        + _in(
+            "unit/test_backend_feed.py",
+            "a_feed_stops_where_another_log_came_into_its_log_s_place",
+            "a_feed_that_starts_on_another_log_reads_nothing_of_it",
+            "offsets_of_an_earlier_version_take_the_log_as_it_is_and_hold_it_to_that",
+        )
+        + _in(
+            "integration/test_log_replaced.py",
+            "a_log_that_was_made_anew_stops_both_feeds_and_is_shown_where_people_and_gates_look",
+            "the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is_copied",
+        )
+        + _in(
+            "acceptance/test_log_identity.py",
+            "a_topic_that_was_deleted_and_made_anew_stops_the_feeds_until_a_person_restarts_them",
+        ),
     ),
     "feed.poison": Requirement(
         "Whatever stands in the log harms at most its own record: it is parked, shown, and never stops a "

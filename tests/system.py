@@ -150,12 +150,14 @@ async def _backend(
 
     arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
     feed = ApplyLoop(ports, open_log, clock, arrivals)
-    around = Surroundings(serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds))
+    around = Surroundings(
+        serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds, lambda: feed.replaced)
+    )
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
     doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
-    recovery = RecoveryApi(ports, serving, doorkeeper)
+    recovery = RecoveryApi(ports, serving, doorkeeper, feed)
     services: list[RawService | TypedService] = [calls.internal(), replication.service(), recovery.service()]
     server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services)
     await server.start()

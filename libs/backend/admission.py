@@ -25,7 +25,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from libs.backend.lost_rows import lost_rows
+from libs.backend.marks import marks_of
 from libs.errors import BatonError, StoreNotReady
+from libs.eventlog.identity import check_log
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone
 from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import BUCKETS, Absence, Record, Store, Version
@@ -206,6 +208,8 @@ class Admission:
                 )
             if before.get(part, 0) > end:
                 raise _NotAsked(f"the log ends at {end} in partition {part}: it was replaced")
+        # LogReplaced: such a log is no witness.
+        await check_log(event_log, marks_of(await self._ports.feed.state()))
         return await self._scan(event_log, _Scan(positions, {part: end for part, (_, end) in ends.items()}))
 
     async def _next_offsets(self) -> Mapping[int, int]:

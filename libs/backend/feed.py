@@ -13,21 +13,26 @@ The feed stands still until the store is admitted or fenced: events beyond its p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from libs.backend.admission import read_terms
 from libs.backend.arrivals import Arrivals, why_unconfirmed
+from libs.backend.marks import marks_of
 from libs.backend.seized import heed_terms
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.headers import pack
-from libs.eventlog.port import Event, EventLog, LogReader, Stored
+from libs.eventlog.identity import LogReplaced, check_log, mark_of
+from libs.eventlog.port import Event, EventLog, LogReader, OffsetGone, Stored
 from libs.ownership.model import Record
 from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
 from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
+
+logger = logging.getLogger(__name__)
 
 BATCH = 200
 """Events applied in one transaction."""
@@ -40,6 +45,7 @@ CLAIM_SECONDS = 2.0
 UNPARK_SECONDS = 30.0
 UNPARK_EVENTS = 200
 NOTHING_CLAIMED_SECONDS = 0.5
+COMPARE_SECONDS = 5.0
 _REASON_BYTES = 500
 
 
@@ -53,6 +59,8 @@ class _Batch:
     terms: dict[int, int] = field(default_factory=dict)
     """By bucket: the highest term of which a terms event of the batch tells."""
     positions: dict[int, Position] = field(default_factory=dict)
+    last: dict[int, Stored] = field(default_factory=dict)
+    """By partition."""
     oldest_seconds: float | None = None
     """Age of the oldest record."""
     youngest_seconds: float = 0.0
@@ -88,7 +96,12 @@ class ApplyLoop:
         self.clock_ahead_seconds = 0.0
         """How far the times in the last batch were ahead of this process's clock; 0 if they were not."""
         self.arrivals = arrivals
+        self.replaced = ""
+        """Why the log is another one than this store has read so far, until it is the former one again or `restart`."""
         self._topic = ""
+        self._epoch: int | None = None
+        """The reader's, when the log was compared last."""
+        self._compare_at = 0.0
         self._newest_made: float | None = None
         """By the monotonic clock."""
         self._known_until: float | None = None
@@ -119,15 +132,17 @@ class ApplyLoop:
         feed = self._ports.feed
         claimed = tuple(await feed.claim(log.partitions))
         if not claimed:
+            await self._compare_idle(log)
             loop.well()
             await asyncio.sleep(NOTHING_CLAIMED_SECONDS)
             return
         known = (await feed.state()).next_offsets
         positions = {partition: known.get(partition, 0) for partition in claimed}
+        self._epoch = None
         async with log.reader(positions) as reader:
             claim_at = self._clock.monotonic() + CLAIM_SECONDS
             while True:
-                await self.read_once(reader, positions)
+                await self.read_once(log, reader, positions)
                 loop.well()
                 await self._unpark_when_due()
                 if self._clock.monotonic() >= claim_at:
@@ -135,14 +150,23 @@ class ApplyLoop:
                         return
                     claim_at = self._clock.monotonic() + CLAIM_SECONDS
 
-    async def read_once(self, reader: LogReader, positions: dict[int, int]) -> None:
+    async def read_once(self, log: EventLog, reader: LogReader, positions: dict[int, int]) -> None:
         """One poll and what it brought. `positions`: where each partition is read next; moved when it is committed.
 
-        Raises UnknownPartition when another process has a partition now: then nothing was applied.
+        Raises UnknownPartition when another process has a partition now, LogReplaced: then nothing was applied.
         """
-        found = await reader.poll(BATCH, POLL_SECONDS)
+        try:
+            found = await reader.poll(BATCH, POLL_SECONDS)
+        except OffsetGone:
+            await self._compare(log, positions)
+            raise
+        if reader.epoch != self._epoch:
+            # Before anything is applied that another log may have brought.
+            epoch = reader.epoch
+            await self._compare(log, positions)
+            self._epoch = epoch
         if found:
-            batch = self._sort(found, positions)
+            batch = self._sort(log.id, found, positions)
             self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
             await heed_terms(self._ports, batch.terms)
             await self._park_unconfirmed(batch)
@@ -157,14 +181,50 @@ class ApplyLoop:
             # A short poll has taken what was there: all that is older than the newest event has been seen.
             self._known_until = self._newest_made
 
-    def _sort(self, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
+    async def restart(self) -> dict[int, int]:
+        """Go on at the end of the log as it is now, whichever it is. What is before that end is never read: the caller
+        copies the records between the stores. Returns the new offsets. Raises what the log and the store raise."""
+        log = await self._open_log()
+        ends = {partition: end for partition, (_, end) in (await log.ends()).items()}
+        await self._ports.feed.restart(ends)
+        self.replaced = ""
+        return ends
+
+    async def _compare_idle(self, log: EventLog) -> None:
+        """A process that has no partition reports a log that was replaced all the same."""
+        if self._clock.monotonic() >= self._compare_at:
+            await self._compare(log, ())
+            self._compare_at = self._clock.monotonic() + COMPARE_SECONDS
+
+    async def _compare(self, log: EventLog, mine: Collection[int]) -> None:
+        """Raises LogReplaced. `mine`: partitions of which this process notes the mark if it was not known."""
+        state = await self._ports.feed.state()
+        marks = marks_of(state)
+        try:
+            adopted = await check_log(log, marks)
+        except LogReplaced as error:
+            if not self.replaced:
+                logger.error("the feed stops: %s", error.message)
+            self.replaced = error.message
+            raise
+        self.replaced = ""
+        own = {part: text for part, text in adopted.items() if part in mine}
+        if own:
+            logger.warning("the log's identity was not known in partitions %s: it is taken as it is", sorted(own))
+            steps = [Position(part, marks[part].next, marks[part].next, text) for part, text in own.items()]
+            await self._ports.transfers.apply([], FeedStep(tuple(steps)))
+
+    def _sort(self, log_id: str, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
         batch = _Batch()
         for stored in found:
             partition = stored.partition
             before = batch.positions.get(partition)
             start = before.before if before is not None else positions[partition]
             batch.positions[partition] = Position(partition, start, stored.offset + 1)
+            batch.last[partition] = stored
             self._sort_event(batch, stored)
+        for partition, stored in batch.last.items():
+            batch.positions[partition] = batch.positions[partition]._replace(mark=mark_of(log_id, stored))
         return batch
 
     def _sort_event(self, batch: _Batch, stored: Stored) -> None:

@@ -17,7 +17,7 @@ elsewhere; those are found by looking, for all who wait in one question.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from libs.errors import LogAway, NotLogged
 from libs.ownership.model import Version
@@ -36,8 +36,10 @@ Name = tuple[str, Version]
 class LogWaits:
     """All that wait in one process. Its loop is the owner's to run; how many wait is bounded by the listener."""
 
-    def __init__(self, outbox: Outbox, longest_seconds: float) -> None:
-        """`longest_seconds`: how long a caller waits at most."""
+    def __init__(self, outbox: Outbox, longest_seconds: float, replaced: Callable[[], str] = lambda: "") -> None:
+        """`longest_seconds`: how long a caller waits at most. `replaced`: why the log is another one than it was; ""
+        when it is not."""
+        self._replaced = replaced
         self.loop = Loop("log waits", self._look, longest_pause_seconds=0.5)
         self._outbox = outbox
         self._longest_seconds = longest_seconds
@@ -57,8 +59,9 @@ class LogWaits:
     def check(self, now: float) -> None:
         """Before a change is made that is to be waited for. One that is made already is waited for all the same: so its
         outcome is never told wrong. Raises LogAway."""
-        if self._trouble and now < self._away_until:
-            raise LogAway(f"{LogAway.__doc__}: {self._trouble}")
+        trouble = self._replaced() or (self._trouble if now < self._away_until else "")
+        if trouble:
+            raise LogAway(f"{LogAway.__doc__}: {trouble}")
 
     async def wait(self, name: Name, seconds: float, *, fresh: bool) -> None:
         """Until the change is in the log, `seconds` at most. `fresh`: it has just been made, so it hardly is there yet.

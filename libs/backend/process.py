@@ -121,7 +121,7 @@ async def open_backend(
         arrivals = Arrivals(ports, backend.operations.check_row, ask_other)
         feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
         writes = Background(settings.writes, "writes")
-        logged = LogWaits(ports.outbox, settings.log_wait_seconds)
+        logged = LogWaits(ports.outbox, settings.log_wait_seconds, lambda: feed.replaced)
         around = Surroundings(
             serving,
             writes,
@@ -153,7 +153,7 @@ async def open_backend(
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
         doorkeeper = Doorkeeper(ports, Admission(ports, event_log.get, ask_other, arrivals.read), serving)
-        recovery = RecoveryApi(ports, serving, doorkeeper)
+        recovery = RecoveryApi(ports, serving, doorkeeper, feed)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
             [calls.internal(), replication.service(), recovery.service(), *audit],

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
 from libs.backend.doorkeeper import Doorkeeper
+from libs.backend.feed import ApplyLoop
 from libs.backend.state import Serving
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_EVENT_BYTES
@@ -54,8 +55,9 @@ class NotGone(BatonError):
 class RecoveryApi(RecoveryServiceServicer):
     """Raises InvalidField for what nobody asks, NotGone, LogNotRead, StoreNotReady, and the ports' errors."""
 
-    def __init__(self, ports: StorePorts, serving: Serving, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, ports: StorePorts, serving: Serving, doorkeeper: Doorkeeper, feed: ApplyLoop) -> None:
         self._ports = ports
+        self._feed = feed
         self._serving = serving
         self._doorkeeper = doorkeeper
         self._opened: deque[str] = deque(maxlen=KEPT_RECOVERIES)
@@ -106,6 +108,8 @@ class RecoveryApi(RecoveryServiceServicer):
     async def _check_read(self, ends: Mapping[int, int]) -> None:
         if not ends:
             raise InvalidField("ends", "", "where the log ends, by partition")
+        if self._feed.replaced:
+            raise LogNotRead(self._feed.replaced)
         state = await self._ports.feed.state()
         for partition, end in ends.items():
             if state.next_offsets.get(partition, 0) < end:

@@ -32,6 +32,7 @@ from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations
 from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.headers import unpack
+from libs.eventlog.identity import LogReplaced
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BUCKETS, Record
@@ -91,6 +92,13 @@ class About:
     """Another one after each start."""
 
 
+class FeedStopped(BatonError):
+    """The event log is another one: nothing is published until a person has restarted the feeds."""
+
+    code = "FAILED_PRECONDITION"
+    reason = LogReplaced.reason
+
+
 class Replication(ReplicationServiceServicer):
     """Raises InvalidField for what no router asks, StoreNotReady unless it serves, and the ports' errors."""
 
@@ -135,6 +143,7 @@ class Replication(ReplicationServiceServicer):
                 last_event_age_seconds=self._feed.last_event_age_seconds,
                 trouble=self._feed.trouble,
                 clock_ahead_seconds=self._feed.clock_ahead_seconds,
+                log_replaced=self._feed.replaced,
             ),
             vitals=vitals(about.gauges),
         )
@@ -296,6 +305,8 @@ class Replication(ReplicationServiceServicer):
                 answer.changes.add(key=change.key, version=version, event=change.event, aside_reason=reason)
             return answer
         self._logged.heard(request.log_trouble, self._clock.monotonic())
+        if self._feed.replaced:
+            raise FeedStopped(self._feed.replaced)
         for entry in await self._ports.outbox.pull(limit, wait_seconds):
             version = version_to_pb(entry.version)
             answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
@@ -395,6 +406,10 @@ class Replication(ReplicationServiceServicer):
             return pb.RetryParkedResponse(found=False)
         reason, applied = await self._feed.arrivals.retry(found[0])
         return pb.RetryParkedResponse(found=True, reason=reason, applied=applied)
+
+    async def RestartFeed(self, request: pb.RestartFeedRequest, context: Context) -> pb.RestartFeedResponse:
+        self._serving.check_copies()
+        return pb.RestartFeedResponse(next_offsets=await self._feed.restart())
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:
         self._serving.check_copies()

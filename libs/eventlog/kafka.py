@@ -67,6 +67,11 @@ class KafkaEventLog:
     def name(self) -> str:
         return self._settings.topic
 
+    @property
+    def id(self) -> str:
+        """aiokafka (0.14) asks with versions of Kafka's protocol that do not tell a topic's id."""
+        return ""
+
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
         placed = place(events, partition, self.partitions)
         if not placed:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -29,6 +30,11 @@ async def stop_within(client: Any, seconds: float) -> None:
             await _break_off(client)
         elif stop.cancelled() or stop.exception() is not None:
             await _break_off(client)
+
+
+def watch_metadata(consumer: Any, changed: Callable[[object], None]) -> None:
+    """Call `changed` whenever the consumer has new metadata: it asks for it after every error of a partition."""
+    consumer._client.cluster.add_listener(changed)
 
 
 async def _break_off(client: Any) -> None:

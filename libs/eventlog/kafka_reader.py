@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from .kafka_client import stop_within
+from .kafka_client import stop_within, watch_metadata
 from .kafka_records import install
 from .kafka_topic import KafkaSettings
 from .port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll
@@ -17,6 +17,7 @@ _SLICE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
 _PARTITION_BYTES = 1024 * 1024
+_PAUSED_SECONDS = 5.0
 
 install()
 
@@ -31,10 +32,24 @@ class KafkaReader:
         self._heard = 0
         self._heard_at = 0.0
         self._closed = False
+        self._epoch = 0
+        self._polled_at = 0.0
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def _changed(self, *_: object) -> None:
+        self._epoch += 1
 
     async def poll(self, limit: int, wait_seconds: float) -> list[Stored]:
         check_poll(limit, wait_seconds)
-        deadline = time.monotonic() + wait_seconds
+        now = time.monotonic()
+        deadline = now + wait_seconds
+        if now - self._polled_at > _PAUSED_SECONDS:
+            # The process stood still, or its loop did: a topic may have come and gone meanwhile.
+            self._changed()
+        self._polled_at = deadline
         while True:
             try:
                 return await self._poll(limit, deadline)
@@ -105,6 +120,8 @@ class KafkaReader:
             for tp, position in self._positions.items():
                 consumer.seek(tp, position)
             self._heard, self._heard_at = 0, time.monotonic()
+            self._changed()
+            watch_metadata(consumer, self._changed)
             self._consumer = consumer
         return self._consumer
 

@@ -31,6 +31,10 @@ class LazyEventLog:
         return log_name(self._address.url)
 
     @property
+    def id(self) -> str:
+        return "" if self._log is None else self._log.id
+
+    @property
     def retention(self) -> Retention:
         return Retention() if self._log is None else self._log.retention
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from libs.clock import Clock, SystemClock
 
@@ -54,6 +55,12 @@ class MemoryEventLog:
         self._clock = clock or SystemClock()
         self._changed = asyncio.Event()
         self._closed = False
+        self._id = uuid4().hex
+        self._epoch = 0
+
+    @property
+    def id(self) -> str:
+        return self._id
 
     @property
     def partitions(self) -> int:
@@ -103,6 +110,12 @@ class MemoryEventLog:
         self._partitions[partition].trim(oldest)
         self._wake()
 
+    async def replace(self) -> None:
+        """Be a new, empty log from now on, as a topic that was deleted and made anew."""
+        self._partitions = [_Partition() for _ in self._partitions]
+        self._id, self._epoch = uuid4().hex, self._epoch + 1
+        self._wake()
+
     def _wake(self) -> None:
         # Whoever waits holds the old event; a waiter that comes later looks at the partitions before it waits.
         self._changed.set()
@@ -119,6 +132,10 @@ class _MemoryReader:
     def __init__(self, log: MemoryEventLog, positions: dict[int, int]) -> None:
         self._log = log
         self._positions = positions
+
+    @property
+    def epoch(self) -> int:
+        return self._log._epoch
 
     async def poll(self, limit: int, wait_seconds: float) -> list[Stored]:
         check_poll(limit, wait_seconds)

@@ -112,6 +112,12 @@ class Retention(NamedTuple):
 class LogReader(Protocol):
     """Reads some partitions from given positions on. Not for use by two tasks at once."""
 
+    @property
+    def epoch(self) -> int:
+        """Grows whenever what comes next may come from another log: after a reconnect, or new metadata. Whoever applies
+        events looks at it after each poll, and compares the log (`libs.eventlog.identity`) before it applies them."""
+        ...
+
     async def poll(self, limit: int, wait_seconds: float) -> list[Stored]:
         """Return the next events, at most `limit`; wait up to `wait_seconds` until there is one, else return [].
 
@@ -136,6 +142,11 @@ class EventLog(Protocol):
     @property
     def name(self) -> str:
         """The topic or file, for people."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Another one for each log that was ever made, as of the last call; "" where the log does not tell it."""
         ...
 
     @property

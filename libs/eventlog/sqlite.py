@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
+from uuid import uuid4
 
 from libs.clock import Clock, SystemClock
 
@@ -35,9 +36,12 @@ _CALL_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.05
 
+_IDENTITY = "CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)"
+"""A table of its own: a program of the release before must be able to open the file."""
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY CHECK (one = 1),"
     " schema_version INTEGER NOT NULL, partitions INTEGER NOT NULL)",
+    _IDENTITY,
     "CREATE TABLE IF NOT EXISTS part (part INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS event (part INTEGER NOT NULL, at INTEGER NOT NULL, key TEXT NOT NULL,"
     " value BLOB NOT NULL, headers BLOB NOT NULL, time REAL NOT NULL, PRIMARY KEY (part, at))",
@@ -49,10 +53,16 @@ _Result = TypeVar("_Result")
 class _Connection:
     """One connection and the one thread that uses it; a call that outlives its caller keeps the others out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None] | None = None) -> None:
+        """`prepare`: run on each connection that is opened, before any work."""
         self._path = path
+        self._prepare = prepare
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"eventlog-{path.name}")
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self.id = ""
+        self.opened = 0
+        """How often it was opened."""
         self._turn = asyncio.Semaphore(1)
         self._closed = False
 
@@ -89,11 +99,35 @@ class _Connection:
             future.exception()  # Seen here in case that the caller is gone.
 
     def _call(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        self._close_replaced()
         if self._connection is None:
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+            self._file = self._file_now()
+            self.opened += 1
+            try:
+                if self._prepare is not None:
+                    self._prepare(self._connection)
+                self.id = _read_id(self._connection)
+            except BaseException:
+                self._connection.close()
+                self._connection = None
+                raise
         return work(self._connection)
+
+    def _close_replaced(self) -> None:
+        """A file that was put in this one's place is opened; the former one is no longer seen by other processes."""
+        if self._connection is not None and self._file_now() != self._file:
+            self._connection.close()
+            self._connection, self.id = None, ""
+
+    def _file_now(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class SqliteEventLog:
@@ -103,7 +137,7 @@ class SqliteEventLog:
         self._path = path
         self._partitions = partitions
         self._clock = clock
-        self._connection = _Connection(path)
+        self._connection = _Connection(path, lambda connection: _prepare(connection, path, partitions))
 
     def __repr__(self) -> str:
         return f"<SqliteEventLog {self._path} partitions={self._partitions}>"
@@ -121,7 +155,7 @@ class SqliteEventLog:
             raise ValueError(f"partitions is {partitions}; it must be at least 1")
         log = cls(path, partitions, clock or SystemClock())
         try:
-            await log._connection.run(lambda connection: _prepare(connection, path, partitions))
+            await log._connection.run(lambda connection: None)
             yield log
         finally:
             await log.close()
@@ -133,6 +167,10 @@ class SqliteEventLog:
     @property
     def name(self) -> str:
         return self._path.name
+
+    @property
+    def id(self) -> str:
+        return self._connection.id
 
     @property
     def retention(self) -> Retention:
@@ -175,6 +213,10 @@ class _SqliteReader:
     def __init__(self, connection: _Connection, positions: dict[int, int]) -> None:
         self._connection = connection
         self._positions = positions
+
+    @property
+    def epoch(self) -> int:
+        return self._connection.opened
 
     async def poll(self, limit: int, wait_seconds: float) -> list[Stored]:
         check_poll(limit, wait_seconds)
@@ -219,8 +261,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, partitions: int) -> Non
     if tables and "log" not in tables:
         raise TopicUnfit(f"{path} is another SQLite database, it has {', '.join(sorted(tables))}; name another file")
     with _transaction(connection):
-        for table in _TABLES if not tables else ():
+        for table in _TABLES if not tables else (_IDENTITY,):
             connection.execute(table)
+        connection.execute("INSERT OR IGNORE INTO identity VALUES (1, ?)", (uuid4().hex,))
         connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?)", (SCHEMA_VERSION, partitions))
         version, found = connection.execute("SELECT schema_version, partitions FROM log").fetchone()
         if version > SCHEMA_VERSION:
@@ -231,6 +274,15 @@ def _prepare(connection: sqlite3.Connection, path: Path, partitions: int) -> Non
             raise TopicUnfit(f"{path} has {found} partitions, the settings say {partitions}; make them equal")
         rows = [(number, 0, 0) for number in range(partitions)]
         connection.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)", rows)
+
+
+def _read_id(connection: sqlite3.Connection) -> str:
+    try:
+        (found,) = connection.execute("SELECT id FROM identity").fetchone() or ("",)
+    except sqlite3.OperationalError:
+        # The file is being made, or was made by the release before and is opened by that release alone.
+        return ""
+    return str(found)
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.clock import Clock
@@ -256,10 +256,12 @@ class _Transfers:
     def _move(self, step: FeedStep, counts: Applied, journaled: int) -> None:
         feed = self.state.feed
         moved = {position.partition: position.after for position in step.positions}
+        marks = {position.partition: position.mark for position in step.positions}
         self.state.parked.update({(parked.partition, parked.offset): parked for parked in step.parked})
         self.state.feed = replace(
             feed,
             next_offsets={**feed.next_offsets, **moved},
+            marks={**feed.marks, **marks},
             applied=feed.applied + counts.applied,
             old=feed.old + counts.old + step.skipped,
             parked=feed.parked + len(step.parked),
@@ -357,6 +359,10 @@ class _Feed:
     async def drop(self, partition: int, offset: int) -> bool:
         async with self.memory.turn:
             return self.memory.parked.pop((partition, offset), None) is not None
+
+    async def restart(self, next_offsets: Mapping[int, int]) -> None:
+        async with self.memory.turn:
+            self.memory.feed = replace(self.memory.feed, next_offsets=dict(next_offsets), marks={})
 
     async def claim(self, partitions: int) -> Sequence[int]:
         return range(partitions)

@@ -66,7 +66,8 @@ class MemoryRecovery:
         feed = self.state.feed
         known = feed.next_offsets
         further = {part: max(offset, known.get(part, 0)) for part, offset in next_offsets.items()}
-        self.state.feed = replace(feed, next_offsets={**known, **further})
+        marks = {part: "" if further.get(part, 0) > known.get(part, 0) else mark for part, mark in feed.marks.items()}
+        self.state.feed = replace(feed, next_offsets={**known, **further}, marks=marks)
 
 
 @dataclass(frozen=True)

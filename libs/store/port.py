@@ -122,6 +122,8 @@ class Position(NamedTuple):
     partition: int
     before: int
     after: int
+    mark: str = ""
+    """Of the event before `after` (`libs.eventlog.identity`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,8 @@ class Outbox(Protocol):
 @dataclass(frozen=True, slots=True)
 class FeedState:
     next_offsets: Mapping[int, int] = field(default_factory=dict)
+    marks: Mapping[int, str] = field(default_factory=dict)
+    """By partition, of the last event that was read; "" where it is not known."""
     applied: int = 0
     old: int = 0
     parked: int = 0
@@ -259,6 +263,10 @@ class Feed(Protocol):
 
     async def drop(self, partition: int, offset: int) -> bool:
         """Takes a parked event off the list without applying it. False: it is not there."""
+        ...
+
+    async def restart(self, next_offsets: Mapping[int, int]) -> None:
+        """Moves the feed to these offsets of another log, also back, and forgets the marks."""
         ...
 
     async def claim(self, partitions: int) -> Sequence[int]:

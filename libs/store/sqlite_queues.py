@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -114,6 +114,9 @@ class SqliteFeed:
     async def drop(self, partition: int, offset: int) -> bool:
         return await self.core.database.write(partial(_drop, partition, offset), background=True)
 
+    async def restart(self, next_offsets: Mapping[int, int]) -> None:
+        await self.core.database.write(partial(_restart, list(next_offsets.items())), background=True)
+
     async def claim(self, partitions: int) -> Sequence[int]:
         """All: the file has one process."""
         return range(partitions)
@@ -123,20 +126,26 @@ def _drop(partition: int, offset: int, connection: sqlite3.Connection) -> bool:
     return connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount > 0
 
 
+def _restart(offsets: Sequence[tuple[int, int]], connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM progress")
+    connection.executemany("INSERT INTO progress (part, next) VALUES (?, ?)", offsets)
+
+
 def _feed_state(connection: sqlite3.Connection) -> FeedState:
     """One statement, so that offsets and counters belong together."""
     offsets: dict[int, int] = {}
+    marks: dict[int, str] = {}
     counters: dict[str, int] = {}
     found = connection.execute(
-        "SELECT 'next', part, next FROM progress UNION ALL SELECT name, 0, value FROM counter"
-        " UNION ALL SELECT 'parked_now', 0, count(*) FROM parked"
+        "SELECT 'next', part, next, mark FROM progress UNION ALL SELECT name, 0, value, '' FROM counter"
+        " UNION ALL SELECT 'parked_now', 0, count(*), '' FROM parked"
     )
-    for name, part, value in found:
+    for name, part, value, mark in found:
         if name == "next":
-            offsets[part] = value
+            offsets[part], marks[part] = value, mark
         else:
             counters[name] = value
-    return FeedState(offsets, **counters)
+    return FeedState(offsets, marks, **counters)
 
 
 def _parked(limit: int, place: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:

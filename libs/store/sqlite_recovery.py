@@ -143,7 +143,8 @@ def _note_other(other: Identity, anew: bool, connection: sqlite3.Connection) -> 
 
 def _skip_to(offsets: Iterable[tuple[int, int]], connection: sqlite3.Connection) -> None:
     connection.executemany(
-        "INSERT INTO progress (part, next) VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
+        "INSERT INTO progress (part, next) VALUES (?, ?) ON CONFLICT DO UPDATE"
+        " SET next = excluded.next, mark = '' WHERE excluded.next > next",
         list(offsets),
     )
 

@@ -82,6 +82,9 @@ PARKED_MESSAGE = (
 )
 """What else came with a parked event."""
 
+PROGRESS_MARK = ("ALTER TABLE progress ADD COLUMN mark TEXT NOT NULL DEFAULT ''",)
+"""Of the last event that was read of a partition."""
+
 
 def lease_columns(table: str) -> Sequence[str]:
     """Of a record's table: the lease's mark, and the ticks when this store first saw it."""

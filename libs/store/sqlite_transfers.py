@@ -190,8 +190,8 @@ def _move(connection: sqlite3.Connection, position: Position) -> None:
     """A partition that was never read stands at 0. Raises UnknownPartition."""
     connection.execute("INSERT OR IGNORE INTO progress (part, next) VALUES (?, 0)", (position.partition,))
     moved = connection.execute(
-        "UPDATE progress SET next = ? WHERE part = ? AND next = ?",
-        (position.after, position.partition, position.before),
+        "UPDATE progress SET next = ?, mark = ? WHERE part = ? AND next = ?",
+        (position.after, position.mark, position.partition, position.before),
     ).rowcount
     if moved != 1:
         raise UnknownPartition(f"partition {position.partition} does not stand at offset {position.before} any more")

@@ -193,3 +193,23 @@ class TestFeed:
             return sorted(await store.feed.claim(16)) == list(range(16))
 
         await eventually(has_all)
+
+    async def test_a_mark_moves_with_its_offset_and_is_forgotten_when_the_feed_is_moved_by_hand(
+        self, store: StorePorts
+    ) -> None:
+        steps = (Position(0, 0, 5, "log/1"), Position(3, 0, 2, "log/2"))
+        await store.transfers.apply([], FeedStep(steps))
+        state = await store.feed.state()
+        assert (state.next_offsets, state.marks) == ({0: 5, 3: 2}, {0: "log/1", 3: "log/2"})
+        await store.transfers.apply([], FeedStep((Position(0, 5, 5, "log/3"),)))
+        await store.recovery.skip_to({0: 4, 3: 9})
+        state = await store.feed.state()
+        assert (state.next_offsets, state.marks) == ({0: 5, 3: 9}, {0: "log/3", 3: ""})
+        await store.feed.restart({0: 2, 3: 0, 7: 1})
+        state = await store.feed.state()
+        assert {part: after for part, after in state.next_offsets.items() if after} == {0: 2, 7: 1}
+        assert not any(state.marks.values())
+        with pytest.raises(UnknownPartition):
+            await store.transfers.apply([], FeedStep((Position(0, 5, 6, "log/4"),)))
+        await store.transfers.apply([], FeedStep((Position(0, 2, 3, "other/1"),)))
+        assert (await store.feed.state()).marks[0] == "other/1"

@@ -388,7 +388,7 @@ async def test_no_event_of_the_log_stops_the_feed(postgres_dsn: str) -> None:
 
         feed, positions = ApplyLoop(store, open_log, SystemClock(), Arrivals(store, check_nothing)), {0: 0}
         async with log.reader(positions) as reader:
-            await feed.read_once(reader, positions)
+            await feed.read_once(log, reader, positions)
         state = await store.feed.state()
         assert (state.applied, state.parked, positions) == (2, 5, {0: len(events)})
         assert len(await store.feed.parked(10)) == 5

@@ -107,7 +107,7 @@ async def backend(
 
     operations = SandboxOperations()
     feed = ApplyLoop(ports, open_log, clock, Arrivals(ports, operations.check_row, ask_other))
-    logged = LogWaits(ports.outbox, log_wait_seconds)
+    logged = LogWaits(ports.outbox, log_wait_seconds, lambda: feed.replaced)
     around = Surroundings(
         serving,
         background,

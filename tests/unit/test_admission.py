@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventLog, LogUnavailable
-from libs.ownership.model import Absence, Store, bucket_of
+from libs.ownership.model import Absence, Store, Version, bucket_of
 from libs.ownership.terms import TERMS_TYPE
 from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
@@ -461,3 +461,16 @@ async def test_what_a_step_has_seen_counts_in_the_last_one_and_is_looked_at_twic
             assert not await rig.gone()
     assert "version 0-9" in reason and 4 <= steps <= 8
     assert await rig.gone() == reason
+
+
+async def test_a_poison_event_is_no_evidence(rig: Rig) -> None:
+    """Anyone may write to the log. Each of these says that this store, or the other one, has made it."""
+    rig.a_away = True
+    await own(rig.store, [KEY])
+    for origin in Store:
+        right = replace(record_of(row_of(KEY, (0, 1), origin)), origin=origin)
+        for version in (Version(0, 2**63 - 1), Version(2, 1)):
+            poison = replace(right, row=replace(right.row, version=version))
+            await rig.log.append([Event(KEY, event_of(poison))])
+    await rig.log.append([Event(KEY, event_of(replace(right, row=replace(right.row, key="another"))))])
+    assert await rig.decide() == ""

@@ -11,6 +11,7 @@ import pytest
 from libs.backend.admission import AskOther
 from libs.backend.feed import BATCH, UNPARK_SECONDS, ApplyLoop
 from libs.clock import ManualClock
+from libs.errors import LogAway
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import UNREADABLE_HEADER, Event, EventLog
@@ -20,9 +21,10 @@ from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of, read_eve
 from libs.pb.baton.replication.v1 import recovery_pb2 as rpb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.rpc.errors import reason_of
 from libs.sandboxes.validation import COLLECTION
 from libs.store.port import Applied, FeedState, FeedStep, Position, UnknownPartition
-from tests.unit.backends import Backend, backend, new
+from tests.unit.backends import Backend, backend, new, refusal
 from tests.waiting import eventually
 
 
@@ -255,7 +257,7 @@ async def test_a_partition_that_somebody_else_has_moved_is_claimed_again() -> No
             step = FeedStep((Position(0, 0, 1),))
             assert await at.store.transfers.apply([record("a")], step) == Applied(1, 0)
             with pytest.raises(UnknownPartition):
-                await at.feed.read_once(reader, positions)
+                await at.feed.read_once(at.log, reader, positions)
             assert positions == {0: 0}
         task = asyncio.create_task(at.feed.loop.run())
         assert (await state_when(at, 2)).applied == 2
@@ -277,11 +279,11 @@ async def test_how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_othe
             assert at.feed.behind_seconds() is None
             now = at.clock.now()
             await at.log.append([heartbeat(Store.B, now), event("a", made_seconds=now - 9.0)])
-            await at.feed.read_once(reader, positions)
+            await at.feed.read_once(at.log, reader, positions)
             assert at.feed.behind_seconds() == pytest.approx(9.0)
             assert at.feed.last_event_age_seconds == pytest.approx(9.0)
             await at.log.append([heartbeat(Store.A, now - 1.0)])
-            await at.feed.read_once(reader, positions)
+            await at.feed.read_once(at.log, reader, positions)
             assert at.feed.behind_seconds() == pytest.approx(1.0)
             at.clock.advance(2.0)
             assert at.feed.behind_seconds() == pytest.approx(3.0)
@@ -313,12 +315,12 @@ async def test_how_far_behind_it_is_does_not_hang_on_a_heartbeat_of_the_future()
         positions = {0: 0}
         async with at.log.reader(positions) as reader:
             await at.log.append([heartbeat(Store.A, SECONDS_OF_2099)])
-            await feed.read_once(reader, positions)
+            await feed.read_once(at.log, reader, positions)
             assert feed.clock_ahead_seconds > 1e9
             clock.advance(60.0)
             assert feed.behind_seconds() == pytest.approx(60.0)
             await at.log.append([heartbeat(Store.A, clock.now() - 1.0)])
-            await feed.read_once(reader, positions)
+            await feed.read_once(at.log, reader, positions)
             assert feed.behind_seconds() == pytest.approx(1.0)
             assert feed.clock_ahead_seconds == 0.0
 
@@ -331,7 +333,7 @@ async def test_how_far_behind_it_is_does_not_change_when_its_own_clock_jumps(hou
         positions = {0: 0}
         async with at.log.reader(positions) as reader:
             await at.log.append([heartbeat(Store.A, clock.now() - 1.0)])
-            await feed.read_once(reader, positions)
+            await feed.read_once(at.log, reader, positions)
             clock.jumped = hours * 3600
             clock.advance(2.0)
             assert feed.behind_seconds() == pytest.approx(3.0)
@@ -353,3 +355,99 @@ async def test_what_one_store_does_arrives_at_the_other() -> None:
         await state_when(b, 1)
         mine, theirs = [await at.store.records.read("sandboxes/one") for at in (a, b)]
         assert mine.row == theirs.row
+
+
+async def stopped(at: Backend) -> str:
+    await eventually(lambda: at.feed.replaced)
+    return at.feed.replaced
+
+
+async def fill(log: MemoryEventLog, count: int, first: int = 0) -> None:
+    await log.append([event(f"k{number}") for number in range(first, first + count)])
+
+
+@pytest.mark.parametrize("count", [0, 3, 9], ids=["empty", "as long", "longer"])
+async def test_a_feed_stops_where_another_log_came_into_its_log_s_place(count: int) -> None:
+    log = MemoryEventLog(1)
+    async with applying(log) as at:
+        await fill(log, 3)
+        before = await state_when(at, 3)
+        await log.replace()
+        await fill(log, count, 100)
+        assert "baton events restart" in await stopped(at)
+        await fill(log, 5, 200)
+        assert (await at.store.feed.state()).read == before.read, "nothing of the other log is applied"
+        await eventually(lambda: "LOG_REPLACED" in at.feed.trouble)
+        status = await at.replication.GetStatus(pb.GetStatusRequest())
+        assert status.feed.log_replaced == at.feed.replaced
+        refused = await refusal(at.replication.PullChanges(pb.PullChangesRequest()))
+        assert reason_of(refused)[0] == "LOG_REPLACED"
+        with pytest.raises(LogAway, match="baton events restart"):
+            at.logged.check(0.0)
+
+
+async def test_a_feed_that_starts_on_another_log_reads_nothing_of_it() -> None:
+    log = MemoryEventLog(2)
+    async with backend(Store.B, log=log) as at:
+        await fill(log, 20)
+        task = asyncio.create_task(at.feed.loop.run())
+        await state_when(at, 20)
+        task.cancel()
+        await asyncio.wait([task])
+        await log.replace()
+        await fill(log, 60, 100)
+        task = asyncio.create_task(at.feed.loop.run())
+        await stopped(at)
+        assert (await at.store.feed.state()).read == 20
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_offsets_of_an_earlier_version_take_the_log_as_it_is_and_hold_it_to_that() -> None:
+    log = MemoryEventLog(1)
+    await fill(log, 3)
+    async with backend(Store.B, log=log) as at:
+        await at.store.transfers.apply([], FeedStep((Position(0, 0, 3),)))
+        assert (await at.store.feed.state()).marks == {0: ""}
+        task = asyncio.create_task(at.feed.loop.run())
+
+        async def known() -> bool:
+            return bool((await at.store.feed.state()).marks[0])
+
+        await eventually(known)
+        await log.replace()
+        await fill(log, 9, 100)
+        await stopped(at)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_restarted_feed_goes_on_at_the_end_of_the_other_log() -> None:
+    log = MemoryEventLog(1)
+    async with applying(log) as at:
+        await fill(log, 3)
+        await state_when(at, 3)
+        await log.replace()
+        await fill(log, 9, 100)
+        await stopped(at)
+        answer = await at.replication.RestartFeed(pb.RestartFeedRequest())
+        assert dict(answer.next_offsets) == {0: 9}
+        await fill(log, 2, 200)
+        assert (await state_when(at, 5)).next_offsets == {0: 11}
+        assert (await at.store.records.read(COLLECTION + "k100")).row is None
+        assert (await at.store.records.read(COLLECTION + "k201")).row is not None
+        await eventually(lambda: at.feed.trouble == "" and at.feed.replaced == "")
+
+
+async def test_the_former_log_is_gone_on_with_when_it_is_back() -> None:
+    log = MemoryEventLog(1)
+    async with applying(log) as at:
+        await fill(log, 3)
+        await state_when(at, 3)
+        former = dict(vars(log))
+        await log.replace()
+        await stopped(at)
+        log._partitions, log._id = former["_partitions"], former["_id"]
+        await fill(log, 2, 200)
+        assert (await state_when(at, 5)).applied == 5
+        await eventually(lambda: at.feed.replaced == "")

@@ -48,6 +48,7 @@ from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
 from services.router.flows.phase_since import PhaseSince
 from services.router.flows.probe import Probe
+from services.router.flows.restart_events import RestartEvents
 from services.router.flows.shadow import Shadow
 from services.router.flows.traffic import Traffic
 
@@ -110,6 +111,7 @@ class Parts:
     """Of old schema versions, at this router's public listener."""
     events: LogEvents
     parked: ParkedEvents
+    restart: RestartEvents
     conflicts: Conflicts
     phase_since: PhaseSince
     probe: Probe

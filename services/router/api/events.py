@@ -13,6 +13,7 @@ from services.router.api.messages import timestamp
 from services.router.flows.events import LogEvents, Question, Seen
 from services.router.flows.migration import Decision
 from services.router.flows.parked import ParkedAt, ParkedEvents
+from services.router.flows.restart_events import RestartEvents
 
 
 class EventParts(Protocol):
@@ -23,6 +24,9 @@ class EventParts(Protocol):
 
     @property
     def parked(self) -> ParkedEvents: ...
+
+    @property
+    def restart(self) -> RestartEvents: ...
 
 
 class EventMethods:
@@ -62,6 +66,12 @@ class EventMethods:
         decision = Decision(request.actor, request.reason)
         place = store_from_pb(request.store, "store"), request.partition, request.offset
         return pb.DropParkedResponse(dropped=_parked_to_pb(await self._events.parked.drop(decision, *place)))
+
+    async def RestartEvents(  # noqa: N802
+        self, request: pb.RestartEventsRequest, context: Context
+    ) -> pb.RestartEventsResponse:
+        restarted = await self._events.restart.restart(Decision(request.actor, request.reason))
+        return pb.RestartEventsResponse(job=restarted.job, skipped=restarted.skipped)
 
 
 def _parked_to_pb(one: ParkedAt) -> pb.ParkedEvent:

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     command(events, "parked", Common)(parked)
     command(events, "retry", Changing)(retry)
     command(events, "drop", Changing)(drop)
+    command(events, "restart", Changing)(restart)
     app.add_typer(events, name="events")
 
 
@@ -183,6 +184,37 @@ def drop(options: Changing, place: Place, store: StoreOption = "") -> None:
         show.print_json({**view, **agreed.view})
     elif agreed:
         show.show(f"{at} {place}: dropped; it was of {view['key'] or 'no record'}")
+
+
+def restart(options: Changing) -> None:
+    """Go on with another event log, after the former one was replaced. Needs --reason.
+
+    \b
+    JSON keys: job skipped, dry_run effects
+    skipped: events of the log that no store reads; what they hold is copied.
+    First try to bring the former log back: then the feeds go on by themselves.
+    """
+    from libs.pb.baton.control.v1 import events_pb2
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    if not options.reason.strip():
+        raise CommandFailed("--reason is needed: why the log was replaced; the journal keeps it", Exit.USAGE)
+    effects = [
+        "both feeds go on at the end of the log as it is now: what is before it is never read",
+        "a reconcile job copies what the feeds have missed, from the owner's store to the other one",
+    ]
+    with control(options) as router:
+        view: View = {}
+        agreed = agree(options, effects)
+        if agreed:
+            request = events_pb2.RestartEventsRequest(actor=options.who, reason=options.reason)
+            answer = router.call("RestartEvents", request)
+            view = {"job": answer.job, "skipped": answer.skipped}
+    if options.json:
+        show.print_json({**view, **agreed.view})
+    elif agreed:
+        show.show(f"the feeds go on behind {view['skipped']} events; {view['job']} copies the records: baton jobs")
 
 
 def _retry(router: Control, store: str, partition: int, offset: int) -> View:

@@ -157,6 +157,9 @@ def _log(around: Surroundings, before: Mapping[Store, StoreView]) -> Finding:
         text = f"{len(ends)} partitions answer, {around.log_partitions} are expected"
         return Finding(Level.FAIL, "event log", text, "bring all partitions of the topic back")
     for view in before.values():
+        if view.status is not None and view.status.feed.log_replaced:
+            remedy = "bring the former log back, or baton events restart: it copies what the feeds have missed"
+            return Finding(Level.FAIL, "event log", view.status.feed.log_replaced, remedy)
         if view.status is not None and (text := _misplaced(view.store, dict(view.status.feed.next_offsets), ends)):
             remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
             return Finding(Level.FAIL, "event log", text, remedy)

@@ -231,7 +231,8 @@ class Observer:
         answers = [view.fresh(now) for view in views]
         a = answers[0]
         lags = [view.lag_seconds for view in views]
-        all_fresh = all(answer is not None for answer in answers)
+        # Of a log that was replaced nobody knows what a store has missed.
+        all_fresh = all(answer is not None and not answer.feed.log_replaced for answer in answers)
         sure = all_fresh and not self.log_trouble and all(view.reachable for view in views)
         return Evidence(
             backfill_finished_seconds_ago=backfill_seconds_ago,
@@ -311,7 +312,7 @@ class Observer:
             outbox = source.status.outbox
             # A log that is away stops every feed: then what waits in the outbox is something to show.
             shows = waiting or (outbox.entries if self._ends is None else not feed.trouble)
-            if shows:
+            if shows and not feed.log_replaced:
                 seconds = outbox.oldest_seconds + (unread if waiting else 0.0)
         return replace(view, lag_events=None if self._ends is None else waiting, lag_seconds=seconds)
 

@@ -17,6 +17,7 @@ from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_recovery import RECOVERY_TABLES
 from libs.store.sqlite_schema import (
     PARKED_MESSAGE,
+    PROGRESS_MARK,
     PROTOCOL_COLUMNS,
     SHARED_TABLES,
     Layout,
@@ -62,6 +63,7 @@ MIGRATIONS = (
     Migration(6, PARKED_MESSAGE),
     Migration(7, guard_tables("record")),
     Migration(8, ASIDE_TABLES),
+    Migration(9, PROGRESS_MARK),
 )
 
 

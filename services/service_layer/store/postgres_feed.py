@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Record
@@ -13,6 +13,7 @@ from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import removing
 from services.service_layer.store.postgres_pool import Connection, transaction
+from services.service_layer.store.postgres_rows import columnar
 from services.service_layer.store.postgres_session import Session
 from services.service_layer.store.postgres_transfers import apply_records
 
@@ -25,6 +26,10 @@ SELECT part, place, key, reason, event, headers, topic FROM parked
 WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1
 """
 _UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
+_RESTART = (
+    "INSERT INTO progress AS p (part, next) SELECT * FROM unnest($1::integer[], $2::bigint[])"
+    " ON CONFLICT (part) DO UPDATE SET next = excluded.next, mark = ''"
+)
 _PRUNE = f"""
 DELETE FROM served WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM served WHERE tick < {sql.NOW} - $1 ORDER BY tick LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING 1
@@ -45,6 +50,7 @@ class PostgresFeed:
             rows = await connection.fetch(_STATE)
             return FeedState(
                 next_offsets={row["part"]: row["next"] for row in rows},
+                marks={row["part"]: row["mark"] for row in rows},
                 applied=sum(row["applied"] for row in rows),
                 old=sum(row["old"] for row in rows),
                 parked=sum(row["parked"] for row in rows),
@@ -74,6 +80,15 @@ class PostgresFeed:
             return await connection.fetchval(_UNPARK, partition, offset) is not None
 
         return await self._context.apply.run(work)
+
+    async def restart(self, next_offsets: Mapping[int, int]) -> None:
+        async def work(connection: Connection) -> None:
+            async with transaction(connection):
+                # A process that still applies from the former log moves no position: it is not where it read it.
+                await connection.execute("UPDATE progress SET next = 0, mark = ''")
+                await connection.execute(_RESTART, *columnar(sorted(next_offsets.items()), 2))
+
+        await self._context.apply.run(work)
 
     async def claim(self, partitions: int) -> Sequence[int]:
         asked, until = self._asked

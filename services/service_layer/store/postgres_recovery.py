@@ -27,7 +27,7 @@ _NOTE_OTHER = (
 )
 _SKIP_TO = (
     "INSERT INTO progress AS p (part, next) SELECT * FROM unnest($1::integer[], $2::bigint[])"
-    " ON CONFLICT (part) DO UPDATE SET next = greatest(p.next, excluded.next)"
+    " ON CONFLICT (part) DO UPDATE SET next = excluded.next, mark = '' WHERE excluded.next > p.next"
 )
 
 

@@ -146,7 +146,8 @@ SELECT CASE WHEN yes THEN records ELSE {SEIZED} END FROM applied, free
 # The loser of a partition finds another offset here and applies nothing.
 MOVE_GUARD = "p.next = n.before"
 MOVE = (
-    "UPDATE progress p SET next = n.after FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) n(part, before, after)"
+    "UPDATE progress p SET next = n.after, mark = n.mark"
+    " FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::text[]) n(part, before, after, mark)"
     f" WHERE p.part = n.part AND {MOVE_GUARD}"
 )
 MAKE_PARTITIONS = "INSERT INTO progress (part, next) SELECT n, 0 FROM unnest($1::integer[]) n ON CONFLICT DO NOTHING"

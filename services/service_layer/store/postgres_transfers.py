@@ -139,14 +139,14 @@ async def _move(connection: Connection, step: FeedStep) -> None:
     if not step.positions:
         return
     positions = sorted(step.positions)
-    moved = _rows(await connection.execute(sql.MOVE, *columnar(positions, 3)))
+    moved = _rows(await connection.execute(sql.MOVE, *columnar(positions, 4)))
     if moved == len(positions):
         return
     # A partition of which nothing was read yet has no row: it stands at 0.
     made = _rows(await connection.execute(sql.MAKE_PARTITIONS, [position.partition for position in positions]))
     if made:
         unmoved = [p for p in positions if p.before == 0]
-        moved += _rows(await connection.execute(sql.MOVE, *columnar(unmoved, 3)))
+        moved += _rows(await connection.execute(sql.MOVE, *columnar(unmoved, 4)))
     if moved != len(positions):
         raise UnknownPartition
 

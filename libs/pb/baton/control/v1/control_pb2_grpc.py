@@ -171,6 +171,11 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.FromString,
                 _registered_method=True)
+        self.RestartEvents = channel.unary_unary(
+                '/baton.control.v1.ControlService/RestartEvents',
+                request_serializer=baton_dot_control_dot_v1_dot_events__pb2.RestartEventsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_events__pb2.RestartEventsResponse.FromString,
+                _registered_method=True)
         self.ListConflicts = channel.unary_unary(
                 '/baton.control.v1.ControlService/ListConflicts',
                 request_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ListConflictsRequest.SerializeToString,
@@ -393,6 +398,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestartEvents(self, request, context):
+        """After the log was replaced: both feeds go on at its end, then a reconcile job copies what they have missed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListConflicts(self, request, context):
         """Changes of a lost store that a seizure has left behind.
         """
@@ -573,6 +585,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DropParked,
                     request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.SerializeToString,
+            ),
+            'RestartEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartEvents,
+                    request_deserializer=baton_dot_control_dot_v1_dot_events__pb2.RestartEventsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_events__pb2.RestartEventsResponse.SerializeToString,
             ),
             'ListConflicts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConflicts,
@@ -1334,6 +1351,33 @@ class ControlService:
             '/baton.control.v1.ControlService/DropParked',
             baton_dot_control_dot_v1_dot_events__pb2.DropParkedRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_events__pb2.DropParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/RestartEvents',
+            baton_dot_control_dot_v1_dot_events__pb2.RestartEventsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_events__pb2.RestartEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

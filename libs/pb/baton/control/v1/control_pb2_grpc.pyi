@@ -85,6 +85,8 @@ class ControlServiceStub:
     """Tries one again, now."""
     DropParked: _grpc.UnaryUnaryMultiCallable[_events_pb2.DropParkedRequest, _events_pb2.DropParkedResponse]
     """Takes one off the list without applying it, for good."""
+    RestartEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.RestartEventsRequest, _events_pb2.RestartEventsResponse]
+    """After the log was replaced: both feeds go on at its end, then a reconcile job copies what they have missed."""
     ListConflicts: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ListConflictsRequest, _conflicts_pb2.ListConflictsResponse]
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]
@@ -155,6 +157,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Tries one again, now."""
     DropParked: _aio.UnaryUnaryMultiCallable[_events_pb2.DropParkedRequest, _events_pb2.DropParkedResponse]  # type: ignore[assignment]
     """Takes one off the list without applying it, for good."""
+    RestartEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.RestartEventsRequest, _events_pb2.RestartEventsResponse]  # type: ignore[assignment]
+    """After the log was replaced: both feeds go on at its end, then a reconcile job copies what they have missed."""
     ListConflicts: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ListConflictsRequest, _conflicts_pb2.ListConflictsResponse]  # type: ignore[assignment]
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]  # type: ignore[assignment]
@@ -384,6 +388,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.DropParkedResponse, _abc.Awaitable[_events_pb2.DropParkedResponse]]:
         """Takes one off the list without applying it, for good."""
+
+    @_abc_1.abstractmethod
+    def RestartEvents(
+        self,
+        request: _events_pb2.RestartEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_events_pb2.RestartEventsResponse, _abc.Awaitable[_events_pb2.RestartEventsResponse]]:
+        """After the log was replaced: both feeds go on at its end, then a reconcile job copies what they have missed."""
 
     @_abc_1.abstractmethod
     def ListConflicts(

@@ -333,6 +333,7 @@ class Feed(_message.Message):
     LAST_EVENT_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
+    LOG_REPLACED_FIELD_NUMBER: _builtins.int
     read: _builtins.int
     """read = applied + old + parked + journaled."""
     applied: _builtins.int
@@ -347,6 +348,10 @@ class Feed(_message.Message):
     """Why the feed stands still, in words; empty when it runs."""
     clock_ahead_seconds: _builtins.float
     """How far the times in the last events were ahead of this process's clock; 0 if they were not."""
+    log_replaced: _builtins.str
+    """Why the log is another one than this store has read so far; empty when it is not. The feed stands still and no
+    change is published until RestartFeed, or until the former log is back.
+    """
     @_builtins.property
     def next_offsets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Next offset to read, by partition of the log."""
@@ -364,10 +369,11 @@ class Feed(_message.Message):
         last_event_age_seconds: _builtins.float = ...,
         trouble: _builtins.str = ...,
         clock_ahead_seconds: _builtins.float = ...,
+        log_replaced: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "clock_ahead_seconds", b"clock_ahead_seconds", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "clock_ahead_seconds", b"clock_ahead_seconds", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "log_replaced", b"log_replaced", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1622,3 +1628,60 @@ class DropParkedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DropParkedResponse: _TypeAlias = DropParkedResponse  # noqa: Y015
+
+@_typing.final
+class RestartFeedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartFeedRequest: _TypeAlias = RestartFeedRequest  # noqa: Y015
+
+@_typing.final
+class RestartFeedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NextOffsetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NEXT_OFFSETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def next_offsets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """By partition, the next offset that is read."""
+
+    def __init__(
+        self,
+        *,
+        next_offsets: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_offsets", b"next_offsets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartFeedResponse: _TypeAlias = RestartFeedResponse  # noqa: Y015

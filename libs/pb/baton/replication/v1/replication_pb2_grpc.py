@@ -129,6 +129,11 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedResponse.FromString,
                 _registered_method=True)
+        self.RestartFeed = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/RestartFeed',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.RestartFeedRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.RestartFeedResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicationServiceServicer:
@@ -268,6 +273,14 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestartFeed(self, request, context):
+        """Goes on at the end of the log as it is now, whichever it is. Events before that end are never read: the caller
+        copies the records between the stores.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -365,6 +378,11 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.DropParked,
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedResponse.SerializeToString,
+            ),
+            'RestartFeed': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartFeed,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.RestartFeedRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.RestartFeedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -880,6 +898,33 @@ class ReplicationService:
             '/baton.replication.v1.ReplicationService/DropParked',
             baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_replication__pb2.DropParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartFeed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/RestartFeed',
+            baton_dot_replication_dot_v1_dot_replication__pb2.RestartFeedRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.RestartFeedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,10 @@ class ReplicationServiceStub:
     """Tries one of them again, now."""
     DropParked: _grpc.UnaryUnaryMultiCallable[_replication_pb2.DropParkedRequest, _replication_pb2.DropParkedResponse]
     """Takes one of them off the list without applying it, for good."""
+    RestartFeed: _grpc.UnaryUnaryMultiCallable[_replication_pb2.RestartFeedRequest, _replication_pb2.RestartFeedResponse]
+    """Goes on at the end of the log as it is now, whichever it is. Events before that end are never read: the caller
+    copies the records between the stores.
+    """
 
 @_typing.type_check_only
 class ReplicationServiceAsyncStub(ReplicationServiceStub):
@@ -115,6 +119,10 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Tries one of them again, now."""
     DropParked: _aio.UnaryUnaryMultiCallable[_replication_pb2.DropParkedRequest, _replication_pb2.DropParkedResponse]  # type: ignore[assignment]
     """Takes one of them off the list without applying it, for good."""
+    RestartFeed: _aio.UnaryUnaryMultiCallable[_replication_pb2.RestartFeedRequest, _replication_pb2.RestartFeedResponse]  # type: ignore[assignment]
+    """Goes on at the end of the log as it is now, whichever it is. Events before that end are never read: the caller
+    copies the records between the stores.
+    """
 
 class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -270,5 +278,15 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.DropParkedResponse, _abc.Awaitable[_replication_pb2.DropParkedResponse]]:
         """Takes one of them off the list without applying it, for good."""
+
+    @_abc_1.abstractmethod
+    def RestartFeed(
+        self,
+        request: _replication_pb2.RestartFeedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.RestartFeedResponse, _abc.Awaitable[_replication_pb2.RestartFeedResponse]]:
+        """Goes on at the end of the log as it is now, whichever it is. Events before that end are never read: the caller
+        copies the records between the stores.
+        """
 
 def add_ReplicationServiceServicer_to_server(servicer: ReplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,110 @@
+"""The log is made anew under a whole system: it stops, says so everywhere, and goes on by a person's word."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from libs.errors import BatonError
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import recovery_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from services.router.cli.options import Exit
+from services.router.core.evidence import Verdict
+from services.router.core.gates import judge
+from services.router.core.jobs import JobState
+from services.router.flows.restart_events import RESTARTED
+from tests.commands import answer, baton
+from tests.contracts.pb.toy import shelf_pb2
+from tests.panel import Panel, running_panel
+from tests.waiting import eventually
+
+RECORDS = 30
+
+
+@pytest.fixture
+async def panel() -> AsyncIterator[Panel]:
+    async with running_panel() as running:
+        yield running
+
+
+async def put(panel: Panel, first: int, behind: int) -> None:
+    for number in range(first, behind):
+        order = shelf_pb2.PutOrder(token=str(uuid4()), where=shelf_pb2.Place(room="r", isbn=f"{number:05}"))
+        await panel.system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
+
+
+async def replaced(panel: Panel) -> None:
+    """After some records are at both stores, and some more were acknowledged around the moment."""
+    await put(panel, 0, RECORDS)
+
+    async def copied() -> bool:
+        return await panel.records_at(Store.B) == RECORDS
+
+    await eventually(copied)
+    await panel.system.log.replace()
+    await put(panel, RECORDS, 2 * RECORDS)
+
+    async def stopped() -> bool:
+        return all([(await status(panel, store)).feed.log_replaced for store in Store])
+
+    await eventually(stopped)
+
+
+async def status(panel: Panel, store: Store) -> rpb.GetStatusResponse:
+    client = panel.system.stores[store]
+    found: rpb.GetStatusResponse = await client.ask(client.replication.GetStatus, rpb.GetStatusRequest(), 5.0)
+    return found
+
+
+async def test_a_log_that_was_made_anew_stops_both_feeds_and_is_shown_where_people_and_gates_look(
+    panel: Panel,
+) -> None:
+    await replaced(panel)
+    assert await panel.records_at(Store.B) == RECORDS
+    await panel.system.observer.poll()
+    evidence = panel.system.observer.evidence(panel.system.setting.current, 0, None)
+    verdicts = {result.name: result.verdict for result in judge(["lag", "parked"], evidence)}
+    assert verdicts == {"lag": Verdict.INCONCLUSIVE, "parked": Verdict.INCONCLUSIVE}
+    doctor = (await baton(panel, "doctor")).stdout
+    assert "baton events restart" in doctor
+    shown = (await answer(panel, "status"))["stores"]
+    assert all("LOG_REPLACED" in store["feed_trouble"] for store in shown.values())
+    seizer = panel.system.stores[Store.A]
+    request = recovery_pb2.SeizeBucketsRequest(buckets=[recovery_pb2.Terms.Bucket(bucket=1, term=2)], ends={0: 0})
+    with pytest.raises(BatonError, match="baton events restart") as refused:
+        await seizer.ask(seizer.recovery.SeizeBuckets, request, 5.0)
+    assert refused.value.reason == "LOG_NOT_READ"
+
+
+async def test_the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is_copied(panel: Panel) -> None:
+    assert (await baton(panel, "events", "restart", "--yes")).exit_code == Exit.USAGE
+    refused = await baton(panel, "events", "restart", "--yes", "--reason", "by mistake")
+    assert refused.exit_code == Exit.FAILED and "No store says that the event log was replaced" in refused.stderr
+    await replaced(panel)
+    plan = await answer(panel, "events", "restart", "--reason", "the topic was deleted", "--dry-run")
+    assert plan["dry_run"] is True and len(plan["effects"]) == 2
+    done = await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+
+    async def copied() -> bool:
+        return (await panel.parts.jobs.job(done["job"])).state is JobState.FINISHED
+
+    await eventually(copied)
+    assert await panel.records_at(Store.B) == 2 * RECORDS
+
+    async def quiet() -> bool:
+        depths = [(await panel.system.ports(store).outbox.depth()).entries for store in Store]
+        digests = [await panel.system.ports(store).inspection.digests() for store in Store]
+        return depths == [0, 0] and [one.digest for one in digests[0]] == [one.digest for one in digests[1]]
+
+    await eventually(quiet)
+    assert [(await status(panel, store)).feed.log_replaced for store in Store] == ["", ""]
+    assert RESTARTED in [entry.action for entry in await panel.store.journal(10)]
+    await put(panel, 2 * RECORDS, 2 * RECORDS + 5)
+
+    async def followed() -> bool:
+        return await panel.records_at(Store.B) == 2 * RECORDS + 5
+
+    await eventually(followed)
