@@ -15,6 +15,7 @@ from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import open_channel
 from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Loop
+from services.router.api.clients import old_clients
 from services.router.api.control import Parts, control_service
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
@@ -160,6 +161,7 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
             lambda: running.auditor.ledger.counts,
             running.traffic.totals,
             lambda: cache.current.generation,
+            lambda: old_clients(running.clients, clock),
         ),
     )
     migration = Migration(running.control, cache, evidence, clock)
@@ -185,7 +187,6 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         running.auditor,
         frozenset(),
         clock,
-        running.clients,
         events,
         ParkedEvents(running.stores, migration),
         RestartEvents(running.stores, jobs, migration),

@@ -35,6 +35,7 @@ from libs.rpc.tasks import Background, Loop
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.telemetry.logs import configure
 from libs.telemetry.metrics import open_metrics
+from services.router.api.clients import old_clients
 from services.router.api.control import URGENT, Parts, control_service
 from services.router.api.proxy import Proxy
 from services.router.api.rehearsal import Maneuvers
@@ -243,6 +244,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             lambda: auditor.ledger.counts,
             traffic.totals,
             lambda: cache.current.generation,
+            lambda: old_clients(clients, clock),
         ),
     )
     judge = Judge(
@@ -275,7 +277,6 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     events = LogEvents(event_log, outside.contract)
     parts = Parts(
         migration=migration,
-        clients=clients,
         cache=cache,
         observer=observer,
         traffic=traffic,

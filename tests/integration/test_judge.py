@@ -24,9 +24,10 @@ from services.router.core.limits import rollback_limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
 from services.router.flows.judge import LEASE_SECONDS, Bench, Judge
-from services.router.flows.measure import FRESH_SECONDS, Measured, Measurement, Sources
+from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
 from services.router.flows.migration import JUDGE, Decision, Migration
 from services.router.flows.observe import SettingCache, StoreView
+from services.router.flows.report import Measured, OldClient
 from services.router.flows.traffic import Totals
 from tests.panel import Panel, running_panel
 from tests.system import step
@@ -290,7 +291,10 @@ async def test_what_the_status_shows_is_summed_up_over_all_routers() -> None:
     routers = []
     for number, meter in enumerate(meters, start=1):
         told = Totals((number, 10 * number), (1, 1), (0, number), number, 0, 5)
-        sources = Sources(totals=partial(Totals, *told), generation=partial(int, 7 + number))
+        old = [OldClient("cron", number, 10, 5.0 * number), OldClient(f"only-{number}", 1, 1, 1.0)]
+        sources = Sources(
+            totals=partial(Totals, *told), generation=partial(int, 7 + number), clients=partial(list, old)
+        )
         control = MemoryControlStore(shared, clock=clock)
         routers.append(Measurement(control, meter, f"router-{number}", clock, sources))
     for _ in range(3):
@@ -302,6 +306,9 @@ async def test_what_the_status_shows_is_summed_up_over_all_routers() -> None:
     first = routers[0]
     assert first.totals() == Totals((3, 30), (2, 2), (0, 3), 3, 0, 10)
     assert [found[:2] for found in first.routers()] == [("router-1", 8), ("router-2", 9)]
+    clients = {client.name: client for client in first.clients()}
+    assert set(clients) == {"cron", "only-1", "only-2"}
+    assert clients["cron"][1:] == (1, 20, 5.0)
     side = first.side(B)
     assert side.calls_per_second == pytest.approx(0.6, abs=0.11)
     assert side.p99_seconds is not None and side.p99_seconds > 0.05, "the slow router's calls count too"
@@ -312,7 +319,7 @@ async def test_the_report_of_a_router_of_the_release_before_counts_as_far_as_it_
     clock = ManualClock()
     mine = Measurement(MemoryControlStore(Shared(), clock=clock), Meter(), "router-1", clock).mine()
     fields = json.loads(mine.to_json())
-    for name in ("latencies", "totals", "generation"):
+    for name in ("latencies", "totals", "generation", "clients"):
         del fields[name]
     older = Measured.from_json(json.dumps(fields))
-    assert (older.totals, older.generation, dict(older.latencies)) == (Totals(), 0, {})
+    assert (older.totals, older.generation, dict(older.latencies), older.clients) == (Totals(), 0, {}, ())

@@ -12,7 +12,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.rpc.clients import Clients
-from services.router.api.clients import fill_clients
+from services.router.api.clients import fill_clients, old_clients
 from services.router.cli.clients import client_view, clients_lines
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import Progress
@@ -122,7 +122,7 @@ def test_the_status_lists_direct_and_old_clients() -> None:
     own._count("reports", 1)
     clock.advance(7.0)
     answer = control_pb2.GetStatusResponse()
-    fill_clients(answer, EitherStore(views), own, clock)
+    fill_clients(answer, EitherStore(views), old_clients(own, clock))
     listed = [client_view(client) for client in answer.clients]
     assert [(client["name"], client["at"], client["idle_seconds"]) for client in listed] == [
         ("billing", "store A", 2.0),

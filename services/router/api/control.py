@@ -8,7 +8,6 @@ from typing import Protocol
 from libs.clock import Clock
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import control_pb2_grpc
-from libs.rpc.clients import Clients
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
 from services.router.api.conflicts import ConflictMethods
@@ -107,8 +106,6 @@ class Parts:
     logged_phases: frozenset[Phase]
     """In which a write is answered only when its event is in the log."""
     clock: Clock
-    clients: Clients
-    """Of old schema versions, at this router's public listener."""
     events: LogEvents
     parked: ParkedEvents
     restart: RestartEvents

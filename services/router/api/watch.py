@@ -95,7 +95,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
     fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
         answer.ping_pong.add(key=key, handoffs=times)
-    fill_clients(answer, parts.observer, parts.clients, parts.clock)
+    fill_clients(answer, parts.observer, parts.measurement.clients())
     _add_outlook(answer, parts)
     _add_judge(answer, parts.judge, parts.measurement)
     _add_attention(answer, parts)

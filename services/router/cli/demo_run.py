@@ -39,6 +39,8 @@ SIZE = Size(
             "rollback_calls": f"{JUDGED_CALLS}",
             # Of B's two faults only the first is the judge's: after that a person decides, however long this takes.
             "rollback_pause_seconds": "86400",
+            # Few clients make this load, and each waits for its call: while B hangs, their reads must be seen soon.
+            "owner_patience_seconds": "0.5",
         },
     )
 )

@@ -7,14 +7,13 @@ an earlier one of that router: so a router that is gone fades out, and one that 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import grpc
 
@@ -25,8 +24,9 @@ from libs.telemetry.latency import P99, Histogram, quantile
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.ledger import LedgerCounts
-from services.router.core.measure import SECONDS, Counts, Meter, Parity, ShadowCounts, merged, total
+from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
 from services.router.core.throttle import Load
+from services.router.flows.report import MOST_CLIENTS, Measured, OldClient
 from services.router.flows.stores import Refused
 from services.router.flows.traffic import Answered, Totals
 
@@ -41,7 +41,6 @@ LOAD_SECONDS = 10
 """What is measured over so long says how live traffic fares now."""
 
 NOTHING = ShadowCounts()
-NO_TOTALS = Totals()
 
 T = TypeVar("T")
 
@@ -106,79 +105,6 @@ def _add(meter: Meter, attempt: Attempt, began: float, now: float, *, fault: boo
         meter.denied(store, now)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What one router reports."""
-
-    seconds: tuple[tuple[Counts, Counts], ...]
-    """A's and B's, the newest first."""
-    recent: Mapping[Store, Counts]
-    parities: tuple[Parity, ...]
-    shadow_run: int
-    shadow: ShadowCounts
-    answered: Answered
-    ledger: LedgerCounts
-    latency_seconds: float | None = None
-    """P99 of the calls of the last LOAD_SECONDS; None: there were none."""
-    latencies: Mapping[Store, Histogram] = field(default_factory=dict)
-    """Of the calls of the last LOAD_SECONDS."""
-    totals: Totals = NO_TOTALS
-    generation: int = 0
-    """Of the setting that it plans calls by; 0: not known."""
-
-    def to_json(self) -> str:
-        return json.dumps(
-            {
-                "seconds": [[*a, *b] for a, b in self.seconds],
-                "recent": {store.value: counts for store, counts in self.recent.items()},
-                "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in self.parities],
-                "shadow_run": self.shadow_run,
-                "shadow": self.shadow,
-                "answered": self.answered,
-                "ledger": self.ledger,
-                "latency_seconds": self.latency_seconds,
-                "latencies": {store.value: dict(counts) for store, counts in self.latencies.items()},
-                "totals": self.totals,
-                "generation": self.generation,
-            },
-            separators=(",", ":"),
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Measured:
-        """Raises ValueError when it was written by a router of another version."""
-        try:
-            fields = json.loads(text)
-            return cls(
-                seconds=tuple((Counts(*row[:3]), Counts(*row[3:])) for row in fields["seconds"]),
-                recent={store: Counts(*fields["recent"][store.value]) for store in Store},
-                parities=tuple(
-                    Parity(name, read, _histogram(a), _histogram(b)) for name, read, a, b in fields["parities"]
-                ),
-                shadow_run=fields["shadow_run"],
-                shadow=ShadowCounts(*fields["shadow"]),
-                answered=Answered(*fields["answered"]),
-                ledger=LedgerCounts(*fields.get("ledger", ())),
-                latency_seconds=fields.get("latency_seconds"),
-                latencies={Store(store): _histogram(counts) for store, counts in fields.get("latencies", {}).items()},
-                totals=_totals(fields.get("totals", ())),
-                generation=fields.get("generation", 0),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a router's measurements: {error!r}") from error
-
-
-def _histogram(fields: Mapping[str, Any]) -> Counter[int]:
-    return Counter({int(bucket): int(count) for bucket, count in fields.items()})
-
-
-def _totals(fields: Sequence[Any]) -> Totals:
-    if not fields:
-        return NO_TOTALS
-    reads, writes, failures, handoffs, stale_reads, unavailable = fields
-    return Totals(tuple(reads), tuple(writes), tuple(failures), handoffs, stale_reads, unavailable)
-
-
 @dataclass(slots=True)
 class _Other:
     """Another router, as it was last seen."""
@@ -200,6 +126,7 @@ class Sources:
     ledger: Callable[[], LedgerCounts] = LedgerCounts
     totals: Callable[[], Totals] = Totals
     generation: Callable[[], int] = int
+    clients: Callable[[], Sequence[OldClient]] = tuple
 
 
 class Side(NamedTuple):
@@ -253,6 +180,7 @@ class Measurement:
             {store: self._meter.latencies(store, now, LOAD_SECONDS) for store in Store},
             self._sources.totals(),
             self._sources.generation(),
+            tuple(self._sources.clients())[:MOST_CLIENTS],
         )
 
     async def exchange(self) -> None:
@@ -310,6 +238,19 @@ class Measurement:
     def totals(self) -> Totals:
         """Of this router and of those that report."""
         return reduce(Totals.plus, (measured.totals for measured in self._all()))
+
+    def clients(self) -> list[OldClient]:
+        """Of this router and of those that report: each once, the last to call first."""
+        now = self._clock.monotonic()
+        ages = [0.0, *(now - self._others[name].seen_at for name, _ in self._fresh_others())]
+        found: dict[str, OldClient] = {}
+        for measured, age in zip(self._all(), ages, strict=True):
+            for name, version, calls, idle in measured.clients:
+                known = found.get(name, OldClient(name, version, 0, idle + age))
+                found[name] = OldClient(
+                    name, min(version, known.schema_version), known.calls + calls, min(idle + age, known.idle_seconds)
+                )
+        return sorted(found.values(), key=lambda client: client.idle_seconds)
 
     def routers(self) -> list[tuple[str, int, float]]:
         """Name, generation and age of the last report, of this router first."""

@@ -1,0 +1,106 @@
+"""What one router reports to all of them each second: its measurements, as JSON in the control store."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from libs.ownership.model import Store
+from libs.telemetry.latency import Histogram
+from services.router.core.ledger import LedgerCounts
+from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.flows.traffic import Answered, Totals
+
+NO_TOTALS = Totals()
+MOST_CLIENTS = 50
+"""In one report; those that called last."""
+
+
+class OldClient(NamedTuple):
+    """A client of an old schema version, at one router or, added up, at all."""
+
+    name: str
+    schema_version: int
+    """The oldest that it spoke."""
+    calls: int
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one router reports."""
+
+    seconds: tuple[tuple[Counts, Counts], ...]
+    """A's and B's, the newest first."""
+    recent: Mapping[Store, Counts]
+    parities: tuple[Parity, ...]
+    shadow_run: int
+    shadow: ShadowCounts
+    answered: Answered
+    ledger: LedgerCounts
+    latency_seconds: float | None = None
+    """P99 of the calls of the last LOAD_SECONDS; None: there were none."""
+    latencies: Mapping[Store, Histogram] = field(default_factory=dict)
+    """Of the calls of the last LOAD_SECONDS."""
+    totals: Totals = NO_TOTALS
+    generation: int = 0
+    """Of the setting that it plans calls by; 0: not known."""
+    clients: tuple[OldClient, ...] = ()
+    """Of old schema versions, at its public listener; the last to call first."""
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "seconds": [[*a, *b] for a, b in self.seconds],
+                "recent": {store.value: counts for store, counts in self.recent.items()},
+                "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in self.parities],
+                "shadow_run": self.shadow_run,
+                "shadow": self.shadow,
+                "answered": self.answered,
+                "ledger": self.ledger,
+                "latency_seconds": self.latency_seconds,
+                "latencies": {store.value: dict(counts) for store, counts in self.latencies.items()},
+                "totals": self.totals,
+                "generation": self.generation,
+                "clients": self.clients,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Measured:
+        """Raises ValueError when it was written by a router of another version."""
+        try:
+            fields = json.loads(text)
+            return cls(
+                seconds=tuple((Counts(*row[:3]), Counts(*row[3:])) for row in fields["seconds"]),
+                recent={store: Counts(*fields["recent"][store.value]) for store in Store},
+                parities=tuple(
+                    Parity(name, read, _histogram(a), _histogram(b)) for name, read, a, b in fields["parities"]
+                ),
+                shadow_run=fields["shadow_run"],
+                shadow=ShadowCounts(*fields["shadow"]),
+                answered=Answered(*fields["answered"]),
+                ledger=LedgerCounts(*fields.get("ledger", ())),
+                latency_seconds=fields.get("latency_seconds"),
+                latencies={Store(store): _histogram(counts) for store, counts in fields.get("latencies", {}).items()},
+                totals=_totals(fields.get("totals", ())),
+                generation=fields.get("generation", 0),
+                clients=tuple(OldClient(*client) for client in fields.get("clients", ())),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a router's measurements: {error!r}") from error
+
+
+def _histogram(fields: Mapping[str, Any]) -> Counter[int]:
+    return Counter({int(bucket): int(count) for bucket, count in fields.items()})
+
+
+def _totals(fields: Sequence[Any]) -> Totals:
+    if not fields:
+        return NO_TOTALS
+    reads, writes, failures, handoffs, stale_reads, unavailable = fields
+    return Totals(tuple(reads), tuple(writes), tuple(failures), handoffs, stale_reads, unavailable)
