@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from libs.backend.checks import MAX_RECORDS, check_buckets, check_keys, check_limit
 from libs.contract.operations import Operations
 from libs.errors import InvalidField
-from libs.ownership.model import bucket_of
+from libs.ownership.model import Row, bucket_of
 from libs.ownership.wire import STORE_NUMBERS, version_to_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.store.port import BucketDigest, ExportQuery, Kept, StorePorts
@@ -17,6 +18,13 @@ from libs.store.port import BucketDigest, ExportQuery, Kept, StorePorts
 PAGE_ROWS = 500
 MAX_DEEP_BUCKETS = 64
 """So that an answer comes within seconds, however large the store is."""
+
+
+class _Anew(NamedTuple):
+    """Exclusive or of digests that were made anew from the rows of a bucket."""
+
+    content: int
+    envelope: int
 
 
 class Comparison:
@@ -27,17 +35,18 @@ class Comparison:
 
     async def digests(self, buckets: Sequence[int], *, deep: bool) -> pb.DigestBucketsResponse:
         """Of these buckets, or of all. Deep: made anew from the rows; of some buckets only. Raises InvalidField."""
+        found: list[tuple[BucketDigest, _Anew | None]]
         if not deep:
-            found = [(digest, 0) for digest in await self._inspection.digests(buckets)]
+            found = [(digest, None) for digest in await self._inspection.digests(buckets)]
         elif not 0 < len(buckets) <= MAX_DEEP_BUCKETS:
             raise InvalidField("buckets", f"{len(buckets)} buckets", f"1 to {MAX_DEEP_BUCKETS} when deep")
         else:
-            found = await self._deep(sorted(set(buckets)))
+            found = list(await self._deep(sorted(set(buckets))))
         return _digests_to_pb(found)
 
     async def counts(self) -> pb.DigestBucketsResponse:
         """Of all buckets."""
-        return _digests_to_pb([(counted, 0) for counted in await self._inspection.counts()])
+        return _digests_to_pb([(counted, None) for counted in await self._inspection.counts()])
 
     async def looks(self, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
         """Raises InvalidField."""
@@ -45,6 +54,9 @@ class Comparison:
         (bucket,) = check_buckets([request.bucket], "bucket")
         place = (bucket,) if not request.keys else ()
         query = ExportQuery(request.after, check_limit(request.limit, MAX_RECORDS), place, keys=tuple(request.keys))
+        if request.brief:
+            records, more = await self._inspection.export(replace(query, keys_only=True))
+            return pb.LookAtRecordsResponse(looks=[_brief(record.row) for record in records], more=more)
         kept, more = await self._inspection.rows(query)
         return pb.LookAtRecordsResponse(looks=[self._look(one) for one in kept], more=more)
 
@@ -56,22 +68,24 @@ class Comparison:
             owner=STORE_NUMBERS[row.owner],
             write_version=version_to_pb(row.write_version),
             digest=kept.digest,
-            content=row.digest,
+            content=kept.content,
+            envelope=row.envelope_digest,
         )
         written = self._operations.written_seconds(row)
         if written is not None:
             look.update_time.FromNanoseconds(round(written * 1e9))
         return look
 
-    async def _deep(self, buckets: Sequence[int]) -> list[tuple[BucketDigest, int]]:
+    async def _deep(self, buckets: Sequence[int]) -> list[tuple[BucketDigest, _Anew]]:
         """Digests as they are kept, and made anew."""
-        found: dict[int, tuple[BucketDigest, int]] = {}
-        async for row, digest in self._rows(buckets):
+        found: dict[int, tuple[BucketDigest, _Anew]] = {}
+        async for kept in self._rows(buckets):
+            row = kept.row
             bucket = bucket_of(row.key)
-            before, content = found.get(bucket, (BucketDigest(bucket, 0, 0, 0), 0))
+            before, anew = found.get(bucket, (BucketDigest(bucket, 0, 0, 0), _Anew(0, 0)))
             owned = before.owned + (row.owner is self._me)
-            after = BucketDigest(bucket, before.records + 1, owned, before.digest ^ digest)
-            found[bucket] = after, content ^ row.digest
+            after = BucketDigest(bucket, before.records + 1, owned, before.digest ^ kept.digest)
+            found[bucket] = after, _Anew(anew.content ^ kept.content, anew.envelope ^ row.envelope_digest)
         return [found[bucket] for bucket in sorted(found)]
 
     async def _rows(self, buckets: Sequence[int]) -> AsyncIterator[Kept]:
@@ -89,12 +103,16 @@ class Comparison:
             await asyncio.sleep(0)
 
 
-def _digests_to_pb(found: Sequence[tuple[BucketDigest, int]]) -> pb.DigestBucketsResponse:
-    return pb.DigestBucketsResponse(
-        buckets=[
-            pb.DigestBucketsResponse.Bucket(
-                bucket=one.bucket, records=one.records, owned=one.owned, digest=one.digest, content=content
-            )
-            for one, content in found
-        ]
+def _brief(row: Row) -> pb.LookAtRecordsResponse.Look:
+    return pb.LookAtRecordsResponse.Look(
+        key=row.key, version=version_to_pb(row.version), owner=STORE_NUMBERS[row.owner]
     )
+
+
+def _digests_to_pb(found: Sequence[tuple[BucketDigest, _Anew | None]]) -> pb.DigestBucketsResponse:
+    answer = pb.DigestBucketsResponse()
+    for one, anew in found:
+        bucket = answer.buckets.add(bucket=one.bucket, records=one.records, owned=one.owned, digest=one.digest)
+        if anew is not None:
+            bucket.content, bucket.envelope = anew
+    return answer

@@ -76,6 +76,12 @@ class Row:
         head = f"{self.key}\0{self.version.term}\0{self.version.revision}\0{self.owner}\0".encode()
         return int.from_bytes(blake2b(head + content, digest_size=8).digest(), "big")
 
+    @property
+    def envelope_digest(self) -> int:
+        """64 bits over the rest that both stores must agree on: what a rule or a client sees beside the payload."""
+        rest = (self.key, *self.write_version, int(self.live), self.schema_version, *self.bases)
+        return int.from_bytes(blake2b(repr(rest).encode(), digest_size=8).digest(), "big")
+
 
 @dataclass(frozen=True, slots=True)
 class Absence:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from libs.errors import BatonError
@@ -293,6 +294,17 @@ class Kept(NamedTuple):
 
     row: Row
     digest: int
+    is_projected: bool = True
+    """Whether the columns that lists filter by, and the lease's mark, show what the payload holds."""
+
+    @property
+    def content(self) -> int:
+        """The digest made anew from the row; another one if a column beside the payload was written by somebody
+        else."""
+        if self.is_projected:
+            return self.row.digest
+        edited = blake2b(f"edited {self.row.digest}".encode(), digest_size=8).digest()
+        return int.from_bytes(edited, "big")
 
 
 class BucketDigest(NamedTuple):

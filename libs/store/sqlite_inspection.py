@@ -16,7 +16,7 @@ from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.sqlite_core import Core, window
 from libs.store.sqlite_guards import missing
-from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, row_from, unsigned
+from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, odd_columns, row_from, unsigned
 from libs.store.window import size_of
 
 T = TypeVar("T")
@@ -67,7 +67,13 @@ class SqliteInspection:
 
     def _kept(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Kept], bool]:
         found, more = self._page(query, until, connection)
-        return [Kept(_row(values), unsigned(values[ROW_COLUMNS])) for values in found], more
+        return [self._with_columns(values) for values in found], more
+
+    def _with_columns(self, values: Sequence[Any]) -> Kept:
+        row, layout = _row(values), self.core.layout
+        digest, *own, lease = values[ROW_COLUMNS:]
+        is_projected = not odd_columns(layout, row, own) and lease == layout.lease(row)
+        return Kept(row, unsigned(digest), is_projected)
 
     def _page(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Sequence[Any]], bool]:
         """ROW and digest of each row, and whether there may be more of them."""

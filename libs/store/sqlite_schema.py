@@ -167,6 +167,15 @@ def protocol_values(row: Row) -> tuple[Value, ...]:
     )
 
 
+def odd_columns(layout: Layout, row: Row, own: Sequence[Value]) -> list[str]:
+    """The layout's own columns that do not show what the record holds: somebody else wrote them. `own`: their values,
+    in order."""
+    shown, kept = layout.project(row), tuple(own)
+    if kept != shown:
+        kept = layout.as_written(row.key, kept)
+    return [name for name, had, right in zip(layout.columns, kept, shown, strict=True) if had != right]
+
+
 ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, " + (
     "r.bases"
 )
@@ -256,7 +265,8 @@ class Statements:
             f" lease_tick = iif({table}.lease = excluded.lease, {table}.lease_tick, excluded.lease_tick)"
             f" WHERE ({table}.term, {table}.revision) < (excluded.term, excluded.revision)"
         )
-        self.rows = f"SELECT {ROW}, r.digest FROM {table} r"
+        own = "".join(f", r.{name}" for name in layout.columns)
+        self.rows = f"SELECT {ROW}, r.digest{own}, r.lease FROM {table} r"
         self.digests = f"SELECT bucket, owner, digest FROM {table}"
         # From the index alone.
         self.counts = f"SELECT bucket, count(*), sum(owner = ?) FROM {table} GROUP BY bucket ORDER BY bucket"

@@ -28,7 +28,7 @@ from libs.sqlite import error_of
 from libs.store.port import StoreUnavailable
 from libs.store.snapshots import Looked, Progress, SnapshotGone
 from libs.store.sqlite_old import OldRows
-from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, row_from, signed
+from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, odd_columns, row_from, signed
 
 log = logging.getLogger(__name__)
 
@@ -285,8 +285,5 @@ class SqliteSnapshots:
         if signed(row.digest) != digest:
             yield Finding("corrupt", "its digest is of another content")
             return
-        shown = self._layout.project(row)
-        if own != shown:
-            own = self._layout.as_written(row.key, own)  # type: ignore[arg-type]
-        if odd := [name for name, had, right in zip(self._layout.columns, own, shown, strict=True) if had != right]:
+        if odd := odd_columns(self._layout, row, own):  # type: ignore[arg-type]
             yield Finding("edited", f"columns that say something else: {', '.join(odd)}")

@@ -33,6 +33,10 @@ def name(number: int) -> str:
     return f"sandboxes/r-{number:05}"
 
 
+EDITED_AT_B = {6: "live = false", 7: "account = 'eve'", 8: "write_revision = 0"}
+"""Edits that the kept digests do not cover, by record."""
+
+
 async def by_hand_at_b(dsn: str) -> None:
     """As somebody may who knows how to keep triggers from running."""
     connection = await asyncpg.connect(dsn)
@@ -49,6 +53,8 @@ async def by_hand_at_b(dsn: str) -> None:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute("UPDATE record SET payload = 'x' WHERE key = $1", name(1))
         await connection.execute("UPDATE record SET revision = revision + 1 WHERE key = $1", name(2))
+        for number, edit in EDITED_AT_B.items():
+            await connection.execute(f"UPDATE record SET {edit} WHERE key = $1", name(number))
     finally:
         await connection.close()
 
@@ -60,6 +66,7 @@ def by_hand_at_a(path: Path) -> None:
         (guard,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'sandboxes_version'").fetchone()
         connection.execute("DROP TRIGGER sandboxes_version")
         connection.execute("UPDATE sandboxes SET payload = x'00' WHERE key = ?", (name(5),))
+        connection.execute("UPDATE sandboxes SET state = 'FAILED' WHERE key = ?", (name(9),))
         connection.execute(guard)
 
 
@@ -93,7 +100,7 @@ async def test_edits_by_hand_are_found_and_what_is_missing_is_copied_whoever_is_
         by_hand_at_a(world.directory / "a.db")
         shallow = await walk.job("reconcile", {"repair": "no"})
         assert found(shallow) == {name(3): ("MISSING", False), name(4): ("MISSING", False)}, "digests are as they were"
-        edits = {name(number): ("CORRUPT", False) for number in (1, 2, 5)}
+        edits = {name(number): ("CORRUPT", False) for number in (1, 2, 5, 9, *EDITED_AT_B)}
         job = await walk.start_job("reconcile", {"deep": "yes"}, rate=150.0)
         assert await killed_meanwhile(world, walk, job) == len(KILLS)
         deep = await walk.end_of_job(job.id)

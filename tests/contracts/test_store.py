@@ -282,10 +282,11 @@ async def test_rows_come_with_the_digests_that_are_kept_beside_them(store: Store
     others, more = await store.inspection.rows(ExportQuery(KEYS[3]))
     assert not more and {kept.row.version for kept in rows + others} == {(0, 1), (0, 2)}
     assert [kept.row for kept in rows + others] == [record.row for record in await everything(store)]
-    for row, digest in rows + others:
-        assert row.digest == digest
-        assert await store.inspection.rows(ExportQuery(keys=(row.key,))) == ([(row, digest)], False)
-        assert (row, digest) in (await store.inspection.rows(ExportQuery(buckets=(bucket_of(row.key),))))[0]
+    for kept in rows + others:
+        row = kept.row
+        assert row.digest == kept.digest == kept.content and kept.is_projected
+        assert await store.inspection.rows(ExportQuery(keys=(row.key,))) == ([kept], False)
+        assert kept in (await store.inspection.rows(ExportQuery(buckets=(bucket_of(row.key),))))[0]
 
 
 async def test_rows_come_by_about_one_mebibyte(store: StorePorts) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.errors import InvalidField
-from libs.ownership.model import Row, Store, Version, bucket_of
+from libs.ownership.model import NEVER, Row, Store, Version, bucket_of
 from libs.rpc.tasks import Loop
 from services.router.flows.jobs import JobKind, Position, Step
 from services.router.flows.reconcile import Reconcile
@@ -139,6 +139,24 @@ async def test_without_repair_what_is_found_stays_as_it_is() -> None:
         report = await run(reconcile(system), {"repair": "no"})
         assert (report["different"], report["repaired"]) == (6, 0)
         assert {store: dict(rows(system, store)) for store in Store} == before
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [{"live": False}, {"write_version": NEVER}, {"schema_version": 7}, {"bases": (Version(0, 1),)}],
+    ids=lambda edited: next(iter(edited)),
+)
+async def test_an_edit_that_keeps_version_and_payload_is_found_when_deep_and_mended_when_named(
+    edited: dict[str, object],
+) -> None:
+    async with stocked() as system:
+        plant(system, B, path(3), **edited)
+        assert (await run(reconcile(system), {}))["different"] == 0, "kept digests do not cover it"
+        deep = await run(reconcile(system), {"deep": "yes"})
+        assert {one["key"]: one["kind"] for one in deep["differences"]} == {path(3): "CORRUPT"}
+        named = await run(reconcile(system), {"deep": "yes", "corrupt": path(3)})
+        assert (named["different"], named["repaired"]) == (1, 1)
+        assert rows(system, B)[path(3)] == rows(system, A)[path(3)]
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])

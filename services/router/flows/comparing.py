@@ -23,6 +23,9 @@ DIGEST_SECONDS = 30.0
 """Of all buckets, every row is looked at; as long as a store lets a call take."""
 
 
+_Shown = pb.LookAtRecordsResponse.Look
+
+
 class EmptyPage(BatonError):
     """A store says that there is more, but sends nothing."""
 
@@ -44,7 +47,9 @@ class BucketPair(NamedTuple):
         digests = {self.a.digest, self.b.digest}
         if self.a.content or self.b.content:
             digests |= {self.a.content, self.b.content}
-        return self.a.records == self.b.records and len(digests) == 1
+        both = self.a.HasField("envelope") and self.b.HasField("envelope")
+        same = not both or self.a.envelope == self.b.envelope
+        return same and self.a.records == self.b.records and len(digests) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Comparing:
         # Beyond the end of a page that is not the last one nothing is known of that store.
         ends = [answer.looks[-1].key for answer in answers if answer.more]
         end = min(ends, default="")
-        a, b = ({one.key: _look(one) for one in answer.looks if not end or one.key <= end} for answer in answers)
+        a, b = ({one.key: one for one in answer.looks if not end or one.key <= end} for answer in answers)
         return RowPage(_pairs(a, b, {*a, *b}), end)
 
     async def rows(self, keys: Sequence[str]) -> Sequence[tuple[str, Pair]]:
@@ -84,12 +89,12 @@ class Comparing:
         a, b = await asyncio.gather(*(self._rows(client, keys) for client in self._stores))
         return _pairs(a, b, keys)
 
-    async def _rows(self, client: StoreClient, keys: Sequence[str]) -> Mapping[str, Look]:
-        found: dict[str, Look] = {}
+    async def _rows(self, client: StoreClient, keys: Sequence[str]) -> Mapping[str, _Shown]:
+        found: dict[str, _Shown] = {}
         request = pb.LookAtRecordsRequest(keys=keys, limit=PAGE_ROWS)
         while True:
             answer = await self._looks(client, request)
-            found |= {one.key: _look(one) for one in answer.looks}
+            found |= {one.key: one for one in answer.looks}
             if not answer.more:
                 return found
             request.after = answer.looks[-1].key
@@ -101,16 +106,25 @@ class Comparing:
         return answer
 
 
-def _pairs(a: Mapping[str, Look], b: Mapping[str, Look], keys: Iterable[str]) -> list[tuple[str, Pair]]:
-    return [(key, (a.get(key), b.get(key))) for key in sorted(set(keys))]
+def _pairs(a: Mapping[str, _Shown], b: Mapping[str, _Shown], keys: Iterable[str]) -> list[tuple[str, Pair]]:
+    return [(key, _pair(a.get(key), b.get(key))) for key in sorted(set(keys))]
 
 
-def _look(found: pb.LookAtRecordsResponse.Look) -> Look:
+def _pair(a: _Shown | None, b: _Shown | None) -> Pair:
+    """A digest of the envelope becomes part of both other digests, unless an older store shows none."""
+    both = all(one is None or one.HasField("envelope") for one in (a, b))
+    return (
+        None if a is None else _look(a, a.envelope if both else 0),
+        None if b is None else _look(b, b.envelope if both else 0),
+    )
+
+
+def _look(found: _Shown, envelope: int) -> Look:
     return Look(
         version_from_pb(found.version),
         store_from_pb(found.owner, "owner"),
         version_from_pb(found.write_version),
-        found.digest,
-        found.content,
+        found.digest ^ envelope,
+        found.content ^ envelope,
         found.update_time.ToNanoseconds() / 1e9 if found.HasField("update_time") else None,
     )

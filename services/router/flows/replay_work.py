@@ -273,7 +273,7 @@ async def _claims(store: StoreClient, keys: Sequence[str]) -> dict[str, Claim]:
     """Of the store's rows; keys without a row are left out."""
     found, after = dict[str, Claim](), ""
     while True:
-        request = pb.LookAtRecordsRequest(keys=keys, after=after, limit=CALL_EVENTS)
+        request = pb.LookAtRecordsRequest(keys=keys, after=after, limit=CALL_EVENTS, brief=True)
         page = await store.ask(store.replication.LookAtRecords, request, CALL_SECONDS)
         found.update(
             (row.key, Claim(version_from_pb(row.version), store_from_pb(row.owner, "owner"))) for row in page.looks

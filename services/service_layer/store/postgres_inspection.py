@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from libs.ownership.model import Record
+from libs.ownership.model import Record, Row
 from libs.store.connections import ALLOWED, Connections
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
@@ -15,7 +15,7 @@ from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import MISSING
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import windows
-from services.service_layer.store.postgres_rows import ROW, VISIBLE, row_of, unsigned
+from services.service_layer.store.postgres_rows import ROW, VISIBLE, is_projected, row_of, unsigned
 from services.service_layer.store.postgres_session import MEMBER, MEMBERS, ROLES
 
 _CENSUS_COST_FACTOR = 50.0
@@ -63,8 +63,8 @@ class PostgresInspection:
 
         async def work(connection: Connection) -> tuple[list[Record], bool]:
             async with transaction(connection, snapshot=True):
-                kept, more = await self._kept(connection, query)
-                rows = [row for row, _ in kept]
+                found, more = await self._page(connection, query)
+                rows = [row for row, _ in found]
                 served = {} if query.keys_only else await windows(connection, rows)
             now = context.clock.now()
             return [Record(row, served.get(row.key, ()), made_by(row), now) for row in rows], more
@@ -78,16 +78,20 @@ class PostgresInspection:
         return records, more
 
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
+        columns_of = self._context.columns_of
+
         async def work(connection: Connection) -> tuple[list[Kept], bool]:
-            return await self._kept(connection, query)
+            found, more = await self._page(connection, query)
+            kept = [Kept(row, unsigned(one["digest"]), is_projected(row, columns_of(row), one)) for row, one in found]
+            return kept, more
 
         return await self._context.control.run(work)
 
-    async def _kept(self, connection: Connection, query: ExportQuery) -> tuple[list[Kept], bool]:
+    async def _page(self, connection: Connection, query: ExportQuery) -> tuple[list[tuple[Row, Any]], bool]:
+        """Rows, each with its columns as they are kept."""
         statement, arguments = _export(query, self._context.me.value)
         found = await connection.fetch(statement, *arguments)
-        rows = [Kept(row, unsigned(columns["digest"])) for columns in found if (row := row_of(columns)) is not None]
-        rows = rows[: query.limit]
+        rows = [(row, columns) for columns in found if (row := row_of(columns)) is not None][: query.limit]
         return rows, bool(found) and found[0]["total"] > len(rows)
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
@@ -152,7 +156,7 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
     if query.owned_only:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")
-    columns = f"{ROW}, r.digest"
+    columns = f"{ROW}, r.digest, r.state, r.account, r.labels::text AS labels, r.lease"
     rows = f"SELECT * FROM record r WHERE {' AND '.join([*conditions, VISIBLE])} ORDER BY {order} LIMIT $2"
     if query.keys_only:
         columns = columns.replace("r.payload", "''::bytea AS payload")

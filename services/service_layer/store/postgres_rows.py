@@ -103,6 +103,15 @@ def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
     )
 
 
+def is_projected(row: Row, right: Columns, kept: Mapping[str, Any]) -> bool:
+    """Whether the columns beside the payload show what it holds. Unknown for a payload of a newer program, whose
+    columns that program has made: then it counts as true."""
+    if row.payload and right == Columns():
+        return True
+    shown = (kept["state"], kept["account"], json.loads(kept["labels"]), kept["lease"])
+    return shown == (right.equals.get("state"), right.equals.get("account"), dict(right.labels), right.lease)
+
+
 def served_values(served: Served) -> tuple[Any, ...]:
     return (served.principal, served.request_id, served.request_hash, *served.version, served.answer)
 

@@ -1234,13 +1234,20 @@ class DigestBucketsResponse(_message.Message):
         OWNED_FIELD_NUMBER: _builtins.int
         DIGEST_FIELD_NUMBER: _builtins.int
         CONTENT_FIELD_NUMBER: _builtins.int
+        ENVELOPE_FIELD_NUMBER: _builtins.int
         bucket: _builtins.int
         records: _builtins.int
         owned: _builtins.int
         digest: _builtins.int
         """Exclusive or over the rows of the 64-bit digest of key, version, owner and payload."""
         content: _builtins.int
-        """As `digest`, of digests that were made anew; only when asked for."""
+        """As `digest`, of digests that were made anew from the rows and the columns beside their payloads; only when asked
+        for.
+        """
+        envelope: _builtins.int
+        """As `content`, over what `digest` leaves out: last write, deleted or not, schema version, versions before seizures.
+        Absent when it was not asked for, and from older stores.
+        """
         def __init__(
             self,
             *,
@@ -1249,12 +1256,15 @@ class DigestBucketsResponse(_message.Message):
             owned: _builtins.int = ...,
             digest: _builtins.int = ...,
             content: _builtins.int = ...,
+            envelope: _builtins.int | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "envelope", b"envelope"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "content", b"content", "digest", b"digest", "owned", b"owned", "records", b"records"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "bucket", b"bucket", "content", b"content", "digest", b"digest", "envelope", b"envelope", "owned", b"owned", "records", b"records"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__envelope: _TypeAlias = _typing.Literal["envelope"]  # noqa: Y015
+        _WhichOneofArgType__envelope: _TypeAlias = _typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope) -> _WhichOneofReturnType__envelope | None: ...
 
     BUCKETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -1282,10 +1292,13 @@ class LookAtRecordsRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
     bucket: _builtins.int
     """Of one bucket, keys after this one."""
     after: _builtins.str
     limit: _builtins.int
+    brief: _builtins.bool
+    """Only key, version and owner of each. An older store answers all."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """When given: of these alone, whatever their bucket."""
@@ -1297,10 +1310,11 @@ class LookAtRecordsRequest(_message.Message):
         after: _builtins.str = ...,
         limit: _builtins.int = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        brief: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "bucket", b"bucket", "keys", b"keys", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "brief", b"brief", "bucket", b"bucket", "keys", b"keys", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1321,11 +1335,14 @@ class LookAtRecordsResponse(_message.Message):
         DIGEST_FIELD_NUMBER: _builtins.int
         CONTENT_FIELD_NUMBER: _builtins.int
         UPDATE_TIME_FIELD_NUMBER: _builtins.int
+        ENVELOPE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         owner: _record_pb2.Store.ValueType
         digest: _builtins.int
         """As it is kept beside the row, and made anew from the row. They differ only if somebody else wrote here."""
         content: _builtins.int
+        envelope: _builtins.int
+        """Digest of what `digest` leaves out; absent from older stores."""
         @_builtins.property
         def version(self) -> _record_pb2.Version: ...
         @_builtins.property
@@ -1344,12 +1361,15 @@ class LookAtRecordsResponse(_message.Message):
             digest: _builtins.int = ...,
             content: _builtins.int = ...,
             update_time: _timestamp_pb2.Timestamp | None = ...,
+            envelope: _builtins.int | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "envelope", b"envelope", "update_time", b"update_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "key", b"key", "owner", b"owner", "update_time", b"update_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "content", b"content", "digest", b"digest", "envelope", b"envelope", "key", b"key", "owner", b"owner", "update_time", b"update_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__envelope: _TypeAlias = _typing.Literal["envelope"]  # noqa: Y015
+        _WhichOneofArgType__envelope: _TypeAlias = _typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope) -> _WhichOneofReturnType__envelope | None: ...
 
     LOOKS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
