@@ -602,6 +602,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "what_is_known_survives_the_router",
         ),
     ),
+    "restart.no-failed-call": Requirement(
+        "A planned restart of any process or of PostgreSQL, and a quick one after a kill, fails no call",
+        _in(
+            "acceptance/test_restarts.py",
+            "planned_restarts_of_every_process_fail_no_call",
+            "calls_for_a_store_that_does_not_come_back_end_with_a_reason_in_bounded_memory",
+        )
+        + _in(
+            "unit/test_rpc_drain.py",
+            "a_drain_under_load_fails_no_call_of_a_client_with_another_address",
+            "health_reports_the_drain_before_clients_are_sent_away",
+        )
+        + _in(
+            "integration/test_patience.py",
+            "a_write_waits_for_a_store_that_restarts_and_has_one_effect",
+            "a_read_and_a_list_wait_for_a_store_that_restarts_and_are_not_stale",
+            "a_write_ends_with_a_reason_before_its_callers_deadline",
+            "too_many_calls_that_wait_are_refused",
+            "a_refusal_by_one_process_after_another_broke_off_leaves_the_outcome_unknown",
+        ),
+    ),
     "deprecate.certificate": Requirement("At the end a report shows by digests, ledger and gates that all has arrived"),
     "api.openapi": Requirement("The contract as OpenAPI 3.1, made from the descriptors, served by all three"),
     "feed.identity": Requirement(

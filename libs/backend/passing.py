@@ -4,6 +4,7 @@ This store has surely done nothing for the call, so the router may choose ids fo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -12,11 +13,17 @@ import grpc
 from libs.errors import OwnerUnavailable
 from libs.rpc import metadata
 from libs.rpc.channel import Channel
-from libs.rpc.errors import Context, own_metadata, pass_on, reason_of
+from libs.rpc.errors import Context, never_sent, own_metadata, pass_on, reason_of
 
 _NOT_FROM_CLIENTS = frozenset(
     {metadata.TOKEN, metadata.PRINCIPAL, metadata.REPLICA, metadata.REQUEST_ID, metadata.MADE_ID, metadata.ACK}
 )
+MOST_WAITING = 64
+"""Calls that wait for the router. Further ones fail at once: they must not hold all calls of the listener."""
+PAUSE_SECONDS = 0.05
+MARGIN_SECONDS = 0.2
+"""Before its caller's deadline a call stops waiting."""
+
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
@@ -26,22 +33,38 @@ class Passing:
     def __init__(self, router: Channel, longest_seconds: float) -> None:
         self._router = router
         self._longest_seconds = longest_seconds
+        self._waiting = 0
 
     async def call(self, path: str, request: bytes, context: Context, said: Sequence[tuple[str, str]] = ()) -> bytes:
         """The router's answer or error, as it came. `said`: metadata beside the client's own, and in place of it.
 
-        Raises OwnerUnavailable when the router is out of reach.
+        A router that restarts is waited for, as long as nothing was sent. Raises OwnerUnavailable when it stays out of
+        reach.
         """
         remaining: float | None = context.time_remaining()
-        seconds = self._longest_seconds if remaining is None else min(remaining, self._longest_seconds)
-        call = self._router.multi_callable(path)(request, timeout=seconds, metadata=_sent(context, said))
-        try:
-            answer = await call
-        except grpc.aio.AioRpcError as error:
-            _check_router(error)
-            return await pass_on(context, error)
-        context.set_trailing_metadata(own_metadata(await call.trailing_metadata()))
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + (self._longest_seconds if remaining is None else min(remaining, self._longest_seconds))
+        call = self._router.multi_callable(path)
+        sent = _sent(context, said)
+        while True:
+            answering = call(request, timeout=max(ends_at - clock(), 0.0), metadata=sent)
+            try:
+                answer = await answering
+                break
+            except grpc.aio.AioRpcError as error:
+                if not never_sent(error) or clock() > ends_at - MARGIN_SECONDS or self._waiting >= MOST_WAITING:
+                    _check_router(error)
+                    return await pass_on(context, error)
+            await self._pause()
+        context.set_trailing_metadata(own_metadata(await answering.trailing_metadata()))
         return answer
+
+    async def _pause(self) -> None:
+        self._waiting += 1
+        try:
+            await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            self._waiting -= 1
 
     async def stream(
         self, path: str, request: bytes, context: Context, said: Sequence[tuple[str, str]] = ()

@@ -95,6 +95,7 @@ class Running:
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
         await self.public.drain(timeout_seconds / 2)
+        self.serving.leaving.set()
         await self.internal.drain(max(end - clock(), _LEAST_SECONDS))
         self.serving.drain()
         await self.writes.drain(max(end - clock(), _LEAST_SECONDS))

@@ -307,7 +307,7 @@ class Replication(ReplicationServiceServicer):
         self._logged.heard(request.log_trouble, self._clock.monotonic())
         if self._feed.replaced:
             raise FeedStopped(self._feed.replaced)
-        for entry in await self._ports.outbox.pull(limit, wait_seconds):
+        for entry in await self._serving.unless_leaving(self._ports.outbox.pull(limit, wait_seconds)) or ():
             version = version_to_pb(entry.version)
             answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
         return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from libs.errors import StoreNotReady
 
 
@@ -13,6 +15,8 @@ class Serving:
         self.gone = ""
         """Why the store must not serve before it is recovered; "" when it may."""
         self.draining = False
+        self.leaving = asyncio.Event()
+        """Set when the process ends soon: calls that wait for something to happen end at once."""
         self.admitted = False
         """Whether admission has come to an answer since the start: to serve, or to be fenced."""
 

@@ -170,6 +170,15 @@ def reason_of(error: grpc.aio.AioRpcError) -> tuple[str, Mapping[str, str]]:
     return "", {}
 
 
+_NOT_CONNECTED = ("failed to connect to all addresses", "connections to all backends failing")
+
+
+def never_sent(error: grpc.aio.AioRpcError) -> bool:
+    """Whether gRPC has not sent the call, because no connection could be made. Known by gRPC's own words; False if they
+    are others."""
+    return (error.details() or "").startswith(_NOT_CONNECTED)
+
+
 def _items(metadata: Any) -> Sequence[tuple[str, Any]]:
     return metadata or ()
 

@@ -58,6 +58,7 @@ class Backend:
     logged: LogWaits
     public: Channel
     internal: Channel
+    passing: Passing | None = None
 
     @property
     def client(self) -> SandboxServiceAsyncStub:
@@ -129,7 +130,7 @@ async def backend(
         internal = await stack.enter_async_context(listening(calls.internal(), replication.service()))
         public = await stack.enter_async_context(listening(calls.public(passing)))
         channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]
-        yield Backend(ports, clock, event_log, serving, background, feed, logged, *channels)
+        yield Backend(ports, clock, event_log, serving, background, feed, logged, channels[0], channels[1], passing)
         await background.drain(5.0)
 
 

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from libs.contract.descriptors import Contract
+from libs.devstack.ports import free_port
 from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import Lock, LockState, LocksUnavailable
@@ -22,7 +23,7 @@ from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.caller import make_id
 from libs.rpc.errors import Context, reason_of
-from libs.rpc.server import RawService
+from libs.rpc.server import RawService, Server, ServerConfig
 from libs.store.port import Records
 from tests.unit.backends import SERVICE, Backend, backend, listening, new, refusal
 from tests.waiting import eventually
@@ -339,13 +340,29 @@ async def test_the_router_s_refusal_comes_back_as_it_is() -> None:
         assert reason_of(refused)[0] == "LOCK_TIMEOUT"
 
 
+async def test_a_call_for_the_other_store_waits_for_a_router_that_restarts() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    router = Router()
+    async with backend(router=address) as at:
+        await at.client.CreateSandbox(new("one"))
+        await give_away(at)
+        read = asyncio.ensure_future(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), timeout=20))
+        passing = at.passing
+        await eventually(lambda: passing is not None and passing._waiting > 0, what="the call waits for the router")
+        server = Server(ServerConfig(address, "public"), [router.service()])
+        await server.start()
+        assert (await read).name == "sandboxes/from-router"
+        await server.drain(1.0)
+    assert len(router.calls) == 1
+
+
 async def test_without_the_router_a_record_of_the_other_store_is_out_of_reach() -> None:
     async with listening() as server:
         address = server.address
     async with backend(router=address) as at:
         await at.client.CreateSandbox(new("one"))
         await give_away(at)
-        refused = await refusal(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME)))
+        refused = await refusal(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), timeout=1))
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
 
 

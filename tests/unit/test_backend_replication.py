@@ -1,5 +1,7 @@
 """The replication API over the wire: a record's way from one store to the other, and what a router may look at."""
 
+import asyncio
+
 import grpc
 import pytest
 from google.protobuf.message import Message
@@ -64,6 +66,17 @@ async def test_changes_are_pulled_until_they_are_acknowledged_by_name() -> None:
         assert [change.key for change in left.changes] == ["sandboxes/two"]
         status = await at.replication.GetStatus(pb.GetStatusRequest())
         assert status.outbox.entries == 1
+
+
+async def test_a_pull_that_waits_for_changes_ends_when_the_process_does() -> None:
+    async with backend() as at:
+        pulling = asyncio.ensure_future(at.replication.PullChanges(pb.PullChangesRequest(wait_seconds=20), timeout=30))
+        await at.internal.grpc.channel_ready()
+        at.serving.leaving.set()
+        async with asyncio.timeout(10):
+            assert not (await pulling).changes
+            await at.client.CreateSandbox(new("one"))
+            assert [change.key for change in (await at.replication.PullChanges(pb.PullChangesRequest())).changes]
 
 
 async def test_the_rows_of_a_page_say_whether_there_are_more() -> None:

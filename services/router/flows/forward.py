@@ -217,7 +217,8 @@ class Forward:
         try:
             return await self._send(store, call)
         except Away as away:
-            if not self._patience.seconds or not may_return(away):
+            if not self._patience.seconds or not may_return(away) or self._traffic.waiting[store]:
+                # Where calls wait already, no process of the store has answered.
                 raise
         call.course.again = True
         return await self._send(store, call)

@@ -19,7 +19,7 @@ from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationService
 from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
-from libs.rpc.errors import reason_of
+from libs.rpc.errors import never_sent, reason_of
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
@@ -33,10 +33,6 @@ _FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.Statu
 _OF_THE_LOG = frozenset({NotLogged.reason, LogAway.reason})
 _ANSWERS = _OF_THE_LOG | {LocksUnavailable.reason}
 """Of the store itself, under the same codes: it is there, and knows the outcome."""
-
-
-_NOT_CONNECTED = ("failed to connect to all addresses", "connections to all backends failing")
-"""How gRPC describes a call that it did not send, because no connection could be made."""
 
 
 class Refused(BatonError):
@@ -70,7 +66,7 @@ class Away(Refused):
     @property
     def never_sent(self) -> bool:
         """No process of the store could be connected to."""
-        return (self.error.details() or "").startswith(_NOT_CONNECTED)
+        return never_sent(self.error)
 
     @property
     def may_be_under_way(self) -> bool:
