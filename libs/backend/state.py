@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from libs.errors import StoreNotReady
+
+T = TypeVar("T")
 
 
 class Serving:
@@ -54,3 +58,15 @@ class Serving:
         """For what a gone store does too: giving its changes, taking copies, being compared. Raises StoreNotReady."""
         if not self.gone:
             self.check()
+
+    async def unless_leaving(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` returns. None if the process ends first: a listener that drains would wait for it, and refuse
+        connections meanwhile."""
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self.leaving.wait())
+        try:
+            await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+            return await working if working.done() else None
+        finally:
+            working.cancel()
+            leaving.cancel()
