@@ -223,7 +223,7 @@ class Calls:
     async def _list(self, wanted: List) -> bytes:
         rows, more = await page_of(self._ports, wanted)
         token = make_token(rows[-1].row.key, wanted.filter_hash) if more else ""
-        return wanted.answer([wanted.item(listed.row) for listed in rows], token)
+        return wanted.answer([wanted.item(row) for row, matches in rows if matches], token)
 
     async def _write(self, write: Write, caller: Caller, context: Context) -> bytes:
         me = self._ports.store
@@ -257,15 +257,17 @@ class Calls:
 
 
 async def page_of(ports: StorePorts, wanted: List) -> tuple[list[Listed], bool]:
-    """The rows of a page, at most ANSWER_BYTES of payload but at least one, and whether there are more behind them."""
+    """The rows of a page, at most ANSWER_BYTES of payload but at least one, and whether there may be more behind them.
+
+    If the store looked no further, the last row is one that does not match: the page is short, or empty."""
     page = wanted.page
     rows = await ports.records.page(replace(page, limit=page.limit + 1))
     size = 0
     for position, listed in enumerate(rows):
-        size += len(listed.row.payload)
+        size += len(listed.row.payload) if listed.matches else 0
         if position == page.limit or (position and size > ANSWER_BYTES):
             return rows[:position], True
-    return rows, False
+    return rows, bool(rows) and not rows[-1].matches
 
 
 def _shown(version: Version) -> str:

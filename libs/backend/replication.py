@@ -223,7 +223,7 @@ class Replication(ReplicationServiceServicer):
         answer = pb.ListRecordsResponse(full=more)
         for row, matches in rows:
             version = version_to_pb(row.version)
-            if row.schema_version > self._about.schema_version:
+            if row.schema_version > self._about.schema_version and (matches or request.keys):
                 answer.rows.add(key=row.key, version=version, unknown_schema=row.schema_version)
             else:
                 item = wanted.item(row) if matches else b""

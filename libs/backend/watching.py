@@ -76,9 +76,10 @@ class Watching:
         while limit:
             async with self._turns:
                 rows = await self._page(Page(wanted.filter, after=after, limit=limit))
-                more = len(rows) == limit
+                # A page that ends before it is full ends with a row that does not match.
+                more = len(rows) == limit or (bool(rows) and not rows[-1].matches)
                 after, limit = (rows[-1].row.key, _next_limit(rows)) if more else ("", 0)
-                for step in _steps(wanted, rows):
+                for step in _steps(wanted, [one for one in rows if one.matches]):
                     yield replace(step, reset=reset)
                     reset = False
         if reset:

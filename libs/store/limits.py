@@ -64,5 +64,11 @@ class OutboxLimits:
 PULL_BYTES = 1 << 20
 """About what one pull or one page of an export returns; a first entry is always returned, whatever its size."""
 
+LIST_STEP_ROWS = 2_000
+"""Rows that one statement of a list looks at."""
+LIST_ROWS = 20_000
+LIST_SECONDS = 0.1
+"""After so many rows, or so long, a page ends though it is not full."""
+
 PRUNE_ROWS = 500
 """Served requests that one call of `prune` forgets at most."""

@@ -19,7 +19,7 @@ from libs.ownership.terms import Fate, adopted_absence, contains, decide_apply, 
 from libs.ownership.wire import event_of
 from libs.store.aside import Aside, AsideEntry
 from libs.store.columns import ColumnsOf, matches
-from libs.store.limits import PULL_BYTES, Held, OutboxLimits
+from libs.store.limits import LIST_ROWS, PULL_BYTES, Held, OutboxLimits
 from libs.store.memory_aside import MemoryAside
 from libs.store.memory_inspection import MemoryInspection
 from libs.store.memory_recovery import Memories, MemoryRecovery, MemorySeizures
@@ -46,7 +46,7 @@ from libs.store.port import (
     Watch,
 )
 from libs.store.recovery import Recovery, Seizures, Why
-from libs.store.window import made_by, newest, size_of
+from libs.store.window import made_by, newest, size_of, up_to_other
 
 
 @dataclass
@@ -195,14 +195,12 @@ class _Records:
 
     async def page(self, page: Page) -> list[Listed]:
         rows = self.state.visible_rows()
-        listed = (
-            Listed(row, matches(row, self.state.columns(row), page.filter))
-            for row in (rows[key] for key in sorted(page.keys or rows) if key in rows)
-            if row.write_version.revision
-        )
+        keys = [key for key in sorted(page.keys or rows) if key in rows and (page.keys or key > page.after)]
+        listed = (Listed(rows[key], matches(rows[key], self.state.columns(rows[key]), page.filter)) for key in keys)
         if page.keys:
-            return list(listed)
-        return [one for one in listed if one.matches and one.row.key > page.after][: page.limit]
+            return [one for one in listed if one.row.write_version.revision]
+        found = [one for one in islice(listed, LIST_ROWS) if one.matches]
+        return found[: page.limit] if len(found) >= page.limit else up_to_other(found, listed, page.limit)
 
 
 @dataclass(frozen=True)

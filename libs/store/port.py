@@ -97,7 +97,11 @@ class Records(Protocol):
         ...
 
     async def page(self, page: Page) -> list[Listed]:
-        """In bytewise key order. Stubs (never created) are never among them. All rows, whoever owns them."""
+        """In bytewise key order, whoever owns the rows. Stubs (never created) do not match.
+
+        With `page.keys` all of these that were created, whether they match or not. Else those that match, at most
+        `page.limit`. The work is bounded, in rows and in time: if the page is not full by then, its last row is one
+        that does not match, and the next page begins after it."""
         ...
 
 

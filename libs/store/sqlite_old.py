@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 from libs.errors import BatonError
 from libs.ownership.model import Row, bucket_of
 from libs.store.columns import ColumnsOf, matches
+from libs.store.limits import LIST_ROWS as PAGE_ROWS
 from libs.store.port import Filter, Listed, Page
 from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Layout, Value, protocol_values
+from libs.store.window import up_to_other
 
 _SHORT = 64
 """Characters of an id that cannot be too long."""
@@ -157,13 +159,34 @@ class OldRows:
             return [Listed(row, matches(row, self._old.columns_of(row), page.filter)) for row in rows]
         found: list[Listed] = []
         condition, parameters = self._may_match(page.filter)
+        last = self._step_end(connection, page.after)
+        if last is not None:
+            condition, parameters = f"({condition}) AND o.{self._old.id} <= ?", [*parameters, last[1 + self._id]]
         for key, values in self._after(connection, page.after, condition, parameters):
             row = self._row(key, values)
             if matches(row, self._old.columns_of(row), page.filter) and bucket_of(key) not in hidden:
                 found.append(Listed(row, True))
                 if len(found) == page.limit:
-                    break
+                    return found
+        if last is not None:
+            after = f"{self._old.prefix}{last[1 + self._id]}"
+            rest = (self._row(key, values) for key, values in self._after(connection, after, "true", ()))
+            shown = (
+                (row, matches(row, self._old.columns_of(row), page.filter) and bucket_of(row.key) not in hidden)
+                for row in rest
+            )
+            return up_to_other(found, (Listed(row, is_shown) for row, is_shown in shown), page.limit)
         return found
+
+    def _step_end(self, connection: sqlite3.Connection, after: str) -> Sequence[Any] | None:
+        """The last row that a page looks at; None: there are fewer."""
+        beyond, column = self._id_before(after), self._old.id
+        if beyond is None:
+            return None
+        statement = f"{self._select} WHERE o.{column} > ? AND o.{column} < x'' ORDER BY o.{column} LIMIT 1 OFFSET ?"
+        with _lenient(connection):
+            found: Sequence[Any] | None = connection.execute(statement, (beyond, PAGE_ROWS - 1)).fetchone()
+        return found if found is not None and self._old.is_clean(found[1 + self._id]) else None
 
     def after(self, connection: sqlite3.Connection, after: str, limit: int) -> list[Row]:
         """The first records after a key."""
@@ -347,13 +370,24 @@ class OldRows:
         connection.execute("UPDATE filling SET moving = 0")
 
 
-def merged(old: Sequence[Listed], new: Sequence[Listed], page: Page) -> list[Listed]:
-    """One page of both tables' pages. A row in both was completed between the two statements: the newer one counts."""
+def merged(old: Sequence[Listed], new: Sequence[Listed], page: Page) -> list[Listed] | None:
+    """One page of both tables' pages. A row in both was completed between the two statements: the newer one counts.
+
+    None: the row at which a page ended without a match matches by now, so both are to be asked again."""
     if not old:
         return list(new)
     by_key = {one.row.key: one for one in (*old, *new)}
     listed = sorted(by_key.values(), key=lambda one: one.row.key.encode())
-    return listed if page.keys else listed[: page.limit]
+    if page.keys:
+        return listed
+    ends = [one.row.key for side in (old, new) for one in side[-1:] if not one.matches]
+    if not ends:
+        return listed[: page.limit]
+    # Behind its last row one of the two has not looked.
+    end = min(ends, key=str.encode)
+    if by_key[end].matches:
+        return None
+    return [one for one in listed if one.row.key.encode() <= end.encode()][: page.limit]
 
 
 @contextmanager

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from libs.ownership.model import Call, Found, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
+from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
 from libs.store.port import Listed, Page
 from libs.store.sqlite_core import Core, found_from, with_old
 from libs.store.sqlite_old import merged
-from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, row_from
+from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, list_index, row_from
+from libs.store.window import up_to_other
+
+_CREATED = f"r.write_revision > 0 AND {VISIBLE}"
+_INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?"
 
 
 @dataclass(frozen=True)
@@ -60,33 +68,70 @@ class SqliteRecords:
         return await self.core.database.read(partial(self._page, page))
 
     def _page(self, page: Page, connection: sqlite3.Connection) -> list[Listed]:
-        fill = self.core.fill
-        old = [] if fill is None else fill.rows.page(connection, page)
-        return merged(old, self._new_page(page, connection), page)
+        while True:
+            fill = self.core.fill
+            old = [] if fill is None else fill.rows.page(connection, page)
+            listed = merged(old, self._new_page(page, connection), page)
+            if listed is not None:
+                return listed
 
     def _new_page(self, page: Page, connection: sqlite3.Connection) -> list[Listed]:
         verdict, parameters = self._verdict(page)
-        table = self.core.layout.table
-        statement = f"SELECT {ROW}, {verdict} AS verdict FROM {table} r WHERE r.write_revision > 0 AND {VISIBLE}"
+        created = f"SELECT {ROW}, {verdict} AS verdict FROM {self.core.layout.table} r WHERE {_CREATED}"
         if page.keys:
-            statement += f" AND r.key IN ({', '.join('?' for _ in page.keys)}) ORDER BY r.key"
-            parameters += page.keys
-        else:
-            statement += " AND r.key > ? AND verdict ORDER BY r.key LIMIT ?"
-            parameters += [page.after, page.limit]
-        found = connection.execute(statement, parameters)
-        rows = ((row_from(values[:ROW_COLUMNS]), bool(values[-1])) for values in found)
-        return [Listed(row, matches) for row, matches in rows if row is not None]
+            statement = f"{created} AND r.key IN ({', '.join('?' for _ in page.keys)}) ORDER BY r.key"
+            return _listed(connection.execute(statement, (*parameters, *page.keys)))
+        table = self.core.layout.table
+        scope, of_scope = self._scope(page, connection)
+        step = f"SELECT r.key FROM {table} r WHERE {scope} AND r.key > ? ORDER BY r.key LIMIT 1 OFFSET ?"
+        listed: list[Listed] = []
+        after = page.after
+        until = time.monotonic() + LIST_SECONDS
+        for _ in range(LIST_ROWS // LIST_STEP_ROWS):
+            end = connection.execute(step, (*of_scope, after, LIST_STEP_ROWS - 1)).fetchone()
+            last = "" if end is None else " AND r.key <= ?"
+            statement = f"{created} AND {scope} AND r.key > ?{last} AND verdict ORDER BY r.key LIMIT ?"
+            bounds = (*of_scope, after, *(end or ()), page.limit - len(listed))
+            listed += _listed(connection.execute(statement, (*parameters, *bounds)))
+            if end is None or len(listed) == page.limit:
+                return listed
+            (after,) = end
+            if time.monotonic() > until:
+                break
+        rest = f"SELECT {ROW}, {_CREATED} AND {verdict} FROM {table} r WHERE {scope} AND r.key > ? ORDER BY r.key"
+        with closing(connection.execute(rest, (*parameters, *of_scope, after))) as rows:
+            return up_to_other(listed, map(_listed_of, rows), page.limit)
+
+    def _scope(self, page: Page, connection: sqlite3.Connection) -> tuple[str, tuple[Value, ...]]:
+        """A condition whose rows an index has in the order of their keys, and its parameters."""
+        layout = self.core.layout
+        names = {name for (name,) in connection.execute(_INDEXES, (layout.table,))}
+        for name, value in sorted(page.filter.equals):
+            if list_index(layout.table, layout.filters[name]) in names:
+                return f"r.{layout.filters[name]} = ?", (value,)
+        return "true", ()
 
     def _verdict(self, page: Page) -> tuple[str, list[Value]]:
-        """The filter as an expression over a row, and its parameters."""
+        """The filter as an expression over a row, and its parameters. No index is of use for it: the rows that are
+        looked at are chosen by `_scope` alone."""
         layout, wanted = self.core.layout, page.filter
         terms = ["(r.live OR length(r.payload) > 0)"] if wanted.show_deleted else ["r.live"]
         parameters: list[Value] = []
         for name, value in wanted.equals:
-            terms.append(f"r.{layout.filters[name]} = ?")
+            terms.append(f"+r.{layout.filters[name]} = ?")
             parameters.append(value)
         for name, value in wanted.labels:
             terms.append(f"EXISTS (SELECT 1 FROM json_each(r.{layout.labels}) l WHERE l.key = ? AND l.value = ?)")
             parameters += [name, value]
         return " AND ".join(terms) or "true", parameters
+
+
+def _listed_of(values: Sequence[Any]) -> Listed:
+    """From ROW and a verdict."""
+    row = row_from(values[:ROW_COLUMNS])
+    assert row is not None, "no outer join"
+    return Listed(row, bool(values[-1]))
+
+
+def _listed(found: Iterable[Sequence[Any]]) -> list[Listed]:
+    return [_listed_of(values) for values in found]

@@ -137,6 +137,17 @@ def guards(table: str) -> Sequence[str]:
     )
 
 
+def list_index(table: str, column: str) -> str:
+    """The name of an index that has the rows with one value of the column in the order of their keys."""
+    return f"{table}_{column}_key"
+
+
+def list_indexes(table: str, filters: Mapping[str, str]) -> Sequence[str]:
+    """For lists with a filter. A list does without an index that is not there, in more and shorter pages."""
+    columns = sorted(filters.values())
+    return [f"CREATE INDEX IF NOT EXISTS {list_index(table, name)} ON {table} ({name}, key)" for name in columns]
+
+
 def signed(digest: int) -> int:
     """64 bits as SQLite keeps them."""
     return digest - (1 << 64) if digest >> 63 else digest

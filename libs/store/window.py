@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from libs.ownership.limits import SERVED_WINDOW
 from libs.ownership.model import Record, Row, Served, Store
+from libs.store.port import Listed
 
 ENVELOPE_BYTES = 128
 """About what a record or a served request takes beside its payload, its key and its answer."""
@@ -22,6 +23,16 @@ def made_by(row: Row) -> Store:
     it."""
     seized = bool(row.bases) and row.version == (row.version.term, row.bases[-1].revision + 1) > row.bases[-1]
     return row.owner if seized or row.version == row.write_version else row.owner.other
+
+
+def up_to_other(listed: list[Listed], rest: Iterable[Listed], limit: int) -> list[Listed]:
+    """A page that ends before it is full: up to the first row that does not match, which tells that there may be more
+    behind it. `rest`: the rows that come next."""
+    for one in rest:
+        listed.append(one)
+        if not one.matches or len(listed) == limit:
+            break
+    return listed
 
 
 def size_of(record: Record) -> int:

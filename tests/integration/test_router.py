@@ -15,7 +15,9 @@ from libs.ownership.model import BUCKETS, Record, Row, Store, Version, bucket_of
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.rpc.tasks import Loop
+from libs.store import memory
 from services.router.core.phase import Phase, Setting
+from services.router.flows import listing
 from services.router.flows.migration import Decision
 from services.router.flows.mover import STUCK_SECONDS, Mover
 from services.router.flows.observe import SettingCache
@@ -193,6 +195,23 @@ async def test_a_list_merges_both_stores_and_shows_each_record_once(system: Syst
     assert await browse(system) == [f"shelf/r/{number}" for number in range(9)]
     assert await browse(system, most=1) == [f"shelf/r/{number}" for number in range(9)]
     assert await browse(system, reader="ann") == ["shelf/r/1", "shelf/r/4", "shelf/r/7"]
+
+
+async def test_a_list_that_matches_hardly_anything_comes_in_short_and_empty_pages(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        await put(system, str(number))
+    await go_to(system, Phase.DUAL_READ)
+    await lend(system, "shelf/r/7", "ann")
+    monkeypatch.setattr(memory, "LIST_ROWS", 1)
+    monkeypatch.setattr(listing, "PAGE_SECONDS", -1.0)
+    data, _ = await send(system, "Browse", pb.BrowseOrder(reader="ann").SerializeToString())
+    first = pb.Books.FromString(data)
+    assert not first.found and first.more, "an empty page that is not the last one"
+    assert await browse(system, reader="ann") == ["shelf/r/7"]
+    assert await browse(system, reader="nobody") == []
+    assert await browse(system) == [f"shelf/r/{number}" for number in range(9)]
 
 
 async def test_the_newest_rows_verdict_on_the_filter_counts(system: System) -> None:

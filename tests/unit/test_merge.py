@@ -20,18 +20,26 @@ def item(name: str, revision: int, matches: bool) -> Item:
     return Item(Version(0, revision), matches, f"{name}@{revision}".encode() if matches else b"")
 
 
-def page_of(rows: dict[str, Item], after: str, limit: int) -> Half:
-    """As a store answers: the matching rows after a name, and whether there are more."""
-    found = [name for name in sorted(rows) if name > after and rows[name].matches]
-    return Half({name: rows[name] for name in found[:limit]}, len(found) > limit)
+def page_of(rows: dict[str, Item], after: str, limit: int, looks: int) -> Half:
+    """As a store answers: the matching rows after a name, and whether there may be more. When it has looked at so many
+    rows, the page ends at the next one that does not match."""
+    shown: dict[str, Item] = {}
+    for number, name in enumerate(name for name in sorted(rows) if name > after):
+        if len(shown) == limit:
+            return Half(shown, full=True)
+        if rows[name].matches:
+            shown[name] = rows[name]
+        elif number >= looks:
+            return Half({**shown, name: rows[name]}, full=True)
+    return Half(shown, full=False)
 
 
-def walk(a: dict[str, Item], b: dict[str, Item], limit: int) -> list[bytes]:
+def walk(a: dict[str, Item], b: dict[str, Item], limit: int, looks: tuple[int, int] = (99, 99)) -> list[bytes]:
     """All pages, as the router asks for them."""
     items: list[bytes] = []
     resume: str | None = ""
     while resume is not None:
-        halves = page_of(a, resume, limit), page_of(b, resume, limit)
+        halves = page_of(a, resume, limit, looks[0]), page_of(b, resume, limit, looks[1])
         looked_up = {name: a[name] for name in unknown_names(*halves) if name in a}
         looked_up |= {name: b[name] for name in unknown_names(halves[1], halves[0]) if name in b}
         merged = merge(*halves, looked_up, limit, 1 << 20)
@@ -53,6 +61,8 @@ def test_all_pages_together_show_each_name_once_as_its_newest_row_says(
     newest = {name: max(rows[name] for rows in (at_a, at_b) if name in rows) for name in {*a, *b}}
     expected = [newest[name].data for name in sorted(newest) if newest[name].matches]
     assert walk(at_a, at_b, limit) == expected
+    for looks in ((0, 0), (0, 3), (2, 1)):
+        assert walk(at_a, at_b, limit, looks) == expected, "whatever each store looks at for one page"
 
 
 def test_a_row_that_matches_at_the_store_that_lost_the_record_is_not_shown() -> None:

@@ -36,6 +36,9 @@ from services.router.flows.traffic import Traffic
 LOOK_UP = 500
 """Names that are looked up at once."""
 
+PAGE_SECONDS = 0.2
+"""How long a page without a match is looked for. Then the answer is an empty page with a token."""
+
 _NOTHING = Half({}, full=False)
 
 
@@ -94,14 +97,17 @@ class Listing:
         )
         items: list[bytes] = []
         missing: Store | None = None
-        # A page of which no name matched, when the newest rows were known, is not an answer yet.
-        while resume is not None and not items:
+        until = self._clock.monotonic() + PAGE_SECONDS
+        while resume is not None:
             page.after = resume
             halves = await self._halves(page, call, to)
             missing = missing or halves.missing
             if halves.missing is None:
                 self._shadow.offer_page((method, call.data), halves.pages, halves.looked_up)
             items, resume = merge(*halves.pages, halves.looked_up, size, ANSWER_BYTES)
+            # A page of which no name matched is not an answer yet, until its time is over: then it is an empty one.
+            if items or self._clock.monotonic() > until:
+                break
         token = "" if resume is None else make_token(resume, question)
         data = frame(shape, items, token)
         if missing is None:

@@ -27,6 +27,7 @@ from libs.store.sqlite_schema import (
     guards,
     labels_text,
     lease_columns,
+    list_indexes,
 )
 from libs.store.sqlite_watch import change_tables
 
@@ -64,6 +65,7 @@ MIGRATIONS = (
     Migration(7, guard_tables("record")),
     Migration(8, ASIDE_TABLES),
     Migration(9, PROGRESS_MARK),
+    Migration(10, list_indexes("record", LAYOUT.filters)),
 )
 
 

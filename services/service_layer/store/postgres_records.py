@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,9 @@ from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.model import Call, Found, Record, Row, Served, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide, may_change
 from libs.ownership.wire import event_of
+from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
 from libs.store.port import Filter, Listed, Page
+from libs.store.window import up_to_other
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_errors import StartAgain
@@ -25,9 +28,20 @@ MATCHES = (
 )
 _CREATED = f"(r.write_term, r.write_revision) <> (0, 0) AND {VISIBLE}"
 
-PAGE = (
-    f"SELECT {ROW}, true AS matches FROM record r WHERE r.key > $5 AND {_CREATED} AND {MATCHES} ORDER BY r.key LIMIT $6"
-)
+# No index is of use for MATCHES: the rows that are looked at are chosen by one column alone, in the order of the keys.
+_SCOPES = {"account": "r.account = $5", "state": "r.state = $5", "": "$5 = ''"}
+_AFTER = {name: f"FROM record r WHERE {scope} AND r.key > $6" for name, scope in _SCOPES.items()}
+_STEP_END = "SELECT r.key FROM record r WHERE {scope} AND r.key > $2 ORDER BY r.key LIMIT 1 OFFSET $3"
+STEP_END = {name: _STEP_END.format(scope=scope.replace("$5", "$1")) for name, scope in _SCOPES.items()}
+PAGE = {
+    name: f"SELECT {ROW}, true AS matches {after} AND {_CREATED} AND {MATCHES} ORDER BY r.key LIMIT $7"
+    for name, after in _AFTER.items()
+}
+PAGE_TO = {name: page.replace("ORDER BY", "AND r.key <= $8 ORDER BY") for name, page in PAGE.items()}
+NEXT = {
+    name: f"SELECT {ROW}, ({_CREATED} AND {MATCHES}) AS matches {after} ORDER BY r.key LIMIT 1"
+    for name, after in _AFTER.items()
+}
 PAGE_OF_KEYS = (
     f"SELECT {ROW}, ({MATCHES}) AS matches FROM record r WHERE r.key = ANY($5::text[]) AND {_CREATED} ORDER BY r.key"
 )
@@ -73,10 +87,8 @@ class PostgresRecords:
 
         async def work(connection: Connection) -> list[Listed]:
             if page.keys:
-                rows = await connection.fetch(PAGE_OF_KEYS, *arguments, list(page.keys))
-            else:
-                rows = await connection.fetch(PAGE, *arguments, page.after, page.limit)
-            return [Listed(row, found["matches"]) for found in rows if (row := row_of(found)) is not None]
+                return _listed(await connection.fetch(PAGE_OF_KEYS, *arguments, list(page.keys)))
+            return await _bounded_page(connection, page, arguments)
 
         return await self._context.requests.run(work)
 
@@ -134,6 +146,37 @@ async def store_change(connection: Connection, arguments: Sequence[object], foun
 def stub_arguments(context: Context, row: Row, event: bytes) -> tuple[object, ...]:
     """For `store_change`: a row that no request made."""
     return (*context.values(row), None, None, None, None, event, "")
+
+
+async def _bounded_page(connection: Connection, page: Page, arguments: tuple[Any, ...]) -> list[Listed]:
+    scope, value = min(page.filter.equals, default=("", ""))
+    if scope not in _SCOPES:
+        return []
+    listed: list[Listed] = []
+    after = page.after
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LIST_SECONDS
+    for _ in range(LIST_ROWS // LIST_STEP_ROWS):
+        end = await connection.fetchval(STEP_END[scope], value, after, LIST_STEP_ROWS - 1)
+        bounds = (value, after, page.limit - len(listed))
+        if end is None:
+            return listed + _listed(await connection.fetch(PAGE[scope], *arguments, *bounds))
+        listed += _listed(await connection.fetch(PAGE_TO[scope], *arguments, *bounds, end))
+        if len(listed) == page.limit:
+            return listed
+        after = end
+        if loop.time() > until:
+            break
+    while True:
+        rest = _listed(await connection.fetch(NEXT[scope], *arguments, value, after))
+        listed = up_to_other(listed, rest, page.limit)
+        if not rest or not rest[0].matches or len(listed) == page.limit:
+            return listed
+        after = rest[0].row.key
+
+
+def _listed(found: Sequence[Any]) -> list[Listed]:
+    return [Listed(row, columns["matches"]) for columns in found if (row := row_of(columns)) is not None]
 
 
 def _filter_arguments(wanted: Filter) -> tuple[Any, ...]:
