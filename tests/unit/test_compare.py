@@ -209,3 +209,9 @@ def test_a_tallys_counts_add_up() -> None:
     assert counts.compared == counts.match + counts.stale + counts.mismatch + counts.missing + counts.error == 6
     assert (counts.match, counts.dropped) == (2, 2)
     assert tally.counts(["get"]).match == 1
+
+
+def test_a_row_that_only_ends_a_page_is_not_compared() -> None:
+    """The other store need not have it: it may be of a record that never was."""
+    one, other = Half({"a": row(3, b"", matches=False)}, full=True), Half({}, full=False)
+    assert not list(pairs_of(one, other, {})) and not list(pairs_of(other, one, {}))

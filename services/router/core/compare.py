@@ -144,8 +144,9 @@ def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[
             continue
         if end is None or name <= end:
             mine, theirs = mine or looked_up.get(name), theirs or looked_up.get(name)
-            # What a store does not understand cannot differ.
-            if not any(item.unknown_schema for item in (mine, theirs) if item):
+            found = [item for item in (mine, theirs) if item]
+            # A row that only ends a page is shown to no client. What a store does not understand cannot differ.
+            if any(item.matches for item in found) and not any(item.unknown_schema for item in found):
                 yield name, mine, theirs
 
 
