@@ -182,7 +182,7 @@ class Client:
 def _listed(request: Request, page: ListSandboxesResponse, stale: bool) -> dict[str, Answer]:
     """What the page says of each name that it was asked for: beyond its last name it says nothing."""
     found = {sandbox.name: sandbox for sandbox in page.sandboxes}
-    last = page.sandboxes[-1].name if page.next_page_token and page.sandboxes else None
+    last = max(found, default="") if page.next_page_token else None
     answers = {}
     for name in request.names:
         sandbox = found.get(name)

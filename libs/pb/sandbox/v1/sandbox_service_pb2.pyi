@@ -111,10 +111,10 @@ class ListSandboxesResponse(_message.Message):
     SANDBOXES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Empty on the last page only."""
     @_builtins.property
     def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[_sandbox_pb2.Sandbox]:
-        """In bytewise order of their names."""
+        """In bytewise order of their names. A page may have fewer than page_size, or none, and not be the last one."""
 
     def __init__(
         self,
