@@ -79,7 +79,8 @@ class Watching:
                 # A page that ends before it is full ends with a row that does not match.
                 more = len(rows) == limit or (bool(rows) and not rows[-1].matches)
                 after, limit = (rows[-1].row.key, _next_limit(rows)) if more else ("", 0)
-                for step in _steps(wanted, [one for one in rows if one.matches]):
+                rows = [one for one in rows if one.matches]
+                for step in _steps(wanted, rows):
                     yield replace(step, reset=reset)
                     reset = False
         if reset:
