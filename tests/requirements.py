@@ -672,7 +672,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "trust.roles": Requirement("Each operator's verb needs its role; the journal names the authenticated actor"),
     "trust.tls": Requirement("TLS on every leg, Kafka with SASL, certificates and tokens reload without a restart"),
     "trust.events": Requirement("An event without a valid authentication code is never applied"),
-    "trust.limits": Requirement("No caller can use up a listener, a process's memory or another caller's share"),
+    "trust.limits": Requirement(
+        "No caller can use up a listener, a process's memory or another caller's share",
+        _in(
+            "acceptance/test_memory.py",
+            "refused_requests_are_not_kept",
+            "watches_of_many_clients_share_a_bounded_memory",
+        )
+        + _in(
+            "unit/test_rpc_limits.py",
+            "calls_whose_body_never_comes_do_not_keep_others_out",
+            "one_connection_has_no_more_than_its_share",
+            "an_urgent_method_is_served_while_others_fill_the_listener",
+        ),
+    ),
     "trust.secrets": Requirement("Secrets reach no log, metric, error or evidence"),
     "operate.page": Requirement("One live page shows and steers the migration, tested in a real browser"),
     "operate.telemetry": Requirement(

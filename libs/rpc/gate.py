@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Never
+from typing import Never, TypeVar
 
 import grpc
 
@@ -28,6 +28,8 @@ Handler = Callable[[bytes, Context], Awaitable[bytes]]
 Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
 """One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent. If the
 caller does not take an answer, `SlowReader` is thrown in at the yield of that answer."""
+
+E = TypeVar("E", bound=BaseException)
 
 WRITE_SECONDS = 5.0
 """How long the caller of a stream may take for one answer. Its memory is the listener's until then."""
@@ -111,7 +113,7 @@ class Gate:
                 failure = error
             except grpc.aio.BaseError as error:
                 # The call was ended in order (AbortError), or its caller's connection is gone.
-                raise error.with_traceback(None) from None
+                raise _alone(error) from None
             # The outermost owner of a call: the log gets the stack trace, the client a status.
             except Exception as error:  # noqa: BLE001
                 failure = _defect(error)
@@ -170,7 +172,7 @@ class Gate:
         except BatonError as error:
             return error
         except grpc.aio.BaseError as error:
-            raise error.with_traceback(None) from None
+            raise _alone(error) from None
         # As for a call.
         except Exception as error:  # noqa: BLE001
             return _defect(error)
@@ -232,10 +234,15 @@ def _take_one(counts: Counter[str], peer: str) -> None:
         del counts[peer]
 
 
+def _alone(error: E) -> E:
+    """The error without the frames and the errors that it came through."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 async def _end(context: Context, failure: BatonError) -> Never:
     """End the call by the error, which keeps nothing of the call alive."""
-    failure.__cause__ = failure.__context__ = None
-    await abort(context, failure.with_traceback(None))
+    await abort(context, _alone(failure))
 
 
 def _defect(error: Exception) -> BatonError:

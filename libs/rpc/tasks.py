@@ -69,6 +69,9 @@ class Background:
         except asyncio.CancelledError:
             task.add_done_callback(self._look_at)
             raise
+        finally:
+            # Else an error would hold this frame, the frame the task, and the task the error with all its frames.
+            del task
 
     async def drain(self, timeout_seconds: float) -> int:
         """Take no more work and wait for what runs. What is left after the timeout is cancelled; returns how many."""
