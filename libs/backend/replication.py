@@ -343,6 +343,11 @@ class Replication(ReplicationServiceServicer):
         query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
         records, more = await self._ports.inspection.export(query)
         answer = pb.ExportRecordsResponse(more=more)
+        if request.skip_too_large:
+            large = [record.row for record in records if len(record.row.payload) > MAX_COPY_BYTES]
+            for row in large:
+                answer.too_large.add(key=row.key, bytes=len(row.payload))
+            records = [record for record in records if len(record.row.payload) <= MAX_COPY_BYTES]
         put_records(answer.records, records)
         return answer
 

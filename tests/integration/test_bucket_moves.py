@@ -16,6 +16,8 @@ from libs.rpc.tasks import Loop
 from libs.store.recovery import Why
 from services.router.core.phase import Phase
 from services.router.flows.absences import Absences
+from services.router.flows.backfill import Backfill
+from services.router.flows.jobs import Position, Step
 from services.router.flows.migration import Decision
 from services.router.flows.mover import Mover
 from services.router.flows.stores import Away
@@ -274,3 +276,18 @@ async def test_a_store_that_is_away_leaves_the_bucket_under_way(system: System) 
     await system.stop(B)
     with pytest.raises(Away):
         await Absences(Transfer(system.stores)).finish([BUCKET])
+
+
+async def test_a_backfill_leaves_a_record_out_that_is_too_large_to_copy_and_names_it(system: System) -> None:
+    for isbn in ("1", "2", "3"):
+        await put(system, isbn)
+    state = system.ports(A)._state
+    large = b"x" * (17 * 1024 * 1024)
+    state.rows[KEY] = replace(state.rows[KEY], payload=large)
+    kind, step = Backfill(system.stores, SystemClock()), Step(b"")
+    for _ in range(20):
+        step = await kind.step(Position({"to": "B"}, step.checkpoint, limit=1))
+        if step.finished:
+            break
+    assert step.finished and f"1 left out: {KEY} has {len(large)} bytes" in step.note
+    assert sorted(system.ports(B)._state.rows) == ["shelf/r/2", "shelf/r/3"]

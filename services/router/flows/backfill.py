@@ -20,6 +20,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import all_or_none
 from services.router.flows.jobs import Position, Step
 from services.router.flows.stores import Stores
+from services.router.flows.transfer import too_large
 
 NAME = "backfill"
 TO_B = "backfill to B"
@@ -55,15 +56,34 @@ class Cursor:
     """The next page begins after this key."""
 
     after: str = ""
+    left_out: int = 0
+    """Records that are too large to be copied."""
+    why: str = ""
+    """The first of them, for a person."""
 
     def encode(self) -> bytes:
-        return json.dumps([_BY_KEY, self.after]).encode()
+        # A program of the release before reads the checkpoint of a copy that left nothing out.
+        rest = [self.left_out, self.why] if self.left_out else []
+        return json.dumps([_BY_KEY, self.after, *rest]).encode()
 
     @classmethod
     def decode(cls, checkpoint: bytes) -> Cursor:
-        order, after = json.loads(checkpoint) if checkpoint else (_BY_KEY, "")
+        order, after, *rest = json.loads(checkpoint) if checkpoint else (_BY_KEY, "")
         # In the order of buckets other keys were copied: all are copied once more.
-        return cls(after if order == _BY_KEY else "")
+        return cls(after, *rest) if order == _BY_KEY else cls()
+
+    def behind(self, page: pb.ExportRecordsResponse) -> Cursor:
+        """After all records of a page, and those that were left out of it."""
+        keys = [record.key for record in page.records[-1:]] + [one.key for one in page.too_large]
+        if not keys:
+            return self
+        first = "".join(too_large(one.key, one.bytes) for one in page.too_large[:1])
+        return Cursor(max(keys, key=str.encode), self.left_out + len(page.too_large), self.why or first)
+
+    @property
+    def note(self) -> str:
+        """What was left out; "" if nothing was."""
+        return f", {self.left_out} left out: {self.why}" if self.left_out else ""
 
 
 @dataclass(slots=True)
@@ -109,9 +129,10 @@ class Backfill:
             pages.cursor.encode(),
             pages.done,
             total=int(total or 0),
-            note=f"{at.done + pages.done} records copied"
-            if not pages.more
-            else f"copies records after {pages.cursor.after}",
+            note=(
+                f"copies records after {pages.cursor.after}" if pages.more else f"{at.done + pages.done} records copied"
+            )
+            + pages.cursor.note,
             finished=not pages.more,
         )
 
@@ -131,12 +152,11 @@ class Backfill:
         Without records that name the other store as owner: it has them by their release, and if it has lost one, a copy
         must not make it the owner of a version that it may have left behind (`services.router.core.replay`)."""
         source, cursor = self._stores[store], pages.cursor
-        request = pb.ExportRecordsRequest(after=cursor.after, limit=min(PAGE_RECORDS, pages.left))
+        request = pb.ExportRecordsRequest(after=cursor.after, limit=min(PAGE_RECORDS, pages.left), skip_too_large=True)
         data = (await source.call(EXPORT, request.SerializeToString(), CALL_SECONDS)).data
         page = pb.ExportRecordsResponse.FromString(data)
-        if page.records:
-            pages.cursor = Cursor(page.records[-1].key)
-        elif page.more:
+        pages.cursor = cursor.behind(page)
+        if pages.cursor == cursor and page.more:
             raise NoProgress(f"{store} says that there are records after {cursor.after!r}, but sends none")
         copies = [record for record in page.records if record.owner == STORE_NUMBERS[store]]
         if len(copies) < len(page.records):

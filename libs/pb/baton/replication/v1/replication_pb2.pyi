@@ -1139,6 +1139,7 @@ class ExportRecordsRequest(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     OWNED_ONLY_FIELD_NUMBER: _builtins.int
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
+    SKIP_TOO_LARGE_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Keys after this one."""
     limit: _builtins.int
@@ -1146,6 +1147,8 @@ class ExportRecordsRequest(_message.Message):
     """Only what this store owns."""
     keys_only: _builtins.bool
     """Envelopes without payload and served requests."""
+    skip_too_large: _builtins.bool
+    """Name records that are too large to be copied, instead of answering them."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only of these buckets, by rising number, one after the other; `after` then is a key of the first one."""
@@ -1158,10 +1161,11 @@ class ExportRecordsRequest(_message.Message):
         buckets: _abc.Iterable[_builtins.int] | None = ...,
         owned_only: _builtins.bool = ...,
         keys_only: _builtins.bool = ...,
+        skip_too_large: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only", "skip_too_large", b"skip_too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1171,21 +1175,48 @@ Global___ExportRecordsRequest: _TypeAlias = ExportRecordsRequest  # noqa: Y015
 class ExportRecordsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TooLarge(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        BYTES_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        bytes: _builtins.int
+        """Of the payload."""
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            bytes: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "key", b"key"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RECORDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    TOO_LARGE_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
     """False: there are no more."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]: ...
+    @_builtins.property
+    def too_large(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportRecordsResponse.TooLarge]:
+        """Among the records of this page, and left out of them."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         more: _builtins.bool = ...,
+        too_large: _abc.Iterable[Global___ExportRecordsResponse.TooLarge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "records", b"records", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
