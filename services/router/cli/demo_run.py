@@ -39,12 +39,15 @@ SIZE = Size(
             "rollback_calls": f"{JUDGED_CALLS}",
             # Of B's two faults only the first is the judge's: after that a person decides, however long this takes.
             "rollback_pause_seconds": "86400",
-            # Few clients make this load, and each waits for its call: while B hangs, their reads must be seen soon.
+            # Few clients make this load, and each waits for its call: while B hangs, reads must be made too.
             "owner_patience_seconds": "0.5",
         },
     )
 )
 QUIET_SECONDS = 30.0
+RETRY_SECONDS = 3.0
+"""A client repeats a write that is not answered for so long, then goes on; the outcome is unknown. With a longer time a
+B that hangs holds up every client, and no read is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,12 @@ async def _in_world(run: _Run, world: World) -> None:
         before = await readers[0].export()
         run.screen.tell(f"  A has taken over {len(before)} records of the old database")
         old_names = tuple(held.name for held in before if held.live)[:OLD_HOT_NAMES]
-        load_plan = LoadPlan(clients=plan.clients, calls_per_second=plan.calls_per_second, old_names=old_names)
+        load_plan = LoadPlan(
+            clients=plan.clients,
+            calls_per_second=plan.calls_per_second,
+            old_names=old_names,
+            retry_seconds=RETRY_SECONDS,
+        )
         load = run.load = Load(load_plan, world.routers, plan.directory / "evidence")
         run.story = Story(world, walk, load, run.screen, plan.seconds)
         async with beside(world.watch()):

@@ -25,7 +25,7 @@ ACTOR = "demo"
 CANARY_PERCENTS = (5, 10, 50, 100)
 JUDGED_SECONDS, JUDGED_CALLS = 6, 50
 """What the judge of automatic rollback wants to see here. By default it is 30 seconds and 200 calls."""
-READS_SEEN = 20
+READS_SEEN = 6
 """So many reads, begun after a rollback and answered, show that reads are back."""
 DEAD_SECONDS = 1.5
 """How long B stays dead before it is started again."""
