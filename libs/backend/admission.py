@@ -26,11 +26,13 @@ from google.protobuf.message import DecodeError
 
 from libs.backend.lost_rows import lost_rows
 from libs.backend.marks import marks_of
+from libs.backend.orders import order_from_pb
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import check_log
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone
 from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import BUCKETS, Absence, Record, Store, Version
+from libs.ownership.orders import ForeignControl, LateOrder
 from libs.ownership.terms import TERMS_TYPE, seizer_of
 from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
@@ -122,6 +124,8 @@ class Admission:
     ) -> None:
         """`ask_other`: None when no address of the other store is set. `read`: as `Arrivals.read`."""
         self._scanning: _Scan | None = None
+        self._since: Mapping[int, int] = {}
+        """The feed's position before the evidence was read."""
         self._suspected = False
         """The first of two looks has found a reason to fence the store."""
         self._read = read
@@ -132,6 +136,9 @@ class Admission:
     async def decide(self) -> str:
         """Why the store is gone, or "": it may serve. A new reason is kept in the store. Raises NotAdmitted, and what
         the store raises; StillReading after STEP_SECONDS: then the next call goes on."""
+        if self._scanning is None:
+            self._since = await self._next_offsets()
+            await self._learn_order()
         if gone := (await self._ports.recovery.standing()).gone:
             return gone
         reason = await self._evidence()
@@ -141,8 +148,50 @@ class Admission:
         self._suspected = False
         if reason:
             log.error("this store has gone back in time, or was replaced, and serves nothing: %s", reason)
-            await self._ports.recovery.fence(reason)
+            await self._ports.recovery.fence(reason, since=self._since)
         return reason
+
+    def twin(self) -> Admission:
+        """Another look, with a scan of its own."""
+        return Admission(self._ports, self._open_log, self._ask_other, self._read)
+
+    async def recheck(self) -> str:
+        """Looks again at a store that admission has fenced, and reopens it if the evidence is gone: it was given by a
+        wrong address, or by another release. What the store is compared with must not be what it has become since, so
+        its state when it was fenced is. Returns why it stays fenced, or "".
+
+        Raises NotAdmitted if the other store or the log cannot be asked, StillReading, StillHidden, and what the store
+        raises.
+        """
+        standing = await self._ports.recovery.standing()
+        if not standing.gone:
+            return ""
+        if standing.fenced_at is None:
+            return f"it was not fenced by a look at its start: {standing.gone}; baton recover brings it back"
+        try:
+            reason = (
+                _by_place(standing)
+                or await lost_rows(self._ports.inspection)
+                or await self._by_other(Identity(standing.now.place, standing.fenced_at.changes))
+                or await self._by_log(standing.fenced_at.next_offsets)
+            )
+        except (grpc.aio.AioRpcError, EventLogError, TimeoutError, _NotAsked) as error:
+            raise NotAdmitted(f"both the other store and the log must answer: {_shown(error)}") from error
+        if not reason:
+            log.warning("the evidence against this store is gone, it may serve again; it was: %s", standing.gone)
+            await self._ports.recovery.reopen()
+        return reason
+
+    async def _learn_order(self) -> None:
+        """The higher order of a recovery of the two stores: this database may be a restored one."""
+        if self._ask_other is None:
+            return
+        try:
+            answer = await self._ask_other()
+            if answer.HasField("order"):
+                await self._ports.recovery.take_order(order_from_pb(answer.order))
+        except (grpc.aio.AioRpcError, LateOrder, ForeignControl):
+            return
 
     async def _evidence(self) -> str:
         """Why the store must be fenced, or ""."""
@@ -164,7 +213,8 @@ class Admission:
             raise NotAdmitted(f"it is not known whether this store may serve: {'; '.join(troubles)}")
         return next(filter(None, found), "")
 
-    async def _by_other(self) -> str:
+    async def _by_other(self, fenced: Identity | None = None) -> str:
+        """`fenced`: this store when it was fenced; None: as it is now."""
         if self._ask_other is None:
             raise _NotAsked("no address of the other store is set (other)")
         answer = await self._ask_other()
@@ -173,20 +223,21 @@ class Admission:
         theirs = [absence_from_pb(absence) for absence in answer.absences]
         known = Identity(answer.other.place, answer.other.changes) if answer.HasField("other") else None
         # Read after the answer: another process of this store may have gone on, and the other store may know of it.
-        now = (await self._ports.recovery.standing()).now
+        now = fenced or (await self._ports.recovery.standing()).now
         mine = await self._ports.transfers.absences()
         return by_identity(now, known) or by_absences(mine, theirs, self._ports.store)
 
-    async def _by_log(self) -> str:
+    async def _by_log(self, fenced: Mapping[int, int] | None = None) -> str:
+        """`fenced`: the feed's position when the store was fenced; None: as it is now."""
         for _ in range(_LOG_READS):
             try:
-                return await self._read_log()
+                return await self._read_log(fenced)
             except OffsetGone as error:
                 # Events expired while they were read. That is evidence only if this store has not read them since.
                 trouble = error
         raise trouble
 
-    async def _read_log(self) -> str:
+    async def _read_log(self, fenced: Mapping[int, int] | None) -> str:
         """Raises OffsetGone, StillReading."""
         if self._scanning is not None:
             async with asyncio.timeout(ASK_SECONDS):
@@ -198,7 +249,7 @@ class Admission:
             ends = await event_log.ends()
         # Another process may read on meanwhile. So the end is compared with the position before the question, and the
         # log's beginning with the position after the answer.
-        after = await self._next_offsets()
+        after = await self._next_offsets() if fenced is None else fenced
         positions = {part: after.get(part, 0) for part in ends}
         for part, (oldest, end) in ends.items():
             if positions[part] < oldest:

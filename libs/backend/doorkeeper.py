@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from libs.backend.admission import Admission, NotAdmitted
+from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.state import Serving
 from libs.rpc.tasks import Loop
 from libs.store.port import StorePorts, StoreUnavailable
@@ -33,6 +33,8 @@ class Doorkeeper:
         self._admission = admission
         self._serving = serving
         self._fences = 0
+        self._again: Admission | None = None
+        """A recheck whose look through the log goes on at the next call."""
 
     async def admit(self) -> None:
         """Serves, or says why not. What was decided meanwhile, to fence it or to end, stands."""
@@ -59,6 +61,19 @@ class Doorkeeper:
         self._serving.fence(gone)
         await self._tell_health(False)
 
+    async def recheck(self) -> str:
+        """Why the store stays fenced, or "": the loop admits it then. Raises what `Admission.recheck` raises."""
+        self._again = self._again or self._admission.twin()
+        try:
+            reason = await self._again.recheck()
+        except StillReading:
+            raise
+        except BaseException:
+            self._again = None
+            raise
+        self._again = None
+        return reason
+
     async def lost_before(self, stop: asyncio.Event) -> WentBack | None:
         """Waits until this process is told to stop, or cannot go on; then returns why."""
         stopping = asyncio.create_task(stop.wait())
@@ -80,7 +95,11 @@ class Doorkeeper:
                 self._lost.set_result(error)
             raise
         if gone and not self._serving.gone:
+            was_serving = self._serving.serving
             await self.fence(gone)
+            if was_serving:
+                # What it told the other store as a serving one, it told before this read.
+                await self._ports.recovery.vouch((await self._ports.recovery.standing()).now.changes)
         elif not gone and not self._serving.serving and not self._serving.draining:
             await self.admit()
         loop.well()

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
+from libs.backend.orders import order_from_pb, order_to_pb
 from libs.backend.state import Serving
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_EVENT_BYTES
 from libs.ownership.model import BUCKETS
+from libs.ownership.orders import Order, check_order
 from libs.ownership.terms import RowTooLarge
 from libs.ownership.wire import STORE_NUMBERS, absence_from_pb, absence_to_pb, version_from_pb, version_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
@@ -27,7 +28,6 @@ from libs.store.port import StorePorts
 from libs.store.recovery import Identity
 
 MAX_TEXT_CHARACTERS = 1000
-KEPT_RECOVERIES = 100
 
 
 class LogNotRead(BatonError):
@@ -38,8 +38,8 @@ class LogNotRead(BatonError):
     retry_seconds = 0.5
 
 
-class RecoveryOver(BatonError):
-    """That recovery has opened the store already: nothing was changed."""
+class FencedForAnotherReason(BatonError):
+    """The store is gone for another reason than the one that was mended: nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "RECOVERY_OVER"
@@ -53,15 +53,14 @@ class NotGone(BatonError):
 
 
 class RecoveryApi(RecoveryServiceServicer):
-    """Raises InvalidField for what nobody asks, NotGone, LogNotRead, StoreNotReady, and the ports' errors."""
+    """Raises InvalidField, NotGone, LogNotRead, StoreNotReady, and the ports' errors. Orders of a recovery raise
+    LateOrder and ForeignControl too, with nothing changed."""
 
     def __init__(self, ports: StorePorts, serving: Serving, doorkeeper: Doorkeeper, feed: ApplyLoop) -> None:
         self._ports = ports
         self._feed = feed
         self._serving = serving
         self._doorkeeper = doorkeeper
-        self._opened: deque[str] = deque(maxlen=KEPT_RECOVERIES)
-        """Recoveries that have ended, as far as this process knows."""
 
     def service(self) -> TypedService:
         name = pb.DESCRIPTOR.services_by_name["RecoveryService"].full_name
@@ -78,16 +77,17 @@ class RecoveryApi(RecoveryServiceServicer):
         )
         if standing.other is not None:
             answer.other.CopyFrom(_identity_to_pb(standing.other))
+        if standing.order is not None:
+            answer.order.CopyFrom(order_to_pb(standing.order))
         if request.absences:
             answer.absences.extend(absence_to_pb(one) for one in await self._ports.transfers.absences())
         return answer
 
     async def FenceStore(self, request: pb.FenceStoreRequest, context: Context) -> pb.FenceStoreResponse:
         _check_text("reason", request.reason)
-        if request.recovery and request.recovery in self._opened:
-            raise RecoveryOver
         was_serving = self._serving.serving
-        await self._ports.recovery.fence(request.reason)
+        await self._check_numbered(request)
+        await self._ports.recovery.fence(request.reason, order=_order(request))
         await self._doorkeeper.fence((await self._ports.recovery.standing()).gone)
         return pb.FenceStoreResponse(was_serving=was_serving)
 
@@ -95,6 +95,7 @@ class RecoveryApi(RecoveryServiceServicer):
         self._serving.check()
         check_buckets([one.bucket for one in request.buckets])
         await self._check_read(request.ends)
+        await self._take(request)
         answer = pb.SeizeBucketsResponse()
         for one in request.buckets:
             try:
@@ -123,29 +124,47 @@ class RecoveryApi(RecoveryServiceServicer):
     async def TakeTerms(self, request: pb.TakeTermsRequest, context: Context) -> pb.TakeTermsResponse:
         await self._check_gone()
         check_count(request.absences, "absences", BUCKETS)
+        await self._take(request)
         await self._ports.seizures.take_terms([absence_from_pb(absence) for absence in request.absences])
         return pb.TakeTermsResponse()
 
     async def SettleRows(self, request: pb.SettleRowsRequest, context: Context) -> pb.SettleRowsResponse:
         await self._check_gone()
-        settled = await self._ports.seizures.settle(check_limit(request.limit, MAX_RECORDS))
+        limit = check_limit(request.limit, MAX_RECORDS)
+        await self._take(request)
+        settled = await self._ports.seizures.settle(limit)
         return pb.SettleRowsResponse(settled=settled)
 
     async def OpenStore(self, request: pb.OpenStoreRequest, context: Context) -> pb.OpenStoreResponse:
-        """Whoever comes late must not open what was fenced anew since."""
+        """A late order must not open a store that was fenced again since."""
+        await self._check_numbered(request)
+        order = _order(request)
         gone = (await self._ports.recovery.standing()).gone
         if gone and gone != request.gone:
-            raise RecoveryOver(f"the store is gone for another reason than the one that was mended: {gone}")
+            raise FencedForAnotherReason(f"the store is gone for another reason than the one that was mended: {gone}")
         if gone:
-            await self._ports.recovery.reopen()
-        # Also when it was open: then an answer was lost, and its recovery has ended all the same.
-        if request.recovery and request.recovery not in self._opened:
-            self._opened.append(request.recovery)
+            await self._ports.recovery.reopen(order=order)
+        elif order is not None:
+            # Open already: an answer was lost, and its recovery has ended all the same.
+            await self._ports.recovery.take_order(order)
         return pb.OpenStoreResponse()
+
+    async def TakeOrder(self, request: pb.TakeOrderRequest, context: Context) -> pb.TakeOrderResponse:
+        if not request.HasField("order"):
+            raise InvalidField("order", "", "an order of a recovery")
+        await self._take(request)
+        return pb.TakeOrderResponse()
+
+    async def RecheckStore(self, request: pb.RecheckStoreRequest, context: Context) -> pb.RecheckStoreResponse:
+        await self._check_gone()
+        await self._take(request)
+        return pb.RecheckStoreResponse(gone=await self._doorkeeper.recheck())
 
     async def NoteOther(self, request: pb.NoteOtherRequest, context: Context) -> pb.NoteOtherResponse:
         _check_text("other.place", request.other.place)
         other = Identity(request.other.place, request.other.changes)
+        if request.anew:
+            await self._take(request)
         await self._ports.recovery.note_other(other, anew=request.anew)
         return pb.NoteOtherResponse()
 
@@ -153,6 +172,7 @@ class RecoveryApi(RecoveryServiceServicer):
         await self._check_gone()
         if any(partition < 0 or offset < 0 for partition, offset in request.next_offsets.items()):
             raise InvalidField("next_offsets", dict(request.next_offsets), "partitions and offsets, from 0 on")
+        await self._take(request)
         await self._ports.recovery.skip_to(request.next_offsets)
         return pb.SkipToResponse()
 
@@ -181,9 +201,40 @@ class RecoveryApi(RecoveryServiceServicer):
         resolved = await self._ports.seizures.resolve(request.key, version, request.resolution)
         return pb.ResolveConflictResponse(resolved=resolved)
 
+    async def _take(self, request: Ordered) -> None:
+        """Raises LateOrder, ForeignControl."""
+        await self._check_numbered(request)
+        if (order := _order(request)) is not None:
+            await self._ports.recovery.take_order(order)
+
+    async def _check_numbered(self, request: Ordered) -> None:
+        """An earlier release's order has no number. Raises LateOrder once the store has taken one with a number."""
+        if not request.HasField("order"):
+            check_order((await self._ports.recovery.standing()).order, None)
+
     async def _check_gone(self) -> None:
         if not (await self._ports.recovery.standing()).gone:
             raise NotGone
+
+
+Ordered = (
+    pb.FenceStoreRequest
+    | pb.SeizeBucketsRequest
+    | pb.TakeTermsRequest
+    | pb.SettleRowsRequest
+    | pb.OpenStoreRequest
+    | pb.NoteOtherRequest
+    | pb.SkipToRequest
+    | pb.TakeOrderRequest
+    | pb.RecheckStoreRequest
+)
+
+
+def _order(request: Ordered) -> Order | None:
+    if not request.HasField("order"):
+        return None
+    _check_text("order.control", request.order.control)
+    return order_from_pb(request.order)
 
 
 def _check_text(field: str, value: str) -> None:

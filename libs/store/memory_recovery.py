@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from libs.ownership.model import BUCKETS, Absence, Record, Version, bucket_of
+from libs.ownership.orders import Order, check_order
 from libs.ownership.terms import seized_absence, seized_row
 from libs.ownership.wire import event_of
-from libs.store.recovery import Conflict, Identity, Standing, StillHidden, Why
+from libs.store.recovery import Conflict, FencedAt, Identity, Standing, StillHidden, Why
 
 if TYPE_CHECKING:
     from libs.store.memory import _State
@@ -24,8 +25,16 @@ class Memories:
     place: str = field(default_factory=lambda: uuid4().hex)
     changes: int = 0
     gone: str = ""
+    order: Order | None = None
+    fenced_at: FencedAt | None = None
     other: Identity | None = None
     journal: dict[tuple[str, Version], Conflict] = field(default_factory=dict)
+
+    def take(self, order: Order | None) -> None:
+        """None: no order of a recovery. Raises LateOrder, ForeignControl."""
+        if order is not None:
+            check_order(self.order, order)
+            self.order = order
 
     def note(self, record: Record, why: Why) -> None:
         row = record.row
@@ -42,19 +51,35 @@ class MemoryRecovery:
     async def standing(self) -> Standing:
         known = self.state.memories
         open_ones = sum(not one.resolution for one in known.journal.values())
-        return Standing(Identity(known.place, known.changes), known.place, known.gone, known.other, open_ones)
+        now = Identity(known.place, known.changes)
+        return Standing(now, known.place, known.gone, known.other, open_ones, known.order, known.fenced_at)
 
-    async def fence(self, reason: str) -> None:
-        self.state.memories.gone = self.state.memories.gone or reason
+    async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
+        known = self.state.memories
+        known.take(order)
+        if since is None:
+            known.fenced_at = None
+        elif not known.gone:
+            known.fenced_at = FencedAt(known.changes, dict(since))
+        known.gone = known.gone or reason
 
-    async def reopen(self) -> None:
+    async def take_order(self, order: Order) -> None:
+        self.state.memories.take(order)
+
+    async def vouch(self, changes: int) -> None:
+        known = self.state.memories
+        if known.fenced_at is not None:
+            known.fenced_at = replace(known.fenced_at, changes=max(changes, known.fenced_at.changes))
+
+    async def reopen(self, *, order: Order | None = None) -> None:
         state = self.state
         async with state.turn:
+            state.memories.take(order)
             if len(state.visible_rows()) != len(state.rows):
                 raise StillHidden
             if state.memories.gone:
                 state.changes.of = uuid4().hex
-            state.memories.gone = ""
+            state.memories.gone, state.memories.fenced_at = "", None
             state.counted = Counter(map(bucket_of, state.rows))
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:

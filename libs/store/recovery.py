@@ -7,6 +7,7 @@ them, and what it does not apply because of its term goes to the journal of conf
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from libs.errors import BatonError
 from libs.ownership.model import Absence, Version
+from libs.ownership.orders import Order
 
 
 class StillHidden(BatonError):
@@ -41,6 +43,26 @@ class Identity(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class FencedAt:
+    """Where a store stood when admission fenced it. It goes on from there, so evidence is compared with this."""
+
+    changes: int
+    """Of this place; raised by processes that were admitted before, and served until they saw the fence."""
+    next_offsets: Mapping[int, int]
+    """By partition of the log, before the evidence was read."""
+
+    def encode(self) -> str:
+        return json.dumps({"changes": self.changes, "next_offsets": {str(k): v for k, v in self.next_offsets.items()}})
+
+    @classmethod
+    def decode(cls, text: str) -> FencedAt | None:
+        if not text:
+            return None
+        found = json.loads(text)
+        return cls(found["changes"], {int(part): offset for part, offset in found["next_offsets"].items()})
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What a database says of itself."""
 
@@ -53,6 +75,10 @@ class Standing:
     """What this store was last told of the other one."""
     conflicts: int
     """Entries of the journal that no person has resolved."""
+    order: Order | None = None
+    """The highest order of a recovery that this store has taken."""
+    fenced_at: FencedAt | None = None
+    """Where the store stood when admission fenced it; None: something else has, or a recovery has begun since."""
 
 
 class Why(StrEnum):
@@ -84,12 +110,25 @@ class Recovery(Protocol):
 
     async def standing(self) -> Standing: ...
 
-    async def fence(self, reason: str) -> None:
-        """Marks the store as gone, for all its processes and starts. The first reason stays."""
+    async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
+        """Marks the store as gone, for all its processes and starts. The first reason stays.
+
+        `order`: taken in the same transaction; raises LateOrder, ForeignControl, with nothing changed. `since`: the
+        feed's position before admission read its evidence; kept with the store's own as FencedAt.
+        """
         ...
 
-    async def reopen(self) -> None:
-        """Not gone any more, and at home where it is now. Raises StillHidden, with nothing changed."""
+    async def reopen(self, *, order: Order | None = None) -> None:
+        """Not gone any more, and at home where it is now. `order` as for `fence`. Raises StillHidden, with nothing
+        changed."""
+        ...
+
+    async def take_order(self, order: Order) -> None:
+        """Keeps the order. Raises LateOrder, ForeignControl, with nothing changed."""
+        ...
+
+    async def vouch(self, changes: int) -> None:
+        """A process that was admitted before the fence has seen this store at so many changes: raises FencedAt."""
         ...
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from libs.ownership.model import Absence, Record, Row, Version, bucket_of
+from libs.ownership.orders import Order, check_order, order_of, order_text
 from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
-from libs.store.recovery import Conflict, Identity, Standing, StillHidden, Why
+from libs.store.recovery import Conflict, FencedAt, Identity, Standing, StillHidden, Why
 from libs.store.sqlite_core import Core, window
 from libs.store.sqlite_guards import count_now, removing
 from libs.store.sqlite_schema import BUCKET, ROW, absence_from, row_from, signed, values_of
@@ -26,6 +27,10 @@ RECOVERY_TABLES = (
     "CREATE INDEX conflict_open ON conflict (bucket) WHERE resolution = ''",
     # Mostly empty: apply asks it before each batch.
     "CREATE INDEX bucket_seized ON bucket (bucket) WHERE term > 0",
+)
+ORDER_COLUMNS = (
+    "ALTER TABLE standing ADD COLUMN recovery_order TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE standing ADD COLUMN fenced_at TEXT NOT NULL DEFAULT ''",
 )
 _OPEN = "SELECT 1 FROM conflict WHERE bucket = ? AND resolution = '' LIMIT 1"
 _JOURNAL = (
@@ -100,13 +105,18 @@ class SqliteRecovery:
     async def standing(self) -> Standing:
         return await self.core.database.read(_standing)
 
-    async def fence(self, reason: str) -> None:
-        statement = "UPDATE standing SET gone = ? WHERE gone = ''"
-        await self.core.database.write(lambda connection: connection.execute(statement, (reason,)))
+    async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
+        await self.core.database.write(partial(_fence, reason, order, since))
 
-    async def reopen(self) -> None:
+    async def reopen(self, *, order: Order | None = None) -> None:
         self.core.check_complete("opening a recovered store")
-        await self.core.database.write(partial(_reopen, Terms(self.core), self.core.layout.table))
+        await self.core.database.write(partial(_reopen, Terms(self.core), self.core.layout.table, order))
+
+    async def take_order(self, order: Order) -> None:
+        await self.core.database.write(partial(_take_order, order))
+
+    async def vouch(self, changes: int) -> None:
+        await self.core.database.write(partial(_vouch, changes))
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:
         await self.core.database.write(partial(_note_other, other, anew), background=True)
@@ -116,19 +126,47 @@ class SqliteRecovery:
 
 
 def _standing(connection: sqlite3.Connection) -> Standing:
-    place, changes, gone, other_place, other_changes, conflicts = connection.execute(
-        "SELECT id, changes, gone, other_place, other_changes,"
+    place, changes, gone, other_place, other_changes, order, fenced_at, conflicts = connection.execute(
+        "SELECT id, changes, gone, other_place, other_changes, recovery_order, fenced_at,"
         " (SELECT count(*) FROM conflict WHERE resolution = '') FROM standing"
     ).fetchone()
     other = None if other_place is None else Identity(other_place, other_changes)
-    return Standing(Identity(place, changes), place, gone, other, conflicts)
+    now = Identity(place, changes)
+    return Standing(now, place, gone, other, conflicts, order_of(order), FencedAt.decode(fenced_at))
 
 
-def _reopen(terms: Terms, table: str, connection: sqlite3.Connection) -> None:
+def _take_order(order: Order | None, connection: sqlite3.Connection) -> None:
+    """None: no order of a recovery. Raises LateOrder, ForeignControl."""
+    if order is not None:
+        (kept,) = connection.execute("SELECT recovery_order FROM standing").fetchone()
+        check_order(order_of(kept), order)
+        connection.execute("UPDATE standing SET recovery_order = ?", (order_text(order),))
+
+
+def _fence(reason: str, order: Order | None, since: Mapping[int, int] | None, connection: sqlite3.Connection) -> None:
+    _take_order(order, connection)
+    if since is None:
+        connection.execute("UPDATE standing SET fenced_at = ''")
+    else:
+        (changes,) = connection.execute("SELECT changes FROM standing").fetchone()
+        text = FencedAt(changes, since).encode()
+        connection.execute("UPDATE standing SET fenced_at = ? WHERE gone = ''", (text,))
+    connection.execute("UPDATE standing SET gone = ? WHERE gone = ''", (reason,))
+
+
+def _vouch(changes: int, connection: sqlite3.Connection) -> None:
+    known = _standing(connection).fenced_at
+    if known is not None and changes > known.changes:
+        text = FencedAt(changes, known.next_offsets).encode()
+        connection.execute("UPDATE standing SET fenced_at = ?", (text,))
+
+
+def _reopen(terms: Terms, table: str, order: Order | None, connection: sqlite3.Connection) -> None:
+    _take_order(order, connection)
     if connection.execute(f"{terms.hidden} LIMIT 1").fetchone() is not None:
         raise StillHidden
     count_now(connection, table)
-    if connection.execute("UPDATE standing SET gone = '' WHERE gone <> ''").rowcount:
+    if connection.execute("UPDATE standing SET gone = '', fenced_at = '' WHERE gone <> ''").rowcount:
         # Numbers that were given before the file went back are given again: no place of a watch is one of this file.
         connection.execute("UPDATE change_of SET id = lower(hex(randomblob(8)))")
 

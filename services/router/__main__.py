@@ -207,8 +207,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         Replay(stores, event_log, clock),
         Reconcile(stores, transfer, event_log, clock),
         Validate(stores, clock),
-        Seize(stores, event_log, clock),
-        Recover(stores, event_log, clock, transfer),
+        Seize(stores, event_log, clock, control_store),
+        Recover(stores, event_log, clock, control_store, transfer),
     )
     jobs = Jobs(
         control_store,

@@ -10,12 +10,13 @@ import pytest
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version, bucket_of
+from libs.ownership.orders import ForeignControl, LateOrder, Order
 from libs.ownership.rules import Answered
 from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
 from libs.store.port import Applied, ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
-from libs.store.recovery import Conflict, Identity, StillHidden, Why
+from libs.store.recovery import Conflict, FencedAt, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of
 
@@ -508,3 +509,63 @@ async def test_rows_that_no_event_can_carry_go_whole_to_the_journal_and_not_to_t
     (conflict,) = await store.seizures.conflicts(10)
     assert record_of_event(conflict.event).row == large
     assert (await store.outbox.depth()).entries == 0
+
+
+FIRST = Order(0, 1, 0, "control-1", "recover-1")
+
+
+async def test_the_highest_order_of_a_recovery_is_kept_and_a_late_one_changes_nothing(make_store: MakeStore) -> None:
+    async with make_store() as store:
+        assert (await store.recovery.standing()).order is None
+        await store.recovery.fence("being recovered", order=FIRST)
+        await store.recovery.reopen(order=FIRST._replace(stage=10))
+        for order in (FIRST, FIRST._replace(stage=9)):
+            with pytest.raises(LateOrder, match="is late"):
+                await store.recovery.fence("late", order=order)
+            with pytest.raises(LateOrder):
+                await store.recovery.take_order(order)
+        assert (await store.recovery.standing()).gone == ""
+        if store.backend == "memory":
+            return
+    async with make_store() as store:
+        with pytest.raises(LateOrder):
+            await store.recovery.fence("late, after a restart", order=FIRST)
+        second = FIRST._replace(number=2, job="recover-2")
+        await store.recovery.fence("again", order=second)
+        standing = await store.recovery.standing()
+        assert (standing.gone, standing.order) == ("again", second)
+        with pytest.raises(LateOrder):
+            await store.recovery.reopen(order=FIRST._replace(stage=10))
+        assert (await store.recovery.standing()).gone == "again"
+
+
+async def test_an_order_of_another_control_store_is_refused_until_that_is_adopted(store: StorePorts) -> None:
+    await store.recovery.take_order(FIRST._replace(number=7))
+    for epoch in (0, 0):
+        with pytest.raises(ForeignControl, match="adopt-control"):
+            await store.recovery.fence("not mine", order=Order(epoch, 99, 0, "control-2", "recover-99"))
+    adopted = Order(1, 1, 0, "control-2", "recover-1")
+    await store.recovery.fence("adopted", order=adopted)
+    assert (await store.recovery.standing()).order == adopted
+    with pytest.raises(ForeignControl):
+        await store.recovery.take_order(FIRST._replace(number=100))
+
+
+async def test_a_fence_of_admission_keeps_where_the_store_stood(make_store: MakeStore) -> None:
+    async with make_store() as store:
+        await own(store, [KEY])
+        await put(store, KEY, "r1", "w")
+        await store.recovery.fence("evidence", since={3: 7})
+        await store.recovery.fence("more of it", since={3: 9})
+        at = (await store.recovery.standing()).fenced_at
+        assert at is not None and at.next_offsets == {3: 7}
+        assert 0 < at.changes <= (await store.recovery.standing()).now.changes
+        await store.recovery.vouch(at.changes + 5)
+        await store.recovery.vouch(at.changes)
+        assert (await store.recovery.standing()).fenced_at == FencedAt(at.changes + 5, {3: 7})
+        await store.recovery.fence("being recovered", order=FIRST)
+        standing = await store.recovery.standing()
+        assert (standing.gone, standing.fenced_at) == ("evidence", None)
+        await store.recovery.reopen()
+        await store.recovery.fence("by hand")
+        assert (await store.recovery.standing()).fenced_at is None

@@ -34,6 +34,7 @@ from libs.rpc.tasks import Loop
 from libs.sandboxes.audit import SandboxAudit
 from libs.store.memory import MemoryStore
 from services.router import flows
+from services.router.control.memory import MemoryControlStore
 from services.router.flows import reconcile as flows_reconcile
 from services.router.flows import recover as flows_recover
 from services.router.flows.audit import Audit
@@ -249,9 +250,13 @@ RECOVERY = ("fence", "drain", "plan", "tell", "seize", "take", "fill", "settle",
 SEIZURE = ("fence", "plan", "tell", "seize")
 
 
+CONTROL = MemoryControlStore()
+"""Keeps the jobs whose orders the stores take."""
+
+
 def recovery(name: str, store: Store, prepare: Callable[[Store, System], Awaitable[None]], *, back: bool) -> Case:
     def make(stores: Any, log: Any) -> Recover | Seize:
-        return Recover(stores, log, CLOCK, Transfer(stores)) if back else Seize(stores, log, CLOCK)
+        return Recover(stores, log, CLOCK, CONTROL, Transfer(stores)) if back else Seize(stores, log, CLOCK, CONTROL)
 
     return Case(
         name,

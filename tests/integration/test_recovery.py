@@ -13,6 +13,7 @@ from libs.clock import SystemClock
 from libs.errors import InvalidField
 from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.ownership.orders import Order
 from libs.ownership.terms import next_term
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.rpc.tasks import Loop
@@ -22,7 +23,7 @@ from services.router.flows import recover as flows_recover
 from services.router.flows.conflicts import Conflicts, NoConflict
 from services.router.flows.jobs import JobFailed, JobKind, Position, Step
 from services.router.flows.migration import Decision
-from services.router.flows.recover import FENCED_SECONDS, Recover, Seize
+from services.router.flows.recover import FENCED_SECONDS, STAGES, Recover, Seize
 from services.router.flows.stores import Refused
 from services.router.flows.transfer import Transfer
 from services.router.flows.witness import Witness
@@ -94,7 +95,7 @@ async def b_owns(system: System, keys: list[str]) -> None:
 
 
 def recover(system: System) -> Recover:
-    return Recover(system.stores, system.log, SystemClock(), Transfer(system.stores))
+    return Recover(system.stores, system.log, SystemClock(), system.control, Transfer(system.stores))
 
 
 async def step_by_step(
@@ -106,8 +107,9 @@ async def step_by_step(
     for _ in range(STEPS):
         if until and b'"stage": "%b"' % until.encode() in checkpoint:
             return Step(checkpoint), checkpoint
-        await kind.step(Position(arguments, checkpoint, limit=100))
-        step = await kind.step(Position(arguments, checkpoint, limit=100))
+        at = Position(arguments, checkpoint, limit=100, job="recover-2")
+        await kind.step(at)
+        step = await kind.step(at)
         checkpoint = step.checkpoint
         if step.finished:
             return step, checkpoint
@@ -175,7 +177,7 @@ async def test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses
     await put(system.ports(B), KEYS[0], "unlogged", "never seen")
     await system.ports(B).recovery.fence("its machine burns")
     await system.backends[B].doorkeeper.admit()
-    step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock()))
+    step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock(), system.control))
     assert step.note == "2 buckets seized"
     changed = await put(system.ports(A), KEYS[0], "goes on", "goes on at A")
     assert changed.version == (2, 3)
@@ -193,7 +195,8 @@ async def step_by_step_without_b(system: System, kind: JobKind) -> tuple[Step, b
     """As `step_by_step`, and B's changes do not get to the log."""
     checkpoint = b""
     for _ in range(STEPS):
-        step = await kind.step(Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100))
+        arguments = {"store": "B", "confirm": "service_layer"}
+        step = await kind.step(Position(arguments, checkpoint, limit=100, job="seize-1"))
         checkpoint = step.checkpoint
         if step.finished:
             return step, checkpoint
@@ -203,7 +206,7 @@ async def step_by_step_without_b(system: System, kind: JobKind) -> tuple[Step, b
 
 
 async def test_a_store_that_answers_and_is_not_fenced_is_not_seized_from(system: System) -> None:
-    kind = Seize(system.stores, system.log, SystemClock())
+    kind = Seize(system.stores, system.log, SystemClock(), system.control)
     with pytest.raises(JobFailed, match="B answers, and is not fenced"):
         await kind.step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
 
@@ -343,14 +346,19 @@ async def test_a_store_that_lives_and_is_given_a_record_of_a_later_term_fences_i
     assert [one.why for one in await system.ports(B).seizures.conflicts(10)] == [Why.REPLACED]
 
 
-async def test_what_an_ended_recovery_asks_late_neither_fences_the_store_nor_opens_it(system: System) -> None:
+def ordered(number: int, stage: str, epoch: int = 0, control: str = "c-1") -> pb.Order:
+    job = f"recover-{number}"
+    return pb.Order(control=control, epoch=epoch, job=job, number=number, stage=STAGES.index(stage))
+
+
+async def test_a_late_order_neither_fences_the_store_nor_opens_it(system: System) -> None:
     await b_owns(system, KEYS[:1])
     client = system.stores[B]
-    fence = pb.FenceStoreRequest(reason="it is being recovered", recovery="recover-1")
+    fence = pb.FenceStoreRequest(reason="it is being recovered", order=ordered(1, "fence"))
     await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
-    opening = pb.OpenStoreRequest(gone="it is being recovered", recovery="recover-1")
+    opening = pb.OpenStoreRequest(gone="it is being recovered", order=ordered(1, "open"))
     await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
-    with pytest.raises(Refused, match="has opened the store already"):
+    with pytest.raises(Refused, match="is late"):
         await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
     assert (await system.ports(B).recovery.standing()).gone == ""
     await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
@@ -360,14 +368,82 @@ async def test_what_an_ended_recovery_asks_late_neither_fences_the_store_nor_ope
     assert (await system.ports(B).recovery.standing()).gone == "it went back again"
 
 
-async def test_a_recovery_whose_answer_was_lost_at_the_end_is_over_all_the_same(system: System) -> None:
-    """The store is open already when it is asked to open again: what comes of that recovery from now on is late."""
+async def test_every_order_of_a_recovery_is_refused_when_it_is_late(system: System) -> None:
     client = system.stores[B]
-    await client.ask(client.recovery.OpenStore, pb.OpenStoreRequest(gone="it went back", recovery="r-1"), CALL_SECONDS)
-    fence = pb.FenceStoreRequest(reason="it is being recovered", recovery="r-1")
-    with pytest.raises(Refused, match="has opened the store already"):
+    await client.ask(client.recovery.TakeOrder, pb.TakeOrderRequest(order=ordered(2, "fence")), CALL_SECONDS)
+    await system.ports(B).recovery.fence("it went back")
+    late = ordered(1, "open")
+    identity = pb.Identity(place="here", changes=1)
+    for method, request in (
+        (client.recovery.FenceStore, pb.FenceStoreRequest(reason="late", order=late)),
+        (client.recovery.TakeTerms, pb.TakeTermsRequest(order=late)),
+        (client.recovery.SettleRows, pb.SettleRowsRequest(limit=1, order=late)),
+        (client.recovery.SkipTo, pb.SkipToRequest(order=late)),
+        (client.recovery.NoteOther, pb.NoteOtherRequest(other=identity, anew=True, order=late)),
+        (client.recovery.OpenStore, pb.OpenStoreRequest(gone="it went back", order=late)),
+        (client.recovery.RecheckStore, pb.RecheckStoreRequest(order=late)),
+        (client.recovery.TakeOrder, pb.TakeOrderRequest(order=late)),
+        (client.recovery.OpenStore, pb.OpenStoreRequest(gone="it went back")),
+    ):
+        with pytest.raises(Refused, match=r"late|no number"):
+            await client.ask(method, request, CALL_SECONDS)
+
+
+async def test_a_recovery_whose_answer_was_lost_at_the_end_is_over_all_the_same(system: System) -> None:
+    """The store is open already when it is ordered to open again: orders of that recovery are late from now on."""
+    client = system.stores[B]
+    opening = pb.OpenStoreRequest(gone="it went back", order=ordered(1, "open"))
+    await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
+    fence = pb.FenceStoreRequest(reason="it is being recovered", order=ordered(1, "fence"))
+    with pytest.raises(Refused, match="is late"):
         await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
     assert system.backends[B].serving.serving
+
+
+async def test_both_stores_keep_the_orders_of_a_recovery(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    await system.ports(B).recovery.fence("it went back")
+    await system.backends[B].doorkeeper.admit()
+    await step_by_step(system, recover(system))
+    control = (await system.control.info()).id
+    for store in Store:
+        order = (await system.ports(store).recovery.standing()).order
+        assert order is not None and (order.control, STAGES[order.stage]) == (control, "open")
+
+
+async def test_another_control_store_recovers_only_when_it_is_adopted(system: System) -> None:
+    await system.ports(A).recovery.take_order(Order(3, 70, 0, "the lost control store", "recover-70"))
+    arguments = {"store": "B", "confirm": "service_layer"}
+    kind = recover(system)
+    with pytest.raises(Refused, match=r"the lost control store.*--adopt-control"):
+        await kind.step(Position(arguments, b"", limit=100, job="recover-1"))
+    assert system.backends[B].serving.serving
+    arguments["adopt_control"] = "true"
+    kind.lane(arguments)
+    adopting = await kind.step(Position(arguments, b"", limit=100, job="recover-1"))
+    assert system.backends[B].serving.serving and "adopts control store" in adopting.note
+    await kind.step(Position(arguments, adopting.checkpoint, limit=100, job="recover-1"))
+    for store in Store:
+        order = (await system.ports(store).recovery.standing()).order
+        assert order is not None and (order.epoch, order.number) == (4, 1)
+
+
+async def test_a_recheck_needs_the_other_store_and_the_log(system: System) -> None:
+    """Neither backend of this system knows the other's address."""
+    await system.ports(B).recovery.fence("the log begins at 100000: a wrong address", since={})
+    await system.backends[B].doorkeeper.admit()
+    arguments = {"store": "B", "recheck": "true"}
+    kind = recover(system)
+    kind.lane(arguments)
+    with pytest.raises(Refused, match="both the other store and the log must answer"):
+        await kind.step(Position(arguments, b"", limit=100, job="recover-1"))
+
+
+async def test_a_store_that_evidence_has_not_fenced_is_not_rechecked(system: System) -> None:
+    await system.ports(B).recovery.fence("it was seized from")
+    await system.backends[B].doorkeeper.admit()
+    with pytest.raises(JobFailed, match=r"B stays fenced: .*it was seized from; baton recover brings it back"):
+        await recover(system).step(Position({"store": "B", "recheck": "true"}, b"", limit=100, job="recover-1"))
 
 
 async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(system: System) -> None:
@@ -412,7 +488,7 @@ async def test_a_seizure_names_the_bucket_that_it_leaves_and_takes_all_others(sy
     large = await a_keeps_a_large_row_in_a_bucket_of_b(system)
     await system.ports(B).recovery.fence("its machine burns")
     await system.backends[B].doorkeeper.admit()
-    step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock()))
+    step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock(), system.control))
     assert step.note.startswith(f"2 buckets seized, 1 refused: bucket {bucket_of(large)}: {large} has ")
     owners = {one.bucket: one.owner for one in await system.ports(A).transfers.absences()}
     assert [owners[bucket_of(key)] for key in KEYS[:3]] == [B, A, A]

@@ -17,12 +17,14 @@ from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
+from libs.backend.orders import order_to_pb
 from libs.backend.state import Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventLog, LogUnavailable
 from libs.ownership.model import Absence, Store, Version, bucket_of
+from libs.ownership.orders import LateOrder, Order
 from libs.ownership.terms import TERMS_TYPE
 from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
@@ -62,7 +64,11 @@ class Rig:
     """Happens once, after the log has given its ends."""
 
     async def decide(self) -> str:
-        return await Admission(self.store, self.open_log, self._ask, Arrivals(self.store, check_nothing).read).decide()
+        return await self.admission.decide()
+
+    @property
+    def admission(self) -> Admission:
+        return Admission(self.store, self.open_log, self._ask, Arrivals(self.store, check_nothing).read)
 
     async def gone(self) -> str:
         return (await self.store.recovery.standing()).gone
@@ -80,8 +86,10 @@ class Rig:
             await meanwhile()
         answer = pb.GetStandingResponse(store=STORE_NUMBERS[Store.A])
         answer.absences.extend(absence_to_pb(one) for one in await self.a.transfers.absences())
-        known = (await self.a.recovery.standing()).other
-        if known is not None:
+        standing = await self.a.recovery.standing()
+        if standing.order is not None:
+            answer.order.CopyFrom(order_to_pb(standing.order))
+        if (known := standing.other) is not None:
             answer.other.CopyFrom(pb.Identity(place=known.place, changes=known.changes))
         return answer
 
@@ -402,6 +410,76 @@ class ExpiringLog(MemoryEventLog):
             await meanwhile()
         async with super().reader(positions) as reader:
             yield reader
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_a_fence_by_a_wrong_address_is_undone_by_a_recheck(rig: Rig, more: int) -> None:
+    """The store goes on, and its position says nothing of where it stood: only the one when it was fenced counts."""
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await rig.a.recovery.note_other(Identity("another migration's store", 0))
+    assert "another database" in await rig.decide()
+    now = (await rig.store.recovery.standing()).now
+    await rig.a.recovery.note_other(Identity(now.place, now.changes + more), anew=True)
+    await own(rig.store, ["sandboxes/b", "sandboxes/c"])
+    reason = await rig.admission.recheck()
+    assert bool(reason) == bool(await rig.gone()) == (more > 0)
+
+
+async def test_a_process_that_served_on_tells_how_far_the_store_had_come(rig: Rig) -> None:
+    await rig.a.recovery.note_other(Identity("another migration's store", 0))
+    await rig.decide()
+    now = (await rig.store.recovery.standing()).now
+    await rig.a.recovery.note_other(Identity(now.place, now.changes + 3), anew=True)
+    assert "a later state" in await rig.admission.recheck()
+    await rig.store.recovery.vouch(now.changes + 3)
+    assert await rig.admission.recheck() == await rig.gone() == ""
+
+
+async def test_evidence_in_the_log_stands_although_the_feed_has_passed_it(rig: Rig) -> None:
+    await own(rig.store, [KEY])
+    await rig.say(KEY, 2)
+    assert "version 0-2" in await rig.decide()
+    ends = await rig.log.ends()
+    await rig.store.transfers.apply([], FeedStep(tuple(Position(part, 0, end) for part, (_, end) in ends.items())))
+    assert "version 0-2" in await rig.admission.recheck()
+    assert "version 0-2" in await rig.gone()
+
+
+@pytest.mark.parametrize("without", WAYS)
+async def test_a_recheck_wants_both_answers(rig: Rig, without: Callable[[Rig], None]) -> None:
+    await rig.store.recovery.fence("evidence", since={})
+    without(rig)
+    with pytest.raises(NotAdmitted, match="both the other store and the log"):
+        await rig.admission.recheck()
+    assert await rig.gone() == "evidence"
+
+
+async def test_a_fence_by_a_recovery_is_not_undone_by_a_recheck(rig: Rig) -> None:
+    await rig.store.recovery.fence("evidence", since={})
+    await rig.store.recovery.fence("being recovered", order=Order(0, 1, 0, "c", "recover-1"))
+    assert "it was not fenced by a look at its start: evidence" in await rig.admission.recheck()
+
+
+async def test_a_store_that_starts_takes_the_higher_order_of_the_two(rig: Rig) -> None:
+    """Its database is a restored one, from before the recovery."""
+    older, newer = (Order(0, number, 10, "c", f"recover-{number}") for number in (6, 7))
+    await rig.store.recovery.take_order(older)
+    await rig.a.recovery.take_order(newer)
+    await rig.decide()
+    assert (await rig.store.recovery.standing()).order == newer
+    await rig.a.recovery.fence("it went back")
+    await rig.decide()
+    with pytest.raises(LateOrder):
+        await rig.store.recovery.fence("late", order=newer._replace(stage=0))
+
+
+async def test_a_store_that_starts_keeps_its_own_order_if_that_is_the_higher_one(rig: Rig) -> None:
+    older, newer = (Order(0, number, 10, "c", f"recover-{number}") for number in (6, 7))
+    await rig.store.recovery.take_order(newer)
+    await rig.a.recovery.take_order(older)
+    await rig.decide()
+    assert (await rig.store.recovery.standing()).order == newer
 
 
 class SilentLog(MemoryEventLog):

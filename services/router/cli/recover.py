@@ -19,6 +19,13 @@ Confirm = Annotated[
         help="The lost store's name, typed: no process of it serves, or will be started while this lasts.",
     ),
 ]
+Adopt = Annotated[
+    bool,
+    typer.Option(
+        "--adopt-control",
+        help="The stores follow another control store, which is lost or was restored: follow this one from now on.",
+    ),
+]
 NAMES = {"A": "simple_mcp", "B": "service_layer"}
 
 
@@ -27,12 +34,20 @@ def register(app: typer.Typer) -> None:
     command(app, "seize", Changing)(seize)
 
 
-def recover(
+def recover(  # noqa: PLR0913 - one parameter for each option
     options: Changing,
     store: Lost,
     confirm: Confirm = "",
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
     wait: Annotated[bool, typer.Option("--wait", help="Until it serves again; shows how far it is.")] = False,
+    adopt_control: Adopt = False,
+    recheck: Annotated[
+        bool,
+        typer.Option(
+            "--recheck",
+            help="The fence was a mistake, a wrong address for example: look again and reopen, seize nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Bring a store back that was lost: restored from a backup, emptied, promoted, or seized from. Start its processes
     first; they see at their start what has happened, and serve nothing.
@@ -53,7 +68,17 @@ def recover(
         "what comes to light later, of before the seizure, is kept in the journal of conflicts (baton conflicts)",
         f"{name} is filled from {other}, compared, and opened",
     ]
-    arguments = {"store": lost, "confirm": _confirmed(options, name, effects, confirm)}
+    if recheck:
+        effects = [
+            f"{name} compares its state when it was fenced with {other} and the log, and serves again if they agree",
+            f"{name} must not have been restored since it was fenced",
+        ]
+        arguments = {"store": lost, "recheck": "true"}
+    else:
+        arguments = {"store": lost, "confirm": _confirmed(options, name, effects, confirm)}
+    if adopt_control:
+        effects.append("both stores refuse orders of the control store that they followed until now")
+        arguments["adopt_control"] = "true"
     run_job(options, Wanted("recover", arguments, parse_rate(rate)), effects, wait=wait)
 
 
@@ -62,6 +87,7 @@ def seize(
     store: Lost,
     confirm: Confirm = "",
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done; shows how far it is.")] = False,
+    adopt_control: Adopt = False,
 ) -> None:
     """Make the share of a store that is away the other one's, so that its records can be written again. For when it
     will not be back soon; a store whose processes can be started comes back by `baton recover`.
@@ -78,6 +104,8 @@ def seize(
         f"{name} must stay stopped until this is done; after that it serves again only by `baton recover {name}`",
     ]
     arguments = {"store": lost, "confirm": _confirmed(options, name, effects, confirm)}
+    if adopt_control:
+        arguments["adopt_control"] = "true"
     run_job(options, Wanted("seize", arguments), effects, wait=wait)
 
 

@@ -15,21 +15,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from libs.backend.orders import order_from_pb
 from libs.clock import Clock
 from libs.errors import InvalidField
 from libs.eventlog.port import EventLog
 from libs.ownership.model import BUCKETS, Store
+from libs.ownership.orders import Order, higher
 from libs.ownership.wire import version_from_pb
-from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from services.router.control.codec import number_of_job
+from services.router.control.info import Described
 from services.router.flows.backfill import Backfill
 from services.router.flows.jobs import JobFailed, Position, Step
 from services.router.flows.seizing import CALL_SECONDS, SEIZE_BUCKETS, Seizing, Told
 from services.router.flows.stores import Away, Stores
 from services.router.flows.transfer import Transfer
+
+TRUE = "true"
+RECHECK = "recheck"
+ADOPT_CONTROL = "adopt_control"
 
 NAMES = {Store.A: "simple_mcp", Store.B: "service_layer"}
 """What a person types to confirm."""
@@ -44,11 +52,17 @@ SETTLE_ROWS = 500
 COMPARE_BUCKETS = 64
 
 
+STAGES = ("fence", "drain", "plan", "tell", "seize", "take", "fill", "settle", "compare", "recheck", "open", "await")
+"""In their order, by which late orders are recognised."""
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     """What the steps have come to."""
 
     stage: str = "fence"
+    epoch: int | None = None
+    """Of the job's orders; None before the first one."""
     told: tuple[tuple[int, int], ...] = ()
     """Buckets, and the terms in which they are seized."""
     ends: dict[str, int] = field(default_factory=dict)
@@ -79,7 +93,9 @@ class _State:
     def decode(cls, checkpoint: bytes) -> _State:
         if not checkpoint:
             return cls()
-        values: dict[str, Any] = json.loads(checkpoint)
+        found: dict[str, Any] = json.loads(checkpoint)
+        # A later release may have written more.
+        values = {name.name: found[name.name] for name in fields(cls) if name.name in found}
         told = tuple((bucket, term) for bucket, term in values["told"])
         return cls(**{**values, "told": told, "refused": tuple(values.get("refused", ()))})
 
@@ -111,27 +127,54 @@ class _Job:
 
     name = ""
     unit = "records"
+    options: tuple[str, ...] = (ADOPT_CONTROL,)
+    """Arguments beside the store and its confirmation; each is "true" or not given."""
 
-    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock) -> None:
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, control: Described) -> None:
+        self._control = control
         self._stores = stores
         self._event_log = event_log
         self._clock = clock
 
     def lane(self, arguments: Mapping[str, str]) -> str:
         """Raises InvalidField."""
-        unknown = sorted(set(arguments) - {"store", "confirm"})
+        unknown = sorted(set(arguments) - {"store", "confirm", *self.options})
         if unknown:
-            raise InvalidField("arguments", unknown[0], "store and confirm")
+            raise InvalidField("arguments", unknown[0], ", ".join(("store", "confirm", *self.options)))
+        for name in self.options:
+            if arguments.get(name, TRUE) != TRUE:
+                raise InvalidField(name, arguments[name], f"{TRUE}, or nothing")
         store = _store(arguments)
-        if arguments.get("confirm") != NAMES[store]:
+        if not arguments.get(RECHECK) and arguments.get("confirm") != NAMES[store]:
             raise InvalidField("confirm", arguments.get("confirm", ""), f"the name of the lost store, {NAMES[store]}")
         return f"recovery of {store}"
 
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients and the log raise, JobFailed."""
         state = _State.decode(at.checkpoint)
-        seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments))
+        if not at.checkpoint and at.arguments.get(RECHECK):
+            state = state.next("recheck")
+        control = (await self._control.info()).id
+        order = Order(state.epoch or 0, number_of_job(at.job), STAGES.index(state.stage), control, at.job)
+        seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments), order)
+        if state.epoch is None:
+            kept = await self._kept(seizing)
+            epoch = kept.epoch if kept is not None else 0
+            state = replace(state, epoch=epoch)
+            if at.arguments.get(ADOPT_CONTROL) and kept is not None and kept.control != control:
+                # A step of its own: a router that is late cannot write its place down, so it adopts nothing.
+                return _step(replace(state, epoch=epoch + 1), note=f"adopts control store {control}")
+            seizing.order = order._replace(epoch=epoch)
         return await getattr(self, f"_{state.stage}")(state, seizing, at)  # type: ignore[no-any-return]
+
+    async def _kept(self, seizing: Seizing) -> Order | None:
+        """The highest order that a store has taken."""
+        kept: Order | None = None
+        for client in (seizing.seizer, seizing.lost):
+            with suppress(Away):
+                standing = await seizing.standing(client)
+                kept = higher(kept, order_from_pb(standing.order) if standing.HasField("order") else None)
+        return kept
 
     async def _plan(self, state: _State, seizing: Seizing, at: Position) -> Step:
         """Which buckets, in which terms. Written down before the log is told: whoever tells it again says the same,
@@ -191,9 +234,12 @@ class Recover(_Job):
     """A `JobKind`: `store` is the one to bring back, A or B; `confirm` its name."""
 
     name = RECOVER
+    options = (ADOPT_CONTROL, RECHECK)
 
-    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, transfer: Transfer) -> None:
-        super().__init__(stores, event_log, clock)
+    def __init__(
+        self, stores: Stores, event_log: EventLog, clock: Clock, control: Described, transfer: Transfer
+    ) -> None:
+        super().__init__(stores, event_log, clock, control)
         self._transfer = transfer
         self._filling = Backfill(stores, clock)
         self._fenced: dict[str, float] = {}
@@ -207,9 +253,8 @@ class Recover(_Job):
             raise JobFailed(f"{seizer} is gone itself, so it cannot seize: {there.gone}; nothing was changed")
         if not there.serving:
             return _wait(state, f"{seizer}, which is to seize, does not serve yet; {client.store} is not fenced before")
-        request = pb.FenceStoreRequest(reason=f"it is being recovered by {at.job or self.name}", recovery=at.job)
         try:
-            await client.ask(client.recovery.FenceStore, request, CALL_SECONDS)
+            await seizing.fence(f"it is being recovered by {at.job or self.name}", at.job)
             gone = (await seizing.standing(client)).gone
         except Away as error:
             return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
@@ -217,6 +262,12 @@ class Recover(_Job):
         self._fenced[at.job] = self._clock.monotonic()
         after = replace(state, stage="drain", gone=gone)
         return _wait(after, f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
+
+    async def _recheck(self, state: _State, seizing: Seizing, at: Position) -> Step:
+        lost = seizing.lost.store
+        if gone := await seizing.recheck():
+            raise JobFailed(f"{lost} stays fenced: {gone}; cancel this job, then use baton recover without --recheck")
+        return _step(state.next("await"), note=f"the evidence against {lost} is gone")
 
     async def _drain(self, state: _State, seizing: Seizing, at: Position) -> Step:
         """What the gone store still has, the log gets; a write that ends later is told as done, and would be lost. So a
@@ -315,7 +366,8 @@ class Recover(_Job):
             return _wait(state, f"{lost} is about to serve")
         # Asked for, not counted: what a step did whose router died would be missing.
         journaled = f"; its journal has {standing.conflicts} conflicts" if standing.conflicts else ""
-        return _step(state, note=f"{lost} serves again, with {state.filled} records{journaled}", finished=True)
+        filled = "" if at.arguments.get(RECHECK) else f", with {state.filled} records"
+        return _step(state, note=f"{lost} serves again{filled}{journaled}", finished=True)
 
 
 def _store(arguments: Mapping[str, str]) -> Store:

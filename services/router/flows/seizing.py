@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import grpc
+
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.port import Event, EventLog
 from libs.ownership.model import Absence, Store
+from libs.ownership.orders import Order
 from libs.ownership.terms import TERMS_TYPE, is_share, next_term
 from libs.ownership.wire import STORE_NUMBERS, absence_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
-from services.router.flows.stores import StoreClient, Stores
+from services.router.flows.stores import Refused, StoreClient, Stores
 
 CALL_SECONDS = 10.0
 SEIZE_BUCKETS = 16
@@ -44,11 +47,13 @@ class Stake(NamedTuple):
 
 
 class Seizing:
-    """Of one lost store. Raises what the stores' clients and the log raise."""
+    """Of one lost store. Raises what the stores' clients and the log raise. `order`: sent with each order, so that
+    a late one is refused."""
 
-    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, lost: Store) -> None:
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, lost: Store, order: Order) -> None:
         self.lost = stores[lost]
         self.seizer = stores[lost.other]
+        self.order = order
         self._log = event_log
         self._clock = clock
 
@@ -108,7 +113,7 @@ class Seizing:
     async def seize(self, told: Sequence[Told], ends: Mapping[int, int]) -> dict[int, str]:
         """Returns the buckets that cannot be seized as they are, each with the reason."""
         client = self.seizer
-        request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends, name_refused=True)
+        request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends, name_refused=True, order=self._order)
         answer: pb.SeizeBucketsResponse = await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
         return {one.bucket: one.reason for one in answer.refused}
 
@@ -116,21 +121,53 @@ class Seizing:
         """The gone store takes what the seizer says of all buckets; its feed goes on where the seizer had read to."""
         taken = await self.standing(self.seizer, absences=True)
         client = self.lost
-        await client.ask(client.recovery.TakeTerms, pb.TakeTermsRequest(absences=taken.absences), CALL_SECONDS)
-        await client.ask(client.recovery.SkipTo, pb.SkipToRequest(next_offsets=ends), CALL_SECONDS)
+        terms = pb.TakeTermsRequest(absences=taken.absences, order=self._order)
+        await client.ask(client.recovery.TakeTerms, terms, CALL_SECONDS)
+        skip = pb.SkipToRequest(next_offsets=ends, order=self._order)
+        await client.ask(client.recovery.SkipTo, skip, CALL_SECONDS)
 
     async def settle(self, limit: int) -> int:
         client = self.lost
-        answer = await client.ask(client.recovery.SettleRows, pb.SettleRowsRequest(limit=limit), CALL_SECONDS)
+        answer = await client.ask(
+            client.recovery.SettleRows, pb.SettleRowsRequest(limit=limit, order=self._order), CALL_SECONDS
+        )
         return int(answer.settled)
+
+    async def fence(self, reason: str, recovery: str) -> None:
+        """The seizer keeps the order first: if the lost store's own database is a restored one, it learns it there."""
+        await self.take_order()
+        request = pb.FenceStoreRequest(reason=reason, recovery=recovery, order=self._order)
+        await self.lost.ask(self.lost.recovery.FenceStore, request, CALL_SECONDS)
+
+    async def take_order(self) -> None:
+        client = self.seizer
+        try:
+            await client.ask(client.recovery.TakeOrder, pb.TakeOrderRequest(order=self._order), CALL_SECONDS)
+        except Refused as error:
+            # A store of an earlier release keeps no orders.
+            if error.code != grpc.StatusCode.UNIMPLEMENTED.name:
+                raise
+
+    async def recheck(self) -> str:
+        """Why the lost store stays fenced, or ""."""
+        await self.take_order()
+        client = self.lost
+        request = pb.RecheckStoreRequest(order=self._order)
+        return str((await client.ask(client.recovery.RecheckStore, request, CALL_SECONDS)).gone)
+
+    @property
+    def _order(self) -> pb.Order:
+        one = self.order
+        return pb.Order(control=one.control, epoch=one.epoch, job=one.job, number=one.number, stage=one.stage)
 
     async def open(self, gone: str, recovery: str) -> None:
         """Each knows the other one as it is now; then the lost one opens. What it knew of the seizer may be as old as
         its backup, and would make the seizer's next start look like that of another database."""
         for client, other in ((self.seizer, self.lost), (self.lost, self.seizer)):
             now = (await self.standing(other)).now
-            await client.ask(client.recovery.NoteOther, pb.NoteOtherRequest(other=now, anew=True), CALL_SECONDS)
-        request = pb.OpenStoreRequest(gone=gone, recovery=recovery)
+            note = pb.NoteOtherRequest(other=now, anew=True, order=self._order)
+            await client.ask(client.recovery.NoteOther, note, CALL_SECONDS)
+        request = pb.OpenStoreRequest(gone=gone, recovery=recovery, order=self._order)
         await self.lost.ask(self.lost.recovery.OpenStore, request, CALL_SECONDS)
 
 

@@ -14,7 +14,7 @@ from libs.store.limits import OutboxLimits
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_aside import ASIDE_TABLES
 from libs.store.sqlite_guards import guard_tables
-from libs.store.sqlite_recovery import RECOVERY_TABLES
+from libs.store.sqlite_recovery import ORDER_COLUMNS, RECOVERY_TABLES
 from libs.store.sqlite_schema import (
     PARKED_MESSAGE,
     PROGRESS_MARK,
@@ -66,6 +66,7 @@ MIGRATIONS = (
     Migration(8, ASIDE_TABLES),
     Migration(9, PROGRESS_MARK),
     Migration(10, list_indexes("record", LAYOUT.filters)),
+    Migration(11, ORDER_COLUMNS),
 )
 
 

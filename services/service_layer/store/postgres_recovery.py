@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from libs.store.recovery import Identity, Standing, StillHidden
+from libs.ownership.orders import Order, check_order, order_of, order_text
+from libs.store.recovery import FencedAt, Identity, Standing, StillHidden
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import COUNT_NOW
 from services.service_layer.store.postgres_place import PLACE, Anchor
@@ -14,9 +16,12 @@ from services.service_layer.store.postgres_rows import columnar
 HIDDEN = "FROM bucket b JOIN record r ON r.bucket = b.bucket AND r.term < b.term WHERE b.term > 0"
 
 _STANDING = "SELECT *, (SELECT count(*) FROM conflict WHERE resolution = '') AS conflicts FROM standing"
-_FENCE = "UPDATE standing SET gone = $1 WHERE gone = ''"
+_HELD = "SELECT * FROM standing FOR UPDATE"
+_FENCE = "UPDATE standing SET gone = CASE WHEN gone = '' THEN $1 ELSE gone END, recovery_order = $2, fenced_at = $3"
+_ORDER = "UPDATE standing SET recovery_order = $1"
+_VOUCH = "UPDATE standing SET fenced_at = $1"
 _REOPEN = (
-    f"UPDATE standing s SET gone = '', place = {PLACE},"
+    f"UPDATE standing s SET gone = '', fenced_at = '', recovery_order = $1, place = {PLACE},"
     # What a database that went back calls its transactions was said before, of others: no place of a watch is known.
     " watched = CASE WHEN gone = '' THEN watched ELSE gen_random_uuid() END"
     f" WHERE NOT EXISTS (SELECT {HIDDEN}) RETURNING 1"
@@ -31,6 +36,14 @@ _SKIP_TO = (
 )
 
 
+def _taken(row: Any, order: Order | None) -> str:
+    """What the store keeps; None: no order of a recovery. Raises LateOrder, ForeignControl."""
+    if order is None:
+        return str(row["recovery_order"])
+    check_order(order_of(row["recovery_order"]), order)
+    return order_text(order)
+
+
 class PostgresRecovery:
     """`libs.store.recovery.Recovery`."""
 
@@ -43,19 +56,49 @@ class PostgresRecovery:
             now = await self._anchor.ask(connection)
             row = await connection.fetchrow(_STANDING)
             other = None if row["other_place"] is None else Identity(row["other_place"], row["other_changes"])
-            return Standing(now, row["place"], row["gone"], other, row["conflicts"])
+            order, fenced_at = order_of(row["recovery_order"]), FencedAt.decode(row["fenced_at"])
+            return Standing(now, row["place"], row["gone"], other, row["conflicts"], order, fenced_at)
 
         return await self._pool.run(work)
 
-    async def fence(self, reason: str) -> None:
-        await self._run(_FENCE, reason)
+    async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
+        async def work(connection: Connection, row: Any) -> None:
+            kept = _taken(row, order)
+            fenced_at = "" if since is None else row["fenced_at"]
+            if since is not None and not row["gone"]:
+                fenced_at = FencedAt((await self._anchor.ask(connection)).changes, since).encode()
+            await connection.execute(_FENCE, reason, kept, fenced_at)
 
-    async def reopen(self) -> None:
+        await self._hold(work)
+
+    async def reopen(self, *, order: Order | None = None) -> None:
+        async def work(connection: Connection, row: Any) -> None:
+            if not await connection.fetch(_REOPEN, _taken(row, order)):
+                raise StillHidden
+            await connection.execute(COUNT_NOW)
+
+        await self._hold(work)
+
+    async def take_order(self, order: Order) -> None:
+        async def work(connection: Connection, row: Any) -> None:
+            await connection.execute(_ORDER, _taken(row, order))
+
+        await self._hold(work)
+
+    async def vouch(self, changes: int) -> None:
+        async def work(connection: Connection, row: Any) -> None:
+            known = FencedAt.decode(row["fenced_at"])
+            if known is not None and changes > known.changes:
+                await connection.execute(_VOUCH, FencedAt(changes, known.next_offsets).encode())
+
+        await self._hold(work)
+
+    async def _hold(self, change: Callable[[Connection, Any], Awaitable[None]]) -> None:
+        """One transaction that holds the row: of two orders at once the second one sees the first."""
+
         async def work(connection: Connection) -> None:
             async with transaction(connection):
-                if await connection.fetchval(_REOPEN) is None:
-                    raise StillHidden
-                await connection.execute(COUNT_NOW)
+                await change(connection, await connection.fetchrow(_HELD))
 
         await self._pool.run(work)
 

@@ -18,7 +18,7 @@ from libs.store.sqlite_aside import ASIDE_TABLES
 from libs.store.sqlite_fill import SMALL_ROWS, Fill
 from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_old import OldRows
-from libs.store.sqlite_recovery import RECOVERY_TABLES
+from libs.store.sqlite_recovery import ORDER_COLUMNS, RECOVERY_TABLES
 from libs.store.sqlite_schema import PARKED_MESSAGE, PROGRESS_MARK, bases_column, lease_columns, list_indexes
 from libs.store.sqlite_watch import change_tables
 from services.simple_mcp.store.fitness import UnfitFile, check_fitness, check_triggers
@@ -45,6 +45,7 @@ MIGRATIONS = (
     Migration(8, ASIDE_TABLES),
     Migration(9, PROGRESS_MARK),
     Migration(10, list_indexes("sandboxes", LAYOUT.filters)),
+    Migration(11, ORDER_COLUMNS),
 )
 
 

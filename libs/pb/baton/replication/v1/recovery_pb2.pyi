@@ -93,6 +93,118 @@ class Terms(_message.Message):
 Global___Terms: _TypeAlias = Terms  # noqa: Y015
 
 @_typing.final
+class Order(_message.Message):
+    """Names an order of a recovery. An order that is lower than one that was taken is refused, also after restarts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    control: _builtins.str
+    """Id of the control store that keeps the job."""
+    epoch: _builtins.int
+    """Grows when an operator adopts another control store."""
+    job: _builtins.str
+    """"recover-7"."""
+    number: _builtins.int
+    stage: _builtins.int
+    """Of the job's stages, in their order."""
+    def __init__(
+        self,
+        *,
+        control: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        job: _builtins.str = ...,
+        number: _builtins.int = ...,
+        stage: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "epoch", b"epoch", "job", b"job", "number", b"number", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Order: _TypeAlias = Order  # noqa: Y015
+
+@_typing.final
+class TakeOrderRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order: ...
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeOrderRequest: _TypeAlias = TakeOrderRequest  # noqa: Y015
+
+@_typing.final
+class TakeOrderResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeOrderResponse: _TypeAlias = TakeOrderResponse  # noqa: Y015
+
+@_typing.final
+class RecheckStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order: ...
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecheckStoreRequest: _TypeAlias = RecheckStoreRequest  # noqa: Y015
+
+@_typing.final
+class RecheckStoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GONE_FIELD_NUMBER: _builtins.int
+    gone: _builtins.str
+    """Why the store stays fenced; empty when it may serve again."""
+    def __init__(
+        self,
+        *,
+        gone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecheckStoreResponse: _TypeAlias = RecheckStoreResponse  # noqa: Y015
+
+@_typing.final
 class GetStandingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,6 +235,7 @@ class GetStandingResponse(_message.Message):
     CONFLICTS_FIELD_NUMBER: _builtins.int
     ABSENCES_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
     gone: _builtins.str
     """Why the store must not serve until it is recovered; empty when it may."""
@@ -137,6 +250,10 @@ class GetStandingResponse(_message.Message):
 
     @_builtins.property
     def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The highest order of a recovery that it has taken."""
+
     def __init__(
         self,
         *,
@@ -147,13 +264,19 @@ class GetStandingResponse(_message.Message):
         conflicts: _builtins.int = ...,
         absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
         store: _record_pb2.Store.ValueType = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "now", b"now", "other", b"other"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "now", b"now", "order", b"order", "other", b"other"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "absences", b"absences", "conflicts", b"conflicts", "gone", b"gone", "now", b"now", "other", b"other", "serving", b"serving", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "absences", b"absences", "conflicts", b"conflicts", "gone", b"gone", "now", b"now", "order", b"order", "other", b"other", "serving", b"serving", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__order: _TypeAlias = _typing.Literal["order"]  # noqa: Y015
+    _WhichOneofArgType__order: _TypeAlias = _typing.Literal["_order", b"_order"]  # noqa: Y015
     _WhichOneofReturnType__other: _TypeAlias = _typing.Literal["other"]  # noqa: Y015
     _WhichOneofArgType__other: _TypeAlias = _typing.Literal["_other", b"_other"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__order) -> _WhichOneofReturnType__order | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__other) -> _WhichOneofReturnType__other | None: ...
 
 Global___GetStandingResponse: _TypeAlias = GetStandingResponse  # noqa: Y015
@@ -164,18 +287,22 @@ class FenceStoreRequest(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     recovery: _builtins.str
-    """The same in all that one recovery asks: it fences no more what it has opened, if it comes late."""
+    """For stores of an earlier release: the job."""
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         recovery: _builtins.str = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "recovery", b"recovery"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "reason", b"reason", "recovery", b"recovery"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +355,7 @@ class SeizeBucketsRequest(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     ENDS_FIELD_NUMBER: _builtins.int
     NAME_REFUSED_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     name_refused: _builtins.bool
     """Name buckets that cannot be seized because a row is larger than an event may be, and seize the others. Without it
     the first such bucket ends the call.
@@ -238,16 +366,19 @@ class SeizeBucketsRequest(_message.Message):
     def ends(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Where the log ends, by partition: this store must have read so far."""
 
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         buckets: _abc.Iterable[Global___Terms.Bucket] | None = ...,
         ends: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         name_refused: _builtins.bool = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "ends", b"ends", "name_refused", b"name_refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "ends", b"ends", "name_refused", b"name_refused", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,16 +435,20 @@ class TakeTermsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ABSENCES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,15 +474,19 @@ class SettleRowsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMIT_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,19 +517,23 @@ class OpenStoreRequest(_message.Message):
 
     GONE_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     gone: _builtins.str
     """Why the store was gone when its recovery began: gone for another reason it stays."""
     recovery: _builtins.str
     """As in FenceStoreRequest."""
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         gone: _builtins.str = ...,
         recovery: _builtins.str = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "recovery", b"recovery"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "order", b"order", "recovery", b"recovery"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,19 +560,23 @@ class NoteOtherRequest(_message.Message):
 
     OTHER_FIELD_NUMBER: _builtins.int
     ANEW_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     anew: _builtins.bool
-    """Whatever was known before."""
+    """Whatever was known before; an order of a recovery."""
     @_builtins.property
     def other(self) -> Global___Identity: ...
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         other: Global___Identity | None = ...,
         anew: _builtins.bool = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["other", b"other"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "other", b"other"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anew", b"anew", "other", b"other"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anew", b"anew", "order", b"order", "other", b"other"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,16 +622,20 @@ class SkipToRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NEXT_OFFSETS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def next_offsets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]: ...
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
         next_offsets: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_offsets", b"next_offsets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_offsets", b"next_offsets", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

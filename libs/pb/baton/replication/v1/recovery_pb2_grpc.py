@@ -79,6 +79,16 @@ class RecoveryServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.ListConflictsRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_recovery__pb2.ListConflictsResponse.FromString,
                 _registered_method=True)
+        self.TakeOrder = channel.unary_unary(
+                '/baton.replication.v1.RecoveryService/TakeOrder',
+                request_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.TakeOrderRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_recovery__pb2.TakeOrderResponse.FromString,
+                _registered_method=True)
+        self.RecheckStore = channel.unary_unary(
+                '/baton.replication.v1.RecoveryService/RecheckStore',
+                request_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.RecheckStoreRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_recovery__pb2.RecheckStoreResponse.FromString,
+                _registered_method=True)
         self.ResolveConflict = channel.unary_unary(
                 '/baton.replication.v1.RecoveryService/ResolveConflict',
                 request_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.ResolveConflictRequest.SerializeToString,
@@ -153,6 +163,20 @@ class RecoveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeOrder(self, request, context):
+        """The store keeps the order, so that earlier ones are refused from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecheckStore(self, request, context):
+        """A store that was fenced at its start looks again, from where it stood then, and may serve if the evidence is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResolveConflict(self, request, context):
         """A person has looked at a conflict.
         """
@@ -207,6 +231,16 @@ def add_RecoveryServiceServicer_to_server(servicer, server):
                     servicer.ListConflicts,
                     request_deserializer=baton_dot_replication_dot_v1_dot_recovery__pb2.ListConflictsRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.ListConflictsResponse.SerializeToString,
+            ),
+            'TakeOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeOrder,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_recovery__pb2.TakeOrderRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.TakeOrderResponse.SerializeToString,
+            ),
+            'RecheckStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecheckStore,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_recovery__pb2.RecheckStoreRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_recovery__pb2.RecheckStoreResponse.SerializeToString,
             ),
             'ResolveConflict': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveConflict,
@@ -457,6 +491,60 @@ class RecoveryService:
             '/baton.replication.v1.RecoveryService/ListConflicts',
             baton_dot_replication_dot_v1_dot_recovery__pb2.ListConflictsRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_recovery__pb2.ListConflictsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.RecoveryService/TakeOrder',
+            baton_dot_replication_dot_v1_dot_recovery__pb2.TakeOrderRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_recovery__pb2.TakeOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.RecoveryService/RecheckStore',
+            baton_dot_replication_dot_v1_dot_recovery__pb2.RecheckStoreRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_recovery__pb2.RecheckStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

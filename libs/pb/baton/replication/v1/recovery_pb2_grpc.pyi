@@ -53,6 +53,10 @@ class RecoveryServiceStub:
     """The feed of a gone store goes on from here, if it is not further."""
     ListConflicts: _grpc.UnaryUnaryMultiCallable[_recovery_pb2.ListConflictsRequest, _recovery_pb2.ListConflictsResponse]
     """Changes that seizures have left behind, unresolved ones first."""
+    TakeOrder: _grpc.UnaryUnaryMultiCallable[_recovery_pb2.TakeOrderRequest, _recovery_pb2.TakeOrderResponse]
+    """The store keeps the order, so that earlier ones are refused from now on."""
+    RecheckStore: _grpc.UnaryUnaryMultiCallable[_recovery_pb2.RecheckStoreRequest, _recovery_pb2.RecheckStoreResponse]
+    """A store that was fenced at its start looks again, from where it stood then, and may serve if the evidence is gone."""
     ResolveConflict: _grpc.UnaryUnaryMultiCallable[_recovery_pb2.ResolveConflictRequest, _recovery_pb2.ResolveConflictResponse]
     """A person has looked at a conflict."""
 
@@ -79,6 +83,10 @@ class RecoveryServiceAsyncStub(RecoveryServiceStub):
     """The feed of a gone store goes on from here, if it is not further."""
     ListConflicts: _aio.UnaryUnaryMultiCallable[_recovery_pb2.ListConflictsRequest, _recovery_pb2.ListConflictsResponse]  # type: ignore[assignment]
     """Changes that seizures have left behind, unresolved ones first."""
+    TakeOrder: _aio.UnaryUnaryMultiCallable[_recovery_pb2.TakeOrderRequest, _recovery_pb2.TakeOrderResponse]  # type: ignore[assignment]
+    """The store keeps the order, so that earlier ones are refused from now on."""
+    RecheckStore: _aio.UnaryUnaryMultiCallable[_recovery_pb2.RecheckStoreRequest, _recovery_pb2.RecheckStoreResponse]  # type: ignore[assignment]
+    """A store that was fenced at its start looks again, from where it stood then, and may serve if the evidence is gone."""
     ResolveConflict: _aio.UnaryUnaryMultiCallable[_recovery_pb2.ResolveConflictRequest, _recovery_pb2.ResolveConflictResponse]  # type: ignore[assignment]
     """A person has looked at a conflict."""
 
@@ -156,6 +164,22 @@ class RecoveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recovery_pb2.ListConflictsResponse, _abc.Awaitable[_recovery_pb2.ListConflictsResponse]]:
         """Changes that seizures have left behind, unresolved ones first."""
+
+    @_abc_1.abstractmethod
+    def TakeOrder(
+        self,
+        request: _recovery_pb2.TakeOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recovery_pb2.TakeOrderResponse, _abc.Awaitable[_recovery_pb2.TakeOrderResponse]]:
+        """The store keeps the order, so that earlier ones are refused from now on."""
+
+    @_abc_1.abstractmethod
+    def RecheckStore(
+        self,
+        request: _recovery_pb2.RecheckStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recovery_pb2.RecheckStoreResponse, _abc.Awaitable[_recovery_pb2.RecheckStoreResponse]]:
+        """A store that was fenced at its start looks again, from where it stood then, and may serve if the evidence is gone."""
 
     @_abc_1.abstractmethod
     def ResolveConflict(
