@@ -32,6 +32,7 @@ UNGUARDED = (
     "DROP TABLE aside",
     "DROP TRIGGER record_delete",
     "CREATE TRIGGER record_delete BEFORE DELETE ON record BEGIN SELECT RAISE(ABORT, 'record: never'); END",
+    "ALTER TABLE progress DROP COLUMN mark",
     "ALTER TABLE standing DROP COLUMN recovery_order",
     "ALTER TABLE standing DROP COLUMN fenced_at",
     "PRAGMA user_version = 6",
