@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
+from services.router.control.port import DamagedSetting
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase, Setting
@@ -42,6 +43,17 @@ def setting_from_json(text: str) -> Setting:
         shadow_same=bool(found.get("shadow_same", False)),
         shadow_since=int(found.get("shadow_since", 0)),
     )
+
+
+def read_setting(generation: int, text: str) -> Setting:
+    """The setting in a row of that generation. Raises DamagedSetting."""
+    try:
+        setting = setting_from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedSetting(generation, f"{type(error).__name__}: {error}") from error
+    if setting.generation != generation:
+        raise DamagedSetting(generation, f"it says generation {setting.generation}, its row {generation}")
+    return setting
 
 
 def _flags(found: Mapping[str, object]) -> tuple[tuple[str, bool], ...]:

@@ -20,6 +20,17 @@ class ControlUnavailable(BatonError):
     retry_seconds = 1.0
 
 
+class DamagedSetting(ControlUnavailable):
+    """The setting in the control store cannot be read. A rollback writes over it; nothing else changes it."""
+
+    reason = "SETTING_DAMAGED"
+
+    def __init__(self, generation: int, detail: str) -> None:
+        super().__init__(detail=detail)
+        self.generation = generation
+        """Of the row: the condition of the change that writes over it."""
+
+
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """One change of the setting. Appended with the change, never altered."""
@@ -87,7 +98,10 @@ class ControlStore(Protocol):
     """Every method raises ControlUnavailable within two seconds when the store is away."""
 
     async def load(self) -> Setting:
-        """The current setting; the first ever call makes generation 1 with phase OFF and journals "start"."""
+        """The current setting; the first ever call makes generation 1 with phase OFF and journals "start".
+
+        Raises DamagedSetting if what is there cannot be read.
+        """
         ...
 
     async def change(self, entry: JournalEntry) -> bool:

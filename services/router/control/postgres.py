@@ -14,7 +14,13 @@ import asyncpg
 from libs.clock import Clock, SystemClock
 from libs.store.port import NewerSchema
 from services.router.control import postgres_jobs
-from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
+from services.router.control.codec import (
+    gates_from_json,
+    gates_to_json,
+    read_setting,
+    setting_from_json,
+    setting_to_json,
+)
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
 from services.router.control.port import (
@@ -308,8 +314,9 @@ async def _prepare(connection: _Connection) -> None:
 
 
 async def _load(connection: _Connection, now: float) -> Setting:
-    value = await connection.fetchval("SELECT value FROM baton_control.setting")
-    if value is None:
+    find = "SELECT generation, value FROM baton_control.setting"
+    row = await connection.fetchrow(find)
+    if row is None:
         first = JournalEntry(now, "baton", "start", "", Setting(), Setting(generation=1))
         async with connection.transaction():
             made = await connection.fetchval(
@@ -318,8 +325,8 @@ async def _load(connection: _Connection, now: float) -> Setting:
             )
             if made:
                 await _append(connection, first)
-        value = await connection.fetchval("SELECT value FROM baton_control.setting")
-    return setting_from_json(value)
+        row = await connection.fetchrow(find)
+    return read_setting(*row)
 
 
 async def _change(connection: _Connection, entry: JournalEntry) -> bool:

@@ -15,7 +15,13 @@ from libs.errors import DiskFull, LockTimeout, Overloaded
 from libs.sqlite import Database, Migration, Options
 from libs.store.port import StoreUnavailable
 from services.router.control import sqlite_jobs
-from services.router.control.codec import gates_from_json, gates_to_json, setting_from_json, setting_to_json
+from services.router.control.codec import (
+    gates_from_json,
+    gates_to_json,
+    read_setting,
+    setting_from_json,
+    setting_to_json,
+)
 from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, Sightings
 from services.router.control.port import (
@@ -222,8 +228,8 @@ def _report(connection: sqlite3.Connection, report: Report) -> None:
 
 
 def _find(connection: sqlite3.Connection) -> Setting | None:
-    row = connection.execute("SELECT value FROM setting").fetchone()
-    return setting_from_json(row[0]) if row else None
+    row = connection.execute("SELECT generation, value FROM setting").fetchone()
+    return read_setting(*row) if row else None
 
 
 def _start(connection: sqlite3.Connection, now: float) -> Setting:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from libs.clock import Clock
 from libs.errors import InvalidField
-from services.router.control.port import AUTOMATIC, ControlStore, JournalEntry
+from services.router.control.port import AUTOMATIC, ControlStore, DamagedSetting, JournalEntry
 from services.router.core import phase as phases
 from services.router.core.consistency import stores_alert
 from services.router.core.evidence import horizon_alert, shadow_alert
@@ -163,13 +163,12 @@ class Migration:
 
     async def rollback(self, decision: Decision, to: Phase) -> Setting:
         """Back to an earlier phase, without gates. Raises as `advance` does, but never Blocked."""
-        before = await self._begin(decision)
+        before, decision = await self._begin_going_back(decision)
         return await self._commit("rollback", decision, before, phases.rollback(before, to))
 
     async def roll_back_automatically(self, generation: int, reason: str) -> Setting:
         """All traffic to A until a person lifts the hold. Raises as `rollback` does."""
-        decision = Decision(JUDGE, reason[:MAX_REASON_CHARACTERS], generation)
-        before = await self._begin(decision)
+        before, decision = await self._begin_going_back(Decision(JUDGE, reason[:MAX_REASON_CHARACTERS], generation))
         return await self._commit(AUTOMATIC, decision, before, automatic_rollback(before))
 
     async def set_canary(self, decision: Decision, permille: int) -> Setting:
@@ -240,6 +239,17 @@ class Migration:
                 f" generation {decision.generation}: nothing was changed; look again and decide anew"
             )
         return setting
+
+    async def _begin_going_back(self, decision: Decision) -> tuple[Setting, Decision]:
+        """As `_begin`. A setting that cannot be read stops no rollback: the journal has what it was."""
+        try:
+            return await self._begin(decision), decision
+        except DamagedSetting as damaged:
+            newest = await self._control.journal(1)
+            last = newest[0].after if newest else Setting(phase=Phase.CUTOVER)
+            log.error("the setting of generation %d is written over: %s", damaged.generation, damaged)
+            reason = f"{decision.reason} (over a setting that could not be read)".strip()
+            return replace(last, generation=damaged.generation), replace(decision, reason=reason)
 
     async def _commit(
         self,
