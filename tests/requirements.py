@@ -652,7 +652,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "feed.poison": Requirement(
         "Whatever stands in the log harms at most its own record: it is parked, shown, and never stops a "
-        "feed, a list or a start"
+        "feed, a list or a start",
+        _in(
+            "unit/test_backend_feed.py",
+            "an_event_of_a_record_that_cannot_be_is_parked_with_its_message_and_changes_nothing",
+            "a_higher_term_that_the_other_store_confirms_fences_this_one_and_is_applied",
+            "a_parked_record_is_applied_once_a_terms_event_has_confirmed_its_term",
+            "a_terms_event_that_no_store_can_have_made_is_passed",
+        )
+        + _in("unit/test_admission.py", "a_poison_event_is_no_evidence")
+        + _in(
+            "unit/test_backend_corrupt.py",
+            "lists_go_around_a_record_that_cannot_be_read_and_calls_name_it",
+            "a_deep_comparison_shows_a_record_that_cannot_be_read_as_another_content",
+        )
+        + _in(
+            "contracts/test_eventlog_foreign.py",
+            "a_message_whose_header_name_is_not_utf_8_shows_the_rest_and_is_passed",
+            "messages_in_every_codec_are_read",
+            "a_row_that_another_program_wrote_into_the_file_stops_no_reader",
+        )
+        + _in("integration/test_replay.py", "a_replay_gives_a_store_no_event_that_its_feed_would_not_apply"),
     ),
     "traffic.zero-hop": Requirement(
         "Clients that speak xDS call the owner directly; routes follow setting, flags and bucket owners "

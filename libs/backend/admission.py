@@ -85,10 +85,10 @@ class StillReading(NotAdmitted):
 class _Seen:
     """What the log has beyond the place where this store stands."""
 
-    mine: dict[str, Version] = field(default_factory=dict)
-    """By key: the newest version that this store has made."""
-    theirs: dict[str, Version] = field(default_factory=dict)
-    """By key: the newest version that the other store has made."""
+    mine: dict[str, dict[int, Version]] = field(default_factory=dict)
+    """By key and term: the newest version that this store has made."""
+    theirs: dict[str, dict[int, Version]] = field(default_factory=dict)
+    """By key and term: the newest version that the other store has made."""
     terms: dict[int, int] = field(default_factory=dict)
     """By bucket: the highest term in which the other store has seized."""
     told: dict[int, int] = field(default_factory=dict)
@@ -315,7 +315,9 @@ class Admission:
         except UnreadableRecord:
             return
         made = seen.mine if record.origin is me else seen.theirs
-        made[event.key] = max(record.row.version, made.get(event.key, record.row.version))
+        # By term: a forged higher one must not hide a change that counts.
+        terms_of_key, version = made.setdefault(event.key, {}), record.row.version
+        terms_of_key[version.term] = max(version, terms_of_key.get(version.term, version))
 
     async def _forgotten(self, seen: _Seen) -> str:
         """A change that this store has made, and does not know; or one that the other store has made, to a record that
@@ -323,9 +325,10 @@ class Admission:
         keys = sorted(seen.mine.keys() | seen.theirs.keys())
         for start in range(0, len(keys), _READ_KEYS):
             for found in await self._ports.records.read_many(keys[start : start + _READ_KEYS]):
-                for made, by in ((seen.mine.get(found.key), "this"), (seen.theirs.get(found.key), "the other")):
-                    if made is None or (by == "the other" and found.owner is not self._ports.store):
-                        continue
+                made_by = [(made, "this") for made in seen.mine.get(found.key, {}).values()]
+                if found.owner is self._ports.store:
+                    made_by += [(made, "the other") for made in seen.theirs.get(found.key, {}).values()]
+                for made, by in made_by:
                     # What was made in an older term than the bucket's counts no more, known or not; what shows a
                     # higher one, only if a terms event confirms it: anyone may write to the log.
                     known = max(found.absence.term, seen.told.get(found.absence.bucket, 0))

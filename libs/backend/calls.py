@@ -22,7 +22,7 @@ from libs.backend.turns import Turns
 from libs.backend.watching import Watching
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
-from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write
+from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write, item_of
 from libs.contract.pages import make_token
 from libs.contract.schemas import NEWEST
 from libs.contract.watches import frame, place_of
@@ -223,7 +223,8 @@ class Calls:
     async def _list(self, wanted: List) -> bytes:
         rows, more = await page_of(self._ports, wanted)
         token = make_token(rows[-1].row.key, wanted.filter_hash) if more else ""
-        return wanted.answer([wanted.item(row) for row, matches in rows if matches], token)
+        items = [item_of(wanted, row) for row, matches in rows if matches]
+        return wanted.answer([item for item in items if item is not None], token)
 
     async def _write(self, write: Write, caller: Caller, context: Context) -> bytes:
         me = self._ports.store

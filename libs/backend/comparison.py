@@ -11,7 +11,7 @@ from libs.backend.checks import MAX_RECORDS, check_buckets, check_keys, check_li
 from libs.contract.operations import Operations
 from libs.errors import InvalidField
 from libs.ownership.model import Row, bucket_of
-from libs.ownership.wire import STORE_NUMBERS, version_to_pb
+from libs.ownership.wire import STORE_NUMBERS, UnreadableRecord, version_to_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.store.port import BucketDigest, ExportQuery, Kept, StorePorts
 
@@ -68,7 +68,7 @@ class Comparison:
             owner=STORE_NUMBERS[row.owner],
             write_version=version_to_pb(row.write_version),
             digest=kept.digest,
-            content=kept.content,
+            content=self._content(kept),
             envelope=row.envelope_digest,
         )
         written = self._operations.written_seconds(row)
@@ -85,8 +85,16 @@ class Comparison:
             before, anew = found.get(bucket, (BucketDigest(bucket, 0, 0, 0), _Anew(0, 0)))
             owned = before.owned + (row.owner is self._me)
             after = BucketDigest(bucket, before.records + 1, owned, before.digest ^ kept.digest)
-            found[bucket] = after, _Anew(anew.content ^ kept.content, anew.envelope ^ row.envelope_digest)
+            found[bucket] = after, _Anew(anew.content ^ self._content(kept), anew.envelope ^ row.envelope_digest)
         return [found[bucket] for bucket in sorted(found)]
+
+    def _content(self, kept: Kept) -> int:
+        """The digest, made anew. Of a row that the contract cannot have it never fits, so that it shows as CORRUPT."""
+        try:
+            self._operations.check_row(kept.row)
+        except UnreadableRecord:
+            return kept.content ^ 1
+        return kept.content
 
     async def _rows(self, buckets: Sequence[int]) -> AsyncIterator[Kept]:
         query = ExportQuery(limit=PAGE_ROWS, buckets=tuple(buckets))

@@ -29,7 +29,7 @@ from libs.backend.lost_rows import lost_rows
 from libs.backend.seized import heed_terms, terms_of
 from libs.backend.status import count_aside, count_feed, locks_to_pb
 from libs.backend.turns import Turns
-from libs.contract.operations import CallContext, List, Operations
+from libs.contract.operations import CallContext, List, Operations, item_of
 from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.headers import unpack
 from libs.eventlog.identity import LogReplaced
@@ -226,8 +226,8 @@ class Replication(ReplicationServiceServicer):
             if row.schema_version > self._about.schema_version and (matches or request.keys):
                 answer.rows.add(key=row.key, version=version, unknown_schema=row.schema_version)
             else:
-                item = wanted.item(row) if matches else b""
-                answer.rows.add(key=row.key, version=version, matches=matches, item=item)
+                item = item_of(wanted, row) if matches else None
+                answer.rows.add(key=row.key, version=version, matches=item is not None, item=item or b"")
         return answer
 
     def _parse_list(self, request: pb.ListRecordsRequest) -> List:

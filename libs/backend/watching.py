@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from libs.contract.operations import Watch
+from libs.contract.operations import Watch, item_of
 from libs.contract.watches import HEARTBEAT_SECONDS, Place, Step
 from libs.store.port import Listed, Page, Since, StorePorts, UnknownPlace
 
@@ -129,7 +129,10 @@ def _steps(wanted: Watch, rows: list[Listed]) -> Iterator[Step]:
             # A row without a payload was never a record, so there is nothing that could be gone.
             removed += [row.key] if row.payload else []
             continue
-        item = wanted.item(row)
+        item = item_of(wanted, row)
+        if item is None:
+            removed.append(row.key)
+            continue
         if items and size + len(item) > STEP_BYTES:
             yield Step(items, removed)
             items, removed, size = [], [], 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from libs.contract.schemas import NEWEST
+from libs.contract.schemas import NEWEST, RecordCorrupt
 from libs.ownership.model import Row, Version
 from libs.ownership.rules import Change
 from libs.store.port import Filter, Page
+
+log = logging.getLogger(__name__)
 
 
 def _as_it_is(row: Row) -> bytes:
@@ -60,7 +63,7 @@ class List:
     answer: Callable[[Sequence[bytes], str], bytes]
     """From items and the token of the next page."""
     item: Callable[[Row], bytes] = _as_it_is
-    """What is shown of one record. Raises SchemaUnknown."""
+    """What is shown of one record. Raises SchemaUnknown, and RecordCorrupt for one that a list leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,15 @@ class Watch:
 
 
 Parsed = Read | Write | List | Watch
+
+
+def item_of(wanted: List | Watch, row: Row) -> bytes | None:
+    """None: it is left out, so that one record whose content cannot be read fails no list. Raises SchemaUnknown."""
+    try:
+        return wanted.item(row)
+    except RecordCorrupt as error:
+        log.warning("%s", error.message)
+        return None
 
 
 class Operations(Protocol):

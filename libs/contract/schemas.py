@@ -33,6 +33,16 @@ class SchemaUnknown(BatonError):
         self.version = version
 
 
+class RecordCorrupt(BatonError):
+    """The record's content is not one of the contract: it is left out of lists, and neither shown nor changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "RECORD_CORRUPT"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"record {name!r}: its content cannot be read; baton reconcile --deep reports it", name=name)
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaVersions:
     """From the contract's option `schema`; without it all is 0."""

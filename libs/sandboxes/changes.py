@@ -9,8 +9,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from libs.contract.schemas import RecordCorrupt
 from libs.errors import InvalidField
 from libs.ownership.errors import RecordTooLarge
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
@@ -39,8 +41,11 @@ class Target:
     schemas: Schemas = SCHEMAS
 
     def model_of(self, row: Row) -> Sandbox:
-        """What the row holds, to be changed and `written`. Raises SchemaUnknown."""
-        return self.schemas.model_of(row)
+        """What the row holds, to be changed and `written`. Raises SchemaUnknown, RecordCorrupt."""
+        try:
+            return self.schemas.model_of(row)
+        except (DecodeError, InvalidField):
+            raise RecordCorrupt(row.key) from None
 
 
 def create(target: Target, sandbox: Sandbox) -> Change:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from libs.contract.schemas import NEWEST, SchemaUnknown
+from libs.contract.schemas import NEWEST, RecordCorrupt, SchemaUnknown
 from libs.errors import InvalidField
 from libs.ownership.model import Row
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
@@ -137,9 +138,13 @@ class Schemas:
         return form.write(sandbox)
 
     def converted(self, row: Row, to: int) -> bytes:
-        """The row's sandbox as a client of version `to` reads it. Raises SchemaUnknown."""
+        """The row's sandbox as a client of version `to` reads it. Raises SchemaUnknown, RecordCorrupt."""
         have, want = self.form(row.schema_version, row.key), self.form(to)
-        return row.payload if have is want else self.write(have.read(row.payload), want.version)
+        try:
+            model = have.read(row.payload)
+        except (DecodeError, InvalidField):
+            raise RecordCorrupt(row.key) from None
+        return row.payload if have is want else self.write(model, want.version)
 
     def answer(self, data: bytes, to: int) -> bytes:
         """As `converted`, of an answer that was kept: it says what it is in. Raises SchemaUnknown."""

@@ -552,3 +552,13 @@ async def test_a_poison_event_is_no_evidence(rig: Rig) -> None:
             await rig.log.append([Event(KEY, event_of(poison))])
     await rig.log.append([Event(KEY, event_of(replace(right, row=replace(right.row, key="another"))))])
     assert await rig.decide() == ""
+
+
+async def test_a_forged_higher_term_hides_no_change_that_this_store_has_forgotten(rig: Rig) -> None:
+    rig.a_away = True
+    await own(rig.store, [KEY])
+    await put(rig.store, KEY, "r1", "w")
+    await rig.say(KEY, 9)
+    forged = record_of(row_of(KEY, (2, 1), Store.B))
+    await rig.log.append([Event(KEY, event_of(forged))])
+    assert "version 0-9 of 'sandboxes/a'" in await rig.decide()

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from libs.contract.schemas import ONE_SCHEMA, SchemaUnknown, SchemaVersions
+from libs.contract.schemas import ONE_SCHEMA, RecordCorrupt, SchemaUnknown, SchemaVersions
 from libs.errors import InvalidField
 from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
@@ -133,7 +133,10 @@ def test_what_version_1_cannot_say_exactly_is_shown_as_far_as_it_goes_and_kept()
 
 @pytest.mark.parametrize("cpu", [float("nan"), float("inf"), -float("inf"), 1e300])
 def test_a_number_that_no_sandbox_has_is_refused(cpu: float) -> None:
+    said = Sandbox.FromString(FlatSandbox(cpu=cpu).SerializeToString())
     with pytest.raises(InvalidField, match=r"sandbox\.cpu: .* is not valid: a finite number of processors"):
+        SCHEMAS.model_of_request(said, 1)
+    with pytest.raises(RecordCorrupt):
         model_of(FlatSandbox(cpu=cpu))
 
 
