@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.contract.audits import Finding, Kind
-from libs.contract.schemas import SchemaUnknown
+from libs.contract.schemas import RecordCorrupt, SchemaUnknown
 from libs.errors import InvalidField
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import Row, Version
@@ -70,7 +70,7 @@ class SandboxAudit:
             return []  # A stub: never created.
         try:
             sandbox = self._schemas.model_of(row)
-        except (DecodeError, SchemaUnknown, InvalidField) as error:
+        except (DecodeError, SchemaUnknown, InvalidField, RecordCorrupt) as error:
             return [Finding("unreadable", str(error) or "not a sandbox")]
         found = [
             *_left_over(sandbox),
@@ -89,7 +89,7 @@ class SandboxAudit:
             return {}
         try:
             return {version: self._schemas.converted(row, version) for version in self._schemas.versions}
-        except (DecodeError, SchemaUnknown, InvalidField):
+        except (DecodeError, SchemaUnknown, InvalidField, RecordCorrupt):
             return {}
 
     def folded(self, key: str) -> str:
@@ -107,7 +107,7 @@ class SandboxAudit:
                 if _plain(self._schemas.model_of(there)) == before == _plain(self._schemas.model_of(back)):
                     continue
                 detail = f"by way of version {version}"
-            except (DecodeError, InvalidField) as error:
+            except (DecodeError, InvalidField, RecordCorrupt) as error:
                 detail = f"by way of version {version}: {error}"
             yield Finding("lossy-conversion", detail)
 
