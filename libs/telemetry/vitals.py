@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from libs.pb.baton.telemetry.v1 import telemetry_pb2 as pb
 _SELF = Path("/proc/self")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _STARTED = time.monotonic()
+_START_ID = uuid.uuid4().hex
 
 UNKNOWN = -1
 """Of descriptors and memory where the system does not tell."""
@@ -47,6 +49,7 @@ def vitals(gauges: Gauges | None = None) -> pb.Vitals:
         resident_bytes=_resident_bytes(),
         connections=gauges.connections(),
         locks=gauges.locks(),
+        start_id=_START_ID,
     )
 
 

@@ -200,10 +200,11 @@ def test_a_process_that_was_restarted_is_not_compared() -> None:
 
 
 async def test_what_is_busy_at_one_look_only_is_no_leak() -> None:
-    looks = iter([{"locks": 1, "tasks": 90}, {"locks": 0, "tasks": 90}, {"locks": 1, "tasks": 10}])
+    looks = iter([(1, 90), (0, 90), (1, 10)])
 
     async def ask() -> telemetry_pb2.Vitals:
-        return telemetry_pb2.Vitals(pid=1, **next(looks))
+        locks, tasks = next(looks)
+        return telemetry_pb2.Vitals(pid=1, locks=locks, tasks=tasks)
 
     found = await growth({"a": ask}, {"a": BEFORE}, MAY, 20.0)
     assert [(one.ok, one.after.locks, one.after.tasks) for one in found] == [(True, 0, 10)]

@@ -16,40 +16,57 @@ from services.router.api.clients import fill_clients, old_clients
 from services.router.cli.clients import client_view, clients_lines
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import Progress
-from services.router.core.clients import GAP_SECONDS, DirectClients, from_json, looked
-from services.router.core.gates import GATES, Evidence, Limits, Verdict
+from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked
+from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge
 from services.router.flows.clients import NAME, ClientWatch
 from services.router.flows.observe import StoreView
 
 DAY = 86_400.0
-NOW = 1_700_000_000.0
 
 
 def test_a_process_tells_of_the_time_since_it_began() -> None:
-    assert looked(None, NOW, 3600.0, None) == DirectClients(NOW - 3600, NOW)
-    assert looked(None, NOW, 3600.0, ("billing", 60.0)) == DirectClients(NOW - 3600, NOW, NOW - 60, "billing")
+    assert looked(None, Look("p", 3600.0), None) == DirectClients("p", 3600.0, 3600.0)
+    after = looked(None, Look("p", 3600.0, ("billing", 60.0)), None)
+    assert after == DirectClients("p", 3600.0, 3600.0, 60.0, "billing")
 
 
 def test_a_look_now_and_then_misses_nothing_as_long_as_the_process_lives() -> None:
-    before = DirectClients(NOW - 9 * DAY, NOW - 2 * DAY)
-    assert looked(before, NOW, 10 * DAY, None) == replace(before, until=NOW)
+    before = DirectClients("p", 8 * DAY, 9 * DAY, 2 * DAY, "billing")
+    after = replace(before, uptime_seconds=10 * DAY, watched_seconds=11 * DAY, idle_seconds=4 * DAY)
+    assert looked(before, Look("p", 10 * DAY), None) == after, "a router that has just started knows it as well"
 
 
-@pytest.mark.parametrize(("gap_seconds", "goes_on"), [(GAP_SECONDS, True), (GAP_SECONDS + 1, False)])
-def test_a_restart_does_not_end_the_watch_and_a_longer_time_unseen_does(gap_seconds: float, goes_on: bool) -> None:
-    before = DirectClients(NOW - 9 * DAY, NOW - 100 - gap_seconds, NOW - 8 * DAY, "billing")
-    after = looked(before, NOW, 100.0, None)
-    assert after.since == (before.since if goes_on else NOW - 100)
-    assert (after.called_at, after.name) == (NOW - 8 * DAY, "billing"), "who called is known all the same"
+def test_routers_that_look_at_the_same_time_count_no_second_twice() -> None:
+    before = DirectClients("p", 100.0, 100.0)
+    first = looked(before, Look("p", 105.0), 5.0)
+    assert looked(first, Look("p", 105.0), 5.0) == first
+    assert looked(first, Look("p", 104.0), 5.0) == first, "a look that is late takes nothing away"
+
+
+@pytest.mark.parametrize(
+    ("unseen_seconds", "goes_on"), [(100 + GAP_SECONDS, True), (101 + GAP_SECONDS, False), (None, False)]
+)
+def test_a_restart_does_not_end_the_watch_and_a_longer_time_unseen_does(
+    unseen_seconds: float | None, goes_on: bool
+) -> None:
+    before = DirectClients("p", 9 * DAY, 9 * DAY, 8 * DAY, "billing")
+    after = looked(before, Look("q", 100.0), unseen_seconds)
+    assert after.watched_seconds == (9 * DAY + 100 if goes_on else 100)
+    assert (after.idle_seconds, after.name) == (8 * DAY + 100, "billing"), "the last caller is known all the same"
+
+
+def test_a_late_look_at_the_former_process_is_ignored() -> None:
+    before = looked(DirectClients("p", 9 * DAY, 9 * DAY), Look("q", 10.0), 15.0)
+    assert looked(before, Look("p", 9 * DAY), 5.0) == before
 
 
 def test_the_last_call_counts_wherever_it_was_seen() -> None:
-    before = DirectClients(NOW - DAY, NOW - 10, NOW - 50, "billing")
-    assert looked(before, NOW, DAY, ("other", 60.0)).name == "billing"
-    assert looked(before, NOW, DAY, ("other", 40.0)).name == "other"
+    before = DirectClients("p", DAY, DAY, 50.0, "billing")
+    assert looked(before, Look("p", DAY + 10, ("other", 61.0)), 10.0).name == "billing"
+    assert looked(before, Look("p", DAY + 10, ("other", 59.0)), 10.0).name == "other"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"since": 1}', '{"since": 1, "until": 2, "more": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"process": "p"}', '{"since": 1, "until": 2}'])
 def test_what_another_version_has_written_is_left_out(text: str) -> None:
     assert from_json(text) is None
 
@@ -79,6 +96,7 @@ class Views:
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.status: replication_pb2.GetStatusResponse | None = replication_pb2.GetStatusResponse()
+        self.status.vitals.start_id = "p"
 
     def view(self, store: Store) -> StoreView:
         assert store is Store.A
@@ -108,9 +126,60 @@ async def test_while_a_is_away_nothing_is_learned() -> None:
     watch = ClientWatch(views, memory, clock)
     await watch.look()
     assert watch.known is None
-    await memory.save(Progress(NAME, False, cursor=DirectClients(1.0, 2.0).to_json()))
+    await memory.save(Progress(NAME, False, cursor=DirectClients("p", 1.0, 2.0).to_json()))
     await watch.look()
-    assert watch.known == DirectClients(1.0, 2.0)
+    assert watch.known == DirectClients("p", 1.0, 2.0)
+
+
+class WrongClock(ManualClock):
+    """Its time of day is not its monotonic time."""
+
+    ahead_seconds = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead_seconds
+
+
+async def test_a_router_clock_that_jumps_ahead_lengthens_no_watch() -> None:
+    clock, memory = WrongClock(), MemoryControlStore()
+    views = Views(clock)
+    assert views.status is not None
+    views.status.vitals.uptime_seconds = 100.0
+    watch = ClientWatch(views, memory, clock)
+    await watch.look()
+    clock.ahead_seconds = 40 * DAY
+    for start_id, uptime in (("p", 105.0), ("q", 1.0)):
+        clock.advance(5.0)
+        views.status.vitals.start_id, views.status.vitals.uptime_seconds = start_id, uptime
+        await watch.look()
+    evidence = watch.evidence(Evidence())
+    assert evidence.clients_watched_seconds == 106.0
+    (result,) = judge(["no-active-clients"], evidence)
+    assert result.verdict is Verdict.INCONCLUSIVE
+
+
+async def test_a_router_that_did_not_live_through_a_gap_begins_the_watch_again() -> None:
+    clock, memory = ManualClock(), MemoryControlStore()
+    views = Views(clock)
+    assert views.status is not None
+    views.status.vitals.uptime_seconds = 30 * DAY
+    witness = ClientWatch(views, memory, clock)
+    await witness.look()
+    clock.advance(10.0)
+    views.status.vitals.start_id, views.status.vitals.uptime_seconds = "q", 5.0
+    newcomer = ClientWatch(views, memory, clock)
+    await newcomer.look()
+    assert newcomer.evidence(Evidence()).clients_watched_seconds == 5.0
+
+
+async def test_a_process_of_an_earlier_release_teaches_nothing() -> None:
+    clock, memory = ManualClock(), MemoryControlStore()
+    views = Views(clock)
+    assert views.status is not None
+    views.status.vitals.start_id, views.status.vitals.uptime_seconds = "", 30 * DAY
+    watch = ClientWatch(views, memory, clock)
+    await watch.look()
+    assert watch.evidence(Evidence()) == Evidence()
 
 
 def test_the_status_lists_direct_and_old_clients() -> None:

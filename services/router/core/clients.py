@@ -1,8 +1,13 @@
-"""How long nobody has called the old service directly, from what its processes remember. Pure.
+"""How long it is known which clients call the old service directly, from the reports of its process. Pure.
 
-A process of A remembers who called it since it was started. So a router that looks now and then misses nothing as long
-as that process lives; what came between the last look and the end of a process is lost. A gap of so few seconds as a
-restart takes does not end the watch: who calls A still calls more often than in such gaps, for four weeks.
+A process of A remembers its callers since its start. So a router that looks now and then misses no caller as long as
+that process lives; calls between the last look and the end of a process are lost. A gap as short as a restart does not
+end the watch: a client that still calls A calls more often than in such gaps, for four weeks.
+
+No wall clock takes part: a router's clock that jumps ahead must not lengthen the watch. The uptime of A's process is
+monotonic and the same for all routers, so the watch grows by it, and routers that look at the same time count no second
+twice. A router measures a gap between two processes by its own monotonic clock. If it did not live through the gap,
+the length of the gap is unknown, and the watch begins again.
 """
 
 from __future__ import annotations
@@ -11,28 +16,41 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 GAP_SECONDS = 600.0
-"""Between the last look at a process of A and the start of the next one."""
+"""Longest time between the last look at a process of A and the start of the next one that does not end the watch."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectClients:
-    """Times are UNIX times in seconds."""
+    """As of the last look. It holds lengths of time only, no times of day."""
 
-    since: float
-    """From when on it is known who called."""
-    until: float
-    """Of the last look."""
-    called_at: float = 0.0
-    """When somebody called last; 0: nobody did."""
+    process: str
+    """Start id of A's process."""
+    uptime_seconds: float
+    watched_seconds: float
+    """For how long A's callers are known."""
+    idle_seconds: float | None = None
+    """Since the last direct call; None: no call is known."""
     name: str = ""
-    """Who that was."""
+    """The client that called last."""
+    former: str = ""
+    """Start id of the process before. A late look at it is ignored."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A report of A's process."""
+
+    process: str
+    uptime_seconds: float
+    last: tuple[str, float] | None = None
+    """The client that called last, and seconds since then."""
+
+
 def from_json(text: str) -> DirectClients | None:
-    """None for what another version of this program has written."""
+    """None if another version of this program has written the text."""
     try:
         found = DirectClients(**json.loads(text))
     except (ValueError, TypeError):
@@ -40,14 +58,29 @@ def from_json(text: str) -> DirectClients | None:
     return found
 
 
-def looked(
-    before: DirectClients | None, now: float, uptime_seconds: float, last: tuple[str, float] | None
-) -> DirectClients:
-    """After a look at A's process, which is so old. `last`: who called it last, and how many seconds ago."""
-    started = now - uptime_seconds
-    if before is None or started > before.until + GAP_SECONDS:
-        # Whoever called before is still known; who called in the gap is not.
-        before = DirectClients(started, now) if before is None else replace(before, since=started)
-    if last is not None and now - last[1] > before.called_at:
-        before = replace(before, called_at=now - last[1], name=last[0])
-    return replace(before, until=max(now, before.until))
+def looked(before: DirectClients | None, look: Look, unseen_seconds: float | None) -> DirectClients:
+    """The knowledge after a look. `unseen_seconds`: monotonic time since this router's look before; None: it made
+    none."""
+    if before is None:
+        after = DirectClients(look.process, look.uptime_seconds, look.uptime_seconds)
+        grown = 0.0
+    elif look.process == before.former:
+        return before
+    elif look.process == before.process:
+        grown = max(0.0, look.uptime_seconds - before.uptime_seconds)
+        after = replace(
+            before,
+            uptime_seconds=before.uptime_seconds + grown,
+            watched_seconds=before.watched_seconds + grown,
+        )
+    else:
+        # The last caller before the gap stays known; callers within the gap are not.
+        grown = look.uptime_seconds
+        short = unseen_seconds is not None and unseen_seconds - look.uptime_seconds <= GAP_SECONDS
+        watched = grown + before.watched_seconds if short else grown
+        after = DirectClients(look.process, grown, watched, before.idle_seconds, before.name, before.process)
+    if after.idle_seconds is not None:
+        after = replace(after, idle_seconds=after.idle_seconds + grown)
+    if look.last is not None and (after.idle_seconds is None or look.last[1] < after.idle_seconds):
+        after = replace(after, name=look.last[0], idle_seconds=look.last[1])
+    return after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.router.core.evidence import Evidence, Judgement, Limits, Verdict, all_of, shadow, time_shown
+from services.router.core.evidence import Evidence, Judgement, Limits, Verdict, all_of, by_age, shadow, time_shown
 
 
 def consistent(evidence: Evidence, limits: Limits) -> Judgement:
@@ -19,7 +19,7 @@ def _stores(evidence: Evidence, limits: Limits) -> Judgement:
     shown = f"{seen.different} of {seen.records} records differed {time_shown(seen.seconds_ago)} ago"
     if seen.different and seen.share >= limits.mismatch_rate:
         return Judgement(Verdict.FAIL, f"{shown}, {seen.left} are not repaired")
-    return Judgement(Verdict.PASS if seen.seconds_ago <= limits.compared_seconds else Verdict.INCONCLUSIVE, shown)
+    return by_age(seen.seconds_ago, limits.compared_seconds, shown, old=Verdict.INCONCLUSIVE)
 
 
 def stores_alert(evidence: Evidence, limits: Limits) -> str:

@@ -67,7 +67,7 @@ class Evidence:
     """What is known now. None: not known."""
 
     audit_seconds_ago: float | None = None
-    """Since the last one ended; None: there was none."""
+    """Since the last one ended, below 0 if dated in the future; None: there was none."""
     audit_records: int | None = None
     """How many records it looked at."""
     audit_found: str = ""
@@ -102,7 +102,7 @@ class Evidence:
     ledger: LedgerCounts | None = None
     """Over all routers."""
     rehearsal_seconds_ago: float | None = None
-    """Since the last one ended; None: there was none."""
+    """Since the last one ended, below 0 if dated in the future; None: there was none."""
     rehearsal_trouble: str = ""
     """What went wrong in it; "" when nothing did."""
     clients_watched_seconds: float | None = None
@@ -115,6 +115,10 @@ class Evidence:
     """The largest difference that was seen between this router's clock, the stores' clocks, and times in the log."""
     under_way: tuple[str, ...] | None = None
     """Jobs, moves, recoveries and conflicts that are open."""
+
+
+AHEAD_SECONDS = 5.0
+"""By how much evidence may be dated ahead of this router's clock, since routers' clocks differ a little."""
 
 
 class Judgement(NamedTuple):
@@ -133,7 +137,7 @@ def audit(evidence: Evidence, limits: Limits) -> Judgement:
         return Judgement(FAIL, f"{shown}: {evidence.audit_trouble}")
     if evidence.audit_records == 0:
         return Judgement(INCONCLUSIVE, f"{shown}: A held no record, so nothing was looked at")
-    return Judgement(PASS if ago <= limits.audit_seconds else FAIL, f"{shown}: {evidence.audit_found}")
+    return by_age(ago, limits.audit_seconds, f"{shown}: {evidence.audit_found}")
 
 
 def backfill(evidence: Evidence, limits: Limits) -> Judgement:
@@ -244,17 +248,6 @@ def ledger(evidence: Evidence, limits: Limits) -> Judgement:
     return Judgement(PASS, shown, counts.checked, least)
 
 
-def no_active_clients(evidence: Evidence, limits: Limits) -> Judgement:
-    watched, idle = evidence.clients_watched_seconds, evidence.client_idle_seconds
-    if idle is not None and idle < limits.client_seconds:
-        return Judgement(FAIL, f"{evidence.client_name!r} called A directly {time_shown(idle)} ago")
-    if watched is None:
-        return Judgement(INCONCLUSIVE, "nobody has looked yet who calls A directly")
-    if watched < limits.client_seconds:
-        return Judgement(INCONCLUSIVE, f"none in the {time_shown(watched)} that are known of")
-    return Judgement(PASS, f"none in {time_shown(limits.client_seconds)}")
-
-
 def rehearsal(evidence: Evidence, limits: Limits) -> Judgement:
     ago = evidence.rehearsal_seconds_ago
     if ago is None:
@@ -262,7 +255,7 @@ def rehearsal(evidence: Evidence, limits: Limits) -> Judgement:
     shown = f"a rehearsal ended {time_shown(ago)} ago"
     if evidence.rehearsal_trouble:
         return Judgement(FAIL, f"{shown}: {evidence.rehearsal_trouble}")
-    return Judgement(PASS if ago <= limits.rehearsal_seconds else FAIL, f"{shown} without trouble")
+    return by_age(ago, limits.rehearsal_seconds, f"{shown} without trouble")
 
 
 def golden_metrics(evidence: Evidence, limits: Limits) -> Judgement:
@@ -290,11 +283,20 @@ def all_of(parts: Mapping[str, Judgement], counted: Judgement) -> Judgement:
     return Judgement(verdict, shown, counted.samples, counted.least_samples)
 
 
+def by_age(ago: float, most: float, shown: str, old: Verdict = FAIL) -> Judgement:
+    """Evidence that is good until it is too old. If it is dated in the future, a clock was wrong: then its age is
+    unknown, and it must not stay fresh until that date."""
+    if ago < -AHEAD_SECONDS:
+        return Judgement(INCONCLUSIVE, f"{shown}; its date is {time_shown(-ago)} ahead of this router's clock")
+    return Judgement(PASS if ago <= most else old, shown)
+
+
 def time_shown(seconds: float) -> str:
+    """0 s for a negative time."""
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def percent(share: float) -> str:

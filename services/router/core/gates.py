@@ -161,7 +161,7 @@ _GATES: Sequence[Gate] = (
         "no-active-clients",
         "No client calls A directly any more.",
         lambda limits: f"none for {on.time_shown(limits.client_seconds)}",
-        on.no_active_clients,
+        last_step.no_active_clients,
         "baton status lists them: give each one the router's address; what called before A was watched is not known",
         overridable=False,
     ),

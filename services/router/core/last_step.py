@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.router.core.evidence import Evidence, Judgement, Limits, Verdict
+from services.router.core.evidence import Evidence, Judgement, Limits, Verdict, time_shown
 
 SETTLED_LAG_SECONDS = 5.0
 """Lag that steady traffic may cause."""
@@ -20,6 +20,17 @@ def nothing_under_way(evidence: Evidence, limits: Limits) -> Judgement:
     if evidence.under_way is None or lag is None:
         return Judgement(Verdict.INCONCLUSIVE, "a store or the control store is out of reach, or a feed stands still")
     return Judgement(Verdict.PASS, "none")
+
+
+def no_active_clients(evidence: Evidence, limits: Limits) -> Judgement:
+    watched, idle = evidence.clients_watched_seconds, evidence.client_idle_seconds
+    if idle is not None and idle < limits.client_seconds:
+        return Judgement(Verdict.FAIL, f"{evidence.client_name!r} called A directly {time_shown(idle)} ago")
+    if watched is None:
+        return Judgement(Verdict.INCONCLUSIVE, "nobody has looked yet who calls A directly")
+    if watched < limits.client_seconds:
+        return Judgement(Verdict.INCONCLUSIVE, f"none in the {time_shown(watched)} that are known of")
+    return Judgement(Verdict.PASS, f"none in {time_shown(limits.client_seconds)}")
 
 
 def clock_alert(evidence: Evidence, limits: Limits) -> str:

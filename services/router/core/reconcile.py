@@ -148,6 +148,7 @@ class Compared(NamedTuple):
     """What came of the last comparison of all records."""
 
     seconds_ago: float
+    """Below 0 if dated in the future."""
     records: int
     different: int
     """Believed to be."""

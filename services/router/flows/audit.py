@@ -240,7 +240,7 @@ class LastAudit:
             return evidence
         return replace(
             evidence,
-            audit_seconds_ago=max(0.0, self._clock.now() - self._ended_seconds),
+            audit_seconds_ago=self._clock.now() - self._ended_seconds,
             audit_records=self._report.records,
             audit_found=self._report.summary,
             audit_trouble=self._report.trouble,

@@ -10,7 +10,7 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.rpc.tasks import Loop
 from services.router.control.port import Progress
-from services.router.core.clients import DirectClients, from_json, looked
+from services.router.core.clients import DirectClients, Look, from_json, looked
 from services.router.core.gates import Evidence
 from services.router.flows.observe import StoreView
 
@@ -40,6 +40,8 @@ class ClientWatch:
         self._memory = memory
         self._clock = clock
         self._known: DirectClients | None = None
+        self._seen_at: float | None = None
+        """When A gave the report of the last look that was saved. Monotonic."""
         self.loop = Loop("direct clients", self._body)
 
     @property
@@ -49,16 +51,21 @@ class ClientWatch:
 
     async def look(self) -> None:
         """Raises ControlUnavailable; what is known then stays."""
-        status = self._views.view(Store.A).fresh(self._clock.monotonic())
+        view = self._views.view(Store.A)
+        status = view.fresh(self._clock.monotonic())
         progress = await self._memory.progress(NAME)
         before = from_json(progress.cursor) if progress is not None else None
-        if status is None:
+        # A process of an earlier release has no id, so its uptime cannot be told from that of the next one.
+        if status is None or view.seen_at is None or not status.vitals.start_id:
             self._known = before
             return
         # The last to call is the first in the list.
         last = next(((client.name, client.idle_seconds) for client in status.clients), None)
-        self._known = looked(before, self._clock.now(), status.vitals.uptime_seconds, last)
+        look = Look(status.vitals.start_id, status.vitals.uptime_seconds, last)
+        unseen = None if self._seen_at is None else view.seen_at - self._seen_at
+        self._known = looked(before, look, unseen)
         await self._memory.save(Progress(NAME, False, cursor=self._known.to_json()))
+        self._seen_at = view.seen_at
 
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what is known of A's own clients."""
@@ -67,8 +74,8 @@ class ClientWatch:
             return evidence
         return replace(
             evidence,
-            clients_watched_seconds=known.until - known.since,
-            client_idle_seconds=max(0.0, known.until - known.called_at) if known.called_at else None,
+            clients_watched_seconds=known.watched_seconds,
+            client_idle_seconds=known.idle_seconds,
             client_name=known.name,
         )
 

@@ -325,5 +325,4 @@ def rehearsed(evidence: Evidence, last: Rehearsed | None, now: float) -> Evidenc
     if last is None:
         return evidence
     trouble = "" if last.passed else last.note or "it did not pass"
-    ago = max(0.0, now - last.finished_seconds)
-    return replace(evidence, rehearsal_seconds_ago=ago, rehearsal_trouble=trouble)
+    return replace(evidence, rehearsal_seconds_ago=now - last.finished_seconds, rehearsal_trouble=trouble)

@@ -48,7 +48,7 @@ class Reconciling:
         """With what came of the last comparison."""
         if not self._job:
             return evidence
-        found, ago = self._findings, max(0.0, self._clock.now() - self._ended)
+        found, ago = self._findings, self._clock.now() - self._ended
         return replace(evidence, compared=Compared(ago, found.records, found.different, found.left))
 
     def _is_due(self) -> bool:

@@ -29,6 +29,7 @@ class Vitals(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     LOCKS_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Of the operating system; a process that was started again has another one."""
     uptime_seconds: _builtins.float
@@ -41,6 +42,8 @@ class Vitals(_message.Message):
     """Database connections that are with somebody now."""
     locks: _builtins.int
     """Locks that this process holds."""
+    start_id: _builtins.str
+    """Random. Each start of a process has another one; empty when an earlier release answers."""
     def __init__(
         self,
         *,
@@ -51,10 +54,11 @@ class Vitals(_message.Message):
         resident_bytes: _builtins.int = ...,
         connections: _builtins.int = ...,
         locks: _builtins.int = ...,
+        start_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "descriptors", b"descriptors", "locks", b"locks", "pid", b"pid", "resident_bytes", b"resident_bytes", "tasks", b"tasks", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "descriptors", b"descriptors", "locks", b"locks", "pid", b"pid", "resident_bytes", b"resident_bytes", "start_id", b"start_id", "tasks", b"tasks", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
