@@ -160,8 +160,8 @@ class Admission:
         wrong address, or by another release. What the store is compared with must not be what it has become since, so
         its state when it was fenced is. Returns why it stays fenced, or "".
 
-        Raises NotAdmitted if the other store or the log cannot be asked, StillReading, StillHidden, and what the store
-        raises.
+        Raises NotAdmitted if the other store or the log cannot be asked, StillReading, StillHidden, FencedAnew if a
+        recovery has begun meanwhile, and what the store raises.
         """
         standing = await self._ports.recovery.standing()
         if not standing.gone:
@@ -179,7 +179,7 @@ class Admission:
             raise NotAdmitted(f"both the other store and the log must answer: {_shown(error)}") from error
         if not reason:
             log.warning("the evidence against this store is gone, it may serve again; it was: %s", standing.gone)
-            await self._ports.recovery.reopen()
+            await self._ports.recovery.reopen(seen=standing)
         return reason
 
     async def _learn_order(self) -> None:

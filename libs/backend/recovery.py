@@ -139,11 +139,12 @@ class RecoveryApi(RecoveryServiceServicer):
         """A late order must not open a store that was fenced again since."""
         await self._check_numbered(request)
         order = _order(request)
-        gone = (await self._ports.recovery.standing()).gone
+        standing = await self._ports.recovery.standing()
+        gone = standing.gone
         if gone and gone != request.gone:
             raise FencedForAnotherReason(f"the store is gone for another reason than the one that was mended: {gone}")
         if gone:
-            await self._ports.recovery.reopen(order=order)
+            await self._ports.recovery.reopen(order=order, seen=standing)
         elif order is not None:
             # Open already: an answer was lost, and its recovery has ended all the same.
             await self._ports.recovery.take_order(order)

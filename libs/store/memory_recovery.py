@@ -71,9 +71,11 @@ class MemoryRecovery:
         if known.fenced_at is not None:
             known.fenced_at = replace(known.fenced_at, changes=max(changes, known.fenced_at.changes))
 
-    async def reopen(self, *, order: Order | None = None) -> None:
+    async def reopen(self, *, order: Order | None = None, seen: Standing | None = None) -> None:
         state = self.state
         async with state.turn:
+            if seen is not None:
+                seen.check_fence(state.memories.gone, by_admission=state.memories.fenced_at is not None)
             state.memories.take(order)
             if len(state.visible_rows()) != len(state.rows):
                 raise StillHidden

@@ -25,6 +25,13 @@ class StillHidden(BatonError):
     reason = "STORE_NOT_READY"
 
 
+class FencedAnew(BatonError):
+    """The store was fenced again, or opened, since it was looked at: nothing was changed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "RECOVERY_OVER"
+
+
 class WentBack(BatonError):
     """The database is not the one that this process was started on: start it again, it will say what to do."""
 
@@ -80,6 +87,11 @@ class Standing:
     fenced_at: FencedAt | None = None
     """Where the store stood when admission fenced it; None: something else has, or a recovery has begun since."""
 
+    def check_fence(self, gone: str, *, by_admission: bool) -> None:
+        """Whether the fence, as it stands now, is the one that was looked at. Raises FencedAnew."""
+        if (gone, by_admission) != (self.gone, self.fenced_at is not None):
+            raise FencedAnew(f"{FencedAnew.__doc__} It was gone: {self.gone}; now: {gone or 'it is open'}")
+
 
 class Why(StrEnum):
     """How a record came into the journal of conflicts."""
@@ -118,9 +130,9 @@ class Recovery(Protocol):
         """
         ...
 
-    async def reopen(self, *, order: Order | None = None) -> None:
-        """Not gone any more, and at home where it is now. `order` as for `fence`. Raises StillHidden, with nothing
-        changed."""
+    async def reopen(self, *, order: Order | None = None, seen: Standing | None = None) -> None:
+        """Not gone any more, and at home where it is now. `order` as for `fence`. `seen`: the fence that was looked at;
+        another one stays. Raises StillHidden, FencedAnew, with nothing changed."""
         ...
 
     async def take_order(self, order: Order) -> None:

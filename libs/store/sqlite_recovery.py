@@ -108,9 +108,9 @@ class SqliteRecovery:
     async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
         await self.core.database.write(partial(_fence, reason, order, since))
 
-    async def reopen(self, *, order: Order | None = None) -> None:
+    async def reopen(self, *, order: Order | None = None, seen: Standing | None = None) -> None:
         self.core.check_complete("opening a recovered store")
-        await self.core.database.write(partial(_reopen, Terms(self.core), self.core.layout.table, order))
+        await self.core.database.write(partial(_reopen, Terms(self.core), self.core.layout.table, order, seen))
 
     async def take_order(self, order: Order) -> None:
         await self.core.database.write(partial(_take_order, order))
@@ -161,7 +161,12 @@ def _vouch(changes: int, connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE standing SET fenced_at = ?", (text,))
 
 
-def _reopen(terms: Terms, table: str, order: Order | None, connection: sqlite3.Connection) -> None:
+def _reopen(
+    terms: Terms, table: str, order: Order | None, seen: Standing | None, connection: sqlite3.Connection
+) -> None:
+    if seen is not None:
+        now = _standing(connection)
+        seen.check_fence(now.gone, by_admission=now.fenced_at is not None)
     _take_order(order, connection)
     if connection.execute(f"{terms.hidden} LIMIT 1").fetchone() is not None:
         raise StillHidden

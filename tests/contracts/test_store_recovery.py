@@ -16,7 +16,7 @@ from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
 from libs.store.port import Applied, ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
-from libs.store.recovery import Conflict, FencedAt, Identity, StillHidden, Why
+from libs.store.recovery import Conflict, FencedAnew, FencedAt, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of
 
@@ -569,3 +569,19 @@ async def test_a_fence_of_admission_keeps_where_the_store_stood(make_store: Make
         await store.recovery.reopen()
         await store.recovery.fence("by hand")
         assert (await store.recovery.standing()).fenced_at is None
+
+
+async def test_only_the_fence_that_was_looked_at_is_opened(store: StorePorts) -> None:
+    await store.recovery.fence("evidence", since={})
+    seen = await store.recovery.standing()
+    await store.recovery.vouch(seen.now.changes + 1)
+    await store.recovery.fence("being recovered", order=FIRST)
+    with pytest.raises(FencedAnew, match="It was gone: evidence"):
+        await store.recovery.reopen(seen=seen)
+    assert (await store.recovery.standing()).gone == "evidence"
+    again = await store.recovery.standing()
+    await store.recovery.reopen(seen=again)
+    await store.recovery.fence("gone once more")
+    with pytest.raises(FencedAnew, match="now: gone once more"):
+        await store.recovery.reopen(seen=again)
+    assert (await store.recovery.standing()).gone == "gone once more"

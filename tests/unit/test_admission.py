@@ -31,7 +31,7 @@ from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.port import FeedStep, Position
-from libs.store.recovery import Identity
+from libs.store.recovery import FencedAnew, Identity
 from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of
 from tests.panel import running_loops
 from tests.waiting import eventually
@@ -459,6 +459,18 @@ async def test_a_fence_by_a_recovery_is_not_undone_by_a_recheck(rig: Rig) -> Non
     await rig.store.recovery.fence("evidence", since={})
     await rig.store.recovery.fence("being recovered", order=Order(0, 1, 0, "c", "recover-1"))
     assert "it was not fenced by a look at its start: evidence" in await rig.admission.recheck()
+
+
+async def test_a_recheck_does_not_open_a_store_whose_recovery_has_begun_meanwhile(rig: Rig) -> None:
+    await rig.store.recovery.fence("evidence", since={})
+
+    async def begin() -> None:
+        await rig.store.recovery.fence("being recovered", order=Order(0, 2, 0, "c", "recover-2"))
+
+    rig.while_ends_are_read = begin
+    with pytest.raises(FencedAnew):
+        await rig.admission.recheck()
+    assert await rig.gone() == "evidence"
 
 
 async def test_a_store_that_starts_takes_the_higher_order_of_the_two(rig: Rig) -> None:

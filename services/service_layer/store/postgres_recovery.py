@@ -71,8 +71,10 @@ class PostgresRecovery:
 
         await self._hold(work)
 
-    async def reopen(self, *, order: Order | None = None) -> None:
+    async def reopen(self, *, order: Order | None = None, seen: Standing | None = None) -> None:
         async def work(connection: Connection, row: Any) -> None:
+            if seen is not None:
+                seen.check_fence(row["gone"], by_admission=bool(row["fenced_at"]))
             if not await connection.fetch(_REOPEN, _taken(row, order)):
                 raise StillHidden
             await connection.execute(COUNT_NOW)
