@@ -73,6 +73,7 @@ _OUTCOMES = {
     Outcome.ABSENT: _Results.OUTCOME_ABSENT,
     Outcome.NOT_OWNED: _Results.OUTCOME_NOT_OWNED,
     Outcome.TOO_LARGE: _Results.OUTCOME_BUSY,
+    Outcome.EXHAUSTED: _Results.OUTCOME_BUSY,
     None: _Results.OUTCOME_BUSY,
 }
 

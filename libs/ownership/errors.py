@@ -44,6 +44,13 @@ class OutboxFull(BatonError):
     retry_seconds = 5.0
 
 
+class RevisionExhausted(BatonError):
+    """The record has the last revision of its term: it can be written again after a seizure of its bucket."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "REVISION_EXHAUSTED"
+
+
 class RecordTooLarge(BatonError):
     """The record would be larger than an event may be; nothing was changed."""
 

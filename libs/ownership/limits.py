@@ -22,6 +22,9 @@ LONGEST_TICK_SECONDS = 2.0
 MAX_REVISION = 2**62 - 1
 """Of a record in an event, and of a term: no record is changed so often, and a database counts to twice that."""
 
+MAX_STORED_REVISION = 2**63 - 1
+"""As far as a database counts. Only an event that was applied unchecked can have brought one above MAX_REVISION."""
+
 MAX_KEY_BYTES = 256
 MAX_PRINCIPAL_BYTES = 128
 MAX_REQUEST_ID_BYTES = 36

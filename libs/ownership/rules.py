@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
-from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
+from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused, RevisionExhausted
+from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, MAX_REVISION, MAX_STORED_REVISION
 from libs.ownership.model import NEVER, Call, Found, Record, Row, Served, Store, Version
 from libs.ownership.terms import contains
 
@@ -89,6 +89,23 @@ def next_version(found: Found) -> Version:
     return Version(found.row.version.term, found.row.version.revision + 1)
 
 
+def written_version(found: Found, above: Version = NEVER) -> Version:
+    """The version that a write makes: the next one, and higher than `above`.
+
+    Raises RevisionExhausted: an event with a higher revision is parked, and no higher term begins without a seizure.
+    """
+    version = next_version(found)
+    if above >= version:
+        version = Version(above.term, above.revision + 1)
+    if version.revision > MAX_REVISION or version.term != next_version(found).term:
+        raise RevisionExhausted(
+            f"{found.key}: no version above {max(above, found.version)} can be made in term"
+            f" {next_version(found).term}: seize the share of the store that does not own it (baton recover), which"
+            " begins a new term and restarts the revision"
+        )
+    return version
+
+
 def read_as_owner(found: Found, me: Store) -> Row | None:
     """The row for a strict read: None when the record surely does not exist. Raises NotOwner."""
     if not may_change(found, me):
@@ -116,10 +133,10 @@ def newest_of_each(learned: Iterable[tuple[str, Served]]) -> list[tuple[str, Ser
     return [(name[0], served) for name, served in ordered]
 
 
-def decide_write(found: Found, me: Store, call: Call, change: Change) -> Changed | Answered:
-    """What a write does to what was found.
+def decide_write(found: Found, me: Store, call: Call, change: Change, above: Version = NEVER) -> Changed | Answered:
+    """What a write does to what was found. `above`: a version of the record elsewhere, which the write must exceed.
 
-    Raises NotOwner, RequestIdReused, RecordTooLarge, and the errors of the contract.
+    Raises NotOwner, RequestIdReused, RecordTooLarge, RevisionExhausted, and the errors of the contract.
     """
     served = done(found)
     if served is not None:
@@ -131,7 +148,7 @@ def decide_write(found: Found, me: Store, call: Call, change: Change) -> Changed
             return Answered(found.row.payload, served.version)
     if not may_change(found, me):
         raise NotOwner.of(found)
-    version = next_version(found)
+    version = written_version(found, above)
     after = change(found.row, version)
     if isinstance(after, Answered):
         return after
@@ -167,6 +184,8 @@ class Outcome(Enum):
     """There is no record here and its absence is owned elsewhere."""
     TOO_LARGE = "too large"
     """Owned here, and larger than an event may be: it stays until its owner has made it smaller or deleted it."""
+    EXHAUSTED = "exhausted"
+    """Owned here, with the last revision that a database counts to: it stays until a seizure restarts the revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +207,8 @@ def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Relea
             return Release(Outcome.RELEASED, found.row)
         if len(found.row.payload) > MAX_PAYLOAD_BYTES:
             return Release(Outcome.TOO_LARGE, None)
+        if found.row.version.revision >= MAX_STORED_REVISION:
+            return Release(Outcome.EXHAUSTED, None)
         return Release(Outcome.RELEASE, replace(found.row, version=next_version(found), owner=to))
     if found.absence.owner is not me:
         return Release(Outcome.NOT_OWNED, None)

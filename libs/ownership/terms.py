@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from libs.errors import BatonError
-from libs.ownership.limits import MAX_BASES, MAX_PAYLOAD_BYTES
+from libs.ownership.limits import MAX_BASES, MAX_PAYLOAD_BYTES, MAX_REVISION
 from libs.ownership.model import Absence, Record, Row, Store, Version
 
 TERMS_TYPE = "baton.terms.v1"
@@ -71,7 +71,8 @@ def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
 
 
 def seized_row(row: Row, me: Store, term: int) -> Row:
-    """The row after a seizure. The last write, and so the etag, stays.
+    """The row after a seizure. The last write, and so the etag, stays. A revision that leaves no room for a next one
+    restarts: versions compare by their term first.
 
     Raises RowTooLarge: only an old program can have left such a row, and the log does not take its event.
     """
@@ -81,7 +82,8 @@ def seized_row(row: Row, me: Store, term: int) -> Row:
             f" {row.owner}, must make it smaller or delete it first"
         )
     bases = (*row.bases, row.version)[-MAX_BASES:]
-    return replace(row, version=Version(term, row.version.revision + 1), owner=me, bases=bases)
+    revision = row.version.revision + 1 if row.version.revision < MAX_REVISION else 1
+    return replace(row, version=Version(term, revision), owner=me, bases=bases)
 
 
 class Fate(Enum):
