@@ -13,7 +13,7 @@ from libs.contract.operations import CallContext, List, Parsed, Read, Watch, Wri
 from libs.contract.pages import read_token
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Row, Version
-from libs.ownership.rules import Answered, Resource
+from libs.ownership.rules import Answered, Change, Resource
 from libs.ownership.wire import UnreadableRecord
 from libs.store.columns import Columns
 from libs.store.port import Filter, Page
@@ -75,6 +75,9 @@ class ShelfOperations:
         """Tests put texts into rows: everything is a book that is not marked as none."""
         if row.payload.startswith(b"\xff"):
             raise UnreadableRecord("payload: it is no book", field="payload")
+
+    def replaced(self, key: str, content: Resource, now_seconds: float, *, as_kept: bool) -> Change:
+        return lambda row, version: content
 
     def written_seconds(self, row: Row) -> float | None:
         return None

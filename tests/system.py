@@ -17,6 +17,7 @@ from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.recovery import RecoveryApi
+from libs.backend.repair import RepairApi
 from libs.backend.replication import About, Replication
 from libs.backend.state import Serving
 from libs.clock import SystemClock
@@ -158,7 +159,13 @@ async def _backend(
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
     doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
     recovery = RecoveryApi(ports, serving, doorkeeper, feed)
-    services: list[RawService | TypedService] = [calls.internal(), replication.service(), recovery.service()]
+    repair = RepairApi(kit.operations, ports, around)
+    services: list[RawService | TypedService] = [
+        calls.internal(),
+        replication.service(),
+        recovery.service(),
+        repair.service(),
+    ]
     server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services)
     await server.start()
     backend = Backend(ports, serving, server, feed, doorkeeper, services)

@@ -17,6 +17,7 @@ from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.recovery import RecoveryApi
+from libs.backend.repair import RepairApi
 from libs.backend.replication import About, Replication
 from libs.backend.settings import BackendSettings
 from libs.backend.state import Serving
@@ -155,9 +156,10 @@ async def open_backend(
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
         doorkeeper = Doorkeeper(ports, Admission(ports, event_log.get, ask_other, arrivals.read), serving)
         recovery = RecoveryApi(ports, serving, doorkeeper, feed)
+        repair = RepairApi(backend.operations, ports, around)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
-            [calls.internal(), replication.service(), recovery.service(), *audit],
+            [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
         public_limits = replace(
             settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from libs.contract.schemas import NEWEST, RecordCorrupt
 from libs.ownership.model import Row, Version
-from libs.ownership.rules import Change
+from libs.ownership.rules import Change, Resource
 from libs.store.port import Filter, Page
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,11 @@ class Operations(Protocol):
     def check_row(self, row: Row) -> None:
         """Raises UnreadableRecord for a row that this contract cannot have: another key, or a payload of a known schema
         version that is not the contract's resource. A payload of an unknown version is kept as it is."""
+        ...
+
+    def replaced(self, key: str, content: Resource, now_seconds: float, *, as_kept: bool) -> Change:
+        """What a corrupt record is replaced by. `as_kept`: the content is a store's own copy, so its values may be ones
+        that no client could write today. Raises InvalidField."""
         ...
 
     def written_seconds(self, row: Row) -> float | None:

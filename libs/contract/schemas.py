@@ -40,7 +40,7 @@ class RecordCorrupt(BatonError):
     reason = "RECORD_CORRUPT"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"record {name!r}: its content cannot be read; baton reconcile --deep reports it", name=name)
+        super().__init__(f"record {name!r}: its content cannot be read; baton records show {name} shows it", name=name)
 
 
 @dataclass(frozen=True, slots=True)

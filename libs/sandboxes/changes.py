@@ -65,7 +65,7 @@ def create(target: Target, sandbox: Sandbox) -> Change:
         new = Sandbox()
         new.CopyFrom(sandbox)
         new.name = target.name
-        new.uid = str(uuid.uuid5(_UIDS, f"{target.name} {version.etag}"))
+        new.uid = make_uid(target.name, version)
         new.state = state  # type: ignore[assignment]
         new.ClearField("schema_version")
         new.ClearField("delete_time")
@@ -168,6 +168,11 @@ def only_checked(change: Change) -> Change:
         return Answered(after.payload if after.answer is None else after.answer, version)
 
     return check
+
+
+def make_uid(name: str, version: Version) -> str:
+    """Of the sandbox that begins with this version."""
+    return str(uuid.uuid5(_UIDS, f"{name} {version.etag}"))
 
 
 def _check_etag(target: Target, row: Row) -> None:

@@ -26,6 +26,7 @@ from libs.sandboxes.filter import parse_filter
 from libs.sandboxes.leases import check_token
 from libs.sandboxes.lists import page_of
 from libs.sandboxes.masks import select
+from libs.sandboxes.repairs import replaced
 from libs.sandboxes.schema import SCHEMAS, Form, Schemas
 from libs.sandboxes.validation import (
     COLLECTION,
@@ -114,11 +115,12 @@ class SandboxOperations:
             return parser(request, speech)
 
     def check_row(self, row: Row) -> None:
-        """Raises UnreadableRecord."""
-        if not row.key.startswith(COLLECTION) or row.key == COLLECTION:
-            raise UnreadableRecord(f"key: {row.key!r} is not {COLLECTION} and an id", field="key")
+        """Raises UnreadableRecord. A tombstone without content may have any key: the deletion of a corrupt record
+        leaves one, and the other store must take it."""
         if not row.payload and not row.live:
             return
+        if not row.key.startswith(COLLECTION) or row.key == COLLECTION:
+            raise UnreadableRecord(f"key: {row.key!r} is not {COLLECTION} and an id", field="key")
         try:
             sandbox = self._schemas.model_of(row)
         except SchemaUnknown:
@@ -128,10 +130,14 @@ class SandboxOperations:
         if sandbox.name != row.key:
             raise UnreadableRecord(f"payload: its sandbox is named {sandbox.name!r}, not {row.key!r}", field="payload")
 
+    def replaced(self, key: str, content: Resource, now_seconds: float, *, as_kept: bool) -> Change:
+        """Raises InvalidField, SchemaUnknown."""
+        return replaced(key, content, now_seconds, self._schemas, as_kept=as_kept)
+
     def written_seconds(self, row: Row) -> float | None:
         try:
             sandbox = self._schemas.model_of(row)
-        except (DecodeError, SchemaUnknown):
+        except (DecodeError, InvalidField, SchemaUnknown):
             return None
         return sandbox.update_time.ToNanoseconds() / 1e9 if sandbox.HasField("update_time") else None
 

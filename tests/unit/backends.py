@@ -17,6 +17,7 @@ from libs.backend.calls import Calls, Surroundings
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
+from libs.backend.repair import RepairApi
 from libs.backend.replication import About, Replication
 from libs.backend.state import Serving
 from libs.clock import ManualClock
@@ -25,6 +26,7 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import EventLog
 from libs.locks.port import LockManager
 from libs.ownership.model import Store
+from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceStub
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
@@ -38,6 +40,7 @@ from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceAsyncStub
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
     from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceAsyncStub
 
@@ -68,6 +71,10 @@ class Backend:
     def router(self) -> SandboxServiceAsyncStub:
         """The contract at the internal listener."""
         return SandboxServiceStub(self.internal.grpc)
+
+    @property
+    def repair(self) -> RepairServiceAsyncStub:
+        return RepairServiceStub(self.internal.grpc)
 
     @property
     def replication(self) -> ReplicationServiceAsyncStub:
@@ -122,12 +129,13 @@ async def backend(
     )
     calls = Calls(operations, CONTRACT, ports, around)
     replication = Replication(operations, ports, feed, around, About(2, outbox=limits or OutboxLimits()))
+    repair = RepairApi(operations, ports, around)
     serving.serve()
     async with AsyncExitStack() as stack:
         passing = None
         if router:
             passing = Passing(await stack.enter_async_context(open_channel(router)), 5.0)
-        internal = await stack.enter_async_context(listening(calls.internal(), replication.service()))
+        internal = await stack.enter_async_context(listening(calls.internal(), replication.service(), repair.service()))
         public = await stack.enter_async_context(listening(calls.public(passing)))
         channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]
         yield Backend(ports, clock, event_log, serving, background, feed, logged, channels[0], channels[1], passing)

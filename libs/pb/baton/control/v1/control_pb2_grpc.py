@@ -6,6 +6,7 @@ import warnings
 from libs.pb.baton.control.v1 import conflicts_pb2 as baton_dot_control_dot_v1_dot_conflicts__pb2
 from libs.pb.baton.control.v1 import control_pb2 as baton_dot_control_dot_v1_dot_control__pb2
 from libs.pb.baton.control.v1 import events_pb2 as baton_dot_control_dot_v1_dot_events__pb2
+from libs.pb.baton.control.v1 import records_pb2 as baton_dot_control_dot_v1_dot_records__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -185,6 +186,16 @@ class ControlServiceStub:
                 '/baton.control.v1.ControlService/ResolveConflict',
                 request_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
+                _registered_method=True)
+        self.ShowRecord = channel.unary_unary(
+                '/baton.control.v1.ControlService/ShowRecord',
+                request_serializer=baton_dot_control_dot_v1_dot_records__pb2.ShowRecordRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_records__pb2.ShowRecordResponse.FromString,
+                _registered_method=True)
+        self.RepairRecord = channel.unary_unary(
+                '/baton.control.v1.ControlService/RepairRecord',
+                request_serializer=baton_dot_control_dot_v1_dot_records__pb2.RepairRecordRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_records__pb2.RepairRecordResponse.FromString,
                 _registered_method=True)
         self.Probe = channel.unary_stream(
                 '/baton.control.v1.ControlService/Probe',
@@ -419,6 +430,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowRecord(self, request, context):
+        """One record at both stores, also if its content cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairRecord(self, request, context):
+        """Replaces or deletes a record that cannot be read, at its owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Probe(self, request, context):
         """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
         with its caller. Refused while another one runs at this router.
@@ -600,6 +625,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ResolveConflict,
                     request_deserializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.SerializeToString,
+            ),
+            'ShowRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRecord,
+                    request_deserializer=baton_dot_control_dot_v1_dot_records__pb2.ShowRecordRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_records__pb2.ShowRecordResponse.SerializeToString,
+            ),
+            'RepairRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairRecord,
+                    request_deserializer=baton_dot_control_dot_v1_dot_records__pb2.RepairRecordRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_records__pb2.RepairRecordResponse.SerializeToString,
             ),
             'Probe': grpc.unary_stream_rpc_method_handler(
                     servicer.Probe,
@@ -1432,6 +1467,60 @@ class ControlService:
             '/baton.control.v1.ControlService/ResolveConflict',
             baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_conflicts__pb2.ResolveConflictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ShowRecord',
+            baton_dot_control_dot_v1_dot_records__pb2.ShowRecordRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_records__pb2.ShowRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/RepairRecord',
+            baton_dot_control_dot_v1_dot_records__pb2.RepairRecordRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_records__pb2.RepairRecordResponse.FromString,
             options,
             channel_credentials,
             insecure,

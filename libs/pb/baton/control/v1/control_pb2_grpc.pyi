@@ -6,6 +6,7 @@ The operator's API of a router, on a listener of its own."""
 from libs.pb.baton.control.v1 import conflicts_pb2 as _conflicts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as _control_pb2
 from libs.pb.baton.control.v1 import events_pb2 as _events_pb2
+from libs.pb.baton.control.v1 import records_pb2 as _records_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -91,6 +92,10 @@ class ControlServiceStub:
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _grpc.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]
     """A person has looked at one; the journal keeps what was done about it."""
+    ShowRecord: _grpc.UnaryUnaryMultiCallable[_records_pb2.ShowRecordRequest, _records_pb2.ShowRecordResponse]
+    """One record at both stores, also if its content cannot be read."""
+    RepairRecord: _grpc.UnaryUnaryMultiCallable[_records_pb2.RepairRecordRequest, _records_pb2.RepairRecordResponse]
+    """Replaces or deletes a record that cannot be read, at its owner."""
     Probe: _grpc.UnaryStreamMultiCallable[_control_pb2.ProbeRequest, _control_pb2.ProbeResponse]
     """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
     with its caller. Refused while another one runs at this router.
@@ -163,6 +168,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Changes of a lost store that a seizure has left behind."""
     ResolveConflict: _aio.UnaryUnaryMultiCallable[_conflicts_pb2.ResolveConflictRequest, _conflicts_pb2.ResolveConflictResponse]  # type: ignore[assignment]
     """A person has looked at one; the journal keeps what was done about it."""
+    ShowRecord: _aio.UnaryUnaryMultiCallable[_records_pb2.ShowRecordRequest, _records_pb2.ShowRecordResponse]  # type: ignore[assignment]
+    """One record at both stores, also if its content cannot be read."""
+    RepairRecord: _aio.UnaryUnaryMultiCallable[_records_pb2.RepairRecordRequest, _records_pb2.RepairRecordResponse]  # type: ignore[assignment]
+    """Replaces or deletes a record that cannot be read, at its owner."""
     Probe: _aio.UnaryStreamMultiCallable[_control_pb2.ProbeRequest, _control_pb2.ProbeResponse]  # type: ignore[assignment]
     """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
     with its caller. Refused while another one runs at this router.
@@ -412,6 +421,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_conflicts_pb2.ResolveConflictResponse, _abc.Awaitable[_conflicts_pb2.ResolveConflictResponse]]:
         """A person has looked at one; the journal keeps what was done about it."""
+
+    @_abc_1.abstractmethod
+    def ShowRecord(
+        self,
+        request: _records_pb2.ShowRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_records_pb2.ShowRecordResponse, _abc.Awaitable[_records_pb2.ShowRecordResponse]]:
+        """One record at both stores, also if its content cannot be read."""
+
+    @_abc_1.abstractmethod
+    def RepairRecord(
+        self,
+        request: _records_pb2.RepairRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_records_pb2.RepairRecordResponse, _abc.Awaitable[_records_pb2.RepairRecordResponse]]:
+        """Replaces or deletes a record that cannot be read, at its owner."""
 
     @_abc_1.abstractmethod
     def Probe(
