@@ -40,6 +40,7 @@ from services.router.flows.phase_since import PhaseSince
 from services.router.flows.probe import Probe
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
+from services.router.flows.repair import RecordRepair
 from services.router.flows.replay import Replay
 from services.router.flows.restart_events import RestartEvents
 from services.router.flows.transfer import Transfer
@@ -191,6 +192,7 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         ParkedEvents(running.stores, migration),
         RestartEvents(running.stores, jobs, migration),
         Conflicts(running.stores, migration, events.content_of),
+        RecordRepair(running.stores, migration, running.contract, events.content_of),
         PhaseSince(running.control, cache),
         Probe(running.contract, running.stores, lambda: running.router.address, clock),
         (Limits(), RollbackLimits()),

@@ -76,6 +76,7 @@ from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.recover import Recover, Seize
 from services.router.flows.relay import Relay
+from services.router.flows.repair import RecordRepair
 from services.router.flows.replay import Replay
 from services.router.flows.restart_events import RestartEvents
 from services.router.flows.shadow import Shadow
@@ -296,6 +297,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         parked=ParkedEvents(stores, migration),
         restart=RestartEvents(stores, jobs, migration),
         conflicts=Conflicts(stores, migration, events.content_of),
+        repair=RecordRepair(stores, migration, outside.contract, events.content_of),
         phase_since=PhaseSince(control_store, cache),
         probe=Probe(outside.contract, stores, lambda: public.address, clock),
         usual_limits=(settings.gate_limits, settings.rollback_limits),

@@ -26,6 +26,7 @@ from services.router.api.messages import (
     timestamp,
 )
 from services.router.api.probe import ProbeMethods
+from services.router.api.records import RecordMethods
 from services.router.api.rehearsal import ManeuverMethods, Maneuvers
 from services.router.api.shadow import ShadowMethods
 from services.router.api.watch import WatchMethods
@@ -47,6 +48,7 @@ from services.router.flows.observe import Observer, SettingCache
 from services.router.flows.parked import ParkedEvents
 from services.router.flows.phase_since import PhaseSince
 from services.router.flows.probe import Probe
+from services.router.flows.repair import RecordRepair
 from services.router.flows.restart_events import RestartEvents
 from services.router.flows.shadow import Shadow
 from services.router.flows.traffic import Traffic
@@ -110,6 +112,7 @@ class Parts:
     parked: ParkedEvents
     restart: RestartEvents
     conflicts: Conflicts
+    repair: RecordRepair
     phase_since: PhaseSince
     probe: Probe
     usual_limits: tuple[Limits, RollbackLimits]
@@ -125,6 +128,7 @@ class ControlServicer(
     ProbeMethods,
     LedgerMethods,
     LimitMethods,
+    RecordMethods,
     ShadowMethods,
     WatchMethods,
     control_pb2_grpc.ControlServiceServicer,
@@ -134,6 +138,7 @@ class ControlServicer(
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._conflicts = parts
+        self._repair = parts
         self._events = parts
         self._flags = parts
         self._watched = parts

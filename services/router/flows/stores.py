@@ -15,6 +15,7 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
 from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceStub
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
+from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceStub
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
@@ -24,6 +25,7 @@ from libs.rpc.errors import never_sent, reason_of
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceAsyncStub
+    from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceAsyncStub
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -108,6 +110,7 @@ class StoreClient:
         self._token: Metadata = ((metadata.TOKEN, token.decode()),) if token else ()
         self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(channel.grpc)
         self.audit: AuditServiceAsyncStub = AuditServiceStub(channel.grpc)
+        self.repair: RepairServiceAsyncStub = RepairServiceStub(channel.grpc)
         self.recovery: RecoveryServiceAsyncStub = RecoveryServiceStub(channel.grpc)
 
     def __repr__(self) -> str:

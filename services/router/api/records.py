@@ -1,0 +1,63 @@
+"""The operator's API for single records that cannot be read."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from libs.errors import InvalidField
+from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_to_pb
+from libs.pb.baton.control.v1 import records_pb2 as pb
+from libs.rpc.errors import Context
+from services.router.flows.migration import Decision
+from services.router.flows.repair import RecordAt, RecordRepair, Wanted
+
+HEAD_BYTES = 64
+
+
+class RecordParts(Protocol):
+    """The flow behind these methods."""
+
+    @property
+    def repair(self) -> RecordRepair: ...
+
+
+class RecordMethods:
+    """A part of the control servicer."""
+
+    _repair: RecordParts
+
+    async def ShowRecord(self, request: pb.ShowRecordRequest, context: Context) -> pb.ShowRecordResponse:  # noqa: N802
+        found = await self._repair.repair.show(request.key)
+        return pb.ShowRecordResponse(records=[_record_to_pb(one) for one in found])
+
+    async def RepairRecord(  # noqa: N802
+        self, request: pb.RepairRecordRequest, context: Context
+    ) -> pb.RepairRecordResponse:
+        by = request.WhichOneof("by")
+        if by is None or (by == "delete" and not request.delete):
+            raise InvalidField("by", "nothing", "delete, json or copy")
+        copy = store_from_pb(request.copy, "copy") if by == "copy" else None
+        wanted = Wanted(request.json if by == "json" else None, copy)
+        decision = Decision(request.actor, request.reason)
+        done = await self._repair.repair.repair(decision, request.key, wanted, dry_run=request.dry_run)
+        version = None if done.version is None else version_to_pb(done.version)
+        return pb.RepairRecordResponse(owner=STORE_NUMBERS[done.owner], version=version, effect=done.effect)
+
+
+def _record_to_pb(one: RecordAt) -> pb.RecordAt:
+    answer = one.answer
+    if one.trouble:
+        return pb.RecordAt(store=STORE_NUMBERS[one.store], trouble=one.trouble)
+    exists, record = answer.HasField("record"), answer.record
+    return pb.RecordAt(
+        store=STORE_NUMBERS[one.store],
+        exists=exists,
+        version=record.version,
+        owner=record.owner if exists else answer.absence.owner,
+        live=record.live,
+        schema_version=record.schema_version,
+        bytes=answer.bytes,
+        corrupt=answer.corrupt,
+        content=one.content,
+        head=record.payload[:HEAD_BYTES] if answer.corrupt else b"",
+    )

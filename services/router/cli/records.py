@@ -1,0 +1,157 @@
+"""The commands for a record that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from libs.pb.baton.control.v1 import records_pb2 as pb
+
+View = dict[str, Any]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The record, as the logs or reconcile name it.")]
+
+
+def register(app: typer.Typer) -> None:
+    records = typer.Typer(help="A record that cannot be read: show it, replace it, delete it.", no_args_is_help=True)
+    command(records, "show", Common)(show_record)
+    command(records, "delete", Changing)(delete)
+    command(records, "replace", Changing)(replace)
+    app.add_typer(records, name="records")
+
+
+def show_record(options: Common, name: Name) -> None:
+    """Show a record as each store has it, and why it cannot be read. Changes nothing.
+
+    \b
+    JSON keys: records (list of store trouble exists version owner live
+      schema_version bytes corrupt content head_hex)
+    content is JSON text; it is empty when the record cannot be read.
+    """
+    from libs.pb.baton.control.v1 import records_pb2 as pb
+    from services.router.cli import show
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        answer = router.call("ShowRecord", pb.ShowRecordRequest(key=name))
+    views = [_view(one) for one in answer.records]
+    if options.json:
+        show.print_json({"records": views})
+    else:
+        show.show(_screen(views))
+    if troubles := [view["trouble"] for view in views if view["trouble"]]:
+        raise CommandFailed("; ".join(troubles))
+
+
+def delete(options: Changing, name: Name) -> None:
+    """Delete a record that cannot be read, at its owner, with --reason. Its content is dropped: nothing undeletes it.
+    A record that can be read is refused: clients delete it.
+
+    \b
+    JSON keys: name owner version dry_run effects
+    """
+    from libs.pb.baton.control.v1 import records_pb2 as pb
+
+    _repair(options, pb.RepairRecordRequest(key=name, delete=True))
+
+
+def replace(
+    options: Changing,
+    name: Name,
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="A|B|FILE", help="The store whose copy is right, or a file with JSON."),
+    ],
+) -> None:
+    """Replace a record that cannot be read, at its owner, with --reason. The other store takes it by the log.
+
+    \b
+    JSON keys: name owner version dry_run effects
+    """
+    from libs.ownership.model import Store
+    from libs.ownership.wire import STORE_NUMBERS
+    from libs.pb.baton.control.v1 import records_pb2 as pb
+
+    request = pb.RepairRecordRequest(key=name)
+    if source in ("A", "B"):
+        request.copy = STORE_NUMBERS[Store(source)]
+    else:
+        request.json = _text(source)
+    _repair(options, request)
+
+
+def _text(source: str) -> str:
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"--from: {source!r} is not A or B, and no file with JSON: {error}", Exit.USAGE) from None
+
+
+def _repair(options: Changing, request: pb.RepairRecordRequest) -> None:
+    from services.router.cli import show
+    from services.router.cli.client import control
+    from services.router.cli.views import store_name
+
+    if not options.dry_run and not options.reason.strip():
+        raise CommandFailed("--reason is needed: the journal keeps it", Exit.USAGE)
+    request.actor, request.reason, request.dry_run = options.who, options.reason, True
+    with control(options) as router:
+        answer = router.call("RepairRecord", request)
+        agreed = agree(options, [answer.effect])
+        if agreed:
+            request.dry_run = False
+            answer = router.call("RepairRecord", request)
+    version = f"{answer.version.term}-{answer.version.revision}" if answer.HasField("version") else None
+    if options.json:
+        view = {"name": request.key, "owner": store_name(answer.owner), "version": version}
+        show.print_json({**view, **agreed.view})
+    elif agreed:
+        show.show(f"{request.key}: repaired, version {version}")
+
+
+def _view(one: pb.RecordAt) -> View:
+    from services.router.cli.views import store_name
+
+    return {
+        "store": store_name(one.store),
+        "trouble": one.trouble,
+        "exists": one.exists,
+        "version": f"{one.version.term}-{one.version.revision}" if one.exists else None,
+        "owner": store_name(one.owner) if one.owner else None,
+        "live": one.live,
+        "schema_version": one.schema_version,
+        "bytes": one.bytes,
+        "corrupt": one.corrupt,
+        "content": one.content,
+        "head_hex": one.head.hex(),
+    }
+
+
+def _screen(views: list[View]) -> RenderableType:
+    from services.router.cli.show import table_of
+
+    table = table_of("store", "version", "owner", "state", "bytes", "content")
+    for view in views:
+        content = view["trouble"] or view["content"]
+        if view["corrupt"]:
+            content = f"{view['corrupt']} [{view['head_hex']}]"
+        table.add_row(
+            view["store"], view["version"] or "", view["owner"] or "", _state(view), str(view["bytes"]), content
+        )
+    return table
+
+
+def _state(view: View) -> str:
+    if view["trouble"]:
+        return "unknown"
+    if not view["exists"]:
+        return "no row"
+    if view["corrupt"]:
+        return "corrupt"
+    return "live" if view["live"] else "deleted"
