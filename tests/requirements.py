@@ -672,7 +672,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "messages_in_every_codec_are_read",
             "a_row_that_another_program_wrote_into_the_file_stops_no_reader",
         )
-        + _in("integration/test_replay.py", "a_replay_gives_a_store_no_event_that_its_feed_would_not_apply"),
+        + _in("integration/test_replay.py", "a_replay_gives_a_store_no_event_that_its_feed_would_not_apply")
+        + _in(
+            "contracts/test_store_repair.py",
+            "a_deleted_corrupt_record_is_a_tombstone_that_the_other_store_takes_from_the_log",
+        )
+        + _in(
+            "contracts/test_store_last_revision.py",
+            "a_seizure_restarts_the_revision_and_the_record_is_written_again",
+        )
+        + _in(
+            "integration/test_records_cli.py",
+            "a_corrupt_record_is_shown_and_deleted_at_its_owner",
+            "a_corrupt_record_is_replaced_from_a_file_and_by_the_other_stores_copy",
+        ),
     ),
     "traffic.zero-hop": Requirement(
         "Clients that speak xDS call the owner directly; routes follow setting, flags and bucket owners "
