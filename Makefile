@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+RUNS ?= 10
+STORMS := tests/acceptance/test_flips.py tests/acceptance/test_faults.py tests/acceptance/test_recovery.py \
+	tests/acceptance/test_lost_store.py tests/integration/test_ownership_stress.py
 
 # Proto tree, folder of the generated modules, their import path.
 PROTO_TREES := protos:libs/pb:libs.pb \
@@ -16,7 +19,7 @@ PROTO_TREES := protos:libs/pb:libs.pb \
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos protos-baseline lint test mutants demo bench up down pins clean
+.PHONY: help env stack protos check-protos protos-baseline lint test mutants storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +60,10 @@ test: env stack ## run every test, on real servers that it starts itself (PYTEST
 
 mutants: env stack ## break each rule once and see its test fail (MUTANTS="text" for some)
 	$(BIN)/python -m tests.mutants $(MUTANTS)
+
+storms: env stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
+	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
+	BATON_TEST_RESTARTS=50 $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
 
 demo: env ## show a migration there and back under load, about a minute
 	$(BIN)/baton demo

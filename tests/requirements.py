@@ -393,7 +393,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered",
             "a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_place",
             "an_old_copy_of_a_s_file_is_recognised_and_recovered",
-            "fifty_restarts_of_one_of_three_processes_fence_no_store",
+            "restarts_of_one_of_three_processes_fence_no_store",
         )
         + _in(
             "integration/test_recovery.py",
