@@ -173,6 +173,15 @@ class TestFeed:
         assert (state.read, state.parked_now) == (read, 0)
         assert (await store.records.read(KEY)).version == (0, 2)
 
+    async def test_an_event_of_a_new_log_is_parked_at_the_place_of_one_of_the_former_log(
+        self, store: StorePorts
+    ) -> None:
+        former, new = (Parked(3, 4, KEY, "why", event) for event in (b"former", b"new"))
+        await store.transfers.apply([], self._step(store, 0, 9, former))
+        await store.feed.restart({3: 4})
+        await store.transfers.apply([], self._step(store, 4, 5, new))
+        assert await store.feed.parked(10) == [new]
+
     async def test_a_parked_event_is_found_by_its_place_and_dropped_without_being_applied(
         self, store: StorePorts
     ) -> None:

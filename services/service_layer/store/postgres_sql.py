@@ -156,9 +156,12 @@ COUNT = (
     "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4, journaled = journaled + $5"
     " WHERE part = $1"
 )
+# Another event at the same place is of a log that was replaced since; this one must not be lost behind it.
 PARK = (
     "INSERT INTO parked (part, place, key, reason, event, headers, topic) SELECT * FROM unnest($1::integer[],"
-    " $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[]) ON CONFLICT DO NOTHING"
+    " $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[]) ON CONFLICT (part, place) DO UPDATE"
+    " SET key = excluded.key, reason = excluded.reason, event = excluded.event, headers = excluded.headers,"
+    " topic = excluded.topic"
 )
 
 # What a seizure left behind is for a person to look at before the absence moves.
