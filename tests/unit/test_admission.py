@@ -345,7 +345,10 @@ async def test_evidence_is_looked_at_twice_before_a_store_is_fenced(rig: Rig) ->
     await rig.a.recovery.note_other(Identity("elsewhere", 0))
 
     async def go_on() -> None:
-        """A has answered once; its next answer is of the right store."""
+        """A is asked for its order, then for evidence. Only the answer after these two is of the right store."""
+        rig.while_a_answers = and_on
+
+    async def and_on() -> None:
         rig.while_a_answers = right
 
     async def right() -> None:
