@@ -194,6 +194,8 @@ WATCH_PATIENCE_SECONDS = 1.0
 LONG_SECONDS = 1e9
 """In which no client has called A directly."""
 
+STALE_READS = ReadPolicy()
+
 QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
 
 
@@ -207,6 +209,7 @@ async def running_system(
     logged: frozenset[Phase] = frozenset(),
     kit_of_a: Kit | None = None,
     patience_seconds: float = 0.0,
+    policy: ReadPolicy = STALE_READS,
 ) -> AsyncIterator[System]:
     """`feeds`: relays and apply loops run. `mover`: buckets follow the setting. `logged`: in these phases a write is
     answered when it is in the log. `kit_of_a`: of another program that runs at A. `patience_seconds`: how long a call
@@ -240,9 +243,9 @@ async def running_system(
 
         migration = Migration(control, setting, evidence, clock)
         patience = Patience(traffic, patience_seconds)
-        forward = Forward(stores, handoffs, traffic, clock, ReadPolicy(), patience)
+        forward = Forward(stores, handoffs, traffic, clock, policy, patience)
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
-        listing = Listing(stores, traffic, ReadPolicy(), shadow, clock, patience)
+        listing = Listing(stores, traffic, policy, shadow, clock, patience)
         writes = Background(100, "writes", lambda: patience.writes)
         auditor = Auditor(stores, clock, QUICK_LEDGER)
         watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)

@@ -16,6 +16,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
 from libs.rpc.errors import reason_of
+from services.router.control.leases import Lease
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import AUTOMATIC, JournalEntry, LastRollback, Report
 from services.router.core.gates import Evidence
@@ -23,7 +24,7 @@ from services.router.core.judge import RollbackLimits, Ruling
 from services.router.core.limits import rollback_limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
-from services.router.flows.judge import LEASE_SECONDS, Bench, Judge
+from services.router.flows.judge import LEASE_NAME, LEASE_SECONDS, Bench, Judge
 from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
 from services.router.flows.migration import JUDGE, Decision, Migration
 from services.router.flows.observe import SettingCache, StoreView
@@ -43,9 +44,10 @@ class Views:
     """What a router knows of its stores: A serves until a test says otherwise."""
 
     a_serves: bool = True
+    trouble: str = ""
 
     def view(self, store: Store) -> StoreView:
-        return StoreView(store, GetStatusResponse(serving=self.a_serves), 0.0, "")
+        return StoreView(store, GetStatusResponse(serving=self.a_serves), 0.0, self.trouble)
 
 
 class Router:
@@ -221,6 +223,74 @@ async def test_nobody_is_sent_to_an_a_that_does_not_serve(routers: Routers) -> N
     routers.one.views.a_serves = routers.other.views.a_serves = False
     rulings = await routers.seconds(35, faults=4)
     assert rulings[-1] is Ruling.CALL_A_PERSON and routers.automatic == []
+
+
+async def test_what_a_said_before_it_was_lost_sends_no_traffic_there(routers: Routers) -> None:
+    routers.one.views.trouble = routers.other.views.trouble = "UNAVAILABLE"
+    rulings = await routers.seconds(35, faults=4)
+    assert rulings[-1] is Ruling.CALL_A_PERSON and routers.automatic == []
+
+
+async def test_one_router_judges_at_a_time(routers: Routers) -> None:
+    assert len(await routers.seconds(10)) == 10
+
+
+async def test_a_router_that_has_just_started_judges_by_what_the_others_have_reported(routers: Routers) -> None:
+    await routers.seconds(30, calls=8, faults=2)
+    late = Router("r-3", routers.shared, routers.clock)
+    for _ in range(int(LEASE_SECONDS) + 2):
+        routers.other.serve(B, 8, 2)
+        routers.clock.advance(1.0)
+        await routers.other.measurement.exchange()
+        await late.cache.refresh()
+        await late.measurement.exchange()
+        await late.judge.look()
+    assert len(routers.automatic) == 1
+
+
+async def test_the_alarm_of_a_router_that_judges_no_more_is_over(routers: Routers) -> None:
+    routers.one.views.a_serves = routers.other.views.a_serves = False
+    await routers.seconds(36, faults=4)
+    judge = next(router.judge for router in (routers.one, routers.other) if router.judge.alarm)
+    routers.shared.leases[LEASE_NAME] = Lease("r-3", 1, LEASE_SECONDS)
+    assert await judge.look() is None
+    assert (judge.view, judge.alarm) == ("another router judges", "")
+
+
+async def test_the_judge_goes_by_the_limits_that_the_setting_has(routers: Routers) -> None:
+    await routers.one.migration.set_limits(ANN, {"rollback_fault_percent": 30.0}, ())
+    assert set(await routers.seconds(40, faults=1)) == {Ruling.KEEP}, "a quarter of the calls may fail"
+    await routers.one.migration.set_limits(ANN, {}, ("rollback_fault_percent",))
+    assert Ruling.ROLL_BACK in await routers.seconds(2, faults=1)
+
+
+async def test_the_control_store_keeps_how_long_routers_have_watched_since_a_rollback(routers: Routers) -> None:
+    await routers.seconds(40, faults=1)
+    await routers.seconds(20)
+
+    def watched() -> float:
+        assert routers.shared.rollback is not None
+        return routers.shared.rollback.watched_seconds
+
+    before = watched()
+    assert 20 <= before <= 27
+    routers.clock.advance(3600.0)
+    await routers.seconds(1)
+    assert before < watched() <= before + LEASE_SECONDS, "the time in which no router looked does not count"
+    before, first = watched(), routers.one if routers.one.judge._looked_at is not None else routers.other
+    second = routers.other if first is routers.one else routers.one
+    for judging, waiting in ((second, first), (first, second)):
+        routers.shared.leases.clear()
+        for _ in range(10):
+            routers.clock.advance(1.0)
+            await judging.judge.look()
+            await waiting.judge.look()
+    assert watched() == before + 18, "the first look of a router counts nothing: another one has counted until then"
+    assert first.judge._last == routers.shared.rollback
+    await first.migration.set_limits(ANN, {"rollback_pause_seconds": watched() + 5}, ())
+    before = watched()
+    await routers.seconds(20)
+    assert watched() == before + 5, "when the pause is over there is nothing to count"
 
 
 async def test_a_setting_that_changed_meanwhile_is_judged_anew(routers: Routers) -> None:

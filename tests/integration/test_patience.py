@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import uuid4
 
 import grpc
@@ -68,6 +68,11 @@ async def browse(system: System) -> tuple[list[str], bool]:
     return [book.path for book in pb.Books.FromString(data).found], stale
 
 
+def faults(system: System) -> int:
+    """Of A, as gates and automatic rollback count them."""
+    return system.traffic.meter.recent(Store.A, asyncio.get_running_loop().time()).faults
+
+
 async def waits(system: System, store: Store = Store.A) -> None:
     await eventually(lambda: system.traffic.waiting[store] > 0, what="a call waits for the store")
 
@@ -96,9 +101,11 @@ async def test_a_read_and_a_list_wait_for_a_store_that_restarts_and_are_not_stal
 async def test_a_write_ends_with_a_reason_when_patience_is_over(hasty: System) -> None:
     await put(hasty)
     await hasty.stop(Store.A)
+    began = asyncio.get_running_loop().time()
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await lend(hasty)
     assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+    assert asyncio.get_running_loop().time() - began < 8.0, "long before its caller's deadline"
     assert hasty.traffic.waiting.total() == 0
 
 
@@ -110,24 +117,34 @@ async def test_a_write_ends_with_a_reason_before_its_callers_deadline(system: Sy
     assert reason_of(refused.value)[0] == OwnerUnavailable.reason
 
 
-async def test_reads_wait_only_in_the_first_seconds_of_an_outage(hasty: System) -> None:
+@pytest.mark.parametrize("ask", [look, browse])
+async def test_reads_wait_only_in_the_first_seconds_of_an_outage(
+    hasty: System, ask: Callable[[System], Awaitable[tuple[object, bool]]]
+) -> None:
     await put(hasty)
     await eventually(lambda: KEY in hasty.ports(Store.B)._state.rows, what="B has the replica")
     await hasty.stop(Store.A)
-    assert (await look(hasty))[1]
+    assert (await ask(hasty))[1]
     clock = asyncio.get_running_loop().time
     since = hasty.patience.away_since(Store.A, clock())
     await eventually(lambda: clock() > since + hasty.patience.seconds)
     waited = False
 
     async def read() -> bool:
-        return (await look(hasty))[1]
+        return (await ask(hasty))[1]
 
     later = asyncio.create_task(read())
     while not later.done():
         waited = waited or hasty.traffic.waiting[Store.A] > 0
         await asyncio.sleep(0)
     assert (await later, waited) == (True, False)
+    await hasty.start(Store.A)
+
+    async def back() -> bool:
+        return not (await ask(hasty))[1]
+
+    await eventually(back)
+    assert hasty.patience.away_since(Store.A, clock()) > since + hasty.patience.seconds, "the next outage is a new one"
 
 
 async def test_a_call_for_the_other_store_is_served_while_calls_wait(system: System) -> None:
@@ -148,12 +165,23 @@ async def test_a_call_that_waits_counts_as_a_fault_in_each_second(system: System
     await put(system)
     await system.stop(Store.A)
     write = asyncio.create_task(lend(system))
-    await waits(system)
-    clock = asyncio.get_running_loop().time
-    await eventually(lambda: system.traffic.meter.recent(Store.A, clock()).faults == 3)
+    await eventually(lambda: system.traffic.waiting[Store.A] and faults(system) == 1, what="both tries count once")
+    await eventually(lambda: faults(system) == 3)
     assert not write.done(), "one at first, one more in each second, and none for the tries in between"
     await system.start(Store.A)
     await write
+
+
+async def test_a_read_that_waits_counts_as_a_fault_in_each_second(system: System) -> None:
+    await put(system)
+    await system.stop(Store.A)
+    read = asyncio.create_task(look(system))
+    await waits(system)
+    began, at_first = asyncio.get_running_loop().time(), faults(system)
+    await eventually(lambda: faults(system) >= at_first + 2)
+    assert asyncio.get_running_loop().time() - began > 1.5, "the tries in between do not count"
+    await system.start(Store.A)
+    await read
 
 
 async def test_too_many_calls_that_wait_are_refused(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +193,10 @@ async def test_too_many_calls_that_wait_are_refused(system: System, monkeypatch:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await lend(system)
     assert reason_of(refused.value)[0] == "OVERLOADED"
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await look(system)
+    assert reason_of(unknown.value)[0] == "NO_SUCH_BOOK", "B answers a read, and has no copy of this one"
+    assert await browse(system) == ([], True)
     await system.start(Store.A)
     assert {(await write).lent for write in held} == {2, 3}
 
@@ -240,6 +272,69 @@ async def test_the_earliest_deadline_goes_first_and_each_answer_lets_two_more_go
     back = True
     assert await asyncio.gather(*calls) == list(range(8))
     assert tries[tries.index(6) :] == list(range(6, -1, -1))
+
+
+async def test_a_queue_that_is_let_go_has_so_many_tries_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that has just started is not flooded; and what has tried leaves its place to the next."""
+    monkeypatch.setattr(patience, "MOST_TRIES", 3)
+    monkeypatch.setattr(patience, "PROBE_SECONDS", 0.001)
+    traffic = Traffic()
+    queue = Patience(traffic, 5.0)
+    later = asyncio.get_running_loop().time() + 60
+    go_on = asyncio.Event()
+    now = most = 0
+
+    async def call() -> None:
+        nonlocal now, most
+        first = True
+
+        async def work() -> None:
+            nonlocal first, now, most
+            if first:
+                first = False
+                raise away()
+            now += 1
+            most = max(most, now)
+            await go_on.wait()
+            now -= 1
+            queue.heard(Store.A, None)
+
+        await queue.call(work, Waiting("get", True, 1, lambda _: later))
+
+    calls = [asyncio.create_task(call()) for _ in range(10)]
+    await eventually(lambda: now == 3)
+    assert (queue.calls, queue.writes) == (7, 0), "reads are no writes"
+    for _ in range(3):
+        queue.heard(Store.A, None)
+    go_on.set()
+    await asyncio.gather(*calls)
+    assert most == 3
+
+
+async def test_each_answer_lets_two_more_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PROBE_SECONDS", 1000.0)
+    queue = Patience(Traffic(), 5.0)
+    later = asyncio.get_running_loop().time() + 60
+    back, tries = False, 0
+    go_on = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal tries
+        if not back:
+            raise away()
+        tries += 1
+        await go_on.wait()
+
+    calls = [asyncio.create_task(queue.call(work, Waiting("get", True, 1, lambda _: later))) for _ in range(8)]
+    await eventually(lambda: queue.calls == 8)
+    back = True
+    for answers in (1, 2, 3):
+        queue.heard(Store.A, None)
+        await eventually(lambda: tries == 2 * answers)  # noqa: B023
+        assert queue.calls == 8 - 2 * answers
+    queue.heard(Store.A, None)
+    go_on.set()
+    await asyncio.gather(*calls)
 
 
 async def test_the_bytes_that_wait_are_bounded() -> None:

@@ -267,3 +267,6 @@ async def test_an_old_clients_new_name_is_made_where_that_may_be(system: System)
     assert (told[metadata.REASON], told[metadata.STORE]) == ("client schema", "B")
     assert system.traffic.handoffs == 0
     assert (await row(system, Store.B, "sandboxes/two")).schema_version == 1
+    await system.stop(Store.A)
+    _, told = await send(system, "CreateSandbox", flat_create("three"), 1, (metadata.EXPLAIN, "1"))
+    assert (told[metadata.REASON], told[metadata.STORE]) == ("client schema", "B"), "A is asked first, and is away"

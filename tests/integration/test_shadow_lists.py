@@ -10,6 +10,7 @@ import pytest
 
 from libs.ownership.model import Store
 from services.router.core.compare import FILTER
+from services.router.core.measure import ShadowCounts
 from services.router.flows.shadow import MAX_NAMES
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.shadowing import KEY, book, decided, edit, lend, put, replicated, send, shadowed
@@ -41,6 +42,14 @@ async def test_a_lists_rows_are_compared_by_name(system: System) -> None:
     (found,) = system.shadow.report().differences
     assert (found.operation, found.key, found.fields) == ("list", keys[1], ("reader",))
     assert system.shadow.report().operations["list"].mismatch == 1
+
+
+async def test_a_page_of_one_store_alone_is_not_compared(system: System) -> None:
+    await put(system)
+    await replicated(system)
+    await system.stop(Store.A)
+    assert await browse(system) == [KEY]
+    assert (system.shadow.report().waiting, system.shadow.counts) == (0, ShadowCounts())
 
 
 async def test_a_row_that_one_stores_list_lacks_is_missing(system: System) -> None:

@@ -9,7 +9,7 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, LogUnavailable, Retention
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse
-from services.router.core.evidence import Evidence
+from services.router.core.evidence import Evidence, Limits, horizon_alert
 from services.router.core.horizon import Held, Risk, risk_of
 from services.router.flows.horizon import HorizonWatch
 from services.router.flows.observe import StoreView
@@ -40,6 +40,12 @@ def test_at_risk_is_what_is_not_read_of_the_older_half_of_what_the_log_keeps(
 ) -> None:
     assert risk_of("B", following, {0: held}) == Risk("B", old, gone)
     assert risk_of("B", {**following, 1: 5}, {0: held, 1: Held(0, 5, 0, True)}) == Risk("B", old, gone)
+
+
+def test_a_store_that_has_read_what_may_be_dropped_soon_is_no_alert() -> None:
+    read, behind = Risk("A", 0, 0), Risk("B", 1, 0)
+    assert horizon_alert(Evidence(risks=(read, read)), Limits()) == ""
+    assert horizon_alert(Evidence(risks=(read, behind)), Limits()) == str(behind)
 
 
 class AgedLog(MemoryEventLog):

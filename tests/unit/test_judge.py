@@ -104,11 +104,14 @@ def test_what_both_stores_suffer_from_is_not_the_fault_of_b(a: Counts, ruling: R
 def test_answers_for_the_other_store_show_that_a_is_there() -> None:
     assert ruled(window(Counts(20, 20), Counts(1, 1, denials=9))) is ROLL_BACK
     assert ruled(window(Counts(20, 20), Counts(1, 1))) is PERSON
+    denying = [(Counts(10, 10, denials=10), Counts(20, 4)), *FAILING[1:]]
+    assert ruled(denying) is PERSON, "half of its 20 answers are faults"
 
 
 def test_with_few_calls_of_a_its_own_word_counts() -> None:
     few = [(Counts(19, 19), Counts(20, 4)), *FAILING[1:]]
     assert ruled(few) is ROLL_BACK
+    assert ruled([(Counts(20, 20), Counts(20, 4)), *FAILING[1:]]) is PERSON, "20 answers are enough to tell"
     assert ruled(few, a_serves=False) is PERSON
     assert ruled(window(Counts(20, 4), Counts(20)), a_serves=False) is PERSON, "nobody is sent to who does not serve"
 

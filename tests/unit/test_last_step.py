@@ -19,7 +19,9 @@ from services.router.flows.reconciling import Reconciling
 from services.router.flows.rehearsal import Result
 
 
-@pytest.mark.parametrize(("seconds", "alert"), [(0.0, ""), (5.0, ""), (86400.0, "clocks are 86400 s apart")])
+@pytest.mark.parametrize(
+    ("seconds", "alert"), [(0.0, ""), (5.0, ""), (5.1, "clocks are 5 s"), (86400.0, "clocks are 86400 s apart")]
+)
 def test_clocks_that_differ_are_an_alert(seconds: float, alert: str) -> None:
     said = clock_alert(Evidence(clocks_apart_seconds=seconds), Limits())
     assert said.startswith(alert) and bool(said) == bool(alert)
