@@ -157,7 +157,11 @@ async def test_parked_events_are_listed_and_tried_again(panel: Panel) -> None:
     (one,) = listed["parked"]
     assert (one["store"], one["place"], one["key"], one["reason"]) == ("B", "0/3", BOOK, "made no sense")
     assert (await answers(panel, "events", "parked", "--store", "A"))[0]["parked"] == []
-    assert (await answers(panel, "events", "retry", "--all", "--dry-run"))[0] == {"retried": [], "dry_run": True}
+    assert (await answers(panel, "events", "retry", "--all", "--dry-run"))[0] == {
+        "retried": [],
+        "dry_run": True,
+        "effects": ["B: event 0/3 is tried again"],
+    }
     (tried,) = await answers(panel, "events", "retry", "--store", "B", "0/3", "--yes")
     assert tried["retried"] == [{"store": "B", "place": "0/3", "applied": True, "reason": ""}]
     assert (await panel.system.ports(Store.B).records.read(BOOK)).row is not None
