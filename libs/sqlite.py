@@ -246,7 +246,9 @@ class Database:
                 raise error_of(error, path) from error
             database._thread.start()
             try:
-                await asyncio.to_thread(database._migrate, migrations)
+                # In the pool, which `_close` waits for: an opener that is cancelled leaves the migration running, and a
+                # connection that is closed under a statement crashes the process.
+                await database._loop.run_in_executor(database._pool, database._migrate, migrations)
                 yield database
             finally:
                 await asyncio.shield(asyncio.to_thread(database._close))
@@ -393,8 +395,9 @@ class Database:
             job.error = StoreUnavailable(f"{self.path} is closed")
         if left:
             self._loop.call_soon_threadsafe(_deliver, left)
-        for connection in self._readers:
-            connection.interrupt()
+        for connection in (self._writer, *self._readers):
+            with suppress(sqlite3.ProgrammingError):  # The writer has closed its own.
+                connection.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for connection in [*self._readers, *([] if self._thread.is_alive() else [self._writer])]:
             connection.close()

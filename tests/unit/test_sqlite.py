@@ -266,6 +266,35 @@ async def test_a_database_that_every_user_can_read_is_warned_about(
     assert f"chmod o-rwx {path}" in caplog.text
 
 
+async def test_a_cancelled_opener_closes_no_connection_that_still_migrates(tmp_path: Path) -> None:
+    started, go_on, seen = threading.Event(), threading.Event(), list[str]()
+
+    def migrate(connection: sqlite3.Connection) -> None:
+        started.set()
+        go_on.wait(BOUND_SECONDS)
+        try:
+            connection.execute("CREATE TABLE more (word TEXT)")
+        except sqlite3.Error as error:
+            seen.append(f"{type(error).__name__}: {error}")
+            raise
+        seen.append("done")
+
+    async def opened() -> None:
+        async with Database.open(tmp_path / "d.db", (Migration(1, migrate),)):
+            pass
+
+    opening = asyncio.create_task(opened())
+    await asyncio.to_thread(started.wait, BOUND_SECONDS)
+    opening.cancel()
+    # Long enough for a close that does not wait.
+    await asyncio.wait({opening}, timeout=0.3)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await eventually(lambda: bool(seen))
+    assert "closed" not in seen[0]
+
+
 async def test_processes_that_share_a_file_wait_for_each_other_with_a_bound(tmp_path: Path) -> None:
     options = Options(exclusive=False, busy_seconds=0.05)
     path = tmp_path / "d.db"
