@@ -28,8 +28,8 @@ from libs.backend.lost_rows import lost_rows
 from libs.backend.marks import marks_of
 from libs.backend.orders import order_from_pb
 from libs.errors import BatonError, StoreNotReady
-from libs.eventlog.identity import check_log
-from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone
+from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
+from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
 from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import BUCKETS, Absence, Record, Store, Version
 from libs.ownership.orders import ForeignControl, LateOrder
@@ -101,6 +101,9 @@ class _Scan:
 
     positions: dict[int, int]
     ends: Mapping[int, int]
+    marks: dict[int, Mark]
+    """Of what was read before, by this look or by the feed: the log is compared with it again before the look goes on,
+    and before its end is believed."""
     seen: _Seen = field(default_factory=_Seen)
     total: int = 0
 
@@ -242,6 +245,12 @@ class Admission:
         if self._scanning is not None:
             async with asyncio.timeout(ASK_SECONDS):
                 event_log = await self._open_log()
+            try:
+                await check_log(event_log, self._scanning.marks)
+            except LogReplaced:
+                # What was read of the former log is no evidence, so the next look begins anew.
+                self._scanning = None
+                raise
             return await self._scan(event_log, self._scanning)
         before = await self._next_offsets()
         async with asyncio.timeout(ASK_SECONDS):
@@ -260,8 +269,9 @@ class Admission:
             if before.get(part, 0) > end:
                 raise _NotAsked(f"the log ends at {end} in partition {part}: it was replaced")
         # LogReplaced: such a log is no witness.
-        await check_log(event_log, marks_of(await self._ports.feed.state()))
-        return await self._scan(event_log, _Scan(positions, {part: end for part, (_, end) in ends.items()}))
+        marks = marks_of(await self._ports.feed.state())
+        await check_log(event_log, marks)
+        return await self._scan(event_log, _Scan(positions, {part: end for part, (_, end) in ends.items()}, marks))
 
     async def _next_offsets(self) -> Mapping[int, int]:
         return (await self._ports.feed.state()).next_offsets
@@ -272,29 +282,34 @@ class Admission:
         seen, positions = scan.seen, {part: at for part, at in scan.positions.items() if at < scan.ends[part]}
         if positions:
             async with event_log.reader(positions) as reader:
-                if reason := await self._read_on(reader, scan):
-                    return reason
+                reason = await self._read_on(event_log, reader, scan)
+            await check_log(event_log, scan.marks)
+            if reason:
+                return reason
         return await self._forgotten(seen) or by_terms(await self._ports.transfers.absences(), seen.terms)
 
-    async def _read_on(self, reader: LogReader, scan: _Scan) -> str:
+    async def _read_on(self, event_log: EventLog, reader: LogReader, scan: _Scan) -> str:
         """Raises StillReading when its time is up: the next call goes on."""
         clock = asyncio.get_running_loop().time
         began = heard = clock()
+        last: dict[int, Stored] = {}
         while scan.left:
             found = await reader.poll(_POLL_EVENTS, _POLL_SECONDS)
             if found:
                 heard = clock()
             elif clock() - heard >= SILENT_SECONDS:
                 raise _NotAsked(f"the log has given nothing for {SILENT_SECONDS:g} s, before its end")
-            for part, offset, event, _ in found:
-                scan.positions[part] = offset + 1
-                self._note(scan.seen, event)
+            for stored in found:
+                last[stored.partition] = stored
+                scan.positions[stored.partition] = stored.offset + 1
+                self._note(scan.seen, stored.event)
             if len(scan.seen.mine) + len(scan.seen.theirs) >= _READ_KEYS and (
                 reason := await self._forgotten(scan.seen)
             ):
                 return reason
             if scan.left and found and clock() - began >= STEP_SECONDS:
                 self._scanning = scan
+                scan.marks |= {part: Mark(one.offset + 1, mark_of(event_log.id, one)) for part, one in last.items()}
                 read = scan.total - scan.left
                 trouble = StillReading(f"{StillReading.__doc__}: {read} of {scan.total} events")
                 log.info("%s", trouble.message)

@@ -533,6 +533,32 @@ async def test_a_long_backlog_is_read_in_steps_that_say_how_far_they_are(
     assert await starting.decide() == ""
 
 
+@pytest.mark.parametrize("has_id", [True, False])
+async def test_a_log_that_is_replaced_between_two_steps_is_no_witness(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, has_id: bool
+) -> None:
+    """The new log has a change that this store has not made; the former one has none."""
+    monkeypatch.setattr(admission, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(admission, "_POLL_EVENTS", 10)
+    if not has_id:
+        monkeypatch.setattr(MemoryEventLog, "id", "")
+    rig.a_away = True
+    for revision in range(1, 26):
+        await rig.say("sandboxes/other", revision, Store.A)
+    starting = Admission(rig.store, rig.open_log, None, Arrivals(rig.store, check_nothing).read)
+    with pytest.raises(StillReading):
+        await starting.decide()
+    former, rig.log = rig.log, MemoryEventLog(4)
+    for revision in range(1, 30):
+        await rig.say("sandboxes/other", 100 + revision)
+    with pytest.raises(NotAdmitted, match=r"another event than the one|has the id"):
+        await starting.decide()
+    assert not await rig.gone()
+    rig.log = former
+    with pytest.raises(StillReading, match="10 of 25 events"):
+        await starting.decide()
+
+
 async def test_what_a_step_has_seen_counts_in_the_last_one_and_is_looked_at_twice(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
