@@ -15,6 +15,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.errors import InvalidField
+from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import NEVER, Row, Store, Version, bucket_of
 from libs.rpc.tasks import Loop
 from services.router.flows.jobs import JobKind, Position, Step
@@ -315,3 +316,13 @@ async def test_validate_tells_what_only_one_store_has_and_what_differs() -> None
         assert [report[name] for name in counts] == [11, 11, 1, 1, 4, 4]
         with pytest.raises(InvalidField, match="none"):
             Validate(system.stores, SystemClock()).lane({"deep": "yes"})
+
+
+async def test_a_record_that_is_too_large_to_copy_is_left_out_and_named() -> None:
+    async with stocked() as system:
+        lose(system, B, path(0))
+        lose(system, B, path(1))
+        plant(system, A, path(0), payload=b"x" * (MAX_COPY_BYTES + 1))
+        report = await run(reconcile(system), {})
+        assert (report["repaired"], report["left"], report["left_out"]) == (1, 1, 1)
+        assert report["why"].startswith(f"{path(0)} has {MAX_COPY_BYTES + 1} bytes")

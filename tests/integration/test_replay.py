@@ -14,6 +14,7 @@ import pytest
 from libs.clock import SystemClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.port import UNREADABLE_HEADER, Event, partition_of
+from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import Record, Row, Store, Version
 from libs.ownership.wire import event_of
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -290,3 +291,17 @@ async def test_a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_s
         assert (ended.id, ended.done) == ("replay-1", RECORDS * VERSIONS), "one job, each event counts once"
         assert found["applied"] + found["known"] == RECORDS * VERSIONS
         assert await rows(system.ports(Store.B)) == NEWEST
+
+
+async def test_a_record_that_is_too_large_to_copy_is_left_out_and_named(panel: Panel) -> None:
+    a, b = (panel.system.ports(store) for store in Store)
+    for number in range(2):
+        await a.transfers.apply([record(key_of(number), 2)])
+    rows_of_a = a._state.rows
+    rows_of_a[key_of(0)] = replace(rows_of_a[key_of(0)], payload=b"x" * (MAX_COPY_BYTES + 1))
+    await panel.system.log.append([event(key_of(0)), event(key_of(1))])
+    job = await ended(panel, {})
+    counts = report(job)
+    assert (counts["applied"], counts["left_out"]) == (1, 1)
+    assert f"left out 1: {key_of(0)} has {MAX_COPY_BYTES + 1} bytes" in job.note
+    assert set(await rows(b)) == {key_of(1)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from libs.ownership.model import Store
+from libs.ownership.model import Store, Version
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1.sandbox_service_pb2 import (
@@ -69,6 +69,16 @@ async def test_a_write_that_is_there_is_no_finding_wherever_its_record_has_moved
         await looked_at(system)
         counts = system.auditor.ledger.counts
         assert (counts.lost, counts.sampled) == (0, 2)
+
+
+@pytest.mark.parametrize(("revision", "lost"), [(9, 0), (1, 1)])
+async def test_a_row_that_is_too_large_to_be_read_is_judged_by_its_version(revision: int, lost: int) -> None:
+    async with running_system(feeds=False, mover=False) as system:
+        await with_a_loan(system)
+        version = Version(0, revision)
+        plant(system, Store.A, version=version, write_version=version, payload=b"\xff" * 17 * 1024 * 1024)
+        await looked_at(system)
+        assert system.auditor.ledger.counts.lost == lost
 
 
 async def test_a_row_that_went_back_in_time_is_found() -> None:

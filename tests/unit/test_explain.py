@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -108,6 +109,15 @@ async def test_what_a_write_does_to_a_record_elsewhere_is_said(panel: Panel, exp
     missing = await explainer.explain("shelf/r/none", "update")
     assert missing.then == "there is no such record: store A, which owns its absence, says so"
     assert "a write first brings it there" in (await explainer.explain("shelf/r/none", "create")).then
+
+
+async def test_a_row_that_is_too_large_to_be_read_is_shown_with_its_owner(panel: Panel, explainer: Explainer) -> None:
+    rows = panel.system.ports(Store.A)._state.rows
+    version = rows[KEY].version
+    rows[KEY] = replace(rows[KEY], payload=b"x" * 17 * 1024 * 1024)
+    found = await explainer.explain(KEY, "update")
+    assert found.rows[0] == RowView(Store.A, "", True, True, version, Store.A)
+    assert found.then == "store A owns the record and answers"
 
 
 async def test_a_store_that_is_away_is_a_part_of_the_answer(panel: Panel, explainer: Explainer) -> None:

@@ -51,6 +51,7 @@ def reconcile(
     \b
     JSON keys: those of `baton jobs show`, dry_run effects; in report:
       records buckets_walked different repaired left
+      left_out: records that cannot be copied; why: the first of them
       found: by kind: MISSING EXTRA STALE CORRUPT OWNER
       differences: the first 100: key kind newer repaired
         A B: version owner content written_beside_baton, or null
@@ -117,6 +118,8 @@ def _differences(report: View) -> RenderableType:
     )
     if not report["different"]:
         return head
+    if report["left_out"]:
+        head.append(f"\n{report['left_out']} cannot be copied: {report['why']}")
     kinds = table_of("kind", "records", "what it means")
     for kind, meaning in KINDS.items():
         if report["found"][kind]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -175,6 +175,10 @@ class Findings:
     """The first ones, as JSON."""
     named: str = ""
     """What the record is that a person has named as CORRUPT: "CORRUPT", which is mended, or in words why not."""
+    left_out: int = 0
+    """That cannot be copied as they are."""
+    why: str = ""
+    """The first of them, for a person."""
 
     @property
     def different(self) -> int:
@@ -199,6 +203,11 @@ class Findings:
         for shown in self.differences:
             shown["repaired"] = shown["repaired"] or shown["key"] in keys
 
+    def leave_out(self, refused: Mapping[str, str]) -> None:
+        """By key, why a record cannot be copied."""
+        self.left_out += len(refused)
+        self.why = self.why or next(iter(refused.values()), "")
+
     def to_json(self) -> str:
         counted = {kind.value: self.found[kind.value] for kind in Kind}
         value = {
@@ -210,6 +219,8 @@ class Findings:
             "left": self.left,
             "differences": self.differences,
             "named": self.named,
+            "left_out": self.left_out,
+            "why": self.why,
         }
         return json.dumps(value, ensure_ascii=False)
 
@@ -226,6 +237,8 @@ class Findings:
             value["repaired"],
             value["differences"],
             value.get("named", ""),
+            value.get("left_out", 0),
+            value.get("why", ""),
         )
 
 

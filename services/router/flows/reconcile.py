@@ -222,7 +222,7 @@ class Reconcile:
     async def _mend(self, place: Place, findings: Findings) -> Step:
         for store in Store:
             keys = [one.key for one in place.believed if one.kind in REPAIRED and one.newer is store.other]
-            await self._transfer.copy(keys, store)
+            findings.leave_out((await self._transfer.copy(keys, store)).refused)
         for one in place.believed:
             if one.is_handed_over:
                 # There and back: each way is a change like any other, so the content goes with a higher version.
@@ -272,6 +272,8 @@ def _told(findings: Findings, corrupt: str) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(findings.found.items()))
     told = f"{findings.different} of {findings.records} records differ"
     told = f"{told} ({kinds}); {findings.repaired} are repaired" if kinds else told
+    if findings.left_out:
+        told = f"{told}, {findings.left_out} left out: {findings.why}"
     unmended = corrupt and findings.named != Kind.CORRUPT.value
     return f"{told}; {corrupt} was not mended as CORRUPT: {findings.named}" if unmended else told
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
@@ -70,7 +70,7 @@ class _Journey:
         return wanted
 
     def encode(self) -> bytes:
-        return json.dumps([list(self.ranges.items()), self.events, asdict(self.counts)]).encode()
+        return json.dumps([list(self.ranges.items()), self.events, self.counts.to_json()]).encode()
 
     @classmethod
     def decode(cls, checkpoint: bytes) -> _Journey:
@@ -134,7 +134,7 @@ class Replay:
             total=journey.events,
             note=counts.said(dry_run=work.dry_run),
             finished=not journey.left,
-            report=json.dumps({**at.arguments, **asdict(counts)}),
+            report=json.dumps({**at.arguments, **counts.to_json()}),
         )
 
     async def _begin(self, arguments: Mapping[str, str]) -> _Journey:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -21,7 +21,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc.tasks import all_or_none
 from services.router.core.replay import Claim, Give, decide_replay, next_change
 from services.router.flows.stores import Refused, StoreClient, Stores
-from services.router.flows.transfer import Transfer
+from services.router.flows.transfer import Copied, Transfer
 
 WRITERS = 4
 """Calls at once. Events of one record go by the same one."""
@@ -53,7 +53,7 @@ class NotYetRead(BatonError):
 
 @dataclass(slots=True)
 class Counts:
-    """Of events: read = applied + known + unreadable + others + withheld."""
+    """Of events: read = applied + known + unreadable + others + withheld + left_out."""
 
     applied: int = 0
     known: int = 0
@@ -67,6 +67,24 @@ class Counts:
     """They would have made the store an owner, and the other store's row does not confirm it."""
     withheld_places: list[str] = field(default_factory=list)
     """Of the first ones: partition/offset and name."""
+
+    left_out: int = 0
+    """Their record is to be copied from the other store, and cannot be copied as it is, or not now."""
+    why: str = ""
+    """The first of them, for a person."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A router of the release before reads the counts of a replay that left nothing out."""
+        value = asdict(self)
+        if not self.left_out:
+            del value["left_out"], value["why"]
+        return value
+
+    def copied(self, keys: Sequence[str], copied: Copied) -> None:
+        reasons = [*copied.refused.values(), *(f"{key} could not be had now" for key in copied.busy)]
+        self.left_out += len(reasons)
+        self.why = self.why or next(iter(reasons), "")
+        self.applied += len(keys) - len(reasons)
 
     def cannot_read(self, stored: Stored) -> None:
         self.unreadable += 1
@@ -84,6 +102,8 @@ class Counts:
         text = f"{applied} {self.applied}, {ignored} {self.known} as known"
         if self.withheld:
             text += f", withheld {self.withheld}, whose ownership the other store's row does not confirm"
+        if self.left_out:
+            text += f", left out {self.left_out}: {self.why}"
         return f"{text}; {self.unreadable} cannot be read" if self.unreadable else text
 
 
@@ -222,8 +242,7 @@ class Work:
 
     async def _copy(self, keys: Sequence[str]) -> None:
         if keys:
-            await self._transfer.copy(keys, self._to)
-            self._counts.applied += len(keys)
+            self._counts.copied(keys, await self._transfer.copy(keys, self._to))
 
     async def _own(self, wanted: Mapping[str, list[Stored]], other: Mapping[str, Claim]) -> None:
         """Takes what the other store's rows name the target as owner of, if those rows are the newest."""
