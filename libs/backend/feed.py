@@ -98,6 +98,9 @@ class ApplyLoop:
         self.arrivals = arrivals
         self.replaced = ""
         """Why the log is another one than this store has read so far, until it is the former one again or `restart`."""
+        self.adopted = ""
+        """Which log this process has taken for the one that was read, without a mark to compare; a router writes it to
+        the journal."""
         self._topic = ""
         self._epoch: int | None = None
         """The reader's, when the log was compared last."""
@@ -211,6 +214,10 @@ class ApplyLoop:
         own = {part: text for part, text in adopted.items() if part in mine}
         if own:
             logger.warning("the log's identity was not known in partitions %s: it is taken as it is", sorted(own))
+            first = min(own)
+            self.adopted = (
+                f"{len(own)} partitions of the log, the first is {first}, read up to {marks[first].next}: {own[first]}"
+            )
             steps = [Position(part, marks[part].next, marks[part].next, text) for part, text in own.items()]
             await self._ports.transfers.apply([], FeedStep(tuple(steps)))
 

@@ -145,6 +145,7 @@ class Replication(ReplicationServiceServicer):
                 trouble=self._feed.trouble,
                 clock_ahead_seconds=self._feed.clock_ahead_seconds,
                 log_replaced=self._feed.replaced,
+                log_adopted=self._feed.adopted,
             ),
             vitals=vitals(about.gauges),
         )

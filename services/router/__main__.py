@@ -47,6 +47,7 @@ from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.flows import rehearsal
 from services.router.flows.absences import Absences
+from services.router.flows.adopted_logs import AdoptedLogs
 from services.router.flows.audit import Audit, LastAudit
 from services.router.flows.backfill import TO_B, Backfill
 from services.router.flows.canary import CanaryAuto, Sights
@@ -322,6 +323,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             direct.loop,
             horizon.loop,
             parts.phase_since.loop,
+            AdoptedLogs(observer, migration, control_store, holder).loop,
             Witness(stores).loop,
             Loop("mover", mover.run_once),
             *(Loop(f"relay {relay.store}", relay.run_once) for relay in relays),

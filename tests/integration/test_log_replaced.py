@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -15,6 +16,7 @@ from services.router.cli.options import Exit
 from services.router.core.evidence import Verdict
 from services.router.core.gates import judge
 from services.router.core.jobs import JobState
+from services.router.flows.adopted_logs import ADOPTED, AdoptedLogs
 from services.router.flows.restart_events import RESTARTED
 from tests.commands import answer, baton
 from tests.contracts.pb.toy import shelf_pb2
@@ -108,3 +110,33 @@ async def test_the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is
         return await panel.records_at(Store.B) == 2 * RECORDS + 5
 
     await eventually(followed)
+
+
+async def test_a_log_whose_identity_a_store_takes_as_it_finds_it_is_journaled_once(panel: Panel) -> None:
+    """As after an update from a program that kept no marks. Two routers see it."""
+    await put(panel, 0, RECORDS)
+
+    async def copied() -> bool:
+        return await panel.records_at(Store.B) == RECORDS
+
+    await eventually(copied)
+    state = panel.system.ports(Store.B)._state
+    state.feed = replace(state.feed, marks={})
+    panel.system.log._epoch += 1
+
+    async def taken() -> bool:
+        await panel.system.observer.poll()
+        found = panel.system.observer.view(Store.B).status
+        return found is not None and bool(found.feed.log_adopted)
+
+    await eventually(taken)
+    migration, control = panel.parts.migration, panel.store
+    routers = [AdoptedLogs(panel.system.observer, migration, control, f"router-{number}") for number in (1, 2)]
+    for _ in range(2):
+        for router in routers:
+            await router.look()
+    await control.lease("adopted-logs", "router-1", 0.0)
+    await routers[1].look()
+    (entry,) = [entry for entry in await control.journal(50) if entry.action == ADOPTED]
+    assert entry.actor == "store B" and "partitions of the log, the first is" in entry.reason
+    assert any(mark in entry.reason for mark in state.feed.marks.values())

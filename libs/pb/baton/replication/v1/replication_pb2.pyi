@@ -334,6 +334,7 @@ class Feed(_message.Message):
     TROUBLE_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
     LOG_REPLACED_FIELD_NUMBER: _builtins.int
+    LOG_ADOPTED_FIELD_NUMBER: _builtins.int
     read: _builtins.int
     """read = applied + old + parked + journaled."""
     applied: _builtins.int
@@ -351,6 +352,10 @@ class Feed(_message.Message):
     log_replaced: _builtins.str
     """Why the log is another one than this store has read so far; empty when it is not. The feed stands still and no
     change is published until RestartFeed, or until the former log is back.
+    """
+    log_adopted: _builtins.str
+    """Whose identity the process that answers has taken as it found it, since what was read had no mark: the first
+    partition, its last read event and the number of partitions. Empty if it has taken none since its start.
     """
     @_builtins.property
     def next_offsets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
@@ -370,10 +375,11 @@ class Feed(_message.Message):
         trouble: _builtins.str = ...,
         clock_ahead_seconds: _builtins.float = ...,
         log_replaced: _builtins.str = ...,
+        log_adopted: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "clock_ahead_seconds", b"clock_ahead_seconds", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "log_replaced", b"log_replaced", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "clock_ahead_seconds", b"clock_ahead_seconds", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "log_adopted", b"log_adopted", "log_replaced", b"log_replaced", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
