@@ -179,6 +179,12 @@ def never_sent(error: grpc.aio.AioRpcError) -> bool:
     return (error.details() or "").startswith(_NOT_CONNECTED)
 
 
+def nothing_listens(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the peer's machine has refused the connection. A peer that stands still, or whose network is cut, refuses
+    nothing."""
+    return never_sent(error) and "Connection refused" in (error.details() or "")
+
+
 def _items(metadata: Any) -> Sequence[tuple[str, Any]]:
     return metadata or ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from uuid import uuid4
 
 import grpc
@@ -239,6 +240,81 @@ async def test_a_refusal_by_a_store_that_was_started_again_is_the_answer(system:
         await write
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
     slow.go_on.set()
+
+
+class Line:
+    """Passes bytes on to one address. While `dead`, it takes connections as the kernel does for a process that is
+    paused: nothing answers."""
+
+    def __init__(self, target: str) -> None:
+        self.dead = False
+        self.swallowed = 0
+        self._host, _, self._port = target.rpartition(":")
+        self._taken: set[asyncio.Task[None]] = set()
+
+    async def cut(self) -> None:
+        """All connections."""
+        taken = list(self._taken)
+        for task in taken:
+            task.cancel()
+        await asyncio.gather(*taken, return_exceptions=True)
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._take(reader, writer))
+        self._taken.add(task)
+        task.add_done_callback(self._taken.discard)
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.dead:
+            self.swallowed += 1
+            far_reader, far_writer = asyncio.StreamReader(), writer
+        else:
+            far_reader, far_writer = await asyncio.open_connection(self._host, int(self._port))
+        try:
+            ways = (reader, far_writer), (far_reader, writer)
+            await asyncio.gather(*(self._pass(*way) for way in ways if not self.dead))
+            await asyncio.Event().wait()
+        finally:
+            for end in {writer, far_writer}:
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+
+    @staticmethod
+    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+
+async def test_a_refusal_by_a_process_that_stood_still_leaves_the_outcome_unknown(system: System) -> None:
+    """It refuses to create what is there. It may go on with the attempt that broke off, when that is deleted."""
+    await put(system)
+    slow = SlowRecords(system.ports(Store.A).records)
+    system.ports(Store.A).records = slow
+    slow.hold_writes = True
+    line = Line(system.backends[Store.A].server.address)
+    listener = await asyncio.start_server(line.take, "127.0.0.1", 0)
+    address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with open_store(Store.A, address, None) as client:
+        system.stores[Store.A] = client
+        write = asyncio.create_task(put(system))
+        await eventually(lambda: slow.held > 0)
+        line.dead = True
+        await line.cut()
+        clock = asyncio.get_running_loop().time
+        tried = clock() + 1.5
+        await eventually(lambda: line.swallowed > 0 and clock() > tried, what="gRPC gives a connection up")
+        line.dead = False
+        await line.cut()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await write
+        assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+        slow.go_on.set()
+    listener.close()
+    await listener.wait_closed()
+    await line.cut()
 
 
 def away() -> Away:

@@ -321,8 +321,8 @@ class Forward:
             self._patience.heard(store, away)
             if away.may_be_under_way:
                 course.doubt.add(store)
-            elif away.never_sent and client.is_one_process:
-                # Its listener is gone, and what answers next is another process.
+            elif away.nothing_listens and client.is_one_process:
+                # Its listener is gone, and what answers next is another process. One that stands still may go on.
                 course.doubt.discard(store)
             raise
         except (NotOwner, Refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationService
 from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
-from libs.rpc.errors import never_sent, reason_of
+from libs.rpc.errors import never_sent, nothing_listens, reason_of
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
@@ -32,6 +33,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+_ONE_IP = re.compile(r"(?:[0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+")
 _OF_THE_LOG = frozenset({NotLogged.reason, LogAway.reason})
 _ANSWERS = _OF_THE_LOG | {LocksUnavailable.reason}
 """Of the store itself, under the same codes: it is there, and knows the outcome."""
@@ -69,6 +71,10 @@ class Away(Refused):
     def never_sent(self) -> bool:
         """No process of the store could be connected to."""
         return never_sent(self.error)
+
+    @property
+    def nothing_listens(self) -> bool:
+        return nothing_listens(self.error)
 
     @property
     def may_be_under_way(self) -> bool:
@@ -118,7 +124,9 @@ class StoreClient:
 
     @property
     def is_one_process(self) -> bool:
-        return "," not in self.channel.address
+        """A's file is open in one process. B's address may stand for several, even a single one; and of a name's
+        several addresses gRPC tells how one of them failed."""
+        return self.store is Store.A and _ONE_IP.fullmatch(self.channel.address) is not None
 
     @property
     def token(self) -> Metadata:
