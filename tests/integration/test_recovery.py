@@ -107,7 +107,7 @@ async def step_by_step(
     for _ in range(STEPS):
         if until and b'"stage": "%b"' % until.encode() in checkpoint:
             return Step(checkpoint), checkpoint
-        at = Position(arguments, checkpoint, limit=100, job="recover-2")
+        at = Position(arguments, checkpoint, limit=100, job="recover-2", number=2)
         await kind.step(at)
         step = await kind.step(at)
         checkpoint = step.checkpoint
@@ -416,13 +416,13 @@ async def test_another_control_store_recovers_only_when_it_is_adopted(system: Sy
     arguments = {"store": "B", "confirm": "service_layer"}
     kind = recover(system)
     with pytest.raises(Refused, match=r"the lost control store.*--adopt-control"):
-        await kind.step(Position(arguments, b"", limit=100, job="recover-1"))
+        await kind.step(Position(arguments, b"", limit=100, job="recover-1", number=1))
     assert system.backends[B].serving.serving
     arguments["adopt_control"] = "true"
     kind.lane(arguments)
-    adopting = await kind.step(Position(arguments, b"", limit=100, job="recover-1"))
+    adopting = await kind.step(Position(arguments, b"", limit=100, job="recover-1", number=1))
     assert system.backends[B].serving.serving and "adopts control store" in adopting.note
-    await kind.step(Position(arguments, adopting.checkpoint, limit=100, job="recover-1"))
+    await kind.step(Position(arguments, adopting.checkpoint, limit=100, job="recover-1", number=1))
     for store in Store:
         order = (await system.ports(store).recovery.standing()).order
         assert order is not None and (order.epoch, order.number) == (4, 1)
@@ -436,14 +436,16 @@ async def test_a_recheck_needs_the_other_store_and_the_log(system: System) -> No
     kind = recover(system)
     kind.lane(arguments)
     with pytest.raises(Refused, match="both the other store and the log must answer"):
-        await kind.step(Position(arguments, b"", limit=100, job="recover-1"))
+        await kind.step(Position(arguments, b"", limit=100, job="recover-1", number=1))
 
 
 async def test_a_store_that_evidence_has_not_fenced_is_not_rechecked(system: System) -> None:
     await system.ports(B).recovery.fence("it was seized from")
     await system.backends[B].doorkeeper.admit()
     with pytest.raises(JobFailed, match=r"B stays fenced: .*it was seized from; baton recover brings it back"):
-        await recover(system).step(Position({"store": "B", "recheck": "true"}, b"", limit=100, job="recover-1"))
+        await recover(system).step(
+            Position({"store": "B", "recheck": "true"}, b"", limit=100, job="recover-1", number=1)
+        )
 
 
 async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(system: System) -> None:
@@ -463,8 +465,8 @@ async def test_a_recovery_that_another_router_goes_on_with_lets_writes_end_too(
 ) -> None:
     """What was fenced by a router that has ended since, nobody has waited for."""
     arguments = {"store": "B", "confirm": "service_layer"}
-    fenced = await recover(system).step(Position(arguments, b"", limit=100, job="recover-1"))
-    step = await recover(system).step(Position(arguments, fenced.checkpoint, limit=100, job="recover-1"))
+    fenced = await recover(system).step(Position(arguments, b"", limit=100, job="recover-1", number=1))
+    step = await recover(system).step(Position(arguments, fenced.checkpoint, limit=100, job="recover-1", number=1))
     assert step.wait_seconds > fenced_seconds - 1 > 6 and b"drain" in step.checkpoint
 
 

@@ -132,6 +132,21 @@ async def test_a_job_goes_step_by_step_to_its_end() -> None:
     assert (job.runner, job.eta_seconds, job.ended_seconds > 0) == ("router-1", 0.0, True)
 
 
+async def test_each_step_knows_its_job_by_name_and_number() -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Known(Count):
+        async def step(self, at: Position) -> Step:
+            seen.append((at.job.partition(" ")[0], at.number))
+            return await super().step(at)
+
+    async with running_jobs(Known(gate=open_gate()), Shared()) as jobs:
+        for number in (1, 2):
+            await jobs.start("count", {"to": str(number)}, "ann")
+            await eventually(lambda at=number: state_of(jobs, f"count-{at}") is JobState.FINISHED)
+    assert seen == [("count-1", 1), ("count-2", 2)]
+
+
 async def test_what_cannot_be_had_now_is_waited_for_and_said() -> None:
     kind = Count(gate=open_gate(), trouble=StoreNotReady("B is being repaired"))
     async with running_jobs(kind, Shared()) as jobs:

@@ -14,6 +14,7 @@ from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
 from libs.rpc.tasks import Loop
 from libs.text import plain
+from services.router.control.codec import number_of_job
 from services.router.control.port import ControlUnavailable, JobRecords
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobState, JobUnderWay
@@ -303,7 +304,7 @@ class Run:
         limit = MAX_LIMIT if not self._allowed else max(1, min(MAX_LIMIT, int(self._allowed * STEP_SECONDS)))
         # Ids begin anew with another control store.
         name = f"{job.id} of {job.created_seconds:.3f}"
-        at = Position(job.arguments, job.checkpoint, limit, job.done, job.report, name)
+        at = Position(job.arguments, job.checkpoint, limit, job.done, job.report, name, number_of_job(job.id))
         task = asyncio.ensure_future(self._kind.step(at))
         try:
             async with asyncio.timeout(LONGEST_STEP_SECONDS):

@@ -70,7 +70,9 @@ class Position:
     report: str = ""
     """Of the last step."""
     job: str = ""
-    """Of all jobs, this one; the same in each of its steps."""
+    """Of all jobs, this one; the same in each of its steps. A name that no other control store's job has."""
+    number: int = 0
+    """Of the job in its control store: later jobs have higher ones."""
 
 
 @dataclass(frozen=True, slots=True)

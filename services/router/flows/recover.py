@@ -27,7 +27,6 @@ from libs.ownership.model import BUCKETS, Store
 from libs.ownership.orders import Order, higher
 from libs.ownership.wire import version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
-from services.router.control.codec import number_of_job
 from services.router.control.info import Described
 from services.router.flows.backfill import Backfill
 from services.router.flows.jobs import JobFailed, Position, Step
@@ -155,7 +154,7 @@ class _Job:
         if not at.checkpoint and at.arguments.get(RECHECK):
             state = state.next("recheck")
         control = (await self._control.info()).id
-        order = Order(state.epoch or 0, number_of_job(at.job), STAGES.index(state.stage), control, at.job)
+        order = Order(state.epoch or 0, at.number, STAGES.index(state.stage), control, at.job)
         seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments), order)
         if state.epoch is None:
             kept = await self._kept(seizing)
