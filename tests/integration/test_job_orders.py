@@ -58,7 +58,8 @@ async def test_each_order_for_a_job_is_kept_with_who_and_why(panel: Panel) -> No
 
 
 async def test_the_commands_hand_their_reason_on(panel: Panel) -> None:
-    await panel.put(3)
+    # At this rate it lasts for minutes: it is still there when the commands come.
+    await panel.put(300)
     started = await answer(panel, "backfill", "--rate", "1", "--yes", "--reason", "a first copy")
     await answer(panel, "jobs", "pause", started["id"], "--yes", "--reason", "lunch")
     await answer(panel, "jobs", "cancel", started["id"], "--dry-run", "--reason", "not yet")

@@ -61,7 +61,15 @@ async def left(service: Service) -> int:
 
 
 async def is_complete(service: Service) -> bool:
-    return await left(service) == 0
+    """No row is left, and the store has noticed it."""
+    if await left(service):
+        return False
+    try:
+        await service.replication.DigestBuckets(rpb.DigestBucketsRequest())
+    except grpc.aio.AioRpcError as error:
+        assert reason_of(error)[0] == "STILL_FILLING", error
+        return False
+    return True
 
 
 async def use(service: Service, names: Sequence[str], word: str) -> None:

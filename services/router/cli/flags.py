@@ -92,7 +92,7 @@ def explain(
     \b
     JSON keys: target rule because then bucket canary_buckets setting_stale
       setting: phase generation canary_percent hold shadow_percent
-        shadow_same set_flags
+        shadow_same set_flags limits
       flags: list of name value source good_seconds trouble
       rows: list of store trouble exists live version owner
     bucket is null for a list; owner is null while no store owns the record.
