@@ -67,7 +67,8 @@ async def is_complete(service: Service) -> bool:
     try:
         await service.replication.DigestBuckets(rpb.DigestBucketsRequest())
     except grpc.aio.AioRpcError as error:
-        assert reason_of(error)[0] == "STILL_FILLING", error
+        if reason_of(error)[0] != "STILL_FILLING":
+            raise
         return False
     return True
 

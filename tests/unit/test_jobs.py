@@ -141,9 +141,10 @@ async def test_each_step_knows_its_job_by_name_and_number() -> None:
             return await super().step(at)
 
     async with running_jobs(Known(gate=open_gate()), Shared()) as jobs:
-        for number in (1, 2):
-            await jobs.start("count", {"to": str(number)}, "ann")
-            await eventually(lambda at=number: state_of(jobs, f"count-{at}") is JobState.FINISHED)
+        await jobs.start("count", {"to": "1"}, "ann")
+        await eventually(lambda: state_of(jobs, "count-1") is JobState.FINISHED)
+        await jobs.start("count", {"to": "2"}, "ann")
+        await eventually(lambda: state_of(jobs, "count-2") is JobState.FINISHED)
     assert seen == [("count-1", 1), ("count-2", 2)]
 
 
