@@ -150,9 +150,11 @@ async def test_callers_of_one_process_come_in_order(pair: Pair) -> None:
         async with pair.first.hold(KEY, WAIT_SECONDS):
             order.append(number)
 
-    async with asyncio.TaskGroup() as group:
+    # A caller that need not wait would be done before the next one comes.
+    async with asyncio.TaskGroup() as group, pair.first.hold(KEY, WAIT_SECONDS):
         for number in range(10):
             group.create_task(use(number))
+        await eventually(lambda: "waiting=10" in repr(pair.first))
     assert order == list(range(10))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from libs.backend.turns import Turns
 from libs.clock import ManualClock
+from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import Lock, LockState, LocksUnavailable
 from libs.ownership.errors import NotOwner
@@ -97,6 +98,57 @@ async def test_whoever_lost_the_record_while_waiting_for_the_lock_changes_nothin
         await waiting
     row = (await store.records.read(KEY)).row
     assert row is not None and word_of(row.payload) == "one"
+
+
+async def write_that_others_got_ahead_of(store: MemoryStore, turns: Turns) -> Changed | Answered:
+    """An ordinary write whose first attempt is overtaken again and again."""
+    call = call_of(KEY, "r1")
+    attempts = 0
+
+    def decide(found: Found) -> Changed | Answered:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise LockTimeout
+        return decide_write(found, store.store, call, putting(sandbox(KEY, "one")))
+
+    return await turns.write(call, decide)
+
+
+async def test_a_write_that_others_got_ahead_of_tries_again_under_the_lock(store: MemoryStore) -> None:
+    locks = MemoryLocks()
+    async with locks.hold(KEY, 0):
+        waiting = asyncio.create_task(write_that_others_got_ahead_of(store, Turns(store, locks)))
+        await eventually(lambda: "waiting=1" in repr(locks))
+        assert (await store.records.read(KEY)).row is None
+    assert isinstance(await waiting, Changed)
+
+
+async def test_a_write_that_others_got_ahead_of_tries_again_without_locks_while_they_are_away(
+    store: MemoryStore,
+) -> None:
+    away = Away()
+    assert isinstance(await write_that_others_got_ahead_of(store, Turns(store, away)), Changed)
+    assert away.asked == [KEY]
+
+
+async def test_a_write_that_waited_for_nobody_is_counted_as_such(store: MemoryStore) -> None:
+    """Else the measured waits would be those of busy records alone."""
+    undisturbed: list[str] = []
+    turns = Turns(store, MemoryLocks(), lambda: undisturbed.append(KEY))
+    call = call_of(KEY, "r1")
+    await turns.write(call, lambda found: decide_write(found, store.store, call, putting(sandbox(KEY, "one"))))
+    assert undisturbed == [KEY]
+    await write(store, turns, "r2", "two")
+    assert undisturbed == [KEY], "a write under the lock has measured its own wait"
+
+
+async def test_a_release_of_many_records_asks_for_no_lock(store: MemoryStore) -> None:
+    away = Away()
+    async with Turns(store, away).before_release([KEY, "sandboxes/two"]):
+        assert away.asked == []
+    async with Turns(store, away).before_release([KEY]):
+        assert away.asked == [KEY]
 
 
 async def test_a_release_waits_for_the_holder_of_the_lock(store: MemoryStore) -> None:

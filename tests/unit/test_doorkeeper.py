@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from libs.backend.admission import Admission
 from libs.backend.arrivals import Arrivals
@@ -16,7 +18,9 @@ from libs.ownership.wire import STORE_NUMBERS, absence_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
+from libs.store.recovery import FencedAt
 from tests.contracts.store_adapters import check_nothing
+from tests.waiting import eventually
 
 BOUND_SECONDS = 10.0
 
@@ -49,6 +53,16 @@ class Door:
             self.answer.set()
             await task
 
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[None]:
+        """The loop that notices fences by other processes."""
+        task = asyncio.create_task(self.keeper.loop.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task], timeout=BOUND_SECONDS)
+
 
 async def test_a_store_about_which_nothing_is_known_serves() -> None:
     door = Door()
@@ -72,3 +86,42 @@ async def test_a_process_that_ends_while_it_is_admitted_lets_nobody_in() -> None
     door = Door()
     await door.admit_while(door.serving.drain)
     assert not door.serving.serving
+
+
+async def fenced_by_another_process(door: Door) -> int:
+    """The store goes on after the fence; returns how far it has come."""
+    await door.store.recovery.fence("evidence", since={})
+    (absence,) = await door.store.transfers.absences([0])
+    assert (await door.store.transfers.adopt_absence(replace(absence, version=9, owner=Store.B)))[0]
+    return (await door.store.recovery.standing()).now.changes
+
+
+async def fenced_at(door: Door) -> FencedAt | None:
+    return (await door.store.recovery.standing()).fenced_at
+
+
+async def test_a_process_that_served_vouches_for_what_it_may_have_told_the_other_store() -> None:
+    """The other store knows the position that this process reported before it saw the fence: no evidence of a loss."""
+    door = Door()
+    await door.admit_while(lambda: None)
+    changes = await fenced_by_another_process(door)
+    async with door.looking():
+        await eventually(lambda: door.serving.gone == "evidence")
+        assert not door.serving.serving
+
+        async def vouched() -> bool:
+            at = await fenced_at(door)
+            return at is not None and at.changes == changes
+
+        await eventually(vouched)
+
+
+async def test_a_process_that_did_not_serve_vouches_for_nothing() -> None:
+    """It was not admitted, so the position that it reads may be that of the database that went back in time."""
+    door = Door()
+    before = (await door.store.recovery.standing()).now.changes
+    changes = await fenced_by_another_process(door)
+    async with door.looking():
+        await eventually(lambda: door.serving.gone == "evidence")
+    at = await fenced_at(door)
+    assert at is not None and at.changes == before < changes

@@ -11,6 +11,7 @@ from libs.ownership.model import Absence, Record, Row, Store, Version
 from libs.ownership.terms import (
     Fate,
     SeizureRefused,
+    adopted_absence,
     bases_of,
     bases_text,
     decide_apply,
@@ -144,3 +145,20 @@ def test_a_bucket_is_of_another_s_share_when_that_may_own_anything_of_it() -> No
     assert is_share(BUCKET, A, 0, 0)
     assert is_share(SEIZED, A, 3, 2)
     assert not is_share(SEIZED, A, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        (Absence(7, 0, 4, A), True),
+        (Absence(7, 0, 3, A), False),
+        (Absence(7, 0, 2, A), False),
+        (Absence(7, 0, 4, B), False),
+        (Absence(7, 2, 4, A), False),
+    ],
+)
+def test_a_bucket_is_adopted_by_the_store_that_it_names_in_a_higher_version_of_its_term(
+    offered: Absence, taken: bool
+) -> None:
+    """Of an equal version two stores could each believe to be the owner."""
+    assert adopted_absence(offered, BUCKET, A) is taken

@@ -118,6 +118,35 @@ def test_a_renewal_keeps_the_token_and_begins_the_time_anew(record: OneRecord) -
     assert record.call("RenewLease", renew(token, 30)).lease.ttl.seconds == 30
 
 
+def test_a_lease_lasts_for_the_nanoseconds_of_its_time_too(record: OneRecord) -> None:
+    record.call("AcquireLease", acquire(seconds=1.5))
+    known_for(record, 1.5 + LONGEST_TICK_SECONDS - 0.001)
+    with pytest.raises(LeaseHeld):
+        record.call("AcquireLease", acquire("ben"))
+
+
+def test_a_new_grant_begins_the_time_anew(record: OneRecord) -> None:
+    """A store counts from when it sees the mark change. With the mark of the grant before, it would end too early."""
+    marks = set()
+    for holder in ("ann", "ann", "ben"):
+        record.call("AcquireLease", acquire(holder))
+        assert record.row is not None
+        marks.add(sandbox_columns(record.row).lease)
+        known_for(record, ENDED)
+    assert len(marks) == 3 and "" not in marks
+
+
+def test_a_late_answer_of_a_grant_gives_nobody_the_token_of_a_later_one(record: OneRecord) -> None:
+    """The answer was not kept, and the same holder has acquired the lease again since."""
+    write = parse_write("AcquireLease", acquire())
+    for _ in range(2):
+        record.call("AcquireLease", acquire())
+    assert record.row is not None
+    write.check_late(record.row, Version(0, 3))
+    with pytest.raises(LeaseLost):
+        write.check_late(record.row, Version(0, 2))
+
+
 def test_a_lease_that_was_given_back_is_anybodys(record: OneRecord) -> None:
     token = record.call("AcquireLease", acquire()).lease.token
     assert not record.call("ReleaseLease", release(token)).HasField("lease")
