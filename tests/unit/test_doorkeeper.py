@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
+
 from libs.backend.admission import Admission
 from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
@@ -26,9 +28,12 @@ BOUND_SECONDS = 10.0
 
 
 class Door:
-    """A store whose other store takes its time to answer."""
+    """A store whose other store takes its time to answer, from that question on: the first one is for orders of a
+    recovery, before the store looks whether it is fenced; the second one is for evidence, after that look."""
 
-    def __init__(self) -> None:
+    def __init__(self, slow_from: int = 1) -> None:
+        self.slow_from = slow_from
+        self.questions = 0
         self.store = MemoryStore(Store.B, ManualClock(), sandbox_columns)
         self.serving = Serving()
         self.asked = asyncio.Event()
@@ -40,8 +45,10 @@ class Door:
         return MemoryEventLog(1)
 
     async def _other(self) -> pb.GetStandingResponse:
-        self.asked.set()
-        await self.answer.wait()
+        self.questions += 1
+        if self.questions >= self.slow_from:
+            self.asked.set()
+            await self.answer.wait()
         absences = [absence_to_pb(one) for one in await self.store.transfers.absences()]
         return pb.GetStandingResponse(store=STORE_NUMBERS[Store.A], absences=absences)
 
@@ -70,8 +77,9 @@ async def test_a_store_about_which_nothing_is_known_serves() -> None:
     assert door.serving.serving
 
 
-async def test_a_store_that_is_fenced_while_it_is_admitted_stays_fenced() -> None:
-    door = Door()
+@pytest.mark.parametrize("slow_from", [1, 2])
+async def test_a_store_that_is_fenced_while_it_is_admitted_stays_fenced(slow_from: int) -> None:
+    door = Door(slow_from)
     task = asyncio.create_task(door.keeper.admit())
     async with asyncio.timeout(BOUND_SECONDS):
         await door.asked.wait()
