@@ -71,8 +71,7 @@ def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
 
 
 def seized_row(row: Row, me: Store, term: int) -> Row:
-    """The row after a seizure. The last write, and so the etag, stays. A revision that leaves no room for a next one
-    restarts: versions compare by their term first.
+    """The row after a seizure. The last write, and so the etag, stays.
 
     Raises RowTooLarge: only an old program can have left such a row, and the log does not take its event.
     """
@@ -82,8 +81,12 @@ def seized_row(row: Row, me: Store, term: int) -> Row:
             f" {row.owner}, must make it smaller or delete it first"
         )
     bases = (*row.bases, row.version)[-MAX_BASES:]
-    revision = row.version.revision + 1 if row.version.revision < MAX_REVISION else 1
-    return replace(row, version=Version(term, revision), owner=me, bases=bases)
+    return replace(row, version=seized_version(row.version, term), owner=me, bases=bases)
+
+
+def seized_version(before: Version, term: int) -> Version:
+    """A revision that leaves no room for a next one restarts: versions compare by their term first."""
+    return Version(term, before.revision + 1 if before.revision < MAX_REVISION else 1)
 
 
 class Fate(Enum):

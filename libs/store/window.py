@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from libs.ownership.limits import SERVED_WINDOW
 from libs.ownership.model import Record, Row, Served, Store
+from libs.ownership.terms import seized_version
 from libs.store.port import Listed
 
 ENVELOPE_BYTES = 128
@@ -21,7 +22,7 @@ def newest(served: Iterable[Served]) -> tuple[Served, ...]:
 def made_by(row: Row) -> Store:
     """The store that made the row's version: a write and a seizure are made by the owner, a release by the one that was
     it."""
-    seized = bool(row.bases) and row.version == (row.version.term, row.bases[-1].revision + 1) > row.bases[-1]
+    seized = bool(row.bases) and row.version == seized_version(row.bases[-1], row.version.term) > row.bases[-1]
     return row.owner if seized or row.version == row.write_version else row.owner.other
 
 

@@ -57,6 +57,7 @@ async def test_a_seizure_restarts_the_revision_and_the_record_is_written_again(
     # The other store has the poison too, and takes what follows the seizure by the log.
     await across.transfers.apply([record_of(row_of(KEY, (0, revision), store.store, "poison"))])
     events = [record_of_event(entry.event) for entry in await store.outbox.pull(10, 0)]
+    assert {event.origin for event in events} == {store.store}, "a feed skips what its own store has made"
     check_versions(events[-1].row)
     await across.transfers.apply(events)
     assert (await across.records.read(KEY)).row == (await store.records.read(KEY)).row
