@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import grpc
 from google.protobuf.message import DecodeError
 
-from libs.backend.lost_rows import lost_rows
+from libs.backend.lost_rows import RowCount, lost_rows
 from libs.backend.marks import marks_of
 from libs.backend.orders import order_from_pb
 from libs.errors import BatonError, StoreNotReady
@@ -131,6 +131,8 @@ class Admission:
         """The feed's position before the evidence was read."""
         self._suspected = False
         """The first of two looks has found a reason to fence the store."""
+        self.rows = RowCount(ports.inspection)
+        """Begun by the first decision; a `RowCountLoop` goes on with it while the store serves."""
         self._read = read
         self._ports = ports
         self._open_log = open_log
@@ -198,11 +200,7 @@ class Admission:
 
     async def _evidence(self) -> str:
         """Why the store must be fenced, or ""."""
-        return (
-            _by_place(await self._ports.recovery.standing())
-            or await lost_rows(self._ports.inspection)
-            or await self._by_others()
-        )
+        return _by_place(await self._ports.recovery.standing()) or await self.rows.at_start() or await self._by_others()
 
     async def _by_others(self) -> str:
         troubles: list[str] = []

@@ -30,7 +30,7 @@ class Doorkeeper:
         self._lost: asyncio.Future[WentBack] = asyncio.get_running_loop().create_future()
         """Set when this process cannot go on: the database is not the one that it was started on."""
         self._ports = ports
-        self._admission = admission
+        self.admission = admission
         self._serving = serving
         self._fences = 0
         self._again: Admission | None = None
@@ -41,7 +41,7 @@ class Doorkeeper:
         fences = self._fences
         trouble = gone = ""
         try:
-            gone = await self._admission.decide()
+            gone = await self.admission.decide()
         except (NotAdmitted, StoreUnavailable) as error:
             trouble = error.message
         if self._fences != fences or self._serving.draining:
@@ -63,7 +63,7 @@ class Doorkeeper:
 
     async def recheck(self) -> str:
         """Why the store stays fenced, or "": the loop admits it then. Raises what `Admission.recheck` raises."""
-        self._again = self._again or self._admission.twin()
+        self._again = self._again or self.admission.twin()
         try:
             reason = await self._again.recheck()
         except StillReading:

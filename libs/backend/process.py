@@ -15,6 +15,7 @@ from libs.backend.calls import Calls, Surroundings
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
+from libs.backend.lost_rows import RowCountLoop
 from libs.backend.passing import Passing
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
@@ -84,6 +85,7 @@ class Running:
     serving: Serving
     writes: Background
     doorkeeper: Doorkeeper
+    row_count: RowCountLoop
 
     def __str__(self) -> str:
         return f"public={self.public.address} internal={self.internal.address}"
@@ -154,7 +156,8 @@ async def open_backend(
             router = await stack.enter_async_context(open_channel(settings.router))
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
-        doorkeeper = Doorkeeper(ports, Admission(ports, event_log.get, ask_other, arrivals.read), serving)
+        admission = Admission(ports, event_log.get, ask_other, arrivals.read)
+        doorkeeper = Doorkeeper(ports, admission, serving)
         recovery = RecoveryApi(ports, serving, doorkeeper, feed)
         repair = RepairApi(backend.operations, ports, around)
         internal = Server(
@@ -167,7 +170,16 @@ async def open_backend(
         public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
         doorkeeper.tell = (internal.set_serving, public.set_serving)
         running = Running(
-            public, internal, feed, UpkeepLoop(ports, clock), PruneLoop(ports), logged, serving, writes, doorkeeper
+            public,
+            internal,
+            feed,
+            UpkeepLoop(ports, clock),
+            PruneLoop(ports),
+            logged,
+            serving,
+            writes,
+            doorkeeper,
+            RowCountLoop(ports, admission.rows),
         )
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
@@ -182,8 +194,8 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     stop = told_to_stop()
     # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
-        owners = (running.feed, running.upkeep, running.pruning, running.logged, running.doorkeeper)
-        tasks = [owned.create_task(owner.loop.run()) for owner in owners]
+        loops = (running.feed, running.upkeep, running.pruning, running.logged, running.doorkeeper, running.row_count)
+        tasks = [owned.create_task(one.loop.run()) for one in loops]
         log.info("ready %s", running)
         # For whoever started the process: where it listens, also when the settings left the ports to the system.
         print(f"ready {running}", flush=True)

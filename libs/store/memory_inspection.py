@@ -67,10 +67,11 @@ class MemoryInspection:
     async def connections(self) -> None:
         return None
 
-    async def missing(self) -> list[Missing]:
+    async def missing(self, buckets: Sequence[int] = ()) -> list[Missing]:
         found = Counter(bucket_of(key) for key in self.state.rows)
         counted = self.state.counted
-        return [Missing(one, counted[one], found[one]) for one in sorted(counted) if counted[one] > found[one]]
+        some = buckets or sorted(counted)
+        return [Missing(one, counted[one], found[one]) for one in some if counted[one] > found[one]]
 
     async def census(self) -> Census:
         me = self.state.store

@@ -359,8 +359,9 @@ class Inspection(Protocol):
         """As `digests` of all buckets, but each digest is 0: for who asks every few seconds."""
         ...
 
-    async def missing(self) -> list[Missing]:
-        """Buckets that have lost rows, by number; rows and counts of one moment. Looks at every row's key."""
+    async def missing(self, buckets: Sequence[int] = ()) -> list[Missing]:
+        """Of these buckets, or of all, those that have lost rows, by number; rows and counts of one moment. Looks at
+        the key of every row of these buckets."""
         ...
 
     async def census(self) -> Census:

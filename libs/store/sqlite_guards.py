@@ -7,7 +7,7 @@ every other removal, whichever program asks. The counts stand in a table of thei
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from libs.store.port import Missing
@@ -68,11 +68,13 @@ def count_now(connection: sqlite3.Connection, table: str) -> None:
     )
 
 
-def missing(table: str, connection: sqlite3.Connection) -> list[Missing]:
-    """From the index alone, in one statement."""
+def missing(table: str, buckets: Sequence[int], connection: sqlite3.Connection) -> list[Missing]:
+    """Of these buckets, or of all: from the index alone, in one statement."""
+    some = f" WHERE bucket IN ({', '.join('?' for _ in buckets)})" if buckets else ""
     found = connection.execute(
         "SELECT c.bucket, c.records, c.found FROM (SELECT bucket, records,"
-        f" (SELECT count(*) FROM {table} r WHERE r.bucket = row_count.bucket) AS found FROM row_count) c"
-        " WHERE c.records > c.found ORDER BY c.bucket"
+        f" (SELECT count(*) FROM {table} r WHERE r.bucket = row_count.bucket) AS found FROM row_count{some}) c"
+        " WHERE c.records > c.found ORDER BY c.bucket",
+        tuple(buckets),
     )
     return [Missing(*values) for values in found]

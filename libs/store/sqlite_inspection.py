@@ -152,8 +152,8 @@ class SqliteInspection:
         found = connection.execute(self.core.statements.counts, (self.core.store.value,))
         return [BucketDigest(bucket, records, owned, 0) for bucket, records, owned in found]
 
-    async def missing(self) -> list[Missing]:
-        return await self.core.database.read(partial(missing, self.core.layout.table))
+    async def missing(self, buckets: Sequence[int] = ()) -> list[Missing]:
+        return await self.core.database.read(partial(missing, self.core.layout.table, buckets))
 
     async def connections(self) -> None:
         return None

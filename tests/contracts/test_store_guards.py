@@ -99,7 +99,10 @@ async def test_a_row_that_is_lost_is_missed_in_its_bucket(store: StorePorts, exe
     await filled(store)
     in_bucket = sum(bucket_of(key) == bucket_of(KEY) for key in KEYS)
     await lose(store, execute, table)
-    assert await store.inspection.missing() == [Missing(bucket_of(KEY), in_bucket, in_bucket - 1)]
+    lost = [Missing(bucket_of(KEY), in_bucket, in_bucket - 1)]
+    assert await store.inspection.missing() == lost
+    assert await store.inspection.missing([bucket_of(KEY)]) == lost
+    assert await store.inspection.missing([one for one in range(1024) if one != bucket_of(KEY)]) == []
 
 
 async def test_what_is_lost_is_missed_by_the_next_process(make_store: MakeStore, execute: Execute, table: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from libs.backend import lost_rows
 from libs.clock import SystemClock
 from libs.errors import StoreNotReady
-from libs.ownership.model import Store
+from libs.ownership.model import Store, bucket_of
+from libs.store.memory_inspection import MemoryInspection
+from libs.store.port import Missing
 from services.router.flows import recover as flows_recover
 from services.router.flows.jobs import Position
 from services.router.flows.reconcile import Reconcile
@@ -65,6 +69,39 @@ async def test_a_store_that_has_lost_rows_is_not_admitted(system: System) -> Non
     await system.backends[B].doorkeeper.admit()
     assert not system.backends[B].serving.serving
     assert "rows are missing: 1, in" in system.backends[B].serving.gone
+
+
+async def test_a_start_counts_for_a_moment_and_rows_that_are_missing_later_fence_the_serving_store(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_rows, "START_SECONDS", 0.0)
+    monkeypatch.setattr(lost_rows, "PAUSE_SECONDS", 0.0)
+    await b_owns(system, KEYS)
+    await system.ports(B).recovery.skip_to({part: end for part, (_, end) in (await system.log.ends()).items()})
+    lose(system, max(KEYS, key=bucket_of))
+    keeper = system.backends[B].doorkeeper
+    await keeper.admit()
+    assert system.backends[B].serving.serving, "the count is not over"
+    async with running_loops(keeper.loop, lost_rows.RowCountLoop(system.ports(B), keeper.admission.rows).loop):
+        await eventually(lambda: "rows are missing: 1, in" in system.backends[B].serving.gone)
+    assert not system.backends[B].serving.serving
+
+
+async def test_a_bucket_that_takes_long_to_count_keeps_no_store_from_serving(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_rows, "START_SECONDS", 0.01)
+    counting = asyncio.Event()
+
+    async def never(inspection: MemoryInspection, buckets: Sequence[int] = ()) -> list[Missing]:
+        counting.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(MemoryInspection, "missing", never)
+    async with asyncio.timeout(10):
+        await system.backends[B].doorkeeper.admit()
+    assert counting.is_set() and system.backends[B].serving.serving
 
 
 async def test_a_recovery_brings_the_lost_rows_back_and_the_store_stays_open(system: System) -> None:

@@ -21,10 +21,14 @@ ON CONFLICT (bucket, stripe) DO UPDATE SET records = c.records + excluded.record
 """
 """The rows that are here now are all that there should be."""
 
-MISSING = f"""
-SELECT bucket, counted, coalesce(found, 0) AS found FROM ({_COUNTED}) n LEFT JOIN ({_FOUND}) f USING (bucket)
+_MISSING = """
+SELECT bucket, counted, coalesce(found, 0) AS found FROM ({counted}) n LEFT JOIN ({found}) f USING (bucket)
 WHERE counted > coalesce(found, 0) ORDER BY bucket
 """
+MISSING = _MISSING.format(counted=_COUNTED, found=_FOUND)
+_SOME = " WHERE bucket = ANY($1::smallint[]) GROUP BY"
+MISSING_OF = _MISSING.format(counted=_COUNTED.replace(" GROUP BY", _SOME), found=_FOUND.replace(" GROUP BY", _SOME))
+"""As MISSING, of some buckets: by the index, so that it takes as long as they have rows."""
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import made_by, size_of
 from services.service_layer.store.postgres_context import Context
-from services.service_layer.store.postgres_guards import MISSING
+from services.service_layer.store.postgres_guards import MISSING, MISSING_OF
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_release import windows
 from services.service_layer.store.postgres_rows import ROW, VISIBLE, is_projected, row_of, unsigned
@@ -109,8 +109,10 @@ class PostgresInspection:
     async def counts(self) -> list[BucketDigest]:
         return [one._replace(digest=0) for one in await self.digests()]
 
-    async def missing(self) -> list[Missing]:
+    async def missing(self, buckets: Sequence[int] = ()) -> list[Missing]:
         async def work(connection: Connection) -> list[Missing]:
+            if buckets:
+                return [Missing(*row) for row in await connection.fetch(MISSING_OF, list(buckets))]
             return [Missing(*row) for row in await _fetch_all(connection, MISSING)]
 
         return await self._context.control.run(work)
