@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 
-from libs.ownership.model import Store, Version
+from libs.ownership.model import Record, Row, Store, Version
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
+from services.router.flows import watching as router_watching
 from services.router.flows.migration import Blocked, Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.integration.test_short_deadlines import SlowRecords
 from tests.shelf import MOST_READER_CHARACTERS
-from tests.system import System, running_system, step
+from tests.system import WATCH_PATIENCE_SECONDS, Backend, System, running_system, step
 from tests.waiting import eventually
 
 BOUND_SECONDS = 20.0
@@ -99,6 +102,26 @@ def book(path: str, reader: str) -> bytes:
 async def go_to(system: System, phase: Phase) -> None:
     while system.setting.current.phase is not phase:
         await step(system.migration, BY_HAND)
+
+
+async def lose(backend: Backend, revision: int) -> None:
+    """The store ends its watches: it looks whether it serves when it has something to show."""
+    backend.serving.stop("starting")
+    key, version, other = "shelf/r/0", Version(0, revision), backend.ports.store.other
+    row = Row(key, version, other, version, live=True, payload=book(key, ""), schema_version=1)
+    await backend.ports.transfers.apply([Record(row, (), other, 0.0)])
+
+
+def lost(caplog: pytest.LogCaptureFixture, times: int) -> bool:
+    return caplog.text.count("a watch has lost store A") == times
+
+
+def passed(clock: Callable[[], float], until: float) -> bool:
+    return clock() > until
+
+
+def begun_anew(watcher: Watcher, resets: int) -> bool:
+    return watcher.resets == resets and watcher.synced
 
 
 async def without_a_way_back(system: System) -> bool:
@@ -201,6 +224,56 @@ async def test_a_store_that_is_back_soon_is_watched_on_from_where_it_was_lost(sy
         await eventually(lambda: watcher.sees("shelf/r/1", "bob"), BOUND_SECONDS)
         assert watcher.resets == 1 and watcher.error is None
         assert [one.path for news in watcher.heard[before:] for one in news.books] == ["shelf/r/1"]
+
+
+async def test_each_loss_of_a_store_is_waited_for_anew(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    a, clock = system.backends[Store.A], asyncio.get_running_loop().time
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        for times, reader in ((1, "ann"), (2, "bob")):
+            await lose(a, times)
+            await eventually(partial(lost, caplog, times), BOUND_SECONDS)
+            lost_at = clock()
+            a.serving.serve()
+            await lend(system, "shelf/r/1", reader)
+            await eventually(partial(watcher.sees, "shelf/r/1", reader), BOUND_SECONDS)
+            await eventually(partial(passed, clock, lost_at + WATCH_PATIENCE_SECONDS))
+        assert watcher.resets == 1
+        token = watcher.where
+    await lose(a, 3)
+    async with watching(system, where=token) as again:
+        await eventually(partial(lost, caplog, 3), BOUND_SECONDS)
+        a.serving.serve()
+        await eventually(lambda: again.synced, BOUND_SECONDS)
+        assert again.resets == 0, "also by a client who comes back with a token"
+
+
+async def test_a_watch_goes_from_store_to_store_as_often_as_one_is_lost(system: System) -> None:
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        for resets, store in ((2, Store.A), (3, Store.B)):
+            await lose(system.backends[store], resets)
+            await eventually(partial(begun_anew, watcher, resets), BOUND_SECONDS)
+            system.backends[store].serving.serve()
+        assert watcher.error is None
+
+
+async def test_a_store_that_says_nothing_is_lost(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_watching, "STILL_SECONDS", 0.3)
+    silent = SlowRecords(system.ports(Store.A).records)
+    silent.hold_pages = True
+    system.ports(Store.A).records = silent
+    async with watching(system) as watcher:
+        await eventually(lambda: bool(watcher.heard), BOUND_SECONDS)
+        assert watcher.heard[0].anew, "B begins the view"
+
+
+async def test_a_client_who_leaves_leaves_no_watch_at_the_store(system: System) -> None:
+    async with watching(system) as watcher:
+        await eventually(lambda: watcher.synced, BOUND_SECONDS)
+        assert system.backends[Store.A].server.streams == 1
+    await eventually(lambda: system.backends[Store.A].server.streams == 0, 2.0)
 
 
 async def test_a_watch_of_a_dead_store_is_taken_up_by_the_other_one(system: System) -> None:

@@ -153,6 +153,9 @@ async def test_clients_of_three_versions_share_a_record(system: System) -> None:
     assert (middle.schema_version, dict(middle.labels)) == (2, {"team": "gold"})
     flat = FlatSandbox.FromString((await get(system, 1)).SerializeToString())
     assert (flat.schema_version, flat.image, dict(flat.metadata)) == (1, "image:1", {"team": "gold"})
+    data, _ = await send(system, "ListSandboxes", pb.ListSandboxesRequest(), 1)
+    (listed, _) = pb.ListSandboxesResponse.FromString(data).sandboxes
+    assert FlatSandbox.FromString(listed.SerializeToString()) == flat
     flat.image = "image:2"
     change = pb.UpdateSandboxRequest(sandbox=Sandbox.FromString(flat.SerializeToString()))
     await answer(system, "UpdateSandbox", change, 1)
@@ -189,15 +192,20 @@ async def test_a_store_that_does_not_understand_a_record_keeps_it_and_gives_it_b
 
 async def watch(system: System) -> set[str]:
     """The names that a client of version 2 is shown in a whole view."""
+    return set(await watched(system, 2))
+
+
+async def watched(system: System, version: int) -> dict[str, Sandbox]:
+    """What a client of that version is shown in a whole view, by name."""
     stream: Any = system.client.stream_callable(f"/{CONTRACT.service}/WatchSandboxes")(
-        pb.WatchSandboxesRequest().SerializeToString(), metadata=grpc.aio.Metadata((METADATA, "2"))
+        pb.WatchSandboxesRequest().SerializeToString(), metadata=grpc.aio.Metadata((METADATA, str(version)))
     )
-    seen: set[str] = set()
+    seen: dict[str, Sandbox] = {}
     try:
         while True:
             async with asyncio.timeout(20):
                 answer = pb.WatchSandboxesResponse.FromString(await stream.read())
-            seen = {sandbox.name for sandbox in answer.sandboxes} | (set() if answer.reset else seen)
+            seen = ({} if answer.reset else seen) | {sandbox.name: sandbox for sandbox in answer.sandboxes}
             if answer.synced:
                 return seen
     finally:
@@ -213,6 +221,13 @@ async def test_a_watch_goes_on_at_the_store_that_understands_what_it_shows(syste
     await eventually(arrived)
     await system.migration.rollback(BY_HAND, Phase.OFF)
     assert await watch(system) == {NAME, "sandboxes/two"}
+
+
+async def test_a_watch_shows_a_record_in_the_version_of_its_client(known: System) -> None:
+    await answer(known, "CreateSandbox", new("one", labels={"team": "blue"}), 2)
+    assert (await watched(known, 2))[NAME].labels["team"] == "blue"
+    flat = FlatSandbox.FromString((await watched(known, 1))[NAME].SerializeToString())
+    assert (flat.schema_version, dict(flat.metadata)) == (1, {"team": "blue"})
 
 
 async def test_a_watch_ends_when_no_store_understands_what_it_should_show(known: System) -> None:

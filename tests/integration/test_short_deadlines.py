@@ -21,13 +21,15 @@ DEADLINE_SECONDS = 0.14
 
 
 class SlowRecords:
-    """A store's calls: reads of some keys, and if wanted the next write, do not end before they are let go."""
+    """A store's calls: reads of some keys, and if wanted the next write or all pages, do not end before they are let
+    go."""
 
     def __init__(self, records: Records, *slow: str) -> None:
         self._records = records
         self.slow = set(slow)
         self.go_on = asyncio.Event()
         self.hold_writes = False
+        self.hold_pages = False
         self.held = 0
 
     async def read(self, key: str) -> Found:
@@ -46,6 +48,8 @@ class SlowRecords:
         return await self._records.write(call, decide)
 
     async def page(self, page: Page) -> list[Listed]:
+        if self.hold_pages:
+            await self.go_on.wait()
         return await self._records.page(page)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,8 +13,9 @@ import pytest
 from libs.backend.watching import FIRST_ROWS, PAGE_ROWS, READS, STEP_BYTES, TURNS, Watching
 from libs.clock import ManualClock
 from libs.contract.operations import Watch
+from libs.contract.schemas import RecordCorrupt
 from libs.contract.watches import Place, Step
-from libs.ownership.model import Store
+from libs.ownership.model import Row, Store
 from libs.pb.sandbox.v1.sandbox_service_pb2 import (
     DeleteSandboxRequest,
     UndeleteSandboxRequest,
@@ -23,7 +24,7 @@ from libs.pb.sandbox.v1.sandbox_service_pb2 import (
 )
 from libs.rpc.errors import reason_of
 from libs.sandboxes.columns import sandbox_columns
-from libs.store import memory_watch
+from libs.store import memory, memory_watch
 from libs.store.memory import MemoryStore
 from libs.store.port import Filter, Listed, Page, Records
 from tests.contracts.store_adapters import put, record_of, row_of
@@ -69,6 +70,34 @@ async def test_a_view_of_many_pages_has_a_place_only_when_it_is_complete(store: 
         (PAGE_ROWS - FIRST_ROWS, False, False, True),
         (0, False, True, False),
     ]
+
+
+async def test_a_view_goes_on_behind_pages_that_end_without_a_match(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page ends after so many rows that do not match; the last of them says where it ended, and is not shown."""
+    monkeypatch.setattr(memory, "LIST_ROWS", 1)
+    keys = [f"sandboxes/{number}" for number in range(5)]
+    rows = [row_of(key, (0, 1), Store.B, account="acme" if key == keys[-1] else "other") for key in keys]
+    await store.transfers.apply([record_of(row) for row in rows])
+    async with steps_of(store, filter_=Filter(equals=(("account", "acme"),))) as steps:
+        heard = await until_synced(steps)
+    assert [len(step.items) for step in heard] == [1, 0] and keys[-1].encode() in heard[0].items[0]
+    assert [step.removed for step in heard if step.removed] == []
+
+
+async def test_a_record_that_cannot_be_shown_any_more_is_named_as_gone(store: MemoryStore) -> None:
+    def item(row: Row) -> bytes:
+        if row.version.revision > 1:
+            raise RecordCorrupt(row.key)
+        return row.payload
+
+    async with aclosing(Watching(store).steps(Watch(Filter(), item), None)) as steps:
+        await store.transfers.apply([record_of(row_of(KEY, (0, 1), Store.B))])
+        heard = await until_synced(steps)
+        assert sum(len(step.items) for step in heard) == 1
+        await store.transfers.apply([record_of(row_of(KEY, (0, 2), Store.B))])
+        assert [(list(step.items), step.removed) for step in await until_synced(steps)] == [([], [KEY])]
 
 
 async def test_a_view_of_nothing_begins_all_the_same(store: MemoryStore) -> None:

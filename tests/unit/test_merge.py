@@ -99,6 +99,8 @@ def test_of_one_version_the_row_counts_that_its_store_understands() -> None:
     opaque, shown = Item(Version(0, 2), False, b"", unknown_schema=3), item("a", 2, True)
     for one, other in ((opaque, shown), (shown, opaque)):
         assert merge(Half({"a": one}, False), Half({"a": other}, False), {}, 10, 1000) == Merged([b"a@2"], None)
+    for one, other in ((opaque, item("a", 2, False)), (item("a", 2, False), opaque)):
+        assert merge(Half({"a": one}, False), Half({"a": other}, False), {}, 10, 1000) == Merged([], None)
 
 
 def test_of_one_version_the_verdict_counts_of_the_store_that_understood_it_when_it_came() -> None:

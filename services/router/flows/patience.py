@@ -163,8 +163,7 @@ class Patience:
         try:
             return await place.turn
         finally:
-            # A caller who left holds no place.
-            place.turn.cancel()
+            # A caller who leaves cancels the future too, and so holds no place.
             self._traffic.waiting[store] -= 1
             queue.writes -= not waiting.is_read
             queue.size_bytes -= waiting.size_bytes
