@@ -14,7 +14,7 @@ from libs.rpc.tasks import Loop
 from libs.store.port import StoreUnavailable
 from services.router.core.phase import Phase
 from services.router.flows.migration import Decision
-from services.router.flows.mover import WORKERS, Mover
+from services.router.flows.mover import LEASE_NAME, LEASE_SECONDS, WORKERS, Mover
 from services.router.flows.stores import Away
 from services.router.flows.transfer import Transfer
 from tests.system import System, running_system, step
@@ -78,6 +78,13 @@ async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothin
     await again.run_once(Loop("mover", again.run_once))
     await again.run_once(Loop("mover", again.run_once))
     assert again.settled and again.buckets_at_b == BUCKETS, "the next pass takes up what was interrupted"
+
+
+async def test_one_router_moves_the_buckets_at_a_time(system: System) -> None:
+    assert await system.control.lease(LEASE_NAME, "router-2", LEASE_SECONDS)
+    mover = mover_of(system, Transfer(system.stores))
+    await mover.run_once(Loop("mover", mover.run_once))
+    assert (mover.buckets_at_b, mover.progress.note) == (0, "another router moves the buckets")
 
 
 async def test_nobody_says_that_all_is_settled_while_a_store_cannot_be_asked(system: System) -> None:
