@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from libs.errors import StoreNotReady
 from libs.ownership.model import Store
 from services.router.core.compare import FILTER
-from services.router.core.measure import ShadowCounts
 from services.router.flows.shadow import MAX_NAMES
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.shadowing import KEY, book, decided, edit, lend, put, replicated, send, shadowed
+from tests.integration.test_forward import Moody
 from tests.system import System
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -47,9 +49,11 @@ async def test_a_lists_rows_are_compared_by_name(system: System) -> None:
 async def test_a_page_of_one_store_alone_is_not_compared(system: System) -> None:
     await put(system)
     await replicated(system)
-    await system.stop(Store.A)
-    assert await browse(system) == [KEY]
-    assert (system.shadow.report().waiting, system.shadow.counts) == (0, ShadowCounts())
+    Moody(system, Store.A, *[StoreNotReady("starting")] * 3)
+    for _ in range(4):
+        assert await browse(system) == [KEY]
+    await eventually(lambda: system.shadow.counts.compared > 0 and system.shadow.report().waiting == 0)
+    assert (system.traffic.stale_reads, system.shadow.counts.compared) == (3, 1)
 
 
 async def test_a_row_that_one_stores_list_lacks_is_missing(system: System) -> None:
