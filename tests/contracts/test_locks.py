@@ -226,6 +226,16 @@ async def test_too_many_waiters_are_sent_away() -> None:
         await waiter
 
 
+async def test_a_waiter_that_has_gone_takes_no_place() -> None:
+    locks = MemoryLocks(waiters_per_key=1)
+    async with locks.hold(KEY, 0):
+        for _ in range(2):
+            with pytest.raises(LockTimeout):
+                async with locks.hold(KEY, 0.001):
+                    pass
+            assert "waiting=0" in repr(locks)
+
+
 async def test_a_lock_in_memory_cannot_be_lost() -> None:
     async with MemoryLocks().hold(KEY, 0) as lock:
         assert lock.remaining_seconds == math.inf

@@ -160,6 +160,20 @@ async def test_a_change_that_the_gone_store_still_has_gets_to_the_log_before_the
     assert (await system.ports(A).recovery.standing()).conflicts == 0
 
 
+async def test_a_recovery_waits_until_the_log_has_every_change_of_the_lost_store(system: System) -> None:
+    await b_owns(system, KEYS[:1])
+    await put(system.ports(B), KEYS[0], "late", "late word")
+    kind = recover(system)
+    at = Position({"store": "B", "confirm": "service_layer"}, b"", limit=100, job="recover-2", number=2)
+    step = await kind.step(at)
+    for _ in range(2):
+        step = await kind.step(replace(at, checkpoint=step.checkpoint))
+        assert b'"stage": "drain"' in step.checkpoint and "1 changes of B are on their way" in step.waits
+    await relayed(system, B)
+    step = await kind.step(replace(at, checkpoint=step.checkpoint))
+    assert b'"stage": "plan"' in step.checkpoint and not step.waits
+
+
 async def test_a_serving_store_is_fenced_before_it_is_recovered(system: System, fenced_seconds: float) -> None:
     await b_owns(system, KEYS[:1])
     kind = recover(system)

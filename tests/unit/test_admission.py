@@ -429,6 +429,22 @@ async def test_a_fence_by_a_wrong_address_is_undone_by_a_recheck(rig: Rig, more:
     assert bool(reason) == bool(await rig.gone()) == (more > 0)
 
 
+async def test_a_store_that_asks_itself_is_not_admitted_by_its_own_answer() -> None:
+    """Its own state confirms itself, however old it is."""
+    store = MemoryStore(Store.B, ManualClock(), sandbox_columns)
+
+    async def ask_itself() -> pb.GetStandingResponse:
+        absences = [absence_to_pb(one) for one in await store.transfers.absences()]
+        return pb.GetStandingResponse(store=STORE_NUMBERS[Store.B], absences=absences)
+
+    async def no_log() -> EventLog:
+        raise LogUnavailable("stopped")
+
+    admission = Admission(store, no_log, ask_itself, Arrivals(store, check_nothing).read)
+    with pytest.raises(NotAdmitted, match="this store's own"):
+        await admission.decide()
+
+
 async def test_a_process_that_served_on_tells_how_far_the_store_had_come(rig: Rig) -> None:
     await rig.a.recovery.note_other(Identity("another migration's store", 0))
     await rig.decide()

@@ -188,6 +188,7 @@ async def test_a_step_under_way_is_still_written_down_when_its_job_is_paused() -
         await eventually(lambda: jobs.view[0].done == 5)
         job = await jobs.job("count-1")
         assert (job.state, job.note, job.checkpoint) == (JobState.PAUSED, "paused by ben", b"5")
+        assert job.per_second == 0.0, "it does not go on"
         await jobs.resume("count-1", "ben")
         assert (await finished(jobs)).done == 20
     assert kind.done == list(range(20)), "nothing was done twice, nothing left out"
@@ -256,6 +257,18 @@ async def test_one_router_runs_a_job_and_the_next_one_goes_on_with_it() -> None:
             assert (await finished(other)).runner == "router-1"
         assert other_kind.done == []
     assert await MemoryControlStore(shared).lease(lease_of("count-1"), "router-9", 60.0), "it is given up at the end"
+
+
+async def test_a_run_whose_lease_another_router_has_ends_before_that_one_has_claimed_the_job() -> None:
+    shared, slow = Shared(), Count()
+    async with running_jobs(slow, shared) as one:
+        await one.start("count", {"to": "9"}, "ann")
+        await eventually(lambda: state_of(one) is JobState.RUNNING)
+        claim = shared.durable[1].claim
+        shared.leases.pop(lease_of("count-1"))
+        assert await MemoryControlStore(shared).lease(lease_of("count-1"), "router-2", 60.0)
+        await eventually(lambda: slow.cancelled)
+        assert shared.durable[1].claim == claim and slow.done == []
 
 
 async def test_a_run_that_lost_its_job_writes_nothing_down() -> None:
