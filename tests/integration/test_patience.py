@@ -11,10 +11,13 @@ import grpc
 import pytest
 
 from libs.errors import OwnerUnavailable
-from libs.ownership.model import Store
+from libs.ownership.errors import OutboxFull
+from libs.ownership.model import Call, Store
+from libs.ownership.rules import Answered, Changed, Decide
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.rpc.server import Server, ServerConfig
+from libs.store.port import StoreUnavailable
 from services.router.core.phase import Phase
 from services.router.flows import patience
 from services.router.flows.migration import Decision
@@ -238,6 +241,29 @@ async def test_a_refusal_by_a_store_that_was_started_again_is_the_answer(system:
         await write
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
     slow.go_on.set()
+
+
+class LostAnswers(SlowRecords):
+    """Its first write is committed, and the database's answer lost; later ones find the outbox full."""
+
+    lost = False
+
+    async def write(self, call: Call, decide: Decide) -> Changed | Answered:
+        if self.lost:
+            raise OutboxFull
+        self.lost = True
+        await super().write(call, decide)
+        raise StoreUnavailable
+
+
+async def test_a_refusal_after_the_database_was_lost_leaves_the_outcome_unknown(system: System) -> None:
+    """OUTBOX_FULL would tell the client that there is no such book."""
+    records = system.ports(Store.A).records
+    system.ports(Store.A).records = LostAnswers(records)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await put(system)
+    assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+    assert (await records.read(KEY)).row is not None
 
 
 class Line:

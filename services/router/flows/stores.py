@@ -22,6 +22,7 @@ from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import never_sent, nothing_listens, reason_of
+from libs.store.port import StoreUnavailable
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
@@ -78,8 +79,9 @@ class Away(Refused):
 
     @property
     def may_be_under_way(self) -> bool:
-        """A process of the store may still carry the request out. One that has answered with a reason does not."""
-        return self.reason == self.code and not self.never_sent
+        """A process of the store, or its database, may still carry the request out, or has done so. A process that has
+        answered with a reason does not, unless it lost its database meanwhile."""
+        return self.reason in (self.code, StoreUnavailable.reason) and not self.never_sent
 
 
 @dataclass(frozen=True, slots=True)
