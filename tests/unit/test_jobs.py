@@ -14,10 +14,10 @@ from libs.clock import SystemClock
 from libs.errors import InvalidField, StoreNotReady
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.core import jobs as rules
-from services.router.core.jobs import Job, JobRefused, JobState
+from services.router.core.jobs import MAX_REPORT_BYTES, Job, JobRefused, JobState
 from services.router.core.throttle import Load
 from services.router.flows.job_runner import Around, Jobs, lease_of
-from services.router.flows.jobs import JobFailed, Position, Step
+from services.router.flows.jobs import JobFailed, Position, Step, checked
 from tests.panel import running_loops
 from tests.waiting import eventually
 
@@ -257,6 +257,27 @@ async def test_one_router_runs_a_job_and_the_next_one_goes_on_with_it() -> None:
             assert (await finished(other)).runner == "router-1"
         assert other_kind.done == []
     assert await MemoryControlStore(shared).lease(lease_of("count-1"), "router-9", 60.0), "it is given up at the end"
+
+
+class FirstReport(Count):
+    """Only its first step reports."""
+
+    async def step(self, at: Position) -> Step:
+        step = await super().step(at)
+        return replace(step, report=None) if at.checkpoint else step
+
+
+async def test_a_step_without_a_report_keeps_the_one_before() -> None:
+    async with running_jobs(FirstReport(gate=open_gate()), Shared()) as jobs:
+        await jobs.start("count", {"to": "10"}, "ann")
+        await finished(jobs)
+        assert (await jobs.job("count-1")).report == '{"last": 5}'
+
+
+def test_a_report_is_bounded_by_its_bytes() -> None:
+    assert checked(Step(b"", report="x" * MAX_REPORT_BYTES))
+    with pytest.raises(ValueError, match="a report of"):
+        checked(Step(b"", report="é" * (MAX_REPORT_BYTES // 2) + "x"))
 
 
 async def test_a_run_whose_lease_another_router_has_ends_before_that_one_has_claimed_the_job() -> None:
