@@ -17,30 +17,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from libs.backend.evidence import by_absences, by_identity, by_place, by_terms, read_terms
 from libs.backend.lost_rows import RowCount, lost_rows
 from libs.backend.marks import marks_of
 from libs.backend.orders import order_from_pb
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
-from libs.ownership.limits import MAX_REVISION
-from libs.ownership.model import BUCKETS, Absence, Record, Store, Version
+from libs.ownership.model import Record, Version
 from libs.ownership.orders import ForeignControl, LateOrder
-from libs.ownership.terms import TERMS_TYPE, seizer_of
 from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc.channel import open_channel
 from libs.rpc.metadata import TOKEN
 from libs.store.port import StorePorts
-from libs.store.recovery import Identity, Standing
+from libs.store.recovery import Identity
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +173,7 @@ class Admission:
             return f"it was not fenced by a look at its start: {standing.gone}; baton recover brings it back"
         try:
             reason = (
-                _by_place(standing)
+                by_place(standing)
                 or await lost_rows(self._ports.inspection)
                 or await self._by_other(Identity(standing.now.place, standing.fenced_at.changes))
                 or await self._by_log(standing.fenced_at.next_offsets)
@@ -200,7 +198,7 @@ class Admission:
 
     async def _evidence(self) -> str:
         """Why the store must be fenced, or ""."""
-        return _by_place(await self._ports.recovery.standing()) or await self.rows.at_start() or await self._by_others()
+        return by_place(await self._ports.recovery.standing()) or await self.rows.at_start() or await self._by_others()
 
     async def _by_others(self) -> str:
         troubles: list[str] = []
@@ -355,61 +353,8 @@ class Admission:
         return ""
 
 
-def _by_place(standing: Standing) -> str:
-    if standing.opened_at == standing.now.place:
-        return ""
-    return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.place}"
-
-
 class _NotAsked(BatonError):
     """There is nobody to ask."""
-
-
-def read_terms(event: Event) -> pb.Terms | None:
-    """What an event without a key tells of a seizure; None: it is another one, or no store can have made it."""
-    if ("ce_type", TERMS_TYPE.encode()) not in event.headers:
-        return None
-    try:
-        terms = pb.Terms.FromString(event.value)
-    except DecodeError:
-        return None
-    seizer = STORES.get(terms.store)
-    fits = all(
-        0 <= one.bucket < BUCKETS and 0 < one.term <= MAX_REVISION and seizer_of(one.term) is seizer
-        for one in terms.buckets
-    )
-    return terms if fits else None
-
-
-def by_identity(now: Identity, known: Identity | None) -> str:
-    """`known`: what the other store was told of this one."""
-    if known is None or (known.place == now.place and known.changes <= now.changes):
-        return ""
-    if known.place != now.place:
-        return f"the other store knows another database of this one: {known.place}, and this is {now.place}"
-    return f"the other store knows a later state of it: {known.changes} changes, and this one has {now.changes}"
-
-
-def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -> str:
-    """An absence that I own cannot have moved on elsewhere; and a term of the other store's is a seizure."""
-    for here, there in zip(mine, theirs, strict=False):
-        if there.term > here.term:
-            return _seized(here.bucket, there.term)
-        if there.term == here.term and here.owner is me and there.version > here.version:
-            return f"the other store knows a later state of bucket {here.bucket}: version {there.version}"
-    return ""
-
-
-def by_terms(mine: Sequence[Absence], terms: Mapping[int, int]) -> str:
-    """`terms`: what the log says of seizures."""
-    for here in mine:
-        if terms.get(here.bucket, 0) > here.term:
-            return _seized(here.bucket, terms[here.bucket])
-    return ""
-
-
-def _seized(bucket: int, term: int) -> str:
-    return f"the other store has seized its share: bucket {bucket} is in term {term}"
 
 
 def _shown(error: BaseException) -> str:

@@ -17,8 +17,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from libs.backend.admission import read_terms
 from libs.backend.arrivals import Arrivals, why_unconfirmed
+from libs.backend.evidence import read_terms
 from libs.backend.marks import marks_of
 from libs.backend.seized import heed_terms
 from libs.clock import Clock

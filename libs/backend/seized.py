@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from libs.backend.admission import by_terms
+from libs.backend.evidence import by_terms
 from libs.ownership.model import Record, bucket_of
 from libs.ownership.terms import take_term
 from libs.store.port import StorePorts

@@ -1,0 +1,68 @@
+"""Evidence that a store went back in time or was seized, as pure functions: each returns why, or ""."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import DecodeError
+
+from libs.eventlog.port import Event
+from libs.ownership.limits import MAX_REVISION
+from libs.ownership.model import BUCKETS, Absence, Store
+from libs.ownership.terms import TERMS_TYPE, seizer_of
+from libs.ownership.wire import STORES
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.store.recovery import Identity, Standing
+
+
+def by_place(standing: Standing) -> str:
+    if standing.opened_at == standing.now.place:
+        return ""
+    return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.place}"
+
+
+def read_terms(event: Event) -> pb.Terms | None:
+    """What an event without a key tells of a seizure; None: it is another one, or no store can have made it."""
+    if ("ce_type", TERMS_TYPE.encode()) not in event.headers:
+        return None
+    try:
+        terms = pb.Terms.FromString(event.value)
+    except DecodeError:
+        return None
+    seizer = STORES.get(terms.store)
+    fits = all(
+        0 <= one.bucket < BUCKETS and 0 < one.term <= MAX_REVISION and seizer_of(one.term) is seizer
+        for one in terms.buckets
+    )
+    return terms if fits else None
+
+
+def by_identity(now: Identity, known: Identity | None) -> str:
+    """`known`: what the other store was told of this one."""
+    if known is None or (known.place == now.place and known.changes <= now.changes):
+        return ""
+    if known.place != now.place:
+        return f"the other store knows another database of this one: {known.place}, and this is {now.place}"
+    return f"the other store knows a later state of it: {known.changes} changes, and this one has {now.changes}"
+
+
+def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -> str:
+    """An absence that I own cannot have moved on elsewhere; and a term of the other store's is a seizure."""
+    for here, there in zip(mine, theirs, strict=False):
+        if there.term > here.term:
+            return _seized(here.bucket, there.term)
+        if there.term == here.term and here.owner is me and there.version > here.version:
+            return f"the other store knows a later state of bucket {here.bucket}: version {there.version}"
+    return ""
+
+
+def by_terms(mine: Sequence[Absence], terms: Mapping[int, int]) -> str:
+    """`terms`: what the log says of seizures."""
+    for here in mine:
+        if terms.get(here.bucket, 0) > here.term:
+            return _seized(here.bucket, terms[here.bucket])
+    return ""
+
+
+def _seized(bucket: int, term: int) -> str:
+    return f"the other store has seized its share: bucket {bucket} is in term {term}"
