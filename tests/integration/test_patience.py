@@ -10,7 +10,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from libs.errors import OwnerUnavailable
+from libs.errors import BatonError, OwnerUnavailable
 from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Call, Store
 from libs.ownership.rules import Answered, Changed, Decide
@@ -244,13 +244,14 @@ async def test_a_refusal_by_a_store_that_was_started_again_is_the_answer(system:
 
 
 class LostAnswers(SlowRecords):
-    """Its first write is committed, and the database's answer lost; later ones find the outbox full."""
+    """Its first write is committed, and the database's answer lost; later ones fail."""
 
     lost = False
+    later: type[BatonError] = OutboxFull
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
         if self.lost:
-            raise OutboxFull
+            raise self.later
         self.lost = True
         await super().write(call, decide)
         raise StoreUnavailable
@@ -260,6 +261,19 @@ async def test_a_refusal_after_the_database_was_lost_leaves_the_outcome_unknown(
     """OUTBOX_FULL would tell the client that there is no such book."""
     records = system.ports(Store.A).records
     system.ports(Store.A).records = LostAnswers(records)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await put(system)
+    assert reason_of(refused.value)[0] == OwnerUnavailable.reason
+    assert (await records.read(KEY)).row is not None
+
+
+async def test_a_full_queue_after_an_attempt_that_broke_off_leaves_the_outcome_unknown(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "MOST_CALLS", 0)
+    records = system.ports(Store.A).records
+    system.ports(Store.A).records = lost = LostAnswers(records)
+    lost.later = StoreUnavailable
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await put(system)
     assert reason_of(refused.value)[0] == OwnerUnavailable.reason

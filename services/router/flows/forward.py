@@ -155,8 +155,8 @@ class Forward:
         except Away as away:
             self._traffic.failures[away.store] += away.counts_as_fault
             raise OwnerUnavailable(store=away.store.value) from None
-        except Refused as refused:
-            if call.course.doubt and not refused.is_fault:
+        except (Refused, QueueFull) as refused:
+            if call.course.doubt and not (isinstance(refused, Refused) and refused.is_fault):
                 raise OwnerUnavailable(store=next(iter(call.course.doubt)).value) from None
             raise
 
