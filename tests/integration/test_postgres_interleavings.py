@@ -367,8 +367,8 @@ async def test_who_lost_a_partition_cannot_move_it(rig: Rig, guarded: bool) -> N
     await rig.store.transfers.apply([], FeedStep((Position(3, 0, 7),)))
     statement = sql.MOVE if guarded else broken(sql.MOVE, sql.MOVE_GUARD, "n.before IS NOT NULL")
     await rig.holder.execute("BEGIN")
-    assert await rig.holder.execute(sql.MOVE, [3], [7], [20]) == "UPDATE 1"
-    waited, moved = await rig.past(rig.second.execute(statement, [3], [7], [9]))
+    assert await rig.holder.execute(sql.MOVE, [3], [7], [20], [""]) == "UPDATE 1"
+    waited, moved = await rig.past(rig.second.execute(statement, [3], [7], [9], [""]))
     assert waited
     offset = (await rig.store.feed.state()).next_offsets[3]
     assert (moved, offset) == (("UPDATE 0", 20) if guarded else ("UPDATE 1", 9))
