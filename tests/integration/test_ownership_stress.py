@@ -136,6 +136,8 @@ async def test_it_is_noticed_when_a_create_ignores_who_owns_the_absence(
         return found.row is None or found.owner is me
 
     monkeypatch.setattr("libs.ownership.rules.may_change", anybody_creates)
+    # The fence in the store's own step asks it again.
+    monkeypatch.setattr(memory, "may_change", anybody_creates)
     await missed(tmp_path, "I2")
 
 
