@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -324,3 +325,21 @@ async def test_many_records_at_once(store: StorePorts) -> None:
     assert [record.row.key for record in await everything(store)] == keys
     some = [found.row.key for found in await store.records.read_many(keys) if found.row]
     assert some == keys
+
+
+async def test_a_bucket_is_released_by_its_owner_alone_and_adopted_by_the_store_that_it_names(
+    store: StorePorts,
+) -> None:
+    me, other = store.store, store.store.other
+    bucket = bucket_of(KEYS[0])
+    await store.transfers.release_absence(bucket, other)  # If it is this store's.
+    (before,) = await store.transfers.absences([bucket])
+    assert await store.transfers.release_absence(bucket, other) == before
+    assert await store.transfers.adopt_absence(replace(before, version=before.version + 1, owner=other)) == (
+        False,
+        before,
+    )
+    assert (await store.transfers.absences([bucket])) == [before]
+    mine = replace(before, version=before.version + 1, owner=me)
+    assert await store.transfers.adopt_absence(mine) == (True, mine)
+    assert await store.transfers.release_absence(bucket, other) == replace(mine, version=mine.version + 1, owner=other)
