@@ -218,6 +218,7 @@ class Database:
         self._closing = False
         self._broken = False
         """The writer's connection is closed, after a transaction that could not be undone."""
+        self._migrating = False
         self._writer = connect(path, options.busy_seconds)
         self._readers = [connect(path, options.busy_seconds) for _ in range(options.readers)]
         self._idle = deque(self._readers)
@@ -303,10 +304,13 @@ class Database:
             self._idle.append(connection)
 
     def _migrate(self, migrations: Sequence[Migration]) -> None:
+        self._migrating = True
         try:
             migrate(self._writer, migrations, self.path)
         except sqlite3.Error as error:
             raise error_of(error, self.path) from error
+        finally:
+            self._migrating = False
 
     def _serve(self) -> None:
         """The writer's thread. Client work and background work take turns, so that neither starves the other."""
@@ -395,9 +399,10 @@ class Database:
             job.error = StoreUnavailable(f"{self.path} is closed")
         if left:
             self._loop.call_soon_threadsafe(_deliver, left)
-        for connection in (self._writer, *self._readers):
-            with suppress(sqlite3.ProgrammingError):  # The writer has closed its own.
-                connection.interrupt()
+        # Not the writer's connection, unless it migrates: an interrupt would also stop the checkpoint of its close, and
+        # leave the newest commits in the write-ahead log beside the file.
+        for connection in [*self._readers, *([self._writer] if self._migrating else [])]:
+            connection.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for connection in [*self._readers, *([] if self._thread.is_alive() else [self._writer])]:
             connection.close()

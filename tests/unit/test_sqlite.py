@@ -295,6 +295,16 @@ async def test_a_cancelled_opener_closes_no_connection_that_still_migrates(tmp_p
     assert "closed" not in seen[0]
 
 
+async def test_a_file_that_is_closed_holds_every_commit_itself(tmp_path: Path) -> None:
+    path = tmp_path / "d.db"
+    async with Database.open(path, (TABLE,)) as database:
+        await database.write(adding("a"))
+        await database.read(words)
+    assert not path.with_name("d.db-wal").exists()
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
+        assert words(connection) == ["a"]
+
+
 async def test_processes_that_share_a_file_wait_for_each_other_with_a_bound(tmp_path: Path) -> None:
     options = Options(exclusive=False, busy_seconds=0.05)
     path = tmp_path / "d.db"
