@@ -16,6 +16,7 @@ if they had been. There an event that is in the log twice may be counted twice, 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from services.router.core.logstart import parse_start
 from services.router.flows.jobs import JobFailed, Position, Step
 from services.router.flows.logwindow import BeginningGone, look_up
 from services.router.flows.replay_work import Counts, Work
-from services.router.flows.stores import Away, Stores
+from services.router.flows.stores import Away, StoreClient, Stores
 
 NAME = "replay"
 
@@ -41,6 +42,9 @@ STEP_SECONDS = 1.0
 """After so long a step reads no further: it is longer than other jobs' since opening a reader takes a while."""
 POLL_SECONDS = 5.0
 CHECK_SECONDS = 5.0
+READY_SECONDS = 1.5
+"""How long a store may refuse connections before it counts as missing: one that has just started is found in less."""
+AGAIN_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -110,13 +114,24 @@ class Replay:
             raise InvalidField("dry_run", arguments["dry_run"], "yes or no")
         return f"{NAME} to {to}"
 
+    async def _status(self, client: StoreClient) -> pb.GetStatusResponse:
+        """Raises StoreMissing."""
+        until = self._clock.monotonic() + READY_SECONDS
+        while True:
+            try:
+                answer: pb.GetStatusResponse = await client.ask(
+                    client.replication.GetStatus, pb.GetStatusRequest(), CHECK_SECONDS
+                )
+                return answer
+            except Away as error:
+                if self._clock.monotonic() >= until:
+                    raise StoreMissing(f"{error.message}: {StoreMissing.__doc__}") from None
+            await asyncio.sleep(AGAIN_SECONDS)
+
     async def check(self, arguments: Mapping[str, str]) -> None:
         """Raises StoreMissing."""
         for client in self._stores.values():
-            try:
-                status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), CHECK_SECONDS)
-            except Away as error:
-                raise StoreMissing(f"{error.message}: {StoreMissing.__doc__}") from None
+            status = await self._status(client)
             if not status.serving:
                 raise StoreMissing(f"store {client.store} does not serve ({status.reason}): {StoreMissing.__doc__}")
 
