@@ -10,7 +10,7 @@ asked here is answered before a store serves.
 
 Other processes of the store may serve meanwhile. So the order of reads matters: the other store or the log is asked
 first, and this store's own state is read after the answer. A state that was read before may be older than the answer,
-and would look like a store that went back in time. Evidence must also hold when all is asked and read a second time.
+and would look like a restored store. Evidence must also hold when all is asked and read a second time.
 """
 
 from __future__ import annotations
