@@ -82,6 +82,9 @@ class ProcessSettings(Settings):
     event_log_replication_factor: Annotated[int, Field(ge=1, le=16)] = 3
     event_log_min_insync_replicas: Annotated[int, Field(ge=1, le=16)] = 2
 
+    http: Annotated[str, AfterValidator(check_optional_address)] = ""
+    """Where clients are served by REST, Connect and MCP, host:port. Empty: they are not."""
+
     metrics: Annotated[str, AfterValidator(check_optional_address)] = ""
     """Where Prometheus reads this process's metrics, host:port. Empty: they are not kept."""
 

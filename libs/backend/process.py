@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
@@ -37,11 +38,16 @@ from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
-from libs.rpc.server import Server, ServerConfig, TypedService
+from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.rpc.tasks import Background
 from libs.store.port import StorePorts
 from libs.telemetry.metrics import open_metrics
 from libs.telemetry.vitals import Gauges
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+
+    from libs.http.listener import HttpListener
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +92,11 @@ class Running:
     writes: Background
     doorkeeper: Doorkeeper
     row_count: RowCountLoop
+    http: HttpListener | None = None
 
     def __str__(self) -> str:
-        return f"public={self.public.address} internal={self.internal.address}"
+        http = f" http={self.http.address}" if self.http is not None else ""
+        return f"public={self.public.address} internal={self.internal.address}{http}"
 
     async def drain(self, timeout_seconds: float) -> None:
         """Send clients away and answer every call that still arrives, within the timeout. A second call has no effect.
@@ -97,7 +105,8 @@ class Running:
         """
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
-        await self.public.drain(timeout_seconds / 2)
+        doors = (self.public, self.http) if self.http is not None else (self.public,)
+        await asyncio.gather(*(door.drain(timeout_seconds / 2) for door in doors))
         self.serving.leaving.set()
         await self.internal.drain(max(end - clock(), _LEAST_SECONDS))
         self.serving.drain()
@@ -164,11 +173,8 @@ async def open_backend(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public_limits = replace(
-            settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE
-        )
-        public = Server(ServerConfig(settings.public, "public", public_limits), [calls.public(passing)])
-        doorkeeper.tell = (internal.set_serving, public.set_serving)
+        public, http = _public_doors(backend, settings, calls.public(passing), meter)
+        doorkeeper.tell = (internal.set_serving, public.set_serving, *([http.set_serving] if http is not None else []))
         running = Running(
             public,
             internal,
@@ -180,12 +186,30 @@ async def open_backend(
             writes,
             doorkeeper,
             RowCountLoop(ports, admission.rows),
+            http,
         )
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
         await public.start(serving=False)
+        if http is not None:
+            await http.start()
         await doorkeeper.admit()
         yield running
+
+
+def _public_doors(
+    backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter
+) -> tuple[Server, HttpListener | None]:
+    """Where clients are served: by gRPC, and by HTTP if a setting says where."""
+    limits = replace(settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE)
+    public = Server(ServerConfig(settings.public, "public", limits), [contract])
+    if not settings.http:
+        return public, None
+    # Only a process that serves HTTP pays for it.
+    from libs.http.opening import http_listener
+
+    schema = backend.public_schema
+    return public, http_listener(settings.http, backend.contract, contract, public, meter, default_schema=schema)
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:

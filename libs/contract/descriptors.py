@@ -201,7 +201,10 @@ def _schemas(service: ServiceDescriptor) -> SchemaVersions:
             f"{service.full_name}: schema: metadata must be a name in lower case, and oldest 1 to newest; they are"
             f" {rule.metadata!r}, {rule.oldest} and {rule.newest}"
         )
-    return SchemaVersions(rule.metadata, rule.oldest, rule.newest)
+    forms: dict[int, dict[str, str]] = {}
+    for form in rule.forms:
+        forms.setdefault(form.version, {})[form.message] = form.form
+    return SchemaVersions(rule.metadata, rule.oldest, rule.newest, MappingProxyType(forms))
 
 
 def _method(descriptor: MethodDescriptor) -> Method:

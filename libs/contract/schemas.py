@@ -6,8 +6,8 @@ know are kept anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from libs.errors import BatonError, InvalidField
@@ -51,6 +51,8 @@ class SchemaVersions:
     """Where a client says its version."""
     oldest: int = 0
     newest: int = 0
+    forms: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """Of old versions: full names of the contract's messages, and of the messages that callers mean by them."""
 
     def asked(self, found: Iterable[tuple[str, Any]] | None, default: int = NEWEST) -> int:
         """The version that a call speaks, from its metadata; without one it is `default`. Raises InvalidField."""

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+Pairs: TypeAlias = "Sequence[tuple[str, str | bytes]]"
+"""Of metadata."""
+
 DETAILS_KEY = "grpc-status-details-bin"
 
 _TYPE_PREFIX = "type.googleapis.com/"

@@ -92,6 +92,11 @@ class Gate:
         self._streams_of: Counter[str] = Counter()
         """By connection, as gRPC names its peer."""
 
+    @property
+    def request_bytes(self) -> int:
+        """The largest request."""
+        return self._limits.request_bytes
+
     async def answer(self, handler: Handler, name: str, _: object, context: Context) -> bytes:
         """What the handler answers; an error is sent as Baton's errors are. `name`: of the method."""
         self.arrived += 1

@@ -147,7 +147,8 @@ class Server:
 
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
-        self._gate = Gate(config.limits, config.token)
+        self.gate = self._gate = Gate(config.limits, config.token)
+        """What other doors to the same services let their calls through."""
         self._health = Health()
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Meter
 
@@ -30,7 +31,7 @@ from libs.process import run, told_to_stop
 from libs.rpc.auth import read_token
 from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
-from libs.rpc.server import Server, ServerConfig
+from libs.rpc.server import RawService, Server, ServerConfig
 from libs.rpc.tasks import Background, Loop
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.telemetry.logs import configure
@@ -90,6 +91,9 @@ from services.router.flows.watching import Watching
 from services.router.flows.witness import Witness
 from services.router.settings import RouterSettings
 
+if TYPE_CHECKING:
+    from libs.http.listener import HttpListener
+
 log = logging.getLogger(__name__)
 
 _OPEN_LOG_SECONDS = 3.0
@@ -126,20 +130,25 @@ def open_switches(settings: RouterSettings, contract: Contract, clock: Clock) ->
 class Router:
     """An open router. Its loops are the caller's to run."""
 
-    def __init__(self, public: Server, control: Server, loops: list[Loop], writes: Background) -> None:
+    def __init__(
+        self, public: Server, http: HttpListener | None, control: Server, loops: list[Loop], writes: Background
+    ) -> None:
         self.public = public
+        self.http = http
         self.control = control
         self.loops = loops
         self.writes = writes
 
     def __str__(self) -> str:
-        return f"public={self.public.address} control={self.control.address}"
+        http = f" http={self.http.address}" if self.http is not None else ""
+        return f"public={self.public.address} control={self.control.address}{http}"
 
     async def drain(self, timeout_seconds: float) -> None:
         """Send clients away and answer every call that still arrives, within the timeout."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
-        await self.public.drain(timeout_seconds / 2)
+        doors = (self.public, self.http) if self.http is not None else (self.public,)
+        await asyncio.gather(*(door.drain(timeout_seconds / 2) for door in doors))
         await self.writes.drain(max(end - clock(), 0.1))
         await self.control.drain(0.2)
 
@@ -175,6 +184,9 @@ async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
         stack.push_async_callback(router.drain, settings.drain_seconds)
         await router.control.start()
         await router.public.start()
+        if router.http is not None:
+            await router.http.start()
+            await router.http.set_serving(True)
         yield router
 
 
@@ -303,9 +315,11 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         probe=Probe(outside.contract, stores, lambda: public.address, clock),
         usual_limits=(settings.gate_limits, settings.rollback_limits),
     )
-    public = _public(settings, proxy, patience)
+    service = proxy.service()
+    public = _public(settings, service, patience)
     return Router(
         public=public,
+        http=_http(settings, outside, service, public),
         control=_control(settings, parts, control_token),
         loops=[
             cache.loop,
@@ -332,7 +346,16 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     )
 
 
-def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Server:
+def _http(settings: RouterSettings, outside: Outside, service: RawService, public: Server) -> HttpListener | None:
+    if not settings.http:
+        return None
+    # Only a process that serves HTTP pays for it.
+    from libs.http.opening import http_listener
+
+    return http_listener(settings.http, outside.contract, service, public, outside.meter)
+
+
+def _public(settings: RouterSettings, service: RawService, patience: Patience) -> Server:
     limits = ServerLimits(
         settings.public_calls,
         waiting=lambda: patience.calls,
@@ -341,7 +364,7 @@ def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Serve
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )
-    return Server(ServerConfig(settings.public, "public", limits), [proxy.service()])
+    return Server(ServerConfig(settings.public, "public", limits), [service])
 
 
 def _control(settings: RouterSettings, parts: Parts, token: bytes | None) -> Server:

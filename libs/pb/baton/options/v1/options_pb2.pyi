@@ -31,24 +31,59 @@ class SchemaRule(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     OLDEST_FIELD_NUMBER: _builtins.int
     NEWEST_FIELD_NUMBER: _builtins.int
+    FORMS_FIELD_NUMBER: _builtins.int
     metadata: _builtins.str
     """The name of the metadata in which a client says its version; a client that says none speaks the newest."""
     oldest: _builtins.int
     newest: _builtins.int
+    @_builtins.property
+    def forms(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaForm]:
+        """What messages of the contract are in an old version. A server needs it where it reads and writes them as JSON."""
+
     def __init__(
         self,
         *,
         metadata: _builtins.str = ...,
         oldest: _builtins.int = ...,
         newest: _builtins.int = ...,
+        forms: _abc.Iterable[Global___SchemaForm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "newest", b"newest", "oldest", b"oldest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forms", b"forms", "metadata", b"metadata", "newest", b"newest", "oldest", b"oldest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SchemaRule: _TypeAlias = SchemaRule  # noqa: Y015
+
+@_typing.final
+class SchemaForm(_message.Message):
+    """In one schema version, callers mean one message where the contract says another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    message: _builtins.str
+    """The full name of the contract's message."""
+    form: _builtins.str
+    """The full name of the message that callers of the version mean."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        message: _builtins.str = ...,
+        form: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "message", b"message", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchemaForm: _TypeAlias = SchemaForm  # noqa: Y015
 
 @_typing.final
 class MethodRule(_message.Message):

@@ -1,0 +1,107 @@
+"""What the doors have in common above ASGI: metadata from headers, bodies within a limit, responses."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from libs.errors import InvalidField
+from libs.http.call import DoorCall
+from libs.http.errors import BodyTooLarge, WrongMediaType
+from libs.rpc import metadata
+
+_OURS = "baton-"
+_ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent"})
+_LOOSE = frozenset({"user-agent"})
+"""Said by programs that mean nothing by it: what cannot travel as metadata is left out, not refused."""
+
+_SECURITY = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
+STATE = "connection"
+"""Where a scope's state has its connection."""
+
+
+class Connection(Protocol):
+    def abort(self) -> None:
+        """End it now, whatever was not sent yet."""
+
+
+def metadata_of(headers: Headers, schema_name: str = "") -> tuple[tuple[str, str], ...]:
+    """The headers that are gRPC metadata, in lower case. Raises InvalidField."""
+    found = []
+    for name, value in headers.items():
+        if not (name in _ALWAYS or name.startswith(_OURS) or name == schema_name):
+            continue
+        if value.isascii() and value.isprintable():
+            found.append((name, value))
+        elif name not in _LOOSE:
+            raise InvalidField(name, value, "printable ASCII")
+    return tuple(found)
+
+
+def peer_of(scope: Scope) -> str:
+    """The connection, as gRPC names a peer."""
+    host, port = scope.get("client") or ("unknown", 0)
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    found: Connection | None = scope.get("state", {}).get(STATE)
+    return found
+
+
+def has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
+    """Raises BodyTooLarge, WrongMediaType, InvalidField."""
+    if (encoding := headers.get("content-encoding", "identity").lower()) != "identity":
+        raise WrongMediaType(f"content-encoding: {encoding[:40]!r} is not read here: send the body as it is")
+    length = headers.get("content-length", "0")
+    if length.isdigit() and int(length) > limit:
+        raise BodyTooLarge(limit)
+    body = bytearray()
+    more = True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise InvalidField("body", f"{len(body)} bytes", "a body that comes to its end")
+        body += event.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
+        more = event.get("more_body", False)
+    return bytes(body)
+
+
+def answer_headers(call: DoorCall) -> dict[str, str]:
+    """What the call's handler says beside its answer; what HTTP has a header of its own for is said by that too."""
+    found: dict[str, str] = dict(_SECURITY)
+    for name, value in (*call.initial, *call.trailers):
+        if isinstance(value, str) and name.startswith(_OURS):
+            found[name] = value
+    if age := found.get(metadata.AGE_SECONDS):
+        found["age"] = str(int(float(age)))
+    if metadata.DEPRECATED in found:
+        # RFC 9745 wants the time since when. That is not known here, only that it has passed.
+        found["deprecation"] = "@0"
+    return found
+
+
+async def begin(send: Send, status: int, headers: dict[str, str]) -> None:
+    encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+async def respond(
+    send: Send, status: int, headers: dict[str, str], data: bytes = b"", kind: str = "", *, body: bool = True
+) -> None:
+    """A whole response. With `body` False the headers only, as for HEAD."""
+    if kind:
+        headers["content-type"] = kind
+    if status not in (204, 304):
+        headers["content-length"] = str(len(data))
+    await begin(send, status, headers)
+    message: dict[str, Any] = {"type": "http.response.body", "body": data if body else b""}
+    await send(message)

@@ -1,0 +1,85 @@
+"""A call that did not come over gRPC, as a handler sees one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Never
+
+import grpc
+
+from libs.rpc.errors import Pairs
+
+
+class Ended(grpc.aio.AbortError):
+    """The call was ended with a status. The listener's gate lets it through, as gRPC's own."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailers: Pairs) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.trailers = trailers
+
+
+class DoorCall:
+    """What handlers and the gate use of a gRPC call's context (`libs.rpc.errors.Context`), for one call over HTTP."""
+
+    def __init__(
+        self,
+        metadata: Pairs,
+        peer: str,
+        read: Callable[[], Awaitable[bytes]],
+        seconds: float | None = None,
+    ) -> None:
+        """`peer`: of its connection, in gRPC's form. `read`: gives the request, serialized; it raises BatonError.
+        `seconds`: until the caller's deadline."""
+        self._metadata = metadata
+        self._peer = peer
+        self._read = read
+        self.writer: Callable[[bytes], Awaitable[None]] | None = None
+        """Of a stream: takes one answer."""
+        self._ends_at = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self.initial: Pairs = ()
+        self.trailers: Pairs = ()
+        self.left = False
+        """The caller has gone."""
+        self.was_read = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<DoorCall of {self._peer}>"
+
+    def invocation_metadata(self) -> Pairs:
+        return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def time_remaining(self) -> float | None:
+        """Seconds; None: the caller has no deadline."""
+        return None if self._ends_at is None else max(self._ends_at - asyncio.get_running_loop().time(), 0.0)
+
+    def cancelled(self) -> bool:
+        return self.left
+
+    async def read(self) -> Any:
+        request = await self._read()
+        self.was_read.set()
+        return request
+
+    async def write(self, answer: bytes) -> None:
+        if self.writer is None:
+            raise TypeError("a call with one answer writes none")
+        await self.writer(answer)
+
+    async def send_initial_metadata(self, pairs: Pairs) -> None:
+        """They are sent with the first answer."""
+        self.initial = tuple(pairs)
+
+    def set_trailing_metadata(self, pairs: Pairs) -> None:
+        self.trailers = tuple(pairs)
+
+    def trailing_metadata(self) -> Pairs:
+        return self.trailers
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Pairs = ()) -> Never:
+        raise Ended(code, details, tuple(trailing_metadata))

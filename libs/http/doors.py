@@ -1,0 +1,79 @@
+"""The doors of one listener beside gRPC, by path: health, documentation, MCP, Connect, and REST for all the rest."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from libs.http.asgi import respond
+from libs.http.errors import failure_of
+from libs.http.rest import RestDoor
+from libs.rpc.errors import Internal, log_defect
+
+HEALTHY, READY = "/healthz", "/readyz"
+OTHER = "other"
+"""The route of a request that no door has recognised. Never a path: a stranger would make metrics without end."""
+
+Measure = Callable[[str, str, int, float], None]
+"""Takes HTTP method, route, code and seconds of each request."""
+
+
+@dataclass(slots=True)
+class Doors:
+    """An ASGI application."""
+
+    rest: RestDoor
+    ready: Callable[[], bool]
+    measure: Measure | None = None
+    paths: Mapping[str, ASGIApp] = field(default_factory=dict)
+    """Other doors: of a path, or of all paths below one that ends with "/"."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        began = time.perf_counter()
+        code = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._door(scope["path"])(scope, receive, noting)
+        # The outermost owner of a request: the log gets the stack trace, the client a status.
+        except Exception as error:
+            log_defect(error)
+            if code:
+                raise
+            await respond(noting, 500, {"connection": "close"}, failure_of(Internal()).json(), "application/json")
+        finally:
+            if self.measure is not None:
+                self.measure(scope["method"], scope.get("route", OTHER), code, time.perf_counter() - began)
+
+    def _door(self, path: str) -> ASGIApp:
+        if path in (HEALTHY, READY):
+            return self._health
+        if path in self.paths:
+            return self.paths[path]
+        first = path[: path.find("/", 1) + 1]
+        return self.paths.get(first, self.rest)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """/healthz: the process runs. /readyz: it serves."""
+        scope["route"] = scope["path"]
+        serves = scope["path"] == HEALTHY or self.ready()
+        body = json.dumps({"status": "SERVING" if serves else "NOT_SERVING"}).encode()
+        await respond(
+            send,
+            200 if serves else 503,
+            {"cache-control": "no-store"},
+            body,
+            "application/json",
+            body=scope["method"] != "HEAD",
+        )

@@ -1,0 +1,157 @@
+"""Statuses over HTTP: the code of the response, and the body of an error.
+
+Codes: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, "HTTP Mapping".
+Body: https://google.aip.dev/193.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from libs.errors import BatonError
+from libs.rpc.errors import DETAILS_KEY, code_of, status_of
+
+HTTP_CODES: Mapping[grpc.StatusCode, int] = MappingProxyType(
+    {
+        grpc.StatusCode.OK: 200,
+        grpc.StatusCode.CANCELLED: 499,
+        grpc.StatusCode.UNKNOWN: 500,
+        grpc.StatusCode.INVALID_ARGUMENT: 400,
+        grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+        grpc.StatusCode.NOT_FOUND: 404,
+        grpc.StatusCode.ALREADY_EXISTS: 409,
+        grpc.StatusCode.PERMISSION_DENIED: 403,
+        grpc.StatusCode.UNAUTHENTICATED: 401,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+        grpc.StatusCode.FAILED_PRECONDITION: 400,
+        grpc.StatusCode.ABORTED: 409,
+        grpc.StatusCode.OUT_OF_RANGE: 400,
+        grpc.StatusCode.UNIMPLEMENTED: 501,
+        grpc.StatusCode.INTERNAL: 500,
+        grpc.StatusCode.UNAVAILABLE: 503,
+        grpc.StatusCode.DATA_LOSS: 500,
+    }
+)
+
+_NUMBERS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class RefusedByHttp(BatonError):
+    """The request is none of this interface."""
+
+    http_code = 400
+
+
+class NoSuchPath(RefusedByHttp):
+    """There is nothing at this path."""
+
+    code = "NOT_FOUND"
+    reason = "NO_SUCH_PATH"
+    http_code = 404
+
+
+class NoSuchVerb(RefusedByHttp):
+    """The path does not take this HTTP method."""
+
+    code = "UNIMPLEMENTED"
+    reason = "METHOD_NOT_ALLOWED"
+    http_code = 405
+
+    def __init__(self, verb: str, allowed: Sequence[str]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"{verb} is not allowed here: use {self.allowed}", allowed=self.allowed)
+
+
+class BodyTooLarge(RefusedByHttp):
+    """The body is too large."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "BODY_TOO_LARGE"
+    http_code = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes")
+
+
+class WrongMediaType(RefusedByHttp):
+    """The body is of a kind that is not read here."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+    http_code = 415
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that ended with an error, as its client gets it."""
+
+    status: status_pb2.Status
+    http_code: int
+    allowed: str = ""
+    """Of the methods that the path takes, for a 405."""
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        return _NUMBERS.get(self.status.code, grpc.StatusCode.UNKNOWN)
+
+    @property
+    def retry_after(self) -> str:
+        """Whole seconds, at least 1; "" if nothing is known."""
+        for detail in self.status.details:
+            retry = error_details_pb2.RetryInfo()
+            if detail.Unpack(retry):
+                return str(max(1, math.ceil(retry.retry_delay.ToTimedelta().total_seconds())))
+        return ""
+
+    def body(self) -> dict[str, Any]:
+        """{"error": {"code", "status", "message", "details"}}"""
+        return {
+            "error": {
+                "code": self.http_code,
+                "status": self.code.name,
+                "message": self.status.message,
+                "details": list(self.details()),
+            }
+        }
+
+    def json(self) -> bytes:
+        return json.dumps(self.body(), ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+    def details(self) -> Iterator[dict[str, Any]]:
+        """Those that can be shown; each as JSON, with its @type."""
+        for detail in self.status.details:
+            try:
+                yield json_format.MessageToDict(detail)
+            except (TypeError, DecodeError):
+                # Of a type that is not known here.
+                yield {"@type": detail.type_url}
+
+
+def failure_of(error: BatonError) -> Failure:
+    """Of a call that never reached its handler, or of one that Baton's own error ended."""
+    http_code = error.http_code if isinstance(error, RefusedByHttp) else HTTP_CODES[code_of(error)]
+    return Failure(status_of(error), http_code, getattr(error, "allowed", ""))
+
+
+def failure_from(code: grpc.StatusCode, message: str, trailers: Mapping[str, str | bytes]) -> Failure:
+    """Of a call that a handler has ended. An error of another origin has no details."""
+    details = trailers.get(DETAILS_KEY)
+    status = status_pb2.Status()
+    if isinstance(details, bytes):
+        try:
+            status.ParseFromString(details)
+        except DecodeError:
+            status.Clear()
+    if not status.code:
+        status = status_pb2.Status(code=code.value[0], message=message)
+    return Failure(status, HTTP_CODES[code])

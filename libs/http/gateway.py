@@ -1,0 +1,79 @@
+"""A contract's calls at one listener, for doors other than gRPC: the same handlers, the same gate, the same errors.
+
+A door turns what it is sent into a `DoorCall`, and what comes back into its own form. What a call may do, its limits
+and its errors are the gate's and the handlers' (`libs.rpc.gate`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import cast
+
+import grpc
+
+from libs.contract.descriptors import Contract, Method
+from libs.contract.schemas import NEWEST
+from libs.errors import BatonError
+from libs.http.call import DoorCall, Ended
+from libs.http.errors import Failure, failure_from, failure_of
+from libs.http.forms import Forms
+from libs.rpc.errors import Context, DeadlineExceeded, Pairs
+from libs.rpc.gate import Gate
+from libs.rpc.server import RawService
+
+
+class Gateway:
+    """The contract as one public listener serves it."""
+
+    def __init__(self, contract: Contract, service: RawService, gate: Gate, default_schema: int = NEWEST) -> None:
+        """`default_schema`: the schema version of a caller who says none."""
+        self.contract = contract
+        self.gate = gate
+        self.forms = Forms(contract)
+        self._service = service
+        self._default_schema = default_schema
+        self.request_bytes = gate.request_bytes
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.contract.service}>"
+
+    def methods(self) -> Iterable[Method]:
+        """Those that this listener serves."""
+        served = {*self._service.methods, *self._service.streams}
+        return (method for method in self.contract.methods.values() if method.name in served)
+
+    def schema(self, metadata: Pairs) -> int:
+        """The schema version that a call speaks, from its metadata. Raises InvalidField."""
+        return self.contract.schemas.asked(metadata, self._default_schema)
+
+    async def answer(self, method: Method, call: DoorCall) -> bytes:
+        """The serialized reply. Raises Ended."""
+        handler = self._service.methods[method.name]
+        try:
+            async with asyncio.timeout(call.time_remaining()):
+                return await self.gate.answer(handler, method.name, None, cast("Context", call))
+        except TimeoutError:
+            raise _late(call) from None
+
+    async def stream(self, method: Method, call: DoorCall) -> None:
+        """Gives each serialized answer to the call's `write`; returns when the stream has ended in order. Raises
+        Ended."""
+        handler = self._service.streams[method.name]
+        try:
+            async with asyncio.timeout(call.time_remaining()):
+                await self.gate.stream(handler, None, cast("Context", call))
+        except TimeoutError:
+            raise _late(call) from None
+
+
+def failure(error: BatonError | Ended) -> Failure:
+    """As the client gets it."""
+    if isinstance(error, Ended):
+        return failure_from(error.code, error.message, dict(error.trailers))
+    return failure_of(error)
+
+
+def _late(call: DoorCall) -> Ended:
+    error = DeadlineExceeded()
+    return Ended(grpc.StatusCode.DEADLINE_EXCEEDED, error.message, call.trailers)

@@ -1,0 +1,101 @@
+"""Messages as JSON and back, by proto3's mapping, with a refusal that names the field.
+
+Source: https://protobuf.dev/programming-guides/json/. Stricter than a JSON parser has to be: no key twice, no NaN, no
+field that the message does not have. Such a body means something else to its sender than it would here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Never
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from libs.errors import InvalidField
+
+DEPTH = 32
+"""How deeply the messages of a body may be nested."""
+
+_PLACE = re.compile(r" at \"?([A-Za-z_]\w*(?:\.[^\s.\"]+|\[\d+\])*)\"?")
+_UNKNOWN = re.compile(r'has no field named "(.*?)" at "([^"]*)"', re.DOTALL)
+_AVAILABLE = re.compile(r'Available Fields\(except extensions\): "\[(.*)\]"')
+_SHOWN_CHARACTERS = 200
+
+
+def write_message(message: Message) -> bytes:
+    """On one line. A field that has its default value is left out, as the mapping has it."""
+    return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode(errors="replace")
+
+
+def read_message(data: bytes, message: Message, field: str = "body") -> None:
+    """Merges the JSON object into the message. Raises InvalidField, which names a field by its path in the body."""
+    found = parse_json(data, field)
+    if not isinstance(found, dict):
+        raise InvalidField(field, type(found).__name__, "a JSON object")
+    read_object(found, message, field)
+
+
+def read_object(found: dict[str, Any], message: Message, field: str = "body") -> None:
+    """As `read_message`, of an object that is parsed."""
+    try:
+        json_format.ParseDict(found, message, max_recursion_depth=DEPTH)
+    except json_format.ParseError as error:
+        raise _named(error, field) from None
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        # What a value of another JSON type runs into.
+        shown = f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS]
+        raise InvalidField(field, shown, f"a {message.DESCRIPTOR.full_name} as JSON") from None
+
+
+def parse_json(data: bytes, field: str = "body") -> Any:
+    """Raises InvalidField."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidField(field, f"byte {error.start}", "JSON in UTF-8") from None
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        raise InvalidField(field, f"line {error.lineno} column {error.colno}", f"JSON: {error.msg}") from None
+    except RecursionError:
+        raise InvalidField(field, "too deeply nested", f"JSON with at most {DEPTH} messages in each other") from None
+    except ValueError as error:
+        # An integer of thousands of digits.
+        raise InvalidField(field, str(error)[:_SHOWN_CHARACTERS], "JSON with numbers that a field can hold") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidField("body", twice, "an object that has each key once")
+    return found
+
+
+def _constant(text: str) -> Never:
+    raise InvalidField("body", text, "a finite number")
+
+
+def _named(error: json_format.ParseError, field: str) -> InvalidField:
+    """The innermost cause, which says the place: what is around it repeats it."""
+    innermost: BaseException = error
+    while isinstance(innermost.__cause__, (json_format.ParseError, ValueError, TypeError)):
+        innermost = innermost.__cause__
+    text = str(innermost)
+    if unknown := _UNKNOWN.search(str(error)):
+        name, place = unknown.groups()
+        known = _AVAILABLE.search(str(error))
+        names = known[1].replace("'", "") if known else "others"
+        return InvalidField(_below(field, place, name), name, f"a field that exists: {names}"[:500])
+    found = _PLACE.search(str(error))
+    place = _below(field, found[1]) if found else field
+    return InvalidField(place, _PLACE.sub("", text)[:_SHOWN_CHARACTERS], "a value of the field's type")
+
+
+def _below(field: str, place: str, name: str = "") -> str:
+    """The path in the body: a place begins with the name of the message."""
+    _, _, path = place.partition(".")
+    return ".".join(part for part in (field if field != "body" else "", path, name) if part) or field

@@ -1,0 +1,260 @@
+"""REST by a contract's `google.api.http` options: proto3 JSON in and out, errors by AIP-193, watches as events.
+
+Beside the message's fields a request may say in HTTP's own words: `Idempotency-Key` for the request id, `If-Match` for
+the etag, `Last-Event-ID` for the resume token, `X-Server-Timeout` (seconds) or `Prefer: wait=2` for the deadline. What
+is said twice must be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from libs.contract.descriptors import Method
+from libs.errors import BatonError, InvalidField
+from libs.http.asgi import answer_headers, connection_of, has_body, metadata_of, peer_of, read_body, respond
+from libs.http.bindings import WHOLE, Binding, Route, Routes, allowed
+from libs.http.call import DoorCall, Ended
+from libs.http.errors import Failure, NoSuchVerb, WrongMediaType
+from libs.http.events import EventStream
+from libs.http.gateway import Gateway, failure
+from libs.http.json_body import read_message, write_message
+from libs.http.values import fields_of, put_value, put_values
+
+JSON = "application/json"
+_PARAMETERS = 100
+"""Of a query."""
+_WAIT = "wait="
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One request that was recognised."""
+
+    route: Route
+    headers: Headers
+    query: bytes
+    schema: int
+
+    @property
+    def method(self) -> Method:
+        return self.route.binding.method
+
+
+class RestDoor:
+    """An ASGI application."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Raises UnfitContract, UnfitTemplate."""
+        self.routes = Routes.of(gateway.contract)
+        self._gateway = gateway
+
+    def __repr__(self) -> str:
+        return f"<RestDoor {self._gateway.contract.service}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        verb = scope["method"]
+        try:
+            if verb == "OPTIONS":
+                await respond(send, 204, {"allow": ", ".join(self._allowed(scope["raw_path"].decode("latin-1")))})
+                return
+            route = self.routes.find(verb, scope["raw_path"].decode("latin-1"))
+            scope["route"] = route.binding.template.text
+            headers = Headers(scope=scope)
+            if not route.binding.body and has_body(headers):
+                raise InvalidField("body", "a body", f"none: {verb} takes its fields from the path and the query")
+            metadata = metadata_of(headers, self._gateway.contract.schemas.metadata)
+            request = _Request(route, headers, scope["query_string"], self._gateway.schema(metadata))
+            seconds = _seconds(headers)
+        except BatonError as error:
+            await _refuse(send, failure(error), close=True)
+            return
+        build = self._builder(request, receive)
+        call = DoorCall(metadata, peer_of(scope), build, seconds)
+        if request.method.watch is None:
+            await self._answer(request, call, send, body=verb != "HEAD")
+        else:
+            events = EventStream(headers, self._shown(request), request.method, send, connection_of(scope))
+            call.writer = events.writer(call)
+            await events.run(self._gateway, call, receive)
+
+    def _allowed(self, path: str) -> list[str]:
+        """Raises NoSuchPath."""
+        verbs = []
+        for verb in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            try:
+                self.routes.find(verb, path)
+            except BatonError as error:
+                if isinstance(error, NoSuchVerb):
+                    continue
+                raise
+            verbs.append(verb)
+        return allowed(verbs)
+
+    async def _answer(self, request: _Request, call: DoorCall, send: Send, *, body: bool) -> None:
+        try:
+            data = await self._gateway.answer(request.method, call)
+        except Ended as ended:
+            await _refuse(send, failure(ended), call, close=not body)
+            return
+        reply = self._gateway.forms.reply(request.method, request.schema).FromString(data)
+        headers = answer_headers(call)
+        etag = getattr(reply, "etag", "")
+        if etag:
+            # An etag has its quotes in the message already: https://google.aip.dev/154.
+            headers["etag"] = etag
+            if request.method.is_read and etag == request.headers.get("if-none-match"):
+                await respond(send, 304, headers)
+                return
+        await respond(send, 200, headers, self._write(request.route.binding, reply), JSON, body=body)
+
+    def _shown(self, request: _Request) -> Callable[[bytes], tuple[bytes, str]]:
+        """Of a watch: one answer as JSON, and its resume token."""
+        kind = self._gateway.forms.reply(request.method, request.schema)
+        watch = request.method.watch
+        assert watch is not None, "the method is a watch"
+
+        def show(data: bytes) -> tuple[bytes, str]:
+            answer = kind.FromString(data)
+            return write_message(answer), getattr(answer, watch.resume_token)
+
+        return show
+
+    @staticmethod
+    def _write(binding: Binding, reply: Message) -> bytes:
+        return write_message(getattr(reply, binding.response_body) if binding.response_body else reply)
+
+    def _builder(self, request: _Request, receive: Receive) -> Callable[[], Any]:
+        """Reads and builds the request, within the gate's bounds. Raises BatonError."""
+
+        async def build() -> bytes:
+            message = self._gateway.forms.request(request.method, request.schema)()
+            binding = request.route.binding
+            if binding.body:
+                # JSON is longer than the message that it says; the gate checks the message.
+                body = await read_body(receive, request.headers, 2 * self._gateway.request_bytes)
+                if body:
+                    _read_body(binding, request.headers, body, message)
+            for path, text in request.route.values:
+                _put(message, path, text, "the path")
+            _put_query(binding, request, message)
+            _put_headers(request, message)
+            return message.SerializeToString()
+
+        return build
+
+
+def _read_body(binding: Binding, headers: Headers, body: bytes, message: Message) -> None:
+    kind, _, parameters = headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if kind.strip().lower() != JSON or charset not in ("", "charset=utf-8"):
+        raise WrongMediaType(f"content-type: {headers.get('content-type', '')[:80]!r} is not {JSON} in UTF-8")
+    if binding.body == WHOLE:
+        read_message(body, message)
+        return
+    target = getattr(message, binding.body)
+    target.SetInParent()
+    read_message(body, target, binding.body)
+
+
+def _put(message: Message, path: str, text: str, source: str) -> None:
+    """What was said already must be the same. Raises InvalidField."""
+    *parents, last = path.split(".")
+    target: Any = message
+    for name in parents:
+        target = getattr(target, name)
+    field: FieldDescriptor = target.DESCRIPTOR.fields_by_name[last]
+    before = type(target)()
+    before.CopyFrom(target)
+    put_value(target, field, path, text)
+    said = getattr(before, last)
+    if said and said != getattr(target, last):
+        raise InvalidField(path, said, f"the same as in {source}: {text}, or nothing")
+
+
+def _put_query(binding: Binding, request: _Request, message: Message) -> None:
+    if not request.query:
+        return
+    try:
+        pairs = parse_qsl(
+            request.query.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=_PARAMETERS,
+        )
+    except ValueError as error:
+        shown = request.query[:80].decode("latin-1")
+        raise InvalidField("query", shown, f"name=value&name=value in percent-encoded UTF-8 ({error})") from None
+    bound = {path for path, _ in request.route.values}
+    for name, value in pairs:
+        first = fields_of(message.DESCRIPTOR).get(name.partition(".")[0])
+        if binding.body == WHOLE or (first is not None and binding.body == first.name):
+            raise InvalidField(name, value, "in the body of the request, not in its query")
+        if name in bound:
+            raise InvalidField(name, value, "in the path of the request, not in its query")
+    put_values(message, pairs, "query parameter")
+
+
+def _put_headers(request: _Request, message: Message) -> None:
+    method, headers = request.method, request.headers
+    if key := headers.get("idempotency-key"):
+        if not method.request_id:
+            raise InvalidField("Idempotency-Key", key, "no such header: this method changes nothing")
+        _put(message, method.request_id, key.strip('"'), "Idempotency-Key")
+    if match := headers.get("if-match"):
+        _put_etag(request.route.binding, message, match)
+    if token := headers.get("last-event-id"):
+        if method.watch is None:
+            raise InvalidField("Last-Event-ID", token, "no such header: this method is no watch")
+        _put(message, method.watch.resume_token, token, "Last-Event-ID")
+
+
+def _put_etag(binding: Binding, message: Message, match: str) -> None:
+    etag = match.strip()
+    if not (len(etag) > 2 and etag[0] == etag[-1] == '"') or '"' in etag[1:-1]:
+        raise InvalidField("If-Match", match, "one strong etag in double quotes, as an answer's ETag has it")
+    fields = message.DESCRIPTOR.fields_by_name
+    resource = fields.get(binding.body)
+    if "etag" in fields:
+        _put(message, "etag", etag, "If-Match")
+    elif resource is not None and resource.message_type and "etag" in resource.message_type.fields_by_name:
+        _put(message, f"{binding.body}.etag", etag, "If-Match")
+    else:
+        raise InvalidField("If-Match", match, "no such header: this method takes no etag")
+
+
+def _seconds(headers: Headers) -> float | None:
+    """Until the caller's deadline. Raises InvalidField."""
+    name, text = "X-Server-Timeout", headers.get("x-server-timeout", "")
+    if not text:
+        wishes = [wish.strip() for wish in headers.get("prefer", "").split(",")]
+        name, text = "Prefer", next((wish.removeprefix(_WAIT) for wish in wishes if wish.startswith(_WAIT)), "")
+    if not text:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.0 < found < 1e6:
+        raise InvalidField(name, text, "seconds, more than 0")
+    return found
+
+
+async def _refuse(send: Send, failed: Failure, call: DoorCall | None = None, *, close: bool = False) -> None:
+    """`close`: what is left of the request is not read, so the connection cannot be used again."""
+    headers = answer_headers(call) if call is not None else {}
+    if failed.retry_after:
+        headers["retry-after"] = failed.retry_after
+    if failed.allowed:
+        headers["allow"] = failed.allowed
+    if close or failed.http_code == 413:
+        headers["connection"] = "close"
+    await respond(send, failed.http_code, headers, failed.json(), JSON)
