@@ -105,35 +105,46 @@ class Sandbox(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}"; the id is 1 to 63 characters of a-z, 0-9 and "-", starts with a letter or digit."""
+    """"sandboxes/{id}"; the id is 1 to 63 characters of a-z, 0-9 and "-", starts with a letter or digit.
+    Example: "sandboxes/demo"
+    """
     uid: _builtins.str
-    """Made by the service at creation, never reused. Output only."""
+    """Made by the service at creation, never reused."""
     state: Global___Sandbox.State.ValueType
+    """A new sandbox is PENDING if the request gives no state."""
     account: _builtins.str
-    """Whose sandbox it is. Required at creation, cannot be changed."""
+    """Whose sandbox it is: 1 to 64 characters of A-Z, a-z, 0-9 and ". _ @ -".
+    Example: "acme"
+    """
     schema_version: _builtins.int
-    """The version of the schema that this message is written in. Output only. It has this number in every version."""
+    """The version of the schema that this message is written in. It has this number in every version."""
     revision: _builtins.int
-    """Grows with every write of this sandbox. Output only."""
+    """Grows with every write of this sandbox."""
     etag: _builtins.str
     """Names the last write. Give it back in an update or a delete to make that conditional."""
     @_builtins.property
     def spec(self) -> Global___SandboxSpec: ...
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
-    @_builtins.property
-    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only, as are the following times."""
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """At most 64. Keys have 1 to 63 characters of a-z, 0-9 and ". _ / -", values at most 63 of them.
+        Example: {"team": "search"}
+        """
 
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """At most 256 KiB, keys and values of all together. Keys have 1 to 253 characters."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def delete_time(self) -> _timestamp_pb2.Timestamp: ...
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """Set while the sandbox is deleted."""
+
     @_builtins.property
     def lease(self) -> Global___Lease:
-        """Who holds the sandbox, if anybody does. Output only: AcquireLease, RenewLease and ReleaseLease change it. It is shown
+        """Who holds the sandbox, if anybody does. AcquireLease, RenewLease and ReleaseLease change it. It is shown
         until the next write, also when its time is up: whether it is still held only the answer to a call says.
         """
 
@@ -246,16 +257,29 @@ class SandboxSpec(_message.Message):
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     image: _builtins.str
-    """Container image. Required."""
+    """Container image: 1 to 512 characters without spaces.
+    Example: "python:3.12"
+    """
     cpu_millis: _builtins.int
-    """Thousandths of a processor; 0 is the default of the platform."""
+    """Thousandths of a processor, at most 1 000 000; 0 is the default of the platform.
+    Example: "500"
+    """
     memory_mib: _builtins.int
+    """At most 16 777 216.
+    Example: "256"
+    """
     @_builtins.property
-    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 128 words of at most 4 KiB."""
+
     @_builtins.property
-    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """At most 256 variables. Names have letters, digits and "_", no digit first; values have at most 32 KiB."""
+
     @_builtins.property
-    def timeout(self) -> _duration_pb2.Duration: ...
+    def timeout(self) -> _duration_pb2.Duration:
+        """At most 30 days."""
+
     def __init__(
         self,
         *,

@@ -24,18 +24,44 @@ _sym_db = _symbol_database.Default()
 
 from libs.pb.baton.options.v1 import options_pb2 as baton_dot_options_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from libs.pb.sandbox.v1 import flat_pb2 as sandbox_dot_v1_dot_flat__pb2
 from libs.pb.sandbox.v1 import sandbox_pb2 as sandbox_dot_v1_dot_sandbox__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sandbox/v1/sandbox_service.proto\x12\nsandbox.v1\x1a\x1e\x62\x61ton/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x18sandbox/v1/sandbox.proto\"{\n\x14\x43reateSandboxRequest\x12$\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x12\n\nsandbox_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"!\n\x11GetSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"c\n\x14ListSandboxesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"X\n\x15ListSandboxesResponse\x12&\n\tsandboxes\x18\x01 \x03(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x15WatchSandboxesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\x86\x01\n\x16WatchSandboxesResponse\x12&\n\tsandboxes\x18\x01 \x03(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x0e\n\x06synced\x18\x05 \x01(\x08\"\xc4\x01\n\x14UpdateSandboxRequest\x12$\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.Sandbox\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\x13\n\x0blease_token\x18\x06 \x01(\t\"\x89\x01\n\x14\x44\x65leteSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\x13\n\x0blease_token\x18\x06 \x01(\t\"t\n\x16UndeleteSandboxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x13\n\x0blease_token\x18\x05 \x01(\t\"o\n\x13\x41\x63quireLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"l\n\x11RenewLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"F\n\x13ReleaseLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t2\xb3\x0e\n\x0eSandboxService\x12\xbd\x01\n\rCreateSandbox\x12 .sandbox.v1.CreateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"u\x9a\xee\x18S\n\x16sandboxes/{sandbox_id}\x12\nsandbox_id\x18\x01*\x06\x63reate2\nrequest_idR\x08revisionZ\rvalidate_only\x82\xd3\xe4\x93\x02\x18\"\r/v1/sandboxes:\x07sandbox\x12t\n\nGetSandbox\x12\x1d.sandbox.v1.GetSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"2\x90\x02\x01\x9a\xee\x18\r\n\x06{name}*\x03get\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=sandboxes/*}\x12\xb2\x01\n\rListSandboxes\x12 .sandbox.v1.ListSandboxesRequest\x1a!.sandbox.v1.ListSandboxesResponse\"\\\x90\x02\x01\x9a\xee\x18@*\x04list:8\n\tsandboxes\x12\x0fnext_page_token\x1a\npage_token\"\tpage_size(20\xf4\x03\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/sandboxes\x12\xb5\x01\n\x0eWatchSandboxes\x12!.sandbox.v1.WatchSandboxesRequest\x1a\".sandbox.v1.WatchSandboxesResponse\"Z\x90\x02\x01\x9a\xee\x18\x38*\x03getJ1\n\tsandboxes\x12\x07removed\x1a\x0cresume_token\"\x05reset*\x06synced\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/sandboxes:watch0\x01\x12\xeb\x01\n\rUpdateSandbox\x12 .sandbox.v1.UpdateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"\xa2\x01\x9a\xee\x18o\n\x0e{sandbox.name}\"\rallow_missing*\x06update2\nrequest_idR\x08revisionZ\rvalidate_onlyb!sandboxes/[a-z0-9][a-z0-9-]{0,62}\x82\xd3\xe4\x93\x02)2\x1e/v1/{sandbox.name=sandboxes/*}:\x07sandbox\x12\xae\x01\n\rDeleteSandbox\x12 .sandbox.v1.DeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"f\x9a\xee\x18\x44\n\x06{name}*\x06\x64\x65lete2\nrequest_idR\x08revisionZ\rvalidate_onlyj\rallow_missing\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=sandboxes/*}\x12\xaf\x01\n\x0fUndeleteSandbox\x12\".sandbox.v1.UndeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"c\x9a\xee\x18\x35\n\x06{name}*\x06update2\nrequest_idR\x08revisionZ\rvalidate_only\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=sandboxes/*}:undelete:\x01*\x12\x9e\x01\n\x0c\x41\x63quireLease\x12\x1f.sandbox.v1.AcquireLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"X\x9a\xee\x18&\n\x06{name}*\x06update2\nrequest_idR\x08revision\x82\xd3\xe4\x93\x02(\"#/v1/{name=sandboxes/*}:acquireLease:\x01*\x12\x98\x01\n\nRenewLease\x12\x1d.sandbox.v1.RenewLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"V\x9a\xee\x18&\n\x06{name}*\x06update2\nrequest_idR\x08revision\x82\xd3\xe4\x93\x02&\"!/v1/{name=sandboxes/*}:renewLease:\x01*\x12\x9e\x01\n\x0cReleaseLease\x12\x1f.sandbox.v1.ReleaseLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"X\x9a\xee\x18&\n\x06{name}*\x06update2\nrequest_idR\x08revision\x82\xd3\xe4\x93\x02(\"#/v1/{name=sandboxes/*}:releaseLease:\x01*\x1aP\xa2\xee\x18L\n\x16sandbox-schema-version\x10\x01\x18\x02\".\x08\x01\x12\x12sandbox.v1.Sandbox\x1a\x16sandbox.v1.FlatSandboxb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sandbox/v1/sandbox_service.proto\x12\nsandbox.v1\x1a\x1e\x62\x61ton/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x15sandbox/v1/flat.proto\x1a\x18sandbox/v1/sandbox.proto\"\x81\x01\n\x14\x43reateSandboxRequest\x12*\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.SandboxB\x04\xe2\x41\x01\x02\x12\x12\n\nsandbox_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\'\n\x11GetSandboxRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"c\n\x14ListSandboxesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"X\n\x15ListSandboxesResponse\x12&\n\tsandboxes\x18\x01 \x03(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x15WatchSandboxesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\x86\x01\n\x16WatchSandboxesResponse\x12&\n\tsandboxes\x18\x01 \x03(\x0b\x32\x13.sandbox.v1.Sandbox\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x0e\n\x06synced\x18\x05 \x01(\x08\"\xca\x01\n\x14UpdateSandboxRequest\x12*\n\x07sandbox\x18\x01 \x01(\x0b\x32\x13.sandbox.v1.SandboxB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\x13\n\x0blease_token\x18\x06 \x01(\t\"\x8f\x01\n\x14\x44\x65leteSandboxRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\x13\n\x0blease_token\x18\x06 \x01(\t\"z\n\x16UndeleteSandboxRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x13\n\x0blease_token\x18\x05 \x01(\t\"\x81\x01\n\x13\x41\x63quireLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06holder\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"x\n\x11RenewLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"R\n\x13ReleaseLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t2\xb3\x0e\n\x0eSandboxService\x12\xbd\x01\n\rCreateSandbox\x12 .sandbox.v1.CreateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"u\x9a\xee\x18S\n\x16sandboxes/{sandbox_id}\x12\nsandbox_id\x18\x01*\x06\x63reate2\nrequest_idR\x08revisionZ\rvalidate_only\x82\xd3\xe4\x93\x02\x18\"\r/v1/sandboxes:\x07sandbox\x12t\n\nGetSandbox\x12\x1d.sandbox.v1.GetSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"2\x90\x02\x01\x9a\xee\x18\r\n\x06{name}*\x03get\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=sandboxes/*}\x12\xb2\x01\n\rListSandboxes\x12 .sandbox.v1.ListSandboxesRequest\x1a!.sandbox.v1.ListSandboxesResponse\"\\\x90\x02\x01\x9a\xee\x18@*\x04list:8\n\tsandboxes\x12\x0fnext_page_token\x1a\npage_token\"\tpage_size(20\xf4\x03\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/sandboxes\x12\xb5\x01\n\x0eWatchSandboxes\x12!.sandbox.v1.WatchSandboxesRequest\x1a\".sandbox.v1.WatchSandboxesResponse\"Z\x90\x02\x01\x9a\xee\x18\x38*\x03getJ1\n\tsandboxes\x12\x07removed\x1a\x0cresume_token\"\x05reset*\x06synced\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/sandboxes:watch0\x01\x12\xeb\x01\n\rUpdateSandbox\x12 .sandbox.v1.UpdateSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"\xa2\x01\x9a\xee\x18o\n\x0e{sandbox.name}\"\rallow_missing*\x06update2\nrequest_idR\x08revisionZ\rvalidate_onlyb!sandboxes/[a-z0-9][a-z0-9-]{0,62}\x82\xd3\xe4\x93\x02)2\x1e/v1/{sandbox.name=sandboxes/*}:\x07sandbox\x12\xae\x01\n\rDeleteSandbox\x12 .sandbox.v1.DeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"f\x9a\xee\x18\x44\n\x06{name}*\x06\x64\x65lete2\nrequest_idR\x08revisionZ\rvalidate_onlyj\rallow_missing\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=sandboxes/*}\x12\xaf\x01\n\x0fUndeleteSandbox\x12\".sandbox.v1.UndeleteSandboxRequest\x1a\x13.sandbox.v1.Sandbox\"c\x9a\xee\x18\x35\n\x06{name}*\x06update2\nrequest_idR\x08revisionZ\rvalidate_only\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=sandboxes/*}:undelete:\x01*\x12\x9e\x01\n\x0c\x41\x63quireLease\x12\x1f.sandbox.v1.AcquireLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"X\x9a\xee\x18&\n\x06{name}*\x06update2\nrequest_idR\x08revision\x82\xd3\xe4\x93\x02(\"#/v1/{name=sandboxes/*}:acquireLease:\x01*\x12\x98\x01\n\nRenewLease\x12\x1d.sandbox.v1.RenewLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"V\x9a\xee\x18&\n\x06{name}*\x06update2\nrequest_idR\x08revision\x82\xd3\xe4\x93\x02&\"!/v1/{name=sandboxes/*}:renewLease:\x01*\x12\x9e\x01\n\x0cReleaseLease\x12\x1f.sandbox.v1.ReleaseLeaseRequest\x1a\x13.sandbox.v1.Sandbox\"X\x9a\xee\x18&\n\x06{name}*\x06update2\nrequest_idR\x08revision\x82\xd3\xe4\x93\x02(\"#/v1/{name=sandboxes/*}:releaseLease:\x01*\x1aP\xa2\xee\x18L\n\x16sandbox-schema-version\x10\x01\x18\x02\".\x08\x01\x12\x12sandbox.v1.Sandbox\x1a\x16sandbox.v1.FlatSandboxb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sandbox.v1.sandbox_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CREATESANDBOXREQUEST'].fields_by_name['sandbox']._loaded_options = None
+  _globals['_CREATESANDBOXREQUEST'].fields_by_name['sandbox']._serialized_options = b'\342A\001\002'
+  _globals['_GETSANDBOXREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETSANDBOXREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATESANDBOXREQUEST'].fields_by_name['sandbox']._loaded_options = None
+  _globals['_UPDATESANDBOXREQUEST'].fields_by_name['sandbox']._serialized_options = b'\342A\001\002'
+  _globals['_DELETESANDBOXREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETESANDBOXREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_UNDELETESANDBOXREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UNDELETESANDBOXREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['holder']._loaded_options = None
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['holder']._serialized_options = b'\342A\001\002'
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['ttl']._loaded_options = None
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['ttl']._serialized_options = b'\342A\001\002'
+  _globals['_RENEWLEASEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RENEWLEASEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_RENEWLEASEREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_RENEWLEASEREQUEST'].fields_by_name['token']._serialized_options = b'\342A\001\002'
+  _globals['_RELEASELEASEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RELEASELEASEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_RELEASELEASEREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_RELEASELEASEREQUEST'].fields_by_name['token']._serialized_options = b'\342A\001\002'
   _globals['_SANDBOXSERVICE']._loaded_options = None
   _globals['_SANDBOXSERVICE']._serialized_options = b'\242\356\030L\n\026sandbox-schema-version\020\001\030\002\".\010\001\022\022sandbox.v1.Sandbox\032\026sandbox.v1.FlatSandbox'
   _globals['_SANDBOXSERVICE'].methods_by_name['CreateSandbox']._loaded_options = None
@@ -58,30 +84,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SANDBOXSERVICE'].methods_by_name['RenewLease']._serialized_options = b'\232\356\030&\n\006{name}*\006update2\nrequest_idR\010revision\202\323\344\223\002&\"!/v1/{name=sandboxes/*}:renewLease:\001*'
   _globals['_SANDBOXSERVICE'].methods_by_name['ReleaseLease']._loaded_options = None
   _globals['_SANDBOXSERVICE'].methods_by_name['ReleaseLease']._serialized_options = b'\232\356\030&\n\006{name}*\006update2\nrequest_idR\010revision\202\323\344\223\002(\"#/v1/{name=sandboxes/*}:releaseLease:\001*'
-  _globals['_CREATESANDBOXREQUEST']._serialized_start=202
-  _globals['_CREATESANDBOXREQUEST']._serialized_end=325
-  _globals['_GETSANDBOXREQUEST']._serialized_start=327
-  _globals['_GETSANDBOXREQUEST']._serialized_end=360
-  _globals['_LISTSANDBOXESREQUEST']._serialized_start=362
-  _globals['_LISTSANDBOXESREQUEST']._serialized_end=461
-  _globals['_LISTSANDBOXESRESPONSE']._serialized_start=463
-  _globals['_LISTSANDBOXESRESPONSE']._serialized_end=551
-  _globals['_WATCHSANDBOXESREQUEST']._serialized_start=553
-  _globals['_WATCHSANDBOXESREQUEST']._serialized_end=636
-  _globals['_WATCHSANDBOXESRESPONSE']._serialized_start=639
-  _globals['_WATCHSANDBOXESRESPONSE']._serialized_end=773
-  _globals['_UPDATESANDBOXREQUEST']._serialized_start=776
-  _globals['_UPDATESANDBOXREQUEST']._serialized_end=972
-  _globals['_DELETESANDBOXREQUEST']._serialized_start=975
-  _globals['_DELETESANDBOXREQUEST']._serialized_end=1112
-  _globals['_UNDELETESANDBOXREQUEST']._serialized_start=1114
-  _globals['_UNDELETESANDBOXREQUEST']._serialized_end=1230
-  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1232
-  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1343
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1345
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1453
-  _globals['_RELEASELEASEREQUEST']._serialized_start=1455
-  _globals['_RELEASELEASEREQUEST']._serialized_end=1525
-  _globals['_SANDBOXSERVICE']._serialized_start=1528
-  _globals['_SANDBOXSERVICE']._serialized_end=3371
+  _globals['_CREATESANDBOXREQUEST']._serialized_start=259
+  _globals['_CREATESANDBOXREQUEST']._serialized_end=388
+  _globals['_GETSANDBOXREQUEST']._serialized_start=390
+  _globals['_GETSANDBOXREQUEST']._serialized_end=429
+  _globals['_LISTSANDBOXESREQUEST']._serialized_start=431
+  _globals['_LISTSANDBOXESREQUEST']._serialized_end=530
+  _globals['_LISTSANDBOXESRESPONSE']._serialized_start=532
+  _globals['_LISTSANDBOXESRESPONSE']._serialized_end=620
+  _globals['_WATCHSANDBOXESREQUEST']._serialized_start=622
+  _globals['_WATCHSANDBOXESREQUEST']._serialized_end=705
+  _globals['_WATCHSANDBOXESRESPONSE']._serialized_start=708
+  _globals['_WATCHSANDBOXESRESPONSE']._serialized_end=842
+  _globals['_UPDATESANDBOXREQUEST']._serialized_start=845
+  _globals['_UPDATESANDBOXREQUEST']._serialized_end=1047
+  _globals['_DELETESANDBOXREQUEST']._serialized_start=1050
+  _globals['_DELETESANDBOXREQUEST']._serialized_end=1193
+  _globals['_UNDELETESANDBOXREQUEST']._serialized_start=1195
+  _globals['_UNDELETESANDBOXREQUEST']._serialized_end=1317
+  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1320
+  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1449
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1451
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1571
+  _globals['_RELEASELEASEREQUEST']._serialized_start=1573
+  _globals['_RELEASELEASEREQUEST']._serialized_end=1655
+  _globals['_SANDBOXSERVICE']._serialized_start=1658
+  _globals['_SANDBOXSERVICE']._serialized_end=3501
 # @@protoc_insertion_point(module_scope)

@@ -30,7 +30,9 @@ class CreateSandboxRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
-    """The id of the new sandbox; made from the request id when empty."""
+    """The id of the new sandbox; made from the request id when empty.
+    Example: "demo"
+    """
     request_id: _builtins.str
     """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     validate_only: _builtins.bool
@@ -59,6 +61,9 @@ class GetSandboxRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"sandboxes/{id}".
+    Example: "sandboxes/demo"
+    """
     def __init__(
         self,
         *,
@@ -85,7 +90,9 @@ class ListSandboxesRequest(_message.Message):
     page_token: _builtins.str
     """The token of a former answer to the same question."""
     filter: _builtins.str
-    """Terms joined by AND: state = RUNNING, account = "a", labels.key = "value"."""
+    """Terms joined by AND: state = RUNNING, account = "a", labels.key = "value".
+    Example: "state = PENDING"
+    """
     show_deleted: _builtins.bool
     """Deleted sandboxes too."""
     def __init__(
@@ -216,7 +223,9 @@ class UpdateSandboxRequest(_message.Message):
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     validate_only: _builtins.bool
+    """Check everything, change nothing."""
     allow_missing: _builtins.bool
     """Create the sandbox when it does not exist."""
     lease_token: _builtins.str
@@ -229,7 +238,9 @@ class UpdateSandboxRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: state, labels, annotations, spec or fields of spec. Empty: all that are set."""
+        """The fields to change: state, labels, annotations, spec or fields of spec. Empty: all that are set.
+        Example: "labels"
+        """
 
     def __init__(
         self,
@@ -260,12 +271,19 @@ class DeleteSandboxRequest(_message.Message):
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"sandboxes/{id}".
+    Example: "sandboxes/demo"
+    """
     etag: _builtins.str
+    """Of the newest write, when given: refused if there was another one since."""
     request_id: _builtins.str
+    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     validate_only: _builtins.bool
+    """Check everything, change nothing."""
     allow_missing: _builtins.bool
     """Answer with OK and an empty sandbox when it does not exist."""
     lease_token: _builtins.str
+    """As of an update."""
     def __init__(
         self,
         *,
@@ -294,10 +312,17 @@ class UndeleteSandboxRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"sandboxes/{id}".
+    Example: "sandboxes/demo"
+    """
     etag: _builtins.str
+    """Of the newest write, when given: refused if there was another one since."""
     request_id: _builtins.str
+    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     validate_only: _builtins.bool
+    """Check everything, change nothing."""
     lease_token: _builtins.str
+    """As of an update."""
     def __init__(
         self,
         *,
@@ -324,12 +349,20 @@ class AcquireLeaseRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"sandboxes/{id}".
+    Example: "sandboxes/demo"
+    """
     holder: _builtins.str
-    """Who will have it. Required: 1 to 128 characters."""
+    """Who will have it: 1 to 128 characters.
+    Example: "worker-1"
+    """
     request_id: _builtins.str
+    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """Required: 1 second to 1 day."""
+        """1 second to 1 day.
+        Example: "30s"
+        """
 
     def __init__(
         self,
@@ -356,9 +389,13 @@ class RenewLeaseRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"sandboxes/{id}".
+    Example: "sandboxes/demo"
+    """
     token: _builtins.str
-    """As AcquireLease gave it. Required."""
+    """As AcquireLease gave it."""
     request_id: _builtins.str
+    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """As before when it is not given."""
@@ -387,9 +424,13 @@ class ReleaseLeaseRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"sandboxes/{id}".
+    Example: "sandboxes/demo"
+    """
     token: _builtins.str
-    """As AcquireLease gave it. Required."""
+    """As AcquireLease gave it."""
     request_id: _builtins.str
+    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
     def __init__(
         self,
         *,

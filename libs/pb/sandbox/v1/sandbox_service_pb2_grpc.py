@@ -93,19 +93,22 @@ class SandboxServiceServicer:
     """
 
     def CreateSandbox(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Creates a sandbox. Without an id the service makes one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSandbox(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one sandbox. A deleted one is not found.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSandboxes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one page of the sandboxes that match the filter.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -119,7 +122,8 @@ class SandboxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSandbox(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes the fields that the mask names, and returns the sandbox as the write leaves it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -132,7 +136,8 @@ class SandboxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteSandbox(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Brings a deleted sandbox back.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -35,16 +35,21 @@ class SandboxServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SandboxServiceAsyncStub: ...
     CreateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]
+    """Creates a sandbox. Without an id the service makes one."""
     GetSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]
+    """Returns one sandbox. A deleted one is not found."""
     ListSandboxes: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ListSandboxesRequest, _sandbox_service_pb2.ListSandboxesResponse]
+    """Returns one page of the sandboxes that match the filter."""
     WatchSandboxes: _grpc.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]
     """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
     ends it (UNAVAILABLE: call again with the newest resume_token).
     """
     UpdateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]
+    """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
     DeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]
     """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
     UndeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UndeleteSandboxRequest, _sandbox_pb2.Sandbox]
+    """Brings a deleted sandbox back."""
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.AcquireLeaseRequest, _sandbox_pb2.Sandbox]
     """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
     RenewLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.RenewLeaseRequest, _sandbox_pb2.Sandbox]
@@ -58,16 +63,21 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Creates a sandbox. Without an id the service makes one."""
     GetSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Returns one sandbox. A deleted one is not found."""
     ListSandboxes: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ListSandboxesRequest, _sandbox_service_pb2.ListSandboxesResponse]  # type: ignore[assignment]
+    """Returns one page of the sandboxes that match the filter."""
     WatchSandboxes: _aio.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]  # type: ignore[assignment]
     """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
     ends it (UNAVAILABLE: call again with the newest resume_token).
     """
     UpdateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
     DeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
     UndeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UndeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
+    """Brings a deleted sandbox back."""
     AcquireLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.AcquireLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
     RenewLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.RenewLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
@@ -83,21 +93,24 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sandbox_service_pb2.CreateSandboxRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]: ...
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Creates a sandbox. Without an id the service makes one."""
 
     @_abc_1.abstractmethod
     def GetSandbox(
         self,
         request: _sandbox_service_pb2.GetSandboxRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]: ...
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Returns one sandbox. A deleted one is not found."""
 
     @_abc_1.abstractmethod
     def ListSandboxes(
         self,
         request: _sandbox_service_pb2.ListSandboxesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_service_pb2.ListSandboxesResponse, _abc.Awaitable[_sandbox_service_pb2.ListSandboxesResponse]]: ...
+    ) -> _typing.Union[_sandbox_service_pb2.ListSandboxesResponse, _abc.Awaitable[_sandbox_service_pb2.ListSandboxesResponse]]:
+        """Returns one page of the sandboxes that match the filter."""
 
     @_abc_1.abstractmethod
     def WatchSandboxes(
@@ -114,7 +127,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sandbox_service_pb2.UpdateSandboxRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]: ...
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
 
     @_abc_1.abstractmethod
     def DeleteSandbox(
@@ -129,7 +143,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sandbox_service_pb2.UndeleteSandboxRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]: ...
+    ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
+        """Brings a deleted sandbox back."""
 
     @_abc_1.abstractmethod
     def AcquireLease(
