@@ -16,10 +16,13 @@ STORMS := tests/acceptance/test_flips.py tests/acceptance/test_faults.py tests/a
 # Proto tree, folder of the generated modules, their import path.
 PROTO_TREES := protos:libs/pb:libs.pb \
 	$(if $(wildcard tests/contracts/toy/*.proto),tests/contracts:tests/contracts/pb:tests.contracts.pb)
+# Descriptor image, compiled contract, its document.
+IMAGE := build/protos.binpb
+OPENAPI := $(IMAGE) libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService libs/pb/sandbox/v1/openapi.json
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos protos-baseline lint test mutants storms demo bench up down pins clean
+.PHONY: help env stack protos check-protos openapi check-openapi protos-baseline lint test mutants storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -36,24 +39,32 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 stack: env ## get Kafka, PostgreSQL and Redis, or say what is missing and how to get it
 	$(BIN)/python -m libs.devstack
 
-protos: env ## generate the Python modules from the .proto files
+protos: env ## generate the Python modules and the OpenAPI document from the .proto files
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ }; done
+	@$(MAKE) --no-print-directory openapi
 
 check-protos: env ## fail if a generated module is not fresh
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ } --check; done
 
-protos-baseline: env ## with a release: take its protos as what later ones must not break
-	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
-	$(BIN)/buf build build/protos.binpb --exclude-imports --exclude-source-info -o protos/baseline.binpb
+openapi: env ## write the OpenAPI document from the .proto files and their comments
+	@$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
+	@$(BIN)/python protos/openapi.py $(OPENAPI)
 
-lint: env check-protos ## check style, types, imports and protos
+check-openapi: env ## fail if the OpenAPI document is not fresh
+	@$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
+	@$(BIN)/python protos/openapi.py $(OPENAPI) --check
+
+protos-baseline: env ## with a release: take its protos as what later ones must not break
+	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
+	$(BIN)/buf build $(IMAGE) --exclude-imports --exclude-source-info -o protos/baseline.binpb
+
+lint: env check-protos check-openapi ## check style, types, imports and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py
+	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py
 	$(BIN)/lint-imports
-	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image build/protos.binpb
-	$(BIN)/buf lint build/protos.binpb --config buf.yaml
-	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb --config buf.yaml --exclude-imports
+	$(BIN)/buf lint $(IMAGE) --config buf.yaml
+	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config buf.yaml --exclude-imports
 
 test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)

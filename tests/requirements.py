@@ -624,7 +624,16 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "deprecate.certificate": Requirement("At the end a report shows by digests, ledger and gates that all has arrived"),
-    "api.openapi": Requirement("The contract as OpenAPI 3.1, made from the descriptors, served by all three"),
+    "api.openapi": Requirement(
+        "The contract as OpenAPI 3.1, made from the descriptors, served by all three",
+        _in(
+            "unit/test_openapi.py",
+            "every_form_of_a_method_is_an_operation_with_its_path_query_and_body",
+            "a_message_s_schema_is_what_proto3_json_writes",
+            "headers_and_errors_are_those_that_a_method_can_take_and_give",
+            "every_reference_of_the_shipped_document_leads_somewhere",
+        ),
+    ),
     "feed.identity": Requirement(
         "A log that was made anew, emptied or replaced is recognised while running, stops the feed and "
         "alarms; nothing is skipped in silence",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
@@ -172,6 +172,8 @@ class Contract:
     methods: Mapping[str, Method]
     """By name without the service."""
     schemas: SchemaVersions = ONE_SCHEMA
+    package: str = ""
+    """Where its compiled module is: "libs.pb.sandbox.v1". "" if it was not loaded by its place."""
 
     @classmethod
     def load(cls, place: str) -> Contract:
@@ -182,7 +184,7 @@ class Contract:
             service = file.services_by_name[service_name]
         except (ImportError, AttributeError, KeyError, ValueError):
             raise UnfitContract(f"{place!r} is not a contract: give 'package.module_pb2:ServiceName'") from None
-        return cls.of(service)
+        return replace(cls.of(service), package=module_name.rpartition(".")[0])
 
     @classmethod
     def of(cls, service: ServiceDescriptor) -> Contract:

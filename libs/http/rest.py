@@ -223,6 +223,8 @@ def _put_etag(binding: Binding, message: Message, match: str) -> None:
         raise InvalidField("If-Match", match, "one strong etag in double quotes, as an answer's ETag has it")
     fields = message.DESCRIPTOR.fields_by_name
     resource = fields.get(binding.body)
+    if binding.method.creates:
+        raise InvalidField("If-Match", match, "no such header: this method creates a record, which has no etag yet")
     if "etag" in fields:
         _put(message, "etag", etag, "If-Match")
     elif resource is not None and resource.message_type and "etag" in resource.message_type.fields_by_name:

@@ -16,7 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 from libs.errors import BatonError, InvalidField
 
-_TOKEN = re.compile(r"\{([a-z0-9_.]+)(?:=([^{}]+))?\}")
+TOKEN = re.compile(r"\{([a-z0-9_.]+)(?:=([^{}]+))?\}")
+"""A variable: the path of its field, and its segments if the template says them."""
 _LITERAL = re.compile(r"[A-Za-z0-9._~-]+")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEGMENTS = {"*": "[^/]+", "**": ".+"}
@@ -43,7 +44,7 @@ class Template:
         fields: list[str] = []
         parts: list[str] = []
         place = 0
-        for found in _TOKEN.finditer(path):
+        for found in TOKEN.finditer(path):
             parts.append(_segments(path[place : found.start()], text))
             fields.append(found[1])
             parts.append(f"({_segments(found[2] or '*', text)})")

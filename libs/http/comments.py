@@ -1,0 +1,112 @@
+"""The comments of .proto files, from a descriptor image that has them (`protos/generate.py --image`).
+
+Compiled modules have no comments: what is made of them is made at build time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
+
+from libs.errors import BatonError
+
+_EXAMPLE = re.compile(r"^ ?Example: (.+)$", re.MULTILINE)
+
+_Place = tuple[int, ...]
+"""A path in a file's descriptor: numbers of fields and positions in them."""
+
+
+class UnfitComment(BatonError):
+    """The example in a comment is not JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    text: str = ""
+    """Paragraphs with an empty line between them, without line breaks in them."""
+    example: Any = None
+    """Of a line `Example: VALUE`, with the value as JSON."""
+
+
+NO_COMMENT = Comment()
+
+
+@dataclass(frozen=True, slots=True)
+class Comments:
+    """By full name of what they stand at."""
+
+    found: Mapping[str, Comment] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image: FileDescriptorSet) -> Comments:
+        """Raises UnfitComment."""
+        found: dict[str, Comment] = {}
+        for file in image.file:
+            texts = {tuple(part.path): part.leading_comments for part in file.source_code_info.location}
+            for name, place in _places(file):
+                if text := texts.get(place, ""):
+                    found[name] = _read(text, name)
+        return cls(MappingProxyType(found))
+
+    def at(self, full_name: str) -> Comment:
+        return self.found.get(full_name, NO_COMMENT)
+
+
+def _read(text: str, name: str) -> Comment:
+    """Raises UnfitComment."""
+    shown = _EXAMPLE.search(text)
+    example = None
+    if shown is not None:
+        try:
+            example = json.loads(shown[1])
+        except ValueError as error:
+            raise UnfitComment(f"{name}: Example: {shown[1]} is not JSON: {error}") from None
+    paragraphs = re.split(r"\n\s*\n", _EXAMPLE.sub("", text))
+    return Comment("\n\n".join(filter(None, (" ".join(part.split()) for part in paragraphs))), example)
+
+
+def _places(file: FileDescriptorProto) -> Iterator[tuple[str, _Place]]:
+    number = FileDescriptorProto.DESCRIPTOR.fields_by_name
+    for at, message in enumerate(file.message_type):
+        yield from _of_message(message, file.package, (number["message_type"].number, at))
+    for at, enum in enumerate(file.enum_type):
+        yield from _of_parts(enum, enum.value, "value", file.package, (number["enum_type"].number, at))
+    for at, service in enumerate(file.service):
+        yield from _of_parts(service, service.method, "method", file.package, (number["service"].number, at))
+
+
+def _of_message(message: DescriptorProto, scope: str, place: _Place) -> Iterator[tuple[str, _Place]]:
+    number = DescriptorProto.DESCRIPTOR.fields_by_name
+    name = f"{scope}.{message.name}"
+    yield from _of_parts(message, message.field, "field", scope, place)
+    for at, nested in enumerate(message.nested_type):
+        yield from _of_message(nested, name, (*place, number["nested_type"].number, at))
+    for at, enum in enumerate(message.enum_type):
+        yield from _of_parts(enum, enum.value, "value", name, (*place, number["enum_type"].number, at))
+
+
+def _of_parts(
+    whole: DescriptorProto | EnumDescriptorProto | ServiceDescriptorProto,
+    parts: Sequence[Any],
+    field_name: str,
+    scope: str,
+    place: _Place,
+) -> Iterator[tuple[str, _Place]]:
+    """An enum's values are named by the enum here; in protobuf they belong to its scope."""
+    name = f"{scope}.{whole.name}"
+    yield name, place
+    number = type(whole).DESCRIPTOR.fields_by_name[field_name].number
+    for at, part in enumerate(parts):
+        yield f"{name}.{part.name}", (*place, number, at)
