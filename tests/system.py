@@ -113,6 +113,8 @@ class System:
     patience: Patience
     router: Server
     """The router's public listener."""
+    service: RawService
+    """The contract as the router serves it."""
     contract: Contract
 
     def ports(self, store: Store) -> MemoryStore:
@@ -295,6 +297,7 @@ async def running_system(
                 clients,
                 patience,
                 router,
+                proxy.service(),
                 kit.contract,
             )
         finally:

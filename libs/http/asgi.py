@@ -11,6 +11,7 @@ from libs.errors import InvalidField
 from libs.http.call import DoorCall
 from libs.http.errors import BodyTooLarge, WrongMediaType
 from libs.rpc import metadata
+from libs.rpc.errors import Pairs
 
 _OURS = "baton-"
 _ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent"})
@@ -75,18 +76,35 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     return bytes(body)
 
 
-def answer_headers(call: DoorCall) -> dict[str, str]:
-    """What the call's handler says beside its answer; what HTTP has a header of its own for is said by that too."""
-    found: dict[str, str] = dict(_SECURITY)
-    for name, value in (*call.initial, *call.trailers):
-        if isinstance(value, str) and name.startswith(_OURS):
-            found[name] = value
-    if age := found.get(metadata.AGE_SECONDS):
+def answer_headers(call: DoorCall, *, prefix: str = "", trailers: bool = True) -> dict[str, str]:
+    """The metadata of a call as headers; what HTTP has a header of its own for is said by that too.
+
+    `prefix`: of the names of trailing metadata. `trailers`: False if that is not known yet, or is sent in another way.
+    """
+    initial = texts(call.initial)
+    trailing = texts(call.trailers) if trailers else {}
+    found = dict(_SECURITY) | initial | {prefix + name: value for name, value in trailing.items()}
+    known = initial | trailing
+    if age := known.get(metadata.AGE_SECONDS):
         found["age"] = str(int(float(age)))
-    if metadata.DEPRECATED in found:
+    if metadata.DEPRECATED in known:
         # RFC 9745 wants the time since when. That is not known here, only that it has passed.
         found["deprecation"] = "@0"
     return found
+
+
+def texts(pairs: Pairs) -> dict[str, str]:
+    """Of metadata, the part that HTTP carries to a client."""
+    return {name: value for name, value in pairs if isinstance(value, str) and name.startswith(_OURS)}
+
+
+def media_type(headers: Headers) -> str:
+    """Of the body, in lower case. Raises WrongMediaType for a text in an encoding other than UTF-8."""
+    kind, _, parameters = headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if charset.startswith("charset=") and charset not in ("charset=utf-8", "charset=utf8"):
+        raise WrongMediaType(f"content-type: {headers['content-type'][:80]!r} is not in UTF-8")
+    return kind.strip().lower()
 
 
 async def begin(send: Send, status: int, headers: dict[str, str]) -> None:

@@ -8,17 +8,20 @@ from typing import Any, Never
 
 import grpc
 
+from libs.http.errors import RefusedByHttp
 from libs.rpc.errors import Pairs
 
 
 class Ended(grpc.aio.AbortError):
     """The call was ended with a status. The listener's gate lets it through, as gRPC's own."""
 
-    def __init__(self, code: grpc.StatusCode, message: str, trailers: Pairs) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, trailers: Pairs, http_code: int | None = None) -> None:
+        """`http_code`: of an error that HTTP has a code of its own for."""
         super().__init__(message)
         self.code = code
         self.message = message
         self.trailers = trailers
+        self.http_code = http_code
 
 
 class DoorCall:
@@ -44,6 +47,7 @@ class DoorCall:
         self.left = False
         """The caller has gone."""
         self.was_read = asyncio.Event()
+        self._http_code: int | None = None
 
     def __repr__(self) -> str:
         return f"<DoorCall of {self._peer}>"
@@ -62,7 +66,11 @@ class DoorCall:
         return self.left
 
     async def read(self) -> Any:
-        request = await self._read()
+        try:
+            request = await self._read()
+        except RefusedByHttp as error:
+            self._http_code = error.http_code
+            raise
         self.was_read.set()
         return request
 
@@ -82,4 +90,5 @@ class DoorCall:
         return self.trailers
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Pairs = ()) -> Never:
-        raise Ended(code, details, tuple(trailing_metadata))
+        self.trailers = tuple(trailing_metadata)
+        raise Ended(code, details, self.trailers, self._http_code)

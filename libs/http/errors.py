@@ -60,6 +60,25 @@ class NoSuchPath(RefusedByHttp):
     http_code = 404
 
 
+class NoSuchMethod(RefusedByHttp):
+    """The service has no such method."""
+
+    code = "UNIMPLEMENTED"
+    reason = "NO_SUCH_METHOD"
+    http_code = 404
+
+
+class Compressed(BatonError):
+    """The message is compressed: send it as it is; "identity" is the only encoding here."""
+
+    code = "UNIMPLEMENTED"
+    reason = "UNSUPPORTED_COMPRESSION"
+
+    def __init__(self, name: str, encoding: str) -> None:
+        """`name`: of the header or parameter."""
+        super().__init__(f"{name}: {encoding[:40]!r} is not read here: the supported encodings are: identity")
+
+
 class NoSuchVerb(RefusedByHttp):
     """The path does not take this HTTP method."""
 
@@ -113,6 +132,11 @@ class Failure:
                 return str(max(1, math.ceil(retry.retry_delay.ToTimedelta().total_seconds())))
         return ""
 
+    def headers(self) -> dict[str, str]:
+        """The headers by which HTTP itself says a part of the error."""
+        found = {"retry-after": self.retry_after, "allow": self.allowed}
+        return {name: value for name, value in found.items() if value}
+
     def body(self) -> dict[str, Any]:
         """{"error": {"code", "status", "message", "details"}}"""
         return {
@@ -143,8 +167,11 @@ def failure_of(error: BatonError) -> Failure:
     return Failure(status_of(error), http_code, getattr(error, "allowed", ""))
 
 
-def failure_from(code: grpc.StatusCode, message: str, trailers: Mapping[str, str | bytes]) -> Failure:
-    """Of a call that a handler has ended. An error of another origin has no details."""
+def failure_from(
+    code: grpc.StatusCode, message: str, trailers: Mapping[str, str | bytes], http_code: int | None = None
+) -> Failure:
+    """Of a call that a handler has ended. An error of another origin has no details. `http_code`: None for the code's
+    own."""
     details = trailers.get(DETAILS_KEY)
     status = status_pb2.Status()
     if isinstance(details, bytes):
@@ -154,4 +181,4 @@ def failure_from(code: grpc.StatusCode, message: str, trailers: Mapping[str, str
             status.Clear()
     if not status.code:
         status = status_pb2.Status(code=code.value[0], message=message)
-    return Failure(status, HTTP_CODES[code])
+    return Failure(status, http_code or HTTP_CODES[code])

@@ -70,7 +70,7 @@ class Gateway:
 def failure(error: BatonError | Ended) -> Failure:
     """As the client gets it."""
     if isinstance(error, Ended):
-        return failure_from(error.code, error.message, dict(error.trailers))
+        return failure_from(error.code, error.message, dict(error.trailers), error.http_code)
     return failure_of(error)
 
 

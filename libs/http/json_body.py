@@ -14,13 +14,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from libs.errors import InvalidField
-
-DEPTH = 32
-"""How deeply the messages of a body may be nested."""
+from libs.http.json_types import DEPTH, check_object
 
 _PLACE = re.compile(r" at \"?([A-Za-z_]\w*(?:\.[^\s.\"]+|\[\d+\])*)\"?")
-_UNKNOWN = re.compile(r'has no field named "(.*?)" at "([^"]*)"', re.DOTALL)
-_AVAILABLE = re.compile(r'Available Fields\(except extensions\): "\[(.*)\]"')
 _SHOWN_CHARACTERS = 200
 
 
@@ -39,6 +35,7 @@ def read_message(data: bytes, message: Message, field: str = "body") -> None:
 
 def read_object(found: dict[str, Any], message: Message, field: str = "body") -> None:
     """As `read_message`, of an object that is parsed."""
+    check_object(found, message.DESCRIPTOR, "" if field == "body" else field)
     try:
         json_format.ParseDict(found, message, max_recursion_depth=DEPTH)
     except json_format.ParseError as error:
@@ -84,18 +81,12 @@ def _named(error: json_format.ParseError, field: str) -> InvalidField:
     innermost: BaseException = error
     while isinstance(innermost.__cause__, (json_format.ParseError, ValueError, TypeError)):
         innermost = innermost.__cause__
-    text = str(innermost)
-    if unknown := _UNKNOWN.search(str(error)):
-        name, place = unknown.groups()
-        known = _AVAILABLE.search(str(error))
-        names = known[1].replace("'", "") if known else "others"
-        return InvalidField(_below(field, place, name), name, f"a field that exists: {names}"[:500])
     found = _PLACE.search(str(error))
     place = _below(field, found[1]) if found else field
-    return InvalidField(place, _PLACE.sub("", text)[:_SHOWN_CHARACTERS], "a value of the field's type")
+    return InvalidField(place, _PLACE.sub("", str(innermost))[:_SHOWN_CHARACTERS], "a value of the field's type")
 
 
-def _below(field: str, place: str, name: str = "") -> str:
+def _below(field: str, place: str) -> str:
     """The path in the body: a place begins with the name of the message."""
     _, _, path = place.partition(".")
-    return ".".join(part for part in (field if field != "body" else "", path, name) if part) or field
+    return ".".join(part for part in (field if field != "body" else "", path) if part) or field

@@ -9,6 +9,7 @@ from libs.contract.schemas import NEWEST
 from libs.http.doors import Doors, Measure
 from libs.http.gateway import Gateway
 from libs.http.listener import HttpConfig, HttpListener
+from libs.http.procedures import Procedures
 from libs.http.rest import RestDoor
 from libs.rpc.server import RawService, Server
 
@@ -20,7 +21,9 @@ def http_listener(
 ) -> HttpListener:
     """For the service that `public` serves, with its limits. Not started yet. Raises UnfitContract, UnfitTemplate."""
     gateway = Gateway(contract, service, public.gate, default_schema)
-    doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter))
+    procedures = Procedures(gateway)
+    paths = {procedures.prefix: procedures}
+    doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
     listener = HttpListener(HttpConfig(address, SETTING), doors)
     return listener
 

@@ -19,13 +19,14 @@ from starlette.types import Receive, Scope, Send
 
 from libs.contract.descriptors import Method
 from libs.errors import BatonError, InvalidField
-from libs.http.asgi import answer_headers, connection_of, has_body, metadata_of, peer_of, read_body, respond
+from libs.http.asgi import answer_headers, connection_of, has_body, media_type, metadata_of, peer_of, read_body, respond
 from libs.http.bindings import WHOLE, Binding, Route, Routes, allowed
 from libs.http.call import DoorCall, Ended
 from libs.http.errors import Failure, NoSuchVerb, WrongMediaType
-from libs.http.events import EventStream
+from libs.http.events import form_for
 from libs.http.gateway import Gateway, failure
 from libs.http.json_body import read_message, write_message
+from libs.http.streams import StreamedAnswer
 from libs.http.values import fields_of, put_value, put_values
 
 JSON = "application/json"
@@ -74,16 +75,15 @@ class RestDoor:
             request = _Request(route, headers, scope["query_string"], self._gateway.schema(metadata))
             seconds = _seconds(headers)
         except BatonError as error:
-            await _refuse(send, failure(error), close=True)
+            await _refuse(send, failure(error))
             return
         build = self._builder(request, receive)
         call = DoorCall(metadata, peer_of(scope), build, seconds)
         if request.method.watch is None:
             await self._answer(request, call, send, body=verb != "HEAD")
         else:
-            events = EventStream(headers, self._shown(request), request.method, send, connection_of(scope))
-            call.writer = events.writer(call)
-            await events.run(self._gateway, call, receive)
+            stream = StreamedAnswer(form_for(headers, self._shown(request)), send, connection_of(scope))
+            await stream.run(self._gateway, request.method, call, receive)
 
     def _allowed(self, path: str) -> list[str]:
         """Raises NoSuchPath."""
@@ -102,7 +102,7 @@ class RestDoor:
         try:
             data = await self._gateway.answer(request.method, call)
         except Ended as ended:
-            await _refuse(send, failure(ended), call, close=not body)
+            await _refuse(send, failure(ended), call)
             return
         reply = self._gateway.forms.reply(request.method, request.schema).FromString(data)
         headers = answer_headers(call)
@@ -152,9 +152,7 @@ class RestDoor:
 
 
 def _read_body(binding: Binding, headers: Headers, body: bytes, message: Message) -> None:
-    kind, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if kind.strip().lower() != JSON or charset not in ("", "charset=utf-8"):
+    if media_type(headers) != JSON:
         raise WrongMediaType(f"content-type: {headers.get('content-type', '')[:80]!r} is not {JSON} in UTF-8")
     if binding.body == WHOLE:
         read_message(body, message)
@@ -250,13 +248,6 @@ def _seconds(headers: Headers) -> float | None:
     return found
 
 
-async def _refuse(send: Send, failed: Failure, call: DoorCall | None = None, *, close: bool = False) -> None:
-    """`close`: what is left of the request is not read, so the connection cannot be used again."""
+async def _refuse(send: Send, failed: Failure, call: DoorCall | None = None) -> None:
     headers = answer_headers(call) if call is not None else {}
-    if failed.retry_after:
-        headers["retry-after"] = failed.retry_after
-    if failed.allowed:
-        headers["allow"] = failed.allowed
-    if close or failed.http_code == 413:
-        headers["connection"] = "close"
-    await respond(send, failed.http_code, headers, failed.json(), JSON)
+    await respond(send, failed.http_code, headers | failed.headers(), failed.json(), JSON)

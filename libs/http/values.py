@@ -21,12 +21,13 @@ from libs.errors import InvalidField
 _TEXT_MESSAGES = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration", "google.protobuf.FieldMask"})
 """Their classes read their JSON form themselves."""
 
-_INTEGERS = {
+INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(1 << 63), (1 << 63) - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, (1 << 32) - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
 }
+"""The least and the largest value, by type."""
 _BOOLS = {"true": True, "false": False}
 _INTEGER_CHARACTERS = 20
 
@@ -114,8 +115,8 @@ def _scalar(field: FieldDescriptor, text: str) -> Any:
         return _bytes(text)
     if kind == FieldDescriptor.CPPTYPE_STRING:
         return text
-    if kind in _INTEGERS:
-        return _integer(text, *_INTEGERS[kind])
+    if kind in INTEGERS:
+        return _integer(text, *INTEGERS[kind])
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         if text not in _BOOLS:
             raise _Unreadable("true or false")

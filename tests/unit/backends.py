@@ -61,7 +61,10 @@ class Backend:
     logged: LogWaits
     public: Channel
     internal: Channel
-    passing: Passing | None = None
+    passing: Passing | None
+    service: RawService
+    """The contract at the public listener, which is `server`."""
+    server: Server
 
     @property
     def client(self) -> SandboxServiceAsyncStub:
@@ -136,9 +139,24 @@ async def backend(
         if router:
             passing = Passing(await stack.enter_async_context(open_channel(router)), 5.0)
         internal = await stack.enter_async_context(listening(calls.internal(), replication.service(), repair.service()))
-        public = await stack.enter_async_context(listening(calls.public(passing)))
+        service = calls.public(passing)
+        public = await stack.enter_async_context(listening(service))
         channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]
-        yield Backend(ports, clock, event_log, serving, background, feed, logged, channels[0], channels[1], passing)
+        to_public, to_internal = channels
+        yield Backend(
+            ports,
+            clock,
+            event_log,
+            serving,
+            background,
+            feed,
+            logged,
+            to_public,
+            to_internal,
+            passing,
+            service,
+            public,
+        )
         await background.drain(5.0)
 
 

@@ -1,0 +1,44 @@
+"""How the messages of one call are written: as protobuf, or as proto3 JSON in the caller's schema version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from libs.contract.descriptors import Method
+from libs.http.gateway import Gateway
+from libs.http.json_body import read_message, write_message
+
+PROTO, JSON = "proto", "json"
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    read: Callable[[bytes], bytes] = _same
+    """A request as it is sent, serialized. Raises InvalidField."""
+    write: Callable[[bytes], bytes] = _same
+    """A serialized answer as it is sent."""
+    growth: int = 1
+    """By how much a message may be longer as it is sent."""
+
+
+SERIALIZED = Codec()
+
+
+def codec_of(name: str, gateway: Gateway, method: Method, schema: int) -> Codec:
+    """`name`: PROTO or JSON."""
+    if name == PROTO:
+        # The handler reads the message, in the caller's schema version, as it reads gRPC's.
+        return SERIALIZED
+    request, reply = gateway.forms.request(method, schema), gateway.forms.reply(method, schema)
+
+    def read(data: bytes) -> bytes:
+        message = request()
+        read_message(data, message)
+        return message.SerializeToString()
+
+    return Codec(read, lambda data: write_message(reply.FromString(data)), growth=2)
