@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sandbox/v1/flat.proto\x12\nsandbox.v1\"\xc6\x03\n\x0b\x46latSandbox\x12\r\n\x05state\x18\x03 \x01(\x05\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x07 \x01(\t\x12\x16\n\x0eschema_version\x18\x08 \x01(\x05\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\r\n\x05image\x18\x1e \x01(\t\x12\x0f\n\x07\x63ommand\x18\x1f \x03(\t\x12-\n\x03\x65nv\x18  \x03(\x0b\x32 .sandbox.v1.FlatSandbox.EnvEntry\x12\x0b\n\x03\x63pu\x18! \x01(\x01\x12\x11\n\tmemory_mb\x18\" \x01(\x03\x12\x16\n\ttimeout_s\x18# \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x08metadata\x18$ \x03(\x0b\x32%.sandbox.v1.FlatSandbox.MetadataEntry\x12\x12\n\ncreated_at\x18% \x01(\x01\x12\x12\n\nupdated_at\x18& \x01(\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_timeout_sb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sandbox/v1/flat.proto\x12\nsandbox.v1\"\xc6\x03\n\x0b\x46latSandbox\x12\r\n\x05state\x18\x03 \x01(\x05\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x07 \x01(\t\x12\x16\n\x0eschema_version\x18\x08 \x01(\x05\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\r\n\x05image\x18\x1e \x01(\t\x12\x0f\n\x07\x63ommand\x18\x1f \x03(\t\x12-\n\x03\x65nv\x18  \x03(\x0b\x32 .sandbox.v1.FlatSandbox.EnvEntry\x12\x0b\n\x03\x63pu\x18! \x01(\x01\x12\x11\n\tmemory_mb\x18\" \x01(\x03\x12\x16\n\ttimeout_s\x18# \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x08metadata\x18$ \x03(\x0b\x32%.sandbox.v1.FlatSandbox.MetadataEntry\x12\x12\n\ncreated_at\x18% \x01(\x01\x12\x12\n\nupdated_at\x18& \x01(\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_timeout_sBe\n\x0e\x63om.sandbox.v1B\tFlatProtoP\x01Z\x1e\x62\x61ton/gen/sandbox/v1;sandboxv1\xaa\x02\nSandbox.V1\xca\x02\nSandbox\\V1\xea\x02\x0bSandbox::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sandbox.v1.flat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\016com.sandbox.v1B\tFlatProtoP\001Z\036baton/gen/sandbox/v1;sandboxv1\252\002\nSandbox.V1\312\002\nSandbox\\V1\352\002\013Sandbox::V1'
   _globals['_FLATSANDBOX_ENVENTRY']._loaded_options = None
   _globals['_FLATSANDBOX_ENVENTRY']._serialized_options = b'8\001'
   _globals['_FLATSANDBOX_METADATAENTRY']._loaded_options = None
