@@ -22,7 +22,8 @@ OPENAPI := $(IMAGE) libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService libs/p
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos openapi check-openapi protos-baseline lint test mutants storms demo bench up down pins clean
+.PHONY: help env stack protos image check-protos openapi check-openapi protos-baseline client-versions lint test \
+	mutants storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,27 +42,29 @@ stack: env ## get Kafka, PostgreSQL and Redis, or say what is missing and how to
 
 protos: env ## generate the Python modules and the OpenAPI document from the .proto files
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ }; done
+	@$(BIN)/python -m clients.python.generate
 	@$(MAKE) --no-print-directory openapi
 
 check-protos: env ## fail if a generated module is not fresh
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ } --check; done
+	@$(BIN)/python -m clients.python.generate --check
 
-openapi: env ## write the OpenAPI document from the .proto files and their comments
+image: env ## write the .proto files with their imports and comments to build/protos.binpb, for buf
 	@$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
+
+openapi: image ## write the OpenAPI document from the .proto files and their comments
 	@$(BIN)/python protos/openapi.py $(OPENAPI)
 
-check-openapi: env ## fail if the OpenAPI document is not fresh
-	@$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
+check-openapi: image ## fail if the OpenAPI document is not fresh
 	@$(BIN)/python protos/openapi.py $(OPENAPI) --check
 
-protos-baseline: env ## with a release: take its protos as what later ones must not break
-	$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
+protos-baseline: image ## with a release: take its protos as what later ones must not break
 	$(BIN)/buf build $(IMAGE) --exclude-imports --exclude-source-info -o protos/baseline.binpb
 
 lint: env check-protos check-openapi ## check style, types, imports and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py
+	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py clients/python
 	$(BIN)/lint-imports
 	$(BIN)/buf lint $(IMAGE) --config buf.yaml
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config buf.yaml --exclude-imports
@@ -75,6 +78,14 @@ mutants: env stack ## break each rule once and see its test fail (MUTANTS="text"
 storms: env stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
 	BATON_TEST_RESTARTS=50 $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
+
+client-versions: env ## run baton-client's tests with the oldest and the newest packages that it takes
+	rm -rf build/client && mkdir -p build && cp -r clients/python build/client
+	@for versions in lowest-direct:3.10 highest:3.13; do environment=build/client-$${versions%:*}; \
+	$(BIN)/uv venv -q --clear --python $${versions#*:} $$environment; \
+	$(BIN)/uv pip install -q --python $$environment --resolution $${versions%:*} ./build/client "pytest>=8"; \
+	$(BIN)/uv pip list -q --python $$environment | grep -E "^(grpcio|protobuf|googleapis)"; \
+	$$environment/bin/python -m pytest -q -c /dev/null --rootdir clients/python -p no:cacheprovider clients/python/tests; done
 
 demo: env ## show a migration there and back under load, about a minute
 	$(BIN)/baton demo

@@ -1,0 +1,12 @@
+"""A client of Baton's sandbox service.
+
+    with connect("127.0.0.1:7600") as client:
+        client.GetSandbox(GetSandboxRequest(name="sandboxes/one"))
+
+The messages are in `baton_client.messages`.
+"""
+
+from baton_client.client import AsyncClient, Client, connect, connect_async
+from baton_client.errors import CallError
+
+__all__ = ["AsyncClient", "CallError", "Client", "connect", "connect_async"]

@@ -1,0 +1,2 @@
+# ruff: noqa
+"""Generated from the contract by `make protos`. Do not edit."""
