@@ -6,7 +6,6 @@ Source: https://connectrpc.com/docs/protocol. Messages are not compressed here, 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -171,7 +170,7 @@ def query_message(query: dict[str, str]) -> bytes:
     padded = message.rstrip("=")
     try:
         return base64.b64decode(padded + "=" * (-len(padded) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise InvalidField("message", message, "base64 with the alphabet of URLs, since base64=1") from None
 
 

@@ -1,37 +1,32 @@
-"""An HTTP listener: uvicorn's protocol over h11, in the process's own event loop, with bounds and an orderly end.
+"""An HTTP listener in the process's own event loop, with a bound of connections and an orderly end.
 
-What a stranger can do to it is bounded: connections, the bytes and the time of a request's head, and idle time. Bodies
-and answers are bounded by the gate that all doors of a listener share (`libs.rpc.gate`).
+What a stranger can do to it is bounded: connections and idle time here, the bytes and the time of a request's head and
+of its answer by each connection (`libs.http.connection`), bodies and calls by the gate that all doors of a listener
+share (`libs.rpc.gate`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any
 
-import h11
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from libs.http.asgi import STATE
+from libs.http.connection import HEAD_BYTES, HttpConnection
 from libs.rpc.server import CannotListen
 
 CONNECTIONS = 1024
-HEAD_BYTES = 16 << 10
-"""Of a request's line and headers."""
-HEAD_SECONDS = 10.0
-"""In which they must come."""
 IDLE_SECONDS = 75.0
 """How long a connection without a request is kept."""
 BACKLOG = 512
 _LOOK_SECONDS = 0.02
+_CUT_SECONDS = 1.0
+"""How long a request that is cut off may take to end."""
 _QUIET_SECONDS = 0.5
 """A draining listener without a request for so long expects none any more."""
 
@@ -94,7 +89,7 @@ class HttpListener:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: _Connection(self, options, self._state, loop),
+                lambda: HttpConnection(self, options, self._state, loop),
                 host.strip("[]") or None,
                 int(port),
                 backlog=BACKLOG,
@@ -109,6 +104,11 @@ class HttpListener:
     @property
     def full(self) -> bool:
         return len(self._state.connections) > self._config.connections
+
+    @property
+    def flooded(self) -> bool:
+        """Those that are refused stay for a moment, and there are as many as may be."""
+        return len(self._state.connections) > 2 * self._config.connections
 
     def tell_date(self) -> None:
         """Of the answers from now on."""
@@ -133,10 +133,11 @@ class HttpListener:
         left = self._under_way
         for connection in list(self._state.connections):
             connection.transport.abort()
-        while self._state.connections or self._state.tasks:
-            for task in list(self._state.tasks):
-                task.cancel()
-            await asyncio.sleep(0)
+        tasks = list(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CUT_SECONDS)
         return left
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,87 +145,18 @@ class HttpListener:
         self.requests += 1
         self._under_way += 1
         try:
-            await self._app(scope, receive, self._closing(send) if self.draining else send)
+            await self._app(scope, receive, self._closing(send))
+        except asyncio.CancelledError:
+            # The drain has cut it off, and its connection. uvicorn would log it as a defect.
+            if not self.draining:
+                raise
         finally:
             self._under_way -= 1
 
-    @staticmethod
-    def _closing(send: Send) -> Send:
+    def _closing(self, send: Send) -> Send:
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if self.draining and message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         return closing
-
-
-class _Connection(H11Protocol):
-    """One connection, with a time for each request's head."""
-
-    def __init__(
-        self, listener: HttpListener, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(config, state, {STATE: self}, loop)
-        self._listener = listener
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def abort(self) -> None:
-        self.transport.abort()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self._listener.full:
-            self._refuse(503, "UNAVAILABLE", "too many connections: try again a little later")
-            return
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_head()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        before = self.cycle
-        if self._head_timer is None and (before is None or before.response_complete):
-            self._await_head()
-        self._listener.tell_date()
-        super().data_received(data)
-        if self.cycle is not before:
-            self._forget_head()
-
-    def on_response_complete(self) -> None:
-        self._forget_head()
-        super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """What h11 refuses: it is no HTTP."""
-        self._refuse(400, "INVALID_ARGUMENT", msg)
-
-    def _refuse(self, code: int, status: str, message: str) -> None:
-        error = {"error": {"code": code, "status": status, "message": message, "details": []}}
-        body = json.dumps(error).encode()
-        head: list[tuple[bytes, bytes]] = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        try:
-            events: list[Any] = [h11.Response(status_code=code, headers=head), h11.Data(data=body), h11.EndOfMessage()]
-            for event in events:
-                self.transport.write(self.conn.send(event) or b"")
-        except h11.LocalProtocolError:
-            # An answer has begun: the connection just ends.
-            pass
-        self.transport.close()
-
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._late)
-
-    def _forget_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _late(self) -> None:
-        self._head_timer = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.abort()

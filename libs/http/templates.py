@@ -61,9 +61,9 @@ class Template:
 
 
 def split_verb(path: str, behind: int = -1) -> tuple[str, str]:
-    """The path without its verb, and the verb. Only a ":" after the place `behind` begins one."""
+    """The path without its verb, and the verb. Only a ":" after the place `behind` begins one, and not at the end."""
     place = path.rfind(":")
-    if place <= max(behind, path.rfind("/")):
+    if place <= max(behind, path.rfind("/")) or place == len(path) - 1:
         return path, ""
     return path[:place], path[place + 1 :]
 

@@ -7,8 +7,8 @@ enum, a repeated one of them, or a type that proto3 JSON writes as a string or a
 from __future__ import annotations
 
 import base64
-import binascii
 import math
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -28,6 +28,7 @@ INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
 }
 """The least and the largest value, by type."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLS = {"true": True, "false": False}
 _INTEGER_CHARACTERS = 20
 
@@ -143,10 +144,8 @@ def _enum(field: FieldDescriptor, text: str) -> int:
 
 
 def _number(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
+    # Python would also take spaces, "1_0" and other digits.
+    found = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(found):
         raise _Unreadable("a finite number")
     return found
@@ -156,5 +155,5 @@ def _bytes(text: str) -> bytes:
     padded = text.replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(padded + "=" * (-len(padded) % 4), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise _Unreadable("base64") from None

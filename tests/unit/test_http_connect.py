@@ -57,6 +57,12 @@ def test_any_other_body_is_refused(body: bytes) -> None:
     assert body == pack(message)
 
 
+@pytest.mark.parametrize("behind", [b"x", pack(b"x")])
+def test_bytes_behind_the_message_are_refused(behind: bytes) -> None:
+    with pytest.raises(InvalidField, match=f"{len(behind)} bytes behind the message"):
+        unpack_one(pack(b"abc") + behind, LIMIT)
+
+
 @pytest.mark.parametrize("flags", [1, 2, 4, 64, 128, 255])
 def test_an_envelope_with_a_flag_is_refused(flags: int) -> None:
     with pytest.raises(InvalidField, match=f"flags of the message: {flags} is not valid"):

@@ -1,0 +1,174 @@
+"""One HTTP connection: uvicorn's protocol over h11, with bounds for a peer that is slow, silent or no HTTP client.
+
+The head of a request must come in `HEAD_SECONDS`. An answer must be taken: at least `WRITE_BYTES` in `WRITE_SECONDS`
+while some of it waits, else the connection would keep it in memory for as long as the peer likes. A connection that is
+refused stays open for a moment after its answer: closing it with unread bytes would reset it, and a reset can destroy
+the answer on its way. For the same reason the rest of a body whose answer has been sent is read and thrown away, within
+the time of a head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from typing import Any, Protocol
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from libs.http.asgi import STATE
+
+HEAD_BYTES = 16 << 10
+"""Of a request's line and headers."""
+HEAD_SECONDS = 10.0
+WRITE_SECONDS = 10.0
+WRITE_BYTES = 64 << 10
+LINGER_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+# What a stranger sends is no warning: it would fill the log.
+_log.setLevel(logging.ERROR)
+
+_STATUSES = {
+    400: ("INVALID_ARGUMENT", "this is no HTTP/1.1 request"),
+    408: ("DEADLINE_EXCEEDED", f"the head of a request must come within {HEAD_SECONDS:.0f} seconds"),
+    431: ("INVALID_ARGUMENT", f"the head of the request is larger than {HEAD_BYTES} bytes"),
+    501: ("UNIMPLEMENTED", "this transfer encoding is not supported: use chunked, or Content-Length"),
+    503: ("UNAVAILABLE", "too many connections: try again a little later"),
+}
+
+
+class Owner(Protocol):
+    """The listener, as a connection sees it."""
+
+    @property
+    def full(self) -> bool:
+        """Whether a new connection is refused."""
+
+    @property
+    def flooded(self) -> bool:
+        """Whether it is refused without an answer."""
+
+    def tell_date(self) -> None:
+        """Set the date of the answers from now on."""
+
+
+class HttpConnection(H11Protocol):
+    def __init__(self, owner: Owner, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, state, {STATE: self}, loop)
+        self.logger = _log
+        self._owner = owner
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._unsent_bytes = 0
+        """At the last look."""
+        self._resumed = False
+        """The peer has taken nearly all, since the last look."""
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self._owner.flooded:
+            self.abort()
+        elif self._owner.full:
+            self._refuse(503)
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._write_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._linger_timer is not None:
+            return
+        before = self.cycle
+        if self._head_timer is None and (before is None or before.response_complete):
+            self._await_head()
+        self._owner.tell_date()
+        super().data_received(data)
+        if self.cycle is not before:
+            self._forget_head()
+
+    def on_response_complete(self) -> None:
+        self._forget_head()
+        self._watch_writing()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._resumed = True
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by `handle_events` for what h11 refuses."""
+        error = sys.exception()
+        self._refuse(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
+
+    def _refuse(self, code: int) -> None:
+        """Answer without a request, and close."""
+        code = code if code in _STATUSES else 400
+        status, message = _STATUSES[code]
+        error = {"error": {"code": code, "status": status, "message": message, "details": []}}
+        body = json.dumps(error).encode()
+        head: list[tuple[bytes, bytes]] = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        try:
+            events: list[Any] = [h11.Response(status_code=code, headers=head), h11.Data(data=body), h11.EndOfMessage()]
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:
+            # An answer has begun: the connection just ends.
+            self.transport.close()
+            return
+        self._forget_head()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The request that was under way has its answer: its handler meets a caller who has gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write_eof()
+        self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.abort)
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._late)
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _late(self) -> None:
+        self._head_timer = None
+        if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
+            self._refuse(408)
+        elif self.cycle is None or self.cycle.response_complete:
+            self.abort()
+
+    def _watch_writing(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and self._write_timer is None:
+            self._unsent_bytes, self._resumed = left, False
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._look_at_writing)
+
+    def _look_at_writing(self) -> None:
+        self._write_timer = None
+        left = self.transport.get_write_buffer_size()
+        if self._resumed or left <= max(self._unsent_bytes - WRITE_BYTES, 0):
+            self._watch_writing()
+        else:
+            self.abort()
