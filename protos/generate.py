@@ -18,11 +18,21 @@ from importlib import resources
 from pathlib import Path
 
 from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
+
+from libs.http.comments import Comments
 
 PROJECT_ROOT = Path(__file__).parents[1]
 OWN_PROTOS = PROJECT_ROOT / "protos"
 OWN_PREFIX = "libs.pb"
+
+COMMENTS_HEAD = '''"""The comments of the .proto files and their examples, by full name. Generated: do not edit."""
+
+from typing import Any
+
+COMMENTS: dict[str, tuple[str, Any]] = {
+'''
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +86,21 @@ def generate(tree: Tree, folder: Path) -> None:
     prefixes = dict.fromkeys(own.sources(), own.prefix) | dict.fromkeys(tree.sources(), tree.prefix)
     for module in [*folder.rglob("*.py"), *folder.rglob("*.pyi")]:
         module.write_text(rewrite_imports(module.read_text(), prefixes))
+    write_comments(tree, folder)
     for package in {folder, *(path.parent for path in folder.rglob("*.py"))}:
         while package != folder.parent:
             (package / "__init__.py").touch()
             package = package.parent
+
+
+def write_comments(tree: Tree, folder: Path) -> None:
+    """Write `comments.py`."""
+    with tempfile.TemporaryDirectory() as place:
+        image = Path(place) / "image.binpb"
+        run_protoc(tree, ["--include_source_info", f"--descriptor_set_out={image}"])
+        found = Comments.of(FileDescriptorSet.FromString(image.read_bytes())).found
+    lines = [f"    {name!r}: ({found[name].text!r}, {found[name].example!r}),\n" for name in sorted(found)]
+    (folder / "comments.py").write_text(COMMENTS_HEAD + "".join(lines) + "}\n")
 
 
 def rewrite_imports(text: str, prefixes: dict[Path, str]) -> str:

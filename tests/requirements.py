@@ -420,7 +420,22 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         )
         + _in("acceptance/test_old_names.py", "every_name_of_the_old_service_is_served_there_and_back"),
     ),
-    "api.mcp": Requirement("The operations are there as MCP tools at all three"),
+    "api.mcp": Requirement(
+        "The operations are there as MCP tools at all three",
+        _in(
+            "integration/test_mcp.py",
+            "every_method_is_a_tool",
+            "a_repeated_write_has_one_effect",
+            "an_error_begins_with_its_reason_and_says_what_to_do",
+            "a_record_is_a_resource",
+            "a_client_of_the_old_service_gets_records_of_schema_version_1",
+            "an_agent_sees_where_the_migration_is_and_where_a_call_goes",
+            "a_client_of_an_earlier_protocol_is_served",
+            "a_request_that_is_none_stores_nothing",
+            "any_host_and_a_page_of_this_machine_are_served",
+            "a_desktop_client_has_the_same_tools_over_stdio",
+        ),
+    ),
     "lock.port": Requirement(
         "One interface for locks, in memory at A and in Redis at B; a lock goes with its record's owner",
         _in(

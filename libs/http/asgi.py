@@ -18,7 +18,9 @@ _ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent"})
 _LOOSE = frozenset({"user-agent"})
 """Said by programs that mean nothing by it: what cannot travel as metadata is left out, not refused."""
 
-_SECURITY = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
+SECURITY = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
+"""Headers of every answer."""
+_WAIT = "wait="
 STATE = "connection"
 """Where a scope's state has its connection."""
 
@@ -49,6 +51,23 @@ def peer_of(scope: Scope) -> str:
 
 def connection_of(scope: Scope) -> Connection | None:
     found: Connection | None = scope.get("state", {}).get(STATE)
+    return found
+
+
+def deadline_of(headers: Headers) -> float | None:
+    """Seconds until the caller's deadline; None: it has none. Raises InvalidField."""
+    name, text = "X-Server-Timeout", headers.get("x-server-timeout", "")
+    if not text:
+        wishes = [wish.strip() for wish in headers.get("prefer", "").split(",")]
+        name, text = "Prefer", next((wish.removeprefix(_WAIT) for wish in wishes if wish.startswith(_WAIT)), "")
+    if not text:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.0 < found < 1e6:
+        raise InvalidField(name, text, "seconds, more than 0")
     return found
 
 
@@ -83,7 +102,7 @@ def answer_headers(call: DoorCall, *, prefix: str = "", trailers: bool = True) -
     """
     initial = texts(call.initial)
     trailing = texts(call.trailers) if trailers else {}
-    found = dict(_SECURITY) | initial | {prefix + name: value for name, value in trailing.items()}
+    found = dict(SECURITY) | initial | {prefix + name: value for name, value in trailing.items()}
     known = initial | trailing
     if age := known.get(metadata.AGE_SECONDS):
         found["age"] = str(int(float(age)))

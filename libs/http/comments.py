@@ -1,10 +1,12 @@
-"""The comments of .proto files, from a descriptor image that has them (`protos/generate.py --image`).
+"""The comments of .proto files, from a descriptor image that has them (`protos/generate.py --image`), or from
+`comments.py`, which `protos/generate.py` writes in the root that the compiled modules' imports start from.
 
-Compiled modules have no comments: what is made of them is made at build time.
+The compiled modules themselves have none.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,11 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from libs.contract.descriptors import Contract
+from libs.contract.schemas import NEWEST
 from libs.errors import BatonError
+
+OWN_ROOT = "libs.pb"
 
 _EXAMPLE = re.compile(r"^ ?Example: (.+)$", re.MULTILINE)
 
@@ -60,8 +66,37 @@ class Comments:
                     found[name] = _read(text, name)
         return cls(MappingProxyType(found))
 
+    @classmethod
+    def load(cls, contract: Contract, schema: int = NEWEST) -> Comments:
+        """Of the contract and of Baton's own protos, as far as `protos/generate.py` has written them. In an old schema
+        version a message's comments are those of the form that takes its place."""
+        found: dict[str, Comment] = {}
+        for root in dict.fromkeys((OWN_ROOT, _root(contract))):
+            found |= {name: Comment(*comment) for name, comment in _written(root).items()}
+        for message, form in contract.schemas.forms.get(schema, {}).items():
+            of_form = {name: text for name, text in found.items() if name == form or name.startswith(f"{form}.")}
+            found |= {message + name.removeprefix(form): text for name, text in of_form.items()}
+        return cls(MappingProxyType(found))
+
     def at(self, full_name: str) -> Comment:
         return self.found.get(full_name, NO_COMMENT)
+
+
+def _root(contract: Contract) -> str:
+    """ "libs.pb" of a contract whose package "sandbox.v1" is compiled as "libs.pb.sandbox.v1"."""
+    method = next(iter(contract.methods.values()))
+    pool: Any = method.request_class.DESCRIPTOR.file.pool
+    package = pool.FindFileContainingSymbol(contract.service).package
+    return contract.package.removesuffix(package).removesuffix(".")
+
+
+def _written(root: str) -> Mapping[str, tuple[str, Any]]:
+    """{} where another generator has made the modules."""
+    try:
+        found: Mapping[str, tuple[str, Any]] = importlib.import_module(f"{root}.comments").COMMENTS
+    except (ImportError, AttributeError, ValueError):
+        return {}
+    return found
 
 
 def _read(text: str, name: str) -> Comment:

@@ -19,7 +19,7 @@ from libs.http.call import DoorCall, Ended
 from libs.http.errors import Failure, failure_from, failure_of
 from libs.http.forms import Forms
 from libs.rpc.errors import Context, DeadlineExceeded, Pairs
-from libs.rpc.gate import Gate
+from libs.rpc.gate import Gate, Handler
 from libs.rpc.server import RawService
 
 
@@ -49,10 +49,13 @@ class Gateway:
 
     async def answer(self, method: Method, call: DoorCall) -> bytes:
         """The serialized reply. Raises Ended."""
-        handler = self._service.methods[method.name]
+        return await self.run(self._service.methods[method.name], method.name, call)
+
+    async def run(self, handler: Handler, name: str, call: DoorCall) -> bytes:
+        """As `answer`, for a method that is not of the contract: with the listener's limits and errors."""
         try:
             async with asyncio.timeout(call.time_remaining()):
-                return await self.gate.answer(handler, method.name, None, cast("Context", call))
+                return await self.gate.answer(handler, name, None, cast("Context", call))
         except TimeoutError:
             raise _late(call) from None
 

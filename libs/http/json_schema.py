@@ -26,6 +26,11 @@ _INT32, _UINT32 = {"type": "integer", "format": "int32"}, {"type": "integer", "f
 _INT64 = {"type": "string", "format": "int64", "pattern": "^-?[0-9]{1,19}$"}
 _UINT64 = {"type": "string", "format": "uint64", "pattern": "^[0-9]{1,20}$"}
 
+_NOT_FINITE: Schema = {"enum": ["NaN", "Infinity", "-Infinity"]}
+
+DEFS = "#/$defs/"
+"""What references begin with in a schema that stands alone."""
+
 _SCALARS: Mapping[int, Schema] = MappingProxyType(
     {
         FieldDescriptor.CPPTYPE_INT32: _INT32,
@@ -63,11 +68,16 @@ _WELL_KNOWN: Mapping[str, Schema] = MappingProxyType(
 class Schemas:
     """Schemas of messages and enums by name, collected as they are referred to."""
 
-    def __init__(self, package: str, comments: Comments, place: str = "#/components/schemas/") -> None:
-        """`package`: its own names are written without it. `place`: what a reference begins with."""
+    def __init__(
+        self, package: str, comments: Comments, place: str = "#/components/schemas/", *, strict: bool = True
+    ) -> None:
+        """`package`: its own names are written without it. `place`: what a reference begins with. `strict`: what a
+        caller may send and this program knows; else also what a newer program may write: fields and enum values of its
+        own, numbers that are not finite."""
         self._package = f"{package}."
         self._comments = comments
         self._place = place
+        self._strict = strict
         self.found: dict[str, Schema] = {}
 
     def reference(self, kind: Descriptor | EnumDescriptor) -> Schema:
@@ -81,10 +91,13 @@ class Schemas:
         """Not of a message that JSON writes as something else than an object. `leave_out`: names of its fields."""
         fields = [field for field in kind.fields if field.name not in leave_out]
         properties = {field.json_name: self.field(field) for field in fields}
-        return self._described({"type": "object"}, kind.full_name) | {
-            "properties": properties,
-            "additionalProperties": False,
-        }
+        schema = self._described({"type": "object"}, kind.full_name) | {"properties": properties}
+        return schema | {"additionalProperties": False} if self._strict else schema
+
+    def alone(self, kind: Descriptor) -> Schema:
+        """The message's schema with all that it refers to; for a `place` of DEFS."""
+        schema = self.message(kind)
+        return schema | {"$defs": self.found} if self.found else schema
 
     def field(self, field: FieldDescriptor) -> Schema:
         schema = self._described(self._of_field(field), field.full_name)
@@ -143,10 +156,14 @@ class Schemas:
             return self.reference(field.enum_type)
         if field.type == FieldDescriptor.TYPE_BYTES:
             return {"type": "string", "contentEncoding": "base64", "format": "byte"}
-        return dict(_SCALARS[field.cpp_type])
+        scalar = dict(_SCALARS[field.cpp_type])
+        return scalar if self._strict or scalar["type"] != "number" else {"anyOf": [scalar, _NOT_FINITE]}
 
     def _enum(self, kind: EnumDescriptor) -> Schema:
-        return self._described({"type": "string", "enum": [value.name for value in kind.values]}, kind.full_name)
+        schema: Schema = {"type": "string", "enum": [value.name for value in kind.values]}
+        if not self._strict:
+            schema = {"anyOf": [schema, {"type": "integer", "description": "A value that is not known here."}]}
+        return self._described(schema, kind.full_name)
 
     def _described(self, schema: Schema, full_name: str) -> Schema:
         text = self._comments.at(full_name).text

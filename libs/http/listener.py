@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
@@ -18,6 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from libs.http.connection import HEAD_BYTES, HttpConnection
+from libs.rpc.errors import log_defect
 from libs.rpc.server import CannotListen
 
 CONNECTIONS = 1024
@@ -43,9 +45,12 @@ class HttpConfig:
 class HttpListener:
     """Serves after `start`, and ends by `drain`."""
 
-    def __init__(self, config: HttpConfig, app: ASGIApp) -> None:
+    def __init__(self, config: HttpConfig, app: ASGIApp, loops: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+        """`loops`: what the application needs to run from the start until the last request is answered."""
         self._config = config
         self._app = app
+        self._loops = loops
+        self._running: list[asyncio.Task[None]] = []
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self.draining = False
@@ -100,6 +105,7 @@ class HttpListener:
                 f"{self._config.setting}: cannot listen on {self._config.address}: {error.strerror}; stop who has it or"
                 " set another address"
             ) from None
+        self._running = [loop.create_task(_run(one)) for one in self._loops]
 
     @property
     def full(self) -> bool:
@@ -138,6 +144,9 @@ class HttpListener:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CUT_SECONDS)
+        for loop_task in self._running:
+            loop_task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         return left
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,3 +169,11 @@ class HttpListener:
             await send(message)
 
         return closing
+
+
+async def _run(one: Callable[[], Awaitable[None]]) -> None:
+    """A loop that fails takes its own requests with it, not the others."""
+    try:
+        await one()
+    except Exception as error:  # noqa: BLE001
+        log_defect(error)

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from opentelemetry.metrics import Meter
+from starlette.types import ASGIApp
 
 from libs.contract.descriptors import Contract
 from libs.contract.schemas import NEWEST
+from libs.http import mcp_door
 from libs.http.doors import Doors, Measure
 from libs.http.gateway import Gateway
 from libs.http.listener import HttpConfig, HttpListener
+from libs.http.mcp_door import McpDoor
 from libs.http.procedures import Procedures
 from libs.http.rest import RestDoor
+from libs.http.tools import Tool
 from libs.rpc.server import RawService, Server
 
 SETTING = "http"
 
 
-def http_listener(
-    address: str, contract: Contract, service: RawService, public: Server, meter: Meter, *, default_schema: int = NEWEST
+MoreTools = Callable[[Gateway], Iterable[Tool]]
+"""Tools of a process beside those of its contract."""
+
+
+def http_listener(  # noqa: PLR0913 - what a listener serves, and where
+    address: str,
+    contract: Contract,
+    service: RawService,
+    public: Server,
+    meter: Meter,
+    *,
+    default_schema: int = NEWEST,
+    more_tools: MoreTools = lambda _: (),
 ) -> HttpListener:
     """For the service that `public` serves, with its limits. Not started yet. Raises UnfitContract, UnfitTemplate."""
     gateway = Gateway(contract, service, public.gate, default_schema)
     procedures = Procedures(gateway)
-    paths = {procedures.prefix: procedures}
+    mcp = McpDoor(gateway, more_tools(gateway))
+    paths: dict[str, ASGIApp] = {procedures.prefix: procedures, **dict.fromkeys(mcp_door.PATHS, mcp)}
     doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
-    listener = HttpListener(HttpConfig(address, SETTING), doors)
+    listener = HttpListener(HttpConfig(address, SETTING), doors, [mcp.run])
     return listener
 
 

@@ -19,7 +19,17 @@ from starlette.types import Receive, Scope, Send
 
 from libs.contract.descriptors import Method
 from libs.errors import BatonError, InvalidField
-from libs.http.asgi import answer_headers, connection_of, has_body, media_type, metadata_of, peer_of, read_body, respond
+from libs.http.asgi import (
+    answer_headers,
+    connection_of,
+    deadline_of,
+    has_body,
+    media_type,
+    metadata_of,
+    peer_of,
+    read_body,
+    respond,
+)
 from libs.http.bindings import WHOLE, Binding, Route, Routes, allowed
 from libs.http.call import DoorCall, Ended
 from libs.http.errors import Failure, NoSuchVerb, WrongMediaType
@@ -32,7 +42,6 @@ from libs.http.values import fields_of, put_value, put_values
 JSON = "application/json"
 _PARAMETERS = 100
 """Of a query."""
-_WAIT = "wait="
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class RestDoor:
                 raise InvalidField("body", "a body", f"none: {verb} takes its fields from the path and the query")
             metadata = metadata_of(headers, self._gateway.contract.schemas.metadata)
             request = _Request(route, headers, scope["query_string"], self._gateway.schema(metadata))
-            seconds = _seconds(headers)
+            seconds = deadline_of(headers)
         except BatonError as error:
             await _refuse(send, failure(error))
             return
@@ -229,23 +238,6 @@ def _put_etag(binding: Binding, message: Message, match: str) -> None:
         _put(message, f"{binding.body}.etag", etag, "If-Match")
     else:
         raise InvalidField("If-Match", match, "no such header: this method takes no etag")
-
-
-def _seconds(headers: Headers) -> float | None:
-    """Until the caller's deadline. Raises InvalidField."""
-    name, text = "X-Server-Timeout", headers.get("x-server-timeout", "")
-    if not text:
-        wishes = [wish.strip() for wish in headers.get("prefer", "").split(",")]
-        name, text = "Prefer", next((wish.removeprefix(_WAIT) for wish in wishes if wish.startswith(_WAIT)), "")
-    if not text:
-        return None
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0.0 < found < 1e6:
-        raise InvalidField(name, text, "seconds, more than 0")
-    return found
 
 
 async def _refuse(send: Send, failed: Failure, call: DoorCall | None = None) -> None:

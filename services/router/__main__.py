@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -319,7 +320,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     public = _public(settings, service, patience)
     return Router(
         public=public,
-        http=_http(settings, outside, service, public),
+        http=_http(settings, outside, service, public, parts),
         control=_control(settings, parts, control_token),
         loops=[
             cache.loop,
@@ -346,13 +347,18 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     )
 
 
-def _http(settings: RouterSettings, outside: Outside, service: RawService, public: Server) -> HttpListener | None:
+def _http(
+    settings: RouterSettings, outside: Outside, service: RawService, public: Server, parts: Parts
+) -> HttpListener | None:
     if not settings.http:
         return None
     # Only a process that serves HTTP pays for it.
     from libs.http.opening import http_listener
+    from services.router.api.tools import router_tools
 
-    return http_listener(settings.http, outside.contract, service, public, outside.meter)
+    return http_listener(
+        settings.http, outside.contract, service, public, outside.meter, more_tools=partial(router_tools, parts)
+    )
 
 
 def _public(settings: RouterSettings, service: RawService, patience: Patience) -> Server:

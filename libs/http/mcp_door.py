@@ -1,0 +1,249 @@
+"""MCP over HTTP: streamable HTTP, stateless, each answer as JSON. `libs.http.mcp_server` has the tools.
+
+No state is kept between requests, so any process behind one address may answer each. A client cannot open a stream for
+messages of the server, which has none to send: GET is refused, as the specification allows.
+
+A web page that has its own name resolve to this listener's address (DNS rebinding) could call it from a browser inside
+the network. A browser gives the page's origin with every POST; other clients give none. So a request with an origin is
+served only if no name was resolved for it: the origin is this machine, or the listener by its address. The Host header
+is not looked at: in containers it may be any name that the network knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ipaddress
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from libs.contract.descriptors import Contract, Method
+from libs.errors import BatonError, InvalidField
+from libs.http.asgi import SECURITY, answer_headers, deadline_of, metadata_of, peer_of, read_body, respond
+from libs.http.call import DoorCall
+from libs.http.errors import NoSuchPath, NoSuchVerb, RefusedByHttp, WrongMediaType, failure_of
+from libs.http.forms import Forms
+from libs.http.gateway import Gateway
+from libs.http.json_body import parse_json
+from libs.http.tools import Tool
+from libs.rpc.bodies import Bodies
+from libs.rpc.errors import Pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+PATH = "/mcp"
+PATHS = (PATH, f"{PATH}/")
+JSON = "application/json"
+_SAID = "baton.said"
+"""Where a request's scope has the headers that its call's handler gave."""
+
+_PARSE_ERROR, _INVALID_REQUEST = -32700, -32600
+"""Source: https://www.jsonrpc.org/specification#error_object."""
+
+
+class ForeignOrigin(RefusedByHttp):
+    """The request comes from a web page of another origin."""
+
+    code = "PERMISSION_DENIED"
+    reason = "FOREIGN_ORIGIN"
+    http_code = 403
+
+
+class GatewayCaller:
+    """Calls of MCP requests over HTTP, at one listener."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    @property
+    def contract(self) -> Contract:
+        return self._gateway.contract
+
+    @property
+    def forms(self) -> Forms:
+        return self._gateway.forms
+
+    def open(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> DoorCall:
+        """Raises InvalidField."""
+        metadata = metadata_of(request.headers, self.contract.schemas.metadata)
+        return DoorCall(metadata, peer_of(request.scope), read, deadline_of(request.headers))
+
+    def schema(self, metadata: Pairs) -> int:
+        """Raises InvalidField."""
+        return self._gateway.schema(metadata)
+
+    async def answer(self, method: Method, call: DoorCall) -> bytes:
+        """Raises Ended."""
+        return await self._gateway.answer(method, call)
+
+    @staticmethod
+    def answered(request: Request, call: DoorCall) -> None:
+        request.scope[_SAID].update(answer_headers(call))
+
+
+class McpDoor:
+    """An ASGI application. Its owner runs `run` from before the first request until after the last one."""
+
+    def __init__(self, gateway: Gateway, more: Iterable[Tool] = ()) -> None:
+        """`more`: tools of this process beside the contract's."""
+        self._gateway = gateway
+        self._more = tuple(more)
+        self._bodies = Bodies()
+        self._wanted = asyncio.Event()
+        self._app: asyncio.Future[ASGIApp] | None = None
+
+    def __repr__(self) -> str:
+        return f"<McpDoor {self._gateway.contract.service} loaded={self._app is not None}>"
+
+    async def run(self) -> None:
+        """Serve requests from the first one on, until cancelled. The SDK is imported then, beside the event loop."""
+        await self._wanted.wait()
+        assert self._app is not None, "a request waits for it"
+        try:
+            server = await asyncio.to_thread(importlib.import_module, "libs.http.mcp_server")
+            http = await asyncio.to_thread(importlib.import_module, "mcp.server.streamable_http_manager")
+            manager = http.StreamableHTTPSessionManager(
+                server.McpServer(GatewayCaller(self._gateway), self._more).sdk,
+                json_response=True,
+                stateless=True,
+                max_request_body_size=self._body_bytes,
+            )
+            async with manager.run():
+                self._app.set_result(manager.asgi_app)
+                await asyncio.Event().wait()
+        except Exception as error:
+            if not self._app.done():
+                self._app.set_exception(error)
+            raise
+        finally:
+            self._app.cancel()
+
+    @property
+    def _body_bytes(self) -> int:
+        # JSON is longer than the message that it says; the gate checks the message.
+        return 2 * self._gateway.request_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        try:
+            self._check(scope, headers)
+            app = await self._loaded()
+            body = await self._body(scope, headers, receive)
+        except BatonError as error:
+            await _refuse(send, error, _INVALID_REQUEST)
+            return
+        try:
+            parse_json(body)
+        except InvalidField as error:
+            await _refuse(send, error, _PARSE_ERROR)
+            return
+        scope[_SAID] = {}
+        await app(scope, _again(body, receive), _with_headers(scope, send))
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        """Raises BatonError."""
+        if scope["path"] not in PATHS:
+            raise NoSuchPath(f"there is nothing at {scope['path'][:200]!r}: MCP is served at {PATH}")
+        scope["route"] = PATH
+        if scope["method"] != "POST":
+            raise NoSuchVerb(scope["method"], ["POST"])
+        check_origin(headers)
+        kind = headers.get("content-type", "")
+        if kind.partition(";")[0].strip().lower() != JSON:
+            raise WrongMediaType(f"content-type: {kind[:80]!r} is not {JSON}")
+        metadata_of(headers, self._gateway.contract.schemas.metadata)
+
+    async def _loaded(self) -> ASGIApp:
+        if self._app is None:
+            self._app = asyncio.get_running_loop().create_future()
+            self._wanted.set()
+        return await asyncio.shield(self._app)
+
+    async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
+        """Within the bounds of all requests: their number, time and size. Raises BatonError."""
+
+        async def read() -> bytes:
+            return await read_body(receive, headers, self._body_bytes)
+
+        seconds = deadline_of(headers)
+        call: Any = DoorCall((), peer_of(scope), read, seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._bodies.read(call, seconds)
+        except TimeoutError:
+            raise InvalidField("body", "no end", "a body that comes within the caller's deadline") from None
+
+
+def check_origin(headers: Headers) -> None:
+    """Raises ForeignOrigin."""
+    origin = headers.get("origin")
+    if origin is None:
+        return
+    try:
+        host = urlsplit(origin).hostname or ""
+        listener = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:
+        host = listener = ""
+    if host == "localhost" or host.endswith(".localhost") or _is_address(host, listener):
+        return
+    raise ForeignOrigin(
+        f"origin {origin[:200]!r} is not served: open the page by the listener's IP address or as localhost, or call"
+        " without an Origin header"
+    )
+
+
+def _is_address(host: str, listener: str) -> bool:
+    """Whether the origin's host is a loopback address, or the address that the request was sent to."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or host == listener
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives the body that was read, then what comes behind it."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _with_headers(scope: Scope, send: Send) -> Send:
+    """With the headers of each answer, and those that the call's handler gave."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            more = {**SECURITY, **scope[_SAID]}
+            encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in more.items()]
+            message["headers"] = [*message["headers"], *encoded]
+        await send(message)
+
+    return sending
+
+
+async def _refuse(send: Send, error: BatonError, code: int) -> None:
+    """With an error of JSON-RPC. What is left of the request is not read, so the connection cannot be used again."""
+    failed = failure_of(error)
+    headers = {**SECURITY, "connection": "close"}
+    if failed.allowed:
+        headers["allow"] = failed.allowed
+    if failed.retry_after:
+        headers["retry-after"] = failed.retry_after
+    body = {"code": code, "message": f"{error.reason}: {failed.status.message}", "data": failed.body()}
+    data = json.dumps({"jsonrpc": "2.0", "id": None, "error": body}, ensure_ascii=False).encode(errors="replace")
+    await respond(send, failed.http_code, headers, data, JSON)

@@ -1,0 +1,49 @@
+"""`baton mcp`: the contract's tools for a program that speaks MCP over standard input and output."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from services.router.cli.options import CommandFailed, Exit, Shown, command
+
+SANDBOXES = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
+_TARGET = re.compile(r"([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "mcp", Shown)(mcp)
+
+
+def mcp(
+    options: Shown,
+    target: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address for clients of A, B or a router.")],
+    contract: Annotated[str, typer.Option(help="Compiled contract: package.module_pb2:ServiceName.")] = SANDBOXES,
+) -> None:
+    """Serve the contract's methods as MCP tools over stdin and stdout, for a
+    desktop client that starts its servers itself.
+
+    \b
+    Such a client's configuration:
+      {"mcpServers": {"sandboxes": {"command": "baton",
+        "args": ["mcp", "--target", "127.0.0.1:7600"]}}}
+    A client that speaks HTTP needs no command: A, B and the router serve MCP
+    at /mcp of their HTTP address. Ends when stdin ends. Exits with 1 when
+    nothing answers at the target.
+    """
+    found = _TARGET.fullmatch(target)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise CommandFailed(f"--target: {target!r} is not an address: give HOST:PORT, as 127.0.0.1:7600", Exit.USAGE)
+    import asyncio
+
+    from libs.contract.descriptors import Contract, UnfitContract
+    from libs.http.mcp_stdio import TargetAway, serve_stdio
+
+    try:
+        asyncio.run(serve_stdio(Contract.load(contract), target))
+    except UnfitContract as error:
+        raise CommandFailed(f"--contract: {error.message}", Exit.USAGE) from None
+    except TargetAway as error:
+        raise CommandFailed(error.message) from None

@@ -1,0 +1,367 @@
+"""MCP at both stores and the router, by the SDK's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+
+from libs.backend.process import Backend, open_backend
+from libs.clock import SystemClock
+from libs.contract.descriptors import Contract
+from libs.devstack.ports import free_port
+from libs.locks.memory import MemoryLocks
+from libs.sandboxes.operations import SandboxOperations
+from libs.sandboxes.schema import METADATA, SCHEMAS
+from services.router.__main__ import open_router
+from services.router.settings import RouterSettings
+from services.service_layer.settings import ServiceLayerSettings
+from services.service_layer.store import embedded
+from services.simple_mcp.settings import SimpleMcpSettings
+from services.simple_mcp.store import initialise
+from services.simple_mcp.store import open_store as open_old_store
+
+CONTRACT = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
+CONTRACT_TOOLS = {
+    "create_sandbox",
+    "get_sandbox",
+    "list_sandboxes",
+    "update_sandbox",
+    "delete_sandbox",
+    "undelete_sandbox",
+    "acquire_lease",
+    "renew_lease",
+    "release_lease",
+}
+ROUTER_TOOLS = {"migration_status", "explain_route"}
+PLACES = ("a", "b", "router")
+NEWEST = {METADATA: "2"}
+NEW = {"account": "acme", "spec": {"image": "image:1"}}
+REQUEST_ID = "6f1c1f0e-5ff5-4a5e-9a3f-3f5a0c9f8f11"
+PATIENCE_SECONDS = 60.0
+BATON = Path(sys.executable).parent / "baton"
+ACCEPT = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+
+
+@dataclass(frozen=True)
+class Trio:
+    """Addresses of A, B and a router, in this process."""
+
+    http: Mapping[str, str]
+    grpc: Mapping[str, str]
+
+    def url(self, place: str) -> str:
+        return f"http://{self.http[place]}/mcp"
+
+
+@asynccontextmanager
+async def _locks() -> AsyncIterator[MemoryLocks]:
+    yield MemoryLocks()
+
+
+@pytest.fixture
+async def trio(tmp_path: Path) -> AsyncIterator[Trio]:
+    """A owns all. What it cannot answer, B passes on to the router."""
+    router = f"127.0.0.1:{free_port()}"
+    common: dict[str, Any] = {"internal": "127.0.0.1:0", "http": "127.0.0.1:0", "event_log": "memory:"}
+    old = SimpleMcpSettings(public="127.0.0.1:0", database=tmp_path / "a.db", router=router, **common)
+    new = ServiceLayerSettings(public="127.0.0.1:0", database=f"sqlite:///{tmp_path}/b.db", router=router, **common)
+    initialise(old.database)
+    shared: dict[str, Any] = {
+        "operations": SandboxOperations(),
+        "contract": Contract.load(CONTRACT),
+        "schema_version": SCHEMAS.newest,
+        "open_locks": _locks,
+    }
+    assert new.file is not None
+    a = Backend(
+        open_store=partial(open_old_store, old.database, SystemClock(), old.outbox_limits),
+        public_schema=SCHEMAS.oldest,
+        notice="this endpoint goes away: call the router",
+        **shared,
+    )
+    b = Backend(open_store=partial(embedded.open_store, new.file, SystemClock(), new.outbox_limits), **shared)
+    async with AsyncExitStack() as stack:
+        at_a = await stack.enter_async_context(open_backend(a, old))
+        at_b = await stack.enter_async_context(open_backend(b, new))
+        settings = RouterSettings(
+            public=router,
+            control="127.0.0.1:0",
+            http="127.0.0.1:0",
+            store_a=at_a.internal.address,
+            store_b=at_b.internal.address,
+            event_log="memory:",
+            control_store="memory:",
+        )
+        at_router = await stack.enter_async_context(open_router(settings))
+        tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
+        assert at_a.http is not None and at_b.http is not None and at_router.http is not None
+        yield Trio(
+            {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
+            {"a": at_a.public.address, "b": at_b.public.address, "router": router},
+        )
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def client(url: str, headers: Mapping[str, str] = NEWEST, mode: Any = "auto") -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers=dict(headers), timeout=PATIENCE_SECONDS) as http,
+        Client(streamable_http_client(url, http_client=http), read_timeout_seconds=PATIENCE_SECONDS, mode=mode) as one,
+    ):
+        yield one
+
+
+async def call(one: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The structured content of a result without an error. The SDK's client checks it against the output schema."""
+    result = await one.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    assert json.loads(text_of(result)) == result.structured_content
+    found: dict[str, Any] = result.structured_content
+    return found
+
+
+async def refusal(one: Client, tool: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    """Text and status of a result with an error."""
+    result = await one.call_tool(tool, arguments)
+    assert result.is_error
+    return text_of(result), result.structured_content["error"]
+
+
+def text_of(result: Any) -> str:
+    (content,) = result.content
+    return str(content.text)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_every_method_is_a_tool(trio: Trio, place: str) -> None:
+    async with client(trio.url(place)) as one:
+        made = await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
+        name = made["name"]
+        assert (name, made["state"]) == ("sandboxes/one", "STATE_PENDING")
+        assert await call(one, "get_sandbox", name=name) == made
+        assert [each["name"] for each in (await call(one, "list_sandboxes", pageSize=5))["sandboxes"]] == [name]
+        change = {"name": name, "etag": made["etag"], "labels": {"team": "blue"}}
+        changed = await call(one, "update_sandbox", sandbox=change, updateMask="labels")
+        assert changed["labels"] == {"team": "blue"}
+        text, status = await refusal(one, "update_sandbox", sandbox=change, updateMask="labels")
+        assert status["status"] == "ABORTED" and text.endswith("; read the record, then decide anew")
+        token = (await call(one, "acquire_lease", name=name, holder="me", ttl="60s"))["lease"]["token"]
+        assert (await call(one, "renew_lease", name=name, token=token))["lease"]["renewals"] == "1"
+        assert "lease" not in await call(one, "release_lease", name=name, token=token)
+        assert "deleteTime" in await call(one, "delete_sandbox", name=name)
+        assert "deleteTime" not in await call(one, "undelete_sandbox", name=name)
+        tools = {tool.name: tool for tool in (await one.list_tools()).tools}
+    assert set(tools) == CONTRACT_TOOLS | (ROUTER_TOOLS if place == "router" else set())
+    hints = {name: tool.annotations for name, tool in tools.items()}
+    assert all(hint is not None and hint.idempotent_hint for hint in hints.values())
+    reads = {name for name, hint in hints.items() if hint is not None and hint.read_only_hint}
+    assert reads == {"get_sandbox", "list_sandboxes"} | (ROUTER_TOOLS if place == "router" else set())
+    destroys = {name for name, hint in hints.items() if hint is not None and hint.destructive_hint}
+    assert destroys == CONTRACT_TOOLS - reads - {"create_sandbox"}
+    assert tools["get_sandbox"].input_schema["required"] == ["name"]
+    assert tools["create_sandbox"].input_schema["additionalProperties"] is False
+    described = [tool.description or "" for tool in tools.values()]
+    assert not [text for text in described if text.startswith("Calls ")], "each method has a comment"
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_repeated_write_has_one_effect(trio: Trio, place: str) -> None:
+    async with client(trio.url(place)) as one:
+        first = await call(one, "create_sandbox", sandbox=NEW, requestId=REQUEST_ID)
+        assert await call(one, "create_sandbox", sandbox=NEW, requestId=REQUEST_ID) == first
+        result = await one.call_tool("create_sandbox", {"sandbox": NEW})
+        assert result.meta is not None
+        again = await one.call_tool("create_sandbox", {"sandbox": NEW, "requestId": result.meta["requestId"]})
+        assert again.structured_content == result.structured_content
+        assert len((await call(one, "list_sandboxes"))["sandboxes"]) == 2
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_an_error_begins_with_its_reason_and_says_what_to_do(trio: Trio, place: str) -> None:
+    async with client(trio.url(place)) as one:
+        text, status = await refusal(one, "get_sandbox", name="sandboxes/nowhere")
+        assert text.startswith("SANDBOX_NOT_FOUND: ") and text.endswith(
+            "; check the name: a list shows which there are"
+        )
+        assert (status["code"], status["status"]) == (404, "NOT_FOUND")
+        deep: dict[str, Any] = {}
+        for _ in range(100):
+            deep = {"sandbox": deep}
+        bad: list[tuple[dict[str, Any], str]] = [
+            ({"sandboxId": "x", "sandbox": {**NEW, "bogus": 1}}, "arguments.sandbox.bogus"),
+            ({"sandboxId": "x", "sandbox": NEW, "bogus": 1}, "arguments.bogus"),
+            ({"sandboxId": 5, "sandbox": NEW}, "arguments"),
+            ({"sandboxId": "x", "sandbox": "text"}, "arguments"),
+            ({"sandboxId": "x", "sandbox": {**NEW, "state": "NO_STATE"}}, "arguments.sandbox.state"),
+            (deep, "arguments"),
+            ({"sandboxId": "x", "sandbox": NEW, "requestId": "no uuid"}, "request_id"),
+        ]
+        for arguments, field in bad:
+            text, status = await refusal(one, "create_sandbox", **arguments)
+            assert text.startswith("INVALID_FIELD: ") and text.endswith("; correct the argument and call again"), text
+            assert status["details"][0]["metadata"]["field"].startswith(field), status
+        with pytest.raises(MCPError, match="there is no tool 'watch_sandboxes'"):
+            await one.call_tool("watch_sandboxes", {})
+        assert "sandboxes" not in await call(one, "list_sandboxes"), "nothing was stored"
+
+
+async def test_a_record_is_a_resource(trio: Trio) -> None:
+    async with client(trio.url("router")) as one:
+        made = await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
+        (template,) = (await one.list_resource_templates()).resource_templates
+        assert template.uri_template == "sandbox://{name}"
+        for uri in ("sandbox://sandboxes/one", "sandbox://sandboxes%2Fone"):
+            (content,) = (await one.read_resource(uri)).contents
+            assert json.loads(getattr(content, "text", "")) == made
+        for uri, reason in (
+            ("sandbox://sandboxes/two", "SANDBOX_NOT_FOUND"),
+            ("sandbox://one", "INVALID_FIELD"),
+            ("sandbox://", "uri"),
+            ("shelf://x", "there is no resource"),
+        ):
+            with pytest.raises(MCPError, match=reason):
+                await one.read_resource(uri)
+        assert (await one.list_resources()).resources == []
+
+
+async def test_a_client_of_the_old_service_gets_records_of_schema_version_1(trio: Trio) -> None:
+    async with client(trio.url("a"), {}) as one:
+        result = await one.call_tool(
+            "create_sandbox", {"sandboxId": "one", "sandbox": {"account": "acme", "image": "x"}}
+        )
+        assert (result.structured_content["image"], result.structured_content["schemaVersion"]) == ("x", 1)
+        assert result.meta is not None and "baton-deprecated" in result.meta
+        (tool,) = [tool for tool in (await one.list_tools()).tools if tool.name == "get_sandbox"]
+        assert tool.output_schema is not None and "image" in tool.output_schema["properties"]
+    async with client(trio.url("a")) as one:
+        assert (await call(one, "get_sandbox", name="sandboxes/one"))["spec"] == {"image": "x"}
+        (tool,) = [tool for tool in (await one.list_tools()).tools if tool.name == "get_sandbox"]
+        assert tool.output_schema is not None and "image" not in tool.output_schema["properties"]
+    async with client(trio.url("a"), {METADATA: "9"}) as one:
+        text, _ = await refusal(one, "get_sandbox", name="sandboxes/one")
+        assert text.startswith(f"INVALID_FIELD: {METADATA}: '9' is not valid: 1 to 2")
+
+
+async def test_an_agent_sees_where_the_migration_is_and_where_a_call_goes(trio: Trio) -> None:
+    async with client(trio.url("router")) as one:
+        await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
+        status = await one.call_tool("migration_status", {})
+        assert "is in phase OFF" in text_of(status)
+        assert status.structured_content["setting"]["phase"] == "PHASE_OFF"
+        route = await one.call_tool("explain_route", {"key": "sandboxes/one", "operation": "update"})
+        assert text_of(route).startswith("The call goes to store A, because nothing else speaks, and in OFF")
+        assert "Store A has the record in version" in text_of(route)
+        text, _ = await refusal(one, "explain_route", key="one", operation="get")
+        assert text.startswith("INVALID_FIELD: key: 'one' is not valid")
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_client_of_an_earlier_protocol_is_served(trio: Trio, place: str) -> None:
+    async with client(trio.url(place) + "/", mode="legacy") as one:
+        assert one.protocol_version == "2025-11-25"
+        made = await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
+        assert await call(one, "get_sandbox", name="sandboxes/one") == made
+
+
+def _call_of(arguments: str) -> bytes:
+    return b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"create_sandbox","arguments":%b}}' % (
+        arguments.encode("latin-1")
+    )
+
+
+async def test_a_request_that_is_none_stores_nothing(trio: Trio) -> None:
+    arguments = '{"sandboxId":"x","sandbox":{"account":"acme","image":"x","cpu":%s}}'
+    bad: list[tuple[bytes, int, str]] = [
+        (_call_of(arguments % "NaN"), 400, "body: 'NaN' is not valid: a finite number"),
+        (_call_of(arguments % '1,"cpu":2'), 400, "body: 'cpu' is not valid: an object that has each key once"),
+        (_call_of(arguments % '"\xff"'), 400, "JSON in UTF-8"),
+        (_call_of(arguments % ("[" * 100_000)), 400, "deeply nested"),
+        (_call_of(arguments % ("9" * 5000)), 400, "numbers"),
+        (_call_of(arguments % "1")[:-1], 400, "line 1 column"),
+        (b"", 400, "line 1 column"),
+        (b"[]", 400, ""),
+        (b'{"jsonrpc":"1.0"}', 400, ""),
+        (_call_of(arguments % ('"' + "x" * (3 << 20) + '"')), 413, "larger than 2097152 bytes"),
+    ]
+    url = trio.url("a")
+    async with httpx2.AsyncClient(headers=ACCEPT, timeout=PATIENCE_SECONDS) as http:
+        for body, code, message in bad:
+            answer = await http.post(url, content=body)
+            assert (answer.status_code, message in answer.json()["error"]["message"]) == (code, True), answer.text
+        unfit: list[tuple[dict[str, Any], int]] = [
+            ({"content-type": "text/plain"}, 415),
+            ({"content-encoding": "gzip"}, 415),
+            ({"origin": "http://evil.example"}, 403),
+            ({"origin": "null"}, 403),
+            ({"x-server-timeout": "soon"}, 400),
+            ({METADATA: b"\xe9"}, 400),
+        ]
+        for headers, code in unfit:
+            answer = await http.post(url, content=_call_of(arguments % "1"), headers=headers)
+            assert answer.status_code == code, answer.text
+            assert answer.json()["error"]["message"]
+        answer = await http.get(url)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert (await http.post(url + "/more", content=b"{}")).status_code == 404
+    async with client(trio.url("a")) as one:
+        assert "sandboxes" not in await call(one, "list_sandboxes")
+
+
+async def test_any_host_and_a_page_of_this_machine_are_served(trio: Trio) -> None:
+    ping = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    async with httpx2.AsyncClient(headers=ACCEPT, timeout=PATIENCE_SECONDS) as http:
+        for headers in (
+            {"host": "router.internal:8080"},
+            {"origin": "http://localhost:6274"},
+            {"origin": "http://[::1]"},
+        ):
+            answer = await http.post(trio.url("router"), content=ping, headers=headers)
+            assert (answer.status_code, answer.json()["result"]) == (200, {})
+            assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_desktop_client_has_the_same_tools_over_stdio(trio: Trio) -> None:
+    for place in ("a", "router"):
+        server = StdioServerParameters(command=str(BATON), args=["mcp", "--target", trio.grpc[place]])
+        async with Client(stdio_client(server), read_timeout_seconds=PATIENCE_SECONDS, mode="legacy") as one:
+            assert {tool.name for tool in (await one.list_tools()).tools} == CONTRACT_TOOLS
+            made = await call(one, "create_sandbox", sandboxId=place, sandbox=NEW, requestId=REQUEST_ID)
+            assert await call(one, "create_sandbox", sandboxId=place, sandbox=NEW, requestId=REQUEST_ID) == made
+            text, status = await refusal(one, "get_sandbox", name="sandboxes/nowhere")
+            assert text.startswith("SANDBOX_NOT_FOUND: ") and status["status"] == "NOT_FOUND"
+            await refusal(one, "create_sandbox", sandboxId="nan", sandbox={"account": "acme", "cpu": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "message"),
+    [
+        ("127.0.0.1:1", 1, "baton: nothing answers at 127.0.0.1:1: start A, B or a router there"),
+        ("http://127.0.0.1:1", 2, "is not an address: give HOST:PORT"),
+    ],
+)
+def test_a_target_that_is_away_is_named(target: str, code: int, message: str) -> None:
+    done = subprocess.run([BATON, "mcp", "--target", target], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+def test_no_process_loads_the_sdk_before_a_client_speaks_mcp() -> None:
+    program = "import sys, libs.http.opening; sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
