@@ -90,9 +90,13 @@ class RestDoor:
         call = DoorCall(metadata, peer_of(scope), build, seconds)
         if request.method.watch is None:
             await self._answer(request, call, send, body=verb != "HEAD")
-        else:
-            stream = StreamedAnswer(form_for(headers, self._shown(request)), send, connection_of(scope))
-            await stream.run(self._gateway, request.method, call, receive)
+            return
+        form = form_for(headers, self._shown(request))
+        if verb == "HEAD":
+            # A stream has no end, so its head alone is no call.
+            await respond(send, 200, form.headers(call), body=False)
+            return
+        await StreamedAnswer(form, send, connection_of(scope)).run(self._gateway, request.method, call, receive)
 
     def _allowed(self, path: str) -> list[str]:
         """Raises NoSuchPath."""
