@@ -23,6 +23,7 @@ def main() -> int:
         locate.PGBOUNCER_PACKAGE: locate.pgbouncer,
         locate.REDIS_PACKAGE: locate.redis_server,
         locate.JAVA_PACKAGE: locate.java,
+        locate.GO_PACKAGE: locate.go,
     }
     if _missing(locate.kafka_jars):
         packages[locate.MAVEN_PACKAGE] = locate.maven

@@ -4,7 +4,9 @@
 """
 
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from libs.devstack.errors import ServerMissing
@@ -12,12 +14,13 @@ from libs.devstack.errors import ServerMissing
 PROJECT_ROOT = Path(__file__).parents[2]
 KAFKA_DEPLOY = PROJECT_ROOT / "deploy" / "kafka"
 KAFKA_JARS = PROJECT_ROOT / "build" / "kafka" / "jars"
-POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE = (
+POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE, GO_PACKAGE = (
     "postgresql",
     "pgbouncer",
     "redis-server",
     "default-jre-headless",
     "maven",
+    "golang-go",
 )
 MAVEN_COMMAND = (
     "mvn",
@@ -31,6 +34,8 @@ MAVEN_COMMAND = (
 
 _POSTGRES_PROGRAMS = ("initdb", "postgres", "pg_isready", "psql")
 _DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
+_GO_OLDEST = (1, 24)
+_GO_SECONDS = 30.0
 
 
 def postgres_bin() -> Path:
@@ -78,6 +83,25 @@ def kafka_jars() -> Path:
     if any(KAFKA_JARS.glob("kafka_2.13-*.jar")):
         return KAFKA_JARS
     raise ServerMissing(f"Kafka is missing: {KAFKA_JARS} has no kafka_2.13-*.jar. Get it: {' '.join(MAVEN_COMMAND)}")
+
+
+def go() -> Path:
+    """The program go, for the tests of the Go client. Raises ServerMissing."""
+    remedy = f"Debian 13 or later: apt-get install {GO_PACKAGE}; else see https://go.dev/doc/install"
+    oldest = ".".join(map(str, _GO_OLDEST))
+    path = shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")
+    if path is None:
+        raise ServerMissing(f"Go ({oldest} or later, for a client in the tests) is missing: no go on PATH. {remedy}")
+    try:
+        shown = subprocess.run(
+            [path, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=True, timeout=_GO_SECONDS
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServerMissing(f"Go: {path} does not run: {error}. {remedy}") from None
+    found = re.match(r"go(\d+)\.(\d+)", shown)
+    if found is None or (int(found[1]), int(found[2])) < _GO_OLDEST:
+        raise ServerMissing(f"Go: {path} is {shown or 'of no version'}, and {oldest} or later is needed. {remedy}")
+    return Path(path)
 
 
 def _program(name: str, title: str, package: str) -> Path:
