@@ -75,6 +75,17 @@ test: env stack ## run every test, on real servers that it starts itself (PYTEST
 mutants: env stack ## break each rule once and see its test fail (MUTANTS="text" for some)
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
+# Node 22 comes as a package too: the suite needs it.
+MCP_NODE := build/mcp-conformance
+MCP_PACKAGES := node@22 @modelcontextprotocol/conformance@0.1.16 @modelcontextprotocol/inspector@2.12.0
+
+$(MCP_NODE)/.installed: Makefile
+	npm install --silent --no-audit --no-fund --no-save --prefix $(MCP_NODE) $(MCP_PACKAGES)
+	@touch $@
+
+mcp-conformance: env $(MCP_NODE)/.installed ## run the MCP conformance suite and inspector against A, B and a router (needs npm)
+	$(BIN)/python -m tests.mcp_conformance $(MCP_NODE)
+
 storms: env stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
 	BATON_TEST_RESTARTS=50 $(BIN)/python -m pytest -q $(STORMS) || exit 1; done

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +17,9 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from libs.backend.process import Backend, open_backend
-from libs.clock import SystemClock
-from libs.contract.descriptors import Contract
-from libs.devstack.ports import free_port
-from libs.locks.memory import MemoryLocks
-from libs.sandboxes.operations import SandboxOperations
-from libs.sandboxes.schema import METADATA, SCHEMAS
-from services.router.__main__ import open_router
-from services.router.settings import RouterSettings
-from services.service_layer.settings import ServiceLayerSettings
-from services.service_layer.store import embedded
-from services.simple_mcp.settings import SimpleMcpSettings
-from services.simple_mcp.store import initialise
-from services.simple_mcp.store import open_store as open_old_store
+from libs.sandboxes.schema import METADATA
+from tests.trio import PLACES, Trio, running_trio
 
-CONTRACT = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
 CONTRACT_TOOLS = {
     "create_sandbox",
     "get_sandbox",
@@ -48,7 +32,6 @@ CONTRACT_TOOLS = {
     "release_lease",
 }
 ROUTER_TOOLS = {"migration_status", "explain_route"}
-PLACES = ("a", "b", "router")
 NEWEST = {METADATA: "2"}
 NEW = {"account": "acme", "spec": {"image": "image:1"}}
 REQUEST_ID = "6f1c1f0e-5ff5-4a5e-9a3f-3f5a0c9f8f11"
@@ -57,66 +40,10 @@ BATON = Path(sys.executable).parent / "baton"
 ACCEPT = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 
 
-@dataclass(frozen=True)
-class Trio:
-    """Addresses of A, B and a router, in this process."""
-
-    http: Mapping[str, str]
-    grpc: Mapping[str, str]
-
-    def url(self, place: str) -> str:
-        return f"http://{self.http[place]}/mcp"
-
-
-@asynccontextmanager
-async def _locks() -> AsyncIterator[MemoryLocks]:
-    yield MemoryLocks()
-
-
 @pytest.fixture
 async def trio(tmp_path: Path) -> AsyncIterator[Trio]:
-    """A owns all. What it cannot answer, B passes on to the router."""
-    router = f"127.0.0.1:{free_port()}"
-    common: dict[str, Any] = {"internal": "127.0.0.1:0", "http": "127.0.0.1:0", "event_log": "memory:"}
-    old = SimpleMcpSettings(public="127.0.0.1:0", database=tmp_path / "a.db", router=router, **common)
-    new = ServiceLayerSettings(public="127.0.0.1:0", database=f"sqlite:///{tmp_path}/b.db", router=router, **common)
-    initialise(old.database)
-    shared: dict[str, Any] = {
-        "operations": SandboxOperations(),
-        "contract": Contract.load(CONTRACT),
-        "schema_version": SCHEMAS.newest,
-        "open_locks": _locks,
-    }
-    assert new.file is not None
-    a = Backend(
-        open_store=partial(open_old_store, old.database, SystemClock(), old.outbox_limits),
-        public_schema=SCHEMAS.oldest,
-        notice="this endpoint goes away: call the router",
-        **shared,
-    )
-    b = Backend(open_store=partial(embedded.open_store, new.file, SystemClock(), new.outbox_limits), **shared)
-    async with AsyncExitStack() as stack:
-        at_a = await stack.enter_async_context(open_backend(a, old))
-        at_b = await stack.enter_async_context(open_backend(b, new))
-        settings = RouterSettings(
-            public=router,
-            control="127.0.0.1:0",
-            http="127.0.0.1:0",
-            store_a=at_a.internal.address,
-            store_b=at_b.internal.address,
-            event_log="memory:",
-            control_store="memory:",
-        )
-        at_router = await stack.enter_async_context(open_router(settings))
-        tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
-        assert at_a.http is not None and at_b.http is not None and at_router.http is not None
-        yield Trio(
-            {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
-            {"a": at_a.public.address, "b": at_b.public.address, "router": router},
-        )
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with running_trio(tmp_path) as running:
+        yield running
 
 
 @asynccontextmanager

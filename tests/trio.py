@@ -1,0 +1,91 @@
+"""A, B and a router in this process, each with its own listeners, as their programs open them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from libs.backend.process import Backend, open_backend
+from libs.clock import SystemClock
+from libs.contract.descriptors import Contract
+from libs.devstack.ports import free_port
+from libs.locks.memory import MemoryLocks
+from libs.sandboxes.operations import SandboxOperations
+from libs.sandboxes.schema import SCHEMAS
+from services.router.__main__ import open_router
+from services.router.settings import RouterSettings
+from services.service_layer.settings import ServiceLayerSettings
+from services.service_layer.store import embedded
+from services.simple_mcp.settings import SimpleMcpSettings
+from services.simple_mcp.store import initialise
+from services.simple_mcp.store import open_store as open_old_store
+
+CONTRACT = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
+PLACES = ("a", "b", "router")
+
+
+@dataclass(frozen=True)
+class Trio:
+    """Addresses of A, B and a router, in this process."""
+
+    http: Mapping[str, str]
+    grpc: Mapping[str, str]
+
+    def url(self, place: str) -> str:
+        return f"http://{self.http[place]}/mcp"
+
+
+@asynccontextmanager
+async def _locks() -> AsyncIterator[MemoryLocks]:
+    yield MemoryLocks()
+
+
+@asynccontextmanager
+async def running_trio(folder: Path) -> AsyncIterator[Trio]:
+    """A owns all. What it cannot answer, B passes on to the router."""
+    router = f"127.0.0.1:{free_port()}"
+    common: dict[str, Any] = {"internal": "127.0.0.1:0", "http": "127.0.0.1:0", "event_log": "memory:"}
+    old = SimpleMcpSettings(public="127.0.0.1:0", database=folder / "a.db", router=router, **common)
+    new = ServiceLayerSettings(public="127.0.0.1:0", database=f"sqlite:///{folder}/b.db", router=router, **common)
+    initialise(old.database)
+    shared: dict[str, Any] = {
+        "operations": SandboxOperations(),
+        "contract": Contract.load(CONTRACT),
+        "schema_version": SCHEMAS.newest,
+        "open_locks": _locks,
+    }
+    assert new.file is not None
+    a = Backend(
+        open_store=partial(open_old_store, old.database, SystemClock(), old.outbox_limits),
+        public_schema=SCHEMAS.oldest,
+        notice="this endpoint goes away: call the router",
+        **shared,
+    )
+    b = Backend(open_store=partial(embedded.open_store, new.file, SystemClock(), new.outbox_limits), **shared)
+    async with AsyncExitStack() as stack:
+        at_a = await stack.enter_async_context(open_backend(a, old))
+        at_b = await stack.enter_async_context(open_backend(b, new))
+        settings = RouterSettings(
+            public=router,
+            control="127.0.0.1:0",
+            http="127.0.0.1:0",
+            store_a=at_a.internal.address,
+            store_b=at_b.internal.address,
+            event_log="memory:",
+            control_store="memory:",
+        )
+        at_router = await stack.enter_async_context(open_router(settings))
+        tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
+        assert at_a.http is not None and at_b.http is not None and at_router.http is not None
+        yield Trio(
+            {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
+            {"a": at_a.public.address, "b": at_b.public.address, "router": router},
+        )
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
