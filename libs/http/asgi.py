@@ -56,11 +56,11 @@ def connection_of(scope: Scope) -> Connection | None:
 
 def deadline_of(headers: Headers) -> float | None:
     """Seconds until the caller's deadline; None: it has none. Raises InvalidField."""
-    name, text = "X-Server-Timeout", headers.get("x-server-timeout", "")
-    if not text:
+    name, text = "X-Server-Timeout", headers.get("x-server-timeout")
+    if text is None:
         wishes = [wish.strip() for wish in headers.get("prefer", "").split(",")]
-        name, text = "Prefer", next((wish.removeprefix(_WAIT) for wish in wishes if wish.startswith(_WAIT)), "")
-    if not text:
+        name, text = "Prefer", next((wish.removeprefix(_WAIT) for wish in wishes if wish.startswith(_WAIT)), None)
+    if text is None:
         return None
     try:
         found = float(text)

@@ -18,7 +18,7 @@ from libs.errors import BatonError
 from libs.http.call import DoorCall, Ended
 from libs.http.errors import Failure, failure_from, failure_of
 from libs.http.forms import Forms
-from libs.rpc.errors import Context, DeadlineExceeded, Pairs
+from libs.rpc.errors import DETAILS_KEY, Context, DeadlineExceeded, Pairs, status_of
 from libs.rpc.gate import Gate, Handler
 from libs.rpc.server import RawService
 
@@ -78,5 +78,8 @@ def failure(error: BatonError | Ended) -> Failure:
 
 
 def _late(call: DoorCall) -> Ended:
+    """As the gate ends a call whose own deadline has passed."""
     error = DeadlineExceeded()
-    return Ended(grpc.StatusCode.DEADLINE_EXCEEDED, error.message, call.trailers)
+    status = status_of(error)
+    details = (DETAILS_KEY, status.SerializeToString())
+    return Ended(grpc.StatusCode.DEADLINE_EXCEEDED, status.message, (*call.trailers, details))

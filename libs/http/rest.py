@@ -24,6 +24,7 @@ from libs.http.asgi import (
     connection_of,
     deadline_of,
     has_body,
+    knows,
     media_type,
     metadata_of,
     peer_of,
@@ -123,7 +124,7 @@ class RestDoor:
         if etag:
             # An etag has its quotes in the message already: https://google.aip.dev/154.
             headers["etag"] = etag
-            if request.method.is_read and etag == request.headers.get("if-none-match"):
+            if request.method.is_read and knows(request.headers.get("if-none-match", ""), etag):
                 await respond(send, 304, headers)
                 return
         await respond(send, 200, headers, self._write(request.route.binding, reply), JSON, body=body)
@@ -216,11 +217,14 @@ def _put_query(binding: Binding, request: _Request, message: Message) -> None:
 
 def _put_headers(request: _Request, message: Message) -> None:
     method, headers = request.method, request.headers
-    if key := headers.get("idempotency-key"):
+    # An empty one is refused: a caller whose variable is unset would write unconditionally, or twice.
+    if (key := headers.get("idempotency-key")) is not None:
+        if not key.strip('"'):
+            raise InvalidField("Idempotency-Key", key, "a UUID, or no such header")
         if not method.request_id:
             raise InvalidField("Idempotency-Key", key, "no such header: this method changes nothing")
         _put(message, method.request_id, key.strip('"'), "Idempotency-Key")
-    if match := headers.get("if-match"):
+    if (match := headers.get("if-match")) is not None:
         _put_etag(request.route.binding, message, match)
     if token := headers.get("last-event-id"):
         if method.watch is None:
