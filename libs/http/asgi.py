@@ -126,6 +126,12 @@ def media_type(headers: Headers) -> str:
     return kind.strip().lower()
 
 
+def knows(if_none_match: str, etag: str) -> bool:
+    """Whether the header names the etag. Weak comparison: https://www.rfc-editor.org/rfc/rfc9110#name-if-none-match."""
+    named = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
+    return "*" in named or etag in named
+
+
 async def begin(send: Send, status: int, headers: dict[str, str]) -> None:
     encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})

@@ -260,17 +260,29 @@ class _Document:
         item = self._schemas.reference(reply)
         name = item["$ref"].rpartition("/")[2]
         assert method.watch is not None, "the method is a watch"
-        events = (
-            f"Server-sent events. `data` is a `{name}` as JSON, `id` its `{method.watch.resume_token}`, which"
-            " `Last-Event-ID` gives back. An event `error` with an `Error` ends a stream that does not end in order."
-        )
+        either = {"anyOf": [item, {"$ref": "#/components/schemas/Error"}]}
+        event = {
+            "type": "object",
+            "description": "One server-sent event; the response has many.",
+            "required": ["data"],
+            "properties": {
+                "id": {
+                    "type": "string",
+                    "description": f"The `{method.watch.resume_token}` of the data, which `Last-Event-ID` gives back.",
+                },
+                "event": {
+                    "type": "string",
+                    "enum": ["message", "error"],
+                    "description": "`error`: the last one of a stream that does not end in order.",
+                },
+                "data": {"type": "string", "contentMediaType": JSON, "contentSchema": either},
+            },
+        }
         lines = (
             f"One JSON object a line, for a caller that accepts only this: a `{name}`, or an `Error` as the last one."
         )
-        return {
-            kind: {"schema": {"type": "string", "description": text}, "x-itemSchema": item}
-            for kind, text in ((EVENTS, events), (LINES, lines))
-        }
+        line = {"type": "string", "description": lines, "contentMediaType": JSON, "contentSchema": either}
+        return {EVENTS: {"schema": event}, LINES: {"schema": line}}
 
 
 _NOTE = (

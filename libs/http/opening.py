@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from libs.contract.descriptors import Contract
 from libs.contract.schemas import NEWEST
 from libs.http import mcp_door
+from libs.http.documents import documents
 from libs.http.doors import Doors, Measure
 from libs.http.gateway import Gateway
 from libs.http.listener import HttpConfig, HttpListener
@@ -40,7 +41,11 @@ def http_listener(  # noqa: PLR0913 - what a listener serves, and where
     gateway = Gateway(contract, service, public.gate, default_schema)
     procedures = Procedures(gateway)
     mcp = McpDoor(gateway, more_tools(gateway))
-    paths: dict[str, ASGIApp] = {procedures.prefix: procedures, **dict.fromkeys(mcp_door.PATHS, mcp)}
+    paths: dict[str, ASGIApp] = {
+        procedures.prefix: procedures,
+        **dict.fromkeys(mcp_door.PATHS, mcp),
+        **documents(contract),
+    }
     doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
     listener = HttpListener(HttpConfig(address, SETTING), doors, [mcp.run])
     return listener
