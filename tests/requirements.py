@@ -647,6 +647,16 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_message_s_schema_is_what_proto3_json_writes",
             "headers_and_errors_are_those_that_a_method_can_take_and_give",
             "every_reference_of_the_shipped_document_leads_somewhere",
+        )
+        + _in(
+            "unit/test_http_documents.py",
+            "the_document_is_served_as_it_ships_and_again_only_if_it_is_another",
+            "the_page_may_load_and_run_only_what_this_listener_serves",
+        )
+        + _in(
+            "integration/test_openapi.py",
+            "all_three_serve_the_same_document_and_page",
+            "schemathesis_finds_no_answer_that_the_document_does_not_have",
         ),
     ),
     "feed.identity": Requirement(

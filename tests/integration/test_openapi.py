@@ -14,8 +14,6 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ import pytest_asyncio
 
 from libs.devstack.ports import free_port
 from libs.trial.world import World
+from tests.http_client import ask
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = json.loads((ROOT / "libs/pb/sandbox/v1/openapi.json").read_text())
@@ -46,13 +45,6 @@ UNCHECKED = "positive_data_acceptance"
 may follow which, that a filter is of this form. So it allows requests that are refused."""
 
 
-@dataclass
-class Answer:
-    code: int
-    headers: dict[str, str]
-    body: bytes
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
     """Of the HTTP listeners of A, B in one file, and a router."""
@@ -66,26 +58,13 @@ async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[d
         yield found
 
 
-async def ask(address: str, path: str, verb: str = "GET", **headers: str) -> Answer:
-    def blocking() -> Answer:
-        connection = HTTPConnection(address, timeout=10)
-        try:
-            connection.request(verb, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-            answer: HTTPResponse = connection.getresponse()
-            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(blocking)
-
-
 @pytest.mark.asyncio(loop_scope="module")
 async def test_all_three_serve_the_same_document_and_page(addresses: dict[str, str]) -> None:
-    documents = {name: await ask(address, "/openapi.json") for name, address in addresses.items()}
-    assert {answer.code for answer in documents.values()} == {200}
+    documents = {name: await ask(address, "GET", "/openapi.json") for name, address in addresses.items()}
+    assert {answer.status for answer in documents.values()} == {200}
     assert len({answer.body for answer in documents.values()}) == 1
     assert json.loads(documents["a"].body) == SHIPPED
-    pages = {name: (await ask(address, "/")).body for name, address in addresses.items()}
+    pages = {name: (await ask(address, "GET", "/")).body for name, address in addresses.items()}
     assert len(set(pages.values())) == 1
 
 
