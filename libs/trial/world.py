@@ -52,6 +52,8 @@ class Size:
     new: int = 1
     router_settings: tuple[Mapping[str, str], ...] = ()
     """Of the first router, the second one and so on; for those that are not named, the usual ones."""
+    http: bool = False
+    """Clients are served by HTTP too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ class Servers:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One process: ``public`` is where clients are served, ``private`` where the router, or the operator, is."""
+    """One process: ``public`` is where clients are served by gRPC, ``private`` where the router or the operator is."""
 
     name: str
     public: str
     private: str
     process: ServerProcess
+    http: str = ""
+    """Where clients are served by HTTP; "": they are not."""
 
 
 @dataclass(slots=True)
@@ -299,6 +303,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
         service, prefix, own = kinds[name.partition("-")[0]]
         settings = {**shared, **own(name), "public": public}
         settings["control" if service == "router" else "internal"] = private
+        settings["http"] = http = f"127.0.0.1:{free_port()}" if size.http else ""
         command = Command(
             name=name,
             argv=[sys.executable, "-u", "-m", f"services.{service}"],
@@ -306,7 +311,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
             cwd=PROJECT_ROOT,
             env=_environment(prefix, settings),
         )
-        nodes[name] = Node(name, public, private, ServerProcess(command))
+        nodes[name] = Node(name, public, private, ServerProcess(command), http)
     return nodes
 
 

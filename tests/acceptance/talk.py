@@ -19,11 +19,11 @@ from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc.caller import make_id
-from libs.rpc.channel import Channel
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from libs.rpc.metadata import ANONYMOUS
 from libs.sandboxes.schema import FLAT, METADATA, SCHEMAS
 from services.router.core.plan import is_canary
+from tests.acceptance.doors import Way
 
 CALL_SECONDS = 10.0
 CANARY_PERMILLE = 500
@@ -61,12 +61,12 @@ _MADE_BY_THE_SERVICE = ("create_time", "update_time", "delete_time", "acquire_ti
 
 @dataclass
 class Talk:
-    """One conversation. ``ways``: channels to all endpoints; it is held at the first one unless a call says ``at``.
+    """One conversation. ``ways``: to all endpoints; it is held at the first one unless a call says ``at``.
 
     Its names are new, and all in buckets that the canary of half the buckets has, or all in the others.
     """
 
-    ways: Sequence[Channel]
+    ways: Sequence[Way]
     tag: str
     in_canary: bool = False
     says: Sequence[tuple[str, str]] = NEWEST
@@ -124,7 +124,7 @@ class Talk:
             data, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*self.says, *metadata)
         )
         try:
-            answer = await call
+            answer: bytes = await call
         except grpc.aio.AioRpcError as error:
             self._note(method, f"{error.code().name} {error.details()}", _error_text(error), error.trailing_metadata())
             return error

@@ -1,4 +1,4 @@
-"""One client suite against the three endpoints (the old service, the new one, the router) in every phase.
+"""One client suite against three endpoints (the old service, the new one, the router), by every door, in every phase.
 
 The world is walked through its phases once; the tests look at what was heard on the way.
 """
@@ -6,7 +6,7 @@ The world is walked through its phases once; the tests look at what was heard on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from difflib import unified_diff
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -26,15 +27,18 @@ from libs.pb.baton.control.v1 import control_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.sandboxes.schema import METADATA
 from libs.trial.walk import Walk, phase_name
-from libs.trial.world import World
+from libs.trial.world import Size, World
 from services.router.flows.job_orders import ASKED
 from tests.acceptance.conversations import CONVERSATIONS
+from tests.acceptance.doors import HttpWay, RestWay, Way
 from tests.acceptance.old_clients import OldClient
 from tests.acceptance.talk import CANARY_PERMILLE, SERVICE, Talk
 from tests.servers import make_usable
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 ENDPOINTS = {"A": "a", "B": "b-1", "router": "router-1"}
+DOORS: dict[str, type[HttpWay]] = {"REST": RestWay}
+"""Beside gRPC."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Place:
 
     phase: str
     endpoint: str
+    """And by which door, if it is not gRPC: "A by REST"."""
     half: str
     title: str
 
@@ -94,7 +99,7 @@ def heard(
     for server in (kafka_server, postgres_server, redis_process):
         make_usable(server)
     stack = Stack(kafka_server, postgres_server, redis_process)
-    world = World.real(tmp_path_factory.mktemp("identical"), stack, OLD_DATABASE)
+    world = World.real(tmp_path_factory.mktemp("identical"), stack, OLD_DATABASE, Size(http=True))
     return asyncio.run(listen(world))
 
 
@@ -104,6 +109,7 @@ async def listen(world: World) -> Heard:
     async with (
         world.running(),
         endpoints(world) as ways,
+        doors(world, ways) as others,
         Walk.open(world.controls, "acceptance", world.token) as walk,
     ):
         clients = {name: client.at(ways[client.endpoint]) for name, client in OLD_CLIENTS.items()}
@@ -111,7 +117,7 @@ async def listen(world: World) -> Heard:
         for phase in PHASES:
             await reach(walk, phase)
             assert phase_name((await walk.settled()).setting) == phase
-            await hold_all(phase, ways, found)
+            await hold_all(phase, [ways, *others], found)
             for name, client in clients.items():
                 found.old_clients[Place(phase, name, "", "old client")] = await client.step()
             for endpoint, way in ways.items():
@@ -129,6 +135,19 @@ async def endpoints(world: World) -> AsyncIterator[dict[str, Channel]]:
         }
 
 
+@asynccontextmanager
+async def doors(world: World, channels: Mapping[str, Channel]) -> AsyncIterator[list[dict[str, Way]]]:
+    """For each door but gRPC, the ways to the endpoints."""
+    async with httpx2.AsyncClient() as client:
+        yield [
+            {
+                f"{endpoint} by {door}": way(world.nodes[name].http, client, channels[endpoint])
+                for endpoint, name in ENDPOINTS.items()
+            }
+            for door, way in DOORS.items()
+        ]
+
+
 async def reach(walk: Walk, phase: str) -> None:
     """From the one before."""
     if phase == HELD:
@@ -139,25 +158,25 @@ async def reach(walk: Walk, phase: str) -> None:
         await walk.canary(CANARY_PERMILLE / 10)
 
 
-async def hold_all(phase: str, ways: dict[str, Channel], found: Heard) -> None:
-    """Every conversation at every endpoint, those of different endpoints at the same time."""
+async def hold_all(phase: str, doors: Sequence[Mapping[str, Way]], found: Heard) -> None:
+    """Every conversation at every endpoint by every door, those of different endpoints at the same time."""
     halves = ("canary's", "others") if phase == CANARY else ("others",)
 
-    async def at(endpoint: str) -> None:
-        others = [way for other, way in ways.items() if other != endpoint]
+    async def at(door: int, endpoint: str) -> None:
+        others = [way for other, way in doors[door].items() if other != endpoint]
         for half in halves:
             for number, (title, conversation) in enumerate(CONVERSATIONS.items()):
                 place = Place(phase, endpoint, half, title)
                 # Of one length: a refusal may name the size of what it refuses.
-                tag = f"p{PHASES.index(phase)}-{endpoint[0]}-{half[0]}-{number:02}".lower()
-                talk = Talk([ways[endpoint], *others], tag, in_canary=half == "canary's")
+                tag = f"p{PHASES.index(phase)}-{endpoint[0]}{door}-{half[0]}-{number:02}".lower()
+                talk = Talk([doors[door][endpoint], *others], tag, in_canary=half == "canary's")
                 try:
                     await conversation(talk)
                 except (AssertionError, grpc.aio.AioRpcError) as error:
                     found.broken[place] = f"{error}"
                 found.answers[place] = talk.heard
 
-    await asyncio.gather(*(at(endpoint) for endpoint in ways))
+    await asyncio.gather(*(at(door, endpoint) for door, ways in enumerate(doors) for endpoint in ways))
 
 
 async def offered(way: Channel) -> str:
