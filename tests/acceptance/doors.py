@@ -75,11 +75,12 @@ class Call:
 class HttpWay:
     """What the doors over HTTP have in common."""
 
-    def __init__(self, address: str, client: httpx2.AsyncClient, otherwise: Way) -> None:
-        """`otherwise`: says what this door cannot."""
+    def __init__(self, address: str, client: httpx2.AsyncClient, otherwise: Way, usual_schema: int) -> None:
+        """`otherwise`: says what this door cannot. `usual_schema`: what the endpoint answers who names no version."""
         self._base = f"http://{address}"
         self._client = client
         self._otherwise = otherwise
+        self._usual_schema = usual_schema
 
     def multi_callable(self, method: str) -> Callable[..., Call]:
         def call(data: bytes, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Call:
@@ -98,6 +99,10 @@ class HttpWay:
         """The serialized reply and its trailers. Raises AioRpcError, Unsayable."""
         raise NotImplementedError
 
+    def _schema_of(self, said: Said) -> int:
+        named = dict(said).get(METADATA, "")
+        return int(named) if named.isdigit() else self._usual_schema
+
     async def _request(self, verb: str, path: str, timeout: float | None, **parts: Any) -> httpx2.Response:
         work = self._client.request(verb, self._base + path, timeout=None, **parts)
         try:
@@ -108,7 +113,9 @@ class HttpWay:
 
 class RestWay(HttpWay):
     async def send(self, method: str, data: bytes, timeout: float | None, said: Said) -> Answered:
-        schema = schema_of(said)
+        schema = self._schema_of(said)
+        if method not in FIRST:
+            raise Unsayable
         path, query, body = rest_request(FIRST[method], data, schema)
         headers = [*said, *([("x-server-timeout", str(timeout))] if timeout is not None else [])]
         parts: dict[str, Any] = {"headers": headers, "params": query}
@@ -126,7 +133,7 @@ class ConnectWay(HttpWay):
     """By JSON."""
 
     async def send(self, method: str, data: bytes, timeout: float | None, said: Said) -> Answered:
-        schema = schema_of(said)
+        schema = self._schema_of(said)
         content = json.dumps(json_of(_parsed(method, schema, data))).encode()
         headers = [*said, ("content-type", "application/json"), ("connect-protocol-version", "1")]
         if timeout is not None:
@@ -137,12 +144,6 @@ class ConnectWay(HttpWay):
         if answer.status_code != httpx2.codes.OK:
             _refuse_connect(answer, trailers)
         return reply_from_json(method, schema, answer.json()), trailers
-
-
-def schema_of(said: Said) -> int:
-    """The schema version that a call names; one that nobody has is taken for the newest."""
-    named = dict(said).get(METADATA, "")
-    return int(named) if named.isdigit() else CONTRACT.schemas.newest
 
 
 def trailers_of(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -199,6 +200,8 @@ def reply_from_json(method: str, schema: int, found: Any) -> bytes:
 
 def _parsed(method: str, schema: int, data: bytes) -> Message:
     """Raises Unsayable."""
+    if method not in CONTRACT.methods:
+        raise Unsayable
     try:
         message = FORMS.request(CONTRACT.methods[method], schema).FromString(data)
     except DecodeError:
