@@ -17,8 +17,8 @@ import grpc
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import ListSandboxesResponse
 from libs.rpc import metadata
-from libs.rpc.channel import Channel
 from libs.rpc.errors import reason_of
+from libs.trial.doors import Way
 from libs.trial.requests import Mix, Names, Request, revision_of, value_of
 from libs.trial.stats import Finished, Stats
 from libs.verify.history import Answer, HistoryWriter, Outcome
@@ -61,7 +61,7 @@ class _Pending:
 class Client:
     """`run` until `ending` is set: then what was put aside is finished, and nothing new begun."""
 
-    channels: Sequence[Channel]
+    channels: Sequence[Way]
     """To the routers; another one is used when one does not answer."""
     mix: Mix
     names: Names

@@ -9,8 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
+
 from libs.rpc.channel import open_channel
 from libs.trial.client import Client, Manner
+from libs.trial.doors import RestWay, Way
 from libs.trial.requests import COLLECTION, Mix, Names
 from libs.trial.stats import Stats
 from libs.trial.tasks import first_failure
@@ -33,6 +36,8 @@ class LoadPlan:
     seed: int = 1
     word: str = "hot"
     """The names it makes begin with it: a word of its own for each load on one system."""
+    by_rest: int = 0
+    """Of the clients, those that call by REST."""
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.made_names < 1:
@@ -55,6 +60,8 @@ class Load:
     plan: LoadPlan
     routers: Sequence[str]
     directory: Path
+    http: Sequence[str] = ()
+    """Where the routers are by HTTP, for clients that call by REST."""
     stats: Stats = field(default_factory=Stats)
     started: float = 0.0
     ended: float = 0.0
@@ -107,7 +114,10 @@ class Load:
         interval = plan.clients / plan.calls_per_second if plan.calls_per_second else 0.0
         manner = Manner(plan.deadline_seconds, interval, plan.retry_seconds)
         for number in range(plan.clients):
-            channels = [await stack.enter_async_context(open_channel(address)) for address in self.routers]
+            channels: list[Way] = [await stack.enter_async_context(open_channel(address)) for address in self.routers]
+            if number >= plan.clients - plan.by_rest:
+                client = await stack.enter_async_context(httpx2.AsyncClient())
+                channels = [RestWay(http, client, way) for http, way in zip(self.http, channels, strict=True)]
             # Clients begin at different routers.
             channels = channels[number % len(channels) :] + channels[: number % len(channels)]
             history = stack.enter_context(HistoryWriter(self.directory / f"client-{number:02}.jsonl", number))

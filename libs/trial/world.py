@@ -137,6 +137,11 @@ class World:
         return [node.public for name, node in self.nodes.items() if name.startswith("router")]
 
     @property
+    def http_routers(self) -> list[str]:
+        """Where clients are served by HTTP; empty texts if they are not."""
+        return [node.http for name, node in self.nodes.items() if name.startswith("router")]
+
+    @property
     def controls(self) -> list[str]:
         """Where operators are."""
         return [node.private for name, node in self.nodes.items() if name.startswith("router")]

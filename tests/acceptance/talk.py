@@ -22,8 +22,8 @@ from libs.rpc.caller import make_id
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from libs.rpc.metadata import ANONYMOUS
 from libs.sandboxes.schema import FLAT, METADATA, SCHEMAS
+from libs.trial.doors import Way
 from services.router.core.plan import is_canary
-from tests.acceptance.doors import Way
 
 CALL_SECONDS = 10.0
 CANARY_PERMILLE = 500

@@ -26,11 +26,11 @@ from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1 import control_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.sandboxes.schema import METADATA, SCHEMAS
+from libs.trial.doors import HttpWay, RestWay, Way
 from libs.trial.walk import Walk, phase_name
 from libs.trial.world import Size, World
 from services.router.flows.job_orders import ASKED
 from tests.acceptance.conversations import CONVERSATIONS, Conversation
-from tests.acceptance.doors import HttpWay, RestWay, Way
 from tests.acceptance.old_clients import OldClient
 from tests.acceptance.talk import CANARY_PERMILLE, SERVICE, Talk
 from tests.servers import make_usable

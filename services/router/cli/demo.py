@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     command(app, "demo", Shown)(demo)
 
 
-def demo(
+def demo(  # noqa: PLR0913 - one parameter for each option
     options: Shown,
     stack: Annotated[
         str, typer.Option(help="embedded: files only; real: starts Kafka, PostgreSQL and Redis.")
@@ -29,6 +29,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="How long the load lasts, about.")] = 60.0,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Clients that call all the time.")] = 6,
     rate: Annotated[float, typer.Option(min=10, max=10_000, help="Calls per second of all clients.")] = 200.0,
+    hold: Annotated[bool, typer.Option("--hold", help="Keep everything up when it is done, until Ctrl-C.")] = False,
     keep: Annotated[
         Path | None, typer.Option(help="New directory for databases, logs and evidence; it is left there.")
     ] = None,
@@ -47,7 +48,7 @@ def demo(
     from services.router.cli.demo_run import DemoPlan
 
     try:
-        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, keep is not None, options.json))
+        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, hold, keep is not None, options.json))
     except KeyboardInterrupt:
         typer.echo("baton: interrupted; all processes are stopped", err=True)
         code = INTERRUPTED

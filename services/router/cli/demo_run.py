@@ -18,6 +18,7 @@ from libs.devstack.locate import PROJECT_ROOT
 from libs.devstack.stack import running_stack
 from libs.errors import BatonError
 from libs.eventlog.address import open_event_log
+from libs.process import told_to_stop
 from libs.trial.errors import TrialFailed
 from libs.trial.evidence import gather
 from libs.trial.load import Load, LoadPlan
@@ -33,6 +34,7 @@ from services.router.cli.demo_script import ACTOR, JUDGED_CALLS, JUDGED_SECONDS,
 OLD_DATABASE = PROJECT_ROOT / "tests" / "fixtures" / "old_simple_mcp.db"
 OLD_HOT_NAMES = 8
 SIZE = Size(
+    http=True,
     router_settings=(
         {
             "rollback_seconds": f"{JUDGED_SECONDS}",
@@ -42,9 +44,11 @@ SIZE = Size(
             # Few clients make this load, and each waits for its call: while B hangs, reads must be made too.
             "owner_patience_seconds": "0.5",
         },
-    )
+    ),
 )
 QUIET_SECONDS = 30.0
+REST_SHARE = 3
+"""One client of so many calls by REST."""
 RETRY_SECONDS = 3.0
 """A client repeats a write that is not answered for so long, then goes on; the outcome is unknown. With a longer time a
 B that hangs holds up every client, and no read is made."""
@@ -58,6 +62,8 @@ class DemoPlan:
     clients: int
     calls_per_second: float
     directory: Path
+    hold: bool
+    """Keep everything up when it is done, until a person ends it."""
     keep: bool
     json: bool = False
 
@@ -142,19 +148,25 @@ async def _in_world(run: _Run, world: World) -> None:
         run.walk = walk
         before = await readers[0].export()
         run.screen.tell(f"  A has taken over {len(before)} records of the old database")
+        http = world.http_routers[0]
+        run.screen.tell(f"  try it while it runs: curl http://{http}/v1/sandboxes?pageSize=3, or open http://{http}/")
         old_names = tuple(held.name for held in before if held.live)[:OLD_HOT_NAMES]
         load_plan = LoadPlan(
             clients=plan.clients,
             calls_per_second=plan.calls_per_second,
             old_names=old_names,
             retry_seconds=RETRY_SECONDS,
+            by_rest=plan.clients // REST_SHARE,
         )
-        load = run.load = Load(load_plan, world.routers, plan.directory / "evidence")
+        load = run.load = Load(load_plan, world.routers, plan.directory / "evidence", world.http_routers)
         run.story = Story(world, walk, load, run.screen, plan.seconds)
         async with beside(world.watch()):
             async with load.running(), beside(run.screen.follow(walk, Meter(load))):
                 await run.story.play()
             await _judge(run, world, readers, before)
+            if plan.hold:
+                run.screen.tell("  everything stays up until you press Ctrl-C")
+                await told_to_stop().wait()
 
 
 async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Sequence[Held]) -> None:

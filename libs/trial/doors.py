@@ -1,4 +1,4 @@
-"""Clients of the doors beside gRPC that look like a gRPC channel, so that every conversation is held over each door.
+"""Clients of the doors beside gRPC that look like a gRPC channel, so that the same calls can be made by each door.
 
 They take a request as a client of gRPC would send it, say it in their door's words, and give back the reply, or the
 refusal, as gRPC would. What a door has no words for (a name that is no path, bytes that are no message) is said over
@@ -26,7 +26,7 @@ from libs.http.bindings import WHOLE, Binding, Routes
 from libs.http.forms import Forms
 from libs.rpc import metadata
 from libs.rpc.errors import DETAILS_KEY
-from libs.sandboxes.schema import METADATA
+from libs.sandboxes.schema import METADATA, SCHEMAS
 
 CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
 FORMS = Forms(CONTRACT)
@@ -75,7 +75,9 @@ class Call:
 class HttpWay:
     """What the doors over HTTP have in common."""
 
-    def __init__(self, address: str, client: httpx2.AsyncClient, otherwise: Way, usual_schema: int) -> None:
+    def __init__(
+        self, address: str, client: httpx2.AsyncClient, otherwise: Way, usual_schema: int = SCHEMAS.newest
+    ) -> None:
         """`otherwise`: says what this door cannot. `usual_schema`: what the endpoint answers who names no version."""
         self._base = f"http://{address}"
         self._client = client
@@ -109,6 +111,8 @@ class HttpWay:
             return await asyncio.wait_for(work, None if timeout is None else timeout + EARLIER_SECONDS)
         except TimeoutError:
             raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "the client waited long enough", (), ()) from None
+        except httpx2.TransportError as error:
+            raise _error(grpc.StatusCode.UNAVAILABLE, f"{type(error).__name__}: {error}", (), ()) from None
 
 
 class RestWay(HttpWay):
