@@ -53,6 +53,8 @@ class Door:
     listener: HttpListener
     gate: Gate
     stores: list[MemoryStore]
+    grpc: str
+    """The address of the gRPC listener beside it."""
 
     @property
     def address(self) -> str:
@@ -78,13 +80,14 @@ async def _store(*, old: bool = False) -> AsyncIterator[Door]:
         backend(old=old) as found,
         http_door(CONTRACT, found.service, found.server, default_schema=1 if old else 0) as listener,
     ):
-        yield Door(listener, found.server.gate, [found.store])
+        yield Door(listener, found.server.gate, [found.store], found.server.address)
 
 
 @asynccontextmanager
 async def _router() -> AsyncIterator[Door]:
     async with running_system(KIT) as system, http_door(CONTRACT, system.service, system.router) as listener:
-        yield Door(listener, system.router.gate, [backend.ports for backend in system.backends.values()])
+        stores = [backend.ports for backend in system.backends.values()]
+        yield Door(listener, system.router.gate, stores, system.router.address)
 
 
 OPEN: dict[str, Callable[[], Any]] = {"store": _store, "router": _router, "old store": partial(_store, old=True)}

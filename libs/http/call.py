@@ -49,6 +49,14 @@ class DoorCall:
         self.was_read = asyncio.Event()
         self._http_code: int | None = None
 
+    def read_nothing(self) -> None:
+        """The request is not read. For a call that is refused whatever it asks."""
+
+        async def nothing() -> bytes:
+            return b""
+
+        self._read = nothing
+
     def __repr__(self) -> str:
         return f"<DoorCall of {self._peer}>"
 

@@ -14,7 +14,7 @@ import grpc
 
 from libs.contract.descriptors import Contract, Method
 from libs.contract.schemas import NEWEST
-from libs.errors import BatonError
+from libs.errors import BatonError, InvalidField
 from libs.http.call import DoorCall, Ended
 from libs.http.errors import Failure, failure_from, failure_of
 from libs.http.forms import Forms
@@ -44,8 +44,15 @@ class Gateway:
         return (method for method in self.contract.methods.values() if method.name in served)
 
     def schema(self, metadata: Pairs) -> int:
-        """The schema version that a call speaks, from its metadata. Raises InvalidField."""
-        return self.contract.schemas.asked(metadata, self._default_schema)
+        """The schema version that a call speaks, from its metadata; the newest if it names one that does not exist:
+        then its handler refuses it, whatever it asks."""
+        return self._asked(metadata) or NEWEST
+
+    def _asked(self, metadata: Pairs) -> int | None:
+        try:
+            return self.contract.schemas.asked(metadata, self._default_schema)
+        except InvalidField:
+            return None
 
     async def answer(self, method: Method, call: DoorCall) -> bytes:
         """The serialized reply. Raises Ended."""
@@ -53,16 +60,23 @@ class Gateway:
 
     async def run(self, handler: Handler, name: str, call: DoorCall) -> bytes:
         """As `answer`, for a method that is not of the contract: with the listener's limits and errors."""
+        self._check_schema(call)
         try:
             async with asyncio.timeout(call.time_remaining()):
                 return await self.gate.answer(handler, name, None, cast("Context", call))
         except TimeoutError:
             raise _late(call) from None
 
+    def _check_schema(self, call: DoorCall) -> None:
+        """A request cannot be read in a schema version that does not exist: then the handler gets none to read."""
+        if self._asked(call.invocation_metadata()) is None:
+            call.read_nothing()
+
     async def stream(self, method: Method, call: DoorCall) -> None:
         """Gives each serialized answer to the call's `write`; returns when the stream has ended in order. Raises
         Ended."""
         handler = self._service.streams[method.name]
+        self._check_schema(call)
         try:
             async with asyncio.timeout(call.time_remaining()):
                 await self.gate.stream(handler, None, cast("Context", call))

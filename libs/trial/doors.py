@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from libs.contract.descriptors import Contract
 from libs.http.bindings import WHOLE, Binding, Routes
 from libs.http.forms import Forms
+from libs.http.tools import snake_case
 from libs.rpc import metadata
 from libs.rpc.errors import DETAILS_KEY
 from libs.sandboxes.schema import METADATA, SCHEMAS
@@ -32,6 +33,12 @@ CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
 FORMS = Forms(CONTRACT)
 FIRST: Mapping[str, Binding] = {binding.method.name: binding for binding in reversed(tuple(Routes.of(CONTRACT)))}
 """The first binding of each method."""
+MCP_PATH = "/mcp"
+MCP_HEADERS = (
+    ("accept", "application/json, text/event-stream"),
+    ("content-type", "application/json"),
+    ("mcp-protocol-version", "2025-06-18"),
+)
 EARLIER_SECONDS = 1.0
 """A client waits so much longer than it tells the server."""
 
@@ -129,7 +136,7 @@ class RestWay(HttpWay):
         answer = await self._request(FIRST[method].verb, path, timeout, **parts)
         trailers = trailers_of(answer.headers.items())
         if answer.status_code != httpx2.codes.OK:
-            _refuse_rest(answer, trailers)
+            _refuse(answer.json()["error"], trailers)
         return reply_from_json(method, schema, answer.json()), trailers
 
 
@@ -148,6 +155,22 @@ class ConnectWay(HttpWay):
         if answer.status_code != httpx2.codes.OK:
             _refuse_connect(answer, trailers)
         return reply_from_json(method, schema, answer.json()), trailers
+
+
+class McpWay(HttpWay):
+    """By calls of tools."""
+
+    async def send(self, method: str, data: bytes, timeout: float | None, said: Said) -> Answered:
+        schema = self._schema_of(said)
+        params = {"name": snake_case(method), "arguments": json_of(_parsed(method, schema, data))}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        headers = [*said, *MCP_HEADERS, *([("x-server-timeout", str(timeout))] if timeout is not None else [])]
+        answer = await self._request("POST", MCP_PATH, timeout, headers=headers, content=json.dumps(call).encode())
+        found = answer.json()["result"]
+        trailers = trailers_of(found.get("_meta", {}).items())
+        if found.get("isError"):
+            _refuse(found["structuredContent"]["error"], trailers)
+        return reply_from_json(method, schema, found["structuredContent"]), trailers
 
 
 def trailers_of(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -223,8 +246,8 @@ def _known(message: Message) -> Message:
     return copy
 
 
-def _refuse_rest(answer: httpx2.Response, trailers: Said) -> NoReturn:
-    found = answer.json()["error"]
+def _refuse(found: Mapping[str, Any], trailers: Said) -> NoReturn:
+    """`found`: an error as https://google.aip.dev/193 has it."""
     details = [json_format.ParseDict(detail, any_pb2.Any()) for detail in found["details"]]
     raise _error(_CODES[found["status"]], found["message"], details, trailers)
 

@@ -176,6 +176,10 @@ def _error_text(error: grpc.aio.AioRpcError) -> str:
     return "\n".join(text_format.MessageToString(status_pb2.Status.FromString(value)) for value in found)
 
 
+def method_of(request: Message) -> str:
+    return _REQUESTS[type(request)]
+
+
 def sandbox(**fields: Any) -> Sandbox:
     """A valid one."""
     made = Sandbox(account="acme", spec=SandboxSpec(image=IMAGE, cpu_millis=500))

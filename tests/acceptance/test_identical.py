@@ -26,7 +26,7 @@ from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1 import control_pb2
 from libs.rpc.channel import Channel, open_channel
 from libs.sandboxes.schema import METADATA, SCHEMAS
-from libs.trial.doors import HttpWay, RestWay, Way
+from libs.trial.doors import ConnectWay, HttpWay, McpWay, RestWay, Way
 from libs.trial.walk import Walk, phase_name
 from libs.trial.world import Size, World
 from services.router.flows.job_orders import ASKED
@@ -38,7 +38,7 @@ from tests.servers import make_usable
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 ENDPOINTS = {"A": "a", "B": "b-1", "router": "router-1"}
 USUAL_SCHEMAS = {"A": SCHEMAS.oldest, "B": SCHEMAS.newest, "router": SCHEMAS.newest}
-DOORS: dict[str, type[HttpWay]] = {"REST": RestWay}
+DOORS: dict[str, type[HttpWay]] = {"REST": RestWay, "Connect": ConnectWay, "MCP": McpWay}
 """Beside gRPC."""
 NOT_BY_JSON = frozenset({"fields_of_a_newer_contract"})
 """JSON has no form for a field that the contract does not have."""
