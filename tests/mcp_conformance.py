@@ -33,9 +33,7 @@ async def main(folder: Path) -> int:
                     folder, "conformance", "server", "--url", url, "--expected-failures", str(BASELINE), "-o", work
                 )
                 found = _TOTAL.search(output)
-                figures = (
-                    f"{found[1]} checks passed, {found[2]} of scenarios that need their own server" if found else ""
-                )
+                figures = f"{found[1]} passed, {found[2]} that need a server made for them" if found else ""
                 print(f"{place}: conformance exit {code}: {figures}")
                 if code or not found:
                     print(output)

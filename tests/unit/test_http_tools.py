@@ -16,7 +16,9 @@ from libs.http.errors import Failure, failure_of
 from libs.http.forms import Forms
 from libs.http.mcp_server import told
 from libs.http.tools import Records, Tool, snake_case, tools_of
+from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import DeadlineExceeded, Internal
+from services.router.api.tools import public_status, status_text
 
 SHELF = Contract.load("tests.contracts.pb.toy.shelf_pb2:Shelf")
 SANDBOXES = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
@@ -136,3 +138,14 @@ def test_an_agent_reads_the_reason_and_what_to_do(failed: Failure, text: str) ->
 
 def test_an_agent_reads_when_to_call_again() -> None:
     assert told(failure_of(Overloaded())).endswith("; call again in 1 s")
+
+
+def test_a_public_status_has_no_words_of_operators_and_errors() -> None:
+    status = pb.GetStatusResponse(buckets=1024, phase_actor="me@host", log_trouble="host:9092", alerts=["look"])
+    status.stores.add(store=1, reachable=True, note="host:5432", records=7)
+    status.gates.add(name="lag", verdict=pb.VERDICT_FAIL, evidence="of host")
+    status.routers.add(name="host:1")
+    found = public_status(status)
+    assert (found.buckets, found.stores[0].records, found.gates[0].name) == (1024, 7, "lag")
+    assert "host" not in str(found) and not found.alerts
+    assert status_text(found).count("host") == 0

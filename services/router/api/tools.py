@@ -1,7 +1,8 @@
 """What an agent may ask a router beside the contract's calls: where the migration is, and where a call would go.
 
-They only look, so they are at the public listener, without the control listener's token. What changes the migration is
-at the control listener alone.
+They only look, so they are at the public listener, where no token is asked for. For the same reason they leave out what
+is for operators alone: the names of people, clients, routers and hosts, and the words of errors. `baton status` and
+`baton explain` show those by the control listener, and only there the migration is changed.
 """
 
 from __future__ import annotations
@@ -10,22 +11,59 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from libs.http.gateway import Gateway
 from libs.http.tools import Tool
 from libs.ownership.model import Store
 from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.rpc.errors import Context
 from libs.rpc.gate import Handler
 from libs.rpc.server import raw_service
 from services.router.api.control import SERVICE, Parts, control_service
+from services.router.api.watch import status_of
+
+_PUBLIC = FieldMask(
+    paths=[
+        "setting",
+        "setting_stale",
+        "buckets",
+        "buckets_at_b",
+        "buckets_to_b",
+        "permille_at_b",
+        "settled",
+        "next",
+        "handoffs",
+        "stale_reads",
+        "unavailable",
+        "rollback_possible",
+        "records_to_return",
+        "return_seconds",
+        "writes_lost",
+    ]
+)
+_PUBLIC_OF_STORE = FieldMask(
+    paths=["store", "reachable", "serving", "records", "owned_records", "owned_buckets", "lag_events", "lag_seconds"]
+)
 
 _OUT_OF_DATE = "The control store is out of reach: this is as it was when it answered last."
 
 
 def router_tools(parts: Parts, gateway: Gateway) -> Iterator[Tool]:
-    handlers = raw_service(control_service(parts)).methods
-    yield _tool("migration_status", "GetStatus", handlers["GetStatus"], gateway, status_text)
-    yield _tool("explain_route", "Explain", handlers["Explain"], gateway, route_text)
+    explain = raw_service(control_service(parts)).methods["Explain"]
+
+    async def status(request: bytes, context: Context) -> bytes:
+        return public_status(status_of(parts)).SerializeToString()
+
+    async def route(request: bytes, context: Context) -> bytes:
+        answer = pb.ExplainResponse.FromString(await explain(request, context))
+        for flag in answer.flags:
+            flag.ClearField("trouble")
+        return answer.SerializeToString()
+
+    yield _tool("migration_status", "GetStatus", status, gateway, status_text)
+    yield _tool("explain_route", "Explain", route, gateway, route_text)
 
 
 def _tool(name: str, method: str, handler: Handler, gateway: Gateway, text: Any) -> Tool:
@@ -40,6 +78,17 @@ def _tool(name: str, method: str, handler: Handler, gateway: Gateway, text: Any)
     )
 
 
+def public_status(status: pb.GetStatusResponse) -> pb.GetStatusResponse:
+    """The part of a status that is for every client."""
+    found = pb.GetStatusResponse()
+    _PUBLIC.MergeMessage(status, found)
+    for store in status.stores:
+        _PUBLIC_OF_STORE.MergeMessage(store, found.stores.add())
+    for gate in status.gates:
+        found.gates.add(name=gate.name, sentence=gate.sentence, verdict=gate.verdict)
+    return found
+
+
 def status_text(status: pb.GetStatusResponse) -> str:
     setting = status.setting
     held = ", and all traffic is held at A since a rollback" if setting.hold else ""
@@ -50,11 +99,8 @@ def status_text(status: pb.GetStatusResponse) -> str:
         f"B has {at_b if at_b >= 0 else 'an unknown number'} of {status.buckets} buckets of records;"
         f" {status.buckets_to_b} are meant to be there.",
         *(_store(store) for store in status.stores),
-        f"Next phase: {_phase(status.next)}; {'blocked by ' + status.blocked if status.blocked else 'it is open'}."
-        if status.next
-        else f"There is no next phase: {status.blocked or 'the migration has ended'}.",
-        f"Going back: {status.rollback_note}.",
-        *(f"A person must look at this: {alert}." for alert in status.alerts),
+        _next(status),
+        _going_back(status),
     ]
     if status.setting_stale:
         lines.append(_OUT_OF_DATE)
@@ -64,10 +110,27 @@ def status_text(status: pb.GetStatusResponse) -> str:
 def _store(status: pb.StoreStatus) -> str:
     name = STORES[status.store].value
     if not status.reachable:
-        return f"Store {name} is out of reach: {status.note}."
-    serves = "serves" if status.serving else f"does not serve ({status.note})"
+        return f"Store {name} is out of reach."
+    serves = "serves" if status.serving else "does not serve"
     lag = f", {status.lag_events} events behind" if status.lag_events > 0 else ""
     return f"Store {name} {serves}: it owns {status.owned_records} of its {status.records} records{lag}."
+
+
+def _next(status: pb.GetStatusResponse) -> str:
+    if not status.next:
+        return "There is no next phase now."
+    closed = [gate.name for gate in status.gates if gate.verdict != pb.VERDICT_PASS]
+    return f"The next phase is {_phase(status.next)}; " + (
+        f"closed by {', '.join(closed)}." if closed else "it is open."
+    )
+
+
+def _going_back(status: pb.GetStatusResponse) -> str:
+    if not status.rollback_possible:
+        return "Going back is not possible now."
+    if status.records_to_return < 0:
+        return "Going back is possible; how many records it brings home to A is not known."
+    return f"Going back is possible and brings {status.records_to_return} records home to A."
 
 
 def route_text(answer: pb.ExplainResponse) -> str:
