@@ -90,7 +90,6 @@ async def test_buf_curl_watches_until_the_drain(store: Door, schema: Path, proto
     shown = b""
     while NAME.encode() not in shown:
         shown += await curl.line()
-    store.gate.draining = True
-    store.gate.close_streams()
+    store.end_streams()
     code, _, error = await curl.end()
     assert code and json.loads(error)["code"] == "unavailable"

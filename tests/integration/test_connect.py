@@ -155,8 +155,7 @@ async def test_a_watch_ends_with_an_error_in_its_last_envelope(door: Door) -> No
 async def test_a_drain_ends_watches_with_unavailable(store: Door) -> None:
     async with watching(store, envelope(b"{}"), STREAM_JSON) as (reader, _):
         await reader.next()
-        store.gate.draining = True
-        store.gate.close_streams()
+        store.end_streams()
         while not (found := await reader.next())[0]:
             pass
         assert json.loads(found[1])["error"]["code"] == "unavailable"

@@ -104,10 +104,10 @@ async def test_a_connection_without_a_request_is_closed(served: HttpListener, mo
 async def test_the_second_head_of_a_connection_has_its_time_too(
     served: HttpListener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
     async with connected(served.address) as client:
         await client.request("GET", "/a")
         assert (await client.answer()).status == 200
+        monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
         await client.send(b"GET /b HTTP/1.1\r\n")
         assert b"HTTP/1.1 408 " in await client.read_to_end()
 
@@ -200,10 +200,10 @@ async def test_a_large_body_that_is_not_read_leaves_its_answer_and_the_connectio
 
 
 async def test_the_rest_of_a_body_has_a_bound(served: HttpListener, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
     async with connected(served.address) as client:
         await client.send(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nx")
         assert (await client.read_raw()).startswith(b"HTTP/1.1 200")
+        monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
         await client.send(b"x")
         assert await client.read_to_end() == b""
 
