@@ -248,12 +248,13 @@ async def test_an_unknown_method_is_unimplemented(door: Door) -> None:
         assert "GetSandbox" in found.json()["message"]
 
 
-async def test_a_deadline_ends_a_call(store: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deadline_ends_a_call(store: Door) -> None:
     async with connected(store.address) as connection:
         head = f"POST /{SERVICE}/GetSandbox HTTP/1.1\r\nhost: test\r\ncontent-type: {JSON}\r\ncontent-length: 10\r\n"
         await connection.send((head + "connect-timeout-ms: 100\r\n\r\n").encode())
         found = (await connection.read_raw()).decode()
         assert found.startswith("HTTP/1.1 504 ") and '"code":"deadline_exceeded"' in found
+        assert '"reason":"DEADLINE_EXCEEDED"' in found
     await eventually(store.is_untouched)
 
 
