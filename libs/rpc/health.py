@@ -1,6 +1,6 @@
 """Asks listeners whether they serve: for whoever watches a process from outside, such as a container's health check.
 
-python -m libs.rpc.health HOST:PORT [HOST:PORT ...]
+python -m libs.rpc.health HOST:PORT [http://HOST:PORT ...]
 
 Exit code 0: all serve; 1: one of them does not, or says nothing in time. Needs no token: health answers anybody.
 """
@@ -10,16 +10,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+HTTP = "http://"
+"""Before the address of an HTTP listener."""
 _SECONDS = 3.0
 
 
 def trouble(address: str, timeout_seconds: float = _SECONDS) -> str:
     """Why nobody is served at that address, or "". Blocks for at most the timeout, in seconds."""
+    if address.startswith(HTTP):
+        return _http_trouble(address.removeprefix(HTTP), timeout_seconds)
     # A proxy that the environment names is not for a listener that is looked after from beside it.
     with grpc.insecure_channel(address, (("grpc.enable_http_proxy", 0),)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -32,9 +38,22 @@ def trouble(address: str, timeout_seconds: float = _SECONDS) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
+def _http_trouble(address: str, timeout_seconds: float) -> str:
+    # No library that reads the environment for a proxy.
+    connection = HTTPConnection(address, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return "" if answer.status == HTTPStatus.OK else f"{answer.status} {answer.reason}"
+    except (OSError, HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m libs.rpc.health", description="Do these listeners serve?")
-    parser.add_argument("address", nargs="+", metavar="HOST:PORT")
+    parser.add_argument("address", nargs="+", metavar="[http://]HOST:PORT")
     parser.add_argument("--timeout", type=float, default=_SECONDS, help="seconds for each address (%(default)s)")
     given = parser.parse_args(arguments)
     for address in given.address:

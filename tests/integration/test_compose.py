@@ -78,7 +78,7 @@ def listeners(service: Composed) -> dict[str, str]:
     """By setting: where one of our programs listens."""
     return {
         name: service.environment[f"{service.prefix}{name}".upper()]
-        for name in ("public", "internal", "control")
+        for name in ("public", "internal", "control", "http")
         if name in service.kind.model_fields
     }
 
@@ -147,7 +147,10 @@ def test_a_health_check_asks_every_listener_of_its_program(service: Composed) ->
     assert [port_of(address) for address in service.health[4:]] == [
         port_of(address) for address in listeners(service).values()
     ]
-    assert all(is_loopback(address) for address in service.health[4:])
+    assert all(is_loopback(address.removeprefix("http://")) for address in service.health[4:])
+    assert [address.startswith("http://") for address in service.health[4:]] == [
+        name == "http" for name in listeners(service)
+    ]
 
 
 @each(list(SERVICES.values()))
@@ -190,8 +193,8 @@ def test_only_what_clients_call_is_published_and_on_this_machine_only() -> None:
     published = {service.name: service.said["ports"] for service in SERVICES.values() if "ports" in service.said}
     assert set(published) == {"router", "simple-mcp"}
     for name, ports in published.items():
-        public = port_of(listeners(SERVICES[name])["public"])
-        assert ports == [f"127.0.0.1:{public}:{public}"]
+        found = [port_of(listeners(SERVICES[name])[door]) for door in ("public", "http")]
+        assert ports == [f"127.0.0.1:{port}:{port}" for port in found]
     # So any number of them can run on one host.
     assert "container_name" not in SERVICES["service-layer"].said
 

@@ -27,7 +27,7 @@ from tests.composed import ROOT, Composed
 START_SECONDS = 120.0
 BETWEEN_OURS = ("simple-mcp:50052", "service-layer:50062", "router:7600")
 METRICS = ("9464", "9465", "9466")
-LISTENERS = ("50051", "50052", "50061", "50062", "7600", "7700", *METRICS)
+LISTENERS = ("50051", "50052", "50053", "50061", "50062", "50063", "7600", "7680", "7700", *METRICS)
 
 
 class Surroundings:

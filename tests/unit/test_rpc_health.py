@@ -11,6 +11,7 @@ import pytest
 from libs.rpc.health import main, trouble
 from libs.rpc.server import RawService, Server, ServerConfig
 from tests.composed import ROOT
+from tests.http_doors import OPEN
 
 TOKEN = b"a-token-of-some-length"
 
@@ -53,3 +54,11 @@ def test_the_command_ends_with_1_when_nobody_listens() -> None:
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert found.returncode == 1
     assert "127.0.0.1:1: UNAVAILABLE" in found.stderr
+
+
+async def test_an_http_listener_is_asked_too() -> None:
+    async with OPEN["store"]() as door:
+        assert await asyncio.to_thread(trouble, f"http://{door.address}") == ""
+        await door.listener.set_serving(False)
+        assert await asyncio.to_thread(trouble, f"http://{door.address}") == "503 Service Unavailable"
+    assert "refused" in await asyncio.to_thread(trouble, f"http://{door.address}")
