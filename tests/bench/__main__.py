@@ -21,6 +21,7 @@ from tests.bench import (
     audit,
     backfill,
     calls,
+    doors,
     first_start,
     handoff,
     lag,
@@ -49,6 +50,7 @@ Measure = Callable[[Site], Awaitable[list[Figure]]]
 BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
     "calls": ("calls through the router against the store directly, and a bare proxy between", calls.measure),
+    "doors": ("a read by REST, Connect and MCP against the same read by gRPC", doors.measure),
     "ack": ("writes answered when they are in the log, against the same answered when committed", ack.measure),
     "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),

@@ -22,7 +22,7 @@ from libs.ownership.model import Record, Row, Store, Version
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.rpc.channel import Channel, open_channel
 from libs.store.port import StorePorts
-from libs.trial.world import World
+from libs.trial.world import Size, World
 from services.simple_mcp.store import initialise, open_store
 from tests.bench.measure import Memory
 
@@ -96,7 +96,7 @@ class Site:
         if self._world is None:
             old = self.directory / "old.db"
             await seed_old_database(old, self.records)
-            made = await asyncio.to_thread(World.real, self.directory / "world", self.stack, old)
+            made = await asyncio.to_thread(World.real, self.directory / "world", self.stack, old, Size(http=True))
             self._world = await self.exits.enter_async_context(made.running())
             await self._start_proxy(self._world.nodes["a"].public)
             self.idle = self.memory()
