@@ -156,7 +156,8 @@ def _parts(
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = reconciling.evidence(last_audit.evidence(seen))
-        seen = measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
+        rehearsals = maneuvers.rehearsals
+        seen = measurement.evidence(rehearsed(seen, rehearsals.last, rehearsals.last_seconds_ago))
         return gap.evidence(replace(seen, under_way=under_way(jobs, running.mover, observer)))
 
     measurement = Measurement(

@@ -225,7 +225,8 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = horizon.evidence(reconciling.evidence(seen))
-        seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
+        rehearsals = maneuvers.rehearsals
+        seen = direct.evidence(rehearsed(last_audit.evidence(seen), rehearsals.last, rehearsals.last_seconds_ago))
         seen = replace(measurement.evidence(seen), under_way=under_way(jobs, mover, observer))
         return gap.evidence(seen)
 

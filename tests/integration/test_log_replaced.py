@@ -254,10 +254,10 @@ def before_the_second_feed(panel: Panel, act: Callable[[], Awaitable[object]]) -
     client = panel.system.stores[Store.B]
     ask = client.ask
 
-    async def asked(method: Any, request: Any, seconds: float) -> Any:
+    async def asked(method: Any, request: Any, timeout_seconds: float) -> Any:
         if method is client.replication.RestartFeed:
             await act()
-        return await ask(method, request, seconds)
+        return await ask(method, request, timeout_seconds)
 
     client.ask = asked  # type: ignore[method-assign]
 
