@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from libs.backend import admission, doorkeeper
+from libs.backend import admission, doorkeeper, lost_rows
 from libs.backend.admission import Admission, StillReading
 from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
@@ -24,7 +24,7 @@ from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.recovery import FencedAt
-from tests.contracts.store_adapters import check_nothing, record_of, row_of
+from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of
 from tests.waiting import eventually
 
 BOUND_SECONDS = 10.0
@@ -182,6 +182,21 @@ async def test_a_recheck_of_another_fence_reads_the_log_to_its_end_of_now(half_d
     await half_done.store.recovery.fence("other evidence", since={})
     assert "version 0-9" in await half_done.keeper.recheck()
     assert (await half_done.store.recovery.standing()).gone == "other evidence"
+
+
+async def test_a_recheck_counts_rows_in_slices_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Door()
+    door.answer.set()
+    await own(door.store, ["sandboxes/a"])
+    await put(door.store, "sandboxes/a", "r1", "a")
+    await door.store.recovery.fence("evidence", since=(await door.store.feed.state()).next_offsets)
+    with monkeypatch.context() as slow:
+        slow.setattr(lost_rows, "START_SECONDS", 0.0)
+        for counted in (1, 2):
+            with pytest.raises(StillReading, match=f"counted in {counted} of 1024 buckets"):
+                await door.keeper.recheck()
+    del door.store._state.rows["sandboxes/a"]
+    assert "rows are missing: 1" in await door.keeper.recheck()
 
 
 async def test_a_recheck_that_was_left_for_long_begins_anew(half_done: Door) -> None:
