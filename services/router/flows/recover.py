@@ -52,10 +52,8 @@ POLL_SECONDS = 0.3
 SETTLE_ROWS = 500
 COMPARE_BUCKETS = 64
 
-
 STAGES = ("fence", "drain", "plan", "tell", "seize", "take", "fill", "settle", "compare", "recheck", "open", "await")
 """In their order, by which late orders are recognised."""
-
 BEFORE_SEIZED = frozenset(STAGES[: STAGES.index("seize") + 1])
 
 
