@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -11,11 +12,12 @@ import grpc
 import pytest
 
 from libs.clock import ManualClock
-from libs.errors import OwnerUnavailable
+from libs.errors import Overloaded, OwnerUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version, bucket_of
 from libs.rpc import metadata
 from services.router.core.plan import Target
+from services.router.flows import forward
 from services.router.flows.forward import LEAST_SECONDS, MARGIN_SECONDS, ClientCall, Forward, ReadPolicy
 from services.router.flows.handoff import Moved
 from services.router.flows.listing import ListCall, Listing
@@ -23,17 +25,19 @@ from services.router.flows.patience import Patience, Waiting
 from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient
 from services.router.flows.traffic import Traffic
 from tests.contracts.pb.toy import shelf_pb2 as pb
+from tests.integration.test_forward import Moody
 from tests.integration.test_router import put
 from tests.shelf import CONTRACT
 from tests.system import System, running_system
 
 T = TypeVar("T")
 
+A, B = Store.A, Store.B
 KEY = "shelf/r/1"
 SECONDS = 10.0
 """That the caller waits."""
 BOUND_SECONDS = 5.0
-PHASE = Target(Store.A, "phase")
+PHASE = Target(A, "phase")
 LEND = pb.LendOrder(path=KEY, reader="ann", token=str(uuid4())).SerializeToString()
 LOOK = pb.LookOrder(path=KEY).SerializeToString()
 
@@ -143,33 +147,33 @@ class Asked:
     async def browse(self) -> Answer:
         order = pb.BrowseOrder()
         listed = ListCall(CONTRACT.methods["Browse"], order, order.SerializeToString(), self._ends_at)
-        return await self._listing.call(listed, Store.A)
+        return await self._listing.call(listed, A)
 
 
 async def test_a_store_that_hangs_leaves_a_read_time_for_a_second_attempt_and_for_the_other_store(
     system: System,
 ) -> None:
     """40 % of the time that is left for each attempt at an owner; all that is left for the replica."""
-    asked = Asked(system, Store.A)
+    asked = Asked(system, A)
     with pytest.raises(Refused) as refused:
         await asked.call("Look", LOOK)
     assert refused.value.reason == "NO_SUCH_BOOK", "B has no replica of it"
-    assert asked.attempts.made == [(Store.A, 4.0), (Store.A, 2.4), (Store.B, 1.44), (Store.B, 3.6)]
+    assert asked.attempts.made == [(A, 4.0), (A, 2.4), (B, 1.44), (B, 3.6)]
 
 
 async def test_an_attempt_at_a_write_has_all_the_time_of_its_call(system: System) -> None:
     """One that ends sooner would leave more outcomes unknown."""
-    asked = Asked(system, Store.A)
+    asked = Asked(system, A)
     with pytest.raises(OwnerUnavailable):
         await asked.call("Lend", LEND)
-    assert asked.attempts.made[0] == (Store.A, SECONDS)
-    assert asked.attempts.made[-1] == (Store.B, LEAST_SECONDS), "the attempts after it have hardly any, and no less"
+    assert asked.attempts.made[0] == (A, SECONDS)
+    assert asked.attempts.made[-1] == (B, LEAST_SECONDS), "the attempts after it have hardly any, and no less"
 
 
 async def test_a_store_that_hangs_leaves_a_list_time_for_a_second_attempt(system: System) -> None:
-    asked = Asked(system, Store.B)
+    asked = Asked(system, B)
     assert (await asked.browse()).is_stale
-    assert set(asked.attempts.made) == {(Store.A, 4.0), (Store.B, 4.0)}
+    assert set(asked.attempts.made) == {(A, 4.0), (B, 4.0)}
 
 
 WAITS = (
@@ -203,9 +207,9 @@ async def test_a_record_that_cannot_be_brought_is_written_where_it_is(
     async def bring(key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
         match outcome:
             case "refused":
-                raise Away(Store.A, failed(grpc.StatusCode.UNAVAILABLE))
+                raise Away(A, failed(grpc.StatusCode.UNAVAILABLE))
             case "taken elsewhere":
-                raise NotOwner(Store.A, Version(0, 1), absent=False)
+                raise NotOwner(A, Version(0, 1), absent=False)
             case "too slow":
                 await asyncio.Event().wait()
         return Moved.BUSY
@@ -213,5 +217,61 @@ async def test_a_record_that_cannot_be_brought_is_written_where_it_is(
     monkeypatch.setattr(system.handoffs, "bring", bring)
     seconds = 0.3 if outcome == "too slow" else SECONDS
     asked = Asked(system, seconds=seconds)
-    answer = await asyncio.wait_for(asked.call("Lend", LEND, Target(Store.B, "phase")), BOUND_SECONDS)
-    assert (answer.store, pb.Book.FromString(answer.data).reader) == (Store.A, "ann")
+    answer = await asyncio.wait_for(asked.call("Lend", LEND, Target(B, "phase")), BOUND_SECONDS)
+    assert (answer.store, pb.Book.FromString(answer.data).reader) == (A, "ann")
+
+
+async def test_a_record_that_moves_on_each_time_is_brought_again_after_pauses_that_grow(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several callers want it elsewhere; without pauses they would take it from each other for as long as they try."""
+    await put(system, "1")
+    pauses: list[float] = []
+
+    async def bring(key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
+        return Moved.HERE
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(system.handoffs, "bring", bring)
+    monkeypatch.setattr(forward, "asyncio", SimpleNamespace(sleep=sleep, timeout=asyncio.timeout))
+    asked = Asked(system)
+    with pytest.raises(OwnerUnavailable, match="moving from store to store"):
+        await asked.call("Lend", LEND, Target(B, "phase"))
+    assert asked.attempts.made == [(B, SECONDS)] * 5
+    assert pauses == [0.01, 0.02, 0.04, 0.08]
+
+
+@pytest.mark.parametrize(
+    ("hanging", "lost", "patience_seconds", "waiting", "asked_stores"),
+    [
+        ((), (A,), 5.0, 0, [A, A, B]),
+        ((), (A,), 0.0, 0, [A, B]),
+        ((), (A,), 5.0, 1, [A, B]),
+        ((A,), (), 5.0, 0, [A, B]),
+    ],
+)
+async def test_a_write_is_sent_at_once_to_another_process_of_a_store_that_may_have_one(
+    system: System,
+    hanging: Collection[Store],
+    lost: Collection[Store],
+    patience_seconds: float,
+    waiting: int,
+    asked_stores: list[Store],
+) -> None:
+    """Not if calls wait for the store already, and not if the attempt has used the time up."""
+    system.traffic.waiting[A] = waiting
+    asked = Asked(system, *hanging, lost=lost, patience_seconds=patience_seconds)
+    with pytest.raises(OwnerUnavailable):
+        await asked.call("Lend", LEND)
+    assert [store for store, _ in asked.attempts.made] == asked_stores
+
+
+async def test_a_refusal_by_the_other_store_does_not_end_the_wait_for_the_first_one(system: System) -> None:
+    """The record may come to the first store, which then carries the write out."""
+    Moody(system, B, Overloaded())
+    asked = Asked(system, lost=(A,), patience_seconds=5.0)
+    with pytest.raises(OwnerUnavailable):
+        await asked.call("Lend", LEND)
+    assert asked.patience.waits == [5.0]

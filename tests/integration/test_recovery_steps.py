@@ -14,6 +14,8 @@ from libs.ownership.terms import next_term
 from libs.store.recovery import Why
 from services.router.flows.jobs import Position, Step
 from services.router.flows.recover import Recover
+from services.router.flows.stores import Refused
+from tests.contracts.store_adapters import put
 from tests.integration.test_recovery import KEYS, b_owns, recover, step_by_step
 from tests.integration.test_recovery import _at_once as _at_once
 from tests.integration.test_recovery import system as system
@@ -148,3 +150,27 @@ async def test_a_recovered_store_reads_the_log_on_from_where_its_seizer_had_read
     await kind.step(at)
     ends = {int(part): end for part, end in json.loads(checkpoint)["ends"].items()}
     assert sum(ends.values()) > 0 and (await system.ports(B).feed.state()).next_offsets == ends
+
+
+async def test_a_recheck_leaves_its_order_at_the_other_store_first(system: System) -> None:
+    """If the lost store's database is restored once more, it learns there which orders are late."""
+    await system.ports(B).recovery.fence("the log begins at 100000: a wrong address", since={})
+    await system.backends[B].doorkeeper.admit()
+    at = Position({"store": "B", "recheck": "true"}, b"", limit=100, job="recover-3", number=3)
+    with pytest.raises(Refused, match="both the other store and the log must answer"):
+        await recover(system).step(at)
+    order = (await system.ports(A).recovery.standing()).order
+    assert order is not None and (order.job, order.number) == ("recover-3", 3)
+
+
+async def test_a_seizure_says_how_much_the_lost_store_may_own(system: System) -> None:
+    await b_owns(system, KEYS[:2])
+    for key in KEYS[2:5]:
+        await put(system.ports(A), key, f"make {key}", key)
+    await system.ports(A).transfers.release([KEYS[2]], B, create=False)
+    await system.ports(B).recovery.fence("it went back")
+    await system.backends[B].doorkeeper.admit()
+    kind = recover(system)
+    _, checkpoint = await step_by_step(system, kind, until="plan")
+    at = Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100, job="recover-2", number=2)
+    assert (await kind.step(at)).note == "seizes 3 buckets: 3 records, and 2 buckets' new ones"

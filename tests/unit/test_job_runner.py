@@ -10,10 +10,10 @@ import pytest
 from libs.clock import SystemClock
 from libs.errors import StoreNotReady
 from services.router.control.memory import MemoryControlStore, Shared
-from services.router.core.jobs import Job, JobState
+from services.router.core.jobs import MAX_CHECKPOINT_BYTES, MAX_REPORT_BYTES, Job, JobState
 from services.router.flows import job_runner
 from services.router.flows.job_runner import Around, Jobs, Run
-from services.router.flows.jobs import Position, Step
+from services.router.flows.jobs import JobFailed, Position, Step, checked
 from tests.unit.test_jobs import Count, finished, open_gate, running_jobs, state_of
 from tests.waiting import eventually
 
@@ -108,3 +108,35 @@ async def test_a_step_may_do_the_units_of_a_quarter_of_a_second_and_at_least_one
         await jobs.start("count", {"to": "1"}, "ann", rate)
         await finished(jobs)
     assert limits == [limit]
+
+
+def test_a_report_is_bounded_by_its_bytes() -> None:
+    assert checked(Step(b"", report="x" * MAX_REPORT_BYTES))
+    with pytest.raises(ValueError, match="a report of"):
+        checked(Step(b"", report="é" * (MAX_REPORT_BYTES // 2) + "x"))
+
+
+async def test_more_than_can_be_written_down_is_a_defect_of_the_kind() -> None:
+    class Greedy(Count):
+        async def step(self, at: Position) -> Step:
+            return Step(b"x" * (MAX_CHECKPOINT_BYTES + 1))
+
+    async with running_jobs(Greedy(), Shared()) as jobs:
+        await jobs.start("count", {"to": "1"}, "ann")
+        await eventually(lambda: state_of(jobs) is JobState.FAILED)
+        assert "a checkpoint of 65537 bytes: at most 65536" in jobs.view[0].note
+
+
+async def test_only_a_finished_job_of_the_lane_counts_as_its_last_end() -> None:
+    kind = Count(gate=open_gate())
+    async with running_jobs(kind, Shared()) as jobs:
+        kind.trouble = JobFailed("it cannot")
+        await jobs.start("count", {"to": "3"}, "ann")
+        await eventually(lambda: state_of(jobs) is JobState.FAILED)
+        assert jobs.finished_seconds_ago("count") is None
+        kind.trouble = None
+        await jobs.resume("count-1", "ann")
+        await finished(jobs)
+        assert jobs.finished_seconds_ago("another") is None
+        ago = jobs.finished_seconds_ago("count")
+        assert ago is not None and 0 <= ago < 60

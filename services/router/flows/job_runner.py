@@ -370,8 +370,6 @@ class Run:
     async def _save(self, change: Callable[[Job], Job], *, claiming: bool = False) -> None:
         """Raises _Lost, ControlUnavailable."""
         for _ in range(_CHANGES):
-            if claiming and not self._job.state.wants_a_runner:
-                raise _Lost
             before = self._job.state
             saved = await self._store.put(change(self._job))
             if saved is not None:
