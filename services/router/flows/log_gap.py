@@ -28,7 +28,7 @@ OPENED = "log gap opened"
 CLOSED = "log gap closed"
 """Names of the two marks; each cursor is the number of a job. Jobs are kept for a while only, so the second one is
 written down as well."""
-INTERVAL_SECONDS = 0.5
+INTERVAL_SECONDS = 1.0
 
 
 class GapRecords(JobRecords, Protocol):
