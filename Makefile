@@ -19,7 +19,7 @@ PROTO_TREES := protos:libs/pb:libs.pb \
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos check-protos protos-baseline lint test mutants storms demo bench up down pins clean
+.PHONY: help env stack protos check-protos protos-baseline lint test bytecode mutants storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,13 +55,18 @@ lint: env check-protos ## check style, types, imports and protos
 	$(BIN)/buf lint build/protos.binpb --config buf.yaml
 	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb --config buf.yaml --exclude-imports
 
-test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
-	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
+# Two processes share the files, each with servers of its own. The order is kept: long tests (acceptance) come first.
+test: bytecode stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The tests start some hundred processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile all that it imports.
+bytecode: env
+	@$(BIN)/python -m compileall -q libs services tests
 
 mutants: env stack ## break each rule once and see its test fail (MUTANTS="text" for some)
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
-storms: env stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
+storms: bytecode stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
 	BATON_TEST_RESTARTS=50 $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
 
