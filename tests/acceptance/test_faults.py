@@ -88,7 +88,7 @@ async def run(world: World, directory: Path, faults: list[Fault]) -> tuple[Resul
     ):
         before = await readers[0].export()
         async with traffic(world, load):
-            await one_after_the_other(faults, load.label)
+            await one_after_the_other(faults, load)
         await wait_until_quiet(readers, log, QUIET_SECONDS)
         evidence = await gather(load.calls(), readers, log, before)
         evidence.save(load.directory)
