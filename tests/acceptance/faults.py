@@ -20,8 +20,8 @@ DOWN_SECONDS = 1.5
 """How long a part is gone at least. Longer than the time in which a silent peer is noticed."""
 CALLS_MEANWHILE = 40
 """At least so many attempts of clients while a part is gone."""
-WRITES_BETWEEN = 20
-"""So many writes are acknowledged after a part is back, before the next one goes: the system serves again."""
+CALLS_BETWEEN, WRITES_BETWEEN = 60, 20
+"""At least so many attempts, and acknowledged writes, before the next part goes: the system serves again."""
 BOUND_SECONDS = 60.0
 
 
@@ -92,7 +92,9 @@ async def one_after_the_other(faults: list[Fault], load: Load) -> None:
         finally:
             await asyncio.shield(asyncio.ensure_future(fault.heal()))
         load.label("healed")
-        await _reach(writes, stats.acknowledged_writes + WRITES_BETWEEN, f"writes go on after {fault.name}")
+        attempted, written = stats.attempts, stats.acknowledged_writes
+        await _reach(attempts, attempted + CALLS_BETWEEN, f"clients call after {fault.name}")
+        await _reach(writes, written + WRITES_BETWEEN, f"writes go on after {fault.name}")
 
 
 async def _reach(count: Callable[[], int], wanted: int, what: str) -> None:
