@@ -81,6 +81,29 @@ async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothin
     assert again.settled and again.buckets_at_b == BUCKETS, "the next pass takes up what was interrupted"
 
 
+class _Faulty(Transfer):
+    """Fails a fifth of the releases."""
+
+    calls = 0
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+        self.calls += 1
+        if self.calls % 5 == 0:
+            raise StoreUnavailable("a fifth")
+        return await super().release_absences(buckets, to)
+
+
+async def test_passes_that_come_forward_do_not_wait_longer_each_time_they_fail(system: System) -> None:
+    """With a pause that doubles after each failure, the last pass would begin after hours."""
+    mover = mover_of(system, _Faulty(system.stores))
+    loop = Loop("mover", mover.run_once, first_pause_seconds=0.05, longest_pause_seconds=1e6)
+    moving = asyncio.create_task(loop.run())
+    await eventually(lambda: mover.settled, 60.0)
+    assert loop.failures > 4
+    moving.cancel()
+    await asyncio.wait([moving])
+
+
 async def test_one_router_moves_the_buckets_at_a_time(system: System) -> None:
     assert await system.control.lease(LEASE_NAME, "router-2", LEASE_SECONDS)
     mover = mover_of(system, Transfer(system.stores))
