@@ -210,7 +210,7 @@ async def test_a_call_that_tries_again_keeps_its_place(monkeypatch: pytest.Monke
     call = asyncio.create_task(queue.call(first, waiting))
     await eventually(lambda: tries == 2)
     with pytest.raises(QueueFull):
-        await queue.call(newcomer, waiting)
+        await queue.call(newcomer, Waiting("get", True, 1, lambda _: asyncio.get_running_loop().time() + 0.1))
     fail.set()
     await call
     assert tries == 4
