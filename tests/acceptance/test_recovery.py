@@ -136,7 +136,8 @@ async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
 
 def without_what_went_with_the_disk(evidence: Evidence) -> Evidence:
     """A strict read may show a write that has committed, is in no log yet, and has been acknowledged to nobody. It goes
-    with the disk, and its retry is done anew: such a read is left out. No write is."""
+    with the disk, and its retry is done anew: such a read is left out, also one that found the record deleted. No write
+    is, and no refusal of one."""
     known = {(event.name, event.version) for event in evidence.events}
     known |= {(held.name, held.written) for held in evidence.before}
     done = (call for call in evidence.calls if call.outcome is Outcome.OK and call.method not in READS)
