@@ -23,7 +23,7 @@ PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index
 	--python-version 3.11 --custom-compile-command "make pins"
 
 .PHONY: help env stack protos image check-protos openapi check-openapi protos-baseline client-versions lint test \
-	mutants storms demo bench up down pins clean
+	bytecode mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -42,12 +42,12 @@ stack: env ## get Kafka, PostgreSQL, Redis and Go, or say what is missing and ho
 
 protos: env ## generate the Python modules and the OpenAPI document from the .proto files
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ }; done
-	@$(BIN)/python -m clients.python.generate
+	@$(BIN)/python -m clients.python.write_stubs
 	@$(MAKE) --no-print-directory openapi
 
 check-protos: env ## fail if a generated module is not fresh
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ } --check; done
-	@$(BIN)/python -m clients.python.generate --check
+	@$(BIN)/python -m clients.python.write_stubs --check
 
 image: env ## write the .proto files with their imports and comments to build/protos.binpb, for buf
 	@$(BIN)/python protos/generate.py protos libs/pb libs.pb --image $(IMAGE)
@@ -69,8 +69,13 @@ lint: env check-protos check-openapi ## check style, types, imports and protos
 	$(BIN)/buf lint $(IMAGE) --config buf.yaml
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config buf.yaml --exclude-imports
 
-test: env stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
-	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
+# Two processes share the files, each with servers of its own. The order is kept: long tests (acceptance) come first.
+test: bytecode stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The tests start some hundred processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile all that it imports.
+bytecode: env
+	@$(BIN)/python -m compileall -q libs services tests
 
 mutants: env stack ## break each rule once and see its test fail (MUTANTS="text" for some)
 	$(BIN)/python -m tests.mutants $(MUTANTS)
@@ -86,7 +91,7 @@ $(MCP_NODE)/.installed: Makefile
 mcp-conformance: env $(MCP_NODE)/.installed ## run the MCP conformance suite and inspector against A, B and a router (needs npm)
 	$(BIN)/python -m tests.mcp_conformance $(MCP_NODE)
 
-storms: env stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
+storms: bytecode stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
 	BATON_TEST_RESTARTS=50 $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
 

@@ -24,6 +24,25 @@ class SystemClock:
         return time.monotonic()
 
 
+class Age:
+    """The age of one thing that has a date. From when this process first asked for it, it grows at least as fast as the
+    monotonic clock: a wall clock that is set back makes nothing younger."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._date: float | None = None
+        self._first = 0.0
+        self._asked = 0.0
+        """Monotonic."""
+
+    def seconds(self, date: float) -> float:
+        """`date`: UNIX seconds; another one than before is another thing. Below 0 if it is in the future."""
+        age, now = self._clock.now() - date, self._clock.monotonic()
+        if date != self._date:
+            self._date, self._first, self._asked = date, age, now
+        return max(age, self._first + now - self._asked)
+
+
 class ManualClock:
     """Stands still until it is told to move."""
 

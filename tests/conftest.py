@@ -8,11 +8,9 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from libs.devstack.kafka import Kafka
 from libs.devstack.postgres import Postgres
@@ -26,7 +24,6 @@ from tests.servers import make_usable
 # Fixtures and hooks are found here by their names.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
 
-ACCEPTANCE = "tests/acceptance/"
 TOPIC_PARTITIONS = 16
 
 # A machine that is busy with other tests is no failure: no example is held to a time.
@@ -43,18 +40,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart() -> None:
     commands.start()
-
-
-class Shared(LoadScopeScheduling):  # type: ignore[misc]
-    """How processes share the tests: whole files, and never two acceptance tests at a time."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return ACCEPTANCE if file.startswith(ACCEPTANCE) else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
-    return Shared(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ A mutant is a small change of the product that breaks a promise. `tests/mutation
     killed_by = "tests/unit/test_ownership_rules.py::test_name"   # without parameters
 
 Each mutant is applied to a copy of the tracked files, and its test is run there. The test must fail. Before that, the
-test must pass on the unchanged copy, else its failure would show nothing.
+test must pass on the unchanged copy, else its failure would show nothing. The tests of one file do so together.
 
     python -m tests.mutants [TEXT ...]    # only mutants whose name or file contains one of the texts
 
@@ -110,6 +110,13 @@ def survives(mutant: Mutant) -> bool:
         source.write_text(original)
 
 
+def healthy_tests(tests: Sequence[str]) -> set[str]:
+    """The tests of one file that pass on the unchanged copy."""
+    if passes(tests):
+        return set(tests)
+    return {test for test in tests if passes([test])}
+
+
 def main(texts: Sequence[str]) -> int:
     mutants = [m for m in load() if not texts or any(text in m.name or text in m.file for text in texts)]
     wrong = problems(mutants)
@@ -118,13 +125,19 @@ def main(texts: Sequence[str]) -> int:
         return 2
     copy_tree()
     failed: list[str] = []
-    healthy: dict[str, bool] = {}
+    by_file: dict[str, set[str]] = {}
+    for mutant in mutants:
+        by_file.setdefault(mutant.killed_by.partition("::")[0], set()).add(mutant.killed_by)
+    healthy: dict[str, set[str]] = {}
     begun = time.monotonic()
     for number, mutant in enumerate(mutants, 1):
         test = mutant.killed_by
-        if test not in healthy:
-            healthy[test] = passes([test])
-        verdict = "its test fails without it" if not healthy[test] else "SURVIVED" if survives(mutant) else "killed"
+        file = test.partition("::")[0]
+        if file not in healthy:
+            healthy[file] = healthy_tests(sorted(by_file[file]))
+        verdict = "its test fails without it"
+        if test in healthy[file]:
+            verdict = "SURVIVED" if survives(mutant) else "killed"
         if verdict != "killed":
             failed.append(f"{mutant.name}: {verdict} ({test})")
         left = (time.monotonic() - begun) / number * (len(mutants) - number)

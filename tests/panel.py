@@ -32,6 +32,7 @@ from services.router.flows.events import LogEvents
 from services.router.flows.explain import Explainer
 from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
+from services.router.flows.log_gap import GapWatch
 from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.migration import Migration
 from services.router.flows.observe import Observer
@@ -40,6 +41,7 @@ from services.router.flows.phase_since import PhaseSince
 from services.router.flows.probe import Probe
 from services.router.flows.reconcile import Reconcile
 from services.router.flows.reconciling import Reconciling
+from services.router.flows.recover import Recover, Seize
 from services.router.flows.repair import RecordRepair
 from services.router.flows.replay import Replay
 from services.router.flows.restart_events import RestartEvents
@@ -92,11 +94,14 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
             Replay(running.stores, running.log, clock),
             Reconcile(running.stores, Transfer(running.stores), running.log, clock),
             Validate(running.stores, clock),
+            Seize(running.stores, running.log, clock, running.control),
+            Recover(running.stores, running.log, clock, running.control, Transfer(running.stores)),
         )
         jobs = Jobs(running.control, kinds, Around("router-1", clock))
         last_audit = LastAudit(jobs, clock)
         reconciling = Reconciling(jobs, 0.0, clock)
-        parts = _parts(running, observer, jobs, last_audit, reconciling)
+        gap = GapWatch(running.control)
+        parts = _parts(running, observer, jobs, last_audit, reconciling, gap)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
         moves = parts.maneuvers
@@ -106,6 +111,7 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
             parts.measurement.loop,
             parts.judge.loop,
             parts.phase_since.loop,
+            gap.loop,
         )
         async with (
             running_loops(observer.loop, cache.loop, jobs.loop, last_audit.loop, reconciling.loop, *loops),
@@ -142,14 +148,17 @@ def _maneuvers(
     )
 
 
-def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudit, reconciling: Reconciling) -> Parts:
+def _parts(
+    running: System, observer: Observer, jobs: Jobs, last_audit: LastAudit, reconciling: Reconciling, gap: GapWatch
+) -> Parts:
     clock, cache = SystemClock(), running.setting
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = reconciling.evidence(last_audit.evidence(seen))
-        seen = measurement.evidence(rehearsed(seen, maneuvers.rehearsals.last, clock.now()))
-        return replace(seen, under_way=under_way(jobs, running.mover, observer))
+        rehearsals = maneuvers.rehearsals
+        seen = measurement.evidence(rehearsed(seen, rehearsals.last, rehearsals.last_seconds_ago))
+        return gap.evidence(replace(seen, under_way=under_way(jobs, running.mover, observer)))
 
     measurement = Measurement(
         running.control,
@@ -169,7 +178,9 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
     maneuvers = _maneuvers(running, migration, measurement, evidence, clock)
     judge = Judge(Bench(running.control, migration, measurement, cache, observer, clock, "router-1"))
     explainer = Explainer(CONTRACT, cache, running.stores)
-    around = Surroundings(observer, cache, running.control, running.log.partitions, {"control listener": False})
+    around = Surroundings(
+        observer, cache, running.control, running.log.partitions, {"control listener": False}, lambda: gap.text
+    )
     events = LogEvents(running.log, CONTRACT)
     return Parts(
         migration,
@@ -190,7 +201,7 @@ def _parts(running: System, observer: Observer, jobs: Jobs, last_audit: LastAudi
         clock,
         events,
         ParkedEvents(running.stores, migration),
-        RestartEvents(running.stores, jobs, migration),
+        RestartEvents(running.stores, jobs, migration, running.control),
         Conflicts(running.stores, migration, events.content_of),
         RecordRepair(running.stores, migration, running.contract, events.content_of),
         PhaseSince(running.control, cache),

@@ -288,6 +288,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(
             "unit/test_backend_feed.py",
             "parked_events_are_tried_again",
+            "events_that_can_never_be_applied_do_not_keep_later_ones_parked",
             "every_event_is_applied_old_or_parked_and_the_counters_add_up",
         )
         + _in(
@@ -408,8 +409,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "api.identical": Requirement(
-        "Old service, new service and router answer the same calls with the same answers, in every phase, by gRPC, REST, "
-        "Connect and MCP",
+        "Old service, new service and router answer the same calls with the same answers, in every phase, by gRPC, "
+        "REST, Connect and MCP",
         _in(
             _IDENTICAL,
             "the_contract_is_kept_at_every_endpoint",
@@ -680,7 +681,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "integration/test_log_replaced.py",
             "a_log_that_was_made_anew_stops_both_feeds_and_is_shown_where_people_and_gates_look",
             "the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is_copied",
+            "a_seizure_before_the_records_are_copied_is_refused_unless_their_loss_is_accepted",
+            "a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_be_given_up",
         )
+        + _in("contracts/test_log_gap.py", "a_gap_outlives_the_routers_and_names_the_job_to_wait_for")
         + _in(
             "acceptance/test_log_identity.py",
             "a_topic_that_was_deleted_and_made_anew_stops_the_feeds_until_a_person_restarts_them",

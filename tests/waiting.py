@@ -9,6 +9,9 @@ from typing import TypeVar, overload
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.01
+_LONGEST_POLL_SECONDS = 0.1
+_POLL_SHARE = 0.02
+"""Of the time waited so far. A long wait asks less often: most conditions ask a process, which has work to do."""
 
 
 class NotReached(AssertionError):
@@ -42,7 +45,8 @@ async def eventually(
                         return result
                 except AssertionError as error:
                     last = error
-                await asyncio.sleep(_POLL_SECONDS)
+                pause = _POLL_SHARE * (time.monotonic() - started)
+                await asyncio.sleep(min(max(pause, _POLL_SECONDS), _LONGEST_POLL_SECONDS))
     except TimeoutError as error:
         spent = time.monotonic() - started
         name = what or getattr(condition, "__name__", repr(condition))

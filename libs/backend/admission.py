@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from libs.backend.evidence import by_absences, by_identity, by_place, by_terms, read_terms
-from libs.backend.lost_rows import RowCount, lost_rows
+from libs.backend.lost_rows import RowCount
 from libs.backend.marks import marks_of
 from libs.backend.orders import order_from_pb
 from libs.errors import BatonError, StoreNotReady
@@ -76,7 +76,7 @@ class NotAdmitted(StoreNotReady):
 
 
 class StillReading(NotAdmitted):
-    """The log is read before the store serves"""
+    """The log is read, or rows are counted, before the store serves"""
 
 
 @dataclass(slots=True)
@@ -174,7 +174,7 @@ class Admission:
         try:
             reason = (
                 by_place(standing)
-                or await lost_rows(self._ports.inspection)
+                or await self._lost_rows()
                 or await self._by_other(Identity(standing.now.place, standing.fenced_at.changes))
                 or await self._by_log(standing.fenced_at.next_offsets)
             )
@@ -183,6 +183,13 @@ class Admission:
         if not reason:
             log.warning("the evidence against this store is gone, it may serve again; it was: %s", standing.gone)
             await self._ports.recovery.reopen(seen=standing)
+        return reason
+
+    async def _lost_rows(self) -> str:
+        """Of all buckets: the rows of a fenced store become no fewer, so the count may take several calls."""
+        reason = await self.rows.slice()
+        if not (reason or self.rows.is_complete):
+            raise StillReading(str(self.rows))
         return reason
 
     async def _learn_order(self) -> None:
@@ -307,7 +314,7 @@ class Admission:
                 self._scanning = scan
                 scan.marks |= {part: Mark(one.offset + 1, mark_of(event_log.id, one)) for part, one in last.items()}
                 read = scan.total - scan.left
-                trouble = StillReading(f"{StillReading.__doc__}: {read} of {scan.total} events")
+                trouble = StillReading(f"the log is read before the store serves: {read} of {scan.total} events")
                 log.info("%s", trouble.message)
                 raise trouble
         return ""

@@ -26,7 +26,7 @@ from libs.contract.operations import CallContext, List, Operations, Parsed, Read
 from libs.contract.pages import make_token
 from libs.contract.schemas import NEWEST
 from libs.contract.watches import frame, place_of
-from libs.errors import OwnerUnavailable
+from libs.errors import BatonError, OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Call, Found, Version
@@ -230,20 +230,33 @@ class Calls:
         me = self._ports.store
         call = Call(write.key, caller.principal, write.request_id, write.request_hash, caller.traceparent)
         late = False
+        shown: Version | None = None
 
         def decide(found: Found) -> Changed | Answered:
-            nonlocal late
+            nonlocal late, shown
             # The answer of then is not kept any more: the record as it is now stands for it.
             known = done(found)
             late = known is not None and known.answer is None
-            decided = decide_write(found, me, call, write.change)
+            try:
+                decided = decide_write(found, me, call, write.change)
+            except NotOwner:
+                raise
+            except BatonError:
+                shown = found.version if found.row is not None else None
+                raise
             if late and found.row is not None:
                 write.check_late(found.row, decided.version)
             if caller.logged and isinstance(decided, Changed):
                 self._around.logged.check(self._around.clock.monotonic())
             return decided
 
-        outcome = await self._around.background.run(self._turns.write(call, decide, under_lock=write.under_lock))
+        work = self._turns.write(call, decide, under_lock=write.under_lock)
+        try:
+            outcome = await self._around.background.run(work)
+        except BatonError:
+            if caller.logged and shown is not None:
+                await self._around.logged.rests((call.key, shown), _left(context), self._around.clock.monotonic())
+            raise
         if caller.logged:
             name = call.key, outcome.version
             await self._around.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.state import Serving
 from libs.rpc.tasks import Loop
 from libs.store.port import StorePorts, StoreUnavailable
-from libs.store.recovery import WentBack
+from libs.store.recovery import FencedAt, WentBack
 
 LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 60.0
+"""For which a recheck that has not read the whole log can be gone on with."""
+
+
+@dataclass(slots=True)
+class _Recheck:
+    """A look whose reading of the log goes on at the next call."""
+
+    admission: Admission
+    fence: tuple[str, FencedAt | None]
+    """What it looks at."""
+    until: float
+    """On the loop's clock."""
 
 
 class Doorkeeper:
@@ -33,8 +47,7 @@ class Doorkeeper:
         self.admission = admission
         self._serving = serving
         self._fences = 0
-        self._again: Admission | None = None
-        """A recheck whose look through the log goes on at the next call."""
+        self._again: _Recheck | None = None
 
     async def admit(self) -> None:
         """Serves, or says why not. What was decided meanwhile, to fence it or to end, stands."""
@@ -62,17 +75,21 @@ class Doorkeeper:
         await self._tell_health(False)
 
     async def recheck(self) -> str:
-        """Why the store stays fenced, or "": the loop admits it then. Raises what `Admission.recheck` raises."""
-        self._again = self._again or self.admission.twin()
+        """Why the store stays fenced, or "": the loop admits it then. Raises what `Admission.recheck` raises.
+
+        A recheck that was left for long, or of another fence, is not gone on with: it ends where the log ended then.
+        """
+        standing, clock = await self._ports.recovery.standing(), asyncio.get_running_loop().time
+        fence = standing.gone, standing.fenced_at
+        again, self._again = self._again, None
+        if again is None or again.fence != fence or clock() >= again.until:
+            again = _Recheck(self.admission.twin(), fence, 0.0)
         try:
-            reason = await self._again.recheck()
+            return await again.admission.recheck()
         except StillReading:
+            again.until = clock() + AGAIN_SECONDS
+            self._again = again
             raise
-        except BaseException:
-            self._again = None
-            raise
-        self._again = None
-        return reason
 
     async def lost_before(self, stop: asyncio.Event) -> WentBack | None:
         """Waits until this process is told to stop, or cannot go on; then returns why."""

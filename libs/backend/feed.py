@@ -47,6 +47,8 @@ UNPARK_EVENTS = 200
 NOTHING_CLAIMED_SECONDS = 0.5
 COMPARE_SECONDS = 5.0
 _REASON_BYTES = 500
+_BEFORE_ALL = (-1, -1)
+"""Before the place of each event."""
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class ApplyLoop:
         """By the monotonic clock."""
         self._known_until: float | None = None
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
+        self._unpark_after = _BEFORE_ALL
 
     def __repr__(self) -> str:
         return f"<ApplyLoop {self._ports.store} {self.loop!r}>"
@@ -298,8 +301,13 @@ class ApplyLoop:
         if self._clock.monotonic() < self._unpark_at:
             return
         self._unpark_at = self._clock.monotonic() + UNPARK_SECONDS
-        for parked in await self._ports.feed.parked(UNPARK_EVENTS):
+        # In rounds, so that events that can never be applied do not keep the others from being tried.
+        found = await self._ports.feed.parked_after(self._unpark_after, UNPARK_EVENTS)
+        for parked in found:
+            self._unpark_after = parked.partition, parked.offset
             await self.arrivals.retry(parked)
+        if len(found) < UNPARK_EVENTS:
+            self._unpark_after = _BEFORE_ALL
 
 
 def _note_term(batch: _Batch, bucket: int, term: int) -> None:

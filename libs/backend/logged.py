@@ -4,6 +4,9 @@ Then even the loss of the whole store loses nothing that was answered. A change'
 its event is in the log, so an entry that is not there any more, or never was, is what is waited for. Its own entry is
 enough: entries of one key go to the log in the order of versions, and each carries the request that it served.
 
+A refusal shows the record too: a create that finds it there, an etag that is not the record's any more. It waits for
+the change that it rests on, which mostly is in the log already.
+
 Who finds the request served waits like the first caller. A request that another store has served came here with the
 record, so two stores have it, and there is no entry here to wait for.
 
@@ -81,6 +84,23 @@ class LogWaits:
             raise NotLogged from None
         finally:
             self._forget(name, logged)
+
+    async def rests(self, name: Name, seconds: float, now: float) -> None:
+        """For a refusal that shows a change: until the change is in the log. A caller who was refused because of a
+        change that is lost with its store has been told what never was.
+
+        Raises LogAway, NotLogged; StoreUnavailable.
+        """
+        if not await self._outbox.unlogged([name]):
+            return
+        self.check(now)
+        try:
+            await self.wait(name, seconds, fresh=False)
+        except NotLogged:
+            raise NotLogged(
+                "the write was refused for a change of the record that is not in the event log yet: retry with the same"
+                " request_id"
+            ) from None
 
     def acknowledged(self, names: Iterable[Name]) -> None:
         """These are in the log."""

@@ -56,6 +56,9 @@ class RowCount:
     def is_complete(self) -> bool:
         return self._next == BUCKETS
 
+    def __str__(self) -> str:
+        return f"rows are counted in {self._next} of {BUCKETS} buckets"
+
     async def at_start(self) -> str:
         """As `slice`, but a bucket that takes longer than a start may is left for later."""
         try:

@@ -348,6 +348,9 @@ class _Feed:
         parked = self.memory.parked
         return [parked[at] for at in (parked if place is None else (place,)) if at in parked][:limit]
 
+    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
+        return [self.memory.parked[at] for at in sorted(self.memory.parked) if at > place][:limit]
+
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         async with self.memory.turn:
             if self.memory.parked.pop((partition, offset), None) is None:

@@ -262,6 +262,10 @@ class Feed(Protocol):
         """Events that wait to be tried again, oldest first; or only the one of this partition and offset."""
         ...
 
+    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
+        """Parked events beyond this partition and offset, in the order of their places."""
+        ...
+
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         """Applies the record of a parked event and takes it off the list."""
         ...

@@ -101,6 +101,9 @@ class SqliteFeed:
     async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
         return await self.core.database.read(partial(_parked, limit, place))
 
+    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
+        return await self.core.database.read(partial(_parked_after, place, limit))
+
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         work = partial(self._unpark, partition, offset, record)
         return await self.core.database.write(work, background=True, committed=self.core.written.beat)
@@ -148,10 +151,17 @@ def _feed_state(connection: sqlite3.Connection) -> FeedState:
     return FeedState(offsets, marks, **counters)
 
 
+_PARKED = "SELECT part, at, key, reason, event, headers, topic FROM parked"
+
+
+def _parked_after(place: tuple[int, int], limit: int, connection: sqlite3.Connection) -> list[Parked]:
+    found = connection.execute(f"{_PARKED} WHERE (part, at) > (?, ?) ORDER BY part, at LIMIT ?", (*place, limit))
+    return [Parked(*values) for values in found]
+
+
 def _parked(limit: int, place: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
     found = connection.execute(
-        "SELECT part, at, key, reason, event, headers, topic FROM parked WHERE ?1 IS NULL OR part = ?1 AND at = ?2"
-        " ORDER BY rowid LIMIT ?3",
+        f"{_PARKED} WHERE ?1 IS NULL OR part = ?1 AND at = ?2 ORDER BY rowid LIMIT ?3",
         (*(place or (None, None)), limit),
     )
     return [Parked(*values) for values in found]

@@ -24,6 +24,8 @@ from libs.trial.stats import Finished, Stats
 from libs.verify.history import Answer, HistoryWriter, Outcome
 from libs.verify.leases import LEASE_HELD, LEASE_LOST
 
+ASKS = grpc.aio.Metadata((metadata.EXPLAIN, "1"))
+"""Of a read: which version of the record it is answered from, also when it finds none."""
 MOST_PUT_ASIDE = 8
 """A client with so many writes of unknown outcome only reads beside them."""
 FIRST_PAUSE_SECONDS = 0.05
@@ -110,7 +112,9 @@ class Client:
             for key in keys
         }
         channel = self.channels[self._channel]
-        call = channel.multi_callable(request.path)(request.message, timeout=self.manner.deadline_seconds)
+        call = channel.multi_callable(request.path)(
+            request.message, timeout=self.manner.deadline_seconds, metadata=ASKS if request.is_read else None
+        )
         try:
             data = await call
             trailers = dict(await call.trailing_metadata() or ())
@@ -126,8 +130,8 @@ class Client:
         code = error.code()
         reason = reason_of(error)[0] or code.name
         if code in DEFINITE or reason in DEFINITE_REASONS:
-            stale = metadata.STALE in dict(error.trailing_metadata() or ())
-            answer = Answer(Outcome.FAILED, reason, stale=stale)
+            stale = dict(error.trailing_metadata() or ()).get(metadata.STALE) == "1"
+            answer = Answer(Outcome.FAILED, reason, revision=_version_of(error), stale=stale)
             not_found = reason.endswith("NOT_FOUND") and not stale
             self.names.learn(request.method, request.key, done=False, not_found=not_found)
             if reason == LEASE_LOST:
@@ -142,7 +146,7 @@ class Client:
         return answer
 
     def _answered(self, request: Request, data: bytes, trailers: dict[str, str | bytes]) -> dict[str, Answer]:
-        stale = metadata.STALE in trailers
+        stale = trailers.get(metadata.STALE) == "1"
         self.stats.stale_reads += stale
         if request.method == "list":
             return _listed(request, ListSandboxesResponse.FromString(data), stale)
@@ -177,6 +181,12 @@ class Client:
             else:
                 self.stats.acknowledged_writes += 1
         self.stats.add(Finished(pending.started, now, request.method, answer.outcome, pending.attempts))
+
+
+def _version_of(error: grpc.aio.AioRpcError) -> tuple[int, int] | None:
+    """Of the record that a refusal shows; None if there never was one."""
+    found = revision_of(Sandbox(etag=str(dict(error.trailing_metadata() or ()).get(metadata.VERSION, ""))))
+    return found if found and found[1] else None
 
 
 def _listed(request: Request, page: ListSandboxesResponse, stale: bool) -> dict[str, Answer]:

@@ -136,7 +136,8 @@ def operations(calls: Iterable[Call]) -> list[Operation]:
     found = writes.found
     for call, statuses in observing:
         # The revision in a failure's answer is not part of the contract, and a left out update may have made it.
-        value, revision = (call.value, call.revision) if call.method in READS else (None, None)
+        shows = call.method in READS and call.outcome is not Outcome.FAILED
+        value, revision = (call.value, call.revision) if shows else (None, None)
         end = math.inf if call.end is None else call.end
         precedes = writes.index_of.get(_request(call)) if call.method in WRITES else None
         found.append(

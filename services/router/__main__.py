@@ -66,6 +66,7 @@ from services.router.flows.job_runner import Around, Jobs
 from services.router.flows.judge import Bench, Judge
 from services.router.flows.ledger import Auditor
 from services.router.flows.listing import Listing
+from services.router.flows.log_gap import GapWatch
 from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.metrics import EvidenceMetrics
 from services.router.flows.migration import Migration
@@ -216,6 +217,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     observer = Observer(stores, event_log, clock)
     direct = ClientWatch(observer, control_store, clock)
     horizon = HorizonWatch(observer, event_log, clock)
+    gap = GapWatch(control_store)
     kinds = (
         Backfill(stores, clock),
         Audit(stores, outside.contract, clock),
@@ -236,8 +238,10 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = horizon.evidence(reconciling.evidence(seen))
-        seen = direct.evidence(rehearsed(last_audit.evidence(seen), maneuvers.rehearsals.last, clock.now()))
-        return replace(measurement.evidence(seen), under_way=under_way(jobs, mover, observer))
+        rehearsals = maneuvers.rehearsals
+        seen = direct.evidence(rehearsed(last_audit.evidence(seen), rehearsals.last, rehearsals.last_seconds_ago))
+        seen = replace(measurement.evidence(seen), under_way=under_way(jobs, mover, observer))
+        return gap.evidence(seen)
 
     migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
     EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)
@@ -288,7 +292,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     maneuvers = _maneuvers(
         outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
     )
-    around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens)
+    around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens, lambda: gap.text)
     events = LogEvents(event_log, outside.contract)
     parts = Parts(
         migration=migration,
@@ -309,7 +313,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         clock=clock,
         events=events,
         parked=ParkedEvents(stores, migration),
-        restart=RestartEvents(stores, jobs, migration),
+        restart=RestartEvents(stores, jobs, migration, control_store),
         conflicts=Conflicts(stores, migration, events.content_of),
         repair=RecordRepair(stores, migration, outside.contract, events.content_of),
         phase_since=PhaseSince(control_store, cache),
@@ -337,6 +341,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             judge.loop,
             direct.loop,
             horizon.loop,
+            gap.loop,
             parts.phase_since.loop,
             AdoptedLogs(observer, migration, control_store, holder).loop,
             Witness(stores).loop,

@@ -12,11 +12,17 @@ from redis.asyncio import Redis as Client
 from libs.devstack.kafka import Kafka
 from libs.devstack.postgres import Postgres
 from libs.devstack.redis import Redis
+from libs.trial.load import Load
 from libs.trial.world import World
+from tests.waiting import eventually
 
 DOWN_SECONDS = 1.5
-"""How long a part is gone. Longer than the time in which a silent peer is noticed."""
-BETWEEN_SECONDS = 0.7
+"""How long a part is gone at least. Longer than the time in which a silent peer is noticed."""
+CALLS_MEANWHILE = 40
+"""At least so many attempts of clients while a part is gone."""
+CALLS_BETWEEN, WRITES_BETWEEN = 60, 20
+"""At least so many attempts, and acknowledged writes, before the next part goes: the system serves again."""
+BOUND_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,30 @@ def flushed(redis: Redis) -> Fault:
     return Fault("FLUSHALL redis", flush, nothing)
 
 
-async def one_after_the_other(faults: list[Fault], say: Callable[[str], None]) -> None:
-    """Each fault once; every part is back before the next one goes."""
+async def one_after_the_other(faults: list[Fault], load: Load) -> None:
+    """Each fault once, under load; every part is back before the next one goes."""
+    stats = load.stats
+
+    def attempts() -> int:
+        return stats.attempts
+
+    def writes() -> int:
+        return stats.acknowledged_writes
+
     for fault in faults:
-        say(fault.name)
+        load.label(fault.name)
+        attempted = stats.attempts
         await fault.begin()
         try:
             await asyncio.sleep(DOWN_SECONDS)
+            await _reach(attempts, attempted + CALLS_MEANWHILE, f"clients call during {fault.name}")
         finally:
             await asyncio.shield(asyncio.ensure_future(fault.heal()))
-        say("healed")
-        await asyncio.sleep(BETWEEN_SECONDS)
+        load.label("healed")
+        attempted, written = stats.attempts, stats.acknowledged_writes
+        await _reach(attempts, attempted + CALLS_BETWEEN, f"clients call after {fault.name}")
+        await _reach(writes, written + WRITES_BETWEEN, f"writes go on after {fault.name}")
+
+
+async def _reach(count: Callable[[], int], wanted: int, what: str) -> None:
+    await eventually(lambda: count() >= wanted, BOUND_SECONDS, what)

@@ -15,11 +15,14 @@ from libs.trial.chaos_report import Setup, StormReport, run_storm
 from libs.trial.load import LoadPlan
 from libs.trial.walk import Walk
 from libs.trial.world import Size, World
+from tests.waiting import NotReached
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 SEES_FLIPS_AFTER = ({"refresh_seconds": "0.05"}, {"refresh_seconds": "0.4"}, {"refresh_seconds": "1.0"})
-LEAST_CALLS_PER_SECOND = 50
+LEAST_CALLS = 1250
 LEAST_FLIPS = 30
+MOST_STORMS = 6
+"""On a machine so busy that one storm has too few calls to show anything, another one follows."""
 
 
 @pytest.fixture
@@ -27,7 +30,8 @@ def stack(kafka: Kafka, postgres: Postgres, redis_server: Redis) -> Stack:
     return Stack(kafka, postgres, redis_server)
 
 
-async def storm(world: World, directory: Path, plan: StormPlan) -> StormReport:
+async def storms(world: World, directory: Path, plan: StormPlan) -> list[StormReport]:
+    """Until there were enough calls and flips."""
     setup = Setup(
         controls=world.controls,
         token=world.token,
@@ -39,17 +43,23 @@ async def storm(world: World, directory: Path, plan: StormPlan) -> StormReport:
     async with world.running():
         async with Walk.open(world.controls, "acceptance", world.token) as walk:
             await walk.backfill()
-        return await run_storm(setup, plan, directory, lambda _: None)
+        reports: list[StormReport] = []
+        for number in range(MOST_STORMS):
+            reports.append(await run_storm(setup, plan, directory / f"{number}", lambda _: None))
+            calls = sum(report.calls or 0 for report in reports)
+            flips = sum(sum(report.flips.values()) for report in reports)
+            if calls >= LEAST_CALLS and flips >= LEAST_FLIPS:
+                return reports
+    raise NotReached(f"{calls} calls and {flips} flips in {MOST_STORMS} storms: too few to show anything")
 
 
 async def test_a_flip_storm_loses_nothing_and_leaves_nothing_behind(tmp_path: Path, stack: Stack) -> None:
     world = World.real(tmp_path, stack, OLD_DATABASE, Size(routers=3, new=2, router_settings=SEES_FLIPS_AFTER))
-    report = await storm(world, tmp_path / "history", StormPlan(every_seconds=0.5, for_seconds=25.0, seed=11))
-    assert report.ok, "\n".join(report.problems)
-    assert sum(report.flips.values()) >= LEAST_FLIPS, report.refused
-    assert {"flag", "advance", "rollback"} <= report.flips.keys()
-    assert (report.calls or 0) / report.seconds >= LEAST_CALLS_PER_SECOND, "too few calls to show anything"
-    assert report.handoffs > 0, "no record moved: the storm shows nothing"
-    assert report.counts == dict.fromkeys(report.counts, 0)
-    assert len(report.growths) == 6
-    assert not any(one.restarted for one in report.growths)
+    reports = await storms(world, tmp_path / "history", StormPlan(every_seconds=0.5, for_seconds=25.0, seed=11))
+    assert sum(report.handoffs for report in reports) > 0, "no record moved: the storms show nothing"
+    for report in reports:
+        assert report.ok, "\n".join(report.problems)
+        assert {"flag", "advance", "rollback"} <= report.flips.keys()
+        assert report.counts == dict.fromkeys(report.counts, 0)
+        assert len(report.growths) == 6
+        assert not any(one.restarted for one in report.growths)

@@ -23,6 +23,7 @@ from libs.trial.walk import Walk
 from libs.trial.world import World
 from tests.acceptance.talk import COLLECTION
 from tests.fixtures.make_old_database import FILE
+from tests.waiting import eventually
 
 ODD = ("Box1", "My_Box", "user@host", "a.b", ".", "..", "a/b", "größe", "x" * 64, "tab\tin", "%2F", "-first")
 """More ids than the fixture has: all that the old service would take."""
@@ -130,8 +131,11 @@ async def test_every_name_of_the_old_service_is_served_there_and_back(world: Wor
         await walk.advance(REASON)
         await walk.settled()
         await all_is_right("at B")
-        status = await walk.status()
-        assert {store.owned_records for store in status.stores} == {0, len(names)}
+
+        async def all_moved() -> bool:
+            return {store.owned_records for store in (await walk.status()).stores} == {0, len(names)}
+
+        await eventually(all_moved)
         await walk.rollback("OFF", REASON)
         await walk.settled()
         await all_is_right("at A again")

@@ -197,6 +197,18 @@ class TestFeed:
         assert await store.feed.state() == replace(before, parked_now=1)
         assert await everything(store) == []
 
+    async def test_parked_events_are_listed_on_from_a_place(self, store: StorePorts) -> None:
+        places = [(3, 8), (2, 9), (3, 4), (11, 0)]
+        await store.transfers.apply([], FeedStep((), tuple(Parked(*place, KEY, "why", b"event") for place in places)))
+
+        async def after(place: tuple[int, int], limit: int = 10) -> list[tuple[int, int]]:
+            return [(one.partition, one.offset) for one in await store.feed.parked_after(place, limit)]
+
+        assert await after((-1, -1)) == sorted(places)
+        assert await after((2, 9), 2) == [(3, 4), (3, 8)]
+        assert await after((3, 5)) == [(3, 8), (11, 0)]
+        assert await after((11, 0)) == []
+
     async def test_the_only_process_has_all_partitions(self, store: StorePorts) -> None:
         async def has_all() -> bool:
             return sorted(await store.feed.claim(16)) == list(range(16))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import grpc
@@ -11,7 +12,8 @@ import pytest
 
 from libs.errors import BatonError, Overloaded, OwnerUnavailable, StoreNotReady
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import BUCKETS, Call, Found, Store
+from libs.ownership.limits import MAX_PAYLOAD_BYTES
+from libs.ownership.model import BUCKETS, Call, Found, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.rpc import metadata
 from libs.rpc.errors import Internal, reason_of
@@ -178,3 +180,38 @@ async def test_stale_answers_are_counted(system: System) -> None:
     assert (await look(system))[1] is True
     await browse(system)
     assert system.traffic.stale_reads == 2
+
+
+async def test_a_record_that_its_owner_cannot_give_up_now_stays_there_and_its_bucket_too(system: System) -> None:
+    """Only an old program can have left a record larger than an event: it stays busy until it is smaller."""
+    await put(system)
+    rows = system.ports(Store.A)._state.rows
+    rows[KEY] = replace(rows[KEY], payload=b"x" * (MAX_PAYLOAD_BYTES + 1))
+    for absent in (True, False):
+        denied = NotOwner(Store.A, Version(0, 0), absent=absent)
+        assert await system.handoffs.bring(KEY, Store.B, denied, create=False) is Moved.BUSY
+    assert (await system.ports(Store.A).records.read(KEY)).owner is Store.A
+    assert system.traffic.handoffs == 0
+
+
+async def test_a_read_of_a_record_on_its_way_back_shows_the_newest_row(system: System) -> None:
+    await put(system)
+    await writes_go_to_b(system)
+    await lend(system)
+    await system.ports(Store.B).transfers.release([KEY], Store.A, create=False)
+    book, stale = await look(system)
+    assert (book.reader, stale) == ("ann", False), "A's row is from before the loan"
+
+
+async def test_a_read_of_a_record_on_its_way_needs_the_rows_of_both_stores(system: System) -> None:
+    """The row of the store that shows none may be the newest: the other row is stale, or no answer."""
+    await put(system)
+    await system.ports(Store.A).transfers.release([KEY], Store.B, create=False)
+    copies, _ = await system.ports(Store.A).inspection.export(ExportQuery())
+    await system.ports(Store.B).transfers.apply(copies)
+    await system.ports(Store.B).transfers.release([KEY], Store.A, create=False)
+    Moody(system, Store.B, None, Internal(), None, Overloaded())
+    assert (await look(system))[1] is True
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await look(system)
+    assert reason_of(refused.value)[0] == Overloaded.reason

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from libs.errors import BatonError
+from libs.eventlog.port import EventLog, LogReader
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.cli.options import Exit
 from services.router.core.evidence import Verdict
 from services.router.core.gates import judge
-from services.router.core.jobs import JobState
+from services.router.core.jobs import Job, JobState
 from services.router.flows.adopted_logs import ADOPTED, AdoptedLogs
+from services.router.flows.job_runner import lease_of
+from services.router.flows.log_gap import gap
+from services.router.flows.migration import Decision
 from services.router.flows.restart_events import RESTARTED
 from tests.commands import answer, baton
 from tests.contracts.pb.toy import shelf_pb2
@@ -53,6 +59,40 @@ async def replaced(panel: Panel) -> None:
         return all([(await status(panel, store)).feed.log_replaced for store in Store])
 
     await eventually(stopped)
+
+
+async def replaced_under_logged_writes(panel: Panel) -> None:
+    """As `replaced`, but the last writes are in the former log only: B had not read them."""
+    await put(panel, 0, RECORDS)
+
+    async def copied() -> bool:
+        return await panel.records_at(Store.B) == RECORDS
+
+    await eventually(copied)
+    feed = panel.system.backends[Store.B].feed
+    read_once, stands, goes_on = feed.read_once, asyncio.Event(), asyncio.Event()
+
+    async def held(log: EventLog, reader: LogReader, positions: dict[int, int]) -> None:
+        stands.set()
+        await goes_on.wait()
+        await read_once(log, reader, positions)
+
+    feed.read_once = held  # type: ignore[method-assign]
+    await stands.wait()
+    await put(panel, RECORDS, 2 * RECORDS)
+
+    async def logged() -> bool:
+        return (await panel.system.ports(Store.A).outbox.depth()).entries == 0
+
+    await eventually(logged)
+    await panel.system.log.replace()
+    goes_on.set()
+
+    async def stopped() -> bool:
+        return all([(await status(panel, store)).feed.log_replaced for store in Store])
+
+    await eventually(stopped)
+    assert await panel.records_at(Store.B) == RECORDS
 
 
 async def status(panel: Panel, store: Store) -> rpb.GetStatusResponse:
@@ -140,3 +180,109 @@ async def test_a_log_whose_identity_a_store_takes_as_it_finds_it_is_journaled_on
     (entry,) = [entry for entry in await control.journal(50) if entry.action == ADOPTED]
     assert entry.actor == "store B" and "partitions of the log, the first is" in entry.reason
     assert any(mark in entry.reason for mark in state.feed.marks.values())
+
+
+async def test_a_seizure_before_the_records_are_copied_is_refused_unless_their_loss_is_accepted(panel: Panel) -> None:
+    await replaced_under_logged_writes(panel)
+    # Another router is about to run the job, and does not come to it.
+    assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
+    done = await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+    assert done["job"] == "reconcile-1"
+    await panel.system.stop(Store.A)
+    seize = ("seize", "simple_mcp", "--confirm", "simple_mcp", "--yes")
+    for command in (seize, ("recover", *seize[1:])):
+        refused = await baton(panel, *command)
+        assert refused.exit_code == Exit.FAILED
+        assert "wait until reconcile-1 has finished" in refused.stderr and "--accept-gap" in refused.stderr
+
+    async def shown() -> bool:
+        return any("reconcile-1" in alert for alert in (await answer(panel, "status"))["alerts"])
+
+    await eventually(shown)
+    await panel.parts.jobs.cancel("reconcile-1", "ann")
+    assert "run baton reconcile" in (await baton(panel, *seize)).stderr
+    plan = await answer(panel, *seize, "--accept-gap", "--dry-run")
+    assert "not copied yet are LOST" in plan["effects"][-1]
+    accepted = await answer(panel, *seize, "--accept-gap")
+
+    async def seized() -> bool:
+        return (await panel.parts.jobs.job(accepted["id"])).state is JobState.FINISHED
+
+    await eventually(seized)
+    census = await panel.system.ports(Store.B).inspection.census()
+    assert census.records == census.owned_records == RECORDS, "what A had not copied is lost, as accepted"
+
+
+async def test_a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_be_given_up(panel: Panel) -> None:
+    await replaced_under_logged_writes(panel)
+    assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
+    await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+
+    async def shown() -> bool:
+        return "wait until reconcile-1 has finished" in (await baton(panel, "doctor")).stdout
+
+    await eventually(shown)
+    await panel.store.lease(lease_of("reconcile-1"), "router-2", 0.0)
+
+    async def copied() -> bool:
+        return (await panel.parts.jobs.job("reconcile-1")).state is JobState.FINISHED
+
+    await eventually(copied)
+    assert await panel.records_at(Store.B) == 2 * RECORDS
+    await panel.system.stop(Store.A)
+    job = await answer(panel, "seize", "simple_mcp", "--confirm", "simple_mcp", "--yes")
+
+    async def seized() -> bool:
+        return (await panel.parts.jobs.job(job["id"])).state is JobState.FINISHED
+
+    await eventually(seized)
+    assert (await panel.system.ports(Store.B).inspection.census()).owned_records == 2 * RECORDS
+    assert "reconcile-1" not in (await baton(panel, "doctor")).stdout
+
+
+async def test_feeds_are_not_restarted_under_a_comparison_that_began_before(panel: Panel) -> None:
+    await replaced(panel)
+    assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
+    await panel.parts.jobs.start("reconcile", {}, "ann")
+    refused = await baton(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+    assert refused.exit_code == Exit.FAILED and "baton jobs cancel reconcile-1" in refused.stderr
+    assert all([(await status(panel, store)).feed.log_replaced for store in Store])
+
+
+def before_the_second_feed(panel: Panel, act: Callable[[], Awaitable[object]]) -> None:
+    """Does that when the first feed goes on already."""
+    client = panel.system.stores[Store.B]
+    ask = client.ask
+
+    async def asked(method: Any, request: Any, timeout_seconds: float) -> Any:
+        if method is client.replication.RestartFeed:
+            await act()
+        return await ask(method, request, timeout_seconds)
+
+    client.ask = asked  # type: ignore[method-assign]
+
+
+async def test_a_restart_that_ends_half_way_leaves_the_gap(panel: Panel) -> None:
+    await replaced_under_logged_writes(panel)
+
+    async def end() -> None:
+        raise BatonError("cut off")
+
+    before_the_second_feed(panel, end)
+    with pytest.raises(BatonError, match="cut off"):
+        await panel.parts.restart.restart(Decision("ann", "the topic was deleted"))
+    assert (await status(panel, Store.A)).feed.log_replaced == ""
+    assert "run baton reconcile" in await gap(panel.store)
+
+
+async def test_a_comparison_that_ends_while_the_feeds_are_restarted_does_not_close_the_gap(panel: Panel) -> None:
+    await replaced_under_logged_writes(panel)
+    assert await panel.store.lease(lease_of("reconcile-2"), "router-2", 60.0)
+
+    async def compare() -> None:
+        job = await panel.store.add(Job("reconcile", "reconcile", "ann", state=JobState.FINISHED))
+        assert job.id == "reconcile-1"
+
+    before_the_second_feed(panel, compare)
+    await panel.parts.restart.restart(Decision("ann", "the topic was deleted"))
+    assert "wait until reconcile-2 has finished" in await gap(panel.store)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 
 import pytest
 
-from libs.clock import SystemClock
+from libs.clock import ManualClock, SystemClock
 from libs.ownership.model import BUCKETS, Store
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.tasks import Loop
@@ -80,6 +81,29 @@ async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothin
     assert again.settled and again.buckets_at_b == BUCKETS, "the next pass takes up what was interrupted"
 
 
+class _Faulty(Transfer):
+    """Fails every fourth release."""
+
+    calls = 0
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+        self.calls += 1
+        if self.calls % 4 == 0:
+            raise StoreUnavailable("every fourth")
+        return await super().release_absences(buckets, to)
+
+
+async def test_passes_that_come_forward_do_not_wait_longer_each_time_they_fail(system: System) -> None:
+    """With a pause that doubles after each failure, the last pass would begin after hours."""
+    mover = mover_of(system, _Faulty(system.stores))
+    loop = Loop("mover", mover.run_once, first_pause_seconds=0.3, longest_pause_seconds=1e6)
+    moving = asyncio.create_task(loop.run())
+    await eventually(lambda: mover.settled, 60.0)
+    assert loop.failures > 4
+    moving.cancel()
+    await asyncio.wait([moving])
+
+
 async def test_one_router_moves_the_buckets_at_a_time(system: System) -> None:
     assert await system.control.lease(LEASE_NAME, "router-2", LEASE_SECONDS)
     mover = mover_of(system, Transfer(system.stores))
@@ -96,3 +120,52 @@ async def test_nobody_says_that_all_is_settled_while_a_store_cannot_be_asked(sys
     with pytest.raises(Away):
         await mover.run_once(Loop("mover", mover.run_once))
     assert not mover.settled
+
+
+async def test_records_are_not_settled_once_the_setting_wants_them_elsewhere(system: System) -> None:
+    """A router must not report the aim of its last pass as reached while another one holds."""
+    mover = mover_of(system, Transfer(system.stores))
+    for _ in range(2):
+        await mover.run_once(Loop("mover", mover.run_once))
+    assert mover.settled
+    await system.migration.rollback(BY_HAND, Phase.DUAL_WRITE)
+    assert not mover.settled
+
+
+class _Leases:
+    """The control store's leases, with the time of each call."""
+
+    def __init__(self, system: System, clock: ManualClock) -> None:
+        self._control = system.control
+        self._clock = clock
+        self.taken_at: list[float] = []
+
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        self.taken_at.append(self._clock.monotonic())
+        return await self._control.lease(name, holder, ttl_seconds)
+
+
+class _Slow(Transfer):
+    """Each group of buckets takes a second."""
+
+    def __init__(self, system: System, clock: ManualClock) -> None:
+        super().__init__(system.stores)
+        self._clock = clock
+
+    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+        self._clock.advance(1.0)
+        return await super().release_absences(buckets, to)
+
+
+async def test_a_router_keeps_its_lease_during_a_long_pass(system: System) -> None:
+    """Without it another router begins to move the same buckets."""
+    clock = ManualClock()
+    leases = _Leases(system, clock)
+    mover = Mover(system.stores, _Slow(system, clock), system.setting, leases, "router-1", clock)
+    began = clock.monotonic()
+    await mover.run_once(Loop("mover", mover.run_once))
+    took = clock.monotonic() - began
+    assert took > 2 * LEASE_SECONDS and mover.buckets_at_b == BUCKETS
+    times = [*leases.taken_at, clock.monotonic()]
+    assert max(after - before for before, after in pairwise(times)) <= LEASE_SECONDS
+    assert len(leases.taken_at) <= 2 * took / LEASE_SECONDS + 1, "and asks for it no more often than it needs to"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from libs.errors import LockTimeout
+from libs.errors import StoreNotReady
 from services.service_layer.store.postgres import open_store
 from tests.contracts.store_adapters import own, put
 
@@ -18,7 +18,7 @@ async def test_a_process_that_has_not_seen_the_fence_writes_nothing(postgres_dsn
         await put(first, KEY, "r1", "first")
         before = (await first.records.read(key)).row
         await first.recovery.fence("an operator says so")
-        with pytest.raises(LockTimeout):
+        with pytest.raises(StoreNotReady, match="an operator says so"):
             await put(second, key, "r2", "second")
         assert (await second.records.read(key)).row == before
         await first.recovery.reopen()

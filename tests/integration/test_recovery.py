@@ -18,10 +18,13 @@ from libs.ownership.terms import next_term
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.rpc.tasks import Loop
 from libs.store.recovery import Identity, Why
+from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase
+from services.router.core.reconcile import Findings
 from services.router.flows import recover as flows_recover
 from services.router.flows.conflicts import Conflicts, NoConflict
 from services.router.flows.jobs import JobFailed, JobKind, Position, Step
+from services.router.flows.log_gap import open_gap
 from services.router.flows.migration import Decision
 from services.router.flows.recover import FENCED_SECONDS, STAGES, Recover, Seize
 from services.router.flows.stores import Refused
@@ -33,6 +36,7 @@ from tests.waiting import eventually
 
 A, B = Store.A, Store.B
 KEYS = [f"shelves/{number:02d}" for number in range(40)]
+RECONCILE_JOB = Job("reconcile", "reconcile", "ann")
 STEPS = 400
 CALL_SECONDS = 5.0
 
@@ -440,6 +444,22 @@ async def test_another_control_store_recovers_only_when_it_is_adopted(system: Sy
     for store in Store:
         order = (await system.ports(store).recovery.standing()).order
         assert order is not None and (order.epoch, order.number) == (4, 1)
+
+
+async def test_a_recovery_that_waits_seizes_nothing_after_the_feeds_were_restarted(system: System) -> None:
+    """Until the records that the feeds have skipped are copied, or their loss is accepted."""
+    kind = recover(system)
+    _, checkpoint = await step_by_step(system, kind, until="seize")
+    await open_gap(system.control)
+    arguments = {"store": "B", "confirm": "service_layer"}
+    with pytest.raises(JobFailed, match=r"run baton reconcile.*resume this job.*--accept-gap"):
+        await kind.step(Position(arguments, checkpoint, limit=100, job="recover-2", number=2))
+    arguments["accept_gap"] = "true"
+    kind.lane(arguments)
+    await kind.check(arguments)
+    await kind.step(Position(arguments, checkpoint, limit=100, job="recover-2", number=2))
+    await system.control.add(replace(RECONCILE_JOB, state=JobState.FINISHED, report=Findings().to_json()))
+    await kind.step(Position({**arguments, "accept_gap": ""}, checkpoint, limit=100, job="recover-2", number=2))
 
 
 async def test_a_recheck_needs_the_other_store_and_the_log(system: System) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
+from libs.clock import ManualClock
 from libs.ownership.model import Record, Row, Store, Version
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows import watching as router_watching
 from services.router.flows.migration import Blocked, Decision
+from services.router.flows.stores import StoreClient
+from services.router.flows.watching import WatchCall, Watching
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_short_deadlines import SlowRecords
 from tests.shelf import MOST_READER_CHARACTERS
@@ -328,3 +332,52 @@ async def test_what_a_store_refuses_is_refused_at_once_with_its_own_words(system
             grpc.StatusCode.INVALID_ARGUMENT,
             "reader",
         )
+
+
+async def until_all(answers: AsyncIterator[bytes]) -> None:
+    while not pb.News.FromString(await anext(answers)).all:
+        pass
+
+
+async def test_a_lost_store_is_asked_again_after_pauses_that_grow_and_begin_anew_with_each_loss(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pauses, a = ManualClock(), list[float](), system.backends[Store.A]
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.advance(seconds)
+        if len(pauses) == 6:
+            a.serving.serve()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(router_watching, "asyncio", SimpleNamespace(sleep=sleep, timeout=asyncio.timeout))
+    watches = Watching(system.stores, system.setting, clock, patience_seconds=60.0)
+    call = WatchCall(system.contract.methods["Follow"], pb.FollowOrder(), ())
+    async with aclosing(watches.answers(call, Store.A)) as answers:
+        await until_all(answers)
+        for revision in (1, 2):
+            pauses.clear()
+            await lose(a, revision)
+            await until_all(answers)
+            assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+async def test_a_watch_that_ends_ends_its_stream_at_the_store(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, not when the garbage is collected: here the stream is kept."""
+    channel, kept = system.stores[Store.A].channel, list[Any]()
+
+    def stream_callable(path: str) -> Callable[..., Any]:
+        def begin(*arguments: Any, **more: Any) -> Any:
+            kept.append(channel.stream_callable(path)(*arguments, **more))
+            return kept[-1]
+
+        return begin
+
+    a = StoreClient(Store.A, channel, None)
+    monkeypatch.setattr(a, "channel", SimpleNamespace(stream_callable=stream_callable))
+    watches = Watching({**system.stores, Store.A: a}, system.setting, ManualClock(), patience_seconds=0.0)
+    call = WatchCall(system.contract.methods["Follow"], pb.FollowOrder(), ())
+    async with aclosing(watches.answers(call, Store.A)) as answers:
+        await until_all(answers)
+    assert [stream.cancelled() for stream in kept] == [True]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from libs.backend import feed
 from libs.backend.admission import AskOther
 from libs.backend.feed import BATCH, UNPARK_SECONDS, ApplyLoop
 from libs.clock import ManualClock
@@ -23,7 +24,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.rpc.errors import reason_of
 from libs.sandboxes.validation import COLLECTION
-from libs.store.port import Applied, FeedState, FeedStep, Position, UnknownPartition
+from libs.store.port import Applied, FeedState, FeedStep, Parked, Position, UnknownPartition
 from tests.unit.backends import Backend, backend, new, refusal
 from tests.waiting import eventually
 
@@ -211,6 +212,32 @@ async def test_parked_events_are_tried_again(monkeypatch: pytest.MonkeyPatch) ->
         await eventually(unparked)
         assert (await at.store.records.read(COLLECTION + "a")).row is not None
         assert (await at.store.feed.state()).read == 1
+
+
+async def test_events_that_can_never_be_applied_do_not_keep_later_ones_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "UNPARK_EVENTS", 2)
+    async with applying(MemoryEventLog(1)) as at:
+        bad = tuple(Parked(0, offset, "bad", "why", b"\xff") for offset in range(3))
+        good = Parked(0, 3, COLLECTION + "a", "why", event("a").value)
+        await at.store.transfers.apply([], FeedStep((), (*bad, good)))
+
+        async def tried() -> bool:
+            at.clock.advance(UNPARK_SECONDS)
+            return (await at.store.feed.state()).parked_now == 3
+
+        await eventually(tried)
+        assert (await at.store.records.read(COLLECTION + "a")).row is not None
+
+        # Then the first ones are tried again.
+        monkeypatch.setattr(
+            "libs.backend.arrivals.read_event", lambda key, value: read_event(COLLECTION + "a", event("a").value)
+        )
+
+        async def tried_anew() -> bool:
+            at.clock.advance(UNPARK_SECONDS)
+            return (await at.store.feed.state()).parked_now == 0
+
+        await eventually(tried_anew)
 
 
 async def test_a_feed_behind_the_log_s_begin_stands_still_and_says_why() -> None:

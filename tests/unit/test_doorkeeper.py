@@ -9,19 +9,22 @@ from dataclasses import replace
 
 import pytest
 
-from libs.backend.admission import Admission
+from libs.backend import admission, doorkeeper, lost_rows
+from libs.backend.admission import Admission, StillReading
 from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.state import Serving
 from libs.clock import ManualClock
+from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import Event
 from libs.ownership.model import Store
-from libs.ownership.wire import STORE_NUMBERS, absence_to_pb
+from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.recovery import FencedAt
-from tests.contracts.store_adapters import check_nothing
+from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of
 from tests.waiting import eventually
 
 BOUND_SECONDS = 10.0
@@ -35,6 +38,7 @@ class Door:
         self.slow_from = slow_from
         self.questions = 0
         self.store = MemoryStore(Store.B, ManualClock(), sandbox_columns)
+        self.log = MemoryEventLog(1)
         self.serving = Serving()
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
@@ -42,7 +46,13 @@ class Door:
         self.keeper = Doorkeeper(self.store, Admission(self.store, self._log, self._other, read), self.serving)
 
     async def _log(self) -> MemoryEventLog:
-        return MemoryEventLog(1)
+        return self.log
+
+    async def say(self, key: str, revision: int, by: Store) -> None:
+        """The log has that change."""
+        event = event_of(record_of(row_of(key, (0, revision), by)))
+        headers = HeaderWriter(by.value, "baton.record.v1").write(key, (0, revision), 1.0)
+        await self.log.append([Event(key, event, headers)])
 
     async def _other(self) -> pb.GetStandingResponse:
         self.questions += 1
@@ -51,6 +61,12 @@ class Door:
             await self.answer.wait()
         absences = [absence_to_pb(one) for one in await self.store.transfers.absences()]
         return pb.GetStandingResponse(store=STORE_NUMBERS[Store.A], absences=absences)
+
+    def later(self, seconds: float) -> None:
+        """The loop's clock, as the doorkeeper reads it, is ahead by so much."""
+        again = self.keeper._again
+        assert again is not None
+        again.until -= seconds
 
     async def admit_while(self, meanwhile: Callable[[], None]) -> None:
         task = asyncio.create_task(self.keeper.admit())
@@ -133,3 +149,58 @@ async def test_a_process_that_did_not_serve_vouches_for_nothing() -> None:
         await eventually(lambda: door.serving.gone == "evidence")
     at = await fenced_at(door)
     assert at is not None and at.changes == before < changes
+
+
+@pytest.fixture
+async def half_done(monkeypatch: pytest.MonkeyPatch) -> Door:
+    """A recheck has read 5 of 25 events. What is read from now on is read at once."""
+    door = Door()
+    door.answer.set()
+    for revision in range(1, 26):
+        await door.say("sandboxes/a", revision, Store.A)
+    await door.store.recovery.fence("evidence", since={})
+    # So that no poll brings events of behind the end.
+    monkeypatch.setattr(admission, "_POLL_EVENTS", 5)
+    with monkeypatch.context() as slow:
+        slow.setattr(admission, "STEP_SECONDS", 0.0)
+        with pytest.raises(StillReading, match="5 of 25 events"):
+            await door.keeper.recheck()
+    return door
+
+
+async def test_a_recheck_goes_on_where_it_has_stopped(half_done: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as slow:
+        slow.setattr(admission, "STEP_SECONDS", 0.0)
+        with pytest.raises(StillReading, match="10 of 25 events"):
+            await half_done.keeper.recheck()
+    assert await half_done.keeper.recheck() == ""
+
+
+async def test_a_recheck_of_another_fence_reads_the_log_to_its_end_of_now(half_done: Door) -> None:
+    await half_done.store.recovery.reopen()
+    await half_done.say("sandboxes/b", 9, Store.B)
+    await half_done.store.recovery.fence("other evidence", since={})
+    assert "version 0-9" in await half_done.keeper.recheck()
+    assert (await half_done.store.recovery.standing()).gone == "other evidence"
+
+
+async def test_a_recheck_counts_rows_in_slices_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Door()
+    door.answer.set()
+    await own(door.store, ["sandboxes/a"])
+    await put(door.store, "sandboxes/a", "r1", "a")
+    await door.store.recovery.fence("evidence", since=(await door.store.feed.state()).next_offsets)
+    with monkeypatch.context() as slow:
+        slow.setattr(lost_rows, "START_SECONDS", 0.0)
+        for counted in (1, 2):
+            with pytest.raises(StillReading, match=f"counted in {counted} of 1024 buckets"):
+                await door.keeper.recheck()
+    del door.store._state.rows["sandboxes/a"]
+    assert "rows are missing: 1" in await door.keeper.recheck()
+
+
+async def test_a_recheck_that_was_left_for_long_begins_anew(half_done: Door) -> None:
+    await half_done.say("sandboxes/b", 9, Store.B)
+    half_done.later(doorkeeper.AGAIN_SECONDS)
+    assert "version 0-9" in await half_done.keeper.recheck()
+    assert (await half_done.store.recovery.standing()).gone == "evidence"

@@ -229,6 +229,13 @@ def test_thresholds_are_settings() -> None:
     assert "5 %" in lenient.threshold and (lenient.samples, lenient.least_samples) == (100, 100)
 
 
+def test_a_share_that_equals_its_limit_is_not_below_it_however_the_product_is_rounded() -> None:
+    limits = Limits(error_rate=0.07, error_calls=100)
+    assert 100 * limits.error_rate > 7, "by the rounding of floating point"
+    (at, below) = (judge(["error-rate"], Evidence(b_calls=Counts(100, faults)), limits)[0] for faults in (7, 6))
+    assert (at.verdict, below.verdict) == (FAIL, PASS)
+
+
 def test_no_limit_is_so_small_that_no_fault_at_all_exceeds_it() -> None:
     (result,) = judge(["error-rate"], Evidence(b_calls=Counts(1)), Limits(error_rate=1e-8, error_calls=1))
     assert result.verdict is PASS

@@ -91,6 +91,26 @@ async def test_a_store_that_is_away_is_warned_of_when_half_of_the_time_is_over_t
     assert watch.evidence(Evidence()).risks == (Risk("B", 3, 0),), "what was known of the log stays"
 
 
+class _SetBack(ManualClock):
+    """After a while the wall clock is set back."""
+
+    back_seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds - self.back_seconds
+
+
+async def test_a_clock_that_is_set_back_makes_no_event_safer() -> None:
+    clock, kept = _SetBack(), ManualClock()
+    log = AgedLog(1, clock=kept)
+    watch = HorizonWatch(Known({0: 0}), log, clock)
+    await log.append([Event("a", b"")])
+    clock.advance(2 * DAY + 1)
+    clock.back_seconds = DAY
+    await watch.look()
+    assert watch.evidence(Evidence()).risks == (Risk("B", 1, 0),)
+
+
 async def test_a_log_that_drops_for_its_size_warns_from_the_first_time_on() -> None:
     clock = ManualClock()
     log = MemoryEventLog(1, retained=10, clock=clock)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from libs.clock import ManualClock
+from libs.clock import Age, ManualClock
 from services.router.core.audit import AuditReport
 from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates import Verdict, judge
@@ -17,6 +17,8 @@ from services.router.flows.backfill import TO_B
 from services.router.flows.measure import rehearsed
 from services.router.flows.reconciling import Reconciling
 from services.router.flows.rehearsal import Result
+
+DAY = 86400.0
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,71 @@ async def test_evidence_that_is_dated_in_the_future_is_of_no_known_age(days: flo
     await last_audit.look()
     await stores.look()
     last = Result("1", "ann", True, "", ended, (1,))
-    seen = rehearsed(last_audit.evidence(stores.evidence(Evidence())), last, clock.now())
+    seen = rehearsed(last_audit.evidence(stores.evidence(Evidence())), last, Age(clock).seconds(ended))
     found = {one.name: one.verdict for one in judge(["audit", "rehearsal", "shadow-consistent"], agreeing(seen))}
     # A comparison that is too old shows nothing, whatever it found.
     consistent = Verdict.INCONCLUSIVE if verdict is Verdict.FAIL else verdict
     assert found == {"audit": verdict, "rehearsal": verdict, "shadow-consistent": consistent}
+
+
+class Skewed(ManualClock):
+    """Its wall clock is ahead by so much."""
+
+    ahead_seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds + self.ahead_seconds
+
+
+async def test_a_clock_that_is_set_back_makes_no_evidence_younger() -> None:
+    """What was too old stays so, and what is new grows old. A later clock that is right again changes nothing."""
+    clock = Skewed()
+    done = Job("audit", audit.LANE, "ann", {}, id="audit-1", state=JobState.FINISHED, ended_seconds=clock.now())
+    audited = replace(done, report=AuditReport(records=7, total=7).to_json())
+    compared = replace(done, lane="reconcile", id="reconcile-1", report=Findings(records=7).to_json())
+    jobs = Known(audited, compared)
+    last_audit = audit.LastAudit(jobs, clock)  # type: ignore[arg-type]
+    stores = Reconciling(jobs, 0.0, clock)  # type: ignore[arg-type]
+    await last_audit.look()
+    await stores.look()
+    for elapsed, ahead in ((0.0, 0.0), (3 * DAY, -2 * DAY), (5 * DAY, -2 * DAY), (0.0, 0.0), (0.0, -9 * DAY)):
+        clock.advance(elapsed)
+        clock.ahead_seconds = ahead
+        seen = last_audit.evidence(stores.evidence(Evidence()))
+        real = clock.monotonic() - done.ended_seconds
+        assert seen.compared is not None
+        assert (seen.audit_seconds_ago, seen.compared.seconds_ago) == (real, real)
+
+
+async def test_evidence_grows_old_from_the_first_look_at_it() -> None:
+    """No gate has asked before the clock was set back."""
+    clock = Skewed()
+    done = Job("audit", audit.LANE, "ann", {}, id="audit-1", state=JobState.FINISHED, ended_seconds=clock.now())
+    jobs = Known(
+        replace(done, report=AuditReport(records=7, total=7).to_json()),
+        replace(done, lane="reconcile", id="reconcile-1", report=Findings(records=7).to_json()),
+    )
+    last_audit = audit.LastAudit(jobs, clock)  # type: ignore[arg-type]
+    stores = Reconciling(jobs, 0.0, clock)  # type: ignore[arg-type]
+    await last_audit.look()
+    await stores.look()
+    clock.advance(8 * DAY)
+    clock.ahead_seconds = -8 * DAY
+    seen = last_audit.evidence(stores.evidence(Evidence()))
+    assert seen.compared is not None
+    assert (seen.audit_seconds_ago, seen.compared.seconds_ago) == (8 * DAY, 8 * DAY)
+
+
+def test_an_age_follows_a_clock_that_is_right_again_and_begins_anew_with_each_date() -> None:
+    clock = Skewed()
+    age, date = Age(clock), clock.now() - DAY
+    assert age.seconds(date) == DAY
+    clock.ahead_seconds = 3 * DAY
+    assert age.seconds(date) == 4 * DAY
+    clock.ahead_seconds = 0.0
+    assert age.seconds(date) == DAY
+    clock.ahead_seconds = -DAY
+    assert (age.seconds(date), age.seconds(clock.now() - 5.0)) == (DAY, 5.0)
 
 
 def agreeing(evidence: Evidence) -> Evidence:

@@ -186,6 +186,27 @@ class TestAtTheInternalListener:
             request.validate_only = True
             assert (await at.router.CreateSandbox(request, metadata=LOGGED)).name == KEY
 
+    async def test_a_refusal_waits_for_the_change_that_it_shows(self) -> None:
+        async with backend() as at:
+            await at.router.CreateSandbox(new("one"))
+            call = asyncio.ensure_future(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            await eventually(lambda: KEY in repr(at.logged))
+            assert not call.done()
+            assert await acknowledge(at) == 1
+            assert (await refusal(call)).code() is grpc.StatusCode.ALREADY_EXISTS
+
+    async def test_a_refusal_whose_change_does_not_reach_the_log_in_time_says_so(self) -> None:
+        async with backend(log_wait_seconds=0.01) as at:
+            await at.router.CreateSandbox(new("one"))
+            refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            assert reason_of(refused)[0] == "NOT_LOGGED"
+            assert "the write was refused for a change" in str(refused.details())
+
+    async def test_a_refusal_that_shows_no_change_waits_for_nothing(self) -> None:
+        async with backend(log_wait_seconds=60.0) as at:
+            gone = pb.DeleteSandboxRequest(name=KEY)
+            assert (await refusal(at.router.DeleteSandbox(gone, metadata=LOGGED))).code() is grpc.StatusCode.NOT_FOUND
+
     async def test_a_read_waits_for_nothing(self) -> None:
         async with backend(log_wait_seconds=60.0) as at:
             await at.router.CreateSandbox(new("one"))
@@ -225,9 +246,17 @@ class TestWhileTheLogIsAway:
     async def test_a_request_that_is_wrong_is_still_told_so(self) -> None:
         async with backend() as at:
             await at.router.CreateSandbox(new("one"))
+            await acknowledge(at)
             await hear(at, "no broker answers")
             refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
             assert refused.code() is grpc.StatusCode.ALREADY_EXISTS
+
+    async def test_a_refusal_that_shows_a_change_which_is_not_in_the_log_is_not_given(self) -> None:
+        async with backend() as at:
+            await at.router.CreateSandbox(new("one"))
+            await hear(at, "no broker answers")
+            refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
+            assert reason_of(refused)[0] == "LOG_UNAVAILABLE"
 
     @pytest.mark.parametrize("why", ["the relay says so", "no relay says anything any more"])
     async def test_writes_are_taken_again_when(self, why: str) -> None:

@@ -185,3 +185,32 @@ async def test_the_bytes_that_wait_are_bounded() -> None:
     first.cancel()
     await asyncio.wait([first])
     assert (queue.calls, queue.writes) == (0, 0), "a caller who leaves holds no place"
+
+
+async def test_a_call_that_tries_again_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a newcomer takes it, and the call that has waited is refused."""
+    monkeypatch.setattr(patience, "MOST_CALLS", 1)
+    monkeypatch.setattr(patience, "PROBE_SECONDS", 0.001)
+    traffic = Traffic()
+    queue = Patience(traffic, 5.0)
+    waiting = Waiting("get", True, 1, lambda _: asyncio.get_running_loop().time() + 60)
+    tries, fail = 0, asyncio.Event()
+
+    async def first() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            await fail.wait()
+        if tries < 4:
+            raise away()
+
+    async def newcomer() -> None:
+        raise away()
+
+    call = asyncio.create_task(queue.call(first, waiting))
+    await eventually(lambda: tries == 2)
+    with pytest.raises(QueueFull):
+        await queue.call(newcomer, Waiting("get", True, 1, lambda _: asyncio.get_running_loop().time() + 0.1))
+    fail.set()
+    await call
+    assert tries == 4

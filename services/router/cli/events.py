@@ -202,7 +202,8 @@ def restart(options: Changing) -> None:
         raise CommandFailed("--reason is needed: why the log was replaced; the journal keeps it", Exit.USAGE)
     effects = [
         "both feeds go on at the end of the log as it is now: what is before it is never read",
-        "a reconcile job copies what the feeds have missed, from the owner's store to the other one",
+        "a reconcile job copies what the feeds have missed, from the owner's store to the other one;"
+        " until it has finished, baton seize and recover are refused",
     ]
     with control(options) as router:
         view: View = {}

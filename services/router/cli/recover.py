@@ -26,6 +26,13 @@ Adopt = Annotated[
         help="The stores follow another control store, which is lost or was restored: follow this one from now on.",
     ),
 ]
+AcceptGap = Annotated[
+    bool,
+    typer.Option(
+        "--accept-gap",
+        help="The reconcile job of `baton events restart` has not finished: accept the loss of what is not copied.",
+    ),
+]
 NAMES = {"A": "simple_mcp", "B": "service_layer"}
 
 
@@ -41,6 +48,7 @@ def recover(  # noqa: PLR0913 - one parameter for each option
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
     wait: Annotated[bool, typer.Option("--wait", help="Until it serves again; shows how far it is.")] = False,
     adopt_control: Adopt = False,
+    accept_gap: AcceptGap = False,
     recheck: Annotated[
         bool,
         typer.Option(
@@ -73,12 +81,8 @@ def recover(  # noqa: PLR0913 - one parameter for each option
             f"{name} compares its state when it was fenced with {other} and the log, and serves again if they agree",
             f"{name} must not have been restored since it was fenced",
         ]
-        arguments = {"store": lost, "recheck": "true"}
-    else:
-        arguments = {"store": lost, "confirm": _confirmed(options, name, effects, confirm)}
-    if adopt_control:
-        effects.append("both stores refuse orders of the control store that they followed until now")
-        arguments["adopt_control"] = "true"
+    arguments = {"store": lost, **_accepted(effects, adopt_control=adopt_control, accept_gap=accept_gap)}
+    arguments |= {"recheck": "true"} if recheck else {"confirm": _confirmed(options, name, effects, confirm)}
     run_job(options, Wanted("recover", arguments, parse_rate(rate)), effects, wait=wait)
 
 
@@ -88,6 +92,7 @@ def seize(
     confirm: Confirm = "",
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done; shows how far it is.")] = False,
     adopt_control: Adopt = False,
+    accept_gap: AcceptGap = False,
 ) -> None:
     """Make the share of a store that is away the other one's, so that its records can be written again. For when it
     will not be back soon; a store whose processes can be started comes back by `baton recover`.
@@ -103,10 +108,19 @@ def seize(
         f"writes of {name} that are not in the log are LOST; when {name} is back they are shown by `baton conflicts`",
         f"{name} must stay stopped until this is done; after that it serves again only by `baton recover {name}`",
     ]
-    arguments = {"store": lost, "confirm": _confirmed(options, name, effects, confirm)}
-    if adopt_control:
-        arguments["adopt_control"] = "true"
+    arguments = {"store": lost, **_accepted(effects, adopt_control=adopt_control, accept_gap=accept_gap)}
+    arguments["confirm"] = _confirmed(options, name, effects, confirm)
     run_job(options, Wanted("seize", arguments), effects, wait=wait)
+
+
+def _accepted(effects: list[str], *, adopt_control: bool, accept_gap: bool) -> dict[str, str]:
+    """The job's arguments for these options. Adds their effects."""
+    if adopt_control:
+        effects.append("both stores refuse orders of the control store that they followed until now")
+    if accept_gap:
+        effects.append("writes that were published before `baton events restart` and are not copied yet are LOST")
+    given = {"adopt_control": adopt_control, "accept_gap": accept_gap}
+    return {name: "true" for name, is_given in given.items() if is_given}
 
 
 def _confirmed(options: Changing, name: str, effects: list[str], confirm: str) -> str:

@@ -77,6 +77,8 @@ class Evidence:
     backfill_finished_seconds_ago: float | None = None
     lag_seconds: float | None = None
     """The worse one of the two feeds."""
+    log_gap: str = ""
+    """Why records of a former log may be at one store only; "" if they are not."""
     parked: int | None = None
     """Events that could not be applied, at both stores."""
     risks: tuple[Risk, ...] | None = None
@@ -148,7 +150,14 @@ def backfill(evidence: Evidence, limits: Limits) -> Judgement:
 
 
 def lag(evidence: Evidence, limits: Limits) -> Judgement:
+    if evidence.log_gap:
+        return Judgement(INCONCLUSIVE, evidence.log_gap)
     return _at_most(evidence.lag_seconds, limits.lag_seconds, "the worse lag", " s")
+
+
+def gap_alert(evidence: Evidence, limits: Limits) -> str:
+    """Why a person must not give a store up now; "" if there is no need to look."""
+    return evidence.log_gap
 
 
 def horizon_alert(evidence: Evidence, limits: Limits) -> str:

@@ -123,7 +123,7 @@ class Job:
         if self.state.ended:
             return 0.0
         left = self.total - self.done
-        return left / self.per_second if self.total and self.per_second > 0 and left >= 0 else -1.0
+        return left / self.per_second if self.total and self.per_second > 0 else -1.0
 
 
 def same(job: Job, wanted: Job) -> Job:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from libs.clock import Clock
+from libs.clock import Age, Clock
 from libs.contract.descriptors import Contract
 from libs.errors import InvalidField
 from libs.ownership.model import Store
@@ -219,9 +219,9 @@ class LastAudit:
 
     def __init__(self, jobs: Jobs, clock: Clock) -> None:
         self._jobs = jobs
-        self._clock = clock
         self._id = ""
         self._ended_seconds = 0.0
+        self._age = Age(clock)
         self._report: AuditReport | None = None
         self.loop = Loop("last audit", self._body)
 
@@ -233,6 +233,7 @@ class LastAudit:
         job = await self._jobs.job(last.id)
         self._report = AuditReport.from_json(job.report)
         self._id, self._ended_seconds = job.id, job.ended_seconds
+        self._age.seconds(self._ended_seconds)
 
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what the last audit has found."""
@@ -240,7 +241,7 @@ class LastAudit:
             return evidence
         return replace(
             evidence,
-            audit_seconds_ago=self._clock.now() - self._ended_seconds,
+            audit_seconds_ago=self._age.seconds(self._ended_seconds),
             audit_records=self._report.records,
             audit_found=self._report.summary,
             audit_trouble=self._report.trouble,

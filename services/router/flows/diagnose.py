@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -47,6 +47,8 @@ class Surroundings:
     """Of the open log; None: there is none."""
     tokens: dict[str, bool]
     """By listener or store ("control listener", "store A"): whether a token is used."""
+    gap: Callable[[], str] = str
+    """As `services.router.flows.log_gap.GapWatch.text`."""
 
 
 async def diagnose(around: Surroundings, clock: Clock) -> list[Finding]:
@@ -163,6 +165,8 @@ def _log(around: Surroundings, before: Mapping[Store, StoreView]) -> Finding:
         if view.status is not None and (text := _misplaced(view.store, dict(view.status.feed.next_offsets), ends)):
             remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
             return Finding(Level.FAIL, "event log", text, remedy)
+    if gap := around.gap():
+        return Finding(Level.WARN, "event log", gap, "until then give no store up: baton seize and recover are refused")
     return Finding(Level.PASS, "event log", f"{len(ends)} partitions, within reach")
 
 

@@ -274,11 +274,11 @@ class Forward:
         found: list[tuple[Answer | Refused, tuple[int, int]]] = []
         for answer in answers:
             if isinstance(answer, BaseException):
-                if not isinstance(answer, Refused) or answer.is_fault:
+                if not isinstance(answer, Refused):
                     raise answer
                 trailers = dict(answer.error.trailing_metadata() or ())
                 if metadata.VERSION not in trailers:
-                    # It says nothing of its row, which may be the newest: the other one alone is no answer.
+                    # It failed, or says nothing of its row, which may be the newest: the other one alone is no answer.
                     raise answer
                 found.append((answer, read_version(trailers)))
             else:

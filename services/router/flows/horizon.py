@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from libs.clock import Clock
+from libs.clock import Age, Clock
 from libs.eventlog.port import EventLog
 from libs.ownership.model import Store
 from libs.rpc.tasks import Loop
@@ -16,6 +16,8 @@ from services.router.core.horizon import KEPT_SHARE, Held, Risk, risk_of
 from services.router.flows.observe import StoreView
 
 INTERVAL_SECONDS = 30.0
+_EPOCH = 0.0
+"""Its age is the time of now."""
 
 
 class Views(Protocol):
@@ -31,7 +33,8 @@ class HorizonWatch:
     def __init__(self, views: Views, log: EventLog, clock: Clock) -> None:
         self._views = views
         self._log = log
-        self._clock = clock
+        self._now = Age(clock)
+        self._now.seconds(_EPOCH)
         self._held: Mapping[int, Held] | None = None
         self.loop = Loop("horizon", self._body, longest_pause_seconds=INTERVAL_SECONDS)
 
@@ -43,7 +46,7 @@ class HorizonWatch:
         """Raises LogUnavailable, TopicUnfit; what was known stays."""
         ends = await self._log.ends()  # First, since a log that was not open yet does not know its retention.
         seconds, by_size = self._log.retention
-        aged = {} if seconds is None else await self._log.offsets_at(self._clock.now() - KEPT_SHARE * seconds)
+        aged = {} if seconds is None else await self._log.offsets_at(self._now.seconds(_EPOCH) - KEPT_SHARE * seconds)
         self._held = {
             partition: Held(oldest, end, aged.get(partition, oldest), by_size)
             for partition, (oldest, end) in ends.items()

@@ -115,9 +115,10 @@ class Jobs:
             await known.check(arguments)
         return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}")
 
-    async def check_lane(self, wanted: Job) -> None:
-        """Refuse early what `add` would refuse. Raises JobUnderWay, ControlUnavailable."""
-        await self._in_lane(wanted)
+    async def check_lane(self, wanted: Job) -> Job | None:
+        """Refuse early what `add` would refuse. Returns the job under way that `add` would return. Raises JobUnderWay,
+        ControlUnavailable."""
+        return await self._in_lane(wanted)
 
     async def _in_lane(self, wanted: Job) -> Job | None:
         jobs = [job for job in await self._store.jobs() if job.lane == wanted.lane and not job.state.ended]
@@ -369,8 +370,6 @@ class Run:
     async def _save(self, change: Callable[[Job], Job], *, claiming: bool = False) -> None:
         """Raises _Lost, ControlUnavailable."""
         for _ in range(_CHANGES):
-            if claiming and not self._job.state.wants_a_runner:
-                raise _Lost
             before = self._job.state
             saved = await self._store.put(change(self._job))
             if saved is not None:

@@ -123,7 +123,8 @@ class Asking(Protocol):
     """A kind that has to ask somebody whether what it is asked for makes sense."""
 
     async def check(self, arguments: Mapping[str, str]) -> None:
-        """After `lane` has accepted them, before there is a job. Raises InvalidField."""
+        """After `lane` has accepted them, before there is a job. Raises InvalidField, or another BatonError that says
+        why there must be no such job now."""
         ...
 
 

@@ -114,7 +114,6 @@ class Judge:
             return
         self.alarms += 1
         log.error("automatic rollback: all traffic goes to A until the hold is lifted: %s", reason)
-        await self._read_last(self._bench.steering.current)
 
     def _sound(self, alarm: str) -> None:
         """Says it once, not every second with other figures."""

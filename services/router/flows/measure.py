@@ -58,11 +58,6 @@ class Rehearsed(Protocol):
     @property
     def note(self) -> str: ...
 
-    @property
-    def finished_seconds(self) -> float:
-        """UNIX time."""
-        ...
-
 
 class Attempt(NamedTuple):
     """One call to one store, of a method of the contract."""
@@ -320,9 +315,9 @@ def answered_by_b(measurement: Measurement) -> dict[str, int]:
     return {router: answered.by_b for router, answered in measurement.answered().items()}
 
 
-def rehearsed(evidence: Evidence, last: Rehearsed | None, now: float) -> Evidence:
-    """With what the last rehearsal has shown; `now` is UNIX time."""
+def rehearsed(evidence: Evidence, last: Rehearsed | None, seconds_ago: float) -> Evidence:
+    """With what the last rehearsal has shown."""
     if last is None:
         return evidence
     trouble = "" if last.passed else last.note or "it did not pass"
-    return replace(evidence, rehearsal_seconds_ago=now - last.finished_seconds, rehearsal_trouble=trouble)
+    return replace(evidence, rehearsal_seconds_ago=seconds_ago, rehearsal_trouble=trouble)

@@ -13,7 +13,7 @@ from libs.errors import InvalidField
 from services.router.control.port import AUTOMATIC, ControlStore, DamagedSetting, JournalEntry
 from services.router.core import phase as phases
 from services.router.core.consistency import stores_alert
-from services.router.core.evidence import horizon_alert, shadow_alert
+from services.router.core.evidence import gap_alert, horizon_alert, shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
 from services.router.core.judge import automatic_rollback
 from services.router.core.last_step import clock_alert
@@ -132,7 +132,8 @@ class Migration:
         """What a person must look at, by the evidence of the gates."""
         evidence = self._evidence(setting)
         limits = self.limits(setting)
-        told = (alert(evidence, limits) for alert in (shadow_alert, stores_alert, horizon_alert, clock_alert))
+        found = (shadow_alert, stores_alert, horizon_alert, gap_alert, clock_alert)
+        told = (alert(evidence, limits) for alert in found)
         return [alert for alert in told if alert]
 
     async def advance(self, decision: Decision, to: Phase, confirm: str = "") -> tuple[Setting, tuple[GateResult, ...]]:

@@ -159,7 +159,12 @@ class Mover:
             return
         buckets = await self._look()
         away = self._judge(buckets)
-        moved = bool(away) and await self._pass(away)
+        try:
+            moved = bool(away) and await self._pass(away)
+        finally:
+            # A store that fails a share of its calls ends most passes. One that moved something is followed at once.
+            if away and self._has_moved:
+                loop.well()
         loop.well()
         if not away:
             self.progress = replace(self.progress, running=False, note="every bucket is where it should be")
@@ -211,7 +216,12 @@ class Mover:
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False, note=self._kept_note() or self.progress.note)
-        return self._moves.arrived > 0 or self.progress.done > 0 or self._aim() != wanted
+        return self._has_moved or self._aim() != wanted
+
+    @property
+    def _has_moved(self) -> bool:
+        """Whether the pass that runs, or ran last, moved buckets or records."""
+        return self._moves.arrived > 0 or self.progress.done > 0
 
     def _kept_note(self) -> str:
         """Why buckets or records stay, by the first of them; "" if all may move."""

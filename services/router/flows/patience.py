@@ -27,7 +27,7 @@ from services.router.flows.traffic import Traffic
 T = TypeVar("T")
 
 MOST_CALLS = 1000
-"""That wait for one store."""
+"""That wait for one store, or try it again."""
 MOST_BYTES = 64 << 20
 """Of their requests."""
 PROBE_SECONDS = 0.05
@@ -140,7 +140,9 @@ class Patience:
             yield False
             return
         queue = self._queues[away.store]
-        if self._traffic.waiting[away.store] >= MOST_CALLS or queue.size_bytes + waiting.size_bytes > MOST_BYTES:
+        # A call that tries again keeps its place.
+        calls = self._traffic.waiting[away.store] + queue.tries
+        if calls >= MOST_CALLS or queue.size_bytes + waiting.size_bytes > MOST_BYTES:
             raise QueueFull(away) from None
         if not await self._wait(away.store, queue, waiting, until):
             yield False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from libs.clock import Clock
+from libs.clock import Age, Clock
 from libs.rpc.tasks import Loop
 from services.router.control.codec import number_of_job
 from services.router.core.evidence import Evidence
@@ -30,6 +30,7 @@ class Reconciling:
         self._job = ""
         self._findings = Findings()
         self._ended = 0.0
+        self._age = Age(clock)
         self._newest = ""
         """The newest job that a comparison has to come after."""
         self._newest_seen = clock.monotonic()
@@ -41,6 +42,7 @@ class Reconciling:
         if done is not None and done.id != self._job:
             self._findings = Findings.from_json((await self._jobs.job(done.id)).report)
             self._job, self._ended = done.id, done.ended_seconds
+            self._age.seconds(self._ended)
         if self._is_due():
             await self._jobs.start(NAME, {}, ACTOR)
 
@@ -48,7 +50,7 @@ class Reconciling:
         """With what came of the last comparison."""
         if not self._job:
             return evidence
-        found, ago = self._findings, self._clock.now() - self._ended
+        found, ago = self._findings, self._age.seconds(self._ended)
         return replace(evidence, compared=Compared(ago, found.records, found.different, found.left))
 
     def _is_due(self) -> bool:

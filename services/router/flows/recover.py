@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from libs.backend.orders import order_from_pb
 from libs.clock import Clock
@@ -30,6 +30,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.control.info import Described
 from services.router.flows.backfill import Backfill
 from services.router.flows.jobs import JobFailed, Position, Step
+from services.router.flows.log_gap import GapRecords, GapStands, gap
 from services.router.flows.seizing import CALL_SECONDS, SEIZE_BUCKETS, Seizing, Told
 from services.router.flows.stores import Away, Stores
 from services.router.flows.transfer import Transfer
@@ -37,6 +38,7 @@ from services.router.flows.transfer import Transfer
 TRUE = "true"
 RECHECK = "recheck"
 ADOPT_CONTROL = "adopt_control"
+ACCEPT_GAP = "accept_gap"
 
 NAMES = {Store.A: "simple_mcp", Store.B: "service_layer"}
 """What a person types to confirm."""
@@ -50,9 +52,13 @@ POLL_SECONDS = 0.3
 SETTLE_ROWS = 500
 COMPARE_BUCKETS = 64
 
-
 STAGES = ("fence", "drain", "plan", "tell", "seize", "take", "fill", "settle", "compare", "recheck", "open", "await")
 """In their order, by which late orders are recognised."""
+BEFORE_SEIZED = frozenset(STAGES[: STAGES.index("seize") + 1])
+
+
+class Control(Described, GapRecords, Protocol):
+    """Part of the control store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +132,10 @@ class _Job:
 
     name = ""
     unit = "records"
-    options: tuple[str, ...] = (ADOPT_CONTROL,)
+    options: tuple[str, ...] = (ADOPT_CONTROL, ACCEPT_GAP)
     """Arguments beside the store and its confirmation; each is "true" or not given."""
 
-    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, control: Described) -> None:
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, control: Control) -> None:
         self._control = control
         self._stores = stores
         self._event_log = event_log
@@ -148,11 +154,19 @@ class _Job:
             raise InvalidField("confirm", arguments.get("confirm", ""), f"the name of the lost store, {NAMES[store]}")
         return f"recovery of {store}"
 
+    async def check(self, arguments: Mapping[str, str]) -> None:
+        """Raises GapStands, ControlUnavailable."""
+        if text := await self._gap(arguments):
+            raise GapStands(f"{text}; or accept their loss: --accept-gap. Nothing was changed")
+
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients and the log raise, JobFailed."""
         state = _State.decode(at.checkpoint)
         if not at.checkpoint and at.arguments.get(RECHECK):
             state = state.next("recheck")
+        # Before each step: the feeds may be restarted while a job waits.
+        if state.stage in BEFORE_SEIZED and (text := await self._gap(at.arguments)):
+            raise JobFailed(f"{text}, then resume this job; or cancel it and accept their loss: --accept-gap")
         control = (await self._control.info()).id
         order = Order(state.epoch or 0, at.number, STAGES.index(state.stage), control, at.job)
         seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments), order)
@@ -165,6 +179,9 @@ class _Job:
                 return _step(replace(state, epoch=epoch + 1), note=f"adopts control store {control}")
             seizing.order = order._replace(epoch=epoch)
         return await getattr(self, f"_{state.stage}")(state, seizing, at)  # type: ignore[no-any-return]
+
+    async def _gap(self, arguments: Mapping[str, str]) -> str:
+        return "" if arguments.get(ACCEPT_GAP) or arguments.get(RECHECK) else await gap(self._control)
 
     async def _kept(self, seizing: Seizing) -> Order | None:
         """The highest order that a store has taken."""
@@ -233,11 +250,9 @@ class Recover(_Job):
     """A `JobKind`: `store` is the one to bring back, A or B; `confirm` its name."""
 
     name = RECOVER
-    options = (ADOPT_CONTROL, RECHECK)
+    options = (ADOPT_CONTROL, ACCEPT_GAP, RECHECK)
 
-    def __init__(
-        self, stores: Stores, event_log: EventLog, clock: Clock, control: Described, transfer: Transfer
-    ) -> None:
+    def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, control: Control, transfer: Transfer) -> None:
         super().__init__(stores, event_log, clock, control)
         self._transfer = transfer
         self._filling = Backfill(stores, clock)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
-from libs.clock import Clock
+from libs.clock import Age, Clock
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS
@@ -163,6 +163,7 @@ class Rehearsals:
         self._around = around
         self._holder = holder
         self._clock = clock
+        self._age = Age(clock)
         self._told = asyncio.Event()
         self._progress = Progress(JOB, False)
         self.loop = Loop("rehearsal", self.run_once, first_pause_seconds=0.1, longest_pause_seconds=1.0)
@@ -176,6 +177,11 @@ class Rehearsals:
     def last(self) -> Result | None:
         """What came of the last one that ended."""
         return result_of(self._progress)
+
+    @property
+    def last_seconds_ago(self) -> float:
+        """The age of `last`; 0 if there is none."""
+        return self._age.seconds(self.last.finished_seconds) if self.last is not None else 0.0
 
     async def start(self, decision: Decision, buckets: int) -> Progress:
         """Asks for a rehearsal. Raises InvalidField, IllegalMove, Outdated, RehearsalUnderWay, ControlUnavailable;
@@ -368,6 +374,7 @@ class Rehearsals:
 
     async def _load(self) -> Progress:
         self._progress = await self._control.progress(JOB) or Progress(JOB, False)
+        _ = self.last_seconds_ago  # It grows from the first look.
         return self._progress
 
     async def _save(self, progress: Progress, cursor: _Cursor) -> None:

@@ -21,10 +21,9 @@ _CLAIM_SECONDS = 0.5
 """How long a claim's answer is given again without asking the database."""
 
 _STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress ORDER BY part"
-_PARKED = """
-SELECT part, place, key, reason, event, headers, topic FROM parked
-WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1
-"""
+_FIND = "SELECT part, place, key, reason, event, headers, topic FROM parked"
+_PARKED = f"{_FIND} WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1"
+_PARKED_AFTER = f"{_FIND} WHERE (part, place) > ($2::int, $3::bigint) ORDER BY part, place LIMIT $1"
 _UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
 _RESTART = (
     "INSERT INTO progress AS p (part, next) SELECT * FROM unnest($1::integer[], $2::bigint[])"
@@ -61,8 +60,14 @@ class PostgresFeed:
         return await self._context.control.run(work)
 
     async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
+        return await self._parked(_PARKED, limit, *(place or (None, None)))
+
+    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
+        return await self._parked(_PARKED_AFTER, limit, *place)
+
+    async def _parked(self, statement: str, *arguments: int | None) -> list[Parked]:
         async def work(connection: Connection) -> list[Parked]:
-            return [Parked(*row) for row in await connection.fetch(_PARKED, limit, *(place or (None, None)))]
+            return [Parked(*row) for row in await connection.fetch(statement, *arguments)]
 
         return await self._context.control.run(work)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.model import Call, Found, Record, Row, Served, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide, may_change
@@ -132,7 +133,7 @@ class PostgresRecords:
 
 async def store_change(connection: Connection, arguments: Sequence[object], found: Found, me: str) -> None:
     """One statement, which commits by itself. If its condition does not hold, raises NotOwner when what was found
-    already named another owner, else StartAgain."""
+    already named another owner, StoreNotReady when the store is fenced, else StartAgain."""
     if found.row is None:
         done = await connection.fetchrow(sql.CREATE, *arguments, me, found.absence.term)
     else:
@@ -140,7 +141,14 @@ async def store_change(connection: Connection, arguments: Sequence[object], foun
     if done is None:
         if not may_change(found, Store(me)):
             raise NotOwner.of(found)
+        await check_open(connection)
         raise StartAgain
+
+
+async def check_open(connection: Connection) -> None:
+    """After a guard has refused. Raises StoreNotReady if another process has fenced the store: a new try is in vain."""
+    if gone := await connection.fetchval(sql.GONE):
+        raise StoreNotReady(gone)
 
 
 def stub_arguments(context: Context, row: Row, event: bytes) -> tuple[object, ...]:

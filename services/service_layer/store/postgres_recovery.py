@@ -8,7 +8,7 @@ from typing import Any
 from libs.ownership.orders import Order, check_order, order_of, order_text
 from libs.store.recovery import FencedAt, Identity, Standing, StillHidden
 from services.service_layer.store.postgres_context import Context
-from services.service_layer.store.postgres_guards import COUNT_NOW
+from services.service_layer.store.postgres_guards import count_now
 from services.service_layer.store.postgres_place import PLACE, Anchor
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_rows import columnar
@@ -77,7 +77,7 @@ class PostgresRecovery:
                 seen.check_fence(row["gone"], by_admission=bool(row["fenced_at"]))
             if not await connection.fetch(_REOPEN, _taken(row, order)):
                 raise StillHidden
-            await connection.execute(COUNT_NOW)
+            await count_now(connection)
 
         await self._hold(work)
 

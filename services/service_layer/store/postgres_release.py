@@ -22,7 +22,7 @@ from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_errors import StartAgain
 from services.service_layer.store.postgres_pool import Connection, Work, transaction
-from services.service_layer.store.postgres_records import store_change, stub_arguments
+from services.service_layer.store.postgres_records import check_open, store_change, stub_arguments
 from services.service_layer.store.postgres_rows import columnar, found_of, served_of, signed
 
 CHUNK_KEYS = 200
@@ -195,6 +195,7 @@ class Releases:
         me = self._context.me.value
         status: str = await connection.execute(sql.RELEASE, *columnar(rows, 5), order.to.value, me)
         if status != f"INSERT 0 {len(rows)}":
+            await check_open(connection)
             raise StartAgain
 
     async def _stub(self, found: Found, row: Row, order: _Order) -> ReleaseResult | None:

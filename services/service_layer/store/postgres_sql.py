@@ -39,6 +39,7 @@ SELECT $1, $3, $4, $21, octet_length($21::bytea), $22, {NOW} FROM w RETURNING id
 """
 
 # In the statement itself: another process may have fenced the store, and this one may not have seen it yet.
+GONE = "SELECT gone FROM standing"
 NOT_GONE = "NOT EXISTS (SELECT FROM standing WHERE gone <> '')"
 
 UPDATE_GUARD = f"r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint) AND {NOT_GONE}"

@@ -1,6 +1,6 @@
 """Generates baton-client's messages and methods from the contract's .proto files, or checks that they are fresh.
 
-    python clients/python/generate.py [--check]
+    python clients/python/write_stubs.py [--check]
 
 The messages are made from a serialized descriptor when they are imported, by public functions of protobuf alone.
 protoc's own modules refuse each protobuf older than the protoc that wrote them; these ones run with any since 4.25.
