@@ -13,11 +13,13 @@ import httpx2
 
 from libs.rpc.channel import open_channel
 from libs.trial.client import Client, Manner
-from libs.trial.doors import RestWay, Way
+from libs.trial.doors import McpWay, RestWay, Way
 from libs.trial.requests import COLLECTION, Mix, Names
 from libs.trial.stats import Stats
 from libs.trial.tasks import first_failure
 from libs.verify.history import Call, HistoryWriter, read_history
+
+HTTP_WAYS = (RestWay, McpWay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class LoadPlan:
     seed: int = 1
     word: str = "hot"
     """The names it makes begin with it: a word of its own for each load on one system."""
-    by_rest: int = 0
-    """Of the clients, those that call by REST."""
+    by_http: int = 0
+    """Of the clients, those that call by HTTP: by REST and by MCP in turn."""
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.made_names < 1:
@@ -61,7 +63,7 @@ class Load:
     routers: Sequence[str]
     directory: Path
     http: Sequence[str] = ()
-    """Where the routers are by HTTP, for clients that call by REST."""
+    """Where the routers are by HTTP."""
     stats: Stats = field(default_factory=Stats)
     started: float = 0.0
     ended: float = 0.0
@@ -115,9 +117,10 @@ class Load:
         manner = Manner(plan.deadline_seconds, interval, plan.retry_seconds)
         for number in range(plan.clients):
             channels: list[Way] = [await stack.enter_async_context(open_channel(address)) for address in self.routers]
-            if number >= plan.clients - plan.by_rest:
+            if (place := plan.clients - 1 - number) < plan.by_http:
+                kind = HTTP_WAYS[place % len(HTTP_WAYS)]
                 client = await stack.enter_async_context(httpx2.AsyncClient())
-                channels = [RestWay(http, client, way) for http, way in zip(self.http, channels, strict=True)]
+                channels = [kind(http, client, way) for http, way in zip(self.http, channels, strict=True)]
             # Clients begin at different routers.
             channels = channels[number % len(channels) :] + channels[: number % len(channels)]
             history = stack.enter_context(HistoryWriter(self.directory / f"client-{number:02}.jsonl", number))

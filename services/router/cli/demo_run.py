@@ -47,8 +47,8 @@ SIZE = Size(
     ),
 )
 QUIET_SECONDS = 30.0
-REST_SHARE = 3
-"""One client of so many calls by REST."""
+HTTP_SHARE = 3
+"""One client of so many calls by HTTP: by REST, or by MCP."""
 RETRY_SECONDS = 3.0
 """A client repeats a write that is not answered for so long, then goes on; the outcome is unknown. With a longer time a
 B that hangs holds up every client, and no read is made."""
@@ -156,7 +156,7 @@ async def _in_world(run: _Run, world: World) -> None:
             calls_per_second=plan.calls_per_second,
             old_names=old_names,
             retry_seconds=RETRY_SECONDS,
-            by_rest=plan.clients // REST_SHARE,
+            by_http=plan.clients // HTTP_SHARE,
         )
         load = run.load = Load(load_plan, world.routers, plan.directory / "evidence", world.http_routers)
         run.story = Story(world, walk, load, run.screen, plan.seconds)
