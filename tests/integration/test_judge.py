@@ -171,6 +171,16 @@ async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(
     assert routers.automatic == [entry], "once held, it stays as it is"
 
 
+async def test_whoever_holds_all_traffic_says_at_once_why(routers: Routers) -> None:
+    await routers.seconds(10)
+    for _ in range(40):
+        await routers.seconds(1, faults=1)
+        if routers.automatic:
+            break
+    (judge,) = [router.judge for router in (routers.one, routers.other) if router.judge.alarms]
+    assert judge.last == routers.automatic[0]
+
+
 @pytest.mark.parametrize("days", [-1.0, 0.0, 1.0])
 async def test_the_pause_between_two_rollbacks_is_counted_by_no_wall_clock(routers: Routers, days: float) -> None:
     """The router that made the first one had a wrong clock, or the clock jumped since."""

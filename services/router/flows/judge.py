@@ -114,6 +114,8 @@ class Judge:
             return
         self.alarms += 1
         log.error("automatic rollback: all traffic goes to A until the hold is lifted: %s", reason)
+        # The status that shows the hold also shows why, not only after the next look.
+        await self._read_last(self._bench.steering.current)
 
     def _sound(self, alarm: str) -> None:
         """Says it once, not every second with other figures."""
