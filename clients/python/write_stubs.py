@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
 OUTPUT = Path(__file__).parent / "src" / "baton_client"
 SERVICE = "sandbox/v1/sandbox_service.proto"
-SOURCES = ("baton/options/v1/options.proto", "sandbox/v1/flat.proto", "sandbox/v1/sandbox.proto", SERVICE)
+SOURCES = ("baton/options/v1/options.proto", "sandbox/v1/sandbox.proto", SERVICE)
 """A file stands behind those that it imports."""
-TYPED = SOURCES[2:]
+TYPED = SOURCES[1:]
 """Callers use their messages."""
 TITLE = '# ruff: noqa\n"""Generated from the contract by `make protos`. Do not edit."""\n'
 
@@ -59,7 +59,14 @@ def files(folder: Path) -> dict[str, str]:
     image = folder / "image.binpb"
     _protoc(folder, ["--include_source_info", f"--descriptor_set_out={image}"])
     protos = {file.name: file for file in FileDescriptorSet.FromString(image.read_bytes()).file}
-    messages = {_module(name): [one.name for one in protos[name].message_type] for name in TYPED}
+    # baton-client speaks the newest schema version only.
+    forms = {one.form for one in protos[SERVICE].service[0].options.Extensions[options_pb2.schema].forms}
+    messages = {
+        _module(name): [
+            one.name for one in protos[name].message_type if f"{protos[name].package}.{one.name}" not in forms
+        ]
+        for name in TYPED
+    }
     modules = {f"pb/{_module(name)}.py": _messages(folder, protos[name]) for name in SOURCES}
     stubs = {f"pb/{_module(name)}.pyi": _stubs(folder, name) for name in TYPED}
     return {

@@ -14,8 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.errors import InvalidField
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
 from libs.sandboxes.unknown import split
 
 PATHS: Mapping[str, str] = {

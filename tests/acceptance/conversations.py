@@ -12,8 +12,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
 from libs.rpc import metadata
 from libs.rpc.limits import REQUEST_BYTES
 from libs.sandboxes.schema import METADATA

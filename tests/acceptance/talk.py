@@ -16,8 +16,7 @@ from google.rpc import status_pb2
 
 from libs.ownership.model import bucket_of
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
 from libs.rpc.caller import make_id
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from libs.rpc.metadata import ANONYMOUS

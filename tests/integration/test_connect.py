@@ -13,8 +13,7 @@ from google.rpc import error_details_pb2
 
 from libs.http import streams
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox
 from libs.rpc import gate as gates
 from libs.rpc.errors import Context
 from libs.rpc.server import RawService

@@ -19,8 +19,7 @@ from libs.contract.descriptors import Contract, length_delimited
 from libs.contract.schemas import SchemaUnknown, SchemaVersions
 from libs.ownership.model import BUCKETS, Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.sandboxes.columns import sandbox_columns

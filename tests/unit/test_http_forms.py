@@ -12,8 +12,7 @@ from libs.contract.descriptors import Contract, UnfitContract
 from libs.http.forms import Forms
 from libs.http.json_body import read_message, write_message
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox
 from tests.shelf import CONTRACT as SHELF
 
 CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")

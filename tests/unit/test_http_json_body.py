@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from libs.errors import InvalidField
 from libs.http.json_body import parse_json, read_message, write_message
-from libs.pb.sandbox.v1 import flat_pb2
+from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 
 INT64 = "a whole number of -9223372036854775808 to 9223372036854775807"
@@ -135,7 +135,7 @@ def test_deep_and_long_values_are_refused(body: str) -> None:
 
 def test_a_number_that_only_a_double_holds_is_no_number() -> None:
     with pytest.raises(InvalidField) as caught:
-        read('{"cpu":"1.5.1"}', flat_pb2.FlatSandbox())
+        read('{"cpu":"1.5.1"}', sandbox_pb2.FlatSandbox())
     assert caught.value.field == "cpu"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from libs.errors import InvalidField
 from libs.http.values import is_parameter, put_values
-from libs.pb.sandbox.v1 import flat_pb2
+from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 
 WHAT = "query parameter"
@@ -48,7 +48,7 @@ def test_fields_of_messages_have_a_path() -> None:
 
 
 def test_numbers_bytes_and_enums_of_any_kind_are_read() -> None:
-    assert put(flat_pb2.FlatSandbox(), ("cpu", "1e-3"), ("timeoutS", "0")) == flat_pb2.FlatSandbox(
+    assert put(sandbox_pb2.FlatSandbox(), ("cpu", "1e-3"), ("timeoutS", "0")) == sandbox_pb2.FlatSandbox(
         cpu=0.001, timeout_s=0
     )
     option = UninterpretedOption()
@@ -76,12 +76,12 @@ def test_numbers_bytes_and_enums_of_any_kind_are_read() -> None:
         (pb.UpdateSandboxRequest, "sandbox.state", "RUNNING", "STATE_RUNNING"),
         (pb.UpdateSandboxRequest, "sandbox.createTime", "yesterday", "google.protobuf.Timestamp"),
         (pb.UpdateSandboxRequest, "sandbox.spec.timeout", "3", "google.protobuf.Duration"),
-        (flat_pb2.FlatSandbox, "cpu", "NaN", "a finite number"),
-        (flat_pb2.FlatSandbox, "cpu", "inf", "a finite number"),
-        (flat_pb2.FlatSandbox, "cpu", "1e999", "a finite number"),
-        (flat_pb2.FlatSandbox, "cpu", "x", "a finite number"),
-        (flat_pb2.FlatSandbox, "cpu", "1_0", "a finite number"),
-        (flat_pb2.FlatSandbox, "cpu", " 1", "a finite number"),
+        (sandbox_pb2.FlatSandbox, "cpu", "NaN", "a finite number"),
+        (sandbox_pb2.FlatSandbox, "cpu", "inf", "a finite number"),
+        (sandbox_pb2.FlatSandbox, "cpu", "1e999", "a finite number"),
+        (sandbox_pb2.FlatSandbox, "cpu", "x", "a finite number"),
+        (sandbox_pb2.FlatSandbox, "cpu", "1_0", "a finite number"),
+        (sandbox_pb2.FlatSandbox, "cpu", " 1", "a finite number"),
         (UninterpretedOption, "stringValue", "***", "base64"),
         (UninterpretedOption, "stringValue", "é", "base64"),
         (UninterpretedOption, "positiveIntValue", "-1", "a whole number of 0"),

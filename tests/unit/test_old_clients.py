@@ -13,8 +13,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.pb.baton.telemetry.v1.telemetry_pb2 import Client
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
 from libs.rpc import metadata
 from libs.rpc.clients import MOST_CLIENTS, MOST_HOSTS, MOST_OF_A_HOST, OTHERS, Clients
 from libs.rpc.server import RawService

@@ -16,7 +16,7 @@ import pytest
 from libs.clock import ManualClock
 from libs.ownership.model import BUCKETS, Absence, Record, Store, bucket_of
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox
 from libs.sandboxes.schema import SCHEMAS
 from libs.store.port import Filter, Page
 from services.simple_mcp.store import NotTheOldDatabase, initialise, open_store

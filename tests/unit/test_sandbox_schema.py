@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from libs.contract.schemas import ONE_SCHEMA, RecordCorrupt, SchemaUnknown, SchemaVersions
 from libs.errors import InvalidField
 from libs.ownership.model import Row, Store, Version
-from libs.pb.sandbox.v1.flat_pb2 import FlatSandbox
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
 from libs.sandboxes.schema import METADATA, SCHEMAS
 from libs.sandboxes.schema_v1 import NUMBERS
 from tests.unit.sandboxes import CONTRACT_SCHEMAS, a_sandbox
