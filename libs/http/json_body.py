@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any, Never
 
 from google.protobuf import json_format
@@ -18,6 +19,8 @@ from libs.http.json_types import DEPTH, check_object
 
 _PLACE = re.compile(r" at \"?([A-Za-z_]\w*(?:\.[^\s.\"]+|\[\d+\])*)\"?")
 _SHOWN_CHARACTERS = 200
+MOST_VALUES = 20_000
+"""Of a body. Each costs the event loop some 20 microseconds to check and to put into the message."""
 
 
 def write_message(message: Message) -> bytes:
@@ -35,6 +38,7 @@ def read_message(data: bytes, message: Message, field: str = "body") -> None:
 
 def read_object(found: dict[str, Any], message: Message, field: str = "body") -> None:
     """As `read_message`, of an object that is parsed."""
+    _check_number(found, field)
     check_object(found, message.DESCRIPTOR, "" if field == "body" else field)
     try:
         json_format.ParseDict(found, message, max_recursion_depth=DEPTH)
@@ -66,10 +70,24 @@ def parse_json(data: bytes, field: str = "body") -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        # Counted one by one, the names of a large body would keep the event loop busy for hours.
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise InvalidField("body", twice, "an object that has each key once")
     return found
+
+
+def _check_number(found: dict[str, Any], field: str) -> None:
+    """Raises InvalidField when there are too many values."""
+    left: list[Any] = [found]
+    number = 0
+    while left:
+        one = left.pop()
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        number += len(inner)
+        if number > MOST_VALUES:
+            raise InvalidField(field, f"more than {MOST_VALUES} values", f"at most {MOST_VALUES} values in one request")
+        left.extend(inner)
 
 
 def _constant(text: str) -> Never:

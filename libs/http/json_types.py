@@ -21,6 +21,8 @@ DEPTH = 32
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _OWN_FORMS = "google.protobuf."
 _NAMES_CHARACTERS = 400
+_OWN_FORM_CHARACTERS = 10_000
+"""Of a text that is a message: a mask's paths are read one by one."""
 
 
 def check_object(found: Mapping[str, Any], message: Any, path: str = "", depth: int = DEPTH) -> None:
@@ -66,6 +68,8 @@ def _check_message(message: Descriptor, value: Any, path: str, depth: int) -> No
     if not message.full_name.startswith(_OWN_FORMS):
         _expect(dict, value, path, f"a {message.full_name} as a JSON object")
         check_object(value, message, path, depth - 1)
+    elif isinstance(value, str) and len(value) > _OWN_FORM_CHARACTERS:
+        raise InvalidField(path, value, f"a {message.full_name} of at most {_OWN_FORM_CHARACTERS} characters")
 
 
 def _check_text(field: FieldDescriptor, value: Any, path: str) -> None:
@@ -88,7 +92,8 @@ def _check_integer(field: FieldDescriptor, value: Any, path: str) -> None:
 def _check_enum(field: FieldDescriptor, value: Any, path: str) -> None:
     enum = field.enum_type
     assert enum is not None, "an enum field has its type"
-    known = value in enum.values_by_name if isinstance(value, str) else isinstance(value, int)
+    # protobuf cannot look up a name that is not ASCII, such as one with half of a surrogate pair.
+    known = value.isascii() and value in enum.values_by_name if isinstance(value, str) else isinstance(value, int)
     if isinstance(value, bool) or not known:
         raise InvalidField(path, value, f"one of {', '.join(one.name for one in enum.values)}"[:_NAMES_CHARACTERS])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.errors import InvalidField
-from libs.http.json_body import parse_json, read_message, write_message
+from libs.http.json_body import MOST_VALUES, parse_json, read_message, write_message
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 
@@ -172,3 +173,34 @@ def test_any_json_is_a_message_or_refused(value: object) -> None:
     again = pb.CreateSandboxRequest()
     read_message(write_message(message), again)
     assert again == message
+
+
+def test_a_key_that_is_there_twice_is_found_in_linear_time() -> None:
+    body = json.dumps({str(n): 0 for n in range(20_000)})[:-1] + ', "19999": 0}'
+    began = time.process_time()
+    with pytest.raises(InvalidField, match="'19999'"):
+        parse_json(body.encode())
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("field", ["env", "command"])
+def test_the_values_of_a_body_have_a_bound(field: str) -> None:
+    def of(number: int) -> str:
+        return spec(**{field: [""] * number if field == "command" else {str(n): "" for n in range(number)}})
+
+    # The sandbox, its spec and the field are values too.
+    assert read(of(MOST_VALUES - 3))
+    with pytest.raises(InvalidField, match=f"at most {MOST_VALUES} values"):
+        read(of(MOST_VALUES - 2))
+
+
+def test_the_text_of_a_mask_has_a_bound() -> None:
+    with pytest.raises(InvalidField, match="at most 10000 characters") as caught:
+        read(json.dumps({"updateMask": "a," * 6000}), pb.UpdateSandboxRequest())
+    assert caught.value.field == "updateMask"
+
+
+def test_half_a_surrogate_pair_is_no_name_of_an_enum() -> None:
+    with pytest.raises(InvalidField) as caught:
+        read('{"sandbox":{"state":"\\ud800"}}')
+    assert caught.value.field == "sandbox.state"
