@@ -116,6 +116,11 @@ class HttpListener:
         """Those that are refused stay for a moment, and there are as many as may be."""
         return len(self._state.connections) > 2 * self._config.connections
 
+    @property
+    def _sending(self) -> bool:
+        """A part of an answer waits for its peer to take it. Connections bound how long."""
+        return any(one.transport.get_write_buffer_size() for one in self._state.connections)
+
     def tell_date(self) -> None:
         """Of the answers from now on."""
         date = formatdate(int(time.time()), usegmt=True).encode()
@@ -131,7 +136,7 @@ class HttpListener:
         end, seen, quiet_since = loop.time() + timeout_seconds, self.requests, loop.time()
         self._server.close()
         while self._state.connections and loop.time() < end:
-            if self._under_way or self.requests != seen:
+            if self._under_way or self.requests != seen or self._sending:
                 seen, quiet_since = self.requests, loop.time()
             elif loop.time() - quiet_since >= _QUIET_SECONDS:
                 break

@@ -47,7 +47,8 @@ class App:
                     return
                 self.bodies.append(event["body"])
                 more = event["more_body"]
-        await respond(send, 200, {}, b"x" * MEGABYTE if path == "/large" else path.encode(), "text/plain")
+        size = {"/large": MEGABYTE, "/huge": 16 * MEGABYTE}.get(path)
+        await respond(send, 200, {}, b"x" * size if size else path.encode(), "text/plain")
 
 
 @pytest.fixture
@@ -61,6 +62,10 @@ async def served(app: App, request: pytest.FixtureRequest) -> AsyncIterator[Http
     await found.start()
     yield found
     await found.drain(0.0)
+
+
+def waiting_bytes(served: HttpListener) -> int:
+    return sum(one.transport.get_write_buffer_size() for one in served._state.connections)
 
 
 def connections(served: HttpListener) -> int:
@@ -248,6 +253,22 @@ async def test_a_drain_answers_what_is_under_way_and_closes_behind_it(served: Ht
         assert await draining == 0
     with pytest.raises(ConnectionRefusedError):
         await ask(served.address, "GET", "/c")
+
+
+async def test_a_drain_waits_for_a_peer_who_still_reads_its_answer(
+    served: HttpListener, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_QUIET_SECONDS", 0.05)
+    async with connected(served.address) as client:
+        await client.send(b"GET /huge HTTP/1.1\r\nhost: x\r\n\r\n")
+        await eventually(lambda: waiting_bytes(served) > 0)
+        draining = asyncio.ensure_future(served.drain(30.0))
+        await eventually(lambda: served._server is not None and not served._server.is_serving())
+        done, _ = await asyncio.wait([draining], timeout=0.3)
+        assert not done
+        found = await client.read_to_end()
+        assert await draining == 0
+    assert found.endswith(b"x" * 16 * MEGABYTE)
 
 
 async def test_a_drain_closes_idle_connections(served: HttpListener, monkeypatch: pytest.MonkeyPatch) -> None:
