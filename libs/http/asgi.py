@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
@@ -12,8 +13,13 @@ from libs.http.call import DoorCall
 from libs.http.errors import BodyTooLarge, WrongMediaType
 from libs.rpc import metadata
 from libs.rpc.errors import Pairs
+from libs.rpc.limits import METADATA_BYTES
 
 _OURS = "baton-"
+_NAME = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
+"""Of text metadata. Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Custom-Metadata"."""
+_PAIR_BYTES = 32
+"""What HTTP/2 counts for a header beside its name and value."""
 _ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent"})
 _LOOSE = frozenset({"user-agent"})
 """Said by programs that mean nothing by it: what cannot travel as metadata is left out, not refused."""
@@ -31,15 +37,22 @@ class Connection(Protocol):
 
 
 def metadata_of(headers: Headers, schema_name: str = "") -> tuple[tuple[str, str], ...]:
-    """The headers that are gRPC metadata, in lower case. Raises InvalidField."""
+    """The headers that are gRPC metadata, in lower case. They may travel on by gRPC: they have its form and bound.
+    Raises InvalidField."""
     found = []
+    size = 0
     for name, value in headers.items():
         if not (name in _ALWAYS or name.startswith(_OURS) or name == schema_name):
             continue
+        if not _NAME.fullmatch(name):
+            raise InvalidField("header", name, "a name of letters, digits, '_', '.' and '-' that does not end in -bin")
         if value.isascii() and value.isprintable():
             found.append((name, value))
+            size += len(name) + len(value) + _PAIR_BYTES
         elif name not in _LOOSE:
             raise InvalidField(name, value, "printable ASCII")
+    if size > METADATA_BYTES:
+        raise InvalidField("headers", f"{size} bytes", f"at most {METADATA_BYTES} bytes of metadata in headers")
     return tuple(found)
 
 
