@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from libs.contract.descriptors import Method
 from libs.http.gateway import Gateway
-from libs.http.json_body import read_message, write_message
+from libs.http.json_body import read_message, serialized, write_message
 
 PROTO, JSON = "proto", "json"
 
@@ -39,6 +39,6 @@ def codec_of(name: str, gateway: Gateway, method: Method, schema: int) -> Codec:
     def read(data: bytes) -> bytes:
         message = request()
         read_message(data, message)
-        return message.SerializeToString()
+        return serialized(message)
 
     return Codec(read, lambda data: write_message(reply.FromString(data)), growth=2)

@@ -30,7 +30,7 @@ from libs.http.call import DoorCall, Ended
 from libs.http.comments import Comments
 from libs.http.errors import Failure, failure_of
 from libs.http.gateway import failure
-from libs.http.json_body import read_object
+from libs.http.json_body import read_object, serialized
 from libs.http.tools import Caller, Records, Tool, tools_of
 from libs.rpc.errors import Internal, Pairs, log_defect
 
@@ -217,7 +217,7 @@ class McpServer:
             if tool.request_id:
                 done.request_id = getattr(message, tool.request_id) or str(uuid.uuid4())
                 setattr(message, tool.request_id, done.request_id)
-            return message.SerializeToString()
+            return serialized(message)
 
         try:
             call = self._caller.open(request, read)

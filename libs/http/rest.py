@@ -36,7 +36,7 @@ from libs.http.call import DoorCall, Ended
 from libs.http.errors import Failure, NoSuchVerb, WrongMediaType
 from libs.http.events import form_for
 from libs.http.gateway import Gateway, failure
-from libs.http.json_body import read_message, write_message
+from libs.http.json_body import read_message, serialized, write_message
 from libs.http.streams import StreamedAnswer
 from libs.http.values import fields_of, put_value, put_values
 
@@ -160,7 +160,7 @@ class RestDoor:
                 _put(message, path, text, "the path")
             _put_query(binding, request, message)
             _put_headers(request, message)
-            return message.SerializeToString()
+            return serialized(message)
 
         return build
 
