@@ -8,10 +8,11 @@ share (`libs.rpc.gate`).
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,9 +24,12 @@ from libs.rpc.errors import log_defect
 from libs.rpc.server import CannotListen
 
 CONNECTIONS = 1024
+FILES_SHARE = 4
+"""Of the files that the process may open, the connections are one part in so many. Those that are refused are as many
+again, and while they are accepted up to three backlogs more are open: the rest of the process needs files too."""
 IDLE_SECONDS = 75.0
 """How long a connection without a request is kept."""
-BACKLOG = 512
+BACKLOG = 128
 _LOOK_SECONDS = 0.02
 _CUT_SECONDS = 1.0
 """How long a request that is cut off may take to end."""
@@ -39,7 +43,18 @@ class HttpConfig:
 
     address: str
     setting: str
-    connections: int = CONNECTIONS
+    connections: int = field(default_factory=lambda: most_connections())
+
+    @property
+    def backlog(self) -> int:
+        """The event loop accepts so many at once."""
+        return max(min(BACKLOG, self.connections // 2), 1)
+
+
+def most_connections() -> int:
+    """As many as the process's limit of open files bears (`ulimit -n`)."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else min(CONNECTIONS, soft // FILES_SHARE)
 
 
 class HttpListener:
@@ -97,7 +112,7 @@ class HttpListener:
                 lambda: HttpConnection(self, options, self._state, loop),
                 host.strip("[]") or None,
                 int(port),
-                backlog=BACKLOG,
+                backlog=self._config.backlog,
                 family=socket.AF_INET6 if host.startswith("[") else socket.AF_UNSPEC,
             )
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator
 
 import pytest
@@ -178,6 +179,18 @@ async def test_connections_above_the_limit_are_refused(served: HttpListener, app
     await eventually(lambda: connections(served) == 0)
     assert (await ask(served.address, "GET", "/d")).status == 200
     assert "/b" not in app.seen
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"), [(1024, 256), (64, 16), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)]
+)
+def test_connections_leave_files_for_the_rest_of_the_process(
+    files: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    found = HttpConfig("127.0.0.1:0", "http")
+    assert found.connections == connections
+    assert files < 0 or 2 * found.connections + 3 * found.backlog <= files * 7 // 8
 
 
 @pytest.mark.parametrize("served", [1], indirect=True)
