@@ -120,6 +120,9 @@ class RestDoor:
             return
         reply = self._gateway.forms.reply(request.method, request.schema).FromString(data)
         headers = answer_headers(call)
+        if version_header := self._gateway.contract.schemas.metadata:
+            # The etag is the record's, whatever the version that shows it: a cache must keep the versions apart.
+            headers["vary"] = version_header
         etag = getattr(reply, "etag", "")
         if etag:
             # An etag has its quotes in the message already: https://google.aip.dev/154.

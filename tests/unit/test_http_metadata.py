@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,7 @@ from libs.http.asgi import metadata_of
 from libs.http.opening import measured
 from libs.rpc.limits import METADATA_BYTES
 from tests.http_client import ask
-from tests.http_doors import KIT, http_door
+from tests.http_doors import JSON, KIT, OPEN, http_door
 from tests.system import running_system
 from tests.unit.backends import CONTRACT, backend
 
@@ -62,3 +63,16 @@ def test_methods_that_a_stranger_makes_up_share_one_series() -> None:
     for verb in ("GET", "FOO", "BAR", "get"):
         measure(verb, "other", 405, 0.1)
     assert [one["http.request.method"] for one in meter.seen] == ["GET", "_OTHER", "_OTHER", "_OTHER"]
+
+
+@pytest.mark.parametrize("kind", ["store", "router", "old store"])
+async def test_a_cache_is_told_that_answers_depend_on_the_schema_version(kind: str) -> None:
+    async with OPEN[kind]() as door:
+        two = {"sandbox-schema-version": "2"}
+        made = json.dumps({"account": "acme", "spec": {"image": "image:1"}}).encode()
+        path = "/v1/sandboxes?sandboxId=one"
+        etag = (await ask(door.address, "POST", path, made, {"content-type": JSON, **two})).headers["etag"]
+        for more, status in (({}, 200), (two, 200), ({"if-none-match": etag}, 304)):
+            found = await ask(door.address, "GET", "/v1/sandboxes/one", None, more)
+            assert (found.status, found.headers["vary"]) == (status, "sandbox-schema-version")
+        assert (await ask(door.address, "GET", "/v1/sandboxes")).headers["vary"] == "sandbox-schema-version"
