@@ -165,7 +165,8 @@ def test_of_a_version_that_is_not_in_the_table_nothing_is_read() -> None:
 
 
 def test_the_contract_offers_the_versions_of_the_table() -> None:
-    assert SchemaVersions(METADATA, SCHEMAS.oldest, SCHEMAS.newest) == CONTRACT_SCHEMAS
+    forms = {1: {Sandbox.DESCRIPTOR.full_name: FlatSandbox.DESCRIPTOR.full_name}}
+    assert SchemaVersions(METADATA, SCHEMAS.oldest, SCHEMAS.newest, forms) == CONTRACT_SCHEMAS
 
 
 @pytest.mark.parametrize(
