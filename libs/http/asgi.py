@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -27,6 +29,7 @@ _LOOSE = frozenset({"user-agent"})
 SECURITY = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
 """Headers of every answer."""
 _WAIT = "wait="
+_QUERY_PARAMETERS = 100
 STATE = "connection"
 """Where a scope's state has its connection."""
 
@@ -80,8 +83,25 @@ def deadline_of(headers: Headers) -> float | None:
     except ValueError:
         found = 0.0
     if not 0.0 < found < 1e6:
-        raise InvalidField(name, text, "seconds, more than 0")
+        raise InvalidField(name, text, "a number of seconds, more than 0 and without a unit")
     return found
+
+
+def query_pairs(raw: bytes, note: str = "") -> list[tuple[str, str]]:
+    """The parameters of a query string. `note`: a remedy to add to the error's. Raises InvalidField."""
+    if not raw:
+        return []
+    try:
+        return parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=_QUERY_PARAMETERS,
+        )
+    except ValueError as error:
+        expected = f"name=value&name=value in percent-encoded UTF-8{note} ({error})"
+        raise InvalidField("query", raw[:80].decode("latin-1"), expected) from None
 
 
 def has_body(headers: Headers) -> bool:
@@ -146,8 +166,12 @@ def knows(if_none_match: str, etag: str) -> bool:
 
 
 async def begin(send: Send, status: int, headers: dict[str, str]) -> None:
-    encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
+
+
+def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """The headers as ASGI has them."""
+    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
 async def respond(

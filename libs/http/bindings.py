@@ -18,6 +18,8 @@ VERBS = ("get", "put", "post", "delete", "patch")
 WHOLE = "*"
 """Of a body: the whole request."""
 HEAD, OPTIONS = "HEAD", "OPTIONS"
+_PATHS_CHARACTERS = 1000
+"""How much of the paths an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,9 @@ class Routes:
             others.append(binding.verb)
         if others:
             raise NoSuchVerb(verb, allowed(others))
-        hint = f"; a colon in a name is written %3A, else {custom!r} is a verb" if custom else ""
-        raise NoSuchPath(f"there is nothing at {raw_path[:200]!r}{hint}", path=raw_path[:200])
+        hint = f"; after a colon stands a verb, here {custom[:80]!r}: write a colon in a name as %3A" if custom else ""
+        paths = ", ".join(dict.fromkeys(binding.template.text for binding in self))[:_PATHS_CHARACTERS]
+        raise NoSuchPath(f"there is nothing at {raw_path[:200]!r}: the paths are {paths}{hint}", path=raw_path[:200])
 
 
 def allowed(verbs: Iterable[str]) -> list[str]:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 import grpc
 from google.protobuf import json_format
@@ -29,6 +28,7 @@ from libs.http.asgi import (
     media_type,
     metadata_of,
     peer_of,
+    query_pairs,
     read_body,
     respond,
     texts,
@@ -47,7 +47,6 @@ JSON = "application/json"
 END_STREAM = 0x02
 """The flag of the envelope that ends a stream."""
 _IDENTITY = "identity"
-_PARAMETERS = 100
 _TIMEOUT = re.compile(r"[0-9]{1,10}")
 
 
@@ -239,17 +238,7 @@ def _request(method: Method, scope: Scope) -> _Request:
 
 def _query(raw: bytes) -> dict[str, str]:
     """Raises InvalidField. Parameters that the protocol does not have are allowed."""
-    try:
-        pairs = parse_qsl(
-            raw.decode("ascii"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=_PARAMETERS,
-            strict_parsing=True,
-        )
-    except ValueError as error:
-        expected = f"name=value&name=value in percent-encoded UTF-8; a binary message wants base64=1 ({error})"
-        raise InvalidField("query", raw[:80].decode("latin-1"), expected) from None
+    pairs = query_pairs(raw, "; a binary message wants base64=1")
     found = dict(pairs)
     for name in ("connect", "encoding", "message", "base64", "compression"):
         if sum(other == name for other, _ in pairs) > 1:

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
-from libs.http.asgi import SECURITY, answer_headers, deadline_of, metadata_of, peer_of, read_body, respond
+from libs.http.asgi import SECURITY, answer_headers, deadline_of, encoded, metadata_of, peer_of, read_body, respond
 from libs.http.call import DoorCall
 from libs.http.errors import NoSuchPath, NoSuchVerb, RefusedByHttp, WrongMediaType, failure_of
 from libs.http.forms import Forms
@@ -141,9 +141,14 @@ class McpDoor:
             await _refuse(send, error, _INVALID_REQUEST)
             return
         try:
-            parse_json(body)
+            found = parse_json(body)
         except InvalidField as error:
             await _refuse(send, error, _PARSE_ERROR)
+            return
+        try:
+            _check_message(found)
+        except InvalidField as error:
+            await _refuse(send, error, _INVALID_REQUEST)
             return
         scope[_SAID] = {}
         await app(scope, _again(body, receive), _with_headers(scope, send))
@@ -158,7 +163,7 @@ class McpDoor:
         check_origin(headers)
         kind = headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != JSON:
-            raise WrongMediaType(f"content-type: {kind[:80]!r} is not {JSON}")
+            raise WrongMediaType(f"content-type: {kind[:80]!r} is not read here: send {JSON}")
         metadata_of(headers, self._gateway.contract.schemas.metadata)
 
     async def _loaded(self) -> ASGIApp:
@@ -180,6 +185,16 @@ class McpDoor:
                 return await self._bodies.read(call, seconds)
         except TimeoutError:
             raise InvalidField("body", "no end", "a body that comes within the caller's deadline") from None
+
+
+def _check_message(found: Any) -> None:
+    """The SDK would answer with the inner text of its parser. Raises InvalidField."""
+    if not isinstance(found, dict):
+        raise InvalidField("body", type(found).__name__, "one JSON-RPC message: a JSON object")
+    if found.get("jsonrpc") != "2.0":
+        raise InvalidField("body.jsonrpc", found.get("jsonrpc"), 'a JSON-RPC message with "jsonrpc": "2.0"')
+    if not ({"result", "error"} & found.keys() or isinstance(found.get("method"), str)):
+        raise InvalidField("body.method", found.get("method"), 'the name of an MCP method, for example "tools/list"')
 
 
 def check_origin(headers: Headers) -> None:
@@ -228,9 +243,7 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            more = {**SECURITY, **scope[_SAID]}
-            encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in more.items()]
-            message["headers"] = [*message["headers"], *encoded]
+            message["headers"] = [*message["headers"], *encoded({**SECURITY, **scope[_SAID]})]
         await send(message)
 
     return sending

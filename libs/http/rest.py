@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -28,6 +27,7 @@ from libs.http.asgi import (
     media_type,
     metadata_of,
     peer_of,
+    query_pairs,
     read_body,
     respond,
 )
@@ -41,8 +41,6 @@ from libs.http.streams import StreamedAnswer
 from libs.http.values import fields_of, put_value, put_values
 
 JSON = "application/json"
-_PARAMETERS = 100
-"""Of a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +69,12 @@ class RestDoor:
         return f"<RestDoor {self._gateway.contract.service}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        verb = scope["method"]
+        verb, path = scope["method"], scope["raw_path"].decode("latin-1")
         try:
             if verb == "OPTIONS":
-                await respond(send, 204, {"allow": ", ".join(self._allowed(scope["raw_path"].decode("latin-1")))})
+                await respond(send, 204, {"allow": ", ".join(self._allowed(path))})
                 return
-            route = self.routes.find(verb, scope["raw_path"].decode("latin-1"))
+            route = self.routes.find(verb, path)
             scope["route"] = route.binding.template.text
             headers = Headers(scope=scope)
             if not route.binding.body and has_body(headers):
@@ -170,7 +168,8 @@ class RestDoor:
 
 def _read_body(binding: Binding, headers: Headers, body: bytes, message: Message) -> None:
     if media_type(headers) != JSON:
-        raise WrongMediaType(f"content-type: {headers.get('content-type', '')[:80]!r} is not {JSON} in UTF-8")
+        kind = headers.get("content-type", "")[:80]
+        raise WrongMediaType(f"content-type: {kind!r} is not read here: send JSON in UTF-8 as {JSON}")
     if binding.body == WHOLE:
         read_message(body, message)
         return
@@ -195,19 +194,7 @@ def _put(message: Message, path: str, text: str, source: str) -> None:
 
 
 def _put_query(binding: Binding, request: _Request, message: Message) -> None:
-    if not request.query:
-        return
-    try:
-        pairs = parse_qsl(
-            request.query.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=_PARAMETERS,
-        )
-    except ValueError as error:
-        shown = request.query[:80].decode("latin-1")
-        raise InvalidField("query", shown, f"name=value&name=value in percent-encoded UTF-8 ({error})") from None
+    pairs = query_pairs(request.query)
     bound = {path for path, _ in request.route.values}
     for name, value in pairs:
         first = fields_of(message.DESCRIPTOR).get(name.partition(".")[0])

@@ -225,8 +225,9 @@ async def test_a_request_that_is_none_stores_nothing(trio: Trio) -> None:
         (_call_of(arguments % ("9" * 5000)), 400, "numbers"),
         (_call_of(arguments % "1")[:-1], 400, "line 1 column"),
         (b"", 400, "line 1 column"),
-        (b"[]", 400, ""),
-        (b'{"jsonrpc":"1.0"}', 400, ""),
+        (b"[]", 400, "body: 'list' is not valid: one JSON-RPC message"),
+        (b'{"jsonrpc":"1.0"}', 400, "body.jsonrpc: '1.0' is not valid: a JSON-RPC message with"),
+        (b'{"jsonrpc":"2.0","id":1}', 400, "body.method: None is not valid: the name of an MCP method"),
         (_call_of(arguments % ('"' + "x" * (3 << 20) + '"')), 413, "larger than 2097152 bytes"),
     ]
     url = trio.url("a")
