@@ -16,7 +16,7 @@ from libs.http.templates import Template, decode, split_verb
 
 VERBS = ("get", "put", "post", "delete", "patch")
 WHOLE = "*"
-"""Of a body: the whole request."""
+"""A binding's body that is the whole request."""
 HEAD, OPTIONS = "HEAD", "OPTIONS"
 _PATHS_CHARACTERS = 1000
 """How much of the paths an error shows."""
@@ -38,7 +38,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A request that was recognised."""
+    """The binding that a request matches, and the values in its path."""
 
     binding: Binding
     values: tuple[tuple[str, str], ...]
@@ -47,10 +47,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Of one contract."""
+    """All bindings of one contract."""
 
     bindings: Mapping[str, tuple[Binding, ...]]
-    """By the verb of the path: "undelete", or "" where there is none."""
+    """Bindings by the custom verb of the path: "undelete", or "" for a path without one."""
 
     @classmethod
     def of(cls, contract: Contract) -> Routes:
@@ -85,7 +85,7 @@ class Routes:
 
 
 def allowed(verbs: Iterable[str]) -> list[str]:
-    """With HEAD and OPTIONS, which come of themselves."""
+    """Add OPTIONS, and HEAD where there is a GET."""
     found = list(dict.fromkeys(verbs))
     return [*found, *([HEAD] if "GET" in found else []), OPTIONS]
 

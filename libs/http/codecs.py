@@ -19,11 +19,11 @@ def _same(data: bytes) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Codec:
     read: Callable[[bytes], bytes] = _same
-    """A request as it is sent, serialized. Raises InvalidField."""
+    """Turns a request's body into the serialized message. Raises InvalidField."""
     write: Callable[[bytes], bytes] = _same
-    """A serialized answer as it is sent."""
+    """Turns the serialized reply into the body that is sent."""
     growth: int = 1
-    """By how much a message may be longer as it is sent."""
+    """The factor by which a body may be longer than its serialized message."""
 
 
 SERIALIZED = Codec()

@@ -19,7 +19,7 @@ OTHER = "other"
 """The route of a request that no door has recognised. Never a path: a stranger would make metrics without end."""
 
 Measure = Callable[[str, str, int, float], None]
-"""Takes HTTP method, route, code and seconds of each request."""
+"""Records one request: HTTP method, route, code, seconds."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Doors:
     ready: Callable[[], bool]
     measure: Measure | None = None
     paths: Mapping[str, ASGIApp] = field(default_factory=dict)
-    """Other doors: of a path, or of all paths below one that ends with "/"."""
+    """The other doors, by path; a path that ends with "/" stands for all below it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -24,7 +24,7 @@ SETTING = "http"
 _VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
 MoreTools = Callable[[Gateway], Iterable[Tool]]
-"""Tools of a process beside those of its contract."""
+"""Makes the tools that a process has beside its contract's."""
 
 
 def http_listener(  # noqa: PLR0913 - what a listener serves, and where
@@ -37,7 +37,8 @@ def http_listener(  # noqa: PLR0913 - what a listener serves, and where
     default_schema: int = NEWEST,
     more_tools: MoreTools = lambda _: (),
 ) -> HttpListener:
-    """For the service that `public` serves, with its limits. Not started yet. Raises UnfitContract, UnfitTemplate."""
+    """Build the listener of the service that `public` serves, with `public`'s limits; the caller starts it. Raises
+    UnfitContract, UnfitTemplate."""
     gateway = Gateway(contract, service, public.gate, default_schema)
     procedures = Procedures(gateway)
     mcp = McpDoor(gateway, more_tools(gateway))

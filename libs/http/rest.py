@@ -1,8 +1,8 @@
 """REST by a contract's `google.api.http` options: proto3 JSON in and out, errors by AIP-193, watches as events.
 
-Beside the message's fields a request may say in HTTP's own words: `Idempotency-Key` for the request id, `If-Match` for
-the etag, `Last-Event-ID` for the resume token, `X-Server-Timeout` (seconds) or `Prefer: wait=2` for the deadline. What
-is said twice must be the same.
+Headers may stand for fields: `Idempotency-Key` for the request id, `If-Match` for the etag, `Last-Event-ID` for the
+resume token. `X-Server-Timeout` (seconds) or `Prefer: wait=2` is the deadline. A field that is given in two
+places (path, query, body, header) must have one value.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _read_body(binding: Binding, headers: Headers, body: bytes, message: Message
 
 
 def _put(message: Message, path: str, text: str, source: str) -> None:
-    """What was said already must be the same. Raises InvalidField."""
+    """Set the field. Raises InvalidField if it has another value already."""
     *parents, last = path.split(".")
     target: Any = message
     for name in parents:
