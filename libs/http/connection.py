@@ -24,6 +24,8 @@ from libs.http.asgi import STATE
 
 HEAD_BYTES = 16 << 10
 """Of a request's line and headers."""
+READ_BYTES = 16 << 10
+"""At once. Of 256 KiB in chunks of one byte, h11 makes a second's work, and no other call goes on meanwhile."""
 HEAD_SECONDS = 10.0
 WRITE_SECONDS = 10.0
 WRITE_BYTES = 64 << 10
@@ -75,6 +77,8 @@ class HttpConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio's transports read up to 256 KiB at once.
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         if self._owner.flooded:
             self.abort()
         elif self._owner.full:

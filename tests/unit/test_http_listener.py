@@ -217,6 +217,24 @@ async def test_a_large_body_that_is_not_read_leaves_its_answer_and_the_connectio
         assert (await client.answer()).body == b"/b"
 
 
+async def test_a_connection_is_read_in_small_parts(
+    served: HttpListener, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that chunks of one byte do not keep the event loop busy for long."""
+    sizes: list[int] = []
+    received = HttpConnection.data_received
+
+    def noting(self: HttpConnection, data: bytes) -> None:
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(HttpConnection, "data_received", noting)
+    async with connected(served.address) as client:
+        await client.request("POST", "/body", b"x" * MEGABYTE)
+        assert (await client.answer()).status == 200
+    assert sum(sizes) > MEGABYTE and max(sizes) <= connection.READ_BYTES
+
+
 async def test_the_rest_of_a_body_has_a_bound(served: HttpListener, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(served.address) as client:
         await client.send(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nx")
