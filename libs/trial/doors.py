@@ -166,6 +166,9 @@ class McpWay(HttpWay):
         call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         headers = [*said, *MCP_HEADERS, *([("x-server-timeout", str(timeout))] if timeout is not None else [])]
         answer = await self._request("POST", MCP_PATH, timeout, headers=headers, content=json.dumps(call).encode())
+        if refused := answer.json().get("error"):
+            # The request never became a call: its time was up before it was read.
+            _refuse(refused["data"]["error"], ())
         found = answer.json()["result"]
         trailers = trailers_of(found.get("_meta", {}).items())
         if found.get("isError"):

@@ -26,6 +26,8 @@ from services.router.core.plan import is_canary
 
 CALL_SECONDS = 10.0
 CANARY_PERMILLE = 500
+PAGE_SIZE = 50
+"""Of a list that says none."""
 COLLECTION = "sandboxes/"
 SERVICE = "sandbox.v1.SandboxService"
 IMAGE = "registry.local/agent:1"
@@ -119,11 +121,11 @@ class Talk:
         self, method: str, data: bytes, *, at: int = 0, metadata: Sequence[tuple[str, str]] = ()
     ) -> bytes | grpc.aio.AioRpcError:
         """The answer's bytes or the refusal, written down either way."""
-        call = self.ways[at].multi_callable(f"/{SERVICE}/{method}")(
-            data, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*self.says, *metadata)
-        )
+        call = self._call(method, data, at, metadata)
         try:
             answer: bytes = await call
+            if method == "ListSandboxes":
+                answer = await self._filled(data, answer, at, metadata)
         except grpc.aio.AioRpcError as error:
             self._note(method, f"{error.code().name} {error.details()}", _error_text(error), error.trailing_metadata())
             return error
@@ -132,6 +134,22 @@ class Talk:
             self._names.append(pb.ListSandboxesResponse.FromString(answer).next_page_token or self.tag)
         self._note(method, "OK", _answer_text(method, answer), await call.trailing_metadata())
         return answer
+
+    def _call(self, method: str, data: bytes, at: int, metadata: Sequence[tuple[str, str]]) -> Any:
+        return self.ways[at].multi_callable(f"/{SERVICE}/{method}")(
+            data, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*self.says, *metadata)
+        )
+
+    async def _filled(self, data: bytes, answer: bytes, at: int, metadata: Sequence[tuple[str, str]]) -> bytes:
+        """A busy store may end a page early: as many as were asked for, from several pages."""
+        request, page = pb.ListSandboxesRequest.FromString(data), pb.ListSandboxesResponse.FromString(answer)
+        wanted = request.page_size or PAGE_SIZE
+        while page.next_page_token and len(page.sandboxes) < wanted:
+            request.page_token, request.page_size = page.next_page_token, wanted - len(page.sandboxes)
+            more = await self._call("ListSandboxes", request.SerializeToString(), at, metadata)
+            page.next_page_token = ""
+            page.MergeFromString(more)
+        return page.SerializeToString()
 
     def _note(self, method: str, outcome: str, text: str, trailers: Any) -> None:
         own = sorted(f"{name}: {value!r}" for name, value in trailers or () if name.startswith("baton-"))
