@@ -56,7 +56,7 @@ _REQUESTS = {
     pb.RenewLeaseRequest: "RenewLease",
     pb.ReleaseLeaseRequest: "ReleaseLease",
 }
-_SIZE = re.compile(r"would have \d+ bytes")
+_SIZE = re.compile(r"(would have |')\d+ bytes")
 _MADE_BY_THE_SERVICE = ("create_time", "update_time", "delete_time", "acquire_time", "renew_time")
 
 
@@ -154,8 +154,8 @@ class Talk:
     def _note(self, method: str, outcome: str, text: str, trailers: Any) -> None:
         own = sorted(f"{name}: {value!r}" for name, value in trailers or () if name.startswith("baton-"))
         line = "\n".join([f"{method}: {outcome}", text, *own])
-        # How many bytes a time takes depends on the time.
-        line = _SIZE.sub("would have some bytes", line)
+        # How many bytes a time takes depends on the time; and over MCP a request without an id gets one.
+        line = _SIZE.sub(r"\1some bytes", line)
         for number, name in enumerate(self._names):
             line = line.replace(name, f"<{number}>")
         self.heard.append(line.replace(self.tag, "<tag>"))
