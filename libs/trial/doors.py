@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -79,7 +80,7 @@ class Call:
         return self.trailers
 
 
-class HttpWay:
+class HttpWay(ABC):
     """What the doors over HTTP have in common."""
 
     def __init__(
@@ -104,9 +105,9 @@ class HttpWay:
             call = self._otherwise.multi_callable(method)(data, timeout=timeout, metadata=grpc.aio.Metadata(*said))
             return await call, await call.trailing_metadata()
 
+    @abstractmethod
     async def send(self, method: str, data: bytes, timeout: float | None, said: Said) -> Answered:
         """The serialized reply and its trailers. Raises AioRpcError, Unsayable."""
-        raise NotImplementedError
 
     def _schema_of(self, said: Said) -> int:
         named = dict(said).get(METADATA, "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,9 @@ CALLS = int(os.environ.get("BATON_TEST_DOORS", "400"))
 BATCH = 100
 """Calls on one set of sandboxes."""
 IDS = 3
+
+DOORS: Mapping[str, Callable[..., Way]] = {"REST": RestWay, "Connect": ConnectWay, "MCP": McpWay}
+"""Beside gRPC."""
 
 Values = Sequence[Any]
 STATES: Values = (0, 1, 2, 3, 4, 99)
@@ -64,10 +67,7 @@ async def ways_of(door: Door) -> AsyncIterator[dict[str, Way]]:
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(door.grpc))
         client = await stack.enter_async_context(httpx2.AsyncClient())
-        http = {
-            name: kind(door.address, client, channel)
-            for name, kind in {"REST": RestWay, "Connect": ConnectWay, "MCP": McpWay}.items()
-        }
+        http = {name: kind(door.address, client, channel) for name, kind in DOORS.items()}
         yield {"gRPC": channel, **http}
 
 

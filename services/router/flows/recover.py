@@ -14,6 +14,7 @@ be started, while the seizure lasts, and that what is neither in the log nor in 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -127,7 +128,7 @@ class _State:
         return f"{seized} buckets seized, {len(self.refused)} refused: bucket {self.refused[0]}: {self.why}"
 
 
-class _Job:
+class _Job(ABC):
     """What both kinds share: up to the seizure."""
 
     name = ""
@@ -218,8 +219,9 @@ class _Job:
             return _step(replace(state, seized=state.seized + len(some)).with_refused(refused))
         return await self._seized(state, seizing)
 
+    @abstractmethod
     async def _seized(self, state: _State, seizing: Seizing) -> Step:
-        raise NotImplementedError
+        """What follows once every bucket was seized or refused."""
 
 
 SEIZE = "seize"
