@@ -35,7 +35,7 @@ TITLE = '# ruff: noqa\n"""Generated from the contract by `make protos`. Do not e
 
 
 def main() -> int:
-    """Do what the command line says; 0 if done, or fresh."""
+    """Write the stubs, or check them; returns the exit code."""
     parser = argparse.ArgumentParser(description="Generate baton-client's messages and methods.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is not fresh")
     check = parser.parse_args().check
@@ -44,7 +44,7 @@ def main() -> int:
     stale = [name for name, text in fresh.items() if not _same(OUTPUT / name, text)]
     for name in stale:
         if check:
-            print(f"{OUTPUT / name} is not what {PROTOS} generates. Run: make protos", file=sys.stderr)
+            print(f"{OUTPUT / name} differs from the code that {PROTOS} generates. Run: make protos", file=sys.stderr)
         else:
             (OUTPUT / name).write_text(fresh[name])
     return 1 if check and stale else 0

@@ -1,4 +1,4 @@
-"""A server that answers by a script, and keeps what it was sent."""
+"""A server that answers by a script and records its requests."""
 
 from __future__ import annotations
 

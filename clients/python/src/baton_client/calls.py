@@ -1,4 +1,4 @@
-"""Calls and watches, blocking and for asyncio: what goes to the server, and when it goes again."""
+"""Sends calls and watches, blocking and for asyncio, and repeats them by the retry rules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Method(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all calls of a client share."""
+    """State that all calls of a client share."""
 
     timeout: float
     metadata: Metadata = ()
