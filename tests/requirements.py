@@ -421,7 +421,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "an_answer_that_differs_is_found",
         )
         + _in("acceptance/test_old_names.py", "every_name_of_the_old_service_is_served_there_and_back")
-        + _in("integration/test_doors_differential.py", "random_calls_have_the_same_answer_by_every_door"),
+        + _in("integration/test_doors_differential.py", "random_calls_have_the_same_answer_by_every_door")
+        + _in("integration/test_client_go.py", "the_go_client_works_at_the_three_real_processes"),
     ),
     "api.mcp": Requirement(
         "The operations are there as MCP tools at all three",

@@ -1,4 +1,4 @@
-"""The Go client, built and run against all places that serve the contract."""
+"""The Go client, built and run against every server of the contract, in this process and as processes of their own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 
 from libs.devstack import locate
 from libs.devstack.errors import ServerMissing
+from libs.trial.world import World
 from tests.endpoints import NAMES, ROOT, endpoint
 from tests.goclient import EXAMPLE, generate, go_client, run
 
@@ -26,15 +27,27 @@ def program() -> Path:
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_go_client_writes_reads_retries_and_watches(program: Path, name: str) -> None:
     async with endpoint(name) as place:
-        said = await asyncio.to_thread(run, [str(program), place.grpc], ROOT, dict(os.environ), RUN_SECONDS)
-    lines = dict(line.split(" ", 1) for line in said.splitlines())
+        await check_client(program, place.grpc, listed=1)
+
+
+async def test_the_go_client_works_at_the_three_real_processes(program: Path, tmp_path: Path) -> None:
+    """All three serve the same records, so each run lists one sandbox more."""
+    world = World.embedded(tmp_path / "world")
+    async with world.running():
+        for listed, name in enumerate(("a", "b-1", "router-1"), start=1):
+            await check_client(program, world.nodes[name].public, listed)
+
+
+async def check_client(program: Path, address: str, listed: int) -> None:
+    output = await asyncio.to_thread(run, [str(program), address], ROOT, dict(os.environ), RUN_SECONDS)
+    lines = dict(line.split(" ", 1) for line in output.splitlines())
     sandbox = lines["created"]
     assert re.fullmatch(r"sandboxes/[a-z0-9-]+", sandbox)
     assert lines == {
         "created": sandbox,
         "again": f"{sandbox} true",
         "got": f"{sandbox} debian:13",
-        "listed": "1",
+        "listed": str(listed),
         "updated": f"{sandbox} blue",
         "refused": "NotFound SANDBOX_NOT_FOUND",
         "watched": f"{sandbox} blue",
