@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from services.router.control.port import KEPT_JOBS
-from services.router.core.evidence import INCONCLUSIVE, PASS, Evidence, Limits, lag
+from services.router.core.evidence import Evidence, Limits
+from services.router.core.gates.data import lag
+from services.router.core.gates.gate import INCONCLUSIVE, PASS
 from services.router.core.jobs import Job, JobState
 from services.router.core.reconcile import Findings
 from services.router.flows.log_gap import GapWatch, gap, open_gap

@@ -16,8 +16,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.cli.options import Exit
-from services.router.core.evidence import Verdict
-from services.router.core.gates import judge
+from services.router.core.gates import Verdict, judge
 from services.router.core.jobs import Job, JobState
 from services.router.flows.adopted_logs import ADOPTED, AdoptedLogs
 from services.router.flows.job_runner import lease_of

@@ -19,8 +19,9 @@ from libs.devstack.ports import free_port
 from libs.locks.measured import MeasuredLocks
 from libs.telemetry.latency import bucket_of_seconds
 from libs.telemetry.metrics import open_metrics
-from services.router.core.evidence import Evidence, Limits, horizon_alert
+from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates import GATES, Verdict
+from services.router.core.gates.data import horizon_alert
 from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts

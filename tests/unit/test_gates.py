@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from libs.telemetry.latency import bucket_of_seconds
-from services.router.core.consistency import stores_alert
-from services.router.core.evidence import shadow_alert
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge, not_overridable, worst
+from services.router.core.gates.data import shadow_alert, stores_alert
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared

@@ -9,7 +9,8 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, LogUnavailable, Retention
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse
-from services.router.core.evidence import Evidence, Limits, horizon_alert
+from services.router.core.evidence import Evidence, Limits
+from services.router.core.gates.data import horizon_alert
 from services.router.core.horizon import Held, Risk, risk_of
 from services.router.flows.horizon import HorizonWatch
 from services.router.flows.observe import StoreView

@@ -8,8 +8,8 @@ from libs.clock import Age, ManualClock
 from services.router.core.audit import AuditReport
 from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates import Verdict, judge
+from services.router.core.gates.steps import clock_alert
 from services.router.core.jobs import Job, JobState
-from services.router.core.last_step import clock_alert
 from services.router.core.measure import ShadowCounts
 from services.router.core.reconcile import Findings
 from services.router.flows import audit

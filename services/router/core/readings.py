@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from libs.telemetry.latency import Bounds, bounds
-from services.router.core.evidence import Evidence, Limits, disagreeing, write_deltas
+from services.router.core.evidence import Evidence, Limits
+from services.router.core.gates.data import disagreeing
+from services.router.core.gates.service import write_deltas
 
 
 class Reading(NamedTuple):

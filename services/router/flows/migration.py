@@ -12,11 +12,10 @@ from libs.clock import Clock
 from libs.errors import InvalidField
 from services.router.control.port import AUTOMATIC, ControlStore, DamagedSetting, JournalEntry
 from services.router.core import phase as phases
-from services.router.core.consistency import stores_alert
-from services.router.core.evidence import gap_alert, horizon_alert, shadow_alert
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
+from services.router.core.gates.data import gap_alert, horizon_alert, shadow_alert, stores_alert
+from services.router.core.gates.steps import clock_alert
 from services.router.core.judge import automatic_rollback
-from services.router.core.last_step import clock_alert
 from services.router.core.limits import changed, gate_limits
 from services.router.core.pace import Pace
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
