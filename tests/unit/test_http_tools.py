@@ -91,8 +91,8 @@ def test_a_creation_must_give_what_a_change_need_not() -> None:
 
 def test_an_old_schema_version_has_its_own_words() -> None:
     newest, old = Comments.load(SANDBOXES), Comments.load(SANDBOXES, 1)
-    assert newest.at("sandbox.v1.Sandbox").text == "The state of one agent sandbox."
-    assert old.at("sandbox.v1.Sandbox").text.startswith("A sandbox as clients of schema version 1")
+    assert newest.at("sandbox.v1.Sandbox").text == "An isolated environment that runs code for an agent."
+    assert old.at("sandbox.v1.Sandbox").text.startswith("A sandbox in schema version 1")
     assert old.at("sandbox.v1.Sandbox.cpu").text and not newest.at("sandbox.v1.Sandbox.cpu").text
 
 

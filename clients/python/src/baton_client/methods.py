@@ -47,7 +47,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Creates a sandbox. Without an id the service makes one."""
+        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox exists; a deleted sandbox of the same name is replaced."""
         return self._call(_CREATE_SANDBOX, request, timeout, metadata, received)
 
     def GetSandbox(
@@ -58,7 +58,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Returns one sandbox. A deleted one is not found."""
+        """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
         return self._call(_GET_SANDBOX, request, timeout, metadata, received)
 
     def ListSandboxes(
@@ -69,7 +69,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> ListSandboxesResponse:
-        """Returns one page of the sandboxes that match the filter."""
+        """Returns one page of the sandboxes that match a filter."""
         return self._call(_LIST_SANDBOXES, request, timeout, metadata, received)
 
     def WatchSandboxes(
@@ -80,7 +80,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Generator[WatchSandboxesResponse, None, None]:
-        """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server ends it (UNAVAILABLE: call again with the newest resume_token)."""
+        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends it with UNAVAILABLE; call again with the newest resume_token."""
         return self._watch(_WATCH_SANDBOXES, request, timeout, metadata, received)
 
     def UpdateSandbox(
@@ -91,7 +91,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
+        """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox does not exist, unless allow_missing is set."""
         return self._call(_UPDATE_SANDBOX, request, timeout, metadata, received)
 
     def DeleteSandbox(
@@ -102,7 +102,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
+        """Marks a sandbox as deleted and returns it. UndeleteSandbox restores it."""
         return self._call(_DELETE_SANDBOX, request, timeout, metadata, received)
 
     def UndeleteSandbox(
@@ -113,7 +113,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Brings a deleted sandbox back."""
+        """Restores a deleted sandbox. Fails with NOT_FOUND if it never existed and with ALREADY_EXISTS if it is not deleted."""
         return self._call(_UNDELETE_SANDBOX, request, timeout, metadata, received)
 
     def AcquireLease(
@@ -124,7 +124,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+        """Acquires the lease of a sandbox. Fails with FAILED_PRECONDITION / LEASE_HELD while another holder has it. If the same holder acquires again, it gets a new token and the old one is void."""
         return self._call(_ACQUIRE_LEASE, request, timeout, metadata, received)
 
     def RenewLease(
@@ -135,7 +135,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Begins the lease's time anew. Its token stays."""
+        """Restarts the TTL of a lease and keeps its token. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or another holder has it."""
         return self._call(_RENEW_LEASE, request, timeout, metadata, received)
 
     def ReleaseLease(
@@ -146,7 +146,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Ends the lease."""
+        """Gives a lease back before it expires. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or another holder has it."""
         return self._call(_RELEASE_LEASE, request, timeout, metadata, received)
 
 
@@ -161,7 +161,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Creates a sandbox. Without an id the service makes one."""
+        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox exists; a deleted sandbox of the same name is replaced."""
         return await self._call(_CREATE_SANDBOX, request, timeout, metadata, received)
 
     async def GetSandbox(
@@ -172,7 +172,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Returns one sandbox. A deleted one is not found."""
+        """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
         return await self._call(_GET_SANDBOX, request, timeout, metadata, received)
 
     async def ListSandboxes(
@@ -183,7 +183,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> ListSandboxesResponse:
-        """Returns one page of the sandboxes that match the filter."""
+        """Returns one page of the sandboxes that match a filter."""
         return await self._call(_LIST_SANDBOXES, request, timeout, metadata, received)
 
     def WatchSandboxes(
@@ -194,7 +194,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> AsyncGenerator[WatchSandboxesResponse, None]:
-        """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server ends it (UNAVAILABLE: call again with the newest resume_token)."""
+        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends it with UNAVAILABLE; call again with the newest resume_token."""
         return self._watch(_WATCH_SANDBOXES, request, timeout, metadata, received)
 
     async def UpdateSandbox(
@@ -205,7 +205,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
+        """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox does not exist, unless allow_missing is set."""
         return await self._call(_UPDATE_SANDBOX, request, timeout, metadata, received)
 
     async def DeleteSandbox(
@@ -216,7 +216,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
+        """Marks a sandbox as deleted and returns it. UndeleteSandbox restores it."""
         return await self._call(_DELETE_SANDBOX, request, timeout, metadata, received)
 
     async def UndeleteSandbox(
@@ -227,7 +227,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Brings a deleted sandbox back."""
+        """Restores a deleted sandbox. Fails with NOT_FOUND if it never existed and with ALREADY_EXISTS if it is not deleted."""
         return await self._call(_UNDELETE_SANDBOX, request, timeout, metadata, received)
 
     async def AcquireLease(
@@ -238,7 +238,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+        """Acquires the lease of a sandbox. Fails with FAILED_PRECONDITION / LEASE_HELD while another holder has it. If the same holder acquires again, it gets a new token and the old one is void."""
         return await self._call(_ACQUIRE_LEASE, request, timeout, metadata, received)
 
     async def RenewLease(
@@ -249,7 +249,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Begins the lease's time anew. Its token stays."""
+        """Restarts the TTL of a lease and keeps its token. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or another holder has it."""
         return await self._call(_RENEW_LEASE, request, timeout, metadata, received)
 
     async def ReleaseLease(
@@ -260,5 +260,5 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Ends the lease."""
+        """Gives a lease back before it expires. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or another holder has it."""
         return await self._call(_RELEASE_LEASE, request, timeout, metadata, received)

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Sandbox(_message.Message):
-    """The state of one agent sandbox."""
+    """An isolated environment that runs code for an agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,8 +40,9 @@ class Sandbox(_message.Message):
         STATE_FAILED: Sandbox._State.ValueType  # 4
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Where the sandbox is in its life. Allowed moves: PENDING to RUNNING or FAILED, RUNNING to STOPPED or FAILED,
-        STOPPED to PENDING or RUNNING, FAILED to PENDING.
+        """Lifecycle of a sandbox. A new sandbox is PENDING or RUNNING. Allowed transitions: PENDING to RUNNING or FAILED,
+        RUNNING to STOPPED or FAILED, STOPPED to PENDING or RUNNING, FAILED to PENDING. Any other transition fails with
+        FAILED_PRECONDITION / ILLEGAL_STATE_TRANSITION.
         """
 
     STATE_UNSPECIFIED: Sandbox.State.ValueType  # 0
@@ -105,34 +106,40 @@ class Sandbox(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}"; the id is 1 to 63 characters of a-z, 0-9 and "-", starts with a letter or digit.
+    """Resource name, "sandboxes/{id}". The id has 1 to 63 characters of a-z, 0-9 and "-" and starts with a letter or a
+    digit.
     Example: "sandboxes/demo"
     """
     uid: _builtins.str
-    """Made by the service at creation, never reused."""
+    """Unique id, made by the service at creation and never reused. A sandbox that is deleted and created again under the
+    same name gets a new one.
+    """
     state: Global___Sandbox.State.ValueType
-    """A new sandbox is PENDING if the request gives no state."""
+    """Current state. If a create request leaves it out, the sandbox starts in PENDING."""
     account: _builtins.str
-    """Whose sandbox it is: 1 to 64 characters of A-Z, a-z, 0-9 and ". _ @ -".
+    """Account that the sandbox belongs to: 1 to 64 characters of A-Z, a-z, 0-9 and ". _ @ -". It cannot be changed.
     Example: "acme"
     """
     schema_version: _builtins.int
-    """The version of the schema that this message is written in. It has this number in every version."""
+    """Schema version of this message. The field has the same number in every schema version."""
     revision: _builtins.int
-    """Grows with every write of this sandbox."""
+    """Revision of the last write. It grows with every write."""
     etag: _builtins.str
-    """Names the last write. Give it back in an update or a delete to make that conditional."""
+    """Opaque version tag of the last write. Send it with an update or a delete to make the call conditional: if the
+    sandbox was written since, the call fails with ABORTED / ETAG_MISMATCH.
+    """
     @_builtins.property
     def spec(self) -> Global___SandboxSpec: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 64. Keys have 1 to 63 characters of a-z, 0-9 and ". _ / -", values at most 63 of them.
+        """Labels for selecting sandboxes, at most 64. Keys have 1 to 63 characters of a-z, 0-9 and ". _ / -", values have at
+        most 63 of the same characters.
         Example: {"team": "search"}
         """
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 256 KiB, keys and values of all together. Keys have 1 to 253 characters."""
+        """Free-form notes, at most 256 KiB for all keys and values together. Keys have 1 to 253 characters."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -140,12 +147,12 @@ class Sandbox(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
-        """Set while the sandbox is deleted."""
+        """Time of deletion. Set only while the sandbox is deleted."""
 
     @_builtins.property
     def lease(self) -> Global___Lease:
-        """Who holds the sandbox, if anybody does. AcquireLease, RenewLease and ReleaseLease change it. It is shown
-        until the next write, also when its time is up: whether it is still held only the answer to a call says.
+        """Lease of the current or the last holder. Only AcquireLease, RenewLease and ReleaseLease change it. An expired lease
+        stays visible until another one replaces it, so its presence does not mean that the sandbox is held.
         """
 
     def __init__(
@@ -176,7 +183,9 @@ Global___Sandbox: _TypeAlias = Sandbox  # noqa: Y015
 
 @_typing.final
 class Lease(_message.Message):
-    """A client's claim on a sandbox, for a time. Whoever writes with its token writes only while the lease is held."""
+    """A time-limited claim of one client on a sandbox. A write that carries the lease's token succeeds only while the lease
+    is held.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -187,22 +196,23 @@ class Lease(_message.Message):
     ACQUIRE_TIME_FIELD_NUMBER: _builtins.int
     RENEW_TIME_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
-    """Who has it, in the client's own words."""
+    """Name that the holder chose for itself, 1 to 128 characters."""
     token: _builtins.str
-    """Names the grant: the sandbox's version then, as "term.revision". Tokens of one sandbox only grow, compared number by
-    number, so others who are written to on the holder's behalf can refuse whoever comes with a lower one.
+    """Fencing token: the sandbox's version at the grant, as "term.revision". Tokens of one sandbox only grow; compare
+    term and revision as numbers. A service that the holder writes to can refuse every token lower than the highest it
+    has seen.
     """
     renewals: _builtins.int
-    """How often it was renewed."""
+    """Number of renewals since the grant."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """Its time, from the grant or the last renewal. It ends no earlier, and a few seconds later at most where the store
-        that owns the sandbox runs and keeps it; a store that takes the sandbox over counts from then on.
+        """Time to live, counted from the grant or the last renewal. A lease never expires early. It may expire a few seconds
+        late, and a handoff to the other store or an outage restarts its TTL.
         """
 
     @_builtins.property
     def acquire_time(self) -> _timestamp_pb2.Timestamp:
-        """For people; nothing is decided by these times."""
+        """Time of the grant and of the last renewal, for display only: expiry does not depend on them."""
 
     @_builtins.property
     def renew_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -226,7 +236,7 @@ Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
 class SandboxSpec(_message.Message):
-    """What a sandbox runs and what it may use."""
+    """Container that a sandbox runs, and its resource limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,28 +267,30 @@ class SandboxSpec(_message.Message):
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     image: _builtins.str
-    """Container image: 1 to 512 characters without spaces.
+    """Container image: 1 to 512 characters, no spaces.
     Example: "python:3.12"
     """
     cpu_millis: _builtins.int
-    """Thousandths of a processor, at most 1 000 000; 0 is the default of the platform.
+    """CPU limit in thousandths of a core, 0 to 1000000. 0 means the platform's default.
     Example: "500"
     """
     memory_mib: _builtins.int
-    """At most 16 777 216.
+    """Memory limit in MiB, 0 to 16777216.
     Example: "256"
     """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 128 words of at most 4 KiB."""
+        """Command line: at most 128 words of at most 4 KiB each."""
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 256 variables. Names have letters, digits and "_", no digit first; values have at most 32 KiB."""
+        """Environment variables, at most 256. Names have 1 to 256 letters, digits and "_" and do not start with a digit;
+        values have at most 32 KiB.
+        """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """At most 30 days."""
+        """Maximum run time, 0 to 30 days."""
 
     def __init__(
         self,
@@ -300,14 +312,14 @@ Global___SandboxSpec: _TypeAlias = SandboxSpec  # noqa: Y015
 
 @_typing.final
 class FlatSandbox(_message.Message):
-    """The option `schema` of SandboxService names this message by text. It is in this file because the service imports the
-    file for Sandbox: a server reads the JSON of version 1 by this message.
+    """The option `schema` of SandboxService refers to the next message by name. It stands in this file, which the service
+    imports for Sandbox, so that a server can read and write the JSON of version 1.
 
-    A sandbox as clients of schema version 1 write and read it, wherever the contract says Sandbox: the flat record of the
-    old service. Such a client says `sandbox-schema-version: 1` in a call's metadata.
+    A sandbox in schema version 1, the flat record of the old service. Clients that send the metadata
+    `sandbox-schema-version: 1` write and read it wherever the contract says Sandbox.
 
-    Names, numbers and meanings up to 29 are those of Sandbox. What version 1 has no field for stays in the message under
-    the numbers of Sandbox: such a client keeps it as fields that it does not know and gives it back.
+    Names, numbers and meanings of fields up to 29 are those of Sandbox. Fields that version 1 lacks stay in the message
+    under their numbers in Sandbox: the client keeps them as unknown fields and sends them back.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -368,7 +380,7 @@ class FlatSandbox(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     state: _builtins.int
-    """Of enum Sandbox.State."""
+    """A value of Sandbox.State."""
     name: _builtins.str
     account: _builtins.str
     schema_version: _builtins.int
@@ -376,11 +388,11 @@ class FlatSandbox(_message.Message):
     etag: _builtins.str
     image: _builtins.str
     cpu: _builtins.float
-    """Processors; thousandths count."""
+    """CPU limit in cores, to a thousandth."""
     memory_mb: _builtins.int
     timeout_s: _builtins.int
     created_at: _builtins.float
-    """Seconds since 1970. Output only."""
+    """UNIX time in seconds, output only."""
     updated_at: _builtins.float
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SandboxServiceStub:
-    """The contract that clients use. The old service, the new service and the router serve it identically.
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically.
     """
 
     def __init__(self, channel):
@@ -89,75 +89,80 @@ class SandboxServiceStub:
 
 
 class SandboxServiceServicer:
-    """The contract that clients use. The old service, the new service and the router serve it identically.
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically.
     """
 
     def CreateSandbox(self, request, context):
-        """Creates a sandbox. Without an id the service makes one.
+        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
+        exists; a deleted sandbox of the same name is replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSandbox(self, request, context):
-        """Returns one sandbox. A deleted one is not found.
+        """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSandboxes(self, request, context):
-        """Returns one page of the sandboxes that match the filter.
+        """Returns one page of the sandboxes that match a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchSandboxes(self, request, context):
-        """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
-        ends it (UNAVAILABLE: call again with the newest resume_token).
+        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
+        it with UNAVAILABLE; call again with the newest resume_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSandbox(self, request, context):
-        """Changes the fields that the mask names, and returns the sandbox as the write leaves it.
+        """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox
+        does not exist, unless allow_missing is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSandbox(self, request, context):
-        """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back.
+        """Marks a sandbox as deleted and returns it. UndeleteSandbox restores it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteSandbox(self, request, context):
-        """Brings a deleted sandbox back.
+        """Restores a deleted sandbox. Fails with NOT_FOUND if it never existed and with ALREADY_EXISTS if it is not deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcquireLease(self, request, context):
-        """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void.
+        """Acquires the lease of a sandbox. Fails with FAILED_PRECONDITION / LEASE_HELD while another holder has it. If the
+        same holder acquires again, it gets a new token and the old one is void.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """Begins the lease's time anew. Its token stays.
+        """Restarts the TTL of a lease and keeps its token. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has
+        expired or another holder has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLease(self, request, context):
-        """Ends the lease.
+        """Gives a lease back before it expires. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or
+        another holder has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,7 +230,7 @@ def add_SandboxServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SandboxService:
-    """The contract that clients use. The old service, the new service and the router serve it identically.
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically.
     """
 
     @staticmethod

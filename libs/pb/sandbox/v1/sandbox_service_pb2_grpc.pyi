@@ -28,65 +28,85 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SandboxServiceStub:
-    """The contract that clients use. The old service, the new service and the router serve it identically."""
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SandboxServiceAsyncStub: ...
     CreateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]
-    """Creates a sandbox. Without an id the service makes one."""
+    """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
+    exists; a deleted sandbox of the same name is replaced.
+    """
     GetSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]
-    """Returns one sandbox. A deleted one is not found."""
+    """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
     ListSandboxes: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ListSandboxesRequest, _sandbox_service_pb2.ListSandboxesResponse]
-    """Returns one page of the sandboxes that match the filter."""
+    """Returns one page of the sandboxes that match a filter."""
     WatchSandboxes: _grpc.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]
-    """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
-    ends it (UNAVAILABLE: call again with the newest resume_token).
+    """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
+    it with UNAVAILABLE; call again with the newest resume_token.
     """
     UpdateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]
-    """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
+    """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox
+    does not exist, unless allow_missing is set.
+    """
     DeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]
-    """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
+    """Marks a sandbox as deleted and returns it. UndeleteSandbox restores it."""
     UndeleteSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UndeleteSandboxRequest, _sandbox_pb2.Sandbox]
-    """Brings a deleted sandbox back."""
+    """Restores a deleted sandbox. Fails with NOT_FOUND if it never existed and with ALREADY_EXISTS if it is not deleted."""
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.AcquireLeaseRequest, _sandbox_pb2.Sandbox]
-    """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+    """Acquires the lease of a sandbox. Fails with FAILED_PRECONDITION / LEASE_HELD while another holder has it. If the
+    same holder acquires again, it gets a new token and the old one is void.
+    """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.RenewLeaseRequest, _sandbox_pb2.Sandbox]
-    """Begins the lease's time anew. Its token stays."""
+    """Restarts the TTL of a lease and keeps its token. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has
+    expired or another holder has it.
+    """
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ReleaseLeaseRequest, _sandbox_pb2.Sandbox]
-    """Ends the lease."""
+    """Gives a lease back before it expires. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or
+    another holder has it.
+    """
 
 @_typing.type_check_only
 class SandboxServiceAsyncStub(SandboxServiceStub):
-    """The contract that clients use. The old service, the new service and the router serve it identically."""
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Creates a sandbox. Without an id the service makes one."""
+    """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
+    exists; a deleted sandbox of the same name is replaced.
+    """
     GetSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Returns one sandbox. A deleted one is not found."""
+    """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
     ListSandboxes: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ListSandboxesRequest, _sandbox_service_pb2.ListSandboxesResponse]  # type: ignore[assignment]
-    """Returns one page of the sandboxes that match the filter."""
+    """Returns one page of the sandboxes that match a filter."""
     WatchSandboxes: _aio.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]  # type: ignore[assignment]
-    """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
-    ends it (UNAVAILABLE: call again with the newest resume_token).
+    """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
+    it with UNAVAILABLE; call again with the newest resume_token.
     """
     UpdateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
+    """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox
+    does not exist, unless allow_missing is set.
+    """
     DeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
+    """Marks a sandbox as deleted and returns it. UndeleteSandbox restores it."""
     UndeleteSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UndeleteSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Brings a deleted sandbox back."""
+    """Restores a deleted sandbox. Fails with NOT_FOUND if it never existed and with ALREADY_EXISTS if it is not deleted."""
     AcquireLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.AcquireLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+    """Acquires the lease of a sandbox. Fails with FAILED_PRECONDITION / LEASE_HELD while another holder has it. If the
+    same holder acquires again, it gets a new token and the old one is void.
+    """
     RenewLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.RenewLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Begins the lease's time anew. Its token stays."""
+    """Restarts the TTL of a lease and keeps its token. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has
+    expired or another holder has it.
+    """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ReleaseLeaseRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
-    """Ends the lease."""
+    """Gives a lease back before it expires. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or
+    another holder has it.
+    """
 
 class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The contract that clients use. The old service, the new service and the router serve it identically."""
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically."""
 
     @_abc_1.abstractmethod
     def CreateSandbox(
@@ -94,7 +114,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.CreateSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Creates a sandbox. Without an id the service makes one."""
+        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
+        exists; a deleted sandbox of the same name is replaced.
+        """
 
     @_abc_1.abstractmethod
     def GetSandbox(
@@ -102,7 +124,7 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.GetSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Returns one sandbox. A deleted one is not found."""
+        """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
 
     @_abc_1.abstractmethod
     def ListSandboxes(
@@ -110,7 +132,7 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.ListSandboxesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_service_pb2.ListSandboxesResponse, _abc.Awaitable[_sandbox_service_pb2.ListSandboxesResponse]]:
-        """Returns one page of the sandboxes that match the filter."""
+        """Returns one page of the sandboxes that match a filter."""
 
     @_abc_1.abstractmethod
     def WatchSandboxes(
@@ -118,8 +140,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.WatchSandboxesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sandbox_service_pb2.WatchSandboxesResponse], _abc.AsyncIterator[_sandbox_service_pb2.WatchSandboxesResponse]]:
-        """Shows all sandboxes that match, then every change, and goes on so. A call without a deadline ends only when a server
-        ends it (UNAVAILABLE: call again with the newest resume_token).
+        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
+        it with UNAVAILABLE; call again with the newest resume_token.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +150,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.UpdateSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Changes the fields that the mask names, and returns the sandbox as the write leaves it."""
+        """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox
+        does not exist, unless allow_missing is set.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSandbox(
@@ -136,7 +160,7 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.DeleteSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Marks the sandbox deleted and returns it so; UndeleteSandbox brings it back."""
+        """Marks a sandbox as deleted and returns it. UndeleteSandbox restores it."""
 
     @_abc_1.abstractmethod
     def UndeleteSandbox(
@@ -144,7 +168,7 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.UndeleteSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Brings a deleted sandbox back."""
+        """Restores a deleted sandbox. Fails with NOT_FOUND if it never existed and with ALREADY_EXISTS if it is not deleted."""
 
     @_abc_1.abstractmethod
     def AcquireLease(
@@ -152,7 +176,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.AcquireLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Takes the lease of a sandbox that nobody holds. A holder that acquires again gets a new token, and its old one is void."""
+        """Acquires the lease of a sandbox. Fails with FAILED_PRECONDITION / LEASE_HELD while another holder has it. If the
+        same holder acquires again, it gets a new token and the old one is void.
+        """
 
     @_abc_1.abstractmethod
     def RenewLease(
@@ -160,7 +186,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.RenewLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Begins the lease's time anew. Its token stays."""
+        """Restarts the TTL of a lease and keeps its token. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has
+        expired or another holder has it.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseLease(
@@ -168,6 +196,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.ReleaseLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
-        """Ends the lease."""
+        """Gives a lease back before it expires. Fails with FAILED_PRECONDITION / LEASE_LOST if the lease has expired or
+        another holder has it.
+        """
 
 def add_SandboxServiceServicer_to_server(servicer: SandboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,13 +30,15 @@ class CreateSandboxRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
-    """The id of the new sandbox; made from the request id when empty.
+    """Id of the new sandbox. If empty, the service makes one from the request id.
     Example: "demo"
     """
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: repeated calls with the same one have one effect and get the same answer. A request
+    id is remembered for at least 10 minutes, for the newest 64 requests of a sandbox.
+    """
     validate_only: _builtins.bool
-    """Check everything, change nothing."""
+    """Validate the request and change nothing."""
     @_builtins.property
     def sandbox(self) -> _sandbox_pb2.Sandbox: ...
     def __init__(
@@ -61,7 +63,7 @@ class GetSandboxRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}".
+    """Name of the sandbox, "sandboxes/{id}".
     Example: "sandboxes/demo"
     """
     def __init__(
@@ -86,15 +88,18 @@ class ListSandboxesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     SHOW_DELETED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 is 50; more than 500 is 500."""
+    """Maximum number of sandboxes on the page: 1 to 500, larger values count as 500. 0 means 50."""
     page_token: _builtins.str
-    """The token of a former answer to the same question."""
+    """next_page_token of the previous page. Filter and show_deleted must be the same, else the call fails with
+    INVALID_ARGUMENT.
+    """
     filter: _builtins.str
-    """Terms joined by AND: state = RUNNING, account = "a", labels.key = "value".
+    """Terms joined by AND: state = RUNNING, account = "a", labels.key = "value". Each field at most once. Empty matches
+    every sandbox.
     Example: "state = PENDING"
     """
     show_deleted: _builtins.bool
-    """Deleted sandboxes too."""
+    """Include deleted sandboxes."""
     def __init__(
         self,
         *,
@@ -118,10 +123,12 @@ class ListSandboxesResponse(_message.Message):
     SANDBOXES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page only."""
+    """Token of the next page. Empty on the last page only."""
     @_builtins.property
     def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[_sandbox_pb2.Sandbox]:
-        """In bytewise order of their names. A page may have fewer than page_size, or none, and not be the last one."""
+        """Sandboxes in bytewise order of their names. A page may have fewer than page_size sandboxes, or none, without being
+        the last one.
+        """
 
     def __init__(
         self,
@@ -145,11 +152,13 @@ class WatchSandboxesRequest(_message.Message):
     SHOW_DELETED_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
-    """As of a list."""
+    """Filter as in ListSandboxesRequest."""
     show_deleted: _builtins.bool
-    """Deleted sandboxes too; else their names come in `removed`."""
+    """Include deleted sandboxes. If false, their names come in `removed`."""
     resume_token: _builtins.str
-    """Of the newest answer to the same question, to go on from there; empty: from the beginning."""
+    """resume_token of the newest response to a watch with the same filter and show_deleted: the watch continues from
+    there. Empty starts a new view.
+    """
     def __init__(
         self,
         *,
@@ -175,25 +184,24 @@ class WatchSandboxesResponse(_message.Message):
     RESET_FIELD_NUMBER: _builtins.int
     SYNCED_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Where a later call goes on. It may be empty: keep it all the same, the call that goes on begins anew."""
+    """Token to continue with. Keep it even if it is empty: a call with an empty token starts a new view."""
     reset: _builtins.bool
-    """Forget all that was shown before this answer. Always true in the first answer to a call without a token, and whenever
-    the place of the token is not known.
+    """Discard every sandbox received before this response. True in the first response to a call without a token, and
+    whenever the server cannot continue from the token.
     """
     synced: _builtins.bool
-    """With this answer everything has been shown that there was when the answer before it came. Such an answer comes every
-    few seconds, with sandboxes in it or not.
+    """The view is complete as of the moment after the previous response was sent. Such a response comes every few
+    seconds, with or without sandboxes.
     """
     @_builtins.property
     def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[_sandbox_pb2.Sandbox]:
-        """As their newest write left them. A sandbox may come again without a new write, but no older than it came before; only
-        `reset` may go back, since the store that is watched then may lack the newest writes of one that is away. `revision`
-        tells.
+        """Sandboxes after their newest write, in no order. A sandbox may be re-sent unchanged but never goes backwards,
+        except after `reset`, when the new store may be missing recent writes. Compare `revision`.
         """
 
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of sandboxes that are deleted or do not match (any more). Some may never have been shown."""
+        """Names of sandboxes that are deleted or do not match the filter. Some may never have been sent."""
 
     def __init__(
         self,
@@ -223,22 +231,25 @@ class UpdateSandboxRequest(_message.Message):
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: see CreateSandboxRequest.request_id."""
     validate_only: _builtins.bool
-    """Check everything, change nothing."""
+    """Validate the request and change nothing."""
     allow_missing: _builtins.bool
-    """Create the sandbox when it does not exist."""
+    """Create the sandbox if it does not exist."""
     lease_token: _builtins.str
-    """Of a lease: refused unless it is the sandbox's, and held. Without one leases are not looked at; so too in a delete
-    and an undelete.
+    """Token of a lease. If set, the write fails with FAILED_PRECONDITION / LEASE_LOST unless this lease is held. If
+    empty, leases are not checked.
     """
     @_builtins.property
     def sandbox(self) -> _sandbox_pb2.Sandbox:
-        """Its etag, when given, makes the update conditional."""
+        """Sandbox with the new values. If its etag is set, the update is conditional: it fails with ABORTED / ETAG_MISMATCH
+        if the sandbox was written since.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: state, labels, annotations, spec or fields of spec. Empty: all that are set.
+        """Fields to change: state, labels, annotations, spec or fields of spec. "*" changes all of them. A named field that
+        is not set is cleared. If the mask is empty, every field that is set is changed and none is cleared.
         Example: "labels"
         """
 
@@ -271,19 +282,21 @@ class DeleteSandboxRequest(_message.Message):
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}".
+    """Name of the sandbox, "sandboxes/{id}".
     Example: "sandboxes/demo"
     """
     etag: _builtins.str
-    """Of the newest write, when given: refused if there was another one since."""
+    """etag of the newest write known to the caller. If set, the call fails with ABORTED / ETAG_MISMATCH if the sandbox
+    was written since.
+    """
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: see CreateSandboxRequest.request_id."""
     validate_only: _builtins.bool
-    """Check everything, change nothing."""
+    """Validate the request and change nothing."""
     allow_missing: _builtins.bool
-    """Answer with OK and an empty sandbox when it does not exist."""
+    """If the sandbox does not exist, return OK and an empty sandbox."""
     lease_token: _builtins.str
-    """As of an update."""
+    """Token of a lease: see UpdateSandboxRequest.lease_token."""
     def __init__(
         self,
         *,
@@ -312,17 +325,19 @@ class UndeleteSandboxRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}".
+    """Name of the sandbox, "sandboxes/{id}".
     Example: "sandboxes/demo"
     """
     etag: _builtins.str
-    """Of the newest write, when given: refused if there was another one since."""
+    """etag of the newest write known to the caller. If set, the call fails with ABORTED / ETAG_MISMATCH if the sandbox
+    was written since.
+    """
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: see CreateSandboxRequest.request_id."""
     validate_only: _builtins.bool
-    """Check everything, change nothing."""
+    """Validate the request and change nothing."""
     lease_token: _builtins.str
-    """As of an update."""
+    """Token of a lease: see UpdateSandboxRequest.lease_token."""
     def __init__(
         self,
         *,
@@ -349,18 +364,18 @@ class AcquireLeaseRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}".
+    """Name of the sandbox, "sandboxes/{id}".
     Example: "sandboxes/demo"
     """
     holder: _builtins.str
-    """Who will have it: 1 to 128 characters.
+    """Name that the caller chooses for itself: 1 to 128 characters, no control characters.
     Example: "worker-1"
     """
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: see CreateSandboxRequest.request_id."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """1 second to 1 day.
+        """Time to live of the lease: 1 second to 1 day.
         Example: "30s"
         """
 
@@ -389,16 +404,16 @@ class RenewLeaseRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}".
+    """Name of the sandbox, "sandboxes/{id}".
     Example: "sandboxes/demo"
     """
     token: _builtins.str
-    """As AcquireLease gave it."""
+    """Token that AcquireLease returned in `lease`."""
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: see CreateSandboxRequest.request_id."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """As before when it is not given."""
+        """New time to live: 1 second to 1 day. If not set, it stays as it was."""
 
     def __init__(
         self,
@@ -424,13 +439,13 @@ class ReleaseLeaseRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"sandboxes/{id}".
+    """Name of the sandbox, "sandboxes/{id}".
     Example: "sandboxes/demo"
     """
     token: _builtins.str
-    """As AcquireLease gave it."""
+    """Token that AcquireLease returned in `lease`."""
     request_id: _builtins.str
-    """A UUID. A repeated call with the same one has one effect and gets the same answer."""
+    """UUID that makes retries safe: see CreateSandboxRequest.request_id."""
     def __init__(
         self,
         *,

@@ -223,35 +223,35 @@ class ControlServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetStatus(self, request, context):
-        """What is going on: phase, targets, set and actual split, lag, gates, the price of going back.
+        """Returns the state of the migration: phase, targets, wanted and actual split, lag, gates, rollback cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchStatus(self, request, context):
-        """The status now, and anew in each interval, until the caller leaves or the router drains.
+        """Streams the status, now and once per interval, until the caller leaves or the router drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PlanPhase(self, request, context):
-        """The next step forward and what each of its gates says. Changes nothing.
+        """Returns the next step forward and the verdicts of its gates. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdvancePhase(self, request, context):
-        """One step forward. Gates that do not pass block it, unless overridden with a reason.
+        """Moves one phase forward. A gate that does not pass blocks the step, unless it is overridden with a reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackPhase(self, request, context):
-        """Back to an earlier phase, at once, without gates.
+        """Returns to an earlier phase at once, without gates.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,28 +264,28 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LiftHold(self, request, context):
-        """Lets traffic follow the phase again after a rollback.
+        """Lifts the hold that a rollback left, so that traffic follows the phase again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJournal(self, request, context):
-        """Who changed what, when and why; newest first.
+        """Returns the journal of changes, newest first: actor, action, time and reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartJob(self, request, context):
-        """Asks for long work. Such a job that is under way already, with the same arguments, is the answer.
+        """Starts a job, or returns the job of the same kind and arguments that is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Those under way and the latest ones that ended, newest first, without their reports.
+        """Returns the jobs under way and the latest ended ones, newest first, without their reports.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,140 +298,141 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangeJob(self, request, context):
-        """Pauses, resumes, cancels or tunes one.
+        """Pauses, resumes, cancels or tunes a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Diagnose(self, request, context):
-        """What this router finds of itself, its stores, its log and its control store.
+        """Returns this router's findings about itself, its stores, its log and its control store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFlags(self, request, context):
-        """All flags, as this router sees them.
+        """Returns all flags, as this router sees them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetFlag(self, request, context):
-        """Sets or unsets a flag, for all routers.
+        """Sets or unsets a flag for all routers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Where this router would send a call now, and why. Changes nothing.
+        """Returns the store that this router would send a call to now, and why. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetShadow(self, request, context):
-        """How many of the reads are compared in the background; what was counted begins anew.
+        """Sets the share of reads that are compared in the background, and resets the counters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetShadow(self, request, context):
-        """What this router has compared, and what differed.
+        """Returns the comparisons of this router and the differences that they found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartCanaryAuto(self, request, context):
-        """Walks the canary up by a plan. Refused while one walks.
+        """Raises the canary share step by step, following a plan. Refused while another plan runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopCanaryAuto(self, request, context):
-        """Ends the walk; the canary stays where it is.
+        """Stops the plan. The canary stays where it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRehearsal(self, request, context):
-        """Sends buckets to the other store and back, under live traffic, and measures that.
+        """Moves buckets to the other store and back under live traffic, and measures it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLedger(self, request, context):
-        """What this router has noted of acknowledged writes, and those of them that are lost.
+        """Returns this router's ledger of acknowledged writes, and the lost ones among them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadEvents(self, request, context):
-        """Events of the log, those of one partition in their order.
+        """Streams events of the log. Events of one partition come in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LookUpEvents(self, request, context):
-        """Which events would be read, or replayed, from a place on. Refused when the log does not hold them any more.
+        """Returns the events that a read or a replay from a position would cover. Refused if the log no longer holds them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListParked(self, request, context):
-        """Events that a store could not apply.
+        """Returns events that a store could not apply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryParked(self, request, context):
-        """Tries one again, now.
+        """Tries to apply a parked event again, now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropParked(self, request, context):
-        """Takes one off the list without applying it, for good.
+        """Removes a parked event for good, without applying it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestartEvents(self, request, context):
-        """After the log was replaced: both feeds go on at its end, then a reconcile job copies what they have missed.
+        """Restarts both feeds at the end of a log that was replaced, then starts a reconcile job that copies the changes they
+        missed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConflicts(self, request, context):
-        """Changes of a lost store that a seizure has left behind.
+        """Returns conflicts: changes of a lost store that the seizing store had not seen.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveConflict(self, request, context):
-        """A person has looked at one; the journal keeps what was done about it.
+        """Marks a conflict as resolved. The journal keeps the operator's note.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ShowRecord(self, request, context):
-        """One record at both stores, also if its content cannot be read.
+        """Returns one record as both stores have it, even if its content cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -445,29 +446,29 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Probe(self, request, context):
-        """Makes synthetic calls at this router's public listener, as a client would, and says each second what came of them. Ends
-        with its caller. Refused while another one runs at this router.
+        """Sends synthetic calls to this router's public listener, as a client would, and streams the counts once per second.
+        Ends when its caller leaves. Refused while another probe runs at this router.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLimits(self, request, context):
-        """Limits of gates and of automatic rollback, as they are in force.
+        """Returns the limits of gates and of automatic rollback that are in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetLimits(self, request, context):
-        """Changes limits at all routers, within a second; kept in the journal.
+        """Changes limits at all routers, within a second. The journal keeps the change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVitals(self, request, context):
-        """What this process uses: tasks, memory, descriptors.
+        """Returns the resources that this process uses: tasks, memory, descriptors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

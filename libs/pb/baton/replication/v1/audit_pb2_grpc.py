@@ -65,36 +65,37 @@ class AuditServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListKinds(self, request, context):
-        """What may be found, before anything is looked at.
+        """Returns every kind of finding that the store can report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TakeSnapshot(self, request, context):
-        """A copy of the whole store as it is at one moment, while the store serves. Asked again, tells how far it is. There is
-        one at a time: another id replaces it. It ends with the process, and when nobody asks for it for long.
+        """Starts a copy of the whole store as of one moment, while the store serves, or returns the progress of the copy with
+        this id. A store keeps one copy: another id replaces it. The copy ends with the process, or when it is not used for
+        long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AuditRecords(self, request, context):
-        """Looks through some records of the snapshot, by key order.
+        """Audits a page of the snapshot's records, in key order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropSnapshot(self, request, context):
-        """Removes the snapshot. One that is not there is removed already.
+        """Removes the snapshot. Succeeds if it is already gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TryRecords(self, request, context):
-        """Puts records into an empty store beside the real one, of the same kind, reads them there, and removes that store.
+        """Writes records into an empty scratch store of the same kind, reads them back, and removes that store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

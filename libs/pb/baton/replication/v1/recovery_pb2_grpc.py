@@ -100,85 +100,85 @@ class RecoveryServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetStanding(self, request, context):
-        """Which database this is, whether it may serve, and the terms of its buckets.
+        """Returns the identity of the database, whether it may serve, and the terms of its buckets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FenceStore(self, request, context):
-        """The store serves nobody from now on, until it is opened; for all its processes, and after each start.
+        """Fences the store: all its processes stop serving, also after a restart, until OpenStore.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SeizeBuckets(self, request, context):
-        """Makes buckets and all their rows this store's own, each in the term that the log was told. The store must serve and
-        have read the log to its end.
+        """Makes this store the owner of buckets and all their rows, each in the term that the log's event of the seizure
+        names. The store must serve and have read the log to its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TakeTerms(self, request, context):
-        """A gone store takes what the other one says of the buckets.
+        """Adopts the other store's bucket owners and terms, at a fenced store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SettleRows(self, request, context):
-        """A gone store that has been filled moves what is left of older terms to the journal of conflicts.
+        """Moves remaining rows of older terms to the conflict journal, at a fenced store that has been filled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def OpenStore(self, request, context):
-        """A gone store is one that may serve again.
+        """Ends the fence of a store, which may serve again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NoteOther(self, request, context):
-        """How far the other store has come.
+        """Records how far the other store has come.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SkipTo(self, request, context):
-        """The feed of a gone store goes on from here, if it is not further.
+        """Moves the feed of a fenced store forward to these positions. It never moves back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConflicts(self, request, context):
-        """Changes that seizures have left behind, unresolved ones first.
+        """Returns the changes that seizures left behind, unresolved ones first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TakeOrder(self, request, context):
-        """The store keeps the order, so that earlier ones are refused from now on.
+        """Records the order, so that earlier orders are refused from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecheckStore(self, request, context):
-        """A store that was fenced at its start looks again, from where it stood then, and may serve if the evidence is gone.
+        """Repeats the check that fenced the store at its start. The store may serve if the evidence is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveConflict(self, request, context):
-        """A person has looked at a conflict.
+        """Marks a conflict as resolved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

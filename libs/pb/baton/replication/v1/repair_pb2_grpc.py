@@ -50,15 +50,15 @@ class RepairServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ExamineRecord(self, request, context):
-        """One record as this store has it, and why the contract cannot have it.
+        """Returns one record as this store has it, and why it does not fit the contract.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepairRecord(self, request, context):
-        """Replaces or deletes such a record at its owner: a write with an event and a served request. NOT_OWNER at the other
-        store.
+        """Replaces or deletes such a record at its owner, by a write with an event and a served request. Fails with NOT_OWNER
+        at the other store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -140,56 +140,57 @@ class ReplicationServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetStatus(self, request, context):
-        """What the store is and how it does. Answers before the store serves.
+        """Returns the state of the store. Answers before the store serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadRecords(self, request, context):
-        """The rows of some keys as they are here, whoever owns them, each with its bucket's absence.
+        """Returns rows by key as they are here, whatever their owner, each with the owner of its bucket.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRecords(self, request, context):
-        """The rows that a list request asks for, whoever owns them, in bytewise key order.
+        """Returns the rows that a list request selects, whatever their owner, in bytewise key order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseRecords(self, request, context):
-        """Gives records up. A record that was released before is returned again.
+        """Releases records to the other store. A record that was released before is returned again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdoptRecords(self, request, context):
-        """Takes records: keeps each whose version is higher than what is here.
+        """Adopts records: keeps each one whose version is higher than the row here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAbsences(self, request, context):
-        """The absences of some buckets, or of all.
+        """Returns the owners of some buckets, or of all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseAbsences(self, request, context):
-        """Gives up the right to create records in some buckets, each by itself. Given up before: returned again.
+        """Releases the ownership of buckets: the store creates no more records in them. A bucket that was released before is
+        returned again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdoptAbsences(self, request, context):
-        """Takes buckets' absences over, each if its version is higher than what is here.
+        """Adopts the ownership of buckets, each if its version is higher than the row here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,78 +205,79 @@ class ReplicationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PullChanges(self, request, context):
-        """Changes that are not in the log yet, oldest first. Waits for one.
+        """Returns changes that are not in the log yet, oldest first. Waits for the first one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AckChanges(self, request, context):
-        """Names changes that are in the log now.
+        """Removes changes that are in the log now from the outbox.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetChangesAside(self, request, context):
-        """Takes changes that the log refuses out of the way of all others. They are kept, and count as not logged.
+        """Sets changes aside that the log refuses, so that they do not block the others. They are kept and count as not
+        logged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportRecords(self, request, context):
-        """Records by key order, for copying.
+        """Returns records in key order, for copying.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DigestBuckets(self, request, context):
-        """Count and digest of each bucket.
+        """Returns the number and the digest of each bucket's rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LookAtRecords(self, request, context):
-        """What two stores must agree on, row by row, without the payload.
+        """Returns the fields that two stores must agree on, row by row, without the payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUnlogged(self, request, context):
-        """Which of some changes are not in the log yet.
+        """Returns those of some changes that are not in the log yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListParked(self, request, context):
-        """Events that could not be applied.
+        """Returns events that could not be applied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryParked(self, request, context):
-        """Tries one of them again, now.
+        """Tries to apply a parked event again, now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropParked(self, request, context):
-        """Takes one of them off the list without applying it, for good.
+        """Removes a parked event for good, without applying it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestartFeed(self, request, context):
-        """Goes on at the end of the log as it is now, whichever it is. Events before that end are never read: the caller
-        copies the records between the stores.
+        """Restarts the feed at the end of the current log, even if the log is another one. Events before that end are never
+        read: the caller copies the records between the stores.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
