@@ -22,9 +22,9 @@ from libs.rpc.channel import Channel
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import ControlUnavailable
 from services.router.core.jobs import Job
-from services.router.flows.backfill import ADOPT
-from services.router.flows.job_runner import Around, Jobs, lease_of
-from services.router.flows.jobs import JobKind, Position, Step
+from services.router.flows.jobs.backfill import ADOPT
+from services.router.flows.jobs.kind import JobKind, Position, Step
+from services.router.flows.jobs.runner import Around, Jobs, lease_of
 from services.router.flows.stores import Answer, Metadata, StoreClient, Stores
 from tests.panel import running_loops
 from tests.waiting import eventually

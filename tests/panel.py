@@ -22,32 +22,32 @@ from services.router.control.memory import MemoryControlStore
 from services.router.core.gates import Evidence, Limits
 from services.router.core.judge import RollbackLimits
 from services.router.core.phase import Setting
-from services.router.flows import rehearsal
-from services.router.flows.audit import Audit, LastAudit
-from services.router.flows.backfill import TO_B, Backfill
-from services.router.flows.canary import CanaryAuto, Sights
-from services.router.flows.conflicts import Conflicts
-from services.router.flows.diagnose import Surroundings
-from services.router.flows.events import LogEvents
-from services.router.flows.explain import Explainer
-from services.router.flows.job_runner import Around, Jobs
-from services.router.flows.judge import Bench, Judge
-from services.router.flows.log_gap import GapWatch
-from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
-from services.router.flows.migration import Migration
-from services.router.flows.observe import Observer
-from services.router.flows.parked import ParkedEvents
-from services.router.flows.phase_since import PhaseSince
-from services.router.flows.probe import Probe
-from services.router.flows.reconcile import Reconcile
-from services.router.flows.reconciling import Reconciling
-from services.router.flows.recover import Recover, Seize
-from services.router.flows.repair import RecordRepair
-from services.router.flows.replay import Replay
-from services.router.flows.restart_events import RestartEvents
-from services.router.flows.transfer import Transfer
-from services.router.flows.under_way import under_way
-from services.router.flows.validate import Validate
+from services.router.flows.calls.explain import Explainer
+from services.router.flows.feed.conflicts import Conflicts
+from services.router.flows.feed.events import LogEvents
+from services.router.flows.feed.parked import ParkedEvents
+from services.router.flows.feed.repair import RecordRepair
+from services.router.flows.jobs import rehearsal
+from services.router.flows.jobs.audit import Audit, LastAudit
+from services.router.flows.jobs.backfill import TO_B, Backfill
+from services.router.flows.jobs.canary import CanaryAuto, Sights
+from services.router.flows.jobs.log_gap import GapWatch
+from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.recover import Recover, Seize
+from services.router.flows.jobs.replay import Replay
+from services.router.flows.jobs.restart_events import RestartEvents
+from services.router.flows.jobs.runner import Around, Jobs
+from services.router.flows.jobs.validate import Validate
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.automatic_rollback import Bench, Judge
+from services.router.flows.steering.diagnose import Surroundings
+from services.router.flows.steering.measure import Measurement, Sources, answered_by_b, rehearsed
+from services.router.flows.steering.migration import Migration
+from services.router.flows.steering.observe import Observer
+from services.router.flows.steering.phase_since import PhaseSince
+from services.router.flows.steering.probe import Probe
+from services.router.flows.steering.under_way import under_way
 from tests.contracts.pb.toy import shelf_pb2
 from tests.shelf import CONTRACT
 from tests.system import System, running_system

@@ -16,16 +16,16 @@ from libs.rpc.server import Server, ServerConfig
 from libs.rpc.tasks import Background
 from services.router.api.proxy import Proxy
 from services.router.core.flags import FlagNames
-from services.router.flows.absences import Absences
-from services.router.flows.flags import Switches
-from services.router.flows.forward import Forward, ReadPolicy
-from services.router.flows.handoff import Handoffs
-from services.router.flows.listing import Listing
-from services.router.flows.observe import SettingCache
-from services.router.flows.patience import Patience
+from services.router.flows.calls.forward import Forward, ReadPolicy
+from services.router.flows.calls.listing import Listing
+from services.router.flows.calls.patience import Patience
+from services.router.flows.calls.watching import Watching
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.handoff import Handoffs
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.observe import SettingCache
 from services.router.flows.traffic import Traffic
-from services.router.flows.transfer import Transfer
-from services.router.flows.watching import Watching
 from tests.shelf import CONTRACT
 from tests.system import WATCH_PATIENCE_SECONDS, System
 

@@ -41,22 +41,22 @@ from services.router.core.flags import FlagNames
 from services.router.core.gates import Evidence, GateResult
 from services.router.core.ledger import LedgerLimits
 from services.router.core.phase import LAST_STEP_CONFIRM, Phase, Setting
-from services.router.flows.absences import Absences
-from services.router.flows.flags import Switches
-from services.router.flows.forward import Forward, ReadPolicy
-from services.router.flows.handoff import Handoffs
-from services.router.flows.ledger import Auditor
-from services.router.flows.listing import Listing
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.mover import Mover
-from services.router.flows.observe import Observer, SettingCache
-from services.router.flows.patience import Patience
-from services.router.flows.relay import Relay
-from services.router.flows.shadow import Shadow, ShadowLimits
+from services.router.flows.calls.forward import Forward, ReadPolicy
+from services.router.flows.calls.ledger import Auditor
+from services.router.flows.calls.listing import Listing
+from services.router.flows.calls.patience import Patience
+from services.router.flows.calls.shadow import Shadow, ShadowLimits
+from services.router.flows.calls.watching import Watching
+from services.router.flows.feed.relay import Relay
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.handoff import Handoffs
+from services.router.flows.moving.mover import Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import StoreClient, open_store
 from services.router.flows.traffic import Traffic
-from services.router.flows.transfer import Transfer
-from services.router.flows.watching import Watching
 from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
 
 

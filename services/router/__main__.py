@@ -47,50 +47,49 @@ from services.router.control.sqlite import SqliteControlStore
 from services.router.core.flags import FlagNames
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
-from services.router.flows import rehearsal
-from services.router.flows.absences import Absences
-from services.router.flows.adopted_logs import AdoptedLogs
-from services.router.flows.audit import Audit, LastAudit
-from services.router.flows.backfill import TO_B, Backfill
-from services.router.flows.canary import CanaryAuto, Sights
-from services.router.flows.clients import ClientWatch
-from services.router.flows.conflicts import Conflicts
-from services.router.flows.diagnose import Surroundings
-from services.router.flows.events import LogEvents
-from services.router.flows.explain import Explainer
-from services.router.flows.flags import Switches
-from services.router.flows.forward import Forward, ReadPolicy
-from services.router.flows.handoff import Handoffs
-from services.router.flows.horizon import HorizonWatch
-from services.router.flows.job_runner import Around, Jobs
-from services.router.flows.judge import Bench, Judge
-from services.router.flows.ledger import Auditor
-from services.router.flows.listing import Listing
-from services.router.flows.log_gap import GapWatch
-from services.router.flows.measure import Measurement, Sources, answered_by_b, rehearsed
-from services.router.flows.metrics import EvidenceMetrics
-from services.router.flows.migration import Migration
-from services.router.flows.mover import Mover
-from services.router.flows.observe import Observer, SettingCache
-from services.router.flows.parked import ParkedEvents
-from services.router.flows.patience import Patience
-from services.router.flows.phase_since import PhaseSince
-from services.router.flows.probe import Probe
-from services.router.flows.reconcile import Reconcile
-from services.router.flows.reconciling import Reconciling
-from services.router.flows.recover import Recover, Seize
-from services.router.flows.relay import Relay
-from services.router.flows.repair import RecordRepair
-from services.router.flows.replay import Replay
-from services.router.flows.restart_events import RestartEvents
-from services.router.flows.shadow import Shadow
+from services.router.flows.calls.explain import Explainer
+from services.router.flows.calls.forward import Forward, ReadPolicy
+from services.router.flows.calls.ledger import Auditor
+from services.router.flows.calls.listing import Listing
+from services.router.flows.calls.patience import Patience
+from services.router.flows.calls.shadow import Shadow
+from services.router.flows.calls.watching import Watching
+from services.router.flows.feed.adopted_logs import AdoptedLogs
+from services.router.flows.feed.conflicts import Conflicts
+from services.router.flows.feed.events import LogEvents
+from services.router.flows.feed.heartbeat import Witness
+from services.router.flows.feed.parked import ParkedEvents
+from services.router.flows.feed.relay import Relay
+from services.router.flows.feed.repair import RecordRepair
+from services.router.flows.feed.retention import HorizonWatch
+from services.router.flows.jobs import rehearsal
+from services.router.flows.jobs.audit import Audit, LastAudit
+from services.router.flows.jobs.backfill import TO_B, Backfill
+from services.router.flows.jobs.canary import CanaryAuto, Sights
+from services.router.flows.jobs.log_gap import GapWatch
+from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.recover import Recover, Seize
+from services.router.flows.jobs.replay import Replay
+from services.router.flows.jobs.restart_events import RestartEvents
+from services.router.flows.jobs.runner import Around, Jobs
+from services.router.flows.jobs.validate import Validate
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.handoff import Handoffs
+from services.router.flows.moving.mover import Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.automatic_rollback import Bench, Judge
+from services.router.flows.steering.clients import ClientWatch
+from services.router.flows.steering.diagnose import Surroundings
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.measure import EvidenceMetrics, Measurement, Sources, answered_by_b, rehearsed
+from services.router.flows.steering.migration import Migration
+from services.router.flows.steering.observe import Observer, SettingCache
+from services.router.flows.steering.phase_since import PhaseSince
+from services.router.flows.steering.probe import Probe
+from services.router.flows.steering.under_way import under_way
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic
-from services.router.flows.transfer import Transfer
-from services.router.flows.under_way import under_way
-from services.router.flows.validate import Validate
-from services.router.flows.watching import Watching
-from services.router.flows.witness import Witness
 from services.router.settings import RouterSettings
 
 if TYPE_CHECKING:

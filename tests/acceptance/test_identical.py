@@ -29,7 +29,7 @@ from libs.sandboxes.schema import METADATA, SCHEMAS
 from libs.trial.doors import ConnectWay, HttpWay, McpWay, RestWay, Way
 from libs.trial.walk import Walk, phase_name
 from libs.trial.world import Size, World
-from services.router.flows.job_orders import ASKED
+from services.router.flows.jobs.orders import ASKED
 from tests.acceptance.conversations import CONVERSATIONS, Conversation
 from tests.acceptance.old_clients import OldClient
 from tests.acceptance.talk import CANARY_PERMILLE, SERVICE, Talk

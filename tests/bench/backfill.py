@@ -15,7 +15,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.trial.stores import open_readers
 from libs.trial.walk import Walk
 from libs.trial.world import World
-from services.router.flows.backfill import PAGE_RECORDS
+from services.router.flows.jobs.backfill import PAGE_RECORDS
 from services.service_layer.store.postgres import migrate
 from tests.bench.bare_postgres import BarePostgres
 from tests.bench.measure import Figure, Memory, Target

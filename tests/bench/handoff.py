@@ -11,11 +11,11 @@ from functools import partial
 from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import NEVER, Store
-from services.router.flows.absences import Absences
-from services.router.flows.handoff import Handoffs, Moved
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.handoff import Handoffs, Moved
+from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import StoreClient, open_store
 from services.router.flows.traffic import Traffic
-from services.router.flows.transfer import Transfer
 from services.service_layer.store import postgres
 from services.simple_mcp import store as old
 from services.simple_mcp.store.flat import LAYOUT

@@ -11,7 +11,7 @@ import time
 
 from libs.ownership.model import Store
 from libs.trial.walk import Walk
-from services.router.flows.recover import BOUND_SECONDS
+from services.router.flows.jobs.recover import BOUND_SECONDS
 from services.service_layer.store.postgres import migrate
 from tests.bench.bare_postgres import BarePostgres
 from tests.bench.measure import Figure, Target

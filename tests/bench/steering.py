@@ -40,11 +40,11 @@ from services.router.core.flags import FlagNames
 from services.router.core.measure import Meter as CallMeter
 from services.router.core.phase import CANARY_FULL, SHADOW_FULL, Phase
 from services.router.core.plan import target
-from services.router.flows.flags import Switches
-from services.router.flows.forward import ClientCall
-from services.router.flows.measure import Attempt, measured
-from services.router.flows.observe import Observer, SettingCache
-from services.router.flows.shadow import Shadow
+from services.router.flows.calls.attempt import Attempt, measured
+from services.router.flows.calls.forward import ClientCall
+from services.router.flows.calls.shadow import Shadow
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import Answer
 from services.service_layer.store import postgres
 from services.simple_mcp import store as old

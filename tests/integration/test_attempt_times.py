@@ -17,11 +17,11 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version, bucket_of
 from libs.rpc import metadata
 from services.router.core.plan import Target
-from services.router.flows import forward
-from services.router.flows.forward import LEAST_SECONDS, MARGIN_SECONDS, ClientCall, Forward, ReadPolicy
-from services.router.flows.handoff import Moved
-from services.router.flows.listing import ListCall, Listing
-from services.router.flows.patience import Patience, Waiting
+from services.router.flows.calls import forward
+from services.router.flows.calls.forward import LEAST_SECONDS, MARGIN_SECONDS, ClientCall, Forward, ReadPolicy
+from services.router.flows.calls.listing import ListCall, Listing
+from services.router.flows.calls.patience import Patience, Waiting
+from services.router.flows.moving.handoff import Moved
 from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient
 from services.router.flows.traffic import Traffic
 from tests.contracts.pb.toy import shelf_pb2 as pb

@@ -15,13 +15,13 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.tasks import Loop
 from libs.store.recovery import Why
 from services.router.core.phase import Phase
-from services.router.flows.absences import Absences
-from services.router.flows.backfill import Backfill
-from services.router.flows.jobs import Position, Step
-from services.router.flows.migration import Decision
-from services.router.flows.mover import Mover
+from services.router.flows.jobs.backfill import Backfill
+from services.router.flows.jobs.kind import Position, Step
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.mover import Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import Away
-from services.router.flows.transfer import Transfer
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system, step
 

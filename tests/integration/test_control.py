@@ -16,9 +16,9 @@ from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from services.router.core.jobs import Job
 from services.router.core.phase import Phase
-from services.router.flows.backfill import TO_B
-from services.router.flows.job_runner import lease_of
-from services.router.flows.migration import Decision
+from services.router.flows.jobs.backfill import TO_B
+from services.router.flows.jobs.runner import lease_of
+from services.router.flows.steering.migration import Decision
 from tests.panel import Panel, running_loops, running_panel
 from tests.system import step
 from tests.waiting import eventually

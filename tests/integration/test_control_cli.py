@@ -15,8 +15,8 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli.client import control
 from services.router.cli.options import CommandFailed, Common, Exit
 from services.router.core.phase import Phase
-from services.router.flows.backfill import TO_B
-from services.router.flows.migration import Decision
+from services.router.flows.jobs.backfill import TO_B
+from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 from tests.system import step

@@ -19,8 +19,8 @@ from libs.pb.baton.control.v1 import events_pb2
 from libs.pb.baton.record.v1 import record_pb2
 from libs.store.port import FeedStep, Parked, Position
 from services.router.cli.options import Exit
-from services.router.flows import events as flows_events
-from services.router.flows.events import MAX_CONTENTS, LogEvents, Question
+from services.router.flows.feed import events as flows_events
+from services.router.flows.feed.events import MAX_CONTENTS, LogEvents, Question
 from tests.commands import baton
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel

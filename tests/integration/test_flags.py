@@ -24,9 +24,9 @@ from libs.rpc.errors import reason_of
 from libs.rpc.tasks import Loop
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import NO_FLAGS, Flags
-from services.router.flows.migration import Decision
-from services.router.flows.mover import Mover
-from services.router.flows.transfer import Transfer
+from services.router.flows.moving.mover import Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision
 from tests.contracts.flag_adapters import SHARED, Adapter, FlagdAdapter, ProviderAdapter
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.router.cli.options import Exit
-from services.router.flows.migration import Decision
+from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 

@@ -19,9 +19,9 @@ from libs.rpc import metadata
 from libs.rpc.errors import Internal, reason_of
 from libs.store.port import ExportQuery, Listed, Page, Records
 from services.router.core.phase import Phase
-from services.router.flows.forward import ReadPolicy
-from services.router.flows.handoff import Moved
-from services.router.flows.migration import Decision
+from services.router.flows.calls.forward import ReadPolicy
+from services.router.flows.moving.handoff import Moved
+from services.router.flows.steering.migration import Decision
 from services.router.flows.traffic import Watch
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system, step

@@ -14,9 +14,9 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.control.memory import MemoryControlStore
 from services.router.core.phase import Setting
-from services.router.flows.audit import Audit
-from services.router.flows.job_runner import Around, Jobs
-from services.router.flows.migration import Decision
+from services.router.flows.jobs.audit import Audit
+from services.router.flows.jobs.runner import Around, Jobs
+from services.router.flows.steering.migration import Decision
 from tests.commands import answer
 from tests.integration.test_control import refusal
 from tests.integration.test_jobs_killed import files

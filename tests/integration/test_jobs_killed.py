@@ -35,16 +35,16 @@ from libs.sandboxes.audit import SandboxAudit
 from libs.store.memory import MemoryStore
 from services.router import flows
 from services.router.control.memory import MemoryControlStore
-from services.router.flows import reconcile as flows_reconcile
-from services.router.flows import recover as flows_recover
-from services.router.flows.audit import Audit
-from services.router.flows.backfill import Backfill
-from services.router.flows.reconcile import Reconcile
-from services.router.flows.recover import Recover, Seize
-from services.router.flows.replay import Replay
+from services.router.flows.jobs import reconcile as flows_reconcile
+from services.router.flows.jobs import recover as flows_recover
+from services.router.flows.jobs.audit import Audit
+from services.router.flows.jobs.backfill import Backfill
+from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.jobs.recover import Recover, Seize
+from services.router.flows.jobs.replay import Replay
+from services.router.flows.jobs.validate import Validate
+from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import open_store
-from services.router.flows.transfer import Transfer
-from services.router.flows.validate import Validate
 from services.service_layer.store import embedded
 from services.simple_mcp.store import open_store as open_old_store
 from services.simple_mcp.store.audit import open_audit

@@ -24,11 +24,12 @@ from services.router.core.judge import RollbackLimits, Ruling
 from services.router.core.limits import rollback_limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
-from services.router.flows.judge import LEASE_NAME, LEASE_SECONDS, Bench, Judge
-from services.router.flows.measure import FRESH_SECONDS, Measurement, Sources
-from services.router.flows.migration import JUDGE, Decision, Migration
-from services.router.flows.observe import SettingCache, StoreView
-from services.router.flows.report import Measured, OldClient
+from services.router.flows.steering.automatic_rollback import LEASE_NAME, LEASE_SECONDS, Bench, Judge
+from services.router.flows.steering.measure import FRESH_SECONDS, Measurement, Sources
+from services.router.flows.steering.migration import JUDGE, Decision, Migration
+from services.router.flows.steering.observe import SettingCache
+from services.router.flows.steering.report import Measured, OldClient
+from services.router.flows.stores import StoreView
 from services.router.flows.traffic import Totals
 from tests.panel import Panel, running_panel
 from tests.system import step

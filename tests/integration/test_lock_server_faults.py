@@ -28,7 +28,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from services.router.core.phase import Setting
-from services.router.flows.observe import Observer
+from services.router.flows.steering.observe import Observer
 from services.router.flows.stores import open_store
 from tests.integration.processes import Service, running
 from tests.unit.backends import new, refusal

@@ -13,7 +13,7 @@ from libs.locks.port import LocksUnavailable
 from libs.ownership.model import Store
 from libs.rpc.errors import reason_of
 from services.router.core.phase import Phase
-from services.router.flows.migration import Decision
+from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import running_system, step
 

@@ -18,11 +18,11 @@ from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.cli.options import Exit
 from services.router.core.gates import Verdict, judge
 from services.router.core.jobs import Job, JobState
-from services.router.flows.adopted_logs import ADOPTED, AdoptedLogs
-from services.router.flows.job_runner import lease_of
-from services.router.flows.log_gap import gap
-from services.router.flows.migration import Decision
-from services.router.flows.restart_events import RESTARTED
+from services.router.flows.feed.adopted_logs import ADOPTED, AdoptedLogs
+from services.router.flows.jobs.log_gap import gap
+from services.router.flows.jobs.restart_events import RESTARTED
+from services.router.flows.jobs.runner import lease_of
+from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_panel

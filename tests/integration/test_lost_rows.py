@@ -13,11 +13,11 @@ from libs.errors import StoreNotReady
 from libs.ownership.model import Store, bucket_of
 from libs.store.memory_inspection import MemoryInspection
 from libs.store.port import Missing
-from services.router.flows import recover as flows_recover
-from services.router.flows.jobs import Position
-from services.router.flows.reconcile import Reconcile
+from services.router.flows.jobs import recover as flows_recover
+from services.router.flows.jobs.kind import Position
+from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import Refused
-from services.router.flows.transfer import Transfer
 from tests.contracts.store_adapters import put, word_of
 from tests.integration.test_recovery import b_owns, recover, relayed, same, step_by_step
 from tests.panel import running_loops

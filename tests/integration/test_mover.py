@@ -14,10 +14,10 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.tasks import Loop
 from libs.store.port import StoreUnavailable
 from services.router.core.phase import Phase
-from services.router.flows.migration import Decision
-from services.router.flows.mover import LEASE_NAME, LEASE_SECONDS, WORKERS, Mover
+from services.router.flows.moving.mover import LEASE_NAME, LEASE_SECONDS, WORKERS, Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import Away
-from services.router.flows.transfer import Transfer
 from tests.system import System, running_system, step
 from tests.waiting import eventually
 

@@ -19,8 +19,8 @@ from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import reason_of
 from libs.sandboxes.schema import METADATA
-from services.router.flows.backfill import Backfill
-from services.router.flows.jobs import Position
+from services.router.flows.jobs.backfill import Backfill
+from services.router.flows.jobs.kind import Position
 from services.router.flows.stores import StoreClient
 from tests.fixtures.make_old_database import TABLE, clean_rows
 from tests.integration.processes import Service, run_to_end, running

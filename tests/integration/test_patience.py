@@ -20,8 +20,8 @@ from libs.rpc.server import Server, ServerConfig
 from libs.store.port import StoreUnavailable
 from services.router.api import proxy
 from services.router.core.phase import Phase
-from services.router.flows import patience
-from services.router.flows.migration import Decision
+from services.router.flows.calls import patience
+from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import open_store
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_short_deadlines import SlowRecords

@@ -18,11 +18,11 @@ from services.router.control.memory import MemoryControlStore
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState
 from services.router.core.reconcile import Compared, Findings
-from services.router.flows import reconcile
-from services.router.flows.backfill import TO_B
-from services.router.flows.job_runner import Around, Jobs
-from services.router.flows.jobs import Position, Step
-from services.router.flows.reconciling import Reconciling
+from services.router.flows.jobs import reconcile
+from services.router.flows.jobs.backfill import TO_B
+from services.router.flows.jobs.kind import Position, Step
+from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.runner import Around, Jobs
 from tests.commands import answer, baton
 from tests.integration.test_reconcile import faults, path, rows
 from tests.integration.test_router import put

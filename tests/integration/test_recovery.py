@@ -21,15 +21,15 @@ from libs.store.recovery import Identity, Why
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase
 from services.router.core.reconcile import Findings
-from services.router.flows import recover as flows_recover
-from services.router.flows.conflicts import Conflicts, NoConflict
-from services.router.flows.jobs import JobFailed, JobKind, Position, Step
-from services.router.flows.log_gap import open_gap
-from services.router.flows.migration import Decision
-from services.router.flows.recover import FENCED_SECONDS, STAGES, Recover, Seize
+from services.router.flows.feed.conflicts import Conflicts, NoConflict
+from services.router.flows.feed.heartbeat import Witness
+from services.router.flows.jobs import recover as flows_recover
+from services.router.flows.jobs.kind import JobFailed, JobKind, Position, Step
+from services.router.flows.jobs.log_gap import open_gap
+from services.router.flows.jobs.recover import FENCED_SECONDS, STAGES, Recover, Seize
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import Refused
-from services.router.flows.transfer import Transfer
-from services.router.flows.witness import Witness
 from tests.contracts.store_adapters import own, put, record_of, row_of, word_of
 from tests.system import System, running_system
 from tests.waiting import eventually

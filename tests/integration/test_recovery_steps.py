@@ -12,8 +12,8 @@ from libs.clock import SystemClock
 from libs.ownership.model import Store, Version, bucket_of
 from libs.ownership.terms import next_term
 from libs.store.recovery import Why
-from services.router.flows.jobs import Position, Step
-from services.router.flows.recover import Recover
+from services.router.flows.jobs.kind import Position, Step
+from services.router.flows.jobs.recover import Recover
 from services.router.flows.stores import Refused
 from tests.contracts.store_adapters import put
 from tests.integration.test_recovery import KEYS, b_owns, recover, step_by_step

@@ -18,10 +18,10 @@ from services.router.control.port import Progress
 from services.router.core.evidence import Evidence
 from services.router.core.measure import Meter
 from services.router.core.phase import IllegalMove, Phase
-from services.router.flows.canary import CanaryAuto, Sights, WalkUnderWay
-from services.router.flows.measure import Measurement, Sources
-from services.router.flows.migration import Decision
-from services.router.flows.rehearsal import JOB, LEASE, RehearsalUnderWay, Result, result_of
+from services.router.flows.jobs.canary import CanaryAuto, Sights, WalkUnderWay
+from services.router.flows.jobs.rehearsal import JOB, LEASE, RehearsalUnderWay, Result, result_of
+from services.router.flows.steering.measure import Measurement, Sources
+from services.router.flows.steering.migration import Decision
 from services.router.flows.traffic import Answered
 from tests.contracts.pb.toy import shelf_pb2
 from tests.panel import Panel, running_loops, running_panel

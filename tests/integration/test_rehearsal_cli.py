@@ -13,7 +13,7 @@ from services.router.cli.options import Exit
 from services.router.control.port import JournalEntry
 from services.router.core.canary import EXAMPLE
 from services.router.core.phase import Phase
-from services.router.flows.migration import Decision
+from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 from tests.system import step

@@ -17,8 +17,8 @@ from libs.eventlog.port import Event, EventTooLarge, LogUnavailable, Stored
 from libs.ownership.model import Store, Version
 from libs.ownership.wire import record_of_event
 from libs.rpc.tasks import Loop
-from services.router.flows import diagnose
-from services.router.flows.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay
+from services.router.flows.feed.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay
+from services.router.flows.steering import diagnose
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system
 

@@ -21,9 +21,9 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import events_pb2
 from libs.store.memory import MemoryStore
 from services.router.core.jobs import Job, JobState
-from services.router.flows import replay as flows_replay
-from services.router.flows.job_runner import Around, Jobs
-from services.router.flows.replay import Replay
+from services.router.flows.jobs import replay as flows_replay
+from services.router.flows.jobs.replay import Replay
+from services.router.flows.jobs.runner import Around, Jobs
 from tests.panel import Panel, running_loops, running_panel
 from tests.system import running_system
 from tests.waiting import eventually

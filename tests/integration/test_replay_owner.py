@@ -15,7 +15,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.tasks import Loop
 from libs.store.memory import MemoryStore
 from services.router.core.jobs import JobState
-from services.router.flows import replay_work
+from services.router.flows.jobs import replay_work
 from tests.panel import Panel, running_loops, running_panel
 from tests.waiting import eventually
 

@@ -17,11 +17,11 @@ from libs.rpc.errors import reason_of
 from libs.rpc.tasks import Loop
 from libs.store import memory
 from services.router.core.phase import Phase, Setting
-from services.router.flows import listing
-from services.router.flows.migration import Decision
-from services.router.flows.mover import STUCK_SECONDS, Mover
-from services.router.flows.observe import SettingCache
-from services.router.flows.transfer import Transfer
+from services.router.flows.calls import listing
+from services.router.flows.moving.mover import STUCK_SECONDS, Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision
+from services.router.flows.steering.observe import SettingCache
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system, step
 from tests.waiting import eventually

@@ -15,9 +15,9 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery, Listed, Page, Records
 from services.router.core.phase import Phase
-from services.router.flows.absences import Absences
-from services.router.flows.migration import Decision
-from services.router.flows.transfer import Transfer
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system, step
 

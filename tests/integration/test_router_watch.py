@@ -18,10 +18,10 @@ from libs.ownership.model import Record, Row, Store, Version
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
-from services.router.flows import watching as router_watching
-from services.router.flows.migration import Blocked, Decision
+from services.router.flows.calls import watching as router_watching
+from services.router.flows.calls.watching import WatchCall, Watching
+from services.router.flows.steering.migration import Blocked, Decision
 from services.router.flows.stores import StoreClient
-from services.router.flows.watching import WatchCall, Watching
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_short_deadlines import SlowRecords
 from tests.shelf import MOST_READER_CHARACTERS

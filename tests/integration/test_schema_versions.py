@@ -28,7 +28,7 @@ from libs.sandboxes.schema import FLAT, METADATA, STRUCTURED, Form, Schemas, wri
 from libs.sandboxes.unknown import split
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
-from services.router.flows.migration import Decision
+from services.router.flows.steering.migration import Decision
 from tests.system import Kit, System, running_system, step
 from tests.unit.backends import new
 from tests.waiting import eventually

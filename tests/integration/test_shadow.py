@@ -15,8 +15,8 @@ from libs.rpc import metadata
 from libs.rpc.tasks import Loop
 from services.router.core.compare import STATUS, Kind
 from services.router.core.phase import Phase
-from services.router.flows.forward import ClientCall
-from services.router.flows.shadow import ShadowLimits
+from services.router.flows.calls.forward import ClientCall
+from services.router.flows.calls.shadow import ShadowLimits
 from services.router.flows.stores import Answer
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.shadowing import BY_HAND, KEY, book, decided, edit, lend, look, put, replicated, send, shadowed

@@ -20,7 +20,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
 from services.router.cli.options import Exit
 from services.router.core.phase import Phase
-from services.router.flows.migration import Decision
+from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.panel import Panel, running_panel
 from tests.system import Kit, step

@@ -11,7 +11,7 @@ import pytest
 from libs.errors import StoreNotReady
 from libs.ownership.model import Store
 from services.router.core.compare import FILTER
-from services.router.flows.shadow import MAX_NAMES
+from services.router.flows.calls.shadow import MAX_NAMES
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.shadowing import KEY, book, decided, edit, lend, put, replicated, send, shadowed
 from tests.integration.test_forward import Moody

@@ -25,7 +25,7 @@ from libs.sandboxes.operations import SandboxOperations
 from services.router.cli.options import Exit
 from services.router.core.ledger import Loss
 from services.router.core.phase import Phase
-from services.router.flows import ledger
+from services.router.flows.calls import ledger
 from tests.commands import answer, baton
 from tests.integration.test_router import go_to, lend, put
 from tests.panel import Panel, running_panel

@@ -26,7 +26,7 @@ from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared
-from services.router.flows.metrics import EvidenceMetrics
+from services.router.flows.steering.measure import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks
 from tests.unit.test_metrics import page
 

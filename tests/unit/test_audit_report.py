@@ -18,7 +18,7 @@ from services.router.core.compare import Comparison
 from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates import Verdict as GateVerdict
 from services.router.core.gates import judge
-from services.router.flows.audit import Audit
+from services.router.flows.jobs.audit import Audit
 
 CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
 ITEMS = Comparison(Sandbox, ())

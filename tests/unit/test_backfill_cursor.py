@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.router.flows.backfill import Cursor
+from services.router.flows.jobs.backfill import Cursor
 
 
 def test_a_cursor_goes_on_where_it_was() -> None:

@@ -16,8 +16,8 @@ from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.evidence import Evidence
 from services.router.core.phase import Phase
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.observe import SettingCache
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.observe import SettingCache
 
 DAMAGED = ["", "{", "[]", "null", '{"generation": 2}', '{"generation": 9, "phase": "OFF"}', '{"phase": "LATER"}', "7"]
 BY_HAND = Decision("ann", "get there", override=True)

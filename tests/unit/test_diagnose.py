@@ -14,8 +14,9 @@ from libs.pb.baton.record.v1.record_pb2 import STORE_A, STORE_B
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from services.router.control.info import ControlInfo
 from services.router.control.memory import MemoryControlStore
-from services.router.flows.diagnose import Finding, Level, Surroundings, diagnose, file_system_of
-from services.router.flows.observe import Observer, SettingCache, StoreView
+from services.router.flows.steering.diagnose import Finding, Level, Surroundings, diagnose, file_system_of
+from services.router.flows.steering.observe import Observer, SettingCache
+from services.router.flows.stores import StoreView
 
 
 class Known(Observer):

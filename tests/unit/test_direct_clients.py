@@ -18,8 +18,8 @@ from services.router.control.memory import MemoryControlStore
 from services.router.control.port import Progress
 from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge
-from services.router.flows.clients import NAME, ClientWatch
-from services.router.flows.observe import StoreView
+from services.router.flows.steering.clients import NAME, ClientWatch
+from services.router.flows.stores import StoreView
 
 DAY = 86_400.0
 

@@ -13,8 +13,8 @@ from libs.ownership.model import Store, Version, bucket_of
 from services.router.control.port import JournalEntry
 from services.router.core.phase import Phase, Setting, set_flag
 from services.router.core.plan import Target
-from services.router.flows.explain import Explainer, RowView
-from services.router.flows.migration import Decision
+from services.router.flows.calls.explain import Explainer, RowView
+from services.router.flows.steering.migration import Decision
 from tests.panel import Panel, running_panel
 
 KEY = "shelf/r/00000"

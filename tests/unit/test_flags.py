@@ -21,7 +21,7 @@ from services.router.control.codec import setting_from_json, setting_to_json
 from services.router.core.flags import FlagNames
 from services.router.core.phase import IllegalMove, Phase, Setting, advance, next_phase, rollback, set_flag
 from services.router.core.plan import LASTING_SECONDS, NO_FLAGS, Flags, aim, home, target
-from services.router.flows.flags import ANSWER_SECONDS, Switches
+from services.router.flows.steering.flags import ANSWER_SECONDS, Switches
 from tests.shelf import CONTRACT as SHELF
 from tests.waiting import eventually
 

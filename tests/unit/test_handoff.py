@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.router.flows.handoff import Single
+from services.router.flows.moving.handoff import Single
 from tests.waiting import eventually
 
 

@@ -12,8 +12,8 @@ from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse
 from services.router.core.evidence import Evidence, Limits
 from services.router.core.gates.data import horizon_alert
 from services.router.core.horizon import Held, Risk, risk_of
-from services.router.flows.horizon import HorizonWatch
-from services.router.flows.observe import StoreView
+from services.router.flows.feed.retention import HorizonWatch
+from services.router.flows.stores import StoreView
 
 DAY = 86_400.0
 

@@ -11,9 +11,9 @@ from libs.clock import SystemClock
 from libs.errors import StoreNotReady
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.core.jobs import MAX_CHECKPOINT_BYTES, MAX_REPORT_BYTES, Job, JobState
-from services.router.flows import job_runner
-from services.router.flows.job_runner import Around, Jobs, Run
-from services.router.flows.jobs import JobFailed, Position, Step, checked
+from services.router.flows.jobs import runner as job_runner
+from services.router.flows.jobs.kind import JobFailed, Position, Step, checked
+from services.router.flows.jobs.runner import Around, Jobs, Run
 from tests.unit.test_jobs import Count, finished, open_gate, running_jobs, state_of
 from tests.waiting import eventually
 

@@ -16,8 +16,8 @@ from services.router.control.memory import MemoryControlStore, Shared
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobRefused, JobState
 from services.router.core.throttle import Load
-from services.router.flows.job_runner import Around, Jobs, lease_of
-from services.router.flows.jobs import JobFailed, Position, Step
+from services.router.flows.jobs.kind import JobFailed, Position, Step
+from services.router.flows.jobs.runner import Around, Jobs, lease_of
 from tests.panel import running_loops
 from tests.waiting import eventually
 

@@ -12,11 +12,11 @@ from services.router.core.gates.steps import clock_alert
 from services.router.core.jobs import Job, JobState
 from services.router.core.measure import ShadowCounts
 from services.router.core.reconcile import Findings
-from services.router.flows import audit
-from services.router.flows.backfill import TO_B
-from services.router.flows.measure import rehearsed
-from services.router.flows.reconciling import Reconciling
-from services.router.flows.rehearsal import Result
+from services.router.flows.jobs import audit
+from services.router.flows.jobs.backfill import TO_B
+from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.rehearsal import Result
+from services.router.flows.steering.measure import rehearsed
 
 DAY = 86400.0
 

@@ -15,15 +15,14 @@ from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import ControlUnavailable, JournalEntry
 from services.router.core.phase import Phase, Setting, advance, next_phase
-from services.router.flows.observe import (
-    FRESH_SECONDS,
+from services.router.flows.steering.observe import (
     STALE_SETTING_SECONDS,
     Backlog,
     Observer,
     SettingCache,
-    StoreView,
+    TurnWaits,
 )
-from services.router.flows.waits import TurnWaits
+from services.router.flows.stores import STATUS_FRESH_SECONDS, StoreView
 
 
 def test_the_oldest_unread_event_is_as_old_as_the_first_sight_of_it() -> None:
@@ -103,7 +102,7 @@ async def test_what_was_committed_here_is_taken_up_at_once_but_never_goes_back()
     assert cache.current.phase is Phase.SHADOW
 
 
-@pytest.mark.parametrize(("age", "known"), [(FRESH_SECONDS, True), (FRESH_SECONDS + 0.1, False)])
+@pytest.mark.parametrize(("age", "known"), [(STATUS_FRESH_SECONDS, True), (STATUS_FRESH_SECONDS + 0.1, False)])
 def test_evidence_that_is_too_old_is_none(age: float, known: bool) -> None:
     clock = ManualClock()
     observer = Observer({}, None, clock)

@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from libs.ownership.model import Store
-from services.router.flows import patience
-from services.router.flows.patience import Patience, QueueFull, Waiting
+from services.router.flows.calls import patience
+from services.router.flows.calls.patience import Patience, QueueFull, Waiting
 from services.router.flows.stores import Away
 from services.router.flows.traffic import Traffic
 from tests.waiting import eventually

@@ -9,11 +9,11 @@ from libs.ownership.model import Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.clients import Clients
-from services.router.flows.clients import Views
-from services.router.flows.report import OldClient
+from services.router.flows.steering.report import OldClient
+from services.router.flows.stores import StoreViews
 
 
-def fill_clients(answer: pb.GetStatusResponse, views: Views, at_routers: Sequence[OldClient]) -> None:
+def fill_clients(answer: pb.GetStatusResponse, views: StoreViews, at_routers: Sequence[OldClient]) -> None:
     """Those that call a store directly, and those of all routers."""
     for store in Store:
         status = views.view(store).status

@@ -7,8 +7,8 @@ from typing import Protocol
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_from_pb
 from libs.pb.baton.control.v1 import conflicts_pb2 as pb
 from libs.rpc.errors import Context
-from services.router.flows.conflicts import ConflictAt, Conflicts
-from services.router.flows.migration import Decision
+from services.router.flows.feed.conflicts import ConflictAt, Conflicts
+from services.router.flows.steering.migration import Decision
 
 
 class ConflictParts(Protocol):

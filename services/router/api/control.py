@@ -34,23 +34,23 @@ from services.router.control.port import Progress
 from services.router.core.evidence import Limits
 from services.router.core.judge import RollbackLimits
 from services.router.core.phase import Phase
-from services.router.flows.conflicts import Conflicts
-from services.router.flows.diagnose import Surroundings, diagnose
-from services.router.flows.events import LogEvents
-from services.router.flows.explain import Explainer
-from services.router.flows.flags import Switches
-from services.router.flows.job_runner import Jobs
-from services.router.flows.judge import Judge
-from services.router.flows.ledger import Auditor
-from services.router.flows.measure import Measurement
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.observe import Observer, SettingCache
-from services.router.flows.parked import ParkedEvents
-from services.router.flows.phase_since import PhaseSince
-from services.router.flows.probe import Probe
-from services.router.flows.repair import RecordRepair
-from services.router.flows.restart_events import RestartEvents
-from services.router.flows.shadow import Shadow
+from services.router.flows.calls.explain import Explainer
+from services.router.flows.calls.ledger import Auditor
+from services.router.flows.calls.shadow import Shadow
+from services.router.flows.feed.conflicts import Conflicts
+from services.router.flows.feed.events import LogEvents
+from services.router.flows.feed.parked import ParkedEvents
+from services.router.flows.feed.repair import RecordRepair
+from services.router.flows.jobs.restart_events import RestartEvents
+from services.router.flows.jobs.runner import Jobs
+from services.router.flows.steering.automatic_rollback import Judge
+from services.router.flows.steering.diagnose import Surroundings, diagnose
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.measure import Measurement
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.observe import Observer, SettingCache
+from services.router.flows.steering.phase_since import PhaseSince
+from services.router.flows.steering.probe import Probe
 from services.router.flows.traffic import Traffic
 
 SERVICE = "baton.control.v1.ControlService"

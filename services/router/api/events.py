@@ -10,10 +10,10 @@ from libs.ownership.wire import STORE_NUMBERS, store_from_pb
 from libs.pb.baton.control.v1 import events_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import timestamp
-from services.router.flows.events import LogEvents, Question, Seen
-from services.router.flows.migration import Decision
-from services.router.flows.parked import ParkedAt, ParkedEvents
-from services.router.flows.restart_events import RestartEvents
+from services.router.flows.feed.events import LogEvents, Question, Seen
+from services.router.flows.feed.parked import ParkedAt, ParkedEvents
+from services.router.flows.jobs.restart_events import RestartEvents
+from services.router.flows.steering.migration import Decision
 
 
 class EventParts(Protocol):

@@ -9,10 +9,10 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import Context
 from services.router.api.messages import UNKNOWN, flag_to_pb, setting_to_pb
-from services.router.flows.explain import Explainer, RowView
-from services.router.flows.flags import Switches
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.observe import SettingCache
+from services.router.flows.calls.explain import Explainer, RowView
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.observe import SettingCache
 
 
 class FlagParts(Protocol):

@@ -10,8 +10,8 @@ from services.router.api.messages import setting_to_pb
 from services.router.core.evidence import Limits
 from services.router.core.judge import RollbackLimits
 from services.router.core.limits import LIMITS
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.observe import SettingCache
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.observe import SettingCache
 
 
 class LimitParts(Protocol):

@@ -11,8 +11,8 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.control.port import JournalEntry, Progress
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.phase import Phase, Setting
-from services.router.flows.diagnose import Finding, Level
-from services.router.flows.flags import FlagView
+from services.router.flows.steering.diagnose import Finding, Level
+from services.router.flows.steering.flags import FlagView
 
 UNKNOWN = -1
 """Of numbers that are never negative."""

@@ -9,8 +9,8 @@ from typing import Protocol
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.probe import Probe, ProbePlan
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.probe import Probe, ProbePlan
 
 BEGUN = "probe begun"
 """In the journal."""

@@ -10,6 +10,7 @@ from uuid import uuid4
 import grpc
 from google.protobuf.message import Message
 
+from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_REQUEST_ID_BYTES
@@ -23,13 +24,14 @@ from libs.rpc.tasks import Background
 from services.router.api.watching import Watches
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import Target, target
-from services.router.flows.forward import MARGIN_SECONDS, ClientCall, Forward, Steering, Time
-from services.router.flows.ledger import Auditor
-from services.router.flows.listing import ListCall, Listing
-from services.router.flows.shadow import Shadow
+from services.router.flows.calls.forward import MARGIN_SECONDS, ClientCall, Forward
+from services.router.flows.calls.ledger import Auditor
+from services.router.flows.calls.listing import ListCall, Listing
+from services.router.flows.calls.shadow import Shadow
+from services.router.flows.calls.watching import Watching
+from services.router.flows.steering_view import Steering
 from services.router.flows.stores import Answer, Refused
 from services.router.flows.traffic import Traffic
-from services.router.flows.watching import Watching
 
 WRITE_SECONDS = 2.0
 """A write is given at least this long, even when its caller waits less: it is finished in a task of its own."""
@@ -50,7 +52,7 @@ class Proxy:
     steering: Steering
     traffic: Traffic
     writes: Background
-    clock: Time
+    clock: Clock
     shadow: Shadow
     ledger: Auditor
     logged: frozenset[Phase] = frozenset()

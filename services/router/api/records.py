@@ -8,8 +8,8 @@ from libs.errors import InvalidField
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_to_pb
 from libs.pb.baton.control.v1 import records_pb2 as pb
 from libs.rpc.errors import Context
-from services.router.flows.migration import Decision
-from services.router.flows.repair import RecordAt, RecordRepair, Wanted
+from services.router.flows.feed.repair import RecordAt, RecordRepair, Wanted
+from services.router.flows.steering.migration import Decision
 
 HEAD_BYTES = 64
 

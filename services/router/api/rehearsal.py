@@ -9,9 +9,9 @@ from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceServicer
 from libs.rpc.errors import Context
 from libs.telemetry.vitals import Gauges, vitals
 from services.router.api.messages import progress_to_pb, timestamp
-from services.router.flows.canary import CanaryAuto
-from services.router.flows.migration import Decision
-from services.router.flows.rehearsal import Rehearsals, Result
+from services.router.flows.jobs.canary import CanaryAuto
+from services.router.flows.jobs.rehearsal import Rehearsals, Result
+from services.router.flows.steering.migration import Decision
 
 
 @dataclass(frozen=True, slots=True)

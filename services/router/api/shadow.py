@@ -11,9 +11,9 @@ from services.router.api.messages import setting_to_pb, timestamp
 from services.router.core.compare import Kind
 from services.router.core.measure import ShadowCounts
 from services.router.core.tally import Difference, Side
-from services.router.flows.migration import Decision, Migration
-from services.router.flows.observe import SettingCache
-from services.router.flows.shadow import Shadow
+from services.router.flows.calls.shadow import Shadow
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.observe import SettingCache
 
 KIND_NUMBERS: dict[Kind, pb.ShadowDifference.Kind.ValueType] = {
     kind: pb.ShadowDifference.Kind.Value(f"KIND_{kind.value}") for kind in Kind if kind is not Kind.MATCH

@@ -31,8 +31,8 @@ from services.router.core.gates import GateResult, Verdict
 from services.router.core.measure import Counts, total
 from services.router.core.phase import Phase
 from services.router.core.rollback_cost import AtB, rollback_cost
-from services.router.flows.judge import Judge
-from services.router.flows.measure import Measurement
+from services.router.flows.steering.automatic_rollback import Judge
+from services.router.flows.steering.measure import Measurement
 from services.router.flows.traffic import Totals
 
 if TYPE_CHECKING:

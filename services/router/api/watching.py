@@ -16,9 +16,9 @@ from libs.rpc.caller import read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, pass_on
 from libs.rpc.gate import SlowReader, Stream
+from services.router.flows.calls.watching import WatchCall, Watching
 from services.router.flows.stores import Metadata, Refused
 from services.router.flows.traffic import Traffic
-from services.router.flows.watching import WatchCall, Watching
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,14 @@ class Rollbacks(Protocol):
         ...
 
 
-class ControlStore(Protocol):
+class Leases(Protocol):
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Takes or renews the named role; False when another holder has it. Two holders for a moment do no harm: what
+        they do is safe twice. `ttl_seconds` 0 gives it up."""
+        ...
+
+
+class ControlStore(Leases, Protocol):
     """Every method raises ControlUnavailable within two seconds when the store is away."""
 
     async def load(self) -> Setting:
@@ -111,11 +118,6 @@ class ControlStore(Protocol):
 
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         """Newest first."""
-        ...
-
-    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Takes or renews the named role; False when another holder has it. Two holders for a moment do no harm: what
-        they do is safe twice. `ttl_seconds` 0 gives it up."""
         ...
 
     async def save(self, progress: Progress) -> None:

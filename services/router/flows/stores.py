@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
@@ -14,6 +14,7 @@ from libs.errors import BatonError, LogAway, NotLogged
 from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceStub
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceStub
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceAsyncStub
     from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceAsyncStub
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
+
+STATUS_FRESH_SECONDS = 5.0
+"""No gate decides by an older status."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -170,6 +174,37 @@ class StoreClient:
 
 
 Stores = Mapping[Store, StoreClient]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """The last known status of one store."""
+
+    store: Store
+    status: pb.GetStatusResponse | None = None
+    """Its last good answer."""
+    seen_at: float | None = None
+    """When, monotonic."""
+    trouble: str = "not asked yet"
+    """Why its last answer was not good; "" when it was."""
+    lag_events: int | None = None
+    """Events of the log that its feed has not read, its own ones included; None: not known."""
+    lag_seconds: float | None = None
+    """How far it is behind the other store; None: not known."""
+
+    @property
+    def reachable(self) -> bool:
+        return self.status is not None and not self.trouble
+
+    def fresh(self, now: float) -> pb.GetStatusResponse | None:
+        """Its answer, if it is recent enough to decide by."""
+        return self.status if self.seen_at is not None and now - self.seen_at <= STATUS_FRESH_SECONDS else None
+
+
+class StoreViews(Protocol):
+    """The last known status of both stores."""
+
+    def view(self, store: Store) -> StoreView: ...
 
 
 @asynccontextmanager

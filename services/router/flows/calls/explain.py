@@ -1,0 +1,189 @@
+"""Where this router would send a call now, and why: for a person who asks. It goes through the plan that calls go
+through, and looks at both stores' rows; it moves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from libs.contract.descriptors import Contract
+from libs.errors import BatonError, InvalidField
+from libs.ownership.model import Store, Version, bucket_of
+from libs.ownership.wire import STORES, version_from_pb
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from services.router.core.phase import Setting
+from services.router.core.plan import Target, canary_buckets, target
+from services.router.flows.steering_view import Steering
+from services.router.flows.stores import StoreClient, Stores
+
+ANSWER_SECONDS = 1.0
+
+LIST = "list"
+MAX_KEY_CHARACTERS = 1000
+
+
+NO_VERSION = Version(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """What a store has under a key."""
+
+    store: Store
+    trouble: str = ""
+    """Why it cannot be asked; then nothing below is known."""
+    exists: bool = False
+    live: bool = False
+    version: Version = NO_VERSION
+    owner: Store | None = None
+    """As this store has it; of a row that does not exist, the absence's owner."""
+
+    def __str__(self) -> str:
+        if self.trouble:
+            return f"store {self.store} is out of reach"
+        owner = f"owner {self.owner}" if self.owner else "no owner"
+        if not self.exists:
+            return f"store {self.store} has no row, {owner} of the bucket's absence"
+        state = "" if self.live else ", deleted"
+        return f"store {self.store} has version {self.version.term}-{self.version.revision}{state}, {owner}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    target: Target
+    because: str
+    setting: Setting
+    bucket: int | None
+    """None for a list."""
+    canary_buckets: int
+    rows: tuple[RowView, ...]
+    then: str
+
+
+class Explainer:
+    def __init__(self, contract: Contract, steering: Steering, stores: Stores) -> None:
+        self._steering = steering
+        self._stores = stores
+        self._lists = any(method.shape is not None for method in contract.methods.values())
+        self._keys: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+        for method in contract.methods.values():
+            if method.key is not None:
+                parts = [re.escape(part) for part in method.key.template.split("{}")]
+                shape = (method.key.template, re.compile("(.+)".join(parts)))
+                self._keys.setdefault(method.operation, []).append(shape)
+        named = [shape for shapes in self._keys.values() for shape in shapes if shape[0].replace("{}", "")]
+        self._names = named or [shape for shapes in self._keys.values() for shape in shapes]
+        """How records are named: by the methods whose template says more than that there is a name."""
+
+    async def explain(self, key: str, operation: str) -> Explanation:
+        """Raises InvalidField. A store that is out of reach is part of the answer."""
+        self._check(key, operation)
+        steering = self._steering
+        setting, flags = steering.current, steering.flags
+        bucket = bucket_of(key) if key else None
+        chosen = target(setting, flags, operation, bucket)
+        rows = tuple(await asyncio.gather(*(self._row(client, key) for client in self._stores.values()))) if key else ()
+        return Explanation(
+            target=chosen,
+            because=_because(setting, chosen, operation, bucket),
+            setting=setting,
+            bucket=bucket,
+            canary_buckets=canary_buckets(setting.canary_permille) if setting.rule.canary else 0,
+            rows=rows,
+            then=_then(chosen, operation, {row.store: row for row in rows}),
+        )
+
+    def _check(self, key: str, operation: str) -> None:
+        operations = [*self._keys, *([LIST] if self._lists else [])]
+        if operation not in operations:
+            raise InvalidField("operation", operation, "one of " + ", ".join(operations))
+        if operation == LIST:
+            if key:
+                raise InvalidField("key", key, "nothing: a list is not of one record")
+            return
+        if len(key) > MAX_KEY_CHARACTERS or not any(pattern.fullmatch(key) for _, pattern in self._names):
+            wanted = sorted({template for template, _ in self._names})
+            shown = " or ".join(template.replace("{}", "...") for template in wanted)
+            whole = [template.format(key) for template in wanted if template.count("{}") == 1]
+            hint = f": {' or '.join(whole)}?" if key and len(key) <= MAX_KEY_CHARACTERS and "/" not in key else ""
+            raise InvalidField("key", key, f"a record's name, {shown}{hint}")
+
+    async def _row(self, client: StoreClient, key: str) -> RowView:
+        request = pb.ReadRecordsRequest(keys=[key], mark_too_large=True)
+        try:
+            answer = await client.ask(client.replication.ReadRecords, request, ANSWER_SECONDS)
+            row = answer.rows[0]
+            if row.too_large_bytes and (large := await _look(client, key)):
+                return large
+        except BatonError as error:
+            return RowView(client.store, trouble=error.message)
+        if not row.HasField("record"):
+            return RowView(client.store, owner=STORES.get(row.absence.owner))
+        record = row.record
+        return RowView(
+            client.store,
+            exists=True,
+            live=record.live,
+            version=version_from_pb(record.version),
+            owner=STORES.get(record.owner),
+        )
+
+
+async def _look(client: StoreClient, key: str) -> RowView | None:
+    """Of a row that is too large to be read. Only an old program can have left it, and such a program left it live.
+    Raises what the store's client raises."""
+    request = pb.LookAtRecordsRequest(keys=[key], limit=1, brief=True)
+    answer = await client.ask(client.replication.LookAtRecords, request, ANSWER_SECONDS)
+    for look in answer.looks:
+        version, owner = version_from_pb(look.version), STORES.get(look.owner)
+        return RowView(client.store, exists=True, live=True, version=version, owner=owner)
+    return None
+
+
+def _because(setting: Setting, chosen: Target, operation: str, bucket: int | None) -> str:
+    where = f"the call goes to {chosen.store}"
+    reasons = {
+        "hold": "all traffic is held at A since a rollback",
+        "global flag": f"the flag for everything is {_word(chosen)}",
+        f"{operation} flag": f"the flag for {operation} is {_word(chosen)}, and the flag for everything is not false",
+        "rehearsal": f"bucket {bucket} is away for a rehearsal",
+        "canary": f"bucket {bucket} is one of the {canary_buckets(setting.canary_permille)} canary buckets"
+        f" ({setting.canary_permille / 10:g} %)",
+        "phase": f"nothing else speaks, and in {setting.phase.value} traffic is at home at {chosen.store}",
+    }
+    return f"{reasons.get(chosen.rule, chosen.rule)}: {where}"
+
+
+def _word(chosen: Target) -> str:
+    return "true" if chosen.store is Store.B else "false"
+
+
+def _then(chosen: Target, operation: str, rows: Mapping[Store, RowView]) -> str:
+    """What comes of it, by the rows."""
+    to = chosen.store
+    if operation == LIST:
+        return (
+            "a list asks both stores and takes the newer row of each name;"
+            f" if store {to.other} cannot answer, the page of store {to} is the answer, marked stale"
+        )
+    mine, other = rows[to], rows[to.other]
+    if mine.trouble:
+        return f"store {to} is out of reach: store {to.other} is asked, which answers a write only as the owner"
+    if mine.owner is to:
+        return f"store {to} owns {_what(mine)} and answers"
+    if operation == "get":
+        if not other.trouble and other.owner is to.other:
+            return f"store {to} does not own {_what(mine)}: the read is answered by store {to.other}, its owner"
+        return "no store owns it now: a read takes the newer one of both rows, marked stale if a store cannot be asked"
+    if other.trouble:
+        return f"store {to} does not own {_what(mine)} and store {to.other} is out of reach: a write is UNAVAILABLE"
+    if not mine.exists and not other.exists and operation != "create":
+        return f"there is no such record: store {to.other}, which owns its absence, says so"
+    return f"store {to} does not own {_what(mine)}: a write first brings it there from store {to.other}"
+
+
+def _what(row: RowView) -> str:
+    return "the record" if row.exists else "the absence of its bucket"

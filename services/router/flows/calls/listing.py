@@ -1,0 +1,196 @@
+"""A strict list: both stores are asked for the page, whoever owns what, and the pages are merged (`core.merge`).
+
+Each name is linearizable; the list as a whole is not a snapshot. When a store is out of reach the other one's page is
+the answer, marked stale.
+
+So a plan (flag, phase) cannot send a list to one store and keep it strict. What it says instead is on which store the
+list depends: when the other one fails, in whatever way, the target's page is the answer, marked stale (if the policy
+allows stale answers). With the list's flag false, no failure of B is a list's failure any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from libs.clock import Clock
+from libs.contract.descriptors import ListShape, Method
+from libs.contract.pages import make_token, read_token
+from libs.errors import OwnerUnavailable
+from libs.ownership.model import Store
+from libs.ownership.wire import version_from_pb
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc import metadata
+from libs.rpc.limits import ANSWER_BYTES
+from services.router.core.merge import Half, Item, frame, merge, unknown_names
+from services.router.flows.calls.attempt import Attempt, measured
+from services.router.flows.calls.forward import ATTEMPT_SHARE, MARGIN_SECONDS, READ_SHARE, ReadPolicy
+from services.router.flows.calls.patience import Patience, QueueFull, Waiting
+from services.router.flows.stores import Answer, Away, Refused, Stores
+from services.router.flows.traffic import Traffic
+
+LOOK_UP = 500
+"""Names that are looked up at once."""
+
+PAGE_SECONDS = 0.2
+"""How long a page without a match is looked for. Then the answer is an empty page with a token."""
+
+_NOTHING = Half({}, full=False)
+
+
+class Rows(Protocol):
+    """Who looks at the rows that both stores showed for a page."""
+
+    def offer_page(
+        self, page: tuple[Method, bytes], halves: tuple[Half, Half], looked_up: Mapping[str, Item]
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ListCall:
+    """A list as it came in."""
+
+    method: Method
+    request: Message
+    data: bytes
+    """The request's bytes."""
+    ends_at: float
+    """When the caller's time is over, by the monotonic clock."""
+    schema_version: int = 0
+    """Which the caller speaks; 0: the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Both stores' pages; that of a store that cannot answer is empty."""
+
+    pages: tuple[Half, Half]
+    looked_up: Mapping[str, Item]
+    missing: Store | None = None
+    """The store that could not answer."""
+
+
+class Listing:
+    """Raises InvalidField, SchemaUnknown, Refused with a store's own error, OwnerUnavailable."""
+
+    def __init__(
+        self, stores: Stores, traffic: Traffic, policy: ReadPolicy, shadow: Rows, clock: Clock, patience: Patience
+    ) -> None:
+        self._stores = stores
+        self._patience = patience
+        self._clock = clock
+        self._traffic = traffic
+        self._policy = policy
+        self._shadow = shadow
+
+    async def call(self, call: ListCall, to: Store) -> Answer:
+        """`to`: the store that the list depends on. The answer's trailers name the stores that it is from."""
+        method, shape = call.method, _shape(call.method)
+        size, token, question = method.page(call.request)
+        resume: str | None = read_token(token, question, shape.page_token)
+        page = pb.ListRecordsRequest(
+            method=method.path, request=call.data, limit=size, schema_version=call.schema_version
+        )
+        items: list[bytes] = []
+        missing: Store | None = None
+        until = self._clock.monotonic() + PAGE_SECONDS
+        while resume is not None:
+            page.after = resume
+            halves = await self._halves(page, call, to)
+            missing = missing or halves.missing
+            if halves.missing is None:
+                self._shadow.offer_page((method, call.data), halves.pages, halves.looked_up)
+            items, resume = merge(*halves.pages, halves.looked_up, size, ANSWER_BYTES)
+            # A page of which no name matched is not an answer yet, until its time is over: then it is an empty one.
+            if items or self._clock.monotonic() > until:
+                break
+        token = "" if resume is None else make_token(resume, question)
+        data = frame(shape, items, token)
+        if missing is None:
+            return Answer(to, data, {metadata.STORE: ",".join(store.value for store in Store)})
+        self._traffic.stale_reads += 1
+        return Answer(missing.other, data, {metadata.STORE: missing.other.value, metadata.STALE: "1"})
+
+    async def _halves(self, page: pb.ListRecordsRequest, call: ListCall, to: Store) -> Halves:
+        found = await asyncio.gather(*(self._half(store, page, call) for store in Store), return_exceptions=True)
+        halves = {store: half for store, half in zip(Store, found, strict=True) if isinstance(half, Half)}
+        for failure in found:
+            if isinstance(failure, BaseException) and not _may_be_missing(failure, to):
+                raise failure
+        if len(halves) == len(Store):
+            try:
+                looked_up = await self._look_up(list(halves.values()), page, call)
+                return Halves((halves[Store.A], halves[Store.B]), looked_up)
+            except Refused as failure:
+                if not _may_be_missing(failure, to):
+                    raise
+                del halves[failure.store]
+        if not halves or not self._policy.stale_reads:
+            raise OwnerUnavailable("a list needs both stores: try again")
+        ((store, half),) = halves.items()
+        return Halves((half, _NOTHING), {}, store.other)
+
+    async def _look_up(self, halves: Sequence[Half], page: pb.ListRecordsRequest, call: ListCall) -> Mapping[str, Item]:
+        """The rows, at each store, of the names that only the other page has."""
+        a, b = halves
+        wanted = ((Store.A, unknown_names(a, b)), (Store.B, unknown_names(b, a)))
+        parts = await asyncio.gather(
+            *(
+                self._half(store, _part(page, names[start : start + LOOK_UP]), call)
+                for store, names in wanted
+                for start in range(0, len(names), LOOK_UP)
+            )
+        )
+        return {name: item for part in parts for name, item in part.rows.items()}
+
+    async def _half(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
+        """A store that restarts is waited for as by a read, so that the page need not be stale."""
+        waiting = Waiting(call.method.operation, True, len(call.data), partial(self._until, call.ends_at))
+        try:
+            return await self._patience.call(lambda: self._half_now(store, page, call), waiting)
+        except QueueFull as full:
+            raise full.away from None
+
+    def _until(self, ends_at: float, away: Away) -> float:
+        now = self._clock.monotonic()
+        outage = self._patience.away_since(away.store, now) + self._patience.seconds
+        return min(outage, now + READ_SHARE * (ends_at - MARGIN_SECONDS - now))
+
+    async def _half_now(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
+        client = self._stores[store]
+        seconds = max(call.ends_at - self._clock.monotonic(), 0.0) * ATTEMPT_SHARE
+        attempt = Attempt(store, call.method.operation, call.method.is_read, seconds)
+        asking = client.ask(client.replication.ListRecords, page, seconds)
+        try:
+            answer = await measured(self._traffic.meter, self._clock, attempt, asking)
+        except Refused as refused:
+            self._patience.heard(store, refused if isinstance(refused, Away) else None)
+            raise
+        self._patience.heard(store, None)
+        rows = {
+            row.key: Item(version_from_pb(row.version), row.matches, row.item, row.unknown_schema)
+            for row in answer.rows
+        }
+        return Half(rows, answer.full)
+
+
+def _may_be_missing(failure: BaseException, to: Store) -> bool:
+    """The list goes on without the store: it is out of reach, or it fails and the list does not depend on it."""
+    return isinstance(failure, Away) or (isinstance(failure, Refused) and failure.is_fault and failure.store is not to)
+
+
+def _shape(method: Method) -> ListShape:
+    if method.shape is None:
+        raise ValueError(f"{method.path} is not a list")
+    return method.shape
+
+
+def _part(page: pb.ListRecordsRequest, names: Sequence[str]) -> pb.ListRecordsRequest:
+    part = pb.ListRecordsRequest(keys=names, limit=len(names))
+    part.method, part.request, part.schema_version = page.method, page.request, page.schema_version
+    return part

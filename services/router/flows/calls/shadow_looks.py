@@ -1,0 +1,108 @@
+"""How a shadow read looks at the stores: what one of them has, whoever owns it, with its version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from libs.contract.descriptors import Method
+from libs.contract.schemas import SchemaUnknown
+from libs.ownership.model import Store, Version
+from libs.ownership.wire import version_from_pb
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc import metadata
+from services.router.core.compare import Seen, seen_of
+from services.router.core.merge import Item
+from services.router.flows.calls.forward import ClientCall
+from services.router.flows.stores import Refused, Stores, read_version
+
+
+class Unanswered(Exception):
+    """A store did not answer a question of the shadow."""
+
+    def __init__(self, store: Store, status: str) -> None:
+        super().__init__(f"store {store}: {status}")
+        self.store = store
+        self.status = status
+
+
+class Subject(Protocol):
+    """What is compared: one record as a method shows it, or some rows of a list."""
+
+    @property
+    def method(self) -> Method: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def request(self) -> bytes: ...
+
+    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
+        """Each name as the store has it, whoever owns it. Raises Unanswered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneRecord:
+    call: ClientCall
+
+    @property
+    def method(self) -> Method:
+        return self.call.method
+
+    @property
+    def names(self) -> Sequence[str]:
+        return (self.call.key,)
+
+    @property
+    def request(self) -> bytes:
+        return self.call.request
+
+    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
+        call = self.call
+        extra = (*call.extra, (metadata.REPLICA, "1"))
+        try:
+            answer = await stores[store].call(call.method.path, call.request, timeout_seconds, extra)
+        except Refused as refused:
+            return {call.key: seen_in(refused)}
+        return {call.key: Seen(_version(answer.trailers), answer.data)}
+
+
+@dataclass(frozen=True, slots=True)
+class SomeRows:
+    method: Method
+    request: bytes
+    names: Sequence[str]
+
+    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
+        client = stores[store]
+        page = pb.ListRecordsRequest(
+            method=self.method.path, request=self.request, keys=self.names, limit=len(self.names)
+        )
+        try:
+            answer = await client.ask(client.replication.ListRecords, page, timeout_seconds)
+        except Refused as refused:
+            return dict.fromkeys(self.names, seen_in(refused))
+        if any(row.unknown_schema for row in answer.rows):
+            raise Unanswered(store, SchemaUnknown.reason)
+        found = {row.key: Item(version_from_pb(row.version), row.matches, row.item) for row in answer.rows}
+        return {name: seen_of(found.get(name)) for name in self.names}
+
+
+def seen_in(refused: Refused) -> Seen:
+    """An error as an answer. Raises Unanswered when it is none."""
+    status = f"{refused.code}/{refused.reason}"
+    if refused.is_fault or refused.error.code() in _NO_ANSWER or refused.reason == SchemaUnknown.reason:
+        raise Unanswered(refused.store, status)
+    return Seen(_version(dict(refused.error.trailing_metadata() or ())), status=status)
+
+
+_NO_ANSWER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED})
+
+
+def _version(trailers: Mapping[str, str | bytes]) -> Version | None:
+    return read_version(trailers) if metadata.VERSION in trailers else None

@@ -1,0 +1,98 @@
+"""What seizures have left behind: shown, and resolved by a person, whose word the journals of both keep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from libs.errors import BatonError, InvalidField
+from libs.ownership.model import Store, Version
+from libs.ownership.wire import version_to_pb
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.stores import StoreClient, Stores
+
+DEFAULT_CONFLICTS = 200
+MAX_CONFLICTS = 1000
+CALL_SECONDS = 5.0
+RESOLVED = "conflict resolved"
+"""In the journal."""
+
+
+class NoConflict(BatonError):
+    """There is no such conflict, or it was resolved before."""
+
+    code = "NOT_FOUND"
+    reason = "NO_CONFLICT"
+
+
+class ConflictAt(NamedTuple):
+    store: Store
+    conflict: pb.ListConflictsResponse.Conflict
+    record: record_pb2.Record
+    content: str
+
+
+class Conflicts:
+    """Over both stores."""
+
+    def __init__(self, stores: Stores, migration: Migration, content_of: Callable[[record_pb2.Record], str]) -> None:
+        self._stores = stores
+        self._migration = migration
+        self._content_of = content_of
+
+    async def list(self, limit: int = 0) -> tuple[Sequence[ConflictAt], Sequence[str]]:
+        """Of each store, unresolved ones first, and why a store cannot be asked. Raises InvalidField."""
+        if not 0 <= limit <= MAX_CONFLICTS:
+            raise InvalidField("limit", limit, f"1 to {MAX_CONFLICTS}, or 0 for {DEFAULT_CONFLICTS}")
+        found: list[ConflictAt] = []
+        troubles: list[str] = []
+        clients = list(self._stores.values())
+        answers = await asyncio.gather(*(self._of(client, limit or DEFAULT_CONFLICTS) for client in clients))
+        for client, answer in zip(clients, answers, strict=True):
+            if isinstance(answer, str):
+                troubles.append(answer)
+            else:
+                found += [self._shown(client.store, one) for one in answer]
+        return found, troubles
+
+    async def resolve(self, decision: Decision, store: Store, key: str, version: Version) -> None:
+        """First into the journal: who said what is never missing there.
+
+        Raises InvalidField, NoConflict, ControlUnavailable, Outdated, and what the store's client raises.
+        """
+        if not decision.reason.strip():
+            raise InvalidField("reason", decision.reason, "what was done about it; it is kept in the journal")
+        what = f"{store} {key} {version.term}-{version.revision}"
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({what})"), RESOLVED)
+        client = self._stores[store]
+        request = pb.ResolveConflictRequest(
+            key=key, version=version_to_pb(version), resolution=f"{decision.actor}: {decision.reason}"
+        )
+        if not (await client.ask(client.recovery.ResolveConflict, request, CALL_SECONDS)).resolved:
+            raise NoConflict(f"store {store} has no open conflict of {key!r} at {version.term}-{version.revision}")
+
+    async def _of(self, client: StoreClient, limit: int) -> Sequence[pb.ListConflictsResponse.Conflict] | str:
+        try:
+            request = pb.ListConflictsRequest(limit=limit)
+            answer = await client.ask(client.recovery.ListConflicts, request, CALL_SECONDS)
+        except BatonError as error:
+            return error.message
+        found: Sequence[pb.ListConflictsResponse.Conflict] = answer.conflicts
+        return found
+
+    def _shown(self, store: Store, conflict: pb.ListConflictsResponse.Conflict) -> ConflictAt:
+        try:
+            record = record_pb2.Record.FromString(conflict.event)
+            record.key = conflict.key
+        except DecodeError:
+            record = record_pb2.Record(key=conflict.key)
+        if conflict.left_out_bytes:
+            content = f"{conflict.left_out_bytes} bytes, too many to show: they are in the journal of store {store}"
+            return ConflictAt(store, conflict, record, content)
+        return ConflictAt(store, conflict, record, self._content_of(record))

@@ -1,0 +1,207 @@
+"""The log's events for a person: the last ones, those from somewhere on, and new ones as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
+from libs.contract.descriptors import Contract
+from libs.errors import InvalidField
+from libs.eventlog.cloudevents import HeadersInvalid, read_headers
+from libs.eventlog.port import EventLog, LogUnavailable, OffsetGone, Stored
+from libs.ownership.limits import MAX_KEY_BYTES
+from libs.ownership.wire import UnreadableRecord, read_event
+from libs.pb.baton.record.v1 import record_pb2
+from services.router.core.logstart import Start, parse_start
+from services.router.flows.feed.retention import BeginningGone, Window, look_up
+
+MAX_EVENTS = 1000
+MAX_CONTENTS = 100
+"""Events that are kept at once to be put in order; those with content are larger."""
+DEFAULT_EVENTS = 20
+POLL_EVENTS = 500
+POLL_SECONDS = 1.0
+SILENT_POLLS = 5
+"""After so many without an event that must be there the log has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be shown."""
+
+    start: str = ""
+    """As `services.router.core.logstart` has it; "": the last ones."""
+    name: str = ""
+    limit: int = 0
+    """At most so many of those that are there. 0: all from `start` on, or the last DEFAULT_EVENTS."""
+    follow: bool = False
+    """Then new ones, for ever."""
+    content: bool = False
+
+    def check(self) -> None:
+        """Raises InvalidField."""
+        check_name(self.name)
+        most = MAX_CONTENTS if self.content else MAX_EVENTS
+        if not 0 <= self.limit <= most:
+            raise InvalidField("limit", self.limit, f"1 to {most}, or 0 for all from a start on")
+
+    @property
+    def count(self) -> int:
+        return self.limit or (0 if self.start else DEFAULT_EVENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An event for a person."""
+
+    partition: int
+    offset: int
+    time_seconds: float
+    key: str
+    type: str
+    bytes: int
+    record: record_pb2.Record | None
+    """Without payload, and without the answers of served requests."""
+    trouble: str
+    content: str
+
+
+class LogEvents:
+    """Reads the log with readers of its own; changes nothing."""
+
+    def __init__(self, log: EventLog, contract: Contract) -> None:
+        self._log = log
+        self._resource = resource_of(contract)
+        self._newest = contract.schemas.newest
+
+    async def look_up(self, start: str, name: str) -> Window:
+        """What would be read. Raises InvalidField, BeginningGone, LogUnavailable."""
+        check_name(name)
+        return await look_up(self._log, parse_start(start), name)
+
+    async def read(self, question: Question) -> AsyncGenerator[Seen, None]:
+        """Those that are there, by time if there is a limit, else partition by partition; then new ones as they come.
+        Those of one partition always come in their order. Raises as `look_up`."""
+        question.check()
+        start = parse_start(question.start) if question.start else Start()
+        window = await look_up(self._log, start, question.name)
+        if question.count:
+            for seen in await self._some(window, question):
+                yield seen
+        else:
+            async for stored in self._there(window.ranges, question.name):
+                yield self._see(stored, content=question.content)
+        if question.follow:
+            ends = {partition: end for partition, (_, end) in window.ranges.items()}
+            async for stored in self._follow(ends, question.name):
+                yield self._see(stored, content=question.content)
+
+    async def _some(self, window: Window, question: Question) -> Sequence[Seen]:
+        """The first ones, or without a start the last ones."""
+        count, first = question.count, bool(question.start)
+        ranges = window.ranges
+        if not question.name:
+            ranges = {part: _clipped(span, count, first=first) for part, span in ranges.items()}
+        kept: list[Seen] = []
+        async for stored in self._there(ranges, question.name):
+            kept.append(self._see(stored, content=question.content))
+            if len(kept) >= 2 * count:
+                kept = _by_time(kept, count, first=first)
+            if question.name and first and len(kept) >= count:
+                break
+        return _by_time(kept, count, first=first)
+
+    async def _there(self, ranges: Mapping[int, tuple[int, int]], name: str) -> AsyncGenerator[Stored, None]:
+        left = {partition: (at, end) for partition, (at, end) in ranges.items() if at < end}
+        if not left:
+            return
+        silent = 0
+        try:
+            async with self._log.reader({partition: at for partition, (at, _) in left.items()}) as reader:
+                while left:
+                    found = await reader.poll(POLL_EVENTS, POLL_SECONDS)
+                    silent = 0 if found else silent + 1
+                    if silent == SILENT_POLLS:
+                        raise LogUnavailable(f"no event in partitions {sorted(left)}, where some are known to be")
+                    for stored in found:
+                        end = left.get(stored.partition, (0, 0))[1]
+                        if stored.offset < end and name in ("", stored.event.key):
+                            yield stored
+                        if stored.offset + 1 >= end:
+                            left.pop(stored.partition, None)
+        except OffsetGone as error:
+            raise BeginningGone(error.message) from None
+
+    async def _follow(self, positions: Mapping[int, int], name: str) -> AsyncGenerator[Stored, None]:
+        async with self._log.reader(positions) as reader:
+            while True:
+                for stored in await reader.poll(POLL_EVENTS, POLL_SECONDS):
+                    if name in ("", stored.event.key):
+                        yield stored
+
+    def _see(self, stored: Stored, *, content: bool) -> Seen:
+        event = stored.event
+        try:
+            kind = read_headers(event.headers).type
+        except HeadersInvalid:
+            kind = ""
+        record, trouble, shown = None, "", ""
+        if event.key or not kind:
+            try:
+                read_event(event.key, event.value)
+            except UnreadableRecord as error:
+                trouble = error.message
+            else:
+                record = record_pb2.Record.FromString(event.value)
+                shown = self.content_of(record) if content else ""
+                _strip(record)
+        place = stored.partition, stored.offset, stored.time
+        return Seen(*place, event.key, kind, len(event.value), record, trouble, shown)
+
+    def content_of(self, record: record_pb2.Record) -> str:
+        """A record's payload as JSON; "" of what this router does not know how to read."""
+        if (
+            self._resource is None
+            or not record.payload
+            or record.schema_version != (self._newest or record.schema_version)
+        ):
+            return ""
+        try:
+            message = self._resource.FromString(record.payload)
+        except DecodeError:
+            return ""
+        return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+
+
+def check_name(name: str) -> None:
+    """Accept a record's name, or "" for any record. Raises InvalidField."""
+    if len(name.encode()) > MAX_KEY_BYTES or "\0" in name:
+        raise InvalidField("name", name, f"a record's name, at most {MAX_KEY_BYTES} bytes")
+
+
+def resource_of(contract: Contract) -> type[Message] | None:
+    """What a record of the contract holds, as its lists have it; None when it has none."""
+    for method in contract.methods.values():
+        if method.shape is not None:
+            item = method.reply_class()
+            return type(getattr(item, method.shape.items).add())
+    return None
+
+
+def _strip(record: record_pb2.Record) -> None:
+    record.ClearField("payload")
+    for served in record.served:
+        served.ClearField("answer")
+
+
+def _clipped(span: tuple[int, int], count: int, *, first: bool) -> tuple[int, int]:
+    start, end = span
+    return (start, min(end, start + count)) if first else (max(start, end - count), end)
+
+
+def _by_time(kept: list[Seen], count: int, *, first: bool) -> list[Seen]:
+    ordered = sorted(kept, key=lambda seen: (seen.time_seconds, seen.partition, seen.offset))
+    return ordered[:count] if first else ordered[-count:]

@@ -1,0 +1,172 @@
+"""Moves a store's changes to the log: pull, append, acknowledge.
+
+A change stays in the store's outbox until it is acknowledged by its name, and is acknowledged only after the log has
+made it durable. So a relay may die anywhere: the next one pulls the same changes again. Two relays at once only make
+duplicates, which apply ignores. When nothing changes, a heartbeat shows that the way is open.
+
+An event that the log refuses for good is set aside at the store, so that no other waits behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grpc
+
+from libs.clock import Clock
+from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.port import Event, EventLog, EventTooLarge, LogUnavailable
+from libs.ownership.model import Store
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc.tasks import Loop
+from services.router.control.port import Leases
+from services.router.flows.stores import Refused, StoreClient
+
+EVENT_TYPE = "baton.record.v1"
+HEARTBEAT_TYPE = "baton.heartbeat.v1"
+
+PULL_LIMIT = 500
+WAIT_SECONDS = 1.0
+STEP_SECONDS = 5.0
+LEASE_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
+
+
+OFFER_SECONDS = 60.0
+OFFER_LIMIT = 50
+"""Changes that were set aside, offered to the log again so often and so many."""
+
+
+class _Refused(NamedTuple):
+    """A change that the log does not take."""
+
+    change: pb.Change
+    error: EventTooLarge
+
+
+class Relay:
+    """One store's. `run_once` is the body of a supervised loop."""
+
+    def __init__(self, client: StoreClient, log: EventLog, leases: Leases, holder: str, clock: Clock) -> None:
+        self._client = client
+        self._log = log
+        self._leases = leases
+        self._holder = holder
+        self._clock = clock
+        self._name = f"relay:{client.store.value}"
+        self._headers = HeaderWriter(client.store.value, EVENT_TYPE)
+        self._heartbeat_headers = HeaderWriter(client.store.value, HEARTBEAT_TYPE)
+        self._leased_until = 0.0
+        self._last_sent = 0.0
+        self._offer_at = 0.0
+        self.log_trouble = ""
+        """Why the log did not take the last events; "" when it did."""
+
+    @property
+    def store(self) -> Store:
+        return self._client.store
+
+    async def run_once(self, loop: Loop) -> None:
+        """Raises LogUnavailable, Away, ControlUnavailable: then nothing was acknowledged."""
+        if not await self._is_mine():
+            loop.well()
+            await asyncio.sleep(LEASE_SECONDS / 2)
+            return
+        # While the log is away a heartbeat tries it at once when there is nothing else to try it with.
+        wait_seconds = 0.0 if self.log_trouble else WAIT_SECONDS
+        request = pb.PullChangesRequest(limit=PULL_LIMIT, wait_seconds=wait_seconds, log_trouble=self.log_trouble)
+        pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
+        changes: Sequence[pb.Change] = pulled.changes
+        if changes:
+            refused = await self._deliver(changes)
+            await self._acknowledge(changes, refused)
+            if refused:
+                await self._set_aside(refused)
+            self._last_sent = self._clock.monotonic()
+        elif self.log_trouble or self._clock.monotonic() - self._last_sent > HEARTBEAT_SECONDS:
+            await self._append([self._heartbeat()])
+            self._last_sent = self._clock.monotonic()
+        await self._offer_again()
+        loop.well()
+
+    async def _deliver(self, changes: Sequence[pb.Change]) -> list[_Refused]:
+        """Appends changes, in their order. Returns those that the log does not take: few, found by halving."""
+        try:
+            await self._append([self._event(change) for change in changes])
+        except EventTooLarge as error:
+            if len(changes) == 1:
+                return [_Refused(changes[0], error)]
+            middle = len(changes) // 2
+            return [*await self._deliver(changes[:middle]), *await self._deliver(changes[middle:])]
+        return []
+
+    async def _acknowledge(
+        self, changes: Sequence[pb.Change], refused: Sequence[_Refused], *, aside: bool = False
+    ) -> None:
+        left = {(one.change.key, one.change.version.term, one.change.version.revision) for one in refused}
+        names = [
+            pb.AckChangesRequest.Name(key=change.key, version=change.version)
+            for change in changes
+            if (change.key, change.version.term, change.version.revision) not in left
+        ]
+        if names:
+            request = pb.AckChangesRequest(changes=names, aside=aside)
+            await self._client.ask(self._client.replication.AckChanges, request, STEP_SECONDS)
+
+    async def _set_aside(self, refused: Sequence[_Refused]) -> None:
+        """Raises EventTooLarge if the store keeps them in its outbox: it runs an earlier program, or has too many."""
+        refusals = [
+            pb.SetChangesAsideRequest.Refusal(key=one.change.key, version=one.change.version, reason=one.error.message)
+            for one in refused
+        ]
+        request = pb.SetChangesAsideRequest(refusals=refusals)
+        try:
+            answer = await self._client.ask(self._client.replication.SetChangesAside, request, STEP_SECONDS)
+        except Refused as error:
+            if error.error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            raise refused[0].error from None
+        if not answer.set_aside:
+            raise refused[0].error
+
+    async def _offer_again(self) -> None:
+        """The log's limit may have been raised."""
+        if self._clock.monotonic() < self._offer_at:
+            return
+        self._offer_at = self._clock.monotonic() + OFFER_SECONDS
+        request = pb.PullChangesRequest(limit=OFFER_LIMIT, aside=True)
+        pulled = await self._client.ask(self._client.replication.PullChanges, request, STEP_SECONDS)
+        if set_aside := [change for change in pulled.changes if change.aside_reason]:
+            await self._acknowledge(set_aside, await self._deliver(set_aside), aside=True)
+
+    async def _append(self, events: Sequence[Event]) -> None:
+        """With the next pull the store hears what came of it."""
+        try:
+            await self._log.append(events)
+        except LogUnavailable as error:
+            self.log_trouble = error.message
+            raise
+        self.log_trouble = ""
+
+    async def _is_mine(self) -> bool:
+        """One relay per store, as a rule: it saves duplicates, nothing depends on it."""
+        now = self._clock.monotonic()
+        if now < self._leased_until:
+            return True
+        if not await self._leases.lease(self._name, self._holder, LEASE_SECONDS):
+            return False
+        self._leased_until = now + LEASE_SECONDS / 2
+        return True
+
+    def _event(self, change: pb.Change) -> Event:
+        made = record_pb2.Record.FromString(change.event).made_time.ToNanoseconds() / 1e9
+        version = (change.version.term, change.version.revision)
+        return Event(
+            change.key, change.event, self._headers.write(change.key, version, made, change.traceparent or None)
+        )
+
+    def _heartbeat(self) -> Event:
+        return Event("", b"", self._heartbeat_headers.write("", (0, 0), self._clock.now()))

@@ -1,0 +1,168 @@
+"""Records that the contract cannot have: shown at both stores, and replaced or deleted at their owner.
+
+The journal keeps the order before the store carries it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+from uuid import uuid4
+
+from google.protobuf import json_format
+
+from libs.contract.descriptors import Contract
+from libs.errors import BatonError, InvalidField
+from libs.ownership.limits import MAX_KEY_BYTES
+from libs.ownership.model import NEVER, Store, Version
+from libs.ownership.wire import store_from_pb, version_from_pb, version_to_pb
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import repair_pb2 as pb
+from services.router.core.repair import Examined, Plan, plan_repair
+from services.router.flows.feed.events import resource_of
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.stores import StoreClient, Stores
+
+CALL_SECONDS = 5.0
+REPAIRED = "record repaired"
+"""In the journal."""
+_SHOWN_CHARACTERS = 300
+"""Of what is corrupt, in the journal and in answers."""
+
+Content = pb.RepairRecordRequest.Content
+
+
+class NotSettled(BatonError):
+    """The record's owner does not have the record, and the other store does not hand it over: try again."""
+
+    code = "UNAVAILABLE"
+    reason = "OWNER_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class RecordAt(NamedTuple):
+    store: Store
+    trouble: str
+    """Why the store cannot be asked."""
+    answer: pb.ExamineRecordResponse
+    content: str
+    """As JSON; "" if it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One of three: a deletion (neither is given), a content in JSON, or the copy of a store."""
+
+    json: str | None = None
+    copy: Store | None = None
+
+
+class Repaired(NamedTuple):
+    owner: Store
+    effect: str
+    version: Version | None
+    """None: a dry run."""
+
+
+class RecordRepair:
+    """Over both stores. Raises what the stores' clients raise."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        migration: Migration,
+        contract: Contract,
+        content_of: Callable[[record_pb2.Record], str],
+    ) -> None:
+        self._stores = stores
+        self._transfer = Transfer(stores)
+        self._migration = migration
+        self._resource = resource_of(contract)
+        self._newest = contract.schemas.newest
+        self._content_of = content_of
+
+    async def show(self, key: str) -> list[RecordAt]:
+        """Of each store. Raises InvalidField."""
+        if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+            raise InvalidField("key", key, f"the name of a record, 1 to {MAX_KEY_BYTES} bytes")
+        return list(await asyncio.gather(*(self._at(client, key) for client in self._stores.values())))
+
+    async def repair(self, decision: Decision, key: str, wanted: Wanted, *, dry_run: bool) -> Repaired:
+        """Raises InvalidField, NoSuchRecord, NothingCorrupt, NotSettled, ControlUnavailable, Outdated."""
+        if not dry_run and not decision.reason.strip():
+            raise InvalidField("reason", decision.reason, "why it is replaced or deleted; it is kept in the journal")
+        seen = await self.show(key)
+        plan = plan_repair(_rows(seen))
+        content = self._content(key, wanted, {one.store: one for one in seen})
+        effect = _effect(key, wanted, plan)
+        if dry_run:
+            return Repaired(plan.owner, effect, None)
+        what = plan.corrupt[:_SHOWN_CHARACTERS]
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({effect}; {what})"), REPAIRED)
+        if plan.to_hand_over:
+            await self._transfer.take([key], plan.owner)
+            plan = plan_repair(_rows(await self.show(key)))
+            if plan.to_hand_over:
+                raise NotSettled
+        request = pb.RepairRecordRequest(key=key, request_id=str(uuid4()), content=content)
+        if plan.above > NEVER:
+            request.above.CopyFrom(version_to_pb(plan.above))
+        client = self._stores[plan.owner]
+        answer = await client.ask(client.repair.RepairRecord, request, CALL_SECONDS)
+        return Repaired(plan.owner, effect, version_from_pb(answer.version))
+
+    async def _at(self, client: StoreClient, key: str) -> RecordAt:
+        try:
+            answer = await client.ask(client.repair.ExamineRecord, pb.ExamineRecordRequest(key=key), CALL_SECONDS)
+        except BatonError as error:
+            return RecordAt(client.store, error.message, pb.ExamineRecordResponse(), "")
+        readable = answer.HasField("record") and not answer.corrupt
+        return RecordAt(client.store, "", answer, self._content_of(answer.record) if readable else "")
+
+    def _content(self, key: str, wanted: Wanted, seen: Mapping[Store, RecordAt]) -> Content | None:
+        """None: the record is deleted. Raises InvalidField."""
+        if wanted.copy is not None:
+            return _copy(key, seen[wanted.copy])
+        if wanted.json is None:
+            return None
+        if self._resource is None:
+            raise InvalidField("json", "a content", "nothing: the contract has no list, so its resource is not known")
+        try:
+            message = json_format.Parse(wanted.json, self._resource())
+        except json_format.ParseError as error:
+            expected = f"{self._resource.DESCRIPTOR.full_name} as JSON: {error}"
+            raise InvalidField("json", wanted.json[:80], expected) from None
+        payload = message.SerializeToString(deterministic=True)
+        return Content(payload=payload, schema_version=self._newest, live=True)
+
+
+def _rows(seen: list[RecordAt]) -> dict[Store, Examined]:
+    return {
+        one.store: Examined(
+            version_from_pb(one.answer.record.version),
+            store_from_pb(one.answer.record.owner, "owner"),
+            one.answer.corrupt,
+        )
+        for one in seen
+        if one.answer.HasField("record")
+    }
+
+
+def _copy(key: str, at: RecordAt) -> Content:
+    record = at.answer.record
+    if at.trouble or at.answer.corrupt or not record.payload:
+        expected = f"a store that has a readable content of {key}: baton records show {key}"
+        raise InvalidField("copy", at.trouble or at.answer.corrupt or f"store {at.store} has none", expected)
+    return Content(payload=record.payload, schema_version=record.schema_version, live=record.live, as_kept=True)
+
+
+def _effect(key: str, wanted: Wanted, plan: Plan) -> str:
+    first = f"store {plan.owner.other} hands {key} over, then " if plan.to_hand_over else ""
+    if wanted.copy is not None:
+        return f"{first}store {plan.owner} replaces {key} by the copy of store {wanted.copy}"
+    if wanted.json is not None:
+        return f"{first}store {plan.owner} replaces {key} by the given content"
+    return f"{first}store {plan.owner} deletes {key} and drops its content"

@@ -1,0 +1,130 @@
+"""Watches that the log does not drop what a store has not read (`services.router.core.horizon`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from libs.clock import Age, Clock
+from libs.errors import BatonError, InvalidField
+from libs.eventlog.port import EventLog, OffsetGone, partition_of
+from libs.ownership.model import Store
+from libs.rpc.tasks import Loop
+from services.router.core.evidence import Evidence
+from services.router.core.horizon import KEPT_SHARE, Held, Risk, risk_of
+from services.router.core.logstart import OLDEST, Start
+from services.router.flows.stores import StoreViews
+
+INTERVAL_SECONDS = 30.0
+_EPOCH = 0.0
+"""Its age is the time of now."""
+
+
+class HorizonWatch:
+    """Asks the log now and then; where the stores stand is known from their last answers, however old. So a store that
+    is down for days is watched too, if this router has ever heard of it."""
+
+    def __init__(self, views: StoreViews, log: EventLog, clock: Clock) -> None:
+        self._views = views
+        self._log = log
+        self._now = Age(clock)
+        self._now.seconds(_EPOCH)
+        self._held: Mapping[int, Held] | None = None
+        self.loop = Loop("horizon", self._body, longest_pause_seconds=INTERVAL_SECONDS)
+
+    def evidence(self, seen: Evidence) -> Evidence:
+        """With what is at risk now; without, if the log was never in reach."""
+        return seen if self._held is None else replace(seen, risks=tuple(self._risks(self._held)))
+
+    async def look(self) -> None:
+        """Raises LogUnavailable, TopicUnfit; what was known stays."""
+        ends = await self._log.ends()  # First, since a log that was not open yet does not know its retention.
+        seconds, by_size = self._log.retention
+        aged = {} if seconds is None else await self._log.offsets_at(self._now.seconds(_EPOCH) - KEPT_SHARE * seconds)
+        self._held = {
+            partition: Held(oldest, end, aged.get(partition, oldest), by_size)
+            for partition, (oldest, end) in ends.items()
+        }
+
+    def _risks(self, held: Mapping[int, Held]) -> list[Risk]:
+        statuses = [(store, self._views.view(store).status) for store in Store]
+        return [
+            risk_of(store.value, dict(status.feed.next_offsets), held)
+            for store, status in statuses
+            if status is not None
+        ]
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)
+
+
+class BeginningGone(BatonError):
+    """The log does not hold the beginning any more."""
+
+    code = "OUT_OF_RANGE"
+    reason = OffsetGone.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """By partition the next offset to read, and the one at which to end."""
+
+    ranges: Mapping[int, tuple[int, int]]
+
+    @property
+    def events(self) -> int:
+        return sum(end - start for start, end in self.ranges.values())
+
+
+async def look_up(log: EventLog, start: Start, name: str = "") -> Window:
+    """The events from there up to the log's end as it is now; with a name only its partition's.
+
+    Raises BeginningGone when some that are asked for may have been dropped, InvalidField for a place that the log never
+    had, LogUnavailable.
+    """
+    # First by time, then the ends: no offset is beyond them.
+    timed = None if start.time_seconds is None else await log.offsets_at(start.time_seconds)
+    ends = await log.ends()
+    wanted = set(start.places or ends)
+    if name:
+        partition = partition_of(name, log.partitions)
+        if partition not in wanted:
+            raise InvalidField("start", name, f"places of partition {partition}: there is this record")
+        wanted = {partition}
+    ranges = {}
+    for partition in sorted(wanted):
+        if partition not in ends:
+            raise InvalidField("start", f"partition {partition}", f"partitions 0 to {len(ends) - 1}")
+        oldest, end = ends[partition]
+        if timed is not None:
+            first = _timed(timed[partition], partition, oldest)
+        elif start.places:
+            first = _placed(start.places[partition], partition, oldest, end)
+        else:
+            first = oldest
+        ranges[partition] = first, end
+    return Window(ranges)
+
+
+def _timed(first: int, partition: int, oldest: int) -> int:
+    # Nothing is known of what was dropped but that it was there before the oldest event that is held.
+    if oldest and first <= oldest:
+        raise BeginningGone(
+            f"partition {partition} holds nothing that was appended before this time: of what came after it some may"
+            f" have been dropped by retention, up to offset {oldest}. Give a later time, or {OLDEST} for all that is"
+            " held"
+        )
+    return first
+
+
+def _placed(first: int, partition: int, oldest: int, end: int) -> int:
+    if first < oldest:
+        raise BeginningGone(
+            f"partition {partition}: offset {first} was dropped by retention: {oldest} is the oldest that is held"
+        )
+    if first > end:
+        raise InvalidField("start", f"{partition}/{first}", f"at most {partition}/{end}, where the log ends")
+    return first

@@ -1,0 +1,253 @@
+"""Looking through the old data before any of it moves: a job that reads a snapshot of A and tries a sample out at B.
+
+The snapshot is one moment of A, and A goes on serving. Every record of it is looked at: for dirt, and whether
+converting it to the other schema versions and back leaves it as it was. Of a tenth, always the same names, copies are
+put into an empty scratch store beside B's real one, of the same kind, read there and compared field by field. Nothing
+of A or B changes. When A was started again its snapshot is gone, and the audit begins anew with another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+from uuid import uuid4
+
+from libs.clock import Age, Clock
+from libs.contract.descriptors import Contract
+from libs.errors import InvalidField
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import audit_pb2 as pb
+from libs.rpc.tasks import Loop
+from services.router.core.audit import AuditReport, Finding, begun, check_accepted, looked, tried
+from services.router.core.compare import Comparison
+from services.router.core.evidence import Evidence
+from services.router.core.jobs import JobState
+from services.router.flows.jobs.kind import JobFailed, Position, Step
+from services.router.flows.jobs.runner import Jobs
+from services.router.flows.stores import Refused, Stores
+
+NAME = "audit"
+LANE = NAME
+"""There is one old service."""
+
+DEFAULT_SAMPLE_PERCENT = 10.0
+PAGE_RECORDS = 250
+STEP_SECONDS = 1.0
+"""After so long a step looks at no further page."""
+MAX_SAMPLES = 1000
+"""Tried out at once."""
+MAX_SAMPLE_BYTES = 1024 * 1024
+CALL_SECONDS = 10.0
+CHECK_SECONDS = 2.0
+TRY_SECONDS = 25.0
+SNAPSHOT_WAIT_SECONDS = 0.5
+LOOK_SECONDS = 0.5
+
+_GONE = "SNAPSHOT_GONE"
+_FOR_A_PERSON = frozenset({"DISK_FULL", "NO_SCRATCH", "NOT_HERE", "UNIMPLEMENTED"})
+"""Reasons of a store that will not go away by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the audit is."""
+
+    snapshot: str
+    """Its id."""
+    after: str = ""
+    """The last key that was looked at."""
+    stage: str = "snapshot"
+    """snapshot, records, end."""
+
+    def encode(self) -> bytes:
+        return json.dumps([self.snapshot, self.after, self.stage]).encode()
+
+    @classmethod
+    def decode(cls, checkpoint: bytes) -> Place | None:
+        return cls(*json.loads(checkpoint)) if checkpoint else None
+
+
+class Arguments(NamedTuple):
+    sample_permille: int
+    accept: tuple[str, ...]
+
+
+class Audit:
+    """A `JobKind`. Arguments: `sample`, percent of the records that are tried out at B; `accept`, kinds of dirt that
+    are to be left as they are, with commas between them."""
+
+    name = NAME
+    unit = "records"
+
+    def __init__(self, stores: Stores, contract: Contract, clock: Clock) -> None:
+        self._stores = stores
+        self._clock = clock
+        lists = [method for method in contract.methods.values() if method.shape is not None]
+        self._items = Comparison.of(lists[0]) if lists else None
+
+    def lane(self, arguments: Mapping[str, str]) -> str:
+        _arguments(arguments)
+        return LANE
+
+    async def check(self, arguments: Mapping[str, str]) -> None:
+        """What may be accepted the old service knows. When it cannot be asked now, the job asks it later.
+
+        Raises InvalidField."""
+        accept, a = _arguments(arguments).accept, self._stores[Store.A]
+        if accept:
+            with suppress(Refused):
+                known = await a.ask(a.audit.ListKinds, pb.ListKindsRequest(), CHECK_SECONDS)
+                check_accepted(known.kinds, accept)
+
+    async def step(self, at: Position) -> Step:
+        """Raises what the stores' clients raise; JobFailed for what only a person can mend."""
+        place = Place.decode(at.checkpoint)
+        if place is None:
+            # Written down before it is taken: whoever goes on after a crash asks for the same one.
+            return Step(Place(uuid4().hex).encode(), note="takes a snapshot of A")
+        wanted = _arguments(at.arguments)
+        try:
+            if place.stage == "snapshot":
+                return await self._take(place, wanted)
+            if place.stage == "records":
+                return await self._look(place, wanted, at)
+            return await self._end(place, at)
+        except Refused as refused:
+            if refused.reason == _GONE:
+                again = Place(uuid4().hex)
+                return Step(again.encode(), done=-at.done, note="A's snapshot was gone: begins anew with another one")
+            if refused.reason in _FOR_A_PERSON:
+                raise JobFailed(refused.message) from None
+            raise
+
+    async def _take(self, place: Place, wanted: Arguments) -> Step:
+        a = self._stores[Store.A]
+        taken = await a.ask(a.audit.TakeSnapshot, pb.TakeSnapshotRequest(id=place.snapshot), CALL_SECONDS)
+        try:
+            report = begun(taken, wanted.accept)
+        except InvalidField as error:
+            raise JobFailed(f"{error.message}; cancel this job and ask for another one") from None
+        if not taken.ready:
+            share = f"{taken.copied_bytes} of {taken.total_bytes} bytes"
+            return Step(place.encode(), waits=f"A's snapshot is made: {share}", wait_seconds=SNAPSHOT_WAIT_SECONDS)
+        after = replace(place, stage="records")
+        return Step(after.encode(), total=taken.records, note="looks through A's records", report=report.to_json())
+
+    async def _look(self, place: Place, wanted: Arguments, at: Position) -> Step:
+        report = AuditReport.from_json(at.report)
+        until = self._clock.monotonic() + STEP_SECONDS
+        findings: list[Finding] = []
+        samples: list[pb.Sample] = []
+        done, more = 0, True
+        while more and done < at.limit and self._clock.monotonic() < until and _fit(samples):
+            page = await self._page(place, min(PAGE_RECORDS, at.limit - done), wanted.sample_permille)
+            findings += [Finding(found.key, found.kind, found.detail) for found in page.findings]
+            samples += page.samples
+            done, more = done + page.records, page.more
+            place = replace(place, after=page.last or place.after)
+        findings += await self._try(samples)
+        report = looked(report, done, len(samples), findings)
+        if not more:
+            place = replace(place, stage="end")
+        return Step(place.encode(), done, total=report.total, note=report.summary, report=report.to_json())
+
+    async def _end(self, place: Place, at: Position) -> Step:
+        a = self._stores[Store.A]
+        await a.ask(a.audit.DropSnapshot, pb.DropSnapshotRequest(id=place.snapshot), CALL_SECONDS)
+        report = AuditReport.from_json(at.report)
+        return Step(place.encode(), finished=True, note=f"{report.verdict.value}: {report.summary}")
+
+    async def _page(self, place: Place, limit: int, permille: int) -> pb.AuditRecordsResponse:
+        a = self._stores[Store.A]
+        request = pb.AuditRecordsRequest(id=place.snapshot, after=place.after, limit=limit, sample_permille=permille)
+        page: pb.AuditRecordsResponse = await a.ask(a.audit.AuditRecords, request, CALL_SECONDS)
+        return page
+
+    async def _try(self, samples: Sequence[pb.Sample]) -> Iterable[Finding]:
+        b = self._stores[Store.B]
+        found: list[Finding] = []
+        for part in _parts(samples):
+            request = pb.TryRecordsRequest(records=[sample.record for sample in part])
+            answer: pb.TryRecordsResponse = await b.ask(b.audit.TryRecords, request, TRY_SECONDS)
+            found += tried(part, answer.samples, self._items)
+        return found
+
+
+def _size(sample: pb.Sample) -> int:
+    return sample.record.ByteSize()
+
+
+def _fit(samples: Sequence[pb.Sample]) -> bool:
+    """There is room for more."""
+    return len(samples) < MAX_SAMPLES and sum(map(_size, samples)) < MAX_SAMPLE_BYTES
+
+
+def _parts(samples: Sequence[pb.Sample]) -> Iterable[list[pb.Sample]]:
+    """A page may have brought more than fit into one request."""
+    part: list[pb.Sample] = []
+    for sample in samples:
+        if not _fit(part):
+            yield part
+            part = []
+        part.append(sample)
+    if part:
+        yield part
+
+
+def _arguments(arguments: Mapping[str, str]) -> Arguments:
+    """Raises InvalidField."""
+    unknown = sorted(set(arguments) - {"sample", "accept"})
+    if unknown:
+        raise InvalidField("arguments", unknown[0], "sample, percent of the records; accept, kinds of dirt")
+    text = arguments.get("sample", f"{DEFAULT_SAMPLE_PERCENT:g}")
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise InvalidField("sample", text, "0 to 100 percent, in steps of 0.1")
+    accept = tuple(filter(None, (name.strip() for name in arguments.get("accept", "").split(","))))
+    return Arguments(round(percent * 10), accept)
+
+
+class LastAudit:
+    """What the last audit that was finished has found, for the gate. `loop` is the caller's to run."""
+
+    def __init__(self, jobs: Jobs, clock: Clock) -> None:
+        self._jobs = jobs
+        self._id = ""
+        self._ended_seconds = 0.0
+        self._age = Age(clock)
+        self._report: AuditReport | None = None
+        self.loop = Loop("last audit", self._body)
+
+    async def look(self) -> None:
+        """Raises ControlUnavailable; what is known then stays."""
+        last = next((job for job in self._jobs.view if job.lane == LANE and job.state is JobState.FINISHED), None)
+        if last is None or last.id == self._id:
+            return
+        job = await self._jobs.job(last.id)
+        self._report = AuditReport.from_json(job.report)
+        self._id, self._ended_seconds = job.id, job.ended_seconds
+        self._age.seconds(self._ended_seconds)
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what the last audit has found."""
+        if self._report is None:
+            return evidence
+        return replace(
+            evidence,
+            audit_seconds_ago=self._age.seconds(self._ended_seconds),
+            audit_records=self._report.records,
+            audit_found=self._report.summary,
+            audit_trouble=self._report.trouble,
+        )
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,67 @@
+"""What operators order of jobs: kept in the journal first, with who and why, then done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+
+from libs.text import plain
+from services.router.core import jobs as rules
+from services.router.core.jobs import Job
+from services.router.flows.jobs.runner import Jobs
+from services.router.flows.steering.migration import Decision, Migration
+
+_SHOWN_CHARACTERS = 300
+"""Of what is ordered."""
+
+
+class Order(Enum):
+    """To a job that is there. The value stands in the journal."""
+
+    PAUSE = "job paused"
+    RESUME = "job resumed"
+    CANCEL = "job cancelled"
+    TUNE = "job tuned"
+
+
+ASKED = "job asked for"
+"""In the journal."""
+
+
+class JobOrders:
+    """Raises what `Jobs` raises, before anything is kept unless another order comes between; Outdated."""
+
+    def __init__(self, jobs: Jobs, migration: Migration) -> None:
+        self._jobs = jobs
+        self._migration = migration
+
+    async def start(self, decision: Decision, kind: str, arguments: Mapping[str, str], rate: float) -> Job:
+        wanted = await self._jobs.wanted(kind, arguments, decision.actor, rate)
+        await self._jobs.check_lane(wanted)
+        given = ", ".join(f"{name} {value}" for name, value in sorted(arguments.items()) if value)
+        await self._note(decision, ASKED, f"{wanted.kind}: {given}" if given else wanted.kind)
+        return await self._jobs.add(wanted)
+
+    async def change(self, decision: Decision, order: Order, job_id: str, rate: float) -> Job:
+        """`rate`: to tune to."""
+        jobs, actor, what = self._jobs, decision.actor, job_id
+        job = await jobs.job(job_id)
+        match order:
+            case Order.PAUSE:
+                _, done = rules.pause(job, actor), partial(jobs.pause, job_id, actor)
+            case Order.RESUME:
+                _, done = rules.resume(job, actor), partial(jobs.resume, job_id, actor)
+            case Order.CANCEL:
+                _, done = rules.cancel(job, actor, 0.0), partial(jobs.cancel, job_id, actor)
+            case Order.TUNE:
+                _, done = rules.tune(job, rate), partial(jobs.tune, job_id, rate)
+                what = f"{job_id}: {f'at most {plain(rate)}/s' if rate else 'as fast as traffic allows'}"
+        await self._note(decision, order.value, what)
+        return await done()
+
+    async def _note(self, decision: Decision, action: str, what: str) -> None:
+        what = what[:_SHOWN_CHARACTERS]
+        reason = f"{decision.reason} ({what})" if decision.reason else what
+        await self._migration.note(replace(decision, reason=reason), action)

@@ -1,0 +1,74 @@
+"""Compares the stores every few minutes, and knows what came of it. Every router asks; one job at a time runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from libs.clock import Age, Clock
+from libs.rpc.tasks import Loop
+from services.router.control.codec import number_of_job
+from services.router.core.evidence import Evidence
+from services.router.core.jobs import JobState
+from services.router.core.reconcile import Compared, Findings
+from services.router.flows.jobs.backfill import TO_B
+from services.router.flows.jobs.reconcile import NAME
+from services.router.flows.jobs.runner import Jobs
+
+INTERVAL_SECONDS = 1.0
+ACTOR = "baton"
+
+
+class Reconciling:
+    """`loop` is the caller's to run."""
+
+    def __init__(self, jobs: Jobs, interval_seconds: float, clock: Clock) -> None:
+        """`interval_seconds`: from the end of a comparison to the next one; 0: none is begun here."""
+        self._jobs = jobs
+        self._interval = interval_seconds
+        self._clock = clock
+        self._job = ""
+        self._findings = Findings()
+        self._ended = 0.0
+        self._age = Age(clock)
+        self._newest = ""
+        """The newest job that a comparison has to come after."""
+        self._newest_seen = clock.monotonic()
+        self.loop = Loop("reconciling", self._body)
+
+    async def look(self) -> None:
+        """Once. Raises ControlUnavailable."""
+        done = next((job for job in self._jobs.view if job.lane == NAME and job.state is JobState.FINISHED), None)
+        if done is not None and done.id != self._job:
+            self._findings = Findings.from_json((await self._jobs.job(done.id)).report)
+            self._job, self._ended = done.id, done.ended_seconds
+            self._age.seconds(self._ended)
+        if self._is_due():
+            await self._jobs.start(NAME, {}, ACTOR)
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what came of the last comparison."""
+        if not self._job:
+            return evidence
+        found, ago = self._findings, self._age.seconds(self._ended)
+        return replace(evidence, compared=Compared(ago, found.records, found.different, found.left))
+
+    def _is_due(self) -> bool:
+        """Before the first backfill the stores differ in everything; after a failure or a pause a person decides."""
+        latest = self._jobs.latest(NAME)
+        if not self._interval or self._jobs.trouble or (latest is not None and not latest.state.ended):
+            return False
+        done = [job for job in self._jobs.view if job.lane == TO_B and job.state is JobState.FINISHED]
+        if not done:
+            return False
+        newest = max([*done, *([] if latest is None else [latest])], key=lambda job: number_of_job(job.id))
+        if newest.id != self._newest:
+            self._newest, self._newest_seen = newest.id, self._clock.monotonic()
+        # By wall time, but a clock that has jumped puts no comparison off for longer than the interval.
+        ago = max(self._clock.now() - newest.ended_seconds, self._clock.monotonic() - self._newest_seen)
+        return ago >= self._interval
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)

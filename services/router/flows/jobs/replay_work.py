@@ -1,0 +1,344 @@
+"""Giving events to a store by the rule of `services.router.core.replay`, and counting them."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from libs.contract.descriptors import length_delimited, varint
+from libs.errors import BatonError
+from libs.eventlog.port import Stored, why_unreadable
+from libs.ownership.limits import MAX_REVISION
+from libs.ownership.model import Store
+from libs.ownership.wire import UnreadableRecord, read_event, store_from_pb, version_from_pb, version_to_pb
+from libs.pb.baton.record.v1 import record_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc.tasks import all_or_none
+from services.router.core.replay import Claim, Give, decide_replay, next_change
+from services.router.flows.moving.transfer import Copied, Transfer
+from services.router.flows.stores import Refused, StoreClient, Stores
+
+WRITERS = 4
+"""Calls at once. Events of one record go by the same one."""
+CALL_EVENTS = 1000
+CALL_BYTES = 2 * 1024 * 1024
+"""As much as one call of a store may have."""
+CALL_SECONDS = 10.0
+READ_POLLS = 40
+READ_POLL_SECONDS = 0.1
+KEPT_PLACES = 20
+"""Of events that were not given, in the report."""
+
+_RECORD = length_delimited(pb.AdoptRecordsRequest.DESCRIPTOR.fields_by_name["records"].number)
+
+
+class Ends(Protocol):
+    """Part of the event log."""
+
+    async def ends(self) -> dict[int, tuple[int, int]]: ...
+
+
+class NoProgress(BatonError):
+    """The replay does not come forward."""
+
+
+class NotYetRead(BatonError):
+    """The other store has not read the log to its end, so its rows may be older than the target's last changes."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of events: read = applied + known + unreadable + others + withheld + left_out."""
+
+    applied: int = 0
+    known: int = 0
+    """The store had this version of the record, or a higher one."""
+    unreadable: int = 0
+    others: int = 0
+    """Of other records than the one that was asked for; heartbeats."""
+    places: list[str] = field(default_factory=list)
+    """Of the first unreadable ones."""
+    withheld: int = 0
+    """They would have made the store an owner, and the other store's row does not confirm it."""
+    withheld_places: list[str] = field(default_factory=list)
+    """Of the first ones: partition/offset and name."""
+
+    left_out: int = 0
+    """Their record is to be copied from the other store, and cannot be copied as it is, or not now."""
+    why: str = ""
+    """The first of them, for a person."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A router of the release before reads the counts of a replay that left nothing out."""
+        value = asdict(self)
+        if not self.left_out:
+            del value["left_out"], value["why"]
+        return value
+
+    def copied(self, keys: Sequence[str], copied: Copied) -> None:
+        reasons = [*copied.refused.values(), *(f"{key} could not be had now" for key in copied.busy)]
+        self.left_out += len(reasons)
+        self.why = self.why or next(iter(reasons), "")
+        self.applied += len(keys) - len(reasons)
+
+    def cannot_read(self, stored: Stored) -> None:
+        self.unreadable += 1
+        if len(self.places) < KEPT_PLACES:
+            self.places.append(f"{stored.partition}/{stored.offset}")
+
+    def withhold(self, stored: Stored) -> None:
+        self.withheld += 1
+        if len(self.withheld_places) < KEPT_PLACES:
+            self.withheld_places.append(f"{stored.partition}/{stored.offset} {stored.event.key}")
+
+    def said(self, *, dry_run: bool) -> str:
+        """In words."""
+        applied, ignored = ("would apply", "ignore") if dry_run else ("applied", "ignored")
+        text = f"{applied} {self.applied}, {ignored} {self.known} as known"
+        if self.withheld:
+            text += f", withheld {self.withheld}, whose ownership the other store's row does not confirm"
+        if self.left_out:
+            text += f", left out {self.left_out}: {self.why}"
+        return f"{text}; {self.unreadable} cannot be read" if self.unreadable else text
+
+
+@dataclass(slots=True)
+class _Given:
+    """The events of one call, by what is given for them."""
+
+    events: list[Stored] = field(default_factory=list)
+    known: list[Stored] = field(default_factory=list)
+    """The target, or an event of the same call, has this version or a higher one."""
+    copies: list[str] = field(default_factory=list)
+    ownerships: dict[str, list[Stored]] = field(default_factory=dict)
+
+
+class Work:
+    """What one step does with the events. Raises what the stores' clients and the log raise, NotYetRead, NoProgress."""
+
+    def __init__(self, stores: Stores, log: Ends, arguments: Mapping[str, str], counts: Counts) -> None:
+        self._to = Store(arguments["to"])
+        self._target, self._other = stores[self._to], stores[self._to.other]
+        self._transfer = Transfer(stores)
+        self._log = log
+        self._name = arguments.get("name", "")
+        self.dry_run = arguments.get("dry_run") == "yes"
+        self._counts = counts
+
+    async def take(self, found: Sequence[Stored]) -> None:
+        wanted = [
+            stored for stored in found if stored.event.key and stored.event.key == (self._name or stored.event.key)
+        ]
+        self._counts.others += len(found) - len(wanted)
+        for stored in wanted:
+            if why_unreadable(stored.event):
+                self._counts.cannot_read(stored)
+        wanted = [stored for stored in wanted if not why_unreadable(stored.event)]
+        lots: list[list[Stored]] = [[] for _ in range(WRITERS)]
+        for stored in wanted:
+            lots[zlib.crc32(stored.event.key.encode()) % WRITERS].append(stored)
+        await all_or_none([self._lot(lot) for lot in lots if lot])
+
+    async def _lot(self, lot: list[Stored]) -> None:
+        for some in _in_calls(lot):
+            request = _request(some)
+            if request is None:
+                some = self._readable(some)
+                request = _request(some)
+            if request is not None and request.records:
+                await self._give(request.records, some)
+
+    def _readable(self, some: list[Stored]) -> list[Stored]:
+        good = []
+        for stored in some:
+            try:
+                read_event(stored.event.key, stored.event.value)
+            except UnreadableRecord:
+                self._counts.cannot_read(stored)
+            else:
+                good.append(stored)
+        return good
+
+    async def _give(self, records: Sequence[record_pb2.Record], some: list[Stored]) -> None:
+        """The target is looked at first: what it knows it is not given again."""
+        keys = sorted({record.key for record in records})
+        here, other = await all_or_none([_claims(self._target, keys), _claims(self._other, keys)])
+        try:
+            given = self._sort(records, some, here, other)
+        except UnreadableRecord:
+            good = self._readable(some)
+            request = _request(good)
+            if request is not None and request.records and len(good) < len(some):
+                await self._give(request.records, good)
+            return
+        if self.dry_run:
+            self._counts.applied += len(given.events) + len(given.copies) + len(given.ownerships)
+            self._counts.known += sum(len(events) - 1 for events in given.ownerships.values()) + len(given.known)
+            return
+        refused = {stored.event.key for stored in await self._apply(given.events)}
+        overtaken = [stored for stored in given.known if stored.event.key in refused]
+        self._counts.known += len(given.known) - len(overtaken)
+        await self._copy(given.copies)
+        await self._own(given.ownerships, other)
+        if overtaken:
+            await self._lot(overtaken)
+
+    def _sort(
+        self,
+        records: Sequence[record_pb2.Record],
+        some: Sequence[Stored],
+        here: Mapping[str, Claim],
+        other: Mapping[str, Claim],
+    ) -> _Given:
+        """Raises UnreadableRecord, with nothing counted."""
+        events = [_claim_of(record) for record in records]
+        given = _Given()
+        known = {key: claim.version for key, claim in here.items()}
+        for record, stored, event in zip(records, some, events, strict=True):
+            there = other.get(record.key)
+            give = decide_replay(event, there, self._to)
+            if give in (Give.EVENT, Give.NOTHING):
+                version = event.version
+            else:
+                assert there is not None, "the other store's row is given"
+                version = there.version
+            if record.key in known and known[record.key] >= version:
+                given.known.append(stored)
+            elif give is Give.NOTHING:
+                self._counts.withhold(stored)
+            elif give is Give.OWNERSHIP:
+                given.ownerships.setdefault(record.key, []).append(stored)
+            else:
+                known[record.key] = version
+                if give is Give.EVENT:
+                    given.events.append(stored)
+                else:
+                    given.copies.append(record.key)
+        return given
+
+    async def _apply(self, some: list[Stored]) -> list[Stored]:
+        """Returns the events that the target has refused, as its feed would."""
+        request = _request(some)
+        if request is None or not request.records:
+            return []
+        try:
+            answer = await self._target.ask(self._target.replication.AdoptRecords, request, CALL_SECONDS)
+        except Refused as error:
+            good = self._readable(some) if error.reason == UnreadableRecord.reason else some
+            if len(good) == len(some):
+                raise
+            return await self._apply(good)
+        refused = [some[position] for position in answer.refused]
+        for stored in refused:
+            self._counts.cannot_read(stored)
+        self._counts.applied += answer.applied
+        self._counts.known += len(some) - answer.applied - len(refused)
+        return refused
+
+    async def _copy(self, keys: Sequence[str]) -> None:
+        if keys:
+            self._counts.copied(keys, await self._transfer.copy(keys, self._to))
+
+    async def _own(self, wanted: Mapping[str, list[Stored]], other: Mapping[str, Claim]) -> None:
+        """Takes what the other store's rows name the target as owner of, if those rows are the newest."""
+        if not wanted:
+            return
+        newest = await self._newest({key: other[key] for key in wanted})
+        busy = await self._transfer.take(sorted(newest), self._to)
+        for key, events in wanted.items():
+            given = key in newest and key not in busy
+            self._counts.applied += given
+            for stored in events[given:]:
+                if given:
+                    self._counts.known += 1
+                else:
+                    self._counts.withhold(stored)
+
+    async def _newest(self, rows: Mapping[str, Claim]) -> set[str]:
+        """Those that the target has not changed since: the change would be in its outbox, else in the log, which the
+        other store has read to its end before its row is looked at again."""
+        names = [
+            pb.AckChangesRequest.Name(key=key, version=version_to_pb(next_change(row.version)))
+            for key, row in rows.items()
+        ]
+        request = pb.ListUnloggedRequest(changes=names)
+        unlogged = await self._target.ask(self._target.replication.ListUnlogged, request, CALL_SECONDS)
+        await self._read_to({part: end for part, (oldest, end) in (await self._log.ends()).items() if end > oldest})
+        waiting = {change.key for change in unlogged.changes}
+        again = await _claims(self._other, sorted(rows))
+        return {key for key, row in rows.items() if key not in waiting and again.get(key) == row}
+
+    async def _read_to(self, ends: Mapping[int, int]) -> None:
+        """Waits, bounded, until the other store has applied the log up to there. Raises NotYetRead."""
+        other = self._other
+        for _ in range(READ_POLLS):
+            status = await other.ask(other.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
+            behind = sum(max(0, end - status.feed.next_offsets.get(part, 0)) for part, end in ends.items())
+            if not behind and not status.feed.parked_now:
+                return
+            await asyncio.sleep(READ_POLL_SECONDS)
+        raise NotYetRead(
+            f"store {other.store} has {behind} events of the log to read and {status.feed.parked_now} parked ones to"
+            f" apply before store {self._to} may own records again"
+        )
+
+
+async def _claims(store: StoreClient, keys: Sequence[str]) -> dict[str, Claim]:
+    """Of the store's rows; keys without a row are left out."""
+    found, after = dict[str, Claim](), ""
+    while True:
+        request = pb.LookAtRecordsRequest(keys=keys, after=after, limit=CALL_EVENTS, brief=True)
+        page = await store.ask(store.replication.LookAtRecords, request, CALL_SECONDS)
+        found.update(
+            (row.key, Claim(version_from_pb(row.version), store_from_pb(row.owner, "owner"))) for row in page.looks
+        )
+        if not page.more:
+            return found
+        if not page.looks:
+            raise NoProgress(f"{store.store} says that there are records after {after!r}, but sends none")
+        after = page.looks[-1].key
+
+
+def _claim_of(record: record_pb2.Record) -> Claim:
+    """Raises UnreadableRecord."""
+    try:
+        version = version_from_pb(record.version)
+        if not all(0 <= number <= MAX_REVISION for number in version):
+            raise UnreadableRecord(f"version: {tuple(version)} is not valid: 0 to {MAX_REVISION}", field="version")
+        return Claim(version, store_from_pb(record.owner, "owner"))
+    except BatonError as error:
+        raise UnreadableRecord(error.message) from None
+
+
+def _in_calls(lot: Iterable[Stored]) -> list[list[Stored]]:
+    """Lots of at most CALL_EVENTS and CALL_BYTES, or of one event."""
+    calls: list[list[Stored]] = []
+    room = 0
+    for stored in lot:
+        size = len(stored.event.value)
+        if not calls or size > room or len(calls[-1]) == CALL_EVENTS:
+            calls.append([])
+            room = CALL_BYTES
+        calls[-1].append(stored)
+        room -= size
+    return calls
+
+
+def _request(some: Sequence[Stored]) -> pb.AdoptRecordsRequest | None:
+    """The events' records, put into a request as they are; None when one of them is no record of its key."""
+    parts: list[bytes] = []
+    for stored in some:
+        value = stored.event.value
+        parts += (_RECORD, varint(len(value)), value)
+    try:
+        request = pb.AdoptRecordsRequest.FromString(b"".join(parts))
+    except DecodeError:
+        return None
+    request.from_log = True
+    fits = all(record.key == stored.event.key for record, stored in zip(request.records, some, strict=True))
+    return request if fits else None

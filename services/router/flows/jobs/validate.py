@@ -1,0 +1,79 @@
+"""What the two databases have that the other one has not, and how old it is there: the job `validate`.
+
+As it is now, changes that are on their way among it: `reconcile` tells which differences are real. Only buckets whose
+digests differ are looked at; in the others every row is the same at both stores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from libs.clock import Clock
+from libs.errors import InvalidField
+from libs.ownership.model import BUCKETS
+from services.router.core.ages import Validation
+from services.router.flows.jobs.comparing import Comparing
+from services.router.flows.jobs.kind import Position, Step
+from services.router.flows.stores import Stores
+
+NAME = "validate"
+STEP_SECONDS = 0.25
+"""After so long a step begins no further page."""
+
+
+class Validate:
+    """A `JobKind`, without arguments."""
+
+    name = NAME
+    unit = "buckets"
+
+    def __init__(self, stores: Stores, clock: Clock) -> None:
+        self._comparing = Comparing(stores)
+        self._clock = clock
+
+    def lane(self, arguments: Mapping[str, str]) -> str:
+        for name in arguments:
+            raise InvalidField("arguments", name, "none")
+        return NAME
+
+    async def step(self, at: Position) -> Step:
+        """Raises what the stores' clients raise."""
+        found = Validation.from_json(at.report)
+        if not at.checkpoint:
+            pairs = await self._comparing.digests()
+            found.records_a = sum(pair.a.records for pair in pairs)
+            found.records_b = sum(pair.b.records for pair in pairs)
+            left, after = [pair.bucket for pair in pairs if not pair.is_equal], ""
+            done = BUCKETS - len(left)
+        else:
+            left, after = json.loads(at.checkpoint)
+            had = len(left)
+            after = await self._walk(found, left, after, at.limit)
+            done = had - len(left)
+        return Step(
+            json.dumps([left, after], ensure_ascii=False).encode(),
+            done,
+            total=BUCKETS,
+            note=_told(found) if not left else f"{len(left)} buckets are still to be looked at",
+            finished=not left,
+            report=found.to_json(),
+        )
+
+    async def _walk(self, found: Validation, left: list[int], after: str, limit: int) -> str:
+        """Takes what it is done with from the list; returns behind which key to go on in the first bucket left."""
+        end, most = self._clock.monotonic() + STEP_SECONDS, len(left)
+        while left and most - len(left) < limit:
+            page = await self._comparing.page(left[0], after)
+            for key, pair in page.rows:
+                found.add(key, pair)
+            after = page.after
+            if not after:
+                left.pop(0)
+            if self._clock.monotonic() >= end:
+                break
+        return after
+
+
+def _told(found: Validation) -> str:
+    return f"{found.only_in_a} only in A, {found.only_in_b} only in B, {found.different} different"

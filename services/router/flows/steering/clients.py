@@ -1,0 +1,81 @@
+"""Who still calls the old service directly: looked at by every router, remembered in the control store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Protocol
+
+from libs.clock import Clock
+from libs.ownership.model import Store
+from libs.rpc.tasks import Loop
+from services.router.control.port import Progress
+from services.router.core.clients import DirectClients, Look, from_json, looked
+from services.router.core.gates import Evidence
+from services.router.flows.stores import StoreViews
+
+NAME = "direct clients"
+"""Under which it is remembered."""
+
+INTERVAL_SECONDS = 5.0
+
+
+class Memory(Protocol):
+    """Part of the control store."""
+
+    async def save(self, progress: Progress) -> None: ...
+
+    async def progress(self, job: str) -> Progress | None: ...
+
+
+class ClientWatch:
+    """`loop` is the caller's to run. Routers that look at the same time do no harm: each look finds the same."""
+
+    def __init__(self, views: StoreViews, memory: Memory, clock: Clock) -> None:
+        self._views = views
+        self._memory = memory
+        self._clock = clock
+        self._known: DirectClients | None = None
+        self._seen_at: float | None = None
+        """When A gave the report of the last look that was saved. Monotonic."""
+        self.loop = Loop("direct clients", self._body)
+
+    @property
+    def known(self) -> DirectClients | None:
+        """None before the first look."""
+        return self._known
+
+    async def look(self) -> None:
+        """Raises ControlUnavailable; what is known then stays."""
+        view = self._views.view(Store.A)
+        status = view.fresh(self._clock.monotonic())
+        progress = await self._memory.progress(NAME)
+        before = from_json(progress.cursor) if progress is not None else None
+        # A process of an earlier release has no id, so its uptime cannot be told from that of the next one.
+        if status is None or view.seen_at is None or not status.vitals.start_id:
+            self._known = before
+            return
+        # The last to call is the first in the list.
+        last = next(((client.name, client.idle_seconds) for client in status.clients), None)
+        look = Look(status.vitals.start_id, status.vitals.uptime_seconds, last)
+        unseen = None if self._seen_at is None else view.seen_at - self._seen_at
+        self._known = looked(before, look, unseen)
+        await self._memory.save(Progress(NAME, False, cursor=self._known.to_json()))
+        self._seen_at = view.seen_at
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what is known of A's own clients."""
+        known = self._known
+        if known is None:
+            return evidence
+        return replace(
+            evidence,
+            clients_watched_seconds=known.watched_seconds,
+            client_idle_seconds=known.idle_seconds,
+            client_name=known.name,
+        )
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)

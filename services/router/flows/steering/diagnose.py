@@ -1,0 +1,230 @@
+"""What a router finds when it looks at itself and around it, for `baton doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.ownership.model import Store
+from libs.ownership.wire import STORES
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.store.connections import REMEDY, Connections
+from services.router.control.info import ControlInfo, Described
+from services.router.flows.steering.observe import Observer, SettingCache
+from services.router.flows.stores import StoreView
+
+MAX_SKEW_SECONDS = 2.0
+
+_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph"})
+
+
+class Level(Enum):
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Level
+    subject: str
+    text: str
+    remedy: str = ""
+    """What to do; "" when it passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the doctor looks at."""
+
+    observer: Observer
+    cache: SettingCache
+    control: Described
+    log_partitions: int | None
+    """Of the open log; None: there is none."""
+    tokens: dict[str, bool]
+    """By listener or store ("control listener", "store A"): whether a token is used."""
+    gap: Callable[[], str] = str
+    """As `services.router.flows.jobs.log_gap.GapWatch.text`."""
+
+
+async def diagnose(around: Surroundings, clock: Clock) -> list[Finding]:
+    """Looks anew; takes a few seconds at most."""
+    await around.observer.poll()
+    before = {store: around.observer.view(store) for store in Store}
+    # The log's ends have to be later than the positions that are compared with them.
+    await around.observer.poll()
+    findings = []
+    for store in Store:
+        findings += _store(around.observer.view(store), clock)
+    findings.append(_log(around, before))
+    findings.append(await _control(around))
+    findings += [_token(name, used) for name, used in around.tokens.items()]
+    return findings
+
+
+def _revival(store: Store, status: pb.GetStatusResponse) -> str:
+    name = "simple_mcp" if store is Store.A else "service_layer"
+    return f"baton recover {name} brings it back" if status.gone else f"see the log of store {store}"
+
+
+def _store(view: StoreView, clock: Clock) -> list[Finding]:
+    subject = f"store {view.store}"
+    status = view.status
+    if status is None or view.trouble:
+        remedy = (
+            f"start {subject}, and compare its internal address and token with this router's settings; if it does not"
+            " start, the last line of its log says what its database lacks"
+        )
+        return [Finding(Level.FAIL, subject, f"out of reach: {view.trouble}", remedy)]
+    if STORES.get(status.store, view.store) is not view.store:
+        remedy = "exchange the addresses of the stores in this router's settings"
+        return [Finding(Level.FAIL, subject, "the process at this address is the other store", remedy)]
+    findings = []
+    if status.serving:
+        findings.append(Finding(Level.PASS, subject, f"serves from {status.backend or 'its database'}"))
+    else:
+        findings.append(Finding(Level.FAIL, subject, f"does not serve: {status.reason}", _revival(view.store, status)))
+    if status.feed.trouble:
+        remedy = "changes of the other store do not arrive: see that the event log is up and that the store reaches it"
+        findings.append(Finding(Level.FAIL, subject, f"its feed stands still: {status.feed.trouble}", remedy))
+    if status.feed.parked_now:
+        remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
+        findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
+    findings += _old_rows(subject, status)
+    if status.conflicts:
+        remedy = "baton conflicts shows what a seizure has left behind; look at each, and resolve it"
+        findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
+    if status.locks.breaker not in ("", "closed"):
+        remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
+        findings.append(Finding(Level.WARN, subject, "its lock server does not answer", remedy))
+    findings += _outbox(subject, status.outbox)
+    if status.HasField("connections"):
+        findings.append(_connections(view.store, status.connections))
+    findings.append(_skew(view, clock))
+    return findings
+
+
+def _outbox(subject: str, outbox: pb.Outbox) -> list[Finding]:
+    findings = []
+    if outbox.full:
+        findings.append(Finding(Level.FAIL, subject, "its outbox is full: it refuses writes", "bring the log back"))
+    if outbox.aside:
+        remedy = "let the log take larger events (max.message.bytes), or make the record smaller or delete it"
+        text = f"the log refuses {outbox.aside} events, they are set aside: {outbox.aside_first}"
+        findings.append(Finding(Level.FAIL, subject, text, remedy))
+    return findings
+
+
+def _old_rows(subject: str, status: pb.GetStatusResponse) -> list[Finding]:
+    if not status.unfilled_records:
+        return []
+    left = f"completes rows of the old program: {status.unfilled_records} of {status.records} are left"
+    return [Finding(Level.PASS, subject, left)]
+
+
+def _connections(store: Store, found: pb.Connections) -> Finding:
+    subject = f"connections of store {store}"
+    connections = Connections(found.per_process, found.processes, found.allowed)
+    if connections.fits:
+        return Finding(Level.PASS, subject, str(connections))
+    return Finding(Level.WARN, subject, str(connections), REMEDY)
+
+
+def _skew(view: StoreView, clock: Clock) -> Finding:
+    subject = f"clock of store {view.store}"
+    if view.status is None or view.seen_at is None or not view.status.HasField("now_time"):
+        return Finding(Level.WARN, subject, "the store does not tell its time", "run the same version everywhere")
+    age = clock.monotonic() - view.seen_at
+    skew = view.status.now_time.ToNanoseconds() / 1e9 - (clock.now() - age)
+    if abs(skew) > MAX_SKEW_SECONDS:
+        where = "ahead of" if skew > 0 else "behind"
+        remedy = "set the clocks by NTP; nothing is lost by it, but times and measured lags are wrong"
+        return Finding(Level.WARN, subject, f"{abs(skew):.1f} s {where} this router's", remedy)
+    return Finding(Level.PASS, subject, f"within {MAX_SKEW_SECONDS:g} s of this router's")
+
+
+def _log(around: Surroundings, before: Mapping[Store, StoreView]) -> Finding:
+    if around.log_partitions is None:
+        remedy = "name an event log in this router's settings"
+        return Finding(Level.FAIL, "event log", "there is none: no change reaches the other store", remedy)
+    if around.observer.log_trouble:
+        remedy = "start it; until then outboxes grow, and writes are refused when they are full"
+        return Finding(Level.FAIL, "event log", f"out of reach: {around.observer.log_trouble}", remedy)
+    ends = around.observer.log_ends or {}
+    if len(ends) != around.log_partitions:
+        text = f"{len(ends)} partitions answer, {around.log_partitions} are expected"
+        return Finding(Level.FAIL, "event log", text, "bring all partitions of the topic back")
+    for view in before.values():
+        if view.status is not None and view.status.feed.log_replaced:
+            remedy = "bring the former log back, or baton events restart: it copies what the feeds have missed"
+            return Finding(Level.FAIL, "event log", view.status.feed.log_replaced, remedy)
+        if view.status is not None and (text := _misplaced(view.store, dict(view.status.feed.next_offsets), ends)):
+            remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
+            return Finding(Level.FAIL, "event log", text, remedy)
+    if gap := around.gap():
+        return Finding(Level.WARN, "event log", gap, "until then give no store up: baton seize and recover are refused")
+    return Finding(Level.PASS, "event log", f"{len(ends)} partitions, within reach")
+
+
+def _misplaced(store: Store, positions: Mapping[int, int], ends: Mapping[int, tuple[int, int]]) -> str:
+    """Why a store's feed cannot be a reader of this log; "" when it can."""
+    for partition, position in positions.items():
+        if partition not in ends:
+            return f"store {store} reads partition {partition}, the log has {len(ends)}"
+        oldest, end = ends[partition]
+        if not oldest <= position <= end:
+            return f"store {store} stands at offset {position} of partition {partition}, the log has {oldest} to {end}"
+    return ""
+
+
+async def _control(around: Surroundings) -> Finding:
+    subject = "control store"
+    try:
+        info = await around.control.info()
+    except BatonError as error:
+        remedy = "bring it back; routers go on with the last setting, but nothing can be changed"
+        return Finding(Level.FAIL, subject, f"out of reach: {error.message}", remedy)
+    if around.cache.stale:
+        return Finding(Level.WARN, subject, "its last answer is old", "look again in some seconds")
+    b = around.observer.view(Store.B).status
+    if info.server_id and b is not None and b.server_id == info.server_id:
+        text = f"{info.kind} at {info.where} is B's own server: going back could not be decided when B is down"
+        return Finding(Level.WARN, subject, text, "put it on another server")
+    if info.kind == "memory":
+        return Finding(Level.WARN, subject, "in memory: it ends with this router", "use SQLite or PostgreSQL")
+    if info.kind == "sqlite":
+        return _file(info)
+    return Finding(Level.PASS, subject, f"{info.kind} at {info.where}")
+
+
+def _file(info: ControlInfo) -> Finding:
+    system = file_system_of(Path(info.where))
+    if system in _NETWORK_FILE_SYSTEMS:
+        text = f"the SQLite file {info.where} is on {system}: its locks do not hold between hosts"
+        return Finding(
+            Level.FAIL, "control store", text, "use a local disk, or PostgreSQL for routers on several hosts"
+        )
+    return Finding(Level.PASS, "control store", f"SQLite file {info.where}, for routers on this host only")
+
+
+def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The type of the file system that holds the path; "" when it cannot be told."""
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return ""
+    resolved = path.resolve()
+    holding = [(line[1], line[2]) for line in lines if len(line) > 2 and resolved.is_relative_to(line[1])]
+    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
+
+
+def _token(name: str, used: bool) -> Finding:
+    if used:
+        return Finding(Level.PASS, f"token of {name}", "is asked for")
+    remedy = "fine on one machine; set a token file before listening beyond 127.0.0.1"
+    return Finding(Level.WARN, f"token of {name}", "none: whoever reaches it may use it", remedy)

@@ -1,0 +1,305 @@
+"""Every router's measurements, summed up: each second a router writes its own to the control store and reads all.
+
+No clock but the reader's own decides what is recent. A report counts from when this router first saw it, if it had seen
+an earlier one of that router: so a router that is gone fades out, and one that was gone before is not taken for alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple, Protocol
+
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import Meter as MetricsMeter
+
+from libs.clock import Clock
+from libs.ownership.model import Store
+from libs.rpc.tasks import Loop
+from libs.telemetry.latency import P99, Histogram, quantile
+from services.router.control.port import Report, Reports
+from services.router.core.evidence import Evidence, Limits
+from services.router.core.ledger import LedgerCounts
+from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
+from services.router.core.readings import METRICS, Metric
+from services.router.core.throttle import Load
+from services.router.flows.steering.report import MOST_CLIENTS, Measured, OldClient
+from services.router.flows.traffic import Answered, Totals
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 1.0
+
+FRESH_SECONDS = 5.0
+"""A router that has not reported for so long is not measured any more; its past seconds stay."""
+
+LOAD_SECONDS = 10
+"""What is measured over so long says how live traffic fares now."""
+
+NOTHING = ShadowCounts()
+
+
+class Rehearsed(Protocol):
+    """What came of a rehearsal."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def note(self) -> str: ...
+
+
+@dataclass(slots=True)
+class _Other:
+    """Another router, as it was last seen."""
+
+    number: int
+    seen_at: float
+    measured: Measured | None = None
+    """None until its report has changed once: before, nobody knows how old it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a router counts beside its calls to the stores."""
+
+    shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING)
+    """Compared reads, and the run that they belong to."""
+    answered: Callable[[], Answered] = Answered
+    """What it tells the jobs."""
+    ledger: Callable[[], LedgerCounts] = LedgerCounts
+    totals: Callable[[], Totals] = Totals
+    generation: Callable[[], int] = int
+    clients: Callable[[], Sequence[OldClient]] = tuple
+
+
+class Side(NamedTuple):
+    """What calls to one store are like."""
+
+    calls_per_second: float
+    p99_seconds: float | None
+    """None: no call was answered."""
+
+
+class Measurement:
+    def __init__(
+        self,
+        reports: Reports,
+        meter: Meter,
+        router: str,
+        clock: Clock,
+        sources: Sources = Sources(),
+    ) -> None:
+        self._reports = reports
+        self._meter = meter
+        self._router = router
+        self._clock = clock
+        self._sources = sources
+        self._number = secrets.randbits(48)
+        self._others: dict[str, _Other] = {}
+        self._exchanged_at: float | None = None
+        self._unreadable: set[str] = set()
+        self.loop = Loop("measurement", self._body, first_pause_seconds=0.2, longest_pause_seconds=1.0)
+
+    def __repr__(self) -> str:
+        return f"<Measurement {self._router} others={sorted(self._others)}>"
+
+    @property
+    def fresh(self) -> bool:
+        """Reports were exchanged of late, so what is summed up here is known of all routers."""
+        return self._exchanged_at is not None and self._clock.monotonic() - self._exchanged_at <= FRESH_SECONDS
+
+    def mine(self) -> Measured:
+        now = self._clock.monotonic()
+        run, counts = self._sources.shadow()
+        return Measured(
+            self._meter.seconds(now),
+            {store: self._meter.recent(store, now) for store in Store},
+            self._meter.parities(now),
+            run,
+            counts,
+            self._sources.answered(),
+            self._sources.ledger(),
+            self._meter.latency(now, LOAD_SECONDS),
+            {store: self._meter.latencies(store, now, LOAD_SECONDS) for store in Store},
+            self._sources.totals(),
+            self._sources.generation(),
+            tuple(self._sources.clients())[:MOST_CLIENTS],
+        )
+
+    async def exchange(self) -> None:
+        """Reports, and reads what the others have reported. Raises ControlUnavailable."""
+        self._number += 1
+        await self._reports.report(Report(self._router, self._number, self.mine().to_json()))
+        reports = await self._reports.reports()
+        now = self._clock.monotonic()
+        self._take([report for report in reports if report.router != self._router], now)
+        self._exchanged_at = now
+
+    def seconds(self) -> tuple[tuple[Counts, Counts], ...]:
+        """A's and B's counts over all routers in each past second, the newest first."""
+        now = self._clock.monotonic()
+        sums: list[tuple[list[Counts], list[Counts]]] = []
+
+        def add(measured: Measured, age: int) -> None:
+            for second, (a, b) in enumerate(measured.seconds[: SECONDS - age], age):
+                while len(sums) <= second:
+                    sums.append(([], []))
+                sums[second][0].append(a)
+                sums[second][1].append(b)
+
+        add(self.mine(), 0)
+        for other in self._others.values():
+            if other.measured is not None and now - other.seen_at < SECONDS:
+                add(other.measured, round(now - other.seen_at))
+        return tuple((total(a), total(b)) for a, b in sums)
+
+    def recent(self, store: Store) -> Counts:
+        """Calls and faults of the last minutes."""
+        return total(measured.recent[store] for measured in self._all())
+
+    def answered(self) -> dict[str, Answered]:
+        """What this router, and those that report, tell the jobs; by router."""
+        others = {name: measured.answered for name, measured in self._fresh_others()}
+        return {self._router: self._sources.answered(), **others}
+
+    def load(self, lag_seconds: float | None) -> Load:
+        """What live traffic at all routers feels now: the slowest router's latency, and everybody's faults. The lag is
+        known to others."""
+        counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
+        latencies = [measured.latency_seconds for measured in self._all() if measured.latency_seconds is not None]
+        return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)
+
+    def side(self, store: Store) -> Side:
+        """One store over all routers, lately."""
+        index = 0 if store is Store.A else 1
+        counts = total(second[index] for second in self.seconds()[:LOAD_SECONDS])
+        latencies: Histogram = Counter()
+        for measured in self._all():
+            latencies.update(measured.latencies.get(store, {}))
+        return Side(counts.calls / LOAD_SECONDS, quantile(latencies, P99))
+
+    def totals(self) -> Totals:
+        """Of this router and of those that report."""
+        return reduce(Totals.plus, (measured.totals for measured in self._all()))
+
+    def clients(self) -> list[OldClient]:
+        """Of this router and of those that report: each once, the last to call first."""
+        now = self._clock.monotonic()
+        ages = [0.0, *(now - self._others[name].seen_at for name, _ in self._fresh_others())]
+        found: dict[str, OldClient] = {}
+        for measured, age in zip(self._all(), ages, strict=True):
+            for name, version, calls, idle in measured.clients:
+                known = found.get(name, OldClient(name, version, 0, idle + age))
+                found[name] = OldClient(
+                    name, min(version, known.schema_version), known.calls + calls, min(idle + age, known.idle_seconds)
+                )
+        return sorted(found.values(), key=lambda client: client.idle_seconds)
+
+    def routers(self) -> list[tuple[str, int, float]]:
+        """Name, generation and age of the last report, of this router first."""
+        now = self._clock.monotonic()
+        others = [(name, o.measured.generation, now - o.seen_at) for name, o in self._others.items() if o.measured]
+        return [(self._router, self._sources.generation(), 0.0), *sorted(others)]
+
+    def ledger(self) -> LedgerCounts:
+        """Of this router and of those that report."""
+        return reduce(LedgerCounts.plus, (measured.ledger for measured in self._all()))
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With what is measured; without it while it is not known of all routers."""
+        if not self.fresh:
+            return evidence
+        everybody = self._all()
+        run = max(measured.shadow_run for measured in everybody)
+        shadow = NOTHING
+        for measured in everybody:
+            shadow = shadow.plus(measured.shadow) if measured.shadow_run == run else shadow
+        return replace(
+            evidence,
+            b_calls=self.recent(Store.B),
+            latencies=merged(parity for measured in everybody for parity in measured.parities),
+            shadow=shadow if shadow.compared else None,
+            ledger=self.ledger(),
+        )
+
+    def _all(self) -> list[Measured]:
+        """Of this router and of those that report."""
+        return [self.mine(), *(measured for _, measured in self._fresh_others())]
+
+    def _fresh_others(self) -> list[tuple[str, Measured]]:
+        now = self._clock.monotonic()
+        others = self._others.items()
+        return [(name, o.measured) for name, o in others if o.measured and now - o.seen_at <= FRESH_SECONDS]
+
+    def _take(self, reports: list[Report], now: float) -> None:
+        known = self._others
+        self._others = {}
+        for report in reports:
+            other = known.get(report.router)
+            if other is None:
+                self._others[report.router] = _Other(report.number, now)
+            elif other.number == report.number:
+                self._others[report.router] = other
+            else:
+                self._others[report.router] = _Other(report.number, now, self._read(report))
+
+    def _read(self, report: Report) -> Measured | None:
+        try:
+            return Measured.from_json(report.text)
+        except ValueError as error:
+            if report.router not in self._unreadable:
+                self._unreadable.add(report.router)
+                log.warning("what router %s has measured is left out: %s", report.router, error)
+            return None
+
+    async def _body(self, loop: Loop) -> None:
+        await self.exchange()
+        loop.well()
+        await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def answered_by_b(measurement: Measurement) -> dict[str, int]:
+    """By router."""
+    return {router: answered.by_b for router, answered in measurement.answered().items()}
+
+
+def rehearsed(evidence: Evidence, last: Rehearsed | None, seconds_ago: float) -> Evidence:
+    """With what the last rehearsal has shown."""
+    if last is None:
+        return evidence
+    trouble = "" if last.passed else last.note or "it did not pass"
+    return replace(evidence, rehearsal_seconds_ago=seconds_ago, rehearsal_trouble=trouble)
+
+
+_SAME_SECONDS = 0.2
+"""For so long the evidence is not made anew: one page has all metrics."""
+
+
+class EvidenceMetrics:
+    """A gauge for each of METRICS. Every router tells of all routers, so alarms take the highest."""
+
+    def __init__(
+        self, meter: MetricsMeter, evidence: Callable[[], Evidence], limits: Callable[[], Limits], clock: Clock
+    ) -> None:
+        self._evidence = evidence
+        self._limits = limits
+        self._clock = clock
+        self._found: Evidence | None = None
+        self._found_at = 0.0
+        for metric in METRICS:
+            meter.create_observable_gauge(metric.name, [self._reader(metric)], metric.unit, metric.description)
+
+    def _reader(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _: [Observation(value, labels) for value, labels in metric.read(self._now(), self._limits())]
+
+    def _now(self) -> Evidence:
+        now = self._clock.monotonic()
+        if self._found is None or now - self._found_at > _SAME_SECONDS:
+            self._found, self._found_at = self._evidence(), now
+        return self._found

@@ -1,0 +1,312 @@
+"""What a router knows of the migration around it: the setting, both stores, the log. Last good answers are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.eventlog.port import EventLog, EventLogError
+from libs.ownership.model import Store
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.rpc.tasks import Loop
+from libs.telemetry.latency import Histogram, summed
+from services.router.control.port import ControlStore
+from services.router.core.gates import Evidence
+from services.router.core.phase import Setting
+from services.router.core.plan import NO_FLAGS, Flags
+from services.router.core.setting_changes import changes
+from services.router.flows.steering.flags import Switches
+from services.router.flows.stores import StoreClient, Stores, StoreView
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 0.5
+ANSWER_SECONDS = 1.0
+"""How long one question to a store or to the log may take."""
+
+STALE_SETTING_SECONDS = 3.0
+
+_SAMPLES = 1000
+
+
+class SettingCache:
+    """This router's view of the setting, refreshed every half second; the last good one while the store is away."""
+
+    def __init__(
+        self,
+        control: ControlStore,
+        clock: Clock,
+        switches: Switches | None = None,
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
+        """`switches`: get the operator's flags with each setting; None: there are no flags."""
+        self._control = control
+        self._clock = clock
+        self._switches = switches
+        self._interval_seconds = interval_seconds
+        self._current = Setting()
+        self._good_at: float | None = None
+        self._away = False
+        self._refreshing = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self.loop = Loop("setting", self._body, first_pause_seconds=0.2, longest_pause_seconds=1.0)
+
+    @property
+    def current(self) -> Setting:
+        """What calls are planned by. Generation 0 (everything at A) before the first `refresh`."""
+        return self._current
+
+    @property
+    def flags(self) -> Flags:
+        """What calls are planned by."""
+        return NO_FLAGS if self._switches is None else self._switches.current
+
+    @property
+    def lasting_flags(self) -> Flags:
+        """What records follow (see `Switches.lasting`)."""
+        return NO_FLAGS if self._switches is None else self._switches.lasting
+
+    @property
+    def stale(self) -> bool:
+        """The control store is away: `current` may be old."""
+        return self._away or self.age_seconds > STALE_SETTING_SECONDS
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the control store confirmed `current`; infinite when it never did."""
+        return float("inf") if self._good_at is None else self._clock.monotonic() - self._good_at
+
+    async def refresh(self) -> Setting:
+        """Asks the control store now. Raises ControlUnavailable; `current` then stays."""
+        async with self._refreshing:
+            try:
+                setting = await self._control.load()
+            except BatonError:
+                self._away = True
+                raise
+            self._log_foreign(setting)
+            await self._take(setting)
+        return setting
+
+    def _log_foreign(self, setting: Setting) -> None:
+        """One line for each change that another router has made; with actor and reason it is in that router's log."""
+        before = self._current
+        if not before.generation:
+            log.info("generation %d: the phase is %s", setting.generation, setting.phase.value)
+        elif what := changes(before, setting):
+            log.info("generation %d, set at another router: %s", setting.generation, "; ".join(what))
+
+    async def take(self, setting: Setting) -> None:
+        """What this router has just committed to the control store: it need not be asked again."""
+        async with self._refreshing:
+            if setting.generation > self._current.generation:
+                await self._take(setting)
+
+    async def _take(self, setting: Setting) -> None:
+        self._away = False
+        self._good_at = self._clock.monotonic()
+        if setting != self._current:
+            self._current = setting
+            if self._switches is not None:
+                self._switches.take(setting)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
+        """Waits until `current` is another setting than `since`, at most so long; returns what it is then."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._changed:
+                await self._changed.wait_for(lambda: self._current != since)
+        except TimeoutError:
+            pass
+        return self._current
+
+    async def _body(self, loop: Loop) -> None:
+        await self.refresh()
+        loop.well()
+        await asyncio.sleep(self._interval_seconds)
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Since when each partition of the log has been ahead of one store's feed."""
+
+    seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
+    """By partition: when the log's end was first seen where."""
+
+    def note(self, now: float, ends: dict[int, tuple[int, int]]) -> None:
+        for partition, (_, end) in ends.items():
+            samples = self.seen.setdefault(partition, deque())
+            if not samples or samples[-1][1] < end:
+                samples.append((now, end))
+            if len(samples) > _SAMPLES:
+                # Coarser, not shorter: what is oldest is what the lag is made of.
+                self.seen[partition] = deque(list(samples)[::2])
+
+    def oldest(self, now: float, following: dict[int, int]) -> float:
+        """Age in seconds of the oldest event that is not applied; 0 when all are."""
+        oldest = now
+        for partition, samples in self.seen.items():
+            while samples and samples[0][1] <= following.get(partition, 0):
+                samples.popleft()
+            if samples:
+                oldest = min(oldest, samples[0][0])
+        return now - oldest
+
+
+class Observer:
+    """Asks both stores and the log about every half second, each for a second at most.
+
+    The lag of the feed into a store, in seconds, is the age of the oldest change that waits in the other store's outbox
+    plus the age of the oldest event in the log that the store has not read. The latter is counted from when this
+    router first saw the log's end beyond it. So it is too small by up to one interval, by what lay in the log when
+    this router started, and, in a backlog of more than 1000 intervals, by some intervals. It is 0 when nothing waits.
+    While the store, or the log, is out of reach it is counted on from what was last known of it, for people and alarms;
+    as evidence it is then not known. It is not known either while the other store is out of reach, or when the feed
+    stands still with nothing to show. How many events it is, is not known while the log is out of reach.
+    """
+
+    def __init__(
+        self, stores: Stores, event_log: EventLog | None, clock: Clock, *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        self._stores = stores
+        self._log = event_log
+        self._clock = clock
+        self._interval_seconds = interval_seconds
+        self._views = {store: StoreView(store) for store in Store}
+        self._backlogs = {store: Backlog() for store in Store}
+        self._waits = TurnWaits()
+        self._ends: dict[int, tuple[int, int]] | None = None
+        self._last_ends: dict[int, tuple[int, int]] | None = None
+        """As `_ends`, when the log was last in reach."""
+        self.log_trouble = ""
+        """Why the log cannot be asked; "" when it can."""
+        self.loop = Loop("observer", self._body, longest_pause_seconds=1.0)
+
+    def view(self, store: Store) -> StoreView:
+        return self._views[store]
+
+    @property
+    def log_ends(self) -> dict[int, tuple[int, int]] | None:
+        """By partition the oldest offset and the next one; None while the log is out of reach."""
+        return self._ends
+
+    def evidence(self, setting: Setting, buckets_at_b: int | None, backfill_seconds_ago: float | None) -> Evidence:
+        """What the gates judge by. What is not known, or too old, is None."""
+        now = self._clock.monotonic()
+        views = [self._views[store] for store in Store]
+        answers = [view.fresh(now) for view in views]
+        a = answers[0]
+        lags = [view.lag_seconds for view in views]
+        # Of a log that was replaced nobody knows what a store has missed.
+        all_fresh = all(answer is not None and not answer.feed.log_replaced for answer in answers)
+        sure = all_fresh and not self.log_trouble and all(view.reachable for view in views)
+        return Evidence(
+            backfill_finished_seconds_ago=backfill_seconds_ago,
+            lag_seconds=max(lag for lag in lags if lag is not None) if sure and None not in lags else None,
+            parked=sum(_not_applied(answer) for answer in answers if answer) if all_fresh else None,
+            canary_permille=setting.canary_permille,
+            buckets_at_b=buckets_at_b if all_fresh else None,
+            a_owned_records=a.owned_records if a else None,
+            a_owned_absences=a.owned_absences if a else None,
+            a_outbox_entries=a.outbox.entries + a.outbox.aside if a else None,
+            turn_waits=self._waits.counts(now),
+            clocks_apart_seconds=max(self._apart_seconds(view, now) for view in views),
+        )
+
+    def _apart_seconds(self, view: StoreView, now: float) -> float:
+        """By how much the store's clock and the times that it reads in the log differ from this router's clock."""
+        status = view.fresh(now)
+        if status is None or view.seen_at is None or not status.HasField("now_time"):
+            return 0.0
+        skew = status.now_time.ToNanoseconds() / 1e9 - (self._clock.now() - (now - view.seen_at))
+        return max(abs(skew), status.feed.clock_ahead_seconds)
+
+    @property
+    def worst_lag_seconds(self) -> float | None:
+        """Of both feeds, as far as it is known; None: neither is."""
+        return max((view.lag_seconds for view in self._views.values() if view.lag_seconds is not None), default=None)
+
+    async def poll(self) -> None:
+        """Asks once, all at the same time. Never raises because somebody is away."""
+        views, _ = await asyncio.gather(
+            asyncio.gather(*(self._ask(client) for client in self._stores.values())), self._ask_log()
+        )
+        now = self._clock.monotonic()
+        found = {view.store: view for view in views}
+        for store, view in found.items():
+            self._views[store] = self._with_lag(view, found.get(store.other), now)
+
+    async def _body(self, loop: Loop) -> None:
+        await self.poll()
+        loop.well()
+        await asyncio.sleep(self._interval_seconds)
+
+    async def _ask(self, client: StoreClient) -> StoreView:
+        before = self._views[client.store]
+        try:
+            status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), ANSWER_SECONDS)
+        except BatonError as error:
+            return StoreView(client.store, before.status, before.seen_at, error.message or error.reason)
+        if client.store is Store.B and status.HasField("locks"):
+            self._waits.note(status.locks, self._clock.monotonic())
+        return StoreView(client.store, status, self._clock.monotonic(), "")
+
+    async def _ask_log(self) -> None:
+        if self._log is None:
+            return
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self._ends = self._last_ends = await self._log.ends()
+        except (EventLogError, TimeoutError) as error:
+            self._ends = None
+            self.log_trouble = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
+            return
+        self.log_trouble = ""
+        for backlog in self._backlogs.values():
+            backlog.note(self._clock.monotonic(), self._ends)
+
+    def _with_lag(self, view: StoreView, source: StoreView | None, now: float) -> StoreView:
+        ends = self._last_ends
+        if view.status is None or ends is None:
+            return view
+        feed = view.status.feed
+        following = dict(feed.next_offsets)
+        waiting = sum(max(0, end - following.get(part, oldest)) for part, (oldest, end) in ends.items())
+        unread = self._backlogs[view.store].oldest(now, following)
+        seconds = None
+        if source is not None and source.reachable and source.status is not None:
+            outbox = source.status.outbox
+            # A log that is away stops every feed: then what waits in the outbox is something to show.
+            shows = waiting or (outbox.entries if self._ends is None else not feed.trouble)
+            if shows and not feed.log_replaced:
+                seconds = outbox.oldest_seconds + (unread if waiting else 0.0)
+        return replace(view, lag_events=None if self._ends is None else waiting, lag_seconds=seconds)
+
+
+def _not_applied(status: pb.GetStatusResponse) -> int:
+    """Events that need a person: parked at this store, or made by it and refused by the log."""
+    return status.feed.parked_now + status.outbox.aside
+
+
+WAITS_FRESH_SECONDS = 30.0
+"""A process that was not heard of for so long is not counted any more: it has gone, or nobody can tell."""
+
+
+class TurnWaits:
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, Histogram]] = {}
+        """By process: when, and what."""
+
+    def note(self, locks: pb.Locks, now: float) -> None:
+        self._told[locks.process] = now, Counter(dict(locks.waits))
+
+    def counts(self, now: float) -> Histogram | None:
+        """Over all processes; None: none has told."""
+        self._told = {process: told for process, told in self._told.items() if now - told[0] <= WAITS_FRESH_SECONDS}
+        return summed(waits for _, waits in self._told.values()) if self._told else None

@@ -1,0 +1,45 @@
+"""Work that is not done yet: a phase without a way back is not entered over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from libs.ownership.model import Store
+from services.router.core.jobs import Job
+from services.router.flows.stores import StoreViews
+
+
+class JobView(Protocol):
+    @property
+    def view(self) -> Sequence[Job]: ...
+
+    trouble: str
+
+
+class Moves(Protocol):
+    @property
+    def settled(self) -> bool: ...
+
+
+def under_way(jobs: JobView, moves: Moves, views: StoreViews) -> tuple[str, ...] | None:
+    """Open jobs, moves, recoveries and conflicts, one text each; None: not known."""
+    found = [f"job {job.id} is {job.state.value}" for job in jobs.view if not job.state.ended]
+    if not moves.settled:
+        found.append("buckets are on their way")
+    for store in Store:
+        view = views.view(store)
+        if view.status is None:
+            return None
+        if not view.reachable:
+            found.append(f"store {store} is out of reach")
+        status = view.status
+        if not status.serving:
+            found.append(f"store {store} does not serve: {status.reason}")
+        if status.feed.trouble:
+            found.append(f"the feed of store {store} stands still: {status.feed.trouble}")
+        if status.feed.parked_now:
+            found.append(f"store {store} has {status.feed.parked_now} parked events")
+        if status.conflicts:
+            found.append(f"store {store} has {status.conflicts} unresolved conflicts")
+    return None if jobs.trouble else tuple(found)
