@@ -37,7 +37,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install -q --no-input --progress-bar off --no-deps --no-build-isolation -e .
 	@touch $@
 
-stack: env ## get Kafka, PostgreSQL, Redis and Go, or say what is missing and how to get it
+stack: env ## get Kafka, PostgreSQL, Redis, Go and Chromium, or say what is missing and how to get it
 	$(BIN)/python -m libs.devstack
 
 protos: env ## generate the Python modules and the OpenAPI document from the .proto files

@@ -661,6 +661,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "integration/test_openapi.py",
             "all_three_serve_the_same_document_and_page",
             "schemathesis_finds_no_answer_that_the_document_does_not_have",
+        )
+        + _in(
+            "integration/test_page.py",
+            "the_page_shows_every_operation_and_loads_nothing_from_elsewhere",
+            "a_form_sends_what_its_curl_line_sends",
+            "a_watch_is_shown_while_it_comes_and_can_be_stopped",
         ),
     ),
     "feed.identity": Requirement(

@@ -14,13 +14,14 @@ from libs.devstack.errors import ServerMissing
 PROJECT_ROOT = Path(__file__).parents[2]
 KAFKA_DEPLOY = PROJECT_ROOT / "deploy" / "kafka"
 KAFKA_JARS = PROJECT_ROOT / "build" / "kafka" / "jars"
-POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE, GO_PACKAGE = (
+POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE, GO_PACKAGE, CHROMIUM_PACKAGE = (
     "postgresql",
     "pgbouncer",
     "redis-server",
     "default-jre-headless",
     "maven",
     "golang-go",
+    "chromium",
 )
 MAVEN_COMMAND = (
     "mvn",
@@ -34,6 +35,7 @@ MAVEN_COMMAND = (
 
 _POSTGRES_PROGRAMS = ("initdb", "postgres", "pg_isready", "psql")
 _DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
+_CHROMIUM_PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _GO_OLDEST = (1, 24)
 _GO_SECONDS = 30.0
 
@@ -102,6 +104,12 @@ def go() -> Path:
     if found is None or (int(found[1]), int(found[2])) < _GO_OLDEST:
         raise ServerMissing(f"Go: {path} is {shown or 'of no version'}, and {oldest} or later is needed. {remedy}")
     return Path(path)
+
+
+def chromium() -> Path:
+    """The browser, for the tests of the page at /. Raises ServerMissing."""
+    found = filter(None, map(shutil.which, _CHROMIUM_PROGRAMS))
+    return Path(next(found, None) or _program("chromium", "The browser Chromium", CHROMIUM_PACKAGE))
 
 
 def _program(name: str, title: str, package: str) -> Path:
