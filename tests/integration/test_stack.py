@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import redis.asyncio as redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from libs.devstack import __main__ as devstack_main
 from libs.devstack import locate, tree
 from libs.devstack.errors import DevStackError, ServerFailed, ServerMissing
 from libs.devstack.kafka import Kafka
@@ -261,6 +263,22 @@ def test_what_cannot_be_got_is_named_together_with_the_way_to_get_it(tmp_path: P
     assert "no program java on PATH. Debian: apt-get install default-jre-headless" in result.stderr
 
 
+def test_chromium_may_be_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for look_up in (
+        locate.postgres_bin,
+        locate.pgbouncer,
+        locate.redis_server,
+        locate.java,
+        locate.go,
+        locate.kafka_jars,
+    ):
+        monkeypatch.setattr(locate, look_up.__name__, lambda: Path())
+    monkeypatch.setattr(locate, "_CHROMIUM_PROGRAMS", ())
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    assert devstack_main.main() == 0
+    assert "no program chromium on PATH. Debian: apt-get install chromium" in capsys.readouterr().err
+
+
 def test_postgres_names_the_folder_that_its_user_may_not_enter(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root starts PostgreSQL as another user")
@@ -276,6 +294,7 @@ def test_postgres_names_the_folder_that_its_user_may_not_enter(tmp_path: Path) -
         (locate.redis_server, "apt-get install redis-server"),
         (locate.java, "apt-get install default-jre-headless"),
         (locate.maven, "apt-get install maven"),
+        (locate.chromium, "apt-get install chromium"),
         (locate.postgres_bin, "apt-get install postgresql"),
         (locate.kafka_jars, "mvn -q -B -f .*pom.xml dependency:copy-dependencies"),
     ],
