@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed: run make env")
 
-PHONE = {"width": 360, "height": 740}
-DESKTOP = {"width": 1280, "height": 800}
+PHONE, DESKTOP = 360, 1280
+"""Widths, in CSS pixels."""
+HEIGHT = 800
 OPERATIONS = {
     operation["operationId"]
     for verbs in json.loads((ROOT / "libs/pb/sandbox/v1/openapi.json").read_text())["paths"].values()
@@ -87,9 +88,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def opened(browser: Browser, address: str, size: dict[str, int]) -> AsyncIterator[Opened]:
+async def opened(browser: Browser, address: str, width: int) -> AsyncIterator[Opened]:
     """The page in a new profile, when it has listed its operations."""
-    context = await browser.new_context(viewport=size)  # type: ignore[arg-type]
+    context = await browser.new_context(viewport={"width": width, "height": HEIGHT})
     try:
         found = Opened(await context.new_page(), address)
         found.page.on("console", lambda message: found.problems.append(f"{message.type}: {message.text}"))
@@ -103,11 +104,9 @@ async def opened(browser: Browser, address: str, size: dict[str, int]) -> AsyncI
         await context.close()
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "360 px"])
-async def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
-    browser: Browser, size: dict[str, int]
-) -> None:
-    async with endpoint("router") as place, opened(browser, place.http, size) as page:
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+async def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(browser: Browser, width: int) -> None:
+    async with endpoint("router") as place, opened(browser, place.http, width) as page:
         sections = page.page.locator("details.operation")
         assert {await one.get_attribute("id") for one in await sections.all()} == OPERATIONS
         for operation in sorted(OPERATIONS):
@@ -115,7 +114,7 @@ async def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(
             assert await form.get_by_role("button", name="Send").is_enabled()
             for headers in await form.locator("summary").all():
                 await headers.click()
-        assert await page.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert await page.page.evaluate("document.documentElement.scrollWidth") <= width
         assert await page.page.evaluate(TOO_WIDE) == []
         assert page.problems == []
         assert page.elsewhere == []
