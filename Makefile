@@ -38,7 +38,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	@touch $@
 
 stack: env ## get Kafka, PostgreSQL, Redis, Go and Chromium, or say what is missing and how to get it
-	$(BIN)/python -m libs.devstack
+	$(BIN)/python -m libs.proving.servers
 
 protos: env ## generate the Python modules and the OpenAPI document from the .proto files
 	@for tree in $(PROTO_TREES); do $(BIN)/python protos/generate.py $${tree//:/ }; done

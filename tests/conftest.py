@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.process import ServerProcess
-from libs.devstack.redis import Redis
-from libs.devstack.stack import server_directory
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.process import ServerProcess
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import server_directory
 from tests import commands
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 from tests.servers import make_usable

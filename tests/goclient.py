@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from libs.devstack import locate
+from libs.proving.servers import locate
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "clients" / "go" / "example"

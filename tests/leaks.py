@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from libs.devstack import tree
-from libs.devstack.process import ServerProcess, watchdog_pid
+from libs.proving.servers import tree
+from libs.proving.servers.process import ServerProcess, watchdog_pid
 
 # Work that is already ending (a closing connection, a process that was told to stop) may take this long to end.
 _GRACE_SECONDS = 3.0

@@ -2,9 +2,9 @@
 
 import signal
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
 
 
 def make_usable(server: Kafka | Postgres | Redis) -> None:

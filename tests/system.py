@@ -23,11 +23,11 @@ from libs.backend.state import Serving
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
-from libs.devstack.ports import free_port
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.replication.v1 import recovery_pb2
+from libs.proving.servers.ports import free_port
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.gate import ServerLimits

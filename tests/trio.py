@@ -13,8 +13,8 @@ from typing import Any
 from libs.backend.process import Backend, open_backend
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
-from libs.devstack.ports import free_port
 from libs.locks.memory import MemoryLocks
+from libs.proving.servers.ports import free_port
 from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import SCHEMAS
 from services.router.__main__ import open_router

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis as Client
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.trial.load import Load
-from libs.trial.world import World
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.trial.load import Load
+from libs.proving.trial.world import World
 from tests.waiting import eventually
 
 DOWN_SECONDS = 1.5

@@ -17,11 +17,11 @@ from google.rpc import status_pb2
 from libs.ownership.model import bucket_of
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
+from libs.proving.trial.doors import Way
 from libs.rpc.caller import make_id
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from libs.rpc.metadata import ANONYMOUS
 from libs.sandboxes.schema import FLAT, METADATA, SCHEMAS
-from libs.trial.doors import Way
 from services.router.core.plan import is_canary
 
 CALL_SECONDS = 10.0

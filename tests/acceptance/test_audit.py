@@ -15,8 +15,8 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.pb.baton.control.v1 import control_pb2
-from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from services.router.core.audit import SAMPLE_DIFFERS, AuditReport, Verdict
 from services.simple_mcp.store import open_store
 from tests.fixtures import dirty

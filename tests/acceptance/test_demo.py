@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from libs.devstack import tree
-from libs.trial.evidence import Evidence
-from libs.trial.verdict import judge
-from services.router.cli.demo_report import ZERO, DemoReport, Facts
-from services.router.cli.demo_script import MARKED_BY_THE_RUN, ON_PURPOSE
+from libs.proving.servers import tree
+from libs.proving.trial.evidence import Evidence
+from libs.proving.trial.verdict import judge
+from services.router.cli.demo.report import ZERO, DemoReport, Facts
+from services.router.cli.demo.script import MARKED_BY_THE_RUN, ON_PURPOSE
 from tests.waiting import eventually
 
 BATON = [

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.eventlog.address import open_event_log
-from libs.trial.evidence import gather
-from libs.trial.load import Load, LoadPlan
-from libs.trial.stores import open_readers, wait_until_quiet
-from libs.trial.verdict import Result, judge
-from libs.trial.walk import Move, Walk
-from libs.trial.world import Size, World
-from libs.verify.history import LEASES, Outcome
+from libs.proving.history.history import LEASES, Outcome
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.evidence import gather
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.stores import open_readers, wait_until_quiet
+from libs.proving.trial.verdict import Result, judge
+from libs.proving.trial.walk import Move, Walk
+from libs.proving.trial.world import Size, World
 from tests.acceptance.faults import Fault, flushed, one_after_the_other, process_faults, server_faults
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"

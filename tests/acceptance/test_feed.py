@@ -17,24 +17,24 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from libs.devstack.errors import ServerFailed
-from libs.devstack.kafka import Kafka
-from libs.devstack.locate import PROJECT_ROOT
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.eventlog.address import open_event_log
 from libs.eventlog.port import Event, EventLog
 from libs.ownership.model import BUCKETS, bucket_of
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.servers.errors import ServerFailed
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.stores import Reader, open_readers, wait_until_quiet
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
-from libs.trial.stores import Reader, open_readers, wait_until_quiet
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
 from services.router.core.plan import is_canary
 from tests.acceptance.talk import COLLECTION, create, get, update
 from tests.waiting import eventually

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
-from libs.trial.chaos import StormPlan
-from libs.trial.chaos_report import Setup, StormReport, run_storm
-from libs.trial.load import LoadPlan
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.chaos import StormPlan
+from libs.proving.trial.chaos_report import Setup, StormReport, run_storm
+from libs.proving.trial.load import LoadPlan
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from tests.waiting import NotReached
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"

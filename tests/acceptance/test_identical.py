@@ -19,16 +19,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1 import control_pb2
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.doors import ConnectWay, HttpWay, McpWay, RestWay, Way
+from libs.proving.trial.walk import Walk, phase_name
+from libs.proving.trial.world import Size, World
 from libs.rpc.channel import Channel, open_channel
 from libs.sandboxes.schema import METADATA, SCHEMAS
-from libs.trial.doors import ConnectWay, HttpWay, McpWay, RestWay, Way
-from libs.trial.walk import Walk, phase_name
-from libs.trial.world import Size, World
 from services.router.flows.jobs.orders import ASKED
 from tests.acceptance.conversations import CONVERSATIONS, Conversation
 from tests.acceptance.old_clients import OldClient

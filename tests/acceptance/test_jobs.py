@@ -9,9 +9,9 @@ from pathlib import Path
 
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.pb.baton.replication.v1.replication_pb2 import DigestBucketsResponse
-from libs.trial.stores import Reader, open_readers
-from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.proving.trial.stores import Reader, open_readers
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from tests.fixtures.make_old_database import TABLE
 
 RECORDS = 900

@@ -17,23 +17,23 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1.control_pb2 import SetFlagRequest
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.history import linearizability
+from libs.proving.history.history import LEASES, WRITES, Outcome
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
-from libs.trial.load import Load, LoadPlan
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
-from libs.verify import linearizability
-from libs.verify.history import LEASES, WRITES, Outcome
 from tests.acceptance.faults import flushed
 from tests.servers import make_usable
 from tests.waiting import eventually

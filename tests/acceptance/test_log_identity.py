@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1 import events_pb2
-from libs.trial.world import World
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.world import World
 from tests.acceptance.talk import COLLECTION
 from tests.acceptance.test_feed import WAIT_SECONDS, Site, running
 from tests.waiting import eventually

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from libs.eventlog.address import open_event_log
-from libs.trial.load import Load, LoadPlan
-from libs.trial.stores import read_log
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
-from libs.verify.ledger import acknowledged
+from libs.proving.history.ledger import acknowledged
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.stores import read_log
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from tests.waiting import eventually
 
 REASON = "an acceptance run"

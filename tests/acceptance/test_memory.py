@@ -15,9 +15,9 @@ import pytest
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.trial.world import World
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
-from libs.trial.world import World
 from tests.acceptance.talk import COLLECTION, create
 
 MOST_BYTES = 300 * 2**20

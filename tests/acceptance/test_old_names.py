@@ -17,10 +17,10 @@ import pytest
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
-from libs.trial.walk import Walk
-from libs.trial.world import World
 from tests.acceptance.talk import COLLECTION
 from tests.fixtures.make_old_database import FILE
 from tests.waiting import eventually

@@ -12,13 +12,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from tests.acceptance.test_jobs import RECORDS, old_database
 
 KILLS = ("router-1", "b-1")

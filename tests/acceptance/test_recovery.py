@@ -19,25 +19,25 @@ from pathlib import Path
 import grpc
 import pytest
 
-from libs.devstack import locate
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack, server_directory
 from libs.eventlog.address import open_event_log
 from libs.eventlog.port import EventLog
 from libs.ownership.model import BUCKETS
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
+from libs.proving.history.history import READS, Outcome
+from libs.proving.servers import locate
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack, server_directory
+from libs.proving.trial.evidence import Evidence, gather
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.stores import Reader, StoreAccess, open_readers, wait_until_quiet
+from libs.proving.trial.verdict import judge
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
-from libs.trial.evidence import Evidence, gather
-from libs.trial.load import Load, LoadPlan
-from libs.trial.stores import Reader, StoreAccess, open_readers, wait_until_quiet
-from libs.trial.verdict import judge
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
-from libs.verify.history import READS, Outcome
 from tests.waiting import eventually
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"

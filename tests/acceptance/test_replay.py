@@ -14,10 +14,10 @@ from uuid import uuid4
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as spb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.trial.stores import Reader, open_readers
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from libs.rpc.channel import open_channel
-from libs.trial.stores import Reader, open_readers
-from libs.trial.walk import Walk
-from libs.trial.world import World
 from tests.acceptance.test_jobs import digests
 from tests.waiting import eventually
 

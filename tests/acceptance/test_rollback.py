@@ -17,15 +17,15 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from libs.devstack.ports import free_port
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import GetSandboxRequest, UpdateSandboxRequest
+from libs.proving.servers.ports import free_port
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
 from tests.acceptance.fault_proxy import FaultProxy, fault_proxy
 from tests.fixtures.make_old_database import TABLE
 from tests.waiting import eventually

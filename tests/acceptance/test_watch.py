@@ -13,15 +13,15 @@ from uuid import uuid4
 
 import grpc
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.postgres import Postgres
-from libs.devstack.redis import Redis
-from libs.devstack.stack import Stack
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from libs.rpc.channel import Channel, open_channel
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
 from tests.acceptance.watchers import Watcher, watching
 from tests.waiting import eventually
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from libs.devstack.errors import DevStackError
-from libs.devstack.locate import PROJECT_ROOT
-from libs.devstack.stack import running_stack, server_directory
+from libs.proving.servers.errors import DevStackError
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.stack import running_stack, server_directory
 from tests.bench import (
     ack,
     audit,

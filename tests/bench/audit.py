@@ -14,10 +14,10 @@ from contextlib import closing
 from pathlib import Path
 
 from libs.clock import SystemClock
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from libs.sandboxes.audit import SandboxAudit
 from libs.store.sqlite_schema import ROW, row_from
-from libs.trial.walk import Walk
-from libs.trial.world import World
 from services.simple_mcp.store.flat import LAYOUT
 from tests.bench.backfill import FLAT, PATIENCE_SECONDS, watched
 from tests.bench.measure import Figure

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.trial.stores import open_readers
-from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.proving.trial.stores import open_readers
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from services.router.flows.jobs.backfill import PAGE_RECORDS
 from services.service_layer.store.postgres import migrate
 from tests.bench.bare_postgres import BarePostgres

@@ -14,9 +14,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import GetSandboxRequest, UpdateSandboxRequest
+from libs.proving.trial.requests import SERVICE
 from libs.rpc.channel import RawCallable
 from libs.sandboxes.schema import METADATA, SCHEMAS
-from libs.trial.requests import SERVICE
 from tests.bench.measure import Contender, Figure, Meter, Round, Rounds, Target, alternate
 from tests.bench.site import CALL_SECONDS, PROXY, SEED_RECORDS, Site, name_of
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import httpx2
 
-from libs.trial.doors import ConnectWay, McpWay, RestWay, Way
+from libs.proving.trial.doors import ConnectWay, McpWay, RestWay, Way
 from tests.bench.calls import GET, SAYS, get_request, path_of
 from tests.bench.measure import Contender, Figure, Meter, Round, Target, alternate
 from tests.bench.site import CALL_SECONDS, SEED_RECORDS, Site

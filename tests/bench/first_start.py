@@ -17,12 +17,12 @@ from pathlib import Path
 
 import grpc
 
-from libs.devstack.locate import PROJECT_ROOT
-from libs.devstack.process import Command, ServerProcess
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.process import Command, ServerProcess
 from libs.rpc.channel import open_channel
 from services.simple_mcp.store.flat import OLD_TABLE
 from tests.bench.measure import Figure, Memory, Target, percentile

@@ -21,9 +21,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.proving.trial.requests import revision_of
+from libs.proving.trial.stores import Reader, open_readers
 from libs.rpc.channel import RawCallable
-from libs.trial.requests import revision_of
-from libs.trial.stores import Reader, open_readers
 from tests.bench.calls import UPDATE, path_of, run_calls, update_request
 from tests.bench.measure import Figure, Round, Target, alternate
 from tests.bench.site import CALL_SECONDS, PAYLOAD_BYTES, Site

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from libs.devstack import tree
+from libs.proving.servers import tree
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

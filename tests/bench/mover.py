@@ -11,8 +11,8 @@ import statistics
 
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.trial.stores import Reader, open_readers
-from libs.trial.walk import Walk
+from libs.proving.trial.stores import Reader, open_readers
+from libs.proving.trial.walk import Walk
 from services.service_layer.store.postgres import migrate
 from tests.bench.bare_postgres import BarePostgres
 from tests.bench.measure import Figure, Target

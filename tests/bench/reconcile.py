@@ -15,8 +15,8 @@ from pathlib import Path
 import asyncpg
 
 from libs.clock import SystemClock
-from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from services.service_layer.store.postgres import open_store
 from tests.bench.backfill import FLAT, PATIENCE_SECONDS, watched
 from tests.bench.measure import Figure, Target

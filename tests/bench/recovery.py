@@ -10,7 +10,7 @@ import asyncio
 import time
 
 from libs.ownership.model import Store
-from libs.trial.walk import Walk
+from libs.proving.trial.walk import Walk
 from services.router.flows.jobs.recover import BOUND_SECONDS
 from services.service_layer.store.postgres import migrate
 from tests.bench.bare_postgres import BarePostgres

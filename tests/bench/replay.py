@@ -18,9 +18,9 @@ from libs.eventlog.port import Event
 from libs.ownership.model import Record, Store
 from libs.ownership.wire import event_of
 from libs.pb.baton.replication.v1 import replication_pb2
-from libs.trial.stores import Reader, open_readers
-from libs.trial.walk import Walk
-from libs.trial.world import World
+from libs.proving.trial.stores import Reader, open_readers
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import World
 from tests.bench.backfill import FLAT, PATIENCE_SECONDS, TARGET, watched
 from tests.bench.measure import Figure
 from tests.bench.site import Site, records, seed_old_database

@@ -14,15 +14,15 @@ from pathlib import Path
 import grpc
 
 from libs.clock import SystemClock
-from libs.devstack.locate import PROJECT_ROOT
-from libs.devstack.ports import free_port
-from libs.devstack.process import Command, ServerProcess
-from libs.devstack.stack import Stack
 from libs.ownership.model import Record, Row, Store, Version
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.ports import free_port
+from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.world import Size, World
 from libs.rpc.channel import Channel, open_channel
 from libs.store.port import StorePorts
-from libs.trial.world import Size, World
 from services.simple_mcp.store import initialise, open_store
 from tests.bench.measure import Memory
 

@@ -27,12 +27,12 @@ from libs.flags.memory import MemoryFlags
 from libs.ownership.model import BUCKETS, Record, Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.proving.trial.requests import SERVICE
+from libs.proving.trial.stores import Reader, open_readers
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, RawCallable
-from libs.trial.requests import SERVICE
-from libs.trial.stores import Reader, open_readers
-from libs.trial.walk import Walk
-from libs.trial.world import Size, World
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import ControlStore, JournalEntry
 from services.router.control.sqlite import SqliteControlStore

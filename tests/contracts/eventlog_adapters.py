@@ -10,12 +10,12 @@ from typing import Protocol
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from libs.devstack.kafka import Kafka
 from libs.eventlog.kafka import KafkaEventLog
 from libs.eventlog.kafka_topic import KafkaSettings
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventLog, LogReader, Stored
 from libs.eventlog.sqlite import SqliteEventLog
+from libs.proving.servers.kafka import Kafka
 
 PARTITIONS = 16
 

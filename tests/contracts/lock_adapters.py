@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis as Client
 
-from libs.devstack.redis import Redis
 from libs.locks.port import LockManager
 from libs.locks.redis import RedisLockSettings
+from libs.proving.servers.redis import Redis
 from tests.waiting import eventually
 
 KEY = "sandboxes/one"

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from libs.clock import ManualClock
-from libs.devstack.postgres import Postgres
+from libs.proving.servers.postgres import Postgres
 from services.router.control import memory, postgres, sqlite
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import AUTOMATIC, ControlUnavailable, JournalEntry, LastRollback, Report

@@ -12,7 +12,6 @@ from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.devstack.kafka import Kafka
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import (
     MAX_EVENT_BYTES,
@@ -25,6 +24,7 @@ from libs.eventlog.port import (
     murmur2,
     partition_of,
 )
+from libs.proving.servers.kafka import Kafka
 from tests.contracts.eventlog_adapters import (
     PARTITIONS,
     Adapter,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from libs.devstack.kafka import Kafka
 from libs.eventlog.kafka import KafkaEventLog
 from libs.eventlog.kafka_records import Batches
 from libs.eventlog.port import UNREADABLE_HEADER, Event, why_unreadable
 from libs.eventlog.sqlite import SqliteEventLog
+from libs.proving.servers.kafka import Kafka
 from tests.contracts.eventlog_adapters import event, kafka_settings, read
 from tests.foreign import batch, send_batch, send_compressed
 

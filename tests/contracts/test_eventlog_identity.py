@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from libs.devstack.kafka import Kafka
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import EventLog, LogUnavailable, OffsetGone
 from libs.eventlog.sqlite import SqliteEventLog
+from libs.proving.servers.kafka import Kafka
 from tests.contracts.eventlog_adapters import (
     PARTITIONS,
     Adapter,

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from libs.devstack.kafka import Kafka
-from libs.devstack.ports import free_port
 from libs.eventlog.kafka import KafkaEventLog
 from libs.eventlog.port import LogReader, LogUnavailable, Retention, Stored, TopicUnfit
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.ports import free_port
 from tests.contracts.eventlog_adapters import event, from_start, kafka_settings, read
 
 BOUND_SECONDS = 30.0

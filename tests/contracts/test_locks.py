@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from libs.devstack.redis import Redis
 from libs.errors import LockTimeout, Overloaded
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import LockManager, hold_if_available
 from libs.locks.redis import RedisLocks
+from libs.proving.servers.redis import Redis
 from tests.contracts.lock_adapters import (
     KEY,
     PATIENT,

@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis as Client
 
 from libs.clock import ManualClock
-from libs.devstack.redis import Redis
 from libs.errors import LockTimeout
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
 from libs.locks.redis import RedisLocks, RedisLockSettings
+from libs.proving.servers.redis import Redis
 from tests.contracts.lock_adapters import (
     KEY,
     PATIENT,

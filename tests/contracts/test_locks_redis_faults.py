@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from redis.asyncio import Redis as Client
 
-from libs.devstack.redis import Redis
 from libs.errors import LockTimeout
 from libs.locks.breaker import State
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
 from libs.locks.redis import RedisLocks, RedisLockSettings
+from libs.proving.servers.redis import Redis
 from tests.waiting import eventually
 from tests.wire import wire_to
 

@@ -16,7 +16,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from libs.devstack.ports import free_port
 from libs.eventlog.port import Event
 from libs.eventlog.sqlite import SqliteEventLog
 from libs.ownership.model import Record, Row, Store, Version, bucket_of
@@ -25,6 +24,7 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.proving.servers.ports import free_port
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.sandboxes.schema import METADATA

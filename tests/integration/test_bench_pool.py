@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from libs.devstack.postgres import Postgres
-from libs.poolbench.sweep import LOCK, MARK, SCHEMA, BenchFailed, Plan, look, sweep
+from libs.proving.pools.sweep import LOCK, MARK, SCHEMA, BenchFailed, Plan, look, sweep
+from libs.proving.servers.postgres import Postgres
 from services.router.cli.app import app
 from services.router.cli.options import Exit
 from tests.waiting import eventually

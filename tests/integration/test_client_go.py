@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from libs.devstack import locate
-from libs.devstack.errors import ServerMissing
-from libs.trial.world import World
+from libs.proving.servers import locate
+from libs.proving.servers.errors import ServerMissing
+from libs.proving.trial.world import World
 from tests.endpoints import NAMES, ROOT, endpoint
 from tests.goclient import EXAMPLE, generate, go_client, run
 

@@ -14,10 +14,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from deploy.compose.make_secrets import make_secrets
-from libs.devstack import postgres as devstack_postgres
-from libs.devstack.locate import KAFKA_DEPLOY
-from libs.devstack.redis import Redis
 from libs.process import ProcessSettings
+from libs.proving.servers import postgres as servers_postgres
+from libs.proving.servers.locate import KAFKA_DEPLOY
+from libs.proving.servers.redis import Redis
 from libs.rpc.auth import is_loopback, read_token
 from libs.settings import load
 from libs.store.connections import per_process
@@ -302,7 +302,7 @@ def test_kafka_is_set_as_the_broker_of_the_tests_is() -> None:
 def test_postgres_is_set_as_the_server_of_the_tests_is() -> None:
     command = SERVICES["postgres"].command
     said = dict(option.removeprefix("-c").split("=", 1) for option in command[1:])
-    tested = devstack_postgres._SETTINGS
+    tested = servers_postgres._SETTINGS
     names = {"synchronous_commit", "fsync", "full_page_writes", "timezone"}
     assert {name: said[name] for name in names} == {name: tested[name] for name in names}
     assert "--locale=C" in SERVICES["postgres"].environment["POSTGRES_INITDB_ARGS"]

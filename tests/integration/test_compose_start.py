@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from deploy.compose.make_secrets import make_secrets
-from libs.devstack.kafka import Kafka
-from libs.devstack.ports import free_port
-from libs.devstack.process import Command, ServerProcess
-from libs.devstack.redis import Redis
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.ports import free_port
+from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.servers.redis import Redis
 from tests import composed
 from tests.composed import ROOT, Composed
 

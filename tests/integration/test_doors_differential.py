@@ -20,10 +20,10 @@ from google.protobuf.message import Message
 
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
+from libs.proving.trial.doors import ConnectWay, McpWay, RestWay, Way
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.sandboxes.schema import METADATA
-from libs.trial.doors import ConnectWay, McpWay, RestWay, Way
 from tests.acceptance.talk import COLLECTION, Talk, method_of
 from tests.http_doors import OPEN, Door
 

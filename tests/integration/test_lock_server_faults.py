@@ -20,12 +20,12 @@ from google.rpc import error_details_pb2, status_pb2
 from redis.asyncio import Redis as Client
 
 from libs.clock import SystemClock
-from libs.devstack.redis import Redis
 from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.proving.servers.redis import Redis
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from services.router.core.phase import Setting
 from services.router.flows.steering.observe import Observer

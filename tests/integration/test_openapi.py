@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from libs.devstack.ports import free_port
-from libs.trial.world import World
+from libs.proving.servers.ports import free_port
+from libs.proving.trial.world import World
 from tests.http_client import ask
 
 ROOT = Path(__file__).parents[2]

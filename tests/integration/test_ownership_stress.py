@@ -21,9 +21,9 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, read_as_owner
 from libs.ownership.terms import Fate, Verdict, decide_apply
+from libs.proving.history.history import Outcome
 from libs.store import memory
 from libs.store.limits import OutboxLimits
-from libs.verify.history import Outcome
 from tests.contracts.store_adapters import (
     MEMORY_A,
     MEMORY_B,

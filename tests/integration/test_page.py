@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from libs.devstack import locate
-from libs.devstack.errors import ServerMissing
+from libs.proving.servers import locate
+from libs.proving.servers.errors import ServerMissing
 from tests.endpoints import NAMES, ROOT, endpoint
 from tests.goclient import run
 

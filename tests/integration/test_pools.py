@@ -12,10 +12,10 @@ import asyncpg
 import grpc
 import pytest
 
-from libs.devstack.postgres import Postgres
 from libs.errors import Overloaded
 from libs.pb.baton.replication.v1.replication_pb2 import GetStatusRequest
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.proving.servers.postgres import Postgres
 from libs.rpc.errors import reason_of
 from libs.store.connections import ALLOWED, Connections, per_process
 from libs.store.port import ExportQuery

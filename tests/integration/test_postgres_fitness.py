@@ -12,9 +12,9 @@ from typing import Literal
 
 import pytest
 
-from libs.devstack.pgbouncer import PgBouncer
-from libs.devstack.postgres import Postgres
 from libs.postgres import UnfitDatabase
+from libs.proving.servers.pgbouncer import PgBouncer
+from libs.proving.servers.postgres import Postgres
 from libs.store.port import ExportQuery, Filter, Page
 from services.service_layer.store.postgres import open_store
 from tests.contracts.store_adapters import own, put

@@ -15,7 +15,6 @@ import pytest
 from libs.backend.arrivals import Arrivals
 from libs.backend.feed import ApplyLoop
 from libs.clock import SystemClock
-from libs.devstack.postgres import Postgres
 from libs.errors import DiskFull, LockTimeout, Overloaded
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
@@ -23,6 +22,7 @@ from libs.ownership.model import Store, Version
 from libs.ownership.rules import Outcome
 from libs.ownership.wire import record_to_pb
 from libs.postgres import UnfitDatabase
+from libs.proving.servers.postgres import Postgres
 from libs.store.port import FeedStep, NewerSchema, Parked, Position, StoreUnavailable
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 from services.service_layer.store.postgres_errors import StartAgain, translated

@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from libs.devstack.errors import ServerFailed
-from libs.trial.world import World
+from libs.proving.servers.errors import ServerFailed
+from libs.proving.trial.world import World
 from tests.integration.processes import run_to_end
 
 OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"

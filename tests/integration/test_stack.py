@@ -14,15 +14,15 @@ import pytest
 import redis.asyncio as redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from libs.devstack import __main__ as devstack_main
-from libs.devstack import locate, tree
-from libs.devstack.errors import DevStackError, ServerFailed, ServerMissing
-from libs.devstack.kafka import Kafka
-from libs.devstack.ports import free_port
-from libs.devstack.postgres import Postgres
-from libs.devstack.process import Command, ServerProcess
-from libs.devstack.redis import Redis
-from libs.devstack.stack import running_stack
+from libs.proving.servers import __main__ as servers_main
+from libs.proving.servers import locate, tree
+from libs.proving.servers.errors import DevStackError, ServerFailed, ServerMissing
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.ports import free_port
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.servers.redis import Redis
+from libs.proving.servers.stack import running_stack
 from tests.waiting import NotReached, eventually
 
 PROJECT_ROOT = Path(__file__).parents[2]
@@ -149,7 +149,7 @@ async def test_a_database_can_be_copied_from_a_template(postgres: Postgres, post
 STARTER = """
 import sys, time
 from pathlib import Path
-from libs.devstack.process import Command, ServerProcess
+from libs.proving.servers.process import Command, ServerProcess
 
 server = ServerProcess(Command("parent", ["/bin/sh", "-c", "sleep 600 & sleep 600"], log=Path(sys.argv[1])))
 server.start()
@@ -203,7 +203,7 @@ def test_a_servers_port_is_none_that_an_outgoing_connection_could_be_given() -> 
 def test_two_processes_never_take_the_same_port() -> None:
     # Few ports are left to choose from, so that without the lock both processes take the same one within a few tries.
     program = (
-        "import sys, libs.devstack.ports as ports; ports._FIRST = ports._first_ephemeral_port() - 40;"
+        "import sys, libs.proving.servers.ports as ports; ports._FIRST = ports._first_ephemeral_port() - 40;"
         " print(*(ports.free_port() for _ in range(12)), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program]
@@ -251,7 +251,7 @@ def test_a_paused_server_can_be_stopped_in_order(tmp_path: Path) -> None:
 
 def test_what_cannot_be_got_is_named_together_with_the_way_to_get_it(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "libs.devstack"],
+        [sys.executable, "-m", "libs.proving.servers"],
         cwd=PROJECT_ROOT,
         env={"PATH": str(tmp_path)},
         capture_output=True,
@@ -275,7 +275,7 @@ def test_chromium_may_be_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         monkeypatch.setattr(locate, look_up.__name__, lambda: Path())
     monkeypatch.setattr(locate, "_CHROMIUM_PROGRAMS", ())
     monkeypatch.setattr(shutil, "which", lambda *_: None)
-    assert devstack_main.main() == 0
+    assert servers_main.main() == 0
     assert "no program chromium on PATH. Debian: apt-get install chromium" in capsys.readouterr().err
 
 

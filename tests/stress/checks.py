@@ -10,11 +10,11 @@ from typing import NamedTuple
 from libs.clock import ManualClock
 from libs.ownership.model import Row, Store, Version
 from libs.ownership.rules import may_change
+from libs.proving.history.history import WRITES, Outcome
+from libs.proving.history.linearizability import check
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.port import StorePorts
-from libs.verify.history import WRITES, Outcome
-from libs.verify.linearizability import check
 from tests.contracts.store_adapters import everything, word_of
 from tests.stress.run import Run
 

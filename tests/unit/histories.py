@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 
-from libs.verify.history import Call, Outcome, Version
-from libs.verify.operations import Status
+from libs.proving.history.history import Call, Outcome, Version
+from libs.proving.history.operations import Status
 
 KEY = "sandboxes/one"
 OK, FAILED, UNKNOWN = Outcome.OK, Outcome.FAILED, Outcome.UNKNOWN

@@ -15,8 +15,8 @@ from opentelemetry.metrics import Meter
 from prometheus_client.parser import text_string_to_metric_families
 
 from libs.clock import ManualClock
-from libs.devstack.ports import free_port
 from libs.locks.measured import MeasuredLocks
+from libs.proving.servers.ports import free_port
 from libs.telemetry.latency import bucket_of_seconds
 from libs.telemetry.metrics import open_metrics
 from services.router.core.evidence import Evidence, Limits

@@ -10,7 +10,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from libs.contract.descriptors import Contract
-from libs.devstack.ports import free_port
 from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import Lock, LockState, LocksUnavailable
@@ -20,6 +19,7 @@ from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
+from libs.proving.servers.ports import free_port
 from libs.rpc import metadata
 from libs.rpc.caller import make_id
 from libs.rpc.errors import Context, reason_of

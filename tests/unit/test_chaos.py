@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
+from libs.proving.trial.chaos import CANARIES, HOLDING, Flip, State, StormPlan, choose, sequence, way_to
+from libs.proving.trial.chaos_report import StormReport
+from libs.proving.trial.vitals import Growth, Tolerance, Vitals, growth, look
+from libs.proving.trial.walk import PHASES
 from libs.telemetry.vitals import Gauges, vitals
-from libs.trial.chaos import CANARIES, HOLDING, Flip, State, StormPlan, choose, sequence, way_to
-from libs.trial.chaos_report import StormReport
-from libs.trial.vitals import Growth, Tolerance, Vitals, growth, look
-from libs.trial.walk import PHASES
 from services.router.cli.chaos import parse_duration, parse_stores
 from services.router.cli.options import CommandFailed, Exit
 from services.router.core import phase as phases

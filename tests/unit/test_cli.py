@@ -14,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from libs.devstack.ports import free_port
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.proving.servers.ports import free_port
 from services.router.cli.app import app
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate

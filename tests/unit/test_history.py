@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.verify.history import Answer, Call, HistoryError, HistoryWriter, Outcome, read_history
+from libs.proving.history.history import Answer, Call, HistoryError, HistoryWriter, Outcome, read_history
 
 KEY = "sandboxes/one"
 OK, UNKNOWN = Outcome.OK, Outcome.UNKNOWN

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from libs.verify.history import Call, Lease, Outcome
-from libs.verify.leases import broken
-from libs.verify.linearizability import Verdict, check
+from libs.proving.history.history import Call, Lease, Outcome
+from libs.proving.history.leases import broken
+from libs.proving.history.linearizability import Verdict, check
 from tests.unit.histories import call
 
 _requests = itertools.count()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.verify.history import Call, Outcome
-from libs.verify.ledger import (
+from libs.proving.history.history import Call, Outcome
+from libs.proving.history.ledger import (
     MAX_OFFENDERS,
     Acknowledged,
     Findings,

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from libs.verify.history import Call, HistoryError
-from libs.verify.linearizability import Verdict, check, check_key
-from libs.verify.operations import State, Status, live
+from libs.proving.history.history import Call, HistoryError
+from libs.proving.history.linearizability import Verdict, check, check_key
+from libs.proving.history.operations import State, Status, live
 from tests.unit.histories import OK, UNKNOWN, call, execution
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from libs.verify.history import Call
-from libs.verify.linearizability import KeyResult, Verdict, check_key
-from libs.verify.operations import State, Status, live
+from libs.proving.history.history import Call
+from libs.proving.history.linearizability import KeyResult, Verdict, check_key
+from libs.proving.history.operations import State, Status, live
 from tests.unit.histories import FAILED, OK, UNKNOWN, call, execution
 
 

@@ -8,10 +8,10 @@ import pytest
 from opentelemetry.metrics import Meter
 
 from libs.clock import ManualClock
-from libs.devstack.ports import free_port
 from libs.errors import LockTimeout
 from libs.locks.measured import MeasuredLocks
 from libs.locks.memory import MemoryLocks
+from libs.proving.servers.ports import free_port
 from libs.telemetry.metrics import CannotExport, open_metrics
 from tests.waiting import eventually
 

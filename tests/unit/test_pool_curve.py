@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from libs.poolbench.curve import Point, Turn, knee, sizes_up_to
-from libs.poolbench.sweep import Plan, Server, take_turn
+from libs.proving.pools.curve import Point, Turn, knee, sizes_up_to
+from libs.proving.pools.sweep import Plan, Server, take_turn
 from services.router.cli.bench import parse_sizes
 from services.router.cli.bench_report import PoolReport, bar
 from services.router.cli.options import CommandFailed, Exit

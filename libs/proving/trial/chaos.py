@@ -1,0 +1,344 @@
+"""A flip storm: flags, canary and phase change at random under load, and at the end nothing may be lost or left over.
+
+What is flipped next is a pure function of the setting and of a random number, so a seed gives the same storm, and a dry
+run shows it. Flips go to all routers in turn, as operators would who do not know of each other. DEPRECATED, which has
+no way back, is never entered; at the end everything is put back to what it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.proving.trial.errors import TrialFailed
+from libs.proving.trial.walk import PHASES, phase_name
+from libs.rpc import metadata
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import reason_of
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
+    from libs.pb.baton.telemetry.v1 import telemetry_pb2
+
+ACTOR = "baton chaos flip"
+CALL_SECONDS = 3.0
+TRY_AGAIN_SECONDS = 0.1
+RESTORE_SECONDS = 60.0
+CANARIES = (0, 1, 10, 100, 250, 500, 1000)
+"""Thousandths."""
+AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+CANARY_PHASE = "DUAL_WRITE"
+SHADOWS = (0, 10, 1000)
+SHADOWED = frozenset({"SHADOW", "DUAL_WRITE", "DUAL_READ"})
+"""Where reads are compared; elsewhere the share becomes 0."""
+HOLDING = frozenset({"OFF", "SHADOW", "DUAL_WRITE"})
+"""Going back to one of these holds all traffic at A."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a storm flips."""
+
+    phase: str
+    canary_permille: int = 0
+    hold: bool = False
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    shadow_permille: int = 0
+    shadow_same: bool = False
+
+    @classmethod
+    def of(cls, setting: pb.Setting) -> Self:
+        phase = pb.Phase.Name(setting.phase).removeprefix("PHASE_")
+        return cls(
+            phase,
+            setting.canary_permille,
+            setting.hold,
+            dict(setting.flags),
+            setting.shadow_permille,
+            setting.shadow_same,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """One change. ``kind``: flag, canary, shadow, advance, rollback or lift."""
+
+    kind: str
+    flag: str = ""
+    value: bool | None = None
+    permille: int = 0
+    same: bool = False
+    """Of a shadow: a store is compared with itself."""
+    to: str = ""
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "flag":
+                return f"{self.flag} {'unset' if self.value is None else str(self.value).lower()}"
+            case "canary":
+                return f"canary {self.permille / 10:g} %"
+            case "shadow":
+                return f"shadow {self.permille / 10:g} %"
+            case "lift":
+                return "hold lifted"
+        return f"{self.kind} to {self.to}"
+
+    def after(self, state: State) -> State:
+        """What it makes of a state."""
+        match self.kind:
+            case "flag":
+                flags = {name: value for name, value in state.flags.items() if name != self.flag}
+                return replace(state, flags=flags if self.value is None else {**flags, self.flag: self.value})
+            case "canary":
+                return replace(state, canary_permille=self.permille)
+            case "shadow":
+                return replace(state, shadow_permille=self.permille, shadow_same=self.same)
+            case "lift":
+                return replace(state, hold=False)
+            case "advance":
+                return _entered(replace(state, phase=self.to, canary_permille=0))
+        return _entered(replace(state, phase=self.to, canary_permille=0, hold=self.to in HOLDING))
+
+    def request(self, actor: str, generation: int) -> tuple[str, Any]:
+        """The method of the control API, and what it is asked."""
+        match self.kind:
+            case "flag":
+                message = pb.SetFlagRequest(actor=actor, reason="flip", generation=generation, name=self.flag)
+                if self.value is not None:
+                    message.value = self.value
+                return "SetFlag", message
+            case "canary":
+                return "SetCanary", pb.SetCanaryRequest(actor=actor, permille=self.permille, generation=generation)
+            case "shadow":
+                return "SetShadow", pb.SetShadowRequest(
+                    actor=actor, permille=self.permille, same=self.same, generation=generation
+                )
+            case "lift":
+                return "LiftHold", pb.LiftHoldRequest(actor=actor, generation=generation)
+            case "advance":
+                return "AdvancePhase", pb.AdvancePhaseRequest(
+                    actor=actor,
+                    reason="a flip storm passes every gate",
+                    override=True,
+                    generation=generation,
+                    to=pb.Phase.Value(f"PHASE_{self.to}"),
+                )
+        to = pb.Phase.Value(f"PHASE_{self.to}")
+        return "RollbackPhase", pb.RollbackPhaseRequest(actor=actor, reason="flip", to=to, generation=generation)
+
+
+def _entered(state: State) -> State:
+    return state if state.phase in SHADOWED else replace(state, shadow_permille=0, shadow_same=False)
+
+
+def _kinds(state: State, flags: Sequence[str]) -> list[str]:
+    """What is allowed now, the likelier ones more than once."""
+    place = PHASES.index(state.phase)
+    kinds = ["flag"] * 3 if flags else []
+    if state.hold:
+        kinds += ["lift"] * 3
+    elif state.phase == CANARY_PHASE:
+        kinds += ["canary"] * 3
+    if not state.hold and place + 1 < len(PHASES):
+        kinds += ["advance"] * 3
+    if place:
+        kinds.append("rollback")
+    if state.phase in SHADOWED:
+        kinds.append("shadow")
+    return kinds
+
+
+def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
+    """The next flip: one of the kinds that are allowed now, then one of its kind."""
+    place = PHASES.index(state.phase)
+    kind = chance.choice(_kinds(state, flags))
+    match kind:
+        case "flag":
+            name = chance.choice(flags)
+            now = state.flags.get(name)
+            return Flip(
+                "flag", flag=name, value=chance.choice([value for value in (True, False, None) if value != now])
+            )
+        case "canary":
+            return Flip("canary", permille=chance.choice([one for one in CANARIES if one != state.canary_permille]))
+        case "shadow":
+            return Flip("shadow", permille=chance.choice([one for one in SHADOWS if one != state.shadow_permille]))
+        case "advance":
+            return Flip("advance", to=PHASES[place + 1])
+        case "rollback":
+            return Flip("rollback", to=chance.choice(PHASES[:place]))
+    return Flip("lift")
+
+
+def way_to(state: State, wanted: State) -> Flip | None:
+    """The next flip on the way to a state that was there before; None: it is there."""
+    for name in sorted({*state.flags, *wanted.flags}):
+        if state.flags.get(name) != wanted.flags.get(name):
+            return Flip("flag", flag=name, value=wanted.flags.get(name))
+    now, then = PHASES.index(state.phase), PHASES.index(wanted.phase)
+    if wanted.hold and not (state.hold and now == then):
+        # Only going back makes a hold: from one step beyond.
+        if now > then:
+            return Flip("rollback", to=wanted.phase)
+        return Flip("lift") if state.hold else Flip("advance", to=PHASES[now + 1])
+    if now > then:
+        return Flip("rollback", to=wanted.phase)
+    if state.hold and not wanted.hold:
+        return Flip("lift")
+    if now < then:
+        return Flip("advance", to=PHASES[now + 1])
+    if state.canary_permille != wanted.canary_permille:
+        return Flip("canary", permille=wanted.canary_permille)
+    if (state.shadow_permille, state.shadow_same) != (wanted.shadow_permille, wanted.shadow_same):
+        return Flip("shadow", permille=wanted.shadow_permille, same=wanted.shadow_same)
+    return None
+
+
+def sequence(state: State, flags: Sequence[str], seed: int, count: int) -> list[Flip]:
+    """What a storm would do if nobody else changed anything: for a dry run."""
+    chance = random.Random(seed)
+    flips = []
+    for _ in range(count):
+        flip = choose(chance, state, flags)
+        state = flip.after(state)
+        flips.append(flip)
+    return flips
+
+
+@dataclass(frozen=True, slots=True)
+class StormPlan:
+    every_seconds: float
+    for_seconds: float
+    seed: int = 1
+
+    @property
+    def flips(self) -> int:
+        return max(1, int(self.for_seconds / self.every_seconds))
+
+
+@dataclass(slots=True)
+class Storm:
+    """Routers, by their control addresses, and what was done to them."""
+
+    stubs: Sequence[ControlServiceAsyncStub]
+    addresses: Sequence[str]
+    token: str = ""
+    actor: str = ACTOR
+    patience_seconds: float = 20.0
+    """How long it goes on asking while no router answers."""
+    flips: Counter[str] = field(default_factory=Counter)
+    """Made, by kind."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Not made, by reason: the setting had changed meanwhile, or a router was away."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, controls: Sequence[str], token: str = "", actor: str = ACTOR) -> AsyncIterator[Self]:
+        async with AsyncExitStack() as stack:
+            channels = [await stack.enter_async_context(open_channel(address)) for address in controls]
+            yield cls([ControlServiceStub(channel.grpc) for channel in channels], controls, token, actor)
+
+    async def begin(self) -> tuple[State, list[str]]:
+        """The state to come back to, and the names of the flags. Raises TrialFailed where no storm may begin."""
+        setting = await self.setting()
+        state = State.of(setting)
+        if state.phase not in PHASES:
+            raise TrialFailed(f"the phase is {state.phase}, which has no way back: nothing may be flipped")
+        status = await self._anybody("GetStatus", pb.GetStatusRequest())
+        for job in (status.canary_auto, status.rehearsal):
+            if job.running:
+                raise TrialFailed(f"{job.job} is under way: stop it or wait for its end")
+        flags = await self._anybody("ListFlags", pb.ListFlagsRequest())
+        return state, [flag.name for flag in flags.flags]
+
+    async def rage(self, plan: StormPlan, flags: Sequence[str], say: Callable[[str], None]) -> None:
+        """Flip until the time is over. `say` is told the setting after each flip. Raises TrialFailed when no router
+        answers for long."""
+        chance = random.Random(plan.seed)
+        began = time.monotonic()
+        setting = await self.setting()
+        for number in range(plan.flips):
+            await asyncio.sleep(max(0.0, began + number * plan.every_seconds - time.monotonic()))
+            if time.monotonic() - began > plan.for_seconds:
+                return
+            flip = choose(chance, State.of(setting), flags)
+            setting = await self._flip(flip, setting, chance.randrange(len(self.stubs)))
+            say(phase_name(setting))
+
+    async def restore(self, wanted: State) -> None:
+        """Put everything back. Raises TrialFailed when that cannot be done in time."""
+        deadline = time.monotonic() + RESTORE_SECONDS
+        setting = await self.setting()
+        while (flip := way_to(State.of(setting), wanted)) is not None:
+            if time.monotonic() > deadline:
+                raise TrialFailed(f"not put back after {RESTORE_SECONDS:g} s: now {State.of(setting)}, was {wanted}")
+            before = setting.generation
+            setting = await self._flip(flip, setting, 0, counted=False)
+            if setting.generation == before:
+                await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    async def setting(self) -> pb.Setting:
+        """As the control store has it now."""
+        answer = await self._anybody("PlanPhase", pb.PlanPhaseRequest())
+        found: pb.Setting = answer.setting
+        return found
+
+    async def statuses(self) -> list[pb.GetStatusResponse]:
+        """Of every router that answers."""
+        answers = []
+        for stub in self.stubs:
+            try:
+                answers.append(await self._ask(stub, "GetStatus", pb.GetStatusRequest()))
+            except grpc.aio.AioRpcError:
+                continue
+        return answers
+
+    async def vitals(self, place: int) -> telemetry_pb2.Vitals:
+        """Of one router. Raises grpc.aio.AioRpcError."""
+        answer = await self._ask(self.stubs[place], "GetVitals", pb.GetVitalsRequest())
+        found: telemetry_pb2.Vitals = answer.vitals
+        return found
+
+    async def _flip(self, flip: Flip, setting: pb.Setting, place: int, *, counted: bool = True) -> pb.Setting:
+        """The setting after it; as it is by now when it was not made."""
+        method, request = flip.request(self.actor, setting.generation)
+        try:
+            answer = await self._ask(self.stubs[place], method, request)
+        except grpc.aio.AioRpcError as error:
+            if counted:
+                self.refused[reason_of(error)[0] or error.code().name] += 1
+            return await self.setting()
+        if counted:
+            self.flips[flip.kind] += 1
+        found: pb.Setting = answer.setting
+        return found
+
+    async def _anybody(self, method: str, request: Any) -> Any:
+        """The first router that answers. Raises TrialFailed when none does for a while."""
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            words = ""
+            for stub in self.stubs:
+                try:
+                    return await self._ask(stub, method, request)
+                except grpc.aio.AioRpcError as error:
+                    words = f"{error.code().name} {error.details()}"
+                    if error.code() not in AWAY:
+                        raise TrialFailed(f"the router refuses: {words}") from error
+            if time.monotonic() > deadline:
+                raise TrialFailed(f"no router answers at {', '.join(self.addresses)}: {words}")
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    async def _ask(self, stub: ControlServiceAsyncStub, method: str, request: Any) -> Any:
+        token = ((metadata.TOKEN, self.token),) if self.token else ()
+        return await getattr(stub, method)(request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*token))

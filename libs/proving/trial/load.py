@@ -1,0 +1,128 @@
+"""Live load: clients that call the routers as long as a block runs, and write down what they asked and were told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from libs.proving.history.history import Call, HistoryWriter, read_history
+from libs.proving.trial.client import Client, Manner
+from libs.proving.trial.doors import McpWay, RestWay, Way
+from libs.proving.trial.requests import COLLECTION, Mix, Names
+from libs.proving.trial.stats import Stats
+from libs.proving.trial.tasks import first_failure
+from libs.rpc.channel import open_channel
+
+HTTP_WAYS = (RestWay, McpWay)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What a load does. ``old_names`` are there before it, live; they must be among the first 50 of a list."""
+
+    clients: int = 6
+    calls_per_second: float = 200.0
+    """Of all clients together; 0: as many as they get answered."""
+    deadline_seconds: float = 1.0
+    retry_seconds: float = 30.0
+    made_names: int = 10
+    old_names: tuple[str, ...] = ()
+    fresh_share: float = 0.2
+    """Of the calls, on names that nobody used before, or of late."""
+    seed: int = 1
+    word: str = "hot"
+    """The names it makes begin with it: a word of its own for each load on one system."""
+    by_http: int = 0
+    """Of the clients, those that call by HTTP: by REST and by MCP in turn."""
+
+    def __post_init__(self) -> None:
+        if self.clients < 1 or self.made_names < 1:
+            raise ValueError(f"clients={self.clients} made_names={self.made_names}: both must be at least 1")
+        if self.calls_per_second < 0 or not self.deadline_seconds > 0:
+            raise ValueError(
+                f"calls_per_second={self.calls_per_second} deadline_seconds={self.deadline_seconds}: must be positive"
+            )
+
+    @property
+    def hot_names(self) -> tuple[str, ...]:
+        made = tuple(f"{COLLECTION}{self.word}-{number:02}" for number in range(self.made_names))
+        return (*made, *self.old_names)
+
+
+@dataclass(slots=True)
+class Load:
+    """Calls of many clients against some routers; the files of the history are made in ``directory``."""
+
+    plan: LoadPlan
+    routers: Sequence[str]
+    directory: Path
+    http: Sequence[str] = ()
+    """Where the routers are by HTTP."""
+    stats: Stats = field(default_factory=Stats)
+    started: float = 0.0
+    ended: float = 0.0
+    """Monotonic seconds; 0 while it has not."""
+    _clients: list[Client] = field(default_factory=list)
+
+    def label(self, text: str) -> None:
+        """Written beside every call from now on, such as the phase."""
+        for client in self._clients:
+            client.history.label = text
+
+    @property
+    def calls_per_second(self) -> float:
+        """Attempts per second over the whole load."""
+        seconds = (self.ended or time.monotonic()) - self.started
+        return self.stats.attempts / seconds if seconds > 0 else 0.0
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.directory.glob("client-*.jsonl"))
+
+    def calls(self) -> list[Call]:
+        """The recorded history. Raises HistoryError."""
+        return read_history(self.files)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load as long as the block runs; at its end every client finishes what it has begun, retries included.
+
+        A client that fails by a defect ends the block with its error.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        async with AsyncExitStack() as stack:
+            ending = asyncio.Event()
+            await self._make_clients(stack, ending)
+            self.started = time.monotonic()
+            try:
+                async with first_failure() as group:
+                    for client in self._clients:
+                        group.create_task(client.run())
+                    yield
+                    ending.set()
+            finally:
+                self.ended = time.monotonic()
+
+    async def _make_clients(self, stack: AsyncExitStack, ending: asyncio.Event) -> None:
+        plan = self.plan
+        made = plan.hot_names[: plan.made_names]
+        names = Names(made, plan.old_names)
+        interval = plan.clients / plan.calls_per_second if plan.calls_per_second else 0.0
+        manner = Manner(plan.deadline_seconds, interval, plan.retry_seconds)
+        for number in range(plan.clients):
+            channels: list[Way] = [await stack.enter_async_context(open_channel(address)) for address in self.routers]
+            if (place := plan.clients - 1 - number) < plan.by_http:
+                kind = HTTP_WAYS[place % len(HTTP_WAYS)]
+                client = await stack.enter_async_context(httpx2.AsyncClient())
+                channels = [kind(http, client, way) for http, way in zip(self.http, channels, strict=True)]
+            # Clients begin at different routers.
+            channels = channels[number % len(channels) :] + channels[: number % len(channels)]
+            history = stack.enter_context(HistoryWriter(self.directory / f"client-{number:02}.jsonl", number))
+            mix = Mix(number, names, plan.fresh_share, plan.seed)
+            self._clients.append(Client(channels, mix, names, manner, self.stats, history, ending))

@@ -1,0 +1,155 @@
+"""Judges the evidence of a trial. Pure: the same evidence gives the same verdict.
+
+The ledger asks what was lost, done twice or read stale, and whether the stores agree; the checker asks whether each
+record's history could have happened one call at a time. Here the old database's records are added: none may be missing,
+and what no client touched must be as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libs.ownership.model import BUCKETS
+from libs.proving.history import linearizability
+from libs.proving.history.history import WRITES, Call, HistoryError, Outcome
+from libs.proving.history.ledger import Findings, Tally, audit
+from libs.proving.history.linearizability import Report
+from libs.proving.history.operations import State, Status
+from libs.proving.trial.evidence import Evidence, StoreContent
+from libs.proving.trial.requests import INITIAL_VALUE
+from libs.proving.trial.stores import Held
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the evidence says. ``ok`` only if everything was judged and nothing is wrong."""
+
+    findings: Findings
+    linearizable: bool
+    not_linearizable: Tally
+    """Records without an explanation, and those for which the search ran out of budget."""
+    old_records: int
+    old_records_lost: Tally
+    old_records_changed: Tally
+    """Nobody wrote them, and yet they are not as they were."""
+    digests_equal: bool
+    absences: Tally
+    """Buckets whose absent records no store owns, or both, or about which the stores disagree."""
+    calls: int
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """Everything that must be zero, by the name it has in the report."""
+        return {
+            "lost": self.findings.lost,
+            "duplicated": self.findings.duplicated,
+            "stale_strict_reads": self.findings.stale_strict_reads,
+            "diverged": self.findings.diverged,
+            "misowned": self.findings.misowned,
+            "unjudged": self.findings.unjudged,
+            "not_linearizable": self.not_linearizable,
+            "old_records_lost": self.old_records_lost,
+            "old_records_changed": self.old_records_changed,
+            "absences_misowned": self.absences,
+        }
+
+    @property
+    def proves_nothing(self) -> bool:
+        """No write was acknowledged or no strict read answered: then zeros mean nothing."""
+        return not (self.findings.acknowledged_writes and self.findings.strict_reads)
+
+    @property
+    def ok(self) -> bool:
+        sound = self.digests_equal and self.linearizable and not self.proves_nothing
+        return sound and not any(tally.count for tally in self.tallies.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, each with its first offenders; empty when all is well."""
+        found = [
+            f"{name} {tally.count}: {offender}" for name, tally in self.tallies.items() for offender in tally.offenders
+        ]
+        if not self.digests_equal:
+            found.append("digests: the stores' digests differ")
+        if self.proves_nothing:
+            found.append("no write was acknowledged, or no strict read answered: this proves nothing")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a report."""
+        return {
+            **{name: tally.count for name, tally in self.tallies.items()},
+            "acknowledged_writes": self.findings.acknowledged_writes,
+            "strict_reads": self.findings.strict_reads,
+            "old_records": self.old_records,
+            "linearizable": self.linearizable,
+            "digests_equal": self.digests_equal,
+            "offenders": self.problems,
+        }
+
+
+def judge(evidence: Evidence, *, max_states: int = linearizability.DEFAULT_MAX_STATES) -> Result:
+    """Judge everything. ``max_states`` bounds the search of each record; running out of it is not a pass."""
+    rows = [held.row(content.store) for content in evidence.stores for held in content.records]
+    before = {held.name: held for held in evidence.before}
+    report = _check(evidence.calls, before, max_states)
+    lost, changed = _old_records(before, evidence)
+    return Result(
+        findings=audit(evidence.calls, evidence.events, rows),
+        linearizable=isinstance(report, Report) and report.ok,
+        not_linearizable=Tally.of(
+            [str(failure) for failure in report.failures] if isinstance(report, Report) else [report]
+        ),
+        old_records=len(before),
+        old_records_lost=Tally.of(lost),
+        old_records_changed=Tally.of(changed),
+        digests_equal=len({tuple(sorted(content.digests.items())) for content in evidence.stores}) == 1,
+        absences=Tally.of(_absences(evidence.stores)),
+        calls=len(evidence.calls),
+    )
+
+
+def _check(calls: Sequence[Call], before: Mapping[str, Held], max_states: int) -> Report | str:
+    initial = {name: _state(held) for name, held in before.items()}
+    try:
+        return linearizability.check(calls, initial=initial, max_states=max_states)
+    except HistoryError as error:
+        return f"the history cannot be what clients recorded: {error}"
+
+
+def _state(held: Held) -> State:
+    status = Status.LIVE if held.live else Status.DELETED
+    return State(status, held.value or INITIAL_VALUE, held.written)
+
+
+def _old_records(before: Mapping[str, Held], evidence: Evidence) -> tuple[list[str], list[str]]:
+    """Those that a store lacks, and those that nobody wrote and that are not as they were."""
+    written = {call.key for call in evidence.calls if call.method in WRITES and call.outcome is not Outcome.FAILED}
+    lost, changed = [], []
+    for content in evidence.stores:
+        held = {record.name: record for record in content.records}
+        for name, old in before.items():
+            now = held.get(name)
+            if now is None:
+                lost.append(f"{name}: store {content.store} has no such record")
+            elif name not in written and _content(now) != _content(old):
+                changed.append(f"{name}: {_content(old)} before, {_content(now)} at store {content.store}")
+    return lost, changed
+
+
+def _content(held: Held) -> tuple[object, ...]:
+    """What moving a record leaves as it is."""
+    return held.written, held.live, held.content
+
+
+def _absences(stores: Sequence[StoreContent]) -> list[str]:
+    views = {content.store: content.absences for content in stores}
+    offenders = []
+    for bucket in range(BUCKETS):
+        owners = {view.get(bucket) for view in views.values()}
+        if len(owners) != 1 or not owners <= views.keys():
+            shown = ", ".join(f"{store} says {view.get(bucket)}" for store, view in views.items())
+            offenders.append(f"bucket {bucket}: {shown}")
+    return offenders

@@ -1,0 +1,368 @@
+"""Walks a migration through its phases by the operator's API of a router, and takes the time of each move.
+
+Several routers may be given: any of them does, so a walk goes on while one of them is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.proving.trial.errors import TrialFailed
+from libs.rpc import metadata
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import reason_of
+
+if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
+
+CALL_SECONDS = 3.0
+POLL_SECONDS = 0.05
+TRY_AGAIN_SECONDS = 0.2
+OBSERVED_SECONDS = 0.7
+"""A router's view of its stores is half a second old."""
+
+PHASES = ("OFF", "SHADOW", "DUAL_WRITE", "DUAL_READ", "CUTOVER")
+"""In their order. The last one, DEPRECATED, has no way back and is not walked."""
+
+_Code = grpc.StatusCode
+_AWAY = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.INTERNAL, _Code.UNKNOWN, _Code.CANCELLED})
+
+
+class GatesBlock(TrialFailed):
+    """Gates do not pass: nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change of the setting, until every bucket was where it is wanted. Times are monotonic seconds."""
+
+    before: str
+    after: str
+    started: float
+    ended: float
+    records: int
+    """By how many the records that B owns became more or less."""
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+
+def phase_name(setting: pb.Setting) -> str:
+    """Such as "DUAL_WRITE 10 %", or "OFF, held at A"."""
+    name = pb.Phase.Name(setting.phase).removeprefix("PHASE_")
+    if name == "DUAL_WRITE":
+        name += f" {setting.canary_permille / 10:g} %"
+    return f"{name}, held at A" if setting.hold else name
+
+
+def owned_by_b(status: pb.GetStatusResponse) -> int:
+    """Records, as far as the router knows."""
+    return next((store.owned_records for store in status.stores if pb_store(store) == "B"), 0)
+
+
+def pb_store(status: pb.StoreStatus) -> str:
+    """A or B."""
+    return "A" if status.store == 1 else "B"
+
+
+def _unseen(job: pb.Job) -> None:
+    """Nobody looks at the progress."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """The operator. Every wait ends after ``patience_seconds`` in TrialFailed, which says what it waited for."""
+
+    stubs: Sequence[ControlServiceAsyncStub]
+    actor: str
+    token: str = ""
+    patience_seconds: float = 60.0
+    moves: list[Move] = field(default_factory=list)
+    overrides: int = 0
+    """Steps whose gates did not pass and that were made all the same, with a reason, which the journal keeps."""
+    _stub: int = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, controls: Sequence[str], actor: str, token: str = "") -> AsyncIterator[Self]:
+        """``controls``: addresses of the routers' control listeners."""
+        async with AsyncExitStack() as stack:
+            channels = [await stack.enter_async_context(open_channel(address)) for address in controls]
+            yield cls([ControlServiceStub(channel.grpc) for channel in channels], actor, token)
+
+    async def status(self) -> pb.GetStatusResponse:
+        """Of the first router that answers."""
+        found: pb.GetStatusResponse = await self._ask("GetStatus", pb.GetStatusRequest())
+        return found
+
+    async def plan(self) -> pb.PlanPhaseResponse:
+        """The next step and what its gates say."""
+        found: pb.PlanPhaseResponse = await self._ask("PlanPhase", pb.PlanPhaseRequest())
+        return found
+
+    async def journal(self) -> pb.ListJournalResponse:
+        """Newest first."""
+        found: pb.ListJournalResponse = await self._ask("ListJournal", pb.ListJournalRequest(limit=200))
+        return found
+
+    async def unpassed_gates(self, accepted: Collection[str] = ()) -> list[str]:
+        """Names of the next step's gates that do not pass, once none fails any more but those that are ``accepted``."""
+        plan = await self.plan()
+
+        def failing() -> list[pb.Gate]:
+            return [gate for gate in plan.gates if gate.verdict == pb.VERDICT_FAIL and gate.name not in accepted]
+
+        async def none_fails() -> bool:
+            nonlocal plan
+            plan = await self.plan()
+            return not failing()
+
+        def words() -> str:
+            return "; ".join(f"{gate.name}: {gate.evidence}" for gate in failing())
+
+        await self._until(none_fails, lambda: f"no gate fails; failing: {words()}")
+        return [gate.name for gate in plan.gates if gate.verdict != pb.VERDICT_PASS]
+
+    async def gates_passed(self, seconds: float) -> bool:
+        """Wait at most so long until every gate of the next step passes."""
+        deadline = time.monotonic() + seconds
+        while any(gate.verdict != pb.VERDICT_PASS for gate in (await self.plan()).gates):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    async def set_limits(self, limits: Mapping[str, float], reason: str) -> None:
+        """Limits of gates and of automatic rollback, at all routers."""
+        await self._ask("SetLimits", pb.SetLimitsRequest(actor=self.actor, reason=reason, set=limits))
+
+    async def shadow(self, percent: float) -> None:
+        """Compare this share of the reads with the other store."""
+        await self._ask("SetShadow", pb.SetShadowRequest(actor=self.actor, permille=round(percent * 10)))
+
+    async def rehearse(self, buckets: int) -> pb.Rehearsal:
+        """Send buckets there and back under traffic; returns what came of it."""
+        last = await self.status()
+        former = last.last_rehearsal.id
+        await self._ask("StartRehearsal", pb.StartRehearsalRequest(actor=self.actor, buckets=buckets), once=True)
+
+        async def ended() -> bool:
+            nonlocal last
+            last = await self.status()
+            return not last.rehearsal.running and last.last_rehearsal.id != former
+
+        await self._until(ended, lambda: f"the rehearsal ends; it says {last.rehearsal.note!r}")
+        return last.last_rehearsal
+
+    async def advance(self, override_reason: str = "") -> Move:
+        """One step forward. Raises GatesBlock when a gate does not pass and no reason for an override is given."""
+        before = (await self.status()).setting
+        wanted = PHASES[PHASES.index(_phase(before)) + 1]
+
+        def request() -> Any:
+            return pb.AdvancePhaseRequest(
+                actor=self.actor,
+                reason=override_reason,
+                override=bool(override_reason),
+                to=pb.Phase.Value(f"PHASE_{wanted}"),
+            )
+
+        async def change(generation: int) -> None:
+            message = request()
+            message.generation = generation
+            answer = await self._ask("AdvancePhase", message, once=True)
+            self.overrides += any(gate.verdict != pb.VERDICT_PASS for gate in answer.gates)
+
+        return await self._move(change, lambda setting: _phase(setting) == wanted)
+
+    async def canary(self, percent: float) -> Move:
+        """Hand this share of the buckets to B."""
+        permille = round(percent * 10)
+
+        async def change(generation: int) -> None:
+            await self._ask(
+                "SetCanary",
+                pb.SetCanaryRequest(actor=self.actor, permille=permille, generation=generation),
+                once=True,
+            )
+
+        return await self._move(change, lambda setting: setting.canary_permille == permille)
+
+    async def rollback(self, to: str, reason: str) -> Move:
+        """Back to an earlier phase, at once."""
+        number = pb.Phase.Value(f"PHASE_{to}")
+
+        async def change(generation: int) -> None:
+            message = pb.RollbackPhaseRequest(actor=self.actor, reason=reason, to=number, generation=generation)
+            await self._ask("RollbackPhase", message, once=True)
+
+        return await self._move(change, lambda setting: setting.phase == number)
+
+    async def lift_hold(self, reason: str) -> Move:
+        """Let traffic follow the phase again."""
+
+        async def change(generation: int) -> None:
+            message = pb.LiftHoldRequest(actor=self.actor, reason=reason, generation=generation)
+            await self._ask("LiftHold", message, once=True)
+
+        return await self._move(change, lambda setting: not setting.hold)
+
+    async def taken_back(self) -> pb.GetStatusResponse:
+        """Wait until the router's judge has set a hold by itself."""
+        last = await self.status()
+
+        async def held() -> bool:
+            nonlocal last
+            last = await self.status()
+            return last.setting.hold
+
+        await self._until(held, lambda: f"the judge takes traffic back; it says {last.judge!r}")
+        return last
+
+    async def came_home(self, before: pb.GetStatusResponse, started: float) -> Move:
+        """Wait until a rollback that nobody asked for is carried out; ``before``: the status until then."""
+        return await self._moved(before, started)
+
+    async def backfill(self) -> int:
+        """Copy every record of A to B; returns how many there were."""
+        return (await self.job("backfill", {"to": "B"})).done
+
+    async def job(self, kind: str, arguments: Mapping[str, str], seen: Callable[[pb.Job], None] = _unseen) -> pb.Job:
+        """Have a job done; returns it as it ended. ``seen`` is shown how far it is, again and again."""
+        return await self.end_of_job((await self.start_job(kind, arguments)).id, seen)
+
+    async def start_job(self, kind: str, arguments: Mapping[str, str], rate: float = 0.0) -> pb.Job:
+        """Ask for a job. ``rate``: units per second at most; 0: as fast as it can."""
+        request = pb.StartJobRequest(actor=self.actor, kind=kind, arguments=arguments, rate=rate)
+        job: pb.Job = (await self._ask("StartJob", request)).job
+        return job
+
+    async def look_at_job(self, job_id: str) -> pb.Job:
+        """As it is written down now."""
+        job: pb.Job = (await self._ask("GetJob", pb.GetJobRequest(id=job_id))).job
+        return job
+
+    async def tune_job(self, job_id: str, rate: float) -> None:
+        """Set its rate, as `start_job` does."""
+        tune = pb.ChangeJobRequest.ACTION_TUNE
+        await self._ask("ChangeJob", pb.ChangeJobRequest(actor=self.actor, id=job_id, action=tune, rate=rate))
+
+    async def end_of_job(self, job_id: str, seen: Callable[[pb.Job], None] = _unseen) -> pb.Job:
+        """Wait until it is finished."""
+        job = await self.look_at_job(job_id)
+
+        async def ended() -> bool:
+            nonlocal job
+            job = await self.look_at_job(job_id)
+            seen(job)
+            if job.state in (pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED):
+                raise TrialFailed(f"{job.id} ended as {pb.Job.State.Name(job.state)}: {job.note}")
+            return job.state == pb.Job.STATE_FINISHED
+
+        await self._until(ended, lambda: f"{job.id} finishes; it says {job.waits or job.note!r}")
+        return job
+
+    async def settled(self) -> pb.GetStatusResponse:
+        """Wait until every bucket is where the setting wants it."""
+        last = await self.status()
+
+        async def there() -> bool:
+            nonlocal last
+            last = await self.status()
+            return last.settled and not last.setting_stale
+
+        await self._until(
+            there,
+            lambda: (
+                f"every bucket is where {phase_name(last.setting)} wants it: {last.buckets_at_b} of"
+                f" {last.buckets_to_b} are at B; the mover says {last.handover.note!r}"
+            ),
+        )
+        return last
+
+    async def serving(self, store: str) -> None:
+        """Wait until the router sees this store serve."""
+
+        async def serves() -> bool:
+            return any(found.serving for found in (await self.status()).stores if pb_store(found) == store)
+
+        await self._until(serves, lambda: f"the router sees store {store} serve")
+
+    async def _move(self, change: Callable[[int], Awaitable[None]], done: Callable[[pb.Setting], bool]) -> Move:
+        """A change whose answer got lost is not made twice: it names the generation that it was decided on."""
+        before = await self.status()
+        started = time.monotonic()
+        setting = before.setting
+        deadline = started + self.patience_seconds
+        while True:
+            try:
+                await change(setting.generation)
+                break
+            except grpc.aio.AioRpcError as error:
+                self._judge(error)
+                if time.monotonic() > deadline:
+                    raise TrialFailed(f"the setting could not be changed: {_words(error)}") from error
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+            setting = (await self.status()).setting
+            if setting.generation > before.setting.generation and done(setting):
+                break
+        return await self._moved(before, started)
+
+    async def _moved(self, before: pb.GetStatusResponse, started: float) -> Move:
+        after = await self.settled()
+        ended = time.monotonic()
+        await asyncio.sleep(OBSERVED_SECONDS)
+        records = abs(owned_by_b(await self.status()) - owned_by_b(before))
+        move = Move(phase_name(before.setting), phase_name(after.setting), started, ended, records)
+        self.moves.append(move)
+        return move
+
+    def _judge(self, error: grpc.aio.AioRpcError) -> None:
+        """Returns for what another try may help. Raises TrialFailed for all else."""
+        reason = reason_of(error)[0]
+        if reason == "GATE_BLOCKED":
+            raise GatesBlock(error.details()) from error
+        if error.code() not in _AWAY and reason != "OUTDATED":
+            raise TrialFailed(f"the router refuses: {_words(error)}") from error
+
+    async def _ask(self, method: str, request: Any, *, once: bool = False) -> Any:
+        """At the router that answered last, then at the others. Raises TrialFailed, and AioRpcError if asked `once`."""
+        deadline = time.monotonic() + self.patience_seconds
+        token = ((metadata.TOKEN, self.token),) if self.token else ()
+        while True:
+            call = getattr(self.stubs[self._stub], method)
+            try:
+                return await call(request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*token))
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _AWAY:
+                    self._stub = (self._stub + 1) % len(self.stubs)
+                if once:
+                    raise
+                if error.code() not in _AWAY or time.monotonic() > deadline:
+                    raise TrialFailed(f"{method}: {_words(error)}") from error
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    async def _until(self, condition: Callable[[], Awaitable[bool]], what: Callable[[], str]) -> None:
+        deadline = time.monotonic() + self.patience_seconds
+        while not await condition():
+            if time.monotonic() > deadline:
+                raise TrialFailed(f"not so after {self.patience_seconds:g} s: {what()}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _phase(setting: pb.Setting) -> str:
+    return pb.Phase.Name(setting.phase).removeprefix("PHASE_")
+
+
+def _words(error: grpc.aio.AioRpcError) -> str:
+    return f"{error.code().name} {reason_of(error)[0]} {error.details()}"

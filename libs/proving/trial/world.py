@@ -1,0 +1,337 @@
+"""The whole system as real processes on free ports, with all they keep in one directory.
+
+    async with World.embedded(directory, old_database).running() as world: ...
+
+A process is known by its name: "a", "b-1", "b-2", "router-1"... It may be killed, paused and started again at any time
+on the same ports and data. One that ends without having been told to is reported by `watch`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from libs.eventlog.address import LogAddress
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.ports import free_port
+from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.servers.stack import Stack
+from libs.proving.trial.errors import TrialFailed
+from libs.proving.trial.stores import StoreAccess
+from libs.proving.trial.tasks import first_failure
+from libs.rpc.channel import open_channel
+
+READY_SECONDS = 40.0
+WATCH_SECONDS = 0.2
+STOP_SECONDS = 15.0
+_HEALTH_SECONDS = 0.5
+_READY_POLL_SECONDS = 0.05
+_INIT_SECONDS = 30.0
+
+OLD_PREFIX, NEW_PREFIX, ROUTER_PREFIX = "SIMPLE_MCP_", "SERVICE_LAYER_", "BATON_ROUTER_"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many processes there are. Several new ones need the real stack: the embedded store is for one."""
+
+    routers: int = 1
+    new: int = 1
+    router_settings: tuple[Mapping[str, str], ...] = ()
+    """Of the first router, the second one and so on; for those that are not named, the usual ones."""
+    http: bool = False
+    """Clients are served by HTTP too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where the processes keep what they share, as their settings want it."""
+
+    event_log: LogAddress
+    control_store: str
+    new_database: str
+    redis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One process: ``public`` is where clients are served by gRPC, ``private`` where the router or the operator is."""
+
+    name: str
+    public: str
+    private: str
+    process: ServerProcess
+    http: str = ""
+    """Where clients are served by HTTP; "": they are not."""
+
+
+@dataclass(slots=True)
+class World:
+    """Made by `embedded` or `real`; nothing runs before `running` or `start`."""
+
+    directory: Path
+    servers: Servers
+    nodes: Mapping[str, Node]
+    token: str
+    kind: str
+    """"embedded" or "real"."""
+    old_database: Path | None = None
+    _wanted: set[str] = field(default_factory=set)
+    """Names of those that should be running."""
+
+    @classmethod
+    def embedded(cls, directory: Path, old_database: Path | None = None, size: Size | None = None) -> Self:
+        """Files only: no server is needed. ``old_database`` is copied; None: A begins empty."""
+        directory = directory.resolve()
+        servers = Servers(
+            event_log=LogAddress(f"sqlite:///{directory / 'log.db'}"),
+            control_store=f"sqlite:///{directory / 'control.db'}",
+            new_database=f"sqlite:///{directory / 'b.db'}",
+        )
+        return cls._make(directory, servers, size or Size(), "embedded", old_database)
+
+    @classmethod
+    def real(cls, directory: Path, stack: Stack, old_database: Path | None = None, size: Size | None = None) -> Self:
+        """Kafka, PostgreSQL and Redis, each with a topic or database of this world's own; the control store is a file,
+        apart from B's server. Blocks while the database is made."""
+        directory = directory.resolve()
+        suffix = secrets.token_hex(4)
+        topic = f"kafka://{stack.kafka.bootstrap}/trial.{suffix}"
+        servers = Servers(
+            event_log=LogAddress(topic, create=True, replication_factor=1, min_insync_replicas=1),
+            control_store=f"sqlite:///{directory / 'control.db'}",
+            new_database=stack.postgres.create_database(f"trial_{suffix}"),
+            redis=stack.redis.url,
+        )
+        return cls._make(directory, servers, size or Size(), "real", old_database)
+
+    @classmethod
+    def _make(cls, directory: Path, servers: Servers, size: Size, kind: str, old_database: Path | None) -> Self:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        token = secrets.token_hex(16)
+        token_file = directory / "token"
+        token_file.touch(mode=0o600)
+        token_file.write_text(token + "\n")
+        return cls(directory, servers, _nodes(directory, servers, size), token, kind, old_database)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.nodes)
+
+    @property
+    def routers(self) -> list[str]:
+        """Where clients are served."""
+        return [node.public for name, node in self.nodes.items() if name.startswith("router")]
+
+    @property
+    def http_routers(self) -> list[str]:
+        """Where clients are served by HTTP; empty texts if they are not."""
+        return [node.http for name, node in self.nodes.items() if name.startswith("router")]
+
+    @property
+    def controls(self) -> list[str]:
+        """Where operators are."""
+        return [node.private for name, node in self.nodes.items() if name.startswith("router")]
+
+    @property
+    def stores(self) -> list[StoreAccess]:
+        """A, and the first of B's processes."""
+        return [
+            StoreAccess("A", self.nodes["a"].private, self.token),
+            StoreAccess("B", self.nodes["b-1"].private, self.token),
+        ]
+
+    @property
+    def store_processes(self) -> list[StoreAccess]:
+        """A, and each of B's processes."""
+        kinds = {"a": "A", "b": "B"}
+        found = {name: kinds.get(name.partition("-")[0]) for name in self.nodes}
+        return [StoreAccess(store, self.nodes[name].private, self.token) for name, store in found.items() if store]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Everything runs and serves; at the end everything is stopped, however the block ends."""
+        try:
+            await self.start_all()
+            yield self
+        finally:
+            # In a task of its own: a second cancellation must not leave processes behind.
+            await asyncio.shield(asyncio.ensure_future(self.stop_all()))
+
+    async def start_all(self) -> None:
+        """Raises ServerFailed with the end of the log of the one that did not come up."""
+        await asyncio.to_thread(self._prepare)
+        async with first_failure() as group:
+            for name in self.nodes:
+                group.create_task(self.start(name))
+
+    async def stop_all(self) -> None:
+        """Routers first, so that what they do is finished. Never raises because one had ended before."""
+        self._wanted.clear()
+        for some in (
+            [node for name, node in self.nodes.items() if name.startswith("router")],
+            [node for name, node in self.nodes.items() if not name.startswith("router")],
+        ):
+            await asyncio.gather(*(asyncio.to_thread(node.process.stop, signal.SIGTERM, STOP_SECONDS) for node in some))
+
+    async def start(self, name: str) -> None:
+        """Start it and wait until it serves. Raises ServerFailed with the end of its log."""
+        await asyncio.to_thread(self.nodes[name].process.start)
+        self._wanted.add(name)
+        await self.ready(name)
+
+    async def ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
+        """Wait until it says that it serves. Raises ServerFailed with the end of its log."""
+        node = self.nodes[name]
+        deadline = time.monotonic() + timeout_seconds
+        async with open_channel(node.public) as channel:
+            stub = health_pb2_grpc.HealthStub(channel.grpc)
+            while not await _serves(stub):
+                if not node.process.running:
+                    raise node.process.failure(f"ended with code {node.process.exit_code} before it served")
+                if time.monotonic() > deadline:
+                    raise node.process.failure(f"does not serve after {timeout_seconds:g} s")
+                await asyncio.sleep(_READY_POLL_SECONDS)
+
+    async def stop(self, name: str) -> None:
+        """In order, as an operator would."""
+        self._wanted.discard(name)
+        await asyncio.to_thread(self.nodes[name].process.stop, signal.SIGTERM, STOP_SECONDS)
+
+    async def kill(self, name: str) -> None:
+        """By SIGKILL; it is gone when this returns."""
+        self._wanted.discard(name)
+        await asyncio.to_thread(self.nodes[name].process.kill)
+
+    async def pause(self, name: str) -> None:
+        """By SIGSTOP: it stands still, its connections stay."""
+        await asyncio.to_thread(self.nodes[name].process.kill, signal.SIGSTOP)
+
+    async def resume(self, name: str) -> None:
+        """Let a paused one go on. Does not wait until it serves again."""
+        await asyncio.to_thread(self.nodes[name].process.kill, signal.SIGCONT)
+
+    async def restart(self, name: str) -> None:
+        """Stop it, if it runs, and start it."""
+        await self.stop(name)
+        await self.start(name)
+
+    def check(self) -> None:
+        """Raises ServerFailed when one has ended that nobody told to."""
+        for name in sorted(self._wanted):
+            process = self.nodes[name].process
+            if not process.running:
+                raise process.failure(f"ended with code {process.exit_code}, and nobody told it to")
+
+    async def watch(self) -> None:
+        """`check`, again and again, until cancelled."""
+        while True:
+            self.check()
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _prepare(self) -> None:
+        """A's database, at the first start."""
+        database = self.directory / "a.db"
+        if database.exists():
+            return
+        if self.old_database is not None:
+            if not self.old_database.is_file():
+                raise TrialFailed(f"{self.old_database}: there is no such file; it is a database of the old service")
+            shutil.copyfile(self.old_database, database)
+            return
+        node = self.nodes["a"].process.command
+        log = self.directory / "a-init.log"
+        init = ServerProcess(Command("simple_mcp init", [*node.argv, "init"], log, node.cwd, node.env))
+        init.start()
+        init.wait_for_exit(_INIT_SECONDS)
+
+
+def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
+    names = ["a", *(f"b-{n + 1}" for n in range(size.new)), *(f"router-{n + 1}" for n in range(size.routers))]
+    places = {name: (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}") for name in names}
+    routers_by_name = [name for name in names if name.startswith("router")]
+    routers = [places[name][0] for name in routers_by_name]
+    new = ",".join(places[name][1] for name in names if name.startswith("b-"))
+    log = servers.event_log
+    shared = {
+        "event_log": log.url,
+        "event_log_partitions": str(log.partitions),
+        "event_log_create": str(log.create).lower(),
+        "event_log_replication_factor": str(log.replication_factor),
+        "event_log_min_insync_replicas": str(log.min_insync_replicas),
+        "token_file": str(directory / "token"),
+    }
+    kinds: dict[str, tuple[str, str, Callable[[str], dict[str, str]]]] = {
+        "a": (
+            "simple_mcp",
+            OLD_PREFIX,
+            lambda _: {"database": str(directory / "a.db"), "router": routers[0], "other": new},
+        ),
+        "b": (
+            "service_layer",
+            NEW_PREFIX,
+            lambda _: {
+                "database": servers.new_database,
+                "redis": servers.redis,
+                "router": routers[0],
+                "other": places["a"][1],
+            },
+        ),
+        "router": (
+            "router",
+            ROUTER_PREFIX,
+            lambda name: {
+                "store_a": places["a"][1],
+                "store_b": new,
+                "control_store": servers.control_store,
+                "control_token_file": str(directory / "token"),
+                "name": name,
+                **dict(zip(routers_by_name, size.router_settings, strict=False)).get(name, {}),
+            },
+        ),
+    }
+    nodes = {}
+    for name, (public, private) in places.items():
+        service, prefix, own = kinds[name.partition("-")[0]]
+        settings = {**shared, **own(name), "public": public}
+        settings["control" if service == "router" else "internal"] = private
+        settings["http"] = http = f"127.0.0.1:{free_port()}" if size.http else ""
+        command = Command(
+            name=name,
+            argv=[sys.executable, "-u", "-m", f"services.{service}"],
+            log=directory / f"{name}.log",
+            cwd=PROJECT_ROOT,
+            env=_environment(prefix, settings),
+        )
+        nodes[name] = Node(name, public, private, ServerProcess(command), http)
+    return nodes
+
+
+def _environment(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours, without settings of processes that somebody else may have set."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith((OLD_PREFIX, NEW_PREFIX, ROUTER_PREFIX))
+    }
+    return inherited | {f"{prefix}{name}".upper(): value for name, value in settings.items()}
+
+
+async def _serves(stub: Any) -> bool:
+    with suppress(grpc.aio.AioRpcError):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return False

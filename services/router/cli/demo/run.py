@@ -1,0 +1,185 @@
+"""Runs a demo: starts the world, lets the story play under load, gathers the evidence and has it judged."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from libs.errors import BatonError
+from libs.eventlog.address import open_event_log
+from libs.process import told_to_stop
+from libs.proving.servers.errors import DevStackError
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.stack import running_stack
+from libs.proving.trial.errors import TrialFailed
+from libs.proving.trial.evidence import gather
+from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.stores import Held, Reader, open_readers, wait_until_quiet
+from libs.proving.trial.tasks import beside
+from libs.proving.trial.verdict import Result, judge
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
+from services.router.cli.demo.report import DemoReport, Facts
+from services.router.cli.demo.screen import Meter, Screen
+from services.router.cli.demo.script import ACTOR, JUDGED_CALLS, JUDGED_SECONDS, Story, journaled_overrides
+
+OLD_DATABASE = PROJECT_ROOT / "tests" / "fixtures" / "old_simple_mcp.db"
+OLD_HOT_NAMES = 8
+SIZE = Size(
+    http=True,
+    router_settings=(
+        {
+            "rollback_seconds": f"{JUDGED_SECONDS}",
+            "rollback_calls": f"{JUDGED_CALLS}",
+            # Of B's two faults only the first is the judge's: after that a person decides, however long this takes.
+            "rollback_pause_seconds": "86400",
+            # Few clients make this load, and each waits for its call: while B hangs, reads must be made too.
+            "owner_patience_seconds": "0.5",
+        },
+    ),
+)
+QUIET_SECONDS = 30.0
+HTTP_SHARE = 3
+"""One client of so many calls by HTTP: by REST, or by MCP."""
+RETRY_SECONDS = 3.0
+"""A client repeats a write that is not answered for so long, then goes on; the outcome is unknown. With a longer time a
+B that hangs holds up every client, and no read is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    stack: str
+    """"embedded" or "real"."""
+    seconds: float
+    clients: int
+    calls_per_second: float
+    directory: Path
+    hold: bool
+    """Keep everything up when it is done, until a person ends it."""
+    keep: bool
+    json: bool = False
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known so far; a report can be made of it at any moment."""
+
+    plan: DemoPlan
+    screen: Screen
+    began: float = field(default_factory=time.monotonic)
+    load: Load | None = None
+    walk: Walk | None = None
+    story: Story | None = None
+    overrides: Sequence[str] = ()
+    handoffs: int = 0
+    result: Result | None = None
+    failure: str = ""
+
+    def report(self) -> DemoReport:
+        kept = self.plan.keep or bool(self.failure) or self.result is None or not self.result.ok
+        facts = Facts(
+            stack=self.plan.stack,
+            clients=self.plan.clients,
+            seconds=time.monotonic() - self.began,
+            moves=self.walk.moves if self.walk is not None else (),
+            kills=self.story.kills if self.story is not None else (),
+            rollbacks=self.story.rollbacks if self.story is not None else (),
+            overrides=self.overrides,
+            blocked=self.story.blocked if self.story is not None else "",
+            handoffs=self.handoffs,
+            failure=self.failure,
+            evidence=str(self.plan.directory) if kept else "",
+        )
+        return DemoReport(facts, self.load, self.result)
+
+
+async def run_demo(plan: DemoPlan) -> DemoReport:
+    """A report in any case; what went wrong is in it. Only a cancellation and a defect leave without one."""
+    run = _Run(plan, Screen(sys.stderr if plan.json else sys.stdout))
+    try:
+        await asyncio.to_thread(_make_room, plan)
+        with run.screen.open():
+            async with _world(plan, run.screen) as world:
+                await _in_world(run, world)
+    except (BatonError, DevStackError, grpc.aio.AioRpcError, OSError) as error:
+        run.failure = str(error)
+    report = run.report()
+    if not report.facts.evidence:
+        await asyncio.to_thread(shutil.rmtree, plan.directory, ignore_errors=True)
+    return report
+
+
+def _make_room(plan: DemoPlan) -> None:
+    if not plan.keep:
+        shutil.rmtree(plan.directory, ignore_errors=True)
+    if not OLD_DATABASE.is_file():
+        raise TrialFailed(
+            f"the old database is missing: {OLD_DATABASE}; run the demo from a clone of the project, or make the file"
+            " there: python -m tests.fixtures.make_old_database"
+        )
+
+
+@asynccontextmanager
+async def _world(plan: DemoPlan, screen: Screen) -> AsyncIterator[World]:
+    """Everything started; stopped at the end."""
+    with ExitStack() as resources:
+        if plan.stack == "real":
+            screen.say("Kafka, PostgreSQL and Redis are started")
+            stack = await asyncio.to_thread(resources.enter_context, running_stack())
+            world = await asyncio.to_thread(World.real, plan.directory, stack, OLD_DATABASE, SIZE)
+        else:
+            world = World.embedded(plan.directory, OLD_DATABASE, SIZE)
+        screen.say("A with a copy of the old database, B and the router are started")
+        async with world.running():
+            yield world
+
+
+async def _in_world(run: _Run, world: World) -> None:
+    plan = run.plan
+    async with open_readers(world.stores) as readers, Walk.open(world.controls, ACTOR, world.token) as walk:
+        run.walk = walk
+        before = await readers[0].export()
+        run.screen.tell(f"  A has taken over {len(before)} records of the old database")
+        http = world.http_routers[0]
+        run.screen.tell(f"  try it while it runs: curl http://{http}/v1/sandboxes?pageSize=3, or open http://{http}/")
+        old_names = tuple(held.name for held in before if held.live)[:OLD_HOT_NAMES]
+        load_plan = LoadPlan(
+            clients=plan.clients,
+            calls_per_second=plan.calls_per_second,
+            old_names=old_names,
+            retry_seconds=RETRY_SECONDS,
+            by_http=plan.clients // HTTP_SHARE,
+        )
+        load = run.load = Load(load_plan, world.routers, plan.directory / "evidence", world.http_routers)
+        run.story = Story(world, walk, load, run.screen, plan.seconds)
+        async with beside(world.watch()):
+            async with load.running(), beside(run.screen.follow(walk, Meter(load))):
+                await run.story.play()
+            await _judge(run, world, readers, before)
+            if plan.hold:
+                run.screen.tell("  everything stays up until you press Ctrl-C")
+                await told_to_stop().wait()
+
+
+async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Sequence[Held]) -> None:
+    assert run.load is not None
+    assert run.walk is not None
+    run.screen.say("the load has ended; outboxes and feeds run empty, then everything is read and judged")
+    status = await run.walk.settled()
+    run.handoffs = status.handoffs
+    run.overrides = [entry.reason for entry in await journaled_overrides(run.walk)]
+    if len(run.overrides) != run.walk.overrides:
+        raise TrialFailed(f"{run.walk.overrides} overrides were made, {len(run.overrides)} are in the journal")
+    async with open_event_log(world.servers.event_log) as log:
+        await wait_until_quiet(readers, log, QUIET_SECONDS)
+        evidence = await gather(run.load.calls(), readers, log, before)
+    await asyncio.to_thread(evidence.save, run.load.directory)
+    run.result = await asyncio.to_thread(judge, evidence)

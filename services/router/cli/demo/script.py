@@ -1,0 +1,274 @@
+"""The story of the demo, all under live load.
+
+The old data is audited. From A to B; B hangs, and the router goes back by itself; to B again; B is killed; back to A by
+hand; and forward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.proving.history.history import Outcome
+from libs.proving.trial.errors import TrialFailed
+from libs.proving.trial.load import Load
+from libs.proving.trial.walk import POLL_SECONDS, GatesBlock, Move, Walk
+from libs.proving.trial.world import World
+from services.router.cli.demo.screen import Screen
+from services.router.core.audit import AuditReport
+
+ACTOR = "demo"
+CANARY_PERCENTS = (5, 10, 50, 100)
+JUDGED_SECONDS, JUDGED_CALLS = 6, 50
+"""What the judge of automatic rollback wants to see here. By default it is 30 seconds and 200 calls."""
+READS_SEEN = 6
+"""So many reads, begun after a rollback and answered, show that reads are back."""
+DEAD_SECONDS = 1.5
+"""How long B stays dead before it is started again."""
+MARKED_BY_THE_RUN = ("error-rate", "golden-metrics", "latency-parity")
+"""Gates that may rightly fail here: they see that B was killed, and a machine that runs everything at once."""
+LIMITS = {
+    "gate_compared_reads": 100,
+    "gate_error_calls": 200,
+    "gate_error_percent": 60,
+    "gate_latency_margin_percent": 400,
+    "gate_ledger_writes": 50,
+}
+"""Of a run of a minute in which B hangs and is killed: enough to judge by, reached within seconds."""
+EVIDENCE_SECONDS = 20.0
+"""How long a step waits for its gates to pass."""
+REHEARSED_BUCKETS = 4
+ON_PURPOSE = "demo: an override on purpose"
+
+Act = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A process that was killed under load. Seconds: until the router saw it serve again."""
+
+    process: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """One that nobody asked for. Seconds since the fault began, but ``home_seconds``: since it was over."""
+
+    fault: str
+    reason: str
+    """As the judge gave it."""
+    held_seconds: float
+    reads_seconds: float
+    home_seconds: float
+
+
+@dataclass(slots=True)
+class Story:
+    """Plays the acts one after the other, spread over the seconds that were asked for."""
+
+    world: World
+    walk: Walk
+    load: Load
+    screen: Screen
+    seconds: float
+    kills: list[Kill] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
+    blocked: str = ""
+    """What the gates said when the first step was asked for without evidence."""
+    copied: int = 0
+    dirt: list[str] = field(default_factory=list)
+    """Kinds that the first audit has found."""
+
+    async def play(self) -> None:
+        """Raises TrialFailed, ServerFailed when an act does not go as it should."""
+        acts = self._acts()
+        began = time.monotonic()
+        for number, (sentence, act) in enumerate(acts, start=1):
+            self.screen.say(sentence)
+            await act()
+            # A slow machine takes longer, but skips nothing.
+            await asyncio.sleep(max(0.0, began + self.seconds * number / len(acts) - time.monotonic()))
+
+    def _acts(self) -> list[tuple[str, Act]]:
+        there: list[tuple[str, Act]] = [
+            ("every call goes to A, the old service; B is there and follows by the event log", self._nothing),
+            ("the gates get limits that fit a run of a minute: baton gates set", self._set_limits),
+            ("the old data is looked through, in a snapshot of A, while A serves", self._audit),
+            (
+                "SHADOW is asked for, with dirt that nobody has accepted and no copy: the gates must refuse",
+                self._be_blocked,
+            ),
+            ("a person has read what was found and accepts it: it moves as it is; audited again", self._accept_dirt),
+            ("every record of A is copied to B, under live traffic", self._backfill),
+            ("OFF -> SHADOW: every gate is passed; still only A answers", self._forward),
+            ("reads are compared with B's, and all records of both stores: baton shadow set 100", self._compare),
+            ("SHADOW -> DUAL_WRITE: the canary may begin", self._forward),
+        ]
+        there += [
+            (f"{percent} % of the buckets are handed to B, record by record", self._canary(percent))
+            for percent in CANARY_PERCENTS
+        ]
+        there += [
+            ("DUAL_WRITE -> DUAL_READ: every bucket belongs to B", self._forward),
+            ("going back is rehearsed on live buckets: baton rehearse", self._rehearse),
+            ("DUAL_READ -> CUTOVER: B serves everything, A is a hot backup", self._forward),
+        ]
+        fault: list[tuple[str, Act]] = [
+            (
+                f"a fault is planted: B hangs; the router must go back by itself, here after {JUDGED_SECONDS} s of it",
+                self._hang_new,
+            ),
+            ("the hold of the automatic rollback is lifted", self._lift),
+            ("forward again: all buckets to B", self._canary(100)),
+            ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
+            ("forward again: DUAL_READ -> CUTOVER", self._forward),
+            ("B is killed with SIGKILL under load and started again", self._kill_new),
+        ]
+        back: list[tuple[str, Act]] = [
+            ("back to A at once: CUTOVER -> OFF, every record goes home under traffic", self._back),
+            ("the hold that a rollback leaves is lifted", self._lift),
+        ]
+        again: list[tuple[str, Act]] = [
+            ("forward again: OFF -> SHADOW", self._forward),
+            ("an override on purpose: SHADOW -> DUAL_WRITE, without comparing all again", self._override),
+            ("forward again: all buckets to B", self._canary(100)),
+            ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
+            ("forward again: DUAL_READ -> CUTOVER", self._forward),
+        ]
+        return there + fault + back + again
+
+    async def _nothing(self) -> None:
+        await self.walk.settled()
+
+    async def _be_blocked(self) -> None:
+        try:
+            await self.walk.advance()
+        except GatesBlock as refusal:
+            self.blocked = refusal.message
+            told = "refused, as it should be (exit code 3 or 4 of `baton phase advance SHADOW`)"
+            self.screen.tell(f"  {told}: {self.blocked}")
+            return
+        raise TrialFailed("SHADOW was entered over dirty data: the gates should have refused")
+
+    def _show(self, job: pb.Job) -> None:
+        self.screen.progress(job.id, job.done, job.total)
+
+    async def _audit(self) -> None:
+        job = await self.walk.job("audit", {}, self._show)
+        self.dirt = list(AuditReport.from_json(job.report).found)
+        self.screen.tell(f"  {job.note}")
+
+    async def _accept_dirt(self) -> None:
+        job = await self.walk.job("audit", {"accept": ",".join(self.dirt)}, self._show)
+        self.screen.tell(f"  {job.note}")
+
+    async def _backfill(self) -> None:
+        self.copied = (await self.walk.job("backfill", {"to": "B"}, self._show)).done
+        self.screen.tell(f"  {self.copied} records copied")
+
+    async def _set_limits(self) -> None:
+        await self.walk.set_limits(LIMITS, "demo: a run of a minute, in which B hangs and is killed on purpose")
+        self.screen.tell(f"  journaled: {', '.join(f'{name}={value}' for name, value in LIMITS.items())}")
+
+    async def _compare(self) -> None:
+        await self.walk.shadow(100)
+        job = await self.walk.job("reconcile", {"repair": "yes", "deep": "no"}, self._show)
+        self.screen.tell(f"  {job.note}")
+
+    async def _rehearse(self) -> None:
+        result = await self.walk.rehearse(REHEARSED_BUCKETS)
+        self.screen.tell(f"  {'passed' if result.passed else 'failed'}: {result.note}")
+
+    async def _override(self) -> None:
+        reason = f"{ON_PURPOSE}: the stores were compared before the way back, and nothing differed"
+        self._told(await self.walk.advance(reason))
+        self.screen.tell(f"  the journal keeps the reason: {reason}")
+
+    async def _forward(self) -> None:
+        passed = await self.walk.gates_passed(EVIDENCE_SECONDS)
+        unpassed = [] if passed else await self.walk.unpassed_gates(MARKED_BY_THE_RUN)
+        reason = f"demo: no evidence within {EVIDENCE_SECONDS:.0f} s: {', '.join(unpassed)}" if unpassed else ""
+        self._told(await self.walk.advance(reason))
+        if reason:
+            self.screen.tell(f"  overridden and journaled: {', '.join(unpassed)}")
+
+    def _canary(self, percent: float) -> Act:
+        async def hand_over() -> None:
+            self._told(await self.walk.canary(percent))
+
+        return hand_over
+
+    @property
+    def _new(self) -> str:
+        """The process of B that has to suffer."""
+        return next(name for name in self.world.names if name.startswith("b-"))
+
+    async def _kill_new(self) -> None:
+        name = self._new
+        began = time.monotonic()
+        await self.world.kill(name)
+        await asyncio.sleep(DEAD_SECONDS)
+        self.screen.say("B is started again; until then its writes wait, its reads come from A, marked stale")
+        await self.world.start(name)
+        await self.walk.serving("B")
+        self.kills.append(Kill(name, time.monotonic() - began))
+        self.screen.tell(f"  B serves again after {self.kills[-1].seconds:.1f} s")
+
+    async def _hang_new(self) -> None:
+        before = await self.walk.status()
+        began = time.monotonic()
+        await self.world.pause(self._new)
+        try:
+            reason = (await self.walk.taken_back()).last_automatic.reason
+            held = time.monotonic()
+            self.screen.tell(f"  all traffic is held at A after {held - began:.1f} s: {reason}")
+            reads = await self._reads_back(held)
+            self.screen.say("reads are answered by A, marked stale; B goes on, and its records come home")
+        finally:
+            await self.world.resume(self._new)
+        over = time.monotonic()
+        move = await self.walk.came_home(before, began)
+        self.rollbacks.append(Rollback("B hung", reason, held - began, reads - began, move.ended - over))
+        self._told(move)
+
+    async def _reads_back(self, held: float) -> float:
+        """When so many reads that began after this moment had been answered; monotonic seconds."""
+
+        def answered() -> list[float]:
+            calls = takewhile(lambda call: call.end >= held, reversed(self.load.stats.finished))
+            return [
+                call.end for call in calls if call.method == "get" and call.start >= held and call.outcome is Outcome.OK
+            ]
+
+        deadline = held + self.walk.patience_seconds
+        while len(ends := answered()) < READS_SEEN:
+            if time.monotonic() > deadline:
+                raise TrialFailed(
+                    f"{len(ends)} reads were answered {self.walk.patience_seconds:g} s after the rollback"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+        return sorted(ends)[READS_SEEN - 1]
+
+    async def _back(self) -> None:
+        self._told(await self.walk.rollback("OFF", "demo: going back must always be possible"))
+
+    async def _lift(self) -> None:
+        self._told(await self.walk.lift_hold("demo: going forward again"))
+
+    def _told(self, move: Move) -> None:
+        self.load.label(move.after)
+        window = self.load.stats.window(move.started, move.ended)
+        self.screen.tell(
+            f"  {move.after}: after {move.seconds:.1f} s all is where it should be, {move.records} records moved;"
+            f" slowest request {window.slowest_milliseconds:.0f} ms"
+        )
+
+
+async def journaled_overrides(walk: Walk) -> list[pb.JournalEntry]:
+    """Entries of steps whose gates did not pass; newest first."""
+    return [entry for entry in (await walk.journal()).entries if entry.overridden]
