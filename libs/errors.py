@@ -1,31 +1,34 @@
-"""The one error base. A subclass's docstring is its message; it knows its gRPC code, its reason and what may help."""
+"""The base class of errors.
+
+A subclass's docstring is its default message. An error has its gRPC code, its reason and whether a retry can help.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 DOMAIN = "baton"
-"""Of the `google.rpc.ErrorInfo` that every error carries."""
+"""Domain of the `google.rpc.ErrorInfo` that every error carries."""
 
 
 class BatonError(Exception):
-    """Something went wrong inside Baton."""
+    """An error inside Baton."""
 
     code: str = "INTERNAL"
     """Name of the gRPC status code."""
     reason: str = "INTERNAL"
-    """Stable, for programs; the same over every protocol."""
+    """Stable identifier for programs, the same over every protocol."""
     retry_seconds: float | None = None
-    """When a later try can help: after how long."""
+    """Delay after which a retry can help; None if it cannot."""
 
     def __init__(self, message: str | None = None, *, detail: str = "", **metadata: str) -> None:
-        """`message` and `metadata` are for the caller. `detail` is for the log alone: driver text, a path, a host."""
+        """`message` and `metadata` are for the caller. `detail` is for the log only: driver text, a path, a host."""
         super().__init__(message or (type(self).__doc__ or "").strip())
         self.detail = detail
         self.metadata: Mapping[str, str] = metadata
 
     def __str__(self) -> str:
-        """For logs and operators. A client gets `message`."""
+        """Message and detail, for logs and operators. Clients get `message`."""
         return f"{self.message} [{self.detail}]" if self.detail else self.message
 
     @property
@@ -57,7 +60,7 @@ class StoreNotReady(BatonError):
 
 
 class Overloaded(BatonError):
-    """Too many calls are under way; try again a little later."""
+    """Too many calls are in progress; try again later."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "OVERLOADED"
@@ -73,7 +76,7 @@ class OwnerUnavailable(BatonError):
 
 
 class NotLogged(BatonError):
-    """The write is not in the event log in time. It may have had its effect: retry with its request_id."""
+    """The write did not reach the event log in time. It may have had its effect: retry with its request_id."""
 
     code = "UNAVAILABLE"
     reason = "NOT_LOGGED"
@@ -81,7 +84,7 @@ class NotLogged(BatonError):
 
 
 class LogAway(BatonError):
-    """The event log is out of reach, and the write is to be answered only when it is there: this try changed nothing"""
+    """The event log is out of reach, and this write is acknowledged only from the log: this attempt changed nothing"""
 
     code = "UNAVAILABLE"
     reason = "LOG_UNAVAILABLE"
@@ -89,7 +92,7 @@ class LogAway(BatonError):
 
 
 class DiskFull(BatonError):
-    """The store's disk is full: nothing was changed, and reads go on. Retry when its operator has made room."""
+    """The store's disk is full. Nothing was changed, and reads go on. Retry when the operator has made room."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "DISK_FULL"

@@ -1,7 +1,7 @@
-"""The doors of a contract over HTTP: REST, Connect, gRPC-Web and MCP.
+"""A contract over HTTP: REST, Connect, gRPC-Web and MCP. Each of these protocols is one door.
 
-A request passes `listener` and `connection` (limits, drain), `doors` (which door has the path), its door, and `gateway`
-(the gate and the handlers of gRPC). `opening` builds all of them for a process.
+A request passes `listener` and `connection` (limits, drain), `doors` (choice of the door by path), its door, and
+`gateway` (the gate and the handlers of gRPC). `opening` builds all of them for a process.
 
 REST:               `rest`, its paths in `bindings` and `templates`, its query in `values`, its JSON bodies in
                     `json_body` and `json_types`, its watches in `events`

@@ -1,4 +1,4 @@
-"""What the doors have in common above ASGI: metadata from headers, bodies within a limit, responses."""
+"""Helpers that all doors share above ASGI: metadata from headers, bodies within a limit, responses."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from libs.rpc.limits import METADATA_BYTES
 
 _OURS = "baton-"
 _NAME = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
-"""Of text metadata. Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Custom-Metadata"."""
+"""Name of text metadata. Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Custom-Metadata"."""
 _PAIR_BYTES = 32
-"""What HTTP/2 counts for a header beside its name and value."""
+"""Bytes that HTTP/2 counts for a header beside its name and value."""
 _ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent"})
 _LOOSE = frozenset({"user-agent"})
-"""Said by programs that mean nothing by it: what cannot travel as metadata is left out, not refused."""
+"""Headers that clients send by default: a value that cannot travel as metadata is dropped, not refused."""
 
 SECURITY = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
-"""Headers of every answer."""
+"""Headers of every response."""
 _WAIT = "wait="
 _QUERY_PARAMETERS = 100
 STATE = "connection"
-"""Where a scope's state has its connection."""
+"""Key of the connection in the scope's state."""
 
 
 class Connection(Protocol):
     def abort(self) -> None:
-        """End it now, whatever was not sent yet."""
+        """Close the connection now and drop unsent bytes."""
 
 
 def metadata_of(headers: Headers, schema_name: str = "") -> tuple[tuple[str, str], ...]:
-    """The headers that are gRPC metadata, in lower case. They may travel on by gRPC: they have its form and bound.
-    Raises InvalidField."""
+    """The headers that are gRPC metadata, in lower case, within gRPC's form and size limits. Raises InvalidField."""
     found = []
     size = 0
     for name, value in headers.items():
@@ -60,7 +59,7 @@ def metadata_of(headers: Headers, schema_name: str = "") -> tuple[tuple[str, str
 
 
 def peer_of(scope: Scope) -> str:
-    """The connection, as gRPC names a peer."""
+    """The peer's address in gRPC's notation."""
     host, port = scope.get("client") or ("unknown", 0)
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
@@ -71,7 +70,7 @@ def connection_of(scope: Scope) -> Connection | None:
 
 
 def deadline_of(headers: Headers) -> float | None:
-    """Seconds until the caller's deadline; None: it has none. Raises InvalidField."""
+    """Seconds until the caller's deadline; None without one. Raises InvalidField."""
     name, text = "X-Server-Timeout", headers.get("x-server-timeout")
     if text is None:
         wishes = [wish.strip() for wish in headers.get("prefer", "").split(",")]
@@ -88,7 +87,7 @@ def deadline_of(headers: Headers) -> float | None:
 
 
 def query_pairs(raw: bytes, note: str = "") -> list[tuple[str, str]]:
-    """The parameters of a query string. `note`: a remedy to add to the error's. Raises InvalidField."""
+    """The parameters of a query string. `note` is a remedy that is added to the error's. Raises InvalidField."""
     if not raw:
         return []
     try:
@@ -120,7 +119,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     while more:
         event = await receive()
         if event["type"] == "http.disconnect":
-            raise InvalidField("body", f"{len(body)} bytes", "a body that comes to its end")
+            raise InvalidField("body", f"{len(body)} bytes", "a complete body")
         body += event.get("body", b"")
         if len(body) > limit:
             raise BodyTooLarge(limit)
@@ -129,9 +128,10 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
 
 
 def answer_headers(call: DoorCall, *, prefix: str = "", trailers: bool = True) -> dict[str, str]:
-    """The metadata of a call as headers; what HTTP has a header of its own for is said by that too.
+    """The metadata of a call as headers, and HTTP's own headers for those that have one.
 
-    `prefix`: of the names of trailing metadata. `trailers`: False if that is not known yet, or is sent in another way.
+    `prefix`: prefix of the names of trailing metadata. `trailers`: False if trailing metadata is not known yet or is
+    sent in another way.
     """
     initial = texts(call.initial)
     trailing = texts(call.trailers) if trailers else {}
@@ -140,18 +140,18 @@ def answer_headers(call: DoorCall, *, prefix: str = "", trailers: bool = True) -
     if age := known.get(metadata.AGE_SECONDS):
         found["age"] = str(int(float(age)))
     if metadata.DEPRECATED in known:
-        # RFC 9745 wants the time since when. That is not known here, only that it has passed.
+        # RFC 9745 asks for a date. The date is unknown here, so any past one serves.
         found["deprecation"] = "@0"
     return found
 
 
 def texts(pairs: Pairs) -> dict[str, str]:
-    """Of metadata, the part that HTTP carries to a client."""
+    """The part of the metadata that HTTP carries to a client."""
     return {name: value for name, value in pairs if isinstance(value, str) and name.startswith(_OURS)}
 
 
 def media_type(headers: Headers) -> str:
-    """Of the body, in lower case. Raises WrongMediaType for a text in an encoding other than UTF-8."""
+    """Media type of the body in lower case. Raises WrongMediaType for text that is not in UTF-8."""
     kind, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if charset.startswith("charset=") and charset not in ("charset=utf-8", "charset=utf8"):
@@ -159,7 +159,7 @@ def media_type(headers: Headers) -> str:
     return kind.strip().lower()
 
 
-def knows(if_none_match: str, etag: str) -> bool:
+def matches_etag(if_none_match: str, etag: str) -> bool:
     """Whether the header names the etag. Weak comparison: https://www.rfc-editor.org/rfc/rfc9110#name-if-none-match."""
     named = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
     return "*" in named or etag in named
@@ -170,14 +170,14 @@ async def begin(send: Send, status: int, headers: dict[str, str]) -> None:
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """The headers as ASGI has them."""
+    """The headers in ASGI's form."""
     return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
 async def respond(
     send: Send, status: int, headers: dict[str, str], data: bytes = b"", kind: str = "", *, body: bool = True
 ) -> None:
-    """A whole response. With `body` False the headers only, as for HEAD."""
+    """Send a whole response. If `body` is False, send only the headers, as for HEAD."""
     if kind:
         headers["content-type"] = kind
     if status not in (204, 304):

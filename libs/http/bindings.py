@@ -1,4 +1,4 @@
-"""Which HTTP requests are which method: the routes that a contract's `google.api.http` options make."""
+"""Routes from HTTP requests to methods, made from a contract's `google.api.http` options."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from libs.http.templates import Template, decode, split_verb
 
 VERBS = ("get", "put", "post", "delete", "patch")
 WHOLE = "*"
-"""A binding's body that is the whole request."""
+"""The `body` of a binding whose body is the whole request."""
 HEAD, OPTIONS = "HEAD", "OPTIONS"
 _PATHS_CHARACTERS = 1000
-"""How much of the paths an error shows."""
+"""Maximum length of the paths in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One form of one method over HTTP."""
+    """One HTTP form of one method."""
 
     method: Method
     verb: str
     """"GET"."""
     template: Template
     body: str
-    """The field of the request that the body is, WHOLE, or "": there is no body."""
+    """Request field that the body fills, WHOLE, or "" for no body."""
     response_body: str
-    """The field of the reply that is answered, or "": the whole reply."""
+    """Reply field that the response body holds, or "" for the whole reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Route:
 
     binding: Binding
     values: tuple[tuple[str, str], ...]
-    """Paths of fields, and the values that the request's path gives them."""
+    """Field paths with their values from the request's path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """All bindings of one contract."""
+    """All bindings of a contract."""
 
     bindings: Mapping[str, tuple[Binding, ...]]
     """Bindings by the custom verb of the path: "undelete", or "" for a path without one."""
@@ -65,7 +65,7 @@ class Routes:
         return (binding for bindings in self.bindings.values() for binding in bindings)
 
     def find(self, verb: str, raw_path: str) -> Route:
-        """`raw_path`: as it is sent, still encoded. Raises NoSuchPath, NoSuchVerb, InvalidField."""
+        """`raw_path`: the path as it was sent, still encoded. Raises NoSuchPath, NoSuchVerb, InvalidField."""
         path, custom = split_verb(raw_path)
         wanted = "GET" if verb == HEAD else verb
         others: list[str] = []
@@ -85,7 +85,7 @@ class Routes:
 
 
 def allowed(verbs: Iterable[str]) -> list[str]:
-    """Add OPTIONS, and HEAD where there is a GET."""
+    """The verbs, with OPTIONS, and with HEAD if GET is among them."""
     found = list(dict.fromkeys(verbs))
     return [*found, *([HEAD] if "GET" in found else []), OPTIONS]
 
@@ -120,7 +120,6 @@ def _binding(method: Method, descriptor: MethodDescriptor, rule: http_pb2.HttpRu
 
 
 def _check_path(message: Descriptor, path: str, where: str) -> None:
-    """Raises UnfitContract."""
     found: Descriptor | None = message
     for name in path.split("."):
         field = found.fields_by_name.get(name) if found is not None else None

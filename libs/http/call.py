@@ -1,4 +1,4 @@
-"""A call that did not come over gRPC, as a handler sees one."""
+"""A call that did not come over gRPC, in the form that handlers expect."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from libs.rpc.errors import Pairs
 
 
 class Ended(grpc.aio.AbortError):
-    """The call was ended with a status. The listener's gate lets it through, as gRPC's own."""
+    """A status ended the call. The listener's gate passes it on, as it does gRPC's own."""
 
     def __init__(self, code: grpc.StatusCode, message: str, trailers: Pairs, http_code: int | None = None) -> None:
-        """`http_code`: of an error that HTTP has a code of its own for."""
+        """`http_code`: for an error that has an HTTP code of its own."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -25,7 +25,8 @@ class Ended(grpc.aio.AbortError):
 
 
 class DoorCall:
-    """What handlers and the gate use of a gRPC call's context (`libs.rpc.errors.Context`), for one call over HTTP."""
+    """The part of a gRPC call's context (`libs.rpc.errors.Context`) that handlers and the gate use, for a call over
+    HTTP."""
 
     def __init__(
         self,
@@ -34,23 +35,23 @@ class DoorCall:
         read: Callable[[], Awaitable[bytes]],
         seconds: float | None = None,
     ) -> None:
-        """`peer`: of its connection, in gRPC's form. `read`: gives the request, serialized; it raises BatonError.
-        `seconds`: until the caller's deadline."""
+        """`peer`: address in gRPC's form. `read`: returns the serialized request; raises BatonError. `seconds`: time
+        until the caller's deadline."""
         self._metadata = metadata
         self._peer = peer
         self._read = read
         self.writer: Callable[[bytes], Awaitable[None]] | None = None
-        """Of a stream: takes one answer."""
+        """Sends one message of a stream."""
         self._ends_at = None if seconds is None else asyncio.get_running_loop().time() + seconds
         self.initial: Pairs = ()
         self.trailers: Pairs = ()
         self.left = False
-        """The caller has gone."""
+        """The caller has left."""
         self.was_read = asyncio.Event()
         self._http_code: int | None = None
 
     def read_nothing(self) -> None:
-        """The request is not read. For a call that is refused whatever it asks."""
+        """Give the handler an empty request, for a call that it refuses in any case."""
 
         async def nothing() -> bytes:
             return b""
@@ -67,7 +68,7 @@ class DoorCall:
         return self._peer
 
     def time_remaining(self) -> float | None:
-        """Seconds; None: the caller has no deadline."""
+        """Seconds until the caller's deadline; None without one."""
         return None if self._ends_at is None else max(self._ends_at - asyncio.get_running_loop().time(), 0.0)
 
     def cancelled(self) -> bool:
@@ -88,7 +89,7 @@ class DoorCall:
         await self.writer(answer)
 
     async def send_initial_metadata(self, pairs: Pairs) -> None:
-        """They are sent with the first answer."""
+        """They are sent with the first message of the answer."""
         self.initial = tuple(pairs)
 
     def set_trailing_metadata(self, pairs: Pairs) -> None:

@@ -1,4 +1,4 @@
-"""How the messages of one call are written: as protobuf, or as proto3 JSON in the caller's schema version."""
+"""Encodings of a call's messages: protobuf, or proto3 JSON in the caller's schema version."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _same(data: bytes) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Codec:
     read: Callable[[bytes], bytes] = _same
-    """Turns a request's body into the serialized message. Raises InvalidField."""
+    """Convert a request's body to the serialized message. Raises InvalidField."""
     write: Callable[[bytes], bytes] = _same
-    """Turns the serialized reply into the body that is sent."""
+    """Convert the serialized reply to a response body."""
     growth: int = 1
-    """The factor by which a body may be longer than its serialized message."""
+    """Factor by which a body may be longer than its serialized message."""
 
 
 SERIALIZED = Codec()
@@ -32,7 +32,7 @@ SERIALIZED = Codec()
 def codec_of(name: str, gateway: Gateway, method: Method, schema: int) -> Codec:
     """`name`: PROTO or JSON."""
     if name == PROTO:
-        # The handler reads the message, in the caller's schema version, as it reads gRPC's.
+        # The handler parses the message in the caller's schema version, as it does for gRPC.
         return SERIALIZED
     request, reply = gateway.forms.request(method, schema), gateway.forms.reply(method, schema)
 

@@ -1,7 +1,7 @@
-"""The comments of .proto files, from a descriptor image that has them (`protos/generate.py --image`), or from
-`comments.py`, which `protos/generate.py` writes in the root that the compiled modules' imports start from.
+"""Comments of .proto files. Compiled modules have none.
 
-The compiled modules themselves have none.
+They come from a descriptor image (`protos/generate.py --image`), or from the module `comments` that
+`protos/generate.py` writes into the root package of the compiled modules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OWN_ROOT = "libs.pb"
 _EXAMPLE = re.compile(r"^ ?Example: (.+)$", re.MULTILINE)
 
 _Place = tuple[int, ...]
-"""A path in a file's descriptor: numbers of fields and positions in them."""
+"""Path in a file's descriptor: field numbers and indexes."""
 
 
 class UnfitComment(BatonError):
@@ -41,9 +41,9 @@ class UnfitComment(BatonError):
 @dataclass(frozen=True, slots=True)
 class Comment:
     text: str = ""
-    """Paragraphs with an empty line between them, without line breaks in them."""
+    """Paragraphs separated by an empty line, without line breaks inside."""
     example: Any = None
-    """Of a line `Example: VALUE`, with the value as JSON."""
+    """Value of a line `Example: VALUE`, which is JSON."""
 
 
 NO_COMMENT = Comment()
@@ -51,13 +51,12 @@ NO_COMMENT = Comment()
 
 @dataclass(frozen=True, slots=True)
 class Comments:
-    """By full name of what they stand at."""
+    """Comments by the full name of the described element."""
 
     found: Mapping[str, Comment] = field(default_factory=dict)
 
     @classmethod
     def of(cls, image: FileDescriptorSet) -> Comments:
-        """Raises UnfitComment."""
         found: dict[str, Comment] = {}
         for file in image.file:
             texts = {tuple(part.path): part.leading_comments for part in file.source_code_info.location}
@@ -68,8 +67,8 @@ class Comments:
 
     @classmethod
     def load(cls, contract: Contract, schema: int = NEWEST) -> Comments:
-        """Of the contract and of Baton's own protos, as far as `protos/generate.py` has written them. In an old schema
-        version a message's comments are those of the form that takes its place."""
+        """The written comments of the contract and of Baton's own protos. In an old schema version, a message has the
+        comments of the form that takes its place."""
         found: dict[str, Comment] = {}
         for root in dict.fromkeys((OWN_ROOT, _root(contract))):
             found |= {name: Comment(*comment) for name, comment in _written(root).items()}
@@ -83,7 +82,7 @@ class Comments:
 
 
 def _root(contract: Contract) -> str:
-    """ "libs.pb" of a contract whose package "sandbox.v1" is compiled as "libs.pb.sandbox.v1"."""
+    """Root package: "libs.pb" if package "sandbox.v1" is compiled as "libs.pb.sandbox.v1"."""
     method = next(iter(contract.methods.values()))
     pool: Any = method.request_class.DESCRIPTOR.file.pool
     package = pool.FindFileContainingSymbol(contract.service).package
@@ -91,7 +90,7 @@ def _root(contract: Contract) -> str:
 
 
 def _written(root: str) -> Mapping[str, tuple[str, Any]]:
-    """{} where another generator has made the modules."""
+    """Written comments of a root package; {} if another generator made the modules."""
     try:
         found: Mapping[str, tuple[str, Any]] = importlib.import_module(f"{root}.comments").COMMENTS
     except (ImportError, AttributeError, ValueError):
@@ -100,7 +99,6 @@ def _written(root: str) -> Mapping[str, tuple[str, Any]]:
 
 
 def _read(text: str, name: str) -> Comment:
-    """Raises UnfitComment."""
     shown = _EXAMPLE.search(text)
     example = None
     if shown is not None:
@@ -139,7 +137,7 @@ def _of_parts(
     scope: str,
     place: _Place,
 ) -> Iterator[tuple[str, _Place]]:
-    """An enum's values are named by the enum here; in protobuf they belong to its scope."""
+    """Names of enum values are qualified by the enum, unlike in protobuf."""
     name = f"{scope}.{whole.name}"
     yield name, place
     number = type(whole).DESCRIPTOR.fields_by_name[field_name].number

@@ -1,6 +1,6 @@
-"""The Connect protocol: unary calls by POST, reads by GET too, and streams of answers in envelopes.
+"""The Connect protocol: unary calls by POST, reads by GET too, and streams in envelopes.
 
-Source: https://connectrpc.com/docs/protocol. Messages are not compressed here, in neither direction.
+Source: https://connectrpc.com/docs/protocol. Messages are not compressed, in either direction.
 """
 
 from __future__ import annotations
@@ -45,22 +45,20 @@ STREAM_KINDS = {"application/connect+json": codecs.JSON, "application/connect+pr
 _KINDS = {name: kind for kind, name in UNARY_KINDS.items()}
 JSON = "application/json"
 END_STREAM = 0x02
-"""The flag of the envelope that ends a stream."""
+"""Flag of the envelope that ends a stream."""
 _IDENTITY = "identity"
 _TIMEOUT = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request of a known method."""
-
     method: Method
     headers: Headers
     query: dict[str, str]
-    """Of a GET."""
+    """Query parameters of a GET."""
     codec_name: str
     kind: str
-    """The content type of its answer."""
+    """Content type of the response."""
 
 
 class Connect:
@@ -106,7 +104,6 @@ class Connect:
         await StreamedAnswer(form, send, connection_of(scope)).run(self._gateway, request.method, call, receive)
 
     def _call(self, request: _Request, scope: Scope, receive: Receive) -> tuple[DoorCall, Codec]:
-        """Raises BatonError."""
         headers = request.headers
         _check_version(request)
         found = metadata_of(headers, self._gateway.contract.schemas.metadata)
@@ -114,7 +111,7 @@ class Connect:
         return DoorCall(found, peer_of(scope), self._reader(request, codec, receive), timeout_seconds(headers)), codec
 
     def _reader(self, request: _Request, codec: Codec, receive: Receive) -> Callable[[], Awaitable[bytes]]:
-        """Reads the request within the gate's bounds."""
+        """Read the request within the gate's limits."""
         limit = codec.growth * self._gateway.request_bytes
 
         async def read_query() -> bytes:
@@ -133,7 +130,7 @@ class Connect:
 
 
 class _Enveloped:
-    """A stream as Connect writes it: messages, then one envelope with error and trailing metadata, always under 200."""
+    """A Connect stream: messages, then one envelope with error and trailing metadata. Its HTTP code is always 200."""
 
     def __init__(self, kind: str, codec: Codec) -> None:
         self._kind = kind
@@ -153,17 +150,16 @@ class _Enveloped:
 
 
 def accepted_kinds(method: Method) -> list[str]:
-    """The content types of a method's requests."""
     return list(UNARY_KINDS if method.watch is None else STREAM_KINDS)
 
 
 def query_message(query: dict[str, str]) -> bytes:
-    """The message of a GET, as it was before it was put into the query. Raises InvalidField, Compressed."""
+    """The decoded message of a GET. Raises InvalidField, Compressed."""
     if (compression := query.get("compression", _IDENTITY)) != _IDENTITY:
         raise Compressed("compression", compression)
     message = query.get("message")
     if message is None:
-        raise InvalidField("message", "", "the request's message, as the parameter encoding says it")
+        raise InvalidField("message", "", "the request's message, encoded as the parameter `encoding` names")
     if query.get("base64") != "1":
         return message.encode()
     padded = message.rstrip("=")
@@ -174,7 +170,7 @@ def query_message(query: dict[str, str]) -> bytes:
 
 
 def timeout_seconds(headers: Headers) -> float | None:
-    """Until the caller's deadline. Raises InvalidField."""
+    """Seconds until the caller's deadline. Raises InvalidField."""
     text = headers.get("connect-timeout-ms")
     if text is None:
         return None
@@ -184,7 +180,6 @@ def timeout_seconds(headers: Headers) -> float | None:
 
 
 def error_of(failed: Failure) -> dict[str, Any]:
-    """{"code", "message", "details"}"""
     code = "canceled" if failed.code is grpc.StatusCode.CANCELLED else failed.code.name.lower()
     found: dict[str, Any] = {"code": code, "message": failed.status.message}
     if failed.status.details:
@@ -204,7 +199,7 @@ def end_of_stream(failed: Failure | None, metadata: dict[str, str]) -> bytes:
 async def refuse(
     send: Send, failed: Failure, call: DoorCall | None = None, *, accepted: list[str] | None = None
 ) -> None:
-    """`accepted`: the content types that the method takes, for a request of another one."""
+    """`accepted`: the content types that the method takes, for a request of another type."""
     headers = answer_headers(call, prefix="trailer-") if call is not None else {}
     if failed.http_code == 415 and accepted:
         headers["accept-post"] = ", ".join(accepted)
@@ -212,14 +207,12 @@ async def refuse(
 
 
 def _check_verb(method: Method, verb: str) -> None:
-    """Raises NoSuchVerb."""
     allowed = ["GET", "POST"] if method.is_read and method.watch is None else ["POST"]
     if verb not in allowed:
         raise NoSuchVerb(verb, allowed)
 
 
 def _request(method: Method, scope: Scope) -> _Request:
-    """Raises InvalidField, WrongMediaType."""
     headers = Headers(scope=scope)
     if scope["method"] == "GET":
         if has_body(headers):
@@ -237,7 +230,7 @@ def _request(method: Method, scope: Scope) -> _Request:
 
 
 def _query(raw: bytes) -> dict[str, str]:
-    """Raises InvalidField. Parameters that the protocol does not have are allowed."""
+    """Parameters that the protocol does not define are allowed. Raises InvalidField."""
     pairs = query_pairs(raw, "; a binary message wants base64=1")
     found = dict(pairs)
     for name in ("connect", "encoding", "message", "base64", "compression"):
@@ -247,7 +240,6 @@ def _query(raw: bytes) -> dict[str, str]:
 
 
 def _check_version(request: _Request) -> None:
-    """Raises InvalidField, Compressed."""
     version = request.headers.get("connect-protocol-version", "1")
     if version != "1":
         raise InvalidField("Connect-Protocol-Version", version, "1")
@@ -267,7 +259,7 @@ def _detail(detail: Any) -> dict[str, Any]:
     try:
         debug = json_format.MessageToDict(detail)
     except (TypeError, DecodeError):
-        # Of a type that is not known here.
+        # The detail has an unknown type.
         return found
     debug.pop("@type", None)
     return found | {"debug": debug}

@@ -1,10 +1,11 @@
-"""One HTTP connection: uvicorn's protocol over h11, with bounds for a peer that is slow, silent or no HTTP client.
+"""One HTTP connection: uvicorn's protocol over h11, with limits for slow, silent and broken peers.
 
-The head of a request must come in `HEAD_SECONDS`. An answer must be taken: at least `WRITE_BYTES` in `WRITE_SECONDS`
-while some of it waits, else the connection would keep it in memory for as long as the peer likes. A connection that is
-refused stays open for a moment after its answer: closing it with unread bytes would reset it, and a reset can destroy
-the answer on its way. For the same reason the rest of a body whose answer has been sent is read and thrown away, within
-the time of a head.
+* The head of a request must arrive within `HEAD_SECONDS`.
+* A peer must read its response: at least `WRITE_BYTES` per `WRITE_SECONDS` while some of it waits. Otherwise the
+  connection would hold it in memory as long as the peer likes.
+* A refused connection stays open for a moment after its response. To close it with unread bytes would send a reset,
+  which can destroy the response on its way. For the same reason, the rest of a body whose response was sent is read and
+  dropped, within `HEAD_SECONDS`.
 """
 
 from __future__ import annotations
@@ -23,40 +24,40 @@ from uvicorn.server import ServerState
 from libs.http.asgi import STATE
 
 HEAD_BYTES = 16 << 10
-"""Of a request's line and headers."""
+"""Size of a request line and headers."""
 READ_BYTES = 16 << 10
-"""At once. Of 256 KiB in chunks of one byte, h11 makes a second's work, and no other call goes on meanwhile."""
+"""Bytes per read. h11 needs a second for 256 KiB in chunks of one byte, and no other call runs meanwhile."""
 HEAD_SECONDS = 10.0
 WRITE_SECONDS = 10.0
 WRITE_BYTES = 64 << 10
 LINGER_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
-# What a stranger sends is no warning: it would fill the log.
+# Input from strangers is not worth a warning: it would fill the log.
 _log.setLevel(logging.ERROR)
 
 _STATUSES = {
-    400: ("INVALID_ARGUMENT", "this is no HTTP/1.1 request"),
-    408: ("DEADLINE_EXCEEDED", f"the head of a request must come within {HEAD_SECONDS:.0f} seconds"),
+    400: ("INVALID_ARGUMENT", "this is not an HTTP/1.1 request"),
+    408: ("DEADLINE_EXCEEDED", f"the head of a request must arrive within {HEAD_SECONDS:.0f} seconds"),
     431: ("INVALID_ARGUMENT", f"the head of the request is larger than {HEAD_BYTES} bytes"),
     501: ("UNIMPLEMENTED", "this transfer encoding is not supported: use chunked, or Content-Length"),
-    503: ("UNAVAILABLE", "too many connections: try again a little later"),
+    503: ("UNAVAILABLE", "too many connections: try again later"),
 }
 
 
 class Owner(Protocol):
-    """The listener, as a connection sees it."""
+    """The listener that a connection belongs to."""
 
     @property
     def full(self) -> bool:
-        """Whether a new connection is refused."""
+        """Whether new connections are refused."""
 
     @property
     def flooded(self) -> bool:
-        """Whether it is refused without an answer."""
+        """Whether new connections are closed without a response."""
 
-    def tell_date(self) -> None:
-        """Set the date of the answers from now on."""
+    def set_date(self) -> None:
+        """Set the Date header of responses from now on."""
 
 
 class HttpConnection(H11Protocol):
@@ -68,9 +69,9 @@ class HttpConnection(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._unsent_bytes = 0
-        """At the last look."""
+        """Size at the last check."""
         self._resumed = False
-        """The peer has taken nearly all, since the last look."""
+        """The peer has read nearly everything since the last check."""
 
     def abort(self) -> None:
         self.transport.abort()
@@ -98,7 +99,7 @@ class HttpConnection(H11Protocol):
         before = self.cycle
         if self._head_timer is None and (before is None or before.response_complete):
             self._await_head()
-        self._owner.tell_date()
+        self._owner.set_date()
         super().data_received(data)
         if self.cycle is not before:
             self._forget_head()
@@ -117,12 +118,12 @@ class HttpConnection(H11Protocol):
         self._resumed = True
 
     def send_400_response(self, msg: str) -> None:
-        """Called by `handle_events` for what h11 refuses."""
+        """Called by `handle_events` if h11 rejects the input."""
         error = sys.exception()
         self._refuse(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
 
     def _refuse(self, code: int) -> None:
-        """Answer without a request, and close."""
+        """Respond without a request, and close."""
         code = code if code in _STATUSES else 400
         status, message = _STATUSES[code]
         error = {"error": {"code": code, "status": status, "message": message, "details": []}}
@@ -137,12 +138,12 @@ class HttpConnection(H11Protocol):
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
         except h11.LocalProtocolError:
-            # An answer has begun: the connection just ends.
+            # A response has begun, so the connection just ends.
             self.transport.close()
             return
         self._forget_head()
         if self.cycle is not None and not self.cycle.response_complete:
-            # The request that was under way has its answer: its handler meets a caller who has gone.
+            # The request in progress has its response: its handler sees a caller that left.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write_eof()
@@ -167,9 +168,9 @@ class HttpConnection(H11Protocol):
         left = self.transport.get_write_buffer_size()
         if left and self._write_timer is None:
             self._unsent_bytes, self._resumed = left, False
-            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._look_at_writing)
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._check_writing)
 
-    def _look_at_writing(self) -> None:
+    def _check_writing(self) -> None:
         self._write_timer = None
         left = self.transport.get_write_buffer_size()
         if self._resumed or left <= max(self._unsent_bytes - WRITE_BYTES, 0):

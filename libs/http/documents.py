@@ -1,7 +1,7 @@
 """Documents about a listener's contract: /openapi.json, and the page at / that lists its operations and tries them.
 
-All are read once, when the listener is opened. The page loads nothing from elsewhere and runs no inline script: its
-Content-Security-Policy says so to the browser.
+All are read once, when the listener opens. The page loads nothing from other hosts and runs no inline script; its
+Content-Security-Policy enforces that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from libs.contract.descriptors import Contract
-from libs.http.asgi import knows, respond
+from libs.http.asgi import matches_etag, respond
 from libs.http.errors import NoSuchVerb, failure_of
 
 DOCUMENT, PAGE, SCRIPT = "/openapi.json", "/", "/try.js"
@@ -30,7 +30,7 @@ _STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An ASGI application: one document that does not change while the process runs."""
+    """An ASGI application that serves one constant document."""
 
     path: str
     kind: str
@@ -49,19 +49,19 @@ class Document:
             return
         if verb not in _ALLOWED:
             refused = failure_of(NoSuchVerb(verb, (*_ALLOWED, "OPTIONS")))
-            # What is left of the request is not read, so the connection cannot be used again.
+            # The rest of the request is not read, so the connection cannot be reused.
             headers = {"allow": refused.allowed, "connection": "close"}
             await respond(send, refused.http_code, headers, refused.json(), "application/json")
             return
         headers = {"etag": self.etag, "cache-control": "no-cache", "x-content-type-options": "nosniff", **self.headers}
-        if knows(Headers(scope=scope).get("if-none-match", ""), self.etag):
+        if matches_etag(Headers(scope=scope).get("if-none-match", ""), self.etag):
             await respond(send, 304, headers)
             return
         await respond(send, 200, headers, self.data, self.kind, body=verb == "GET")
 
 
 def documents(contract: Contract) -> Mapping[str, ASGIApp]:
-    """By path; none if the contract ships without its document, which is made by `make openapi`."""
+    """Documents by path. Empty if the contract ships without its document, which `make openapi` writes."""
     return MappingProxyType({one.path: one for one in _documents(contract)})
 
 
@@ -71,7 +71,7 @@ def _documents(contract: Contract) -> Iterator[Document]:
     shipped = resources.files(contract.package) / DOCUMENT.removeprefix("/")
     if not shipped.is_file():
         return
-    # It lies there to be read in a review, with line breaks that a client needs not.
+    # The shipped file has line breaks for reviews, which clients do not need.
     text = json.dumps(json.loads(shipped.read_text()), ensure_ascii=False, separators=(",", ":"))
     yield Document(DOCUMENT, "application/json", text.encode(), {})
     folder = resources.files("libs.http") / _FOLDER
@@ -82,7 +82,7 @@ def _documents(contract: Contract) -> Iterator[Document]:
 
 
 def _policy(page: bytes) -> str:
-    """Scripts and calls of this listener alone, and the page's own style."""
+    """Allow scripts and calls of this listener only, and the page's own style."""
     styles = [base64.b64encode(hashlib.sha256(style).digest()).decode() for style in _STYLE.findall(page)]
     allowed = " ".join(f"'sha256-{style}'" for style in styles) or "'none'"
     return (

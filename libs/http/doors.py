@@ -1,4 +1,4 @@
-"""The doors of one listener beside gRPC, by path: health, documentation, MCP, Connect, and REST for all the rest."""
+"""Choice of the door by path: health, documentation, MCP, Connect, and REST for all other paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from libs.rpc.errors import Internal, log_defect
 
 HEALTHY, READY = "/healthz", "/readyz"
 OTHER = "other"
-"""The route of a request that no door has recognised. Never a path: a stranger would make metrics without end."""
+"""Route of unrecognised requests. Not the path: any stranger could create unlimited metrics with it."""
 
 Measure = Callable[[str, str, int, float], None]
 """Records one request: HTTP method, route, code, seconds."""
@@ -30,7 +30,7 @@ class Doors:
     ready: Callable[[], bool]
     measure: Measure | None = None
     paths: Mapping[str, ASGIApp] = field(default_factory=dict)
-    """The other doors, by path; a path that ends with "/" stands for all below it."""
+    """The other doors by path. A path that ends with "/" includes all paths below it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +46,7 @@ class Doors:
 
         try:
             await self._door(scope["path"])(scope, receive, noting)
-        # The outermost owner of a request: the log gets the stack trace, the client a status.
+        # The outermost handler of a request: the log gets the stack trace, the client a status.
         except Exception as error:
             log_defect(error)
             if code:

@@ -47,13 +47,13 @@ _NUMBERS = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class RefusedByHttp(BatonError):
-    """The request is none of this interface."""
+    """The request does not fit this interface."""
 
     http_code = 400
 
 
 class NoSuchPath(RefusedByHttp):
-    """There is nothing at this path."""
+    """This path does not exist."""
 
     code = "NOT_FOUND"
     reason = "NO_SUCH_PATH"
@@ -75,12 +75,12 @@ class Compressed(BatonError):
     reason = "UNSUPPORTED_COMPRESSION"
 
     def __init__(self, name: str, encoding: str) -> None:
-        """`name`: of the header or parameter."""
-        super().__init__(f"{name}: {encoding[:40]!r} is not read here: the supported encodings are: identity")
+        """`name`: name of the header or parameter."""
+        super().__init__(f"{name}: {encoding[:40]!r} is not supported: the supported encodings are: identity")
 
 
 class NoSuchVerb(RefusedByHttp):
-    """The path does not take this HTTP method."""
+    """The path does not support this HTTP method."""
 
     code = "UNIMPLEMENTED"
     reason = "METHOD_NOT_ALLOWED"
@@ -103,7 +103,7 @@ class BodyTooLarge(RefusedByHttp):
 
 
 class WrongMediaType(RefusedByHttp):
-    """The body is of a kind that is not read here."""
+    """The body has an unsupported media type."""
 
     code = "INVALID_ARGUMENT"
     reason = "UNSUPPORTED_MEDIA_TYPE"
@@ -112,12 +112,12 @@ class WrongMediaType(RefusedByHttp):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A call that ended with an error, as its client gets it."""
+    """An error that ended a call, in the form that its client gets."""
 
     status: status_pb2.Status
     http_code: int
     allowed: str = ""
-    """Of the methods that the path takes, for a 405."""
+    """Value of the Allow header of a 405: the methods that the path supports."""
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -125,7 +125,7 @@ class Failure:
 
     @property
     def retry_after(self) -> str:
-        """Whole seconds, at least 1; "" if nothing is known."""
+        """Whole seconds, at least 1; "" if unknown."""
         for detail in self.status.details:
             retry = error_details_pb2.RetryInfo()
             if detail.Unpack(retry):
@@ -133,12 +133,11 @@ class Failure:
         return ""
 
     def headers(self) -> dict[str, str]:
-        """The headers by which HTTP itself says a part of the error."""
+        """The parts of the error that HTTP has headers for."""
         found = {"retry-after": self.retry_after, "allow": self.allowed}
         return {name: value for name, value in found.items() if value}
 
     def body(self) -> dict[str, Any]:
-        """{"error": {"code", "status", "message", "details"}}"""
         return {
             "error": {
                 "code": self.http_code,
@@ -152,17 +151,17 @@ class Failure:
         return json.dumps(self.body(), ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
     def details(self) -> Iterator[dict[str, Any]]:
-        """Those that can be shown; each as JSON, with its @type."""
+        """The details that can be decoded, as JSON with @type."""
         for detail in self.status.details:
             try:
                 yield json_format.MessageToDict(detail)
             except (TypeError, DecodeError):
-                # Of a type that is not known here.
+                # The detail has an unknown type.
                 yield {"@type": detail.type_url}
 
 
 def failure_of(error: BatonError) -> Failure:
-    """Of a call that never reached its handler, or of one that Baton's own error ended."""
+    """The failure of a call that did not reach its handler, or that one of Baton's own errors ended."""
     http_code = error.http_code if isinstance(error, RefusedByHttp) else HTTP_CODES[code_of(error)]
     return Failure(status_of(error), http_code, getattr(error, "allowed", ""))
 
@@ -170,8 +169,8 @@ def failure_of(error: BatonError) -> Failure:
 def failure_from(
     code: grpc.StatusCode, message: str, trailers: Mapping[str, str | bytes], http_code: int | None = None
 ) -> Failure:
-    """Of a call that a handler has ended. An error of another origin has no details. `http_code`: None for the code's
-    own."""
+    """The failure of a call that a handler ended. Foreign errors have no details. `http_code`: None for the code's
+    default."""
     details = trailers.get(DETAILS_KEY)
     status = status_pb2.Status()
     if isinstance(details, bytes):

@@ -1,8 +1,9 @@
-"""A watch over REST: `text/event-stream`, or one JSON object a line (`application/x-ndjson`) for who accepts only that.
+"""Watches over REST: `text/event-stream`, or one JSON object per line for callers that accept only
+`application/x-ndjson`.
 
-An event's `id` is the resume token, which a browser gives back as `Last-Event-ID` when it connects again. A stream ends
-with an event `error`, or a line {"error": ...}, when it does not end in order; before the first answer an error is a
-response of its own. Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html.
+The `id` of an event is the resume token, which a browser sends as `Last-Event-ID` when it reconnects. A stream that
+fails ends with an event `error`, or with a line {"error": ...}. Before the first message, an error is an ordinary
+response. Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from libs.http.streams import StreamForm
 
 EVENTS, LINES, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 RETRY_MILLISECONDS = 1000
-"""After which a browser connects again."""
+"""Delay after which a browser reconnects."""
 
 Show = Callable[[bytes], tuple[bytes, str]]
-"""One serialized answer as JSON, and its resume token."""
+"""Converts one serialized message to JSON and its resume token."""
 
 
 def form_for(headers: Headers, show: Show) -> StreamForm:
@@ -32,7 +33,7 @@ def form_for(headers: Headers, show: Show) -> StreamForm:
 
 
 class Lines:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     kind = LINES
 

@@ -1,10 +1,10 @@
-"""The messages of a contract in each schema version, for doors that must know a message's fields to read it.
+"""Message classes of a contract in each schema version, for doors that read and write fields.
 
-Over gRPC a caller of an old schema version brings its own generated classes. Over HTTP the server reads and writes its
-JSON, so it needs the version's messages itself. The contract's option `schema` names them (`forms`): where the contract
-says one message, callers of that version mean another. Here the contract's file is built once more for each such
-version, with the other message's fields in the place of the first one's. A field of the newest version whose number and
-name the old one does not use stays: such callers would keep it as a field that they do not know, and give it back.
+Over gRPC, a caller of an old schema version brings its own generated classes. Over HTTP the server reads and writes its
+JSON, so it needs the old version's messages. The contract's option `schema` names them (`forms`). For each such version
+the contract's file is built again, with the fields of the old message in the place of the new one's. A field of the
+newest version stays if the old version uses neither its number nor its name: old callers keep it as an unknown field
+and send it back.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from libs.contract.descriptors import Contract, Method, UnfitContract
 
 
 class Forms:
-    """The classes of requests and replies, by schema version."""
+    """Classes of requests and replies by schema version."""
 
     def __init__(self, contract: Contract) -> None:
-        """Raises UnfitContract."""
         self._pools = {version: _pool(contract, version, names) for version, names in contract.schemas.forms.items()}
 
     def request(self, method: Method, schema: int) -> type[Message]:
@@ -41,7 +40,7 @@ class Forms:
 
 
 def _pool(contract: Contract, version: int, names: Mapping[str, str]) -> DescriptorPool:
-    """`names`: full names of the contract's messages, and of the version's in their place."""
+    """`names`: full names of the contract's messages, and of the messages that take their place."""
     method = next(iter(contract.methods.values()))
     known: Any = method.request_class.DESCRIPTOR.file.pool
     pool = DescriptorPool()
@@ -66,14 +65,13 @@ def _pool(contract: Contract, version: int, names: Mapping[str, str]) -> Descrip
 
 
 def _message(pool: Any, name: str, version: int) -> DescriptorProto:
-    """Raises UnfitContract."""
     proto = DescriptorProto()
     try:
         pool.FindMessageTypeByName(name).CopyToProto(proto)
     except KeyError:
         raise UnfitContract(f"schema version {version} names the message {name!r}, which does not exist") from None
     for field in proto.field:
-        # Its own nested types move to where it is put.
+        # Its nested types move with it.
         if field.type_name:
             field.type_name = field.type_name.replace(f".{name}.", ".?.")
     return proto

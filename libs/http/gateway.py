@@ -1,7 +1,7 @@
-"""A contract's calls at one listener, for doors other than gRPC: the same handlers, the same gate, the same errors.
+"""Calls of a contract at one listener, for doors other than gRPC: with the same handlers, gate and errors.
 
-A door turns what it is sent into a `DoorCall`, and what comes back into its own form. What a call may do, its limits
-and its errors are the gate's and the handlers' (`libs.rpc.gate`).
+A door turns a request into a `DoorCall` and the result into its own form. Limits and errors of calls belong to the gate
+(`libs.rpc.gate`) and the handlers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Gateway:
     """The contract as one public listener serves it."""
 
     def __init__(self, contract: Contract, service: RawService, gate: Gate, default_schema: int = NEWEST) -> None:
-        """`default_schema`: the schema version of a caller who says none."""
+        """`default_schema`: schema version of callers that send none."""
         self.contract = contract
         self.gate = gate
         self.forms = Forms(contract)
@@ -39,13 +39,15 @@ class Gateway:
         return f"<Gateway {self.contract.service}>"
 
     def methods(self) -> Iterable[Method]:
-        """Those that this listener serves."""
+        """The methods that this listener serves."""
         served = {*self._service.methods, *self._service.streams}
         return (method for method in self.contract.methods.values() if method.name in served)
 
     def schema(self, metadata: Pairs) -> int:
-        """The schema version that a call speaks, from its metadata; the newest if it names one that does not exist:
-        then its handler refuses it, whatever it asks."""
+        """Schema version of a call, from its metadata.
+
+        If the version does not exist it is the newest: the handler will refuse the call.
+        """
         return self._asked(metadata) or NEWEST
 
     def _asked(self, metadata: Pairs) -> int | None:
@@ -59,7 +61,7 @@ class Gateway:
         return await self.run(self._service.methods[method.name], method.name, call)
 
     async def run(self, handler: Handler, name: str, call: DoorCall) -> bytes:
-        """As `answer`, for a method that is not of the contract: with the listener's limits and errors."""
+        """As `answer`, for a method outside the contract, with the listener's limits and errors."""
         self._check_schema(call)
         try:
             async with asyncio.timeout(call.time_remaining()):
@@ -68,13 +70,13 @@ class Gateway:
             raise _late(call) from None
 
     def _check_schema(self, call: DoorCall) -> None:
-        """A request cannot be read in a schema version that does not exist: then the handler gets none to read."""
+        """A request of a schema version that does not exist cannot be parsed, so the handler gets an empty one to
+        refuse."""
         if self._asked(call.invocation_metadata()) is None:
             call.read_nothing()
 
     async def stream(self, method: Method, call: DoorCall) -> None:
-        """Gives each serialized answer to the call's `write`; returns when the stream has ended in order. Raises
-        Ended."""
+        """Pass each serialized message to the call's `write`; return at the regular end of the stream. Raises Ended."""
         handler = self._service.streams[method.name]
         self._check_schema(call)
         try:
@@ -85,14 +87,13 @@ class Gateway:
 
 
 def failure(error: BatonError | Ended) -> Failure:
-    """As the client gets it."""
     if isinstance(error, Ended):
         return failure_from(error.code, error.message, dict(error.trailers), error.http_code)
     return failure_of(error)
 
 
 def _late(call: DoorCall) -> Ended:
-    """As the gate ends a call whose own deadline has passed."""
+    """The error that the gate raises when a call's own deadline passes."""
     error = DeadlineExceeded()
     status = status_of(error)
     details = (DETAILS_KEY, status.SerializeToString())

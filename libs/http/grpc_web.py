@@ -1,7 +1,7 @@
-"""gRPC-Web: gRPC's frames in an ordinary body, with the trailers as the last frame; as bytes, or as base64 text.
+"""gRPC-Web: gRPC's frames in an ordinary body, as bytes or base64 text, with the trailers as the last frame.
 
-Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md. The response's code is always 200. Messages are
-not compressed here, in neither direction.
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md. The HTTP code is always 200. Messages are not
+compressed, in either direction.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BINARY = ("application/grpc-web", "application/grpc-web+proto")
 _TEXT = ("application/grpc-web-text", "application/grpc-web-text+proto")
 KINDS = frozenset({*_BINARY, *_TEXT})
 TRAILERS = 0x80
-"""The flag of the frame with the trailers."""
+"""Flag of the frame with the trailers."""
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNIT_SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _IDENTITY = "identity"
@@ -64,7 +64,7 @@ class GrpcWeb:
         await respond(send, 200, form.headers(call), body)
 
     def _reader(self, headers: Headers, kind: str, receive: Receive) -> Callable[[], Awaitable[bytes]]:
-        """Reads the request within the gate's bounds."""
+        """Read the request within the gate's limits."""
         limit = self._gateway.request_bytes
 
         async def read() -> bytes:
@@ -78,7 +78,7 @@ class GrpcWeb:
 
 
 class _Frames:
-    """A response as gRPC-Web writes it. As text, each part of it is base64 of its own."""
+    """A gRPC-Web response. As text, each of its parts is encoded in base64 separately."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -88,7 +88,7 @@ class _Frames:
         return answer_headers(call, trailers=False) | {"content-type": self._kind}
 
     def whole(self, data: bytes, call: DoorCall) -> bytes:
-        """The body of a call with one answer."""
+        """The body of a unary call."""
         return self._encode(pack(data) + pack(trailers_of(None, texts(call.trailers)), TRAILERS))
 
     def answer(self, data: bytes) -> bytes:
@@ -105,13 +105,13 @@ class _Frames:
 
 
 async def refuse(send: Send, kind: str, failed: Failure) -> None:
-    """Answer a request that is no call."""
+    """Respond to a request that is not a valid call."""
     headers = {"cache-control": "no-cache"} | failed.headers()
     await respond(send, 200, headers, _Frames(kind).end(failed, {}), kind)
 
 
 def trailers_of(failed: Failure | None, metadata: dict[str, str]) -> bytes:
-    """As HTTP/1.1 writes headers, in lower case."""
+    """Trailers in the form of HTTP/1.1 headers, in lower case."""
     found = dict(metadata)
     if failed is None:
         found["grpc-status"] = "0"
@@ -123,7 +123,7 @@ def trailers_of(failed: Failure | None, metadata: dict[str, str]) -> bytes:
 
 
 def timeout_seconds(headers: Headers) -> float | None:
-    """Until the caller's deadline. Raises InvalidField."""
+    """Seconds until the caller's deadline. Raises InvalidField."""
     text = headers.get("grpc-timeout")
     if text is None:
         return None
@@ -136,7 +136,6 @@ def timeout_seconds(headers: Headers) -> float | None:
 
 
 def from_text(body: bytes) -> bytes:
-    """Raises InvalidField."""
     try:
         return base64.b64decode(body, validate=True)
     except ValueError:

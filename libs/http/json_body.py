@@ -1,7 +1,7 @@
-"""Messages as JSON and back, by proto3's mapping, with a refusal that names the field.
+"""Conversion between messages and proto3 JSON, with errors that name the field.
 
-Source: https://protobuf.dev/programming-guides/json/. Stricter than a JSON parser has to be: no key twice, no NaN, no
-field that the message does not have. Such a body means something else to its sender than it would here.
+Source: https://protobuf.dev/programming-guides/json/. Duplicate keys, NaN and unknown fields are refused, which a JSON
+parser need not do: their sender means something that would be ignored here.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from libs.http.json_types import DEPTH, check_object
 _PLACE = re.compile(r" at \"?([A-Za-z_]\w*(?:\.[^\s.\"]+|\[\d+\])*)\"?")
 _SHOWN_CHARACTERS = 200
 MOST_VALUES = 20_000
-"""Of a body. Each costs the event loop some 20 microseconds to check and to put into the message."""
+"""Maximum number of values in a body. The event loop needs some 20 microseconds to check and convert each."""
 
 
 def write_message(message: Message) -> bytes:
-    """On one line. A field that has its default value is left out, as the mapping has it."""
+    """Write JSON on one line. As the mapping asks, fields with their default value are left out."""
     return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode(errors="replace")
 
 
 def serialized(message: Message) -> bytes:
-    """A request that was read: the same bytes for the same fields, in whatever order they came and whichever process
-    reads them. Stores know a retry by them: of an old schema version the maps too are compared as bytes."""
+    """Serialize a request deterministically: the same bytes for the same fields, in any order and process. Stores
+    recognise a retry by its hash. In an old schema version, maps too are compared as bytes."""
     return message.SerializeToString(deterministic=True)
 
 
 def read_message(data: bytes, message: Message, field: str = "body") -> None:
-    """Merges the JSON object into the message. Raises InvalidField, which names a field by its path in the body."""
+    """Merge the JSON object into the message. Raises InvalidField with the field's path in the body."""
     found = parse_json(data, field)
     if not isinstance(found, dict):
         raise InvalidField(field, type(found).__name__, "a JSON object")
@@ -43,7 +43,7 @@ def read_message(data: bytes, message: Message, field: str = "body") -> None:
 
 
 def read_object(found: dict[str, Any], message: Message, field: str = "body") -> None:
-    """As `read_message`, of an object that is parsed."""
+    """As `read_message`, for a parsed object."""
     _check_number(found, field)
     check_object(found, message.DESCRIPTOR, "" if field == "body" else field)
     try:
@@ -51,13 +51,12 @@ def read_object(found: dict[str, Any], message: Message, field: str = "body") ->
     except json_format.ParseError as error:
         raise _named(error, field) from None
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        # What a value of another JSON type runs into.
+        # protobuf raises these for values of a wrong JSON type.
         shown = f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS]
         raise InvalidField(field, shown, f"a {message.DESCRIPTOR.full_name} as JSON") from None
 
 
 def parse_json(data: bytes, field: str = "body") -> Any:
-    """Raises InvalidField."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -69,14 +68,14 @@ def parse_json(data: bytes, field: str = "body") -> Any:
     except RecursionError:
         raise InvalidField(field, "too deeply nested", f"JSON with at most {DEPTH} messages in each other") from None
     except ValueError as error:
-        # An integer of thousands of digits.
+        # The integer has thousands of digits.
         raise InvalidField(field, str(error)[:_SHOWN_CHARACTERS], "JSON with numbers that a field can hold") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        # Counted one by one, the names of a large body would keep the event loop busy for hours.
+        # To count each name by itself would block the event loop for hours on a large body.
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
         raise InvalidField("body", twice, "an object that has each key once")
@@ -84,7 +83,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_number(found: dict[str, Any], field: str) -> None:
-    """Raises InvalidField when there are too many values."""
+    """Raises InvalidField if there are too many values."""
     left: list[Any] = [found]
     number = 0
     while left:
@@ -101,7 +100,7 @@ def _constant(text: str) -> Never:
 
 
 def _named(error: json_format.ParseError, field: str) -> InvalidField:
-    """The innermost cause, which says the place: what is around it repeats it."""
+    """Convert the innermost cause, which has the position; the outer errors repeat it."""
     innermost: BaseException = error
     while isinstance(innermost.__cause__, (json_format.ParseError, ValueError, TypeError)):
         innermost = innermost.__cause__
@@ -111,6 +110,6 @@ def _named(error: json_format.ParseError, field: str) -> InvalidField:
 
 
 def _below(field: str, place: str) -> str:
-    """The path in the body: a place begins with the name of the message."""
+    """The path in the body. protobuf's paths begin with the name of the message."""
     _, _, path = place.partition(".")
     return ".".join(part for part in (field if field != "body" else "", path) if part) or field

@@ -1,4 +1,4 @@
-"""JSON Schema of messages, as proto3's JSON mapping writes them.
+"""JSON Schema of messages in proto3's JSON mapping.
 
 Sources: https://protobuf.dev/programming-guides/json/, https://json-schema.org/draft/2020-12/schema (the dialect of
 OpenAPI 3.1), https://google.aip.dev/203 (field behavior).
@@ -29,7 +29,7 @@ _UINT64 = {"type": "string", "format": "uint64", "pattern": "^[0-9]{1,20}$"}
 _NOT_FINITE: Schema = {"enum": ["NaN", "Infinity", "-Infinity"]}
 
 DEFS = "#/$defs/"
-"""What references begin with in a schema that stands alone."""
+"""Prefix of references in a standalone schema."""
 
 _SCALARS: Mapping[int, Schema] = MappingProxyType(
     {
@@ -66,14 +66,14 @@ _WELL_KNOWN: Mapping[str, Schema] = MappingProxyType(
 
 
 class Schemas:
-    """Schemas of messages and enums by name, collected as they are referred to."""
+    """Schemas of messages and enums by name, collected as they are referenced."""
 
     def __init__(
         self, package: str, comments: Comments, place: str = "#/components/schemas/", *, strict: bool = True
     ) -> None:
-        """`package`: its own names are written without it. `place`: what a reference begins with. `strict`: what a
-        caller may send and this program knows; else also what a newer program may write: fields and enum values of its
-        own, numbers that are not finite."""
+        """`package`: prefix that names omit. `place`: prefix of references. `strict`: the schema of requests, with
+        known fields only; else of replies, which may come from a newer program: with unknown fields and enum values,
+        and with numbers that are not finite."""
         self._package = f"{package}."
         self._comments = comments
         self._place = place
@@ -83,19 +83,19 @@ class Schemas:
     def reference(self, kind: Descriptor | EnumDescriptor) -> Schema:
         name = kind.full_name.removeprefix(self._package)
         if name not in self.found:
-            self.found[name] = {}  # A message may have itself as a field.
+            self.found[name] = {}  # A message may contain itself.
             self.found[name] = self.message(kind) if isinstance(kind, Descriptor) else self._enum(kind)
         return {"$ref": self._place + name}
 
     def message(self, kind: Descriptor, leave_out: Collection[str] = ()) -> Schema:
-        """Not of a message that JSON writes as something else than an object. `leave_out`: names of its fields."""
+        """The schema of a message that is an object in JSON. `leave_out`: names of fields to omit."""
         fields = [field for field in kind.fields if field.name not in leave_out]
         properties = {field.json_name: self.field(field) for field in fields}
         schema = self._described({"type": "object"}, kind.full_name) | {"properties": properties}
         return schema | {"additionalProperties": False} if self._strict else schema
 
     def alone(self, kind: Descriptor) -> Schema:
-        """The message's schema with all that it refers to; for a `place` of DEFS."""
+        """The message's schema with all schemas that it references, for a `place` of DEFS."""
         schema = self.message(kind)
         return schema | {"$defs": self.found} if self.found else schema
 
@@ -112,8 +112,11 @@ class Schemas:
         return schema
 
     def needs(self, kind: Descriptor, leave_out: Collection[str] = ()) -> Schema:
-        """What a request must have, also in its messages: {} if nothing. It stands beside the message's schema, since a
-        reply and an update may lack what a creation must have (AIP-203)."""
+        """Required fields of a request and of its messages; {} if there are none.
+
+        They stand beside the message's schema, since replies and updates may lack fields that a creation needs
+        (AIP-203).
+        """
         needed = [field for field in kind.fields if behaves(field, REQUIRED) and field.name not in leave_out]
         if not needed:
             return {}
@@ -127,8 +130,8 @@ class Schemas:
     def example(
         self, kind: Descriptor, leave_out: Collection[str] = (), above: tuple[Descriptor, ...] = ()
     ) -> dict[str, Any]:
-        """Of the fields that a caller may set, those that have an example; {} if none has. `above`: the messages that
-        have this one as a field."""
+        """Fields that a caller may set and that have an example; {} if none has. `above`: the messages that contain
+        this one."""
         found: dict[str, Any] = {}
         for field in kind.fields:
             if behaves(field, OUTPUT_ONLY) or field.name in leave_out or behaves(field, field_behavior_pb2.IDENTIFIER):
@@ -162,7 +165,7 @@ class Schemas:
     def _enum(self, kind: EnumDescriptor) -> Schema:
         schema: Schema = {"type": "string", "enum": [value.name for value in kind.values]}
         if not self._strict:
-            schema = {"anyOf": [schema, {"type": "integer", "description": "A value that is not known here."}]}
+            schema = {"anyOf": [schema, {"type": "integer", "description": "A value of a newer version."}]}
         return self._described(schema, kind.full_name)
 
     def _described(self, schema: Schema, full_name: str) -> Schema:
@@ -171,12 +174,12 @@ class Schemas:
 
 
 def behaves(field: FieldDescriptor, behavior: int) -> bool:
-    """Whether the proto says so of the field, by `google.api.field_behavior`."""
+    """Whether the proto gives the field this `google.api.field_behavior`."""
     return behavior in field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
 
 
 def singular(noun: str) -> str:
-    """Of a collection's name: "sandbox" of "sandboxes"."""
+    """Singular of a collection's name: "sandbox" for "sandboxes"."""
     for ending, pattern in (("y", r"ies$"), ("", r"(?<=x)es$|(?<=ch)es$|(?<=sh)es$|(?<=ss)es$"), ("", r"(?<!s)s$")):
         if re.search(pattern, noun):
             return re.sub(pattern, ending, noun)

@@ -1,7 +1,7 @@
-"""Whether a JSON object has the types of a message's fields, with a refusal that names the field by its path.
+"""Type checks of JSON objects against a message's fields, with errors that name the field's path.
 
-protobuf's parser checks this too, but often without the place, and it takes a list for a message and two names of one
-field. Messages that JSON writes in a form of their own (`google.protobuf.Timestamp`) are left to it.
+protobuf's parser checks types too, but often without the path, and it accepts a list for a message and two names of one
+field. Messages that have their own JSON form (`google.protobuf.Timestamp`) are left to it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from libs.errors import InvalidField
 from libs.http.values import INTEGERS, fields_of
 
 DEPTH = 32
-"""How deeply the messages of a body may be nested."""
+"""Maximum nesting of messages in a body."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _OWN_FORMS = "google.protobuf."
 _NAMES_CHARACTERS = 400
 _OWN_FORM_CHARACTERS = 10_000
-"""Of a text that is a message: a mask's paths are read one by one."""
+"""Maximum length of a message in text form: paths of a mask are parsed one by one."""
 
 
 def check_object(found: Mapping[str, Any], message: Any, path: str = "", depth: int = DEPTH) -> None:
-    """`message`: its descriptor. `path`: of the message; "" for the whole body. Raises InvalidField."""
+    """`message`: the message's descriptor. `path`: the message's path, "" for the whole body. Raises InvalidField."""
     if not depth:
-        raise InvalidField(path, "an object", f"messages in each other at most {DEPTH} deep")
+        raise InvalidField(path, "an object", f"messages nested at most {DEPTH} deep")
     fields = fields_of(message)
     seen: dict[str, str] = {}
     for name, value in found.items():
@@ -38,7 +38,7 @@ def check_object(found: Mapping[str, Any], message: Any, path: str = "", depth: 
             names = ", ".join(field.json_name for field in message.fields)
             raise InvalidField(here, name, f"a field that exists: {names}"[:_NAMES_CHARACTERS])
         if field.name in seen:
-            raise InvalidField(here, value, f"one value of this field: it is given as {seen[field.name]} too")
+            raise InvalidField(here, value, f"one value of this field: it is also given as {seen[field.name]}")
         seen[field.name] = name
         if value is not None:
             _check_field(field, value, here, depth)
@@ -92,7 +92,7 @@ def _check_integer(field: FieldDescriptor, value: Any, path: str) -> None:
 def _check_enum(field: FieldDescriptor, value: Any, path: str) -> None:
     enum = field.enum_type
     assert enum is not None, "an enum field has its type"
-    # protobuf cannot look up a name that is not ASCII, such as one with half of a surrogate pair.
+    # protobuf cannot look up names that are not ASCII, such as half of a surrogate pair.
     known = value.isascii() and value in enum.values_by_name if isinstance(value, str) else isinstance(value, int)
     if isinstance(value, bool) or not known:
         raise InvalidField(path, value, f"one of {', '.join(one.name for one in enum.values)}"[:_NAMES_CHARACTERS])

@@ -1,8 +1,8 @@
-"""An HTTP listener in the process's own event loop, with a bound of connections and an orderly end.
+"""An HTTP listener in the process's event loop, with limits and a graceful drain.
 
-What a stranger can do to it is bounded: connections and idle time here, the bytes and the time of a request's head and
-of its answer by each connection (`libs.http.connection`), bodies and calls by the gate that all doors of a listener
-share (`libs.rpc.gate`).
+The listener limits connections and idle time. Each connection limits bytes and time of a request's head and of its
+response (`libs.http.connection`). The gate that all doors of a listener share limits bodies and calls
+(`libs.rpc.gate`).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from libs.rpc.server import CannotListen
 
 CONNECTIONS = 1024
 FILES_SHARE = 4
-"""Of the files that the process may open, the connections are one part in so many. Those that are refused are as many
-again, and while they are accepted up to three backlogs more are open: the rest of the process needs files too."""
+"""Share of the process's open files for connections: one part in so many. Refused connections take as many again, and
+up to three backlogs are open while they are accepted. The rest of the process needs files too."""
 IDLE_SECONDS = 75.0
-"""How long a connection without a request is kept."""
+"""Lifetime of a connection without requests."""
 BACKLOG = 128
 _LOOK_SECONDS = 0.02
 _CUT_SECONDS = 1.0
-"""How long a request that is cut off may take to end."""
+"""Time for a cancelled request to end."""
 _QUIET_SECONDS = 0.5
-"""A draining listener without a request for so long expects none any more."""
+"""Time without requests after which a draining listener expects no more."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """`setting`: the name of the setting that holds the address."""
+    """`setting`: name of the setting that holds the address."""
 
     address: str
     setting: str
@@ -47,21 +47,21 @@ class HttpConfig:
 
     @property
     def backlog(self) -> int:
-        """The event loop accepts so many at once."""
+        """Number of connections that the event loop accepts at once."""
         return max(min(BACKLOG, self.connections // 2), 1)
 
 
 def most_connections() -> int:
-    """As many as the process's limit of open files bears (`ulimit -n`)."""
+    """Number of connections that the process's limit of open files allows (`ulimit -n`)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if soft == resource.RLIM_INFINITY else min(CONNECTIONS, soft // FILES_SHARE)
 
 
 class HttpListener:
-    """Serves after `start`, and ends by `drain`."""
+    """Serves from `start` to `drain`."""
 
     def __init__(self, config: HttpConfig, app: ASGIApp, loops: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
-        """`loops`: what the application needs to run from the start until the last request is answered."""
+        """`loops`: background work of the application, from the start until the last response."""
         self._config = config
         self._app = app
         self._loops = loops
@@ -71,7 +71,7 @@ class HttpListener:
         self.draining = False
         self.serving = False
         self.requests = 0
-        """Since the start."""
+        """Requests since the start."""
         self._under_way = 0
 
     def __repr__(self) -> str:
@@ -79,18 +79,17 @@ class HttpListener:
 
     @property
     def address(self) -> str:
-        """Where it listens, with the port that was given to it when the setting's is 0."""
+        """Address with the port that the system assigned if the setting's is 0."""
         host, _, _ = self._config.address.rpartition(":")
         if self._server is None or not self._server.sockets:
             return self._config.address
         return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def set_serving(self, serving: bool) -> None:
-        """What /readyz says."""
+        """Set the answer of /readyz."""
         self.serving = serving
 
     async def start(self) -> None:
-        """Listen. Raises CannotListen."""
         host, _, port = self._config.address.rpartition(":")
         options = Config(
             self._serve,
@@ -117,8 +116,8 @@ class HttpListener:
             )
         except OSError as error:
             raise CannotListen(
-                f"{self._config.setting}: cannot listen on {self._config.address}: {error.strerror}; stop who has it or"
-                " set another address"
+                f"{self._config.setting}: cannot listen on {self._config.address}: {error.strerror}; stop the process"
+                " that uses it or set another address"
             ) from None
         self._running = [loop.create_task(_run(one)) for one in self._loops]
 
@@ -128,22 +127,22 @@ class HttpListener:
 
     @property
     def flooded(self) -> bool:
-        """Those that are refused stay for a moment, and there are as many as may be."""
+        """Refused connections stay for a moment, and their number has reached its limit too."""
         return len(self._state.connections) > 2 * self._config.connections
 
     @property
     def _sending(self) -> bool:
-        """A part of an answer waits for its peer to take it. Connections bound how long."""
+        """Whether part of a response waits for its peer. Connections limit how long."""
         return any(one.transport.get_write_buffer_size() for one in self._state.connections)
 
-    def tell_date(self) -> None:
-        """Of the answers from now on."""
+    def set_date(self) -> None:
+        """Set the Date header of responses from now on."""
         date = formatdate(int(time.time()), usegmt=True).encode()
         self._state.default_headers = [(b"date", date)]
 
     async def drain(self, timeout_seconds: float) -> int:
-        """Answer what is under way and what still arrives, the connection closed behind each answer; then close all.
-        Returns how many requests were cut off."""
+        """Finish current requests and those that still arrive, closing each connection after its response; then close
+        all. Returns the number of requests that were cut off."""
         self.draining, self.serving = True, False
         if self._server is None:
             return 0
@@ -170,13 +169,13 @@ class HttpListener:
         return left
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application, with a close behind each answer while this drains."""
+        """Run the application. While draining, each response closes its connection."""
         self.requests += 1
         self._under_way += 1
         try:
             await self._app(scope, receive, self._closing(send))
         except asyncio.CancelledError:
-            # The drain has cut it off, and its connection. uvicorn would log it as a defect.
+            # The drain cancelled the request and closes its connection. uvicorn would log it as a defect.
             if not self.draining:
                 raise
         finally:
@@ -192,7 +191,7 @@ class HttpListener:
 
 
 async def _run(one: Callable[[], Awaitable[None]]) -> None:
-    """A loop that fails takes its own requests with it, not the others."""
+    """Contain the failure of one loop: its own requests fail, the others go on."""
     try:
         await one()
     except Exception as error:  # noqa: BLE001

@@ -1,12 +1,12 @@
-"""MCP over HTTP: streamable HTTP, stateless, each answer as JSON. `libs.http.mcp_server` has the tools.
+"""MCP over HTTP: stateless streamable HTTP with JSON responses. The tools are in `libs.http.mcp_server`.
 
-No state is kept between requests, so any process behind one address may answer each. A client cannot open a stream for
-messages of the server, which has none to send: GET is refused, as the specification allows.
+Requests share no state, so any process behind one address may serve each. The server has no messages of its own, so
+GET, which would open a stream for them, is refused, as the specification allows.
 
-A web page that has its own name resolve to this listener's address (DNS rebinding) could call it from a browser inside
-the network. A browser gives the page's origin with every POST; other clients give none. So a request with an origin is
+DNS rebinding: a web page can make its own name resolve to this listener's address and call it from a browser inside the
+network. A browser sends the page's origin with every POST; other clients send none. So a request with an origin is
 served only if no name was resolved for it: the origin is this machine, or the listener by its address. The Host header
-is not looked at: in containers it may be any name that the network knows.
+is not checked: in containers it may be any name that the network resolves.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 PATHS = (PATH, f"{PATH}/")
 JSON = "application/json"
-_SAID = "baton.said"
-"""Where a request's scope has the headers that its call's handler gave."""
+_CALL_HEADERS = "baton.call_headers"
+"""Key in a request's scope for the headers of its call's handler."""
 
 _PARSE_ERROR, _INVALID_REQUEST = -32700, -32600
 """Source: https://www.jsonrpc.org/specification#error_object."""
@@ -72,28 +72,25 @@ class GatewayCaller:
         return self._gateway.forms
 
     def open(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> DoorCall:
-        """Raises InvalidField."""
         metadata = metadata_of(request.headers, self.contract.schemas.metadata)
         return DoorCall(metadata, peer_of(request.scope), read, deadline_of(request.headers))
 
     def schema(self, metadata: Pairs) -> int:
-        """Raises InvalidField."""
         return self._gateway.schema(metadata)
 
     async def answer(self, method: Method, call: DoorCall) -> bytes:
-        """Raises Ended."""
         return await self._gateway.answer(method, call)
 
     @staticmethod
     def answered(request: Request, call: DoorCall) -> None:
-        request.scope[_SAID].update(answer_headers(call))
+        request.scope[_CALL_HEADERS].update(answer_headers(call))
 
 
 class McpDoor:
     """An ASGI application. Its owner runs `run` from before the first request until after the last one."""
 
     def __init__(self, gateway: Gateway, more: Iterable[Tool] = ()) -> None:
-        """`more`: tools of this process beside the contract's."""
+        """`more`: additional tools of this process."""
         self._gateway = gateway
         self._more = tuple(more)
         self._bodies = Bodies()
@@ -104,7 +101,7 @@ class McpDoor:
         return f"<McpDoor {self._gateway.contract.service} loaded={self._app is not None}>"
 
     async def run(self) -> None:
-        """Serve requests from the first one on, until cancelled. The SDK is imported then, beside the event loop."""
+        """Serve until cancelled. The first request imports the SDK, in a thread."""
         await self._wanted.wait()
         assert self._app is not None, "a request waits for it"
         try:
@@ -128,7 +125,7 @@ class McpDoor:
 
     @property
     def _body_bytes(self) -> int:
-        # JSON is longer than the message that it says; the gate checks the message.
+        # JSON is longer than its message. The gate checks the size of the message.
         return 2 * self._gateway.request_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,11 +147,10 @@ class McpDoor:
         except InvalidField as error:
             await _refuse(send, error, _INVALID_REQUEST)
             return
-        scope[_SAID] = {}
+        scope[_CALL_HEADERS] = {}
         await app(scope, _again(body, receive), _with_headers(scope, send))
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        """Raises BatonError."""
         if scope["path"] not in PATHS:
             raise NoSuchPath(f"there is nothing at {scope['path'][:200]!r}: MCP is served at {PATH}")
         scope["route"] = PATH
@@ -173,7 +169,7 @@ class McpDoor:
         return await asyncio.shield(self._app)
 
     async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
-        """Within the bounds of all requests: their number, time and size. Raises BatonError."""
+        """Read the body within the limits of all requests: number, time and size. Raises BatonError."""
 
         async def read() -> bytes:
             return await read_body(receive, headers, self._body_bytes)
@@ -184,11 +180,11 @@ class McpDoor:
             async with asyncio.timeout(seconds):
                 return await self._bodies.read(call, seconds)
         except TimeoutError:
-            raise InvalidField("body", "no end", "a body that comes within the caller's deadline") from None
+            raise InvalidField("body", "incomplete", "a body that arrives before the caller's deadline") from None
 
 
 def _check_message(found: Any) -> None:
-    """The SDK would answer with the inner text of its parser. Raises InvalidField."""
+    """Check before the SDK does, whose errors expose its parser. Raises InvalidField."""
     if not isinstance(found, dict):
         raise InvalidField("body", type(found).__name__, "one JSON-RPC message: a JSON object")
     if found.get("jsonrpc") != "2.0":
@@ -198,7 +194,6 @@ def _check_message(found: Any) -> None:
 
 
 def check_origin(headers: Headers) -> None:
-    """Raises ForeignOrigin."""
     origin = headers.get("origin")
     if origin is None:
         return
@@ -225,7 +220,7 @@ def _is_address(host: str, listener: str) -> bool:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives the body that was read, then what comes behind it."""
+    """Replay the body that was read, then continue."""
     given = False
 
     async def again() -> Message:
@@ -239,18 +234,18 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_headers(scope: Scope, send: Send) -> Send:
-    """With the headers of each answer, and those that the call's handler gave."""
+    """Add the headers of every response and those of the call's handler."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *encoded({**SECURITY, **scope[_SAID]})]
+            message["headers"] = [*message["headers"], *encoded({**SECURITY, **scope[_CALL_HEADERS]})]
         await send(message)
 
     return sending
 
 
 async def _refuse(send: Send, error: BatonError, code: int) -> None:
-    """With an error of JSON-RPC. What is left of the request is not read, so the connection cannot be used again."""
+    """Send a JSON-RPC error. The rest of the request is not read, so the connection cannot be reused."""
     failed = failure_of(error)
     headers = {**SECURITY, "connection": "close"}
     if failed.allowed:

@@ -1,10 +1,10 @@
 """Tools over the Model Context Protocol, by the official SDK. Source: https://modelcontextprotocol.io/specification.
 
-The SDK takes more than a second to import, so no process imports this module before a client speaks MCP to it.
+The SDK takes more than a second to import, so a process imports this module when the first MCP request arrives.
 
-An error of a call is a result with `isError`, which an agent reads and acts on: the reason, what happened, what to do;
-its structured content is the error's status as REST has it. A schema of a reply allows fields that it does not name, so
-that content fits it too. Only requests that name no tool or resource of this server are errors of the protocol.
+A failed call is a result with `isError`, which an agent reads and acts on: reason, message, remedy. Its structured
+content is the error's status in REST's form. The schemas of replies allow additional fields, so this content fits them.
+Only requests for an unknown tool or resource are protocol errors.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from libs.http.json_body import read_object, serialized
 from libs.http.tools import Caller, Records, Tool, tools_of
 from libs.rpc.errors import Internal, Pairs, log_defect
 
-# Of each request, at the level of ordinary messages.
+# The SDK logs each request at the level of ordinary messages.
 logging.getLogger("mcp").setLevel(logging.WARNING)
 
 JSON = "application/json"
 NOT_FOUND = -32002
-"""Of a resource. Source: the specification, "Resources", "Error Handling"."""
+"""JSON-RPC code for a missing resource. Source: the specification, "Resources", "Error Handling"."""
 
 _AGAIN = frozenset(
     {
@@ -69,45 +69,44 @@ _INSTRUCTIONS = " ".join(
         "One tool for each method of {service}.",
         "Arguments and results are proto3 JSON: 64-bit integers are text, and a result leaves out a field that has its"
         " default value.",
-        "After an error that says so or a lost answer, call a write again with the same request id: it has one effect.",
-        "A write without one gets one, which _meta of the result names.",
-        "An error begins with its reason and ends with what to do.",
+        "After a lost answer, or an error that advises it, call a write again with the same request id: it has one"
+        " effect.",
+        "A write without a request id gets one, which _meta of the result contains.",
+        "An error begins with its reason and ends with a remedy.",
         "A result whose _meta has baton-stale 1 may lack the newest writes.",
     )
 )
 
 
-class Opened(Caller, Protocol):
-    """A caller that makes calls of MCP requests."""
+class OpeningCaller(Caller, Protocol):
+    """A caller that opens calls for MCP requests."""
 
     def open(self, request: Any, read: Callable[[], Awaitable[bytes]]) -> DoorCall:
-        """`request`: the HTTP request that brought it; None over stdio. Raises InvalidField."""
+        """`request`: the HTTP request that carried it; None over stdio. Raises InvalidField."""
         ...
 
-    def schema(self, metadata: Pairs) -> int:
-        """Raises InvalidField."""
-        ...
+    def schema(self, metadata: Pairs) -> int: ...
 
     def answered(self, request: Any, call: DoorCall) -> None:
-        """Takes what the handler said beside its answer."""
+        """Take the metadata of the handler's answer."""
         ...
 
 
 @dataclass(slots=True)
-class _Done:
-    """What came of a call: a reply, or an error."""
+class _Outcome:
+    """Outcome of a call: a reply or an error."""
 
     reply: Any = None
     failed: Failure | None = None
-    said: Pairs = ()
+    metadata: Pairs = ()
     request_id: str = ""
 
 
 class McpServer:
-    """An MCP server over one caller. `sdk` is what a transport serves."""
+    """An MCP server over one caller. A transport serves its `sdk`."""
 
-    def __init__(self, caller: Opened, more: Iterable[Tool] = ()) -> None:
-        """`more`: tools of this process beside the contract's."""
+    def __init__(self, caller: OpeningCaller, more: Iterable[Tool] = ()) -> None:
+        """`more`: additional tools of this process."""
         self._caller = caller
         self._tools = {tool.name: tool for tool in (*tools_of(caller), *more)}
         self._records = tuple(Records.of(caller, self._tools.values()))
@@ -117,7 +116,7 @@ class McpServer:
             service,
             version=version("baton"),
             instructions=_INSTRUCTIONS.format(service=service),
-            # No argument travels as a header too.
+            # No argument travels as a header.
             get_tool_input_schema=lambda name: None,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
@@ -125,7 +124,7 @@ class McpServer:
             on_list_resource_templates=self._list_templates,
             on_read_resource=self._read_resource,
         )
-        # Traces of requests that no one collects.
+        # The SDK's tracing has no collector here.
         self.sdk.middleware.clear()
 
     def __repr__(self) -> str:
@@ -145,25 +144,25 @@ class McpServer:
         tool = self._tools.get(params.name)
         if tool is None:
             names = ", ".join(self._tools)
-            raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name[:80]!r}: there are {names}")
-        done = await self._run(tool, ctx.request, params.arguments or {})
-        meta: dict[str, Any] = {name: value for name, value in done.said if isinstance(value, str)}
-        if done.request_id:
-            meta[tool.argument(0)] = done.request_id
-        if done.failed is not None:
-            text, structured = told(done.failed, tool.argument(0), done.request_id), done.failed.body()
+            raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name[:80]!r}: the tools are {names}")
+        outcome = await self._run(tool, ctx.request, params.arguments or {})
+        meta: dict[str, Any] = {name: value for name, value in outcome.metadata if isinstance(value, str)}
+        if outcome.request_id:
+            meta[tool.argument(0)] = outcome.request_id
+        if outcome.failed is not None:
+            text, structured = error_text(outcome.failed, tool.argument(0), outcome.request_id), outcome.failed.body()
         else:
-            structured = json_format.MessageToDict(done.reply)
-            text = tool.text(done.reply) if tool.text else json.dumps(structured, ensure_ascii=False)
+            structured = json_format.MessageToDict(outcome.reply)
+            text = tool.text(outcome.reply) if tool.text else json.dumps(structured, ensure_ascii=False)
         return types.CallToolResult(
             content=[types.TextContent(text=text)],
             structured_content=structured,
-            is_error=done.failed is not None,
+            is_error=outcome.failed is not None,
             _meta=meta or None,
         )
 
     async def _list_resources(self, ctx: ServerRequestContext[Any, Any], params: Any) -> types.ListResourcesResult:
-        """None by name: the list method's tool shows which records there are, page by page."""
+        """Empty: the list method's tool returns the records page by page."""
         return types.ListResourcesResult(resources=[])
 
     async def _list_templates(
@@ -193,11 +192,11 @@ class McpServer:
                 break
         else:
             forms = ", ".join(records.template for records in self._records)
-            raise MCPError(NOT_FOUND, f"there is no resource {params.uri[:200]!r}: there are {forms}")
-        done = await self._run(records.tool, ctx.request, arguments)
-        if done.failed is not None:
-            raise MCPError(_code(done.failed), told(done.failed), done.failed.body())
-        text = json_format.MessageToJson(done.reply, indent=None, ensure_ascii=False)
+            raise MCPError(NOT_FOUND, f"there is no resource {params.uri[:200]!r}: the templates are {forms}")
+        outcome = await self._run(records.tool, ctx.request, arguments)
+        if outcome.failed is not None:
+            raise MCPError(_code(outcome.failed), error_text(outcome.failed), outcome.failed.body())
+        text = json_format.MessageToJson(outcome.reply, indent=None, ensure_ascii=False)
         contents = types.TextResourceContents(uri=params.uri, mime_type=JSON, text=text)
         return types.ReadResourceResult(contents=[contents])
 
@@ -207,37 +206,39 @@ class McpServer:
         except BatonError as error:
             raise MCPError(types.INVALID_PARAMS, error.message) from None
 
-    async def _run(self, tool: Tool, request: Any, arguments: dict[str, Any]) -> _Done:
-        done = _Done()
+    async def _run(self, tool: Tool, request: Any, arguments: dict[str, Any]) -> _Outcome:
+        outcome = _Outcome()
         schema = 0
 
         async def read() -> bytes:
             message = tool.request(schema)()
             read_object(arguments, message, "arguments")
             if tool.request_id:
-                done.request_id = getattr(message, tool.request_id) or str(uuid.uuid4())
-                setattr(message, tool.request_id, done.request_id)
+                outcome.request_id = getattr(message, tool.request_id) or str(uuid.uuid4())
+                setattr(message, tool.request_id, outcome.request_id)
             return serialized(message)
 
         try:
             call = self._caller.open(request, read)
             schema = self._caller.schema(call.invocation_metadata())
             try:
-                done.reply = tool.reply(schema).FromString(await tool.answer(call))
+                outcome.reply = tool.reply(schema).FromString(await tool.answer(call))
             finally:
                 self._caller.answered(request, call)
-                done.said = tuple(pair for pair in (*call.initial, *call.trailers) if pair[0].startswith("baton-"))
+                outcome.metadata = tuple(
+                    pair for pair in (*call.initial, *call.trailers) if pair[0].startswith("baton-")
+                )
         except (BatonError, Ended) as error:
-            done.failed = failure(error)
-        # The outermost owner of a tool's call: the log gets the stack trace, the client a status.
+            outcome.failed = failure(error)
+        # The outermost handler of a tool call: the log gets the stack trace, the client a status.
         except Exception as error:  # noqa: BLE001
             log_defect(error)
-            done.failed = failure_of(Internal())
-        return done
+            outcome.failed = failure_of(Internal())
+        return outcome
 
 
-def told(failed: Failure, argument: str = "", request_id: str = "") -> str:
-    """ "REASON: what happened; what to do". `argument`: the name of a write's request id."""
+def error_text(failed: Failure, argument: str = "", request_id: str = "") -> str:
+    """Text of an error: "REASON: message; remedy". `argument`: name of the write's request id."""
     advice = _ADVICE.get(failed.code, "")
     if failed.code in _AGAIN:
         seconds = failed.retry_after
@@ -249,7 +250,7 @@ def told(failed: Failure, argument: str = "", request_id: str = "") -> str:
 
 
 def _reason(failed: Failure) -> str:
-    """Of the error's ErrorInfo; of an error of another origin the name of its code."""
+    """Reason in the error's ErrorInfo; for foreign errors the name of the code."""
     info = error_details_pb2.ErrorInfo()
     for detail in failed.status.details:
         if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):

@@ -1,7 +1,7 @@
-"""MCP over standard input and output, for programs that start their servers themselves: the same tools as over HTTP,
-with calls that go to a process of Baton by gRPC.
+"""MCP over standard input and output, for programs that start their own servers: the same tools as over HTTP, with
+calls sent to a Baton process by gRPC.
 
-The records have the newest schema version, whatever the target's own default is.
+Records have the newest schema version, whatever the target's default is.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CLIENT = "baton mcp"
 
 
 class TargetAway(BatonError):
-    """Nothing answers at the target."""
+    """The target does not answer."""
 
     code = "UNAVAILABLE"
     reason = "TARGET_AWAY"
     retry_seconds = 1.0
 
     def __init__(self, target: str) -> None:
-        super().__init__(f"nothing answers at {target}: start A, B or a router there, or give its gRPC address")
+        super().__init__(f"{target} does not answer: start A, B or a router there, or give its gRPC address")
 
 
 class GrpcCaller:
@@ -57,10 +57,9 @@ class GrpcCaller:
         return self.contract.schemas.asked(pairs, NEWEST)
 
     def answered(self, request: Any, call: DoorCall) -> None:
-        """The result itself has it."""
+        """The result itself carries the metadata."""
 
     async def answer(self, method: Method, call: DoorCall) -> bytes:
-        """Raises Ended, TargetAway."""
         request = await call.read()
         sent = grpc.aio.Metadata(*call.invocation_metadata())
         running = self._channel.multi_callable(method.path)(request, timeout=call.time_remaining(), metadata=sent)
@@ -79,7 +78,7 @@ class GrpcCaller:
 
 
 async def _reach(channel: Channel) -> None:
-    """Connect. Raises TargetAway when the target's machine refuses."""
+    """Connect. Raises TargetAway if the target's machine refuses the connection."""
     state = channel.grpc.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
         if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
@@ -89,7 +88,7 @@ async def _reach(channel: Channel) -> None:
 
 
 async def serve_stdio(contract: Contract, target: str) -> None:
-    """Until standard input ends. Raises TargetAway if the target cannot be reached at the start."""
+    """Serve until standard input ends. Raises TargetAway if the target cannot be reached at the start."""
     async with open_channel(target) as channel:
         try:
             async with asyncio.timeout(REACH_SECONDS):

@@ -1,7 +1,7 @@
-"""A contract as an OpenAPI 3.1 document, for its newest schema version: what `libs.http.rest` serves, in words.
+"""A contract's newest schema version as an OpenAPI 3.1 document, which describes `libs.http.rest`.
 
-Made at build time, since compiled modules have no comments (`protos/openapi.py`). It knows no method by name.
-Sources: https://spec.openapis.org/oas/v3.1.1.html, https://google.aip.dev/127.
+`protos/openapi.py` makes it at build time, since compiled modules have no comments. No method is special here. Sources:
+https://spec.openapis.org/oas/v3.1.1.html, https://google.aip.dev/127.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from libs.http.values import is_parameter
 VERSION = "3.1.1"
 JSON = "application/json"
 _DEPTH = 4
-"""How deep the fields of messages are shown as parameters of a query."""
+"""Depth to which the fields of messages become query parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathParameter:
     name: str
     field: str
-    """The path of the field that has it in its value, or "" if none has."""
+    """Path of the field whose value holds the parameter, or ""."""
     segments: str
-    """"*" or "**"."""
+    """Pattern: "*" or "**"."""
 
 
 def document(contract: Contract, comments: Comments) -> dict[str, Any]:
-    """Raises UnfitContract, UnfitTemplate."""
     return _Document(contract, comments).write()
 
 
 def open_path(template: Template) -> tuple[str, tuple[PathParameter, ...]]:
-    """The path as OpenAPI writes it: "/v1/sandboxes/{sandbox}:undelete" of "/v1/{name=sandboxes/*}:undelete"."""
+    """The path in OpenAPI's form: "/v1/{name=sandboxes/*}:undelete" becomes "/v1/sandboxes/{sandbox}:undelete"."""
     path, verb = split_verb(template.text, behind=template.text.rfind("}"))
     found: list[PathParameter] = []
     shown: list[str] = []
@@ -87,7 +86,7 @@ class _Document:
         if schemas.metadata:
             shared[schemas.metadata] = parts.header(
                 schemas.metadata,
-                f"The schema version that this call speaks: {schemas.newest} for what this document describes. Send it"
+                f"Schema version of this call: this document describes version {schemas.newest}. Send it"
                 f" with every call: the old service takes version {schemas.oldest} if it is missing.",
                 {"type": "string", "enum": [str(one) for one in range(schemas.oldest, schemas.newest + 1)]},
                 str(schemas.newest),
@@ -119,7 +118,7 @@ class _Document:
                 pool = self._service.file.pool
                 here = self._schemas.reference(pool.FindMessageTypeByName(message))["$ref"].rpartition("/")[2]
                 there = self._schemas.reference(pool.FindMessageTypeByName(form))["$ref"].rpartition("/")[2]
-                pairs.append(f"`{there}` where this document says `{here}`")
+                pairs.append(f"`{there}` in the place of `{here}`")
             yield (
                 f"This document describes schema version {schemas.newest}. A caller that sends `{schemas.metadata}:"
                 f" {version}` writes and reads {', '.join(pairs)}."
@@ -177,7 +176,7 @@ class _Document:
                     "  ", " "
                 )
                 if isinstance(comment.example, str):
-                    # Where the value has several parts, the last one stands for this parameter.
+                    # If the value has several parts, the last one is the example of this parameter.
                     found["example"] = comment.example.rpartition("/")[2]
             yield found
 
@@ -305,7 +304,7 @@ def _field(message: Descriptor, path: str) -> FieldDescriptor:
 def _scalars(
     message: Descriptor, shown: str, above: str, bound: set[str], depth: int
 ) -> Iterator[tuple[str, FieldDescriptor]]:
-    """The fields that a query can give, with their paths in JSON's names. `bound`: those that stand elsewhere."""
+    """Fields that a query can set, with their paths in JSON's names. `bound`: fields that are set elsewhere."""
     for field in message.fields:
         path = above + field.name
         if path in bound:

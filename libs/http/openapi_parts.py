@@ -1,6 +1,6 @@
-"""The parts of an OpenAPI document that are the same for every contract: HTTP's own words at this listener.
+"""Parts of an OpenAPI document that are the same for every contract: headers and errors over HTTP.
 
-They say what `libs.http.rest`, `libs.http.events` and `libs.http.errors` do.
+They describe `libs.http.rest`, `libs.http.events` and `libs.http.errors`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ IF_MATCH = "If-Match"
 IF_NONE_MATCH = "If-None-Match"
 LAST_EVENT_ID = "Last-Event-ID"
 ALWAYS = ("X-Server-Timeout", "Prefer", metadata.EXPLAIN, metadata.CLIENT, metadata.TRACEPARENT)
-"""Headers that every operation takes."""
+"""Headers of every operation."""
 
 _ETAG_PATTERN = '^"[^"]+"$'
 
 
 def header(name: str, description: str, schema: Schema, example: Any = None) -> Schema:
-    """A parameter."""
     found = {"name": name, "in": "header", "description": description, "schema": schema}
     return found if example is None else found | {"example": example}
 
@@ -39,50 +38,50 @@ PARAMETERS: Mapping[str, Schema] = MappingProxyType(
         for parameter in (
             header(
                 "X-Server-Timeout",
-                "The deadline of this call, in seconds from now.",
+                "Deadline of this call, in seconds from now.",
                 {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e6},
                 2,
             ),
             header(
                 "Prefer",
-                "`wait=2` is a deadline of 2 seconds, as `X-Server-Timeout`, which wins if both are given. Other"
+                "`wait=2` sets a deadline of 2 seconds, like `X-Server-Timeout`, which takes precedence. Other"
                 " preferences are ignored.",
                 {"type": "string"},
                 "wait=2",
             ),
             header(
                 metadata.EXPLAIN,
-                "`1`: the answer's headers, or the error's, say which store answered and why.",
+                "`1`: adds headers to the answer or the error, with the store that answered and the reason.",
                 {"type": "string"},
                 "1",
             ),
             header(
                 metadata.CLIENT,
-                "A name that the caller gives itself. Operators see it where callers of an old schema version, or of"
-                " the old service's own listener, are listed.",
+                "Name that the caller gives itself. Operators see it in the list of callers of an old schema version"
+                " or of the old service's own listener.",
                 {"type": "string", "pattern": "^[ -~]*$"},
             ),
             header(metadata.TRACEPARENT, "W3C trace context.", {"type": "string", "pattern": "^[ -~]*$"}),
             header(
                 IDEMPOTENCY_KEY,
-                "The request's id, a UUID: a repeated call with the same one has one effect and gets the same answer."
-                " It says the same as the field `requestId`; if both are given they must be equal.",
+                "Request id, a UUID: repeated calls with the same one have one effect and get the same answer. The"
+                " field `requestId` means the same; if both are given they must be equal.",
                 {"type": "string", "format": "uuid"},
             ),
             header(
                 IF_MATCH,
-                "The ETag of a former answer: the write is refused with 409 if there was another write since.",
+                "ETag of an earlier answer: the write fails with 409 if the record was written since.",
                 {"type": "string", "pattern": _ETAG_PATTERN},
             ),
             header(
                 IF_NONE_MATCH,
-                "The ETag of a former answer: 304 without a body if it is still the newest.",
+                "ETag of an earlier answer: if it is still current, the response is 304 without a body.",
                 {"type": "string"},
             ),
             header(
                 LAST_EVENT_ID,
-                "The id of the newest event, to go on from there. A browser's EventSource sends it. It says the same as"
-                " the field `resumeToken`.",
+                "Id of the newest event, to continue from there. A browser's EventSource sends it. The field"
+                " `resumeToken` means the same.",
                 {"type": "string"},
             ),
         )
@@ -92,49 +91,49 @@ PARAMETERS: Mapping[str, Schema] = MappingProxyType(
 HEADERS: Mapping[str, Schema] = MappingProxyType(
     {
         "ETag": {
-            "description": "Names the newest write of the record, quotes included, as the field `etag` does.",
+            "description": "ETag of the record's newest write, quotes included, equal to the field `etag`.",
             "schema": {"type": "string", "pattern": _ETAG_PATTERN},
         },
         "Retry-After": {
-            "description": "Seconds after which a later try can help.",
+            "description": "Seconds after which a retry can help.",
             "schema": {"type": "integer", "minimum": 1},
         },
         "Age": {
-            "description": "Seconds by which a stale answer may be behind at most.",
+            "description": "Maximum age of a stale answer, in seconds.",
             "schema": {"type": "integer", "minimum": 0},
         },
         "Deprecation": {
-            "description": "The call uses something that ends one day (RFC 9745); `Baton-Deprecated` says what.",
+            "description": "The call uses a deprecated feature (RFC 9745), which `Baton-Deprecated` describes.",
             "schema": {"type": "string"},
         },
         "Baton-Deprecated": {
-            "description": "What the caller must change, in words.",
+            "description": "Change that the caller must make, in words.",
             "schema": {"type": "string"},
         },
         "Baton-Stale": {
-            "description": "`1`: the answer comes from a copy and may lack the newest writes. `0`, for a caller who"
-            f" asked by `{metadata.EXPLAIN}`: it does not.",
+            "description": "`1`: the answer comes from a copy and may lack the newest writes. `0`, only if the call has"
+            f" `{metadata.EXPLAIN}`: it does not.",
             "schema": {"type": "string", "enum": ["0", "1"]},
         },
         "Baton-Age-Seconds": {
-            "description": "As Age, with fractions.",
+            "description": "Age with fractions of a second.",
             "schema": {"type": "number", "minimum": 0},
         },
         "Baton-Version": {
-            "description": "`term-revision` of the record that the answer shows, if it is stale, a repeated one, or"
-            f" `{metadata.EXPLAIN}` asks.",
+            "description": "`term-revision` of the record, if the answer is stale or repeated, or the call has"
+            f" `{metadata.EXPLAIN}`.",
             "schema": {"type": "string"},
         },
         "Baton-Store": {
-            "description": f"Which store answered, if `{metadata.EXPLAIN}` asks.",
+            "description": f"Store that answered, if the call has `{metadata.EXPLAIN}`.",
             "schema": {"type": "string"},
         },
         "Baton-Reason": {
-            "description": f"The rule that chose the store, if `{metadata.EXPLAIN}` asks the router.",
+            "description": f"Rule that chose the store, if a call to the router has `{metadata.EXPLAIN}`.",
             "schema": {"type": "string"},
         },
         "Baton-Phase": {
-            "description": f"The phase of the migration, if `{metadata.EXPLAIN}` asks the router.",
+            "description": f"Phase of the migration, if a call to the router has `{metadata.EXPLAIN}`.",
             "schema": {"type": "string"},
         },
     }
@@ -151,14 +150,14 @@ _BY_HTTP_ONLY: Mapping[int, str] = MappingProxyType(
 )
 _MEANINGS: Mapping[int, str] = MappingProxyType(
     {
-        400: "The request is not valid, or it is not possible in the record's present state.",
-        404: "There is no such record.",
-        409: "The record exists already, or another write came first.",
+        400: "The request is not valid, or not possible in the record's current state.",
+        404: "The record does not exist.",
+        409: "The record already exists, or another write came first.",
         429: "There are too many calls, or a store is full.",
-        500: "Something went wrong inside the server.",
-        503: "The server, or the store that owns the record, is out of reach. A write may have had its effect: repeat"
+        500: "The server failed.",
+        503: "The server, or the store that owns the record, is unavailable. A write may have had its effect: retry"
         " it with the same request id.",
-        504: "The deadline has passed. A write may have had its effect: repeat it with the same request id.",
+        504: "The deadline has passed. A write may have had its effect: retry it with the same request id.",
     }
 )
 
@@ -171,7 +170,7 @@ _DETAILS: tuple[Descriptor, ...] = (
 
 
 def error_codes(*, keyed: bool, writes: bool, body: bool) -> list[int]:
-    """The HTTP codes of the errors that can come. `keyed`: the path names a record."""
+    """HTTP codes of possible errors. `keyed`: the path names a record."""
     found = {400, 429, 500, 503, 504}
     found |= {404} if keyed else set()
     found |= {409} if writes else set()
@@ -180,7 +179,7 @@ def error_codes(*, keyed: bool, writes: bool, body: bool) -> list[int]:
 
 
 def error_response(code: int) -> Schema:
-    """By AIP-193."""
+    """An error response by AIP-193."""
     statuses = [status.name for status, http in HTTP_CODES.items() if http == code]
     text = _BY_HTTP_ONLY.get(code) or f"{_MEANINGS[code]} Status: {', '.join(statuses)}."
     names = (*(("Retry-After",) if code in _RETRIABLE else ()), *_OF_ANSWERS)
@@ -204,7 +203,7 @@ def parameter_reference(name: str) -> Schema:
 
 
 def add_error(schemas: Schemas) -> None:
-    """The body of every error, as the schema Error."""
+    """Add the body of every error as the schema Error."""
     details = []
     for kind in _DETAILS:
         schemas.reference(kind)
@@ -222,16 +221,16 @@ def add_error(schemas: Schemas) -> None:
                 "type": "object",
                 "required": ["code", "status", "message", "details"],
                 "properties": {
-                    "code": {"type": "integer", "description": "The HTTP code of the response."},
+                    "code": {"type": "integer", "description": "HTTP code of the response."},
                     "status": {
                         "type": "string",
-                        "description": "The same over every protocol.",
+                        "description": "Status name, the same over every protocol.",
                         "enum": [status.name for status in grpc.StatusCode if status is not grpc.StatusCode.OK],
                     },
-                    "message": {"type": "string", "description": "The field, its value and the remedy."},
+                    "message": {"type": "string", "description": "Field, value and remedy."},
                     "details": {
                         "type": "array",
-                        "description": "ErrorInfo comes with every error: its `reason` is stable, for programs.",
+                        "description": "Every error has an ErrorInfo, whose `reason` is stable for programs.",
                         "items": {"anyOf": [*details, other]},
                     },
                 },

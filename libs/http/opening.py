@@ -1,4 +1,4 @@
-"""Opens the HTTP listener of a process, beside its public gRPC listener."""
+"""Construction of a process's HTTP listener, beside its public gRPC listener."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTING = "http"
 _VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
 MoreTools = Callable[[Gateway], Iterable[Tool]]
-"""Makes the tools that a process has beside its contract's."""
+"""Makes the tools that a process has in addition to its contract's."""
 
 
 def http_listener(  # noqa: PLR0913 - what a listener serves, and where
@@ -37,7 +37,7 @@ def http_listener(  # noqa: PLR0913 - what a listener serves, and where
     default_schema: int = NEWEST,
     more_tools: MoreTools = lambda _: (),
 ) -> HttpListener:
-    """Build the listener of the service that `public` serves, with `public`'s limits; the caller starts it. Raises
+    """Build the listener of the service that `public` serves, with the limits of `public`; the caller starts it. Raises
     UnfitContract, UnfitTemplate."""
     gateway = Gateway(contract, service, public.gate, default_schema)
     procedures = Procedures(gateway)
@@ -57,7 +57,7 @@ def measured(meter: Meter) -> Measure:
     duration = meter.create_histogram("http.server.request.duration", "s", "Duration of HTTP requests.")
 
     def measure(verb: str, route: str, code: int, seconds: float) -> None:
-        # Any word can be a method: a stranger would make metrics without end.
+        # A stranger can send any word as the method, and could create unlimited metrics with it.
         verb = verb if verb in _VERBS else "_OTHER"
         duration.record(seconds, {"http.request.method": verb, "http.route": route, "http.response.status_code": code})
 

@@ -1,4 +1,4 @@
-"""The calls of a contract at `/{service}/{method}`: by Connect, or by gRPC-Web if the content type says so."""
+"""Calls at `/{service}/{method}`: by Connect, or by gRPC-Web if the content type says so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Procedures:
             await protocol.serve(method, scope, receive, send)
             return
         names = ", ".join(path.removeprefix(self.prefix) for path in self._methods)
-        failed = failure_of(NoSuchMethod(f"{scope['path'][:200]!r} is no method; those of {self.prefix} are: {names}"))
+        message = f"{scope['path'][:200]!r} is not a method of {self.prefix}: the methods are {names}"
+        failed = failure_of(NoSuchMethod(message))
         if kind in grpc_web.KINDS:
             await grpc_web.refuse(send, kind, failed)
         else:

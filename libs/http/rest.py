@@ -1,8 +1,8 @@
 """REST by a contract's `google.api.http` options: proto3 JSON in and out, errors by AIP-193, watches as events.
 
-Headers may stand for fields: `Idempotency-Key` for the request id, `If-Match` for the etag, `Last-Event-ID` for the
-resume token. `X-Server-Timeout` (seconds) or `Prefer: wait=2` is the deadline. A field that is given in two
-places (path, query, body, header) must have one value.
+Headers may replace fields: `Idempotency-Key` the request id, `If-Match` the etag, `Last-Event-ID` the resume token.
+`X-Server-Timeout` (seconds) or `Prefer: wait=2` sets the deadline. A field that is given twice (path, query, body,
+header) must have the same value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from libs.http.asgi import (
     connection_of,
     deadline_of,
     has_body,
-    knows,
+    matches_etag,
     media_type,
     metadata_of,
     peer_of,
@@ -45,7 +45,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request that was recognised."""
+    """A recognised request."""
 
     route: Route
     headers: Headers
@@ -61,7 +61,6 @@ class RestDoor:
     """An ASGI application."""
 
     def __init__(self, gateway: Gateway) -> None:
-        """Raises UnfitContract, UnfitTemplate."""
         self.routes = Routes.of(gateway.contract)
         self._gateway = gateway
 
@@ -92,13 +91,12 @@ class RestDoor:
             return
         form = form_for(headers, self._shown(request))
         if verb == "HEAD":
-            # A stream has no end, so its head alone is no call.
+            # A stream has no end, so HEAD makes no call.
             await respond(send, 200, form.headers(call), body=False)
             return
         await StreamedAnswer(form, send, connection_of(scope)).run(self._gateway, request.method, call, receive)
 
     def _allowed(self, path: str) -> list[str]:
-        """Raises NoSuchPath."""
         verbs = []
         for verb in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             try:
@@ -119,19 +117,19 @@ class RestDoor:
         reply = self._gateway.forms.reply(request.method, request.schema).FromString(data)
         headers = answer_headers(call)
         if version_header := self._gateway.contract.schemas.metadata:
-            # The etag is the record's, whatever the version that shows it: a cache must keep the versions apart.
+            # The etag is the record's in any schema version: a cache must keep the versions apart.
             headers["vary"] = version_header
         etag = getattr(reply, "etag", "")
         if etag:
-            # An etag has its quotes in the message already: https://google.aip.dev/154.
+            # The message's etag already has its quotes: https://google.aip.dev/154.
             headers["etag"] = etag
-            if request.method.is_read and knows(request.headers.get("if-none-match", ""), etag):
+            if request.method.is_read and matches_etag(request.headers.get("if-none-match", ""), etag):
                 await respond(send, 304, headers)
                 return
         await respond(send, 200, headers, self._write(request.route.binding, reply), JSON, body=body)
 
     def _shown(self, request: _Request) -> Callable[[bytes], tuple[bytes, str]]:
-        """Of a watch: one answer as JSON, and its resume token."""
+        """Converts one message of a watch to JSON and its resume token."""
         kind = self._gateway.forms.reply(request.method, request.schema)
         watch = request.method.watch
         assert watch is not None, "the method is a watch"
@@ -147,13 +145,13 @@ class RestDoor:
         return write_message(getattr(reply, binding.response_body) if binding.response_body else reply)
 
     def _builder(self, request: _Request, receive: Receive) -> Callable[[], Any]:
-        """Reads and builds the request, within the gate's bounds. Raises BatonError."""
+        """Reads and builds the request, within the gate's limits. Raises BatonError."""
 
         async def build() -> bytes:
             message = self._gateway.forms.request(request.method, request.schema)()
             binding = request.route.binding
             if binding.body:
-                # JSON is longer than the message that it says; the gate checks the message.
+                # JSON is longer than its message. The gate checks the size of the message.
                 body = await read_body(receive, request.headers, 2 * self._gateway.request_bytes)
                 if body:
                     _read_body(binding, request.headers, body, message)
@@ -179,7 +177,7 @@ def _read_body(binding: Binding, headers: Headers, body: bytes, message: Message
 
 
 def _put(message: Message, path: str, text: str, source: str) -> None:
-    """Set the field. Raises InvalidField if it has another value already."""
+    """Set the field. Raises InvalidField if it already has another value."""
     *parents, last = path.split(".")
     target: Any = message
     for name in parents:
@@ -188,9 +186,9 @@ def _put(message: Message, path: str, text: str, source: str) -> None:
     before = type(target)()
     before.CopyFrom(target)
     put_value(target, field, path, text)
-    said = getattr(before, last)
-    if said and said != getattr(target, last):
-        raise InvalidField(path, said, f"the same as in {source}: {text}, or nothing")
+    earlier = getattr(before, last)
+    if earlier and earlier != getattr(target, last):
+        raise InvalidField(path, earlier, f"the same as in {source}: {text}, or nothing")
 
 
 def _put_query(binding: Binding, request: _Request, message: Message) -> None:
@@ -207,35 +205,35 @@ def _put_query(binding: Binding, request: _Request, message: Message) -> None:
 
 def _put_headers(request: _Request, message: Message) -> None:
     method, headers = request.method, request.headers
-    # An empty one is refused: a caller whose variable is unset would write unconditionally, or twice.
+    # An empty value is refused: a caller whose variable is unset would write unconditionally, or twice.
     if (key := headers.get("idempotency-key")) is not None:
         if not key.strip('"'):
-            raise InvalidField("Idempotency-Key", key, "a UUID, or no such header")
+            raise InvalidField("Idempotency-Key", key, "a UUID, or leave the header out")
         if not method.request_id:
-            raise InvalidField("Idempotency-Key", key, "no such header: this method changes nothing")
+            raise InvalidField("Idempotency-Key", key, "leave the header out: this method changes nothing")
         _put(message, method.request_id, key.strip('"'), "Idempotency-Key")
     if (match := headers.get("if-match")) is not None:
         _put_etag(request.route.binding, message, match)
     if token := headers.get("last-event-id"):
         if method.watch is None:
-            raise InvalidField("Last-Event-ID", token, "no such header: this method is no watch")
+            raise InvalidField("Last-Event-ID", token, "leave the header out: this method is not a watch")
         _put(message, method.watch.resume_token, token, "Last-Event-ID")
 
 
 def _put_etag(binding: Binding, message: Message, match: str) -> None:
     etag = match.strip()
     if not (len(etag) > 2 and etag[0] == etag[-1] == '"') or '"' in etag[1:-1]:
-        raise InvalidField("If-Match", match, "one strong etag in double quotes, as an answer's ETag has it")
+        raise InvalidField("If-Match", match, "one strong etag in double quotes, as in an answer's ETag")
     fields = message.DESCRIPTOR.fields_by_name
     resource = fields.get(binding.body)
     if binding.method.creates:
-        raise InvalidField("If-Match", match, "no such header: this method creates a record, which has no etag yet")
+        raise InvalidField("If-Match", match, "leave the header out: a record to be created has no etag yet")
     if "etag" in fields:
         _put(message, "etag", etag, "If-Match")
     elif resource is not None and resource.message_type and "etag" in resource.message_type.fields_by_name:
         _put(message, f"{binding.body}.etag", etag, "If-Match")
     else:
-        raise InvalidField("If-Match", match, "no such header: this method takes no etag")
+        raise InvalidField("If-Match", match, "leave the header out: this method takes no etag")
 
 
 async def _refuse(send: Send, failed: Failure, call: DoorCall | None = None) -> None:

@@ -1,7 +1,7 @@
-"""One call with many answers over one HTTP response, for every door: its start, its end, and a caller that leaves.
+"""A call with a stream of answers over one HTTP response, for every door: its start, its end, and a caller that leaves.
 
-The gate waits for a caller that takes no answer, within its bound (`libs.rpc.gate`). The last bytes have a bound of
-their own here.
+The gate limits how long a stream waits for a slow caller (`libs.rpc.gate`). The last bytes have a limit of their own
+here.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from libs.http.errors import Failure
 from libs.http.gateway import Gateway, failure
 
 FAREWELL_SECONDS = 1.0
-"""How long the last bytes of a stream may take to be sent."""
+"""Time for sending the last bytes of a stream."""
 
 
 class StreamForm(Protocol):
-    """How a protocol writes a stream."""
+    """Form of a stream in one protocol."""
 
     def headers(self, call: DoorCall) -> dict[str, str]:
-        """The headers of a response that has begun, the content type among them."""
+        """Headers of a started response, including the content type."""
 
     def answer(self, data: bytes) -> bytes:
-        """One serialized answer, as it is sent."""
+        """One serialized answer in the protocol's form."""
 
     def last(self, call: DoorCall, failed: Failure | None) -> bytes:
-        """The end of the response. `failed`: the error that ended the call."""
+        """End of the response. `failed`: the error that ended the call."""
 
     async def refuse(self, call: DoorCall, failed: Failure, send: Send) -> bool:
-        """Answer a call that ended before its first answer by a response of its own. False: `last` reports it."""
+        """Respond to a call that ended before its first answer. False: `last` reports the error instead."""
 
 
 class StreamedAnswer:
@@ -48,7 +48,7 @@ class StreamedAnswer:
         self._begun = False
 
     async def run(self, gateway: Gateway, method: Method, call: DoorCall, receive: Receive) -> None:
-        """To its end, or until the caller leaves."""
+        """Run to the end, or until the caller leaves."""
         call.writer = partial(self._write, call)
         stream = asyncio.ensure_future(gateway.stream(method, call))
         leaving = asyncio.ensure_future(_left(call, receive))
@@ -83,13 +83,13 @@ class StreamedAnswer:
                 await self._begin(call)
                 await self._send({"type": "http.response.body", "body": self._form.last(call, failed)})
         except TimeoutError:
-            # A caller that takes nothing would keep what was written in memory for as long as it likes.
+            # The written bytes of a caller that does not read would stay in memory as long as it likes.
             if self._connection is not None:
                 self._connection.abort()
 
 
 async def _left(call: DoorCall, receive: Receive) -> None:
-    """Returns when the caller has gone."""
+    """Wait until the caller has left."""
     await call.was_read.wait()
     while (await receive())["type"] != "http.disconnect":
         pass

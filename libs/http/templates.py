@@ -1,11 +1,11 @@
-"""Path templates of `google.api.http`: which paths they match, and the field values that a path gives.
+"""Path templates of `google.api.http`: matching of paths, and field values in a path.
 
-Source: https://github.com/googleapis/googleapis/blob/master/google/api/http.proto, "Path template syntax".
-The verb of a path begins at the last ":" of its last segment, as it is sent; a ":" in a name travels as %3A.
+Source: https://github.com/googleapis/googleapis/blob/master/google/api/http.proto, "Path template syntax". The verb of
+a path begins at the last ":" of its last segment, as sent; a ":" in a name is encoded as %3A.
 
-In one thing this is stricter than the grammar's text. An encoded slash in a value of several segments would be left as
-"%2F", so two names could not be told apart; "." and ".." are taken out of a path by many clients on its way. Such names
-are refused: they are reached over gRPC.
+This is stricter than the grammar in one point. An encoded slash in a value of several segments would stay "%2F", so
+that two names could not be told apart, and many clients remove "." and ".." from paths. Such names are refused; callers
+reach them over gRPC.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ from urllib.parse import unquote_to_bytes
 from libs.errors import BatonError, InvalidField
 
 TOKEN = re.compile(r"\{([a-z0-9_.]+)(?:=([^{}]+))?\}")
-"""A variable: the path of its field, and its segments if the template says them."""
+"""A variable: the path of its field, and its segments if the template has them."""
 _LITERAL = re.compile(r"[A-Za-z0-9._~-]+")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEGMENTS = {"*": "[^/]+", "**": ".+"}
 
 
 class UnfitTemplate(BatonError):
-    """A path template cannot be read."""
+    """The path template is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     text: str
     pattern: re.Pattern[str]
-    """Of a path without its verb."""
+    """Pattern of a path without its verb."""
     verb: str
-    """"undelete" of "/v1/{name=sandboxes/*}:undelete", or ""."""
+    """Verb: "undelete" in "/v1/{name=sandboxes/*}:undelete", or ""."""
     fields: tuple[str, ...]
-    """The paths of the fields, in the order of the pattern's groups."""
+    """Field paths, in the order of the pattern's groups."""
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Raises UnfitTemplate."""
         path, verb = split_verb(text, behind=text.rfind("}"))
         fields: list[str] = []
         parts: list[str] = []
@@ -55,13 +54,14 @@ class Template:
         return cls(text, re.compile("".join(parts)), verb, tuple(fields))
 
     def match(self, path: str) -> tuple[str, ...] | None:
-        """The values of the fields, as they are sent; None if the path, without its verb, is another one."""
+        """Field values, still encoded; None if the path, without its verb, does not match."""
         found = self.pattern.fullmatch(path)
         return found.groups() if found is not None else None
 
 
 def split_verb(path: str, behind: int = -1) -> tuple[str, str]:
-    """The path without its verb, and the verb. Only a ":" after the place `behind` begins one, and not at the end."""
+    """The path without its verb, and the verb. Only a ":" after the index `behind` begins a verb, and not at the
+    end."""
     place = path.rfind(":")
     if place <= max(behind, path.rfind("/")) or place == len(path) - 1:
         return path, ""
@@ -69,7 +69,7 @@ def split_verb(path: str, behind: int = -1) -> tuple[str, str]:
 
 
 def decode(field: str, value: str) -> str:
-    """A value of a path, decoded. Raises InvalidField."""
+    """Decode a value of a path. Raises InvalidField."""
     if _ESCAPE.search(value):
         raise InvalidField(field, value, "a % is followed by two hexadecimal digits; write a % itself as %25")
     if "%2f" in value.lower():
@@ -84,10 +84,10 @@ def decode(field: str, value: str) -> str:
 
 
 def _segments(text: str, template: str) -> str:
-    """As a regular expression. Raises UnfitTemplate."""
+    """Convert to a regular expression. Raises UnfitTemplate."""
     out = []
     for segment in text.split("/"):
         if segment and segment not in _SEGMENTS and not _LITERAL.fullmatch(segment):
-            raise UnfitTemplate(f"the path template {template!r} has a segment {segment!r} that cannot be read")
+            raise UnfitTemplate(f"the path template {template!r} has an invalid segment {segment!r}")
         out.append(_SEGMENTS.get(segment) or re.escape(segment))
     return "/".join(out)

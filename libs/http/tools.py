@@ -1,7 +1,7 @@
-"""A contract's methods as tools for agents: names, descriptions, schemas and hints, from the descriptors alone.
+"""A contract's methods as tools for agents: names, descriptions, schemas and hints, made from the descriptors.
 
-A method that answers more than once (a watch) is no tool: a tool has one result, and a stateless server has nothing to
-send the later answers on. An agent lists instead.
+A watch is not a tool: a tool has one result, and a stateless server cannot send later answers. Agents use the list
+method.
 
 `libs.http.mcp_server` serves the tools over MCP; this module needs no SDK.
 """
@@ -27,13 +27,13 @@ from libs.http.forms import Forms
 from libs.http.json_schema import DEFS, Schema, Schemas
 
 Answer = Callable[[DoorCall], Awaitable[bytes]]
-"""The serialized reply. Raises Ended, BatonError."""
+"""Returns the serialized reply. Raises Ended, BatonError."""
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Caller(Protocol):
-    """Where the calls of a contract's tools go."""
+    """Executes the calls of a contract's tools."""
 
     @property
     def contract(self) -> Contract: ...
@@ -47,25 +47,25 @@ class Caller(Protocol):
 @dataclass(frozen=True, slots=True)
 class Tool:
     name: str
-    """"create_sandbox"."""
+    """Name: "create_sandbox"."""
     full_name: str
-    """Of the method: "sandbox.v1.SandboxService.CreateSandbox"."""
+    """Full name of the method: "sandbox.v1.SandboxService.CreateSandbox"."""
     request: Callable[[int], type[Message]]
-    """By schema version."""
+    """Request class by schema version."""
     reply: Callable[[int], type[Message]]
     answer: Answer
     is_read: bool = True
     is_destructive: bool = False
-    """It may overwrite or remove what is there."""
+    """The method may overwrite or remove records."""
     request_id: str = ""
-    """The field of a write that makes its repetition harmless."""
+    """Field with the request id of a write, which makes retries safe."""
     creates: bool = False
-    """It needs all that a new record must have."""
+    """The request needs every required field of a new record."""
     text: Callable[[Message], str] | None = None
-    """The reply in words; without it the text is the reply as JSON."""
+    """Converts the reply to text. None: the text is the reply as JSON."""
 
     def argument(self, schema: int) -> str:
-        """The argument's name that is the request id, or ""."""
+        """Name of the argument that is the request id, or ""."""
         if not self.request_id:
             return ""
         name: str = self.request(schema).DESCRIPTOR.fields_by_name[self.request_id].json_name
@@ -78,7 +78,7 @@ class Tool:
         return text
 
     def input_schema(self, comments: Comments, schema: int) -> Schema:
-        """What must be given is that of the newest schema version."""
+        """Required fields are those of the newest schema version."""
         kind = _descriptor(self.request(schema))
         schemas = Schemas(kind.file.package, comments, DEFS)
         found, needs = schemas.alone(kind), schemas.needs(_descriptor(self.request(NEWEST)))
@@ -95,7 +95,7 @@ class Tool:
 
 
 def tools_of(caller: Caller) -> Iterator[Tool]:
-    """One for each method with one answer."""
+    """One tool for each unary method."""
     for method in caller.contract.methods.values():
         if method.watch is None:
             yield Tool(
@@ -121,7 +121,7 @@ def snake_case(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """A contract's records as resources: "sandbox://{name}" is the one that GetSandbox reads."""
+    """Records of a contract as resources: "sandbox://{name}" is the record that GetSandbox returns."""
 
     template: str
     tool: Tool
@@ -140,7 +140,7 @@ class Records:
                 yield cls(template, tool, scheme, method.key.paths)
 
     def arguments(self, uri: str) -> dict[str, str] | None:
-        """Of the read; None if the URI is of other records. A name's own "/" may stand in it as it is. Raises
+        """Arguments of the read; None if the URI does not match. A "/" in a name need not be encoded. Raises
         InvalidField."""
         start = f"{self.scheme}://"
         if not uri.startswith(start):

@@ -1,4 +1,4 @@
-"""Values that stand in a path or a query as text, put into the fields of a message.
+"""Text values of a path or a query, converted to message fields.
 
 Source: https://github.com/googleapis/googleapis/blob/master/google/api/http.proto: a query parameter is a scalar, an
 enum, a repeated one of them, or a type that proto3 JSON writes as a string or a number; "a.b" is a field of a message.
@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from libs.errors import InvalidField
 
 _TEXT_MESSAGES = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration", "google.protobuf.FieldMask"})
-"""Their classes read their JSON form themselves."""
+"""Messages whose classes parse their own JSON form."""
 
 INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
@@ -27,35 +27,34 @@ INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT32: (0, (1 << 32) - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
 }
-"""The least and the largest value, by type."""
+"""Minimum and maximum by type."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLS = {"true": True, "false": False}
 _INTEGER_CHARACTERS = 20
 
 
 class _Unreadable(Exception):
-    """The text is none of the field's type; the argument says what would be."""
+    """The text does not fit the field's type; the argument describes a valid value."""
 
 
-def put_values(message: Message, values: Iterable[tuple[str, str]], what: str) -> None:
-    """Each value into the field of its path, in the proto's names or in JSON's; a repeated field may come repeatedly.
+def put_values(message: Message, values: Iterable[tuple[str, str]], source: str) -> None:
+    """Set each field by its path, in the proto's names or in JSON's. Repeated fields may occur several times.
 
-    `what`: for the message of an error: "query parameter". Raises InvalidField.
+    `source`: kind of the values for errors, "query parameter". Raises InvalidField.
     """
     seen: set[tuple[str, ...]] = set()
     for path, text in values:
-        target, field, names = _resolve(message, path, what)
+        target, field, names = _resolve(message, path, source)
         if field.is_repeated:
             getattr(target, field.name).append(_convert(field, path, text))
             continue
         if names in seen:
-            raise InvalidField(path, text, f"one {what} of this name: it is given twice")
+            raise InvalidField(path, text, f"one {source} of this name: it is given twice")
         seen.add(names)
         put_value(target, field, path, text)
 
 
 def put_value(target: Message, field: FieldDescriptor, path: str, text: str) -> None:
-    """Raises InvalidField."""
     if field.message_type is None:
         setattr(target, field.name, _convert(field, path, text))
         return
@@ -67,40 +66,40 @@ def put_value(target: Message, field: FieldDescriptor, path: str, text: str) -> 
 
 @cache
 def fields_of(message: Descriptor) -> dict[str, FieldDescriptor]:
-    """By both of their names."""
+    """Fields by both of their names."""
     by_json = {field.json_name: field for field in message.fields}
     return {**by_json, **message.fields_by_name}
 
 
 def is_parameter(field: FieldDescriptor) -> bool:
-    """Whether a query can give it."""
+    """Whether a query parameter can set the field."""
     if field.message_type is None:
         return True
     return not field.is_repeated and field.message_type.full_name in _TEXT_MESSAGES
 
 
-def _resolve(message: Message, path: str, what: str) -> tuple[Message, FieldDescriptor, tuple[str, ...]]:
-    """The message that has the field, the field, and the proto's names on the way to it."""
+def _resolve(message: Message, path: str, source: str) -> tuple[Message, FieldDescriptor, tuple[str, ...]]:
+    """The message with the field, the field, and its path in the proto's names."""
     *parents, last = path.split(".")
     target: Any = message
     names: list[str] = []
     for name in parents:
         parent = fields_of(target.DESCRIPTOR).get(name)
         if parent is None or parent.message_type is None or parent.is_repeated:
-            raise _unknown(path, message, what)
+            raise _unknown(path, message, source)
         names.append(parent.name)
         target = getattr(target, parent.name)
     field = fields_of(target.DESCRIPTOR).get(last)
     if field is None or not is_parameter(field):
-        raise _unknown(path, message, what)
+        raise _unknown(path, message, source)
     return target, field, (*names, field.name)
 
 
-def _unknown(path: str, message: Message, what: str) -> InvalidField:
+def _unknown(path: str, message: Message, source: str) -> InvalidField:
     names = ", ".join(
         {field.json_name: None for field in fields_of(message.DESCRIPTOR).values() if is_parameter(field)}
     )
-    return InvalidField(what, path, f"a field of the request that a {what} can give: {names}")
+    return InvalidField(source, path, f"a field of the request that a {source} can set: {names}")
 
 
 def _convert(field: FieldDescriptor, path: str, text: str) -> Any:
@@ -144,7 +143,7 @@ def _enum(field: FieldDescriptor, text: str) -> int:
 
 
 def _number(text: str) -> float:
-    # Python would also take spaces, "1_0" and other digits.
+    # Python's float also accepts spaces, "1_0" and other digits.
     found = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(found):
         raise _Unreadable("a finite number")

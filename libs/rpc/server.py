@@ -204,7 +204,7 @@ class Server:
         if not self.port:
             raise CannotListen(
                 f"{config.setting}: cannot listen on {config.address}: the port is in use or the host is not this"
-                " machine's; stop who has it or set another address"
+                " machine's; stop the process that uses it or set another address"
             )
         await self._server.start()
 

@@ -1,1 +1,1 @@
-"""What the calls of `sandbox.v1.SandboxService` mean: pure functions, no I/O, no clock."""
+"""Semantics of `sandbox.v1.SandboxService`: pure functions without I/O and clock."""

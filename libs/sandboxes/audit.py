@@ -1,10 +1,11 @@
-"""Dirt in single sandboxes, as years and other programs leave it behind.
+"""Findings about single sandboxes: invalid data left behind by years of use and by other programs.
 
-Two ranks. What is acceptable moves as it is, and is the same at the other store: a person may clean it up before, or
-decide to live with it. What is not acceptable would be lost or changed on the way: it has to go before anything moves.
+There are two ranks. An acceptable finding moves as it is and stays the same at the other store: an operator may clean
+it up before, or accept it. Data with a finding that is not acceptable would be lost or changed by a move, so it must be
+mended before anything moves.
 
-What the old program had kept and could not be understood when its file was taken over is found by the annotations that
-hold the original text (`RAW`), whose rest is the name of the old column.
+When the old program's file was taken over, values that could not be interpreted were kept in annotations. Their names
+begin with `RAW` and end with the name of the old column; the audit finds such values by them.
 """
 
 from __future__ import annotations
@@ -27,36 +28,38 @@ from libs.sandboxes import validation as rules
 from libs.sandboxes.schema import SCHEMAS, Schemas
 
 RAW = "baton.dev/raw-"
-"""Annotations that begin so hold what an old column had, where it could not be taken over as it was."""
+"""Prefix of annotations that hold the original text of an old column that could not be converted."""
 
 FUTURE_SECONDS = 300.0
-"""A clock that is so much ahead may just be set badly."""
+"""Tolerance for times in the future: a clock may be set wrong by that much."""
 ABANDONED_SECONDS = 86_400.0
-"""A lease that ended so long ago was forgotten, not just late."""
+"""Time after which an ended lease counts as abandoned, not just late."""
 
 _JSON_COLUMNS = frozenset({"command", "env", "metadata"})
 
 KINDS: Mapping[str, Kind] = {
-    "bad-json": Kind("An old column holds text that is no JSON, or JSON of another shape; it is kept beside"),
-    "odd-value": Kind("An old column holds a value of another type or range; it is kept beside"),
-    "impossible-state": Kind("The state is none that a sandbox can have"),
-    "old-name": Kind("No client could create this name today. Every call reaches it; deleted, it is not made again"),
+    "bad-json": Kind("An old column holds text that is not JSON, or JSON of another shape; an annotation keeps it"),
+    "odd-value": Kind("An old column holds a value of another type or range; an annotation keeps it"),
+    "impossible-state": Kind("The state is not one that a sandbox can have"),
+    "old-name": Kind(
+        "A client could not create this name today. Every call reaches it; once deleted, it cannot return"
+    ),
     "no-rest-path": Kind('A REST path cannot hold this name ("/", "." or ".."): clients reach it over gRPC and MCP'),
     "invalid-name": Kind("The old id could not be part of a name, or the record names itself otherwise"),
     "future-time": Kind("A time lies in the future"),
-    "dangling-owner": Kind("The sandbox belongs to nobody"),
-    "orphaned-lease": Kind("A lease that nobody can hold any more: without holder, never granted, or long over"),
+    "dangling-owner": Kind("The sandbox has no account"),
+    "orphaned-lease": Kind("A lease that no client can hold any more: without holder, never granted, or long over"),
     "oversize": Kind("A value is larger than a client may make it"),
     "beyond-contract": Kind("A value that a client could not write today"),
     "too-large": Kind("The record is larger than an event may be: it could not be handed over", acceptable=False),
-    "unreachable-name": Kind("No call takes this name", acceptable=False),
+    "unreachable-name": Kind("No call accepts this name", acceptable=False),
     "unreadable": Kind("The record cannot be read", acceptable=False),
-    "lossy-conversion": Kind("Converted to another schema version and back it is another one", acceptable=False),
+    "lossy-conversion": Kind("A conversion to another schema version and back changes the record", acceptable=False),
 }
 
 
 class SandboxAudit:
-    """A `RecordAudit`."""
+    """`RecordAudit` of sandboxes."""
 
     kinds = KINDS
 
@@ -67,7 +70,7 @@ class SandboxAudit:
         if len(row.payload) > MAX_PAYLOAD_BYTES:
             return [Finding("too-large", f"{len(row.payload)} bytes, at most {MAX_PAYLOAD_BYTES}")]
         if not row.payload:
-            return []  # A stub: never created.
+            return []  # A stub: the sandbox was never created.
         try:
             sandbox = self._schemas.model_of(row)
         except (DecodeError, SchemaUnknown, InvalidField, RecordCorrupt) as error:
@@ -96,7 +99,7 @@ class SandboxAudit:
         return unicodedata.normalize("NFKC", key).casefold()
 
     def _conversions(self, row: Row) -> Iterator[Finding]:
-        """To each other version and back again: the same message, unknown fields included."""
+        """Convert to each other version and back, and expect the same message, unknown fields included."""
         before = _plain(self._schemas.model_of(row))
         for version in self._schemas.versions:
             if version == row.schema_version:
@@ -113,7 +116,7 @@ class SandboxAudit:
 
 
 def _plain(sandbox: Sandbox) -> bytes:
-    """Without the version that it is written in."""
+    """Serialize without the schema version."""
     sandbox.schema_version = 0
     return sandbox.SerializeToString(deterministic=True)
 
@@ -132,7 +135,7 @@ def _left_over(sandbox: Sandbox) -> Iterator[Finding]:
 
 
 def _json(column: str, text: str) -> Finding:
-    """Never the text itself: environments hold secrets."""
+    """Classify the text without showing it: environments hold secrets."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -160,7 +163,7 @@ def _name(row: Row, sandbox: Sandbox) -> Iterator[Finding]:
         rest = "/" not in made and made not in (".", "..")
         yield Finding("old-name" if rest else "no-rest-path", error.expected)
     if sandbox.name != row.key:
-        yield Finding("invalid-name", f"it says of itself that it is {sandbox.name[:80]!r}")
+        yield Finding("invalid-name", f"its own name field is {sandbox.name[:80]!r}")
 
 
 def _state(sandbox: Sandbox) -> Iterator[Finding]:
@@ -216,7 +219,7 @@ def _lease(row: Row, sandbox: Sandbox, now_seconds: float) -> Iterator[Finding]:
 
 
 def _values(sandbox: Sandbox) -> Iterator[Finding]:
-    """Too large first: then the same field need not be named again."""
+    """Check sizes first, so that an oversized field is reported once."""
     large = set()
     for field, size, most, unit in _sizes(sandbox):
         if size > most:
@@ -224,7 +227,7 @@ def _values(sandbox: Sandbox) -> Iterator[Finding]:
             yield Finding("oversize", f"{field}: {size} {unit}, at most {most}")
     checks = {**{name: check for name, check in rules.FIELD_CHECKS.items() if name != "state"}, **rules.SPEC_CHECKS}
     for field, check in checks.items():
-        # What is kept beside says already why the field is empty.
+        # A raw annotation already explains why the image is empty.
         if field in large or (field == "image" and f"{RAW}image" in sandbox.annotations):
             continue
         try:

@@ -1,7 +1,7 @@
-"""What each write does to a sandbox: from the row as it is and the version that the write makes to the new payload.
+"""Writes of sandboxes: each maps the current row and the write's version to a new payload.
 
-A write always makes a new version, also when it leaves every field as it was: so each request has a revision of its own
-to be recognised by. The same row, version and request give the same bytes.
+A write makes a new version even if it leaves every field as it was, so that each request has a revision of its own. The
+same row, version and request give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _UIDS = uuid.uuid5(uuid.NAMESPACE_URL, "sandbox.v1.Sandbox/uid")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which sandbox a write is about, under which condition, and when it happens."""
+    """The sandbox that a write changes, with the write's condition and time."""
 
     name: str
     now_seconds: float
     etag: str = ""
-    """Empty: unconditional."""
+    """Etag that the last write must have. Empty: unconditional."""
     schema_version: int = NEWEST
-    """Which one the caller speaks."""
+    """Schema version of the caller."""
     schemas: Schemas = SCHEMAS
 
     def model_of(self, row: Row) -> Sandbox:
-        """What the row holds, to be changed and `written`. Raises SchemaUnknown, RecordCorrupt."""
+        """The row's sandbox, to be changed and passed to `written`. Raises SchemaUnknown, RecordCorrupt."""
         try:
             return self.schemas.model_of(row)
         except (DecodeError, InvalidField):
@@ -49,16 +49,16 @@ class Target:
 
 
 def create(target: Target, sandbox: Sandbox) -> Change:
-    """A new sandbox, also where one was deleted: then its revision goes on, all else is new.
+    """Create a sandbox. If a deleted one has the name, its revision continues and all else is new.
 
-    What a client cannot set is taken from nowhere but here. Raises SandboxAlreadyExists, IllegalStateTransition.
+    Fields that a client cannot set are made here. Raises SandboxAlreadyExists, IllegalStateTransition.
     """
 
     def change(row: Row | None, version: Version) -> Resource:
         if row is not None and row.live:
             raise SandboxAlreadyExists(target.name, "choose another sandbox_id, or update it")
         if row is not None:
-            # What is to be replaced must be understood.
+            # The deleted sandbox must be of a known schema version.
             target.schemas.form(row.schema_version, row.key)
         state = sandbox.state or INITIAL
         check_transition(UNSPECIFIED, state)
@@ -77,10 +77,10 @@ def create(target: Target, sandbox: Sandbox) -> Change:
 
 
 def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_missing: bool) -> Change:
-    """The selected fields, from `sandbox`; a whole new sandbox if there is none and that is allowed.
+    """Change the selected fields to those of `sandbox`. If there is no sandbox and `allow_missing`, create one.
 
-    Raises SandboxNotFound, EtagMismatch, IllegalStateTransition, and InvalidField for another account, or for what a
-    new sandbox lacks.
+    Raises SandboxNotFound, EtagMismatch, IllegalStateTransition, and InvalidField for another account or for a field
+    that a new sandbox lacks.
     """
     create_it = create(target, sandbox)
 
@@ -95,7 +95,8 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
             return create_it(row, version)
         _check_etag(target, row)
         new = target.model_of(row)
-        # Paths that do not name the account leave it unread; an update of everything that is set must not drop it.
+        # A mask that does not name the account ignores it. An update of all fields must not drop another account
+        # silently.
         if selection.whole and sandbox.account not in ("", new.account):
             expected = f"leave it empty or {new.account!r}: a sandbox keeps its account"
             raise InvalidField("sandbox.account", sandbox.account, expected)
@@ -108,10 +109,10 @@ def update(target: Target, sandbox: Sandbox, selection: Selection, *, allow_miss
 
 
 def delete(target: Target, *, allow_missing: bool) -> Change:
-    """A tombstone that keeps what the sandbox was, but for the spec, labels and annotations of one that is larger than
-    a sandbox may be. Raises SandboxNotFound, EtagMismatch.
+    """Leave a tombstone that keeps the sandbox's content. Raises SandboxNotFound, EtagMismatch.
 
-    With `allow_missing` a sandbox that is not there is deleted all the same, so that the request is remembered.
+    A sandbox that exceeds the size limit loses spec, labels and annotations. With `allow_missing` the deletion of a
+    missing sandbox is a write too, so that its request is remembered.
     """
 
     def change(row: Row | None, version: Version) -> Resource | Answered:
@@ -128,7 +129,8 @@ def delete(target: Target, *, allow_missing: bool) -> Change:
         after = written(new, target, version, live=False)
         if len(after.payload) <= MAX_PAYLOAD_BYTES:
             return after
-        # Only an old program can have left it so large. No event carries it, so the tombstone keeps its identity only.
+        # Only an old program can have left it so large. No event can carry it, so the tombstone keeps only its
+        # identity.
         small = target.model_of(row)
         for name in ("spec", "labels", "annotations"):
             small.ClearField(name)
@@ -140,7 +142,7 @@ def delete(target: Target, *, allow_missing: bool) -> Change:
 
 
 def undelete(target: Target) -> Change:
-    """The sandbox as it was when it was deleted. Raises SandboxNotFound, SandboxAlreadyExists, EtagMismatch."""
+    """Restore the sandbox as it was at its deletion. Raises SandboxNotFound, SandboxAlreadyExists, EtagMismatch."""
 
     def change(row: Row | None, version: Version) -> Resource:
         if row is None or not row.payload:
@@ -156,7 +158,7 @@ def undelete(target: Target) -> Change:
 
 
 def only_checked(change: Change) -> Change:
-    """The same change as an answer that changes nothing. Raises what the change and its commit would raise."""
+    """Turn a change into an answer that changes nothing. Raises the errors of the change and of its commit."""
 
     def check(row: Row | None, version: Version) -> Answered:
         after = change(row, version)
@@ -171,7 +173,7 @@ def only_checked(change: Change) -> Change:
 
 
 def make_uid(name: str, version: Version) -> str:
-    """Of the sandbox that begins with this version."""
+    """Uid of the sandbox that begins with this version."""
     return str(uuid.uuid5(_UIDS, f"{name} {version.etag}"))
 
 
@@ -182,9 +184,9 @@ def _check_etag(target: Target, row: Row) -> None:
 
 
 def written(sandbox: Sandbox, target: Target, version: Version, *, live: bool) -> Resource:
-    """The sandbox as this write leaves it, with what every write sets; it must not be used any more.
+    """The new content, with the fields that every write sets. The caller must not use `sandbox` afterwards.
 
-    It is kept in the newest of the versions that its writers speak: so clients of that one need no conversion.
+    The content is kept in the newest schema version of its writers, so clients of that version need no conversion.
     """
     form = target.schemas.form(max(sandbox.schema_version, target.schemas.form(target.schema_version).version))
     sandbox.revision = version.revision
@@ -194,6 +196,6 @@ def written(sandbox: Sandbox, target: Target, version: Version, *, live: bool) -
 
 
 def set_time(field: Timestamp, seconds: float) -> None:
-    """To the microsecond."""
+    """Set a time, to the microsecond."""
     field.seconds, microseconds = divmod(int(seconds * 1_000_000), 1_000_000)
     field.nanos = microseconds * 1_000

@@ -1,4 +1,4 @@
-"""What stores keep of a sandbox beside it: what a list can filter by, and which lease it shows."""
+"""Columns that stores derive from a sandbox: the fields that a list filters by, and the lease."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["sandbox_columns", "state_name"]
 
 
 def sandbox_columns(row: Row, schemas: Schemas = SCHEMAS) -> Columns:
-    """State, account, labels and lease; none for a stub and for a payload that is not a sandbox, or of a version that
-    this program does not know.
+    """State, account, labels and lease. Empty for a stub, and for a payload that is not a sandbox or has an unknown
+    schema version.
 
-    Old records may hold an account longer than an index takes, and zeros, which not every database takes. No filter can
-    ask for those; but a store that cannot keep a record would never take it over.
+    Old records may hold an account longer than an index takes, and NUL characters, which not every database takes. No
+    filter can ask for those, so they are left out: otherwise a store would refuse the whole record.
     """
     if not row.payload:
         return Columns()

@@ -1,4 +1,4 @@
-"""What the sandbox contract refuses, beside `libs.errors.InvalidField`."""
+"""Errors of the sandbox contract. `libs.errors.InvalidField` is another one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EtagMismatch(BatonError):
 
 
 class LeaseHeld(BatonError):
-    """Another one holds the sandbox; nothing was changed: try again later."""
+    """Another client holds the sandbox; nothing was changed: try again later."""
 
     code = "FAILED_PRECONDITION"
     reason = "LEASE_HELD"
@@ -58,13 +58,13 @@ class LeaseHeld(BatonError):
 
 
 class LeaseLost(BatonError):
-    """This token's lease is over, or another one has the sandbox now; nothing was changed."""
+    """The lease of this token has ended, or another client holds the sandbox; nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "LEASE_LOST"
 
     def __init__(self, token: str, current: str) -> None:
-        state = "nobody holds the sandbox" if not current else f"the last lease is {current}"
+        state = "no client holds the sandbox" if not current else f"the last lease is {current}"
         super().__init__(
             f"lease: {token} does not hold the sandbox any more, {state}: stop, then acquire a lease again",
             field="lease",
@@ -74,14 +74,14 @@ class LeaseLost(BatonError):
 
 
 class IllegalStateTransition(BatonError):
-    """A sandbox does not go from this state to that one; nothing was changed."""
+    """The sandbox cannot change from this state to that one; nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "ILLEGAL_STATE_TRANSITION"
 
     def __init__(self, before: str, after: str, allowed: str) -> None:
         super().__init__(
-            f"sandbox.state: {before} to {after} is not a move a sandbox makes: from {before} it goes to {allowed}",
+            f"sandbox.state: a sandbox cannot change from {before} to {after}: from {before} it goes to {allowed}",
             field="sandbox.state",
             before=before,
             after=after,

@@ -1,12 +1,12 @@
-"""The filter of a list.
+"""Filters of lists and watches.
 
     filter = [ term { "AND" term } ]
     term   = "state" "=" STATE | "account" "=" STRING | "labels." KEY "=" STRING
     STATE  = PENDING | RUNNING | STOPPED | FAILED
     STRING = '"' value '"'
 
-Spaces may stand around "=" and at both ends; AND is in capitals with spaces around it. Each field comes at most once.
-Values need no escapes, since no account and no label has a quote in it. An empty filter asks for every sandbox.
+Spaces may surround "=" and the whole text; AND is in capitals with spaces around it. Each field occurs at most once.
+Values need no escapes, since accounts and labels have no quotes. An empty filter matches every sandbox.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _END = re.compile(r" *\Z")
 
 
 def parse_filter(text: str, *, show_deleted: bool = False) -> Filter:
-    """Raises InvalidField that names the character, counted from 1, where the text stops making sense."""
+    """Parse a filter. Raises InvalidField with the position of the error, counted in characters from 1."""
     if len(text) > MAX_FILTER_CHARACTERS:
         raise InvalidField(FIELD, f"{len(text)} characters", f"at most {MAX_FILTER_CHARACTERS} characters")
     terms: dict[str, str] = {}
@@ -55,7 +55,7 @@ def parse_filter(text: str, *, show_deleted: bool = False) -> Filter:
 
 
 def format_filter(query: Filter) -> str:
-    """The text that `parse_filter` reads as this."""
+    """The text that `parse_filter` turns into this filter."""
     terms = [f"{column} = {value}" if column == "state" else f'{column} = "{value}"' for column, value in query.equals]
     terms += [f'{_LABELS}{key} = "{value}"' for key, value in query.labels]
     return " AND ".join(terms)

@@ -1,20 +1,17 @@
 """Leases that clients hold on sandboxes.
 
-The rules:
-
-* A lease is part of the sandbox, so it moves, is copied and is compared with it. Taking, renewing and giving it back
-  are writes like any other: each makes a version, an event and a served request.
-* Its token is the version of the grant. Versions of a record only grow, whichever store makes them and whatever a lock
-  server forgets, so tokens do. A renewal keeps the token.
-* It ends when the store that owns the record has known of the grant, or of the last renewal, for its ttl: by that
-  store's ticks, counted from when the store made or learned it. So a lease may last longer than it was asked for, after
-  a handoff or when the store stood still, and never shorter. No wall clock is asked.
-* Who acquires what another one holds is refused. The same holder again gets a new grant with a new token: a process
-  that was started again under its old name must not share a token with its predecessor, which may only be paused.
-* A write that names a token is refused unless that is the token of the lease and the lease has not ended, also when
-  nobody else has taken it since. A write without a token does not look at leases: clients from before know of none, and
-  etags guard them.
-* A delete keeps the lease, so its holder may undelete; a new sandbox of the same name begins without.
+* A lease is a field of the sandbox, so it is handed over, copied and compared with it. Acquire, renew and release are
+  writes like any other: each makes a version, an event and a served request.
+* The token is the version of the grant. Versions of a record only grow, at either store and after any restart of a lock
+  server, so tokens only grow. A renewal keeps the token.
+* A lease expires once the owning store has known the grant or the last renewal for its TTL. Each store counts its own
+  ticks, from when it made or learned it. So a lease never expires early; a handoff or an outage restarts its TTL.
+  Expiry does not use the wall clock.
+* Only one holder has the lease. If the same holder acquires again, it gets a new token: a restarted process must not
+  share the token of its predecessor, which may only be paused.
+* A write with a token is refused unless that lease is held, even if no other client acquired it since. A write without
+  a token ignores leases: older clients have none, and etags guard them.
+* A delete keeps the lease, so that its holder may undelete. A new sandbox of the same name has none.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ MAX_HOLDER_CHARACTERS = 128
 MIN_TTL_SECONDS = 1
 MAX_TTL_SECONDS = 24 * 3600
 LONGEST_RETRY_SECONDS = 5.0
-"""After which a client that was refused should ask again, since a lease may be given back early."""
+"""Longest retry delay after LeaseHeld: a holder may release its lease early."""
 
 _TOKEN_PATTERN = re.compile(r"[0-9]{1,19}\.[0-9]{1,19}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -46,18 +43,19 @@ def token_of(version: Version) -> str:
 
 
 def mark_of(sandbox: Sandbox) -> str:
-    """Which grant or renewal it shows; "" for none. A store that sees it change begins to count."""
+    """Id of a grant or renewal; "" without a lease. A store restarts its count when the mark changes."""
     return f"{sandbox.lease.token}/{sandbox.lease.renewals}" if sandbox.HasField("lease") else ""
 
 
 def remaining_seconds(row: Row, lease: Lease) -> float:
-    """How long it is held yet at most; 0 when it has ended. A grant is seen at the next tick, so one tick is added."""
+    """Upper bound of the time left; 0 if the lease has ended. One tick is added, since a grant is seen at the next
+    tick."""
     ttl_seconds = lease.ttl.seconds + lease.ttl.nanos / 1e9
     return max(0.0, ttl_seconds + LONGEST_TICK_SECONDS - row.lease_seconds)
 
 
 def guarded(change: Change, target: Target, token: str) -> Change:
-    """The same change, for whoever holds the lease of this token; "" asks for no lease. Raises LeaseLost."""
+    """Make the change depend on the lease of this token. "" checks no lease. Raises LeaseLost."""
     if not token:
         return change
 
@@ -70,7 +68,6 @@ def guarded(change: Change, target: Target, token: str) -> Change:
 
 
 def acquire(target: Target, request: AcquireLeaseRequest) -> Change:
-    """Raises SandboxNotFound, LeaseHeld."""
 
     def change(row: Row | None, version: Version) -> Resource:
         row, sandbox = _found(row, target)
@@ -85,15 +82,16 @@ def acquire(target: Target, request: AcquireLeaseRequest) -> Change:
 
 
 def check_late(target: Target, row: Row, version: Version) -> None:
-    """Of an AcquireLease that made this version, whose answer is not kept: the record as it is now shows the token of
-    whoever has acquired the lease since, maybe under the same name. Raises LeaseLost."""
+    """Check that the record still shows the grant of this AcquireLease, whose stored answer is gone. Raises LeaseLost.
+
+    A later AcquireLease, maybe under the same name, has another token, which must not be returned for this one.
+    """
     token, current = token_of(version), target.model_of(row).lease.token
     if token != current:
         raise LeaseLost(token, current)
 
 
 def renew(target: Target, request: RenewLeaseRequest) -> Change:
-    """Raises SandboxNotFound, LeaseLost."""
 
     def change(row: Row | None, version: Version) -> Resource:
         row, sandbox = _found(row, target)
@@ -108,7 +106,6 @@ def renew(target: Target, request: RenewLeaseRequest) -> Change:
 
 
 def release(target: Target, request: ReleaseLeaseRequest) -> Change:
-    """Raises SandboxNotFound, LeaseLost."""
 
     def change(row: Row | None, version: Version) -> Resource:
         row, sandbox = _found(row, target)
@@ -132,7 +129,7 @@ def _check_held(row: Row | None, target: Target, token: str) -> None:
 
 
 def check_request(request: AcquireLeaseRequest | RenewLeaseRequest | ReleaseLeaseRequest) -> None:
-    """All but the request's id. Raises InvalidField."""
+    """Check all fields but the request id. Raises InvalidField."""
     check_name(request.name)
     if isinstance(request, AcquireLeaseRequest):
         _check_holder(request.holder)
@@ -145,7 +142,7 @@ def check_request(request: AcquireLeaseRequest | RenewLeaseRequest | ReleaseLeas
 
 
 def check_token(value: str, field: str) -> None:
-    """An empty one asks for no lease and is right."""
+    """Check the form of a token. An empty one is valid: it asks for no lease."""
     if value and _TOKEN_PATTERN.fullmatch(value) is None:
         raise InvalidField(field, value, 'give the token of the lease as it was, such as "0.7"')
 

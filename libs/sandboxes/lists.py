@@ -1,4 +1,4 @@
-"""Lists: the page that a request asks for, and its answer made from stored bytes."""
+"""Lists: the page of a request, and the response made from stored bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ _TOKEN_TAG = bytes([_FIELDS["next_page_token"].number << 3 | _BYTES])
 
 
 def page_of(request: ListSandboxesRequest) -> List:
-    """Raises InvalidField."""
     if request.page_size < 0:
         raise InvalidField("page_size", request.page_size, f"0 for {DEFAULT_PAGE_SIZE}, or 1 to {MAX_PAGE_SIZE}")
     query = parse_filter(request.filter, show_deleted=request.show_deleted)
@@ -32,7 +31,7 @@ def page_of(request: ListSandboxesRequest) -> List:
 
 
 def question_hash(request: ListSandboxesRequest) -> bytes:
-    """Of what is asked, wherever the page begins and however long it is."""
+    """Hash of the list request without page token and page size."""
     question = ListSandboxesRequest()
     question.CopyFrom(request)
     question.ClearField("page_size")
@@ -41,7 +40,7 @@ def question_hash(request: ListSandboxesRequest) -> bytes:
 
 
 def answer_of(payloads: Sequence[bytes], next_page_token: str) -> bytes:
-    """A serialized ListSandboxesResponse. The payloads go in as they are, whatever a newer contract put into them."""
+    """Serialize a ListSandboxesResponse. The payloads are inserted unchanged, so fields of a newer contract survive."""
     parts = [part for payload in payloads for part in (_ITEM_TAG, _length(payload), payload)]
     if next_page_token:
         token = next_page_token.encode()
@@ -50,7 +49,7 @@ def answer_of(payloads: Sequence[bytes], next_page_token: str) -> bytes:
 
 
 def _length(data: bytes) -> bytes:
-    """As a varint."""
+    """Encode the length as a varint."""
     size = len(data)
     out = bytearray()
     while size > 0x7F:

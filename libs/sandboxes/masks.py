@@ -1,11 +1,11 @@
-"""Update masks: which fields of the request go into the sandbox.
+"""Update masks: the fields that an update takes from its request.
 
-* No mask: every field that is set in the request, in the spec each field by itself. Nothing is cleared.
-* Paths: those of `PATHS`. A field that is named but not set is cleared; a map or a list is replaced as a whole.
-* `*`, alone: all of them.
+* No mask: every field that is set in the request, field by field in the spec. No field is cleared.
+* Paths: those of `PATHS`. A named field that is not set is cleared; a map or a list is replaced as a whole.
+* `*`, alone: all fields.
 
-Fields that this version does not know come along with `*`, without a mask, and, those inside the spec, with `spec`.
-They replace what the sandbox has under the same numbers and are never removed for not being in the request.
+Unknown fields are taken with `*` and without a mask, those inside the spec also with `spec`. They replace the sandbox's
+unknown fields of the same numbers; others stay, even if the request lacks them.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ _NOT_FOR_CLIENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What an update takes from its request."""
+    """The fields that an update takes from its request."""
 
     fields: tuple[str, ...]
     spec_fields: tuple[str, ...]
     unknown: bool = False
-    """Unknown fields beside the known ones."""
+    """Take unknown fields."""
     spec_unknown: bool = False
-    """Unknown fields inside the spec."""
+    """Take unknown fields of the spec."""
     whole: bool = False
-    """The request speaks of the whole sandbox, not of named fields."""
+    """The request describes the whole sandbox, not named fields."""
 
 
 def select(paths: Sequence[str], sandbox: Sandbox, names: Mapping[str, str] | None = None) -> Selection:
-    """What the mask takes from this request. Raises InvalidField.
+    """The fields that the mask takes from this request. Raises InvalidField.
 
-    `names`: of an older schema version, its names of what it has and those here. All else is then left as it is, also
-    by `*` and without a mask: a client must not change what its version has no field for.
+    `names`: field names of an older schema version, with those of the newest. Fields that are not among them stay
+    unchanged, also with `*` and without a mask: a client must not change a field that its version lacks.
     """
     if len(paths) > MAX_PATHS:
         raise InvalidField(FIELD, f"{len(paths)} paths", f"at most {MAX_PATHS} paths")
@@ -109,7 +109,7 @@ def _populated(sandbox: Sandbox) -> Selection:
 
 
 def apply(selection: Selection, target: Sandbox, source: Sandbox) -> None:
-    """Copies what is selected from `source` to `target`; nothing else in `target` changes."""
+    """Copy the selected fields from `source` to `target`."""
     for name in selection.fields:
         _assign(target, source, name)
     for name in selection.spec_fields:

@@ -1,4 +1,4 @@
-"""The methods of `sandbox.v1.SandboxService` as a backend runs them."""
+"""Methods of `sandbox.v1.SandboxService` as a backend runs them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ LeaseRequest = pb.AcquireLeaseRequest | pb.RenewLeaseRequest | pb.ReleaseLeaseRe
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
-    """What comes with a call, and the schema version that its caller speaks."""
+class Caller:
+    """The caller's context and schema version."""
 
     context: CallContext
     schemas: Schemas
@@ -54,7 +54,7 @@ class Speech:
         return Target(name, self.context.now_seconds, etag, self.form.version, self.schemas)
 
     def model_of(self, sandbox: Sandbox) -> Sandbox:
-        """What the caller means by the sandbox in a request. Raises InvalidField."""
+        """The request's sandbox in the newest schema version. Raises InvalidField."""
         try:
             return self.schemas.model_of_request(sandbox, self.form.version)
         except DecodeError as error:
@@ -62,36 +62,38 @@ class Speech:
             raise InvalidField("sandbox", f"{sandbox.ByteSize()} bytes", expected) from None
 
     def item(self, row: Row) -> bytes:
-        """A record as the caller reads it. Raises SchemaUnknown."""
+        """The record in the caller's schema version. Raises SchemaUnknown."""
         return self.schemas.converted(row, self.form.version)
 
     def reply(self, answer: bytes) -> bytes:
-        """An answer as the caller reads it. Raises SchemaUnknown."""
+        """The stored answer in the caller's schema version. Raises SchemaUnknown."""
         return self.schemas.answer(answer, self.form.version)
 
     def write(self, method: str, message: WriteRequest | LeaseRequest, target: Target, change: Change) -> Write:
-        """Of a request whose hash is made from its bytes as they came: the same in whatever version it is sent again.
-        The change's refusals name fields as the caller does."""
+        """Make a Write. Its hash covers the request as it was received, in any schema version.
+
+        Errors of the change name fields as the caller does.
+        """
         request_id = canonical_request_id(message.request_id or self.context.request_id)
         form = self.form
 
-        def spoken(row: Row | None, version: Version) -> Resource | Answered:
-            with form.words():
+        def in_own_names(row: Row | None, version: Version) -> Resource | Answered:
+            with form.own_field_names():
                 return change(row, version)
 
-        change_it = change if form.paths is None else spoken
+        change_it = change if form.paths is None else in_own_names
         return Write(target.name, request_id, _request_hash(method, message), change_it, reply=self.reply)
 
 
 class SandboxOperations:
-    """`libs.contract.operations.Operations` of sandboxes. The key of a sandbox is its name."""
+    """`Operations` of sandboxes. The key of a sandbox is its name."""
 
     service = "sandbox.v1.SandboxService"
 
     def __init__(self, schemas: Schemas = SCHEMAS) -> None:
-        """`schemas`: the versions that this program understands."""
+        """`schemas`: the schema versions that this program understands."""
         self._schemas = schemas
-        self._parsers: Mapping[str, Callable[[bytes, Speech], Parsed]] = {
+        self._parsers: Mapping[str, Callable[[bytes, Caller], Parsed]] = {
             "CreateSandbox": _create,
             "GetSandbox": _get,
             "ListSandboxes": _list,
@@ -106,17 +108,20 @@ class SandboxOperations:
         self.methods: Sequence[str] = tuple(self._parsers)
 
     def parse(self, method: str, request: bytes, context: CallContext) -> Parsed:
-        """Raises InvalidField. What depends on the record is checked by the change, or by the answer."""
+        """Raises InvalidField. Checks that depend on the record are made later, by the change or the answer."""
         parser = self._parsers.get(method)
         if parser is None:
             raise ValueError(f"method {method!r} is not one of {', '.join(self.methods)}")
-        speech = Speech(context, self._schemas, self._schemas.form(context.schema_version))
-        with speech.form.words():
-            return parser(request, speech)
+        caller = Caller(context, self._schemas, self._schemas.form(context.schema_version))
+        with caller.form.own_field_names():
+            return parser(request, caller)
 
     def check_row(self, row: Row) -> None:
-        """Raises UnreadableRecord. A tombstone without content may have any key: the deletion of a corrupt record
-        leaves one, and the other store must take it."""
+        """Raises UnreadableRecord.
+
+        A tombstone without content may have any key: the deletion of a corrupt record leaves one, and the other store
+        must accept it.
+        """
         if not row.payload and not row.live:
             return
         if not row.key.startswith(COLLECTION) or row.key == COLLECTION:
@@ -131,7 +136,6 @@ class SandboxOperations:
             raise UnreadableRecord(f"payload: its sandbox is named {sandbox.name!r}, not {row.key!r}", field="payload")
 
     def replaced(self, key: str, content: Resource, now_seconds: float, *, as_kept: bool) -> Change:
-        """Raises InvalidField, SchemaUnknown."""
         return replaced(key, content, now_seconds, self._schemas, as_kept=as_kept)
 
     def written_seconds(self, row: Row) -> float | None:
@@ -142,100 +146,101 @@ class SandboxOperations:
         return sandbox.update_time.ToNanoseconds() / 1e9 if sandbox.HasField("update_time") else None
 
 
-def _get(request: bytes, speech: Speech) -> Read:
+def _get(request: bytes, caller: Caller) -> Read:
     name = parse_request(pb.GetSandboxRequest, request).name
     check_name(name)
-    return Read(name, partial(_answer, name, speech))
+    return Read(name, partial(_answer, name, caller))
 
 
-def _answer(name: str, speech: Speech, row: Row | None) -> bytes:
+def _answer(name: str, caller: Caller, row: Row | None) -> bytes:
     if row is None or not row.live:
         raise SandboxNotFound(name)
-    return speech.item(row)
+    return caller.item(row)
 
 
-def _list(request: bytes, speech: Speech) -> List:
-    return replace(page_of(parse_request(pb.ListSandboxesRequest, request)), item=speech.item)
+def _list(request: bytes, caller: Caller) -> List:
+    return replace(page_of(parse_request(pb.ListSandboxesRequest, request)), item=caller.item)
 
 
-def _watch(request: bytes, speech: Speech) -> Watch:
+def _watch(request: bytes, caller: Caller) -> Watch:
     message = parse_request(pb.WatchSandboxesRequest, request)
-    return Watch(parse_filter(message.filter, show_deleted=message.show_deleted), speech.item)
+    return Watch(parse_filter(message.filter, show_deleted=message.show_deleted), caller.item)
 
 
-def _create(request: bytes, speech: Speech) -> Write:
+def _create(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.CreateSandboxRequest, request)
-    made_id = message.sandbox_id or speech.context.made_id
+    made_id = message.sandbox_id or caller.context.made_id
     check_id(made_id)
-    sandbox = speech.model_of(message.sandbox)
+    sandbox = caller.model_of(message.sandbox)
     check_new(sandbox)
-    target = speech.target(COLLECTION + made_id)
-    return _write("CreateSandbox", message, speech, target, changes.create(target, sandbox))
+    target = caller.target(COLLECTION + made_id)
+    return _write("CreateSandbox", message, caller, target, changes.create(target, sandbox))
 
 
-def _update(request: bytes, speech: Speech) -> Write:
+def _update(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.UpdateSandboxRequest, request)
     check_name(message.sandbox.name, "sandbox.name")
     check_etag(message.sandbox.etag, "sandbox.etag")
-    sandbox = speech.model_of(message.sandbox)
-    selection = select(message.update_mask.paths, sandbox, speech.form.paths)
+    sandbox = caller.model_of(message.sandbox)
+    selection = select(message.update_mask.paths, sandbox, caller.form.paths)
     check_fields(sandbox, selection.fields, selection.spec_fields)
-    target = speech.target(sandbox.name, sandbox.etag)
+    target = caller.target(sandbox.name, sandbox.etag)
     check_token(message.lease_token, "lease_token")
     change = changes.update(target, sandbox, selection, allow_missing=message.allow_missing)
     change = leases.guarded(change, target, message.lease_token)
-    return _write("UpdateSandbox", message, speech, target, change)
+    return _write("UpdateSandbox", message, caller, target, change)
 
 
-def _delete(request: bytes, speech: Speech) -> Write:
+def _delete(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.DeleteSandboxRequest, request)
-    target = _named(message, speech)
+    target = _named(message, caller)
     change = leases.guarded(changes.delete(target, allow_missing=message.allow_missing), target, message.lease_token)
-    return _write("DeleteSandbox", message, speech, target, change)
+    return _write("DeleteSandbox", message, caller, target, change)
 
 
-def _undelete(request: bytes, speech: Speech) -> Write:
+def _undelete(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.UndeleteSandboxRequest, request)
-    target = _named(message, speech)
+    target = _named(message, caller)
     change = leases.guarded(changes.undelete(target), target, message.lease_token)
-    return _write("UndeleteSandbox", message, speech, target, change)
+    return _write("UndeleteSandbox", message, caller, target, change)
 
 
-def _acquire_lease(request: bytes, speech: Speech) -> Write:
+def _acquire_lease(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.AcquireLeaseRequest, request)
-    write = _lease_write("AcquireLease", message, speech, partial(leases.acquire, request=message))
-    return replace(write, check_late=partial(leases.check_late, speech.target(message.name)))
+    write = _lease_write("AcquireLease", message, caller, partial(leases.acquire, request=message))
+    return replace(write, check_late=partial(leases.check_late, caller.target(message.name)))
 
 
-def _renew_lease(request: bytes, speech: Speech) -> Write:
+def _renew_lease(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.RenewLeaseRequest, request)
-    return _lease_write("RenewLease", message, speech, partial(leases.renew, request=message))
+    return _lease_write("RenewLease", message, caller, partial(leases.renew, request=message))
 
 
-def _release_lease(request: bytes, speech: Speech) -> Write:
+def _release_lease(request: bytes, caller: Caller) -> Write:
     message = parse_request(pb.ReleaseLeaseRequest, request)
-    return _lease_write("ReleaseLease", message, speech, partial(leases.release, request=message))
+    return _lease_write("ReleaseLease", message, caller, partial(leases.release, request=message))
 
 
-def _lease_write(method: str, message: LeaseRequest, speech: Speech, change: Callable[[Target], Change]) -> Write:
+def _lease_write(method: str, message: LeaseRequest, caller: Caller, change: Callable[[Target], Change]) -> Write:
     leases.check_request(message)
-    target = speech.target(message.name)
-    return replace(speech.write(method, message, target, change(target)), under_lock=True)
+    target = caller.target(message.name)
+    return replace(caller.write(method, message, target, change(target)), under_lock=True)
 
 
-def _named(message: pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest, speech: Speech) -> Target:
+def _named(message: pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest, caller: Caller) -> Target:
     check_name(message.name)
     check_etag(message.etag, "etag")
     check_token(message.lease_token, "lease_token")
-    return speech.target(message.name, message.etag)
+    return caller.target(message.name, message.etag)
 
 
-def _write(method: str, message: WriteRequest, speech: Speech, target: Target, change: Change) -> Write:
-    return speech.write(method, message, target, changes.only_checked(change) if message.validate_only else change)
+def _write(method: str, message: WriteRequest, caller: Caller, target: Target, change: Change) -> Write:
+    return caller.write(method, message, target, changes.only_checked(change) if message.validate_only else change)
 
 
 def _request_hash(method: str, message: WriteRequest | LeaseRequest) -> bytes:
-    """Of what is asked: the same whatever the order of map entries and the spelling of the request's id."""
+    """Hash of the request without its id, so that neither the spelling of the id nor the order of map entries
+    matters."""
     request_id = message.request_id
     message.ClearField("request_id")
     data = message.SerializeToString(deterministic=True)

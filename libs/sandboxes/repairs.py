@@ -1,4 +1,4 @@
-"""The sandbox that replaces a record whose content cannot be read."""
+"""Repair of a record whose content cannot be read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from libs.sandboxes.validation import check_name, check_new
 
 
 def replaced(key: str, content: Resource, now_seconds: float, schemas: Schemas, *, as_kept: bool) -> Change:
-    """The content, with its uid and times if it has them, and without a lease.
+    """Replace the record by this content, which keeps its uid and times but no lease.
 
-    Raises InvalidField for a name that no call takes, a content that is no sandbox of that name, and, unless it is
-    `as_kept` by a store, for a value that no client could write. Raises SchemaUnknown.
+    Raises InvalidField for a name that no call accepts, for content that is not a sandbox of that name, and, unless it
+    comes from a store (`as_kept`), for values that a client could not write. Raises SchemaUnknown.
     """
     check_name(key, "key")
     try:

@@ -1,12 +1,15 @@
 """Schema versions of sandboxes, as one table of forms.
 
-Rule 1: all code works on the model, a `Sandbox` of the newest version. A form turns the bytes of its version into the
-model and back; nothing else knows that there are other versions.
-Rule 2: nothing is lost on the way. What a version has no field for stays in the message under the model's number, where
-a program of that version keeps it as fields that it does not know.
-Rule 3: a record is kept in the version that it was written with, which is the newest of those that its writers speak.
-Field `schema_version` has the same number in every version, so an answer that was kept says what it is in.
-Rule 4: of a version that is not in the table nothing is read and nothing written (`SchemaUnknown`); its bytes are kept.
+Rule 1: all code works on the model, a `Sandbox` of the newest version. A form converts the bytes of its version to the
+model and back; no other code handles several versions.
+
+Rule 2: conversions lose nothing. Fields that a version lacks stay in the message under their numbers in the model; a
+program of that version keeps them as unknown fields.
+
+Rule 3: a record is kept in the newest version of its writers. Field `schema_version` has the same number in every
+version, so a stored answer names its own version.
+
+Rule 4: content of a version that is not in the table is neither read nor written (`SchemaUnknown`); its bytes are kept.
 """
 
 from __future__ import annotations
@@ -25,34 +28,35 @@ from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes import schema_v1
 
 METADATA = "sandbox-schema-version"
-"""As the contract's option has it."""
+"""Metadata of a call, as in the contract's option."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one version writes a sandbox."""
+    """Encoding of a sandbox in one schema version."""
 
     version: int
     write: Callable[[Sandbox], bytes]
-    """From the model, whose `schema_version` is this one already; the same bytes for the same model."""
+    """Convert from the model, whose `schema_version` is already this version. Deterministic."""
     read: Callable[[bytes], Sandbox]
-    """Raises DecodeError for what is no sandbox, InvalidField for a value that no sandbox has."""
+    """Convert to the model. Raises DecodeError for bytes that are not a sandbox, InvalidField for an impossible
+    value."""
     paths: Mapping[str, str] | None = None
-    """What a client of the version can change: its names of fields, and the model's. None: the model's own."""
+    """Fields that a client of the version can change: its names, and the model's. None: the model's own names."""
     numbers: frozenset[int] = field(default_factory=frozenset)
-    """Fields that stand in messages of no other version."""
+    """Field numbers that only this version uses."""
     keep_exact: Callable[[Sandbox, Sandbox], None] | None = None
-    """Of what a client of the version says in an update, and of the sandbox as it is: puts exact values into the first,
-    where it says what the version shows of the second. None: the version shows everything exactly."""
+    """`keep_exact(update, current)` restores exact values in an update where it repeats the rounded values that the
+    version shows of the current sandbox. None: the version shows every value exactly."""
 
     @property
     def is_model(self) -> bool:
-        """Its messages need no reading."""
+        """The version is the model's own."""
         return self.read is read_model
 
     @contextmanager
-    def words(self) -> Iterator[None]:
-        """Refusals name fields as this version does."""
+    def own_field_names(self) -> Iterator[None]:
+        """Make InvalidField name fields as this version does."""
         try:
             yield
         except InvalidField as error:
@@ -62,12 +66,12 @@ class Form:
             text = error.message.removeprefix(error.field)
             raise _renamed(error, renamed, renamed + text) from None
 
-    def _renamed(self, said: str) -> str:
+    def _renamed(self, field_name: str) -> str:
         for mine, models in (self.paths or {}).items():
             place = f"sandbox.{models}"
-            if said == place or said.startswith((f"{place}[", f"{place} ")):
-                return f"sandbox.{mine}{said.removeprefix(place)}"
-        return said
+            if field_name == place or field_name.startswith((f"{place}[", f"{place} ")):
+                return f"sandbox.{mine}{field_name.removeprefix(place)}"
+        return field_name
 
 
 def _renamed(error: InvalidField, name: str, message: str) -> InvalidField:
@@ -85,10 +89,9 @@ def read_model(data: bytes) -> Sandbox:
 
 
 class Schemas:
-    """A table of forms."""
+    """A table of forms, one per version."""
 
     def __init__(self, forms: Sequence[Form]) -> None:
-        """One of each version."""
         self._forms = {form.version: form for form in forms}
         self.versions = tuple(sorted(self._forms))
         self.oldest, self.newest = self.versions[0], self.versions[-1]
@@ -97,48 +100,51 @@ class Schemas:
         return f"{self.oldest} to {self.newest}"
 
     def form(self, version: int, name: str = "") -> Form:
-        """0 is the newest. Raises SchemaUnknown, which names the record."""
+        """Form of a version; 0 is the newest. Raises SchemaUnknown with the record's name."""
         found = self._forms.get(version or self.newest)
         if found is None:
             raise SchemaUnknown(version, f"this store understands {self}", name)
         return found
 
     def model_of(self, row: Row) -> Sandbox:
-        """What a row holds; its `schema_version` is the one that it is kept in. Raises SchemaUnknown, DecodeError."""
+        """Convert the row's payload to the model; `schema_version` is the row's. Raises SchemaUnknown, DecodeError."""
         form = self.form(row.schema_version, row.key)
         sandbox = form.read(row.payload)
         sandbox.schema_version = form.version
         return sandbox
 
     def model_of_request(self, sandbox: Sandbox, version: int) -> Sandbox:
-        """What a client of the version means by the sandbox in its request. Raises InvalidField, DecodeError."""
+        """Convert a client's sandbox of this version to the model. Raises InvalidField, DecodeError."""
         form = self.form(version)
         unknown = UnknownFieldSet(sandbox)
         for number in [unknown[place].field_number for place in range(len(unknown))]:
             for other in self._forms.values():
                 if other is not form and number in other.numbers:
-                    expected = f"version {other.version} has it: say {METADATA}: {other.version} in the call's metadata"
+                    expected = (
+                        f"version {other.version} has it: send {METADATA}: {other.version} in the call's metadata"
+                    )
                     raise InvalidField("sandbox", f"field {number}", expected)
         return sandbox if form.is_model else form.read(write_model(sandbox))
 
-    def exactly(self, said: Sandbox, current: Sandbox, version: int) -> Sandbox:
-        """What a client of the version says in an update of a sandbox, and what it has not changed as it is there."""
+    def exactly(self, update: Sandbox, current: Sandbox, version: int) -> Sandbox:
+        """The client's update with exact values where it repeats rounded ones of the current sandbox: see
+        `Form.keep_exact`."""
         keep = self.form(version).keep_exact
         if keep is None:
-            return said
+            return update
         exact = Sandbox()
-        exact.CopyFrom(said)
+        exact.CopyFrom(update)
         keep(exact, current)
         return exact
 
     def write(self, sandbox: Sandbox, version: int) -> bytes:
-        """In that version's form. The model is left in that version too: it must not be used any more."""
+        """Encode the model in a version. It must not be used afterwards."""
         form = self.form(version)
         sandbox.schema_version = form.version
         return form.write(sandbox)
 
     def converted(self, row: Row, to: int) -> bytes:
-        """The row's sandbox as a client of version `to` reads it. Raises SchemaUnknown, RecordCorrupt."""
+        """The row's sandbox in version `to`. Raises SchemaUnknown, RecordCorrupt."""
         have, want = self.form(row.schema_version, row.key), self.form(to)
         try:
             model = have.read(row.payload)
@@ -147,7 +153,7 @@ class Schemas:
         return row.payload if have is want else self.write(model, want.version)
 
     def answer(self, data: bytes, to: int) -> bytes:
-        """As `converted`, of an answer that was kept: it says what it is in. Raises SchemaUnknown."""
+        """A stored answer in version `to`. Raises SchemaUnknown."""
         have, want = self.form(Sandbox.FromString(data).schema_version), self.form(to)
         return data if have is want or not data else self.write(have.read(data), want.version)
 

@@ -1,8 +1,8 @@
-"""Version 1: the flat record of the old service (`FlatSandbox`).
+"""Schema version 1: the flat record of the old service (`FlatSandbox`).
 
-Its fields stand beside what is left of the newest version's message. A field that says a value exactly takes it over;
-where it cannot (half seconds of a timeout) it shows what it can, and the exact value stays beside it and counts as long
-as the shown one is not changed.
+Its fields stand in one message with the remaining fields of the newest version. A flat field replaces the newest one
+where it can express the value exactly. Where it cannot (half seconds of a timeout), it shows a rounded value; the exact
+one stays in the message and counts until the client changes the rounded one.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ PATHS: Mapping[str, str] = {
     "timeout_s": "spec.timeout",
     "metadata": "labels",
 }
-"""What a client of version 1 can change, and where the newest version has it."""
+"""Fields that a client of version 1 can change, with their paths in the newest version."""
 
 NUMBERS = frozenset(range(30, 39))
-"""Of the fields that only version 1 has."""
+"""Field numbers that only version 1 uses."""
 
 _MILLIS = 1000
 _INT64 = 1 << 63
 
 
 def write(sandbox: Sandbox) -> bytes:
-    """From the newest version. What version 1 can say is moved out of `sandbox`, what it cannot say stays."""
+    """Convert from the newest version. Values that version 1 can express move out of `sandbox`; the rest stays in
+    it."""
     flat = FlatSandbox(metadata=sandbox.labels)
     sandbox.ClearField("labels")
     if sandbox.HasField("create_time"):
@@ -66,7 +67,7 @@ def _move_spec(flat: FlatSandbox, spec: SandboxSpec) -> None:
 
 
 def read(data: bytes) -> Sandbox:
-    """To the newest version. Raises DecodeError, and InvalidField for a number that no sandbox has."""
+    """Convert to the newest version. Raises DecodeError, and InvalidField for an impossible number."""
     flat = FlatSandbox.FromString(data)
     sandbox = Sandbox.FromString(b"".join(raw for number, raw in split(data) if number not in NUMBERS))
     if flat.metadata:
@@ -85,18 +86,20 @@ def read(data: bytes) -> Sandbox:
     if sandbox.spec.cpu_millis / _MILLIS != flat.cpu:
         sandbox.spec.cpu_millis = _millis(flat.cpu)
     if not flat.HasField("timeout_s"):
-        # What is shown was taken away, so the exact value goes with it.
+        # The client removed the rounded value, so the exact one goes with it.
         _without_timeout(sandbox)
     elif not _shows(sandbox, flat.timeout_s):
         sandbox.spec.timeout.CopyFrom(Duration(seconds=flat.timeout_s))
     return sandbox
 
 
-def keep_exact(said: Sandbox, current: Sandbox) -> None:
-    """A client that does not keep the exact values beside the shown ones gives the shown ones back: where they are
-    those of the sandbox as it is, what the client says (`said`) becomes exact again."""
-    timeout = said.spec.timeout
-    if said.spec.HasField("timeout") and not timeout.nanos and _shows(current, timeout.seconds):
+def keep_exact(update: Sandbox, current: Sandbox) -> None:
+    """Restore exact values for a client that drops unknown fields.
+
+    If the update repeats the rounded timeout of the current sandbox, it gets the exact one.
+    """
+    timeout = update.spec.timeout
+    if update.spec.HasField("timeout") and not timeout.nanos and _shows(current, timeout.seconds):
         timeout.CopyFrom(current.spec.timeout)
 
 
@@ -106,7 +109,7 @@ def _without_timeout(sandbox: Sandbox) -> None:
 
 
 def _shows(sandbox: Sandbox, seconds: int) -> bool:
-    """The exact timeout is there, and these are its whole seconds."""
+    """Whether the sandbox has a timeout of these whole seconds."""
     return sandbox.spec.HasField("timeout") and sandbox.spec.timeout.seconds == seconds
 
 

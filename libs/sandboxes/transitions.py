@@ -1,8 +1,8 @@
-"""The life of a sandbox.
+"""States of a sandbox.
 
-The one rule: every move between states that a client can ask for stands in `TRANSITIONS`, and nowhere else. A move to
-the state that the sandbox has already changes nothing and is always allowed. UNSPECIFIED stands for "no state yet":
-what follows it is what a new sandbox may start in. Deleting is no state: a deleted sandbox keeps the one it had.
+Every transition that a client can request is in `TRANSITIONS`, and only there. A transition to the current state is
+always allowed and changes nothing. UNSPECIFIED means "no state yet": its successors are the states that a new sandbox
+may start in. Deletion is not a state: a deleted sandbox keeps its state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STOPPED = int(Sandbox.STATE_STOPPED)
 FAILED = int(Sandbox.STATE_FAILED)
 
 INITIAL = PENDING
-"""Of a sandbox that is created without a state."""
+"""State of a sandbox that is created without one."""
 
 TRANSITIONS: Mapping[int, tuple[int, ...]] = {
     UNSPECIFIED: (PENDING, RUNNING),
@@ -37,16 +37,15 @@ NAMES: Mapping[int, str] = {
     FAILED: "FAILED",
 }
 NUMBERS: Mapping[str, int] = {name: number for number, name in NAMES.items() if number != UNSPECIFIED}
-"""Of the states that a sandbox can have."""
+"""The states that a sandbox can have."""
 
 
 def state_name(number: int) -> str:
-    """As filters and stores' columns spell it; a state that a newer contract added is its number."""
+    """Name of the state in filters and in stores' columns. A state of a newer contract is its number."""
     return NAMES.get(number) or str(number)
 
 
 def check_transition(before: int, after: int) -> None:
-    """Raises IllegalStateTransition."""
     allowed = TRANSITIONS.get(before, ())
     if after == before or after in allowed:
         return

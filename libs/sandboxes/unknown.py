@@ -1,8 +1,8 @@
-"""Fields that this version of the contract does not know: a newer client set them, so they are kept.
+"""Fields that this version of the contract does not know. A newer client set them, so they are kept.
 
-protobuf keeps them when a message is parsed and serialized again, but merging appends to them: a client that reads a
-sandbox, changes it and gives it back would double them. Here a field that comes again replaces the one that is there.
-The wire format: https://protobuf.dev/programming-guides/encoding/
+protobuf keeps unknown fields when a message is parsed and serialized again, but merging appends to them: a client that
+reads a sandbox, changes it and sends it back would double them. Here a repeated field number replaces the earlier one.
+Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 
 
 def has_unknown(message: Message) -> bool:
-    """At its top level."""
+    """Whether the message has unknown fields at its top level."""
     return len(UnknownFieldSet(message)) > 0
 
 
 def take_unknown(target: Message, source: Message) -> None:
-    """The unknown fields of `source` replace those of the same numbers in `target`; all others in `target` stay."""
+    """Replace unknown fields of `target` by those of `source` with the same numbers; other fields of `target` stay."""
     if not has_unknown(source):
         return
     known = source.DESCRIPTOR.fields_by_number
@@ -32,7 +32,7 @@ def take_unknown(target: Message, source: Message) -> None:
 
 
 def split(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a serialized message at its top level: number and bytes, tag included."""
+    """Split a serialized message into its top-level fields: number and bytes, tag included."""
     start = 0
     while start < len(data):
         tag, after_tag = _varint(data, start)
@@ -42,7 +42,6 @@ def split(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _skip(data: bytes, position: int, tag: int) -> int:
-    """The position after the field's value."""
     kind = tag & 7
     if kind == _VARINT:
         return _varint(data, position)[1]

@@ -1,4 +1,4 @@
-"""What the fields of a request may hold. A check raises InvalidField: the field, its value, what is right."""
+"""Validation of request fields. Each check raises InvalidField with the field, its value and the expected form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLLECTION = "sandboxes/"
 MAX_IMAGE_CHARACTERS = 512
 MAX_COMMAND_ITEMS = 128
 MAX_COMMAND_BYTES = 4 * 1024
-"""Of one item."""
+"""Per item."""
 MAX_ENV = 256
 MAX_ENV_NAME_CHARACTERS = 256
 MAX_ENV_VALUE_BYTES = 32 * 1024
@@ -25,7 +25,7 @@ MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 63
 MAX_ANNOTATION_KEY_CHARACTERS = 253
 MAX_ANNOTATIONS_BYTES = 256 * 1024
-"""Keys and values of all together."""
+"""All keys and values together."""
 MAX_ACCOUNT_CHARACTERS = 64
 MAX_CPU_MILLIS = 1_000_000
 MAX_MEMORY_MIB = 16 * 1024 * 1024
@@ -58,8 +58,8 @@ def check_id(value: str, field: str = "sandbox_id") -> None:
 def check_name(value: str, field: str = "name") -> None:
     """Check the name of a sandbox that may exist.
 
-    The old service accepted any text as an id, so such sandboxes exist and every call must reach them. The rule for new
-    names is `check_new_name`.
+    The old service accepted any text as an id, so such sandboxes exist and every call must reach them. New names follow
+    `check_new_name`.
     """
     size = len(value.encode())
     if not value.startswith(COLLECTION) or value == COLLECTION or size > MAX_KEY_BYTES or "\0" in value:
@@ -73,7 +73,7 @@ def check_new_name(value: str, field: str = "name") -> None:
 
 
 def canonical_request_id(value: str, field: str = "request_id") -> str:
-    """In lower case, as it is remembered."""
+    """Check a request id and return it in lower case, as stores keep it."""
     canonical = value.lower()
     if _UUID_PATTERN.fullmatch(canonical) is None:
         raise InvalidField(field, value, "a UUID such as 123e4567-e89b-42d3-a456-426614174000")
@@ -81,7 +81,7 @@ def canonical_request_id(value: str, field: str = "request_id") -> str:
 
 
 def check_etag(value: str, field: str) -> None:
-    """An empty one makes nothing conditional and is right."""
+    """Check the form of an etag. An empty one is valid: the call is unconditional."""
     if value:
         _matches(_ETAG_PATTERN, value, field, "give back the etag of a former answer as it was, quotes included")
 
@@ -98,7 +98,7 @@ def check_label(key: str, value: str, field: str) -> None:
 
 
 def check_state(sandbox: Sandbox) -> None:
-    """That one is given and that it is known; whether it may follow the old one is for `transitions`."""
+    """Check that the state is given and known. Transitions are checked in `transitions`."""
     if sandbox.state not in NUMBERS.values():
         expected = "one of " + ", ".join(f"STATE_{name} ({number})" for name, number in NUMBERS.items())
         raise InvalidField("sandbox.state", int(sandbox.state), expected)
@@ -168,25 +168,24 @@ SPEC_CHECKS: Mapping[str, Callable[[Sandbox], None]] = {
     "memory_mib": check_memory_mib,
     "timeout": check_timeout,
 }
-"""By field of the spec: all that a client may set."""
+"""Checks of the spec's fields, all of which a client may set."""
 
 FIELD_CHECKS: Mapping[str, Callable[[Sandbox], None]] = {
     "state": check_state,
     "labels": check_labels,
     "annotations": check_annotations,
 }
-"""By field of the sandbox: all that a client may change, beside the spec."""
+"""Checks of the sandbox's fields that a client may change, apart from the spec."""
 
 
 def check_new(sandbox: Sandbox) -> None:
-    """All that a new sandbox needs; it may come without a state."""
+    """Check the fields of a new sandbox. It may come without a state."""
     check_account(sandbox.account)
     fields = FIELD_CHECKS if sandbox.state else [name for name in FIELD_CHECKS if name != "state"]
     check_fields(sandbox, fields, SPEC_CHECKS)
 
 
 def check_fields(sandbox: Sandbox, fields: Iterable[str], spec_fields: Iterable[str]) -> None:
-    """Of these fields of the sandbox and of its spec."""
     for name in fields:
         FIELD_CHECKS[name](sandbox)
     for name in spec_fields:

@@ -282,7 +282,7 @@ async def test_a_desktop_client_has_the_same_tools_over_stdio(trio: Trio) -> Non
 @pytest.mark.parametrize(
     ("target", "code", "message"),
     [
-        ("127.0.0.1:1", 1, "baton: nothing answers at 127.0.0.1:1: start A, B or a router there"),
+        ("127.0.0.1:1", 1, "baton: 127.0.0.1:1 does not answer: start A, B or a router there"),
         ("http://127.0.0.1:1", 2, "is not an address: give HOST:PORT"),
     ],
 )

@@ -51,7 +51,7 @@ async def test_a_port_in_use_stops_every_process_and_is_named(world: World) -> N
         with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
             said = await refusal(world, name)
         assert f"cannot listen on {address}" in said
-        assert "stop who has it or set another address" in said
+        assert "stop the process that uses it or set another address" in said
 
 
 async def test_a_file_of_a_newer_version_stops_every_process(world: World, tmp_path: Path) -> None:

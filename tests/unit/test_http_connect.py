@@ -59,7 +59,7 @@ def test_any_other_body_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("behind", [b"x", pack(b"x")])
 def test_bytes_behind_the_message_are_refused(behind: bytes) -> None:
-    with pytest.raises(InvalidField, match=f"{len(behind)} bytes behind the message"):
+    with pytest.raises(InvalidField, match=f"{len(behind)} bytes after the message"):
         unpack_one(pack(b"abc") + behind, LIMIT)
 
 

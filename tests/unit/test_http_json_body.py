@@ -109,7 +109,7 @@ def test_a_refusal_names_the_field_and_the_remedy(body: bytes | str, field: str,
 
 
 def test_a_field_under_both_of_its_names_is_refused() -> None:
-    with pytest.raises(InvalidField, match="it is given as sandbox_id too"):
+    with pytest.raises(InvalidField, match="it is also given as sandbox_id"):
         read('{"sandbox_id":"a","sandboxId":"a"}')
 
 

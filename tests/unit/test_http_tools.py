@@ -14,7 +14,7 @@ from libs.http.call import DoorCall
 from libs.http.comments import Comments
 from libs.http.errors import Failure, failure_of
 from libs.http.forms import Forms
-from libs.http.mcp_server import told
+from libs.http.mcp_server import error_text
 from libs.http.tools import Records, Tool, snake_case, tools_of
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import DeadlineExceeded, Internal
@@ -133,11 +133,11 @@ def test_a_key_of_several_parts_is_a_path_of_a_resource() -> None:
     ],
 )
 def test_an_agent_reads_the_reason_and_what_to_do(failed: Failure, text: str) -> None:
-    assert told(failed, "requestId", "7") == text
+    assert error_text(failed, "requestId", "7") == text
 
 
 def test_an_agent_reads_when_to_call_again() -> None:
-    assert told(failure_of(Overloaded())).endswith("; call again in 1 s")
+    assert error_text(failure_of(Overloaded())).endswith("; call again in 1 s")
 
 
 def test_a_public_status_has_no_words_of_operators_and_errors() -> None:

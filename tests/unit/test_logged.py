@@ -226,7 +226,7 @@ class TestWhileTheLogIsAway:
             refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
             assert refused.code() is grpc.StatusCode.UNAVAILABLE
             assert reason_of(refused)[0] == "LOG_UNAVAILABLE"
-            assert "this try changed nothing: no broker answers" in str(refused.details())
+            assert "this attempt changed nothing: no broker answers" in str(refused.details())
             assert (await at.store.records.read(KEY)).row is None
             assert await at.store.outbox.pull(10, 0) == []
 

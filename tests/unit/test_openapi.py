@@ -186,7 +186,7 @@ def test_every_reference_of_the_shipped_document_leads_somewhere() -> None:
         found = SHIPPED
         for name in reference.removeprefix("#/").split("/"):
             found = found[name]
-    assert "`FlatSandbox` where this document says `Sandbox`" in SHIPPED["info"]["description"]
+    assert "`FlatSandbox` in the place of `Sandbox`" in SHIPPED["info"]["description"]
 
 
 def test_the_document_of_the_sandboxes_describes_every_operation_and_field() -> None:

@@ -277,7 +277,9 @@ def test_a_state_moves_only_as_the_table_says(record: OneRecord, before: int, af
     if after == before or after in TRANSITIONS[before]:
         assert there.call("UpdateSandbox", request).state == after
         return
-    with pytest.raises(IllegalStateTransition, match=f"sandbox.state: {NAMES[before]} to {NAMES[after]}"):
+    with pytest.raises(
+        IllegalStateTransition, match=f"sandbox.state: a sandbox cannot change from {NAMES[before]} to {NAMES[after]}"
+    ):
         there.call("UpdateSandbox", request)
     assert there.row is row
 
@@ -288,7 +290,7 @@ def test_a_sandbox_starts_pending_or_running(state: str, starts: bool) -> None:
     if starts:
         assert OneRecord().call("CreateSandbox", request).state == NUMBERS[state]
         return
-    with pytest.raises(IllegalStateTransition, match=r"UNSPECIFIED to STOPPED.*goes to PENDING or RUNNING"):
+    with pytest.raises(IllegalStateTransition, match=r"from UNSPECIFIED to STOPPED.*goes to PENDING or RUNNING"):
         OneRecord().call("CreateSandbox", request)
 
 

@@ -142,7 +142,7 @@ def test_a_number_that_no_sandbox_has_is_refused(cpu: float) -> None:
 def test_fields_of_version_1_in_a_message_of_version_2_are_refused_with_what_to_say() -> None:
     """Else a client that forgets to say its version would have its values kept as fields that nobody knows."""
     forgetful = Sandbox.FromString(FlatSandbox(name="sandboxes/one", image="image:1").SerializeToString())
-    with pytest.raises(InvalidField, match=f"'field 30'.*version 1 has it: say {METADATA}: 1 in the call's metadata"):
+    with pytest.raises(InvalidField, match=f"'field 30'.*version 1 has it: send {METADATA}: 1 in the call's metadata"):
         SCHEMAS.model_of_request(forgetful, 2)
     assert SCHEMAS.model_of_request(forgetful, 1).spec.image == "image:1"
 
