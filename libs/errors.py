@@ -51,6 +51,18 @@ class InvalidField(BatonError):
         self.expected = expected
 
 
+class StoreUnavailable(BatonError):
+    """The store's database is out of reach. A write may have had its effect: retry with its request_id."""
+
+    code = "UNAVAILABLE"
+    reason = "OWNER_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class NewerSchema(BatonError):
+    """The database was made by a newer version of this program: run that version or restore an older backup."""
+
+
 class StoreNotReady(BatonError):
     """The store is starting or draining."""
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded
-from libs.store.port import NewerSchema, StoreUnavailable
+from libs.errors import BatonError, DiskFull, LockTimeout, NewerSchema, Overloaded, StoreUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import open_channel
 from libs.rpc.server import Server, ServerConfig
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.api.clients import old_clients
-from services.router.api.control import Parts, control_service
+from services.router.api.control import control_service
+from services.router.api.parts import Parts
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
 from services.router.core.gates import Evidence, Limits

@@ -13,7 +13,7 @@ from libs.flags.port import FlagSource
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.server import Server, ServerConfig
-from libs.rpc.tasks import Background
+from libs.tasks import Background
 from services.router.api.proxy import Proxy
 from services.router.core.flags import FlagNames
 from services.router.flows.calls.forward import Forward, ReadPolicy

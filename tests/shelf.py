@@ -10,13 +10,12 @@ from google.protobuf.message import DecodeError, Message
 
 from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, List, Parsed, Read, Watch, Write
-from libs.contract.pages import read_token
+from libs.contract.pages import Filter, Page, read_token
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Row, Version
 from libs.ownership.rules import Answered, Change, Resource
 from libs.ownership.wire import UnreadableRecord
 from libs.store.columns import Columns
-from libs.store.port import Filter, Page
 from tests.contracts.pb.toy import shelf_pb2 as pb
 
 M = TypeVar("M", bound=Message)

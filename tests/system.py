@@ -32,9 +32,9 @@ from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.gate import ServerLimits
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
-from libs.rpc.tasks import Background, Loop
 from libs.store.columns import ColumnsOf
 from libs.store.memory import MemoryStore
+from libs.tasks import Background, Loop
 from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
 from services.router.core.flags import FlagNames

@@ -26,13 +26,12 @@ import grpc
 from libs.backend.evidence import by_absences, by_identity, by_place, by_terms, read_terms
 from libs.backend.lost_rows import RowCount
 from libs.backend.marks import marks_of
-from libs.backend.orders import order_from_pb
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
 from libs.ownership.model import Record, Version
 from libs.ownership.orders import ForeignControl, LateOrder
-from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb
+from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb, order_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc.channel import open_channel

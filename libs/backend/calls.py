@@ -37,8 +37,8 @@ from libs.rpc.clients import Clients, name_of
 from libs.rpc.errors import Context
 from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import RawService
-from libs.rpc.tasks import Background
 from libs.store.port import Listed, StorePorts
+from libs.tasks import Background
 
 Answering = Callable[[str, bytes, Context], Awaitable[bytes]]
 Streaming = Callable[[str, bytes, Context], AsyncGenerator[bytes, None]]

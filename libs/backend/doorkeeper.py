@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.state import Serving
-from libs.rpc.tasks import Loop
-from libs.store.port import StorePorts, StoreUnavailable
+from libs.errors import StoreUnavailable
+from libs.store.port import StorePorts
 from libs.store.recovery import FencedAt, WentBack
+from libs.tasks import Loop
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 60.0

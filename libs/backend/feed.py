@@ -29,8 +29,8 @@ from libs.eventlog.port import Event, EventLog, LogReader, OffsetGone, Stored
 from libs.ownership.model import Record
 from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
-from libs.rpc.tasks import Loop
 from libs.store.port import FeedStep, Parked, Position, StorePorts
+from libs.tasks import Loop
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterable
 
 from libs.errors import LogAway, NotLogged
 from libs.ownership.model import Version
-from libs.rpc.tasks import Loop
 from libs.store.port import Outbox
+from libs.tasks import Loop
 
 AWAY_SECONDS = 20.0
 """So long the relay's word counts that the log is away: longer than one of its tries takes. It may have died."""

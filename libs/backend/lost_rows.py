@@ -14,8 +14,8 @@ import logging
 from collections.abc import Sequence
 
 from libs.ownership.model import BUCKETS
-from libs.rpc.tasks import Loop
 from libs.store.port import Inspection, Missing, StorePorts
+from libs.tasks import Loop
 
 log = logging.getLogger(__name__)
 

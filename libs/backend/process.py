@@ -39,8 +39,8 @@ from libs.rpc.gate import CONNECTION_SHARE
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
-from libs.rpc.tasks import Background
 from libs.store.port import StorePorts
+from libs.tasks import Background
 from libs.telemetry.metrics import open_metrics
 from libs.telemetry.vitals import Gauges
 

@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
-from libs.backend.orders import order_from_pb, order_to_pb
 from libs.backend.state import Serving
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_EVENT_BYTES
 from libs.ownership.model import BUCKETS
 from libs.ownership.orders import Order, check_order
 from libs.ownership.terms import RowTooLarge
-from libs.ownership.wire import STORE_NUMBERS, absence_from_pb, absence_to_pb, version_from_pb, version_to_pb
+from libs.ownership.wire import (
+    STORE_NUMBERS,
+    absence_from_pb,
+    absence_to_pb,
+    order_from_pb,
+    order_to_pb,
+    version_from_pb,
+    version_to_pb,
+)
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import (
     RecoveryServiceServicer,

@@ -6,9 +6,9 @@ import asyncio
 
 from libs.clock import Clock
 from libs.ownership.limits import LONGEST_TICK_SECONDS
-from libs.rpc.tasks import Loop
 from libs.store.limits import PRUNE_ROWS
 from libs.store.port import StorePorts
+from libs.tasks import Loop
 
 TICK_SECONDS = 1.0
 PRUNE_SECONDS = 5.0

@@ -12,8 +12,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from libs.contract.operations import Watch, item_of
+from libs.contract.pages import Page
 from libs.contract.watches import HEARTBEAT_SECONDS, Place, Step
-from libs.store.port import Listed, Page, Since, StorePorts, UnknownPlace
+from libs.store.port import Listed, Since, StorePorts, UnknownPlace
 
 PAGE_ROWS = 50
 """Rows of one read, at most."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from libs.contract.pages import Filter, Page
 from libs.contract.schemas import NEWEST, RecordCorrupt
 from libs.ownership.model import Row, Version
 from libs.ownership.rules import Change, Resource
-from libs.store.port import Filter, Page
 
 log = logging.getLogger(__name__)
 

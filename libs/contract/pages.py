@@ -1,14 +1,35 @@
-"""Page tokens: the last name and a hash of the question, the same at both stores and the router."""
+"""Pages of a list, and their tokens: the last name and a hash of the question, equal at stores and router."""
 
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from libs.errors import InvalidField
 
 HASH_BYTES = 8
 MAX_TOKEN_CHARACTERS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows a list asks for: equal columns, labels that must be there, and deleted ones too or not."""
+
+    equals: tuple[tuple[str, str], ...] = ()
+    """Column ("state", "account") and value."""
+    labels: tuple[tuple[str, str], ...] = ()
+    show_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list: names after `after`, at most `limit`; or just `keys`, whether they match or not."""
+
+    filter: Filter
+    after: str = ""
+    limit: int = 50
+    keys: tuple[str, ...] = ()
 
 
 def filter_hash(method: str, question: bytes) -> bytes:

@@ -35,7 +35,7 @@ from libs.clock import Clock, SystemClock
 from libs.locks.breaker import Breaker
 from libs.locks.memory import MemoryLocks, timed_out
 from libs.locks.port import LockState, LocksUnavailable
-from libs.rpc.tasks import Background, Loop
+from libs.tasks import Background, Loop
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Records and absences as protobuf messages: in handoffs, in copies, and as events in the log."""
+"""Records, bucket owners and orders of a recovery as protobuf messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from libs.ownership.limits import (
     SERVED_WINDOW,
 )
 from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
+from libs.ownership.orders import Order
 from libs.pb.baton.record.v1 import record_pb2 as pb
+from libs.pb.baton.replication.v1 import recovery_pb2
 
 STORES = {pb.STORE_A: Store.A, pb.STORE_B: Store.B}
 STORE_NUMBERS = {Store.A: pb.STORE_A, Store.B: pb.STORE_B}
@@ -220,3 +222,13 @@ def put_records(messages: RepeatedCompositeFieldContainer[pb.Record], records: I
     """At the end of a field of another message."""
     for record in records:
         _put(messages.add(), record)
+
+
+def order_to_pb(order: Order) -> recovery_pb2.Order:
+    return recovery_pb2.Order(
+        control=order.control, epoch=order.epoch, job=order.job, number=order.number, stage=order.stage
+    )
+
+
+def order_from_pb(order: recovery_pb2.Order) -> Order:
+    return Order(order.epoch, order.number, order.stage, order.control, order.job)

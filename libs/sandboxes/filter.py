@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 
+from libs.contract.pages import Filter
 from libs.errors import InvalidField
 from libs.sandboxes.transitions import NUMBERS
 from libs.sandboxes.validation import check_account, check_label
-from libs.store.port import Filter
 
 FIELD = "filter"
 MAX_FILTER_CHARACTERS = 8192

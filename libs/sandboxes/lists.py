@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from libs.contract.operations import List
-from libs.contract.pages import filter_hash, read_token
+from libs.contract.pages import Page, filter_hash, read_token
 from libs.errors import InvalidField
 from libs.pb.sandbox.v1.sandbox_service_pb2 import ListSandboxesRequest, ListSandboxesResponse
 from libs.sandboxes.filter import parse_filter
-from libs.store.port import Page
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from libs.contract.pages import Filter
 from libs.ownership.model import Row
-from libs.store.port import Filter
 
 
 @dataclass(frozen=True, slots=True)

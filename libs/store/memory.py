@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from libs.clock import Clock
+from libs.contract.pages import Page
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
@@ -36,7 +37,6 @@ from libs.store.port import (
     Inspection,
     Listed,
     Outbox,
-    Page,
     Parked,
     Records,
     Released,

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from libs.contract.pages import Page
 from libs.errors import BatonError
 from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide, Outcome
@@ -35,45 +36,13 @@ if TYPE_CHECKING:
     from libs.store.aside import Aside
 
 
-class StoreUnavailable(BatonError):
-    """The store's database is out of reach. A write may have had its effect: retry with its request_id."""
-
-    code = "UNAVAILABLE"
-    reason = "OWNER_UNAVAILABLE"
-    retry_seconds = 1.0
-
-
-class NewerSchema(BatonError):
-    """The database was made by a newer version of this program: run that version or restore an older backup."""
-
-
 class UnknownPartition(BatonError):
     """Somebody else applies this partition of the log now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which rows a list asks for: equal columns, labels that must be there, and deleted ones too or not."""
-
-    equals: tuple[tuple[str, str], ...] = ()
-    """Column ("state", "account") and value."""
-    labels: tuple[tuple[str, str], ...] = ()
-    show_deleted: bool = False
 
 
 class Listed(NamedTuple):
     row: Row
     matches: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a list: names after `after`, at most `limit`; or just `keys`, whether they match or not."""
-
-    filter: Filter
-    after: str = ""
-    limit: int = 50
-    keys: tuple[str, ...] = ()
 
 
 class Records(Protocol):

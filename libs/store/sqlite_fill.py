@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
-from libs.rpc.tasks import Loop
 from libs.sqlite import Database
 from libs.store.port import ExportQuery
 from libs.store.sqlite_old import STEP_ROWS, OldRows, Progress, StillFilling
+from libs.tasks import Loop
 
 log = logging.getLogger(__name__)
 

@@ -22,11 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from libs.contract.pages import Filter, Page
 from libs.errors import BatonError
 from libs.ownership.model import Row, bucket_of
 from libs.store.columns import ColumnsOf, matches
 from libs.store.limits import LIST_ROWS as PAGE_ROWS
-from libs.store.port import Filter, Listed, Page
+from libs.store.port import Listed
 from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Layout, Value, protocol_values
 from libs.store.window import up_to_other
 

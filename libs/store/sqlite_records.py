@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from libs.contract.pages import Page
 from libs.ownership.model import Call, Found, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
-from libs.store.port import Listed, Page
+from libs.store.port import Listed
 from libs.store.sqlite_core import Core, found_from, with_old
 from libs.store.sqlite_old import merged
 from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, list_index, row_from

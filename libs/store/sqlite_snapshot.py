@@ -22,10 +22,9 @@ from pathlib import Path
 
 from libs.clock import Clock
 from libs.contract.audits import Finding, Kind
-from libs.errors import BatonError, DiskFull
+from libs.errors import BatonError, DiskFull, StoreUnavailable
 from libs.ownership.model import Row
 from libs.sqlite import error_of
-from libs.store.port import StoreUnavailable
 from libs.store.snapshots import Looked, Progress, SnapshotGone
 from libs.store.sqlite_old import OldRows
 from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, odd_columns, row_from, signed

@@ -33,12 +33,13 @@ from libs.rpc.auth import read_token
 from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
 from libs.rpc.server import RawService, Server, ServerConfig
-from libs.rpc.tasks import Background, Loop
 from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
+from libs.tasks import Background, Loop
 from libs.telemetry.logs import configure
 from libs.telemetry.metrics import open_metrics
 from services.router.api.clients import old_clients
-from services.router.api.control import URGENT, Parts, control_service
+from services.router.api.control import URGENT, control_service
+from services.router.api.parts import Parts
 from services.router.api.proxy import Proxy
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore

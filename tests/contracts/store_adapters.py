@@ -11,13 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from libs.clock import Clock
+from libs.contract.pages import Page
 from libs.ownership.model import NEVER, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import Answered, Change, Changed, Resource, decide_write
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
-from libs.store.port import ExportQuery, Listed, Page, StorePorts
+from libs.store.port import ExportQuery, Listed, StorePorts
 
 
 @dataclass(frozen=True)

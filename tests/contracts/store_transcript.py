@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from libs.contract.pages import Filter, Page
 from libs.errors import BatonError
 from libs.ownership.model import NEVER, Absence, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import Answered, Change, Changed, Resource
 from libs.ownership.wire import record_of_event
-from libs.store.port import ExportQuery, Filter, Listed, Page, StorePorts
+from libs.store.port import ExportQuery, Listed, StorePorts
 from tests.contracts.store_adapters import call_of, hash_of, own, sandbox, word_of, write
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from libs.clock import ManualClock
+from libs.errors import NewerSchema
 from libs.proving.servers.postgres import Postgres
-from libs.store.port import NewerSchema
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import (
     ControlStore,

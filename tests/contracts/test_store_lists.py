@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from libs.contract.pages import Filter, Page
 from libs.ownership.model import Store
 from libs.ownership.rules import Changed
 from libs.store import memory, sqlite_records
-from libs.store.port import Filter, Listed, Page, StorePorts
+from libs.store.port import Listed, StorePorts
 from libs.store.sqlite import SqliteStore
 from services.service_layer.store import postgres_records
 from services.service_layer.store.postgres import PostgresStore

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from libs.contract.pages import Filter, Page
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version, bucket_of
@@ -15,7 +16,7 @@ from libs.ownership.rules import Answered
 from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
-from libs.store.port import Applied, ExportQuery, FeedStep, Filter, Page, Position, StorePorts, UnknownPlace
+from libs.store.port import Applied, ExportQuery, FeedStep, Position, StorePorts, UnknownPlace
 from libs.store.recovery import Conflict, FencedAnew, FencedAt, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of

@@ -14,6 +14,7 @@ from libs.backend.logged import LogWaits
 from libs.backend.repair import NoRecord, RecordReadable, RepairApi
 from libs.backend.state import Serving
 from libs.clock import ManualClock
+from libs.contract.pages import Filter, Page
 from libs.errors import InvalidField
 from libs.eventlog.port import Event
 from libs.ownership.errors import NotOwner
@@ -21,9 +22,9 @@ from libs.ownership.model import Version
 from libs.ownership.wire import record_of_event, version_to_pb
 from libs.pb.baton.replication.v1 import repair_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
-from libs.rpc.tasks import Background
 from libs.sandboxes.operations import SandboxOperations
-from libs.store.port import Filter, Page, StorePorts
+from libs.store.port import StorePorts
+from libs.tasks import Background
 from tests.contracts.store_adapters import own, put, record_of, row_of
 
 POISON, FOREIGN, FINE = "sandboxes/poison", "poison", "sandboxes/fine"

@@ -14,7 +14,7 @@ import pytest
 from libs.eventlog.port import Event
 from libs.ownership.model import Store
 from libs.rpc.errors import reason_of
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.phase import Phase
 from tests.integration.test_router import go_to, lend, look, put
 from tests.panel import running_loops

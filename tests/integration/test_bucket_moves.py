@@ -12,8 +12,8 @@ from libs.clock import SystemClock
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BUCKETS, Absence, Record, Row, Store, Version, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
-from libs.rpc.tasks import Loop
 from libs.store.recovery import Why
+from libs.tasks import Loop
 from services.router.core.phase import Phase
 from services.router.flows.jobs.backfill import Backfill
 from services.router.flows.jobs.kind import Position, Step

@@ -21,7 +21,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.channel import Channel
 from libs.rpc.errors import reason_of
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import NO_FLAGS, Flags
 from services.router.flows.moving.mover import Mover

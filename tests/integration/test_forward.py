@@ -10,6 +10,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
+from libs.contract.pages import Page
 from libs.errors import BatonError, Overloaded, OwnerUnavailable, StoreNotReady
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
@@ -17,7 +18,7 @@ from libs.ownership.model import BUCKETS, Call, Found, Store, Version
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.rpc import metadata
 from libs.rpc.errors import Internal, reason_of
-from libs.store.port import ExportQuery, Listed, Page, Records
+from libs.store.port import ExportQuery, Listed, Records
 from services.router.core.phase import Phase
 from services.router.flows.calls.forward import ReadPolicy
 from services.router.flows.moving.handoff import Moved

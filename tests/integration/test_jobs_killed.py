@@ -30,9 +30,9 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.ownership.model import Store, Version, bucket_of
 from libs.ownership.terms import next_term
 from libs.rpc.server import Server, ServerConfig
-from libs.rpc.tasks import Loop
 from libs.sandboxes.audit import SandboxAudit
 from libs.store.memory import MemoryStore
+from libs.tasks import Loop
 from services.router import flows
 from services.router.control.memory import MemoryControlStore
 from services.router.flows.jobs import reconcile as flows_reconcile

@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 
 from libs.clock import ManualClock, SystemClock
+from libs.errors import StoreUnavailable
 from libs.ownership.model import BUCKETS, Store
 from libs.pb.baton.record.v1 import record_pb2
-from libs.rpc.tasks import Loop
-from libs.store.port import StoreUnavailable
+from libs.tasks import Loop
 from services.router.core.phase import Phase
 from services.router.flows.moving.mover import LEASE_NAME, LEASE_SECONDS, WORKERS, Mover
 from services.router.flows.moving.transfer import Transfer

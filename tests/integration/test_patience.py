@@ -10,14 +10,13 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from libs.errors import BatonError, OwnerUnavailable
+from libs.errors import BatonError, OwnerUnavailable, StoreUnavailable
 from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Call, Store
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.rpc.server import Server, ServerConfig
-from libs.store.port import StoreUnavailable
 from services.router.api import proxy
 from services.router.core.phase import Phase
 from services.router.flows.calls import patience

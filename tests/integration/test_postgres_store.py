@@ -15,7 +15,7 @@ import pytest
 from libs.backend.arrivals import Arrivals
 from libs.backend.feed import ApplyLoop
 from libs.clock import SystemClock
-from libs.errors import DiskFull, LockTimeout, Overloaded
+from libs.errors import DiskFull, LockTimeout, NewerSchema, Overloaded, StoreUnavailable
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import Store, Version
@@ -23,7 +23,7 @@ from libs.ownership.rules import Outcome
 from libs.ownership.wire import record_to_pb
 from libs.postgres import UnfitDatabase
 from libs.proving.servers.postgres import Postgres
-from libs.store.port import FeedStep, NewerSchema, Parked, Position, StoreUnavailable
+from libs.store.port import FeedStep, Parked, Position
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 from services.service_layer.store.postgres_errors import StartAgain, translated
 from services.service_layer.store.postgres_pool import normalised

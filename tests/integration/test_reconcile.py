@@ -17,7 +17,7 @@ from libs.clock import SystemClock
 from libs.errors import InvalidField
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import NEVER, Row, Store, Version, bucket_of
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.flows.jobs.kind import JobKind, Position, Step
 from services.router.flows.jobs.reconcile import Reconcile
 from services.router.flows.jobs.validate import Validate

@@ -16,8 +16,8 @@ from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.orders import Order
 from libs.ownership.terms import next_term
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
-from libs.rpc.tasks import Loop
 from libs.store.recovery import Identity, Why
+from libs.tasks import Loop
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase
 from services.router.core.reconcile import Findings

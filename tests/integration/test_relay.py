@@ -16,7 +16,7 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventTooLarge, LogUnavailable, Stored
 from libs.ownership.model import Store, Version
 from libs.ownership.wire import record_of_event
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.flows.feed.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay
 from services.router.flows.steering import diagnose
 from tests.contracts.pb.toy import shelf_pb2 as pb

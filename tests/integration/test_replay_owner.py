@@ -12,8 +12,8 @@ import pytest
 from libs.ownership.model import Call, Row, Store, Version
 from libs.ownership.rules import Answered, Changed, Resource, decide_write
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.rpc.tasks import Loop
 from libs.store.memory import MemoryStore
+from libs.tasks import Loop
 from services.router.core.jobs import JobState
 from services.router.flows.jobs import replay_work
 from tests.panel import Panel, running_loops, running_panel

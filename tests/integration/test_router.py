@@ -14,8 +14,8 @@ from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import BUCKETS, Record, Row, Store, Version, bucket_of
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
-from libs.rpc.tasks import Loop
 from libs.store import memory
+from libs.tasks import Loop
 from services.router.core.phase import Phase, Setting
 from services.router.flows.calls import listing
 from services.router.flows.moving.mover import STUCK_SECONDS, Mover

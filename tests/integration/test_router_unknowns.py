@@ -8,12 +8,13 @@ from uuid import uuid4
 import grpc
 import pytest
 
+from libs.contract.pages import Page
 from libs.errors import Overloaded
 from libs.ownership.model import Call, Found, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
-from libs.store.port import ExportQuery, Listed, Page, Records
+from libs.store.port import ExportQuery, Listed, Records
 from services.router.core.phase import Phase
 from services.router.flows.moving.bucket_owners import Absences
 from services.router.flows.moving.transfer import Transfer

@@ -12,9 +12,8 @@ import pytest
 
 from libs.backend.audit import ScratchStore
 from libs.clock import ManualClock
-from libs.errors import Overloaded
+from libs.errors import Overloaded, StoreUnavailable
 from libs.ownership.model import Record, Store
-from libs.store.port import StoreUnavailable
 from services.service_layer.store import embedded, postgres
 from services.service_layer.store.postgres_scratch import LOCK, SCHEMA, NoScratch, open_scratch
 from tests.contracts.store_adapters import record_of, row_of

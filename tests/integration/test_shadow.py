@@ -12,7 +12,7 @@ import pytest
 
 from libs.ownership.model import Store, Version, bucket_of
 from libs.rpc import metadata
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.compare import STATUS, Kind
 from services.router.core.phase import Phase
 from services.router.flows.calls.forward import ClientCall

@@ -8,9 +8,10 @@ from contextlib import suppress
 
 import grpc
 
+from libs.contract.pages import Page
 from libs.ownership.model import Call, Found, Store
 from libs.ownership.rules import Answered, Changed, Decide
-from libs.store.port import Listed, Page, Records
+from libs.store.port import Listed, Records
 from services.router.core.measure import total
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system import System, running_system

@@ -33,11 +33,11 @@ from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
-from libs.rpc.tasks import Background
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
 from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
+from libs.tasks import Background
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceAsyncStub

@@ -17,7 +17,6 @@ from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.arrivals import Arrivals
 from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
-from libs.backend.orders import order_to_pb
 from libs.backend.state import Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
@@ -26,7 +25,7 @@ from libs.eventlog.port import Event, EventLog, LogUnavailable
 from libs.ownership.model import Absence, Store, Version, bucket_of
 from libs.ownership.orders import LateOrder, Order
 from libs.ownership.terms import TERMS_TYPE
-from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
+from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of, order_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore

@@ -13,6 +13,7 @@ import pytest
 from libs.backend.watching import FIRST_ROWS, PAGE_ROWS, READS, STEP_BYTES, TURNS, Watching
 from libs.clock import ManualClock
 from libs.contract.operations import Watch
+from libs.contract.pages import Filter, Page
 from libs.contract.schemas import RecordCorrupt
 from libs.contract.watches import Place, Step
 from libs.ownership.model import Row, Store
@@ -26,7 +27,7 @@ from libs.rpc.errors import reason_of
 from libs.sandboxes.columns import sandbox_columns
 from libs.store import memory, memory_watch
 from libs.store.memory import MemoryStore
-from libs.store.port import Filter, Listed, Page, Records
+from libs.store.port import Listed, Records
 from tests.contracts.store_adapters import put, record_of, row_of
 from tests.unit.backends import Backend, backend, new, refusal
 from tests.waiting import eventually

@@ -13,7 +13,8 @@ from libs.pb.baton.control.v1 import control_pb2
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.rpc.clients import Clients
 from services.router.api.clients import fill_clients, old_clients
-from services.router.cli.clients import client_view, clients_lines
+from services.router.cli.lines import clients_lines
+from services.router.cli.views import client_view
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import Progress
 from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked

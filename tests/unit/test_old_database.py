@@ -14,11 +14,11 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 
 from libs.clock import ManualClock
+from libs.contract.pages import Filter, Page
 from libs.ownership.model import BUCKETS, Absence, Record, Store, bucket_of
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox
 from libs.sandboxes.schema import SCHEMAS
-from libs.store.port import Filter, Page
 from services.simple_mcp.store import NotTheOldDatabase, initialise, open_store
 from services.simple_mcp.store.flat import OLD_TABLE
 from tests.contracts.store_adapters import everything, put, row_of, sandbox

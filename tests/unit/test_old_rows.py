@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from libs.clock import ManualClock
+from libs.contract.pages import Filter, Page
 from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bucket_of
 from libs.ownership.rules import Changed, Outcome
 from libs.sandboxes.schema import SCHEMAS
 from libs.sqlite import migrate
 from libs.store import sqlite_fill
-from libs.store.port import ExportQuery, Filter, Page
+from libs.store.port import ExportQuery
 from libs.store.snapshots import Looked
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_old import StillFilling

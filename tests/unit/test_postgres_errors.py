@@ -7,8 +7,7 @@ import pytest
 import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded
-from libs.store.port import StoreUnavailable
+from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded, StoreUnavailable
 from services.service_layer.store.postgres_errors import FOREIGN, SQLSTATES, StartAgain, translated
 
 

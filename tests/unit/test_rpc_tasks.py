@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from libs.errors import Overloaded, StoreNotReady
-from libs.rpc.tasks import Background, Loop, all_or_none
+from libs.tasks import Background, Loop, all_or_none
 from tests.waiting import eventually
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.contract.pages import Filter
 from libs.errors import InvalidField
 from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
@@ -14,7 +15,6 @@ from libs.sandboxes.filter import format_filter, parse_filter
 from libs.sandboxes.transitions import NUMBERS
 from libs.store.columns import Columns
 from libs.store.columns import matches as verdict
-from libs.store.port import Filter
 from tests.unit.sandboxes import a_sandbox
 
 keys = st.from_regex(r"[a-z0-9._/-]{1,63}", fullmatch=True)

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 import libs.sqlite
-from libs.errors import DiskFull, LockTimeout, Overloaded
+from libs.errors import DiskFull, LockTimeout, NewerSchema, Overloaded, StoreUnavailable
 from libs.sqlite import GROUP_JOBS, AlreadyOpen, Database, Migration, Options
-from libs.store.port import NewerSchema, StoreUnavailable
 from tests.waiting import eventually
 
 TABLE = Migration(1, ("CREATE TABLE note (word TEXT UNIQUE)",))

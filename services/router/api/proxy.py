@@ -20,7 +20,7 @@ from libs.rpc.caller import make_id, read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
-from libs.rpc.tasks import Background
+from libs.tasks import Background
 from services.router.api.watching import Watches
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import Target, target

@@ -21,7 +21,8 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from libs.rpc.gate import Handler
 from libs.rpc.server import raw_service
-from services.router.api.control import SERVICE, Parts, control_service
+from services.router.api.control import SERVICE, control_service
+from services.router.api.parts import Parts
 from services.router.api.watch import status_of
 
 _PUBLIC = FieldMask(

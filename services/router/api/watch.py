@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store
@@ -24,6 +23,7 @@ from services.router.api.messages import (
     setting_to_pb,
     timestamp,
 )
+from services.router.api.parts import Parts
 from services.router.api.rehearsal import fill_status
 from services.router.control.port import JournalEntry
 from services.router.core.attention import StoreSeen, attention
@@ -34,9 +34,6 @@ from services.router.core.rollback_cost import AtB, rollback_cost
 from services.router.flows.steering.automatic_rollback import Judge
 from services.router.flows.steering.measure import Measurement
 from services.router.flows.traffic import Totals
-
-if TYPE_CHECKING:
-    from services.router.api.control import Parts
 
 RECENT_SECONDS = 30
 """Of `MeasuredCalls.recent_calls`."""

@@ -3,17 +3,14 @@ the line of `baton status` about them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from services.router.cli.options import Common, command
 
 if TYPE_CHECKING:
-    from libs.pb.baton.control.v1 import control_pb2 as pb
-
-MOST_SHOWN = 5
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +28,7 @@ def list_clients(options: Common) -> None:
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show
     from services.router.cli.client import control
+    from services.router.cli.views import client_view
 
     with control(options) as router:
         status = router.call("GetStatus", pb.GetStatusRequest())
@@ -45,29 +43,3 @@ def list_clients(options: Common) -> None:
             idle = f"{client['idle_seconds']:.0f} s ago"
             table.add_row(client["name"], client["at"], str(client["schema_version"]), str(client["calls"]), idle)
         show.show(table)
-
-
-def client_view(status: pb.ClientStatus) -> dict[str, Any]:
-    from libs.ownership.wire import STORES
-
-    client = status.client
-    return {
-        "name": client.name,
-        "at": f"store {STORES[status.store]}" if status.store else "router",
-        "schema_version": client.schema_version,
-        "calls": client.calls,
-        "idle_seconds": round(client.idle_seconds, 3),
-    }
-
-
-def clients_lines(clients: Sequence[dict[str, Any]]) -> str:
-    """For people, those that called last; "" when there are none."""
-    last = sorted(clients, key=lambda client: float(client["idle_seconds"]))
-    shown = [
-        f"{client['name']}, at the {client['at'].replace('store', 'listener of store')}, schema version"
-        f" {client['schema_version']}: {client['calls']} calls, the last one {client['idle_seconds']:.0f} s ago"
-        for client in last[:MOST_SHOWN]
-    ]
-    if len(last) > MOST_SHOWN:
-        shown.append(f"and {len(last) - MOST_SHOWN} more: baton clients")
-    return "\n".join(shown)

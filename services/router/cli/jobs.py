@@ -56,7 +56,7 @@ def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool
 
     Returns the job; None after a dry run. Raises CommandFailed, also when it did not finish.
     """
-    from services.router.cli import show, show_jobs, views
+    from services.router.cli import lines, show, views
     from services.router.cli.client import control
 
     with control(options) as router:
@@ -68,7 +68,7 @@ def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool
     if options.json:
         show.print_json({**(view or {}), **agreed.view})
     elif view is not None:
-        show.show(f"{view['id']}: {show_jobs.job_line(view)}")
+        show.show(f"{view['id']}: {lines.job_line(view)}")
     return view
 
 
@@ -79,7 +79,7 @@ def follow(router: Control, options: Common, job_id: str) -> View:
     from rich.console import Console
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import show_jobs, views
+    from services.router.cli import lines, show_jobs, views
 
     bar = show_jobs.JobBar(Console(stderr=True)) if sys.stderr.isatty() and not options.json else None
     said = ""
@@ -92,7 +92,7 @@ def follow(router: Control, options: Common, job_id: str) -> View:
                 return view
             if view["state"] not in ("QUEUED", "RUNNING"):
                 raise CommandFailed(f"{job_id} is not finished: {view['state']}, {view['note']}")
-            line = show_jobs.job_line(view)
+            line = lines.job_line(view)
             if bar is None and line != said and not options.json:
                 typer.echo(line, err=True)
                 said = line
@@ -211,12 +211,12 @@ def tune(
 
 def _change(options: Changing, job_id: str, action: str, effect: str, rate: float = 0.0) -> None:
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import show, show_jobs, views
+    from services.router.cli import lines, show, views
     from services.router.cli.client import control
 
     with control(options) as router:
         job = router.call("GetJob", pb.GetJobRequest(id=job_id)).job
-        agreed = agree(options, [f"{job.id} {effect}: {show_jobs.job_line(views.job_view(job))}"])
+        agreed = agree(options, [f"{job.id} {effect}: {lines.job_line(views.job_view(job))}"])
         if agreed:
             number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
             request = pb.ChangeJobRequest(actor=options.who, id=job_id, action=number, rate=rate, reason=options.reason)
@@ -225,7 +225,7 @@ def _change(options: Changing, job_id: str, action: str, effect: str, rate: floa
     if options.json:
         show.print_json({**view, **agreed.view})
     else:
-        show.show(f"{view['id']}: {show_jobs.job_line(view)}")
+        show.show(f"{view['id']}: {lines.job_line(view)}")
 
 
 def parse_rate(text: str) -> float:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 View = dict[str, Any]
 
-COUNTS = ("sampled", "checked", "superseded", "dropped", "waiting", "lost")
-
 
 def register(app: typer.Typer) -> None:
     command(app, "ledger", Common)(ledger)
@@ -51,15 +49,13 @@ def ledger(
 
 
 def ledger_view(answer: pb.GetLedgerResponse, limit: int) -> View:
+    from services.router.cli.views import counts_view
+
     return {
         **counts_view(answer.counts),
         "known": answer.known,
         "lost_writes": [_lost_view(lost) for lost in answer.lost[:limit]],
     }
-
-
-def counts_view(counts: pb.LedgerCounts) -> View:
-    return {name: getattr(counts, name) for name in COUNTS}
 
 
 def _lost_view(lost: pb.LostWrite) -> View:
@@ -88,16 +84,11 @@ def _lost_view(lost: pb.LostWrite) -> View:
     }
 
 
-def counts_line(view: View) -> str:
-    """For people."""
-    left = ", ".join(f"{view[name]} {name}" for name in ("superseded", "dropped", "waiting") if view[name])
-    return f"{view['lost']} of {view['checked']} acknowledged writes lost" + (f"; {left}" if left else "")
-
-
 def _screen(view: View) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from services.router.cli.lines import counts_line
     from services.router.cli.show import table_of
 
     head = Text(f"{counts_line(view)}; {view['known']} are looked at again from time to time")

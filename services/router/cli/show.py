@@ -12,9 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from libs.text import plain, visible
-from services.router.cli.clients import clients_lines
-from services.router.cli.ledger import counts_line
-from services.router.cli.show_jobs import job_line
+from services.router.cli.lines import clients_lines, counts_line, job_line
 from services.router.cli.views import View
 
 _PIPE_WIDTH = 160

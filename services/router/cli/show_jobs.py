@@ -8,19 +8,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from services.router.cli.lines import job_line
 from services.router.cli.views import View
-
-
-def job_line(view: View) -> str:
-    """For people."""
-    of = f" of {view['total']}" if view["total"] else ""
-    parts = [view["state"], f"{view['done']}{of} {view['unit']}"]
-    if view["state"] == "RUNNING":
-        left = "" if view["eta_seconds"] is None else f", about {view['eta_seconds']:.0f} s left"
-        parts.append(f"{view['rate']:.0f}/s{left}")
-    if view["waits"]:
-        parts.append(f"waits: {view['waits']}")
-    return "; ".join([*parts, *([view["note"]] if view["note"] else [])])
 
 
 def jobs_table(views: list[View]) -> Table:

@@ -13,12 +13,12 @@ from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.cli.client import phase_name, setting_from_pb
-from services.router.cli.clients import client_view
-from services.router.cli.ledger import counts_view
 from services.router.core.phase import Setting
 from services.router.core.setting_changes import changes
 
 View = dict[str, Any]
+
+LEDGER_COUNTS = ("sampled", "checked", "superseded", "dropped", "waiting", "lost")
 
 
 def known(value: float) -> float | None:
@@ -285,3 +285,18 @@ def store_name(number: record_pb2.Store.ValueType) -> str | None:
     """None: no store."""
     store = STORES.get(number)
     return store.value if store else None
+
+
+def client_view(status: pb.ClientStatus) -> View:
+    client = status.client
+    return {
+        "name": client.name,
+        "at": f"store {STORES[status.store]}" if status.store else "router",
+        "schema_version": client.schema_version,
+        "calls": client.calls,
+        "idle_seconds": round(client.idle_seconds, 3),
+    }
+
+
+def counts_view(counts: pb.LedgerCounts) -> View:
+    return {name: getattr(counts, name) for name in LEDGER_COUNTS}

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from libs.clock import Clock, SystemClock
-from libs.store.port import NewerSchema
+from libs.errors import NewerSchema
 from services.router.control import postgres_jobs
 from services.router.control.codec import (
     gates_from_json,

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from libs.clock import Clock, SystemClock
-from libs.errors import DiskFull, LockTimeout, Overloaded
+from libs.errors import DiskFull, LockTimeout, Overloaded, StoreUnavailable
 from libs.sqlite import Database, Migration, Options
-from libs.store.port import StoreUnavailable
 from services.router.control import sqlite_jobs
 from services.router.control.codec import (
     gates_from_json,

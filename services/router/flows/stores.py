@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
-from libs.errors import BatonError, LogAway, NotLogged
+from libs.errors import BatonError, LogAway, NotLogged, StoreUnavailable
 from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
@@ -23,7 +23,6 @@ from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import never_sent, nothing_listens, reason_of
-from libs.store.port import StoreUnavailable
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub

@@ -12,13 +12,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from libs.clock import Clock, SystemClock
+from libs.errors import StoreUnavailable
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf
 from libs.store.connections import OWN
 from libs.store.limits import OutboxLimits
-from libs.store.port import Feed, Inspection, Outbox, Records, StoreUnavailable, Transfers, Upkeep, Watch
+from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from services.service_layer.store.postgres_aside import PostgresAside
 from services.service_layer.store.postgres_context import Context, Gauge

@@ -6,8 +6,7 @@ import asyncpg
 import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded
-from libs.store.port import StoreUnavailable
+from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded, StoreUnavailable
 
 
 class StartAgain(BatonError):

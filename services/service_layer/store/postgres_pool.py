@@ -19,10 +19,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from libs.errors import BatonError, LockTimeout, Overloaded
+from libs.errors import BatonError, LockTimeout, Overloaded, StoreUnavailable
 from libs.postgres import UnfitDatabase
 from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores, per_process
-from libs.store.port import StoreUnavailable
 from services.service_layer.store.postgres_errors import (
     FOREIGN,
     StartAgain,

@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from libs.contract.pages import Filter, Page
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.model import Call, Found, Record, Row, Served, Store, bucket_of
 from libs.ownership.rules import Answered, Changed, Decide, may_change
 from libs.ownership.wire import event_of
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
-from libs.store.port import Filter, Listed, Page
+from libs.store.port import Listed
 from libs.store.window import up_to_other
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from libs.errors import NewerSchema, StoreUnavailable
 from libs.postgres import UnfitDatabase, check_fitness
-from libs.store.port import NewerSchema, StoreUnavailable
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_pool import normalised
 

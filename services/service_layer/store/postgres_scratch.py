@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import asyncpg
 
 from libs.clock import Clock
-from libs.errors import BatonError, Overloaded
+from libs.errors import BatonError, Overloaded, StoreUnavailable
 from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.limits import OutboxLimits
-from libs.store.port import Records, StoreUnavailable, Transfers
+from libs.store.port import Records, Transfers
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_pool import Connection, Pool, PoolSettings, make_engine

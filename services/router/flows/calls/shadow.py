@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.ownership.model import Store, Version
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.compare import Comparison, Kind, Seen, Sight, gravest, pairs_of, seen_of
 from services.router.core.measure import ShadowCounts
 from services.router.core.merge import Half, Item

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from libs.ownership.model import Store
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import JournalEntry
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.stores import StoreViews

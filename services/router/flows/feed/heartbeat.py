@@ -7,7 +7,7 @@ import asyncio
 
 from libs.errors import BatonError
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.flows.stores import StoreClient, Stores
 
 INTERVAL_SECONDS = 1.0

@@ -21,7 +21,7 @@ from libs.eventlog.port import Event, EventLog, EventTooLarge, LogUnavailable
 from libs.ownership.model import Store
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import Leases
 from services.router.flows.stores import Refused, StoreClient
 

@@ -10,7 +10,7 @@ from libs.clock import Age, Clock
 from libs.errors import BatonError, InvalidField
 from libs.eventlog.port import EventLog, OffsetGone, partition_of
 from libs.ownership.model import Store
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.evidence import Evidence
 from services.router.core.horizon import KEPT_SHARE, Held, Risk, risk_of
 from services.router.core.logstart import OLDEST, Start

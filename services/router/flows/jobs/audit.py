@@ -21,7 +21,7 @@ from libs.contract.descriptors import Contract
 from libs.errors import InvalidField
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import audit_pb2 as pb
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.audit import AuditReport, Finding, begun, check_accepted, looked, tried
 from services.router.core.compare import Comparison
 from services.router.core.evidence import Evidence

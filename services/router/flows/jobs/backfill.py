@@ -17,7 +17,7 @@ from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import all_or_none
+from libs.tasks import all_or_none
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.moving.transfer import too_large
 from services.router.flows.stores import Stores

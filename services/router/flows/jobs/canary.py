@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from libs.clock import Clock
 from libs.errors import BatonError
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import ControlStore, ControlUnavailable, Progress
 from services.router.core.canary import Action, CanaryPlan, Next, Place, Seen, begin, decide, parse_plan
 from services.router.core.evidence import Limits

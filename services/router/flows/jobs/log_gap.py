@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from libs.errors import BatonError
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.codec import number_of_job
 from services.router.control.port import JobRecords, Progress
 from services.router.core.evidence import Evidence

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from libs.clock import Age, Clock
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.codec import number_of_job
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState

@@ -20,13 +20,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
 
-from libs.backend.orders import order_from_pb
 from libs.clock import Clock
 from libs.errors import InvalidField
 from libs.eventlog.port import EventLog
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.orders import Order, higher
-from libs.ownership.wire import version_from_pb
+from libs.ownership.wire import order_from_pb, version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.control.info import Described
 from services.router.flows.jobs.backfill import Backfill

@@ -23,7 +23,7 @@ from libs.errors import BatonError, InvalidField
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import ControlStore, ControlUnavailable, Progress
 from services.router.core.phase import IllegalMove, Outdated, begin_rehearsal
 from services.router.core.plan import Flags

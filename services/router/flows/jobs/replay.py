@@ -26,7 +26,7 @@ from libs.errors import BatonError, InvalidField
 from libs.eventlog.port import EventLog, LogReader, LogUnavailable, OffsetGone, Stored
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import all_or_none
+from libs.tasks import all_or_none
 from services.router.core.logstart import parse_start
 from services.router.flows.feed.events import check_name
 from services.router.flows.feed.retention import BeginningGone, look_up

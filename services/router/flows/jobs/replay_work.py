@@ -18,7 +18,7 @@ from libs.ownership.model import Store
 from libs.ownership.wire import UnreadableRecord, read_event, store_from_pb, version_from_pb, version_to_pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import all_or_none
+from libs.tasks import all_or_none
 from services.router.core.replay import Claim, Give, decide_replay, next_change
 from services.router.flows.moving.transfer import Copied, Transfer
 from services.router.flows.stores import Refused, StoreClient, Stores

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from libs.text import plain
 from services.router.control.codec import number_of_job
 from services.router.control.port import ControlUnavailable, JobRecords

@@ -17,7 +17,7 @@ from libs.errors import BatonError
 from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import Loop, all_or_none
+from libs.tasks import Loop, all_or_none
 from services.router.control.port import Leases, Progress
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from libs.clock import Clock
 from libs.ownership.model import Store
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import ControlStore, JournalEntry, LastRollback, Rollbacks
 from services.router.core.judge import RollbackLimits, Ruling, Seen, Verdict, decide
 from services.router.core.limits import rollback_limits

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from libs.clock import Clock
 from libs.ownership.model import Store
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import Progress
 from services.router.core.clients import DirectClients, Look, from_json, looked
 from services.router.core.gates import Evidence

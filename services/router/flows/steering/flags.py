@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from libs.clock import Clock
 from libs.flags.port import FlagSource, FlagsUnavailable
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.core.flags import FlagNames
 from services.router.core.phase import Setting
 from services.router.core.plan import LASTING_SECONDS, NO_FLAGS, Flags

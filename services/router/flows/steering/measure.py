@@ -20,7 +20,7 @@ from opentelemetry.metrics import Meter as MetricsMeter
 
 from libs.clock import Clock
 from libs.ownership.model import Store
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from libs.telemetry.latency import P99, Histogram, quantile
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence, Limits

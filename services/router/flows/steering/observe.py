@@ -12,7 +12,7 @@ from libs.errors import BatonError
 from libs.eventlog.port import EventLog, EventLogError
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from libs.telemetry.latency import Histogram, summed
 from services.router.control.port import ControlStore
 from services.router.core.gates import Evidence

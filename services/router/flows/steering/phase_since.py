@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from libs.rpc.tasks import Loop
+from libs.tasks import Loop
 from services.router.control.port import JournalEntry
 from services.router.core.phase import Setting
 
