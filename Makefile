@@ -22,7 +22,7 @@ OPENAPI := $(IMAGE) libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService libs/p
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos image check-protos openapi check-openapi protos-baseline client-versions lint test \
+.PHONY: help env stack protos image check-protos openapi check-openapi alerts protos-baseline client-versions lint test \
 	bytecode mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
@@ -55,6 +55,9 @@ image: env ## write the .proto files with their imports and comments to build/pr
 openapi: image ## write the OpenAPI document from the .proto files and their comments
 	@$(BIN)/python protos/openapi.py $(OPENAPI)
 
+alerts: env ## write deploy/alerts.yaml from the gates
+	@$(BIN)/python deploy/make_alerts.py
+
 check-openapi: image ## fail if the OpenAPI document is not fresh
 	@$(BIN)/python protos/openapi.py $(OPENAPI) --check
 
@@ -64,8 +67,9 @@ protos-baseline: image ## with a release: take its protos as what later ones mus
 lint: env check-protos check-openapi ## check style, types, imports and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py clients/python
+	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py deploy/make_alerts.py clients/python
 	$(BIN)/lint-imports
+	$(BIN)/python deploy/make_alerts.py --check
 	$(BIN)/buf lint $(IMAGE) --config buf.yaml
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config buf.yaml --exclude-imports
 

@@ -21,7 +21,6 @@ from services.router.api.parts import Parts
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
 from services.router.core.gates import Evidence, Limits
-from services.router.core.judge import RollbackLimits
 from services.router.core.phase import Setting
 from services.router.flows.calls.explain import Explainer
 from services.router.flows.feed.conflicts import Conflicts
@@ -207,5 +206,5 @@ def _parts(
         RecordRepair(running.stores, migration, running.contract, events.content_of),
         PhaseSince(running.control, cache),
         Probe(running.contract, running.stores, lambda: running.router.address, clock),
-        (Limits(), RollbackLimits()),
+        Limits(),
     )

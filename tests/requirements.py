@@ -561,7 +561,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         )
         + _in(_DEMO, "a_hanging_b_is_left_by_the_router_itself_and_its_records_come_home")
         + _in(
-            "unit/test_judge.py",
+            "unit/test_automatic_rollback.py",
             "just_above_five_percent_goes_back",
             "29_seconds_are_not_enough",
             "199_calls_are_not_enough",

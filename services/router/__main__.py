@@ -243,7 +243,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         seen = replace(measurement.evidence(seen), under_way=under_way(jobs, mover, observer))
         return gap.evidence(seen)
 
-    migration = Migration(control_store, cache, evidence, clock, settings.gate_limits)
+    migration = Migration(control_store, cache, evidence, clock, settings.limits)
     EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)
     relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
     policy = ReadPolicy(settings.stale_reads)
@@ -266,9 +266,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             lambda: old_clients(clients, clock),
         ),
     )
-    judge = Judge(
-        Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.rollback_limits)
-    )
+    judge = Judge(Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.limits))
     listing = Listing(stores, traffic, policy, shadow, clock, patience)
     clients = Clients(outside.contract.schemas, clock)
     proxy = Proxy(
@@ -288,7 +286,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
-    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled, settings.gate_limits)
+    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled, settings.limits)
     maneuvers = _maneuvers(
         outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
     )
@@ -318,7 +316,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         repair=RecordRepair(stores, migration, outside.contract, events.content_of),
         phase_since=PhaseSince(control_store, cache),
         probe=Probe(outside.contract, stores, lambda: public.address, clock),
-        usual_limits=(settings.gate_limits, settings.rollback_limits),
+        usual_limits=settings.limits,
     )
     service = proxy.service()
     public = _public(settings, service, patience)

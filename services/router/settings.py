@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, create_model
 from pydantic_settings import SettingsConfigDict
 
 from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
-from services.router.core.evidence import Limits
-from services.router.core.judge import RollbackLimits
 from services.router.core.ledger import LedgerLimits
+from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import Phase
+from services.router.core.thresholds import Limits, Threshold
 from services.router.core.throttle import ThrottleLimits
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
@@ -64,10 +64,26 @@ def read_phases(value: str) -> frozenset[Phase]:
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Milliseconds = Annotated[float, Field(gt=0, le=60_000)]
-Samples = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
-class RouterSettings(ProcessSettings):
+def _field(threshold: Threshold[float]) -> tuple[Any, Any]:
+    """The setting that has the threshold's name, kind, range and default."""
+    least, most = (None, None) if threshold.kind is bool else (threshold.least, threshold.most)
+    return Annotated[threshold.kind, Field(description=threshold.meaning, ge=least, le=most)], threshold.default
+
+
+if TYPE_CHECKING:
+    ThresholdSettings = ProcessSettings
+else:
+    ThresholdSettings = create_model(
+        "ThresholdSettings",
+        __base__=ProcessSettings,
+        **{threshold.name: _field(threshold) for threshold in THRESHOLDS.values()},
+    )
+    """A setting for each threshold of a gate or of automatic rollback, under its name."""
+
+
+class RouterSettings(ThresholdSettings):
     model_config = SettingsConfigDict(env_prefix="BATON_ROUTER_")
 
     public: Address = "127.0.0.1:7600"
@@ -122,47 +138,6 @@ class RouterSettings(ProcessSettings):
     refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.3
     """How old this router's view of the setting may be, flags included; what asking takes comes on top."""
 
-    rollback_automatic: bool = True
-    """Send all traffic back to A without a person when B fails."""
-    rollback_fault_percent: Percent = 5.0
-    """B's share of server faults that is too much, if it lasts."""
-    rollback_seconds: Annotated[int, Field(ge=6, le=50)] = 30
-    """How long it must last."""
-    rollback_calls: Count = 200
-    """Calls of B that it needs in that time."""
-    rollback_margin_percent: Percent = 5.0
-    """By how much B's share must exceed A's."""
-    rollback_pause_seconds: Annotated[float, Field(ge=0, le=86_400)] = 600.0
-    """Between two of them; in between a person decides."""
-
-    gate_lag_seconds: Seconds = 300.0
-    gate_mismatch_percent: Percent = 0.01
-    """Of the compared reads; must be below."""
-    gate_mismatch_alert_percent: Percent = 0.1
-    gate_compared_reads: Samples = 30_000
-    gate_error_percent: Percent = 0.5
-    """Of B's calls, for DUAL_READ; must be below."""
-    gate_error_calls: Samples = 600
-    gate_golden_error_percent: Percent = 0.1
-    """Of B's calls, for DEPRECATED."""
-    gate_golden_calls: Samples = 3000
-    gate_lock_milliseconds: Milliseconds = 50.0
-    """P99 of a write's wait for its turn at B."""
-    gate_write_delta_milliseconds: Milliseconds = 100.0
-    """By how much P99 of a write at B may be above A's."""
-    gate_latency_margin_percent: Annotated[float, Field(gt=0, le=1000)] = 10.0
-    """By how much of A's P99 B's may be above it and count as equal."""
-    gate_latency_calls: Annotated[int, Field(ge=299, le=100_000_000)] = 300
-    """Of each store, of one operation. Fewer than 299 show no upper bound of P99."""
-    gate_ledger_writes: Samples = 300
-    """Acknowledged writes that were checked."""
-    gate_audit_days: Annotated[float, Field(gt=0, le=365)] = 7.0
-    gate_compared_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
-    """How old the last comparison of all records may be."""
-    gate_rehearsal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
-    gate_client_days: Annotated[float, Field(gt=0, le=365)] = 28.0
-    """How long nobody must have called the old service directly."""
-
     reconcile_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     """Between two comparisons of all records, from the first backfill on; 0: only when somebody asks for one."""
     job_lag_seconds: Seconds = 10.0
@@ -186,26 +161,8 @@ class RouterSettings(ProcessSettings):
         return LedgerLimits(self.ledger_permille, settle_seconds=self.ledger_seconds)
 
     @property
-    def gate_limits(self) -> Limits:
-        return Limits(
-            lag_seconds=self.gate_lag_seconds,
-            mismatch_rate=self.gate_mismatch_percent / 100,
-            mismatch_alert_rate=self.gate_mismatch_alert_percent / 100,
-            compared_reads=self.gate_compared_reads,
-            error_rate=self.gate_error_percent / 100,
-            error_calls=self.gate_error_calls,
-            golden_error_rate=self.gate_golden_error_percent / 100,
-            golden_calls=self.gate_golden_calls,
-            lock_seconds=self.gate_lock_milliseconds / 1000,
-            write_delta_seconds=self.gate_write_delta_milliseconds / 1000,
-            latency_margin=self.gate_latency_margin_percent / 100,
-            latency_calls=self.gate_latency_calls,
-            ledger_writes=self.gate_ledger_writes,
-            compared_seconds=self.gate_compared_seconds,
-            rehearsal_seconds=self.gate_rehearsal_days * 86_400,
-            audit_seconds=self.gate_audit_days * 86_400,
-            client_seconds=self.gate_client_days * 86_400,
-        )
+    def limits(self) -> Limits:
+        return Limits({name: float(getattr(self, name)) for name in THRESHOLDS})
 
     @property
     def throttle_limits(self) -> ThrottleLimits:
@@ -213,15 +170,4 @@ class RouterSettings(ProcessSettings):
             lag_seconds=self.job_lag_seconds,
             latency_seconds=self.job_latency_milliseconds / 1000,
             error_rate=self.job_error_percent / 100,
-        )
-
-    @property
-    def rollback_limits(self) -> RollbackLimits:
-        return RollbackLimits(
-            automatic=self.rollback_automatic,
-            fault_rate=self.rollback_fault_percent / 100,
-            window_seconds=self.rollback_seconds,
-            least_calls=self.rollback_calls,
-            margin=self.rollback_margin_percent / 100,
-            pause_seconds=self.rollback_pause_seconds,
         )

@@ -12,7 +12,7 @@ from services.router.control import memory, postgres, sqlite
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import AUTOMATIC, ControlUnavailable, JournalEntry, LastRollback, Report
 from services.router.control.postgres import PostgresControlStore
-from services.router.core.judge import automatic_rollback
+from services.router.core.automatic_rollback import rolled_back
 from services.router.core.phase import Phase
 from tests.contracts.control_adapters import OpenControl
 
@@ -40,7 +40,7 @@ async def test_the_last_automatic_rollback_is_kept_however_long_the_journal_is(o
     async with open_control(None) as one, open_control(None) as other:
         setting = replace(await one.load(), phase=Phase.CUTOVER)
         assert await one.last_rollback() is None
-        after = automatic_rollback(setting)
+        after = rolled_back(setting)
         entry = JournalEntry(4e9, "judge", AUTOMATIC, "B fails", await one.load(), after)
         assert await one.change(entry)
         for _ in range(1100):

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from services.router.control.port import KEPT_JOBS
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
 from services.router.core.gates.data import lag
 from services.router.core.gates.gate import INCONCLUSIVE, PASS
 from services.router.core.jobs import Job, JobState
 from services.router.core.reconcile import Findings
+from services.router.core.thresholds import Limits
 from services.router.flows.jobs.log_gap import GapWatch, gap, open_gap
 from services.router.flows.jobs.reconcile import NAME
 from tests.contracts.control_adapters import OpenControl, ReportingStore

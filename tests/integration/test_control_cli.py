@@ -308,7 +308,7 @@ async def test_the_status_says_since_when_and_by_whom_and_what_to_look_at(panel:
     await panel.system.stop(Store.B)
     await eventually(lambda: not panel.parts.observer.view(Store.B).reachable)
     view = await answer(panel, "status")
-    assert any(alert.startswith("store B is out of reach") for alert in view["alerts"]), view["alerts"]
+    assert any(alert.startswith("store B is unreachable") for alert in view["alerts"]), view["alerts"]
     assert "look at this" in (await baton(panel, "status")).stdout
 
 

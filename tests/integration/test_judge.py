@@ -19,9 +19,8 @@ from libs.rpc.errors import reason_of
 from services.router.control.leases import Lease
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.control.port import AUTOMATIC, JournalEntry, LastRollback, Report
-from services.router.core.gates import Evidence
-from services.router.core.judge import RollbackLimits, Ruling
-from services.router.core.limits import rollback_limits
+from services.router.core.automatic_rollback import PAUSE, Action
+from services.router.core.gates import Evidence, Limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
 from services.router.flows.steering.automatic_rollback import LEASE_NAME, LEASE_SECONDS, Bench, Judge
@@ -81,7 +80,7 @@ class Routers:
         self.shared.setting = Setting(generation=5, phase=Phase.CUTOVER)
         self.one, self.other = (Router(name, self.shared, self.clock) for name in ("r-1", "r-2"))
 
-    async def seconds(self, count: int, *, calls: int = 4, faults: int = 0) -> list[Ruling]:
+    async def seconds(self, count: int, *, calls: int = 4, faults: int = 0) -> list[Action]:
         """Each router sends so many calls to B in each second; what the judge has ruled after each."""
         rulings = []
         for _ in range(count):
@@ -93,7 +92,7 @@ class Routers:
                 await router.measurement.exchange()
             await self.one.measurement.exchange()
             found = [verdict for router in (self.one, self.other) if (verdict := await router.judge.look())]
-            rulings += [verdict.ruling for verdict in found]
+            rulings += [verdict.action for verdict in found]
         return rulings
 
     @property
@@ -161,9 +160,9 @@ async def test_compared_reads_of_an_older_run_do_not_count(routers: Routers) -> 
 async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(routers: Routers) -> None:
     await routers.seconds(10)
     rulings = await routers.seconds(29, faults=1)
-    assert set(rulings) == {Ruling.KEEP} and routers.automatic == []
+    assert set(rulings) == {Action.KEEP} and routers.automatic == []
     rulings = await routers.seconds(4, faults=1)
-    assert Ruling.ROLL_BACK in rulings
+    assert Action.ROLL_BACK in rulings
     (entry,) = routers.automatic
     assert (entry.actor, entry.before.phase, entry.after.phase) == (JUDGE, Phase.CUTOVER, Phase.DUAL_WRITE)
     assert entry.after.hold and "25.0%" in entry.reason
@@ -194,10 +193,10 @@ async def test_the_pause_between_two_rollbacks_is_counted_by_no_wall_clock(route
     await routers.one.migration.lift_hold(ANN)
     for _ in range(2):
         await step(routers.one.migration, OVERRIDE)
-    pause = int(rollback_limits(RollbackLimits(), routers.one.cache.current.limits).pause_seconds)
+    pause = int(Limits().overlaid(routers.one.cache.current.limits)[PAUSE])
     rulings = await routers.seconds(pause - 40, faults=1)
-    assert Ruling.CALL_A_PERSON in rulings and Ruling.ROLL_BACK not in rulings
-    assert Ruling.ROLL_BACK in await routers.seconds(80, faults=1)
+    assert Action.ALERT in rulings and Action.ROLL_BACK not in rulings
+    assert Action.ROLL_BACK in await routers.seconds(80, faults=1)
 
 
 async def test_when_its_judge_dies_another_router_judges_with_what_was_seen_before(routers: Routers) -> None:
@@ -218,11 +217,11 @@ async def test_soon_after_a_rollback_a_person_decides(routers: Routers) -> None:
     await routers.one.migration.lift_hold(ANN)
     await routers.one.migration.set_canary(ANN, 500)
     rulings = await routers.seconds(29, faults=1)
-    assert set(rulings) == {Ruling.KEEP}, "what was before the hold was lifted is not held against B again"
+    assert set(rulings) == {Action.KEEP}, "what was before the hold was lifted is not held against B again"
     rulings = await routers.seconds(10, faults=1)
-    assert rulings[-1] is Ruling.CALL_A_PERSON and len(routers.automatic) == 1
+    assert rulings[-1] is Action.ALERT and len(routers.automatic) == 1
     judge = next(router.judge for router in (routers.one, routers.other) if router.judge.alarm)
-    assert "people decide" in judge.alarm and judge.alarms == 2, "said once, not every second"
+    assert "operators decide" in judge.alarm and judge.alarms == 2, "said once, not every second"
     await routers.seconds(30)
     assert judge.alarm == ""
     await routers.seconds(600)
@@ -233,13 +232,13 @@ async def test_soon_after_a_rollback_a_person_decides(routers: Routers) -> None:
 async def test_nobody_is_sent_to_an_a_that_does_not_serve(routers: Routers) -> None:
     routers.one.views.a_serves = routers.other.views.a_serves = False
     rulings = await routers.seconds(35, faults=4)
-    assert rulings[-1] is Ruling.CALL_A_PERSON and routers.automatic == []
+    assert rulings[-1] is Action.ALERT and routers.automatic == []
 
 
 async def test_what_a_said_before_it_was_lost_sends_no_traffic_there(routers: Routers) -> None:
     routers.one.views.trouble = routers.other.views.trouble = "UNAVAILABLE"
     rulings = await routers.seconds(35, faults=4)
-    assert rulings[-1] is Ruling.CALL_A_PERSON and routers.automatic == []
+    assert rulings[-1] is Action.ALERT and routers.automatic == []
 
 
 async def test_one_router_judges_at_a_time(routers: Routers) -> None:
@@ -270,9 +269,9 @@ async def test_the_alarm_of_a_router_that_judges_no_more_is_over(routers: Router
 
 async def test_the_judge_goes_by_the_limits_that_the_setting_has(routers: Routers) -> None:
     await routers.one.migration.set_limits(ANN, {"rollback_fault_percent": 30.0}, ())
-    assert set(await routers.seconds(40, faults=1)) == {Ruling.KEEP}, "a quarter of the calls may fail"
+    assert set(await routers.seconds(40, faults=1)) == {Action.KEEP}, "a quarter of the calls may fail"
     await routers.one.migration.set_limits(ANN, {}, ("rollback_fault_percent",))
-    assert Ruling.ROLL_BACK in await routers.seconds(2, faults=1)
+    assert Action.ROLL_BACK in await routers.seconds(2, faults=1)
 
 
 async def test_the_control_store_keeps_how_long_routers_have_watched_since_a_rollback(routers: Routers) -> None:

@@ -162,9 +162,9 @@ async def test_the_router_learns_how_long_writes_wait_for_their_turn(site: Site)
         await site.write()
     async with open_store(Store.B, site.service.internal.address, None) as client:
         observer = Observer({Store.B: client}, None, SystemClock())
-        assert observer.evidence(Setting(), None, None).turn_waits is None
+        assert observer.evidence(Setting(), None, None).lock_waits is None
         await observer.poll()
-        assert observer.evidence(Setting(), None, None).turn_waits == {0: 12}, "nobody else wanted these records"
+        assert observer.evidence(Setting(), None, None).lock_waits == {0: 12}, "nobody else wanted these records"
 
 
 def term_and_revision(token: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.cli.options import Exit
-from services.router.core.gates import Verdict, judge
+from services.router.core.gates import Verdict, check
 from services.router.core.jobs import Job, JobState
 from services.router.flows.feed.adopted_logs import ADOPTED, AdoptedLogs
 from services.router.flows.jobs.log_gap import gap
@@ -107,7 +107,7 @@ async def test_a_log_that_was_made_anew_stops_both_feeds_and_is_shown_where_peop
     assert await panel.records_at(Store.B) == RECORDS
     await panel.system.observer.poll()
     evidence = panel.system.observer.evidence(panel.system.setting.current, 0, None)
-    verdicts = {result.name: result.verdict for result in judge(["lag", "parked"], evidence)}
+    verdicts = {result.name: result.verdict for result in check(["lag", "parked"], evidence)}
     assert verdicts == {"lag": Verdict.INCONCLUSIVE, "parked": Verdict.INCONCLUSIVE}
     doctor = (await baton(panel, "doctor")).stdout
     assert "baton events restart" in doctor

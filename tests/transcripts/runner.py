@@ -10,9 +10,9 @@ from typing import Any
 
 from services.router.core import canary
 from services.router.core import phase as phases
+from services.router.core.automatic_rollback import Action, Seen, decide, rolled_back
 from services.router.core.canary import CanaryPlan, Place, Step
-from services.router.core.gates import Evidence, Verdict, judge, not_overridable, worst
-from services.router.core.judge import RollbackLimits, Ruling, Seen, automatic_rollback, decide
+from services.router.core.gates import Evidence, Limits, Verdict, check, not_overridable, worst
 from services.router.core.measure import Counts
 from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
 from services.router.core.plan import NO_FLAGS, Flags, target
@@ -40,7 +40,7 @@ class Story:
             "rehearse": lambda *buckets: self._set(
                 lambda: phases.begin_rehearsal(self.setting, tuple(map(int, buckets)))
             ),
-            "judge": self._judge,
+            "watch": self._watch_b,
             "home": lambda: self._set(lambda: phases.end_rehearsal(self.setting)),
         }
         self._plan_of_walk = CanaryPlan(())
@@ -50,16 +50,16 @@ class Story:
         name, *arguments = command.split()
         return self._commands[name](*arguments)
 
-    def _judge(self, *facts: str) -> list[str]:
-        """`judge a=CALLS/FAULTS b=CALLS/FAULTS`, in each of so many seconds; `for=`, `ago=`, `a-serves=no`."""
-        told = dict(fact.split("=") for fact in facts)
-        a, b = (Counts(*map(int, told.get(store, "0/0").split("/"))) for store in "ab")
-        ago = float(told["ago"]) if "ago" in told else None
-        seconds = [(a, b)] * int(told.get("for", "35"))
-        seen = Seen(self.setting, seconds, told.get("a-serves", "yes") == "yes", ago)
-        ruling, reason = decide(seen, RollbackLimits())
-        said = [f"{ruling.value}: {reason}"]
-        return [*said, *self._set(lambda: automatic_rollback(self.setting))] if ruling is Ruling.ROLL_BACK else said
+    def _watch_b(self, *facts: str) -> list[str]:
+        """`watch a=CALLS/FAULTS b=CALLS/FAULTS`, in each of so many seconds; `for=`, `ago=`, `a-serves=no`."""
+        given = dict(fact.split("=") for fact in facts)
+        a, b = (Counts(*map(int, given.get(store, "0/0").split("/"))) for store in "ab")
+        ago = float(given["ago"]) if "ago" in given else None
+        seconds = [(a, b)] * int(given.get("for", "35"))
+        seen = Seen(self.setting, seconds, given.get("a-serves", "yes") == "yes", ago)
+        action, reason = decide(seen, Limits())
+        said = [f"{action.value}: {reason}"]
+        return [*said, *self._set(lambda: rolled_back(self.setting))] if action is Action.ROLL_BACK else said
 
     def _know(self, *facts: str) -> list[str]:
         known = {field.name for field in fields(Evidence)}
@@ -81,7 +81,7 @@ class Story:
 
     def _judged(self, to: Phase) -> tuple[list[str], Verdict, list[str]]:
         evidence = replace(self.evidence, canary_permille=self.setting.canary_permille)
-        results = judge(PHASES[to].gates, evidence)
+        results = check(PHASES[to].gates, evidence)
         lines = [f"{result.verdict.value} {result.name}: {result.evidence}" for result in results]
         return lines, worst(results), [result.name for result in not_overridable(results)]
 
@@ -145,7 +145,7 @@ class Story:
         place = self._place
         self._place = Place(place.step, place.seconds + float(seconds.removesuffix("s")), place.samples + int(samples))
         gates = self._plan_of_walk.steps[place.step].gates
-        seen = canary.Seen(self.setting, not moving, judge(gates, self.evidence))
+        seen = canary.Seen(self.setting, not moving, check(gates, self.evidence))
         said = canary.decide(self._plan_of_walk, self._place, seen)
         lines = [f"{said.action.value}: {said.reason}"]
         permille = said.permille

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -19,20 +21,30 @@ from libs.locks.measured import MeasuredLocks
 from libs.proving.servers.ports import free_port
 from libs.telemetry.latency import bucket_of_seconds
 from libs.telemetry.metrics import open_metrics
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
 from services.router.core.gates import GATES, Verdict
-from services.router.core.gates.data import horizon_alert
+from services.router.core.gates.data import (
+    COMPARED_READS,
+    LAG,
+    LEDGER_WRITES,
+    MISMATCHES,
+    MISMATCHES_ALERT,
+    retention_warning,
+)
+from services.router.core.gates.service import GOLDEN_CALLS, GOLDEN_ERRORS, LOCK_WAIT, WRITE_DELTA
 from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared
+from services.router.core.thresholds import Limits
 from services.router.flows.steering.measure import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks
 from tests.unit.test_metrics import page
 
+ROOT = Path(__file__).parents[2]
 RULES: dict[str, Any] = {
     rule["alert"]: rule
-    for group in yaml.safe_load((Path(__file__).parents[2] / "deploy/alerts.yaml").read_text())["groups"]
+    for group in yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text())["groups"]
     for rule in group["rules"]
 }
 LIMITS = Limits()
@@ -47,14 +59,14 @@ def parity(operation: str, a_seconds: float, b_seconds: float) -> Parity:
 
 
 GOOD = Evidence(
-    lag_seconds=LIMITS.lag_seconds,
+    lag_seconds=LIMITS[LAG],
     parked=0,
     b_calls=Counts(10_000, 10),
     shadow=ShadowCounts(40_000, 39_997, 0, 3),
     compared=Compared(60.0, 100_000, 9, 0),
-    turn_waits=Counter({0: 10_000}),
+    lock_waits=Counter({0: 10_000}),
     latencies=(parity("get", 0.002, 0.002), parity("update", 0.003, 0.003)),
-    ledger=LedgerCounts(LIMITS.ledger_writes, LIMITS.ledger_writes),
+    ledger=LedgerCounts(LIMITS[LEDGER_WRITES], LIMITS[LEDGER_WRITES]),
     risks=(Risk("A", 0, 0), Risk("B", 0, 0)),
 )
 
@@ -74,22 +86,22 @@ CASES = [
         "BatonWriteDelta",
         "golden-metrics",
         replace(GOOD, latencies=(parity("update", 0.003, 0.2),)),
-        (LIMITS.write_delta_seconds,),
+        (LIMITS[WRITE_DELTA],),
     ),
     Case("BatonParked", "parked", replace(GOOD, parked=1), (0,)),
-    Case("BatonLag", "lag", replace(GOOD, lag_seconds=LIMITS.lag_seconds + 0.1), (LIMITS.lag_seconds,)),
-    Case("BatonLag", "golden-metrics", replace(GOOD, lag_seconds=LIMITS.lag_seconds + 0.1), (LIMITS.lag_seconds,)),
+    Case("BatonLag", "lag", replace(GOOD, lag_seconds=LIMITS[LAG] + 0.1), (LIMITS[LAG],)),
+    Case("BatonLag", "golden-metrics", replace(GOOD, lag_seconds=LIMITS[LAG] + 0.1), (LIMITS[LAG],)),
     Case(
         "BatonInconsistent",
         "shadow-consistent",
         replace(GOOD, shadow=ShadowCounts(40_000, 39_996, 0, 3, 1)),
-        (LIMITS.mismatch_rate, LIMITS.compared_reads),
+        (LIMITS[MISMATCHES], LIMITS[COMPARED_READS]),
     ),
     Case(
         "BatonDiverged",
         "shadow-consistent",
         replace(GOOD, compared=Compared(60.0, 100_000, 101, 0)),
-        (LIMITS.mismatch_alert_rate,),
+        (LIMITS[MISMATCHES_ALERT],),
     ),
     Case("BatonDifferencesLeft", "shadow-consistent", replace(GOOD, compared=Compared(60.0, 100_000, 10, 1)), (0,)),
     Case("BatonSlower", "latency-parity", replace(GOOD, latencies=(parity("get", 0.002, 0.004),)), ()),
@@ -97,13 +109,13 @@ CASES = [
         "BatonErrors",
         "golden-metrics",
         replace(GOOD, b_calls=Counts(10_000, 11)),
-        (LIMITS.golden_error_rate, LIMITS.golden_calls),
+        (LIMITS[GOLDEN_ERRORS], LIMITS[GOLDEN_CALLS]),
     ),
     Case(
         "BatonLockWait",
         "golden-metrics",
-        replace(GOOD, turn_waits=Counter({0: 10_000, bucket_of_seconds(0.06): 500})),
-        (LIMITS.lock_seconds,),
+        replace(GOOD, lock_waits=Counter({0: 10_000, bucket_of_seconds(0.06): 500})),
+        (LIMITS[LOCK_WAIT],),
     ),
     Case("BatonWriteLost", "ledger", replace(GOOD, ledger=LedgerCounts(2, 2, lost=1)), (0,)),
 ]
@@ -154,7 +166,7 @@ def fires(rule: str, found: Samples) -> bool:
 async def test_what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm(
     case: Case, exported: tuple[Meter, int]
 ) -> None:
-    assert GATES[case.gate].judge(case.bad, LIMITS).verdict is Verdict.FAIL
+    assert GATES[case.gate].verdict(case.bad, LIMITS).verdict is Verdict.FAIL
     assert fires(case.alert, await samples(exported, case.bad))
     written = tuple(float(match["limit"]) for match in COMPARISON.finditer(RULES[case.alert]["expr"]))
     assert written == case.limits, "the rule's numbers are the settings' defaults"
@@ -162,7 +174,7 @@ async def test_what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm(
 
 async def test_nothing_sounds_at_the_limits_themselves(exported: tuple[Meter, int]) -> None:
     for gate in {case.gate for case in CASES}:
-        assert GATES[gate].judge(GOOD, LIMITS).verdict is Verdict.PASS
+        assert GATES[gate].verdict(GOOD, LIMITS).verdict is Verdict.PASS
     found = await samples(exported, GOOD)
     assert [alert for alert in (*(case.alert for case in CASES), "BatonLogHorizon") if fires(alert, found)] == []
 
@@ -186,10 +198,19 @@ async def test_what_is_not_known_has_no_value(exported: tuple[Meter, int]) -> No
 async def test_events_that_the_log_may_soon_drop_sound_the_alarm_and_are_told_of(exported: tuple[Meter, int]) -> None:
     bad = replace(GOOD, risks=(Risk("A", 0, 0), Risk("B", 7, 0)))
     assert fires("BatonLogHorizon", await samples(exported, bad))
-    assert "may soon drop 7 events that B has not read" in horizon_alert(bad, LIMITS)
-    assert "has dropped 3 events that A has not read" in horizon_alert(replace(GOOD, risks=(Risk("A", 7, 3),)), LIMITS)
-    assert horizon_alert(GOOD, LIMITS) == ""
+    assert "may soon drop 7 events that B has not read" in retention_warning(bad, LIMITS)
+    assert "has dropped 3 events that A has not read" in retention_warning(
+        replace(GOOD, risks=(Risk("A", 7, 3),)), LIMITS
+    )
+    assert retention_warning(GOOD, LIMITS) == ""
 
 
 async def test_a_lock_server_that_is_away_sounds_the_alarm(exported: tuple[Meter, int]) -> None:
     assert fires("BatonLockServerAway", await samples(exported, GOOD))
+
+
+def test_the_rule_file_is_made_from_the_gates() -> None:
+    made = subprocess.run(
+        [sys.executable, "deploy/make_alerts.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr

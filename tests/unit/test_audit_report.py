@@ -15,9 +15,10 @@ from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from services.router.cli.audit import _remedy
 from services.router.core.audit import MAX_EXAMPLES, SAMPLE_DIFFERS, AuditReport, Finding, Verdict, begun, looked, tried
 from services.router.core.compare import Comparison
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
 from services.router.core.gates import Verdict as GateVerdict
-from services.router.core.gates import judge
+from services.router.core.gates import check
+from services.router.core.thresholds import Limits
 from services.router.flows.jobs.audit import Audit
 
 CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
@@ -123,8 +124,8 @@ def test_a_version_that_only_one_store_can_show_is_found() -> None:
     ],
 )
 def test_the_gate_wants_a_fresh_audit_without_trouble(ago: float | None, trouble: str, expected: GateVerdict) -> None:
-    evidence = Evidence(audit_seconds_ago=ago, audit_found="0 of 9 records are dirty", audit_trouble=trouble)
-    (result,) = judge(["audit"], evidence, Limits())
+    evidence = Evidence(audit_seconds_ago=ago, audit_summary="0 of 9 records are dirty", audit_findings=trouble)
+    (result,) = check(["audit"], evidence, Limits())
     assert result.verdict is expected
     assert trouble in result.evidence
 

@@ -18,7 +18,7 @@ from services.router.cli.views import client_view
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import Progress
 from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked
-from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge
+from services.router.core.gates import GATES, Evidence, Limits, Verdict, check
 from services.router.flows.steering.clients import NAME, ClientWatch
 from services.router.flows.stores import StoreView
 
@@ -75,8 +75,8 @@ def test_what_another_version_has_written_is_left_out(text: str) -> None:
 @pytest.mark.parametrize(
     ("watched", "idle", "verdict", "text"),
     [
-        (None, None, Verdict.INCONCLUSIVE, "nobody has looked yet who calls A directly"),
-        (3 * DAY, None, Verdict.INCONCLUSIVE, "none in the 3 days that are known of"),
+        (None, None, Verdict.INCONCLUSIVE, "direct calls to A were not observed yet"),
+        (3 * DAY, None, Verdict.INCONCLUSIVE, "none in the 3 days observed so far"),
         (28 * DAY, None, Verdict.PASS, "none in 28 days"),
         (60 * DAY, 28 * DAY, Verdict.PASS, "none in 28 days"),
         (60 * DAY, 27 * DAY, Verdict.FAIL, "'billing' called A directly 27 days ago"),
@@ -155,7 +155,7 @@ async def test_a_router_clock_that_jumps_ahead_lengthens_no_watch() -> None:
         await watch.look()
     evidence = watch.evidence(Evidence())
     assert evidence.clients_watched_seconds == 106.0
-    (result,) = judge(["no-active-clients"], evidence)
+    (result,) = check(["no-active-clients"], evidence)
     assert result.verdict is Verdict.INCONCLUSIVE
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from libs.telemetry.latency import bucket_of_seconds
-from services.router.core.gates import GATES, Evidence, Limits, Verdict, judge, not_overridable, worst
-from services.router.core.gates.data import shadow_alert, stores_alert
+from services.router.core.gates import GATES, Evidence, Limits, Verdict, check, not_overridable, worst
+from services.router.core.gates.data import reads_warning, stores_warning
+from services.router.core.gates.service import ERRORS
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared
@@ -57,7 +58,7 @@ def waits(*seconds: float, writes: int = 300) -> Counter[int]:
 
 
 GOLDEN = Evidence(
-    b_calls=Counts(3000, 3), lag_seconds=1.0, turn_waits=waits(0.0, 0.047), latencies=(parity("update", 0.003, 0.05),)
+    b_calls=Counts(3000, 3), lag_seconds=1.0, lock_waits=waits(0.0, 0.047), latencies=(parity("update", 0.003, 0.05),)
 )
 
 AGREEING = Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498), compared=Compared(3600.0, 100_000, 9, 0))
@@ -65,7 +66,7 @@ AGREEING = Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498), compa
 CASES = [
     ("audit", Evidence(audit_seconds_ago=7 * DAY, audit_records=7), PASS),
     ("audit", Evidence(audit_seconds_ago=7 * DAY + 1, audit_records=7), FAIL),
-    ("audit", Evidence(audit_seconds_ago=1.0, audit_records=7, audit_trouble="dirt"), FAIL),
+    ("audit", Evidence(audit_seconds_ago=1.0, audit_records=7, audit_findings="2 records are not valid"), FAIL),
     ("audit", Evidence(audit_seconds_ago=1.0, audit_records=0), INCONCLUSIVE),
     ("lag", Evidence(lag_seconds=2.9273e-05), PASS),
     ("backfill", Evidence(backfill_finished_seconds_ago=0.0), PASS),
@@ -87,13 +88,13 @@ CASES = [
     ("buckets-done", Evidence(buckets_at_b=1024), PASS),
     ("buckets-done", Evidence(buckets_at_b=1023), FAIL),
     ("buckets-done", NOTHING_KNOWN, INCONCLUSIVE),
-    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0, a_outbox_entries=0), PASS),
-    ("a-owns-nothing", Evidence(a_owned_records=1, a_owned_absences=0, a_outbox_entries=0), FAIL),
-    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=1, a_outbox_entries=0), FAIL),
-    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0, a_outbox_entries=1), FAIL),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_buckets=0, a_outbox_entries=0), PASS),
+    ("a-owns-nothing", Evidence(a_owned_records=1, a_owned_buckets=0, a_outbox_entries=0), FAIL),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_buckets=1, a_outbox_entries=0), FAIL),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_buckets=0, a_outbox_entries=1), FAIL),
     ("a-owns-nothing", Evidence(a_owned_records=0, a_outbox_entries=0), INCONCLUSIVE),
-    ("a-owns-nothing", Evidence(a_owned_absences=0, a_outbox_entries=0), INCONCLUSIVE),
-    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_absences=0), INCONCLUSIVE),
+    ("a-owns-nothing", Evidence(a_owned_buckets=0, a_outbox_entries=0), INCONCLUSIVE),
+    ("a-owns-nothing", Evidence(a_owned_records=0, a_owned_buckets=0), INCONCLUSIVE),
     ("shadow-consistent", AGREEING, PASS),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 29_997, 0, 3)), FAIL),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 29_997, 0, 0, 3)), FAIL),
@@ -123,10 +124,10 @@ CASES = [
     ("latency-parity", latencies(), INCONCLUSIVE),
     ("rehearsal", Evidence(rehearsal_seconds_ago=7 * DAY), PASS),
     ("rehearsal", Evidence(rehearsal_seconds_ago=7 * DAY + 1), FAIL),
-    ("rehearsal", Evidence(rehearsal_seconds_ago=1.0, rehearsal_trouble="a record was left at B"), FAIL),
+    ("rehearsal", Evidence(rehearsal_seconds_ago=1.0, rehearsal_failure="a record was left at B"), FAIL),
     ("rehearsal", NOTHING_KNOWN, INCONCLUSIVE),
     ("rehearsal", Evidence(rehearsal_seconds_ago=-3 * DAY), INCONCLUSIVE),
-    ("rehearsal", Evidence(rehearsal_seconds_ago=-3 * DAY, rehearsal_trouble="a record was left at B"), FAIL),
+    ("rehearsal", Evidence(rehearsal_seconds_ago=-3 * DAY, rehearsal_failure="a record was left at B"), FAIL),
     ("rehearsal", Evidence(rehearsal_seconds_ago=-5.0), PASS),
     ("audit", Evidence(audit_seconds_ago=-5.1, audit_records=7), INCONCLUSIVE),
     ("audit", Evidence(audit_seconds_ago=-5.0, audit_records=7), PASS),
@@ -138,17 +139,17 @@ CASES = [
     ("golden-metrics", GOLDEN, PASS),
     ("golden-metrics", replace(GOLDEN, b_calls=Counts(3000, 4)), FAIL),
     ("golden-metrics", replace(GOLDEN, lag_seconds=301.0), FAIL),
-    ("golden-metrics", replace(GOLDEN, turn_waits=waits(0.0, 0.06)), FAIL),
-    ("golden-metrics", replace(GOLDEN, turn_waits=waits(0.0, writes=298)), INCONCLUSIVE),
-    ("golden-metrics", replace(GOLDEN, turn_waits=waits(0.0, 0.05)), INCONCLUSIVE),
-    ("golden-metrics", replace(GOLDEN, turn_waits=Counter({0: 30_000}) + waits(0.06, writes=100)), PASS),
+    ("golden-metrics", replace(GOLDEN, lock_waits=waits(0.0, 0.06)), FAIL),
+    ("golden-metrics", replace(GOLDEN, lock_waits=waits(0.0, writes=298)), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, lock_waits=waits(0.0, 0.05)), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, lock_waits=Counter({0: 30_000}) + waits(0.06, writes=100)), PASS),
     ("golden-metrics", replace(GOLDEN, latencies=(parity("update", 0.003, 0.2),)), FAIL),
     ("golden-metrics", replace(GOLDEN, latencies=(parity("create", 0.003, 0.003), parity("update", 0.003, 0.2))), FAIL),
     ("golden-metrics", replace(GOLDEN, latencies=(doubtful("update"),)), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, b_calls=None, lag_seconds=301.0), FAIL),
     ("golden-metrics", replace(GOLDEN, b_calls=Counts(2999, 0)), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, lag_seconds=None), INCONCLUSIVE),
-    ("golden-metrics", replace(GOLDEN, turn_waits=None), INCONCLUSIVE),
+    ("golden-metrics", replace(GOLDEN, lock_waits=None), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, latencies=(parity("get", 0.003, 0.2),)), INCONCLUSIVE),
     ("golden-metrics", replace(GOLDEN, latencies=()), INCONCLUSIVE),
     ("audit", NOTHING_KNOWN, INCONCLUSIVE),
@@ -163,7 +164,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "evidence", "verdict"), CASES)
 def test_a_gate_judges_what_is_known(name: str, evidence: Evidence, verdict: Verdict) -> None:
-    (result,) = judge([name], evidence)
+    (result,) = check([name], evidence)
     assert (result.name, result.verdict) == (name, verdict)
     assert result.evidence and result.threshold and result.runbook
     assert re.search(r"\de[-+]?\d", result.evidence + result.threshold) is None, "a number with an exponent"
@@ -180,14 +181,14 @@ def test_every_gate_has_a_case_for_each_verdict_it_can_give() -> None:
 
 
 def test_what_is_not_known_never_passes() -> None:
-    assert [result.name for result in judge(list(GATES), NOTHING_KNOWN) if result.verdict is PASS] == []
+    assert [result.name for result in check(list(GATES), NOTHING_KNOWN) if result.verdict is PASS] == []
 
 
 def test_the_worst_verdict_counts_fail_before_inconclusive() -> None:
     passed, failed, open_ = (
-        judge(["parked"], Evidence(parked=0)),
-        judge(["backfill"], NOTHING_KNOWN),
-        judge(["lag"], NOTHING_KNOWN),
+        check(["parked"], Evidence(parked=0)),
+        check(["backfill"], NOTHING_KNOWN),
+        check(["lag"], NOTHING_KNOWN),
     )
     assert worst([*passed, *open_, *failed]) is FAIL
     assert worst([*passed, *open_]) is INCONCLUSIVE
@@ -210,33 +211,35 @@ def test_the_worst_verdict_counts_fail_before_inconclusive() -> None:
 def test_no_reason_passes_the_gates_that_keep_a_needed_store(changed: dict[str, Any], fixed: list[str]) -> None:
     done = Evidence(
         a_owned_records=0,
-        a_owned_absences=0,
+        a_owned_buckets=0,
         a_outbox_entries=0,
         clients_watched_seconds=30 * DAY,
         under_way=(),
         lag_seconds=0.0,
     )
-    results = judge(list(GATES), replace(done, **changed))
+    results = check(list(GATES), replace(done, **changed))
     assert [result.name for result in not_overridable(results)] == fixed
 
 
 def test_thresholds_are_settings() -> None:
     evidence = Evidence(b_calls=Counts(100, 2))
-    (strict,) = judge(["error-rate"], evidence)
-    (lenient,) = judge(["error-rate"], evidence, Limits(error_rate=0.05, error_calls=100))
+    (strict,) = check(["error-rate"], evidence)
+    (lenient,) = check(["error-rate"], evidence, Limits({"gate_error_percent": 5, "gate_error_calls": 100}))
     assert (strict.verdict, lenient.verdict) == (INCONCLUSIVE, PASS)
     assert "5 %" in lenient.threshold and (lenient.samples, lenient.least_samples) == (100, 100)
 
 
 def test_a_share_that_equals_its_limit_is_not_below_it_however_the_product_is_rounded() -> None:
-    limits = Limits(error_rate=0.07, error_calls=100)
-    assert 100 * limits.error_rate > 7, "by the rounding of floating point"
-    (at, below) = (judge(["error-rate"], Evidence(b_calls=Counts(100, faults)), limits)[0] for faults in (7, 6))
+    limits = Limits({"gate_error_percent": 7, "gate_error_calls": 100})
+    assert 100 * limits[ERRORS] > 7, "by the rounding of floating point"
+    (at, below) = (check(["error-rate"], Evidence(b_calls=Counts(100, faults)), limits)[0] for faults in (7, 6))
     assert (at.verdict, below.verdict) == (FAIL, PASS)
 
 
 def test_no_limit_is_so_small_that_no_fault_at_all_exceeds_it() -> None:
-    (result,) = judge(["error-rate"], Evidence(b_calls=Counts(1)), Limits(error_rate=1e-8, error_calls=1))
+    (result,) = check(
+        ["error-rate"], Evidence(b_calls=Counts(1)), Limits({"gate_error_percent": 1e-6, "gate_error_calls": 1})
+    )
     assert result.verdict is PASS
 
 
@@ -250,12 +253,12 @@ def test_no_limit_is_so_small_that_no_fault_at_all_exceeds_it() -> None:
     ],
 )
 def test_a_person_is_called_when_more_reads_disagree_than_the_alert_allows(counts: ShadowCounts, alert: str) -> None:
-    said = shadow_alert(Evidence(shadow=counts), Limits())
+    said = reads_warning(Evidence(shadow=counts), Limits())
     assert said.startswith(alert) and bool(said) == bool(alert)
 
 
 def test_the_verdict_on_latency_says_which_operation_is_slower_and_by_what_bounds() -> None:
-    (result,) = judge(["latency-parity"], latencies(parity("get", 0.002, 0.002), parity("update", 0.002, 0.004)))
+    (result,) = check(["latency-parity"], latencies(parity("get", 0.002, 0.002), parity("update", 0.002, 0.004)))
     assert "get PASS" in result.evidence and "update FAIL: B 3.95 to 4.12 ms (300 calls), A 1.97 to" in result.evidence
 
 
@@ -269,5 +272,5 @@ def test_the_verdict_on_latency_says_which_operation_is_slower_and_by_what_bound
     ],
 )
 def test_a_person_is_called_when_many_records_differ_or_any_stays_so(compared: Compared | None, alert: str) -> None:
-    said = stores_alert(Evidence(compared=compared), Limits())
+    said = stores_warning(Evidence(compared=compared), Limits())
     assert said.startswith(alert) and bool(said) is bool(alert)

@@ -9,9 +9,10 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, LogUnavailable, Retention
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse
-from services.router.core.evidence import Evidence, Limits
-from services.router.core.gates.data import horizon_alert
+from services.router.core.evidence import Evidence
+from services.router.core.gates.data import retention_warning
 from services.router.core.horizon import Held, Risk, risk_of
+from services.router.core.thresholds import Limits
 from services.router.flows.feed.retention import HorizonWatch
 from services.router.flows.stores import StoreView
 
@@ -45,8 +46,8 @@ def test_at_risk_is_what_is_not_read_of_the_older_half_of_what_the_log_keeps(
 
 def test_a_store_that_has_read_what_may_be_dropped_soon_is_no_alert() -> None:
     read, behind = Risk("A", 0, 0), Risk("B", 1, 0)
-    assert horizon_alert(Evidence(risks=(read, read)), Limits()) == ""
-    assert horizon_alert(Evidence(risks=(read, behind)), Limits()) == str(behind)
+    assert retention_warning(Evidence(risks=(read, read)), Limits()) == ""
+    assert retention_warning(Evidence(risks=(read, behind)), Limits()) == str(behind)
 
 
 class AgedLog(MemoryEventLog):

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from libs.clock import Age, ManualClock
+from services.router.core.attention import clock_warning
 from services.router.core.audit import AuditReport
-from services.router.core.evidence import Evidence, Limits
-from services.router.core.gates import Verdict, judge
-from services.router.core.gates.steps import clock_alert
+from services.router.core.evidence import Evidence
+from services.router.core.gates import Verdict, check
 from services.router.core.jobs import Job, JobState
 from services.router.core.measure import ShadowCounts
 from services.router.core.reconcile import Findings
@@ -25,7 +25,7 @@ DAY = 86400.0
     ("seconds", "alert"), [(0.0, ""), (5.0, ""), (5.1, "clocks are 5 s"), (86400.0, "clocks are 86400 s apart")]
 )
 def test_clocks_that_differ_are_an_alert(seconds: float, alert: str) -> None:
-    said = clock_alert(Evidence(clocks_apart_seconds=seconds), Limits())
+    said = "".join(clock_warning(seconds))
     assert said.startswith(alert) and bool(said) == bool(alert)
 
 
@@ -78,7 +78,7 @@ async def test_evidence_that_is_dated_in_the_future_is_of_no_known_age(days: flo
     await stores.look()
     last = Result("1", "ann", True, "", ended, (1,))
     seen = rehearsed(last_audit.evidence(stores.evidence(Evidence())), last, Age(clock).seconds(ended))
-    found = {one.name: one.verdict for one in judge(["audit", "rehearsal", "shadow-consistent"], agreeing(seen))}
+    found = {one.name: one.verdict for one in check(["audit", "rehearsal", "shadow-consistent"], agreeing(seen))}
     # A comparison that is too old shows nothing, whatever it found.
     consistent = Verdict.INCONCLUSIVE if verdict is Verdict.FAIL else verdict
     assert found == {"audit": verdict, "rehearsal": verdict, "shadow-consistent": consistent}

@@ -18,9 +18,9 @@ from services.router.core.phase import Phase, Setting, advance, next_phase
 from services.router.flows.steering.observe import (
     STALE_SETTING_SECONDS,
     Backlog,
+    LockWaits,
     Observer,
     SettingCache,
-    TurnWaits,
 )
 from services.router.flows.stores import STATUS_FRESH_SECONDS, StoreView
 
@@ -156,7 +156,7 @@ async def test_a_feed_in_trouble_with_nothing_to_show_has_no_known_lag() -> None
 
 
 def test_waits_for_a_turn_are_those_of_all_processes_that_were_heard_of_lately() -> None:
-    waits = TurnWaits()
+    waits = LockWaits()
     assert waits.counts(0.0) is None
     waits.note(Locks(process="one", waits={0: 7, 3: 1}), 0.0)
     waits.note(Locks(process="two", waits={0: 2}), 20.0)

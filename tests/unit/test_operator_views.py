@@ -51,14 +51,17 @@ WELL = StoreSeen("B", True, True, "", "", 0, Counts(600, 2))
     ("store", "words"),
     [
         (WELL, []),
-        (StoreSeen("B", False, False, "no answer in 1 s", "", 0, Counts()), ["store B is out of reach: no answer"]),
+        (StoreSeen("B", False, False, "no answer in 1 s", "", 0, Counts()), ["store B is unreachable: no answer"]),
         (StoreSeen("B", True, False, "fenced", "", 0, Counts()), ["store B does not serve: fenced"]),
         (
             StoreSeen("B", True, True, "", "", 0, Counts(600, 156)),
             ["26 % of 600 calls to store B failed by its fault in half a minute"],
         ),
         (StoreSeen("B", True, True, "", "", 0, Counts(19, 19)), []),
-        (StoreSeen("A", True, True, "", "OFFSET_GONE", 3, Counts()), ["the feed into store A stands", "store A could"]),
+        (
+            StoreSeen("A", True, True, "", "OFFSET_GONE", 3, Counts()),
+            ["the feed into store A has stopped", "store A could"],
+        ),
     ],
 )
 def test_what_needs_a_person_is_named(store: StoreSeen, words: list[str]) -> None:
@@ -69,7 +72,7 @@ def test_what_needs_a_person_is_named(store: StoreSeen, words: list[str]) -> Non
 
 def test_a_log_that_is_away_and_a_failed_job_need_a_person() -> None:
     log, job = attention([WELL], "no broker", ["job backfill-1 FAILED: disk full"], 0.005)
-    assert log == "the event log is out of reach, so neither store follows the other: no broker"
+    assert log == "the event log is unreachable, so neither store follows the other: no broker"
     assert job == "job backfill-1 FAILED: disk full: baton jobs resume or cancel"
 
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from libs.process import check_addresses
 from libs.settings import WrongSetting, hide_password, load
 from libs.telemetry.logs import JsonLines, TextLines
-from services.router.core.evidence import Limits
-from services.router.core.judge import RollbackLimits
+from services.router.core.limits import THRESHOLDS
+from services.router.core.thresholds import Limits
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 
@@ -100,8 +100,7 @@ def test_the_thresholds_of_the_settings_are_those_of_the_rules() -> None:
     settings = RouterSettings(
         store_a="127.0.0.1:1", store_b="127.0.0.1:2", control_store="memory:", event_log="memory:"
     )
-    assert settings.gate_limits == Limits()
-    assert settings.rollback_limits == RollbackLimits()
+    assert all(settings.limits[threshold] == Limits()[threshold] for threshold in THRESHOLDS.values())
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from typing import Protocol
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import setting_to_pb
-from services.router.core.evidence import Limits
-from services.router.core.judge import RollbackLimits
-from services.router.core.limits import LIMITS
+from services.router.core.limits import THRESHOLDS
+from services.router.core.thresholds import Limits
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 
@@ -24,8 +23,8 @@ class LimitParts(Protocol):
     def cache(self) -> SettingCache: ...
 
     @property
-    def usual_limits(self) -> tuple[Limits, RollbackLimits]:
-        """Of this router's own settings."""
+    def usual_limits(self) -> Limits:
+        """This router's own settings."""
         ...
 
 
@@ -38,17 +37,17 @@ class LimitMethods:
         setting = await self._limits.cache.refresh()
         overlay = dict(setting.limits)
         answer = pb.ListLimitsResponse(generation=setting.generation)
-        for limit in LIMITS.values():
-            usual = limit.typed(self._limits.usual_limits[limit.of_rollback])
+        for threshold in THRESHOLDS.values():
+            usual = self._limits.usual_limits.typed(threshold)
             answer.limits.add(
-                name=limit.name,
-                value=overlay.get(limit.name, usual),
+                name=threshold.name,
+                value=overlay.get(threshold.name, usual),
                 usual=usual,
-                is_set=limit.name in overlay,
-                least=limit.least,
-                most=limit.most,
-                is_whole=limit.is_whole,
-                sentence=limit.sentence,
+                is_set=threshold.name in overlay,
+                least=threshold.least,
+                most=threshold.most,
+                is_whole=threshold.is_whole,
+                sentence=threshold.meaning,
             )
         return answer
 

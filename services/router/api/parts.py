@@ -8,9 +8,8 @@ from typing import Protocol
 from libs.clock import Clock
 from services.router.api.rehearsal import Maneuvers
 from services.router.control.port import Progress
-from services.router.core.evidence import Limits
-from services.router.core.judge import RollbackLimits
 from services.router.core.phase import Phase
+from services.router.core.thresholds import Limits
 from services.router.flows.calls.explain import Explainer
 from services.router.flows.calls.ledger import Auditor
 from services.router.flows.calls.shadow import Shadow
@@ -86,5 +85,5 @@ class Parts:
     repair: RecordRepair
     phase_since: PhaseSince
     probe: Probe
-    usual_limits: tuple[Limits, RollbackLimits]
+    usual_limits: Limits
     """Of gates and of automatic rollback, by this router's own settings."""

@@ -28,6 +28,7 @@ from services.router.api.rehearsal import fill_status
 from services.router.control.port import JournalEntry
 from services.router.core.attention import StoreSeen, attention
 from services.router.core.gates import GateResult, Verdict
+from services.router.core.gates.service import ERRORS
 from services.router.core.measure import Counts, total
 from services.router.core.phase import Phase
 from services.router.core.rollback_cost import AtB, rollback_cost
@@ -134,7 +135,7 @@ def _add_attention(answer: pb.GetStatusResponse, parts: Parts) -> None:
     ]
     failed = [f"job {job.id} FAILED: {job.note}" for job in answer.jobs if job.state == pb.Job.STATE_FAILED]
     limits = parts.migration.limits(parts.cache.current)
-    answer.alerts.extend(attention(seen, answer.log_trouble, failed, limits.error_rate))
+    answer.alerts.extend(attention(seen, answer.log_trouble, failed, limits[ERRORS]))
     answer.alerts.extend(
         f"the log refuses events of store {STORES[store.store]}: {store.set_aside}: baton doctor"
         for store in answer.stores

@@ -1,6 +1,6 @@
-"""What a person must look at now, from what a router knows of the whole system. Pure.
+"""Alerts in the status of a router that are not about a gate. Pure.
 
-Gates, automatic rollback and the ledger add what they find themselves.
+Gates (`Gate.warnings`), automatic rollback and the ledger add theirs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from libs.text import plain
 from services.router.core.measure import Counts
 
 LEAST_CALLS = 20
-"""Of fewer calls a share of faults says little."""
+"""Fewer calls give no share of faults."""
 LEAST_FAULTS = 3
+
+CLOCKS_APART_SECONDS = 5.0
+"""A larger difference between clocks is an alert. No clock orders or expires anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +29,40 @@ class StoreSeen:
     feed_trouble: str
     parked: int
     recent: Counts
-    """Calls of the last half minute, over all routers."""
+    """Calls of the last half minute, at all routers."""
 
 
 def attention(
     stores: Sequence[StoreSeen], log_trouble: str, failed_jobs: Sequence[str], fault_rate: float
 ) -> list[str]:
-    """`fault_rate`: the share of faults that no store should exceed. `failed_jobs`: id and note of each."""
+    """`fault_rate`: the largest share of faults that is no alert. `failed_jobs`: the id and note of each."""
     found = [line for store in stores for line in _of_store(store, fault_rate)]
     if log_trouble:
-        found.append(f"the event log is out of reach, so neither store follows the other: {log_trouble}")
+        found.append(f"the event log is unreachable, so neither store follows the other: {log_trouble}")
     found += [f"{job}: baton jobs resume or cancel" for job in failed_jobs]
     return found
+
+
+def clock_warning(apart_seconds: float) -> list[str]:
+    """`apart_seconds`: the largest difference between the clocks of this router, of the stores and of the log."""
+    if apart_seconds <= CLOCKS_APART_SECONDS:
+        return []
+    shown = f"clocks are {apart_seconds:.0f} s apart: displayed times and ages are wrong"
+    return [f"{shown}; synchronize them by NTP (baton doctor names them)"]
 
 
 def _of_store(store: StoreSeen, fault_rate: float) -> list[str]:
     found = []
     if not store.reachable:
-        found.append(f"store {store.name} is out of reach: {store.trouble or 'no answer'}")
+        found.append(f"store {store.name} is unreachable: {store.trouble or 'no answer'}")
     elif not store.serving:
-        found.append(f"store {store.name} does not serve: {store.trouble or 'baton doctor says more'}")
+        found.append(f"store {store.name} does not serve: {store.trouble or 'see baton doctor'}")
     calls, faults = store.recent.calls, store.recent.faults
     if calls >= LEAST_CALLS and faults >= LEAST_FAULTS and faults > fault_rate * calls:
         share = plain(100 * faults / calls)
         found.append(f"{share} % of {calls} calls to store {store.name} failed by its fault in half a minute")
     if store.reachable and store.feed_trouble:
-        found.append(f"the feed into store {store.name} stands still: {store.feed_trouble}")
+        found.append(f"the feed into store {store.name} has stopped: {store.feed_trouble}")
     if store.parked:
         found.append(f"store {store.name} could not apply {store.parked} events: baton events parked")
     return found

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from libs.telemetry.latency import Bounds, bounds
-from services.router.core.evidence import Evidence, Limits
-from services.router.core.gates.data import disagreeing
+from services.router.core.evidence import Evidence
+from services.router.core.gates.data import mismatches
 from services.router.core.gates.service import write_deltas
+from services.router.core.thresholds import Limits
 
 
 class Reading(NamedTuple):
@@ -57,18 +58,18 @@ def _calls(evidence: Evidence, limits: Limits) -> Readings:
 
 
 def _inconsistency(evidence: Evidence, limits: Limits) -> Readings:
-    bad, told = disagreeing(evidence.shadow)
+    bad, told = mismatches(evidence.shadow)
     if told:
         yield Reading(bad / told)
 
 
 def _compared(evidence: Evidence, limits: Limits) -> Readings:
-    _, told = disagreeing(evidence.shadow)
+    _, told = mismatches(evidence.shadow)
     yield Reading(told)
 
 
-def _turn_wait(evidence: Evidence, limits: Limits) -> Readings:
-    yield from _bounds(bounds(evidence.turn_waits or {}), {})
+def _lock_wait(evidence: Evidence, limits: Limits) -> Readings:
+    yield from _bounds(bounds(evidence.lock_waits or {}), {})
 
 
 def _p99(evidence: Evidence, limits: Limits) -> Readings:
@@ -119,7 +120,7 @@ METRICS = (
     Metric("baton.compared.reads", "{read}", "Reads of which it could be told whether both stores agree", _compared),
     Metric("baton.reconcile.share", "1", "Share of the records that differed when the stores were compared", _diverged),
     Metric("baton.reconcile.left", "{record}", "Of these, records that were not repaired", _left),
-    Metric("baton.turn.wait.p99", "s", "Bounds of P99 of a write's wait for its turn at B", _turn_wait),
+    Metric("baton.lock.wait.p99", "s", "Bounds of P99 of a write's wait for its write lock at B", _lock_wait),
     Metric("baton.call.p99", "s", "Bounds of P99 of an operation at a store, in the same minutes at both", _p99),
     Metric("baton.write.delta", "s", "Bounds of how far P99 of a write at B is above A's", _write_delta),
     Metric("baton.ledger.checked", "{write}", "Acknowledged writes that were held against the stores", _checked),

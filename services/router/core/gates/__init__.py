@@ -1,24 +1,41 @@
-"""What must be true before a phase is entered. A gate is data: its sentence, its threshold, and a verdict on evidence.
+"""The gates: conditions that must hold before the migration enters a phase. Pure.
 
-A gate without evidence is INCONCLUSIVE, and that is not a pass.
+A gate turns evidence into a verdict. Without evidence the verdict is INCONCLUSIVE, and INCONCLUSIVE does not pass.
+A few calls are not evidence either: only 3 / p calls without a fault show, with 95 % confidence, that the share of
+faults is at most p (the rule of three). The default numbers of samples follow from it.
+
+How to add a gate:
+
+1. In the file of its theme (`data`, `service`, `steps`), declare each threshold once:
+   `DISK = percent("gate_disk_percent", 80, "Percent of B's disk that may be in use.")`.
+   This alone makes the setting BATON_ROUTER_GATE_DISK_PERCENT and the limit that `baton gates` lists and sets.
+2. Below it, write the verdict: a function of `Evidence` and `Limits` that returns a `Finding` and reads `limits[DISK]`.
+3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, runbook and alerts. Then
+   `make alerts` writes its alerts to deploy/alerts.yaml.
+4. In `core/phase.py`, name the gate in each phase that it guards.
+5. In tests/unit/test_gates.py, add a case for each verdict. A gate with an alert gets a case in test_alerts.py.
+
+Evidence that does not exist yet is a new field of `Evidence`, None while it is unknown. A router fills it in its flows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
 from services.router.core.gates import data, service, steps
 from services.router.core.gates.gate import Gate, GateResult, Verdict
+from services.router.core.thresholds import Limits, Threshold
 
-__all__ = ["GATES", "Evidence", "Gate", "GateResult", "Limits", "Verdict", "judge", "not_overridable", "worst"]
+__all__ = ["GATES", "Evidence", "Gate", "GateResult", "Limits", "Verdict", "check", "not_overridable", "worst"]
 
 GATES: Mapping[str, Gate] = {gate.name: gate for gate in (*data.GATES, *service.GATES, *steps.GATES)}
 
 _DEFAULT = Limits()
 
 
-def judge(names: Sequence[str], evidence: Evidence, limits: Limits = _DEFAULT) -> tuple[GateResult, ...]:
+def check(names: Sequence[str], evidence: Evidence, limits: Limits = _DEFAULT) -> tuple[GateResult, ...]:
     return tuple(GATES[name].result(evidence, limits) for name in names)
 
 
@@ -32,5 +49,21 @@ def worst(results: Sequence[GateResult]) -> Verdict:
 
 
 def not_overridable(results: Sequence[GateResult]) -> tuple[GateResult, ...]:
-    """Those that do not pass and that no reason can override."""
+    """Results that do not pass and that no reason can override."""
     return tuple(r for r in results if r.verdict is not Verdict.PASS and not GATES[r.name].overridable)
+
+
+def warnings(evidence: Evidence, limits: Limits) -> list[str]:
+    """Alerts that the evidence gives rise to now."""
+    said = (warning(evidence, limits) for gate in GATES.values() for warning in gate.warnings)
+    return [one for one in said if one]
+
+
+def thresholds() -> Iterable[Threshold[float]]:
+    """Every threshold of a gate, once, in the order of gates."""
+    return {threshold.name: threshold for gate in GATES.values() for threshold in gate.thresholds}.values()
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    """The rules of deploy/alerts.yaml."""
+    return [alert.rule(gate.thresholds) for gate in GATES.values() for alert in gate.alerts]

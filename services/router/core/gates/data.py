@@ -1,177 +1,265 @@
-"""The data: audited, copied, in step, equal at both stores, and no write lost. Pure."""
+"""Gates on the data: it is audited, copied, up to date and equal at both stores, and no write is lost. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from libs.text import plain
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
 from services.router.core.gates.gate import (
     FAIL,
     INCONCLUSIVE,
     PASS,
+    Alert,
+    Finding,
     Gate,
-    Judgement,
-    Verdict,
     all_of,
     at_most,
     by_age,
-    percent,
-    share_below,
+    by_share,
+    percent_shown,
     time_shown,
 )
 from services.router.core.measure import ShadowCounts
+from services.router.core.thresholds import DAY_SECONDS, Limits, count, days, percent, seconds
+
+AUDIT_AGE = days("gate_audit_days", 7, "Days for which an audit is valid.")
 
 
-def audit(evidence: Evidence, limits: Limits) -> Judgement:
+def audit(evidence: Evidence, limits: Limits) -> Finding:
     ago = evidence.audit_seconds_ago
     if ago is None:
-        return Judgement(INCONCLUSIVE, "A's data was not audited")
+        return Finding(INCONCLUSIVE, "A's data was not audited")
     shown = f"an audit ended {time_shown(ago)} ago"
-    if evidence.audit_trouble:
-        return Judgement(FAIL, f"{shown}: {evidence.audit_trouble}")
+    if evidence.audit_findings:
+        return Finding(FAIL, f"{shown}: {evidence.audit_findings}")
     if evidence.audit_records == 0:
-        return Judgement(INCONCLUSIVE, f"{shown}: A held no record, so nothing was looked at")
-    return by_age(ago, limits.audit_seconds, f"{shown}: {evidence.audit_found}")
+        return Finding(INCONCLUSIVE, f"{shown}: A held no record, so it checked none")
+    return by_age(ago, limits[AUDIT_AGE], f"{shown}: {evidence.audit_summary}")
 
 
-def backfill(evidence: Evidence, limits: Limits) -> Judgement:
+def backfill(evidence: Evidence, limits: Limits) -> Finding:
     ago = evidence.backfill_finished_seconds_ago
     if ago is None:
-        return Judgement(FAIL, "no backfill has finished: run baton backfill")
-    return Judgement(PASS, f"a backfill finished {ago:.0f} s ago; the feed has carried every change since")
+        return Finding(FAIL, "no backfill has finished: run baton backfill")
+    return Finding(PASS, f"a backfill finished {ago:.0f} s ago; the feed has carried every change since")
 
 
-def lag(evidence: Evidence, limits: Limits) -> Judgement:
+LAG = seconds("gate_lag_seconds", 300, "Seconds that a store may be behind the other.")
+
+
+def lag(evidence: Evidence, limits: Limits) -> Finding:
     if evidence.log_gap:
-        return Judgement(INCONCLUSIVE, evidence.log_gap)
-    return at_most(evidence.lag_seconds, limits.lag_seconds, "the worse lag", " s")
+        return Finding(INCONCLUSIVE, evidence.log_gap)
+    return at_most(evidence.lag_seconds, limits[LAG], "the larger lag", " s")
 
 
-def gap_alert(evidence: Evidence, limits: Limits) -> str:
-    """Why a person must not give a store up now; "" if there is no need to look."""
+def gap_warning(evidence: Evidence, limits: Limits) -> str:
+    """Records of a replaced log that may be at one store only: neither store may be given up."""
     return evidence.log_gap
 
 
-def horizon_alert(evidence: Evidence, limits: Limits) -> str:
-    """Why a person must look after a feed before the log drops what it has not read; "" when there is no need."""
+def retention_warning(evidence: Evidence, limits: Limits) -> str:
+    """Events that the log may drop before a store has read them."""
     return "; ".join(str(risk) for risk in evidence.risks or () if risk.old)
 
 
-def parked(evidence: Evidence, limits: Limits) -> Judgement:
+def parked(evidence: Evidence, limits: Limits) -> Finding:
     return at_most(evidence.parked, 0, "the number of parked events", "")
 
 
-def consistent(evidence: Evidence, limits: Limits) -> Judgement:
-    """Both: what clients read, sampled, and what the stores have, record by record. The worse verdict."""
-    reads = shadow(evidence, limits)
-    return all_of({"reads": reads, "stores": _stores(evidence, limits)}, reads)
+MISMATCHES = percent("gate_mismatch_percent", 0.01, "Percent of the compared reads that may differ; must be below.")
+MISMATCHES_ALERT = percent("gate_mismatch_alert_percent", 0.1, "Percent of differing reads above which Baton alerts.")
+COMPARED_READS = count("gate_compared_reads", 30_000, "Compared reads that are needed.")
+COMPARISON_AGE = seconds(
+    "gate_compared_seconds", 3600, "Seconds for which a comparison of all records is valid.", most=DAY_SECONDS
+)
 
 
-def _stores(evidence: Evidence, limits: Limits) -> Judgement:
-    """All records were compared, so this is no sample: of few ones, too, the share must be below the limit."""
+def consistent(evidence: Evidence, limits: Limits) -> Finding:
+    """The worse verdict of two comparisons: sampled reads of clients, and all records of the stores."""
+    reads = _compared_reads(evidence, limits)
+    return all_of({"reads": reads, "stores": _compared_stores(evidence, limits)}, reads)
+
+
+def _compared_reads(evidence: Evidence, limits: Limits) -> Finding:
+    seen = evidence.shadow
+    if seen is None:
+        return Finding(INCONCLUSIVE, "no read was compared", 0, limits[COMPARED_READS])
+    bad, compared = mismatches(seen)
+    least = limits[COMPARED_READS]
+    found = by_share(bad, compared, limits[MISMATCHES], least, "compared reads disagree", below=True)
+    if reads_warning(evidence, limits):
+        return found._replace(evidence=f"{found.evidence}, above {percent_shown(limits[MISMATCHES_ALERT])}: an alert")
+    return found
+
+
+def _compared_stores(evidence: Evidence, limits: Limits) -> Finding:
+    """Compares the share of differing records with the limit, however few records there are: this is not a sample."""
     seen = evidence.compared
     if seen is None:
-        return Judgement(Verdict.INCONCLUSIVE, "they were not compared record by record")
+        return Finding(INCONCLUSIVE, "they were not compared record by record")
     shown = f"{seen.different} of {seen.records} records differed {time_shown(seen.seconds_ago)} ago"
-    if seen.different and seen.share >= limits.mismatch_rate:
-        return Judgement(Verdict.FAIL, f"{shown}, {seen.left} are not repaired")
-    return by_age(seen.seconds_ago, limits.compared_seconds, shown, old=Verdict.INCONCLUSIVE)
+    if seen.different and seen.share >= limits[MISMATCHES]:
+        return Finding(FAIL, f"{shown}, {seen.left} are not repaired")
+    return by_age(seen.seconds_ago, limits[COMPARISON_AGE], shown, old=INCONCLUSIVE)
 
 
-def stores_alert(evidence: Evidence, limits: Limits) -> str:
-    """Why a person must look at the stores' records now; "" when there is no need."""
+def reads_warning(evidence: Evidence, limits: Limits) -> str:
+    bad, compared = mismatches(evidence.shadow)
+    rate = limits[MISMATCHES_ALERT]
+    # Among few reads, one that disagrees is a large share: at least four must.
+    if bad <= rate * max(compared, 3 / rate):
+        return ""
+    return f"{bad} of {compared} compared reads disagree, more than {percent_shown(rate)}: baton shadow"
+
+
+def stores_warning(evidence: Evidence, limits: Limits) -> str:
     seen = evidence.compared
-    if seen is None or (seen.share <= limits.mismatch_alert_rate and not seen.left):
+    if seen is None or (seen.share <= limits[MISMATCHES_ALERT] and not seen.left):
         return ""
     return f"{seen.different} of {seen.records} records differ, {seen.left} are not repaired: baton reconcile"
 
 
-def shadow(evidence: Evidence, limits: Limits) -> Judgement:
-    seen = evidence.shadow
-    if seen is None:
-        return Judgement(INCONCLUSIVE, "no read was compared", 0, limits.compared_reads)
-    bad, told = disagreeing(seen)
-    found = share_below(bad, told, limits.mismatch_rate, limits.compared_reads, "compared reads disagree", below=True)
-    if shadow_alert(evidence, limits):
-        return found._replace(evidence=f"{found.evidence}, above {percent(limits.mismatch_alert_rate)}: look at once")
-    return found
-
-
-def shadow_alert(evidence: Evidence, limits: Limits) -> str:
-    """Why a person must look at the compared reads now; "" when there is no need."""
-    bad, told = disagreeing(evidence.shadow)
-    # Of few reads, one that disagrees is a large share.
-    if bad <= limits.mismatch_alert_rate * max(told, 3 / limits.mismatch_alert_rate):
-        return ""
-    return f"{bad} of {told} compared reads disagree, more than {percent(limits.mismatch_alert_rate)}: baton shadow"
-
-
-def disagreeing(seen: ShadowCounts | None) -> tuple[int, int]:
-    """How many disagree, of how many of which that could be told."""
+def mismatches(seen: ShadowCounts | None) -> tuple[int, int]:
+    """Returns how many reads disagree, and how many were compared with a result."""
     if seen is None:
         return 0, 0
     bad = seen.mismatch + seen.missing
     return bad, bad + seen.match + seen.stale
 
 
-def ledger(evidence: Evidence, limits: Limits) -> Judgement:
-    """One lost write is one too many, however few were looked at."""
-    counts, least = evidence.ledger, limits.ledger_writes
+LEDGER_WRITES = count("gate_ledger_writes", 300, "Checked acknowledged writes that are needed.")
+
+
+def ledger(evidence: Evidence, limits: Limits) -> Finding:
+    """FAIL for one lost write, however few writes were checked."""
+    counts, least = evidence.ledger, limits[LEDGER_WRITES]
     if counts is None:
-        return Judgement(INCONCLUSIVE, "the routers' ledgers are not known", 0, least)
+        return Finding(INCONCLUSIVE, "the routers' ledgers are unknown", 0, least)
     shown = f"{counts.lost} of {counts.checked} acknowledged writes are lost"
     if counts.lost:
-        return Judgement(FAIL, shown, counts.checked, least)
+        return Finding(FAIL, shown, counts.checked, least)
     if counts.checked < least:
-        return Judgement(INCONCLUSIVE, f"{shown}; {least} are needed to tell", counts.checked, least)
-    return Judgement(PASS, shown, counts.checked, least)
+        return Finding(INCONCLUSIVE, f"{shown}; {least} are needed", counts.checked, least)
+    return Finding(PASS, shown, counts.checked, least)
 
 
-GATES: Sequence[Gate] = (
+GATES = (
     Gate(
-        "audit",
-        "The old data was audited, and its dirt is gone or accepted.",
-        lambda limits: f"no kind of dirt that is not accepted, at most {time_shown(limits.audit_seconds)} ago",
-        audit,
-        "baton audit: clean the records up through A, or say --accept KIND for what may move as it is",
+        name="audit",
+        sentence="The old data was audited, and every finding is resolved or accepted.",
+        requires="no finding that is not accepted, in an audit of the last $gate_audit_days",
+        verdict=audit,
+        thresholds=(AUDIT_AGE,),
+        runbook="baton audit: correct the records through A, or pass --accept KIND for records that may move unchanged",
     ),
     Gate(
-        "backfill",
-        "Every record of A was copied to B.",
-        lambda limits: "a finished backfill",
-        backfill,
-        "baton backfill",
+        name="backfill",
+        sentence="Every record of A was copied to B.",
+        requires="a finished backfill",
+        verdict=backfill,
+        runbook="baton backfill",
     ),
     Gate(
-        "lag",
-        "Both stores are close behind each other.",
-        lambda limits: f"at most {plain(limits.lag_seconds)} s",
-        lag,
-        "baton status: the store whose lag grows; then its feed's trouble, the log, and baton doctor",
-    ),
-    Gate(
-        "parked",
-        "Every event could be applied.",
-        lambda limits: "0 parked events",
-        parked,
-        "baton events parked shows each with its reason; baton events retry or drop; baton doctor: refused by the log",
-    ),
-    Gate(
-        "shadow-consistent",
-        "Shadow reads agree, and so do the stores' records.",
-        lambda limits: (
-            f"disagreeing < {percent(limits.mismatch_rate)}, alert > {percent(limits.mismatch_alert_rate)},"
-            f" records compared at most {time_shown(limits.compared_seconds)} ago"
+        name="lag",
+        sentence="Each store has almost every change of the other.",
+        requires="at most $gate_lag_seconds",
+        verdict=lag,
+        thresholds=(LAG,),
+        runbook="baton status: the store whose lag grows; then the error of its feed, the log, and baton doctor",
+        warnings=(retention_warning, gap_warning),
+        alerts=(
+            Alert(
+                "BatonLag",
+                "page",
+                "max(baton_lag_seconds) > $gate_lag_seconds",
+                "A store is {{ $value | humanizeDuration }} behind the other.",
+                "baton doctor: the feed with an error, the log, parked events. No write is lost; replicas are old.",
+                lasting="1m",
+            ),
+            Alert(
+                "BatonLagUnknown",
+                "ticket",
+                "absent(baton_lag_seconds)",
+                "No router knows how far the stores are behind each other.",
+                "baton doctor: a store, the log or every router is unreachable.",
+                lasting="5m",
+            ),
+            Alert(
+                "BatonLogHorizon",
+                "page",
+                "max by (store) (baton_log_risk_events) > 0",
+                "The log may soon drop {{ $value }} events that {{ $labels.store }} has not read.",
+                "baton doctor: restart this store's feed, or keep events longer (retention.ms, retention.bytes).",
+            ),
         ),
-        consistent,
-        "baton shadow set PERCENT compares more reads, baton shadow shows what differs; baton reconcile for the stores",
     ),
     Gate(
-        "ledger",
-        "What clients were told is in the stores.",
-        lambda limits: f"0 acknowledged writes lost, of at least {limits.ledger_writes}",
-        ledger,
-        "baton ledger names each lost write; too few: wait for more writes",
+        name="parked",
+        sentence="Every event could be applied.",
+        requires="0 parked events",
+        verdict=parked,
+        runbook="baton events parked lists them with reasons; baton events retry or drop; baton doctor: log refusals",
+        alerts=(
+            Alert(
+                "BatonParked",
+                "page",
+                "max(baton_parked_events) > 0",
+                "{{ $value }} events are parked at a store, or were refused by the log and set aside.",
+                "baton events parked lists the parked ones, baton doctor those that the log refuses.",
+                lasting="1m",
+            ),
+        ),
+    ),
+    Gate(
+        name="shadow-consistent",
+        sentence="Compared reads agree, and so do the stores' records.",
+        requires="disagreeing < $gate_mismatch_percent, alert > $gate_mismatch_alert_percent,"
+        " all records compared in the last $gate_compared_seconds",
+        verdict=consistent,
+        thresholds=(MISMATCHES, MISMATCHES_ALERT, COMPARED_READS, COMPARISON_AGE),
+        runbook="baton shadow set PERCENT compares more reads, baton shadow shows differences; baton reconcile for the"
+        " stores",
+        warnings=(reads_warning, stores_warning),
+        alerts=(
+            Alert(
+                "BatonInconsistent",
+                "page",
+                "max(baton_inconsistency_share) >= $gate_mismatch_percent"
+                " and max(baton_compared_reads) >= $gate_compared_reads",
+                "{{ $value | humanizePercentage }} of the compared reads disagree.",
+                "baton shadow shows which fields differ; if you cannot explain it: baton rollback OFF.",
+            ),
+            Alert(
+                "BatonDiverged",
+                "page",
+                "max(baton_reconcile_share) > $gate_mismatch_alert_percent",
+                "{{ $value | humanizePercentage }} of the records differed when the stores were compared.",
+                "baton reconcile lists them and the repairs; then baton doctor: a feed that has lost events.",
+            ),
+            Alert(
+                "BatonDifferencesLeft",
+                "ticket",
+                "max(baton_reconcile_left) > 0",
+                "{{ $value }} records differ and were not repaired.",
+                "baton reconcile lists them: an operator decides on CORRUPT, baton recover repairs EXTRA and OWNER.",
+            ),
+        ),
+    ),
+    Gate(
+        name="ledger",
+        sentence="Every acknowledged write is in its store.",
+        requires="0 acknowledged writes lost, of at least $gate_ledger_writes",
+        verdict=ledger,
+        thresholds=(LEDGER_WRITES,),
+        runbook="baton ledger lists each lost write; too few: wait for more writes",
+        alerts=(
+            Alert(
+                "BatonWriteLost",
+                "page",
+                "max(baton_ledger_lost) > 0",
+                "{{ $value }} acknowledged writes are not in the store that owns them.",
+                "baton ledger lists them, at each router. A store may have been restored to an older state: examine it"
+                " before it serves on.",
+            ),
+        ),
     ),
 )

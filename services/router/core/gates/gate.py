@@ -1,22 +1,20 @@
-"""A gate, and the parts that verdicts are made from. Pure.
-
-Without evidence there is no verdict, and nor are a few calls evidence: that a share is at most p is shown, with 95 %
-confidence, by 3 / p calls without a single fault (the rule of three); the least numbers of samples are made so. More
-faults than so many calls may have are a FAIL, however few calls there were.
-"""
+"""The parts of a gate, and the parts of a verdict. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
-from typing import NamedTuple
+from string import Template
+from typing import Any, Literal, NamedTuple
 
 from libs.text import plain
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
+from services.router.core.thresholds import Limits, Threshold
 
 AHEAD_SECONDS = 5.0
-"""By how much evidence may be dated ahead of this router's clock, since routers' clocks differ a little."""
+"""Evidence may be dated this far ahead of the router's clock, because clocks of routers differ a little."""
 
 
 class Verdict(Enum):
@@ -28,11 +26,40 @@ class Verdict(Enum):
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 
 
-class Judgement(NamedTuple):
+class Finding(NamedTuple):
+    """A verdict and the evidence for it, in words."""
+
     verdict: Verdict
     evidence: str
     samples: int = 0
     least_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alerting rule for Prometheus (`deploy/alerts.yaml`)."""
+
+    name: str
+    severity: Literal["page", "ticket"]
+    when: str
+    """PromQL. `$gate_lag_seconds` stands for the default of that threshold, in seconds or as a share of 1."""
+    summary: str
+    """May use Prometheus's {{ $value }} and {{ $labels.… }}."""
+    runbook: str
+    lasting: str = ""
+    """Time for which `when` must hold, such as 1m; empty: none."""
+
+    def rule(self, thresholds: tuple[Threshold[float], ...]) -> dict[str, Any]:
+        """The entry of Prometheus's rule file."""
+        limits = Limits()
+        numbers = {threshold.name: f"{Decimal(repr(limits[threshold])).normalize():f}" for threshold in thresholds}
+        return {
+            "alert": self.name,
+            "expr": Template(self.when).substitute(numbers),
+            **({"for": self.lasting} if self.lasting else {}),
+            "labels": {"severity": self.severity},
+            "annotations": {"summary": self.summary, "runbook": self.runbook},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +71,80 @@ class GateResult:
     threshold: str
     runbook: str = ""
     samples: int = 0
-    """What the verdict is made from; 0 where nothing is counted."""
+    """Number of samples behind the verdict; 0 if the gate counts none."""
     least_samples: int = 0
     seconds_left: float | None = 0.0
-    """Until there are enough samples, at the present rate; None: not known, or never at that rate."""
+    """Time until there are enough samples, at the present rate. None: unknown, or never at that rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     name: str
     sentence: str
-    threshold: Callable[[Limits], str]
-    judge: Callable[[Evidence, Limits], Judgement]
+    """The condition, as one sentence."""
+    requires: str
+    """The condition with its numbers. `$gate_lag_seconds` stands for the value in force, with its unit."""
+    verdict: Callable[[Evidence, Limits], Finding]
     runbook: str
-    """What to do when it does not pass."""
+    """What the operator does if the gate does not pass."""
+    thresholds: tuple[Threshold[float], ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    warnings: tuple[Callable[[Evidence, Limits], str], ...] = ()
+    """Alerts in the status of the router. Each returns a sentence, or "" while all is well."""
     overridable: bool = True
+    """An operator may enter the phase although the gate does not pass, with a reason."""
 
     def result(self, evidence: Evidence, limits: Limits) -> GateResult:
-        found = self.judge(evidence, limits)
+        found = self.verdict(evidence, limits)
         return GateResult(
             name=self.name,
             sentence=self.sentence,
             verdict=found.verdict,
             evidence=found.evidence,
-            threshold=self.threshold(limits),
+            threshold=Template(self.requires).substitute(limits.shown(self.thresholds)),
             runbook=self.runbook,
             samples=found.samples,
             least_samples=found.least_samples,
         )
 
 
-def all_of(parts: Mapping[str, Judgement], counted: Judgement) -> Judgement:
-    """The worst verdict; samples are those of one part."""
+def all_of(parts: Mapping[str, Finding], counted: Finding) -> Finding:
+    """The worst verdict of the parts, with the samples of `counted`."""
     verdict = next((v for v in (FAIL, INCONCLUSIVE) if any(part.verdict is v for part in parts.values())), PASS)
     shown = "; ".join(f"{name} {part.verdict.value}: {part.evidence}" for name, part in parts.items())
-    return Judgement(verdict, shown, counted.samples, counted.least_samples)
+    return Finding(verdict, shown, counted.samples, counted.least_samples)
 
 
-def by_age(ago: float, most: float, shown: str, old: Verdict = FAIL) -> Judgement:
-    """Evidence that is good until it is too old. If it is dated in the future, a clock was wrong: then its age is
-    unknown, and it must not stay fresh until that date."""
+def by_age(ago: float, most: float, shown: str, old: Verdict = FAIL) -> Finding:
+    """PASS until the evidence is older than `most`, then `old`.
+
+    Evidence dated in the future was written by a wrong clock. Its age is unknown, and it must not stay fresh until that
+    date.
+    """
     if ago < -AHEAD_SECONDS:
-        return Judgement(INCONCLUSIVE, f"{shown}; its date is {time_shown(-ago)} ahead of this router's clock")
-    return Judgement(PASS if ago <= most else old, shown)
+        return Finding(INCONCLUSIVE, f"{shown}; its date is {time_shown(-ago)} ahead of this router's clock")
+    return Finding(PASS if ago <= most else old, shown)
+
+
+def at_most(value: float | None, limit: float, noun: str, unit: str) -> Finding:
+    if value is None:
+        return Finding(INCONCLUSIVE, f"{noun} is unknown")
+    return Finding(PASS if value <= limit else FAIL, f"{noun} is {plain(value, decimals=3)}{unit}")
+
+
+def by_share(bad: int, samples: int, limit: float, least: int, noun: str, *, below: bool) -> Finding:
+    """Compares the share `bad / samples` with the limit. `below`: a share equal to the limit fails too.
+
+    More bad samples than `least` samples may have are a FAIL, however few samples there are.
+    """
+    shown = f"{bad} of {samples} {noun} ({percent_shown(bad / samples if samples else 0.0)})"
+    # Rounded, because products such as 0.0001 * 30000 are not exact.
+    excess = round(bad - limit * max(samples, least), 6)
+    if excess > 0 or (below and bad and excess == 0):
+        return Finding(FAIL, shown, samples, least)
+    if samples < least:
+        return Finding(INCONCLUSIVE, f"{shown}; {least} are needed", samples, least)
+    return Finding(PASS, shown, samples, least)
 
 
 def time_shown(seconds: float) -> str:
@@ -97,23 +155,5 @@ def time_shown(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def percent(share: float) -> str:
+def percent_shown(share: float) -> str:
     return f"{plain(100 * share)} %"
-
-
-def at_most(value: float | None, limit: float, what: str, unit: str) -> Judgement:
-    if value is None:
-        return Judgement(INCONCLUSIVE, f"{what} is not known")
-    return Judgement(PASS if value <= limit else FAIL, f"{what} is {plain(value, decimals=3)}{unit}")
-
-
-def share_below(bad: int, samples: int, limit: float, least: int, what: str, *, below: bool) -> Judgement:
-    """`below`: the share must be below the limit; else it may be as much."""
-    shown = f"{bad} of {samples} {what} ({percent(bad / samples if samples else 0.0)})"
-    # Against the rounding of products such as 0.0001 * 30000.
-    excess = round(bad - limit * max(samples, least), 6)
-    if excess > 0 or (below and bad and excess == 0):
-        return Judgement(FAIL, shown, samples, least)
-    if samples < least:
-        return Judgement(INCONCLUSIVE, f"{shown}; {least} are needed to tell", samples, least)
-    return Judgement(PASS, shown, samples, least)

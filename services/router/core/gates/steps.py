@@ -1,135 +1,121 @@
-"""What the steps before must have done, and what keeps the last phase closed. Pure."""
+"""Gates on earlier steps, and on what still needs A before the last phase. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from libs.text import plain
-from services.router.core.evidence import Evidence, Limits
-from services.router.core.gates.gate import (
-    FAIL,
-    INCONCLUSIVE,
-    PASS,
-    Gate,
-    Judgement,
-    Verdict,
-    by_age,
-    time_shown,
-)
+from services.router.core.evidence import Evidence
+from services.router.core.gates.gate import FAIL, INCONCLUSIVE, PASS, Finding, Gate, by_age, time_shown
+from services.router.core.thresholds import Limits, days
 
 SETTLED_LAG_SECONDS = 5.0
 """Lag that steady traffic may cause."""
 
-CLOCKS_APART_SECONDS = 5.0
-"""A larger difference between clocks is shown as an alert. Nothing is ordered or expired by them."""
 
-
-def canary(evidence: Evidence, limits: Limits) -> Judgement:
+def canary(evidence: Evidence, limits: Limits) -> Finding:
     percent = evidence.canary_permille / 10
-    return Judgement(PASS if percent == 100 else FAIL, f"the canary is at {plain(percent)} %")
+    return Finding(PASS if percent == 100 else FAIL, f"the canary is at {plain(percent)} %")
 
 
-def buckets(evidence: Evidence, limits: Limits) -> Judgement:
+def buckets(evidence: Evidence, limits: Limits) -> Finding:
     if evidence.buckets_at_b is None:
-        return Judgement(INCONCLUSIVE, "a store is out of reach")
+        return Finding(INCONCLUSIVE, "a store is unreachable")
     done = evidence.buckets_at_b == evidence.buckets
-    return Judgement(PASS if done else FAIL, f"{evidence.buckets_at_b} of {evidence.buckets} buckets are at B")
+    return Finding(PASS if done else FAIL, f"{evidence.buckets_at_b} of {evidence.buckets} buckets are at B")
 
 
-def rehearsal(evidence: Evidence, limits: Limits) -> Judgement:
+REHEARSAL_AGE = days("gate_rehearsal_days", 7, "Days for which a rehearsal is valid.")
+
+
+def rehearsal(evidence: Evidence, limits: Limits) -> Finding:
     ago = evidence.rehearsal_seconds_ago
     if ago is None:
-        return Judgement(INCONCLUSIVE, "going back was not rehearsed")
+        return Finding(INCONCLUSIVE, "the rollback was not rehearsed")
     shown = f"a rehearsal ended {time_shown(ago)} ago"
-    if evidence.rehearsal_trouble:
-        return Judgement(FAIL, f"{shown}: {evidence.rehearsal_trouble}")
-    return by_age(ago, limits.rehearsal_seconds, f"{shown} without trouble")
+    if evidence.rehearsal_failure:
+        return Finding(FAIL, f"{shown}: {evidence.rehearsal_failure}")
+    return by_age(ago, limits[REHEARSAL_AGE], f"{shown} without a failure")
 
 
-def a_owns_nothing(evidence: Evidence, limits: Limits) -> Judgement:
-    records, absences, entries = evidence.a_owned_records, evidence.a_owned_absences, evidence.a_outbox_entries
-    if records is None or absences is None or entries is None:
-        return Judgement(INCONCLUSIVE, "A is out of reach")
-    # A record that A has just given up may be nowhere but in its outbox.
-    verdict = PASS if records == absences == entries == 0 else FAIL
-    seen = f"A owns {records} records and the absence of {absences} buckets"
-    return Judgement(verdict, f"{seen}, and {entries} of its changes are not in the log")
+def a_owns_nothing(evidence: Evidence, limits: Limits) -> Finding:
+    records, buckets, changes = evidence.a_owned_records, evidence.a_owned_buckets, evidence.a_outbox_entries
+    if records is None or buckets is None or changes is None:
+        return Finding(INCONCLUSIVE, "A is unreachable")
+    # The release of a record may still wait in A's outbox.
+    verdict = PASS if records == buckets == changes == 0 else FAIL
+    return Finding(verdict, f"A owns {records} records and {buckets} buckets, and {changes} changes wait in its outbox")
 
 
-def no_active_clients(evidence: Evidence, limits: Limits) -> Judgement:
+CLIENT_SILENCE = days("gate_client_days", 28, "Days without a direct call to A.")
+
+
+def no_active_clients(evidence: Evidence, limits: Limits) -> Finding:
     watched, idle = evidence.clients_watched_seconds, evidence.client_idle_seconds
-    if idle is not None and idle < limits.client_seconds:
-        return Judgement(Verdict.FAIL, f"{evidence.client_name!r} called A directly {time_shown(idle)} ago")
+    if idle is not None and idle < limits[CLIENT_SILENCE]:
+        return Finding(FAIL, f"{evidence.client_name!r} called A directly {time_shown(idle)} ago")
     if watched is None:
-        return Judgement(Verdict.INCONCLUSIVE, "nobody has looked yet who calls A directly")
-    if watched < limits.client_seconds:
-        return Judgement(Verdict.INCONCLUSIVE, f"none in the {time_shown(watched)} that are known of")
-    return Judgement(Verdict.PASS, f"none in {time_shown(limits.client_seconds)}")
+        return Finding(INCONCLUSIVE, "direct calls to A were not observed yet")
+    if watched < limits[CLIENT_SILENCE]:
+        return Finding(INCONCLUSIVE, f"none in the {time_shown(watched)} observed so far")
+    return Finding(PASS, f"none in {time_shown(limits[CLIENT_SILENCE])}")
 
 
-def nothing_under_way(evidence: Evidence, limits: Limits) -> Judgement:
+def nothing_under_way(evidence: Evidence, limits: Limits) -> Finding:
     found, lag = list(evidence.under_way or ()), evidence.lag_seconds
     if lag is not None and lag > SETTLED_LAG_SECONDS:
         found.append(f"a feed is {lag:.1f} s behind")
     if found:
-        return Judgement(Verdict.FAIL, "; ".join(found))
+        return Finding(FAIL, "; ".join(found))
     if evidence.under_way is None or lag is None:
-        return Judgement(Verdict.INCONCLUSIVE, "a store or the control store is out of reach, or a feed stands still")
-    return Judgement(Verdict.PASS, "none")
+        return Finding(INCONCLUSIVE, "a store or the control store is unreachable, or a feed has stopped")
+    return Finding(PASS, "none")
 
 
-def clock_alert(evidence: Evidence, limits: Limits) -> str:
-    """Why a person must look at the clocks; "" if there is no need."""
-    apart = evidence.clocks_apart_seconds
-    if apart <= CLOCKS_APART_SECONDS:
-        return ""
-    return f"clocks are {apart:.0f} s apart: shown times and ages are wrong; set them by NTP (baton doctor names them)"
-
-
-GATES: Sequence[Gate] = (
+GATES = (
     Gate(
-        "canary-complete",
-        "The canary has reached every bucket.",
-        lambda limits: "100 %",
-        canary,
-        "baton canary set 100",
+        name="canary-complete",
+        sentence="The canary has reached every bucket.",
+        requires="100 %",
+        verdict=canary,
+        runbook="baton canary set 100",
     ),
     Gate(
-        "buckets-done",
-        "Every bucket is handed over.",
-        lambda limits: "all buckets at B",
-        buckets,
-        "baton status: the handover's note; it goes on by itself as long as both stores serve",
+        name="buckets-done",
+        sentence="Every bucket is handed over.",
+        requires="all buckets at B",
+        verdict=buckets,
+        runbook="baton status: the note of the handover; it continues by itself while both stores serve",
     ),
     Gate(
-        "rehearsal",
-        "Going back was rehearsed on live buckets.",
-        lambda limits: f"without trouble, at most {time_shown(limits.rehearsal_seconds)} ago",
-        rehearsal,
-        "baton rehearse --buckets 4",
+        name="rehearsal",
+        sentence="A rollback was rehearsed on live buckets.",
+        requires="no failure, in a rehearsal of the last $gate_rehearsal_days",
+        verdict=rehearsal,
+        thresholds=(REHEARSAL_AGE,),
+        runbook="baton rehearse --buckets 4",
     ),
     Gate(
-        "a-owns-nothing",
-        "A owns no record, may create none, and holds back no change.",
-        lambda limits: "0 records, 0 buckets, 0 changes",
-        a_owns_nothing,
-        "baton status: wait for the handover and for A's outbox",
+        name="a-owns-nothing",
+        sentence="A owns no record and no bucket, and its outbox is empty.",
+        requires="0 records, 0 buckets, 0 changes",
+        verdict=a_owns_nothing,
+        runbook="baton status: wait for the handover and for A's outbox",
         overridable=False,
     ),
     Gate(
-        "no-active-clients",
-        "No client calls A directly any more.",
-        lambda limits: f"none for {time_shown(limits.client_seconds)}",
-        no_active_clients,
-        "baton status lists them: give each one the router's address; what called before A was watched is not known",
+        name="no-active-clients",
+        sentence="No client calls A directly any more.",
+        requires="none for $gate_client_days",
+        verdict=no_active_clients,
+        thresholds=(CLIENT_SILENCE,),
+        runbook="baton status lists them: give each one the router's address; earlier direct calls are not recorded",
         overridable=False,
     ),
     Gate(
-        "nothing-under-way",
-        "No job, move, recovery or conflict is open, and both feeds run.",
-        lambda limits: f"none, lag at most {SETTLED_LAG_SECONDS:g} s",
-        nothing_under_way,
-        "baton jobs, baton status, baton conflicts: wait for each or end it",
+        name="nothing-under-way",
+        sentence="No job, move, recovery or conflict is open, and both feeds run.",
+        requires=f"none, lag at most {SETTLED_LAG_SECONDS:g} s",
+        verdict=nothing_under_way,
+        runbook="baton jobs, baton status, baton conflicts: wait for each or end it",
         overridable=False,
     ),
 )

@@ -243,8 +243,8 @@ class LastAudit:
             evidence,
             audit_seconds_ago=self._age.seconds(self._ended_seconds),
             audit_records=self._report.records,
-            audit_found=self._report.summary,
-            audit_trouble=self._report.trouble,
+            audit_summary=self._report.summary,
+            audit_findings=self._report.trouble,
         )
 
     async def _body(self, loop: Loop) -> None:

@@ -19,9 +19,7 @@ from libs.errors import BatonError
 from libs.tasks import Loop
 from services.router.control.port import ControlStore, ControlUnavailable, Progress
 from services.router.core.canary import Action, CanaryPlan, Next, Place, Seen, begin, decide, parse_plan
-from services.router.core.evidence import Limits
-from services.router.core.gates import Evidence, judge
-from services.router.core.limits import gate_limits
+from services.router.core.gates import Evidence, Limits, check
 from services.router.core.phase import Outdated, Setting
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
@@ -212,8 +210,8 @@ class CanaryAuto:
         step = plan.steps[cursor.step]
         if cursor.entering_from is not None:
             return await self._enter(order, plan, cursor, setting)
-        limits = gate_limits(self._sights.limits, setting.limits)
-        seen = Seen(setting, self._sights.settled(), judge(step.gates, self._sights.evidence(setting), limits))
+        limits = self._sights.limits.overlaid(setting.limits)
+        seen = Seen(setting, self._sights.settled(), check(step.gates, self._sights.evidence(setting), limits))
         said = decide(plan, cursor.place, seen)
         if said.action is Action.ADVANCE:
             cursor = _Cursor(order.id, cursor.step + 1, entering_from=setting.canary_permille)

@@ -1,4 +1,4 @@
-"""Automatic rollback: one router of all looks every second at what all have measured, and acts on `core.judge`.
+"""Automatic rollback: one router decides every second, by what all have measured.
 
 The control store keeps the last automatic rollback, written with the change, and how long a router has watched since.
 So neither a judge that dies nor two judges for a moment make a second one, and no wall clock delays the next one: the
@@ -16,10 +16,10 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from services.router.control.port import ControlStore, JournalEntry, LastRollback, Rollbacks
-from services.router.core.judge import RollbackLimits, Ruling, Seen, Verdict, decide
-from services.router.core.limits import rollback_limits
+from services.router.core.automatic_rollback import PAUSE, Action, Outcome, Seen, decide
 from services.router.core.measure import SECONDS
 from services.router.core.phase import IllegalMove, Outdated, Setting
+from services.router.core.thresholds import Limits
 from services.router.flows.steering.measure import Measurement
 from services.router.flows.steering.migration import Migration
 from services.router.flows.stores import StoreViews
@@ -52,7 +52,7 @@ class Bench:
     clock: Clock
     holder: str
     """Of the lease: this router's name."""
-    limits: RollbackLimits = field(default_factory=RollbackLimits)
+    limits: Limits = field(default_factory=Limits)
 
 
 class Judge:
@@ -81,7 +81,7 @@ class Judge:
         """The last automatic rollback, by any router."""
         return None if self._last is None else self._last.entry
 
-    async def look(self) -> Verdict | None:
+    async def look(self) -> Outcome | None:
         """One look, and what follows from it; None when another router judges. Raises ControlUnavailable."""
         bench = self._bench
         setting = bench.steering.current
@@ -92,13 +92,13 @@ class Judge:
             self.view, self.alarm = "another router judges", ""
             return None
         await self._watch(setting)
-        verdict = decide(self._seen(setting), rollback_limits(bench.limits, setting.limits))
-        self.view = verdict.reason
-        if verdict.ruling is Ruling.ROLL_BACK:
-            await self._roll_back(setting, verdict.reason)
+        outcome = decide(self._seen(setting), bench.limits.overlaid(setting.limits))
+        self.view = outcome.reason
+        if outcome.action is Action.ROLL_BACK:
+            await self._roll_back(setting, outcome.reason)
         else:
-            self._sound(verdict.reason if verdict.ruling is Ruling.CALL_A_PERSON else "")
-        return verdict
+            self._sound(outcome.reason if outcome.action is Action.ALERT else "")
+        return outcome
 
     async def _roll_back(self, setting: Setting, reason: str) -> None:
         try:
@@ -153,7 +153,7 @@ class Judge:
             await self._read_last(setting)
             return
         last = self._last
-        pause_seconds = rollback_limits(self._bench.limits, setting.limits).pause_seconds
+        pause_seconds = self._bench.limits.overlaid(setting.limits)[PAUSE]
         if last is None or last.watched_seconds >= pause_seconds:
             return
         elapsed = min(now - before, LEASE_SECONDS)

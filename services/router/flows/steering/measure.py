@@ -23,10 +23,11 @@ from libs.ownership.model import Store
 from libs.tasks import Loop
 from libs.telemetry.latency import P99, Histogram, quantile
 from services.router.control.port import Report, Reports
-from services.router.core.evidence import Evidence, Limits
+from services.router.core.evidence import Evidence
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
 from services.router.core.readings import METRICS, Metric
+from services.router.core.thresholds import Limits
 from services.router.core.throttle import Load
 from services.router.flows.steering.report import MOST_CLIENTS, Measured, OldClient
 from services.router.flows.traffic import Answered, Totals
@@ -270,11 +271,11 @@ def answered_by_b(measurement: Measurement) -> dict[str, int]:
 
 
 def rehearsed(evidence: Evidence, last: Rehearsed | None, seconds_ago: float) -> Evidence:
-    """With what the last rehearsal has shown."""
+    """Adds the result of the last rehearsal."""
     if last is None:
         return evidence
-    trouble = "" if last.passed else last.note or "it did not pass"
-    return replace(evidence, rehearsal_seconds_ago=seconds_ago, rehearsal_trouble=trouble)
+    failure = "" if last.passed else last.note or "it did not pass"
+    return replace(evidence, rehearsal_seconds_ago=seconds_ago, rehearsal_failure=failure)
 
 
 _SAME_SECONDS = 0.2

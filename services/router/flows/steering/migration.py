@@ -12,11 +12,10 @@ from libs.clock import Clock
 from libs.errors import InvalidField
 from services.router.control.port import AUTOMATIC, ControlStore, DamagedSetting, JournalEntry
 from services.router.core import phase as phases
-from services.router.core.gates import Evidence, GateResult, Limits, Verdict, judge, not_overridable, worst
-from services.router.core.gates.data import gap_alert, horizon_alert, shadow_alert, stores_alert
-from services.router.core.gates.steps import clock_alert
-from services.router.core.judge import automatic_rollback
-from services.router.core.limits import changed, gate_limits
+from services.router.core.attention import clock_warning
+from services.router.core.automatic_rollback import rolled_back
+from services.router.core.gates import Evidence, GateResult, Limits, Verdict, check, not_overridable, warnings, worst
+from services.router.core.limits import changed
 from services.router.core.pace import Pace
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
 from services.router.core.setting_changes import changes
@@ -120,20 +119,17 @@ class Migration:
         return Plan(setting, to, self._judged(PHASES[to].gates, setting), "")
 
     def limits(self, setting: Setting) -> Limits:
-        """Those in force: this router's own, with what the migration sets."""
-        return gate_limits(self._limits, setting.limits)
+        """The limits in force: this router's own, except those that the migration sets."""
+        return self._limits.overlaid(setting.limits)
 
     def _judged(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
-        results = judge(gates, self._evidence(setting), self.limits(setting))
+        results = check(gates, self._evidence(setting), self.limits(setting))
         return self.pace.noted(results, self._clock.monotonic())
 
     def alerts(self, setting: Setting) -> list[str]:
-        """What a person must look at, by the evidence of the gates."""
+        """What an operator must look at, by the evidence of the gates."""
         evidence = self._evidence(setting)
-        limits = self.limits(setting)
-        found = (shadow_alert, stores_alert, horizon_alert, gap_alert, clock_alert)
-        told = (alert(evidence, limits) for alert in found)
-        return [alert for alert in told if alert]
+        return [*warnings(evidence, self.limits(setting)), *clock_warning(evidence.clocks_apart_seconds)]
 
     async def advance(self, decision: Decision, to: Phase, confirm: str = "") -> tuple[Setting, tuple[GateResult, ...]]:
         """Enter the next phase. `confirm`: required where there is no way back.
@@ -169,7 +165,7 @@ class Migration:
     async def roll_back_automatically(self, generation: int, reason: str) -> Setting:
         """All traffic to A until a person lifts the hold. Raises as `rollback` does."""
         before, decision = await self._begin_going_back(Decision(JUDGE, reason[:MAX_REASON_CHARACTERS], generation))
-        return await self._commit(AUTOMATIC, decision, before, automatic_rollback(before))
+        return await self._commit(AUTOMATIC, decision, before, rolled_back(before))
 
     async def set_canary(self, decision: Decision, permille: int) -> Setting:
         """How many thousandths of the buckets go to B. Raises as `rollback` does."""

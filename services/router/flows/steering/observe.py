@@ -180,7 +180,7 @@ class Observer:
         self._interval_seconds = interval_seconds
         self._views = {store: StoreView(store) for store in Store}
         self._backlogs = {store: Backlog() for store in Store}
-        self._waits = TurnWaits()
+        self._waits = LockWaits()
         self._ends: dict[int, tuple[int, int]] | None = None
         self._last_ends: dict[int, tuple[int, int]] | None = None
         """As `_ends`, when the log was last in reach."""
@@ -213,9 +213,9 @@ class Observer:
             canary_permille=setting.canary_permille,
             buckets_at_b=buckets_at_b if all_fresh else None,
             a_owned_records=a.owned_records if a else None,
-            a_owned_absences=a.owned_absences if a else None,
+            a_owned_buckets=a.owned_absences if a else None,
             a_outbox_entries=a.outbox.entries + a.outbox.aside if a else None,
-            turn_waits=self._waits.counts(now),
+            lock_waits=self._waits.counts(now),
             clocks_apart_seconds=max(self._apart_seconds(view, now) for view in views),
         )
 
@@ -295,18 +295,21 @@ def _not_applied(status: pb.GetStatusResponse) -> int:
 
 
 WAITS_FRESH_SECONDS = 30.0
-"""A process that was not heard of for so long is not counted any more: it has gone, or nobody can tell."""
+"""A process that has not reported for this long is no longer counted."""
 
 
-class TurnWaits:
+class LockWaits:
+    """The time that writes at B wait for their write lock. Each process of B reports its own."""
+
     def __init__(self) -> None:
-        self._told: dict[str, tuple[float, Histogram]] = {}
-        """By process: when, and what."""
+        self._reports: dict[str, tuple[float, Histogram]] = {}
+        """By process: the time of its last report, and the report."""
 
     def note(self, locks: pb.Locks, now: float) -> None:
-        self._told[locks.process] = now, Counter(dict(locks.waits))
+        self._reports[locks.process] = now, Counter(dict(locks.waits))
 
     def counts(self, now: float) -> Histogram | None:
-        """Over all processes; None: none has told."""
-        self._told = {process: told for process, told in self._told.items() if now - told[0] <= WAITS_FRESH_SECONDS}
-        return summed(waits for _, waits in self._told.values()) if self._told else None
+        """The sum over all processes; None: no process has reported."""
+        fresh = {name: report for name, report in self._reports.items() if now - report[0] <= WAITS_FRESH_SECONDS}
+        self._reports = fresh
+        return summed(waits for _, waits in fresh.values()) if fresh else None

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from services.router.core.judge import RollbackLimits, Ruling, Seen, automatic_rollback, decide
+from services.router.core.automatic_rollback import Action, Seen, decide, needed_seconds, rolled_back
 from services.router.core.measure import Counts
 from services.router.core.phase import IllegalMove, Phase, Setting
+from services.router.core.thresholds import Limits
 
-KEEP, ROLL_BACK, PERSON = Ruling.KEEP, Ruling.ROLL_BACK, Ruling.CALL_A_PERSON
+KEEP, ROLL_BACK, ALERT = Action.KEEP, Action.ROLL_BACK, Action.ALERT
 
 NOW = Setting(generation=9, phase=Phase.CUTOVER)
 NOTHING = Counts()
-SEEN = RollbackLimits().seen_seconds
+SEEN = needed_seconds(Limits())
 """Half a minute, and one of its six parts before."""
 
 
@@ -23,9 +24,9 @@ def window(b: Counts, a: Counts = NOTHING, seconds: int = SEEN) -> list[tuple[Co
     return [(a, b)] * seconds
 
 
-def ruled(seconds: Sequence[tuple[Counts, Counts]], **fields: object) -> Ruling:
+def ruled(seconds: Sequence[tuple[Counts, Counts]], **fields: object) -> Action:
     seen = Seen(NOW, seconds, a_serves=True, last_seconds_ago=None)
-    return decide(replace(seen, **fields), RollbackLimits()).ruling  # type: ignore[arg-type]
+    return decide(replace(seen, **fields), Limits()).action  # type: ignore[arg-type]
 
 
 FAILING = window(Counts(20, 4))
@@ -41,7 +42,7 @@ def test_a_dead_b_sends_traffic_back() -> None:
 
 
 def test_the_reason_has_the_figures() -> None:
-    verdict = decide(Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None), RollbackLimits())
+    verdict = decide(Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None), Limits())
     assert "120 server faults in 600 calls (20.0%) of B's in 30 s" in verdict.reason
 
 
@@ -90,40 +91,40 @@ def test_a_part_of_the_window_without_calls_is_not_above_the_limit() -> None:
     [
         (Counts(20), ROLL_BACK),
         (Counts(20, 2), ROLL_BACK),
-        (Counts(20, 4), PERSON),
-        (Counts(100, 16), PERSON),
+        (Counts(20, 4), ALERT),
+        (Counts(100, 16), ALERT),
         (Counts(100, 15), ROLL_BACK),
-        (Counts(20, 20), PERSON),
+        (Counts(20, 20), ALERT),
     ],
 )
-def test_what_both_stores_suffer_from_is_not_the_fault_of_b(a: Counts, ruling: Ruling) -> None:
+def test_what_both_stores_suffer_from_is_not_the_fault_of_b(a: Counts, ruling: Action) -> None:
     """The margin is 5 percentage points: B's share is 20 %."""
     assert ruled(window(Counts(20, 4), a)) is ruling
 
 
 def test_answers_for_the_other_store_show_that_a_is_there() -> None:
     assert ruled(window(Counts(20, 20), Counts(1, 1, denials=9))) is ROLL_BACK
-    assert ruled(window(Counts(20, 20), Counts(1, 1))) is PERSON
+    assert ruled(window(Counts(20, 20), Counts(1, 1))) is ALERT
     denying = [(Counts(10, 10, denials=10), Counts(20, 4)), *FAILING[1:]]
-    assert ruled(denying) is PERSON, "half of its 20 answers are faults"
+    assert ruled(denying) is ALERT, "half of its 20 answers are faults"
 
 
 def test_with_few_calls_of_a_its_own_word_counts() -> None:
     few = [(Counts(19, 19), Counts(20, 4)), *FAILING[1:]]
     assert ruled(few) is ROLL_BACK
-    assert ruled([(Counts(20, 20), Counts(20, 4)), *FAILING[1:]]) is PERSON, "20 answers are enough to tell"
-    assert ruled(few, a_serves=False) is PERSON
-    assert ruled(window(Counts(20, 4), Counts(20)), a_serves=False) is PERSON, "nobody is sent to who does not serve"
+    assert ruled([(Counts(20, 20), Counts(20, 4)), *FAILING[1:]]) is ALERT, "20 answers are enough to tell"
+    assert ruled(few, a_serves=False) is ALERT
+    assert ruled(window(Counts(20, 4), Counts(20)), a_serves=False) is ALERT, "nobody is sent to who does not serve"
 
 
-@pytest.mark.parametrize(("ago", "ruling"), [(None, ROLL_BACK), (599.0, PERSON), (600.0, ROLL_BACK)])
-def test_it_happens_once_in_ten_minutes_then_a_person_decides(ago: float | None, ruling: Ruling) -> None:
+@pytest.mark.parametrize(("ago", "ruling"), [(None, ROLL_BACK), (599.0, ALERT), (600.0, ROLL_BACK)])
+def test_it_happens_once_in_ten_minutes_then_a_person_decides(ago: float | None, ruling: Action) -> None:
     assert ruled(FAILING, last_seconds_ago=ago) is ruling
 
 
 def test_it_can_be_switched_off_and_then_calls_a_person() -> None:
     seen = Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None)
-    assert decide(seen, RollbackLimits(automatic=False)).ruling is PERSON
+    assert decide(seen, Limits({"rollback_automatic": 0})).action is ALERT
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,9 @@ def test_where_traffic_is_held_or_cannot_go_back_nothing_is_done(setting: Settin
 )
 def test_everything_is_held_at_a_and_both_feeds_go_on(phase: Phase, canary: int, after: Phase) -> None:
     before = Setting(7, phase, canary, rehearsal=(1, 2), flags=(("x", True),))
-    assert automatic_rollback(before) == Setting(8, after, 0, hold=True, flags=(("x", True),))
+    assert rolled_back(before) == Setting(8, after, 0, hold=True, flags=(("x", True),))
 
 
 def test_from_the_last_phase_there_is_no_way_back() -> None:
     with pytest.raises(IllegalMove, match="no way back"):
-        automatic_rollback(Setting(phase=Phase.DEPRECATED))
+        rolled_back(Setting(phase=Phase.DEPRECATED))
