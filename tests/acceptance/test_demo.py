@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from libs.proving.servers import tree
+from libs.proving.trial import world
 from libs.proving.trial.evidence import Evidence
 from libs.proving.trial.verdict import judge
 from services.router.cli.demo.report import ZERO, DemoReport, Facts
@@ -31,7 +32,8 @@ BATON = [
 ]
 RUN_SECONDS = 400
 START_SECONDS = 60
-STOP_SECONDS = 40
+STOP_SECONDS = 2 * world.STOP_SECONDS + 30
+"""Routers stop first, then all others; the load ends before and the report is written after."""
 
 KEYS = {
     "requests",

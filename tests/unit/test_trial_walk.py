@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -93,6 +94,16 @@ async def test_a_gate_that_fails_is_waited_for_within_the_patience() -> None:
         walk.patience_seconds = 0.3
         with pytest.raises(TrialFailed, match="no backfill has finished"):
             await walk.unpassed_gates()
+
+
+async def test_only_gates_that_may_rightly_fail_are_left_after_the_short_wait() -> None:
+    async with running_panel(kit=SANDBOXES) as panel, Walk.open([panel.address], "tester") as walk:
+        unpassed = await walk.gates_awaited({gate.name for gate in (await walk.plan()).gates}, 0.0)
+        assert "backfill" in unpassed
+        rest = set(unpassed) - {"backfill"}
+        waiting = asyncio.create_task(walk.gates_awaited(rest, 0.0))
+        await walk.backfill()
+        assert set(await waiting) == rest
 
 
 async def test_a_walk_says_what_it_waits_for_when_nothing_moves() -> None:

@@ -133,14 +133,19 @@ class Walk:
         await self._until(none_fails, lambda: f"no gate fails; failing: {words()}")
         return [gate.name for gate in plan.gates if gate.verdict != pb.VERDICT_PASS]
 
-    async def gates_passed(self, seconds: float) -> bool:
-        """Wait at most so long until every gate of the next step passes."""
-        deadline = time.monotonic() + seconds
-        while any(gate.verdict != pb.VERDICT_PASS for gate in (await self.plan()).gates):
-            if time.monotonic() > deadline:
-                return False
+    async def gates_awaited(self, accepted: Collection[str], seconds: float) -> list[str]:
+        """Wait until every gate of the next step passes; return the names of those that do not.
+
+        The ``accepted`` ones are waited for at most ``seconds``, all others for ``patience_seconds``: a slow machine
+        gathers evidence later.
+        """
+        began = time.monotonic()
+        while unpassed := [gate.name for gate in (await self.plan()).gates if gate.verdict != pb.VERDICT_PASS]:
+            longest = seconds if set(unpassed) <= set(accepted) else self.patience_seconds
+            if time.monotonic() - began > longest:
+                break
             await asyncio.sleep(POLL_SECONDS)
-        return True
+        return unpassed
 
     async def set_limits(self, limits: Mapping[str, float], reason: str) -> None:
         """Limits of gates and of automatic rollback, at all routers."""

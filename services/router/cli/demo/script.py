@@ -40,7 +40,7 @@ LIMITS = {
 }
 """Of a run of a minute in which B hangs and is killed: enough to judge by, reached within seconds."""
 EVIDENCE_SECONDS = 20.0
-"""How long a step waits for its gates to pass."""
+"""How long a step waits for them. All other gates are waited for until they pass."""
 REHEARSED_BUCKETS = 4
 ON_PURPOSE = "demo: an override on purpose"
 
@@ -190,8 +190,7 @@ class Story:
         self.screen.tell(f"  the journal keeps the reason: {reason}")
 
     async def _forward(self) -> None:
-        passed = await self.walk.gates_passed(EVIDENCE_SECONDS)
-        unpassed = [] if passed else await self.walk.unpassed_gates(MARKED_BY_THE_RUN)
+        unpassed = await self.walk.gates_awaited(MARKED_BY_THE_RUN, EVIDENCE_SECONDS)
         reason = f"demo: no evidence within {EVIDENCE_SECONDS:.0f} s: {', '.join(unpassed)}" if unpassed else ""
         self._told(await self.walk.advance(reason))
         if reason:
