@@ -10,14 +10,14 @@ from typing import Protocol
 from libs.clock import Clock
 from services.router.control.info import Described
 from services.router.control.memory import MemoryControlStore, Shared
-from services.router.control.port import ControlStore, JobRecords, Reports, Rollbacks
+from services.router.control.port import ControlStore, JobRecords, RememberedValues, Reports, Rollbacks
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
 
 KINDS = ("memory", "sqlite", "postgres")
 
 
-class ReportingStore(ControlStore, Reports, Rollbacks, JobRecords, Described, Protocol):
+class ReportingStore(ControlStore, RememberedValues, Reports, Rollbacks, JobRecords, Described, Protocol):
     """What every adapter is."""
 
 

@@ -18,7 +18,6 @@ from services.router.control.port import (
     ControlStore,
     ControlUnavailable,
     JournalEntry,
-    Progress,
     Report,
 )
 from services.router.control.postgres import PostgresControlStore
@@ -150,14 +149,33 @@ async def test_of_two_who_wait_for_a_dead_lease_one_gets_it(open_control: OpenCo
         assert sorted(taken) == [False, True]
 
 
-async def test_progress_is_kept_per_job(open_control: OpenControl) -> None:
-    saved = Progress("backfill", True, 5, 10, 2.5, "copies", "sandboxes/x", 12.5)
+async def test_a_value_is_remembered_by_its_name(open_control: OpenControl) -> None:
     async with open_control(None) as one, open_control(None) as other:
-        assert await one.progress("backfill") is None
-        await one.save(Progress("backfill", True))
-        await one.save(saved)
-        await one.save(Progress("handover", False))
-        assert await other.progress("backfill") == saved
+        assert await one.remembered("gap") is None
+        await one.remember("gap", "7")
+        await one.remember("gap", '{"é": 8}')
+        await one.remember("clients", "")
+        assert await other.remembered("gap") == '{"é": 8}'
+        assert await other.remembered("clients") == ""
+
+
+async def test_values_of_the_release_before_are_remembered(postgres_dsn: str, tmp_path: Path) -> None:
+    """Its routers may run beside this one, and write whole rows."""
+    values = "('gap', true, 1, 2, 3.5, 'n', '7', 9.5)"
+    async with PostgresControlStore.open(postgres_dsn) as server:
+        connection = await asyncpg.connect(postgres_dsn)
+        await connection.execute(f"INSERT INTO baton_control.job VALUES {values}")
+        assert await server.remembered("gap") == "7"
+        await server.remember("gap", "8")
+        assert await connection.fetchval("SELECT cursor FROM baton_control.job WHERE job = 'gap'") == "8"
+        await connection.close()
+    async with SqliteControlStore.open(tmp_path / "control.db") as file:
+        old = sqlite3.connect(tmp_path / "control.db", isolation_level=None)
+        old.execute(f"INSERT INTO job VALUES {values}")
+        assert await file.remembered("gap") == "7"
+        await file.remember("gap", "8")
+        assert old.execute("SELECT * FROM job").fetchall() == [("gap", 0, 0, 0, 0.0, "", "8", 0.0)]
+        old.close()
 
 
 async def test_a_memory_store_that_is_away_says_so() -> None:

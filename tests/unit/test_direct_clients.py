@@ -16,7 +16,6 @@ from services.router.api.clients import fill_clients, old_clients
 from services.router.cli.lines import clients_lines
 from services.router.cli.views import client_view
 from services.router.control.memory import MemoryControlStore
-from services.router.control.port import Progress
 from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, check
 from services.router.flows.steering.clients import NAME, ClientWatch
@@ -127,7 +126,7 @@ async def test_while_a_is_away_nothing_is_learned() -> None:
     watch = ClientWatch(views, memory, clock)
     await watch.look()
     assert watch.known is None
-    await memory.save(Progress(NAME, False, cursor=DirectClients("p", 1.0, 2.0).to_json()))
+    await memory.remember(NAME, DirectClients("p", 1.0, 2.0).to_json())
     await watch.look()
     assert watch.known == DirectClients("p", 1.0, 2.0)
 

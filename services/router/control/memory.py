@@ -34,6 +34,7 @@ class Shared:
         self.journal: list[JournalEntry] = []
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Progress] = {}
+        self.values: dict[str, str] = {}
         self.durable: dict[int, Job] = {}
         self.reports: dict[str, tuple[int, Report]] = {}
         """By router, with the turn."""
@@ -100,6 +101,14 @@ class MemoryControlStore:
     async def progress(self, job: str) -> Progress | None:
         self._check()
         return self._shared.jobs.get(job)
+
+    async def remember(self, name: str, value: str) -> None:
+        self._check()
+        self._shared.values[name] = value
+
+    async def remembered(self, name: str) -> str | None:
+        self._check()
+        return self._shared.values.get(name)
 
     async def report(self, report: Report) -> None:
         self._check()

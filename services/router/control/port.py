@@ -101,6 +101,19 @@ class Leases(Protocol):
         ...
 
 
+class RememberedValues(Protocol):
+    """Small values that outlive the routers, by name. Every method raises ControlUnavailable within two seconds when
+    the store is away."""
+
+    async def remember(self, name: str, value: str) -> None:
+        """Puts the value in place of the former one of that name."""
+        ...
+
+    async def remembered(self, name: str) -> str | None:
+        """None: there was never one."""
+        ...
+
+
 class ControlStore(Leases, Protocol):
     """Every method raises ControlUnavailable within two seconds when the store is away."""
 

@@ -58,6 +58,8 @@ CREATE TABLE IF NOT EXISTS baton_control.journal (
   reason text NOT NULL, before text NOT NULL, after text NOT NULL, gates text NOT NULL, overridden boolean NOT NULL);
 CREATE TABLE IF NOT EXISTS baton_control.lease (
   name text PRIMARY KEY, holder text NOT NULL, renewals bigint NOT NULL, ttl_seconds double precision NOT NULL);
+-- Remembered values: `job` is the name, `cursor` the value. The other columns are those of an earlier release, whose
+-- routers read and write the same rows.
 CREATE TABLE IF NOT EXISTS baton_control.job (
   job text PRIMARY KEY, running boolean NOT NULL, done bigint NOT NULL, total bigint NOT NULL,
   rate double precision NOT NULL, note text NOT NULL, cursor text NOT NULL, finished_seconds double precision NOT NULL);
@@ -175,6 +177,18 @@ class PostgresControlStore:
             lambda connection: connection.fetchrow("SELECT * FROM baton_control.job WHERE job = $1", job)
         )
         return Progress(*row) if row else None
+
+    async def remember(self, name: str, value: str) -> None:
+        statement = (
+            "INSERT INTO baton_control.job VALUES ($1, false, 0, 0, 0, '', $2, 0)"
+            " ON CONFLICT (job) DO UPDATE SET cursor = $2"
+        )
+        await self._run(lambda connection: connection.execute(statement, name, value))
+
+    async def remembered(self, name: str) -> str | None:
+        statement = "SELECT cursor FROM baton_control.job WHERE job = $1"
+        found: str | None = await self._run(lambda connection: connection.fetchval(statement, name))
+        return found
 
     async def report(self, report: Report) -> None:
         await self._run(lambda connection: _report(connection, report))

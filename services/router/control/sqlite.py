@@ -45,6 +45,8 @@ _TABLES = (
     " overridden INTEGER NOT NULL)",
     "CREATE TABLE lease (name TEXT PRIMARY KEY, holder TEXT NOT NULL, renewals INTEGER NOT NULL,"
     " ttl_seconds REAL NOT NULL)",
+    # Remembered values: `job` is the name, `cursor` the value. The other columns are those of an earlier release, whose
+    # routers read and write the same rows.
     "CREATE TABLE job (job TEXT PRIMARY KEY, running INTEGER NOT NULL, done INTEGER NOT NULL, total INTEGER NOT NULL,"
     " rate REAL NOT NULL, note TEXT NOT NULL, cursor TEXT NOT NULL, finished_seconds REAL NOT NULL)",
     "CREATE TRIGGER journal_is_never_changed BEFORE UPDATE ON journal"
@@ -146,6 +148,18 @@ class SqliteControlStore:
         statement = "SELECT * FROM job WHERE job = ?"
         row = await self._wait(self._database.read(lambda connection: connection.execute(statement, (job,)).fetchone()))
         return Progress(row[0], bool(row[1]), *row[2:]) if row else None
+
+    async def remember(self, name: str, value: str) -> None:
+        statement = "REPLACE INTO job VALUES (?, 0, 0, 0, 0, '', ?, 0)"
+        row = (name, value)
+        await self._wait(self._database.write(lambda connection: connection.execute(statement, row).close()))
+
+    async def remembered(self, name: str) -> str | None:
+        statement = "SELECT cursor FROM job WHERE job = ?"
+        row = await self._wait(
+            self._database.read(lambda connection: connection.execute(statement, (name,)).fetchone())
+        )
+        return str(row[0]) if row else None
 
     async def report(self, report: Report) -> None:
         await self._wait(self._database.write(lambda connection: _report(connection, report)))

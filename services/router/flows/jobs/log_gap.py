@@ -5,7 +5,7 @@ seizure would lose them in silence. So the control store keeps where the gap beg
 until a reconcile job with a higher number, added after both feeds were restarted, has finished and left no difference.
 A job that failed, was cancelled, or only compares does not close it.
 
-The two marks are separate rows and neither is removed: a router that writes late takes no mark of a later gap away.
+The two marks are separate values and neither is removed: a router that writes late takes no mark of a later gap away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 from libs.errors import BatonError
 from libs.tasks import Loop
 from services.router.control.codec import number_of_job
-from services.router.control.port import JobRecords, Progress
+from services.router.control.port import JobRecords, RememberedValues
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import Job, JobState
 from services.router.core.reconcile import Findings
@@ -26,17 +26,13 @@ from services.router.flows.jobs.reconcile import NAME
 
 OPENED = "log gap opened"
 CLOSED = "log gap closed"
-"""Names of the two marks; each cursor is the number of a job. Jobs are kept for a while only, so the second one is
+"""Names of the two marks; each value is the number of a job. Jobs are kept for a while only, so the second one is
 written down as well."""
 INTERVAL_SECONDS = 1.0
 
 
-class GapRecords(JobRecords, Protocol):
+class GapRecords(JobRecords, RememberedValues, Protocol):
     """Part of the control store."""
-
-    async def save(self, progress: Progress) -> None: ...
-
-    async def progress(self, job: str) -> Progress | None: ...
 
 
 class GapStands(BatonError):
@@ -49,7 +45,7 @@ class GapStands(BatonError):
 async def open_gap(control: GapRecords) -> int:
     """From now on the gap stands. Returns the number that the closing job's must exceed. Raises ControlUnavailable."""
     newest = max((number_of_job(job.id) for job in await control.jobs()), default=0)
-    await control.save(Progress(OPENED, running=False, cursor=str(newest)))
+    await control.remember(OPENED, str(newest))
     return newest
 
 
@@ -66,7 +62,7 @@ async def gap(control: GapRecords) -> str:
             continue
         findings = Findings.from_json((await control.job(job.id)).report)
         if not findings.left:
-            await control.save(Progress(CLOSED, running=False, cursor=str(number_of_job(job.id))))
+            await control.remember(CLOSED, str(number_of_job(job.id)))
             return ""
         left = left or f"{job.id} has left {findings.left} differences (baton jobs show {job.id}): resolve them, then "
     why = "writes that were published before the feeds were restarted may be at one store only"
@@ -74,8 +70,8 @@ async def gap(control: GapRecords) -> str:
 
 
 async def _number(control: GapRecords, mark: str) -> int | None:
-    found = await control.progress(mark)
-    return None if found is None else int(found.cursor)
+    found = await control.remembered(mark)
+    return None if found is None else int(found)
 
 
 def _copies(job: Job) -> bool:

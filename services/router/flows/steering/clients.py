@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Protocol
 
 from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
-from services.router.control.port import Progress
+from services.router.control.port import RememberedValues
 from services.router.core.clients import DirectClients, Look, from_json, looked
 from services.router.core.gates import Evidence
 from services.router.flows.stores import StoreViews
@@ -20,20 +19,12 @@ NAME = "direct clients"
 INTERVAL_SECONDS = 5.0
 
 
-class Memory(Protocol):
-    """Part of the control store."""
-
-    async def save(self, progress: Progress) -> None: ...
-
-    async def progress(self, job: str) -> Progress | None: ...
-
-
 class ClientWatch:
     """`loop` is the caller's to run. Routers that look at the same time do no harm: each look finds the same."""
 
-    def __init__(self, views: StoreViews, memory: Memory, clock: Clock) -> None:
+    def __init__(self, views: StoreViews, values: RememberedValues, clock: Clock) -> None:
         self._views = views
-        self._memory = memory
+        self._values = values
         self._clock = clock
         self._known: DirectClients | None = None
         self._seen_at: float | None = None
@@ -49,8 +40,8 @@ class ClientWatch:
         """Raises ControlUnavailable; what is known then stays."""
         view = self._views.view(Store.A)
         status = view.fresh(self._clock.monotonic())
-        progress = await self._memory.progress(NAME)
-        before = from_json(progress.cursor) if progress is not None else None
+        text = await self._values.remembered(NAME)
+        before = from_json(text) if text is not None else None
         # A process of an earlier release has no id, so its uptime cannot be told from that of the next one.
         if status is None or view.seen_at is None or not status.vitals.start_id:
             self._known = before
@@ -60,7 +51,7 @@ class ClientWatch:
         look = Look(status.vitals.start_id, status.vitals.uptime_seconds, last)
         unseen = None if self._seen_at is None else view.seen_at - self._seen_at
         self._known = looked(before, look, unseen)
-        await self._memory.save(Progress(NAME, False, cursor=self._known.to_json()))
+        await self._values.remember(NAME, self._known.to_json())
         self._seen_at = view.seen_at
 
     def evidence(self, evidence: Evidence) -> Evidence:
