@@ -650,6 +650,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "every_form_of_a_method_is_an_operation_with_its_path_query_and_body",
             "a_message_s_schema_is_what_proto3_json_writes",
             "headers_and_errors_are_those_that_a_method_can_take_and_give",
+            "every_error_has_its_code_and_its_delay_in_the_document",
             "every_reference_of_the_shipped_document_leads_somewhere",
         )
         + _in(

@@ -27,7 +27,7 @@ _LOOSE = frozenset({"user-agent"})
 """Headers that clients send by default: a value that cannot travel as metadata is dropped, not refused."""
 
 SECURITY = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
-"""Headers of every response."""
+"""Headers of every response, unless it sets them itself."""
 _WAIT = "wait="
 _QUERY_PARAMETERS = 100
 STATE = "connection"
@@ -135,7 +135,7 @@ def answer_headers(call: DoorCall, *, prefix: str = "", trailers: bool = True) -
     """
     initial = texts(call.initial)
     trailing = texts(call.trailers) if trailers else {}
-    found = dict(SECURITY) | initial | {prefix + name: value for name, value in trailing.items()}
+    found = initial | {prefix + name: value for name, value in trailing.items()}
     known = initial | trailing
     if age := known.get(metadata.AGE_SECONDS):
         found["age"] = str(int(float(age)))
@@ -165,8 +165,8 @@ def matches_etag(if_none_match: str, etag: str) -> bool:
     return "*" in named or etag in named
 
 
-async def begin(send: Send, status: int, headers: dict[str, str]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
+async def begin(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": encoded({**SECURITY, **headers})})
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

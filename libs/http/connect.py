@@ -98,7 +98,7 @@ class Connect:
             call, codec = self._call(request, scope, receive)
         except BatonError as error:
             end = pack(end_of_stream(failure(error), {}), END_STREAM)
-            await respond(send, 200, {"cache-control": "no-cache"}, end, request.kind)
+            await respond(send, 200, {}, end, request.kind)
             return
         form = _Enveloped(request.kind, codec)
         await StreamedAnswer(form, send, connection_of(scope)).run(self._gateway, request.method, call, receive)

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from typing import Any, Protocol
@@ -21,7 +20,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from libs.http.asgi import STATE
+from libs.http.asgi import SECURITY, STATE, encoded
+from libs.http.errors import (
+    HeadTooLarge,
+    HeadTooLate,
+    NotHttp,
+    TooManyConnections,
+    UnknownTransferEncoding,
+    failure_of,
+)
 
 HEAD_BYTES = 16 << 10
 """Size of a request line and headers."""
@@ -36,13 +43,18 @@ _log = logging.getLogger(__name__)
 # Input from strangers is not worth a warning: it would fill the log.
 _log.setLevel(logging.ERROR)
 
-_STATUSES = {
-    400: ("INVALID_ARGUMENT", "this is not an HTTP/1.1 request"),
-    408: ("DEADLINE_EXCEEDED", f"the head of a request must arrive within {HEAD_SECONDS:.0f} seconds"),
-    431: ("INVALID_ARGUMENT", f"the head of the request is larger than {HEAD_BYTES} bytes"),
-    501: ("UNIMPLEMENTED", "this transfer encoding is not supported: use chunked, or Content-Length"),
-    503: ("UNAVAILABLE", "too many connections: try again later"),
+_NOT_HTTP = failure_of(NotHttp())
+_REFUSALS = {
+    refused.http_code: refused
+    for refused in (
+        _NOT_HTTP,
+        failure_of(HeadTooLate(f"the head of a request must arrive within {HEAD_SECONDS:.0f} seconds")),
+        failure_of(HeadTooLarge(f"the head of the request is larger than {HEAD_BYTES} bytes")),
+        failure_of(UnknownTransferEncoding()),
+        failure_of(TooManyConnections()),
+    )
 }
+"""By HTTP code. h11 names the code for what it refuses."""
 
 
 class Owner(Protocol):
@@ -124,17 +136,16 @@ class HttpConnection(H11Protocol):
 
     def _refuse(self, code: int) -> None:
         """Respond without a request, and close."""
-        code = code if code in _STATUSES else 400
-        status, message = _STATUSES[code]
-        error = {"error": {"code": code, "status": status, "message": message, "details": []}}
-        body = json.dumps(error).encode()
-        head: list[tuple[bytes, bytes]] = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
+        refused = _REFUSALS.get(code, _NOT_HTTP)
+        body = refused.json()
+        own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        head = encoded(SECURITY | refused.headers() | own)
         try:
-            events: list[Any] = [h11.Response(status_code=code, headers=head), h11.Data(data=body), h11.EndOfMessage()]
+            events: list[Any] = [
+                h11.Response(status_code=refused.http_code, headers=head),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ]
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
         except h11.LocalProtocolError:

@@ -53,7 +53,7 @@ class Document:
             headers = {"allow": refused.allowed, "connection": "close"}
             await respond(send, refused.http_code, headers, refused.json(), "application/json")
             return
-        headers = {"etag": self.etag, "cache-control": "no-cache", "x-content-type-options": "nosniff", **self.headers}
+        headers = {"etag": self.etag, **self.headers}
         if matches_etag(Headers(scope=scope).get("if-none-match", ""), self.etag):
             await respond(send, 304, headers)
             return

@@ -110,6 +110,46 @@ class WrongMediaType(RefusedByHttp):
     http_code = 415
 
 
+class NotHttp(RefusedByHttp):
+    """This is no HTTP/1.1 request."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "NOT_HTTP"
+
+
+class HeadTooLate(RefusedByHttp):
+    """The head of the request did not come in time."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "HEAD_TOO_LATE"
+    http_code = 408
+
+
+class HeadTooLarge(RefusedByHttp):
+    """The head of the request is too large."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "HEAD_TOO_LARGE"
+    http_code = 431
+
+
+class UnknownTransferEncoding(RefusedByHttp):
+    """This transfer encoding is not supported: use chunked, or Content-Length."""
+
+    code = "UNIMPLEMENTED"
+    reason = "UNSUPPORTED_TRANSFER_ENCODING"
+    http_code = 501
+
+
+class TooManyConnections(RefusedByHttp):
+    """Too many connections are open: try again a little later."""
+
+    code = "UNAVAILABLE"
+    reason = "TOO_MANY_CONNECTIONS"
+    http_code = 503
+    retry_seconds = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error that ended a call, in the form that its client gets."""

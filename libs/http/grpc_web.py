@@ -106,7 +106,7 @@ class _Frames:
 
 async def refuse(send: Send, kind: str, failed: Failure) -> None:
     """Respond to a request that is not a valid call."""
-    headers = {"cache-control": "no-cache"} | failed.headers()
+    headers = failed.headers()
     await respond(send, 200, headers, _Frames(kind).end(failed, {}), kind)
 
 

@@ -247,7 +247,7 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 async def _refuse(send: Send, error: BatonError, code: int) -> None:
     """Send a JSON-RPC error. The rest of the request is not read, so the connection cannot be reused."""
     failed = failure_of(error)
-    headers = {**SECURITY, "connection": "close"}
+    headers = {"connection": "close"}
     if failed.allowed:
         headers["allow"] = failed.allowed
     if failed.retry_after:

@@ -231,11 +231,13 @@ class _Document:
 
     def _responses(self, binding: Binding, reply: Descriptor, *, keyed: bool) -> Schema:
         method = binding.method
-        etag = "etag" in reply.fields_by_name and method.watch is None
+        once = method.watch is None
+        etag = once and "etag" in reply.fields_by_name
+        varies = once and bool(self._contract.schemas.metadata)
         found: Schema = {
             "200": {
                 "description": "A stream of answers." if method.watch else "The answer.",
-                "headers": parts.answer_headers(etag=etag),
+                "headers": parts.answer_headers(etag=etag, varies=varies),
                 "content": self._answers(method, reply)
                 if method.watch
                 else {JSON: {"schema": self._reply(binding, reply)}},
@@ -244,9 +246,9 @@ class _Document:
         if etag and method.is_read:
             found["304"] = {
                 "description": "The record is still the one that `If-None-Match` names.",
-                "headers": parts.answer_headers(etag=True),
+                "headers": parts.answer_headers(etag=True, varies=varies),
             }
-        codes = parts.error_codes(keyed=keyed, writes=not method.is_read, body=bool(binding.body))
+        codes = parts.error_codes(keyed=keyed, body=bool(binding.body))
         self._codes |= set(codes)
         return found | {str(code): {"$ref": f"#/components/responses/Error{code}"} for code in codes}
 
@@ -287,8 +289,8 @@ class _Document:
 _NOTE = (
     "JSON is proto3's JSON mapping: fields with their default value are left out of answers, 64-bit integers are"
     " strings, names are in lowerCamelCase (the proto's own names are read too). A request with a field, a parameter or"
-    " a key that is not described here is refused with its name. Every GET may be a HEAD. Errors follow"
-    " https://google.aip.dev/193."
+    " a key that is not described here is refused with its name. Every GET may be a HEAD; another method that a path"
+    " does not have is answered with 405 and `Allow`. Errors follow https://google.aip.dev/193."
 )
 
 

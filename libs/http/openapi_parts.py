@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.rpc import error_details_pb2
 
+from libs.http.asgi import SECURITY
 from libs.http.errors import HTTP_CODES
 from libs.http.json_schema import Schema, Schemas
 from libs.rpc import metadata
@@ -94,6 +95,18 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
             "description": "ETag of the record's newest write, quotes included, equal to the field `etag`.",
             "schema": {"type": "string", "pattern": _ETAG_PATTERN},
         },
+        "Vary": {
+            "description": "The request's header that chooses the form of the answer.",
+            "schema": {"type": "string"},
+        },
+        "Cache-Control": {
+            "description": "A stored answer must be asked for again before it is used.",
+            "schema": {"type": "string", "const": SECURITY["cache-control"]},
+        },
+        "X-Content-Type-Options": {
+            "description": "The content type is as it says.",
+            "schema": {"type": "string", "const": SECURITY["x-content-type-options"]},
+        },
         "Retry-After": {
             "description": "Seconds after which a retry can help.",
             "schema": {"type": "integer", "minimum": 1},
@@ -139,24 +152,27 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
     }
 )
 
-_OF_ANSWERS = tuple(name for name in HEADERS if name not in ("ETag", "Retry-After"))
-_RETRIABLE = (409, 429, 503)
+_OF_ANSWERS = tuple(name for name in HEADERS if name not in ("ETag", "Vary", "Retry-After"))
+_RETRIABLE = (400, 409, 429, 503)
 
 _BY_HTTP_ONLY: Mapping[int, str] = MappingProxyType(
     {
+        408: "The head of the request did not come in time.",
         413: "The body is too large.",
         415: "The body is not JSON in UTF-8, or it is compressed.",
+        431: "The head of the request is too large.",
     }
 )
 _MEANINGS: Mapping[int, str] = MappingProxyType(
     {
         400: "The request is not valid, or not possible in the record's current state.",
         404: "The record does not exist.",
-        409: "The record already exists, or another write came first.",
+        409: "The record already exists, or another write came first, or the record is busy.",
         429: "There are too many calls, or a store is full.",
         500: "The server failed.",
-        503: "The server, or the store that owns the record, is unavailable. A write may have had its effect: retry"
-        " it with the same request id.",
+        501: "The server does not support the transfer encoding of the body, or the method.",
+        503: "The server, or the store that owns the record, is unavailable, or too many connections are open. A"
+        " write may have had its effect: retry it with the same request id.",
         504: "The deadline has passed. A write may have had its effect: retry it with the same request id.",
     }
 )
@@ -169,11 +185,10 @@ _DETAILS: tuple[Descriptor, ...] = (
 )
 
 
-def error_codes(*, keyed: bool, writes: bool, body: bool) -> list[int]:
+def error_codes(*, keyed: bool, body: bool) -> list[int]:
     """HTTP codes of possible errors. `keyed`: the path names a record."""
-    found = {400, 429, 500, 503, 504}
+    found = {400, 408, 409, 429, 431, 500, 501, 503, 504}
     found |= {404} if keyed else set()
-    found |= {409} if writes else set()
     found |= {413, 415} if body else set()
     return sorted(found)
 
@@ -190,8 +205,9 @@ def error_response(code: int) -> Schema:
     }
 
 
-def answer_headers(*, etag: bool) -> Schema:
-    return header_references((*(("ETag",) if etag else ()), *_OF_ANSWERS))
+def answer_headers(*, etag: bool, varies: bool) -> Schema:
+    """`varies`: by the caller's schema version."""
+    return header_references((*(("ETag",) if etag else ()), *(("Vary",) if varies else ()), *_OF_ANSWERS))
 
 
 def header_references(names: Iterable[str]) -> Schema:

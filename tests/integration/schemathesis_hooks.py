@@ -9,6 +9,8 @@ import schemathesis
 
 DEADLINE = "X-Server-Timeout"
 STREAM_SECONDS = "0.3"
+OF_HTTP = {"connection", "content-length", "content-type", "date", "transfer-encoding"}
+"""Headers that HTTP itself describes."""
 _EVENTS = "text/event-stream"
 _TINY = re.compile(r"0\.\d+|[0-4](\.\d+)?|\d+(\.\d+)?e-\d+")
 
@@ -28,3 +30,12 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         case.headers[DEADLINE] = STREAM_SECONDS
     elif _TINY.fullmatch(given):
         case.headers[DEADLINE] = "5"
+
+
+@schemathesis.check
+def headers_are_documented(context: Any, response: Any, case: Any) -> None:
+    """Schemathesis itself holds only those headers to the document that the document has."""
+    described = case.operation.responses.find_by_status_code(response.status_code)
+    if described is not None:
+        unknown = set(response.headers) - OF_HTTP - {name.lower() for name in described.headers}
+        assert not unknown, f"the document lacks these headers of a {response.status_code}: {sorted(unknown)}"

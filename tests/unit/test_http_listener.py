@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import resource
 from collections.abc import AsyncIterator
@@ -151,7 +152,10 @@ async def test_what_is_no_request_has_a_clear_error(
         await client.send(sent)
         found = await client.read_to_end()
     assert found.startswith(b"HTTP/1.1 " + code), found[:80]
-    assert b'"error":' in found and b"connection: close" in found
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert b"connection: close" in head and b"x-content-type-options: nosniff" in head
+    (info,) = json.loads(body)["error"]["details"]
+    assert info["@type"].endswith("ErrorInfo") and info["reason"]
     assert not app.seen
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "a stranger fills no log"
 
@@ -172,7 +176,7 @@ async def test_connections_above_the_limit_are_refused(served: HttpListener, app
             await client.request("GET", "/a")
             assert (await client.answer()).status == 200
         refused = await ask(served.address, "POST", "/b", b"x" * 100_000)
-        assert (refused.status, refused.headers["connection"]) == (503, "close")
+        assert (refused.status, refused.headers["connection"], refused.headers["retry-after"]) == (503, "close", "1")
         assert refused.json()["error"]["status"] == "UNAVAILABLE"
         await first.request("GET", "/c")
         assert (await first.answer()).status == 200

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc import StatusCode
 
 from libs.contract.descriptors import Contract
+from libs.errors import BatonError
 from libs.http.comments import Comments, UnfitComment
+from libs.http.errors import HTTP_CODES, RefusedByHttp
 from libs.http.json_schema import singular
 from libs.http.openapi import document, open_path
 from libs.http.templates import Template
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = json.loads((ROOT / "libs/pb/sandbox/v1/openapi.json").read_text())
+NOT_OF_AN_OPERATION = {"401", "403", "405"}
+"""Of internal listeners, of MCP, and of a method that a path does not have."""
 
 TOY = """
 syntax = "proto3";
@@ -166,13 +173,36 @@ def test_headers_and_errors_are_those_that_a_method_can_take_and_give(tmp_path: 
     assert headers("/v1/sandboxes/{sandbox}", "get") == always | {"If-None-Match"}
     assert headers("/v1/sandboxes:watch", "get") == always | {"Last-Event-ID"}
     assert set(paths["/v1/sandboxes/{sandbox}"]["get"]["responses"]) == {
-        *("200", "304", "400", "404", "429", "500", "503", "504")
+        *("200", "304", "400", "404", "408", "409", "429", "431", "500", "501", "503", "504")
     }
     assert {"409", "413", "415"} <= set(paths["/v1/sandboxes"]["post"]["responses"])
     assert set(paths["/v1/sandboxes:watch"]["get"]["responses"]["200"]["content"]) == {
         *("text/event-stream", "application/x-ndjson")
     }
     assert "sandbox-schema-version" not in made(tmp_path)["components"]["parameters"]
+
+
+def test_every_error_has_its_code_and_its_delay_in_the_document() -> None:
+    """Those that a listener sends before it knows the operation, too."""
+    for process in ("simple_mcp", "service_layer", "router"):
+        importlib.import_module(f"services.{process}.__main__")
+    responses = SHIPPED["paths"]["/v1/sandboxes/{sandbox}"]["patch"]["responses"]
+    answers = {code: SHIPPED["components"]["responses"].get(f"Error{code}") for code in responses}
+    found = set()
+    for kind in _kinds(BatonError):
+        code = str(kind.http_code if issubclass(kind, RefusedByHttp) else HTTP_CODES[StatusCode[kind.code]])
+        if code in NOT_OF_AN_OPERATION:
+            continue
+        assert code in answers, f"{kind.__name__}: {code}"
+        assert kind.retry_seconds is None or "Retry-After" in answers[code]["headers"], kind.__name__
+        found.add(code)
+    assert found == set(answers) - {"200"}
+
+
+def _kinds(kind: type[BatonError]) -> Iterator[type[BatonError]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _kinds(one)
 
 
 def test_every_reference_of_the_shipped_document_leads_somewhere() -> None:
