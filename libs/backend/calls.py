@@ -125,7 +125,9 @@ class Calls:
                 return await self._list(parsed)
         except NotOwner as error:
             if passing is None:
-                raise OwnerUnavailable("another store owns the record, and no router is set to ask it") from error
+                raise OwnerUnavailable(
+                    "another store owns the record: call the router, or give this store its address (setting `router`)"
+                ) from error
         return await passing.call(self._methods[method].path, request, context, self._said_for(caller, context))
 
     async def _client(self, context: Context) -> Caller:

@@ -97,6 +97,7 @@ async def test_a_client_cannot_ask_the_public_listener_for_a_replica() -> None:
         request = pb.GetSandboxRequest(name=NAME)
         refused = await refusal(at.client.GetSandbox(request, metadata=((metadata.REPLICA, "1"),)))
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
+        assert "setting `router`" in (refused.details() or "")
 
 
 async def test_a_bad_request_is_refused_before_the_owner_is_looked_at() -> None:
