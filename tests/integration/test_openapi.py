@@ -87,7 +87,7 @@ async def test_schemathesis_finds_no_answer_that_the_document_does_not_have(
             "--phases",
             phases,
         ),
-        *("--warnings", "off", "--no-color", "--request-timeout", "10", "--output-sanitize", "false", *chosen),
+        *("--warnings", "off", "--no-color", "--request-timeout", "30", "--output-sanitize", "false", *chosen),
     ]
     hooks = {"SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
     process = await asyncio.create_subprocess_exec(
