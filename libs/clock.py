@@ -1,4 +1,4 @@
-"""Time as an argument: what needs a time takes a clock, and tests give their own."""
+"""Time as an argument: code that needs the time takes a clock, and tests pass their own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> float:
-        """UNIX seconds. For people and for measuring across processes; nothing is ordered or expired by it."""
+        """UNIX seconds, for display and for measurements across processes. Nothing is ordered or expired by them."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only grow, within this process."""
+        """Seconds that never decrease, within this process."""
         ...
 
 
@@ -25,8 +25,11 @@ class SystemClock:
 
 
 class Age:
-    """The age of one thing that has a date. From when this process first asked for it, it grows at least as fast as the
-    monotonic clock: a wall clock that is set back makes nothing younger."""
+    """Age of one thing that has a date.
+
+    From the first call on, the age grows at least as fast as the monotonic clock: a wall clock that is set back makes
+    nothing younger.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -36,7 +39,8 @@ class Age:
         """Monotonic."""
 
     def seconds(self, date: float) -> float:
-        """`date`: UNIX seconds; another one than before is another thing. Below 0 if it is in the future."""
+        """Age of the thing with this date, in UNIX seconds; another date means another thing. Negative if it is in the
+        future."""
         age, now = self._clock.now() - date, self._clock.monotonic()
         if date != self._date:
             self._date, self._first, self._asked = date, age, now
@@ -44,7 +48,7 @@ class Age:
 
 
 class ManualClock:
-    """Stands still until it is told to move."""
+    """A clock that moves only by `advance`."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.seconds = now

@@ -1,7 +1,7 @@
-"""Whether a PostgreSQL database can keep what Baton promises. Asked at the start, before anything is written.
+"""Fitness of a PostgreSQL database for Baton, checked at the start, before anything is written.
 
-Each requirement names what was found and the remedy. A database that does not fit would not fail at once: it would lose
-acknowledged writes after a power loss, refuse single names, or break a feed in the middle of a migration.
+Each check reports the value that it found and the remedy. An unfit database would not fail at once: it would lose
+acknowledged writes after a power loss, refuse some names, or break a feed in the middle of a migration.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _POOLER = (
     " give the server's own address (a process keeps a few connections of its own, see `baton bench pool`)"
 )
 _PROBE = "4321ms"
-"""A session setting that no server has by default. A pooler refuses it, or drops it in silence."""
+"""A session setting that no server has by default. A pooler refuses it, or drops it silently."""
 
 _Connection: TypeAlias = Any
 
 
 class UnfitDatabase(BatonError):
-    """The database cannot keep what this store promises."""
+    """The database cannot give the guarantees of this store."""
 
 
 REQUIRED: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -41,13 +41,13 @@ REQUIRED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "synchronous_commit": (DURABLE, "acknowledged writes could be lost: set it to on"),
     "fsync": (("on",), "acknowledged writes could be lost: set it to on"),
 }
-"""By server setting: the values that fit, and the remedy."""
+"""Server settings: the valid values, and the remedy."""
 
 
 async def check_fitness(dsn: str) -> None:
-    """Raises UnfitDatabase with the first thing that does not fit and its remedy, and what asyncpg raises.
+    """Raises UnfitDatabase with the first unfit setting and its remedy, and asyncpg's errors.
 
-    `dsn`: as asyncpg takes it, "postgresql://user@host:port/database".
+    `dsn`: asyncpg's form, "postgresql://user@host:port/database".
     """
     try:
         connection = await _connect(dsn)
@@ -64,7 +64,7 @@ async def _connect(dsn: str) -> _Connection:
         dsn,
         timeout=CONNECT_SECONDS,
         command_timeout=COMMAND_SECONDS,
-        # Prepared statements do not survive a transaction pooler, and this must reach its verdict.
+        # Prepared statements do not survive a transaction pooler, and this check must complete.
         statement_cache_size=0,
         server_settings={"lock_timeout": _PROBE},
     )

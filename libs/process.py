@@ -1,4 +1,4 @@
-"""What every process of Baton shares: some settings, and how it starts and ends."""
+"""Common settings of Baton's processes, their start and their end."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def check_address(value: str) -> str:
 
 
 def check_optional_address(value: str) -> str:
-    """As `check_address`; "" is nowhere. Raises ValueError."""
+    """As `check_address`, or "" for no address. Raises ValueError."""
     return check_address(value) if value else value
 
 
 def check_optional_addresses(value: str) -> str:
-    """As `check_addresses`; "" is nowhere. Raises ValueError."""
+    """As `check_addresses`, or "" for no address. Raises ValueError."""
     return check_addresses(value) if value else value
 
 
 def check_addresses(value: str) -> str:
-    """One or several processes of one service: "10.0.0.1:50061,10.0.0.2:50061". Raises ValueError.
+    """Addresses of one or several processes of a service: "10.0.0.1:50061,10.0.0.2:50061". Raises ValueError.
 
-    Several must be IP addresses of one family. For several processes behind one name, give the name alone.
+    Several must be IP addresses of one family. For several processes behind one name, give only the name.
     """
     parts = value.split(",")
     for part in parts:
@@ -75,18 +75,18 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 
 class ProcessSettings(Settings):
     event_log: Annotated[str, AfterValidator(check_log_url)]
-    """memory:, sqlite:///path or kafka://host:port/topic."""
+    """Address of the event log: memory:, sqlite:///path or kafka://host:port/topic."""
     event_log_partitions: Annotated[int, Field(ge=1, le=1024)] = 16
     event_log_create: bool = False
-    """Make the topic when it is missing."""
+    """Create the topic if it is missing."""
     event_log_replication_factor: Annotated[int, Field(ge=1, le=16)] = 3
     event_log_min_insync_replicas: Annotated[int, Field(ge=1, le=16)] = 2
 
     http: Annotated[str, AfterValidator(check_optional_address)] = ""
-    """Where clients are served by REST, Connect and MCP, host:port. Empty: they are not."""
+    """Address for REST, Connect and MCP, host:port. Empty: not served."""
 
     metrics: Annotated[str, AfterValidator(check_optional_address)] = ""
-    """Where Prometheus reads this process's metrics, host:port. Empty: they are not kept."""
+    """Address of this process's metrics for Prometheus, host:port. Empty: no metrics."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
@@ -102,7 +102,7 @@ class ProcessSettings(Settings):
         )
 
 
-def told_to_stop() -> asyncio.Event:
+def stop_signal() -> asyncio.Event:
     """Set by SIGTERM and SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -112,18 +112,22 @@ def told_to_stop() -> asyncio.Event:
 
 
 def _spare_collections() -> None:
-    """What was imported lives as long as the process: the collector need not look at it again and again. And a batch of
-    records makes some ten thousand objects at once, none of them in a cycle: with Python's first threshold of 700 a
-    seventh of a store's time in a copy went into looking for one."""
+    """Spare the garbage collector unnecessary work.
+
+    Imported modules live as long as the process, so the collector need not scan them repeatedly. A batch of records
+    creates some ten thousand objects at once, none of them in a cycle. With Python's first threshold of 700, a seventh
+    of a store's time in a copy went into the search for cycles.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
 
 
 def run(main: Coroutine[Any, Any, None]) -> int:
-    """Run a process's main coroutine and return its exit code; what it cannot go on with is one line in the log.
+    """Run a process's main coroutine and return its exit code. A fatal error is one line in the log.
 
-    Files that the process makes (databases, logs, snapshots) are for its own user only: they hold what clients stored.
+    Files that the process creates (databases, logs, snapshots) are readable for its own user only, since they hold
+    clients' data.
     """
     os.umask(0o077)
     _spare_collections()

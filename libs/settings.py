@@ -1,7 +1,7 @@
 """Settings of a process: one frozen object, read once from environment and TOML file, every value checked.
 
-The environment goes before the file. What is not known is refused, in either, so that a misspelt name cannot pass for
-a default.
+The environment overrides the file. Unknown names are refused in both, so that a misspelt name cannot pass for a
+default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from libs.errors import BatonError
 
 USAGE_EXIT_CODE = 2
-"""Of a process that a wrong setting keeps from starting."""
+"""Exit code of a process that a wrong setting keeps from starting."""
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
 _SHOWN_CHARACTERS = 120
@@ -36,7 +36,7 @@ _SERVICE_LINKS = tuple(
         (r"PORT_\d+_(TCP|UDP|SCTP)_ADDR", r"[0-9A-Fa-f.:]+"),
     )
 )
-"""The names behind a service's own, and what Kubernetes puts into them."""
+"""Names after a service's own, and the values that Kubernetes gives them."""
 
 S = TypeVar("S", bound="Settings")
 
@@ -62,14 +62,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # What is given as arguments comes from the file.
+        # The arguments come from the file.
         return env_settings, init_settings
 
 
 def load(kind: type[S], file: Path | None = None) -> S:
-    """The settings from the environment and from `file`, else from the file that `<PREFIX>CONFIG` names.
+    """Load the settings from the environment and from `file`, or from the file that `<PREFIX>CONFIG` names.
 
-    Raises WrongSetting, which names the setting, its value, and what would be right.
+    Raises WrongSetting with the setting, its value, and the expected form.
     """
     prefix = kind.model_config.get("env_prefix", "")
     named = os.environ.get(f"{prefix}CONFIG")
@@ -103,9 +103,9 @@ def _check_environment(kind: type[Settings], prefix: str) -> None:
 def _is_service_link(name: str, value: str) -> bool:
     """Whether Kubernetes set the variable for a service whose name begins with a prefix of ours.
 
-    For a service `service-layer` every pod of the namespace gets SERVICE_LAYER_SERVICE_HOST=10.0.0.7,
-    SERVICE_LAYER_PORT=tcp://10.0.0.7:50061 and their kin (https://kubernetes.io/docs/concepts/services-networking/service,
-    "Environment variables"). They are nobody's settings.
+    For a service `service-layer`, every pod of the namespace gets SERVICE_LAYER_SERVICE_HOST=10.0.0.7,
+    SERVICE_LAYER_PORT=tcp://10.0.0.7:50061 and more (https://kubernetes.io/docs/concepts/services-networking/service,
+    "Environment variables"). They are not settings.
     """
     return any(shape.fullmatch(name) and content.fullmatch(value) for shape, content in _SERVICE_LINKS)
 

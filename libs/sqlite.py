@@ -1,7 +1,7 @@
-"""One SQLite file, one writer: a thread that commits what is queued in groups, and threads that read beside it.
+"""One SQLite file with one writer: a thread that commits queued jobs in groups, and threads that read beside it.
 
-A job is a function of the connection, run in the writer's thread inside a transaction; it never awaits, so nothing is
-interleaved with it. Jobs that wait together share one transaction and one disk flush; each is undone alone when it
+A job is a function of the connection that runs in the writer's thread inside a transaction. It never awaits, so nothing
+is interleaved with it. Jobs that wait together share one transaction and one disk flush. Each is undone by itself if it
 raises, and none is answered before the commit. WAL with `synchronous=FULL`: a commit survives a power loss.
 """
 
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_JOBS = 64
-"""Jobs that share a transaction at most: it bounds what one answer waits for."""
+"""Maximum number of jobs per transaction, which limits the wait for an answer."""
 GROUP_SECONDS = 0.02
-"""After this a group takes no further job."""
+"""Time after which a group takes no more jobs."""
 _CLOSE_SECONDS = 10.0
 
 
@@ -53,11 +53,11 @@ _ERRORS: dict[int, type[BatonError]] = {
     sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
     sqlite3.SQLITE_INTERRUPT: StoreUnavailable,
 }
-"""By primary result code. Every other error of SQLite is a mistake of this program and stays as it is."""
+"""Errors by primary result code. Every other error of SQLite is a defect of this program and stays as it is."""
 
 
 def error_of(error: BaseException, path: Path) -> BaseException:
-    """What an error of SQLite is for our callers."""
+    """The error that callers get for an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", None)
     ours = _ERRORS.get(code & 0xFF) if isinstance(code, int) else None
     return error if ours is None else ours(detail=f"{path}: {error}")
@@ -65,7 +65,7 @@ def error_of(error: BaseException, path: Path) -> BaseException:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of a schema: statements, or a function that runs them. It is all done or not at all."""
+    """One step of a schema: statements, or a function that runs them. It is atomic."""
 
     number: int
     steps: Sequence[str] | Callable[[sqlite3.Connection], None]
@@ -80,7 +80,7 @@ class Migration:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing; for use outside of the writer's jobs."""
+    """An atomic transaction, for use outside of the writer's jobs."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -92,7 +92,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """All statements see what was committed before the first of them began; for reads, on a reader's connection."""
+    """One snapshot for all statements, as of the first one. For reads, on a reader's connection."""
     connection.execute("BEGIN")
     try:
         yield
@@ -102,7 +102,7 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration], path: Path) -> None:
-    """Brings the file to the newest schema, whose number it keeps in `user_version`. Raises NewerSchema."""
+    """Upgrade the file to the newest schema, whose number it keeps in `user_version`. Raises NewerSchema."""
     for migration in migrations:
         with transaction(connection):
             (found,) = connection.execute("PRAGMA user_version").fetchone()
@@ -134,7 +134,7 @@ def _enter_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
-            # Of two that switch a new file at once SQLite refuses one without waiting for the busy timeout.
+            # If two processes switch a new file at once, SQLite refuses one without waiting for the busy timeout.
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(0.005, 0.02))
@@ -148,14 +148,14 @@ def _enter_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Keep other processes away from the database as long as the block runs, whatever path they use for it.
+    """Lock the database against other processes while the block runs, whatever path they use for it.
 
     Raises AlreadyOpen. A symbolic link is resolved. A hard link is another path of the same device and inode, so the
     database file is locked too. The two files are closed after the database: closing any descriptor of a file drops the
     process's own POSIX locks on it, which SQLite relies on.
     """
     real = path.resolve()
-    # Left behind on purpose: to remove it would let a third process lock a new file beside the old one's lock.
+    # The file is left behind: if it were removed, a third process could lock a new file beside the old one's lock.
     lock = real.with_name(real.name + ".lock")
     with ExitStack() as held:
         for file in (lock, real):
@@ -181,7 +181,7 @@ class _Job(Generic[T]):
     error: BaseException | None = None
 
     def deliver(self) -> None:
-        """In the event loop, after the commit."""
+        """Runs in the event loop, after the commit."""
         if self.committed is not None and self.error is None:
             self.committed()
         if self.future.done():  # The caller has left.
@@ -195,21 +195,21 @@ class _Job(Generic[T]):
 @dataclass(frozen=True, slots=True)
 class Options:
     exclusive: bool = True
-    """No other process may open the file. Without it, processes take turns by SQLite's own locks."""
+    """No other process may open the file. If False, processes share it by SQLite's own locks."""
     readers: int = 2
     queue_jobs: int = 4096
-    """Writes that wait at most, and as many reads; one more is refused with Overloaded."""
+    """Maximum number of waiting writes, and of waiting reads; more are refused with Overloaded."""
     busy_seconds: float = 5.0
     """How long to wait for another process's transaction."""
 
 
 class Database:
-    """An open file. Made by `open`; used from the event loop that opened it."""
+    """An open file, made by `open` and used from the event loop that opened it."""
 
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         self.lost_commits = 0
-        """Transactions that failed as a whole. What was remembered from their jobs must be read again."""
+        """Number of transactions that failed as a whole. State cached from their jobs must be read again."""
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._queues: tuple[deque[_Job[Any]], deque[_Job[Any]]] = (deque(), deque())
@@ -234,7 +234,7 @@ class Database:
     async def open(
         cls, path: Path, migrations: Sequence[Migration] = (), options: Options | None = None
     ) -> AsyncIterator[Self]:
-        """Opens the file, made if there is none, and brings its schema up.
+        """Open the file, which is created if it is missing, and upgrade its schema.
 
         Raises AlreadyOpen, NewerSchema, StoreUnavailable, DiskFull, LockTimeout.
         """
@@ -246,8 +246,8 @@ class Database:
                 raise error_of(error, path) from error
             database._thread.start()
             try:
-                # In the pool, which `_close` waits for: an opener that is cancelled leaves the migration running, and a
-                # connection that is closed under a statement crashes the process.
+                # In the pool, which `_close` waits for: a cancelled opener leaves the migration running, and closing a
+                # connection during a statement crashes the process.
                 await database._loop.run_in_executor(database._pool, database._migrate, migrations)
                 yield database
             finally:
@@ -260,15 +260,16 @@ class Database:
         background: bool = False,
         committed: Callable[[], None] | None = None,
     ) -> T:
-        """Runs `work` in a transaction and returns its result when that has committed.
+        """Run `work` in a transaction and return its result after the commit.
 
-        What `work` raises undoes it alone. `background`: work of clients goes first. `committed` is called in the event
-        loop after the commit, even if the caller has left by then; a caller who leaves earlier leaves the whole change
-        or nothing. Raises Overloaded, and the table of errors above; after StoreUnavailable the outcome is unknown.
+        An exception of `work` undoes it alone. `background`: jobs of clients go first. `committed` is called in the
+        event loop after the commit, even if the caller has left by then; if a caller leaves earlier, the change is
+        complete or absent. Raises Overloaded, and the errors of the table above; after StoreUnavailable the outcome is
+        unknown.
         """
         queue = self._queues[background]
         job: _Job[T] = _Job(work, self._loop.create_future(), committed)
-        # Under the lock under which the writer decides to end: a job that is in the queue is answered.
+        # The writer decides to end under the same lock, so a queued job is always answered.
         with self._ready:
             if self._closing:
                 raise StoreUnavailable(f"{self.path} is closed")
@@ -279,8 +280,8 @@ class Database:
         return await job.future
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs `work`, one statement or one `snapshot`, on a connection without an open transaction: it sees what was
-        committed before it began. Raises Overloaded, and the table of errors above."""
+        """Run `work`, one statement or one `snapshot`, on a connection without an open transaction: it sees all commits
+        before its begin. Raises Overloaded, and the errors of the table above."""
         if self._closing:
             raise StoreUnavailable(f"{self.path} is closed")
         if self._reads >= self._options.queue_jobs:
@@ -312,7 +313,7 @@ class Database:
             self._migrating = False
 
     def _serve(self) -> None:
-        """The writer's thread. Client work and background work take turns, so that neither starves the other."""
+        """The writer's thread. Client jobs and background jobs alternate, so that neither starves."""
         client, background = self._queues
         after_client = False
         while True:
@@ -326,20 +327,21 @@ class Database:
             self._group(queue)
 
     def _group(self, queue: deque[_Job[Any]]) -> None:
-        """One transaction of jobs that wait, answered after its commit."""
+        """Run one transaction of waiting jobs and answer them after the commit."""
         done: list[_Job[Any]] = []
         try:
             self._run(queue, done)
         except BaseException as error:  # noqa: BLE001 - each job of the group gets it
             self.lost_commits += 1
             for job in done:
-                # Also of those that had refused: what they saw may have been the work of others in the group.
+                # Including jobs that raised: they may have seen the work of other jobs in the group.
                 job.error = error_of(error, self.path)
             self._undo()
         self._loop.call_soon_threadsafe(_deliver, done)
 
     def _undo(self) -> None:
-        """Leaves no transaction open. If SQLite cannot undo it, closing the connection does: the next job opens one."""
+        """Close any open transaction. If SQLite cannot undo it, closing the connection does, and the next job opens
+        one."""
         try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -350,7 +352,7 @@ class Database:
                 self._writer.close()
 
     def _open_again(self) -> None:
-        """Raises sqlite3.Error: then the job that needed the connection gets it, and the next job tries again."""
+        """Raises sqlite3.Error for the job that needs the connection; the next job tries again."""
         self._writer = connect(self.path, self._options.busy_seconds)
         self._broken = False
 
@@ -364,7 +366,7 @@ class Database:
             if self._broken:
                 self._open_again()
             if not self._writer.in_transaction:
-                # The first job needs no savepoint: undoing it is undoing the transaction.
+                # The first job needs no savepoint: undoing it undoes the transaction.
                 self._writer.execute("BEGIN IMMEDIATE")
                 self._attempt(job, "ROLLBACK")
                 continue
@@ -379,7 +381,7 @@ class Database:
             job.result = job.work(self._writer)
         except BaseException as error:
             if not self._writer.in_transaction:
-                # SQLite has undone it by itself (a full disk): then it is lost for all its jobs.
+                # SQLite has undone the transaction (a full disk), so all its jobs are lost.
                 raise
             job.error = error_of(error, self.path)
             self._writer.execute(undo)
@@ -394,12 +396,12 @@ class Database:
             for queue in self._queues:
                 queue.clear()
         for job in left:
-            # Only if the writer did not end within its time.
+            # Only if the writer did not end in time.
             job.error = StoreUnavailable(f"{self.path} is closed")
         if left:
             self._loop.call_soon_threadsafe(_deliver, left)
-        # Not the writer's connection, unless it migrates: an interrupt would also stop the checkpoint of its close, and
-        # leave the newest commits in the write-ahead log beside the file.
+        # Only an interrupted migration needs the writer's connection here: an interrupt would also stop the checkpoint
+        # of its close, and leave the newest commits in the write-ahead log beside the file.
         for connection in [*self._readers, *([self._writer] if self._migrating else [])]:
             connection.interrupt()
         self._pool.shutdown(wait=True, cancel_futures=True)

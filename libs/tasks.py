@@ -1,4 +1,4 @@
-"""Owners of tasks: work that its caller may leave, and loops that run as long as the process."""
+"""Owners of tasks: work that outlives its caller, and loops that run as long as the process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CANCEL_SECONDS = 1.0
 
 
 async def all_or_none(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Does all of it at once and returns what each returned. The first failure cancels the rest, and is raised when all
-    have ended. No work is done at once."""
+    """Run everything concurrently and return the results. The first failure cancels the rest and is raised when all
+    have ended."""
     if not work:
         return []
     tasks = [asyncio.create_task(one) for one in work]
@@ -31,9 +31,9 @@ async def all_or_none(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class Background:
-    """Owns tasks that go on when their callers leave: at most `limit` of them, awaited at the end by `drain`.
+    """Owner of tasks that continue after their callers leave: at most `limit`, awaited by `drain`.
 
-    `waiting`: how many of them a queue with a bound of its own holds. They do not count.
+    `waiting`: number of tasks in a queue with a limit of its own. They do not count towards `limit`.
     """
 
     def __init__(self, limit: int, name: str, waiting: Callable[[], int] = lambda: 0) -> None:
@@ -54,9 +54,9 @@ class Background:
         return len(self._tasks)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in a task of its own and return what it returns. If the caller is cancelled the work goes on.
+        """Run `work` in a task and return its result. If the caller is cancelled, the work continues.
 
-        Raises what `work` raises; Overloaded and StoreNotReady, with `work` never begun.
+        Raises the errors of `work`; Overloaded and StoreNotReady, if `work` did not begin.
         """
         if self._draining or len(self._tasks) - self._waiting() >= self._limit:
             work.close()
@@ -67,14 +67,15 @@ class Background:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(self._look_at)
+            task.add_done_callback(self._retrieve_outcome)
             raise
         finally:
-            # Else an error would hold this frame, the frame the task, and the task the error with all its frames.
+            # Otherwise an error would hold this frame, the frame the task, and the task the error with all its frames.
             del task
 
     async def drain(self, timeout_seconds: float) -> int:
-        """Take no more work and wait for what runs. What is left after the timeout is cancelled; returns how many."""
+        """Accept no more work and wait for the running tasks. Cancels the rest after the timeout and returns their
+        number."""
         self._draining = True
         if not self._tasks:
             return 0
@@ -86,8 +87,8 @@ class Background:
             await asyncio.wait(left, timeout=_CANCEL_SECONDS)
         return len(left)
 
-    def _look_at(self, task: asyncio.Task[Any]) -> None:
-        """Its caller has left, so nobody else sees how it ended."""
+    def _retrieve_outcome(self, task: asyncio.Task[Any]) -> None:
+        """Log the outcome of work whose caller has left."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, BatonError):
             log.info("%s: work that its caller left ended in %s: %s", self._name, error.reason, error)
@@ -96,9 +97,9 @@ class Background:
 
 
 class Loop:
-    """A body that is run again and again, also when it fails: then after a pause that doubles up to a bound.
+    """A body that runs again and again. After a failure it pauses; the pause doubles up to a limit.
 
-    `trouble` says why it stands still, in words; "" when it runs. The body calls `well` when it has come forward.
+    `trouble`: why the loop does not advance, in words; "" while it does. The body calls `well` when it has advanced.
     """
 
     def __init__(
@@ -121,18 +122,18 @@ class Loop:
         return f"<Loop {self.name} failures={self.failures} trouble={self.trouble!r}>"
 
     def well(self) -> None:
-        """The body came forward: no trouble, and the next pause is the first one again."""
+        """Record progress: no trouble, and the next pause is the shortest."""
         if self.trouble:
             log.info("%s runs again", self.name)
             self.trouble = ""
         self._pause = self._first_pause
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             try:
                 await self._run_body()
-            # This task is the body's outermost owner: it counts and shows every failure, then tries again.
+            # This task is the body's outermost handler: it counts and logs every failure, then tries again.
             except Exception as error:  # noqa: BLE001
                 self._failed(error)
                 await asyncio.sleep(self._pause)
@@ -141,14 +142,14 @@ class Loop:
                 await asyncio.sleep(0)
 
     async def _run_body(self) -> None:
-        """What the body waited for may have been cancelled: only a cancel of this task ends the loop."""
+        """Distinguish cancellations: only a cancellation of this task ends the loop, not one of an awaited task."""
         try:
             await self._body(self)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise InterruptedError("what the loop waited for was cancelled") from error
+            raise InterruptedError("a task that the loop awaited was cancelled") from error
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1

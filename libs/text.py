@@ -1,4 +1,4 @@
-"""Values as text for people: numbers without exponents, and foreign text without characters that steer a terminal."""
+"""Values as text for people: numbers without exponents, and foreign text without terminal control characters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from decimal import Decimal
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Categories of Unicode: controls (C0, C1), formats (bidi, zero width), surrogates, line and paragraph separators."""
+"""Unicode categories: controls (C0, C1), formats (bidi, zero width), surrogates, line and paragraph separators."""
 
 _DIGITS = 3
 
@@ -29,7 +29,7 @@ def plain(value: float, decimals: int = 6) -> str:
 
 
 def visible(text: str, *, keep: str = "\n") -> str:
-    """The text with every character that steers a terminal, or reorders the characters around it, as an escape.
+    """The text with an escape for every character that controls a terminal or reorders the text around it.
 
     `keep`: characters that stay as they are.
     """

@@ -64,7 +64,7 @@ class Surroundings:
     """How far this store's feed is behind at most; None when nobody knows."""
     public_logged: bool = False
     """Callers of the public listener do."""
-    needed_no_turn: Callable[[], None] = lambda: None
+    no_lock_needed: Callable[[], None] = lambda: None
     """Is told of each write that has come through without waiting for its turn."""
     public_schema: int = NEWEST
     """The schema version of a caller of the public listener who says none."""
@@ -83,7 +83,7 @@ class Calls:
         self._ports = ports
         self._watching = Watching(ports)
         self._around = around
-        self._turns = Turns(ports, around.locks, around.needed_no_turn)
+        self._turns = Turns(ports, around.locks, around.no_lock_needed)
 
     def internal(self) -> RawService:
         """The service for the router: believes its metadata, never forwards."""
@@ -140,7 +140,7 @@ class Calls:
 
     def _said_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
         """What a router would not know of a caller of this listener."""
-        if self._schemas.said(context.invocation_metadata()) is not None or not self._schemas.metadata:
+        if self._schemas.sent(context.invocation_metadata()) is not None or not self._schemas.metadata:
             version: tuple[tuple[str, str], ...] = ()
         else:
             version = ((self._schemas.metadata, str(caller.schema_version)),)

@@ -31,7 +31,7 @@ from libs.contract.schemas import NEWEST
 from libs.eventlog.lazy import LazyEventLog
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
-from libs.process import told_to_stop
+from libs.process import stop_signal
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
@@ -143,7 +143,7 @@ async def open_backend(
             locks,
             feed.behind_seconds,
             public_logged=settings.ack == LOGGED,
-            needed_no_turn=locks.needed_none,
+            no_lock_needed=locks.no_lock_needed,
             public_schema=backend.public_schema,
             clients=Clients(
                 backend.contract.schemas,
@@ -215,7 +215,7 @@ def _public_doors(
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed, and WentBack when the database
     is not the same any more."""
-    stop = told_to_stop()
+    stop = stop_signal()
     # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
         loops = (running.feed, running.upkeep, running.pruning, running.logged, running.doorkeeper, running.row_count)

@@ -37,15 +37,15 @@ class _NeedsLock(BatonError):
 
 
 class Turns:
-    """Of one store. `locks` None: there are none, and nothing needs one. `needed_none` is told of each write that has
-    come through without waiting for its turn."""
+    """Lock waits of one store. `locks` is None without a lock manager. `no_lock_needed` is called for each write that
+    succeeded without waiting for a lock."""
 
     def __init__(
-        self, ports: StorePorts, locks: LockManager | None, needed_none: Callable[[], None] = lambda: None
+        self, ports: StorePorts, locks: LockManager | None, no_lock_needed: Callable[[], None] = lambda: None
     ) -> None:
         self._ports = ports
         self._locks = locks
-        self._needed_none = needed_none
+        self._no_lock_needed = no_lock_needed
 
     async def write(self, call: Call, decide: Decide, *, under_lock: bool = False) -> Changed | Answered:
         """Raises what `decide` and the store raise, LockTimeout, Overloaded; LocksUnavailable with `under_lock`."""
@@ -59,7 +59,7 @@ class Turns:
             # When there are no locks either, this is one more try like the first.
             async with hold_if_available(self._locks, call.key, TURN_WAIT_SECONDS):
                 return await self._ports.records.write(call, decide)
-        self._needed_none()
+        self._no_lock_needed()
         return outcome
 
     async def _write_under_lock(self, locks: LockManager, call: Call, decide: Decide) -> Changed | Answered:

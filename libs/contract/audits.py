@@ -1,4 +1,4 @@
-"""What a contract knows of its records' dirt. Pure: one record, a clock as an argument, findings."""
+"""A contract's audit of single records. Pure: one record and a time in, findings out."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from libs.ownership.model import Row
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Of findings."""
+    """A kind of finding."""
 
     meaning: str
-    """In a sentence."""
+    """Meaning, in a sentence."""
     acceptable: bool = True
-    """A person may decide to leave it as it is: it moves as it is. Else moving would lose or change something."""
+    """An operator may accept the finding, since the record moves unchanged. If False, a move would lose or change
+    data."""
 
 
 class Finding(NamedTuple):
     kind: str
     detail: str
-    """In words. It shows nothing that may be a secret."""
+    """Description without secrets."""
 
 
 class RecordAudit(Protocol):
-    """Looks at single records."""
+    """Audits single records."""
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """All that `findings` may find, by name."""
+        """Every kind that `findings` may report, by name."""
         ...
 
     def findings(self, row: Row, now_seconds: float) -> list[Finding]:
-        """What is wrong with the record; several of one kind are several findings. Never raises."""
+        """The findings about a record; a kind may occur several times. Never raises."""
         ...
 
     def views(self, row: Row) -> Mapping[int, bytes]:
-        """What clients read of the record, by the schema version that they speak; {} for what is not understood."""
+        """The record as clients read it, by schema version; {} if it cannot be decoded."""
         ...
 
     def folded(self, key: str) -> str:
-        """Two names that a person would take for the same one are equal when folded."""
+        """The key in a form that is equal for names which a person would confuse."""
         ...

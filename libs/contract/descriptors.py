@@ -1,6 +1,6 @@
-"""A contract as its compiled descriptors say it: which methods read, which field is the key, what a list looks like.
+"""A contract, read from its compiled descriptors: reads and writes, keys, shapes of lists and watches.
 
-A router knows a service by nothing else. Adding a method to a contract means editing its .proto.
+A router knows a service only from here. To add a method to a contract, edit its .proto.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)\}")
 
 
 class UnfitContract(BatonError):
-    """The contract does not say what a router must know."""
+    """The contract lacks facts that a router needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """How a request names its record."""
+    """The record's key in a request."""
 
     template: str
-    """As a format string: "sandboxes/{}"."""
+    """Format string: "sandboxes/{}"."""
     parts: tuple[Callable[[Any], str], ...]
     made_id: int | None
-    """Which part is made when it is empty."""
+    """Index of the part that is generated if it is empty."""
     paths: tuple[str, ...] = ()
-    """The fields of the parts: ("sandbox.name",)."""
+    """Field paths of the parts: ("sandbox.name",)."""
 
     def of(self, request: Message) -> str:
         return self.template.format(*(part(request) for part in self.parts))
@@ -53,7 +53,7 @@ class Key:
         return self.made_id is not None and not self.parts[self.made_id](request)
 
     def put(self, request: Message, *values: str) -> None:
-        """Makes the request name the record of these parts."""
+        """Set the fields of the request so that its key has these parts."""
         for path, value in zip(self.paths, values, strict=True):
             *parents, last = path.split(".")
             message: Any = request
@@ -70,27 +70,27 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class ListShape:
-    """Where the parts of a list stand."""
+    """Positions of a list's fields."""
 
     items_tag: bytes
-    """What stands before each item in the serialized reply: field number and wire type."""
+    """Bytes before each item in the serialized reply: field number and wire type."""
     token_tag: bytes
     page_token: str
     page_size: str
     default_page_size: int
     max_page_size: int
     items: str
-    """The field of the reply that holds the items."""
+    """Reply field that holds the items."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchShape:
-    """Where the parts of a watch stand."""
+    """Fields of a watch."""
 
     items_tag: bytes
     removed: str
     resume_token: str
-    """In the request and in the reply."""
+    """Field of both request and reply."""
     reset: str
     synced: str
 
@@ -98,7 +98,7 @@ class WatchShape:
 @dataclass(frozen=True, slots=True)
 class Method:
     path: str
-    """"/sandbox.v1.SandboxService/GetSandbox"."""
+    """Path: "/sandbox.v1.SandboxService/GetSandbox"."""
     name: str
     is_read: bool
     operation: str
@@ -111,35 +111,35 @@ class Method:
     request_id: str
     ignored_reply_fields: tuple[str, ...]
     watch: WatchShape | None = None
-    """Of a method that answers with a stream of changes."""
+    """Set for a method that streams changes."""
     revision: str = ""
-    """Of a write that replies with the record as it leaves it: the field with the record's revision."""
+    """Reply field with the record's revision, for a write that replies with the record."""
     changes_nothing_if: str = ""
     probe_if: str = ""
-    """A synthetic write sets this field, and uses a key that never was."""
+    """Synthetic writes set this field and use a key that never existed."""
     new_key: re.Pattern[str] | None = None
-    """The keys of new records; None: any key."""
+    """Pattern for keys of new records; None: any key."""
 
     def parse(self, request: bytes) -> Message:
-        """Raises InvalidField when the bytes are not a request of this method."""
+        """Raises InvalidField if the bytes are not a request of this method."""
         return parse_request(self.request_class, request)
 
     def may_create(self, request: Message) -> bool:
-        """Whether the call may create its record, if its store can. The store still refuses bad input.
+        """Whether the call may create its record. The store still rejects bad input.
 
-        An old record may have a key that no new record may have. Such a call changes what exists, and where nothing
-        exists it must not move the right to create: it is refused at the store that has it.
+        An old record may have a key that is not allowed for new ones. A call with such a key changes an existing
+        record. Without a record it must not move the bucket's ownership: the owner refuses it.
         """
         if not (self.creates or (self.creates_if and getattr(request, self.creates_if))):
             return False
         return self.new_key is None or self.key is None or self.new_key.fullmatch(self.key.of(request)) is not None
 
     def changes_nothing(self, request: Message) -> bool:
-        """It is a read, or only checks."""
+        """Whether the request is a read or only validates."""
         return self.is_read or bool(self.changes_nothing_if and getattr(request, self.changes_nothing_if))
 
     def page(self, request: Message) -> tuple[int, str, bytes]:
-        """Of a list request: size, token, and the hash of its question. Raises InvalidField."""
+        """Page size, token and question hash of a list request. Raises InvalidField."""
         shape = self.shape
         if shape is None:
             raise ValueError(f"{self.path} is not a list")
@@ -155,7 +155,7 @@ class Method:
         return min(size or shape.default_page_size, shape.max_page_size), token, asked
 
     def watched(self, request: Message) -> tuple[str, bytes]:
-        """Of a watch request: its token, and the hash of its question."""
+        """Token and question hash of a watch request."""
         if self.watch is None:
             raise ValueError(f"{self.path} is not a watch")
         token: str = getattr(request, self.watch.resume_token)
@@ -168,16 +168,16 @@ class Method:
 @dataclass(frozen=True, slots=True)
 class Contract:
     service: str
-    """Full name."""
+    """Full name of the service."""
     methods: Mapping[str, Method]
-    """By name without the service."""
+    """Methods by name without the service."""
     schemas: SchemaVersions = ONE_SCHEMA
     package: str = ""
-    """Where its compiled module is: "libs.pb.sandbox.v1". "" if it was not loaded by its place."""
+    """Package of the compiled module, "libs.pb.sandbox.v1"; "" unless made by `load`."""
 
     @classmethod
     def load(cls, place: str) -> Contract:
-        """From "package.module_pb2:ServiceName". Raises UnfitContract."""
+        """Load from "package.module_pb2:ServiceName". Raises UnfitContract."""
         module_name, _, service_name = place.partition(":")
         try:
             file = importlib.import_module(module_name).DESCRIPTOR
@@ -188,7 +188,6 @@ class Contract:
 
     @classmethod
     def of(cls, service: ServiceDescriptor) -> Contract:
-        """Raises UnfitContract."""
         methods = {method.name: _method(method) for method in service.methods}
         return cls(service.full_name, MappingProxyType(methods), _schemas(service))
 
@@ -249,7 +248,6 @@ def _method(descriptor: MethodDescriptor) -> Method:
 
 
 def _pattern(text: str, where: str) -> re.Pattern[str] | None:
-    """Raises UnfitContract."""
     try:
         return re.compile(text) if text else None
     except re.error as error:
@@ -259,7 +257,7 @@ def _pattern(text: str, where: str) -> re.Pattern[str] | None:
 def _refuse_other_streams(
     descriptor: MethodDescriptor, rule: options_pb2.MethodRule, where: str, *, is_read: bool
 ) -> None:
-    """Only a read may stream, its answers, and must say that it is a watch. Raises UnfitContract."""
+    """Refuse all streams but a read's answers with the option `watch`. Raises UnfitContract."""
     if descriptor.client_streaming or (descriptor.server_streaming and not (is_read and rule.HasField("watch"))):
         raise UnfitContract(
             f"{where} streams: only methods of one request can be routed, with one answer each; a read with the option"

@@ -1,4 +1,4 @@
-"""What a backend must know of its contract: one parsed call is a read, a write, a list or a watch."""
+"""A contract's semantics for a backend: each call parses to a read, a write, a list or a watch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from libs.ownership.rules import Change, Resource
 log = logging.getLogger(__name__)
 
 
-def _as_it_is(row: Row) -> bytes:
+def _unchanged_payload(row: Row) -> bytes:
     return row.payload
 
 
-def _as_it_is_kept(answer: bytes) -> bytes:
+def _unchanged(answer: bytes) -> bytes:
     return answer
 
 
-def _anything_will_do(row: Row, version: Version) -> None:
-    """The record as it is now may stand for any answer."""
+def _accept_any(row: Row, version: Version) -> None:
+    """Accept the current record as the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One record. `answer` makes the reply, or raises the contract's not-found error for None and for tombstones."""
+    """A read of one record. `answer` makes the reply; for None and for tombstones it raises the contract's not-found
+    error."""
 
     key: str
     answer: Callable[[Row | None], bytes]
@@ -42,16 +43,16 @@ class Write:
     key: str
     request_id: str
     request_hash: bytes
-    """Of the method and the request in deterministic form, REQUEST_HASH_BYTES long."""
+    """Hash of the method and the request in deterministic form, REQUEST_HASH_BYTES long."""
     change: Change
     under_lock: bool = False
-    """Made under the record's lock, so not at all while locks cannot be had. Else a lock is asked for only when others
-    keep getting ahead of the write."""
-    reply: Callable[[bytes], bytes] = _as_it_is_kept
-    """What the caller is told, from the answer as the store keeps it."""
-    check_late: Callable[[Row, Version], None] = _anything_will_do
-    """Of the record as it is now and the version that the request made, when the answer to the request is not kept any
-    more: raises where that record would be mistaken for the answer."""
+    """The write needs the record's lock and fails while locks are unavailable. Other writes take a lock only after
+    repeated conflicts."""
+    reply: Callable[[bytes], bytes] = _unchanged
+    """Converts the stored answer to the caller's reply."""
+    check_late: Callable[[Row, Version], None] = _accept_any
+    """Checks the current record against the version that the request made, if the stored answer is gone. Raises if the
+    current record must not be returned for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +62,24 @@ class List:
     page: Page
     filter_hash: bytes
     answer: Callable[[Sequence[bytes], str], bytes]
-    """From items and the token of the next page."""
-    item: Callable[[Row], bytes] = _as_it_is
-    """What is shown of one record. Raises SchemaUnknown, and RecordCorrupt for one that a list leaves out."""
+    """Makes the reply from the items and the token of the next page."""
+    item: Callable[[Row], bytes] = _unchanged_payload
+    """Converts one record to an item. Raises SchemaUnknown, and RecordCorrupt for a record that lists leave out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A view of records, kept up to date (see `libs.contract.watches`). `item` makes what is shown of one."""
+    """A view of records that is kept up to date (see `libs.contract.watches`). `item` converts one record."""
 
     filter: Filter
-    item: Callable[[Row], bytes] = _as_it_is
+    item: Callable[[Row], bytes] = _unchanged_payload
 
 
 Parsed = Read | Write | List | Watch
 
 
 def item_of(wanted: List | Watch, row: Row) -> bytes | None:
-    """None: it is left out, so that one record whose content cannot be read fails no list. Raises SchemaUnknown."""
+    """The item, or None for a corrupt record: it must not fail the whole list. Raises SchemaUnknown."""
     try:
         return wanted.item(row)
     except RecordCorrupt as error:
@@ -87,7 +88,7 @@ def item_of(wanted: List | Watch, row: Row) -> bytes | None:
 
 
 class Operations(Protocol):
-    """A contract's methods, as a backend runs them."""
+    """A contract's methods as a backend runs them."""
 
     service: str
     """Full name, "sandbox.v1.SandboxService"."""
@@ -95,33 +96,35 @@ class Operations(Protocol):
     """Names without the service, "GetSandbox"."""
 
     def parse(self, method: str, request: bytes, context: CallContext) -> Parsed:
-        """Checks the whole request. Raises InvalidField and whatever else the contract says; has no effect."""
+        """Parse and check a request, without effects. Raises InvalidField and errors of the contract."""
         ...
 
     def check_row(self, row: Row) -> None:
-        """Raises UnreadableRecord for a row that this contract cannot have: another key, or a payload of a known schema
-        version that is not the contract's resource. A payload of an unknown version is kept as it is."""
+        """Raises UnreadableRecord for a row that does not fit the contract: its key is not valid, or its payload has a
+        known schema version and cannot be decoded. Payloads of unknown versions are accepted."""
         ...
 
     def replaced(self, key: str, content: Resource, now_seconds: float, *, as_kept: bool) -> Change:
-        """What a corrupt record is replaced by. `as_kept`: the content is a store's own copy, so its values may be ones
-        that no client could write today. Raises InvalidField."""
+        """The change that replaces a corrupt record. Raises InvalidField.
+
+        `as_kept`: the content is a store's own copy, so values that a client could not write today are accepted.
+        """
         ...
 
     def written_seconds(self, row: Row) -> float | None:
-        """When the record was written last, as it says itself, UNIX time; None when it does not say."""
+        """UNIX time of the record's last write, by the record's own field; None if it has none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What comes with a call beside its request."""
+    """Context of a call beside its request."""
 
     request_id: str
-    """Made for the caller when the request has none."""
+    """The caller's request id, or a generated one."""
     made_id: str
-    """For a create without an id."""
+    """Id for a create without one."""
     now_seconds: float
     """UNIX time, for the times in the record."""
     schema_version: int = NEWEST
-    """Which one the caller speaks."""
+    """Schema version of the caller."""

@@ -1,4 +1,4 @@
-"""Pages of a list, and their tokens: the last name and a hash of the question, equal at stores and router."""
+"""Pages of a list, and their tokens: the last name and a question hash, the same at both stores and the router."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def filter_hash(method: str, question: bytes) -> bytes:
 
 
 def make_token(last: str, question: bytes) -> str:
-    """`question`: what `filter_hash` gave."""
+    """`question`: the result of `filter_hash`."""
     return base64.urlsafe_b64encode(question + last.encode()).decode().rstrip("=")
 
 
 def read_token(token: str, question: bytes, field: str = "page_token") -> str:
-    """The name after which the page begins; "" for no token. Raises InvalidField.
+    """The name after which the page begins; "" without a token. Raises InvalidField.
 
-    The name is not held to the contract's rules: a page may have ended at a name that no client could create today.
+    The name need not be valid for new records: a page may end at a name that no client could create today.
     """
     if not token:
         return ""
@@ -55,10 +55,10 @@ def read_token(token: str, question: bytes, field: str = "page_token") -> str:
         data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         last = data[HASH_BYTES:].decode()
     except ValueError:
-        # Of what is not base64, not ASCII or not UTF-8.
+        # The token is not base64, not ASCII or not UTF-8.
         data, last = b"", ""
     if not last or "\0" in last:
-        raise InvalidField(field, token, "give back next_page_token of a former answer as it was")
+        raise InvalidField(field, token, "give back next_page_token of an earlier answer unchanged")
     if data[:HASH_BYTES] != question:
         raise InvalidField(field, token, "the token belongs to a list with another filter")
     return last

@@ -1,4 +1,4 @@
-"""Reading a request: the same refusal wherever it is read."""
+"""Parsing of requests, with the same error everywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ M = TypeVar("M", bound=Message)
 
 
 def parse_request(kind: type[M], data: bytes) -> M:
-    """Raises InvalidField when the bytes are no such message."""
+    """Raises InvalidField if the bytes are not such a message."""
     try:
         return kind.FromString(data)
     except DecodeError as error:

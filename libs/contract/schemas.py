@@ -1,7 +1,6 @@
-"""The schema versions of a contract's records: which a client may speak, and how it says which one it does.
+"""Schema versions of a contract's records, and the metadata that carries a client's version.
 
-A version is one number, a major version: what only adds fields needs no new one, since fields that a program does not
-know are kept anyway.
+A version is a major version. Added fields need no new one, since programs keep unknown fields.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 from libs.errors import BatonError, InvalidField
 
 NEWEST = 0
-"""Of a version that is asked for: whatever the newest is."""
+"""Stands for the newest version in a request for one."""
 
 
 class SchemaUnknown(BatonError):
@@ -23,7 +22,7 @@ class SchemaUnknown(BatonError):
     reason = "SCHEMA_UNKNOWN"
 
     def __init__(self, version: int, known: str, name: str = "") -> None:
-        """`known`: what is understood, in words."""
+        """`known`: the versions that are understood, in words."""
         what = f"record {name!r}" if name else "the record"
         super().__init__(
             f"{what} has schema version {version}, {known}: it is kept and can be handed over, but neither shown nor"
@@ -34,7 +33,7 @@ class SchemaUnknown(BatonError):
 
 
 class RecordCorrupt(BatonError):
-    """The record's content is not one of the contract: it is left out of lists, and neither shown nor changed."""
+    """The record's content does not fit the contract: it is left out of lists, and neither shown nor changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "RECORD_CORRUPT"
@@ -45,18 +44,18 @@ class RecordCorrupt(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersions:
-    """From the contract's option `schema`; without it all is 0."""
+    """The contract's option `schema`; without it all fields are empty."""
 
     metadata: str = ""
-    """Where a client says its version."""
+    """Name of the metadata that carries a client's version."""
     oldest: int = 0
     newest: int = 0
     forms: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    """Of old versions: full names of the contract's messages, and of the messages that callers mean by them."""
+    """For old versions: full names of the contract's messages, with those that take their place."""
 
     def asked(self, found: Iterable[tuple[str, Any]] | None, default: int = NEWEST) -> int:
-        """The version that a call speaks, from its metadata; without one it is `default`. Raises InvalidField."""
-        value = self.said(found)
+        """The schema version of a call, from its metadata; without one, `default`. Raises InvalidField."""
+        value = self.sent(found)
         if value is None:
             return default or self.newest
         number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else -1
@@ -64,8 +63,8 @@ class SchemaVersions:
             raise InvalidField(self.metadata, value, str(self))
         return number
 
-    def said(self, found: Iterable[tuple[str, Any]] | None) -> str | None:
-        """As the call says it; None when it says nothing."""
+    def sent(self, found: Iterable[tuple[str, Any]] | None) -> str | None:
+        """The version as the call sent it; None if it sent none."""
         if not self.metadata:
             return None
         values = [value for name, value in found or () if name == self.metadata]

@@ -1,17 +1,15 @@
-"""What a watch is: a view of records that is kept up to date, in messages.
+"""Watches: a stream of messages that keeps a view of records up to date.
 
-The first message begins a view: with `reset`, anew, so whoever has an older view throws it away; else it goes on where
-the resume token says. A message brings records as their newest write left them (`items`), and the keys of records that
-are deleted, or do not match what is asked for (`removed`); of those some may never have been shown. `synced`: with this
-message the view is complete, as of a moment after the one before it was sent.
+A message has `items` (records after their newest write) and `removed` (keys of records that are deleted or do not
+match; some may never have been shown). `reset` begins a new view: the client discards the old one. Without it, the view
+continues from the resume token. `synced`: the view is complete as of a moment after the previous message was sent.
 
-* It is level-triggered: of several writes of one record the last one is shown, the others may be. A record may be shown
-  again without a write. Records come in no order, the versions of one record in theirs: within a view none goes back.
-* `resume_token` names a place at one store, since each store sees every change, its own and the other's, in an order of
-  its own. Given to the same store it goes on there and nothing is missed or sent again as a whole; given to the other
-  one, or for a place that the store does not know any more, it begins a new view. It is empty while a new view is not
-  complete: what was begun is begun again.
-* A message without records comes at least every HEARTBEAT_SECONDS and brings a newer token.
+* Watches are level-triggered: the last of several writes is shown, earlier ones may be skipped, and a record may be
+  re-sent without a write. Records come in no order, but within a view no record goes backwards.
+* `resume_token` is a position at one store, since each store sees all changes in an order of its own. At the same
+  store, the watch continues without gaps and without a new view. At the other store, or for a position that the store
+  no longer knows, a new view begins. The token is empty until a new view is complete: an interrupted view starts over.
+* A message without records comes at least every HEARTBEAT_SECONDS, with a newer token.
 """
 
 from __future__ import annotations
@@ -30,12 +28,12 @@ from libs.ownership.model import Store
 HEARTBEAT_SECONDS = 5.0
 
 MAX_TOKEN_CHARACTERS = 16 * 1024
-"""A place may have to name the transactions that were under way."""
+"""A position may have to list the transactions that were in progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a watch stands, at one store. `at`: in the words of that store's port."""
+    """Position of a watch at one store. `at` is in the format of that store's port."""
 
     store: Store
     at: str
@@ -43,12 +41,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message."""
+    """One message of a watch."""
 
     items: Sequence[bytes] = ()
     removed: Sequence[str] = ()
     place: Place | None = None
-    """None: a new view is not complete yet."""
+    """None while a new view is incomplete."""
     reset: bool = False
     synced: bool = False
 
@@ -60,7 +58,7 @@ def shape_of(method: Method) -> WatchShape:
 
 
 def make_token(place: Place | None, question: bytes) -> str:
-    """`question`: the hash that `Method.watched` gave."""
+    """`question`: the hash that `Method.watched` returns."""
     if place is None:
         return ""
     data = question + place.store.value.encode() + place.at.encode()
@@ -68,7 +66,7 @@ def make_token(place: Place | None, question: bytes) -> str:
 
 
 def read_token(token: str, question: bytes, field: str) -> Place | None:
-    """None for no token. Raises InvalidField."""
+    """The position in the token; None for an empty token. Raises InvalidField."""
     if not token:
         return None
     if len(token) > MAX_TOKEN_CHARACTERS:
@@ -78,21 +76,21 @@ def read_token(token: str, question: bytes, field: str) -> Place | None:
         text = data[HASH_BYTES:].decode()
         place = Place(Store(text[:1]), text[1:])
     except ValueError:
-        # Of what is not base64, not ASCII, not UTF-8, or names no store.
-        raise InvalidField(field, token, f"give back the {field} of a former answer as it was") from None
+        # The token is not base64, not ASCII, not UTF-8, or names no store.
+        raise InvalidField(field, token, f"give back the {field} of an earlier answer unchanged") from None
     if data[:HASH_BYTES] != question:
         raise InvalidField(field, token, "the token belongs to a watch with another filter")
     return place
 
 
 def place_of(method: Method, request: Message) -> Place | None:
-    """Where a watch is to go on. Raises InvalidField."""
+    """The position at which a watch continues. Raises InvalidField."""
     token, question = method.watched(request)
     return read_token(token, question, shape_of(method).resume_token)
 
 
 def frame(method: Method, step: Step, question: bytes) -> bytes:
-    """The message. Items go in as they are, whatever a newer contract put into them."""
+    """Serialize the message. Items are inserted unchanged, so fields of a newer contract survive."""
     shape = shape_of(method)
     reply = method.reply_class()
     getattr(reply, shape.removed).extend(step.removed)

@@ -1,1 +1,1 @@
-"""The event log: an ordered, durable feed of record changes. `port` holds the promises."""
+"""The event log: an ordered, durable feed of record changes. `port` defines its guarantees."""

@@ -1,6 +1,6 @@
-"""Opens the event log that an address names: `memory:`, `sqlite:///path` or `kafka://host:port[,host:port]/topic`.
+"""Opening of an event log by its address: `memory:`, `sqlite:///path` or `kafka://host:port[,host:port]/topic`.
 
-As in SQLAlchemy's addresses, `sqlite:///x` is relative to where the process runs and `sqlite:////x` is absolute.
+As in SQLAlchemy's addresses, `sqlite:///x` is relative to the working directory and `sqlite:////x` is absolute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KAFKA = re.compile(r"kafka://([^/\s]+:\d+(?:,[^/\s]+:\d+)*)/([A-Za-z0-9._-]{1,2
 
 @dataclass(frozen=True, slots=True)
 class LogAddress:
-    """Where the log is. What comes after `partitions` is for making a topic that is missing."""
+    """Address of a log. The fields after `partitions` apply only when a missing topic is created."""
 
     url: str
     partitions: int = 16
@@ -35,14 +35,14 @@ class LogAddress:
 
 
 def check_log_url(url: str) -> str:
-    """Return `url`. Raises ValueError when it names no log."""
+    """Return `url`. Raises ValueError if it is not the address of a log."""
     if url == _MEMORY or _SQLITE.fullmatch(url) or _KAFKA.fullmatch(url):
         return url
     raise ValueError("an event log is at memory:, sqlite:///path or kafka://host:port/topic")
 
 
 def log_name(url: str) -> str:
-    """As `EventLog.name` of the log that is there."""
+    """`EventLog.name` of the log at this address."""
     return "memory" if url == _MEMORY else url.rpartition("/")[2]
 
 

@@ -1,8 +1,8 @@
-"""The message headers of an event: CloudEvents 1.0, Kafka protocol binding, binary content mode.
+"""Message headers of events: CloudEvents 1.0, Kafka protocol binding, binary content mode.
 
-Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md, section 3.2.
-The value of the message is the serialized record; every attribute is a header `ce_<name>` in UTF-8, but for the data's
-media type, which is `content-type`. `traceparent` is the header of W3C Trace Context.
+Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md, section 3.2. The
+value of the message is the serialized record. Each attribute is a header `ce_<name>` in UTF-8, except the media type of
+the data, which is `content-type`. `traceparent` is the header of W3C Trace Context.
 """
 
 from collections.abc import Iterable
@@ -24,14 +24,15 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 class HeadersInvalid(EventLogError):
-    """The headers of a message are not those of an event of this system"""
+    """The headers of a message are not those of an event of Baton"""
 
     reason = "LOG_HEADERS_INVALID"
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What the headers of an event say. `time` is UNIX seconds, to the microsecond; `store` is who made the event."""
+    """The content of an event's headers. `time`: UNIX seconds, to the microsecond. `store`: the store that made the
+    event."""
 
     key: str
     term: int
@@ -43,13 +44,13 @@ class Attributes:
 
 
 class HeaderWriter:
-    """Makes the headers of the events that one store makes; what does not change is encoded once."""
+    """Writes the headers of one store's events; constant headers are encoded once."""
 
     def __init__(self, store: str, type: str) -> None:  # noqa: A002 - the attribute's name in the specification
         self._before = (_SPEC_VERSION, ("ce_source", f"{SOURCE_PREFIX}{store}".encode()), ("ce_type", type.encode()))
 
     def write(self, key: str, version: tuple[int, int], time: float, traceparent: str | None = None) -> Headers:
-        """Return the headers of the event that gave record `key` its `version` at `time`, UNIX seconds."""
+        """Headers of the event that gave record `key` its `version` at `time`, in UNIX seconds."""
         subject = key.encode()
         headers = (
             *self._before,
@@ -62,10 +63,10 @@ class HeaderWriter:
 
 
 def read_headers(headers: Iterable[tuple[str, bytes]]) -> Attributes:
-    """Return what `headers` say; names are compared without regard to case, unknown ones are ignored.
+    """Parse headers. Names are case-insensitive; unknown ones are ignored.
 
     Raises:
-        HeadersInvalid: one is missing, cannot be read, or contradicts another; the message names it.
+        HeadersInvalid: a header is missing, malformed, or contradicts another; the message names it.
     """
     try:
         found = {name.lower(): value.decode() for name, value in headers}

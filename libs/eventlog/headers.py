@@ -1,4 +1,4 @@
-"""The headers of a message as one value, for a file or a database's column."""
+"""Message headers packed into one value, for a file or a database column."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 def pack(headers: Headers) -> bytes:
-    """Return name and value of each header, each behind its length as four bytes, big-endian."""
+    """Pack name and value of each header, each after its length as four bytes, big-endian."""
     parts: list[bytes] = []
     for name, value in headers:
         encoded = name.encode()
@@ -19,7 +19,7 @@ def pack(headers: Headers) -> bytes:
 
 
 def unpack(packed: bytes) -> Headers:
-    """Return the headers; of bytes that `pack` did not write, one header that says so, and the bytes."""
+    """Unpack headers. For bytes that `pack` did not write, return an UNREADABLE_HEADER and the bytes."""
     try:
         strings = _strings(packed)
         return tuple((name.decode(), value) for name, value in zip(strings[::2], strings[1::2], strict=True))

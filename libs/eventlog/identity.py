@@ -1,12 +1,11 @@
-"""Whether a log is the one that a store has read so far.
+"""Identity check of a log: whether it is the one that a store has read so far.
 
-A topic that was deleted and made anew, or a file that was put in another's place, has other events at the same
-offsets. A reader that goes on there passes over everything before its position, and nothing shows that. So a store
-keeps, with each offset, the mark of the last event that it has read: the log's own id, if it has one, and a hash of the
-event. Before it reads on, at the start and whenever its connection or the topic's metadata may have changed, that event
-is read again.
+A recreated topic or a replaced file has other events at the same offsets. A reader that continues there silently skips
+everything before its position. So a store keeps, with each offset, a mark of the last event that it has read: the log's
+own id, if it has one, and a hash of the event. That event is read again before the store reads on: at the start, and
+whenever its connection or the topic's metadata may have changed.
 
-Where retention has dropped that event, nothing can be compared but the log's id: the offsets alone must fit.
+If retention has dropped that event, only the log's id can be compared, and the offsets must fit.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _HASH_BYTES = 12
 
 
 class LogReplaced(EventLogError):
-    """The event log is another one than this store has read so far"""
+    """The event log is not the one that this store has read so far"""
 
     code = "FAILED_PRECONDITION"
     reason = "LOG_REPLACED"
@@ -36,16 +35,16 @@ class LogReplaced(EventLogError):
 
 
 class Mark(NamedTuple):
-    """What is known of a partition's last event that was read."""
+    """The last event of a partition that was read."""
 
     next: int
-    """The offset behind it."""
+    """Offset after the event."""
     text: str
-    """As `mark_of` makes it; "" if an earlier version has read it."""
+    """Result of `mark_of`; "" if an earlier release has read the event."""
 
 
 def mark_of(log_id: str, stored: Stored) -> str:
-    """The log's id and a hash of offset, time, key, value and headers, with a slash between them."""
+    """The log's id and a hash of offset, time, key, value and headers, separated by a slash."""
     event = stored.event
     digest = blake2b(digest_size=_HASH_BYTES)
     for part in (
@@ -59,7 +58,7 @@ def mark_of(log_id: str, stored: Stored) -> str:
 
 
 async def check_log(log: EventLog, marks: Mapping[int, Mark]) -> dict[int, str]:
-    """Compare the log with what was read of it. Returns the marks of partitions whose mark was not known.
+    """Compare the log with the marks. Returns new marks for partitions that had none.
 
     Raises LogReplaced, LogUnavailable.
     """
@@ -93,8 +92,8 @@ def _check_place(log_id: str, partition: int, mark: Mark, end: int) -> None:
 
 
 async def _read(log: EventLog, wanted: Mapping[int, int]) -> dict[int, Stored]:
-    """The events at these offsets; without those that the log does not hold, since retention or the broker's own
-    messages take offsets too."""
+    """The events at these offsets. Some may be missing: retention drops events, and the broker's own messages take
+    offsets."""
     if not wanted:
         return {}
     found: dict[int, Stored] = {}

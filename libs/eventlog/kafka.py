@@ -1,8 +1,9 @@
 """The event log in a Kafka topic.
 
-A producer that met an error or a timeout is given up, and the next append makes a new one: what the old one still holds
-may reach the topic a little later, which `LogUnavailable` says. No idempotent producer: its batches never expire, so a
-broker that stands still would hold appends and shutdown for ever, and nobody here needs what it promises.
+After an error or a timeout, the producer is discarded and the next append makes a new one. Events that the old one
+still holds may reach the topic a little later, as `LogUnavailable` documents. The producer is not idempotent: batches
+of an idempotent one never expire, so a stalled broker would block appends and shutdown forever, and consumers here do
+not need its guarantee.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ _MAX_RETIRING = 4
 
 
 class KafkaEventLog:
-    """An `EventLog` in the topic that the settings name; use `open` to get one."""
+    """An `EventLog` in the topic of the settings, made by `open`."""
 
     def __init__(self, settings: KafkaSettings, retention: Retention) -> None:
         self._settings = settings
@@ -35,8 +36,8 @@ class KafkaEventLog:
         self._producer: Any = None
         self._producer_lock = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
-        self._inquirer: Any = None
-        self._inquirer_lock = asyncio.Lock()
+        self._query_consumer: Any = None
+        self._query_lock = asyncio.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -47,11 +48,11 @@ class KafkaEventLog:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: KafkaSettings) -> AsyncIterator[Self]:
-        """Check the topic, or make it if the settings say so; close the log at the end.
+        """Check the topic, or create it if the settings allow; close the log at the end.
 
         Raises:
             TopicUnfit: the topic is missing, compacted, has another number of partitions or too small a message limit.
-            LogUnavailable: the broker is out of reach.
+            LogUnavailable: the broker is unavailable.
         """
         event_log = cls(settings, await check_topic(settings))
         try:
@@ -69,7 +70,7 @@ class KafkaEventLog:
 
     @property
     def id(self) -> str:
-        """aiokafka (0.14) asks with versions of Kafka's protocol that do not tell a topic's id."""
+        """Empty: aiokafka (0.14) uses versions of Kafka's protocol that do not return a topic's id."""
         return ""
 
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
@@ -84,7 +85,7 @@ class KafkaEventLog:
         except MessageSizeTooLargeError as error:
             raise EventTooLarge(f"the broker refused a message: {error}") from error
         except (KafkaError, OSError, TimeoutError) as error:
-            # Of several appends that fail together, the first gives the producer up.
+            # Of several appends that fail together, the first discards the producer.
             if producer is not None and producer is self._producer:
                 self._producer = None
                 self._retire(producer)
@@ -99,27 +100,27 @@ class KafkaEventLog:
             await reader.close()
 
     async def ends(self) -> dict[int, tuple[int, int]]:
-        async with self._inquiry("ends") as consumer:
+        async with self._query("ends") as consumer:
             oldest = await consumer.beginning_offsets(self._tps)
             following = await consumer.end_offsets(self._tps)
         return {tp.partition: (oldest[tp], following[tp]) for tp in self._tps}
 
     async def offsets_at(self, time_seconds: float) -> dict[int, int]:
         check_time(time_seconds)
-        # Whole milliseconds are Kafka's: rounded up, but for what is only the error of the product.
+        # Kafka counts whole milliseconds. Round up, but ignore the rounding error of the product.
         wanted = math.ceil(round(time_seconds * 1000, 3))
-        async with self._inquiry("offsets by time") as consumer:
-            # The ends first: what is appended meanwhile is then found by its time, or comes after them.
+        async with self._query("offsets by time") as consumer:
+            # Read the ends first: an event that is appended in between is found by its time, or comes after them.
             following = await consumer.end_offsets(self._tps)
             found = await consumer.offsets_for_times(dict.fromkeys(self._tps, wanted))
         return {tp.partition: following[tp] if (first := found[tp]) is None else int(first.offset) for tp in self._tps}
 
     async def close(self) -> None:
         self._closed = True
-        for client in (self._producer, self._inquirer):
+        for client in (self._producer, self._query_consumer):
             if client is not None:
                 self._retire(client)
-        self._producer = self._inquirer = None
+        self._producer = self._query_consumer = None
         if self._retiring:
             _, late = await asyncio.wait(self._retiring, timeout=_STOP_SECONDS)
             for task in late:
@@ -132,14 +133,14 @@ class KafkaEventLog:
         return [TopicPartition(self._settings.topic, number) for number in range(self.partitions)]
 
     @asynccontextmanager
-    async def _inquiry(self, what: str) -> AsyncIterator[Any]:
-        """The consumer that only asks. Raises LogUnavailable when what is done with it fails."""
+    async def _query(self, what: str) -> AsyncIterator[Any]:
+        """The consumer for queries. Raises LogUnavailable if a query fails."""
         try:
-            async with asyncio.timeout(self._settings.append_timeout_seconds), self._inquirer_lock:
-                yield await self._get_inquirer()
+            async with asyncio.timeout(self._settings.append_timeout_seconds), self._query_lock:
+                yield await self._get_query_consumer()
         except (KafkaError, OSError, TimeoutError) as error:
-            if self._inquirer is not None:
-                inquirer, self._inquirer = self._inquirer, None
+            if self._query_consumer is not None:
+                inquirer, self._query_consumer = self._query_consumer, None
                 self._retire(inquirer)
             raise self._unavailable(what, error) from error
 
@@ -149,7 +150,7 @@ class KafkaEventLog:
             future = await producer.send(
                 self._settings.topic, event.value, event.key.encode(), number, headers=list(event.headers)
             )
-            future.add_done_callback(_look_at)
+            future.add_done_callback(_retrieve_exception)
             sent.append(future)
         await asyncio.wait(sent)
         for future in sent:
@@ -170,16 +171,16 @@ class KafkaEventLog:
                 self._producer = await self._start(producer)
             return self._producer
 
-    async def _get_inquirer(self) -> Any:
-        if self._inquirer is None:
+    async def _get_query_consumer(self) -> Any:
+        if self._query_consumer is None:
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self._settings.bootstrap,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 request_timeout_ms=round(self._settings.request_timeout_seconds * 1000),
             )
-            self._inquirer = await self._start(consumer)
-        return self._inquirer
+            self._query_consumer = await self._start(consumer)
+        return self._query_consumer
 
     async def _start(self, client: Any) -> Any:
         try:
@@ -194,8 +195,8 @@ class KafkaEventLog:
         return client
 
     def _retire(self, client: Any) -> None:
-        """Stop `client` in a task of its own; nobody uses it from now on."""
-        # A producer's batches expire after the request timeout; what it holds is then gone and it can end.
+        """Stop `client` in a task. It must not be used any more."""
+        # A producer's batches expire after the request timeout; it can end once they are gone.
         task = asyncio.create_task(stop_within(client, 4 * self._settings.request_timeout_seconds))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -205,7 +206,7 @@ class KafkaEventLog:
         return LogUnavailable(f"{what} on {settings.topic} at {settings.bootstrap}: {error!r}")
 
 
-def _look_at(future: "asyncio.Future[Any]") -> None:
-    """Mark the outcome as seen: the task that waited for it may be gone."""
+def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
+    """Mark the exception as retrieved: the task that waited for it may be gone."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,5 @@
-"""Stopping aiokafka's clients for certain. What is used of their insides (aiokafka 0.14) is used here only."""
+"""Reliable shutdown of aiokafka's clients. Only this module and `kafka_records` use private parts of aiokafka
+(0.14)."""
 
 import asyncio
 import logging
@@ -15,10 +16,10 @@ _CANCEL_AGAIN_SECONDS = 0.05
 
 
 async def stop_within(client: Any, seconds: float) -> None:
-    """Stop a producer, consumer or admin client; if that fails, takes longer or is cancelled, break it off.
+    """Stop a producer, consumer or admin client. If that fails, takes longer or is cancelled, break it off.
 
-    In a task of its own, because a consumer that is stopped while it waits to repeat a fetch raises CancelledError out
-    of `stop`, which would look as if our caller had been cancelled, and leaves its connections open.
+    The stop runs in a task: a consumer that is stopped while it waits to repeat a fetch raises CancelledError, which
+    would look like a cancellation of the caller, and leaves its connections open.
     """
     stop = asyncio.create_task(client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
     try:
@@ -33,18 +34,19 @@ async def stop_within(client: Any, seconds: float) -> None:
 
 
 def watch_metadata(consumer: Any, changed: Callable[[object], None]) -> None:
-    """Call `changed` whenever the consumer has new metadata: it asks for it after every error of a partition."""
+    """Call `changed` whenever the consumer has new metadata, which it requests after every error of a partition."""
     consumer._client.cluster.add_listener(changed)
 
 
 async def _break_off(client: Any) -> None:
-    """Close the connections, and for a producer end the sender and fail what has not been sent."""
+    """Close the connections. For a producer, also end the sender and fail unsent messages."""
     connections = client.client if hasattr(client, "client") else client._client
     sender = getattr(client, "_sender", None)
     try:
         async with asyncio.timeout(_BREAK_OFF_SECONDS):
             await connections.close()
-            # Cancelled once, the sender still waits for its request, and that for metadata nobody fetches any more.
+            # After one cancellation, the sender still waits for its request, and that for metadata that is no longer
+            # fetched.
             while sender is not None and sender.sender_task is not None and not sender.sender_task.done():
                 sender.sender_task.cancel()
                 await asyncio.wait({sender.sender_task}, timeout=_CANCEL_AGAIN_SECONDS)

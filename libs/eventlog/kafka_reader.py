@@ -1,4 +1,4 @@
-"""Reads the Kafka log: a consumer without a group that is replaced when it has heard nothing from the broker."""
+"""Reader of the Kafka log: a consumer without a group, replaced if the broker is silent."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ install()
 
 
 class KafkaReader:
-    """A `LogReader` on a topic. The first poll makes the consumer; after trouble it is made anew."""
+    """A `LogReader` of a topic. The first poll makes the consumer; after an error a new one is made."""
 
     def __init__(self, settings: KafkaSettings, positions: dict[int, int]) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class KafkaReader:
         now = time.monotonic()
         deadline = now + wait_seconds
         if now - self._polled_at > _PAUSED_SECONDS:
-            # The process stood still, or its loop did: a topic may have come and gone meanwhile.
+            # The process or its event loop was paused: the topic may have been recreated meanwhile.
             self._changed()
         self._polled_at = deadline
         while True:
@@ -83,10 +83,10 @@ class KafkaReader:
                 return []
 
     def _check_heard(self, consumer: Any) -> None:
-        """Raise TimeoutError when the broker has been silent for longer than the request timeout.
+        """Raise TimeoutError if the broker has been silent for longer than the request timeout.
 
         A live broker answers a fetch for each partition within half a second, with or without events. The consumer
-        itself says nothing about a broker that went away, and would say nothing if its own fetching had stopped.
+        itself does not report a lost broker, nor that its own fetching has stopped.
         """
         heard = min(consumer.last_poll_timestamp(tp) or 0 for tp in self._positions)
         now = time.monotonic()
@@ -141,7 +141,7 @@ class KafkaReader:
 
 
 def _stored(record: ConsumerRecord[bytes, bytes]) -> Stored:
-    # Whoever else writes to the topic must not stop the reader: what makes no sense is for the caller to set aside.
+    # Other programs that write to the topic must not stop the reader: the caller sets malformed messages aside.
     key = (record.key or b"").decode(errors="replace")
     headers = tuple([(name, value or b"") for name, value in record.headers])
     return Stored(record.partition, record.offset, Event(key, record.value or b"", headers), record.timestamp / 1000)

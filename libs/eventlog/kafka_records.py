@@ -1,9 +1,9 @@
-"""Reads the batches of a fetch so that no message can stop the reader.
+"""Parsing of fetched batches such that no message can stop the reader.
 
-Anyone may write to a topic. aiokafka raises for a header name that is not UTF-8 and for a header block that makes no
-sense, and then fetches the same batch for ever. Here such a message comes out with its key and value, and with the
-header `UNREADABLE_HEADER` that says why. A batch that cannot be unpacked comes out as one such message at its last
-offset. What is used of aiokafka's insides (0.14) is used in this module and in `kafka_client` only.
+Any program may write to a topic. aiokafka raises for a header name that is not UTF-8 and for a malformed header block,
+and then fetches the same batch forever. Here such a message is returned with its key and value, and with
+`UNREADABLE_HEADER`, which holds the reason. A batch that cannot be decompressed is returned as one such message at its
+last offset. Only this module and `kafka_client` use private parts of aiokafka (0.14).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Header = tuple[str, bytes | None]
 
 
 class Message(NamedTuple):
-    """What aiokafka's consumer reads of a record."""
+    """A record in the form of aiokafka's consumer."""
 
     offset: int
     timestamp: int
@@ -35,7 +35,7 @@ class Message(NamedTuple):
 
 
 class _Batch:
-    """A batch of format 2, read as aiokafka reads it; if that fails, message by message."""
+    """A batch of format 2, parsed by aiokafka; if that fails, message by message."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -54,7 +54,7 @@ class _Batch:
 
 
 class Batches:
-    """In place of aiokafka's `MemoryRecords`."""
+    """Replacement for aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
         self._records: Any = _MemoryRecordsPy(data)
@@ -72,7 +72,7 @@ class Batches:
 
 
 def install() -> None:
-    """Let every consumer of this process read so."""
+    """Make every consumer of this process parse batches this way."""
     fetcher.MemoryRecords = Batches
 
 
@@ -99,7 +99,7 @@ def _read_each(data: memoryview, error: Exception) -> Iterator[Message]:
 
 
 def _message(batch: Any, data: bytes) -> Message:
-    """Raises ValueError or IndexError when not even the offset can be read."""
+    """Raises ValueError or IndexError if not even the offset can be parsed."""
     _, position = decode_varint(data, 0)
     delta, position = decode_varint(data, position)
     at, position = decode_varint(data, position)
@@ -134,7 +134,7 @@ def _headers(data: bytes, position: int) -> list[_Header]:
 
 
 def _bytes(data: bytes, position: int, read: Callable[[Any, int], tuple[int, int]] = decode_varint) -> Any:
-    """Bytes behind their length, which is negative for none, and where they end."""
+    """Length-prefixed bytes, and the position after them. A negative length means none."""
     length, position = read(data, position)
     if length < 0:
         return None, position

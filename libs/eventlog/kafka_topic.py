@@ -1,4 +1,4 @@
-"""Settings of the Kafka log, and whether a topic can serve as one."""
+"""Settings of the Kafka log, and the check of its topic."""
 
 import asyncio
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ _LOOK_AGAIN_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """Where the log is and how long to wait for it.
+    """Address of the log, and time limits.
 
-    With `create` a missing topic is made, with `replication_factor` copies, of which `min_insync_replicas` must hold an
-    event before it counts as appended, kept for `retention_hours`. An existing topic is never changed.
+    With `create`, a missing topic is created, with `replication_factor` copies, of which `min_insync_replicas` must
+    hold an event before it counts as appended, kept for `retention_hours`. An existing topic is never changed.
     """
 
     bootstrap: str
@@ -35,12 +35,12 @@ class KafkaSettings:
 
 
 async def check_topic(settings: KafkaSettings) -> Retention:
-    """Return why the topic drops events, if it can serve as the log; make it before, if it is missing and the settings
-    say so.
+    """Check that the topic can serve as the log and return its retention. A missing topic is created if the settings
+    allow.
 
     Raises:
-        TopicUnfit: it cannot serve; the message says what to do.
-        LogUnavailable: the broker is out of reach.
+        TopicUnfit: it cannot serve; the message has the remedy.
+        LogUnavailable: the broker is unavailable.
     """
     admin = AIOKafkaAdminClient(
         bootstrap_servers=settings.bootstrap, request_timeout_ms=round(settings.request_timeout_seconds * 1000)
@@ -63,7 +63,7 @@ async def check_topic(settings: KafkaSettings) -> Retention:
 
 
 async def _describe(admin: Any, topic: str) -> dict[str, Any] | None:
-    """Return the topic's metadata, None if there is none. Asks for all: asking for one may make it."""
+    """The topic's metadata, or None. Requests all topics, since a request for one may create it."""
     for found in await admin.describe_topics():
         if found["topic"] == topic:
             return dict(found)
@@ -90,7 +90,7 @@ async def _create(admin: Any, settings: KafkaSettings) -> dict[str, Any]:
     )
     answer = (await admin.create_topics([topic])).topic_errors[0]
     code, message = answer[1], answer[2]
-    # Another process may have made it meanwhile; then what it made is checked like any other.
+    # Another process may have created it meanwhile. Then it is checked like any other.
     if code not in (0, TopicAlreadyExistsError.errno):
         raise TopicUnfit(f"{settings.topic} could not be made: {for_code(code).__name__}: {message}")
     while True:

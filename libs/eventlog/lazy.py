@@ -1,4 +1,4 @@
-"""A log that is opened by the first call that can: a process need not wait for it to start."""
+"""A log that is opened by the first successful call, so that a process can start without it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .port import Event, EventLog, LogReader, LogUnavailable, Retention
 
 
 class LazyEventLog:
-    """An `EventLog`. Every call may raise TopicUnfit, once it can be seen."""
+    """An `EventLog`. Each call may raise TopicUnfit, once the topic can be checked."""
 
     def __init__(self, address: LogAddress) -> None:
         self._address = address
@@ -46,7 +46,7 @@ class LazyEventLog:
             return self._log
 
     async def try_open(self, timeout_seconds: float) -> str:
-        """Why it is out of reach now, or "". Raises TopicUnfit."""
+        """Open the log. Returns why it is unavailable, or "". Raises TopicUnfit."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self.get()

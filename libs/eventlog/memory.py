@@ -1,4 +1,4 @@
-"""The event log in the memory of one process. It is a real log but for durability: it ends with the process."""
+"""The event log in the memory of one process. It has every guarantee but durability."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -40,8 +40,8 @@ class _Partition:
 class MemoryEventLog:
     """An `EventLog` in memory.
 
-    `retained` events per partition are kept, the oldest are dropped first; None keeps all until `trim` is called.
-    While `reachable` is False every call raises `LogUnavailable`, as if the log were away.
+    `retained`: number of events kept per partition, the newest ones; None keeps all until `trim`. While `reachable` is
+    False, every call raises `LogUnavailable`.
     """
 
     def __init__(self, partitions: int = 16, *, retained: int | None = None, clock: Clock | None = None) -> None:
@@ -111,13 +111,13 @@ class MemoryEventLog:
         self._wake()
 
     async def replace(self) -> None:
-        """Be a new, empty log from now on, as a topic that was deleted and made anew."""
+        """Become a new, empty log, like a topic that was deleted and recreated."""
         self._partitions = [_Partition() for _ in self._partitions]
         self._id, self._epoch = uuid4().hex, self._epoch + 1
         self._wake()
 
     def _wake(self) -> None:
-        # Whoever waits holds the old event; a waiter that comes later looks at the partitions before it waits.
+        # Current waiters hold the old event; a later waiter checks the partitions before it waits.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -169,5 +169,5 @@ class _MemoryReader:
         return found
 
     def _move_to_end(self, number: int) -> None:
-        """Let the other partitions come first at the next poll, so that a busy one cannot keep them waiting."""
+        """Read the other partitions first at the next poll, so that a busy one cannot starve them."""
         self._positions[number] = self._positions.pop(number)

@@ -1,7 +1,7 @@
-"""What an event log promises, whatever stores it.
+"""Guarantees of an event log, whatever stores it.
 
-A log has a fixed number of partitions. An event gets the next offset of its partition when it is appended.
-A key is in the same partition in every adapter (`partition_of`).
+A log has a fixed number of partitions. An event gets the next offset of its partition when it is appended. A key is in
+the same partition in every adapter (`partition_of`).
 """
 
 import struct
@@ -16,16 +16,16 @@ MAX_EVENT_BYTES = 1_000_000
 """Largest `Event.size` that every adapter accepts: Kafka's default `max.message.bytes` less room for framing."""
 
 POLL_BYTES = 8 * 1024 * 1024
-"""About how many bytes of events one `LogReader.poll` returns at most; a batch of large events fits in memory."""
+"""Approximate maximum size of the events that one `LogReader.poll` returns; a batch of large events fits in memory."""
 
 
 UNREADABLE_HEADER = "baton-unreadable"
-"""Of a message that is in the log, but not as a program of this project writes one: a reader puts this header first,
-with the reason as its value, instead of failing at the message."""
+"""Name of the first header of a message that is malformed, with the reason as its value. A reader returns such a
+message instead of failing."""
 
 
 class EventLogError(BatonError):
-    """The event log could not do what was asked"""
+    """The event log failed"""
 
     reason = "LOG_FAILED"
 
@@ -36,7 +36,7 @@ class EventLogError(BatonError):
 
 
 class LogUnavailable(EventLogError):
-    """The event log is out of reach; after an append, none, some or all of its events may be there, now or later"""
+    """The event log is unavailable; after an append, none, some or all of its events may be there, now or later"""
 
     code = "UNAVAILABLE"
     reason = "LOG_UNAVAILABLE"
@@ -44,7 +44,7 @@ class LogUnavailable(EventLogError):
 
 
 class OffsetGone(EventLogError):
-    """The log does not hold the wanted offset; retention dropped it, or the log was replaced"""
+    """The log does not hold the requested offset; retention dropped it, or the log was replaced"""
 
     code = "OUT_OF_RANGE"
     reason = "LOG_OFFSET_GONE"
@@ -57,7 +57,7 @@ class OffsetGone(EventLogError):
 
 
 class EventTooLarge(EventLogError):
-    """An event is larger than the log accepts; its size is to be checked before the change that makes it commits"""
+    """An event is larger than the log accepts; check its size before the change that makes it commits"""
 
     code = "INVALID_ARGUMENT"
     reason = "LOG_EVENT_TOO_LARGE"
@@ -72,7 +72,7 @@ class TopicUnfit(EventLogError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message. `key` chooses the partition, `headers` are name and value pairs in order, names may repeat."""
+    """One message. `key` chooses the partition. `headers` are ordered pairs of name and value; names may repeat."""
 
     key: str
     value: bytes
@@ -80,19 +80,19 @@ class Event:
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers together, without any framing."""
+        """Size of key, value and headers in bytes, without framing."""
         headers = sum(len(name.encode()) + len(value) for name, value in self.headers)
         return len(self.key.encode()) + len(self.value) + headers
 
 
 def why_unreadable(event: Event) -> str:
-    """Why the log could not read the whole message; "" when it could."""
+    """Why the log could not parse the whole message; "" if it could."""
     name, value = event.headers[0] if event.headers else ("", b"")
     return value.decode(errors="replace") if name == UNREADABLE_HEADER else ""
 
 
 class Stored(NamedTuple):
-    """An event at its place. `time` is when it was appended, UNIX seconds by the log's clock."""
+    """An event with its position. `time`: time of the append, UNIX seconds by the log's clock."""
 
     partition: int
     offset: int
@@ -101,74 +101,75 @@ class Stored(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """Why a log drops its oldest events."""
+    """Rules by which a log drops its oldest events."""
 
     seconds: float | None = None
-    """Their age; None: age is no reason."""
+    """Maximum age; None: no age limit."""
     by_size: bool = True
-    """The log's size, or somebody's hand."""
+    """The log's size, or an operator, may also remove events."""
 
 
 class LogReader(Protocol):
-    """Reads some partitions from given positions on. Not for use by two tasks at once."""
+    """Reads some partitions from given positions. Not for concurrent use."""
 
     @property
     def epoch(self) -> int:
-        """Grows whenever what comes next may come from another log: after a reconnect, or new metadata. Whoever applies
-        events looks at it after each poll, and compares the log (`libs.eventlog.identity`) before it applies them."""
+        """Counter that grows whenever later events may come from another log: after a reconnect, or with new metadata.
+        A caller that applies events checks it after each poll, and compares the log (`libs.eventlog.identity`) before
+        it applies them."""
         ...
 
     async def poll(self, limit: int, wait_seconds: float) -> list[Stored]:
-        """Return the next events, at most `limit`; wait up to `wait_seconds` until there is one, else return [].
+        """Return the next events, at most `limit`. Wait up to `wait_seconds` for the first one, else return [].
 
-        Events of one partition come in offset order and without gaps, other than what retention removed. Events of a
-        cancelled or failed poll come again with the next. After an error the reader stays usable.
+        Events of one partition come in offset order and without gaps, except for events that retention removed. Events
+        of a cancelled or failed poll come again with the next. After an error the reader stays usable.
 
         Raises:
-            OffsetGone: the position of a partition is older than what the log holds, or beyond its end.
-            LogUnavailable: nothing can be read now. Raised at most a request timeout after `wait_seconds`.
+            OffsetGone: the position of a partition is older than the oldest held offset, or beyond its end.
+            LogUnavailable: reading fails. Raised at most a request timeout after `wait_seconds`.
         """
         ...
 
 
 class EventLog(Protocol):
-    """A durable, partitioned, ordered log. Whoever opened it closes it; it belongs to one event loop."""
+    """A durable, partitioned, ordered log. Its opener closes it. It belongs to one event loop."""
 
     @property
     def partitions(self) -> int:
-        """How many partitions the log has; they are numbered from 0."""
+        """Number of partitions, which are numbered from 0."""
         ...
 
     @property
     def name(self) -> str:
-        """The topic or file, for people."""
+        """Name of the topic or file, for display."""
         ...
 
     @property
     def id(self) -> str:
-        """Another one for each log that was ever made, as of the last call; "" where the log does not tell it."""
+        """Unique id of the log, as of the last call; "" if the log has none."""
         ...
 
     @property
     def retention(self) -> Retention:
-        """Why the log drops events, as it was set when the log was opened. For alarms: it drops many at once, later."""
+        """Retention as it was set when the log was opened. For alarms: a log drops many events at once, and late."""
         ...
 
     async def append(self, events: Sequence[Event], partition: int | None = None) -> None:
-        """Append and return when all events are durable. Each goes to its key's partition, or all to `partition`.
+        """Append, and return when all events are durable. Each goes to its key's partition, or all to `partition`.
 
-        The order of the events of one partition is kept within one call, and between calls made one after the other.
-        Duplicates are possible if a failed call is repeated.
+        The order of the events of one partition is kept within one call, and between consecutive calls. A repeated call
+        may create duplicates.
 
         Raises:
             EventTooLarge: an event exceeds `MAX_EVENT_BYTES`; nothing was appended.
-            LogUnavailable: the outcome is unknown; what was sent may or may not be there. Append it again.
+            LogUnavailable: the outcome is unknown: the events may be in the log or not. Append them again.
             ValueError: `partition` does not exist.
         """
         ...
 
     def reader(self, positions: Mapping[int, int]) -> AbstractAsyncContextManager[LogReader]:
-        """Read the partitions named in `positions`, each from the offset given (the next offset to read) on.
+        """Read the partitions of `positions`, each from the given offset (the next one to read).
 
         Raises:
             ValueError: `positions` is empty, names a partition that does not exist, or has a negative offset.
@@ -176,32 +177,32 @@ class EventLog(Protocol):
         ...
 
     async def ends(self) -> dict[int, tuple[int, int]]:
-        """Return for every partition the oldest offset held and the offset that the next event will get.
+        """Return for every partition the oldest held offset and the offset of the next event.
 
         Raises:
-            LogUnavailable: they cannot be had now.
+            LogUnavailable: the offsets are not available now.
         """
         ...
 
     async def offsets_at(self, time_seconds: float) -> dict[int, int]:
-        """Return for every partition the offset of its first event that was appended at this time or later, UNIX
-        seconds by the log's clock; where there is none, the offset that the next event will get.
+        """Return for every partition the offset of its first event that was appended at this time or later, in UNIX
+        seconds by the log's clock. Without such an event, it is the offset of the next event.
 
-        May have to look through the whole log.
+        May scan the whole log.
 
         Raises:
-            LogUnavailable: they cannot be had now.
+            LogUnavailable: the offsets are not available now.
             ValueError: the time is negative.
         """
         ...
 
     async def close(self) -> None:
-        """Release everything, within seconds, even if the log is out of reach. Closing twice is harmless."""
+        """Release everything, within seconds, even if the log is unavailable. A second call is harmless."""
         ...
 
 
 def murmur2(data: bytes) -> int:
-    """Return the unsigned 32-bit MurmurHash2 of `data` with the seed of Kafka's Java client (`Utils.murmur2`)."""
+    """Unsigned 32-bit MurmurHash2 of `data` with the seed of Kafka's Java client (`Utils.murmur2`)."""
     words, tail = divmod(len(data), 4)
     mask, mix = 0xFFFFFFFF, 0x5BD1E995
     h = 0x9747B28C ^ len(data)
@@ -215,12 +216,12 @@ def murmur2(data: bytes) -> int:
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Return the partition of `key` among `partitions`: the rule of Kafka's default partitioner for keyed messages."""
+    """Partition of `key` among `partitions`, by the rule of Kafka's default partitioner for keyed messages."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 def place(events: Sequence[Event], partition: int | None, partitions: int) -> list[tuple[int, Event]]:
-    """Return each event with its partition, in order, after checking what `EventLog.append` says that it checks."""
+    """Check the arguments of `EventLog.append` and return each event with its partition, in order."""
     if partition is not None and not 0 <= partition < partitions:
         raise ValueError(f"partition is {partition}; the log has partitions 0 to {partitions - 1}")
     for event in events:
@@ -232,7 +233,7 @@ def place(events: Sequence[Event], partition: int | None, partitions: int) -> li
 
 
 def check_positions(positions: Mapping[int, int], partitions: int) -> dict[int, int]:
-    """Return a copy of `positions` after checking what `EventLog.reader` says that it checks."""
+    """Check the arguments of `EventLog.reader` and return a copy of `positions`."""
     if not positions:
         raise ValueError("positions is empty; name at least one partition to read")
     for partition, offset in positions.items():
@@ -244,13 +245,13 @@ def check_positions(positions: Mapping[int, int], partitions: int) -> dict[int, 
 
 
 def check_time(time_seconds: float) -> None:
-    """Refuse a time that no event can have."""
+    """Raises ValueError for a time that no event can have."""
     if not time_seconds >= 0:
         raise ValueError(f"time_seconds is {time_seconds}; it must be 0 or more")
 
 
 def check_poll(limit: int, wait_seconds: float) -> None:
-    """Refuse a poll that could never return anything."""
+    """Raises ValueError for a poll that could never return an event."""
     if limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1")
     if not wait_seconds >= 0:

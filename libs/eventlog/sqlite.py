@@ -37,7 +37,7 @@ _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.05
 
 _IDENTITY = "CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)"
-"""A table of its own: a program of the release before must be able to open the file."""
+"""A table of its own, so that a program of the previous release can open the file."""
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY CHECK (one = 1),"
     " schema_version INTEGER NOT NULL, partitions INTEGER NOT NULL)",
@@ -51,10 +51,10 @@ _Result = TypeVar("_Result")
 
 
 class _Connection:
-    """One connection and the one thread that uses it; a call that outlives its caller keeps the others out."""
+    """One connection and the thread that uses it. A call that outlives its caller blocks the others."""
 
     def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None] | None = None) -> None:
-        """`prepare`: run on each connection that is opened, before any work."""
+        """`prepare`: run on each new connection, before any work."""
         self._path = path
         self._prepare = prepare
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"eventlog-{path.name}")
@@ -62,20 +62,21 @@ class _Connection:
         self._file: tuple[int, int] | None = None
         self.id = ""
         self.opened = 0
-        """How often it was opened."""
-        self._turn = asyncio.Semaphore(1)
+        """Number of times the connection was opened."""
+        self._slot = asyncio.Semaphore(1)
         self._closed = False
 
     async def run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """Run `work` in the thread and return what it returns. LogUnavailable if it fails or takes too long."""
+        """Run `work` in the thread and return its result. Raises LogUnavailable if it fails or takes too long."""
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                await self._turn.acquire()
+                await self._slot.acquire()
                 if self._closed:
-                    self._turn.release()
+                    self._slot.release()
                     raise LogUnavailable(f"{self._path} is closed")
                 future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, work)
-                # The turn ends with the work, not with the caller's patience: nothing piles up behind a slow disk.
+                # The semaphore is released with the end of the work, not of the caller: no work piles up behind a slow
+                # disk.
                 future.add_done_callback(self._finished)
                 return await asyncio.shield(future)
         except TimeoutError as error:
@@ -86,7 +87,7 @@ class _Connection:
     async def close(self) -> None:
         if self._closed:
             return
-        # What a stuck disk holds up is closed with the process.
+        # A connection that a stuck disk blocks is closed with the process.
         with suppress(LogUnavailable):
             if self._connection is not None:
                 await self.run(lambda connection: connection.close())
@@ -94,9 +95,9 @@ class _Connection:
         self._executor.shutdown(wait=False)
 
     def _finished(self, future: "asyncio.Future[_Result]") -> None:
-        self._turn.release()
+        self._slot.release()
         if not future.cancelled():
-            future.exception()  # Seen here in case that the caller is gone.
+            future.exception()  # The exception is retrieved here, in case the caller has left.
 
     def _call(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         self._close_replaced()
@@ -117,7 +118,7 @@ class _Connection:
         return work(self._connection)
 
     def _close_replaced(self) -> None:
-        """A file that was put in this one's place is opened; the former one is no longer seen by other processes."""
+        """Close the connection if another file took the place of this one, which other processes no longer see."""
         if self._connection is not None and self._file_now() != self._file:
             self._connection.close()
             self._connection, self.id = None, ""
@@ -131,7 +132,7 @@ class _Connection:
 
 
 class SqliteEventLog:
-    """An `EventLog` in a file. Several objects and processes may use one file; use `open` to get one."""
+    """An `EventLog` in a file, made by `open`. Several objects and processes may use one file."""
 
     def __init__(self, path: Path, partitions: int, clock: Clock) -> None:
         self._path = path
@@ -145,10 +146,10 @@ class SqliteEventLog:
     @classmethod
     @asynccontextmanager
     async def open(cls, path: Path, partitions: int = 16, *, clock: Clock | None = None) -> AsyncIterator[Self]:
-        """Open the log in `path`, which is made if there is none, and close it at the end.
+        """Open the log in `path`, which is created if it is missing, and close it at the end.
 
         Raises:
-            TopicUnfit: the file is something else, of a newer schema or has another number of partitions.
+            TopicUnfit: the file is not a log, has a newer schema or another number of partitions.
             LogUnavailable: the file cannot be used now.
         """
         if partitions < 1:
@@ -194,7 +195,7 @@ class SqliteEventLog:
 
     async def offsets_at(self, time_seconds: float) -> dict[int, int]:
         check_time(time_seconds)
-        # All events are looked at: on a connection of its own it keeps nobody who appends.
+        # The query scans all events. On a connection of its own it does not block appends.
         connection = _Connection(self._path)
         try:
             return await connection.run(partial(_offsets_at, time_seconds))
@@ -229,7 +230,8 @@ class _SqliteReader:
                 self._positions[stored.partition] = stored.offset + 1
             left = deadline - time.monotonic()
             if found:
-                # The partition read last comes last at the next poll, so that a busy one cannot keep others waiting.
+                # The partition that was read last comes last at the next poll, so that a busy one cannot starve the
+                # others.
                 last = found[-1].partition
                 self._positions[last] = self._positions.pop(last)
             if found or left <= 0:
@@ -280,7 +282,7 @@ def _read_id(connection: sqlite3.Connection) -> str:
     try:
         (found,) = connection.execute("SELECT id FROM identity").fetchone() or ("",)
     except sqlite3.OperationalError:
-        # The file is being made, or was made by the release before and is opened by that release alone.
+        # The file is being created, or the previous release created it and is the only one to open it.
         return ""
     return str(found)
 
@@ -291,7 +293,7 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
-            # Two that switch a new file at once: SQLite refuses one of them without waiting for the busy timeout.
+            # If two processes switch a new file at once, SQLite refuses one without waiting for the busy timeout.
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(0.005, 0.02))
@@ -354,7 +356,7 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
                 (number, position, limit - len(found)),
             )
             for at, key, value, headers, appended in rows:
-                # Casts and replacements: another program may have written anything here.
+                # Casts and replacements, since other programs may have written any value.
                 event = Event(key.decode(errors="replace"), value, unpack(headers))
                 found.append(Stored(number, at, event, appended))
                 room -= len(value) + len(headers)

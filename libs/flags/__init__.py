@@ -1,1 +1,1 @@
-"""Feature flags, from whatever keeps them: a port, and one file per technology behind OpenFeature."""
+"""Feature flags from any source: a port, and one file per technology behind OpenFeature."""

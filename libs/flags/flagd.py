@@ -1,11 +1,11 @@
 """Flags in a file of flagd's format (https://flagd.dev/reference/flag-definitions), evaluated by flagd's own library.
 
-The file is read anew at each look, and taken whole or not at all: when it cannot be read or understood, what it said
-before stays, and the look fails. It is read rather than asked for its time, since two writes within one tick of the
-file system's clock look alike.
+The file is read at each check and accepted as a whole or not at all: if it is unreadable or invalid, the earlier
+content stays in force and the check fails. The file's time would not do: two writes within one tick of the file
+system's clock look alike.
 
-A rule (`targeting`) is evaluated for the router as a whole. Shares of the traffic are not a flag's affair: flagd would
-draw anew for each flag, and so send the operations of one record to different stores.
+A rule (`targeting`) is evaluated for the router as a whole. Flags do not divide traffic: flagd would draw separately
+for each flag, and so send the operations of one record to different stores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class FlagdFileProvider(BooleanProvider):
-    """Knows no flag before the first `reload`."""
+    """Has no flags before the first `reload`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"flagd file {path}")
@@ -39,7 +39,7 @@ class FlagdFileProvider(BooleanProvider):
         self._core = FlagdCore()
 
     def reload(self) -> None:
-        """Takes the file over, if it is another one than before. Raises FlagsUnavailable, with nothing changed."""
+        """Read the file and adopt its content if it changed. Raises FlagsUnavailable, with nothing changed."""
         try:
             with self._path.open("rb") as file:
                 text = file.read(MAX_FILE_BYTES + 1)
@@ -70,14 +70,13 @@ def _reload(provider: FeatureProvider) -> None:
 
 
 def _parsed(text: bytes) -> FlagdCore:
-    """Raises ValueError."""
     if len(text) > MAX_FILE_BYTES:
         raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
-    # What the library would fail on in its own ways.
+    # The library fails on such content with arbitrary errors.
     flags = content.get("flags") if isinstance(content, dict) else None
     if not isinstance(flags, dict):
         raise ValueError('an object with the key "flags" is expected, which is an object')

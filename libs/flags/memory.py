@@ -1,4 +1,4 @@
-"""Flags in memory, all replaced at once: what a control store says is put here when it changes."""
+"""Flags in memory that are replaced as a whole, for the flags of a control store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from libs.flags.openfeature import OpenFeatureSource
 
 
 class BooleanProvider(AbstractProvider):
-    """An OpenFeature provider that only has flags that are true or false. A subclass says how one is found."""
+    """An OpenFeature provider of flags that are true or false. Subclasses implement the lookup."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class MemoryProvider(BooleanProvider):
         self._values: Mapping[str, bool] = {}
 
     def put(self, values: Mapping[str, bool]) -> None:
-        """These are the flags from now on; any other is unset."""
+        """Replace all flags; any other is unset."""
         if values == self._values:
             return
         self._values = dict(values)
@@ -73,12 +73,12 @@ class MemoryProvider(BooleanProvider):
 
 
 class MemoryFlags(OpenFeatureSource):
-    """A `FlagSource` that has what was put into it. Its `evaluate` does not block."""
+    """A `FlagSource` with flags from `put`. Its `evaluate` does not block."""
 
     def __init__(self, name: str) -> None:
         self._memory = MemoryProvider(name)
         super().__init__(name, lambda: self._memory)
 
     def put(self, values: Mapping[str, bool]) -> None:
-        """These are the flags from now on; any other is unset."""
+        """Replace all flags; any other is unset."""
         self._memory.put(values)

@@ -1,7 +1,7 @@
 """Any OpenFeature provider as a source of flags (https://openfeature.dev/specification).
 
-OpenFeature always answers: with the caller's default when it has nothing better. So that a default is never taken for a
-value, the flag is asked for with both of them: what differs is the default, and the flag is unset.
+OpenFeature always answers, with the caller's default if it has no value. To tell a default from a value, each flag is
+evaluated with both defaults: if the answers differ, the flag is unset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from libs.flags.port import FlagsUnavailable, Seen
 Factory = Callable[[], FeatureProvider]
 
 TARGETING_KEY = "baton"
-"""Who asks. A flag is evaluated for the router as a whole, and for each router alike; never for one record."""
+"""Targeting key. A flag is evaluated for the router as a whole, and equally for each router; never for one record."""
 
 PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A factory: "package.module:name"."""
@@ -39,14 +39,14 @@ _domains = itertools.count()
 
 
 class UnfitProvider(BatonError):
-    """The named thing does not make an OpenFeature provider."""
+    """The named object does not make an OpenFeature provider."""
 
     code = "INVALID_ARGUMENT"
     reason = "UNFIT_PROVIDER"
 
 
 def load_factory(place: str) -> Factory:
-    """From "package.module:name", a function or class without arguments. Raises UnfitProvider."""
+    """Load "package.module:name", a function or class without arguments. Raises UnfitProvider."""
     module_name, _, name = place.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), name)
@@ -59,15 +59,15 @@ def load_factory(place: str) -> Factory:
 
 
 class OpenFeatureSource:
-    """A `FlagSource`. The provider is made at the first `evaluate`, and made anew as long as it cannot be initialized.
+    """A `FlagSource`. The first `evaluate` makes the provider; a provider that cannot be initialized is replaced.
 
-    Each source has a domain of its own, so several of them, and an application's own providers, do not meet.
+    Each source has a domain of its own, which keeps several sources and an application's own providers apart.
     """
 
     def __init__(
         self, name: str, factory: Factory, *, prepare: Callable[[FeatureProvider], None] | None = None
     ) -> None:
-        """`prepare` is called before each look at the flags; it may raise FlagsUnavailable."""
+        """`prepare` is called before each evaluation; it may raise FlagsUnavailable."""
         self.name = name
         self._factory = factory
         self._prepare = prepare
@@ -78,7 +78,7 @@ class OpenFeatureSource:
         self._lock = threading.Lock()
         self._waiting: asyncio.Future[None] | None = None
         self._changed = False
-        # A provider's failures are told as the flags' trouble; the library would log a stack trace for each look.
+        # A provider's failures are reported as the flags' trouble; the library would log a stack trace each time.
         logging.getLogger("openfeature").setLevel(logging.CRITICAL)
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class OpenFeatureSource:
         status = client.get_provider_status()
         if status is not ProviderStatus.READY:
             raise FlagsUnavailable(f"{self.name}: the provider is {status.value}")
-        return {name: _look(client, name) for name in names}
+        return {name: _evaluate(client, name) for name in names}
 
     async def watch(self, timeout_seconds: float) -> None:
         waiting = asyncio.get_running_loop().create_future()
@@ -115,8 +115,8 @@ class OpenFeatureSource:
             client, self._client, self._provider = self._client, None, None
         if client is not None:
             for event in _EVENTS:
-                client.remove_handler(event, self._happened)
-            # The library shuts the old one down in a thread of its own.
+                client.remove_handler(event, self._notify)
+            # The library shuts the old provider down in a thread of its own.
             api.set_provider(NoOpProvider(), self._domain)
 
     def _opened(self) -> tuple[OpenFeatureClient, FeatureProvider]:
@@ -129,18 +129,18 @@ class OpenFeatureSource:
         try:
             made = self._factory()
             api.set_provider_and_wait(made, self._domain)
-        # The provider is foreign code: whatever it raises, it cannot be had now.
+        # The provider is foreign code: after any exception, it is unavailable.
         except Exception as error:
             raise FlagsUnavailable(f"{self.name}: {type(error).__name__}: {error}") from error
         client = api.get_client(self._domain)
         with self._lock:
             self._client, self._provider = client, made
         for event in _EVENTS:
-            client.add_handler(event, self._happened)
+            client.add_handler(event, self._notify)
         return client, made
 
-    def _happened(self, details: EventDetails) -> None:
-        """In a thread of the library's."""
+    def _notify(self, details: EventDetails) -> None:
+        """Runs in a thread of the library."""
         with self._lock:
             waiting = self._waiting
             self._waiting = None
@@ -150,7 +150,7 @@ class OpenFeatureSource:
         try:
             waiting.get_loop().call_soon_threadsafe(_wake, waiting)
         except RuntimeError:
-            # The loop has ended, and with it whoever waited.
+            # The loop has ended, and with it the waiting task.
             return
 
 
@@ -159,7 +159,7 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def _look(client: OpenFeatureClient, name: str) -> Seen:
+def _evaluate(client: OpenFeatureClient, name: str) -> Seen:
     context = EvaluationContext(targeting_key=TARGETING_KEY)
 
     def ask(default: bool) -> FlagEvaluationDetails[bool]:
@@ -177,7 +177,7 @@ def _look(client: OpenFeatureClient, name: str) -> Seen:
         return _failed(second)
     if not second.value:
         return Seen(False)
-    # The default both times, or a flag that was just set to true: then it is true again.
+    # The provider returned the default both times, or the flag was just set to true: then it is true again.
     third = ask(False)
     return _failed(third) if third.error_code is not None else Seen(True if third.value else None)
 

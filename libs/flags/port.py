@@ -1,4 +1,4 @@
-"""Where flags come from. A flag is true, false, or unset; what it means is the caller's."""
+"""Sources of flags. A flag is true, false or unset; its meaning is the caller's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from libs.errors import BatonError
 
 
 class FlagsUnavailable(BatonError):
-    """Nothing is known of the flags now; go on with what was last known."""
+    """The flags are unavailable; the last known values stay in force."""
 
     code = "UNAVAILABLE"
     reason = "FLAGS_UNAVAILABLE"
@@ -17,30 +17,30 @@ class FlagsUnavailable(BatonError):
 
 
 class Seen(NamedTuple):
-    """What one look at a flag has shown."""
+    """Result of one evaluation of a flag."""
 
     value: bool | None
-    """None: unset. A flag that the source does not have, or has disabled, is unset."""
+    """None: unset. A flag that the source lacks or has disabled is unset."""
     trouble: str = ""
-    """Not "": the source has the flag, but not as true or false. `value` says nothing then."""
+    """Why the source's flag is neither true nor false; then `value` is meaningless. Else ""."""
 
 
 class FlagSource(Protocol):
     name: str
-    """For people: "control store", "flagd file /etc/baton/flags.json"."""
+    """Display name: "control store", "flagd file /etc/baton/flags.json"."""
 
     def evaluate(self, names: Sequence[str]) -> Mapping[str, Seen]:
-        """What each of the flags is now, exactly these names.
+        """Current values of exactly these flags.
 
-        May block as long as the source takes, so it is called in a thread unless the source is in memory; one call at
-        a time. Raises FlagsUnavailable, and nothing else.
+        May block as long as the source takes, so it is called in a thread unless the source is in memory; not
+        concurrently. Raises only FlagsUnavailable.
         """
         ...
 
     async def watch(self, timeout_seconds: float) -> None:
-        """Returns when something may have changed since the last `watch` returned, at the latest after the time."""
+        """Return when flags may have changed since the last `watch` returned, and at the latest after the time."""
         ...
 
     def close(self) -> None:
-        """Gives up what it holds. Does not block. May be called twice."""
+        """Release all resources. Does not block. May be called twice."""
         ...

@@ -1,5 +1,5 @@
-"""Locks on records: they keep writers of one record apart, so that they do not run into each other's versions.
+"""Locks on records: they keep writers of one record apart, so that their versions do not conflict.
 
-A lock is never what makes a write right: the version in the record's row decides in the write's own transaction. So a
-lost lock, or none at all, costs a write a second try and nothing else.
+A lock is never needed for correctness: the version in the record's row decides in the write's own transaction. A lost
+or missing lock only costs a second attempt.
 """

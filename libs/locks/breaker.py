@@ -1,10 +1,10 @@
-"""A circuit breaker: while a server is away its callers are told so at once instead of waiting for it.
+"""A circuit breaker: while a server is unavailable, its callers fail at once instead of waiting for it.
 
-    CLOSED   calls go through. A failure opens it.
-    OPEN     calls are refused. After a pause one probe may be made.
-    PROBING  calls are refused, the probe is under way. Its success closes the breaker, its failure opens it again.
+    CLOSED   calls pass. A failure opens the breaker.
+    OPEN     calls are refused. After a pause, one probe may be made.
+    PROBING  calls are refused while the probe runs. Its success closes the breaker, its failure opens it again.
 
-Whatever a call that was under way brings in the end counts as well: it has just spoken with the server.
+The outcome of a call that was in progress counts as well: it is the latest contact with the server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class State(Enum):
 
 
 class Breaker:
-    """`pause_seconds` between a failure and the next probe. `opened` counts how often it opened."""
+    """`pause_seconds`: time between a failure and the next probe. `opened`: number of times it opened."""
 
     def __init__(self, pause_seconds: float, clock: Clock) -> None:
         self.state = State.CLOSED
@@ -35,11 +35,11 @@ class Breaker:
 
     @property
     def admits(self) -> bool:
-        """Whether a call may be made."""
+        """Whether calls may be made."""
         return self.state is State.CLOSED
 
     def begin_probe(self) -> bool:
-        """True: the caller makes the probe now, and says how it went."""
+        """True: the caller makes the probe now, and reports its outcome."""
         if self.state is not State.OPEN or self._clock.monotonic() < self._probe_at:
             return False
         self.state = State.PROBING

@@ -1,4 +1,4 @@
-"""How locks do, measured around whatever keeps them."""
+"""Measurements of locks, around any lock manager."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from libs.locks.port import Lock, LockManager, LockState
 from libs.telemetry.latency import Histogram, Recent
 
 MINUTES = 10
-"""For so long waits are remembered."""
+"""Period of the wait histogram."""
 
 ACQUIRED = "ACQUIRED"
 LEFT = "LEFT"
-"""Its caller did not wait for the end."""
+"""The caller left before the outcome."""
 
 _EDGES_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 class MeasuredLocks:
-    """A `LockManager` over another one. `waiting`: callers that are about to get a lock, or not. `outcomes`: of all
-    that have asked since the start: ACQUIRED, LEFT, or the reason of the error."""
+    """A `LockManager` that wraps another one.
+
+    `waiting`: number of pending requests. `outcomes`: requests since the start by outcome, which is ACQUIRED, LEFT, or
+    the reason of the error.
+    """
 
     def __init__(self, locks: LockManager, clock: Clock, meter: Meter) -> None:
         self.waiting = 0
@@ -51,12 +54,11 @@ class MeasuredLocks:
 
     @property
     def waits(self) -> Histogram:
-        """How long those have waited for their turn that wanted one in the last minutes, whether or not they got it,
-        and those beside them that needed no lock."""
+        """Histogram of the waits of the last minutes, successful or not. Writes that needed no lock count as 0."""
         return self._waits.counts(self._clock.monotonic())
 
-    def needed_none(self) -> None:
-        """A write has come through without a lock: it waited for nobody."""
+    def no_lock_needed(self) -> None:
+        """Count a write that succeeded without a lock as a wait of 0."""
         self._waits.add(0.0, self._clock.monotonic())
 
     @asynccontextmanager

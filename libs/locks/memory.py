@@ -1,4 +1,4 @@
-"""Locks in the memory of one process: for a store that is one process. First come, first served."""
+"""Locks in the memory of one process, for a store that is a single process. First come, first served."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from libs.locks.port import LockState
 
 @dataclass(frozen=True, slots=True)
 class MemoryLock:
-    """Cannot be lost: it lives as long as its holder's process."""
+    """A lock that cannot be lost: it lives as long as its holder's process."""
 
     key: str
     remaining_seconds: float = math.inf
 
 
 class MemoryLocks:
-    """A `LockManager`. A key that nobody holds takes no memory. Needs no closing."""
+    """A `LockManager`. A free key takes no memory. Needs no closing."""
 
     def __init__(self, waiters_per_key: int = 1000) -> None:
         if waiters_per_key < 0:
             raise ValueError(f"waiters_per_key is {waiters_per_key}; it must be at least 0")
         self._limit = waiters_per_key
-        # A key is here while it is held: with those who wait for it, in the order in which they came.
+        # Keys that are held, each with its waiters in order of arrival.
         self._held: dict[str, deque[asyncio.Future[None]]] = {}
 
     def __repr__(self) -> str:
@@ -58,33 +58,33 @@ class MemoryLocks:
             raise timed_out(key, wait_seconds)
         if len(waiting) >= self._limit:
             raise Overloaded(f"{key}: {len(waiting)} callers wait for its lock already; try again a little later")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting.append(turn)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(granted)
         try:
             async with asyncio.timeout(wait_seconds):
-                await turn
+                await granted
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                # The lock came just when its waiter was going.
+            if granted.done() and not granted.cancelled():
+                # The lock was granted just as its waiter left.
                 self._hand_on(key)
-            elif turn in waiting:
-                waiting.remove(turn)
+            elif granted in waiting:
+                waiting.remove(granted)
             if isinstance(error, TimeoutError):
                 raise timed_out(key, wait_seconds) from None
             raise
 
     def _hand_on(self, key: str) -> None:
-        """To whoever has waited longest, if anyone does."""
+        """Pass the lock to the longest-waiting caller, if there is one."""
         waiting = self._held[key]
         while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            granted = waiting.popleft()
+            if not granted.done():
+                granted.set_result(None)
                 return
         del self._held[key]
 
 
 def timed_out(key: str, wait_seconds: float) -> LockTimeout:
-    """The error of a wait that was too short."""
+    """Error of a wait that was too short."""
     message = f"{key} is busy: its lock was not free within {max(wait_seconds, 0):g} s; nothing was changed: try again"
     return LockTimeout(message, key=key)

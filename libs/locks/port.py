@@ -1,4 +1,4 @@
-"""What a lock manager promises."""
+"""Guarantees of a lock manager."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from libs.errors import BatonError
 
 
 class LocksUnavailable(BatonError):
-    """The lock server is out of reach; no lock was taken."""
+    """The lock server is unavailable; no lock was taken."""
 
     code = "UNAVAILABLE"
     reason = "LOCKS_UNAVAILABLE"
@@ -18,52 +18,50 @@ class LocksUnavailable(BatonError):
 
 
 class Lock(Protocol):
-    """A lock that is held, as its holder sees it."""
+    """A held lock, as its holder sees it."""
 
     @property
     def key(self) -> str: ...
 
     @property
     def remaining_seconds(self) -> float:
-        """How long the holder may still rely on it, by the monotonic clock; grows when the lock is renewed. 0: it is
-        lost and stays lost, somebody else may have it. Infinite where a lock cannot be lost."""
+        """Time for which the holder may rely on the lock, by the monotonic clock; a renewal extends it. 0: the lock is
+        lost for good, and another caller may have it. Infinite if locks cannot be lost."""
         ...
 
 
 class LockState(NamedTuple):
-    """How the locks of one process do."""
+    """State of the locks of one process."""
 
     backend: str
-    """Where they are kept: "memory", "redis"."""
+    """Backend of the locks: "memory", "redis"."""
     held: int = 0
     lost: int = 0
-    """Since the start: were gone before their holders had left them."""
+    """Number of locks since the start that were lost before they were released."""
     breaker: str = ""
-    """"closed" while the lock server answers, "open" or "probing" while it does not; "" where there is none."""
+    """ "closed" while the lock server answers, "open" or "probing" while it does not; "" without a lock server."""
 
 
 class LockManager(Protocol):
-    """Locks by key. Whoever opens a manager closes it, by its own context manager; a lock must be left by then."""
+    """Locks by key. The opener of a manager closes it, by its context manager, after all locks are released."""
 
     @property
-    def state(self) -> LockState:
-        """Now."""
-        ...
+    def state(self) -> LockState: ...
 
     def hold(self, key: str, wait_seconds: float) -> AbstractAsyncContextManager[Lock]:
-        """Held from entering to leaving, by one holder at a time; kept alive in between. Not reentrant.
+        """Hold the lock from entering to leaving, as its only holder, renewed in between. Not reentrant.
 
-        Entering waits at most `wait_seconds` for other holders; 0 tries once. Raises LockTimeout when it is still held
-        then, Overloaded when too many wait for it in this process, LocksUnavailable at once when locks cannot be had: a
-        manager never gives a weaker lock instead. Leaving never fails: what cannot be given back runs out by itself.
-        A caller that is cancelled, at whatever point, leaves nothing behind.
+        Entering waits at most `wait_seconds` for other holders; 0 tries once. Raises LockTimeout if the lock is still
+        held, Overloaded if too many callers in this process wait for it, LocksUnavailable at once while locks are
+        unavailable: a manager never returns a weaker lock instead. Leaving never fails: a lock that cannot be released
+        expires by itself. A cancelled caller leaves nothing behind.
         """
         ...
 
 
 @asynccontextmanager
 async def hold_if_available(locks: LockManager, key: str, wait_seconds: float) -> AsyncIterator[Lock | None]:
-    """As `hold`; without a lock (None) while locks are unavailable. For work that its versions guard anyway."""
+    """As `hold`, but None while locks are unavailable. For work that versions guard anyway."""
     async with AsyncExitStack() as stack:
         lock: Lock | None = None
         with suppress(LocksUnavailable):

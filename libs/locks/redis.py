@@ -1,15 +1,15 @@
-"""Locks in Redis: for a store that is many processes.
+"""Locks in Redis, for a store of several processes.
 
-A lock is a key that holds its holder's token and runs out by itself, so a holder that dies is forgotten. The holder
-renews it; it counts it as lost when most of the time to live has gone by without a renewal, well before Redis forgets
-it, and when a renewal finds another token or none (somebody flushed the server). Time is the holder's monotonic clock.
+A lock is a key with its holder's token and a time to live, so it expires if its holder dies. The holder renews it. The
+holder treats it as lost once most of the time to live has passed without a renewal, well before Redis drops it, and
+when a renewal finds another token or none (after a flush of the server). Time is the holder's monotonic clock.
 
-Callers of one process queue here, in order, and only the first of them asks Redis, again and again. Between processes
-the one that asked first while the lock was held has a claim on the next turn: until it has had it, or asks no more,
-nobody else gets the lock. So a busy process cannot hand a lock on within itself for ever.
+Callers of one process queue here in order, and only the first of them polls Redis. Between processes, the first one
+that asked while the lock was held claims the next grant: until it got the lock or stopped asking, no other caller gets
+it. So a busy process cannot pass a lock on within itself forever.
 
-While Redis does not answer every call is refused at once, and one task tries whether it is back. An error that it
-answers with (its memory is full, it is a replica) refuses the call as well, but nobody has to be kept from waiting.
+While Redis does not answer, every call is refused at once, and one task probes for its return. If Redis answers with an
+error (memory full, replica), the call is refused as well, but later calls are tried.
 
 Source of the scheme, and of its limits: https://redis.io/docs/latest/develop/use/patterns/distributed-locks/
 """
@@ -40,20 +40,20 @@ from libs.tasks import Background, Loop
 log = logging.getLogger(__name__)
 
 USABLE = 0.6
-"""Part of the time to live for which a lock counts as held."""
+"""Share of the time to live for which a lock counts as held."""
 
 _NO_ANSWER = (RedisError, OSError, TimeoutError, ValueError)
-"""The last one is of an answer that no Redis gives: another server has its address."""
+"""ValueError stands for an answer that Redis never gives: another server has its address."""
 
 _DRAIN_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.016
 _LONGEST_POLL_OF_NEXT_SECONDS = 0.002
-_CLAIM = ":next"
-"""Behind the name of a lock: the name of the claim on its next turn."""
+_CLAIM_SUFFIX = ":next"
+"""Suffix of a lock's name: the key of the claim on its next grant."""
 
-# KEYS: the lock; the claim on the next turn. ARGV: the token; times to live of lock and claim in milliseconds, of which
-# the latter is 0 when the caller does not wait. A token that holds the lock already takes it again: an attempt whose
+# KEYS: the lock; the claim on the next grant. ARGV: the token; times to live of lock and claim in milliseconds, the
+# latter 0 if the caller does not wait. A token that already holds the lock takes it again, since an attempt whose
 # answer was lost may be repeated.
 _BUSY, _TAKEN, _NEXT = 0, 1, 2
 _ACQUIRE = """
@@ -88,12 +88,12 @@ class RedisLockSettings:
     ttl_seconds: float = 10.0
     renew_seconds: float = 3.0
     probe_seconds: float = 0.5
-    """Between two tries whether Redis is back."""
+    """Interval of probes while Redis is unavailable."""
     claim_seconds: float = 0.15
-    """How long a claim on the next turn holds after its owner has asked; it asks again every few milliseconds."""
+    """Lifetime of a claim after its owner's last request, which repeats every few milliseconds."""
     command_seconds: float = 0.4
-    """Of one command in all: waiting for a connection, connecting, sending, the answer. By then a call of a server that
-    is away is refused; those that wait behind it are refused with it, and later ones at once."""
+    """Time limit of one command: waiting for a connection, connecting, sending, the answer. By then the first call to
+    an unavailable server fails; calls that wait behind it fail with it, and later ones at once."""
     connections: int = 16
     waiters_per_key: int = 1000
     prefix: str = "baton:lock:"
@@ -114,19 +114,19 @@ class RedisLockSettings:
 
 
 class RedisLock:
-    """A lock that is, or shall be, held."""
+    """A lock that is held or requested."""
 
     def __init__(self, key: str, token: str, ttl_seconds: float, clock: Clock) -> None:
         self.key = key
         self.token = token
         self.taken = False
         self.is_next = False
-        """It has a claim on the next turn, or had one."""
-        self.told_lost = False
+        """It has or had a claim on the next grant."""
+        self.counted_lost = False
         self.abandoned = False
-        """Its caller has gone: whoever gets it now gives it back."""
+        """Its caller has left: an attempt that still gets the lock releases it."""
         self.renewed_at = clock.monotonic()
-        """When the last command that set its time to live was sent."""
+        """Time at which the last command that set its time to live was sent."""
         self._usable_seconds = ttl_seconds * USABLE
         self._clock = clock
         self._lost = False
@@ -147,7 +147,7 @@ class RedisLock:
 
 
 class RedisLocks:
-    """A `LockManager`, made by `RedisLocks.open`. `renewals` and `lost` count what happened to its locks."""
+    """A `LockManager`, made by `RedisLocks.open`. `renewals` and `lost` count events of its locks."""
 
     def __init__(self, url: str, settings: RedisLockSettings, clock: Clock, chance: Callable[[], float]) -> None:
         """Use `open`."""
@@ -173,7 +173,7 @@ class RedisLocks:
         self._refusal = ""
         self._background = Background(limit=100_000, name="locks")
         self._tokens = (f"{uuid.uuid4()}:{number}" for number in itertools.count(1))
-        # Tokens of attempts whose answer was lost, and until when Redis may know them.
+        # Tokens of attempts whose answers were lost, with the time until which Redis may know them.
         self._doubtful: dict[str, tuple[str, float]] = {}
 
     def __repr__(self) -> str:
@@ -189,8 +189,11 @@ class RedisLocks:
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> AsyncIterator[RedisLocks]:
-        """A manager on the server at `url` (redis://…), which may be away. `chance` gives 0 to 1, for the pauses
-        between tries. Locks that are held at the end are not given back: they run out."""
+        """A manager on the server at `url` (redis://…), which may be unavailable.
+
+        `chance` returns 0 to 1, for the pauses between attempts. Locks that are still held at the end are not released:
+        they expire.
+        """
         locks = cls(url, settings or RedisLockSettings(), clock or SystemClock(), chance)
         keeper = asyncio.create_task(Loop("locks", locks._keep).run())
         try:
@@ -208,7 +211,7 @@ class RedisLocks:
 
     @asynccontextmanager
     async def hold(self, key: str, wait_seconds: float) -> AsyncIterator[RedisLock]:
-        """See `LockManager.hold`. A server that does not answer may hold a call up for command_seconds once."""
+        """See `LockManager.hold`. A server that does not answer can delay a call by command_seconds once."""
         until = self._clock.monotonic() + wait_seconds
         self._check_reachable()
         async with self._local.hold(key, wait_seconds):
@@ -218,7 +221,7 @@ class RedisLocks:
                 yield lock
             finally:
                 self._locks.discard(lock)
-                self._look_at(lock)
+                self._count_if_lost(lock)
                 await self._background.run(self._release(lock))
 
     async def _acquire(self, key: str, until: float, wait_seconds: float) -> RedisLock:
@@ -245,7 +248,7 @@ class RedisLocks:
             pause = min(pause * 2, _LONGEST_POLL_OF_NEXT_SECONDS if lock.is_next else _LONGEST_POLL_SECONDS)
 
     async def _attempt(self, lock: RedisLock, *, waits: bool) -> None:
-        """One try, in a task of its own: its answer is seen even when its caller has gone."""
+        """One attempt, in a task of its own: its answer is handled even if its caller has left."""
         lock.renewed_at = self._clock.monotonic()
         try:
             answer = await self._command(_ACQUIRE, lock, self._settings.claim_seconds if waits else 0.0)
@@ -263,16 +266,16 @@ class RedisLocks:
             log.info("%s was not given back, it runs out by itself: %s", lock, error)
 
     async def _keep(self, loop: Loop) -> None:
-        """One round of the task that renews locks and looks whether Redis is back."""
+        """One round of the task that renews locks and probes Redis."""
         await asyncio.sleep(min(self._settings.renew_seconds / 6, self._settings.probe_seconds))
         for lock in list(self._locks):
-            self._look_at(lock)
+            self._count_if_lost(lock)
         if self.breaker.begin_probe():
             await self._probe()
         if not self.breaker.admits:
             loop.trouble = "the lock server is away"
             return
-        await self._settle()
+        await self._release_doubtful()
         due = self._clock.monotonic() - self._settings.renew_seconds
         for lock in [lock for lock in self._locks if lock.renewed_at <= due and lock.remaining_seconds]:
             await self._renew(lock)
@@ -283,54 +286,53 @@ class RedisLocks:
             async with asyncio.timeout(self._settings.command_seconds):
                 await self._client.ping()
         except ResponseError:
-            self._spoke()
+            self._answered()
         except _NO_ANSWER:
             self.breaker.failed()
         except BaseException:
-            # Else no further probe would ever be made.
+            # Otherwise no further probe would ever be made.
             self.breaker.failed()
             raise
         else:
-            self._spoke()
+            self._answered()
 
     async def _renew(self, lock: RedisLock) -> None:
         sent_at = self._clock.monotonic()
         try:
             renewed = await self._command(_RENEW, lock)
         except LocksUnavailable:
-            # The next round tries again, as long as there is something to renew.
+            # The next round tries again while the lock is still held.
             return
         if renewed:
             self.renewals += 1
             lock.renewed_at = sent_at
         elif lock in self._locks:
             lock.lose()
-            self._look_at(lock)
+            self._count_if_lost(lock)
 
-    def _look_at(self, lock: RedisLock) -> None:
-        """Counts a lock that is lost, once."""
-        if not lock.told_lost and not lock.remaining_seconds:
-            lock.told_lost = True
+    def _count_if_lost(self, lock: RedisLock) -> None:
+        """Count a lost lock, once."""
+        if not lock.counted_lost and not lock.remaining_seconds:
+            lock.counted_lost = True
             self.lost += 1
-            log.warning("%s is lost: Redis has forgotten it, or could not be told to keep it", lock)
+            log.warning("%s is lost: Redis has forgotten it, or could not be reached to renew it", lock)
 
-    async def _settle(self) -> None:
-        """Gives back what attempts may have taken whose answers were lost: else others wait until it runs out."""
+    async def _release_doubtful(self) -> None:
+        """Release locks of attempts whose answers were lost; otherwise other callers wait until they expire."""
         doubtful, self._doubtful = self._doubtful, {}
         for key, (token, until) in doubtful.items():
             if self._clock.monotonic() < until:
                 await self._release(RedisLock(key, token, self._settings.ttl_seconds, self._clock))
 
     async def _command(self, script: str, lock: RedisLock, claim_seconds: float = 0.0) -> int:
-        """Raises LocksUnavailable."""
         self._check_reachable()
         name = self._settings.prefix + lock.key
         milliseconds = [int(seconds * 1000) for seconds in (self._settings.ttl_seconds, claim_seconds)]
         try:
             async with asyncio.timeout(self._settings.command_seconds):
-                answer = await self._client.eval(script, 2, name, name + _CLAIM, lock.token, *milliseconds)
+                answer = await self._client.eval(script, 2, name, name + _CLAIM_SUFFIX, lock.token, *milliseconds)
         except ResponseError as error:
-            self._spoke(str(error))
+            self._answered(str(error))
             raise LocksUnavailable(
                 "the lock server refuses; no lock was taken: retry, or wait for its operator", detail=str(error)
             ) from error
@@ -339,11 +341,11 @@ class RedisLocks:
                 log.warning("the lock server is away: %s: %s", type(error).__name__, error)
             self.breaker.failed()
             raise LocksUnavailable(detail=f"{type(error).__name__}: {error}") from error
-        self._spoke()
+        self._answered()
         return int(answer)
 
-    def _spoke(self, refusal: str = "") -> None:
-        """The server has answered. Its refusals are written to the log once, not for every call."""
+    def _answered(self, refusal: str = "") -> None:
+        """Record an answer of the server. Its errors are logged once, not for every call."""
         if not self.breaker.admits:
             log.info("the lock server is back")
         if refusal and not self._refusal:
@@ -356,7 +358,7 @@ class RedisLocks:
             raise LocksUnavailable()
 
     def _token(self, key: str) -> str:
-        """A new one, or that of an attempt on this key that may have taken the lock."""
+        """A new token, or that of an attempt on this key that may have taken the lock."""
         token, until = self._doubtful.pop(key, ("", 0.0))
         return token if token and self._clock.monotonic() < until else next(self._tokens)
 

@@ -1,4 +1,4 @@
-"""Who may use an internal listener: whoever shows the token. And which addresses need one."""
+"""Access to internal listeners by a shared token, and the addresses that need one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TOKEN_CHARACTERS = 512
 
 
 class TokenRefused(BatonError):
-    """This listener asks for the shared token in the metadata baton-token."""
+    """This listener requires the shared token in the metadata baton-token."""
 
     code = "UNAUTHENTICATED"
     reason = "TOKEN_REFUSED"
@@ -27,7 +27,7 @@ class TokenUnfit(BatonError):
 
 
 def read_token(path: Path) -> bytes:
-    """The token in the file's first line. Raises TokenUnfit.
+    """Read the token from the file. Raises TokenUnfit.
 
     A file that every user of the machine can read or change is refused.
     """
@@ -48,8 +48,8 @@ def read_token(path: Path) -> bytes:
 def _open_to_all(path: Path) -> bool:
     """Whether every user can reach the file and read or change it. Raises OSError.
 
-    On a read-only file system the mode is not looked at: a container gets its secrets mounted so, often with mode 0444,
-    and has no other users.
+    The mode is ignored on a read-only file system: containers mount secrets that way, often with mode 0444, and have no
+    other users.
     """
     if not path.stat().st_mode & 0o006 or os.statvfs(path).f_flag & os.ST_RDONLY:
         return False
@@ -57,7 +57,7 @@ def _open_to_all(path: Path) -> bool:
 
 
 def check_token(found: Any, token: bytes) -> None:
-    """`found`: a call's metadata. Raises TokenRefused unless the token is in it."""
+    """Check that a call's metadata carries the token. Raises TokenRefused."""
     for name, value in found or ():
         if name == metadata.TOKEN:
             shown = value if isinstance(value, bytes) else value.encode()
@@ -68,7 +68,7 @@ def check_token(found: Any, token: bytes) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a listener at "host:port" or "unix:path" can be reached from this machine only."""
+    """Whether a listener at "host:port" or "unix:path" is reachable from this machine only."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")

@@ -1,11 +1,11 @@
-"""Reads the requests of calls, so that callers who send slowly or not at all cannot shut a listener.
+"""Reading of request bodies, such that slow or silent callers cannot block a listener.
 
-A call begins with its headers; its body may come much later, or never. The server's methods are registered as methods
-that take a stream, so a handler runs from the headers on and reads the one message itself:
+A call begins with its headers; its body may arrive much later, or never. So the server registers its methods as ones
+that take a stream: a handler runs from the headers on and reads the single message itself.
 
-* Reading has a bound, whatever deadline the caller gave.
-* A bounded number of bodies is read at a time, so the memory for them is bounded too. When all places are taken, a body
-  that has been read for longer than `SLOW_SECONDS` gives its place up to the next call.
+* Reading has a time limit, whatever the caller's deadline is.
+* A limited number of bodies is read at a time, which limits their memory. If all slots are taken, a body that has been
+  read for longer than `SLOW_SECONDS` gives its slot to the next call.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from libs.errors import InvalidField
 from libs.rpc.errors import Context, DeadlineExceeded
 
 READING = 64
-"""Bodies that a listener reads at a time."""
+"""Number of bodies that a listener reads at a time."""
 
 BODY_SECONDS = 10.0
-"""How long a body may take when no other call waits for its place."""
+"""Time limit of a body while no other call waits for its slot."""
 
 SLOW_SECONDS = 1.0
-"""How long a body may take when another call waits for its place."""
+"""Time limit of a body while another call waits for its slot."""
 
 
 class Bodies:
-    """The bodies that one listener reads."""
+    """The request bodies of one listener."""
 
     def __init__(self, reading: int = READING, slow_seconds: float = SLOW_SECONDS) -> None:
         self._most = reading
         self._slow_seconds = slow_seconds
         self._reading: dict[asyncio.Task[Any], float] = {}
-        """Each with the time of the event loop at which it began, the oldest first."""
+        """Start of each reading by the event loop's clock, oldest first."""
         self._evicted: set[asyncio.Task[Any]] = set()
         self._freed = asyncio.Event()
 
     async def read(self, context: Context, remaining_seconds: float | None) -> bytes:
-        """The call's one message. `remaining_seconds`: until the caller's deadline, at which gRPC cancels the call.
+        """Read the call's single message.
 
-        Raises InvalidField if there is no message, DeadlineExceeded if it does not come in time.
+        `remaining_seconds`: time until the caller's deadline, at which gRPC cancels the call. Raises InvalidField if
+        there is no message, DeadlineExceeded if it is late.
         """
         if remaining_seconds is not None and remaining_seconds <= BODY_SECONDS:
             return await self._read(context)
@@ -64,7 +65,7 @@ class Bodies:
         try:
             message: Any = await context.read()
             if task in self._evicted:
-                # The body came while the cancel was under way. It arrives here, not somewhere in the handler.
+                # The body arrived during the cancellation. It must take effect here, not later in the handler.
                 await asyncio.sleep(0)
         except asyncio.CancelledError:
             if task not in self._evicted:
@@ -76,13 +77,13 @@ class Bodies:
             self._evicted.discard(task)
             self._freed.set()
         if message is grpc.aio.EOF:
-            # The caller sent no message, or one that the transport has refused as too large.
+            # The caller sent no message, or the transport refused one that is too large.
             raise InvalidField("request", "no message", "one message of this method")
         body: bytes = message
         return body
 
     async def _wait(self, clock: Callable[[], float]) -> None:
-        """Until a place may be free. The oldest body gives its place up when it is slow."""
+        """Wait until a slot may be free. The oldest body loses its slot if it is slow."""
         task, began = next(iter(self._reading.items()))
         left = began + self._slow_seconds - clock()
         if left <= 0:
@@ -97,4 +98,4 @@ class Bodies:
 
 
 def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the request's body did not come in time; nothing was done")
+    return DeadlineExceeded("the request's body did not arrive in time; nothing was done")

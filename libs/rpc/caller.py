@@ -1,4 +1,4 @@
-"""Who calls and with which ids, as a call's metadata says it."""
+"""Identity and ids of a caller, from a call's metadata."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ _MADE_ID_CHARACTERS = 63
 
 
 def make_id(principal: str, request_id: str) -> str:
-    """The id of what a create without one makes: the same for each retry, at the router and at stores."""
+    """Id for a create without one. It is the same for each retry, at the router and at both stores."""
     return str(uuid5(uuid5(_PRINCIPALS, principal), request_id.lower()))
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What comes with a call beside its request. Ids are "" when the call brings none."""
+    """Identity, ids and options of a call. Ids are "" if the call has none."""
 
     principal: str = metadata.ANONYMOUS
     request_id: str = ""
     made_id: str = ""
     replica: bool = False
     explain: bool = False
-    """Tell the record's version beside the answer."""
+    """Return the record's version with the answer."""
     logged: bool = False
-    """Answer a write only when its event is in the log."""
+    """Acknowledge a write only once its event is in the log."""
     traceparent: str = ""
     schema_version: int = 0
-    """Which it speaks: its contract knows where it says so. 0: the newest."""
+    """Schema version of the call, read by the contract's own metadata. 0: the newest."""
 
 
 def read_caller(found: Any, *, internal: bool) -> Caller:
-    """`found`: the call's metadata. Principal and replica are believed on an internal listener only, where ids are too;
-    a public listener takes nothing but the trace. Raises InvalidField."""
+    """Read a call's metadata. Raises InvalidField.
+
+    Principal, ids and replica reads are trusted on internal listeners only; a public listener uses just the trace.
+    """
     values: dict[str, str] = {}
     for name, value in found or ():
         if name in _NAMES and isinstance(value, str):
             values[name] = value
     traceparent = values.get(metadata.TRACEPARENT, "")
     if len(traceparent) > _TRACEPARENT_CHARACTERS or not traceparent.isascii():
-        # A trace that cannot be read is no reason to refuse a call.
+        # An unreadable trace is no reason to refuse a call.
         traceparent = ""
     if not internal:
         return Caller(traceparent=traceparent)

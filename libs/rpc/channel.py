@@ -1,4 +1,4 @@
-"""Channels to other processes: a peer that is gone or stands still is noticed within about two seconds."""
+"""Channels to other processes. A dead or stalled peer is noticed within about two seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Without it a peer that stands still is noticed only after a minute.
+    # Without it, a stalled peer is noticed only after a minute.
     ("grpc.http2.ping_timeout_ms", 1000),
     # Short: calls wait for a peer that restarts.
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -30,24 +30,24 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", METADATA_BYTES),
-    # As large as the soft limit: between the two, gRPC refuses calls at random.
+    # Equal to the soft limit: between the two, gRPC refuses calls at random.
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-    # Baton's processes reach each other directly. A proxy that the environment names is meant for other traffic.
+    # Baton's processes reach each other directly. A proxy in the environment is meant for other traffic.
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""The library itself sends nothing twice: the caller decides, and sends a write again with the same request_id."""
+"""gRPC's own retries are off: the caller decides, and repeats a write with the same request_id."""
 
 
 _IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 
 
 class Channel:
-    """A channel to one address ("host:port"), or to several processes of one service in turn, those that can be reached
+    """A channel to one address ("host:port"), or round-robin to the reachable ones of several processes
     ("127.0.0.1:1,127.0.0.1:2"). It belongs to the event loop that opened it.
 
     One host name may stand for several processes: gRPC connects to each address that it resolves to, and resolves it
-    again when a connection fails. Several addresses must be IP addresses of one family (`check_addresses`): gRPC takes
+    again if a connection fails. Several addresses must be IP addresses of one family (`check_addresses`): gRPC accepts
     no list of names.
     """
 
@@ -63,14 +63,14 @@ class Channel:
         return f"<Channel {self.address} {self.grpc.get_state().name}>"
 
     def multi_callable(self, method: str) -> RawCallable:
-        """What calls `method` ("/package.Service/Method"), bytes in, bytes out. Made once for each method."""
+        """Callable for `method` ("/package.Service/Method"), bytes in and out, cached per method."""
         found = self._callables.get(method)
         if found is None:
             found = self._callables[method] = self.grpc.unary_unary(method)
         return found
 
     def stream_callable(self, method: str) -> RawStreamCallable:
-        """As `multi_callable`, for a method that answers more than once."""
+        """As `multi_callable`, for a method that streams its answers."""
         return self.grpc.unary_stream(method)
 
     async def close(self) -> None:
@@ -79,7 +79,7 @@ class Channel:
 
 @asynccontextmanager
 async def open_channel(address: str) -> AsyncIterator[Channel]:
-    """A channel that connects at its first call, and again when the connection was lost."""
+    """A channel that connects at the first call, and again after a lost connection."""
     channel = Channel(address)
     try:
         yield channel

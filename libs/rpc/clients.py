@@ -1,8 +1,7 @@
-"""Clients that call in a way that ends one day: seen, named, warned in each answer's headers, and served all the same.
+"""Clients that use a deprecated interface: counted by name, warned in each answer's headers, and served all the same.
 
-A client gives itself a name, or many. A gate waits for the last such client to stop, so no caller may push another one
-out: a name that was seen stays, a host has a bounded number of names, and calls under further names are counted as the
-host's.
+A gate waits until the last such client has stopped, so one caller must not push another out of the list. A seen name
+stays; a host has a limited number of names, and calls under further names count for the host.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from libs.rpc import metadata
 from libs.rpc.errors import Context
 
 MOST_CLIENTS = 200
-"""Names of one listener, those that count for several clients not included."""
+"""Maximum number of names of one listener, without the names for several clients."""
 
 MOST_OF_A_HOST = 10
-"""Names that clients of one host choose, and as many that they do not."""
+"""Maximum number of names that clients of one host choose, and of names made for them."""
 
 MOST_HOSTS = 100
-"""Hosts whose further names are counted apart."""
+"""Maximum number of hosts whose further names are counted separately."""
 
 OTHERS = "other clients"
-"""Counts the calls of clients that have no entry."""
+"""Name for calls of clients without an entry."""
 
 _NAME_CHARACTERS = 120
 
@@ -38,15 +37,18 @@ class Time(Protocol):
 class SeenClient:
     name: str
     schema_version: int
-    """The oldest that it spoke."""
+    """The oldest schema version of its calls."""
     calls: int
     last_at: float
-    """Monotonic."""
+    """Monotonic time of its last call."""
 
 
 class Clients:
-    """Of one listener: those that speak an old schema version; `everybody`, when the listener itself goes away one day.
-    `notice`: what the others are told then."""
+    """Clients of one listener that use an old schema version; all clients, if the listener itself is deprecated
+    (`everybody`).
+
+    `notice`: warning to every client of a deprecated listener.
+    """
 
     def __init__(self, schemas: SchemaVersions, clock: Time, *, everybody: bool = False, notice: str = "") -> None:
         self._schemas = schemas
@@ -55,13 +57,13 @@ class Clients:
         self._notice = notice
         self._seen: OrderedDict[str, SeenClient] = OrderedDict()
         self._names_of: Counter[tuple[str, bool]] = Counter()
-        """How many names each host has, and apart from them, how many without a name of the client's choice."""
+        """Number of names per host, separately for names that clients chose (True) and names made for them (False)."""
 
     def __repr__(self) -> str:
         return f"<Clients {len(self._seen)}>"
 
     async def note(self, context: Context, version: int) -> None:
-        """A call of a client that speaks this schema version has come."""
+        """Record a call of a client with this schema version, and warn the client."""
         warnings = [self._notice] if self._notice else []
         if self._schemas.is_old(version):
             newest = self._schemas.newest
@@ -72,11 +74,11 @@ class Clients:
             await context.send_initial_metadata(((metadata.DEPRECATED, "; ".join(warnings)),))
 
     def seen(self) -> list[SeenClient]:
-        """The last to call first."""
+        """Clients, latest caller first."""
         return list(reversed(self._seen.values()))
 
     def _entry(self, name: str, context: Context) -> str:
-        """The name that counts this call."""
+        """Name that counts this call."""
         if name in self._seen:
             return name
         host = _host(context.peer())
@@ -97,7 +99,7 @@ class Clients:
 
 
 def name_of(context: Context) -> str:
-    """What a caller calls itself, else its program and host."""
+    """Name that the caller gives itself, else its program and host."""
     found: dict[str, Any] = dict(context.invocation_metadata() or ())
     name = _own_name(context) or f"{found.get('user-agent', '')} at {_host(context.peer())}"
     return name[:_NAME_CHARACTERS].strip()
@@ -110,6 +112,6 @@ def _own_name(context: Context) -> str:
 
 
 def _host(peer: str) -> str:
-    """Without the port, which is another one for each connection: of "ipv4:10.0.0.1:4711"."""
+    """Host of a peer such as "ipv4:10.0.0.1:4711". The port differs with each connection."""
     kind, _, rest = peer.partition(":")
     return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else rest or peer

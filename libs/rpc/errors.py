@@ -1,6 +1,6 @@
-"""Baton's errors as gRPC statuses, and back.
+"""Conversion of Baton's errors to gRPC statuses and back.
 
-Every error carries a `google.rpc.Status` in its trailers, with an `ErrorInfo` (domain `baton`), and where they apply a
+Every error carries a `google.rpc.Status` in its trailers: an `ErrorInfo` (domain `baton`), and where they apply a
 `BadRequest`, a `PreconditionFailure` and a `RetryInfo`. Source: https://google.aip.dev/193.
 """
 
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 Pairs: TypeAlias = "Sequence[tuple[str, str | bytes]]"
-"""Of metadata."""
+"""Metadata."""
 
 DETAILS_KEY = "grpc-status-details-bin"
 
 _TYPE_PREFIX = "type.googleapis.com/"
 _ERROR_INFO_URL = _TYPE_PREFIX + error_details_pb2.ErrorInfo.DESCRIPTOR.full_name
 
-# Trailers stay far below the 8 KiB that a peer accepts. The message is in them three times (once percent-encoded,
-# twice in the details, which travel in base64), each value of the metadata once.
+# Trailers stay far below the 8 KiB that a peer accepts. They hold the message three times (once percent-encoded, twice
+# in the details, which travel in base64), and each metadata value once.
 _MESSAGE_BYTES = 600
 _VALUE_BYTES = 200
 _VALUES = 8
@@ -40,18 +40,18 @@ _CODES = {code.name: code for code in grpc.StatusCode}
 
 
 class DeadlineExceeded(BatonError):
-    """The call took longer than it may. A write may have had its effect: retry with its request_id."""
+    """The call exceeded its deadline. A write may have had its effect: retry with its request_id."""
 
     code = "DEADLINE_EXCEEDED"
     reason = "DEADLINE_EXCEEDED"
 
 
 class Internal(BatonError):
-    """Something went wrong inside the server; its log says what."""
+    """The server failed; its log has the details."""
 
 
 def cut(text: str, limit_bytes: int) -> str:
-    """The text, or as much of its beginning as fits, with "..." behind it."""
+    """The text, shortened to the limit with "..." at its end."""
     data = text.encode(errors="replace")
     if len(data) <= limit_bytes:
         return data.decode()
@@ -84,9 +84,9 @@ def code_of(error: BatonError) -> grpc.StatusCode:
 
 
 async def abort(context: Context, error: BatonError) -> Never:
-    """End the call with this error. What was set as trailing metadata before is sent too.
+    """End the call with this error, and send the trailing metadata that was set before.
 
-    Its detail goes to the log, the same one at most every ten seconds.
+    The error's detail goes to the log, each line at most once in ten seconds.
     """
     if error.detail:
         _DETAILS.note(f"{error.reason}: {error}")
@@ -96,16 +96,16 @@ async def abort(context: Context, error: BatonError) -> Never:
 
 
 def log_defect(error: Exception) -> None:
-    """Write a defect that ended a call to the log, with the stack trace that its client does not get."""
+    """Log a defect that ended a call, with the stack trace that the client does not get."""
     log.error("a call failed by a defect: %r", error, exc_info=error)
 
 
 async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
-    """End the call as another server ended the one that was made for it: code, message, details and trailers. What was
-    set as trailing metadata before is sent too.
+    """End the call as another server ended the call that was made for it: with its code, message, details and trailers,
+    and with the trailing metadata that was set before.
 
-    Two kinds of errors are not for the client. The transport's own name hosts and ports. A peer that refuses our token
-    tells of our configuration.
+    Two kinds of errors are hidden from the client: the transport's own, which name hosts and ports, and a peer's
+    refusal of our token, which reveals a misconfiguration.
     """
     reason, _ = reason_of(error)
     foreign = _FOREIGN.get(error.code())
@@ -119,11 +119,11 @@ async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
 
 
 class _Details:
-    """Writes a line to the log at most once in `EVERY_SECONDS`: a store that is away fails each call the same way."""
+    """Logs a line at most once in `EVERY_SECONDS`: a store that is unavailable fails each call the same way."""
 
     EVERY_SECONDS = 10.0
     MOST = 256
-    """Lines that are remembered. Beyond them all are forgotten, so a line may come a little early."""
+    """Maximum number of remembered lines. Beyond it, all are forgotten, so a line may repeat early."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -150,11 +150,11 @@ _FOREIGN: Mapping[grpc.StatusCode, type[BatonError]] = {
     grpc.StatusCode.UNKNOWN: Internal,
     grpc.StatusCode.DATA_LOSS: Internal,
 }
-"""What a client is told instead of an error without a reason of ours, which is the transport's."""
+"""Replacements for the transport's errors, which are those without a reason."""
 
 
 def own_metadata(metadata: Any) -> tuple[tuple[str, Any], ...]:
-    """Of metadata that a peer sent, what a server may send on: no headers of the transport itself."""
+    """The part of a peer's metadata that a server may pass on: no headers of the transport."""
     return tuple(
         (name, value)
         for name, value in metadata or ()
@@ -166,7 +166,7 @@ _TRANSPORT = frozenset({"content-type", "te", "user-agent", "date", "server", "t
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> tuple[str, Mapping[str, str]]:
-    """The reason and the metadata of the error's ErrorInfo; ("", {}) when it has none, so is not Baton's own."""
+    """Reason and metadata of the error's ErrorInfo; ("", {}) for foreign errors, which have none."""
     for name, value in _items(error.trailing_metadata()):
         if name == DETAILS_KEY:
             return _read_details(value)
@@ -177,14 +177,13 @@ _NOT_CONNECTED = ("failed to connect to all addresses", "connections to all back
 
 
 def never_sent(error: grpc.aio.AioRpcError) -> bool:
-    """Whether gRPC has not sent the call, because no connection could be made. Known by gRPC's own words; False if they
-    are others."""
+    """Whether gRPC did not send the call for lack of a connection, by the text of its error. False if the text is
+    unknown."""
     return (error.details() or "").startswith(_NOT_CONNECTED)
 
 
 def nothing_listens(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the peer's machine has refused the connection. A peer that stands still, or whose network is cut, refuses
-    nothing."""
+    """Whether the peer's machine refused the connection. A stalled peer or a cut network refuses no connection."""
     return never_sent(error) and "Connection refused" in (error.details() or "")
 
 

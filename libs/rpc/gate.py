@@ -1,8 +1,8 @@
-"""Every call's way in and out of a listener: token, limits, deadline, body, errors.
+"""Admission of calls to a listener: token, limits, deadline, body, errors.
 
-The order matters to a caller that means harm. The token is checked before a call takes a place, a call has a deadline
-from its headers on, and what a refused call has sent is free at once: an error keeps the frames that it went through
-alive, and with them the request, until the garbage collector finds the cycle. So errors lose their traceback here.
+The order matters against hostile callers. The token is checked before a call takes a slot. The deadline runs from the
+headers on. The memory of a refused call is free at once: an error keeps alive the frames that it passed, and with them
+the request, until the garbage collector finds the cycle. So errors lose their traceback here.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defe
 from libs.rpc.limits import REQUEST_BYTES
 
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
-"""Raises BatonError, or ends the call by the context."""
+"""Raises BatonError, or ends the call through the context."""
 
 Stream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
-"""One request, many answers; raises as a Handler does. The next answer is asked for when the last one was sent. If the
-caller does not take an answer, `SlowReader` is thrown in at the yield of that answer."""
+"""One request, many answers; raises as a Handler does. The next answer is requested once the last one was sent. If the
+caller does not take an answer, `SlowReader` is raised at the yield of that answer."""
 
 E = TypeVar("E", bound=BaseException)
 
 WRITE_SECONDS = 5.0
-"""How long the caller of a stream may take for one answer. Its memory is the listener's until then."""
+"""Time limit for the caller of a stream to take one answer, which occupies the listener's memory."""
 
 
 CONNECTION_SHARE = 0.5
-"""What one connection may have of a public listener."""
+"""Share of a public listener that one connection may use."""
 
 
 class SlowReader(BatonError):
-    """The stream was ended: its caller took no answer for too long. Call again with the newest resume token."""
+    """The stream was ended because its caller took no answer for too long. Call again with the newest resume token."""
 
     code = "UNAVAILABLE"
     reason = "SLOW_READER"
@@ -52,28 +52,29 @@ class ServerLimits:
     """The limits of one listener."""
 
     calls: int = 256
-    """Calls under way at once; further ones are refused with OVERLOADED."""
+    """Maximum number of concurrent calls; more are refused with OVERLOADED."""
     waiting: Callable[[], int] = lambda: 0
-    """Calls under way that a queue with a bound of its own holds: they do not count."""
+    """Number of calls in a queue with a limit of its own. They do not count towards `calls`."""
     streams: int = 16
-    """The same of methods that answer more than once. These have no deadline but the caller's."""
+    """Maximum number of concurrent streams. They have no deadline but the caller's."""
     connection_share: float = 1.0
-    """The share of `calls`, and of `streams`, that one connection may have.
+    """Share of `calls`, and of `streams`, that one connection may use.
 
-    HTTP/2 has a limit of streams for this. A client that has not read that limit yet gets a bare UNAVAILABLE.
+    HTTP/2's own limit of streams does not replace it: a client that has not read that limit yet gets a bare
+    UNAVAILABLE.
     """
     request_bytes: int = REQUEST_BYTES
     default_deadline_seconds: float = 5.0
-    """Of a call that has none."""
+    """Deadline of a call that has none."""
     longest_deadline_seconds: float = 30.0
     urgent: frozenset[str] = frozenset()
-    """Methods (as "Rollback") that are served while `calls` others are under way."""
+    """Methods (such as "Rollback") that are served even at the limit of `calls`."""
     urgent_calls: int = 16
-    """Calls of urgent methods beyond `calls`."""
+    """Maximum number of urgent calls beyond `calls`."""
 
 
 class Gate:
-    """Every call of one listener goes through here."""
+    """Admission and completion of every call of one listener."""
 
     def __init__(self, limits: ServerLimits, token: bytes | None) -> None:
         self._limits = limits
@@ -81,7 +82,7 @@ class Gate:
         self._bodies = Bodies()
         self.in_flight = 0
         self.arrived = 0
-        """Calls that came in since the start, streams not counted."""
+        """Number of calls since the start, without streams."""
         self._waiting: set[asyncio.Task[None]] = set()
         """Streams that wait for their next answer."""
         self.streams = 0
@@ -90,15 +91,14 @@ class Gate:
         self.idle.set()
         self._calls_of: Counter[str] = Counter()
         self._streams_of: Counter[str] = Counter()
-        """By connection, as gRPC names its peer."""
+        """Streams by connection, named as gRPC's peer."""
 
     @property
     def request_bytes(self) -> int:
-        """The largest request."""
         return self._limits.request_bytes
 
     async def answer(self, handler: Handler, name: str, _: object, context: Context) -> bytes:
-        """What the handler answers; an error is sent as Baton's errors are. `name`: of the method."""
+        """Run the handler of the method `name`. Errors are sent in Baton's form."""
         self.arrived += 1
         limits, peer = self._limits, context.peer()
         most = limits.calls + (limits.urgent_calls if name in limits.urgent else 0)
@@ -117,19 +117,19 @@ class Gate:
             except BatonError as error:
                 failure = error
             except grpc.aio.BaseError as error:
-                # The call was ended in order (AbortError), or its caller's connection is gone.
-                raise _alone(error) from None
-            # The outermost owner of a call: the log gets the stack trace, the client a status.
+                # The call was aborted in order (AbortError), or its caller's connection is gone.
+                raise _without_frames(error) from None
+            # The outermost handler of a call: the log gets the stack trace, the client a status.
             except Exception as error:  # noqa: BLE001
                 failure = _defect(error)
             finally:
                 self.in_flight -= 1
-                _take_one(self._calls_of, peer)
-                self._tell_idle()
+                _release_slot(self._calls_of, peer)
+                self._update_idle()
         return await _end(context, failure)
 
     async def stream(self, handler: Stream, _: object, context: Context) -> None:
-        """Sends what the handler yields, one answer at a time, to its end, the caller's, or the drain's."""
+        """Send the handler's answers one at a time, until the stream, the caller or the drain ends it."""
         most, peer = self._limits.streams, context.peer()
         full = self.streams >= most or self._streams_of[peer] >= most * self._limits.connection_share
         try:
@@ -146,25 +146,25 @@ class Gate:
                 failed = await self._streamed(handler, context)
             finally:
                 self.streams -= 1
-                _take_one(self._streams_of, peer)
-                self._tell_idle()
+                _release_slot(self._streams_of, peer)
+                self._update_idle()
             if failed is None:
                 return
             failure = failed
         await _end(context, failure)
 
     def close_streams(self) -> None:
-        """Streams have no end of their own: they end when the drain begins. One that is being written to ends when that
-        is done: a write that is given up is still under way in the core, which then takes no status."""
+        """End streams, which have no end of their own, at the begin of the drain. A stream that is being written to
+        ends after that write: gRPC accepts no status during a write."""
         for pump in self._waiting:
             pump.cancel()
 
-    def _tell_idle(self) -> None:
+    def _update_idle(self) -> None:
         if not self.in_flight and not self.streams:
             self.idle.set()
 
     async def _streamed(self, handler: Stream, context: Context) -> BatonError | None:
-        """Why the stream did not end by itself; None if it did."""
+        """Error that ended the stream early; None at its regular end."""
         pump = asyncio.ensure_future(self._pump(handler, context))
         self._waiting.add(pump)
         pump.add_done_callback(self._waiting.discard)
@@ -177,7 +177,7 @@ class Gate:
         except BatonError as error:
             return error
         except grpc.aio.BaseError as error:
-            raise _alone(error) from None
+            raise _without_frames(error) from None
         # As for a call.
         except Exception as error:  # noqa: BLE001
             return _defect(error)
@@ -196,7 +196,7 @@ class Gate:
                     raise _draining()
 
     async def _write(self, answers: AsyncGenerator[bytes, None], answer: bytes, context: Context) -> None:
-        """Raises SlowReader, or what the handler makes of it."""
+        """Raises SlowReader, or the handler's own error in response to it."""
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 await context.write(answer)
@@ -205,14 +205,13 @@ class Gate:
             raise SlowReader() from None
 
     def _admit(self, context: Context, *, full: bool) -> None:
-        """Raises BatonError when the call must not come in."""
+        """Raises BatonError if the call is refused."""
         if self._token is not None:
             check_token(context.invocation_metadata(), self._token)
         if full:
             raise Overloaded()
 
     def _checked(self, request: bytes) -> bytes:
-        """Raises InvalidField."""
         if len(request) > self._limits.request_bytes:
             raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
         return request
@@ -232,26 +231,26 @@ class Gate:
             raise
 
 
-def _take_one(counts: Counter[str], peer: str) -> None:
-    """Connections come and go: one that has no call is forgotten."""
+def _release_slot(counts: Counter[str], peer: str) -> None:
+    """Remove a call, and a connection without calls, from the counts."""
     counts[peer] -= 1
     if not counts[peer]:
         del counts[peer]
 
 
-def _alone(error: E) -> E:
-    """The error without the frames and the errors that it came through."""
+def _without_frames(error: E) -> E:
+    """The error without traceback and causes, which would keep the call's frames alive."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 async def _end(context: Context, failure: BatonError) -> Never:
-    """End the call by the error, which keeps nothing of the call alive."""
-    await abort(context, _alone(failure))
+    """End the call with the error, which must not keep the call's frames alive."""
+    await abort(context, _without_frames(failure))
 
 
 def _defect(error: Exception) -> BatonError:
-    """What the client is told of a defect. The log gets the stack trace."""
+    """Log a defect with its stack trace, and return the error for the client."""
     log_defect(error)
     return Internal()
 

@@ -1,12 +1,12 @@
-"""Sends the clients of a listener elsewhere while the listener still serves every call that arrives.
+"""Sending clients of a listener elsewhere while it still serves every call that arrives.
 
-gRPC's core has one way to send GOAWAY, and that also kills the calls that the core has received and not yet given to a
-handler: their clients see a bare CANCELLED. So a drain begins here, below the core: the listening socket is shut, and
-each connection gets the first GOAWAY of RFC 9113, 6.8, which still allows every stream. A client then opens its next
-connection, elsewhere, and closes this one after its last answer.
+gRPC's core can send GOAWAY only in a way that also kills calls that it has received and not yet given to a handler:
+their clients see a bare CANCELLED. So a drain begins below the core. It shuts the listening socket, and sends each
+connection the first GOAWAY of RFC 9113, 6.8, which still allows every stream. A client then opens its next connection
+elsewhere, and closes this one after its last answer.
 
 The frame is written only to a connection whose send queue is empty, so that it does not split a frame of the core's.
-The sockets are found in /proc: on a system without it there are none, and the core ends the connections alone.
+The sockets are found in /proc. On a system without it there are none, and only the core ends the connections.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from contextlib import suppress
 _FDS = "/proc/self/fd"
 _ALL_STREAMS = 2**31 - 1
 _GOAWAY = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + struct.pack(">II", _ALL_STREAMS, 0)
-"""Length 8, type 7, no flags, stream 0; the last stream that is served; NO_ERROR."""
+"""Length 8, type 7, no flags, stream 0; last stream that is served; NO_ERROR."""
 
 Peer = tuple[object, ...]
-"""Address of the other end of a connection."""
+"""Remote address of a connection."""
 
 
 def refuse_connections(port: int) -> None:
-    """Shut the listening sockets at a port of this process. The core logs that its acceptor has closed."""
+    """Shut this process's listening sockets at a port. The core logs that its acceptor has closed."""
     for one in _sockets(port):
         with suppress(OSError):
             if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -38,8 +38,8 @@ def refuse_connections(port: int) -> None:
 
 
 def send_away(port: int, sent: set[Peer]) -> int:
-    """Send GOAWAY on the connections to a port of this process, except to the peers in `sent`, and add those peers.
-    Returns how many connections there are. One with unsent data is left for the next time."""
+    """Send GOAWAY on this process's connections to a port, except to the peers in `sent`, and add the peers to it.
+    Returns the number of connections. A connection with unsent data is left for the next call."""
     number = 0
     for one in _sockets(port):
         with suppress(OSError):
@@ -53,7 +53,7 @@ def send_away(port: int, sent: set[Peer]) -> int:
 
 
 def _sockets(port: int) -> Iterator[socket.socket]:
-    """This process's sockets with this local port, as duplicates, each open until the next one is asked for."""
+    """This process's sockets with this local port, as duplicates. Each is open until the next one is requested."""
     for name in os.listdir(_FDS) if os.path.isdir(_FDS) else ():
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):

@@ -1,8 +1,8 @@
-"""Asks listeners whether they serve: for whoever watches a process from outside, such as a container's health check.
+"""Health check of listeners from outside, for example for a container.
 
-python -m libs.rpc.health HOST:PORT [http://HOST:PORT ...]
+    python -m libs.rpc.health HOST:PORT [http://HOST:PORT ...]
 
-Exit code 0: all serve; 1: one of them does not, or says nothing in time. Needs no token: health answers anybody.
+Exit code 0: all serve. 1: one of them does not serve or does not answer in time. Health needs no token.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 HTTP = "http://"
-"""Before the address of an HTTP listener."""
+"""Prefix of the address of an HTTP listener."""
 _SECONDS = 3.0
 
 
 def trouble(address: str, timeout_seconds: float = _SECONDS) -> str:
-    """Why nobody is served at that address, or "". Blocks for at most the timeout, in seconds."""
+    """Why the listener does not serve, or "". Blocks for at most the timeout, in seconds."""
     if address.startswith(HTTP):
         return _http_trouble(address.removeprefix(HTTP), timeout_seconds)
-    # A proxy that the environment names is not for a listener that is looked after from beside it.
+    # A proxy in the environment is not for a listener that is checked from beside it.
     with grpc.insecure_channel(address, (("grpc.enable_http_proxy", 0),)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
@@ -39,7 +39,7 @@ def trouble(address: str, timeout_seconds: float = _SECONDS) -> str:
 
 
 def _http_trouble(address: str, timeout_seconds: float) -> str:
-    # No library that reads the environment for a proxy.
+    # http.client ignores proxies in the environment.
     connection = HTTPConnection(address, timeout=timeout_seconds)
     try:
         connection.request("GET", "/readyz")

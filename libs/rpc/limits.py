@@ -1,20 +1,20 @@
-"""Sizes of what travels in one call."""
+"""Size limits of calls."""
 
 METADATA_BYTES = 8 * 1024
-"""Of all metadata of a call, either way."""
+"""All metadata of a call, in each direction."""
 
 REQUEST_BYTES = 1024 * 1024
-"""Of a client's request."""
+"""A client's request."""
 
 INTERNAL_REQUEST_BYTES = 4 * 1024 * 1024
-"""Of a request between a router and a store: a batch of records."""
+"""A request between a router and a store, which may be a batch of records."""
 
 ANSWER_BYTES = 2 * 1024 * 1024
-"""A page of records ends when it has reached this size."""
+"""Size at which a page of records ends."""
 
 REQUEST_SLACK_BYTES = 64 * 1024
-"""How far a request may exceed its limit and still be refused with a reason of ours. Beyond it the transport refuses
-it unread."""
+"""Excess up to which an oversized request is refused with a reason. Beyond it, the transport refuses the request
+unread."""
 
 HARD_MESSAGE_BYTES = 16 * 1024 * 1024
-"""The longest message that the transport sends, and that a client of ours receives."""
+"""The largest message that the transport sends, and that Baton's clients receive."""

@@ -1,9 +1,9 @@
 # ruff: noqa: N802 - the methods are named as in the .proto.
-"""Server reflection, versions v1 and v1alpha, as grpcurl, ghz and other clients expect it.
+"""Server reflection, versions v1 and v1alpha, for grpcurl, ghz and other clients.
 
-Both versions have the same messages, so one servicer answers both. `grpcio-reflection` brings v1alpha only: the
-descriptors of v1 are made from those of v1alpha. Its descriptor pool does not find methods, fields and enum values by
-their full names; here a symbol that is not found is looked up as a member of the symbol before its last dot.
+Both versions have the same messages, so one servicer serves both. `grpcio-reflection` has v1alpha only: the descriptors
+of v1 are derived from it. Its descriptor pool does not find methods, fields and enum values by their full names, so a
+missing symbol is looked up here as a member of its parent.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ V1 = V1ALPHA.replace("v1alpha", "v1")
 NAMES = (V1, V1ALPHA)
 
 STREAMS = 32
-"""Streams of reflection at one listener."""
+"""Maximum number of reflection streams at one listener."""
 CONNECTION_STREAMS = 4
-"""Of these, by one connection."""
+"""Maximum number of them on one connection."""
 
 _MEMBERS = (
     ("FindServiceByName", "methods_by_name"),
@@ -39,7 +39,7 @@ _MEMBERS = (
 
 
 def _add_v1() -> None:
-    """Puts the descriptors of v1 into the default pool."""
+    """Add the descriptors of v1 to the default pool."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name = "grpc/reflection/v1/reflection.proto"
@@ -58,13 +58,12 @@ _add_v1()
 
 
 class Pool:
-    """The default descriptor pool, which here finds members of services, messages and enums too."""
+    """The default descriptor pool, which also finds members of services, messages and enums."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(descriptor_pool.Default(), name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
-        """Raises KeyError."""
         pool = descriptor_pool.Default()
         with suppress(KeyError):
             return pool.FindFileContainingSymbol(symbol)
@@ -79,7 +78,8 @@ class Pool:
 
 
 class Reflection(reflection.aio.ReflectionServicer):
-    """Takes no more questions after its end, so that its clients, who may stay for long, hold up no drain."""
+    """Reflection that stops taking requests at its end, so that its clients, which may stay for long, do not delay a
+    drain."""
 
     def __init__(self, services: Sequence[str]) -> None:
         super().__init__(services, Pool())
@@ -100,7 +100,7 @@ class Reflection(reflection.aio.ReflectionServicer):
         try:
             while True:
                 request = asyncio.ensure_future(anext(requests))
-                request.add_done_callback(_look_at)
+                request.add_done_callback(_retrieve_outcome)
                 await asyncio.wait([request, ended], return_when=asyncio.FIRST_COMPLETED)
                 if not request.done():
                     return
@@ -117,14 +117,14 @@ class Reflection(reflection.aio.ReflectionServicer):
         self._ended.set()
 
 
-def _look_at(request: asyncio.Future[Any]) -> None:
-    """Retrieves the exception of a client that left while its question was waited for; else asyncio logs it."""
+def _retrieve_outcome(request: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a client that left; otherwise asyncio logs it."""
     if not request.cancelled():
         request.exception()
 
 
 def handlers(servicer: Reflection) -> tuple[grpc.GenericRpcHandler, ...]:
-    """To be added to a server."""
+    """Handlers of both versions, for a server."""
     answer = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -1,7 +1,7 @@
-"""A gRPC server: raw and generated services behind one admission, one deadline rule, one mapping of errors, one drain.
+"""A gRPC server: raw and generated services behind one admission, deadline rule, error mapping and drain.
 
-Handlers see bytes and return bytes; generated servicers are wrapped to do the same. So every call, of whatever service,
-goes through the listener's `Gate`. Health and reflection stand beside it, with limits of their own.
+Handlers take bytes and return bytes; generated servicers are wrapped to do the same. So every call of every service
+passes the listener's `Gate`. Health and reflection stand beside it, with limits of their own.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from libs.rpc.standard import Health
 log = logging.getLogger(__name__)
 
 _BACKSTOP_CALLS = 8192
-"""Beyond the limits of a listener: received calls that wait to be refused with a reason."""
+"""Received calls beyond the listener's limits, which wait to be refused with a reason."""
 
 _LOOK_SECONDS = 0.02
-"""Between two looks at the connections of a draining listener."""
+"""Interval between two checks of a draining listener's connections."""
 _QUIET_SECONDS = 0.5
-"""After GOAWAY on every connection and without a call for so long, no call is expected any more. Clients that still
-hold an answered call keep their connection open."""
+"""Time without calls, after GOAWAY on every connection, after which no more calls are expected. Clients that still hold
+an answered call keep their connection open."""
 
 
 class CannotListen(BatonError):
@@ -49,12 +49,12 @@ class RawService:
     name: str
     methods: Mapping[str, Handler]
     streams: Mapping[str, Stream] = field(default_factory=dict)
-    """Methods that answer more than once."""
+    """Methods that stream their answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TypedService:
-    """A generated service: its full name, its servicer, and the generated function that registers it."""
+    """A generated service: full name, servicer, and the generated function that registers it."""
 
     name: str
     servicer: Any
@@ -63,44 +63,44 @@ class TypedService:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where a server listens and for whom. `setting` is the name of the setting that holds the address."""
+    """Address and limits of a server. `setting`: name of the setting that holds the address."""
 
     address: str
     setting: str
     limits: ServerLimits = field(default_factory=ServerLimits)
     token: bytes | None = None
-    """When given, every call must show it."""
+    """If given, every call must carry it."""
     token_setting: str = ""
-    """Name of the setting that would hold the token: this listener is internal, and beyond loopback needs one."""
+    """Name of the token's setting, for an internal listener: beyond loopback it needs a token."""
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    # Else two processes could share one port without a word.
+    # Without it, two processes could silently share one port.
     ("grpc.so_reuseport", 0),
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", METADATA_BYTES),
-    # As large as the soft limit: between the two, gRPC refuses calls at random.
+    # Equal to the soft limit: between the two, gRPC refuses calls at random.
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-    # Clients ping every second; a server that expects less answers GOAWAY.
+    # Clients ping every second. A server that expects fewer pings sends GOAWAY.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # Calls that no handler has taken yet. Above the first number the core ends some of them with a bare CANCELLED.
+    # Calls that no handler has taken yet. Above the first number, the core ends some of them with a bare CANCELLED.
     ("grpc.server.max_pending_requests", _BACKSTOP_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 2 * _BACKSTOP_CALLS),
 )
 
 
 class _Collector:
-    """Stands in for a server when a generated service registers itself; keeps the handlers."""
+    """A stand-in for a server that collects the handlers of a generated service."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers again, in another form."""
+        """Ignore the second form of the same handlers."""
 
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
@@ -109,7 +109,7 @@ class _Collector:
 
 
 def raw_service(service: TypedService) -> RawService:
-    """The generated service as one of bytes. Raises ValueError when a method takes a stream of requests."""
+    """Wrap a generated service as one of bytes. Raises ValueError if a method takes a stream of requests."""
     collector = _Collector()
     service.register(service.servicer, collector)
     methods, streams = {}, {}
@@ -135,7 +135,6 @@ async def _stream_typed(handler: Any, request: bytes, context: Context) -> Async
 
 
 def _parsed(handler: Any, request: bytes) -> Any:
-    """Raises InvalidField."""
     try:
         return handler.request_deserializer(request)
     except DecodeError as error:
@@ -143,18 +142,18 @@ def _parsed(handler: Any, request: bytes) -> Any:
 
 
 class Server:
-    """A listener. Serves after `start`, says so by health, and ends by `drain`."""
+    """A listener that serves from `start` to `drain` and reports its state by health."""
 
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
         self.gate = self._gate = Gate(config.limits, config.token)
-        """What other doors to the same services let their calls through."""
+        """Gate for calls of the same services that arrive by other doors."""
         self._health = Health()
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
-                # After decompression. Up to the slack a larger request is refused with the field and the limit.
+                # Size after decompression. A request within the slack is refused with the field and the limit.
                 ("grpc.max_receive_message_length", config.limits.request_bytes + REQUEST_SLACK_BYTES),
             ),
             # Only against floods that the gate cannot answer: the core refuses without a reason.
@@ -174,22 +173,22 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        """Calls under way, other than health and reflection."""
+        """Calls in progress, without health and reflection."""
         return self._gate.in_flight
 
     @property
     def streams(self) -> int:
-        """As `in_flight`, of methods that answer more than once."""
+        """Streams in progress."""
         return self._gate.streams
 
     @property
     def address(self) -> str:
-        """Where it listens, with the port that was given to it when the setting's is 0."""
+        """Address with the port that the system assigned if the setting's is 0."""
         host, _, port = self._config.address.rpartition(":")
         return f"{host}:{self.port}" if port == "0" else self._config.address
 
     async def start(self, *, serving: bool = True) -> None:
-        """Listen. With `serving` False health says NOT_SERVING until `set_serving`. Raises CannotListen."""
+        """Listen. If `serving` is False, health reports NOT_SERVING until `set_serving`. Raises CannotListen."""
         config = self._config
         if config.token_setting and config.token is None and not is_loopback(config.address):
             raise CannotListen(
@@ -209,23 +208,24 @@ class Server:
         await self._server.start()
 
     async def set_serving(self, serving: bool) -> None:
-        """Tell health, overall and for each service."""
+        """Set the health of the server and of each service."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
             await self._health.set(name, status)
 
     async def drain(self, timeout_seconds: float) -> int:
-        """Report NOT_SERVING, send clients away, serve what still arrives, close. Returns how many calls were cut off.
+        """Report NOT_SERVING, send clients away, serve calls that still arrive, close. Returns the number of calls that
+        were cut off.
 
-        Streams end when the drain begins: they have no end of their own.
+        Streams have no end of their own: they end when the drain begins.
         """
         await self._health.enter_graceful_shutdown()
         self._gate.draining = True
         self._gate.close_streams()
         self._reflection.end()
         if self._draining is None:
-            # One task, that no caller cancels: it stops the core once. A second, concurrent stop can make the core use
-            # a freed server and crash the process.
+            # A single task, which callers cannot cancel, stops the core once. A second, concurrent stop can make the
+            # core use a freed server and crash the process.
             self._draining = asyncio.create_task(self._drain(timeout_seconds))
         return await asyncio.shield(self._draining)
 
@@ -243,7 +243,7 @@ class Server:
         return left
 
     async def _send_clients_away(self) -> None:
-        """Returns when no call is under way and none can arrive: the last connection has closed, or is quiet."""
+        """Return when no call is in progress and none can arrive: the last connection has closed or is quiet."""
         clock = asyncio.get_running_loop().time
         sent: set[goaway.Peer] = set()
         seen, quiet_since = (-1, -1), clock()

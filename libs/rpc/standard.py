@@ -1,8 +1,8 @@
 # ruff: noqa: N802 - the methods are named as in the .proto.
-"""Health, which every listener serves, to callers without a token too.
+"""Health, which every listener serves without a token.
 
-Its watchers may stay for as long as they like, so their number is bounded. They are ended when a listener drains, else
-each of them would hold it open to the end of its time.
+Watches of health may stay as long as they like, so their number is limited. A drain ends them; otherwise each would
+delay it to its time limit.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from libs.errors import Overloaded
 from libs.rpc.errors import Context, abort
 
 WATCHES = 64
-"""Watches of health at one listener."""
+"""Maximum number of health watches at one listener."""
 CONNECTION_WATCHES = 8
-"""Of these, by one connection."""
+"""Maximum number of them on one connection."""
 
 _LAST_ANSWERS_SECONDS = 0.25
 
 
 class Shares:
-    """Bounds streams that anybody may open: so many in all, and so many by one connection."""
+    """A limit for streams that every caller may open: in total, and per connection."""
 
     def __init__(self, most: int, by_connection: int) -> None:
         self._most = most
@@ -35,7 +35,7 @@ class Shares:
 
     @asynccontextmanager
     async def one(self, context: Context) -> AsyncIterator[None]:
-        """Holds a share. Ends the call with OVERLOADED if there is none."""
+        """Hold a share. Ends the call with OVERLOADED if none is left."""
         peer = context.peer()
         if self._of.total() >= self._most or self._of[peer] >= self._by_connection:
             await abort(context, Overloaded())
@@ -49,7 +49,7 @@ class Shares:
 
 
 class Health(health.aio.HealthServicer):
-    """Keeps its watchers together."""
+    """Health that keeps track of its watches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Health(health.aio.HealthServicer):
             self._watches.discard(watch)
 
     async def end_watches(self) -> None:
-        """When they have been told the last."""
+        """End all watches, after they had time to send the last status."""
         if self._watches:
             await asyncio.wait(self._watches, timeout=_LAST_ANSWERS_SECONDS)
         for watch in self._watches:

@@ -1,8 +1,7 @@
-"""Latencies as counts in buckets, and how sure a quantile of them is. Pure: time is an argument.
+"""Latencies as counts in buckets, and confidence bounds of their quantiles. Pure: time is an argument.
 
-A bucket is 4.4 % (2^(1/16)) wide, so a quantile is known to that precision; counts of several processes are summed.
-How much of a quantile is noise is said by its confidence bounds (`bounds`), which need no assumption about the
-distribution.
+A bucket is 4.4 % (2^(1/16)) wide, which is the precision of a quantile. Counts of several processes can be summed.
+`bounds` gives the confidence bounds of a quantile, without an assumption about the distribution.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def bucket_of_seconds(seconds: float) -> int:
 
 
 def bucket_edges(bucket: int) -> tuple[float, float]:
-    """From which latency on, and up to which one, a bucket counts; seconds."""
+    """Lower and upper latency of a bucket, in seconds."""
     low, high = (_LEAST_SECONDS * 2 ** (number / _PER_OCTAVE) for number in (bucket, bucket + 1))
     return (low if bucket else 0.0), high
 
@@ -37,10 +36,10 @@ def bucket_edges(bucket: int) -> tuple[float, float]:
 def ranks(samples: int, share: float = P99, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
     """Ranks (from 1) of the order statistics that bound a quantile from below and from above, each with `confidence`.
 
-    Of n independent samples, the number K of those at or below the quantile q is binomial (n, q). So the k-th smallest
-    sample is above the quantile when K < k, and P(K <= k - 1) >= confidence makes it an upper bound; it is below when
-    K >= k, and P(K >= k) >= confidence makes it a lower one. None: so few samples show no such bound; for the upper
-    one of P99 at 95 % it takes 299. Source: David and Nagaraja, Order Statistics, 3rd edition, section 7.1.
+    Of n independent samples, the number K of those at or below the quantile q is binomial (n, q). The k-th smallest
+    sample is above the quantile if K < k, and P(K <= k - 1) >= confidence makes it an upper bound. It is below if K >=
+    k, and P(K >= k) >= confidence makes it a lower bound. None: there are too few samples for the bound; the upper
+    bound of P99 at 95 % needs 299. Source: David and Nagaraja, Order Statistics, 3rd edition, section 7.1.
     """
     deviation = math.sqrt(samples * share * (1 - share))
     first = max(0, math.floor(samples * share - 12 * deviation))
@@ -58,13 +57,13 @@ def ranks(samples: int, share: float = P99, confidence: float = CONFIDENCE) -> t
 
 
 def _probability(samples: int, share: float, k: int) -> float:
-    """Of exactly k in a binomial distribution."""
+    """Probability of exactly k in a binomial distribution."""
     ways = math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
     return math.exp(ways + k * math.log(share) + (samples - k) * math.log1p(-share))
 
 
 class Bounds(NamedTuple):
-    """Of a quantile, in seconds. None: there are too few samples for this bound."""
+    """Confidence bounds of a quantile, in seconds. None: too few samples for this bound."""
 
     samples: int
     lower: float | None
@@ -72,8 +71,8 @@ class Bounds(NamedTuple):
 
 
 def bounds(latencies: Mapping[int, int], share: float = P99, confidence: float = CONFIDENCE) -> Bounds:
-    """Between which latencies the quantile lies: each bound holds with `confidence`. The lower edge of the lower
-    bucket and the upper edge of the upper one are taken, so the width of the buckets is on the safe side."""
+    """Confidence bounds of a quantile, each with `confidence`. They are the outer edges of their buckets, so the width
+    of the buckets only widens the interval."""
     samples = sum(latencies.values())
     low, high = ranks(samples, share, confidence) if samples else (None, None)
     return Bounds(
@@ -84,7 +83,7 @@ def bounds(latencies: Mapping[int, int], share: float = P99, confidence: float =
 
 
 def quantile(latencies: Mapping[int, int], share: float = P99) -> float | None:
-    """Of these samples alone, in seconds: the upper edge of its bucket. None: there are none."""
+    """Quantile of these samples in seconds: the upper edge of its bucket. None: no samples."""
     samples = sum(latencies.values())
     return bucket_edges(_at_rank(latencies, math.ceil(share * samples)))[1] if samples else None
 
@@ -106,7 +105,7 @@ def summed(parts: Iterable[Mapping[int, int]]) -> Histogram:
 
 
 class Recent:
-    """Latencies of the last `minutes` minutes, the running one included. `now` is monotonic and never goes back."""
+    """Latencies of the last `minutes` minutes, including the current one. `now` is monotonic."""
 
     def __init__(self, minutes: int) -> None:
         self._minute = 0

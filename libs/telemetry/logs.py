@@ -1,4 +1,4 @@
-"""One line for each log record, to stderr: text for people, JSON for programs."""
+"""Log records as lines on stderr: text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 class TextLines(logging.Formatter):
-    """`time level logger message`, with any stack trace in the lines behind."""
+    """`time level logger message`, followed by the lines of any stack trace."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -21,7 +21,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object with time, level, logger, message and, where there is one, the stack trace."""
+    """An object with time, level, logger, message and any stack trace."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -36,13 +36,13 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str, *, as_json: bool) -> None:
-    """Let everything at `level` ("debug", "info", "warning", "error") and above be written to stderr."""
+    """Write records of `level` ("debug", "info", "warning", "error") and above to stderr."""
     if level not in _LEVELS:
         raise ValueError(f"level is {level!r}; it must be one of {', '.join(_LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # While a broker is away the client says so many times a second; the loop that waits for it says it once.
+    # While a broker is unavailable, the client logs it many times a second; the waiting loop logs it once.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 

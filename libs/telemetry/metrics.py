@@ -1,7 +1,7 @@
-"""Metrics of one process: OpenTelemetry's instruments, read by Prometheus over HTTP when a setting says where.
+"""Metrics of one process: OpenTelemetry instruments, served to Prometheus over HTTP if a setting names an address.
 
-They are collected in the process's event loop, so what they look at needs no locks; it takes a few milliseconds.
-Names become Prometheus's: "baton.lock.held" is `baton_lock_held`, a counter ends in `_total`, seconds in `_seconds`.
+They are collected in the process's event loop, within a few milliseconds, so instruments need no locks. Names become
+Prometheus's: "baton.lock.held" is `baton_lock_held`, a counter ends in `_total`, seconds in `_seconds`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = "baton"
 _ANSWER_SECONDS = 5.0
 _REQUEST_BYTES = 8192
 _READERS = 8
-"""At once; more are sent away."""
+"""Maximum number of concurrent readers; more are rejected."""
 
 
 class CannotExport(BatonError):
@@ -30,14 +30,14 @@ class CannotExport(BatonError):
 
 @asynccontextmanager
 async def open_metrics(address: str) -> AsyncIterator[Meter]:
-    """What instruments are made with. `address`: host:port, where `GET /metrics` answers; "": nobody reads them.
+    """The meter that makes instruments. `address`: host:port of `GET /metrics`; "" disables metrics.
 
     Raises CannotExport.
     """
     if not address:
         yield NoOpMeter(_NAME)
         return
-    # Only a process that exports pays for them.
+    # Only a process that exports metrics loads these modules.
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import MeterProvider
     from prometheus_client import CollectorRegistry, generate_latest
@@ -63,7 +63,7 @@ async def open_metrics(address: str) -> AsyncIterator[Meter]:
 
 
 class _Pages:
-    """Answers one request of each connection."""
+    """Answers one request per connection."""
 
     def __init__(self, render: Callable[[], bytes]) -> None:
         self._render = render

@@ -1,4 +1,4 @@
-"""What a process uses, told by itself: what must come back to where it was when the work is over, else it leaks."""
+"""Resources that this process uses. They must return to their idle level when the work is over; otherwise it leaks."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _STARTED = time.monotonic()
 _START_ID = uuid.uuid4().hex
 
 UNKNOWN = -1
-"""Of descriptors and memory where the system does not tell."""
+"""Number of descriptors or bytes if the system does not report them."""
 
 Gauge = Callable[[], int]
 
 
 def nothing() -> int:
-    """For a process that has none of it."""
+    """Gauge of a resource that a process does not have."""
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What only the process's own parts know."""
+    """Gauges that other parts of the process provide."""
 
     connections: Gauge = nothing
-    """Database connections that are with somebody now."""
+    """Database connections in use."""
     locks: Gauge = nothing
-    """Locks that it holds."""
+    """Locks that the process holds."""
 
 
 def vitals(gauges: Gauges | None = None) -> pb.Vitals:
-    """Of this process, now. Asked for within its event loop."""
+    """Vitals of this process now. Call it in the event loop."""
     gauges = gauges or Gauges()
     return pb.Vitals(
         pid=os.getpid(),
@@ -55,7 +55,7 @@ def vitals(gauges: Gauges | None = None) -> pb.Vitals:
 
 def _descriptors() -> int:
     try:
-        # The listing itself has one open.
+        # The listing itself has one descriptor open.
         return len(os.listdir(_SELF / "fd")) - 1
     except OSError:
         return UNKNOWN

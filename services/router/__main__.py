@@ -28,7 +28,7 @@ from libs.flags.memory import MemoryFlags
 from libs.flags.openfeature import OpenFeatureSource, load_factory
 from libs.flags.port import FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
-from libs.process import run, told_to_stop
+from libs.process import run, stop_signal
 from libs.rpc.auth import read_token
 from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
@@ -394,7 +394,7 @@ def _maneuvers(
 
 async def serve(settings: RouterSettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed."""
-    stop = told_to_stop()
+    stop = stop_signal()
     async with asyncio.TaskGroup() as owned, open_router(settings) as router:
         tasks = [owned.create_task(loop.run()) for loop in router.loops]
         log.info("ready %s", router)

@@ -35,7 +35,7 @@ async def test_a_wait_counts_from_asking_to_having_and_a_write_that_asks_for_no_
         await eventually(lambda: locks.waiting == 1)
         clock.advance(0.25)
     await user
-    locks.needed_none()
+    locks.no_lock_needed()
     assert locks.waits == {0: 2, bucket_of_seconds(0.25): 1}
     assert locks.outcomes == {"ACQUIRED": 2}
     assert (locks.state.held, locks.waiting) == (0, 0)

@@ -118,12 +118,12 @@ def test_a_key_of_several_parts_is_a_path_of_a_resource() -> None:
         ),
         (
             failure_of(DeadlineExceeded()),
-            "DEADLINE_EXCEEDED: The call took longer than it may. A write may have had its effect: retry with its"
+            "DEADLINE_EXCEEDED: The call exceeded its deadline. A write may have had its effect: retry with its"
             " request_id; call again later with requestId 7, which has one effect",
         ),
         (
             failure_of(Internal()),
-            "INTERNAL: Something went wrong inside the server; its log says what; call again later with requestId 7,"
+            "INTERNAL: The server failed; its log has the details; call again later with requestId 7,"
             " which has one effect",
         ),
         (

@@ -15,7 +15,7 @@ import grpc
 
 from libs.errors import BatonError
 from libs.eventlog.address import open_event_log
-from libs.process import told_to_stop
+from libs.process import stop_signal
 from libs.proving.servers.errors import DevStackError
 from libs.proving.servers.locate import PROJECT_ROOT
 from libs.proving.servers.stack import running_stack
@@ -166,7 +166,7 @@ async def _in_world(run: _Run, world: World) -> None:
             await _judge(run, world, readers, before)
             if plan.hold:
                 run.screen.tell("  everything stays up until you press Ctrl-C")
-                await told_to_stop().wait()
+                await stop_signal().wait()
 
 
 async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Sequence[Held]) -> None:
