@@ -15,7 +15,6 @@ from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import open_channel
 from libs.rpc.server import Server, ServerConfig
 from libs.tasks import Loop
-from services.router.api.clients import old_clients
 from services.router.api.control import control_service
 from services.router.api.parts import Parts
 from services.router.api.rehearsal import Maneuvers
@@ -47,6 +46,7 @@ from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import Observer
 from services.router.flows.steering.phase_since import PhaseSince
 from services.router.flows.steering.probe import Probe
+from services.router.flows.steering.report import old_clients
 from services.router.flows.steering.under_way import under_way
 from tests.contracts.pb.toy import shelf_pb2
 from tests.shelf import CONTRACT

@@ -277,7 +277,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_backend_feed.py", "how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_other_store")
         + _in("unit/test_observe.py", "a_store_that_is_away_falls_behind_from_where_it_was_last_seen")
         + _in(
-            "unit/test_horizon.py",
+            "unit/test_retention.py",
             "a_store_that_is_away_is_warned_of_when_half_of_the_time_is_over_that_the_log_keeps_its_events",
             "a_log_that_drops_for_its_size_warns_from_the_first_time_on",
         ),

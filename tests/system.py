@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Surroundings
-from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
 from libs.backend.replication import About, Replication
-from libs.backend.state import Serving
+from libs.backend.serving import Doorkeeper, Serving
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 
 from libs.backend.admission import AskOther
-from libs.backend.seized import heed_terms, terms_of
+from libs.backend.evidence import by_terms
 from libs.eventlog.headers import unpack
 from libs.eventlog.port import Event, why_unreadable
 from libs.ownership.model import Record, Row, bucket_of
+from libs.ownership.terms import take_term
 from libs.ownership.wire import STORE_NUMBERS, UnreadableRecord, check_versions, read_event, record_from_pb
 from libs.pb.baton.record.v1 import record_pb2 as pb
 from libs.store.port import Parked, StorePorts
@@ -100,3 +101,24 @@ def why_unconfirmed(record: Record) -> str:
         f"version: term {version.term} of bucket {bucket_of(record.row.key)} is not known here, and neither the other"
         " store nor a terms event confirms it; it is tried again"
     )
+
+
+def terms_of(records: Sequence[Record]) -> dict[int, int]:
+    """By bucket: the highest term that these records show, if it is not the first."""
+    terms: dict[int, int] = {}
+    for record in records:
+        if term := record.row.version.term:
+            bucket = bucket_of(record.row.key)
+            terms[bucket] = max(term, terms.get(bucket, 0))
+    return terms
+
+
+async def heed_terms(ports: StorePorts, terms: Mapping[int, int]) -> None:
+    """Fences the store if a bucket of it is in a lower term than here; before anything of that term is applied, else
+    nothing would show later that it was seized. Raises what the store raises."""
+    if not terms:
+        return
+    absences = await ports.transfers.absences(sorted(terms))
+    if seized := by_terms(absences, terms):
+        await ports.recovery.fence(seized)
+        await ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in absences])

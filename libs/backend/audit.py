@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from libs.backend.checks import MAX_RECORDS, check_count, check_limit
-from libs.backend.state import Serving
+from libs.backend.serving import Serving
 from libs.clock import Clock
 from libs.contract.audits import Kind, RecordAudit
 from libs.errors import BatonError, InvalidField

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
-from libs.backend.state import Serving
+from libs.backend.serving import Serving
 from libs.backend.turns import Turns
 from libs.backend.watching import Watching
 from libs.clock import Clock

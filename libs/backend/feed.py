@@ -17,10 +17,9 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from libs.backend.arrivals import Arrivals, why_unconfirmed
+from libs.backend.arrivals import Arrivals, heed_terms, why_unconfirmed
 from libs.backend.evidence import read_terms
 from libs.backend.marks import marks_of
-from libs.backend.seized import heed_terms
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.headers import pack

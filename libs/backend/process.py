@@ -1,4 +1,7 @@
-"""A backend's process: opens everything, serves, and ends in order when it is told to, or loudly when a part fails."""
+"""A backend's process: reads its command line, opens everything, serves, and ends in order or loudly when a part fails.
+
+`python -m services.NAME [--config FILE] [COMMAND]`; without a command it serves.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
 from libs.backend.audit import AuditApi, AuditParts
 from libs.backend.calls import Calls, Surroundings
-from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.lost_rows import RowCountLoop
@@ -21,8 +23,8 @@ from libs.backend.passing import Passing
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
 from libs.backend.replication import About, Replication
+from libs.backend.serving import Doorkeeper, Serving
 from libs.backend.settings import BackendSettings
-from libs.backend.state import Serving
 from libs.backend.upkeep import PruneLoop, UpkeepLoop
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
@@ -48,8 +50,20 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
     from libs.http.listener import HttpListener
+import argparse
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from libs.process import run
+from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
+from libs.telemetry import logs
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=BackendSettings)
+
+SERVE = "serve"
 
 _OPEN_LOG_SECONDS = 3.0
 """How long a start waits for a log that is out of reach; it is tried again while the process serves."""
@@ -232,3 +246,28 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     if lost is not None:
         raise lost
     log.info("stopped")
+
+
+def main(
+    program: str,
+    kind: type[S],
+    commands: Mapping[str, Callable[[S], Coroutine[Any, Any, None]]],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Read arguments and settings, run the command; returns the exit code: 0, 1 failed, 2 a wrong setting."""
+    prefix = kind.model_config.get("env_prefix", "")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m services.{program}",
+        description=f"Settings come from the environment ({prefix}...) and from the file that --config names.",
+    )
+    parser.add_argument("--config", type=Path, help="a TOML file with settings")
+    parser.add_argument("command", nargs="?", choices=list(commands), default=SERVE)
+    given = parser.parse_args(arguments)
+    logs.configure("info", as_json=False)
+    try:
+        settings = load(kind, given.config)
+    except WrongSetting as error:
+        log.error("%s", error)
+        return USAGE_EXIT_CODE
+    logs.configure(settings.log_level, as_json=settings.log_format == "json")
+    return run(commands[given.command](settings))

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
-from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
-from libs.backend.state import Serving
+from libs.backend.serving import Doorkeeper, Serving
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_EVENT_BYTES
 from libs.ownership.model import BUCKETS

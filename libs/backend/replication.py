@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from uuid import uuid4
 
+from libs.backend.arrivals import heed_terms, terms_of
 from libs.backend.calls import Surroundings, page_of
 from libs.backend.checks import (
     MAX_ACKS,
@@ -26,7 +27,6 @@ from libs.backend.checks import (
 from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
-from libs.backend.seized import heed_terms, terms_of
 from libs.backend.status import count_aside, count_feed, locks_to_pb
 from libs.backend.turns import Turns
 from libs.contract.operations import CallContext, List, Operations, item_of

@@ -37,7 +37,6 @@ from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
 from libs.tasks import Background, Loop
 from libs.telemetry.logs import configure
 from libs.telemetry.metrics import open_metrics
-from services.router.api.clients import old_clients
 from services.router.api.control import URGENT, control_service
 from services.router.api.parts import Parts
 from services.router.api.proxy import Proxy
@@ -88,6 +87,7 @@ from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.steering.phase_since import PhaseSince
 from services.router.flows.steering.probe import Probe
+from services.router.flows.steering.report import old_clients
 from services.router.flows.steering.under_way import under_way
 from services.router.flows.stores import Stores, open_store
 from services.router.flows.traffic import Traffic

@@ -13,8 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from libs.backend.audit import AuditParts, Scratch
-from libs.backend.command import SERVE, main
-from libs.backend.process import Backend, run_backend
+from libs.backend.process import SERVE, Backend, main, run_backend
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.locks.memory import MemoryLocks

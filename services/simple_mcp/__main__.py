@@ -12,8 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from libs.backend.command import SERVE, main
-from libs.backend.process import Backend, run_backend
+from libs.backend.process import SERVE, Backend, main, run_backend
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.locks.memory import MemoryLocks

@@ -12,7 +12,7 @@ from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Surroundings
 from libs.backend.logged import LogWaits
 from libs.backend.repair import NoRecord, RecordReadable, RepairApi
-from libs.backend.state import Serving
+from libs.backend.serving import Serving
 from libs.clock import ManualClock
 from libs.contract.pages import Filter, Page
 from libs.errors import InvalidField

@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from libs.backend import doorkeeper
+from libs.backend import serving
 from libs.backend.audit import AuditApi, AuditParts
-from libs.backend.state import Serving
+from libs.backend.serving import Serving
 from libs.eventlog.memory import MemoryEventLog
 from libs.ownership.model import Store, Version, bucket_of
 from libs.ownership.terms import next_term
@@ -336,7 +336,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows_recover, "FENCED_SECONDS", 0.0)
     monkeypatch.setattr(flows_recover, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(flows_reconcile, "FEED_SECONDS", 0.01)
-    monkeypatch.setattr(doorkeeper, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

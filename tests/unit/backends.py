@@ -19,7 +19,7 @@ from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.repair import RepairApi
 from libs.backend.replication import About, Replication
-from libs.backend.state import Serving
+from libs.backend.serving import Serving
 from libs.clock import ManualClock
 from libs.contract.descriptors import Contract
 from libs.eventlog.memory import MemoryEventLog

@@ -15,9 +15,8 @@ import pytest
 from libs.backend import admission
 from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.arrivals import Arrivals
-from libs.backend.doorkeeper import Doorkeeper
 from libs.backend.feed import ApplyLoop
-from libs.backend.state import Serving
+from libs.backend.serving import Doorkeeper, Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog

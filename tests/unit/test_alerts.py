@@ -32,10 +32,10 @@ from services.router.core.gates.data import (
     retention_warning,
 )
 from services.router.core.gates.service import GOLDEN_CALLS, GOLDEN_ERRORS, LOCK_WAIT, WRITE_DELTA
-from services.router.core.horizon import Risk
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.reconcile import Compared
+from services.router.core.retention import Risk
 from services.router.core.thresholds import Limits
 from services.router.flows.steering.measure import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks

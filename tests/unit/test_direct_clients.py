@@ -12,13 +12,14 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.rpc.clients import Clients
-from services.router.api.clients import fill_clients, old_clients
+from services.router.api.watch import add_clients
 from services.router.cli.lines import clients_lines
 from services.router.cli.views import client_view
 from services.router.control.memory import MemoryControlStore
 from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, check
 from services.router.flows.steering.clients import NAME, ClientWatch
+from services.router.flows.steering.report import old_clients
 from services.router.flows.stores import StoreView
 
 DAY = 86_400.0
@@ -191,7 +192,7 @@ def test_the_status_lists_direct_and_old_clients() -> None:
     own._count("reports", 1)
     clock.advance(7.0)
     answer = control_pb2.GetStatusResponse()
-    fill_clients(answer, EitherStore(views), old_clients(own, clock))
+    add_clients(answer, EitherStore(views), old_clients(own, clock))
     listed = [client_view(client) for client in answer.clients]
     assert [(client["name"], client["at"], client["idle_seconds"]) for client in listed] == [
         ("billing", "store A", 2.0),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from libs.errors import InvalidField
-from services.router.core.logstart import Start, parse_start, typed_start
+from services.router.core.retention import Start, parse_start, typed_start
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC).timestamp()
 HOUR = 3600.0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS, STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
-from services.router.api.clients import fill_clients
 from services.router.api.flags import flags_of
 from services.router.api.jobs import latest_jobs
 from services.router.api.ledger import counts_to_pb
@@ -34,6 +33,8 @@ from services.router.core.phase import Phase
 from services.router.core.rollback_cost import AtB, rollback_cost
 from services.router.flows.steering.automatic_rollback import Judge
 from services.router.flows.steering.measure import Measurement
+from services.router.flows.steering.report import OldClient
+from services.router.flows.stores import StoreViews
 from services.router.flows.traffic import Totals
 
 RECENT_SECONDS = 30
@@ -93,7 +94,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
     fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
         answer.ping_pong.add(key=key, handoffs=times)
-    fill_clients(answer, parts.observer, parts.measurement.clients())
+    add_clients(answer, parts.observer, parts.measurement.clients())
     _add_outlook(answer, parts)
     _add_judge(answer, parts.judge, parts.measurement)
     _add_attention(answer, parts)
@@ -188,6 +189,18 @@ def automatic_to_pb(entry: JournalEntry) -> pb.AutomaticRollback:
         before=setting_to_pb(entry.before),
         after=setting_to_pb(entry.after),
     )
+
+
+def add_clients(answer: pb.GetStatusResponse, views: StoreViews, at_routers: Sequence[OldClient]) -> None:
+    """Add the clients that must change before A or an old schema version can end: at the stores and at all routers."""
+    for store in Store:
+        status = views.view(store).status
+        for client in status.clients if status is not None else ():
+            answer.clients.add(client=client, store=STORE_NUMBERS[store])
+    for seen in at_routers:
+        client = answer.clients.add().client
+        client.name, client.schema_version, client.calls = seen.name, seen.schema_version, seen.calls
+        client.idle_seconds = seen.idle_seconds
 
 
 def _store(parts: Parts, store: Store, totals: Totals) -> pb.StoreStatus:

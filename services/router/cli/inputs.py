@@ -7,8 +7,8 @@ from decimal import Decimal, InvalidOperation
 
 from libs.errors import InvalidField
 from services.router.cli.options import CommandFailed, Exit
-from services.router.core.logstart import typed_start
 from services.router.core.phase import Phase
+from services.router.core.retention import typed_start
 
 
 def parse_phase(text: str) -> Phase:

@@ -15,7 +15,7 @@ from libs.eventlog.port import EventLog, LogUnavailable, OffsetGone, Stored
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.wire import UnreadableRecord, read_event
 from libs.pb.baton.record.v1 import record_pb2
-from services.router.core.logstart import Start, parse_start
+from services.router.core.retention import Start, parse_start
 from services.router.flows.feed.retention import BeginningGone, Window, look_up
 
 MAX_EVENTS = 1000
@@ -33,7 +33,7 @@ class Question:
     """What is to be shown."""
 
     start: str = ""
-    """As `services.router.core.logstart` has it; "": the last ones."""
+    """As `services.router.core.retention` has it; "": the last ones."""
     name: str = ""
     limit: int = 0
     """At most so many of those that are there. 0: all from `start` on, or the last DEFAULT_EVENTS."""

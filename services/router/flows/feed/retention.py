@@ -1,4 +1,7 @@
-"""Watches that the log does not drop what a store has not read (`services.router.core.horizon`)."""
+"""Retention of the log: events that a store may miss, and the window of events that is still there to be read.
+
+The rules are in `services.router.core.retention`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,7 @@ from libs.eventlog.port import EventLog, OffsetGone, partition_of
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from services.router.core.evidence import Evidence
-from services.router.core.horizon import KEPT_SHARE, Held, Risk, risk_of
-from services.router.core.logstart import OLDEST, Start
+from services.router.core.retention import KEPT_SHARE, OLDEST, Held, Risk, Start, risk_of
 from services.router.flows.stores import StoreViews
 
 INTERVAL_SECONDS = 30.0

@@ -27,7 +27,7 @@ from libs.eventlog.port import EventLog, LogReader, LogUnavailable, OffsetGone, 
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import all_or_none
-from services.router.core.logstart import parse_start
+from services.router.core.retention import parse_start
 from services.router.flows.feed.events import check_name
 from services.router.flows.feed.retention import BeginningGone, look_up
 from services.router.flows.jobs.kind import JobFailed, Position, Step
@@ -90,7 +90,7 @@ class StoreMissing(BatonError):
 
 
 class Replay:
-    """A `JobKind`. `to`: A or B. `start`: where to begin (`services.router.core.logstart`). `name`: only this record.
+    """A `JobKind`. `to`: A or B. `start`: where to begin (`services.router.core.retention`). `name`: only this record.
     `dry_run`: "yes" only looks."""
 
     name = NAME

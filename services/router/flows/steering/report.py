@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from libs.clock import Clock
 from libs.ownership.model import Store
+from libs.rpc.clients import Clients
 from libs.telemetry.latency import Histogram
 from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
@@ -27,6 +29,12 @@ class OldClient(NamedTuple):
     """The oldest that it spoke."""
     calls: int
     idle_seconds: float
+
+
+def old_clients(own: Clients, clock: Clock) -> list[OldClient]:
+    """Return this router's clients of old schema versions."""
+    now = clock.monotonic()
+    return [OldClient(seen.name, seen.schema_version, seen.calls, now - seen.last_at) for seen in own.seen()]
 
 
 @dataclass(frozen=True, slots=True)

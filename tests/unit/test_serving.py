@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from libs.backend import admission, doorkeeper, lost_rows
+from libs.backend import admission, lost_rows, serving
 from libs.backend.admission import Admission, StillReading
 from libs.backend.arrivals import Arrivals
-from libs.backend.doorkeeper import Doorkeeper
-from libs.backend.state import Serving
+from libs.backend.serving import Doorkeeper, Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
@@ -201,6 +200,6 @@ async def test_a_recheck_counts_rows_in_slices_and_all_of_them(monkeypatch: pyte
 
 async def test_a_recheck_that_was_left_for_long_begins_anew(half_done: Door) -> None:
     await half_done.say("sandboxes/b", 9, Store.B)
-    half_done.later(doorkeeper.AGAIN_SECONDS)
+    half_done.later(serving.AGAIN_SECONDS)
     assert "version 0-9" in await half_done.keeper.recheck()
     assert (await half_done.store.recovery.standing()).gone == "evidence"

@@ -11,7 +11,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse
 from services.router.core.evidence import Evidence
 from services.router.core.gates.data import retention_warning
-from services.router.core.horizon import Held, Risk, risk_of
+from services.router.core.retention import Held, Risk, risk_of
 from services.router.core.thresholds import Limits
 from services.router.flows.feed.retention import HorizonWatch
 from services.router.flows.stores import StoreView
