@@ -216,7 +216,7 @@ def _request(method: Method, scope: Scope) -> _Request:
     headers = Headers(scope=scope)
     if scope["method"] == "GET":
         if has_body(headers):
-            raise InvalidField("body", "a body", "none: a GET has its message in the query")
+            raise InvalidField("body", "a body", "send none: a GET has its message in the query")
         query = _query(scope["query_string"])
         name = query.get("encoding", "")
         if name not in _KINDS:

@@ -289,8 +289,8 @@ class _Document:
 _NOTE = (
     "JSON is proto3's JSON mapping: fields with their default value are left out of answers, 64-bit integers are"
     " strings, names are in lowerCamelCase (the proto's own names are read too). A request with a field, a parameter or"
-    " a key that is not described here is refused with its name. Every GET may be a HEAD; another method that a path"
-    " does not have is answered with 405 and `Allow`. Errors follow https://google.aip.dev/193."
+    " a key that is not described here is refused with its name. Every GET may be a HEAD. OPTIONS returns `Allow`, as"
+    " does a 405, for a method that the path does not have. Errors follow https://google.aip.dev/193."
 )
 
 

@@ -77,7 +77,7 @@ class RestDoor:
             scope["route"] = route.binding.template.text
             headers = Headers(scope=scope)
             if not route.binding.body and has_body(headers):
-                raise InvalidField("body", "a body", f"none: {verb} takes its fields from the path and the query")
+                raise InvalidField("body", "a body", f"send none: {verb} takes its fields from the path and the query")
             metadata = metadata_of(headers, self._gateway.contract.schemas.metadata)
             request = _Request(route, headers, scope["query_string"], self._gateway.schema(metadata))
             seconds = deadline_of(headers)

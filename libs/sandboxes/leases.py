@@ -136,7 +136,7 @@ def check_request(request: AcquireLeaseRequest | RenewLeaseRequest | ReleaseLeas
     else:
         check_token(request.token, "token")
         if not request.token:
-            raise InvalidField("token", "", "required: the token that AcquireLease gave")
+            raise InvalidField("token", "", "give the token that AcquireLease returned")
     if isinstance(request, AcquireLeaseRequest) or (isinstance(request, RenewLeaseRequest) and request.HasField("ttl")):
         _check_ttl(request)
 

@@ -34,7 +34,7 @@ class Validate:
 
     def lane(self, arguments: Mapping[str, str]) -> str:
         for name in arguments:
-            raise InvalidField("arguments", name, "none")
+            raise InvalidField("arguments", name, "this job takes no arguments")
         return NAME
 
     async def step(self, at: Position) -> Step:

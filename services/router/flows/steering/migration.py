@@ -69,7 +69,7 @@ class Decision:
         if len(self.reason) > MAX_REASON_CHARACTERS:
             raise InvalidField("reason", self.reason, f"at most {MAX_REASON_CHARACTERS} characters")
         if self.override and not self.reason.strip():
-            raise InvalidField("reason", self.reason, "an override needs a reason; it is kept in the journal")
+            raise InvalidField("reason", self.reason, "why the gates are overridden; it is kept in the journal")
         if self.generation < 0:
             raise InvalidField("generation", self.generation, "the generation that was decided on, or 0 for any")
 
