@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .memory import MemoryEventLog
-from .port import EventLog
-from .sqlite import SqliteEventLog
+from libs.eventlog.memory import MemoryEventLog
+from libs.eventlog.port import EventLog
+from libs.eventlog.sqlite import SqliteEventLog
 
 _MEMORY = "memory:"
 _SQLITE = re.compile(r"sqlite:///(.+)")
@@ -55,8 +55,8 @@ async def open_event_log(address: LogAddress) -> AsyncIterator[EventLog]:
             yield log
     elif kafka:
         # Imported only by a process that uses it.
-        from .kafka import KafkaEventLog
-        from .kafka_topic import KafkaSettings
+        from libs.eventlog.kafka import KafkaEventLog
+        from libs.eventlog.kafka_topic import KafkaSettings
 
         settings = KafkaSettings(
             bootstrap=kafka[1],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from .port import EventLogError
+from libs.eventlog.port import EventLogError
 
 CONTENT_TYPE: Final = "application/protobuf"
 SOURCE_PREFIX: Final = "/baton/"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .port import UNREADABLE_HEADER
+from libs.eventlog.port import UNREADABLE_HEADER
 
 Headers = tuple[tuple[str, bytes], ...]
 

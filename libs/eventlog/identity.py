@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
-from .headers import pack
-from .port import EventLog, EventLogError, LogUnavailable, OffsetGone, Stored
+from libs.eventlog.headers import pack
+from libs.eventlog.port import EventLog, EventLogError, LogUnavailable, OffsetGone, Stored
 
 _READ_SECONDS = 10.0
 _POLL_SECONDS = 1.0

@@ -15,10 +15,10 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from .kafka_client import stop_within
-from .kafka_reader import KafkaReader
-from .kafka_topic import KafkaSettings, check_topic
-from .port import Event, EventTooLarge, LogUnavailable, Retention, check_positions, check_time, place
+from libs.eventlog.kafka_client import stop_within
+from libs.eventlog.kafka_reader import KafkaReader
+from libs.eventlog.kafka_topic import KafkaSettings, check_topic
+from libs.eventlog.port import Event, EventTooLarge, LogUnavailable, Retention, check_positions, check_time, place
 
 _STOP_SECONDS = 2.0
 _LINGER_MS = 2

@@ -7,10 +7,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from .kafka_client import stop_within, watch_metadata
-from .kafka_records import install
-from .kafka_topic import KafkaSettings
-from .port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll
+from libs.eventlog.kafka_client import stop_within, watch_metadata
+from libs.eventlog.kafka_records import install
+from libs.eventlog.kafka_topic import KafkaSettings
+from libs.eventlog.port import POLL_BYTES, Event, LogUnavailable, OffsetGone, Stored, check_poll
 
 _FETCH_WAIT_SECONDS = 0.5
 _SLICE_SECONDS = 1.0

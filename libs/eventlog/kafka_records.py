@@ -17,7 +17,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBa
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.record.util import decode_varint
 
-from .port import UNREADABLE_HEADER
+from libs.eventlog.port import UNREADABLE_HEADER
 
 _Header = tuple[str, bytes | None]
 

@@ -8,8 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from .kafka_client import stop_within
-from .port import MAX_EVENT_BYTES, LogUnavailable, Retention, TopicUnfit
+from libs.eventlog.kafka_client import stop_within
+from libs.eventlog.port import MAX_EVENT_BYTES, LogUnavailable, Retention, TopicUnfit
 
 _FRAMING_BYTES = 32 * 1024
 _LOOK_AGAIN_SECONDS = 0.05

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from .address import LogAddress, log_name, open_event_log
-from .port import Event, EventLog, LogReader, LogUnavailable, Retention
+from libs.eventlog.address import LogAddress, log_name, open_event_log
+from libs.eventlog.port import Event, EventLog, LogReader, LogUnavailable, Retention
 
 
 class LazyEventLog:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from libs.clock import Clock, SystemClock
-
-from .port import (
+from libs.eventlog.port import (
     POLL_BYTES,
     Event,
     LogUnavailable,

@@ -13,9 +13,8 @@ from typing import Self, TypeVar
 from uuid import uuid4
 
 from libs.clock import Clock, SystemClock
-
-from .headers import pack, unpack
-from .port import (
+from libs.eventlog.headers import pack, unpack
+from libs.eventlog.port import (
     POLL_BYTES,
     Event,
     LogUnavailable,
