@@ -453,7 +453,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_lock_is_renewed_beyond_its_time_to_live",
             "only_the_holder_gives_a_lock_back",
         )
-        + _in("unit/test_backend_turns.py", "a_store_that_does_not_own_the_record_asks_for_no_lock"),
+        + _in("unit/test_backend_write_locks.py", "a_store_that_does_not_own_the_record_asks_for_no_lock"),
     ),
     "lock.handoff": Requirement(
         "A record that somebody holds changes its store without a second holder",
@@ -463,7 +463,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "eight_writers_of_one_record_that_is_handed_to_and_fro_all_get_on",
         )
         + _in(
-            "unit/test_backend_turns.py",
+            "unit/test_backend_write_locks.py",
             "a_release_waits_for_the_holder_of_the_lock",
             "a_release_goes_on_when_the_holder_does_not_leave_or_locks_are_away",
             "whoever_lost_the_record_while_waiting_for_the_lock_changes_nothing",
@@ -489,7 +489,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_heard_again",
         )
         + _in(
-            "unit/test_backend_turns.py",
+            "unit/test_backend_write_locks.py",
             "without_locks_a_write_that_needs_one_fails_and_changes_nothing",
             "a_request_that_was_served_is_answered_without_a_lock",
         )

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
-from libs.backend.calls import Calls, Surroundings
+from libs.backend.calls import Calls, Dependencies
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
-from libs.backend.replication import About, Replication
+from libs.backend.replication import Replication, StoreFacts
 from libs.backend.serving import Doorkeeper, Serving
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
@@ -152,11 +152,11 @@ async def _backend(
 
     arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
     feed = ApplyLoop(ports, open_log, clock, arrivals)
-    around = Surroundings(
+    around = Dependencies(
         serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds, lambda: feed.replaced)
     )
     calls = Calls(kit.operations, kit.contract, ports, around)
-    replication = Replication(kit.operations, ports, feed, around, About(kit.schema_version))
+    replication = Replication(kit.operations, ports, feed, around, StoreFacts(kit.schema_version))
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
     doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
     recovery = RecoveryApi(ports, serving, doorkeeper, feed)

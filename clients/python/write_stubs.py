@@ -2,8 +2,8 @@
 
     python clients/python/write_stubs.py [--check]
 
-The messages are made from a serialized descriptor when they are imported, by public functions of protobuf alone.
-protoc's own modules refuse each protobuf older than the protoc that wrote them; these ones run with any since 4.25.
+The messages are built from a serialized descriptor at import, with public functions of protobuf. protoc's own modules
+refuse every protobuf older than that protoc; these modules run with any protobuf since 4.25.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ PROTOS = ROOT / "protos"
 OUTPUT = Path(__file__).parent / "src" / "baton_client"
 SERVICE = "sandbox/v1/sandbox_service.proto"
 SOURCES = ("baton/options/v1/options.proto", "sandbox/v1/sandbox.proto", SERVICE)
-"""A file stands behind those that it imports."""
+"""Each file stands after its imports."""
 TYPED = SOURCES[1:]
-"""Callers use their messages."""
+"""Files whose messages callers use."""
 TITLE = '# ruff: noqa\n"""Generated from the contract by `make protos`. Do not edit."""\n'
 
 
@@ -55,11 +55,11 @@ def _same(path: Path, text: str) -> bool:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """The text of each generated file, by its path below the package."""
+    """Text of each generated file, by its path in the package."""
     image = folder / "image.binpb"
     _protoc(folder, ["--include_source_info", f"--descriptor_set_out={image}"])
     protos = {file.name: file for file in FileDescriptorSet.FromString(image.read_bytes()).file}
-    # baton-client speaks the newest schema version only.
+    # baton-client uses only the newest schema version.
     forms = {one.form for one in protos[SERVICE].service[0].options.Extensions[options_pb2.schema].forms}
     messages = {
         _module(name): [
@@ -92,8 +92,8 @@ def _module(proto: str) -> str:
 
 
 def _messages(folder: Path, proto: FileDescriptorProto) -> str:
-    """A module that builds the messages of one file. Its descriptor is the one that protoc gives to its own module:
-    a process that has those too registers the same file twice, which is allowed."""
+    """A module that builds the messages of one file. Its descriptor is the one in protoc's own module: a process that
+    has both registers the same file twice, which is allowed."""
     tree = ast.parse((folder / proto.name.replace(".proto", "_pb2.py")).read_text())
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     call = next(one for one in calls if isinstance(one.func, ast.Attribute) and one.func.attr == "AddSerializedFile")

@@ -1,16 +1,16 @@
-"""Whether a store that starts may serve: it asks the other store, or the log, for what it may have forgotten.
+"""Admission: whether a starting store may serve. It asks the other store and the log for changes that it may lack.
 
-A database that was restored, copied back, emptied or promoted may believe that it owns what it gave away. It is known
-by this: it stands at another place than it did; it has fewer rows than were made in it; the other store knows a later
-state of it, or has seized its share; the log has a change that it made and does not know, or no longer has what it
-would have to read next. Then it is fenced as gone, for all starts, until `baton recover` has made it good.
+A database that was restored, copied back, emptied or promoted may still claim records that it gave away. The evidence:
+its identity changed; it has fewer rows than were made in it; the other store has recorded a later state of it, or has
+seized its share; the log has a change of this store that it lacks, or no longer holds the next event that it would have
+to read. Such a store is fenced, for all later starts, until `baton recover` has repaired it.
 
-One answer is enough, so an ordinary start needs no log, and two stores that start together find each other: what is
-asked here is answered before a store serves.
+One answer is enough, so an ordinary start needs no log, and two stores that start together find each other: these
+questions are answered before a store serves.
 
-Other processes of the store may serve meanwhile. So the order of reads matters: the other store or the log is asked
-first, and this store's own state is read after the answer. A state that was read before may be older than the answer,
-and would look like a restored store. Evidence must also hold when all is asked and read a second time.
+Other processes of the store may serve meanwhile. So the other store or the log is asked first, and this store's own
+state is read after the answer: a state that was read before may be older than the answer, and would look like a
+restored store. Evidence must also hold when everything is asked and read a second time.
 """
 
 from __future__ import annotations
@@ -43,22 +43,23 @@ log = logging.getLogger(__name__)
 
 ASK_SECONDS = 2.0
 SILENT_SECONDS = 10.0
-"""After which a log that gives nothing more is not asked any further."""
+"""Time without events after which the log is no longer read."""
 STEP_SECONDS = 5.0
-"""For which one decision reads the log. A longer backlog is read in several, and each says how far it is."""
+"""Time limit for reading the log in one decision. A longer backlog takes several decisions, which report their
+progress."""
 _POLL_EVENTS = 1000
 _POLL_SECONDS = 0.5
 _READ_KEYS = 500
 _LOG_READS = 3
-"""Attempts, if events expire while they are read."""
+"""Attempts if events expire while they are read."""
 
 AskOther = Callable[[], Awaitable[pb.GetStandingResponse]]
-"""Of the other store. Raises grpc.aio.AioRpcError."""
+"""Asks the other store. Raises grpc.aio.AioRpcError."""
 
 
 @asynccontextmanager
 async def open_other(address: str, token: bytes | None) -> AsyncIterator[AskOther]:
-    """Asks the store whose internal listener is there."""
+    """A function that asks the store at this internal address."""
     async with open_channel(address) as channel:
         stub = RecoveryServiceStub(channel.grpc)
         pairs = ((TOKEN, token.decode()),) if token else ()
@@ -71,7 +72,7 @@ async def open_other(address: str, token: bytes | None) -> AsyncIterator[AskOthe
 
 
 class NotAdmitted(StoreNotReady):
-    """Neither the other store nor the log can be asked whether this store may serve."""
+    """Neither the other store nor the log can confirm that this store may serve."""
 
 
 class StillReading(NotAdmitted):
@@ -80,27 +81,27 @@ class StillReading(NotAdmitted):
 
 @dataclass(slots=True)
 class _Seen:
-    """What the log has beyond the place where this store stands."""
+    """Findings in the log beyond this store's position."""
 
     mine: dict[str, dict[int, Version]] = field(default_factory=dict)
-    """By key and term: the newest version that this store has made."""
+    """Newest version that this store made, by key and term."""
     theirs: dict[str, dict[int, Version]] = field(default_factory=dict)
-    """By key and term: the newest version that the other store has made."""
+    """Newest version that the other store made, by key and term."""
     terms: dict[int, int] = field(default_factory=dict)
-    """By bucket: the highest term in which the other store has seized."""
-    told: dict[int, int] = field(default_factory=dict)
-    """By bucket: the highest term of which a terms event of either store tells."""
+    """Highest term in which the other store seized, by bucket."""
+    announced: dict[int, int] = field(default_factory=dict)
+    """Highest term that a terms event of either store announced, by bucket."""
 
 
 @dataclass(slots=True)
 class _Scan:
-    """A look through the log that may take several decisions."""
+    """A read of the log that may take several decisions."""
 
     positions: dict[int, int]
     ends: Mapping[int, int]
     marks: dict[int, Mark]
-    """Of what was read before, by this look or by the feed: the log is compared with it again before the look goes on,
-    and before its end is believed."""
+    """Marks of the events that this scan or the feed has read. The log is compared with them again before the scan
+    continues, and before its end is trusted."""
     seen: _Seen = field(default_factory=_Seen)
     total: int = 0
 
@@ -113,7 +114,7 @@ class _Scan:
 
 
 class Admission:
-    """`decide` says whether the store may serve. The log and the other store are its owner's to close."""
+    """Decides whether the store may serve. Its owner closes the log and the other store."""
 
     def __init__(
         self,
@@ -122,22 +123,24 @@ class Admission:
         ask_other: AskOther | None,
         read: Callable[[Event], Record],
     ) -> None:
-        """`ask_other`: None when no address of the other store is set. `read`: as `Arrivals.read`."""
+        """`ask_other`: None if the other store's address is not set. `read`: as `Arrivals.read`."""
         self._scanning: _Scan | None = None
         self._since: Mapping[int, int] = {}
-        """The feed's position before the evidence was read."""
+        """Position of the feed before the evidence was read."""
         self._suspected = False
-        """The first of two looks has found a reason to fence the store."""
+        """The first of two checks has found a reason to fence the store."""
         self.rows = RowCount(ports.inspection)
-        """Begun by the first decision; a `RowCountLoop` goes on with it while the store serves."""
+        """Begun by the first decision. A `RowCountLoop` continues it while the store serves."""
         self._read = read
         self._ports = ports
         self._open_log = open_log
         self._ask_other = ask_other
 
     async def decide(self) -> str:
-        """Why the store is gone, or "": it may serve. A new reason is kept in the store. Raises NotAdmitted, and what
-        the store raises; StillReading after STEP_SECONDS: then the next call goes on."""
+        """Return why the store is fenced, or "" if it may serve. A new reason is kept in the store.
+
+        Raises NotAdmitted, and the store's errors. Raises StillReading after STEP_SECONDS: the next call continues.
+        """
         if self._scanning is None:
             self._since = await self._next_offsets()
             await self._learn_order()
@@ -149,21 +152,21 @@ class Admission:
             reason = await self._evidence()
         self._suspected = False
         if reason:
-            log.error("this store has gone back in time, or was replaced, and serves nothing: %s", reason)
+            log.error("this store was rolled back or replaced, and is fenced: %s", reason)
             await self._ports.recovery.fence(reason, since=self._since)
         return reason
 
     def twin(self) -> Admission:
-        """Another look, with a scan of its own."""
+        """Another admission of the same store, with a scan of its own."""
         return Admission(self._ports, self._open_log, self._ask_other, self._read)
 
     async def recheck(self) -> str:
-        """Looks again at a store that admission has fenced, and reopens it if the evidence is gone: it was given by a
-        wrong address, or by another release. What the store is compared with must not be what it has become since, so
-        its state when it was fenced is. Returns why it stays fenced, or "".
+        """Repeat the check of a store that admission has fenced, and reopen it if the evidence is gone: it may have
+        come from a wrong address or from another release. The check uses the store's state at the fence, not its
+        current one. Returns why the store stays fenced, or "".
 
-        Raises NotAdmitted if the other store or the log cannot be asked, StillReading, StillHidden, FencedAnew if a
-        recovery has begun meanwhile, and what the store raises.
+        Raises NotAdmitted if the other store or the log does not answer, StillReading, StillHidden, FencedAnew if a
+        recovery has begun meanwhile, and the store's errors.
         """
         standing = await self._ports.recovery.standing()
         if not standing.gone:
@@ -185,14 +188,14 @@ class Admission:
         return reason
 
     async def _lost_rows(self) -> str:
-        """Of all buckets: the rows of a fenced store become no fewer, so the count may take several calls."""
+        """Check all buckets. A fenced store loses no rows, so the count may take several calls."""
         reason = await self.rows.slice()
         if not (reason or self.rows.is_complete):
             raise StillReading(str(self.rows))
         return reason
 
     async def _learn_order(self) -> None:
-        """The higher order of a recovery of the two stores: this database may be a restored one."""
+        """Record the other store's order of a recovery, if it is higher: this database may be a restored one."""
         if self._ask_other is None:
             return
         try:
@@ -219,7 +222,7 @@ class Admission:
         return next(filter(None, found), "")
 
     async def _by_other(self, fenced: Identity | None = None) -> str:
-        """`fenced`: this store when it was fenced; None: as it is now."""
+        """`fenced`: this store's identity at the fence; None: the current one."""
         if self._ask_other is None:
             raise _NotAsked("no address of the other store is set (other)")
         answer = await self._ask_other()
@@ -227,18 +230,18 @@ class Admission:
             raise _NotAsked("the address of the other store (other) is this store's own")
         theirs = [absence_from_pb(absence) for absence in answer.absences]
         known = Identity(answer.other.place, answer.other.changes) if answer.HasField("other") else None
-        # Read after the answer: another process of this store may have gone on, and the other store may know of it.
+        # Read after the answer: another process of this store may have made changes that the other store has recorded.
         now = fenced or (await self._ports.recovery.standing()).now
         mine = await self._ports.transfers.absences()
         return by_identity(now, known) or by_absences(mine, theirs, self._ports.store)
 
     async def _by_log(self, fenced: Mapping[int, int] | None = None) -> str:
-        """`fenced`: the feed's position when the store was fenced; None: as it is now."""
+        """`fenced`: the feed's position at the fence; None: the current one."""
         for _ in range(_LOG_READS):
             try:
                 return await self._read_log(fenced)
             except OffsetGone as error:
-                # Events expired while they were read. That is evidence only if this store has not read them since.
+                # Events expired during the read. That is evidence only if this store has not read them since.
                 trouble = error
         raise trouble
 
@@ -250,7 +253,7 @@ class Admission:
             try:
                 await check_log(event_log, self._scanning.marks)
             except LogReplaced:
-                # What was read of the former log is no evidence, so the next look begins anew.
+                # Findings in the former log are no evidence, so the next scan starts over.
                 self._scanning = None
                 raise
             return await self._scan(event_log, self._scanning)
@@ -258,8 +261,8 @@ class Admission:
         async with asyncio.timeout(ASK_SECONDS):
             event_log = await self._open_log()
             ends = await event_log.ends()
-        # Another process may read on meanwhile. So the end is compared with the position before the question, and the
-        # log's beginning with the position after the answer.
+        # Another process may read on meanwhile. So the log's end is compared with the position before the question, and
+        # its begin with the position after the answer.
         after = await self._next_offsets() if fenced is None else fenced
         positions = {part: after.get(part, 0) for part in ends}
         for part, (oldest, end) in ends.items():
@@ -270,7 +273,7 @@ class Admission:
                 )
             if before.get(part, 0) > end:
                 raise _NotAsked(f"the log ends at {end} in partition {part}: it was replaced")
-        # LogReplaced: such a log is no witness.
+        # Raises LogReplaced: such a log proves nothing.
         marks = marks_of(await self._ports.feed.state())
         await check_log(event_log, marks)
         return await self._scan(event_log, _Scan(positions, {part: end for part, (_, end) in ends.items()}, marks))
@@ -279,7 +282,7 @@ class Admission:
         return (await self._ports.feed.state()).next_offsets
 
     async def _scan(self, event_log: EventLog, scan: _Scan) -> str:
-        """From where this store stands to where the log ended when the look began."""
+        """Scan from this store's position to the log's end at the start of the scan."""
         self._scanning = None
         seen, positions = scan.seen, {part: at for part, at in scan.positions.items() if at < scan.ends[part]}
         if positions:
@@ -291,7 +294,7 @@ class Admission:
         return await self._forgotten(seen) or by_terms(await self._ports.transfers.absences(), seen.terms)
 
     async def _read_on(self, event_log: EventLog, reader: LogReader, scan: _Scan) -> str:
-        """Raises StillReading when its time is up: the next call goes on."""
+        """Raises StillReading after the time limit; the next call continues."""
         clock = asyncio.get_running_loop().time
         began = heard = clock()
         last: dict[int, Stored] = {}
@@ -323,7 +326,7 @@ class Admission:
         if not event.key:
             terms = read_terms(event)
             for one in terms.buckets if terms is not None else ():
-                seen.told[one.bucket] = max(one.term, seen.told.get(one.bucket, 0))
+                seen.announced[one.bucket] = max(one.term, seen.announced.get(one.bucket, 0))
                 if terms is not None and STORES.get(terms.store) is me.other:
                     seen.terms[one.bucket] = max(one.term, seen.terms.get(one.bucket, 0))
             return
@@ -332,13 +335,13 @@ class Admission:
         except UnreadableRecord:
             return
         made = seen.mine if record.origin is me else seen.theirs
-        # By term: a forged higher one must not hide a change that counts.
+        # By term: a forged higher term must not hide a change that counts.
         terms_of_key, version = made.setdefault(event.key, {}), record.row.version
         terms_of_key[version.term] = max(version, terms_of_key.get(version.term, version))
 
     async def _forgotten(self, seen: _Seen) -> str:
-        """A change that this store has made, and does not know; or one that the other store has made, to a record that
-        this one believes to own: it has given it up since, and does not know that."""
+        """A change that this store made and lacks, or one that the other store made to a record that this store claims
+        to own: then it has released the record since, and lacks the release."""
         keys = sorted(seen.mine.keys() | seen.theirs.keys())
         for start in range(0, len(keys), _READ_KEYS):
             for found in await self._ports.records.read_many(keys[start : start + _READ_KEYS]):
@@ -346,9 +349,9 @@ class Admission:
                 if found.owner is self._ports.store:
                     made_by += [(made, "the other") for made in seen.theirs.get(found.key, {}).values()]
                 for made, by in made_by:
-                    # What was made in an older term than the bucket's counts no more, known or not; what shows a
-                    # higher one, only if a terms event confirms it: anyone may write to the log.
-                    known = max(found.absence.term, seen.told.get(found.absence.bucket, 0))
+                    # A change of an older term than the bucket's no longer counts. A change of a higher term counts
+                    # only if a terms event confirms the term: other programs may write to the log.
+                    known = max(found.absence.term, seen.announced.get(found.absence.bucket, 0))
                     if made > found.version and found.absence.term <= made.term <= known:
                         return (
                             f"the log has version {made.term}-{made.revision} of {found.key!r}, which {by} store made,"
@@ -360,7 +363,7 @@ class Admission:
 
 
 class _NotAsked(BatonError):
-    """There is nobody to ask."""
+    """The source cannot be asked."""
 
 
 def _shown(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""What the log brings, checked before it is applied: anyone who reaches the topic may write to it.
+"""Checks of events before they are applied: any program that reaches the topic may write to it.
 
-An event is applied if its bytes are a record of its key, the contract can have such a record, its revision leaves room
-for later ones, and its term is known. A higher term fences this store as seized, and makes every later record of the
-old term count for nothing. So it counts only after the other store or a terms event has confirmed it. Everything else
-is parked: kept with its place and headers, shown, and tried again.
+An event is applied if its bytes are a record of its key, the record fits the contract, its revision leaves room for
+later ones, and its term is known. A higher term fences this store as seized and voids every later record of the old
+term, so it counts only after the other store or a terms event has confirmed it. Any other event is parked: kept with
+its position and headers, shown, and tried again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from libs.pb.baton.record.v1 import record_pb2 as pb
 from libs.store.port import Parked, StorePorts
 
 Check = Callable[[Row], None]
-"""Raises UnreadableRecord for a row that the contract cannot have."""
+"""Raises UnreadableRecord for a row that does not fit the contract."""
 
 
 class Arrivals:
-    """Of one store. `ask_other`: None when no address of the other store is set."""
+    """Event checks of one store. `ask_other`: None if the other store's address is not set."""
 
     def __init__(self, ports: StorePorts, check: Check, ask_other: AskOther | None = None) -> None:
         self._ports = ports
@@ -43,7 +43,7 @@ class Arrivals:
         return record
 
     async def sift(self, messages: Sequence[pb.Record]) -> tuple[list[Record], list[int]]:
-        """The records that may be applied, and the positions of the others. Raises what the store raises."""
+        """The records that may be applied, and the positions of the others. Raises the store's errors."""
         found: dict[int, Record] = {}
         for position, message in enumerate(messages):
             try:
@@ -58,8 +58,8 @@ class Arrivals:
         return list(found.values()), [position for position in range(len(messages)) if position not in found]
 
     async def unconfirmed(self, records: Sequence[Record]) -> Sequence[Record]:
-        """The records whose term nobody has confirmed: they must not be applied. If the other store confirms a higher
-        term, this store is fenced first. Raises what the store raises."""
+        """The records with an unconfirmed term, which must not be applied. If the other store confirms a higher term,
+        this store is fenced first. Raises the store's errors."""
         terms = terms_of(records)
         if not terms:
             return ()
@@ -83,7 +83,7 @@ class Arrivals:
         return "", applied > 0
 
     async def _terms_there(self) -> Mapping[int, int]:
-        """By bucket; empty when the other store cannot be asked."""
+        """Terms at the other store, by bucket; empty if it does not answer."""
         if self._ask_other is None:
             return {}
         try:

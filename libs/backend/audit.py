@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the methods are named as in the .proto.
-"""The audit API of a store: looks through a snapshot of it, and tries records out in a store beside it."""
+"""The audit API of a store: audits a snapshot of it, and tries records in a scratch store."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from libs.store.window import made_by
 
 MAX_ID_CHARACTERS = 64
 MAX_DETAIL_CHARACTERS = 200
-_TURN_RECORDS = 10
-"""After so many records calls of clients have a turn."""
+_RECORDS_PER_TURN = 10
+"""Records after which client calls get a turn on the event loop."""
 
 
 class NotHere(BatonError):
-    """This store cannot do that."""
+    """This store does not support the request."""
 
     code = "UNIMPLEMENTED"
     reason = "NOT_HERE"
 
 
 class ScratchStore(Protocol):
-    """An empty store, to try something out in."""
+    """An empty store for trying records."""
 
     @property
     def records(self) -> Records: ...
@@ -51,12 +51,12 @@ class ScratchStore(Protocol):
 
 
 Scratch = Callable[[], AbstractAsyncContextManager[ScratchStore]]
-"""Makes one beside the real store, of the same kind; it is gone when the block ends, however it ends."""
+"""Makes a store of the same kind beside the real one. It is removed when the block ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditParts:
-    """What a store can do of it."""
+    """A store's support for audits."""
 
     records: RecordAudit
     snapshots: Snapshots | None = None
@@ -65,7 +65,8 @@ class AuditParts:
 
 
 class AuditApi(AuditServiceServicer):
-    """Raises InvalidField for what no router asks, StoreNotReady unless it serves, NotHere, and the parts' errors."""
+    """Raises InvalidField for requests that no router sends, StoreNotReady unless the store serves, NotHere, and the
+    parts' errors."""
 
     def __init__(self, parts: AuditParts, serving: Serving, clock: Clock) -> None:
         self._parts = parts
@@ -89,7 +90,7 @@ class AuditApi(AuditServiceServicer):
         return answer
 
     async def AuditRecords(self, request: pb.AuditRecordsRequest, context: Context) -> pb.AuditRecordsResponse:
-        """Answers the first records, at least one, up to ANSWER_BYTES of samples."""
+        """Returns the first records, at least one, up to ANSWER_BYTES of samples."""
         snapshots, limit = self._snapshots(request.id), check_limit(request.limit, MAX_RECORDS)
         if not 0 <= request.sample_permille <= 1000:
             raise InvalidField("sample_permille", request.sample_permille, "0 to 1000")
@@ -97,7 +98,7 @@ class AuditApi(AuditServiceServicer):
         answer = pb.AuditRecordsResponse(more=len(looked) == limit)
         now, size = self._clock.now(), 0
         for one in looked:
-            if answer.records % _TURN_RECORDS == 0:
+            if answer.records % _RECORDS_PER_TURN == 0:
                 await asyncio.sleep(0)
             answer.records += 1
             answer.last = one.key
@@ -119,7 +120,7 @@ class AuditApi(AuditServiceServicer):
         self._serving.check()
         check_count(request.records, "records", MAX_RECORDS)
         if self._parts.scratch is None:
-            raise NotHere("this store has no place to try records out in")
+            raise NotHere("this store cannot try records")
         records = [record_from_pb(record) for record in request.records]
         async with self._parts.scratch() as store:
             rows = await _tried(store, records)
@@ -156,7 +157,7 @@ async def _tried(store: ScratchStore, records: Sequence[Record]) -> list[Row]:
 
 
 def is_sample(row: Row, permille: int) -> bool:
-    """So many keys of a thousand, always the same ones, and more of them with a higher share. Not what is too large to
-    be sent: that it cannot move is found without a try."""
+    """Whether the key is in the sample. The choice is stable, and a higher share only adds keys. Records that are too
+    large to be sent are excluded: they cannot move anyway."""
     digest = blake2b(row.key.encode(), digest_size=8, person=b"baton sample").digest()
     return len(row.payload) <= MAX_PAYLOAD_BYTES and int.from_bytes(digest, "big") % 1000 < permille

@@ -1,9 +1,9 @@
-"""A contract's calls at one store: parsed, decided by the record's owner in its row, answered in the contract's bytes.
+"""A contract's calls at one store: parsed, decided by the owner in the record's row, answered in the contract's bytes.
 
-The internal listener answers for this store alone: what it does not own ends in NOT_OWNER. The public one serves
-clients directly and passes on to the router whatever this store cannot answer as owner; every list, since half of the
-records may be elsewhere; and every watch, which the router goes on with when this store ends. So a client with an old
-endpoint stays right while records move.
+The internal listener answers for this store alone: calls on records of the other store end in NOT_OWNER. The public
+listener serves clients directly. It passes calls that this store cannot answer as owner on to the router, and every
+list, since half of the records may be elsewhere, and every watch, which the router continues when this store ends. So a
+client of an old endpoint gets correct answers while records move.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from uuid import uuid4
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.serving import Serving
-from libs.backend.turns import Turns
 from libs.backend.watching import Watching
+from libs.backend.write_locks import WriteLocks
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write, item_of
@@ -42,55 +42,55 @@ from libs.tasks import Background
 
 Answering = Callable[[str, bytes, Context], Awaitable[bytes]]
 Streaming = Callable[[str, bytes, Context], AsyncGenerator[bytes, None]]
-"""Of a method's name, a request and its call."""
+"""Arguments: a method's name, a request and its call."""
 
 ANSWER_SECONDS = 0.05
-"""Of a caller's time, what is kept for the answer on its way."""
+"""Part of a caller's time that is reserved for the answer on its way."""
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What calls need beside their contract and their store."""
+class Dependencies:
+    """Services and settings that calls share."""
 
     serving: Serving
     background: Background
-    """Owns writes: a caller who leaves does not stop one half way."""
+    """Owns writes: a caller that leaves does not interrupt its write."""
     clock: Clock
     logged: LogWaits
-    """For callers who want their answer only when the write is in the log."""
+    """For callers that want the answer only once the write is in the log."""
     locks: LockManager | None = None
-    """Gives the writers of a busy record their turns; the row's version decides all the same."""
+    """Serializes writers of a busy record. The row's version decides in any case."""
     behind_seconds: Callable[[], float | None] = lambda: None
-    """How far this store's feed is behind at most; None when nobody knows."""
+    """Maximum lag of this store's feed in seconds; None if unknown."""
     public_logged: bool = False
-    """Callers of the public listener do."""
+    """Writes at the public listener are acknowledged from the log."""
     no_lock_needed: Callable[[], None] = lambda: None
-    """Is told of each write that has come through without waiting for its turn."""
+    """Called for each write that succeeded without waiting for a lock."""
     public_schema: int = NEWEST
-    """The schema version of a caller of the public listener who says none."""
+    """Schema version of callers at the public listener that send none."""
     clients: Clients | None = None
-    """Who calls the public listener in a way that ends one day."""
+    """Callers of the public listener that use a deprecated interface."""
 
 
 class Calls:
     """Reads, writes and lists of one contract over one store's ports."""
 
-    def __init__(self, operations: Operations, contract: Contract, ports: StorePorts, around: Surroundings) -> None:
+    def __init__(self, operations: Operations, contract: Contract, ports: StorePorts, deps: Dependencies) -> None:
         self._operations = operations
         self._methods = {name: contract.methods[name] for name in operations.methods}
         self._watches = [name for name, method in self._methods.items() if method.watch is not None]
         self._schemas = contract.schemas
         self._ports = ports
         self._watching = Watching(ports)
-        self._around = around
-        self._turns = Turns(ports, around.locks, around.no_lock_needed)
+        self._deps = deps
+        self._write_locks = WriteLocks(ports, deps.locks, deps.no_lock_needed)
 
     def internal(self) -> RawService:
-        """The service for the router: believes its metadata, never forwards."""
+        """The service for the router, which trusts its metadata and never forwards."""
         return self._service(self._answer_internal, self._watch_internal)
 
     def public(self, passing: Passing | None) -> RawService:
-        """The service for clients. `passing`: the way to the router; None: this store is all there is."""
+        """The service for clients. `passing`: the way to the router; None without a router."""
         return self._service(partial(self._answer_public, passing), partial(self._watch_public, passing))
 
     def _service(self, answer: Answering, watch: Streaming) -> RawService:
@@ -98,14 +98,14 @@ class Calls:
         return RawService(self._operations.service, once, {name: partial(watch, name) for name in self._watches})
 
     async def _answer_internal(self, method: str, request: bytes, context: Context) -> bytes:
-        self._around.serving.check()
+        self._deps.serving.check()
         found = context.invocation_metadata()
         caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
         parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, Write):
             return await self._write(parsed, caller, context)
         if isinstance(parsed, List):
-            # One store's page cannot be strict: another one may own newer rows.
+            # One store's page cannot be strict: the other one may own newer rows.
             context.set_trailing_metadata(self._stale())
             return await self._list(parsed)
         if caller.replica:
@@ -113,7 +113,7 @@ class Calls:
         return await self._read(parsed, context if caller.explain else None)
 
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
-        self._around.serving.check()
+        self._deps.serving.check()
         caller = await self._client(context)
         parsed = self._parse_once(method, request, caller)
         try:
@@ -128,18 +128,18 @@ class Calls:
                 raise OwnerUnavailable(
                     "another store owns the record: call the router, or give this store its address (setting `router`)"
                 ) from error
-        return await passing.call(self._methods[method].path, request, context, self._said_for(caller, context))
+        return await passing.call(self._methods[method].path, request, context, self._metadata_for(caller, context))
 
     async def _client(self, context: Context) -> Caller:
-        """Who calls at the public listener. Raises InvalidField."""
-        around, found = self._around, context.invocation_metadata()
-        version = self._schemas.asked(found, around.public_schema)
-        if around.clients is not None:
-            await around.clients.note(context, version)
-        return replace(read_caller(found, internal=False), logged=around.public_logged, schema_version=version)
+        """The caller at the public listener. Raises InvalidField."""
+        deps, found = self._deps, context.invocation_metadata()
+        version = self._schemas.asked(found, deps.public_schema)
+        if deps.clients is not None:
+            await deps.clients.note(context, version)
+        return replace(read_caller(found, internal=False), logged=deps.public_logged, schema_version=version)
 
-    def _said_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
-        """What a router would not know of a caller of this listener."""
+    def _metadata_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
+        """Metadata about a caller of this listener that the router would lack."""
         if self._schemas.sent(context.invocation_metadata()) is not None or not self._schemas.metadata:
             version: tuple[tuple[str, str], ...] = ()
         else:
@@ -156,21 +156,21 @@ class Calls:
     async def _watch_public(
         self, passing: Passing | None, method: str, request: bytes, context: Context
     ) -> AsyncGenerator[bytes, None]:
-        """By the router, which goes on with it at the other store when that has to be."""
-        self._around.serving.check()
+        """Watch through the router, which continues it at the other store if necessary."""
+        self._deps.serving.check()
         caller = await self._client(context)
         if passing is None:
             answers = self._watch(method, request, caller)
         else:
             path = self._methods[method].path
-            answers = passing.stream(path, request, context, self._said_for(caller, context))
+            answers = passing.stream(path, request, context, self._metadata_for(caller, context))
         async with aclosing(answers):
             async for answer in answers:
                 yield answer
 
     async def _watch(self, method: str, request: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         rule = self._methods[method]
-        self._around.serving.check()
+        self._deps.serving.check()
         wanted = self._parse(method, request, caller)
         if not isinstance(wanted, Watch):
             raise ValueError(f"{rule.path} is not parsed as a watch")
@@ -178,40 +178,40 @@ class Calls:
         _, question = rule.watched(message)
         async with aclosing(self._watching.steps(wanted, place_of(rule, message))) as steps:
             async for step in steps:
-                self._around.serving.check()
+                self._deps.serving.check()
                 yield frame(rule, step, question)
 
     def _parse_once(self, method: str, request: bytes, caller: Caller) -> Read | Write | List:
-        """Of a method with one answer."""
+        """Parse a unary call."""
         parsed = self._parse(method, request, caller)
         if isinstance(parsed, Watch):
             raise ValueError(f"{self._methods[method].path} is parsed as a watch")
         return parsed
 
     def _parse(self, method: str, request: bytes, caller: Caller) -> Parsed:
-        """The checked call."""
         rule = self._methods[method]
         if rule.is_read:
             return self._operations.parse(method, request, CallContext("", "", 0.0, caller.schema_version))
         request_id = caller.request_id or str(uuid4())
         made_id = caller.made_id or self._made_id(rule, request, caller.principal, request_id)
-        call = CallContext(request_id, made_id, self._around.clock.now(), caller.schema_version)
+        call = CallContext(request_id, made_id, self._deps.clock.now(), caller.schema_version)
         return self._operations.parse(method, request, call)
 
     @staticmethod
     def _made_id(rule: Method, request: bytes, principal: str, request_id: str) -> str:
-        """The id for a create without one: from the request's own id, if it has one, so that a retry gets it again."""
+        """Id for a create without one, derived from the request's own id if it has one, so that a retry gets the same
+        id."""
         if rule.key is None or rule.key.made_id is None:
             return ""
         message = rule.parse(request)
         return make_id(principal, getattr(message, rule.request_id) or request_id)
 
-    async def _read(self, read: Read, told: Context | None = None) -> bytes:
-        """`told`: the call that is told the record's version, with an error too."""
+    async def _read(self, read: Read, version_to: Context | None = None) -> bytes:
+        """`version_to`: call that gets the record's version as metadata, also with an error."""
         found = await self._ports.records.read(read.key)
         row = read_as_owner(found, self._ports.store)
-        if told is not None:
-            told.set_trailing_metadata(((metadata.VERSION, _shown(found.version)),))
+        if version_to is not None:
+            version_to.set_trailing_metadata(((metadata.VERSION, _shown(found.version)),))
         return read.answer(row)
 
     async def _read_replica(self, read: Read, context: Context) -> bytes:
@@ -236,7 +236,7 @@ class Calls:
 
         def decide(found: Found) -> Changed | Answered:
             nonlocal late, shown
-            # The answer of then is not kept any more: the record as it is now stands for it.
+            # The stored answer is gone: the current record stands for it.
             known = done(found)
             late = known is not None and known.answer is None
             try:
@@ -249,33 +249,36 @@ class Calls:
             if late and found.row is not None:
                 write.check_late(found.row, decided.version)
             if caller.logged and isinstance(decided, Changed):
-                self._around.logged.check(self._around.clock.monotonic())
+                self._deps.logged.check(self._deps.clock.monotonic())
             return decided
 
-        work = self._turns.write(call, decide, under_lock=write.under_lock)
+        work = self._write_locks.write(call, decide, under_lock=write.under_lock)
         try:
-            outcome = await self._around.background.run(work)
+            outcome = await self._deps.background.run(work)
         except BatonError:
             if caller.logged and shown is not None:
-                await self._around.logged.rests((call.key, shown), _left(context), self._around.clock.monotonic())
+                await self._deps.logged.wait_for_refusal(
+                    (call.key, shown), _left(context), self._deps.clock.monotonic()
+                )
             raise
         if caller.logged:
             name = call.key, outcome.version
-            await self._around.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
+            await self._deps.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
         if late or caller.explain:
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
         return write.reply(outcome.answer)
 
     def _stale(self) -> tuple[tuple[str, str], ...]:
-        behind = self._around.behind_seconds()
+        behind = self._deps.behind_seconds()
         age = () if behind is None else ((metadata.AGE_SECONDS, f"{behind:.3f}"),)
         return ((metadata.STALE, "1"), *age)
 
 
 async def page_of(ports: StorePorts, wanted: List) -> tuple[list[Listed], bool]:
-    """The rows of a page, at most ANSWER_BYTES of payload but at least one, and whether there may be more behind them.
+    """The rows of a page, at most ANSWER_BYTES of payload but at least one, and whether more may follow.
 
-    If the store looked no further, the last row is one that does not match: the page is short, or empty."""
+    If the last row does not match, the store ended its search there: the page is short, or empty.
+    """
     page = wanted.page
     rows = await ports.records.page(replace(page, limit=page.limit + 1))
     size = 0
@@ -291,6 +294,6 @@ def _shown(version: Version) -> str:
 
 
 def _left(context: Context) -> float:
-    """Seconds that the caller waits on."""
+    """Seconds for which the caller will still wait."""
     remaining: float | None = context.time_remaining()
     return inf if remaining is None else max(remaining - ANSWER_SECONDS, 0.0)

@@ -1,4 +1,4 @@
-"""What a request of the replication API may hold. Everything here raises InvalidField."""
+"""Checks of requests of the replication API. Every check raises InvalidField."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_buckets(buckets: Sequence[int], field: str = "buckets") -> list[int]:
 
 
 def check_limit(limit: int, most: int) -> int:
-    """The limit; for 0 the default."""
+    """The limit, or the default for 0."""
     if not 0 <= limit <= most:
         raise InvalidField("limit", limit, f"1 to {most}, or 0 for {DEFAULT_LIMIT}")
     return limit or DEFAULT_LIMIT

@@ -1,4 +1,4 @@
-"""What a store shows of its rows so that they can be compared with the other store's, without sending them."""
+"""Digests of a store's rows, by which they are compared with the other store's without sending them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from libs.store.port import BucketDigest, ExportQuery, Kept, StorePorts
 
 PAGE_ROWS = 500
 MAX_DEEP_BUCKETS = 64
-"""So that an answer comes within seconds, however large the store is."""
+"""Limits the time of an answer to seconds, however large the store is."""
 
 
 class _Anew(NamedTuple):
-    """Exclusive or of digests that were made anew from the rows of a bucket."""
+    """XOR of digests recomputed from the rows of a bucket."""
 
     content: int
     envelope: int
@@ -34,7 +34,8 @@ class Comparison:
         self._me = ports.store
 
     async def digests(self, buckets: Sequence[int], *, deep: bool) -> pb.DigestBucketsResponse:
-        """Of these buckets, or of all. Deep: made anew from the rows; of some buckets only. Raises InvalidField."""
+        """Digests of these buckets, or of all. `deep`: recomputed from the rows, for some buckets only. Raises
+        InvalidField."""
         found: list[tuple[BucketDigest, _Anew | None]]
         if not deep:
             found = [(digest, None) for digest in await self._inspection.digests(buckets)]
@@ -45,11 +46,10 @@ class Comparison:
         return _digests_to_pb(found)
 
     async def counts(self) -> pb.DigestBucketsResponse:
-        """Of all buckets."""
+        """Counts of all buckets."""
         return _digests_to_pb([(counted, None) for counted in await self._inspection.counts()])
 
     async def looks(self, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
-        """Raises InvalidField."""
         check_keys(request.keys)
         (bucket,) = check_buckets([request.bucket], "bucket")
         place = (bucket,) if not request.keys else ()
@@ -77,7 +77,7 @@ class Comparison:
         return look
 
     async def _deep(self, buckets: Sequence[int]) -> list[tuple[BucketDigest, _Anew]]:
-        """Digests as they are kept, and made anew."""
+        """Stored and recomputed digests."""
         found: dict[int, tuple[BucketDigest, _Anew]] = {}
         async for kept in self._rows(buckets):
             row = kept.row
@@ -89,7 +89,8 @@ class Comparison:
         return [found[bucket] for bucket in sorted(found)]
 
     def _content(self, kept: Kept) -> int:
-        """The digest, made anew. Of a row that the contract cannot have it never fits, so that it shows as CORRUPT."""
+        """The recomputed digest. It never matches for a row that does not fit the contract, so that the row shows as
+        CORRUPT."""
         try:
             self._operations.check_row(kept.row)
         except UnreadableRecord:
@@ -107,7 +108,7 @@ class Comparison:
                 last = page[-1].row.key
                 left = query.buckets[query.buckets.index(bucket_of(last)) :]
                 query = replace(query, after=last, buckets=left)
-            # A store in memory never waits: let the others on.
+            # A store in memory never waits, so yield to other calls.
             await asyncio.sleep(0)
 
 

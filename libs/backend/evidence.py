@@ -1,4 +1,4 @@
-"""Evidence that a store went back in time or was seized, as pure functions: each returns why, or ""."""
+"""Evidence that a store was rolled back or seized, as pure functions: each returns the reason, or ""."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def by_place(standing: Standing) -> str:
 
 
 def read_terms(event: Event) -> pb.Terms | None:
-    """What an event without a key tells of a seizure; None: it is another one, or no store can have made it."""
+    """The terms event of a seizure; None for any other event, and for one that no store can have made."""
     if ("ce_type", TERMS_TYPE.encode()) not in event.headers:
         return None
     try:
@@ -38,7 +38,7 @@ def read_terms(event: Event) -> pb.Terms | None:
 
 
 def by_identity(now: Identity, known: Identity | None) -> str:
-    """`known`: what the other store was told of this one."""
+    """`known`: the identity of this store that the other store has recorded."""
     if known is None or (known.place == now.place and known.changes <= now.changes):
         return ""
     if known.place != now.place:
@@ -47,7 +47,7 @@ def by_identity(now: Identity, known: Identity | None) -> str:
 
 
 def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -> str:
-    """An absence that I own cannot have moved on elsewhere; and a term of the other store's is a seizure."""
+    """A bucket that I own cannot have moved on elsewhere, and a higher term at the other store is a seizure."""
     for here, there in zip(mine, theirs, strict=False):
         if there.term > here.term:
             return _seized(here.bucket, there.term)
@@ -57,7 +57,7 @@ def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -
 
 
 def by_terms(mine: Sequence[Absence], terms: Mapping[int, int]) -> str:
-    """`terms`: what the log says of seizures."""
+    """`terms`: terms of seizures in the log."""
     for here in mine:
         if terms.get(here.bucket, 0) > here.term:
             return _seized(here.bucket, terms[here.bucket])

@@ -1,13 +1,13 @@
-"""Takes what the log brings: changes made at the other store, applied in batches with the position they were read at.
+"""The feed: applies changes of the other store from the log, in batches with their positions.
 
-Apply keeps the higher version, so order, repetition and lateness of events are harmless here; all that matters is that
-none is passed over. So positions move only in the transaction that applies, an event that cannot be read is parked with
-its reason, and when the log no longer has what comes next the feed stands still and says so.
+Apply keeps the higher version, so order, repetition and delay of events are harmless; but no event may be skipped. So
+positions move only in the transaction that applies the events, an unreadable event is parked with the reason, and if
+the log no longer has the next event the feed stops and reports it.
 
-How far the store is behind is counted on the monotonic clock of this process, from the age that an event had when it
-was read. A time that is ahead of this process's clock counts as now, and is shown: one of the two clocks is wrong.
+The lag is measured on this process's monotonic clock, from the age of an event when it was read. A time ahead of this
+process's clock counts as now, and is reported: one of the two clocks is wrong.
 
-The feed stands still until the store is admitted or fenced: events beyond its position are evidence for admission.
+The feed waits until the store is admitted or fenced: events beyond its position are evidence for admission.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from libs.tasks import Loop
 logger = logging.getLogger(__name__)
 
 BATCH = 200
-"""Events applied in one transaction."""
+"""Maximum number of events in one transaction."""
 
 SYSTEM_PREFIX = "baton."
-"""Of the type of events without a key: heartbeats, and what later versions may say to each other."""
+"""Prefix of the types of events without a key: heartbeats, and messages between later releases."""
 
 POLL_SECONDS = 0.5
 CLAIM_SECONDS = 2.0
@@ -47,25 +47,25 @@ NOTHING_CLAIMED_SECONDS = 0.5
 COMPARE_SECONDS = 5.0
 _REASON_BYTES = 500
 _BEFORE_ALL = (-1, -1)
-"""Before the place of each event."""
+"""A position before every event."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Events of one poll, sorted by what becomes of them."""
+    """Events of one poll, sorted by their treatment."""
 
     arrived: list[tuple[Stored, Record]] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     skipped: int = 0
     terms: dict[int, int] = field(default_factory=dict)
-    """By bucket: the highest term of which a terms event of the batch tells."""
+    """Highest term that a terms event of the batch announced, by bucket."""
     positions: dict[int, Position] = field(default_factory=dict)
     last: dict[int, Stored] = field(default_factory=dict)
-    """By partition."""
+    """Last event by partition."""
     oldest_seconds: float | None = None
     """Age of the oldest record."""
     youngest_seconds: float = 0.0
-    """Age of the youngest event, if it is below 0: its time is ahead of this process's clock."""
+    """Age of the youngest event, if it is negative: its time is ahead of this process's clock."""
 
     @property
     def records(self) -> list[Record]:
@@ -76,7 +76,7 @@ class _Batch:
 
 
 class ApplyLoop:
-    """One store's apply. `open_log` gives the log, opened by the first call and kept by its owner."""
+    """Applies the log to one store. `open_log` returns the log, which the first call opens and its owner closes."""
 
     def __init__(
         self,
@@ -86,28 +86,28 @@ class ApplyLoop:
         arrivals: Arrivals,
         is_admitted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`is_admitted`: whether this process has been admitted, or has found its store fenced."""
+        """`is_admitted`: whether this process was admitted, or found its store fenced."""
         self.loop = Loop("feed", self._run)
         self.last_event_age_seconds = 0.0
-        """Age of the oldest event of the last batch, when it was read; 0 when idle."""
+        """Age of the oldest event of the last batch when it was read; 0 if idle."""
         self._ports = ports
         self._open_log = open_log
         self._clock = clock
         self._is_admitted = is_admitted
         self.clock_ahead_seconds = 0.0
-        """How far the times in the last batch were ahead of this process's clock; 0 if they were not."""
+        """Seconds by which times in the last batch were ahead of this process's clock; 0 if they were not."""
         self.arrivals = arrivals
         self.replaced = ""
-        """Why the log is another one than this store has read so far, until it is the former one again or `restart`."""
+        """Why the log is not the one that this store has read so far, until the former log is back or `restart`; else
+        ""."""
         self.adopted = ""
-        """Which log this process has taken for the one that was read, without a mark to compare; a router writes it to
-        the journal."""
+        """Log that this process adopted without a mark to compare. A router writes it to the journal."""
         self._topic = ""
         self._epoch: int | None = None
-        """The reader's, when the log was compared last."""
+        """The reader's epoch at the last comparison of the log."""
         self._compare_at = 0.0
         self._newest_made: float | None = None
-        """By the monotonic clock."""
+        """On the monotonic clock."""
         self._known_until: float | None = None
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
         self._unpark_after = _BEFORE_ALL
@@ -117,17 +117,17 @@ class ApplyLoop:
 
     @property
     def trouble(self) -> str:
-        """Why the feed stands still, in words; "" when it runs."""
+        """Why the feed does not advance, in words; "" if it does."""
         return self.loop.trouble
 
     def behind_seconds(self) -> float | None:
-        """About how far this store is behind the other one; None when nothing of the other one has been seen."""
+        """Approximate lag behind the other store in seconds; None before the first event of the other store."""
         if self._known_until is None:
             return None
         return self._clock.monotonic() - self._known_until
 
     async def _run(self, loop: Loop) -> None:
-        """Read the partitions that are this process's until they change."""
+        """Read this process's partitions until they change."""
         log = await self._open_log()
         self._topic = log.name
         if not self._is_admitted():
@@ -156,9 +156,9 @@ class ApplyLoop:
                     claim_at = self._clock.monotonic() + CLAIM_SECONDS
 
     async def read_once(self, log: EventLog, reader: LogReader, positions: dict[int, int]) -> None:
-        """One poll and what it brought. `positions`: where each partition is read next; moved when it is committed.
+        """Poll once and apply the events. `positions`: next offset of each partition, updated after the commit.
 
-        Raises UnknownPartition when another process has a partition now, LogReplaced: then nothing was applied.
+        Raises UnknownPartition if another process has a partition now, and LogReplaced; then nothing was applied.
         """
         try:
             found = await reader.poll(BATCH, POLL_SECONDS)
@@ -166,7 +166,7 @@ class ApplyLoop:
             await self._compare(log, positions)
             raise
         if reader.epoch != self._epoch:
-            # Before anything is applied that another log may have brought.
+            # Compare before applying events that may come from another log.
             epoch = reader.epoch
             await self._compare(log, positions)
             self._epoch = epoch
@@ -183,12 +183,12 @@ class ApplyLoop:
         else:
             self.last_event_age_seconds = 0.0
         if len(found) < BATCH:
-            # A short poll has taken what was there: all that is older than the newest event has been seen.
+            # A short poll has returned all existing events, so every event older than the newest was seen.
             self._known_until = self._newest_made
 
     async def restart(self) -> dict[int, int]:
-        """Go on at the end of the log as it is now, whichever it is. What is before that end is never read: the caller
-        copies the records between the stores. Returns the new offsets. Raises what the log and the store raise."""
+        """Continue at the end of the current log, even if it is another one. Earlier events are never read: the caller
+        copies the records between the stores. Returns the new offsets. Raises the errors of the log and the store."""
         log = await self._open_log()
         ends = {partition: end for partition, (_, end) in (await log.ends()).items()}
         await self._ports.feed.restart(ends)
@@ -196,13 +196,13 @@ class ApplyLoop:
         return ends
 
     async def _compare_idle(self, log: EventLog) -> None:
-        """A process that has no partition reports a log that was replaced all the same."""
+        """A process without partitions reports a replaced log, too."""
         if self._clock.monotonic() >= self._compare_at:
             await self._compare(log, ())
             self._compare_at = self._clock.monotonic() + COMPARE_SECONDS
 
     async def _compare(self, log: EventLog, mine: Collection[int]) -> None:
-        """Raises LogReplaced. `mine`: partitions of which this process notes the mark if it was not known."""
+        """Raises LogReplaced. `mine`: partitions for which this process records missing marks."""
         state = await self._ports.feed.state()
         marks = marks_of(state)
         try:
@@ -243,7 +243,8 @@ class ApplyLoop:
             self._note_terms(batch, event)
             return
         try:
-            # Half of the log is this store's own. The event itself says so, not its headers: those are the relay's.
+            # Half of the log's events are this store's own. The event's value identifies them, since the relay wrote
+            # the headers.
             if maker_of_event(event.value) == (event.key, self._ports.store):
                 batch.skipped += 1
                 return
@@ -264,12 +265,12 @@ class ApplyLoop:
 
     def _parked(self, stored: Stored, reason: str) -> Parked:
         event = stored.event
-        # A key with a zero is only shown: not every database keeps one.
+        # Replace NUL in the key, which is only shown: not every database stores it.
         key, reason = event.key.replace("\0", "\ufffd"), cut(reason, _REASON_BYTES)
         return Parked(stored.partition, stored.offset, key, reason, event.value, pack(event.headers), self._topic)
 
     def _is_system(self, batch: _Batch, event: Event) -> bool:
-        """Whether it is no record's event. A heartbeat of the other store tells how far it has been heard."""
+        """Whether the event is not of a record. A heartbeat of the other store shows how far its events were read."""
         try:
             attributes = read_headers(event.headers)
         except HeadersInvalid:
@@ -287,7 +288,7 @@ class ApplyLoop:
                 _note_term(batch, one.bucket, one.term)
 
     def _saw(self, batch: _Batch, made_seconds: float) -> float:
-        """Returns the event's age, at least 0."""
+        """Record the event's time, and return its age, at least 0."""
         age = self._clock.now() - made_seconds
         batch.youngest_seconds = min(age, batch.youngest_seconds)
         age = max(age, 0.0)

@@ -1,20 +1,20 @@
-"""Answering a write only when its event is in the log, for callers who ask for that.
+"""Acknowledgement of a write only once its event is in the log, for callers that ask for it.
 
-Then even the loss of the whole store loses nothing that was answered. A change's outbox entry is removed exactly when
-its event is in the log, so an entry that is not there any more, or never was, is what is waited for. Its own entry is
-enough: entries of one key go to the log in the order of versions, and each carries the request that it served.
+Then even the loss of the whole store loses no acknowledged write. A change's outbox entry is removed exactly when its
+event is in the log, so the caller waits until the entry is gone. The entry of the write is enough: entries of one key
+go to the log in the order of versions, and each carries the request that it served.
 
-A refusal shows the record too: a create that finds it there, an etag that is not the record's any more. It waits for
-the change that it rests on, which mostly is in the log already.
+A refusal reveals the record too: a create that finds it, an etag that no longer matches. It waits for the change that
+it depends on, which is usually in the log already.
 
-Who finds the request served waits like the first caller. A request that another store has served came here with the
-record, so two stores have it, and there is no entry here to wait for.
+A retry of a served request waits like the first call. A request that another store served arrived here with the record,
+so two stores have it, and there is no entry to wait for.
 
-While the relay says that the log is away, such a write is refused before anything is changed, and does not wait in
-vain.
+While the relay reports that the log is unavailable, such a write is refused before anything changes, instead of waiting
+in vain.
 
-Acknowledgements that this process takes end the wait at once. A store with several processes gets some of them
-elsewhere; those are found by looking, for all who wait in one question.
+Acknowledgements that this process receives end the wait at once. With several processes, some arrive elsewhere; one
+query finds them for all waiting calls.
 """
 
 from __future__ import annotations
@@ -28,54 +28,56 @@ from libs.store.port import Outbox
 from libs.tasks import Loop
 
 AWAY_SECONDS = 20.0
-"""So long the relay's word counts that the log is away: longer than one of its tries takes. It may have died."""
-FIRST_LOOK_SECONDS = 0.005
-LAST_LOOK_SECONDS = 0.05
+"""Validity of the relay's report that the log is unavailable: longer than one of its attempts, since the relay may have
+died."""
+FIRST_POLL_SECONDS = 0.005
+LAST_POLL_SECONDS = 0.05
 
 Name = tuple[str, Version]
-"""Of a change: key and version."""
+"""A change: key and version."""
 
 
 class LogWaits:
-    """All that wait in one process. Its loop is the owner's to run; how many wait is bounded by the listener."""
+    """The waits of one process. Their number is limited by the listener. The owner runs the loop."""
 
     def __init__(self, outbox: Outbox, longest_seconds: float, replaced: Callable[[], str] = lambda: "") -> None:
-        """`longest_seconds`: how long a caller waits at most. `replaced`: why the log is another one than it was; ""
-        when it is not."""
+        """`longest_seconds`: maximum wait of a caller. `replaced`: why the log is another one than before; "" if it is
+        not."""
         self._replaced = replaced
-        self.loop = Loop("log waits", self._look, longest_pause_seconds=0.5)
+        self.loop = Loop("log waits", self._poll, longest_pause_seconds=0.5)
         self._outbox = outbox
         self._longest_seconds = longest_seconds
         self._waiting: dict[Name, list[asyncio.Future[None]]] = {}
         self._some = asyncio.Event()
-        self._pause = FIRST_LOOK_SECONDS
+        self._pause = FIRST_POLL_SECONDS
         self._trouble = ""
         self._away_until = 0.0
 
     def __repr__(self) -> str:
         return f"<LogWaits waiting={sorted(key for key, _ in self._waiting)}>"
 
-    def heard(self, trouble: str, now: float) -> None:
-        """What the relay says of the log: why it is away, or "". `now`: in seconds that only grow."""
+    def report_trouble(self, trouble: str, now: float) -> None:
+        """Record the relay's report: why the log is unavailable, or "". `now`: monotonic seconds."""
         self._trouble, self._away_until = trouble, now + AWAY_SECONDS
 
     def check(self, now: float) -> None:
-        """Before a change is made that is to be waited for. One that is made already is waited for all the same: so its
-        outcome is never told wrong. Raises LogAway."""
+        """Check before a change that will be waited for. A change that exists already is waited for in any case, so
+        that its outcome is reported correctly. Raises LogAway."""
         trouble = self._replaced() or (self._trouble if now < self._away_until else "")
         if trouble:
             raise LogAway(f"{LogAway.__doc__}: {trouble}")
 
     async def wait(self, name: Name, seconds: float, *, fresh: bool) -> None:
-        """Until the change is in the log, `seconds` at most. `fresh`: it has just been made, so it hardly is there yet.
+        """Wait until the change is in the log, at most `seconds`. `fresh`: the change was just made, so it is hardly
+        there yet.
 
-        Raises NotLogged; StoreUnavailable.
+        Raises NotLogged, StoreUnavailable.
         """
         if not fresh and not await self._outbox.unlogged([name]):
             return
         logged = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(name, []).append(logged)
-        self._pause = FIRST_LOOK_SECONDS
+        self._pause = FIRST_POLL_SECONDS
         self._some.set()
         try:
             async with asyncio.timeout(min(seconds, self._longest_seconds)):
@@ -85,11 +87,11 @@ class LogWaits:
         finally:
             self._forget(name, logged)
 
-    async def rests(self, name: Name, seconds: float, now: float) -> None:
-        """For a refusal that shows a change: until the change is in the log. A caller who was refused because of a
-        change that is lost with its store has been told what never was.
+    async def wait_for_refusal(self, name: Name, seconds: float, now: float) -> None:
+        """Wait for the change that a refusal reveals. Otherwise, if the change were lost with its store, the caller
+        would have been refused because of a change that never happened.
 
-        Raises LogAway, NotLogged; StoreUnavailable.
+        Raises LogAway, NotLogged, StoreUnavailable.
         """
         if not await self._outbox.unlogged([name]):
             return
@@ -103,14 +105,14 @@ class LogWaits:
             ) from None
 
     def acknowledged(self, names: Iterable[Name]) -> None:
-        """These are in the log."""
+        """End the waits for changes that are in the log."""
         for name in names:
             for logged in self._waiting.pop(name, ()):
                 if not logged.done():
                     logged.set_result(None)
 
     def refused(self, names: Iterable[Name]) -> None:
-        """The log does not take these: nobody waits for them in vain."""
+        """Fail the waits for changes that the log refuses."""
         for name in names:
             for logged in self._waiting.pop(name, ()):
                 if not logged.done():
@@ -118,19 +120,19 @@ class LogWaits:
 
     def _forget(self, name: Name, logged: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(name, [])
-        # Who was told is not among them any more; those who are have come since.
+        # Finished waits are already removed; the remaining ones began later.
         if logged in waiting:
             waiting.remove(logged)
             if not waiting:
                 del self._waiting[name]
 
-    async def _look(self, loop: Loop) -> None:
-        """Once, for all who wait after a pause: mostly they have been told by then."""
+    async def _poll(self, loop: Loop) -> None:
+        """Query once for all that still wait after a pause; most have been acknowledged by then."""
         if not self._waiting:
             self._some.clear()
             await self._some.wait()
         await asyncio.sleep(self._pause)
-        self._pause = min(self._pause * 1.5, LAST_LOOK_SECONDS)
+        self._pause = min(self._pause * 1.5, LAST_POLL_SECONDS)
         if names := list(self._waiting):
             self.acknowledged(set(names) - await self._outbox.unlogged(names))
         loop.well()

@@ -1,10 +1,11 @@
-"""Whether a store has lost rows: removed by hand, by a restored table, or by a disk.
+"""Detection of lost rows: removed by hand, by a restored table, or by a disk.
 
-Lost rows are no absence of a record. A store that serves without them answers NOT_FOUND, creates the names anew, and
-takes an older version of them for its own. So it is fenced, and `baton recover` brings it back from the other store.
+A lost row does not mean that its record never existed. A store that serves without it answers NOT_FOUND, creates the
+name again, and accepts an older version of the record. So the store is fenced, and `baton recover` restores it from the
+other store.
 
-A count of all rows takes as long as there are rows, and a start must not. So a start counts bucket by bucket for a
-moment, and the rest is counted while the store serves: rows that are missing then fence it as they would have before.
+A count of all rows takes as long as there are rows, which a start must not. So a start counts bucket by bucket for a
+moment, and the rest is counted while the store serves. Missing rows found then fence it just the same.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from libs.tasks import Loop
 log = logging.getLogger(__name__)
 
 START_SECONDS = 0.5
-"""For which a start counts rows, and a slice of the count afterwards."""
+"""Time limit of a start's count, and of each later slice."""
 PAUSE_SECONDS = 0.5
-"""Between two slices, for the calls."""
+"""Pause between two slices, for the calls."""
 IDLE_SECONDS = 5.0
 _QUICK_SECONDS, _SLOW_SECONDS = 0.05, 0.2
-"""A step that was quicker is followed by one of twice as many buckets; a slower one by one of half as many."""
+"""Step sizes adapt: a faster step doubles the next number of buckets, a slower one halves it."""
 
 
 async def lost_rows(inspection: Inspection) -> str:
@@ -45,7 +46,7 @@ def describe(missing: Sequence[Missing]) -> str:
 
 
 class RowCount:
-    """One count of all buckets, in slices. It stays at a bucket that lacks rows, so that a second look sees it too."""
+    """One count of all buckets, in slices. It stays at a bucket that lacks rows, so that a second check sees it too."""
 
     def __init__(self, inspection: Inspection) -> None:
         self._inspection = inspection
@@ -60,7 +61,7 @@ class RowCount:
         return f"rows are counted in {self._next} of {BUCKETS} buckets"
 
     async def at_start(self) -> str:
-        """As `slice`, but a bucket that takes longer than a start may is left for later."""
+        """As `slice`, but skip a bucket that takes too long for a start."""
         try:
             async with asyncio.timeout(2 * START_SECONDS + _SLOW_SECONDS):
                 return await self.slice()
@@ -68,8 +69,8 @@ class RowCount:
             return ""
 
     async def slice(self) -> str:
-        """Count for START_SECONDS, at least one bucket. Returns why the store must be fenced, or "". Raises what the
-        store raises."""
+        """Count for START_SECONDS, at least one bucket. Returns why the store must be fenced, or "". Raises the store's
+        errors."""
         clock = asyncio.get_running_loop().time
         end = clock() + START_SECONDS
         while not self.is_complete:
@@ -89,7 +90,7 @@ class RowCount:
 
 
 class RowCountLoop:
-    """Goes on with the count of a start while the store serves. `loop` is the caller's to run."""
+    """Continues a start's count while the store serves. The caller runs `loop`."""
 
     def __init__(self, ports: StorePorts, count: RowCount) -> None:
         self.loop = Loop("row count", self._body)
@@ -101,7 +102,7 @@ class RowCountLoop:
             loop.well()
             await asyncio.sleep(IDLE_SECONDS)
             return
-        # Twice: the first look may have been at a moment that another process of the store has passed by now.
+        # Twice: the first check may have seen a moment that another process of the store has passed by now.
         if await self._count.slice() and (reason := await self._count.slice()):
             log.error("this store has lost rows and is fenced: %s", reason)
             await self._ports.recovery.fence(reason)

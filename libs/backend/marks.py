@@ -1,4 +1,4 @@
-"""What a store knows of the log that it has read."""
+"""Marks of the log that a store has read."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from libs.store.port import FeedState
 
 
 def marks_of(state: FeedState) -> dict[int, Mark]:
-    """By partition of which something was read."""
+    """Marks by partition, for partitions of which an event was read."""
     return {part: Mark(after, state.marks.get(part, "")) for part, after in state.next_offsets.items() if after}

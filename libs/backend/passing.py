@@ -1,6 +1,7 @@
-"""Passing a client's call on to the router: the same bytes and the client's own metadata.
+"""Forwarding of a client's call to the router: the same bytes and the client's own metadata.
 
-This store has surely done nothing for the call, so the router may choose ids for it anew."""
+This store has done nothing for the call, so the router may choose new ids for it.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +20,33 @@ _NOT_FROM_CLIENTS = frozenset(
     {metadata.TOKEN, metadata.PRINCIPAL, metadata.REPLICA, metadata.REQUEST_ID, metadata.MADE_ID, metadata.ACK}
 )
 MOST_WAITING = 64
-"""Calls that wait for the router. Further ones fail at once: they must not hold all calls of the listener."""
+"""Maximum number of calls that wait for the router. More fail at once: they must not occupy all calls of the
+listener."""
 PAUSE_SECONDS = 0.05
 MARGIN_SECONDS = 0.2
-"""Before its caller's deadline a call stops waiting."""
+"""Time before its caller's deadline at which a call stops waiting."""
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
 class Passing:
-    """The way from a store's public listener to the router's. How many calls take it is bounded by the listener."""
+    """Forwards calls from a store's public listener to the router's. The listener limits their number."""
 
     def __init__(self, router: Channel, longest_seconds: float) -> None:
         self._router = router
         self._longest_seconds = longest_seconds
         self._waiting = 0
 
-    async def call(self, path: str, request: bytes, context: Context, said: Sequence[tuple[str, str]] = ()) -> bytes:
-        """The router's answer or error, as it came. `said`: metadata beside the client's own, and in place of it.
+    async def call(self, path: str, request: bytes, context: Context, extra: Sequence[tuple[str, str]] = ()) -> bytes:
+        """The router's answer or error, unchanged. `extra`: metadata that is added to the client's and overrides it.
 
-        A router that restarts is waited for, as long as nothing was sent. Raises OwnerUnavailable when it stays out of
-        reach.
+        Waits for a router that restarts, as long as nothing was sent. Raises OwnerUnavailable if it stays unavailable.
         """
         remaining: float | None = context.time_remaining()
         clock = asyncio.get_running_loop().time
         ends_at = clock() + (self._longest_seconds if remaining is None else min(remaining, self._longest_seconds))
         call = self._router.multi_callable(path)
-        sent = _sent(context, said)
+        sent = _sent(context, extra)
         while True:
             answering = call(request, timeout=max(ends_at - clock(), 0.0), metadata=sent)
             try:
@@ -67,10 +68,10 @@ class Passing:
             self._waiting -= 1
 
     async def stream(
-        self, path: str, request: bytes, context: Context, said: Sequence[tuple[str, str]] = ()
+        self, path: str, request: bytes, context: Context, extra: Sequence[tuple[str, str]] = ()
     ) -> AsyncGenerator[bytes, None]:
-        """As `call`, for a method that answers more than once; for as long as the caller wants."""
-        call = self._router.stream_callable(path)(request, metadata=_sent(context, said))
+        """As `call`, for a method that streams its answers; as long as the caller wants."""
+        call = self._router.stream_callable(path)(request, metadata=_sent(context, extra))
         try:
             while isinstance(answer := await call.read(), bytes):
                 yield answer
@@ -81,14 +82,14 @@ class Passing:
             call.cancel()
 
 
-def _sent(context: Context, said: Sequence[tuple[str, str]]) -> grpc.aio.Metadata:
-    kept_out = _NOT_FROM_CLIENTS | {name for name, _ in said}
+def _sent(context: Context, extra: Sequence[tuple[str, str]]) -> grpc.aio.Metadata:
+    kept_out = _NOT_FROM_CLIENTS | {name for name, _ in extra}
     found: Sequence[tuple[str, Any]] = own_metadata(context.invocation_metadata())
-    return grpc.aio.Metadata(*(item for item in found if item[0] not in kept_out), *said)
+    return grpc.aio.Metadata(*(item for item in found if item[0] not in kept_out), *extra)
 
 
 def _check_router(error: grpc.aio.AioRpcError) -> None:
-    """Raises OwnerUnavailable when the router is out of reach."""
+    """Raises OwnerUnavailable if the router is unavailable."""
     if error.code() in _AWAY and not reason_of(error)[0]:
         raise OwnerUnavailable(
             "another store may own this, and the router does not answer: retry with the same request_id"

@@ -1,6 +1,6 @@
-"""A backend's process: reads its command line, opens everything, serves, and ends in order or loudly when a part fails.
+"""A backend's process: opens everything, serves, drains when it is stopped, and fails loudly if a part fails.
 
-`python -m services.NAME [--config FILE] [COMMAND]`; without a command it serves.
+`python -m services.NAME [--config FILE] [COMMAND]` serves if there is no command.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
 from libs.backend.audit import AuditApi, AuditParts
-from libs.backend.calls import Calls, Surroundings
+from libs.backend.calls import Calls, Dependencies
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.lost_rows import RowCountLoop
 from libs.backend.passing import Passing
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
-from libs.backend.replication import About, Replication
+from libs.backend.replication import Replication, StoreFacts
 from libs.backend.serving import Doorkeeper, Serving
 from libs.backend.settings import BackendSettings
 from libs.backend.upkeep import PruneLoop, UpkeepLoop
@@ -66,30 +66,30 @@ S = TypeVar("S", bound=BackendSettings)
 SERVE = "serve"
 
 _OPEN_LOG_SECONDS = 3.0
-"""How long a start waits for a log that is out of reach; it is tried again while the process serves."""
+"""How long a start waits for an unavailable log, which is tried again while the process serves."""
 _LEAST_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What makes one backend different from another."""
+    """The parts that differ between backends."""
 
     operations: Operations
     contract: Contract
     schema_version: int
-    """Of payloads: the highest that it understands."""
+    """Highest schema version of payloads that it understands."""
     open_store: Callable[[], AbstractAsyncContextManager[StorePorts]]
-    """Migrated, ready for use."""
+    """Opens the store, migrated and ready for use."""
     open_locks: Callable[[], AbstractAsyncContextManager[LockManager]]
     server_id: Callable[[], Awaitable[str]] | None = None
-    """Which database server it is on."""
+    """Returns the identity of the database server."""
     open_audit: Callable[[], AbstractAsyncContextManager[AuditParts]] | None = None
-    """What its data can be looked through with."""
+    """Opens the store's support for audits."""
     public_schema: int = NEWEST
-    """The schema version of a client that says none."""
+    """Schema version of clients that send none."""
     notice: str = ""
-    """What clients are told when there is a router that they should call instead, since the public listener goes away
-    one day; "": it stays."""
+    """Warning to clients if there is a router that they should call instead, since the public listener will be shut
+    down; "" if it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Running:
     async def drain(self, timeout_seconds: float) -> None:
         """Send clients away and answer every call that still arrives, within the timeout. A second call has no effect.
 
-        The public listener ends first: what it passes on to the router may come back to the internal one.
+        The public listener ends first: calls that it passes on to the router may come back to the internal one.
         """
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
@@ -131,7 +131,7 @@ class Running:
 async def open_backend(
     backend: Backend, settings: BackendSettings, clock: Clock | None = None
 ) -> AsyncIterator[Running]:
-    """A backend that listens and serves. Its loops are the caller's to run. Raises BatonError when it cannot."""
+    """A backend that listens and serves. The caller runs its loops. Raises BatonError if it cannot start."""
     clock = clock or SystemClock()
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
@@ -149,7 +149,7 @@ async def open_backend(
         feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds, lambda: feed.replaced)
-        around = Surroundings(
+        deps = Dependencies(
             serving,
             writes,
             clock,
@@ -166,10 +166,10 @@ async def open_backend(
                 notice=backend.notice if settings.router else "",
             ),
         )
-        calls = Calls(backend.operations, backend.contract, ports, around)
+        calls = Calls(backend.operations, backend.contract, ports, deps)
         gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)
-        about = About(backend.schema_version, server_id, settings.outbox_limits, gauges, locks)
-        replication = Replication(backend.operations, ports, feed, around, about)
+        facts = StoreFacts(backend.schema_version, server_id, settings.outbox_limits, gauges, locks)
+        replication = Replication(backend.operations, ports, feed, deps, facts)
         audit: list[TypedService] = []
         if backend.open_audit is not None:
             parts = await stack.enter_async_context(backend.open_audit())
@@ -182,7 +182,7 @@ async def open_backend(
         admission = Admission(ports, event_log.get, ask_other, arrivals.read)
         doorkeeper = Doorkeeper(ports, admission, serving)
         recovery = RecoveryApi(ports, serving, doorkeeper, feed)
-        repair = RepairApi(backend.operations, ports, around)
+        repair = RepairApi(backend.operations, ports, deps)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
@@ -214,12 +214,12 @@ async def open_backend(
 def _public_doors(
     backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter
 ) -> tuple[Server, HttpListener | None]:
-    """Where clients are served: by gRPC, and by HTTP if a setting says where."""
+    """The listeners for clients: gRPC, and HTTP if a setting has its address."""
     limits = replace(settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE)
     public = Server(ServerConfig(settings.public, "public", limits), [contract])
     if not settings.http:
         return public, None
-    # Only a process that serves HTTP pays for it.
+    # Only a process that serves HTTP loads it.
     from libs.http.opening import http_listener
 
     schema = backend.public_schema
@@ -227,15 +227,15 @@ def _public_doors(
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed, and WentBack when the database
-    is not the same any more."""
+    """Serve until SIGTERM or SIGINT, then drain. Raises the error of a failed part, and WentBack if the database has
+    changed its identity."""
     stop = stop_signal()
-    # The task group is outside: loops go on while calls under way are finished, and end when all is drained.
+    # The task group is outside: loops run while calls are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
         loops = (running.feed, running.upkeep, running.pruning, running.logged, running.doorkeeper, running.row_count)
         tasks = [owned.create_task(one.loop.run()) for one in loops]
         log.info("ready %s", running)
-        # For whoever started the process: where it listens, also when the settings left the ports to the system.
+        # The starter of the process learns the addresses from it, also if the system chose the ports.
         print(f"ready {running}", flush=True)
         lost = await running.doorkeeper.lost_before(stop)
         log.info("draining")

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the methods are named as in the .proto.
-"""The recovery API of a store, over its ports. It answers before the store serves, and of a gone store too."""
+"""The recovery API of a store, over its ports. A fenced store and a store that does not serve yet answer it too."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_TEXT_CHARACTERS = 1000
 
 
 class LogNotRead(BatonError):
-    """The store has not read the log to its end: it would seize without what is there."""
+    """The store has not read the log to its end: a seizure would miss the remaining events."""
 
     code = "FAILED_PRECONDITION"
     reason = "LOG_NOT_READ"
@@ -45,22 +45,22 @@ class LogNotRead(BatonError):
 
 
 class FencedForAnotherReason(BatonError):
-    """The store is gone for another reason than the one that was mended: nothing was changed."""
+    """The store is fenced for another reason than the one that was repaired; nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "RECOVERY_OVER"
 
 
 class NotGone(BatonError):
-    """The store is not fenced: this is done to a gone store only."""
+    """The store is not fenced: this request is for fenced stores only."""
 
     code = "FAILED_PRECONDITION"
     reason = "NOT_GONE"
 
 
 class RecoveryApi(RecoveryServiceServicer):
-    """Raises InvalidField, NotGone, LogNotRead, StoreNotReady, and the ports' errors. Orders of a recovery raise
-    LateOrder and ForeignControl too, with nothing changed."""
+    """Raises InvalidField, NotGone, LogNotRead, StoreNotReady, and the ports' errors. Requests with an order also raise
+    LateOrder and ForeignControl, with nothing changed."""
 
     def __init__(self, ports: StorePorts, serving: Serving, doorkeeper: Doorkeeper, feed: ApplyLoop) -> None:
         self._ports = ports
@@ -114,7 +114,7 @@ class RecoveryApi(RecoveryServiceServicer):
 
     async def _check_read(self, ends: Mapping[int, int]) -> None:
         if not ends:
-            raise InvalidField("ends", "", "where the log ends, by partition")
+            raise InvalidField("ends", "", "the end of the log, by partition")
         if self._feed.replaced:
             raise LogNotRead(self._feed.replaced)
         state = await self._ports.feed.state()
@@ -148,11 +148,13 @@ class RecoveryApi(RecoveryServiceServicer):
         standing = await self._ports.recovery.standing()
         gone = standing.gone
         if gone and gone != request.gone:
-            raise FencedForAnotherReason(f"the store is gone for another reason than the one that was mended: {gone}")
+            raise FencedForAnotherReason(
+                f"the store is fenced for another reason than the one that was repaired: {gone}"
+            )
         if gone:
             await self._ports.recovery.reopen(order=order, seen=standing)
         elif order is not None:
-            # Open already: an answer was lost, and its recovery has ended all the same.
+            # Already open: the answer was lost, and the recovery has ended.
             await self._ports.recovery.take_order(order)
         return pb.OpenStoreResponse()
 
@@ -184,7 +186,7 @@ class RecoveryApi(RecoveryServiceServicer):
         return pb.SkipToResponse()
 
     async def ListConflicts(self, request: pb.ListConflictsRequest, context: Context) -> pb.ListConflictsResponse:
-        """Answers the first ones, at least one, up to ANSWER_BYTES of events."""
+        """Returns the first conflicts, at least one, up to ANSWER_BYTES of events."""
         answer = pb.ListConflictsResponse()
         size = 0
         for one in await self._ports.seizures.conflicts(check_limit(request.limit, MAX_KEYS)):
@@ -215,7 +217,8 @@ class RecoveryApi(RecoveryServiceServicer):
             await self._ports.recovery.take_order(order)
 
     async def _check_numbered(self, request: Ordered) -> None:
-        """An earlier release's order has no number. Raises LateOrder once the store has taken one with a number."""
+        """Check an order of an earlier release, which has no number. Raises LateOrder once the store has recorded one
+        with a number."""
         if not request.HasField("order"):
             check_order((await self._ports.recovery.standing()).order, None)
 

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the methods are named as in the .proto.
-"""The replication API of a store, over its ports: what the router moves, copies and compares records with."""
+"""The replication API of a store, over its ports: the router moves, copies and compares records with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from uuid import uuid4
 
 from libs.backend.arrivals import heed_terms, terms_of
-from libs.backend.calls import Surroundings, page_of
+from libs.backend.calls import Dependencies, page_of
 from libs.backend.checks import (
     MAX_ACKS,
     MAX_KEYS,
@@ -28,7 +28,7 @@ from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
 from libs.backend.status import count_aside, count_feed, locks_to_pb
-from libs.backend.turns import Turns
+from libs.backend.write_locks import WriteLocks
 from libs.contract.operations import CallContext, List, Operations, item_of
 from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.headers import unpack
@@ -79,42 +79,43 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What a store says of itself."""
+class StoreFacts:
+    """Facts about a store for its status."""
 
     schema_version: int
-    """Of payloads: the highest that it understands."""
+    """Highest schema version of payloads that it understands."""
     server_id: str = ""
-    """Which database server it is on; "" when it needs none."""
+    """Identity of its database server; "" if there is none."""
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     gauges: Gauges = field(default_factory=Gauges)
     locks: MeasuredLocks | None = None
     process: str = field(default_factory=lambda: uuid4().hex)
-    """Another one after each start."""
+    """Id of the process, new with each start."""
 
 
 class FeedStopped(BatonError):
-    """The event log is another one: nothing is published until a person has restarted the feeds."""
+    """The event log was replaced: nothing is published until an operator restarts the feeds."""
 
     code = "FAILED_PRECONDITION"
     reason = LogReplaced.reason
 
 
 class Replication(ReplicationServiceServicer):
-    """Raises InvalidField for what no router asks, StoreNotReady unless it serves, and the ports' errors."""
+    """Raises InvalidField for requests that no router sends, StoreNotReady unless the store serves, and the ports'
+    errors."""
 
     def __init__(
-        self, operations: Operations, ports: StorePorts, feed: ApplyLoop, around: Surroundings, about: About
+        self, operations: Operations, ports: StorePorts, feed: ApplyLoop, deps: Dependencies, facts: StoreFacts
     ) -> None:
         self._operations = operations
         self._ports = ports
         self._feed = feed
-        self._serving = around.serving
-        self._clock = around.clock
-        self._logged = around.logged
-        self._clients = around.clients
-        self._about = about
-        self._turns = Turns(ports, around.locks)
+        self._serving = deps.serving
+        self._clock = deps.clock
+        self._logged = deps.logged
+        self._clients = deps.clients
+        self._facts = facts
+        self._write_locks = WriteLocks(ports, deps.locks)
         self._comparison = Comparison(operations, ports)
 
     def service(self) -> TypedService:
@@ -122,7 +123,7 @@ class Replication(ReplicationServiceServicer):
         return TypedService(name, self, add_ReplicationServiceServicer_to_server)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
-        about = self._about
+        facts = self._facts
         now = self._clock.monotonic()
         answer = pb.GetStatusResponse(
             clients=[
@@ -137,9 +138,9 @@ class Replication(ReplicationServiceServicer):
             store=STORE_NUMBERS[self._ports.store],
             serving=self._serving.serving,
             reason=self._serving.reason,
-            schema_version=about.schema_version,
+            schema_version=facts.schema_version,
             backend=self._ports.backend,
-            server_id=about.server_id,
+            server_id=facts.server_id,
             feed=pb.Feed(
                 last_event_age_seconds=self._feed.last_event_age_seconds,
                 trouble=self._feed.trouble,
@@ -147,22 +148,23 @@ class Replication(ReplicationServiceServicer):
                 log_replaced=self._feed.replaced,
                 log_adopted=self._feed.adopted,
             ),
-            vitals=vitals(about.gauges),
+            vitals=vitals(facts.gauges),
         )
-        if about.locks is not None:
-            answer.locks.CopyFrom(locks_to_pb(about.process, about.locks))
+        if facts.locks is not None:
+            answer.locks.CopyFrom(locks_to_pb(facts.process, facts.locks))
         answer.now_time.FromNanoseconds(int(self._clock.now() * 1e9))
         try:
             await self._count(answer)
         except BatonError as error:
-            # A store whose database is away still says so.
+            # A store whose database is unavailable still reports that.
             answer.serving = False
             answer.reason = answer.reason or error.message
         return answer
 
     async def _count(self, answer: pb.GetStatusResponse) -> None:
-        ports, limits = self._ports, self._about.outbox
-        # In this order: whoever finds that nothing is owned finds what was given up before in the outbox, or gone.
+        ports, limits = self._ports, self._facts.outbox
+        # The order matters: a caller that sees that nothing is owned must see the last release in the outbox, or gone
+        # from it.
         census = await ports.inspection.census()
         depth = await ports.outbox.depth()
         answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
@@ -176,7 +178,7 @@ class Replication(ReplicationServiceServicer):
         count_feed(answer.feed, await ports.feed.state())
 
     async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
-        """Answers the first keys, at least one, up to ANSWER_BYTES of payload."""
+        """Returns the first keys, at least one, up to ANSWER_BYTES of payload."""
         self._serving.check()
         check_keys(request.keys)
         answer = pb.ReadRecordsResponse()
@@ -204,7 +206,7 @@ class Replication(ReplicationServiceServicer):
         return answer
 
     async def _complete(self, keys: Sequence[str]) -> dict[str, Record]:
-        """Records with the requests that they have served: of the lowest keys, about 1 MiB."""
+        """Records with the requests that they served: those of the lowest keys, about 1 MiB."""
         records, _ = await self._ports.inspection.export(ExportQuery(limit=len(keys), keys=tuple(keys)))
         return {record.row.key: record for record in records}
 
@@ -225,7 +227,7 @@ class Replication(ReplicationServiceServicer):
         answer = pb.ListRecordsResponse(full=more)
         for row, matches in rows:
             version = version_to_pb(row.version)
-            if row.schema_version > self._about.schema_version and (matches or request.keys):
+            if row.schema_version > self._facts.schema_version and (matches or request.keys):
                 answer.rows.add(key=row.key, version=version, unknown_schema=row.schema_version)
             else:
                 item = item_of(wanted, row) if matches else None
@@ -246,7 +248,7 @@ class Replication(ReplicationServiceServicer):
         self._serving.check()
         check_keys(request.keys)
         to = store_of(request.to, "to", not_this=self._ports.store)
-        async with self._turns.before_release(request.keys):
+        async with self._write_locks.before_release(request.keys):
             released = await self._ports.transfers.release(list(request.keys), to, create=request.create)
         return pb.ReleaseRecordsResponse(
             results=[_result_to_pb(result) for result in released.results], remaining=released.remaining
@@ -306,7 +308,7 @@ class Replication(ReplicationServiceServicer):
                 version = version_to_pb(change.version)
                 answer.changes.add(key=change.key, version=version, event=change.event, aside_reason=reason)
             return answer
-        self._logged.heard(request.log_trouble, self._clock.monotonic())
+        self._logged.report_trouble(request.log_trouble, self._clock.monotonic())
         if self._feed.replaced:
             raise FeedStopped(self._feed.replaced)
         for entry in await self._serving.unless_leaving(self._ports.outbox.pull(limit, wait_seconds)) or ():
@@ -364,8 +366,8 @@ class Replication(ReplicationServiceServicer):
         return await self._comparison.digests(buckets, deep=request.deep)
 
     async def _check_rows(self) -> None:
-        """At the beginning of each comparison: its repair must not hide that rows were lost. The fence holds for all
-        processes at once; this one stops serving when its doorkeeper sees it. Raises StoreNotReady."""
+        """Check at the begin of each comparison, whose repair must not hide lost rows. The fence applies to all
+        processes at once; this one stops serving when its admission loop sees it. Raises StoreNotReady."""
         if reason := await lost_rows(self._ports.inspection):
             log.error("this store has lost rows and is fenced: %s", reason)
             await self._ports.recovery.fence(reason)
@@ -385,7 +387,7 @@ class Replication(ReplicationServiceServicer):
         )
 
     async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:
-        """Answers the first ones, at least one, up to ANSWER_BYTES of events."""
+        """Returns the first events, at least one, up to ANSWER_BYTES."""
         self._serving.check_copies()
         answer = pb.ListParkedResponse()
         size = 0

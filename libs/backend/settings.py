@@ -1,4 +1,4 @@
-"""What every backend can be told. A service adds its database and its own defaults."""
+"""Settings that every backend has. A service adds its database and its own defaults."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from libs.store.limits import OutboxLimits
 
 class BackendSettings(ProcessSettings):
     public: Address
-    """Where clients are served."""
+    """Address for clients."""
     internal: Address
-    """Where the router is."""
+    """Address for the router."""
     router: Annotated[str, AfterValidator(check_optional_address)] = ""
-    """The router's public address: where calls go that this store cannot answer. Empty: there is none."""
+    """The router's public address, for calls that this store cannot answer. Empty without a router."""
     other: Annotated[str, AfterValidator(check_optional_addresses)] = ""
-    """The other store's internal address (of several processes, with commas): it is asked at the start whether this one
-    may serve. Empty: only the log is asked, so that must be in reach then."""
+    """The other store's internal address (several processes: separated by commas), which is asked at the start whether
+    this store may serve. Empty: only the log is asked, so it must be available then."""
     token_file: Path | None = None
-    """Holds the token that the internal listeners of both stores ask for. Needed when this one's listens beyond this
-    machine."""
+    """File with the token that the internal listeners of both stores require. Needed if this one's is reachable from
+    other machines."""
 
     ack: Literal["committed", "logged"] = "committed"
-    """When a write of a client at the public listener is answered: when it is on disk here, or when its event is in the
-    log too. What comes from a router says so itself."""
+    """When a client's write at the public listener is acknowledged: once it is on disk here, or once its event is also
+    in the log. Calls of a router carry their own setting."""
     log_wait_seconds: Seconds = 3.0
-    """How long a write waits for its event to be in the log, if its caller wants that."""
+    """How long a write waits for its event to be in the log, if its caller asks for it."""
 
     outbox_entries: Annotated[int, Field(ge=1)] = 1_000_000
     outbox_bytes: Annotated[int, Field(ge=1)] = 1 << 30
     outbox_seconds: Annotated[float, Field(gt=0)] = 3600.0
 
     public_calls: Count = 256
-    """Under way at once at the public listener; further ones are refused."""
+    """Maximum number of concurrent calls at the public listener; more are refused."""
     internal_calls: Count = 512
     watchers: Count = 256
-    """Watches under way at once, beside the calls, at each listener."""
+    """Maximum number of concurrent watches, in addition to calls, at each listener."""
     writes: Count = 256
-    """Under way at once, those included whose callers have left."""
+    """Maximum number of concurrent writes, including those whose callers have left."""
     default_deadline_seconds: Seconds = 5.0
     longest_deadline_seconds: Seconds = 30.0
     drain_seconds: Seconds = 10.0
-    """How long a process that was told to stop waits for what is under way."""
+    """How long a stopping process waits for calls in progress."""
 
     @property
     def outbox_limits(self) -> OutboxLimits:

@@ -1,4 +1,4 @@
-"""Parts of a store's status."""
+"""Parts of a store's status message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store's clock and its forgetting: what one process does for a store while it lives."""
+"""Upkeep of a store by one of its processes: advancing its ticks, and pruning old state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from libs.tasks import Loop
 
 TICK_SECONDS = 1.0
 PRUNE_SECONDS = 5.0
-"""Pause between two prunes. A store keeps the served requests of the retry window and of this pause."""
+"""Pause between two prunes. A store keeps served requests for the retry window plus this pause."""
 
 
 class UpkeepLoop:
-    """Ticks are elapsed monotonic time: they stand still while no process lives, and no wall clock moves them."""
+    """Ticks are elapsed monotonic time: they stand still while no process runs, and ignore the wall clock."""
 
     def __init__(self, ports: StorePorts, clock: Clock) -> None:
         self.loop = Loop("upkeep", self._run)
@@ -30,18 +30,18 @@ class UpkeepLoop:
         loop.well()
 
     async def tick(self) -> None:
-        """At most LONGEST_TICK_SECONDS at once. What went by beyond that, while the store or this process stood still,
-        is not counted: leases and memories may last longer by it, never shorter."""
+        """Advance the ticks by at most LONGEST_TICK_SECONDS. Further time, in which the store or this process stood
+        still, is not counted: leases and served requests may last longer, never shorter."""
         began = self._clock.monotonic()
         elapsed = min(began - self._last, LONGEST_TICK_SECONDS)
         await self._ports.upkeep.tick(elapsed)
-        # What this tick took to be written down is counted by the next one. A lease that was granted just before it was
-        # written sees both, so together they must not be more than one may be.
+        # The time to write this tick is counted by the next one. A lease granted just before the write sees both, so
+        # together they must not exceed the limit of one.
         self._last = max(began, self._clock.monotonic() - (LONGEST_TICK_SECONDS - elapsed))
 
 
 class PruneLoop:
-    """Forgets old served requests, however many there are. Beside the ticks, which a long prune must not delay."""
+    """Prunes old served requests, whatever their number. Separate from the ticks, which a long prune must not delay."""
 
     def __init__(self, ports: StorePorts) -> None:
         self.loop = Loop("pruning", self._run)
@@ -53,7 +53,7 @@ class PruneLoop:
         loop.well()
 
     async def prune(self) -> None:
-        """One batch after the other until fewer than a whole batch are old. Calls get their time in between."""
+        """Prune batch by batch until a batch is not full, yielding to calls in between."""
         pruned = PRUNE_ROWS
         while pruned >= PRUNE_ROWS:
             pruned = await self._ports.upkeep.prune()

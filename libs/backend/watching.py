@@ -1,7 +1,7 @@
-"""A watch at one store: a whole view, then what is written, in steps (see `libs.contract.watches`).
+"""A watch at one store: first a complete view, then changes, in steps (see `libs.contract.watches`).
 
-The place is taken before the view is read. So what is written while it is read is shown twice rather than never; and a
-row is read after its key was told, so it is never older than the write that it was told for.
+The position is taken before the view is read, so a concurrent write is shown twice rather than never. A row is read
+after its key was reported, so it is never older than the write that was reported.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from libs.contract.watches import HEARTBEAT_SECONDS, Place, Step
 from libs.store.port import Listed, Since, StorePorts, UnknownPlace
 
 PAGE_ROWS = 50
-"""Rows of one read, at most."""
+"""Maximum number of rows per read."""
 
 STEP_BYTES = 128 * 1024
-"""Of the items of one step; a single larger item is a step of its own."""
+"""Maximum size of the items of one step; a single larger item is a step of its own."""
 
 FIRST_ROWS = 8
-"""Rows of the first read, when it is not known how large they are."""
+"""Rows of the first read, while their size is unknown."""
 
-TURNS = 16
-"""Watches that read rows and send them at once.
+SLOTS = 16
+"""Maximum number of watches that read and send rows at a time.
 
-A turn lasts from the read until the steps are sent, so the memory of all watches together is that of as many pages. A
-caller that takes no answer loses its watch (`SlowReader`), and with it the turn.
+A slot is held from the read until the steps are sent, so all watches together need the memory of that many pages. A
+caller that takes no answer loses its watch (`SlowReader`), and with it the slot.
 """
 
 READS = 2
-"""Of these, reads under way at once: a write wakes all watches, and calls must get their turn all the same."""
+"""Maximum number of concurrent reads among them: a write wakes all watches, and calls must still get their turn."""
 
 
 class Watching:
@@ -42,13 +42,14 @@ class Watching:
     def __init__(self, ports: StorePorts, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._ports = ports
         self._heartbeat_seconds = heartbeat_seconds
-        self._turns = asyncio.Semaphore(TURNS)
+        self._slots = asyncio.Semaphore(SLOTS)
         self._reads = asyncio.Semaphore(READS)
 
     async def steps(self, wanted: Watch, place: Place | None) -> AsyncGenerator[Step, None]:
-        """From the place, if it is one of this store, else anew. Has no end.
+        """Continue from the position if it is this store's, else begin a new view. Never ends.
 
-        Raises StoreUnavailable, Overloaded, and what `wanted.item` raises."""
+        Raises StoreUnavailable, Overloaded, and the errors of `wanted.item`.
+        """
         shown = place if place is not None and place.store is self._ports.store else None
         since = None if shown is None else await self._since(shown.at, 0)
         while True:
@@ -65,17 +66,17 @@ class Watching:
             since = await self._since(since.place, self._heartbeat_seconds)
 
     async def _since(self, place: str, wait_seconds: float) -> Since | None:
-        """None: the place is lost."""
+        """None: the position is no longer known."""
         try:
             return await self._ports.watch.since(place, wait_seconds)
         except UnknownPlace:
             return None
 
     async def _whole(self, wanted: Watch) -> AsyncGenerator[Step, None]:
-        """Everything that matches, page by page. It is complete only with the step that comes after these."""
+        """All matching records, page by page. The view is complete only with the step that follows."""
         reset, after, limit = True, "", FIRST_ROWS
         while limit:
-            async with self._turns:
+            async with self._slots:
                 rows = await self._page(Page(wanted.filter, after=after, limit=limit))
                 # A page that ends before it is full ends with a row that does not match.
                 more = len(rows) == limit or (bool(rows) and not rows[-1].matches)
@@ -88,11 +89,11 @@ class Watching:
             yield Step(reset=True)
 
     async def _changed(self, wanted: Watch, since: Since, shown: Place | None) -> AsyncGenerator[Step, None]:
-        """The records that were written, if any, and the place in the last step: before it, `shown` is what is safe."""
+        """The written records, if any. The last step has the new position; earlier steps have `shown`, the safe one."""
         there = Place(self._ports.store, since.place)
         start, limit = 0, FIRST_ROWS
         while True:
-            async with self._turns:
+            async with self._slots:
                 keys = since.keys[start : start + limit]
                 rows = await self._page(Page(wanted.filter, keys=keys)) if keys else []
                 start, limit = start + len(keys), _next_limit(rows)
@@ -112,14 +113,15 @@ class Watching:
 
 
 def _next_limit(rows: Sequence[Listed]) -> int:
-    """Rows for the next read: as many as fit a step, if they are as large as these."""
+    """Number of rows for the next read that fit a step, if they are as large as these."""
     size = sum(len(row.payload) for row, _ in rows)
     fit = PAGE_ROWS if not size else STEP_BYTES * len(rows) // size
     return max(1, min(fit, PAGE_ROWS))
 
 
 def _steps(wanted: Watch, rows: list[Listed]) -> Iterator[Step]:
-    """Of about STEP_BYTES at most. Takes the rows out of the list, so that they are free when they are sent."""
+    """Steps of about STEP_BYTES at most. Removes the rows from the list, so that their memory is free once they are
+    sent."""
     items: list[bytes] = []
     removed: list[str] = []
     size = 0
@@ -127,7 +129,7 @@ def _steps(wanted: Watch, rows: list[Listed]) -> Iterator[Step]:
     while rows:
         row, matches = rows.pop()
         if not matches:
-            # A row without a payload was never a record, so there is nothing that could be gone.
+            # A row without a payload was never a record, so it cannot have been removed.
             removed += [row.key] if row.payload else []
             continue
         item = item_of(wanted, row)

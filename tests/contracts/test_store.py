@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from libs.backend.turns import Turns
+from libs.backend.write_locks import WriteLocks
 from libs.contract.pages import Filter, Page
 from libs.locks.memory import MemoryLocks
 from libs.ownership.errors import NotOwner
@@ -72,7 +72,7 @@ async def test_a_write_under_a_lock_leaves_no_stack_trace_in_the_log(
     def decide(found: Found) -> Changed | Answered:
         return decide_write(found, store.store, call, putting(sandbox(KEY, "one")))
 
-    outcome = await Turns(store, MemoryLocks()).write(call, decide, under_lock=True)
+    outcome = await WriteLocks(store, MemoryLocks()).write(call, decide, under_lock=True)
     assert isinstance(outcome, Changed)
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 

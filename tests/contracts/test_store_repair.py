@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from libs.backend.arrivals import Arrivals
-from libs.backend.calls import Surroundings
+from libs.backend.calls import Dependencies
 from libs.backend.logged import LogWaits
 from libs.backend.repair import NoRecord, RecordReadable, RepairApi
 from libs.backend.serving import Serving
@@ -34,7 +34,7 @@ NO_CONTEXT = cast(Any, None)
 def repair_of(store: StorePorts, clock: ManualClock) -> RepairApi:
     serving = Serving()
     serving.serve()
-    around = Surroundings(serving, Background(8, "writes"), clock, LogWaits(store.outbox, 5.0, lambda: ""))
+    around = Dependencies(serving, Background(8, "writes"), clock, LogWaits(store.outbox, 5.0, lambda: ""))
     return RepairApi(SandboxOperations(), store, around)
 
 

@@ -381,7 +381,7 @@ async def test_a_late_order_neither_fences_the_store_nor_opens_it(system: System
     assert (await system.ports(B).recovery.standing()).gone == ""
     await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
     await system.ports(B).recovery.fence("it went back again")
-    with pytest.raises(Refused, match="gone for another reason than the one that was mended: it went back again"):
+    with pytest.raises(Refused, match="fenced for another reason than the one that was repaired: it went back again"):
         await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
     assert (await system.ports(B).recovery.standing()).gone == "it went back again"
 

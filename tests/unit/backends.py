@@ -13,12 +13,12 @@ import pytest
 
 from libs.backend.admission import AskOther
 from libs.backend.arrivals import Arrivals
-from libs.backend.calls import Calls, Surroundings
+from libs.backend.calls import Calls, Dependencies
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.repair import RepairApi
-from libs.backend.replication import About, Replication
+from libs.backend.replication import Replication, StoreFacts
 from libs.backend.serving import Serving
 from libs.clock import ManualClock
 from libs.contract.descriptors import Contract
@@ -119,7 +119,7 @@ async def backend(
     operations = SandboxOperations()
     feed = ApplyLoop(ports, open_log, clock, Arrivals(ports, operations.check_row, ask_other))
     logged = LogWaits(ports.outbox, log_wait_seconds, lambda: feed.replaced)
-    around = Surroundings(
+    around = Dependencies(
         serving,
         background,
         clock,
@@ -131,7 +131,7 @@ async def backend(
         clients=Clients(CONTRACT.schemas, clock, everybody=old, notice="call the router" if old and router else ""),
     )
     calls = Calls(operations, CONTRACT, ports, around)
-    replication = Replication(operations, ports, feed, around, About(2, outbox=limits or OutboxLimits()))
+    replication = Replication(operations, ports, feed, around, StoreFacts(2, outbox=limits or OutboxLimits()))
     repair = RepairApi(operations, ports, around)
     serving.serve()
     async with AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.backend.watching import FIRST_ROWS, PAGE_ROWS, READS, STEP_BYTES, TURNS, Watching
+from libs.backend.watching import FIRST_ROWS, PAGE_ROWS, READS, SLOTS, STEP_BYTES, Watching
 from libs.clock import ManualClock
 from libs.contract.operations import Watch
 from libs.contract.pages import Filter, Page
@@ -197,19 +197,19 @@ async def test_watches_that_send_hold_so_many_pages_and_no_more(store: MemorySto
     await put(store, KEY, "r1", "one")
     store.records = counted = Counted(store.records)
     watching = Watching(store)
-    steps = [watching.steps(Watch(Filter()), None) for _ in range(TURNS + 3)]
+    steps = [watching.steps(Watch(Filter()), None) for _ in range(SLOTS + 3)]
     firsts = [asyncio.ensure_future(anext(one)) for one in steps]
     try:
-        await eventually(lambda: sum(first.done() for first in firsts) >= TURNS)
+        await eventually(lambda: sum(first.done() for first in firsts) >= SLOTS)
         for _ in range(100):
             await asyncio.sleep(0)  # The others run as far as they can.
-        assert counted.pages == TURNS
+        assert counted.pages == SLOTS
         sending = [one for one, first in zip(steps, firsts, strict=True) if first.done()]
         for one in sending[:3]:
             await one.aclose()
         async with asyncio.timeout(BOUND_SECONDS):
             await asyncio.gather(*firsts)
-        assert counted.pages == TURNS + 3
+        assert counted.pages == SLOTS + 3
     finally:
         for one in steps:
             await one.aclose()

@@ -1,4 +1,4 @@
-"""Sends calls and watches, blocking and for asyncio, and repeats them by the retry rules."""
+"""Sends calls and watches, blocking and for asyncio, and repeats them by the rules of `retries`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from baton_client.retries import Retries, Watching
 Answer = TypeVar("Answer", bound=Message)
 Metadata = Sequence[tuple[str, str]]
 Received = dict[str, str]
-"""The metadata of an answer. A call fills it: baton-stale is 1 if the answer comes from a replica."""
+"""The metadata of an answer, filled by a call. baton-stale is 1 if the answer comes from a replica."""
 
 
 @dataclass(frozen=True)
 class Method(Generic[Answer]):
-    """A method of the service. `request_id` and `resume_token` name fields; empty: it has none."""
+    """A method of the service. `request_id` and `resume_token`: names of fields, or ""."""
 
     path: str
     answer: type[Answer]
@@ -34,7 +34,7 @@ class Method(Generic[Answer]):
     resume_token: str = ""
 
     def prepared(self, request: Message) -> tuple[Any, str]:
-        """A copy of the request that has a request id if the method takes one, and the id."""
+        """A copy of the request with a request id, if the method takes one, and the id."""
         copied: Any = type(request)()
         copied.CopyFrom(request)
         if not self.request_id:
@@ -46,14 +46,14 @@ class Method(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Settings:
-    """State that all calls of a client share."""
+    """Settings that all calls of a client share."""
 
     timeout: float
     metadata: Metadata = ()
 
 
 class _Base:
-    """Keeps one multi-callable for each method."""
+    """Caches one multi-callable per method."""
 
     def __init__(self, channel: Any, settings: Settings) -> None:
         self._channel = channel

@@ -12,7 +12,8 @@ from baton_client.channel import Options, merged
 from baton_client.methods import SCHEMA, AsyncMethods, Methods
 
 TIMEOUT_SECONDS = 30.0
-"""Of a call without a timeout of its own, its retries included. Also how long a watch may fail between two answers."""
+"""Time limit of a call without a timeout of its own, including retries. Also how long a watch may fail between two
+answers."""
 CLOSE_SECONDS = 0.5
 
 C = TypeVar("C", bound="Client")
@@ -20,7 +21,7 @@ A = TypeVar("A", bound="AsyncClient")
 
 
 class Client(Methods):
-    """A blocking client, for any number of threads. Made by `connect`."""
+    """A blocking client, made by `connect`. Any number of threads may use it."""
 
     def __enter__(self: C) -> C:
         return self
@@ -29,12 +30,12 @@ class Client(Methods):
         self.close()
 
     def close(self) -> None:
-        """End the calls and watches under way."""
+        """End all calls and watches."""
         self._channel.close()
 
 
 class AsyncClient(AsyncMethods):
-    """A client for the event loop in which it was made, by `connect_async`."""
+    """A client for the event loop in which `connect_async` made it."""
 
     async def __aenter__(self: A) -> A:
         return self
@@ -43,7 +44,7 @@ class AsyncClient(AsyncMethods):
         await self.close()
 
     async def close(self) -> None:
-        """End the calls and watches under way."""
+        """End all calls and watches."""
         await self._channel.close(CLOSE_SECONDS)
 
 
@@ -56,14 +57,12 @@ def connect(
     metadata: Metadata = (),
     options: Options = (),
 ) -> Client:
-    """A client of the service at `target` ("host:port", or any other target that gRPC takes). It connects at its first
-    call, and again when the connection is lost.
+    """A client of the service at `target` ("host:port", or any other target of gRPC). It connects at the first call,
+    and again after a lost connection.
 
-    `credentials`: for TLS (grpc.ssl_channel_credentials()); without them the connection is not encrypted.
-    `timeout`: seconds for a call without a timeout of its own.
-    `name`: what this client calls itself; the service's operators see it.
-    `metadata`: for every call.
-    `options`: channel options of gRPC, in place of this package's.
+    `credentials`: for TLS (grpc.ssl_channel_credentials()); without them the connection is not encrypted. `timeout`:
+    seconds for a call without a timeout of its own. `name`: name of this client, shown to the service's operators.
+    `metadata`: metadata of every call. `options`: channel options of gRPC that override this package's.
     """
     settings = _settings(timeout, name, metadata)
     if credentials is None:

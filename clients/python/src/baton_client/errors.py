@@ -1,4 +1,4 @@
-"""How a call fails."""
+"""The error of a failed call."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ class CallError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-        """For people."""
+        """Text for people."""
         self.reason = reason
-        """For programs: stable, for example ETAG_MISMATCH. Empty if the connection failed rather than the server."""
+        """Stable identifier for programs, for example ETAG_MISMATCH. Empty if the connection failed and not the
+        server."""
         self.metadata: Mapping[str, str] = metadata or {}
-        """About the reason: the field, the name, the holder of a lease."""
+        """Details of the reason: the field, the name, the holder of a lease."""
         self.retry_seconds = retry_seconds
-        """When the server says that a later attempt can help: after how long."""
+        """Delay after which a retry can help, if the server names one."""
         self.request_id = request_id
-        """Of a write. If the call timed out, it may have had its effect: call again with this id to get its answer."""
+        """Request id of a write. If the call timed out, it may have had its effect: call again with this id to get its
+        answer."""
 
     def __str__(self) -> str:
         return f"{self.reason or self.code.name}: {self.message}"
@@ -51,12 +53,12 @@ class CallError(Exception):
 
 
 RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED})
-"""A server that answers ABORTED or RESOURCE_EXHAUSTED with a reason says by a delay whether a retry can help: an etag
-that does not match will not match later."""
+"""Codes that may be retried. With ABORTED or RESOURCE_EXHAUSTED and a reason, a retry helps only if the server names a
+delay: an etag that does not match will not match later."""
 
 
 def call_error(error: grpc.RpcError, request_id: str = "") -> CallError:
-    """The error of gRPC as one of ours."""
+    """Convert an error of gRPC."""
     failed: Any = error
     reason, metadata, retry_seconds = _read_details(failed.trailing_metadata())
     return CallError(

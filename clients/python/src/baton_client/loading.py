@@ -1,4 +1,4 @@
-"""Builds messages from a serialized descriptor, by public functions of protobuf that every version since 4.25 has."""
+"""Builds messages from a serialized descriptor, with public functions that every protobuf since 4.25 has."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 
 def load(serialized: bytes, module: dict[str, Any]) -> FileDescriptor:
-    """Put the classes of the file's messages into `module`. What the file imports is loaded before.
+    """Put the classes of the file's messages into `module`. The file's imports must be loaded before.
 
-    If the process has another copy of the contract already (stubs of its own, of another release), its messages are
-    used: protobuf knows one message of a name in a process. Raises ImportError when that copy has another file name.
+    If the process already has another copy of the contract (stubs of its own, or of another release), its messages are
+    used: a process has one message per name. Raises ImportError if that copy has another file name.
     """
     pool = descriptor_pool.Default()
     name = FileDescriptorProto.FromString(serialized).name

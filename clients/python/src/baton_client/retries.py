@@ -1,4 +1,4 @@
-"""When a failed call is sent again. Pure: time and chance are arguments."""
+"""Retry rules for failed calls. Pure: time and chance are arguments."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from baton_client.errors import CallError
 
 FIRST_SECONDS = 0.05
-"""Before the second attempt; then twice as long each time."""
+"""Delay before the second attempt; it doubles with each attempt."""
 LONGEST_SECONDS = 2.0
 _DOUBLINGS = 10
 
 
 @dataclass
 class Retries:
-    """The attempts of one call. `ends`: the caller's deadline, on the clock of `now`; None: it has none."""
+    """The attempts of one call. `ends`: the caller's deadline on the clock of `now`, or None."""
 
     ends: float | None
     failed: int = 0
@@ -24,9 +24,9 @@ class Retries:
         return None if self.ends is None else max(self.ends - now, 0.0)
 
     def pause(self, error: CallError, now: float, chance: float) -> float:
-        """Seconds until the next attempt. `chance`: 0 to 1, so that callers who failed together do not return together.
+        """Seconds until the next attempt. `chance`: 0 to 1, which spreads callers that failed together.
 
-        Raises the error when a retry cannot help, or not before the deadline.
+        Raises the error if a retry cannot help, or not before the deadline.
         """
         seconds = max(self._backoff(), error.retry_seconds or 0.0) * (1.0 + 0.5 * chance)
         self.failed += 1
@@ -40,18 +40,18 @@ class Retries:
 
 @dataclass
 class Watching(Retries):
-    """The attempts of a watch, which goes on until its deadline."""
+    """The attempts of a watch, which continues until its deadline."""
 
     patience_seconds: float = 30.0
     """How long it may fail between two answers."""
     answered: float = 0.0
-    """When the last answer came, or the watch began."""
+    """Time of the last answer, or of the start."""
 
     def note_answer(self, now: float) -> None:
         self.failed, self.answered = 0, now
 
     def pause(self, error: CallError, now: float, chance: float) -> float:
-        """As of Retries."""
+        """As `Retries.pause`."""
         if now - self.answered >= self.patience_seconds:
             raise error
         return super().pause(error, now, chance)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from libs.backend.turns import Turns
+from libs.backend.write_locks import WriteLocks
 from libs.clock import ManualClock
 from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
@@ -46,20 +46,20 @@ async def store() -> MemoryStore:
     return store
 
 
-async def write(store: MemoryStore, turns: Turns, request: str, word: str) -> Changed | Answered:
+async def write(store: MemoryStore, locks_of_writes: WriteLocks, request: str, word: str) -> Changed | Answered:
     call = call_of(KEY, request)
 
     def decide(found: Found) -> Changed | Answered:
         return decide_write(found, store.store, call, putting(sandbox(KEY, word)))
 
-    return await turns.write(call, decide, under_lock=True)
+    return await locks_of_writes.write(call, decide, under_lock=True)
 
 
 async def test_a_write_that_needs_the_lock_waits_for_its_holder(store: MemoryStore) -> None:
     locks = MemoryLocks()
-    turns = Turns(store, locks)
+    locks_of_writes = WriteLocks(store, locks)
     async with locks.hold(KEY, 0):
-        waiting = asyncio.create_task(write(store, turns, "r1", "one"))
+        waiting = asyncio.create_task(write(store, locks_of_writes, "r1", "one"))
         await eventually(lambda: "waiting=1" in repr(locks))
         assert (await store.records.read(KEY)).row is None
     assert isinstance(await waiting, Changed)
@@ -67,14 +67,14 @@ async def test_a_write_that_needs_the_lock_waits_for_its_holder(store: MemorySto
 
 async def test_without_locks_a_write_that_needs_one_fails_and_changes_nothing(store: MemoryStore) -> None:
     with pytest.raises(LocksUnavailable):
-        await write(store, Turns(store, Away()), "r1", "one")
+        await write(store, WriteLocks(store, Away()), "r1", "one")
     assert (await store.records.read(KEY)).row is None
 
 
 async def test_a_request_that_was_served_is_answered_without_a_lock(store: MemoryStore) -> None:
-    done = await write(store, Turns(store, MemoryLocks()), "r1", "one")
+    done = await write(store, WriteLocks(store, MemoryLocks()), "r1", "one")
     away = Away()
-    again = await write(store, Turns(store, away), "r1", "one")
+    again = await write(store, WriteLocks(store, away), "r1", "one")
     assert (again, away.asked) == (Answered(done.answer, done.version), [])
 
 
@@ -83,7 +83,7 @@ async def test_a_store_that_does_not_own_the_record_asks_for_no_lock(store: Memo
     await store.transfers.release([KEY], Store.A, create=False)
     away = Away()
     with pytest.raises(NotOwner):
-        await write(store, Turns(store, away), "r2", "two")
+        await write(store, WriteLocks(store, away), "r2", "two")
     assert away.asked == []
 
 
@@ -91,7 +91,7 @@ async def test_whoever_lost_the_record_while_waiting_for_the_lock_changes_nothin
     await put(store, KEY, "r1", "one")
     locks = MemoryLocks()
     async with locks.hold(KEY, 0):
-        waiting = asyncio.create_task(write(store, Turns(store, locks), "r2", "two"))
+        waiting = asyncio.create_task(write(store, WriteLocks(store, locks), "r2", "two"))
         await eventually(lambda: "waiting=1" in repr(locks))
         await store.transfers.release([KEY], Store.A, create=False)
     with pytest.raises(NotOwner):
@@ -100,7 +100,7 @@ async def test_whoever_lost_the_record_while_waiting_for_the_lock_changes_nothin
     assert row is not None and word_of(row.payload) == "one"
 
 
-async def write_that_others_got_ahead_of(store: MemoryStore, turns: Turns) -> Changed | Answered:
+async def write_that_others_got_ahead_of(store: MemoryStore, locks_of_writes: WriteLocks) -> Changed | Answered:
     """An ordinary write whose first attempt is overtaken again and again."""
     call = call_of(KEY, "r1")
     attempts = 0
@@ -112,13 +112,13 @@ async def write_that_others_got_ahead_of(store: MemoryStore, turns: Turns) -> Ch
             raise LockTimeout
         return decide_write(found, store.store, call, putting(sandbox(KEY, "one")))
 
-    return await turns.write(call, decide)
+    return await locks_of_writes.write(call, decide)
 
 
 async def test_a_write_that_others_got_ahead_of_tries_again_under_the_lock(store: MemoryStore) -> None:
     locks = MemoryLocks()
     async with locks.hold(KEY, 0):
-        waiting = asyncio.create_task(write_that_others_got_ahead_of(store, Turns(store, locks)))
+        waiting = asyncio.create_task(write_that_others_got_ahead_of(store, WriteLocks(store, locks)))
         await eventually(lambda: "waiting=1" in repr(locks))
         assert (await store.records.read(KEY)).row is None
     assert isinstance(await waiting, Changed)
@@ -128,36 +128,38 @@ async def test_a_write_that_others_got_ahead_of_tries_again_without_locks_while_
     store: MemoryStore,
 ) -> None:
     away = Away()
-    assert isinstance(await write_that_others_got_ahead_of(store, Turns(store, away)), Changed)
+    assert isinstance(await write_that_others_got_ahead_of(store, WriteLocks(store, away)), Changed)
     assert away.asked == [KEY]
 
 
 async def test_a_write_that_waited_for_nobody_is_counted_as_such(store: MemoryStore) -> None:
     """Else the measured waits would be those of busy records alone."""
     undisturbed: list[str] = []
-    turns = Turns(store, MemoryLocks(), lambda: undisturbed.append(KEY))
+    locks_of_writes = WriteLocks(store, MemoryLocks(), lambda: undisturbed.append(KEY))
     call = call_of(KEY, "r1")
-    await turns.write(call, lambda found: decide_write(found, store.store, call, putting(sandbox(KEY, "one"))))
+    await locks_of_writes.write(
+        call, lambda found: decide_write(found, store.store, call, putting(sandbox(KEY, "one")))
+    )
     assert undisturbed == [KEY]
-    await write(store, turns, "r2", "two")
+    await write(store, locks_of_writes, "r2", "two")
     assert undisturbed == [KEY], "a write under the lock has measured its own wait"
 
 
 async def test_a_release_of_many_records_asks_for_no_lock(store: MemoryStore) -> None:
     away = Away()
-    async with Turns(store, away).before_release([KEY, "sandboxes/two"]):
+    async with WriteLocks(store, away).before_release([KEY, "sandboxes/two"]):
         assert away.asked == []
-    async with Turns(store, away).before_release([KEY]):
+    async with WriteLocks(store, away).before_release([KEY]):
         assert away.asked == [KEY]
 
 
 async def test_a_release_waits_for_the_holder_of_the_lock(store: MemoryStore) -> None:
     locks = MemoryLocks()
-    turns = Turns(store, locks)
+    locks_of_writes = WriteLocks(store, locks)
     order: list[str] = []
 
     async def release() -> None:
-        async with turns.before_release([KEY]):
+        async with locks_of_writes.before_release([KEY]):
             order.append("released")
 
     async with locks.hold(KEY, 0):
@@ -172,10 +174,10 @@ async def test_a_release_goes_on_when_the_holder_does_not_leave_or_locks_are_awa
     locks = MemoryLocks()
     went_on = []
     async with locks.hold(KEY, 0):
-        async with asyncio.timeout(10), Turns(store, locks).before_release([KEY]):
+        async with asyncio.timeout(10), WriteLocks(store, locks).before_release([KEY]):
             went_on.append("held")
-        async with Turns(store, locks).before_release([KEY, "sandboxes/two"]):
+        async with WriteLocks(store, locks).before_release([KEY, "sandboxes/two"]):
             went_on.append("many")
-    async with Turns(store, Away()).before_release([KEY]):
+    async with WriteLocks(store, Away()).before_release([KEY]):
         went_on.append("away")
     assert went_on == ["held", "many", "away"]

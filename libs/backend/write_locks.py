@@ -1,19 +1,19 @@
-"""When a store takes a record's lock: every use of locks by a backend is here.
+"""Use of record locks by a backend.
 
-The row's version decides every write, with a lock or without: who has lost the lock, or the record, commits nothing.
-What a lock gives is turns, so that those who want one record do not run against each other. It is always the lock of
-the store that is asked and owns the record, whatever flags say.
+The row's version decides every write, with or without a lock: a writer that lost the lock or the record commits
+nothing. A lock only serializes writers of one record, so that they do not conflict. It is always the lock of the store
+that was asked and owns the record, whatever flags say.
 
-* An ordinary write is one read and one conditional statement. It takes no lock, unless others keep getting ahead of it;
-  and then it goes on without one while locks cannot be had.
-* So are the writes with a check: a move between states, an undelete. What they check is in the row whose version is the
-  statement's condition, so nothing comes between check and change, and a lock would add nothing but its own failures.
-* A lease is taken, renewed and given back under the lock, in turn: many want it at once and wait for the same moment.
-  While locks cannot be had, that fails at once. What changes nothing needs no lock: a request that was served before, a
-  refusal, a record that belongs elsewhere.
-* A release of one record, for a client who waits for it elsewhere, lets the holder finish: it waits a moment for the
-  lock and goes on without it, since the late holder's commit fails by its version. A release of many records does not
-  wait: a lock for each would cost more than the few retries that it spares.
+* An ordinary write is one read and one conditional statement. It needs no lock, unless other writers keep winning; and
+  then it continues without one while locks are unavailable.
+* State transitions and undeletes need no lock either: the check reads the same row version that the UPDATE is
+  conditional on, and a lock would only add its own failures.
+* Acquire, renew and release of a lease run under the lock: many callers want a lease at the same moment. While locks
+  are unavailable, they fail at once. A call that changes nothing needs no lock: a served request, a refusal, a record
+  of the other store.
+* A release of one record, for a client that waits for it elsewhere, lets the holder finish: it waits a moment for the
+  lock and continues without it, since a late holder's commit fails by its version. A release of many records does not
+  wait: a lock for each would cost more than the few retries that it saves.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from libs.ownership.model import Call, Found
 from libs.ownership.rules import Answered, Changed, Decide
 from libs.store.port import StorePorts
 
-TURN_WAIT_SECONDS = 1.0
-"""How long a write to a busy record waits for its turn."""
+LOCK_WAIT_SECONDS = 1.0
+"""How long a write to a busy record waits for the lock."""
 RELEASE_WAIT_SECONDS = 0.3
 
 
 class _NeedsLock(BatonError):
-    """The write would change the record. A BatonError, because stores log every other exception as a defect."""
+    """The write would change the record. It is a BatonError because stores log every other exception as a defect."""
 
 
-class Turns:
+class WriteLocks:
     """Lock waits of one store. `locks` is None without a lock manager. `no_lock_needed` is called for each write that
     succeeded without waiting for a lock."""
 
@@ -48,7 +48,8 @@ class Turns:
         self._no_lock_needed = no_lock_needed
 
     async def write(self, call: Call, decide: Decide, *, under_lock: bool = False) -> Changed | Answered:
-        """Raises what `decide` and the store raise, LockTimeout, Overloaded; LocksUnavailable with `under_lock`."""
+        """Raises the errors of `decide` and of the store, LockTimeout, Overloaded; LocksUnavailable with
+        `under_lock`."""
         if self._locks is None:
             return await self._ports.records.write(call, decide)
         if under_lock:
@@ -56,8 +57,8 @@ class Turns:
         try:
             outcome = await self._ports.records.write(call, decide)
         except LockTimeout:
-            # When there are no locks either, this is one more try like the first.
-            async with hold_if_available(self._locks, call.key, TURN_WAIT_SECONDS):
+            # While locks are unavailable, this is just a second attempt.
+            async with hold_if_available(self._locks, call.key, LOCK_WAIT_SECONDS):
                 return await self._ports.records.write(call, decide)
         self._no_lock_needed()
         return outcome
@@ -65,12 +66,12 @@ class Turns:
     async def _write_under_lock(self, locks: LockManager, call: Call, decide: Decide) -> Changed | Answered:
         with suppress(_NeedsLock):
             return await self._ports.records.write(call, lambda found: _unchanged(decide, found))
-        async with locks.hold(call.key, TURN_WAIT_SECONDS):
+        async with locks.hold(call.key, LOCK_WAIT_SECONDS):
             return await self._ports.records.write(call, decide)
 
     @asynccontextmanager
     async def before_release(self, keys: Sequence[str]) -> AsyncIterator[None]:
-        """Around a release. Never fails."""
+        """Hold the lock during a release, if possible. Never fails."""
         async with AsyncExitStack() as stack:
             if self._locks is not None and len(keys) == 1:
                 with suppress(LockTimeout, Overloaded, LocksUnavailable):
