@@ -18,7 +18,7 @@ from libs.backend.logged import LogWaits
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
 from libs.backend.replication import Replication, StoreFacts
-from libs.backend.serving import Doorkeeper, Serving
+from libs.backend.serving import AdmissionLoop, Serving
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
@@ -81,7 +81,7 @@ class Backend:
     serving: Serving
     server: Server
     feed: ApplyLoop
-    doorkeeper: Doorkeeper
+    admission_loop: AdmissionLoop
     services: list[RawService | TypedService]
 
     async def drain(self) -> None:
@@ -158,8 +158,8 @@ async def _backend(
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, StoreFacts(kit.schema_version))
     # Nobody to ask but the log. The owner of a system admits its stores as it likes.
-    doorkeeper = Doorkeeper(ports, Admission(ports, open_log, None, arrivals.read), serving)
-    recovery = RecoveryApi(ports, serving, doorkeeper, feed)
+    admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read), serving)
+    recovery = RecoveryApi(ports, serving, admission_loop, feed)
     repair = RepairApi(kit.operations, ports, around)
     services: list[RawService | TypedService] = [
         calls.internal(),
@@ -169,7 +169,7 @@ async def _backend(
     ]
     server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services)
     await server.start()
-    backend = Backend(ports, serving, server, feed, doorkeeper, services)
+    backend = Backend(ports, serving, server, feed, admission_loop, services)
     stack.push_async_callback(backend.drain)
     serving.serve()
     return backend

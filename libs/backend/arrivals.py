@@ -67,7 +67,7 @@ class Arrivals:
         if any(term > known[bucket] for bucket, term in terms.items()):
             there = await self._terms_there()
             confirmed = {bucket: there[bucket] for bucket in terms if there.get(bucket, 0) > known[bucket]}
-            await heed_terms(self._ports, confirmed)
+            await fence_if_seized(self._ports, confirmed)
             known |= confirmed
         return [one for one in records if one.row.version.term > known.get(bucket_of(one.row.key), 0)]
 
@@ -104,7 +104,7 @@ def why_unconfirmed(record: Record) -> str:
 
 
 def terms_of(records: Sequence[Record]) -> dict[int, int]:
-    """By bucket: the highest term that these records show, if it is not the first."""
+    """Highest term of these records by bucket, if it is not 0."""
     terms: dict[int, int] = {}
     for record in records:
         if term := record.row.version.term:
@@ -113,9 +113,9 @@ def terms_of(records: Sequence[Record]) -> dict[int, int]:
     return terms
 
 
-async def heed_terms(ports: StorePorts, terms: Mapping[int, int]) -> None:
-    """Fences the store if a bucket of it is in a lower term than here; before anything of that term is applied, else
-    nothing would show later that it was seized. Raises what the store raises."""
+async def fence_if_seized(ports: StorePorts, terms: Mapping[int, int]) -> None:
+    """Fence the store if one of its buckets is in a lower term than these. It happens before anything of that term is
+    applied; afterwards nothing would show that the store was seized. Raises the store's errors."""
     if not terms:
         return
     absences = await ports.transfers.absences(sorted(terms))

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from libs.backend.arrivals import Arrivals, heed_terms, why_unconfirmed
+from libs.backend.arrivals import Arrivals, fence_if_seized, why_unconfirmed
 from libs.backend.evidence import read_terms
 from libs.backend.marks import marks_of
 from libs.clock import Clock
@@ -173,7 +173,7 @@ class ApplyLoop:
         if found:
             batch = self._sort(log.id, found, positions)
             self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
-            await heed_terms(self._ports, batch.terms)
+            await fence_if_seized(self._ports, batch.terms)
             await self._park_unconfirmed(batch)
             await self._ports.transfers.apply(batch.records, batch.step())
             for position in batch.positions.values():

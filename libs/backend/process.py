@@ -23,7 +23,7 @@ from libs.backend.passing import Passing
 from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
 from libs.backend.replication import Replication, StoreFacts
-from libs.backend.serving import Doorkeeper, Serving
+from libs.backend.serving import AdmissionLoop, Serving
 from libs.backend.settings import BackendSettings
 from libs.backend.upkeep import PruneLoop, UpkeepLoop
 from libs.clock import Clock, SystemClock
@@ -104,7 +104,7 @@ class Running:
     logged: LogWaits
     serving: Serving
     writes: Background
-    doorkeeper: Doorkeeper
+    admission_loop: AdmissionLoop
     row_count: RowCountLoop
     http: HttpListener | None = None
 
@@ -180,15 +180,19 @@ async def open_backend(
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
         admission = Admission(ports, event_log.get, ask_other, arrivals.read)
-        doorkeeper = Doorkeeper(ports, admission, serving)
-        recovery = RecoveryApi(ports, serving, doorkeeper, feed)
+        admission_loop = AdmissionLoop(ports, admission, serving)
+        recovery = RecoveryApi(ports, serving, admission_loop, feed)
         repair = RepairApi(backend.operations, ports, deps)
         internal = Server(
             ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
         public, http = _public_doors(backend, settings, calls.public(passing), meter)
-        doorkeeper.tell = (internal.set_serving, public.set_serving, *([http.set_serving] if http is not None else []))
+        admission_loop.set_health = (
+            internal.set_serving,
+            public.set_serving,
+            *([http.set_serving] if http is not None else []),
+        )
         running = Running(
             public,
             internal,
@@ -198,7 +202,7 @@ async def open_backend(
             logged,
             serving,
             writes,
-            doorkeeper,
+            admission_loop,
             RowCountLoop(ports, admission.rows),
             http,
         )
@@ -207,7 +211,7 @@ async def open_backend(
         await public.start(serving=False)
         if http is not None:
             await http.start()
-        await doorkeeper.admit()
+        await admission_loop.admit()
         yield running
 
 
@@ -232,12 +236,19 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
     stop = stop_signal()
     # The task group is outside: loops run while calls are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:
-        loops = (running.feed, running.upkeep, running.pruning, running.logged, running.doorkeeper, running.row_count)
+        loops = (
+            running.feed,
+            running.upkeep,
+            running.pruning,
+            running.logged,
+            running.admission_loop,
+            running.row_count,
+        )
         tasks = [owned.create_task(one.loop.run()) for one in loops]
         log.info("ready %s", running)
         # The starter of the process learns the addresses from it, also if the system chose the ports.
         print(f"ready {running}", flush=True)
-        lost = await running.doorkeeper.lost_before(stop)
+        lost = await running.admission_loop.lost_before(stop)
         log.info("draining")
         await running.drain(settings.drain_seconds)
         for task in tasks:
@@ -254,7 +265,7 @@ def main(
     commands: Mapping[str, Callable[[S], Coroutine[Any, Any, None]]],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Read arguments and settings, run the command; returns the exit code: 0, 1 failed, 2 a wrong setting."""
+    """Read arguments and settings, and run the command. Returns the exit code: 0, 1 failed, 2 a wrong setting."""
     prefix = kind.model_config.get("env_prefix", "")
     parser = argparse.ArgumentParser(
         prog=f"python -m services.{program}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from libs.backend.checks import MAX_KEYS, MAX_RECORDS, check_buckets, check_count, check_limit
 from libs.backend.feed import ApplyLoop
-from libs.backend.serving import Doorkeeper, Serving
+from libs.backend.serving import AdmissionLoop, Serving
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_EVENT_BYTES
 from libs.ownership.model import BUCKETS
@@ -62,11 +62,11 @@ class RecoveryApi(RecoveryServiceServicer):
     """Raises InvalidField, NotGone, LogNotRead, StoreNotReady, and the ports' errors. Requests with an order also raise
     LateOrder and ForeignControl, with nothing changed."""
 
-    def __init__(self, ports: StorePorts, serving: Serving, doorkeeper: Doorkeeper, feed: ApplyLoop) -> None:
+    def __init__(self, ports: StorePorts, serving: Serving, admission_loop: AdmissionLoop, feed: ApplyLoop) -> None:
         self._ports = ports
         self._feed = feed
         self._serving = serving
-        self._doorkeeper = doorkeeper
+        self._admission_loop = admission_loop
 
     def service(self) -> TypedService:
         name = pb.DESCRIPTOR.services_by_name["RecoveryService"].full_name
@@ -94,7 +94,7 @@ class RecoveryApi(RecoveryServiceServicer):
         was_serving = self._serving.serving
         await self._check_numbered(request)
         await self._ports.recovery.fence(request.reason, order=_order(request))
-        await self._doorkeeper.fence((await self._ports.recovery.standing()).gone)
+        await self._admission_loop.fence((await self._ports.recovery.standing()).gone)
         return pb.FenceStoreResponse(was_serving=was_serving)
 
     async def SeizeBuckets(self, request: pb.SeizeBucketsRequest, context: Context) -> pb.SeizeBucketsResponse:
@@ -167,7 +167,7 @@ class RecoveryApi(RecoveryServiceServicer):
     async def RecheckStore(self, request: pb.RecheckStoreRequest, context: Context) -> pb.RecheckStoreResponse:
         await self._check_gone()
         await self._take(request)
-        return pb.RecheckStoreResponse(gone=await self._doorkeeper.recheck())
+        return pb.RecheckStoreResponse(gone=await self._admission_loop.recheck())
 
     async def NoteOther(self, request: pb.NoteOtherRequest, context: Context) -> pb.NoteOtherResponse:
         _check_text("other.place", request.other.place)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from uuid import uuid4
 
-from libs.backend.arrivals import heed_terms, terms_of
+from libs.backend.arrivals import fence_if_seized, terms_of
 from libs.backend.calls import Dependencies, page_of
 from libs.backend.checks import (
     MAX_ACKS,
@@ -262,7 +262,7 @@ class Replication(ReplicationServiceServicer):
             records, refused = await self._feed.arrivals.sift(request.records)
         else:
             records = [record_from_pb(record) for record in request.records]
-            await heed_terms(self._ports, terms_of(records))
+            await fence_if_seized(self._ports, terms_of(records))
         applied, old = await self._ports.transfers.apply(records)
         return pb.AdoptRecordsResponse(applied=applied, old=old, refused=refused)
 
@@ -371,7 +371,7 @@ class Replication(ReplicationServiceServicer):
         if reason := await lost_rows(self._ports.inspection):
             log.error("this store has lost rows and is fenced: %s", reason)
             await self._ports.recovery.fence(reason)
-            raise StoreNotReady(f"the store is to be recovered (baton recover): {reason}")
+            raise StoreNotReady(f"the store must be recovered (baton recover): {reason}")
 
     async def LookAtRecords(self, request: pb.LookAtRecordsRequest, context: Context) -> pb.LookAtRecordsResponse:
         self._serving.check()

@@ -1,4 +1,4 @@
-"""Whether a backend serves: the state that its calls check, and the loop that lets it serve or stops it."""
+"""State of a backend: whether it serves, checked by its calls, and the loop that admits, fences or stops it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ T = TypeVar("T")
 
 
 class Serving:
-    """Starts as not serving. `reason` says why not, in words; "" when it serves."""
+    """Initially not serving. `reason`: why it does not serve, in words; "" if it serves."""
 
     def __init__(self) -> None:
         self.reason = "starting"
         self.gone = ""
-        """Why the store must not serve before it is recovered; "" when it may."""
+        """Why the store is fenced until it is recovered; "" if it may serve."""
         self.draining = False
         self.leaving = asyncio.Event()
-        """Set when the process ends soon: calls that wait for something to happen end at once."""
+        """Set shortly before the process ends: calls that wait for an event end at once."""
         self.admitted = False
-        """Whether admission has come to an answer since the start: to serve, or to be fenced."""
+        """Whether admission has decided since the start, to serve or to fence."""
 
     def __repr__(self) -> str:
         return f"<Serving {self.reason or 'yes'}>"
@@ -41,10 +41,10 @@ class Serving:
         self.admitted = True
 
     def fence(self, gone: str) -> None:
-        """A gone store serves nothing but its changes and what is copied into it."""
+        """A fenced store serves only its changes, and accepts copies."""
         self.gone = gone
         self.admitted = True
-        self.reason = f"it is to be recovered (baton recover): {gone}"
+        self.reason = f"it must be recovered (baton recover): {gone}"
 
     def stop(self, reason: str) -> None:
         self.reason = reason
@@ -60,12 +60,13 @@ class Serving:
             raise StoreNotReady(f"the store does not serve: {self.reason}")
 
     def check_copies(self) -> None:
-        """For what a gone store does too: giving its changes, taking copies, being compared. Raises StoreNotReady."""
+        """Check for requests that a fenced store answers too: pulling its changes, accepting copies, comparisons.
+        Raises StoreNotReady."""
         if not self.gone:
             self.check()
 
     async def unless_leaving(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What `work` returns. None if the process ends first: a listener that drains would wait for it, and refuse
+        """The result of `work`, or None if the process ends first: a draining listener would wait for it, and refuse
         connections meanwhile."""
         working = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(self.leaving.wait())
@@ -77,24 +78,24 @@ class Serving:
             leaving.cancel()
 
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 AGAIN_SECONDS = 60.0
-"""For which a recheck that has not read the whole log can be gone on with."""
+"""How long a recheck that has not read the whole log can be continued."""
 
 
 @dataclass(slots=True)
 class _Recheck:
-    """A look whose reading of the log goes on at the next call."""
+    """A recheck whose scan of the log continues at the next call."""
 
     admission: Admission
     fence: tuple[str, FencedAt | None]
-    """What it looks at."""
+    """The fence that it checks."""
     until: float
     """On the loop's clock."""
 
 
-class Doorkeeper:
-    """`admit` once at the start; then the loop, which is the owner's to run: it tries again, and looks every second
+class AdmissionLoop:
+    """Call `admit` once at the start; its owner then runs the loop. The loop tries again, and checks every second
     whether another process, or an operator, has fenced or opened the store."""
 
     def __init__(
@@ -103,11 +104,11 @@ class Doorkeeper:
         admission: Admission,
         serving: Serving,
     ) -> None:
-        self.loop = Loop("doorkeeper", self._look, longest_pause_seconds=LOOK_SECONDS)
-        self.tell: Sequence[Callable[[bool], Awaitable[None]]] = ()
-        """Who is told whether the store serves."""
+        self.loop = Loop("admission_loop", self._check, longest_pause_seconds=CHECK_SECONDS)
+        self.set_health: Sequence[Callable[[bool], Awaitable[None]]] = ()
+        """Called with whether the store serves."""
         self._lost: asyncio.Future[WentBack] = asyncio.get_running_loop().create_future()
-        """Set when this process cannot go on: the database is not the one that it was started on."""
+        """Set if this process cannot go on: the database is not the one that it was started on."""
         self._ports = ports
         self.admission = admission
         self._serving = serving
@@ -115,7 +116,7 @@ class Doorkeeper:
         self._again: _Recheck | None = None
 
     async def admit(self) -> None:
-        """Serves, or says why not. What was decided meanwhile, to fence it or to end, stands."""
+        """Serve, or record why not. A concurrent decision to fence or to end the store takes precedence."""
         fences = self._fences
         trouble = gone = ""
         try:
@@ -131,18 +132,18 @@ class Doorkeeper:
             await self.fence(gone)
         else:
             self._serving.serve()
-            await self._tell_health(True)
+            await self._report_health(True)
 
     async def fence(self, gone: str) -> None:
-        """Serves no more."""
+        """Stop serving."""
         self._fences += 1
         self._serving.fence(gone)
-        await self._tell_health(False)
+        await self._report_health(False)
 
     async def recheck(self) -> str:
-        """Why the store stays fenced, or "": the loop admits it then. Raises what `Admission.recheck` raises.
+        """Return why the store stays fenced, or "" if the loop may admit it. Raises the errors of `Admission.recheck`.
 
-        A recheck that was left for long, or of another fence, is not gone on with: it ends where the log ended then.
+        An old recheck, or one of another fence, is not continued: its scan would end where the log ended then.
         """
         standing, clock = await self._ports.recovery.standing(), asyncio.get_running_loop().time
         fence = standing.gone, standing.fenced_at
@@ -157,22 +158,22 @@ class Doorkeeper:
             raise
 
     async def lost_before(self, stop: asyncio.Event) -> WentBack | None:
-        """Waits until this process is told to stop, or cannot go on; then returns why."""
+        """Wait until this process is stopped or cannot go on, and return why in the second case."""
         stopping = asyncio.create_task(stop.wait())
         self._lost.add_done_callback(lambda _: stopping.cancel())
         await asyncio.wait([stopping])
         return self._lost.result() if self._lost.done() else None
 
-    async def _tell_health(self, serving: bool) -> None:
-        for tell in self.tell:
-            await tell(serving)
+    async def _report_health(self, serving: bool) -> None:
+        for set_serving in self.set_health:
+            await set_serving(serving)
 
-    async def _look(self, loop: Loop) -> None:
+    async def _check(self, loop: Loop) -> None:
         try:
             gone = (await self._ports.recovery.standing()).gone
         except WentBack as error:
             self._serving.stop(error.message)
-            await self._tell_health(False)
+            await self._report_health(False)
             if not self._lost.done():
                 self._lost.set_result(error)
             raise
@@ -180,9 +181,9 @@ class Doorkeeper:
             was_serving = self._serving.serving
             await self.fence(gone)
             if was_serving:
-                # What it told the other store as a serving one, it told before this read.
+                # Everything that it reported to the other store while it served, it reported before this read.
                 await self._ports.recovery.vouch((await self._ports.recovery.standing()).now.changes)
         elif not gone and not self._serving.serving and not self._serving.draining:
             await self.admit()
         loop.well()
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)

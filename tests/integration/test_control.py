@@ -172,7 +172,7 @@ async def test_the_last_step_is_closed_while_a_job_a_move_or_a_recovery_is_under
         await advance(panel)
     await start(panel, rate=1.0)
     await panel.system.ports(Store.B).recovery.fence("it went back")
-    await panel.system.backends[Store.B].doorkeeper.admit()
+    await panel.system.backends[Store.B].admission_loop.admit()
 
     async def seen() -> bool:
         plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())

@@ -95,7 +95,7 @@ async def memory(prepare: Callable[[System], Awaitable[None]], feeds: bool, dire
         await prepare(system)
         loops = [Loop(f"relay {store}", relay.run_once) for store, relay in system.relays.items()]
         for backend in system.backends.values():
-            loops += [backend.feed.loop, backend.doorkeeper.loop]
+            loops += [backend.feed.loop, backend.admission_loop.loop]
 
         async def result() -> Result:
             if feeds:
@@ -157,7 +157,7 @@ async def partly_lost(system: System) -> None:
 
 async def fenced(system: System, store: Store) -> None:
     await system.ports(store).recovery.fence("its disk is gone")
-    await system.backends[store].doorkeeper.admit()
+    await system.backends[store].admission_loop.admit()
 
 
 async def lost(store: Store, system: System) -> None:
@@ -336,7 +336,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows_recover, "FENCED_SECONDS", 0.0)
     monkeypatch.setattr(flows_recover, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(flows_reconcile, "FEED_SECONDS", 0.01)
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(serving, "CHECK_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

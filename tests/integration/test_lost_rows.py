@@ -58,15 +58,15 @@ async def test_a_store_that_has_lost_rows_is_fenced_at_the_next_comparison(syste
     assert "rows are missing: 2, in" in (await system.ports(B).recovery.standing()).gone
     with pytest.raises(StoreNotReady):
         await put(system.ports(B), KEYS[1], "again", "made a second time")
-    keeper = system.backends[B].doorkeeper
+    keeper = system.backends[B].admission_loop
     async with running_loops(keeper.loop):
-        await eventually(lambda: not system.backends[B].serving.serving, what="the doorkeeper sees the fence")
+        await eventually(lambda: not system.backends[B].serving.serving, what="the admission_loop sees the fence")
 
 
 async def test_a_store_that_has_lost_rows_is_not_admitted(system: System) -> None:
     await b_owns(system, KEYS)
     lose(system, KEYS[0])
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     assert not system.backends[B].serving.serving
     assert "rows are missing: 1, in" in system.backends[B].serving.gone
 
@@ -79,7 +79,7 @@ async def test_a_start_counts_for_a_moment_and_rows_that_are_missing_later_fence
     await b_owns(system, KEYS)
     await system.ports(B).recovery.skip_to({part: end for part, (_, end) in (await system.log.ends()).items()})
     lose(system, max(KEYS, key=bucket_of))
-    keeper = system.backends[B].doorkeeper
+    keeper = system.backends[B].admission_loop
     await keeper.admit()
     assert system.backends[B].serving.serving, "the count is not over"
     async with running_loops(keeper.loop, lost_rows.RowCountLoop(system.ports(B), keeper.admission.rows).loop):
@@ -100,7 +100,7 @@ async def test_a_bucket_that_takes_long_to_count_keeps_no_store_from_serving(
 
     monkeypatch.setattr(MemoryInspection, "missing", never)
     async with asyncio.timeout(10):
-        await system.backends[B].doorkeeper.admit()
+        await system.backends[B].admission_loop.admit()
     assert counting.is_set() and system.backends[B].serving.serving
 
 
@@ -109,14 +109,14 @@ async def test_a_recovery_brings_the_lost_rows_back_and_the_store_stays_open(sys
     await put(system.ports(B), KEYS[1], "newer", "newest word")
     await relayed(system, B)
     lose(system, KEYS[1], KEYS[2])
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step(system, recover(system))
     assert "serves again, with 8 records" in step.note
     assert await same(system)
     row = (await system.ports(B).records.read(KEYS[1])).row
     assert row is not None and word_of(row.payload) == "newest word"
     await compare(system, "no")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     assert system.backends[B].serving.serving, "what was brought back is counted"
 
 
@@ -124,5 +124,5 @@ async def test_a_fenced_store_is_compared_while_its_rows_are_missing(system: Sys
     """A recovery compares it before it opens."""
     await b_owns(system, KEYS)
     lose(system, KEYS[0])
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     await compare(system, "no")

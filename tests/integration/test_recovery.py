@@ -129,7 +129,7 @@ async def move_on(system: System) -> None:
             await followed(system, store)
     standing = await system.ports(B).recovery.standing()
     if not standing.gone and system.backends[B].serving.gone:
-        await system.backends[B].doorkeeper.admit()
+        await system.backends[B].admission_loop.admit()
 
 
 async def same(system: System) -> bool:
@@ -140,7 +140,7 @@ async def same(system: System) -> bool:
 async def test_a_recovered_store_has_everything_and_owns_nothing(system: System) -> None:
     await b_owns(system, KEYS[:20])
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step(system, recover(system))
     assert "serves again, with 20 records" in step.note
     assert await same(system)
@@ -157,7 +157,7 @@ async def test_a_change_that_the_gone_store_still_has_gets_to_the_log_before_the
     await b_owns(system, KEYS[:1])
     await put(system.ports(B), KEYS[0], "late", "late word")
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     await step_by_step(system, recover(system))
     row = (await system.ports(A).records.read(KEYS[0])).row
     assert row is not None and word_of(row.payload) == "late word" and row.bases == ((0, 2),)
@@ -184,7 +184,7 @@ async def test_a_serving_store_is_fenced_before_it_is_recovered(system: System, 
     arguments = {"store": "B", "confirm": "service_layer"}
     step = await kind.step(Position(arguments, b"", limit=100))
     assert step.wait_seconds > fenced_seconds - 1 > 6 and not system.backends[B].serving.serving
-    with pytest.raises(Refused, match="it is to be recovered"):
+    with pytest.raises(Refused, match="it must be recovered"):
         await system.stores[B].ask(system.stores[B].replication.ListAbsences, pb.GetStandingRequest(), CALL_SECONDS)
 
 
@@ -194,7 +194,7 @@ async def test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses
     await b_owns(system, KEYS[:2])
     await put(system.ports(B), KEYS[0], "unlogged", "never seen")
     await system.ports(B).recovery.fence("its machine burns")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock(), system.control))
     assert step.note == "2 buckets seized"
     changed = await put(system.ports(A), KEYS[0], "goes on", "goes on at A")
@@ -320,7 +320,7 @@ async def test_a_conflict_is_shown_and_resolved_with_a_reason_that_the_journal_k
 
 async def test_a_healthy_store_is_not_fenced_while_the_other_one_is_gone(system: System) -> None:
     await system.ports(A).recovery.fence("it went back")
-    await system.backends[A].doorkeeper.admit()
+    await system.backends[A].admission_loop.admit()
     with pytest.raises(JobFailed, match=r"A is gone itself.*nothing was changed"):
         await recover(system).step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
     assert (await system.ports(B).recovery.standing()).gone == ""
@@ -345,12 +345,12 @@ async def test_a_recovered_store_knows_the_other_one_as_it_is_now(system: System
     await b_owns(system, KEYS[:1])
     await system.ports(B).recovery.note_other(Identity("where A stood before its own recovery", 10**9), anew=True)
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     await step_by_step(system, recover(system))
     known = (await system.ports(B).recovery.standing()).other
     now = (await system.ports(A).recovery.standing()).now
     assert known is not None and known.place == now.place and known.changes <= now.changes
-    await system.backends[A].doorkeeper.admit()
+    await system.backends[A].admission_loop.admit()
     assert system.backends[A].serving.serving
 
 
@@ -421,7 +421,7 @@ async def test_a_recovery_whose_answer_was_lost_at_the_end_is_over_all_the_same(
 async def test_both_stores_keep_the_orders_of_a_recovery(system: System) -> None:
     await b_owns(system, KEYS[:1])
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     await step_by_step(system, recover(system))
     control = (await system.control.info()).id
     for store in Store:
@@ -465,7 +465,7 @@ async def test_a_recovery_that_waits_seizes_nothing_after_the_feeds_were_restart
 async def test_a_recheck_needs_the_other_store_and_the_log(system: System) -> None:
     """Neither backend of this system knows the other's address."""
     await system.ports(B).recovery.fence("the log begins at 100000: a wrong address", since={})
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     arguments = {"store": "B", "recheck": "true"}
     kind = recover(system)
     kind.lane(arguments)
@@ -475,7 +475,7 @@ async def test_a_recheck_needs_the_other_store_and_the_log(system: System) -> No
 
 async def test_a_store_that_evidence_has_not_fenced_is_not_rechecked(system: System) -> None:
     await system.ports(B).recovery.fence("it was seized from")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     with pytest.raises(JobFailed, match=r"B stays fenced: .*it was seized from; baton recover brings it back"):
         await recover(system).step(
             Position({"store": "B", "recheck": "true"}, b"", limit=100, job="recover-1", number=1)
@@ -523,7 +523,7 @@ async def a_keeps_a_large_row_in_a_bucket_of_b(system: System) -> str:
 async def test_a_seizure_names_the_bucket_that_it_leaves_and_takes_all_others(system: System) -> None:
     large = await a_keeps_a_large_row_in_a_bucket_of_b(system)
     await system.ports(B).recovery.fence("its machine burns")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock(), system.control))
     assert step.note.startswith(f"2 buckets seized, 1 refused: bucket {bucket_of(large)}: {large} has ")
     owners = {one.bucket: one.owner for one in await system.ports(A).transfers.absences()}
@@ -535,7 +535,7 @@ async def test_a_recovery_waits_for_the_row_that_it_names_and_goes_on_when_its_o
 ) -> None:
     large = await a_keeps_a_large_row_in_a_bucket_of_b(system)
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     kind, checkpoint = recover(system), b""
     arguments = {"store": "B", "confirm": "service_layer"}
     step = await kind.step(Position(arguments, checkpoint, limit=100))

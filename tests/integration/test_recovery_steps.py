@@ -38,7 +38,7 @@ async def test_a_recovery_seizes_in_terms_above_those_of_the_lost_store(system: 
     term = next_term(next_term(0, A), B)
     await b_has_seized(system, term)
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step(system, recover(system))
     assert "serves again" in step.note
     found = [(await system.ports(store).transfers.absences([BUCKET]))[0] for store in Store]
@@ -72,7 +72,7 @@ async def test_a_recovered_store_is_not_opened_before_it_has_the_same_records(
 ) -> None:
     await b_owns(system, KEYS[:1])
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     kind = recover(system)
     _, checkpoint = await step_by_step(system, kind, until="compare")
     rows = dict(system.ports(B)._state.rows)
@@ -96,13 +96,13 @@ async def compared(kind: Recover, checkpoint: bytes) -> Step:
 async def test_a_recovery_ends_when_its_store_serves(system: System) -> None:
     await system.ports(B).recovery.fence("it went back")
     b = system.backends[B]
-    await b.doorkeeper.admit()
+    await b.admission_loop.admit()
     kind = recover(system)
     _, checkpoint = await step_by_step(system, kind, until="await")
     at = Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100, job="recover-2", number=2)
     step = await kind.step(at)
     assert (step.waits, step.finished) == ("B is about to serve", False)
-    await b.doorkeeper.admit()
+    await b.admission_loop.admit()
     assert b.serving.serving and (await kind.step(at)).finished
 
 
@@ -115,7 +115,7 @@ async def test_a_record_that_only_the_recovered_store_has_goes_to_its_journal(sy
     rows[KEYS[1]] = replace(rows[KEYS[0]], key=KEYS[1])
     system.ports(B)._state.counted[bucket_of(KEYS[1])] += 1
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step(system, recover(system))
     assert "with 1 records; its journal has 1 conflicts" in step.note
     assert [(one.key, one.why) for one in await system.ports(B).seizures.conflicts(10)] == [(KEYS[1], Why.LEFT)]
@@ -128,7 +128,7 @@ async def test_a_recovery_that_will_take_longer_than_four_hours_says_so(
 ) -> None:
     await b_owns(system, KEYS[:4])
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     kind = recover(system)
     _, checkpoint = await step_by_step(system, kind, until="fill")
     began = {**json.loads(checkpoint), "fill_began": SystemClock().now() - seconds}
@@ -142,7 +142,7 @@ async def test_a_recovered_store_reads_the_log_on_from_where_its_seizer_had_read
     """The log may have dropped what comes before, and the store needs none of it."""
     await b_owns(system, KEYS[:4])
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     kind = recover(system)
     _, checkpoint = await step_by_step(system, kind, until="take")
     await system.ports(B).feed.restart({})
@@ -155,7 +155,7 @@ async def test_a_recovered_store_reads_the_log_on_from_where_its_seizer_had_read
 async def test_a_recheck_leaves_its_order_at_the_other_store_first(system: System) -> None:
     """If the lost store's database is restored once more, it learns there which orders are late."""
     await system.ports(B).recovery.fence("the log begins at 100000: a wrong address", since={})
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     at = Position({"store": "B", "recheck": "true"}, b"", limit=100, job="recover-3", number=3)
     with pytest.raises(Refused, match="both the other store and the log must answer"):
         await recover(system).step(at)
@@ -169,7 +169,7 @@ async def test_a_seizure_says_how_much_the_lost_store_may_own(system: System) ->
         await put(system.ports(A), key, f"make {key}", key)
     await system.ports(A).transfers.release([KEYS[2]], B, create=False)
     await system.ports(B).recovery.fence("it went back")
-    await system.backends[B].doorkeeper.admit()
+    await system.backends[B].admission_loop.admit()
     kind = recover(system)
     _, checkpoint = await step_by_step(system, kind, until="plan")
     at = Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100, job="recover-2", number=2)

@@ -16,7 +16,7 @@ from libs.backend import admission
 from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.backend.arrivals import Arrivals
 from libs.backend.feed import ApplyLoop
-from libs.backend.serving import Doorkeeper, Serving
+from libs.backend.serving import AdmissionLoop, Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
@@ -384,13 +384,13 @@ async def test_the_feed_does_not_read_past_evidence_before_the_store_is_admitted
 
     arrivals = Arrivals(rig.store, check_nothing)
     feed = ApplyLoop(rig.store, rig.open_log, ManualClock(), arrivals, is_admitted)
-    doorkeeper = Doorkeeper(rig.store, Admission(rig.store, rig.open_log, None, arrivals.read), serving)
-    await doorkeeper.admit()
+    admission_loop = AdmissionLoop(rig.store, Admission(rig.store, rig.open_log, None, arrivals.read), serving)
+    await admission_loop.admit()
     rig.log_away = False
     async with running_loops(feed.loop):
         await eventually(lambda: looks > 2)
         assert (await rig.store.feed.state()).next_offsets == {}
-        await doorkeeper.admit()
+        await admission_loop.admit()
         assert "version 0-1" in serving.gone
         await eventually(lambda: followed(rig))
 

@@ -18,6 +18,8 @@ MOST_PER_THOUSAND = 1.0
 
 DONE = (
     "protos",
+    "clients/python",
+    "libs/backend",
     "libs/clock.py",
     "libs/contract",
     "libs/errors.py",

@@ -12,7 +12,7 @@ import pytest
 from libs.backend import admission, lost_rows, serving
 from libs.backend.admission import Admission, StillReading
 from libs.backend.arrivals import Arrivals
-from libs.backend.serving import Doorkeeper, Serving
+from libs.backend.serving import AdmissionLoop, Serving
 from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
@@ -42,7 +42,7 @@ class Door:
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
         read = Arrivals(self.store, check_nothing).read
-        self.keeper = Doorkeeper(self.store, Admission(self.store, self._log, self._other, read), self.serving)
+        self.keeper = AdmissionLoop(self.store, Admission(self.store, self._log, self._other, read), self.serving)
 
     async def _log(self) -> MemoryEventLog:
         return self.log
@@ -62,7 +62,7 @@ class Door:
         return pb.GetStandingResponse(store=STORE_NUMBERS[Store.A], absences=absences)
 
     def later(self, seconds: float) -> None:
-        """The loop's clock, as the doorkeeper reads it, is ahead by so much."""
+        """The loop's clock, as the admission_loop reads it, is ahead by so much."""
         again = self.keeper._again
         assert again is not None
         again.until -= seconds
