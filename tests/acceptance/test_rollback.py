@@ -220,7 +220,7 @@ async def test_a_b_that_fails_a_fifth_of_its_calls_is_left_and_its_records_come_
         assert (phase_of(status), status.setting.canary_permille) == ("DUAL_WRITE", 0)
         home = await eventually(run.all_home, BOUND_SECONDS, "every record is at A again")
         came_home = time.monotonic()
-        assert home is not None and home.writes_lost == 0
+        assert home is not None and home.rollback_cost.writes_lost == 0
         await eventually(lambda: run.reads_are_back(came_home), BOUND_SECONDS)
         written = len(run.clients.writes)
         await eventually(lambda: len(run.clients.writes) >= written + 50, BOUND_SECONDS)

@@ -49,7 +49,7 @@ async def test_status_prints_every_key_that_its_help_names(panel: Panel) -> None
     view = await answer(panel, "status")
     named = (await baton(panel, "status", "--help")).stdout
     assert (view["phase"], view["generation"], view["canary_percent"], view["hold"]) == ("OFF", 1, 0.0, False)
-    for keys in (view, view["stores"]["A"], view["handover"], view["going_back"]):
+    for keys in (view, view["stores"]["A"], view["handover"], view["rollback_cost"]):
         for key in keys:
             assert key.split(".")[0] in named, key
     assert view["stores"]["A"]["lag_seconds"] == 0.0
@@ -57,7 +57,7 @@ async def test_status_prints_every_key_that_its_help_names(panel: Panel) -> None
 
 async def test_status_is_a_table_for_people(panel: Panel) -> None:
     text = (await baton(panel, "status")).stdout
-    for words in ("OFF (generation 1)", "buckets at B", "handover", "never ran", "going back", "serves"):
+    for words in ("OFF (generation 1)", "buckets at B", "handover", "never ran", "rollback", "serves"):
         assert words in text, text
 
 
@@ -131,7 +131,7 @@ async def test_a_rollback_says_its_price_before_it_acts(panel: Panel) -> None:
     assert "3 records to bring home to A, no rate was measured yet" in result.stderr
     assert "all traffic is held at A" in result.stderr
     now = await answer(panel, "phase", "rollback", "OFF", "--reason", "fire", "--yes")
-    cost = now["going_back"]
+    cost = now["rollback_cost"]
     assert (now["phase"], now["hold"]) == ("OFF", True)
     assert (cost["possible"], cost["records"], cost["seconds"], cost["writes_lost"]) == (True, 3, None, 0)
 

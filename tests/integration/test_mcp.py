@@ -192,8 +192,10 @@ async def test_an_agent_sees_where_the_migration_is_and_where_a_call_goes(trio: 
         status = await one.call_tool("migration_status", {})
         assert "is in phase OFF" in text_of(status)
         assert status.structured_content["setting"]["phase"] == "PHASE_OFF"
-        for_operators = {"phaseActor", "phaseReason", "routers", "clients", "alerts", "logTrouble", "jobs", "judge"}
+        for_operators = {"phaseActor", "phaseReason", "routers", "clients", "alerts", "logTrouble", "jobs"}
+        for_operators.add("automaticRollback")
         assert not for_operators & set(status.structured_content)
+        assert "note" not in status.structured_content["rollbackCost"]
         route = await one.call_tool("explain_route", {"key": "sandboxes/one", "operation": "update"})
         assert text_of(route).startswith("The call goes to store A, because nothing else speaks, and in OFF")
         assert "Store A has the record in version" in text_of(route)

@@ -64,7 +64,7 @@ async def test_a_corrupt_record_is_shown_and_deleted_at_its_owner(panel: Panel, 
     assert [one["store"] for one in view["records"]] == ["A", "B"]
     named = (await baton(panel, "records", "show", "--help")).stdout
     for one in view["records"]:
-        assert (one["version"], one["owner"], one["bytes"], one["head_hex"]) == ("0-7", owner.value, 5, "ff" * 5)
+        assert (one["version"], one["owner"], one["bytes"], one["head"]) == ("0-7", owner.value, 5, "ff" * 5)
         assert "not a sandbox" in one["corrupt"]
         assert all(key in named for key in one)
     planned = await answer(panel, "records", "delete", NAME, "--dry-run")

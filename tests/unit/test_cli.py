@@ -20,7 +20,7 @@ from services.router.cli.app import app
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate
 from services.router.cli.options import Changing, CommandFailed, Exit, Output, agree
-from services.router.cli.views import store_view
+from services.router.cli.views import view_of
 from services.router.core.phase import Phase
 
 COMMANDS = [
@@ -166,8 +166,8 @@ def test_the_address_can_come_from_the_environment() -> None:
 
 @pytest.mark.parametrize(("backend", "records"), [("", None), ("sqlite", 7)])
 def test_of_a_store_that_never_answered_nothing_is_said_to_be_known(backend: str, records: int | None) -> None:
-    status = pb.StoreStatus(backend=backend, records=7 if backend else 0, lag_events=-1, lag_seconds=-1)
-    shown = store_view(status)
+    status = pb.StoreStatus(backend=backend, records=7 if backend else None)
+    shown = view_of(status)
     assert not shown["reachable"] and shown["records"] == records
     if not backend:
         unknown = {"owned_records", "owned_buckets", "outbox_entries", "outbox_oldest_seconds", "parked", "lag_events"}

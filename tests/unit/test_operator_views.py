@@ -114,7 +114,7 @@ def status(columns: int) -> str:
         buckets=1024,
         buckets_at_b=512,
         permille_at_b=500,
-        rollback_note="201 records to bring home to A, about 3 s, 0 writes lost",
+        rollback_cost=pb.RollbackCost(note="201 records to bring home to A, about 3 s, 0 writes lost"),
         alerts=["26 % of 600 calls to store B failed by its fault in half a minute"],
         next=pb.PHASE_DUAL_READ,
         gates=[pb.Gate(name="error-rate", verdict=pb.VERDICT_INCONCLUSIVE, samples=100, least_samples=600)],
@@ -124,7 +124,15 @@ def status(columns: int) -> str:
     answer.phase_time.GetCurrentTime()
     answer.gates[0].seconds_left = 50
     for store, name in ((record_pb2.STORE_A, "sqlite 3.40.1"), (record_pb2.STORE_B, "postgresql 15.6")):
-        answer.stores.add(store=store, reachable=True, serving=True, backend=name, records=1_000_000, reads=123_456)
+        answer.stores.add(
+            store=store,
+            reachable=True,
+            serving=True,
+            backend=name,
+            records=1_000_000,
+            owned_records=0,
+            reads=123_456,
+        )
         answer.measured.add(store=store, recent_calls=600, recent_faults=156, calls_per_second=20.0, p99_seconds=0.0123)
     screen = StringIO()
     console = show.console()
@@ -150,8 +158,9 @@ def test_the_status_is_readable_at_80_columns(columns: int) -> None:
 
 def test_the_status_fits_on_one_line_too() -> None:
     answer = pb.GetStatusResponse(setting=pb.Setting(generation=7, phase=pb.PHASE_OFF), alerts=["B is away"])
-    answer.stores.add(reachable=False)
-    answer.stores.add(reachable=True, serving=True)
+    answer.buckets_at_b = 0
+    answer.stores.add(store=record_pb2.STORE_A, reachable=False)
+    answer.stores.add(store=record_pb2.STORE_B, reachable=True, serving=True)
     line = show.status_line(status_view(answer))
     assert "\n" not in line
     assert line.startswith("OFF (generation 7) | 0 of 0 buckets at B | A out of reach") and "B is away" in line
@@ -170,13 +179,16 @@ def test_the_status_says_whether_the_old_program_can_have_its_file_back(
 ) -> None:
     answer = pb.GetStatusResponse(setting=pb.Setting(phase=pb.PHASE_OFF), buckets=1024)
     answer.stores.add(
+        store=record_pb2.STORE_A,
         reachable=True,
         records=1_000_000,
         owned_records=1_000_000 - at_b,
         owned_buckets=1024 - buckets_at_b,
         unfilled_records=unfilled,
     )
-    answer.stores.add(reachable=True, records=at_b, owned_records=at_b, owned_buckets=buckets_at_b)
+    answer.stores.add(
+        store=record_pb2.STORE_B, reachable=True, records=at_b, owned_records=at_b, owned_buckets=buckets_at_b
+    )
     view = status_view(answer)
     assert leaving in show.leaving_line(view)
     assert show.old_rows_line(view["stores"]["A"]).startswith(old_rows)

@@ -223,7 +223,7 @@ class Walk:
         return await self._move(change, lambda setting: not setting.hold)
 
     async def taken_back(self) -> pb.GetStatusResponse:
-        """Wait until the router's judge has set a hold by itself."""
+        """Wait until an automatic rollback has set a hold."""
         last = await self.status()
 
         async def held() -> bool:
@@ -231,7 +231,7 @@ class Walk:
             last = await self.status()
             return last.setting.hold
 
-        await self._until(held, lambda: f"the judge takes traffic back; it says {last.judge!r}")
+        await self._until(held, lambda: f"an automatic rollback; assessment: {last.automatic_rollback!r}")
         return last
 
     async def came_home(self, before: pb.GetStatusResponse, started: float) -> Move:

@@ -8,7 +8,7 @@ from libs.ownership.wire import STORE_NUMBERS, version_to_pb
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import Context
-from services.router.api.messages import UNKNOWN, flag_to_pb, setting_to_pb
+from services.router.api.messages import flag_to_pb, setting_to_pb
 from services.router.flows.calls.explain import Explainer, RowView
 from services.router.flows.steering.flags import Switches
 from services.router.flows.steering.migration import Decision, Migration
@@ -57,7 +57,7 @@ class FlagMethods:
             because=found.because,
             setting=setting_to_pb(found.setting),
             setting_stale=parts.cache.stale,
-            bucket=UNKNOWN if found.bucket is None else found.bucket,
+            bucket=found.bucket,
             canary_buckets=found.canary_buckets,
             flags=[flag for flag in flags_of(parts) if flag.name in steering],
             rows=[_row_to_pb(row) for row in found.rows],
@@ -76,6 +76,6 @@ def _row_to_pb(row: RowView) -> pb.ExplainResponse.Row:
         trouble=row.trouble,
         exists=row.exists,
         live=row.live,
-        version=version_to_pb(row.version),
+        version=version_to_pb(row.version) if row.exists else None,
         owner=STORE_NUMBERS[row.owner] if row.owner else record_pb2.STORE_UNSPECIFIED,
     )

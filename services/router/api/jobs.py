@@ -8,7 +8,7 @@ from typing import Protocol
 from libs.errors import InvalidField
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
-from services.router.api.messages import timestamp
+from services.router.api.messages import known, timestamp
 from services.router.core.jobs import Job, JobState, check_actor
 from services.router.flows.jobs.orders import JobOrders, Order
 from services.router.flows.jobs.runner import Jobs
@@ -85,12 +85,12 @@ def job_to_pb(job: Job, jobs: Jobs) -> pb.Job:
         state=_STATES[job.state],
         unit=jobs.unit(job.kind),
         done=job.done,
-        total=job.total,
+        total=job.total or None,
         rate=job.per_second,
-        eta_seconds=job.eta_seconds,
+        eta_seconds=known(job.eta_seconds),
         waits=job.waits,
         note=job.note,
-        wanted_rate=job.rate,
+        wanted_rate=job.rate or None,
         actor=job.actor,
         runner=job.runner,
         create_time=timestamp(job.created_seconds),

@@ -14,9 +14,6 @@ from services.router.core.phase import Phase, Setting
 from services.router.flows.steering.diagnose import Finding, Level
 from services.router.flows.steering.flags import FlagView
 
-UNKNOWN = -1
-"""Of numbers that are never negative."""
-
 PHASE_NUMBERS = {phase: pb.Phase.Value(f"PHASE_{phase.value}") for phase in Phase}
 PHASES_BY_NUMBER = {number: phase for phase, number in PHASE_NUMBERS.items()}
 VERDICT_NUMBERS = {verdict: pb.Verdict.Value(f"VERDICT_{verdict.value}") for verdict in Verdict}
@@ -29,6 +26,11 @@ def phase_from_pb(number: int) -> Phase:
     if phase is None:
         raise InvalidField("to", number, "one of " + ", ".join(f"PHASE_{phase.value}" for phase in Phase))
     return phase  # type: ignore[no-any-return]
+
+
+def known(value: float) -> float | None:
+    """None for a negative value, which stands for an unknown one."""
+    return value if value >= 0 else None
 
 
 def timestamp(seconds: float) -> Timestamp:
@@ -62,7 +64,7 @@ def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:
             runbook=result.runbook,
             samples=result.samples,
             least_samples=result.least_samples,
-            seconds_left=UNKNOWN if result.seconds_left is None else result.seconds_left,
+            seconds_left=result.seconds_left,
         )
         for result in results
     ]
@@ -89,7 +91,7 @@ def progress_to_pb(progress: Progress) -> pb.Progress:
         done=progress.done,
         total=progress.total,
         rate=progress.rate,
-        eta_seconds=progress.eta_seconds,
+        eta_seconds=known(progress.eta_seconds),
         note=progress.note,
         finished_time=timestamp(progress.finished_seconds) if progress.finished_seconds else None,
     )
@@ -106,6 +108,6 @@ def flag_to_pb(view: FlagView) -> pb.Flag:
         name=view.name,
         value=view.value,
         source=view.source,
-        good_seconds=UNKNOWN if view.good_seconds_ago is None else view.good_seconds_ago,
+        good_seconds=view.good_seconds_ago,
         trouble=view.trouble,
     )

@@ -52,7 +52,7 @@ def _record_to_pb(one: RecordAt) -> pb.RecordAt:
     return pb.RecordAt(
         store=STORE_NUMBERS[one.store],
         exists=exists,
-        version=record.version,
+        version=record.version if exists else None,
         owner=record.owner if exists else answer.absence.owner,
         live=record.live,
         schema_version=record.schema_version,

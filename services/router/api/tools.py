@@ -38,10 +38,10 @@ _PUBLIC = FieldMask(
         "handoffs",
         "stale_reads",
         "unavailable",
-        "rollback_possible",
-        "records_to_return",
-        "return_seconds",
-        "writes_lost",
+        "rollback_cost.possible",
+        "rollback_cost.records",
+        "rollback_cost.seconds",
+        "rollback_cost.writes_lost",
     ]
 )
 _PUBLIC_OF_STORE = FieldMask(
@@ -93,15 +93,14 @@ def public_status(status: pb.GetStatusResponse) -> pb.GetStatusResponse:
 def status_text(status: pb.GetStatusResponse) -> str:
     setting = status.setting
     held = ", and all traffic is held at A since a rollback" if setting.hold else ""
-    at_b = status.buckets_at_b
+    at_b = status.buckets_at_b if status.HasField("buckets_at_b") else "an unknown number"
     lines = [
         f"The migration from store A to store B is in phase {_phase(setting.phase)} (generation"
         f" {setting.generation}){held}.",
-        f"B has {at_b if at_b >= 0 else 'an unknown number'} of {status.buckets} buckets of records;"
-        f" {status.buckets_to_b} are meant to be there.",
+        f"B has {at_b} of {status.buckets} buckets of records; {status.buckets_to_b} are meant to be there.",
         *(_store(store) for store in status.stores),
         _next(status),
-        _going_back(status),
+        _rollback(status.rollback_cost),
     ]
     if status.setting_stale:
         lines.append(_OUT_OF_DATE)
@@ -126,12 +125,11 @@ def _next(status: pb.GetStatusResponse) -> str:
     )
 
 
-def _going_back(status: pb.GetStatusResponse) -> str:
-    if not status.rollback_possible:
-        return "Going back is not possible now."
-    if status.records_to_return < 0:
-        return "Going back is possible; how many records it brings home to A is not known."
-    return f"Going back is possible and brings {status.records_to_return} records home to A."
+def _rollback(cost: pb.RollbackCost) -> str:
+    if not cost.possible:
+        return "A rollback is not possible now."
+    records = str(cost.records) if cost.HasField("records") else "an unknown number of"
+    return f"A rollback is possible and moves {records} records back to A."
 
 
 def route_text(answer: pb.ExplainResponse) -> str:

@@ -16,7 +16,6 @@ from services.router.api.jobs import latest_jobs
 from services.router.api.ledger import counts_to_pb
 from services.router.api.messages import (
     PHASE_NUMBERS,
-    UNKNOWN,
     gates_to_pb,
     progress_to_pb,
     setting_to_pb,
@@ -74,22 +73,20 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         stores=[_store(parts, store, totals) for store in Store],
         buckets=BUCKETS,
         buckets_to_b=parts.mover.buckets_to_b,
-        buckets_at_b=UNKNOWN if at_b is None else at_b,
-        permille_at_b=UNKNOWN if at_b is None else round(1000 * at_b / BUCKETS),
+        buckets_at_b=at_b,
+        permille_at_b=None if at_b is None else round(1000 * at_b / BUCKETS),
         handover=progress_to_pb(parts.mover.progress),
         jobs=latest_jobs(parts.jobs),
         handoffs=totals.handoffs,
         stale_reads=totals.stale_reads,
         unavailable=totals.unavailable,
-        # Every record goes home by a handoff, which keeps what was acknowledged; so this is no estimate.
-        writes_lost=0,
+        rollback_cost=_cost(parts),
         log_trouble=parts.observer.log_trouble,
         settled=parts.mover.settled,
         flags=flags_of(parts),
         logged_phases=[PHASE_NUMBERS[phase] for phase in Phase if phase in parts.logged_phases],
         ledger=counts_to_pb(parts.measurement.ledger()),
     )
-    _add_cost(answer, parts)
     _add_phase(answer, parts)
     fill_status(answer, parts.maneuvers)
     for key, times in parts.traffic.ping_pong():
@@ -101,14 +98,14 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
     return answer
 
 
-def _add_cost(answer: pb.GetStatusResponse, parts: Parts) -> None:
-    """What going back means."""
+def _cost(parts: Parts) -> pb.RollbackCost:
     view = parts.observer.view(Store.B)
     b = AtB(view.reachable, view.status.owned_records if view.status else None, parts.mover.measured_rate)
     cost = rollback_cost(parts.cache.current, b)
-    answer.rollback_possible, answer.rollback_note = cost.possible, cost.note
-    answer.records_to_return = UNKNOWN if cost.records is None else cost.records
-    answer.return_seconds = UNKNOWN if cost.seconds is None else cost.seconds
+    # A handoff moves each record back and keeps every acknowledged write, so `writes_lost` is 0 and not an estimate.
+    return pb.RollbackCost(
+        possible=cost.possible, records=cost.records, seconds=cost.seconds, writes_lost=0, note=cost.note
+    )
 
 
 def _add_phase(answer: pb.GetStatusResponse, parts: Parts) -> None:
@@ -162,7 +159,7 @@ def blocked_by(results: tuple[GateResult, ...]) -> str:
 
 
 def _add_judge(answer: pb.GetStatusResponse, judge: Judge, measurement: Measurement) -> None:
-    answer.judge = judge.view
+    answer.automatic_rollback = judge.view
     if judge.alarm:
         answer.alerts.append(judge.alarm)
     if judge.last is not None:
@@ -178,7 +175,7 @@ def _add_judge(answer: pb.GetStatusResponse, judge: Judge, measurement: Measurem
             calls=gated.calls,
             faults=gated.faults,
             calls_per_second=side.calls_per_second,
-            p99_seconds=UNKNOWN if side.p99_seconds is None else side.p99_seconds,
+            p99_seconds=side.p99_seconds,
         )
 
 
@@ -210,8 +207,8 @@ def _store(parts: Parts, store: Store, totals: Totals) -> pb.StoreStatus:
         store=STORE_NUMBERS[store],
         reachable=view.reachable,
         note=view.trouble,
-        lag_events=UNKNOWN if view.lag_events is None else view.lag_events,
-        lag_seconds=UNKNOWN if view.lag_seconds is None else view.lag_seconds,
+        lag_events=view.lag_events,
+        lag_seconds=view.lag_seconds,
         reads=totals.reads[side],
         writes=totals.writes[side],
         failures=totals.failures[side],

@@ -201,7 +201,7 @@ def _view(router: Control) -> View:
     return {
         "phase": phase_name(status.setting.phase).value,
         "set_percent": status.setting.canary_permille / 10,
-        "actual_percent": _share(status.buckets_at_b, status.buckets) if status.buckets_at_b >= 0 else None,
+        "actual_percent": _share(status.buckets_at_b, status.buckets) if status.HasField("buckets_at_b") else None,
         "records_percent": _share(b.owned_records, a.owned_records + b.owned_records),
         "calls_percent": _share(calls_b, calls_a + calls_b),
         "settled": status.settled,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from services.router.cli.views import View
 
 
-NOTHING_TO_BRING = {"records": 0, "seconds": 0.0, "writes_lost": 0, "possible": True, "note": "nothing to bring home"}
+NOTHING_TO_MOVE = {"records": 0, "seconds": 0.0, "writes_lost": 0, "possible": True, "note": "no record to move back"}
 
 
 def register(app: typer.Typer) -> None:
@@ -134,7 +134,7 @@ def rollback(
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags (as they are now)
       before (the same, as they were) dry_run effects
-      going_back: records seconds writes_lost possible note
+      rollback_cost: records seconds writes_lost possible note
     """
     target = parse_phase(to)
 
@@ -147,7 +147,7 @@ def rollback(
         planned = plan_of(router)
         status = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
         comes_home = PHASES[target].home is Store.A
-        price = status["going_back"] if comes_home else NOTHING_TO_BRING
+        cost = status["rollback_cost"] if comes_home else NOTHING_TO_MOVE
         request = pb.RollbackPhaseRequest(
             actor=options.who,
             reason=options.reason,
@@ -156,12 +156,12 @@ def rollback(
         )
         effects = [
             f"{status['phase']} -> {target.value}: {PHASES[target].effect}",
-            f"the cost: {price['note']}; reads and writes of all other records go on meanwhile",
+            f"the cost: {cost['note']}; reads and writes of all other records go on meanwhile",
         ]
         if comes_home:
             effects.append("all traffic is held at A until `baton hold lift`")
         change = Change(lambda setting: phase.rollback(setting, target), "RollbackPhase", request, effects)
-        change.run(options, router, planned, extra=lambda: {"going_back": price})
+        change.run(options, router, planned, extra=lambda: {"rollback_cost": cost})
 
 
 def set_canary(

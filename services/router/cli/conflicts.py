@@ -12,7 +12,6 @@ from services.router.cli.options import Changing, CommandFailed, Common, Exit, a
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from libs.pb.baton.control.v1 import conflicts_pb2 as pb
 
 View = dict[str, Any]
 
@@ -38,14 +37,15 @@ def list_conflicts(
     from libs.pb.baton.control.v1 import conflicts_pb2 as pb
     from services.router.cli import show
     from services.router.cli.client import control
+    from services.router.cli.views import view_of
 
     with control(options) as router:
         answer = router.call("ListConflicts", pb.ListConflictsRequest(limit=limit))
-    views = [_view(one) for one in answer.conflicts]
+    view = view_of(answer)
     if options.json:
-        show.print_json({"conflicts": views, "troubles": list(answer.troubles)})
+        show.print_json(view)
     else:
-        show.show(_screen(views))
+        show.show(_screen(view["conflicts"]))
     if answer.troubles:
         raise CommandFailed("; ".join(answer.troubles))
 
@@ -89,20 +89,6 @@ def resolve(
         show.print_json({"store": at, "key": key, "version": version, **agreed.view})
     elif agreed:
         show.show(f"{key} {version}: resolved")
-
-
-def _view(one: pb.Conflict) -> View:
-    from services.router.cli.views import store_name
-
-    return {
-        "store": store_name(one.store),
-        "key": one.key,
-        "version": f"{one.version.term}-{one.version.revision}",
-        "why": one.why,
-        "live": one.live,
-        "content": one.content,
-        "resolution": one.resolution,
-    }
 
 
 def _screen(views: list[View]) -> RenderableType:

@@ -235,17 +235,9 @@ def _parked(router: Control, only: str, limit: int) -> tuple[list[View], list[st
 
 
 def _parked_view(event: events_pb2.ParkedEvent) -> View:
-    from services.router.cli.views import store_name
+    from services.router.cli.views import view_of
 
-    return {
-        "store": store_name(event.store),
-        "place": f"{event.partition}/{event.offset}",
-        "key": event.key,
-        "reason": event.reason,
-        "bytes": event.bytes,
-        "topic": event.topic,
-        "headers": [[header.name, header.value] for header in event.headers],
-    }
+    return {"place": f"{event.partition}/{event.offset}", **view_of(event)}
 
 
 def _number(store: str) -> Any:

@@ -40,7 +40,7 @@ def list_flags(options: Common) -> None:
 
     with control(options) as router:
         answer = router.call("ListFlags", pb.ListFlagsRequest())
-    view = {"generation": answer.generation, "flags": [views.flag_view(flag) for flag in answer.flags]}
+    view = views.view_of(answer)
     if options.json:
         show.print_json(view)
     else:
@@ -103,7 +103,7 @@ def explain(
 
     with control(dataclasses.replace(options, address=at or options.address)) as router:
         answer = router.call("Explain", pb.ExplainRequest(key=name, operation=op.strip().lower()))
-    view = views.explanation_view(answer)
+    view = views.view_of(answer)
     if options.json:
         show.print_json(view)
     else:

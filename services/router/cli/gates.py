@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from libs.text import plain
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, command, without_command
 from services.router.core.phase import Setting
-
-if TYPE_CHECKING:
-    from libs.pb.baton.control.v1 import control_pb2 as pb
-
-View = dict[str, Any]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,16 +26,17 @@ def list_limits(options: Common) -> None:
 
     \b
     JSON keys: generation
-      limits: list of name value usual is_set least most sentence
+      limits: list of name value usual is_set least most is_whole sentence
     usual: of this router's own settings, in force while is_set is false.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show
     from services.router.cli.client import control
+    from services.router.cli.views import view_of
 
     with control(options) as router:
         answer = router.call("ListLimits", pb.ListLimitsRequest())
-    view = {"generation": answer.generation, "limits": [_view(limit) for limit in answer.limits]}
+    view = view_of(answer)
     if options.json:
         show.print_json(view)
         return
@@ -122,15 +118,3 @@ def _change(options: Changing, to_set: dict[str, float], unset: Sequence[str]) -
         Change(move, "SetLimits", request, [*effects, "in force at every router within a second"]).run(
             options, router, planned
         )
-
-
-def _view(limit: pb.Limit) -> View:
-    return {
-        "name": limit.name,
-        "value": limit.value,
-        "usual": limit.usual,
-        "is_set": limit.is_set,
-        "least": limit.least,
-        "most": limit.most,
-        "sentence": limit.sentence,
-    }

@@ -49,39 +49,10 @@ def ledger(
 
 
 def ledger_view(answer: pb.GetLedgerResponse, limit: int) -> View:
-    from services.router.cli.views import counts_view
+    from services.router.cli.views import view_of
 
-    return {
-        **counts_view(answer.counts),
-        "known": answer.known,
-        "lost_writes": [_lost_view(lost) for lost in answer.lost[:limit]],
-    }
-
-
-def _lost_view(lost: pb.LostWrite) -> View:
-    from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.views import store_name, time_of
-
-    return {
-        "loss": pb.LostWrite.Loss.Name(lost.loss).removeprefix("LOSS_"),
-        "key": lost.key,
-        "request_id": lost.request_id,
-        "operation": lost.operation,
-        "store": store_name(lost.store),
-        "revision": lost.revision,
-        "content": lost.content.hex(),
-        "acknowledged_time": time_of(lost.acknowledged_time),
-        "found_time": time_of(lost.found_time),
-        "rows": [
-            {
-                "store": store_name(row.store),
-                "owned": row.owned,
-                "revision": row.revision,
-                "content": row.content.hex(),
-            }
-            for row in lost.rows
-        ],
-    }
+    view = view_of(answer)
+    return {**view_of(answer.counts), "known": view["known"], "lost_writes": view["lost"][:limit]}
 
 
 def _screen(view: View) -> RenderableType:

@@ -29,30 +29,31 @@ def status(
     options: Common,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until interrupted.")] = False,
 ) -> None:
-    """Show phase, split, lag, jobs and the price of going back.
+    """Show phase, split, lag, jobs and the cost of a rollback.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags limits setting_stale settled
       buckets buckets_to_b buckets_at_b handoffs stale_reads unavailable
       log_trouble
-      stores.A stores.B: reachable serving note backend records owned_records
+      stores.A stores.B: store reachable serving note backend records owned_records
         owned_buckets outbox_entries outbox_oldest_seconds lag_events
         lag_seconds parked reads writes failures waiting feed_read
-        feed_applied feed_old feed_trouble unfilled_records
-      handover: running done total rate eta_seconds note finished_time
+        feed_applied feed_old feed_trouble unfilled_records set_aside
+      handover rehearsal: job running done total rate eta_seconds note
+        finished_time
       jobs: of each lane the latest, as `baton jobs show` has it
       canary_auto: running step steps note finished_time
       rehearsing: what it does now, or ""
-      last_rehearsal: passed note finished_time buckets records
+      last_rehearsal: id actor passed note finished_time buckets records
         there_seconds back_seconds calls errors handoffs, or null
-      going_back: records seconds writes_lost possible note
-      phase_since phase_seconds phase_actor phase_reason
+      rollback_cost: possible records seconds writes_lost note
+      phase_time phase_seconds phase_actor phase_reason
       routers: list of name generation age_seconds
       percent_at_b (canary_percent is what is wanted)
       next blocked gates: the next step, as `phase plan` has it
       alerts: what a person must look at now
-      judge: what automatic rollback sees
+      automatic_rollback: its current assessment, in words
       last_automatic: time reason before after, or null
       measured.A measured.B: recent_calls recent_faults calls faults
         calls_per_second p99_seconds

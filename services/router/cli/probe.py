@@ -36,6 +36,7 @@ def probe(
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show
     from services.router.cli.client import control
+    from services.router.cli.views import view_of
 
     kind = "half of them write, on names of the probe's own" if writes else "all of them read"
     effects = [
@@ -48,7 +49,7 @@ def probe(
         request = pb.ProbeRequest(actor=options.who, reason=options.reason, seconds=seconds, rate=rate, writes=writes)
         with control(options) as router:
             for answer in router.stream("Probe", request):
-                view = _view(answer)
+                view = view_of(answer)
                 if not options.json:
                     typer.echo(_line(view), err=True)
     if options.json:
@@ -57,18 +58,6 @@ def probe(
         show.show(_line(view))
     if view.get("faults"):
         raise CommandFailed(f"{view['faults']} calls failed: {view['trouble']}")
-
-
-def _view(answer: Any) -> dict[str, Any]:
-    return {
-        "reads": answer.reads,
-        "writes": answer.writes,
-        "faults": answer.faults,
-        "answered_by_a": answer.answered_by_a,
-        "answered_by_b": answer.answered_by_b,
-        "trouble": answer.trouble,
-        "seconds": round(answer.seconds, 1),
-    }
 
 
 def _line(view: dict[str, Any]) -> str:

@@ -31,16 +31,17 @@ def show_record(options: Common, name: Name) -> None:
 
     \b
     JSON keys: records (list of store trouble exists version owner live
-      schema_version bytes corrupt content head_hex)
+      schema_version bytes corrupt content head)
     content is JSON text; it is empty when the record cannot be read.
     """
     from libs.pb.baton.control.v1 import records_pb2 as pb
     from services.router.cli import show
     from services.router.cli.client import control
+    from services.router.cli.views import view_of
 
     with control(options) as router:
         answer = router.call("ShowRecord", pb.ShowRecordRequest(key=name))
-    views = [_view(one) for one in answer.records]
+    views = view_of(answer)["records"]
     if options.json:
         show.print_json({"records": views})
     else:
@@ -54,7 +55,7 @@ def delete(options: Changing, name: Name) -> None:
     A record that can be read is refused: clients delete it.
 
     \b
-    JSON keys: name owner version dry_run effects
+    JSON keys: name owner version effect dry_run effects
     """
     from libs.pb.baton.control.v1 import records_pb2 as pb
 
@@ -72,7 +73,7 @@ def replace(
     """Replace a record that cannot be read, at its owner, with --reason. The other store takes it by the log.
 
     \b
-    JSON keys: name owner version dry_run effects
+    JSON keys: name owner version effect dry_run effects
     """
     from libs.ownership.model import Store
     from libs.ownership.wire import STORE_NUMBERS
@@ -96,7 +97,7 @@ def _text(source: str) -> str:
 def _repair(options: Changing, request: pb.RepairRecordRequest) -> None:
     from services.router.cli import show
     from services.router.cli.client import control
-    from services.router.cli.views import store_name
+    from services.router.cli.views import view_of
 
     if not options.dry_run and not options.reason.strip():
         raise CommandFailed("--reason is needed: the journal keeps it", Exit.USAGE)
@@ -107,30 +108,11 @@ def _repair(options: Changing, request: pb.RepairRecordRequest) -> None:
         if agreed:
             request.dry_run = False
             answer = router.call("RepairRecord", request)
-    version = f"{answer.version.term}-{answer.version.revision}" if answer.HasField("version") else None
+    view = {"name": request.key, **view_of(answer)}
     if options.json:
-        view = {"name": request.key, "owner": store_name(answer.owner), "version": version}
         show.print_json({**view, **agreed.view})
     elif agreed:
-        show.show(f"{request.key}: repaired, version {version}")
-
-
-def _view(one: pb.RecordAt) -> View:
-    from services.router.cli.views import store_name
-
-    return {
-        "store": store_name(one.store),
-        "trouble": one.trouble,
-        "exists": one.exists,
-        "version": f"{one.version.term}-{one.version.revision}" if one.exists else None,
-        "owner": store_name(one.owner) if one.owner else None,
-        "live": one.live,
-        "schema_version": one.schema_version,
-        "bytes": one.bytes,
-        "corrupt": one.corrupt,
-        "content": one.content,
-        "head_hex": one.head.hex(),
-    }
+        show.show(f"{request.key}: repaired, version {view['version']}")
 
 
 def _screen(views: list[View]) -> RenderableType:
@@ -140,7 +122,7 @@ def _screen(views: list[View]) -> RenderableType:
     for view in views:
         content = view["trouble"] or view["content"]
         if view["corrupt"]:
-            content = f"{view['corrupt']} [{view['head_hex']}]"
+            content = f"{view['corrupt']} [{view['head']}]"
         table.add_row(
             view["store"], view["version"] or "", view["owner"] or "", _state(view), str(view["bytes"]), content
         )

@@ -45,7 +45,7 @@ def rehearse(
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
         agreed = agree(options, [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"])
-        view = views.rehearsal_view(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
+        view = views.view_of(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
         if agreed:
             request = pb.StartRehearsalRequest(
                 actor=options.who, reason=options.reason, buckets=buckets, generation=status.setting.generation
@@ -149,7 +149,7 @@ def _wait(router: Control, options: Changing, before: pb.GetStatusResponse) -> V
     while True:
         status = router.call("GetStatus", pb.GetStatusRequest())
         if not status.rehearsal.running and status.last_rehearsal.id != before.last_rehearsal.id:
-            return views.rehearsal_view(status.last_rehearsal)
+            return views.view_of(status.last_rehearsal)
         if status.rehearsal.note != said and not options.json:
             said = status.rehearsal.note
             typer.echo(said, err=True)

@@ -109,47 +109,17 @@ def show(
 
 
 def shadow_view(answer: pb.GetShadowResponse, limit: int) -> View:
-    from services.router.cli.client import phase_name
+    from services.router.cli.views import view_of
 
+    view = view_of(answer)
+    setting = view.pop("setting")
     return {
-        "phase": phase_name(answer.setting.phase).value,
-        "generation": answer.setting.generation,
-        "shadow_percent": answer.setting.shadow_permille / 10,
-        "shadow_same": answer.setting.shadow_same,
-        **_counts(answer.total),
-        "skipped": answer.skipped,
-        "queued": answer.queued,
-        "waiting": answer.waiting,
-        "operations": {tally.operation: _counts(tally) for tally in answer.operations},
-        "differences": [_difference_view(difference) for difference in answer.differences[:limit]],
+        **{name: setting[name] for name in ("phase", "generation", "shadow_percent", "shadow_same")},
+        **view,
+        **{name: view["total"][name] for name in COUNTS},
+        "operations": {tally["operation"]: tally for tally in view["operations"]},
+        "differences": view["differences"][:limit],
     }
-
-
-def _counts(tally: pb.ShadowTally) -> View:
-    return {name: getattr(tally, name) for name in COUNTS}
-
-
-def _difference_view(difference: pb.ShadowDifference) -> View:
-    from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.views import time_of
-
-    return {
-        "time": time_of(difference.time),
-        "operation": difference.operation,
-        "key": difference.key,
-        "kind": pb.ShadowDifference.Kind.Name(difference.kind).removeprefix("KIND_"),
-        "fields": list(difference.fields),
-        "waited_seconds": round(difference.waited_seconds, 3),
-        "one": _side_view(difference.one),
-        "other": _side_view(difference.other),
-    }
-
-
-def _side_view(side: pb.ShadowDifference.Side) -> View:
-    from libs.ownership.wire import STORES
-
-    version = f"{side.version.term}-{side.version.revision}" if side.HasField("version") else None
-    return {"store": STORES[side.store].value, "version": version, "content": side.content}
 
 
 def _screen(view: View) -> RenderableType:

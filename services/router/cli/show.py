@@ -112,7 +112,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         *((LOOK, alert) for alert in view["alerts"]),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         *(("enough when", wait_line(gate)) for gate in view["gates"] if wait_line(gate)),
-        ("going back", view["going_back"]["note"]),
+        ("rollback", view["rollback_cost"]["note"]),
         ("leaving", leaving_line(view)),
         *(("old rows", line) for line in (old_rows_line(store) for store in view["stores"].values()) if line),
         ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
@@ -179,12 +179,12 @@ def status_line(view: View) -> str:
 
 def since_line(view: View) -> str:
     """When the phase was entered, by whom and why."""
-    if view["phase_since"] is None:
+    if view["phase_time"] is None:
         return "not known"
     seconds = view["phase_seconds"]
     ago = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else _hours(seconds)
     why = f": {view['phase_reason']}" if view["phase_reason"] else ""
-    return f"{ago} ({view['phase_since'].replace('T', ' ').partition('.')[0]} UTC), by {view['phase_actor']}{why}"
+    return f"{ago} ({view['phase_time'].replace('T', ' ').partition('.')[0]} UTC), by {view['phase_actor']}{why}"
 
 
 def _hours(seconds: float) -> str:
@@ -227,7 +227,7 @@ def faults_line(view: View) -> str:
     if b is None:
         return "not known"
     share = f" ({plain(100 * b['recent_faults'] / b['recent_calls'])} %)" if b["recent_calls"] else ""
-    return f"{b['recent_faults']} of {b['recent_calls']} calls in half a minute{share}; {view['judge']}"
+    return f"{b['recent_faults']} of {b['recent_calls']} calls in half a minute{share}; {view['automatic_rollback']}"
 
 
 def flags_line(flags: Sequence[View]) -> str:

@@ -10,28 +10,22 @@ from rich.text import Text
 
 from libs.pb.baton.control.v1 import events_pb2 as pb
 from services.router.cli.show import as_json
-from services.router.cli.views import store_name, time_of
+from services.router.cli.views import view_of
 
 View = dict[str, Any]
 
 
+_OF_RECORD = ("version", "owner", "origin", "live", "schema_version", "made_time")
+
+
 def event_view(event: pb.LogEvent) -> View:
-    record = event.record
-    known = event.HasField("record")
+    view = view_of(event)
+    record = view.pop("record") or {}
     return {
         "place": f"{event.partition}/{event.offset}",
-        "time": time_of(event.time),
-        "key": event.key,
-        "type": event.type,
-        "bytes": event.bytes,
-        "version": f"{record.version.term}-{record.version.revision}" if known else None,
-        "owner": store_name(record.owner) if known else None,
-        "origin": store_name(record.origin) if known else None,
-        "live": record.live if known else None,
-        "schema_version": record.schema_version if known else None,
-        "made_time": time_of(record.made_time) if known else None,
-        "served": [{"request_id": one.request_id, "principal": one.principal} for one in record.served],
-        "trouble": event.trouble,
+        **view,
+        **{name: record.get(name) for name in _OF_RECORD},
+        "served": [{"request_id": one.request_id, "principal": one.principal} for one in event.record.served],
         "content": json.loads(event.content) if event.content else None,
     }
 

@@ -17,12 +17,12 @@ def jobs_table(views: list[View]) -> Table:
     for name in ("id", "state", "done", "total", "rate", "left", "asked by", "since", "what it does, why it waits"):
         table.add_column(name, overflow="fold")
     for view in views:
-        left = "" if view["eta_seconds"] is None or view["ended_time"] else f"{view['eta_seconds']:.0f} s"
+        left = "" if view["eta_seconds"] is None or view["end_time"] else f"{view['eta_seconds']:.0f} s"
         what = "; ".join(text for text in (view["waits"], view["note"]) if text)
         rate = f"{view['rate']:.0f}/s" if view["rate"] else ""
         total = "" if view["total"] is None else str(view["total"])
         table.add_row(
-            view["id"], view["state"], str(view["done"]), total, rate, left, view["actor"], view["created_time"], what
+            view["id"], view["state"], str(view["done"]), total, rate, left, view["actor"], view["create_time"], what
         )
     return table
 

@@ -34,11 +34,11 @@ class StoreGlance:
     writes: float
     records: int
     buckets: int
-    lag_seconds: float
+    lag_seconds: float | None
 
     @property
     def lag(self) -> str:
-        return "?" if self.lag_seconds < 0 else f"{self.lag_seconds:.1f} s"
+        return "?" if self.lag_seconds is None else f"{self.lag_seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Meter:
                 writes=max(0.0, (store.writes - writes) / passed),
                 records=store.owned_records,
                 buckets=store.owned_buckets,
-                lag_seconds=store.lag_seconds,
+                lag_seconds=store.lag_seconds if store.HasField("lag_seconds") else None,
             )
         return Glance(
             seconds=now - self.load.started,

@@ -96,7 +96,7 @@ class Gate(_message.Message):
     least_samples: _builtins.int
     seconds_left: _builtins.float
     """Seconds until there are enough samples, at the rate of the last minute. 0 if there are enough, or the gate counts
-    none. Negative if unknown, or never at that rate.
+    none. Absent if unknown, or never at that rate.
     """
     def __init__(
         self,
@@ -109,13 +109,15 @@ class Gate(_message.Message):
         runbook: _builtins.str = ...,
         samples: _builtins.int = ...,
         least_samples: _builtins.int = ...,
-        seconds_left: _builtins.float = ...,
+        seconds_left: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "seconds_left", b"seconds_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "samples", b"samples", "seconds_left", b"seconds_left", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "samples", b"samples", "seconds_left", b"seconds_left", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__seconds_left: _TypeAlias = _typing.Literal["seconds_left"]  # noqa: Y015
+    _WhichOneofArgType__seconds_left: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_left) -> _WhichOneofReturnType__seconds_left | None: ...
 
 Global___Gate: _TypeAlias = Gate  # noqa: Y015
 
@@ -526,7 +528,7 @@ class Progress(_message.Message):
     rate: _builtins.float
     """Records per second, over the last seconds."""
     eta_seconds: _builtins.float
-    """Seconds left at this rate. Negative if unknown."""
+    """Seconds left at this rate. Absent if unknown."""
     note: _builtins.str
     """Current step or reason for waiting, in words."""
     @_builtins.property
@@ -539,20 +541,24 @@ class Progress(_message.Message):
         done: _builtins.int = ...,
         total: _builtins.int = ...,
         rate: _builtins.float = ...,
-        eta_seconds: _builtins.float = ...,
+        eta_seconds: _builtins.float | None = ...,
         note: _builtins.str = ...,
         finished_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_time", b"finished_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "eta_seconds", b"eta_seconds", "finished_time", b"finished_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "eta_seconds", b"eta_seconds", "finished_time", b"finished_time", "job", b"job", "note", b"note", "rate", b"rate", "running", b"running", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "done", b"done", "eta_seconds", b"eta_seconds", "finished_time", b"finished_time", "job", b"job", "note", b"note", "rate", b"rate", "running", b"running", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__eta_seconds: _TypeAlias = _typing.Literal["eta_seconds"]  # noqa: Y015
+    _WhichOneofArgType__eta_seconds: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_seconds) -> _WhichOneofReturnType__eta_seconds | None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class StoreStatus(_message.Message):
+    """The state of a store. Numbers are absent while they are unknown; those of an unreachable store are its last ones."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STORE_FIELD_NUMBER: _builtins.int
@@ -616,14 +622,14 @@ class StoreStatus(_message.Message):
         serving: _builtins.bool = ...,
         note: _builtins.str = ...,
         backend: _builtins.str = ...,
-        records: _builtins.int = ...,
-        owned_records: _builtins.int = ...,
-        owned_buckets: _builtins.int = ...,
-        outbox_entries: _builtins.int = ...,
-        outbox_oldest_seconds: _builtins.float = ...,
-        lag_events: _builtins.int = ...,
-        lag_seconds: _builtins.float = ...,
-        parked: _builtins.int = ...,
+        records: _builtins.int | None = ...,
+        owned_records: _builtins.int | None = ...,
+        owned_buckets: _builtins.int | None = ...,
+        outbox_entries: _builtins.int | None = ...,
+        outbox_oldest_seconds: _builtins.float | None = ...,
+        lag_events: _builtins.int | None = ...,
+        lag_seconds: _builtins.float | None = ...,
+        parked: _builtins.int | None = ...,
         reads: _builtins.int = ...,
         writes: _builtins.int = ...,
         failures: _builtins.int = ...,
@@ -632,14 +638,49 @@ class StoreStatus(_message.Message):
         feed_old: _builtins.int = ...,
         feed_trouble: _builtins.str = ...,
         waiting: _builtins.int = ...,
-        unfilled_records: _builtins.int = ...,
+        unfilled_records: _builtins.int | None = ...,
         set_aside: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unfilled_records", b"_unfilled_records", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unfilled_records", b"unfilled_records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lag_events: _TypeAlias = _typing.Literal["lag_events"]  # noqa: Y015
+    _WhichOneofArgType__lag_events: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events"]  # noqa: Y015
+    _WhichOneofReturnType__lag_seconds: _TypeAlias = _typing.Literal["lag_seconds"]  # noqa: Y015
+    _WhichOneofArgType__lag_seconds: _TypeAlias = _typing.Literal["_lag_seconds", b"_lag_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__outbox_entries: _TypeAlias = _typing.Literal["outbox_entries"]  # noqa: Y015
+    _WhichOneofArgType__outbox_entries: _TypeAlias = _typing.Literal["_outbox_entries", b"_outbox_entries"]  # noqa: Y015
+    _WhichOneofReturnType__outbox_oldest_seconds: _TypeAlias = _typing.Literal["outbox_oldest_seconds"]  # noqa: Y015
+    _WhichOneofArgType__outbox_oldest_seconds: _TypeAlias = _typing.Literal["_outbox_oldest_seconds", b"_outbox_oldest_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__owned_buckets: _TypeAlias = _typing.Literal["owned_buckets"]  # noqa: Y015
+    _WhichOneofArgType__owned_buckets: _TypeAlias = _typing.Literal["_owned_buckets", b"_owned_buckets"]  # noqa: Y015
+    _WhichOneofReturnType__owned_records: _TypeAlias = _typing.Literal["owned_records"]  # noqa: Y015
+    _WhichOneofArgType__owned_records: _TypeAlias = _typing.Literal["_owned_records", b"_owned_records"]  # noqa: Y015
+    _WhichOneofReturnType__parked: _TypeAlias = _typing.Literal["parked"]  # noqa: Y015
+    _WhichOneofArgType__parked: _TypeAlias = _typing.Literal["_parked", b"_parked"]  # noqa: Y015
+    _WhichOneofReturnType__records: _TypeAlias = _typing.Literal["records"]  # noqa: Y015
+    _WhichOneofArgType__records: _TypeAlias = _typing.Literal["_records", b"_records"]  # noqa: Y015
+    _WhichOneofReturnType__unfilled_records: _TypeAlias = _typing.Literal["unfilled_records"]  # noqa: Y015
+    _WhichOneofArgType__unfilled_records: _TypeAlias = _typing.Literal["_unfilled_records", b"_unfilled_records"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lag_events) -> _WhichOneofReturnType__lag_events | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lag_seconds) -> _WhichOneofReturnType__lag_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outbox_entries) -> _WhichOneofReturnType__outbox_entries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outbox_oldest_seconds) -> _WhichOneofReturnType__outbox_oldest_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__owned_buckets) -> _WhichOneofReturnType__owned_buckets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__owned_records) -> _WhichOneofReturnType__owned_records | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parked) -> _WhichOneofReturnType__parked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__records) -> _WhichOneofReturnType__records | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unfilled_records) -> _WhichOneofReturnType__unfilled_records | None: ...
 
 Global___StoreStatus: _TypeAlias = StoreStatus  # noqa: Y015
 
@@ -671,8 +712,7 @@ class GetStatusResponse(_message.Message):
     HANDOFFS_FIELD_NUMBER: _builtins.int
     STALE_READS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_FIELD_NUMBER: _builtins.int
-    RECORDS_TO_RETURN_FIELD_NUMBER: _builtins.int
-    RETURN_SECONDS_FIELD_NUMBER: _builtins.int
+    ROLLBACK_COST_FIELD_NUMBER: _builtins.int
     SETTING_STALE_FIELD_NUMBER: _builtins.int
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     PING_PONG_FIELD_NUMBER: _builtins.int
@@ -683,8 +723,7 @@ class GetStatusResponse(_message.Message):
     BLOCKED_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
     LAST_AUTOMATIC_FIELD_NUMBER: _builtins.int
-    JUDGE_FIELD_NUMBER: _builtins.int
-    WRITES_LOST_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_ROLLBACK_FIELD_NUMBER: _builtins.int
     PERMILLE_AT_B_FIELD_NUMBER: _builtins.int
     MEASURED_FIELD_NUMBER: _builtins.int
     CANARY_AUTO_FIELD_NUMBER: _builtins.int
@@ -694,22 +733,17 @@ class GetStatusResponse(_message.Message):
     LOGGED_PHASES_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
-    ROLLBACK_POSSIBLE_FIELD_NUMBER: _builtins.int
-    ROLLBACK_NOTE_FIELD_NUMBER: _builtins.int
     PHASE_TIME_FIELD_NUMBER: _builtins.int
     PHASE_ACTOR_FIELD_NUMBER: _builtins.int
     PHASE_REASON_FIELD_NUMBER: _builtins.int
     ROUTERS_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
-    """Buckets whose target is B and whose rows are at B."""
+    """Buckets that are at B with all their rows. Absent if unknown."""
     buckets_to_b: _builtins.int
     buckets: _builtins.int
     handoffs: _builtins.int
     stale_reads: _builtins.int
     unavailable: _builtins.int
-    records_to_return: _builtins.int
-    """Rollback cost now: records to move back, and the seconds that takes at the measured rate."""
-    return_seconds: _builtins.float
     setting_stale: _builtins.bool
     """The control store is unavailable, and this is its last good answer."""
     log_trouble: _builtins.str
@@ -718,16 +752,10 @@ class GetStatusResponse(_message.Message):
     next: Global___Phase.ValueType
     """Next phase, the verdicts of its gates, and why it is blocked. `blocked` is empty if the step is open."""
     blocked: _builtins.str
-    judge: _builtins.str
+    automatic_rollback: _builtins.str
     """Current assessment of automatic rollback, in words."""
-    writes_lost: _builtins.int
-    """Acknowledged writes that a rollback now would lose."""
     permille_at_b: _builtins.int
-    """Share of the buckets that are at B now, in thousandths. Negative if unknown. The wanted share is in the setting."""
-    rollback_possible: _builtins.bool
-    """False if no earlier phase can be entered: see `rollback_note`."""
-    rollback_note: _builtins.str
-    """Consequences of a rollback now, in words."""
+    """Share of the buckets that are at B now, in thousandths. Absent if unknown. The wanted share is in the setting."""
     phase_actor: _builtins.str
     phase_reason: _builtins.str
     @_builtins.property
@@ -736,6 +764,10 @@ class GetStatusResponse(_message.Message):
     def stores(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreStatus]: ...
     @_builtins.property
     def handover(self) -> Global___Progress: ...
+    @_builtins.property
+    def rollback_cost(self) -> Global___RollbackCost:
+        """Cost of a rollback now."""
+
     @_builtins.property
     def ping_pong(self) -> _containers.RepeatedCompositeFieldContainer[Global___PingPong]:
         """Records whose owner changed most often in the last minutes."""
@@ -797,15 +829,14 @@ class GetStatusResponse(_message.Message):
         *,
         setting: Global___Setting | None = ...,
         stores: _abc.Iterable[Global___StoreStatus] | None = ...,
-        buckets_at_b: _builtins.int = ...,
+        buckets_at_b: _builtins.int | None = ...,
         buckets_to_b: _builtins.int = ...,
         buckets: _builtins.int = ...,
         handover: Global___Progress | None = ...,
         handoffs: _builtins.int = ...,
         stale_reads: _builtins.int = ...,
         unavailable: _builtins.int = ...,
-        records_to_return: _builtins.int = ...,
-        return_seconds: _builtins.float = ...,
+        rollback_cost: Global___RollbackCost | None = ...,
         setting_stale: _builtins.bool = ...,
         log_trouble: _builtins.str = ...,
         ping_pong: _abc.Iterable[Global___PingPong] | None = ...,
@@ -816,9 +847,8 @@ class GetStatusResponse(_message.Message):
         blocked: _builtins.str = ...,
         alerts: _abc.Iterable[_builtins.str] | None = ...,
         last_automatic: Global___AutomaticRollback | None = ...,
-        judge: _builtins.str = ...,
-        writes_lost: _builtins.int = ...,
-        permille_at_b: _builtins.int = ...,
+        automatic_rollback: _builtins.str = ...,
+        permille_at_b: _builtins.int | None = ...,
         measured: _abc.Iterable[Global___MeasuredCalls] | None = ...,
         canary_auto: Global___Progress | None = ...,
         rehearsal: Global___Progress | None = ...,
@@ -827,18 +857,23 @@ class GetStatusResponse(_message.Message):
         logged_phases: _abc.Iterable[Global___Phase.ValueType] | None = ...,
         ledger: Global___LedgerCounts | None = ...,
         jobs: _abc.Iterable[Global___Job] | None = ...,
-        rollback_possible: _builtins.bool = ...,
-        rollback_note: _builtins.str = ...,
         phase_time: _timestamp_pb2.Timestamp | None = ...,
         phase_actor: _builtins.str = ...,
         phase_reason: _builtins.str = ...,
         routers: _abc.Iterable[Global___RouterStatus] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "judge", b"judge", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "records_to_return", b"records_to_return", "rehearsal", b"rehearsal", "return_seconds", b"return_seconds", "rollback_note", b"rollback_note", "rollback_possible", b"rollback_possible", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable", "writes_lost", b"writes_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__buckets_at_b: _TypeAlias = _typing.Literal["buckets_at_b"]  # noqa: Y015
+    _WhichOneofArgType__buckets_at_b: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b"]  # noqa: Y015
+    _WhichOneofReturnType__permille_at_b: _TypeAlias = _typing.Literal["permille_at_b"]  # noqa: Y015
+    _WhichOneofArgType__permille_at_b: _TypeAlias = _typing.Literal["_permille_at_b", b"_permille_at_b"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__buckets_at_b) -> _WhichOneofReturnType__buckets_at_b | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__permille_at_b) -> _WhichOneofReturnType__permille_at_b | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
@@ -867,6 +902,49 @@ class ClientStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClientStatus: _TypeAlias = ClientStatus  # noqa: Y015
+
+@_typing.final
+class RollbackCost(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSSIBLE_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WRITES_LOST_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    possible: _builtins.bool
+    """False if no earlier phase can be entered: see `note`."""
+    records: _builtins.int
+    """Records to move back to A. Absent if unknown."""
+    seconds: _builtins.float
+    """Seconds that the move takes at the measured rate. Absent if unknown."""
+    writes_lost: _builtins.int
+    """Acknowledged writes that the rollback would lose."""
+    note: _builtins.str
+    """Consequences of the rollback, in words."""
+    def __init__(
+        self,
+        *,
+        possible: _builtins.bool = ...,
+        records: _builtins.int | None = ...,
+        seconds: _builtins.float | None = ...,
+        writes_lost: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_records", b"_records", "_seconds", b"_seconds", "records", b"records", "seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_records", b"_records", "_seconds", b"_seconds", "note", b"note", "possible", b"possible", "records", b"records", "seconds", b"seconds", "writes_lost", b"writes_lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__records: _TypeAlias = _typing.Literal["records"]  # noqa: Y015
+    _WhichOneofArgType__records: _TypeAlias = _typing.Literal["_records", b"_records"]  # noqa: Y015
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__records) -> _WhichOneofReturnType__records | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+
+Global___RollbackCost: _TypeAlias = RollbackCost  # noqa: Y015
 
 @_typing.final
 class PingPong(_message.Message):
@@ -981,7 +1059,7 @@ class MeasuredCalls(_message.Message):
     """Calls of the last minutes, for the gates."""
     faults: _builtins.int
     calls_per_second: _builtins.float
-    """Rate and latency over the last 10 seconds. Negative if no call was answered in that time."""
+    """Rate and latency over the last 10 seconds. The latency is absent if no call was answered in that time."""
     p99_seconds: _builtins.float
     def __init__(
         self,
@@ -992,13 +1070,15 @@ class MeasuredCalls(_message.Message):
         calls: _builtins.int = ...,
         faults: _builtins.int = ...,
         calls_per_second: _builtins.float = ...,
-        p99_seconds: _builtins.float = ...,
+        p99_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "calls_per_second", b"calls_per_second", "faults", b"faults", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "calls", b"calls", "calls_per_second", b"calls_per_second", "faults", b"faults", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__p99_seconds: _TypeAlias = _typing.Literal["p99_seconds"]  # noqa: Y015
+    _WhichOneofArgType__p99_seconds: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_seconds) -> _WhichOneofReturnType__p99_seconds | None: ...
 
 Global___MeasuredCalls: _TypeAlias = MeasuredCalls  # noqa: Y015
 
@@ -1660,17 +1740,17 @@ class Job(_message.Message):
     """Unit of done, total and rate: "records"."""
     done: _builtins.int
     total: _builtins.int
-    """Total number of units. 0 if unknown."""
+    """Total number of units. Absent if unknown."""
     rate: _builtins.float
     """Units per second, over the last seconds."""
     eta_seconds: _builtins.float
-    """Seconds left at this rate. Negative if unknown."""
+    """Seconds left at this rate. Absent if unknown."""
     waits: _builtins.str
     """Why the job waits or runs slower than it may, in words. Empty if it runs at full speed."""
     note: _builtins.str
     """Current step, or the result, in words."""
     wanted_rate: _builtins.float
-    """Maximum units per second. 0 means as fast as live traffic allows."""
+    """Maximum units per second. Absent if the job runs as fast as live traffic allows."""
     actor: _builtins.str
     """Operator who started the job."""
     runner: _builtins.str
@@ -1695,23 +1775,34 @@ class Job(_message.Message):
         state: Global___Job.State.ValueType = ...,
         unit: _builtins.str = ...,
         done: _builtins.int = ...,
-        total: _builtins.int = ...,
+        total: _builtins.int | None = ...,
         rate: _builtins.float = ...,
-        eta_seconds: _builtins.float = ...,
+        eta_seconds: _builtins.float | None = ...,
         waits: _builtins.str = ...,
         note: _builtins.str = ...,
-        wanted_rate: _builtins.float = ...,
+        wanted_rate: _builtins.float | None = ...,
         actor: _builtins.str = ...,
         runner: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         report: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_total", b"_total", "_wanted_rate", b"_wanted_rate", "create_time", b"create_time", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "total", b"total", "wanted_rate", b"wanted_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "arguments", b"arguments", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "id", b"id", "kind", b"kind", "lane", b"lane", "note", b"note", "rate", b"rate", "report", b"report", "runner", b"runner", "state", b"state", "total", b"total", "unit", b"unit", "waits", b"waits", "wanted_rate", b"wanted_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_total", b"_total", "_wanted_rate", b"_wanted_rate", "actor", b"actor", "arguments", b"arguments", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "id", b"id", "kind", b"kind", "lane", b"lane", "note", b"note", "rate", b"rate", "report", b"report", "runner", b"runner", "state", b"state", "total", b"total", "unit", b"unit", "waits", b"waits", "wanted_rate", b"wanted_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__eta_seconds: _TypeAlias = _typing.Literal["eta_seconds"]  # noqa: Y015
+    _WhichOneofArgType__eta_seconds: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__total: _TypeAlias = _typing.Literal["total"]  # noqa: Y015
+    _WhichOneofArgType__total: _TypeAlias = _typing.Literal["_total", b"_total"]  # noqa: Y015
+    _WhichOneofReturnType__wanted_rate: _TypeAlias = _typing.Literal["wanted_rate"]  # noqa: Y015
+    _WhichOneofArgType__wanted_rate: _TypeAlias = _typing.Literal["_wanted_rate", b"_wanted_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_seconds) -> _WhichOneofReturnType__eta_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total) -> _WhichOneofReturnType__total | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wanted_rate) -> _WhichOneofReturnType__wanted_rate | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
@@ -2281,7 +2372,7 @@ class Flag(_message.Message):
     source: _builtins.str
     """Source of the value: "control store", or the provider's name."""
     good_seconds: _builtins.float
-    """Seconds since the source was last healthy. Negative if never."""
+    """Seconds since the source was last healthy. Absent if never."""
     trouble: _builtins.str
     """Why the source is unhealthy, in words: its last good value is in force. Empty if it is healthy."""
     def __init__(
@@ -2290,15 +2381,20 @@ class Flag(_message.Message):
         name: _builtins.str = ...,
         value: _builtins.bool | None = ...,
         source: _builtins.str = ...,
-        good_seconds: _builtins.float = ...,
+        good_seconds: _builtins.float | None = ...,
         trouble: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_seconds", b"_good_seconds", "_value", b"_value", "good_seconds", b"good_seconds", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "good_seconds", b"good_seconds", "name", b"name", "source", b"source", "trouble", b"trouble", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_seconds", b"_good_seconds", "_value", b"_value", "good_seconds", b"good_seconds", "name", b"name", "source", b"source", "trouble", b"trouble", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__good_seconds: _TypeAlias = _typing.Literal["good_seconds"]  # noqa: Y015
+    _WhichOneofArgType__good_seconds: _TypeAlias = _typing.Literal["_good_seconds", b"_good_seconds"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__good_seconds) -> _WhichOneofReturnType__good_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___Flag: _TypeAlias = Flag  # noqa: Y015
@@ -2448,7 +2544,9 @@ class ExplainResponse(_message.Message):
         owner: _record_pb2.Store.ValueType
         """Owner of the record. Unspecified while it is handed over."""
         @_builtins.property
-        def version(self) -> _record_pb2.Version: ...
+        def version(self) -> _record_pb2.Version:
+            """Absent if there is no row."""
+
         def __init__(
             self,
             *,
@@ -2482,7 +2580,7 @@ class ExplainResponse(_message.Message):
     """How the rule leads to the target, in words."""
     setting_stale: _builtins.bool
     bucket: _builtins.int
-    """Bucket of the key, 0 to 1023. Negative for a list."""
+    """Bucket of the key, 0 to 1023. Absent for a list."""
     canary_buckets: _builtins.int
     """Number of canary buckets: those with a lower number than this."""
     then: _builtins.str
@@ -2505,17 +2603,19 @@ class ExplainResponse(_message.Message):
         because: _builtins.str = ...,
         setting: Global___Setting | None = ...,
         setting_stale: _builtins.bool = ...,
-        bucket: _builtins.int = ...,
+        bucket: _builtins.int | None = ...,
         canary_buckets: _builtins.int = ...,
         flags: _abc.Iterable[Global___Flag] | None = ...,
         rows: _abc.Iterable[Global___ExplainResponse.Row] | None = ...,
         then: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "bucket", b"bucket", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "bucket", b"bucket", "canary_buckets", b"canary_buckets", "flags", b"flags", "rows", b"rows", "rule", b"rule", "setting", b"setting", "setting_stale", b"setting_stale", "target", b"target", "then", b"then"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "because", b"because", "bucket", b"bucket", "canary_buckets", b"canary_buckets", "flags", b"flags", "rows", b"rows", "rule", b"rule", "setting", b"setting", "setting_stale", b"setting_stale", "target", b"target", "then", b"then"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__bucket: _TypeAlias = _typing.Literal["bucket"]  # noqa: Y015
+    _WhichOneofArgType__bucket: _TypeAlias = _typing.Literal["_bucket", b"_bucket"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bucket) -> _WhichOneofReturnType__bucket | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 

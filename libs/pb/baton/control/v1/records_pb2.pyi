@@ -91,7 +91,9 @@ class RecordAt(_message.Message):
     head: _builtins.bytes
     """First bytes of the payload, if the record is corrupt."""
     @_builtins.property
-    def version(self) -> _record_pb2.Version: ...
+    def version(self) -> _record_pb2.Version:
+        """Absent if there is no row."""
+
     def __init__(
         self,
         *,
