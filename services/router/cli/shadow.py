@@ -112,11 +112,11 @@ def shadow_view(answer: pb.GetShadowResponse, limit: int) -> View:
     from services.router.cli.views import view_of
 
     view = view_of(answer)
-    setting = view.pop("setting")
+    setting, total = view.pop("setting"), view.pop("total")
     return {
         **{name: setting[name] for name in ("phase", "generation", "shadow_percent", "shadow_same")},
         **view,
-        **{name: view["total"][name] for name in COUNTS},
+        **{name: total[name] for name in COUNTS},
         "operations": {tally["operation"]: tally for tally in view["operations"]},
         "differences": view["differences"][:limit],
     }
