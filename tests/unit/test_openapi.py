@@ -179,7 +179,11 @@ def test_headers_and_errors_are_those_that_a_method_can_take_and_give(tmp_path: 
     assert set(paths["/v1/sandboxes:watch"]["get"]["responses"]["200"]["content"]) == {
         *("text/event-stream", "application/x-ndjson")
     }
-    assert "sandbox-schema-version" not in made(tmp_path)["components"]["parameters"]
+    toy = made(tmp_path)
+    assert "sandbox-schema-version" not in toy["components"]["parameters"]
+    assert set(toy["paths"]["/v1/books/{name}"]["get"]["responses"]) == {
+        *("200", "304", "400", "404", "408", "409", "429", "431", "500", "501", "503", "504")
+    }
 
 
 def test_every_error_has_its_code_and_its_delay_in_the_document() -> None:
