@@ -224,7 +224,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "owner.single": Requirement(
         "Of the two stores at most one takes writes of a record, whatever routers believe",
-        _in(_MODEL, "the_protocol_keeps_every_promise_in_every_state")
+        _in(_MODEL, "the_protocol_keeps_every_property_in_every_state")
         + _STRESS
         + _in(
             _INTERLEAVINGS,
@@ -405,7 +405,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _KILLED
         + _in(
             "model/test_model.py",
-            "a_store_that_lost_its_disk_comes_back_without_breaking_a_promise",
+            "a_store_that_lost_its_disk_comes_back_without_breaking_a_property",
         ),
     ),
     "api.identical": Requirement(

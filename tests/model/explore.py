@@ -1,4 +1,4 @@
-"""Takes every step from every state, breadth first: the first way found to a broken promise is a shortest one."""
+"""Takes every step from every state, breadth first: the first trace found to a broken property is a shortest one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ S = TypeVar("S", bound=Hashable)
 
 
 class Model(Protocol[S]):
-    """What a state is, is the model's own affair."""
+    """A state may be any hashable value."""
 
     @property
     def start(self) -> S: ...
@@ -19,7 +19,7 @@ class Model(Protocol[S]):
     def steps(self, state: S) -> Iterable[tuple[str, S]]: ...
 
     def broken(self, state: S) -> str | None:
-        """What of the promises does not hold."""
+        """The property that does not hold."""
         ...
 
 
@@ -35,13 +35,13 @@ class Explored:
 
 
 def explore(model: Model[S]) -> Explored:
-    """Every state that can be reached, breadth first; ends at the first that breaks a promise."""
+    """Every state that can be reached, breadth first; ends at the first state that breaks a property."""
     came_from: dict[S, tuple[S, str] | None] = {model.start: None}
     queue = deque([model.start])
     while queue:
         state = queue.popleft()
-        if what := model.broken(state):
-            return Explored(len(came_from), what, _trace(came_from, state))
+        if property_ := model.broken(state):
+            return Explored(len(came_from), property_, _trace(came_from, state))
         for step, after in model.steps(state):
             if after not in came_from:
                 came_from[after] = (state, step)

@@ -1,400 +1,334 @@
 """The ownership protocol as a model that is small enough to be explored completely.
 
-For a newcomer. Two stores, A and B, hold copies of the same records, and a client's call may reach either of them. The
-danger is always the same: both believe that they may change a record, and one of the two changes is lost. Tests of the
-real stores run into such an accident only now and then. A model has no "now and then": it is a state and a list of all
-steps that can be taken from it, and the computer takes every one of them, in every order, until no state is new. What
-holds in all of these states holds whatever the network, a crash or a slow process does.
+Two stores, A and B, hold copies of the same records, and a client's call may reach either of them. The danger is always
+the same: both stores accept changes of one record, and one of the two changes is lost. Tests of the real stores run
+into such an accident only now and then. A model is a state and a list of all steps that can be taken from it. The
+computer takes every step, in every order, until no state is new. A property that holds in all of these states holds
+whatever the network, a crash or a slow process does.
 
-What is in a state: one record in one bucket, as each store has it; who owns the bucket's absent records, as each store
-believes; and everything that is on its way. What can happen next:
+The stores' decisions are the product's own: the model asks `libs.ownership` through `tests.model.store`. This module
+adds the world around the two stores:
 
 * Any router sends any request to any store, since flags are only hints. A reply may be lost and the request be sent
-  again, there or elsewhere; or it is given up and carried out much later, or never.
-* Everything ever sent from store to store may arrive at any time, in any order, and again: the event of a change, what
-  a release answered, a row that was copied. Nothing that was sent is ever forgotten.
-* Coordinators of a move stop anywhere. Others finish what they began, and the first may come back later.
+  again, there or elsewhere. A request may also be given up, and be carried out much later, or never.
+* Everything ever sent from store to store may arrive at any time, in any order, and again: the event of a change, the
+  answer of a release, a copied row.
+* Coordinators of a move stop anywhere. Others finish the move, and the first may come back later.
 
-What must be true in every state (`broken` says it in code):
+The properties, checked in every state:
 
     one owner        at most one store would accept a write
-    one writer       no two different records carry the same revision
+    one writer       no two different records carry the same version
     one effect       a request changes the record at most once, wherever it is sent and however often
-    owner is fresh   the store that would accept a write has the newest revision
-    reads are fresh  a read never shows less than what was there when it began; so nothing acknowledged goes missing
-    no means no      a request whose refusal was told to the client never has an effect afterwards
+    nothing lost     each version contains every write that was made before it
+    owner is fresh   the store that would accept a write has the newest version
+    answers match    a retry gets the answer of its own request, and the row has the effect
+    reads are fresh  a read never returns less than the newest version at the time when it began
+    no means no      a request has no effect once the client has seen its refusal
 
-A model that finds nothing could be blind. So the rules of the protocol have wrong variants here, each of them tempting,
-and the exploration must find the accident that each leads to.
+A model that finds no broken property could be blind. So there are wrong variants (`tests.model.wrong`), each of them
+tempting, and the exploration must find the accident that each leads to.
 
-Terms are left out, since they change only at a seizure: the model beside this one, `recovery`, has them. `SCENES`
-keeps the number of states small: each explores some of the steps together, with bounds that leave room for every
-accident known.
-`python -m tests.model --all` explores it all and shows for every wrong rule a shortest way to the accident.
+Terms change only at a seizure: the model beside this one, `recovery`, has them. `SCENES` keeps the number of states
+small: each scene explores some of the steps together, with bounds that leave room for every known accident.
+`python -m tests.model --all` explores all of them and shows a shortest trace for every wrong variant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
-STORES = ("A", "B")
+from libs.ownership.model import NEVER, Absence, Store, Version
+from tests.model.store import (
+    FIRST,
+    A,
+    Disk,
+    Message,
+    Procedures,
+    Refused,
+    Request,
+    Rules,
+    Written,
+    flaw,
+    make_message,
+)
+from tests.model.wrong import LATE_RULES, RULES
 
-
-class Row(NamedTuple):
-    """The record as one store has it, or on its way to one."""
-
-    revision: int
-    owner: str
-    value: str | None
-    """None: there is no live record (a stub, or a tombstone)."""
-    served: frozenset[str]
-
-
-class Absence(NamedTuple):
-    """Who owns the records of the bucket that do not exist yet."""
-
-    version: int
-    owner: str
+STORES = tuple(Store)
 
 
 class Reading(NamedTuple):
     """A strict read under way."""
 
-    target: str
-    floor: int
-    """The newest revision when it began: the answer must not be older."""
+    target: Store
+    floor: Version
+    """The newest version when the read began: the answer must not be older."""
     denied: int
-    """How many stores have said that they are not the owner: first the target, then the other."""
-    looked: frozenset[str]
-    """When both have: the stores whose rows were looked at since."""
-    best: int
-    answer: int | None
-
-
-Rows = tuple[Row | None, Row | None]
-Absences = tuple[Absence, Absence]
+    """How many stores have answered that they are not the owner: first the target, then the other."""
+    looked: frozenset[Store]
+    """The stores whose rows were read after both had denied."""
+    best: Version
+    answer: Version | None
 
 
 class State(NamedTuple):
-    rows: Rows = (None, None)
-    absence: Absences = (Absence(1, "A"), Absence(0, "A"))
-    records: frozenset[Row] = frozenset()
-    """All that was ever sent; it may arrive at any time."""
-    effects: frozenset[tuple[str, int]] = frozenset()
-    """Requests that changed the record, with the revision they made."""
-    drained: frozenset[int] = frozenset()
-    """Versions of the absence whose releaser has no row that the target lacks, as some coordinator has seen."""
-    given_up: frozenset[tuple[str, str]] = frozenset()
-    """Requests sent to a store whose answer nobody waits for any more: carried out at any time, or never."""
+    disks: tuple[Disk, Disk] = (FIRST[Store.A], FIRST[Store.B])
+    messages: frozenset[Message] = frozenset()
+    """All records that were ever sent; each may arrive at any time."""
+    drained: frozenset[Absence] = frozenset()
+    """Released buckets of which a coordinator has seen all of the releaser's rows at the target."""
+    given_up: frozenset[tuple[str, Store]] = frozenset()
+    """Requests sent to a store without waiting for the answer: carried out at any time, or never."""
     refused: frozenset[str] = frozenset()
-    """Requests of which the client was told that they were refused."""
+    """Requests whose refusal the client has seen."""
     reading: Reading | None = None
+    trouble: str | None = None
+    """The property that a step has broken."""
 
 
 @dataclass(frozen=True)
 class Scene:
     """Which steps are explored together, and how far."""
 
-    requests: Mapping[str, str]
-    """Name, and what the contract asks of the record: "live", "not live" or "nothing"."""
+    requests: tuple[Request, ...]
     revisions: int
-    absences: int
+    buckets: int
+    """Versions of the bucket."""
     copies: bool = False
     declines: bool = False
     reads: bool = False
     given_up: bool = False
     least_states: int = 0
-    """Fewer would mean that the exploration has gone blind."""
+    """Fewer states mean that the model has lost steps."""
 
+
+TWO = (Request("r1"), Request("r2", keeps_answer=False))
 
 SCENES = {
-    "moving": Scene({"r1": "nothing", "r2": "nothing"}, revisions=6, absences=5, declines=True, least_states=6_000),
-    "copying": Scene({"r1": "nothing", "r2": "nothing"}, revisions=5, absences=3, copies=True, least_states=40_000),
-    "reading": Scene({"r1": "nothing", "r2": "nothing"}, revisions=5, absences=3, reads=True, least_states=250_000),
-    "giving up": Scene({"create": "not live", "delete": "live"}, 4, 3, given_up=True, least_states=12_000),
-}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A rule that is wrong, the scene that shows it, and what it leads to."""
-
-    scene: str
-    rule: str
-    breaks: str
-
-
-WRONG_RULES = {
-    "absent_is_free": Variant(
-        "moving", "a store without a row accepts a create, whoever owns the absent records", "two owners"
-    ),
-    "seize": Variant("moving", "a store takes a record over without the owner's release", "two owners"),
-    "requests_stay": Variant("moving", "a release travels without the requests that were served", "two effects"),
-    "drain_before_release": Variant(
-        "moving", "the source's keys are listed while it still creates records", "two owners"
-    ),
-    "adopt_without_drain": Variant("moving", "an absence is adopted before the source's rows are here", "two owners"),
-    "adopt_any_version": Variant("moving", "an older version of an absence is adopted again", "two owners"),
-    "declined_is_drained": Variant(
-        "moving", "a releaser adopts what was declined without a look at the other store's rows", "two owners"
-    ),
-    "take_back": Variant("moving", "a store takes back by itself what it has released", "two owners"),
-    "apply_anything": Variant("moving", "what arrives replaces what is here, newer or not", "without the newest"),
-    "released_again_bare": Variant(
-        "copying", "a release that is repeated answers the row without the requests that were served", "two effects"
-    ),
-    "copy_of_released_bare": Variant(
-        "copying", "a row that was given up is copied to its new owner without the requests it served", "two effects"
-    ),
-    "read_the_target": Variant("reading", "when both stores deny, the target's row is the answer", "stale read"),
-    "late_is_not_looked_up": Variant(
-        "giving up", "what is carried out late is not looked up among the served requests", "two effects"
-    ),
-    "requests_are_known_at_home": Variant(
-        "giving up", "a request is recognised only by the store that has served it", "refused"
-    ),
-    "refusal_is_told": Variant(
-        "giving up", "the other store's refusal is told, though the first may still carry the request out", "refused"
+    "moving": Scene(TWO, revisions=6, buckets=5, declines=True, least_states=22_000),
+    "copying": Scene(TWO, revisions=5, buckets=3, copies=True, least_states=45_000),
+    "reading": Scene(TWO, revisions=4, buckets=3, reads=True, least_states=130_000),
+    "giving up": Scene(
+        (Request("create", "not live"), Request("delete", "live")), 4, 3, given_up=True, least_states=12_000
     ),
 }
-
 
 Steps = Iterator[tuple[str, State]]
 
 
-@dataclass(frozen=True)
-class Rules:
-    """All steps of a scene, by the protocol or with one wrong rule."""
+class Ownership:
+    """All steps of a scene, by the product's rules or by one wrong variant."""
 
-    scene: Scene
-    wrong: str | None = None
+    start = State()
 
-    @property
-    def start(self) -> State:
-        return State()
-
-    def broken(self, state: State) -> str | None:
-        return broken(state)
+    def __init__(self, scene: Scene, wrong: str = "") -> None:
+        self.scene = scene
+        self.wrong = wrong
+        self.store = Procedures(RULES.get(wrong, Rules()))
+        self.late_store = Procedures(LATE_RULES.get(wrong, self.store.by))
+        self.wrong_answers = cache(self._wrong_answers)
 
     def steps(self, state: State) -> Steps:
-        for store in STORES:
-            yield from self.write(state, store)
-            yield from self.release(state, store)
-            yield from self.arrive(state, store)
-            yield from self.release_absence(state, store)
-            yield from self.adopt_absence(state, store)
+        for disk in state.disks:
+            yield from self.write(state, disk)
+            yield from self.release(state, disk)
+            yield from self.arrive(state, disk)
+            yield from self.release_bucket(state, disk)
+            yield from self.adopt_bucket(state, disk)
             if self.scene.declines:
-                yield from self.decline_absence(state, store)
+                yield from self.decline_bucket(state, disk)
             if self.scene.copies:
-                yield from self.copy(state, store)
+                yield from self.copy(state, disk)
             if self.scene.given_up:
-                yield from self.give_up(state, store)
+                yield from self.give_up(state, disk)
         if self.scene.reads:
             yield from self.read(state)
 
-    def write(self, state: State, store: str) -> Steps:
-        """A request reaches a store. It owns the record, or nothing happens; so denials need no step of their own."""
-        row = row_of(state, store)
-        if not (owns(state, store) or (self.wrong == "absent_is_free" and row is None)):
-            return
-        for request, needs in self.scene.requests.items():
-            late = (request, store) in state.given_up
-            if request in served_of(row) and not (late and self.wrong == "late_is_not_looked_up"):
-                continue  # The answer is given again, and nothing changes.
-            if needs != "nothing" and needs != ("live" if row and row.value else "not live"):
-                yield from self.refuse(state, store, request)
-            elif request not in state.refused or late:
-                yield f"{request} at {store}", self.change(state, store, request)
-
-    def change(self, state: State, store: str, request: str) -> State:
-        row = row_of(state, store)
-        revision = revision_of(row) + 1
-        if revision > self.scene.revisions:
-            return state
-        value = None if self.scene.requests[request] == "live" else f"{request}@{store}"
-        # The event of a write tells its own request only; that of a release tells them all.
-        changed = made(state, store, Row(revision, store, value, frozenset({request})), keep=served_of(row))
-        return changed._replace(effects=state.effects | {(request, revision)})
-
-    def refuse(self, state: State, store: str, request: str) -> Steps:
-        """The contract refuses. The client may be told so if no other attempt can still have an effect."""
-        pending = any(given_up == request for given_up, _ in state.given_up)
-        if not pending or self.wrong == "refusal_is_told":
-            yield f"{store} refuses {request}", state._replace(refused=state.refused | {request})
-
-    def give_up(self, state: State, store: str) -> Steps:
-        """A request is sent and its answer given up. From then on `write` may carry it out, at any time, or never."""
+    def write(self, state: State, disk: Disk) -> Steps:
+        """A request reaches a store. A denial and a repeated answer change nothing, so they are no steps."""
         for request in self.scene.requests:
-            if request not in state.refused and (request, store) not in state.given_up:
-                given_up = state.given_up | {(request, store)}
-                yield f"{request} sent to {store}, answer given up", state._replace(given_up=given_up)
+            is_late = (request.name, disk.me) in state.given_up
+            written = (self.late_store if is_late else self.store).write(disk, request)
+            if isinstance(written, Refused):
+                yield from self.refuse(state, disk, request.name)
+            elif isinstance(written, Written) and (is_late or request.name not in state.refused):
+                yield from self.commit(state, written, f"{request.name} at {disk.me}", by=request.name)
 
-    def release(self, state: State, store: str) -> Steps:
-        """Gives the record up, as a stub when there is none; when that was done before, answers the row again."""
-        to, row = other(store), row_of(state, store)
-        if owns(state, store) and revision_of(row) < self.scene.revisions:
-            stays = self.wrong in ("requests_stay", "requests_are_known_at_home")
-            served = frozenset[str]() if stays else served_of(row)
-            released = Row(revision_of(row) + 1, to, row.value if row else None, served)
-            yield f"{store} releases to {to}", made(state, store, released, keep=served_of(row))
-        elif row and row.owner != store and self.scene.copies:
-            again = row._replace(served=frozenset()) if self.wrong == "released_again_bare" else row
-            yield f"{store} answers its release again", sent(state, again)
-        if self.wrong == "seize" and not owns(state, store) and revision_of(row) < self.scene.revisions:
-            value = row.value if row else None
-            yield f"{store} seizes", made(state, store, Row(revision_of(row) + 1, store, value, served_of(row)))
+    def commit(self, state: State, written: Written, step: str, by: str = "") -> Steps:
+        """A change, within the scene's bound."""
+        if written.event.version.revision <= self.scene.revisions:
+            yield step, made(state, written, by)
 
-    def copy(self, state: State, store: str) -> Steps:
-        """A row is read here to be applied at the other store: an export tells the served requests, a read does not."""
-        row = row_of(state, store)
-        if row and (row.owner == store or self.wrong == "copy_of_released_bare"):
-            yield f"{store} is read", sent(state, row._replace(served=frozenset()))
-        if row:
-            yield f"{store} is exported", sent(state, row)
-
-    def arrive(self, state: State, store: str) -> Steps:
-        """Apply: the higher version stays, and the served requests are kept either way."""
-        row = row_of(state, store)
-        for record in state.records:
-            newer = record.revision > revision_of(row) or self.wrong == "apply_anything"
-            stays = self.wrong in ("requests_stay", "requests_are_known_at_home")
-            kept = served_of(row) | (frozenset() if stays and not newer else record.served)
-            after = record._replace(served=kept) if newer or row is None else row._replace(served=kept)
-            if after != row:
-                told = ", ".join(sorted(record.served)) or "no request"
-                yield f"revision {record.revision} with {told} arrives at {store}", with_row(state, store, after)
-
-    def release_absence(self, state: State, store: str) -> Steps:
-        absence = absence_of(state, store)
-        if absence.owner == store and absence.version < self.scene.absences:
-            released = Absence(absence.version + 1, other(store))
-            yield f"{store} releases the absence", with_absence(state, store, released)
-
-    def adopt_absence(self, state: State, store: str) -> Steps:
-        """A coordinator sees that all rows of the releaser are here, and lets this store adopt: soon, late, never."""
-        released, here = absence_of(state, other(store)), absence_of(state, store)
-        to_us = released.owner == store and released.version > 1
-        rows_are_here = row_of(state, other(store)) is None or row_of(state, store) is not None
-        if to_us and rows_are_here and released.version not in state.drained:
-            yield f"drain {released.version} seen", state._replace(drained=state.drained | {released.version})
-        if self.wrong == "drain_before_release" and released.owner == other(store) and rows_are_here:
-            yield "drain seen early", state._replace(drained=state.drained | {released.version + 1})
-        # The versions that were ever released to this store: even ones to B, odd ones to A.
-        ours = {version for version in state.drained if version <= released.version and version % 2 == (store == "A")}
-        for version in ours | ({released.version} if to_us else set()):
-            if version not in state.drained and self.wrong != "adopt_without_drain":
-                continue
-            if version > here.version or (self.wrong == "adopt_any_version" and version != here.version):
-                adopted = with_absence(state, store, Absence(version, store))
-                yield f"{store} adopts absence {version}", adopted
-
-    def decline_absence(self, state: State, store: str) -> Steps:
-        """The target gives a release back: in one step it writes the next version, with the releaser as the owner."""
-        released, here = absence_of(state, other(store)), absence_of(state, store)
-        if released.version >= self.scene.absences:
+    def refuse(self, state: State, disk: Disk, request: str) -> Steps:
+        """The contract refuses. The client may see it if no other attempt can still have an effect."""
+        is_pending = any(given_up == request for given_up, _ in state.given_up)
+        if is_pending and self.wrong != "refusal_is_told":
             return
-        if released.owner == store and released.version > here.version:
-            back = Absence(released.version + 1, other(store))
-            declined = with_absence(state, store, back)
-            if self.wrong == "declined_is_drained":
-                declined = declined._replace(drained=state.drained | {back.version})
-            yield f"{store} declines absence {released.version}", declined
-            if self.wrong == "take_back":
-                yield f"{other(store)} takes its absence back", with_absence(state, other(store), back)
+        after = state._replace(refused=state.refused | {request})
+        if any(effect.request == request for one in state.messages for effect in one.effects):
+            after = after._replace(trouble="a refused request has an effect")
+        yield f"{disk.me} refuses {request}", after
+
+    def give_up(self, state: State, disk: Disk) -> Steps:
+        """A request is sent, and its answer is not awaited. From then on `write` may carry it out, or never."""
+        for request in self.scene.requests:
+            sent = request.name, disk.me
+            if request.name not in state.refused and sent not in state.given_up:
+                given_up = state.given_up | {sent}
+                yield f"{request.name} sent to {disk.me} and given up", state._replace(given_up=given_up)
+
+    def release(self, state: State, disk: Disk) -> Steps:
+        written = self.store.release(disk)
+        if written is not None and written.disk is not disk:
+            yield from self.commit(state, written, f"{disk.me} releases")
+        elif written is not None and self.scene.copies:
+            yield f"{disk.me} answers its release again", sent(state, written.event)
+        if self.wrong == "seize" and disk.row is not None and not self.store.accepts(disk):
+            row = replace(disk.row, version=Version(0, disk.version.revision + 1), owner=disk.me)
+            written = Written(disk.but(row=row), make_message(row, ()))
+            yield from self.commit(state, written, f"{disk.me} seizes")
+
+    def copy(self, state: State, disk: Disk) -> Steps:
+        """A row is read to be applied at the other store: by an export with its served requests, by a read without."""
+        if disk.row is None:
+            return
+        if disk.row.owner is disk.me or self.wrong == "copy_of_released_bare":
+            yield f"{disk.me} is read", sent(state, make_message(disk.row, ()))
+        served = self.store.by.travels(disk.row, disk.served)
+        yield f"{disk.me} is exported", sent(state, make_message(disk.row, served))
+
+    def arrive(self, state: State, disk: Disk) -> Steps:
+        for message in state.messages:
+            after = self.store.apply(disk, message).disk
+            if after is not disk:
+                yield arrival(message, disk.me), with_disk(state, after)
+
+    def release_bucket(self, state: State, disk: Disk) -> Steps:
+        released = self.store.release_bucket(disk)
+        if released is not None and released.bucket.version <= self.scene.buckets:
+            yield f"{disk.me} releases the bucket", with_disk(state, released)
+
+    def adopt_bucket(self, state: State, disk: Disk) -> Steps:
+        """A coordinator sees all rows of the releaser here, and lets this store adopt the bucket: soon, late or never.
+
+        The store may be asked to adopt any bucket that a coordinator ever drained, the other store's included.
+        """
+        there = state.disks[disk.me is A]
+        released, to_here = there.bucket, there.bucket.owner is disk.me
+        rows_are_here = there.row is None or disk.row is not None
+        if to_here and released.version > FIRST[A].bucket.version and rows_are_here and released not in state.drained:
+            yield f"bucket {released.version} is drained", state._replace(drained=state.drained | {released})
+        if self.wrong == "drain_before_release" and released.owner is there.me and rows_are_here:
+            early = replace(released, version=released.version + 1, owner=disk.me)
+            yield f"bucket {early.version} is drained early", state._replace(drained=state.drained | {early})
+        offered = {one for one in state.drained if one.version <= max(released.version, disk.bucket.version)}
+        if to_here and self.wrong == "adopt_without_drain":
+            offered.add(released)
+        for one in offered:
+            adopted = self.store.adopt_bucket(disk, one)
+            if adopted is not None:
+                yield f"{disk.me} adopts bucket {one.version}", with_disk(state, adopted)
+
+    def decline_bucket(self, state: State, disk: Disk) -> Steps:
+        """The target gives a release back: in one step it writes the next version, with the releaser as the owner."""
+        released = state.disks[disk.me is A].bucket
+        declined = self.store.decline_bucket(disk, released)
+        if declined is None or declined.bucket.version > self.scene.buckets:
+            return
+        after = with_disk(state, declined)
+        if self.wrong == "declined_is_drained":
+            after = after._replace(drained=state.drained | {declined.bucket})
+        yield f"{disk.me} declines bucket {released.version}", after
+        if self.wrong == "take_back":
+            releaser = state.disks[disk.me is A]
+            yield f"{releaser.me} takes its bucket back", with_disk(state, releaser.but(bucket=declined.bucket))
 
     def read(self, state: State) -> Steps:
         """The target is asked, then the other store; when both deny, both rows are looked at, in either order."""
         reading = state.reading
         if reading is None:
-            floor = max((record.revision for record in state.records), default=0)
+            floor = max((message.version for message in state.messages), default=NEVER)
             for target in STORES:
-                yield (
-                    f"read begins at {target}",
-                    state._replace(reading=Reading(target, floor, 0, frozenset(), 0, None)),
-                )
+                begun = Reading(target, floor, 0, frozenset(), NEVER, None)
+                yield f"a read begins at {target}", state._replace(reading=begun)
         elif reading.answer is not None:
-            yield "read ends", state._replace(reading=None)
+            yield "the read ends", state._replace(reading=None)
         elif reading.denied < len(STORES):
-            asked = reading.target if not reading.denied else other(reading.target)
-            answer = revision_of(row_of(state, asked)) if owns(state, asked) else None
+            asked = reading.target if not reading.denied else reading.target.other
+            answer = self.store.read(disk_of(state, asked))
             denied = reading.denied + (answer is None)
-            said = "denies" if answer is None else "answers"
-            yield f"{asked} {said}", state._replace(reading=reading._replace(denied=denied, answer=answer))
+            verb = "denies" if answer is None else "answers"
+            yield f"{asked} {verb}", state._replace(reading=reading._replace(denied=denied, answer=answer))
         else:
             yield from self.look(state, reading)
 
     def look(self, state: State, reading: Reading) -> Steps:
         wanted = {reading.target} if self.wrong == "read_the_target" else set(STORES)
         for store in wanted - reading.looked:
-            best = max(reading.best, revision_of(row_of(state, store)))
+            best = max(reading.best, disk_of(state, store).version)
             looked = reading.looked | {store}
             after = reading._replace(looked=looked, best=best, answer=best if looked == wanted else None)
-            yield f"row of {store} looked at", state._replace(reading=after)
+            yield f"the row of {store} is looked at", state._replace(reading=after)
+
+    def broken(self, state: State) -> str | None:
+        """The property that does not hold."""
+        if state.trouble is not None:
+            return state.trouble
+        owners = [disk for disk in state.disks if self.store.accepts(disk)]
+        if len(owners) > 1:
+            return "two owners"
+        for disk in owners:
+            if any(message.version > disk.version for message in state.messages):
+                return "an owner without the newest version"
+        for disk in state.disks:
+            if trouble := self.wrong_answers(disk):
+                return trouble
+        reading = state.reading
+        if reading is not None and reading.answer is not None and reading.answer < reading.floor:
+            return "a stale read"
+        return None
+
+    def _wrong_answers(self, disk: Disk) -> str | None:
+        found = (self.store.wrong_answer(disk, request) for request in self.scene.requests)
+        return next(filter(None, found), None)
 
 
-def other(store: str) -> str:
-    return "B" if store == "A" else "A"
+def disk_of(state: State, store: Store) -> Disk:
+    return state.disks[store is not A]
 
 
-def row_of(state: State, store: str) -> Row | None:
-    return state.rows[STORES.index(store)]
+def with_disk(state: State, disk: Disk) -> State:
+    a, b = state.disks
+    return state._replace(disks=(disk, b) if disk.me is A else (a, disk))
 
 
-def absence_of(state: State, store: str) -> Absence:
-    return state.absence[STORES.index(store)]
+def sent(state: State, message: Message) -> State:
+    return state._replace(messages=state.messages | {message})
 
 
-def revision_of(row: Row | None) -> int:
-    return row.revision if row else 0
+def made(state: State, written: Written, by: str = "") -> State:
+    """A new version of the record, committed and on its way."""
+    trouble = flaw(written.event.row)
+    for earlier in state.messages:
+        trouble = trouble or clash(earlier, written.event)
+    if by in state.refused:
+        trouble = trouble or "a refused request has an effect"
+    return sent(with_disk(state, written.disk), written.event)._replace(trouble=trouble)
 
 
-def served_of(row: Row | None) -> frozenset[str]:
-    return row.served if row else frozenset()
-
-
-def owns(state: State, store: str) -> bool:
-    """The one rule: its row, or for a record that does not exist its absence, names this store."""
-    return (row_of(state, store) or absence_of(state, store)).owner == store
-
-
-def with_row(state: State, store: str, row: Row) -> State:
-    a, b = state.rows
-    return state._replace(rows=(row, b) if store == "A" else (a, row))
-
-
-def with_absence(state: State, store: str, absence: Absence) -> State:
-    a, b = state.absence
-    return state._replace(absence=(absence, b) if store == "A" else (a, absence))
-
-
-def sent(state: State, record: Row) -> State:
-    return state._replace(records=state.records | {record})
-
-
-def made(state: State, store: str, row: Row, keep: frozenset[str] = frozenset()) -> State:
-    """A new version of the record, here and on its way. `keep`: requests that are known here and do not travel."""
-    return sent(with_row(state, store, row._replace(served=row.served | keep)), row)
-
-
-def broken(state: State) -> str | None:
-    """What of the promises does not hold."""
-    owners = [store for store in STORES if owns(state, store)]
-    if len(owners) > 1:
-        return "two owners"
-    writers: dict[int, tuple[str, str | None]] = {}
-    for record in state.records:
-        if writers.setdefault(record.revision, (record.owner, record.value)) != (record.owner, record.value):
-            return f"two writers of revision {record.revision}"
-    requests = [request for request, _ in state.effects]
-    if len(requests) != len(set(requests)):
-        return "two effects of one request"
-    if state.refused.intersection(requests):
-        return "a refused request has an effect"
-    newest = max(writers, default=0)
-    if any(revision_of(row_of(state, store)) < newest for store in owners):
-        return "an owner without the newest revision"
-    if state.reading and state.reading.answer is not None and state.reading.answer < state.reading.floor:
-        return "a stale read"
+@cache
+def clash(earlier: Message, later: Message) -> str | None:
+    if earlier.version == later.version and earlier.row != later.row:
+        return "two writers of one version"
+    if earlier.version < later.version and not earlier.effects <= later.effects:
+        return "an acknowledged write is lost"
     return None
+
+
+@cache
+def arrival(message: Message, store: Store) -> str:
+    served = ", ".join(one.request_id for one in message.record.served) or "no request"
+    return f"version {message.version.revision} with {served} arrives at {store}"

@@ -1,34 +1,35 @@
-"""A store that lost its disk, as a model: terms, seizure, and how the store comes back.
+"""A lost store as a model: terms, seizure, and how the store comes back.
 
-For a newcomer. The model beside this one (`ownership`) shows that a record is never lost while it moves. It takes for
-granted that a store remembers what it has done. A database that was restored from a backup does not: it may believe
-that it owns what it gave away since. Such a store is *gone*. Somebody has to say from which moment on nothing counts
-any more that it said after the backup, and that moment is the *seizure*: the other store reads the log to its end and
-then makes everything of the bucket its own in a new *term*, which is higher than every revision of an older one.
+The model beside this one (`ownership`) shows that a record is never lost while it moves, as long as a store remembers
+what it has done. A restored database does not: it may claim records that it gave away after the backup. Such a store is
+fenced. A *seizure* is the moment from which nothing counts that the store said after the backup: the other store reads
+the log to its end, and then makes everything of the bucket its own in a new *term*, which is higher than every revision
+of an older one.
 
-What is in a state: one record in one bucket; each store's disk (row, absence, what waits for the log, the requests it
-knows as served); the log; what routers still hold in their hands; and a backup. `loser` is the store whose disk goes
-back, `seizer` the other one. Beside the steps of the other model:
+In a state: each store's disk, the log, the messages in routers' hands, and a backup. `loser` is the store whose disk is
+lost, `seizer` the other one. The stores' decisions are the product's own, as in the other model. The steps beside its
+steps:
 
 * A backup is taken, at any time; later the disk becomes that backup, or an empty one.
 * The loser stops and starts at any time. A start asks the seizer or the log for the terms.
-* The log is told the term of the seizure. Then the seizer reads the log to its end, and seizes.
-* The gone store takes the terms, is filled from the seizer's rows, and opens.
+* The log gets the term of the seizure. Then the seizer reads the log to its end, and seizes.
+* The fenced store takes the terms, is filled from the seizer's rows, and opens.
 * A row is copied to the other store. It is read first and the requests that were served a moment later, as a program of
   the release before does it: so a copy may name requests whose effects are not in its row.
 
-One thing is a person's word: a store that is merely stopped is not started between the moment when the log is told and
-the seizure. (If it is, it may serve when the log is out of reach, so the seizure waits for its end. A gone store is
-fenced by its own disk and needs no such word.)
+One thing depends on a person: a store that is merely stopped is not started between the moment when the log gets the
+term and the seizure. (If it is, it may serve when the log is out of reach, so the seizure waits for its end. A fenced
+store is fenced by its own disk and needs no such promise.)
 
-What must be true in every state (`broken` says it in code):
+The properties, checked in every state:
 
     one owner        at most one store would accept a write
     one writer       no two different records carry one version
     owner is fresh   the store that would accept a write has every write that was in the log when the bucket was seized,
                      and all of the log that is of its own term
-    nothing silent   what reaches the log later, of an older term, goes to the journal of conflicts, and never is "old"
-    done is done     a request that is answered as served has its effect in the row that answers for it
+    nothing silent   a record of an older term that reaches the log later goes to the journal of conflicts, if its
+                     writes are not in the owner's row
+    answers match    a request that is answered as served has its effect in the row that answers for it
     one effect       a request that has its effect in the owner's row does not get another one
 """
 
@@ -36,306 +37,202 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
-from tests.model.ownership import STORES, Variant, other
-from tests.model.recovery_state import (
-    EMPTY,
-    FRESH,
-    Absence,
-    Copy,
+from libs.backend.evidence import by_absences, by_terms
+from libs.ownership.model import Absence, Row, Store
+from libs.ownership.terms import Fate, is_share
+from libs.store.window import newest
+from tests.model.store import (
+    BUCKET,
+    FIRST,
+    A,
+    B,
     Disk,
-    Row,
-    Served,
-    State,
-    clash,
-    disk_of,
-    everywhere,
-    learned,
-    next_term,
-    seizer_of,
-    seizures_of,
-    shown,
-    with_disk,
+    Effect,
+    Message,
+    Procedures,
+    Request,
+    Rules,
+    Written,
+    effects_of,
+    flaw,
+    make_message,
 )
+from tests.model.wrong import RULES
+
+
+class State(NamedTuple):
+    disks: tuple[Disk, Disk] = (FIRST[A], FIRST[B])
+    loser_is: str = "up"
+    """up, down, fenced, taken (fenced, and it has taken the terms), filled (and it has been filled)."""
+    terms: tuple[int, ...] = ()
+    """Terms of seizures in the log."""
+    log: frozenset[Message] = frozenset()
+    flight: frozenset[Message] = frozenset()
+    """Releases and copies in routers' hands: each may arrive at any time, and again."""
+    exported: Row | None = None
+    """The row that the loser has read for a copy, before it reads the requests."""
+    is_copied: bool = False
+    drained: frozenset[Absence] = frozenset()
+    """Released buckets of which a coordinator has seen all rows at the target."""
+    backup: Disk | None = None
+    lost: int = 0
+    """How often the loser has lost its disk."""
+    promised: frozenset[Effect] = frozenset()
+    """Writes that were in the log at a seizure, except those that were in the journal already."""
+    trouble: str | None = None
+    """The property that a step has broken."""
 
 
 @dataclass(frozen=True)
 class Scene:
     """Which steps are explored together, and how far."""
 
-    loser: str
+    loser: Store
     stops: bool
-    """It stops and starts again with all it had; else it loses its disk."""
-    requests: tuple[str, ...] = ("r1",)
+    """The loser stops, and starts again with everything it had; else it loses its disk."""
+    requests: tuple[Request, ...] = (Request("r1"),)
     revisions: int = 2
-    absences: int = 2
-    """Versions in the first term."""
+    buckets: int = 2
+    """Versions of the bucket in the first term."""
     more: int = 2
-    """Of each, after every seizure."""
+    """Revisions and versions of the bucket after every seizure."""
     losses: int = 1
     copies: bool = False
     """One row of the loser is copied; there is no backup."""
     least_states: int = 0
-    """Fewer would mean that the exploration has gone blind."""
+    """Fewer states mean that the model has lost steps."""
 
+
+TWO = (Request("r1"), Request("r2"))
 
 SCENES = {
-    "B returns": Scene("B", stops=True, least_states=30_000),
-    "B is restored": Scene("B", stops=False, least_states=25_000),
-    "A returns": Scene("A", stops=True, least_states=80_000),
-    "A is restored": Scene("A", stops=False, least_states=10_000),
-    "B is restored twice": Scene(
-        "B", False, ("r1", "r2"), revisions=3, absences=1, more=1, losses=2, least_states=80_000
-    ),
-    "A is copied and emptied": Scene(
-        "A", False, ("r1", "r2"), revisions=2, absences=0, more=1, copies=True, least_states=10_000
-    ),
+    "B returns": Scene(B, stops=True, least_states=50_000),
+    "B is restored": Scene(B, stops=False, least_states=27_000),
+    "A returns": Scene(A, stops=True, least_states=116_000),
+    "A is restored": Scene(A, stops=False, least_states=111_000),
+    "B is restored twice": Scene(B, False, TWO, revisions=3, buckets=1, more=1, losses=2, least_states=94_000),
+    "A is copied and emptied": Scene(A, False, TWO, revisions=2, buckets=0, more=1, copies=True, least_states=154_000),
 }
-LARGE_SCENES = {
-    f"{name}, two requests": Scene(scene.loser, scene.stops, ("r1", "r2")) for name, scene in SCENES.items()
-}
-
-
-WRONG_RULES = {
-    "old_backup_serves": Variant("B is restored", "a store that went back in time is not recognised", "two owners"),
-    "nobody_is_asked": Variant("B returns", "a store that starts asks nobody for the terms", "two owners"),
-    "lazy_terms": Variant(
-        "B is restored", "rows of a lower term belong to the bucket's owner; a seizure leaves them alone", "two"
-    ),
-    "own_old_absence": Variant("B returns", "a returned store keeps its own old absence", "two owners"),
-    "no_term": Variant("B returns", "a seizure adds one to the revision and begins no term", "two"),
-    "log_not_read": Variant("B is restored", "a store seizes before it has read the log to its end", "a logged write"),
-    "log_is_not_told": Variant("B returns", "a bucket is seized before the log knows the term", "two owners"),
-    "last_base": Variant(
-        "B is restored twice", "a seizure forgets what the ones before it had seen", "without a trace"
-    ),
-    "journaled_stays_known": Variant(
-        "B returns",
-        "a store answers whatever it knows, and requests of a row that went to the journal stay known",
-        "without its effect",
-    ),
-    "known_is_done": Variant(
-        "A is copied and emptied",
-        "a request that is known as served is answered, though its effect is not in the row",
-        "without its effect",
-    ),
-    "copied_bare": Variant(
-        "A is copied and emptied", "a row is copied without the requests that it has served", "two effects"
-    ),
-    "late_is_old": Variant(
-        "B returns", "a record of an older term than its bucket is old, whatever it says", "without a trace"
-    ),
-}
+LARGE_SCENES = {f"{name}, two requests": Scene(scene.loser, scene.stops, TWO) for name, scene in SCENES.items()}
 
 Steps = Iterator[tuple[str, State]]
 
 
-class Fate(NamedTuple):
-    """What becomes of a record that arrives."""
+class Recovery:
+    """All steps of a scene, by the product's rules or by one wrong variant."""
 
-    disk: Disk
-    said: str
+    start = State()
 
-
-@dataclass(frozen=True)
-class RecoveryRules:
-    """All steps of a scene, by the protocol or with one wrong rule."""
-
-    scene: Scene
-    wrong: str | None = None
-
-    @property
-    def start(self) -> State:
-        return State()
-
-    @property
-    def loser(self) -> str:
-        return self.scene.loser
-
-    @property
-    def seizer(self) -> str:
-        return other(self.scene.loser)
+    def __init__(self, scene: Scene, wrong: str = "") -> None:
+        self.scene = scene
+        self.wrong = wrong
+        self.loser = scene.loser
+        self.seizer = scene.loser.other
+        self.store = Procedures(RULES.get(wrong, Rules()))
+        self.wrong_answers = cache(self._wrong_answers)
 
     def steps(self, state: State) -> Steps:
-        for store in STORES:
-            if self.serves(state, store):
-                yield from self.change(state, store)
-                yield from self.move_absence(state, store)
-                if self.scene.copies and not state.copies and store == self.loser:
-                    yield from self.copy(state, store)
-            if not (store == self.loser and state.loser_is == "down"):
-                yield from self.publish(state, store)
-                yield from self.arrive(state, store)
+        for disk in state.disks:
+            if self.serves(state, disk.me):
+                yield from self.change(state, disk)
+                yield from self.move_bucket(state, disk)
+            if disk.me is self.seizer or state.loser_is != "down":
+                yield from self.publish(state, disk)
+                yield from self.arrive(state, disk)
+        yield from self.copy(state)
         yield from self.lose(state)
         yield from self.stop_and_start(state)
         yield from self.seize(state)
         yield from self.come_back(state)
 
-    def serves(self, state: State, store: str) -> bool:
-        return state.loser_is == "up" if store == self.loser else True
+    def serves(self, state: State, store: Store) -> bool:
+        return store is self.seizer or state.loser_is == "up"
 
-    def owner(self, disk: Disk) -> str:
-        row, absence = disk.row, disk.absence
-        if row is None:
-            return absence.owner
-        if row.term < absence.term:
-            # Hidden: the row counts for nothing, and the seizer of the term has what counts.
-            return absence.owner if self.wrong == "lazy_terms" else seizer_of(absence.term)
-        return row.owner
+    def accepts(self, state: State, disk: Disk) -> bool:
+        return self.serves(state, disk.me) and self.store.accepts(disk)
 
-    def accepts(self, state: State, store: str) -> bool:
-        return self.serves(state, store) and self.owner(disk_of(state, store)) == store
-
-    def change(self, state: State, store: str) -> Steps:
+    def change(self, state: State, disk: Disk) -> Steps:
         """Writes and releases of the owner."""
-        disk = disk_of(state, store)
-        row, absence = disk.row, disk.absence
-        revision = row.revision + 1 if row else 1
-        if self.owner(disk) != store or revision > self.scene.revisions + self.scene.more * seizures_of(absence.term):
+        most = self.scene.revisions + self.scene.more * seizures(disk)
+        if self.store.next_revision(disk) > most:
             return
-        term = absence.term if self.wrong == "lazy_terms" or row is None else row.term
-        done, bases = (row.done, row.bases) if row else (EMPTY, ())
         for request in self.scene.requests:
-            if all(one.request != request for one in self.answered(disk)):
-                new = Row(term, revision, store, done | {Served(request, term, revision)}, bases)
-                yield f"{request} at {store}", self.made(state, store, new)
-        if row:
-            given = Row(term, revision, other(store), done, bases)
-            yield f"{store} releases", self.made(state, store, given)._replace(flight=state.flight | {given})
+            written = self.store.write(disk, request)
+            if isinstance(written, Written):
+                yield f"{request.name} at {disk.me}", self.made(state, written)
+        if self.store.accepts(disk) and self.store.found(disk).row is not None:
+            released = self.store.release(disk)
+            if released is not None:
+                after = self.made(state, released)
+                yield f"{disk.me} releases", after._replace(flight=state.flight | {released.event})
 
-    def made(self, state: State, store: str, row: Row) -> State:
-        """A new version of the record, here and on its way."""
-        disk = disk_of(state, store)
-        disk = disk._replace(row=row, outbox=disk.outbox | {row}, known=learned(disk.known, row.done))
-        twice = "two effects of one request" if len({one.request for one in row.done}) < len(row.done) else None
-        return with_disk(state, store, disk)._replace(trouble=state.trouble or clash(state, row) or twice)
+    def made(self, state: State, written: Written) -> State:
+        """A new version of the record, committed and on its way."""
+        disk, event = written
+        trouble = state.trouble or clash(state, event.row) or flaw(event.row)
+        return with_disk(state, disk.but(outbox=disk.outbox | {event}))._replace(trouble=trouble)
 
-    def answered(self, disk: Disk) -> frozenset[Served]:
-        """Requests that are answered as served: by the rule of `libs.ownership.rules.done`, if the row is of their term
-        and as new, or if a seizure had seen them."""
-        if self.wrong in ("known_is_done", "journaled_stays_known"):
-            return disk.known
-        row = disk.row
-        if row is None:
-            return EMPTY
-        reached = (*row.bases, row.version)
-        return frozenset(
-            one for one in disk.known if any(one.term == term and one.revision <= to for term, to in reached)
-        )
+    def copy(self, state: State) -> Steps:
+        """A row of the loser is read, and its served requests a moment later."""
+        disk = disk_of(state, self.loser)
+        if not self.scene.copies or state.is_copied or not self.serves(state, self.loser):
+            return
+        if state.exported is not None:
+            served = () if self.wrong == "copied_bare" else newest(disk.served)
+            flight = state.flight | {make_message(state.exported, served)}
+            read = state._replace(exported=None, is_copied=True, flight=flight)
+            yield f"the requests of {self.loser} are read for the copy", read
+        elif row := self.store.found(disk).row:
+            yield f"the row of {self.loser} is read for a copy", state._replace(exported=row)
 
-    def copy(self, state: State, store: str) -> Steps:
-        disk = disk_of(state, store)
-        if disk.row is not None and state.exported is None and disk.row.term >= disk.absence.term:
-            yield f"{store}'s row is read for a copy", state._replace(exported=(store, disk.row))
-        if state.exported is not None and state.exported[0] == store:
-            served = EMPTY if self.wrong == "copied_bare" else disk.known
-            copies = state.copies | {Copy(state.exported[1], served)}
-            yield f"{store}'s requests are read for the copy", state._replace(exported=None, copies=copies)
-
-    def publish(self, state: State, store: str) -> Steps:
-        disk = disk_of(state, store)
+    def publish(self, state: State, disk: Disk) -> Steps:
         if disk.outbox:
-            after = with_disk(state, store, disk._replace(outbox=frozenset()))
-            yield f"the log has the changes of {store}", after._replace(log=state.log | disk.outbox)
+            after = with_disk(state, disk.but(outbox=frozenset()))
+            yield f"the log has the changes of {disk.me}", after._replace(log=state.log | disk.outbox)
 
-    def arrive(self, state: State, store: str) -> Steps:
-        disk = disk_of(state, store)
-        for event in state.log | state.flight:
-            if isinstance(event, Absence) and store == self.seizer:
-                continue  # Its own word.
-            fate = self.judge(disk, event, store)
-            if fate.disk != disk:
-                yield f"{shown(event)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
-        for copy in state.copies:
-            fate = self.judge(disk, copy.row, store, copy.served)
-            if fate.disk != disk:
-                yield f"a copy of {shown(copy.row)} arrives at {store}: {fate.said}", with_disk(state, store, fate.disk)
+    def arrive(self, state: State, disk: Disk) -> Steps:
+        for message in state.log | state.flight:
+            after, fate = self.store.apply(disk, message)
+            if after is not disk:
+                yield arrival(message, disk.me, fate), with_disk(state, after)
+        for term in state.terms if disk.me is self.loser else ():
+            after = self.store.take_term(disk, term)
+            if after is not disk:
+                yield f"term {term} arrives at {disk.me}", with_disk(state, after)
 
-    def judge(self, disk: Disk, event: Row | Absence, store: str, told: frozenset[Served] | None = None) -> Fate:
-        """Apply. The rule of `libs.ownership.terms.decide_apply`. `told`: the requests that come with a row, else those
-        of which it has the effects."""
-        if isinstance(event, Absence):
-            return Fate(self.take_term(disk, event.term), "its term is taken")
-        served = event.done if told is None else told
-        disk = self.take_term(disk, event.term)
-        row, term = disk.row, disk.absence.term
-        if event.term < term and self.wrong != "lazy_terms":
-            return self.judge_late(disk, event, store)
-        if row is not None and row.term < term and self.wrong != "lazy_terms":
-            return Fate(self.replace_lower(disk, row, event, served), "it replaces a row of an older term")
-        disk = disk._replace(known=learned(disk.known, served))
-        if row is None or event.version > row.version:
-            return Fate(disk._replace(row=event), "it is newer")
-        return Fate(disk, "it is old")
-
-    def take_term(self, disk: Disk, term: int) -> Disk:
-        if term <= disk.absence.term:
-            return disk
-        return disk._replace(absence=Absence(term, 0, seizer_of(term)))
-
-    def judge_late(self, disk: Disk, event: Row, store: str) -> Fate:
-        """By the seizer. The other store may not have the seizer's row yet: it can say nothing of the bases."""
-        row = disk.row
-        if store != seizer_of(disk.absence.term):
-            return Fate(disk, "it is left to the seizer")
-        if self.wrong != "late_is_old" and (row is None or self.was_missed(event, row.bases)):
-            return Fate(disk._replace(journal=disk.journal | {event}), "it is a conflict")
-        return Fate(disk, "it is old")
-
-    def was_missed(self, row: Row, bases: tuple[tuple[int, int], ...]) -> bool:
-        """Whether no seizure had seen it."""
-        if self.wrong == "last_base":
-            return not bases or row.version > bases[-1]
-        return not any(row.term == term and row.version <= (term, revision) for term, revision in bases)
-
-    def replace_lower(self, disk: Disk, row: Row, event: Row, served: frozenset[Served]) -> Disk:
-        """By a row of the bucket's term. What the seizer has not seen is journaled first."""
-        journal, known = disk.journal, learned(disk.known, served)
-        if self.was_missed(row, event.bases):
-            journal = journal | {row}
-            if self.wrong != "journaled_stays_known":
-                known = served
-        return disk._replace(row=event, journal=journal, known=known)
-
-    def move_absence(self, state: State, store: str) -> Steps:
+    def move_bucket(self, state: State, disk: Disk) -> Steps:
         """Releases, and the adopts of coordinators that have seen every row of the releaser here."""
-        disk, there = disk_of(state, store), disk_of(state, other(store))
-        absence = disk.absence
-        if absence.owner == store and absence.version < self.scene.absences + self.scene.more * seizures_of(
-            absence.term
-        ):
-            after = Absence(absence.term, absence.version + 1, other(store))
-            yield f"{store} releases the absence", with_disk(state, store, disk._replace(absence=after))
-        released = there.absence
+        there = disk_of(state, disk.me.other)
+        after = self.store.release_bucket(disk)
+        if after is not None and disk.bucket.version < self.scene.buckets + self.scene.more * seizures(disk):
+            yield f"{disk.me} releases the bucket", with_disk(state, after)
+        released = there.bucket
         rows_are_here = there.row is None or disk.row is not None
-        if released.owner == store and rows_are_here and released not in state.drained and self.can_list(state, store):
-            yield "drain seen", state._replace(drained=state.drained | {released})
-        for found in state.drained:
-            same = found.term == absence.term or self.wrong == "lazy_terms"
-            hidden = disk.row is not None and disk.row.term < absence.term and self.wrong != "lazy_terms"
-            if found.owner == store and same and found.version > absence.version and not hidden:
-                adopted = Absence(absence.term, found.version, store)
-                yield f"{store} adopts absence {found.version}", with_disk(state, store, disk._replace(absence=adopted))
-
-    def can_list(self, state: State, target: str) -> bool:
-        """The releaser's keys are listed by asking it: one that does not serve does not answer."""
-        return self.serves(state, other(target)) and self.serves(state, target)
+        # The releaser's keys are listed by asking it, so it must serve.
+        can_list = self.serves(state, there.me) and self.serves(state, disk.me)
+        if released.owner is disk.me and rows_are_here and can_list and released not in state.drained:
+            yield "the bucket is drained", state._replace(drained=state.drained | {released})
+        for offered in state.drained:
+            adopted = self.store.adopt_bucket(disk, offered)
+            if adopted is not None:
+                yield f"{disk.me} adopts bucket {offered.version}", with_disk(state, adopted)
 
     def lose(self, state: State) -> Steps:
         disk = disk_of(state, self.loser)
-        if self.scene.stops:
+        if self.scene.stops or state.lost >= self.scene.losses:
             return
-        more = state.lost < self.scene.losses
-        if state.backup is None and state.loser_is == "up" and more and not self.scene.copies:
+        if state.backup is None and state.loser_is == "up" and not self.scene.copies:
             yield "a backup is taken", state._replace(backup=disk)
-        if not more or state.loser_is not in ("up", "down"):
+        if state.loser_is not in ("up", "down"):
             return
-        recognised = "up" if self.wrong == "old_backup_serves" else "gone"
-        for name, found in (("the backup is restored", state.backup), ("the disk is emptied", FRESH[self.loser])):
-            if found is not None and found != disk:
+        recognised = "up" if self.wrong == "old_backup_serves" else "fenced"
+        for name, found in (("the backup is restored", state.backup), ("the disk is emptied", FIRST[self.loser])):
+            if found is not None and found is not disk:
                 backup = state.backup if state.lost + 1 < self.scene.losses else None
-                after = with_disk(state, self.loser, found)
+                after = with_disk(state, found)
                 yield name, after._replace(lost=state.lost + 1, loser_is=recognised, backup=backup)
 
     def stop_and_start(self, state: State) -> Steps:
@@ -344,105 +241,131 @@ class RecoveryRules:
         if state.loser_is == "up":
             yield f"{self.loser} stops", state._replace(loser_is="down")
         elif state.loser_is == "down":
-            mine = disk_of(state, self.loser).absence.term
-            asked = {
-                "the seizer": disk_of(state, self.seizer).absence.term,
-                "the log": max((event.term for event in state.log), default=0),
+            mine, theirs = disk_of(state, self.loser).bucket, disk_of(state, self.seizer).bucket
+            evidence = {
+                "the seizer": by_absences([mine], [theirs], self.loser),
+                "the log": by_terms([mine], {BUCKET: max(state.terms, default=0)}),
             }
             if self.wrong == "nobody_is_asked":
-                asked = {"nobody": mine}
-            for who, term in asked.items():
-                found = "gone" if term > mine else "up"
-                yield f"{self.loser} starts and asks {who}: it is {found}", state._replace(loser_is=found)
+                evidence = {"no source": ""}
+            for source, reason in evidence.items():
+                found = "fenced" if reason else "up"
+                yield f"{self.loser} starts and asks {source}: it is {found}", state._replace(loser_is=found)
 
     def seize(self, state: State) -> Steps:
-        """Once for each loss. What it does is one transaction of the seizer."""
+        """Once for each loss, in one transaction of the seizer."""
         disk = disk_of(state, self.seizer)
-        row, absence = disk.row, disk.absence
-        if state.loser_is not in ("down", "gone") or seizures_of(absence.term) >= max(state.lost, 1):
+        if state.loser_is not in ("down", "fenced") or seizures(disk) >= max(state.lost, 1):
             return
-        if self.owner(disk) == self.seizer and absence.owner == self.seizer:
+        if not self.has_share(disk):
             return
-        term = 0 if self.wrong == "no_term" else next_term(absence.term, self.seizer)
-        if state.told < term and self.wrong != "log_is_not_told":
-            told = state.log | {Absence(term, 0, self.seizer)}
-            yield "the log is told the term", state._replace(told=term, log=told)
+        term = self.store.by.next_term(disk.bucket.term, self.seizer)
+        if max(state.terms, default=0) < term and self.wrong != "log_is_not_told":
+            yield f"the log gets term {term}", state._replace(terms=(*state.terms, term))
             return
-        rows = [event for event in state.log if isinstance(event, Row)]
-        if self.wrong != "log_not_read" and any(self.judge(disk, row, self.seizer).disk != disk for row in rows):
+        is_read = all(self.store.apply(disk, message).disk is disk for message in state.log)
+        if not is_read and self.wrong != "log_not_read":
             return
-        taken = Absence(term, absence.version + 1, self.seizer)
-        waits = disk.outbox
-        trouble = state.trouble
-        if row is not None and self.wrong != "lazy_terms":
-            row = Row(term, row.revision + 1, self.seizer, row.done, (*row.bases, row.version))
-            waits, trouble = waits | {row}, trouble or clash(state, row)
-        disk = disk._replace(row=row, absence=taken, outbox=waits)
-        yield (
-            f"{self.seizer} seizes the bucket",
-            with_disk(state, self.seizer, disk)._replace(
-                promised=state.promised.union(*(event.done for event in rows if event not in disk.journal)),
-                trouble=trouble,
-            ),
-        )
+        seized = self.store.seize(disk, term)
+        after = self.made(state, seized) if isinstance(seized, Written) else with_disk(state, seized)
+        logged = (message.effects for message in state.log if message.row not in disk.journal)
+        yield f"{self.seizer} seizes the bucket", after._replace(promised=state.promised.union(*logged))
+
+    def has_share(self, disk: Disk) -> bool:
+        """Whether the other store may own something of the bucket."""
+        row = self.store.found(disk).row
+        return is_share(disk.bucket, disk.me, int(row is not None), int(row is not None and row.owner is disk.me))
 
     def come_back(self, state: State) -> Steps:
-        """Of a gone store: the terms, then the rows, then it opens."""
+        """The fenced store takes the terms, gets the rows, and opens."""
         disk, there = disk_of(state, self.loser), disk_of(state, self.seizer)
-        all_seizers = self.owner(there) == self.seizer and there.absence.owner == self.seizer
-        if state.loser_is == "gone" and all_seizers:
-            absence = max(disk.absence, there.absence, key=lambda one: one[:2])
-            if self.wrong == "own_old_absence":
-                absence = disk.absence._replace(term=absence.term)
-            taken = disk._replace(absence=absence)
-            yield f"{self.loser} takes the terms", with_disk(state, self.loser, taken)._replace(loser_is="taken")
+        if state.loser_is == "fenced" and not self.has_share(there):
+            taken = self.store.take_bucket(disk, there.bucket)
+            yield f"{self.loser} takes the terms", with_disk(state, taken)._replace(loser_is="taken")
         if state.loser_is == "taken":
-            filled = self.judge(disk, there.row, self.loser).disk if there.row is not None else self.settle(disk)
-            after = with_disk(state, self.loser, filled)._replace(loser_is="filled")
-            yield f"{self.loser} is filled", after._replace(trouble=self.dropped(after, disk.row))
+            if there.row is not None:
+                served = self.store.by.travels(there.row, there.served)
+                filled = self.store.apply(disk, make_message(there.row, served)).disk
+            else:
+                filled = self.store.settle(disk)
+            after = with_disk(state, filled)._replace(loser_is="filled")
+            yield f"{self.loser} is filled", after._replace(trouble=state.trouble or dropped(after, disk))
         if state.loser_is == "filled":
             yield f"{self.loser} opens", state._replace(loser_is="up")
 
-    def dropped(self, state: State, row: Row | None) -> str | None:
-        """A row that was replaced is a part of what replaced it, or can be found elsewhere."""
-        if row is None or any(row.done <= there.done for there in everywhere(state)):
-            return state.trouble
-        return state.trouble or "a write of the returned store is gone without a trace"
-
-    def settle(self, disk: Disk) -> Disk:
-        """A row that the seizer does not have goes to the journal."""
-        if disk.row is None or disk.row.term >= disk.absence.term:
-            return disk
-        known = disk.known if self.wrong == "journaled_stays_known" else EMPTY
-        return disk._replace(row=None, journal=disk.journal | {disk.row}, known=known)
-
     def broken(self, state: State) -> str | None:
-        """What of the promises does not hold."""
-        owners = [store for store in STORES if self.accepts(state, store)]
+        """The property that does not hold."""
+        owners = [disk for disk in state.disks if self.accepts(state, disk)]
         if len(owners) > 1:
             return "two owners"
-        if state.trouble:
+        if state.trouble is not None:
             return state.trouble
-        for store in owners:
-            if what := self.misses(state, store):
-                return what
+        for disk in state.disks:
+            if self.serves(state, disk.me) and (trouble := self.wrong_answers(disk)):
+                return trouble
+        for disk in owners:
+            if trouble := self.missing(state, disk):
+                return trouble
         return None
 
-    def misses(self, state: State, store: str) -> str | None:
-        """What an owner should have and has not."""
-        disk = disk_of(state, store)
-        done = disk.row.done if disk.row else EMPTY
-        if not self.answered(disk) <= done:
-            return "a request is answered as served without its effect"
-        if not state.promised <= done:
+    def _wrong_answers(self, disk: Disk) -> str | None:
+        found = (self.store.wrong_answer(disk, request) for request in self.scene.requests)
+        return next(filter(None, found), None)
+
+    def missing(self, state: State, owner: Disk) -> str | None:
+        """A write that the owner should have and has not."""
+        if not state.promised <= owner.effects:
             return "a logged write is not in the row of the owner"
-        journal = disk.journal | disk_of(state, other(store)).journal
+        a, b = state.disks
         for event in state.log:
-            if not isinstance(event, Row) or event.done <= done:
+            if event.effects <= owner.effects:
                 continue
-            if event.term >= disk.absence.term:
+            if event.version.term >= owner.bucket.term:
                 return "an owner without the newest version"
+            if event.row in a.journal or event.row in b.journal:
+                continue
             seizer = disk_of(state, self.seizer)
-            if event not in journal and self.judge(seizer, event, self.seizer).disk == seizer:
+            if self.store.apply(seizer, event).disk is seizer:
                 return "a logged write is gone without a trace"
         return None
+
+
+def disk_of(state: State, store: Store) -> Disk:
+    return state.disks[store is not A]
+
+
+def with_disk(state: State, disk: Disk) -> State:
+    a, b = state.disks
+    return state._replace(disks=(disk, b) if disk.me is A else (a, disk))
+
+
+def seizures(disk: Disk) -> int:
+    """How many seizures the bucket has had, all by one store."""
+    return (disk.bucket.term + 1) // 2
+
+
+def everywhere(state: State) -> Iterator[Row]:
+    """All rows that a store, the log or a router has."""
+    a, b = state.disks
+    yield from (message.row for message in state.log | state.flight | a.outbox | b.outbox)
+    yield from a.journal | b.journal
+    yield from (disk.row for disk in state.disks if disk.row is not None)
+
+
+def clash(state: State, row: Row) -> str | None:
+    if any(there.version == row.version and there != row for there in everywhere(state)):
+        return "two writers of one version"
+    return None
+
+
+def dropped(after: State, before: Disk) -> str | None:
+    """A row that was replaced is a part of the row that replaced it, or is found elsewhere."""
+    if before.row is None or any(before.effects <= effects_of(row) for row in everywhere(after)):
+        return None
+    return "a write of the returned store is gone without a trace"
+
+
+@cache
+def arrival(message: Message, store: Store, fate: Fate) -> str:
+    term, revision = message.version
+    return f"version {term}-{revision} for {message.row.owner} arrives at {store}: {fate.value}"

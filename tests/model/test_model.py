@@ -1,33 +1,34 @@
-"""The protocol is safe in every state of its model, and the model sees what each wrong rule leads to."""
+"""The protocol is safe in every state of its model, and the model finds the accident of each wrong variant."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.model import ownership, recovery
-from tests.model.__main__ import WRONG_RULES, main, variant
+from tests.model.__main__ import main, variant
 from tests.model.explore import explore
+from tests.model.wrong import VARIANTS
 
 
 @pytest.mark.parametrize("name", ownership.SCENES)
-def test_the_protocol_keeps_every_promise_in_every_state(name: str) -> None:
+def test_the_protocol_keeps_every_property_in_every_state(name: str) -> None:
     scene = ownership.SCENES[name]
-    explored = explore(ownership.Rules(scene))
+    explored = explore(ownership.Ownership(scene))
     assert explored.broken is None, str(explored)
-    assert explored.states >= scene.least_states, "the exploration has gone blind"
+    assert explored.states >= scene.least_states, "the model has lost steps"
 
 
 @pytest.mark.parametrize("name", recovery.SCENES)
-def test_a_store_that_lost_its_disk_comes_back_without_breaking_a_promise(name: str) -> None:
+def test_a_store_that_lost_its_disk_comes_back_without_breaking_a_property(name: str) -> None:
     scene = recovery.SCENES[name]
-    explored = explore(recovery.RecoveryRules(scene))
+    explored = explore(recovery.Recovery(scene))
     assert explored.broken is None, str(explored)
-    assert explored.states >= scene.least_states, "the exploration has gone blind"
+    assert explored.states >= scene.least_states, "the model has lost steps"
 
 
 def _breaks(name: str) -> None:
     explored = variant(name)
-    wrong = WRONG_RULES[name]
+    wrong = VARIANTS[name]
     assert wrong.breaks in (explored.broken or "nothing"), f"{wrong.rule}: {explored}"
 
 
@@ -43,15 +44,15 @@ def test_a_request_has_two_effects_if_served_requests_do_not_travel() -> None:
     _breaks("requests_stay")
 
 
-def test_two_stores_own_a_record_if_keys_are_listed_before_the_absence_is_released() -> None:
+def test_two_stores_own_a_record_if_keys_are_listed_before_the_bucket_is_released() -> None:
     _breaks("drain_before_release")
 
 
-def test_two_stores_own_a_record_if_an_absence_is_adopted_before_the_rows_are_there() -> None:
+def test_two_stores_own_a_record_if_a_bucket_is_adopted_before_the_rows_are_there() -> None:
     _breaks("adopt_without_drain")
 
 
-def test_two_stores_own_a_record_if_a_late_adopt_of_an_older_absence_is_accepted() -> None:
+def test_two_stores_own_a_record_if_a_late_adopt_of_an_older_bucket_is_accepted() -> None:
     _breaks("adopt_any_version")
 
 
@@ -63,7 +64,7 @@ def test_two_stores_own_a_record_if_a_declined_bucket_is_adopted_before_the_rows
     _breaks("declined_is_drained")
 
 
-def test_an_owner_forgets_a_change_if_whatever_arrives_is_applied() -> None:
+def test_an_owner_forgets_a_change_if_every_arriving_record_is_applied() -> None:
     _breaks("apply_anything")
 
 
@@ -91,11 +92,11 @@ def test_a_refused_request_has_an_effect_if_it_was_given_up_at_another_store_bef
     _breaks("refusal_is_told")
 
 
-def test_two_stores_own_a_record_if_a_store_that_went_back_in_time_serves() -> None:
+def test_two_stores_own_a_record_if_a_restored_store_serves() -> None:
     _breaks("old_backup_serves")
 
 
-def test_two_stores_own_a_record_if_a_returning_store_asks_nobody_for_the_terms() -> None:
+def test_two_stores_own_a_record_if_a_returning_store_does_not_ask_for_the_terms() -> None:
     _breaks("nobody_is_asked")
 
 
@@ -103,7 +104,7 @@ def test_two_stores_own_a_record_if_lower_terms_belong_to_the_owner_of_the_bucke
     _breaks("lazy_terms")
 
 
-def test_two_stores_own_a_record_if_a_returned_store_keeps_its_own_old_absence() -> None:
+def test_two_stores_own_a_record_if_a_returned_store_keeps_its_own_old_bucket_owner() -> None:
     _breaks("own_old_absence")
 
 
@@ -115,7 +116,7 @@ def test_a_logged_write_is_lost_if_a_store_seizes_before_it_has_read_the_log() -
     _breaks("log_not_read")
 
 
-def test_two_stores_own_a_record_if_a_bucket_is_seized_before_the_log_knows() -> None:
+def test_two_stores_own_a_record_if_a_bucket_is_seized_before_the_log_has_the_term() -> None:
     _breaks("log_is_not_told")
 
 
@@ -131,7 +132,7 @@ def test_a_write_vanishes_if_a_second_seizure_forgets_what_the_first_had_seen() 
     _breaks("last_base")
 
 
-def test_a_request_is_answered_without_its_effect_if_a_store_believes_whatever_a_copy_names() -> None:
+def test_a_request_is_answered_without_its_effect_if_a_store_answers_every_request_that_a_copy_names() -> None:
     _breaks("known_is_done")
 
 
@@ -139,7 +140,7 @@ def test_a_request_has_two_effects_if_a_row_is_copied_without_the_requests_that_
     _breaks("copied_bare")
 
 
-def test_every_wrong_rule_has_a_test_of_its_own() -> None:
+def test_every_wrong_variant_has_a_test_of_its_own() -> None:
     tested = {
         constant
         for name, test in globals().items()
@@ -147,14 +148,14 @@ def test_every_wrong_rule_has_a_test_of_its_own() -> None:
         for constant in test.__code__.co_consts
         if isinstance(constant, str)
     }
-    assert set(WRONG_RULES) <= tested
+    assert set(VARIANTS) <= tested
 
 
-def test_the_command_shows_the_trace_of_a_wrong_rule(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_the_trace_of_a_wrong_variant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["seize"]) == 1
     assert "seize: two owners" in capsys.readouterr().out
 
 
-def test_the_command_names_the_rules_when_it_does_not_know_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_the_variants_when_it_does_not_know_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gravity"]) == 2
     assert "requests_stay" in capsys.readouterr().err
