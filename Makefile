@@ -22,8 +22,8 @@ OPENAPI := $(IMAGE) libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService libs/p
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos image check-protos openapi check-openapi alerts protos-baseline client-versions lint test \
-	bytecode mutants mcp-conformance storms demo bench up down pins clean
+.PHONY: help env stack protos image check-protos openapi check-openapi alerts docs check-docs protos-baseline \
+	client-versions lint test bytecode mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,10 +64,17 @@ check-openapi: image ## fail if the OpenAPI document is not fresh
 protos-baseline: image ## with a release: take its protos as what later ones must not break
 	$(BIN)/buf build $(IMAGE) --exclude-imports --exclude-source-info -o protos/baseline.binpb
 
-lint: env check-protos check-openapi ## check style, types, imports and protos
+docs: env ## write the documents that follow from the code
+	$(BIN)/python docs/generate.py
+
+check-docs: env ## fail if a document is not fresh, or a link leads nowhere
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lint: env check-protos check-openapi check-docs ## check style, types, imports, protos and documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py deploy/make_alerts.py clients/python
+	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py deploy/make_alerts.py docs clients/python
 	$(BIN)/lint-imports
 	$(BIN)/python deploy/make_alerts.py --check
 	$(BIN)/buf lint $(IMAGE) --config buf.yaml

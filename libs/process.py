@@ -75,21 +75,27 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 
 class ProcessSettings(Settings):
     event_log: Annotated[str, AfterValidator(check_log_url)]
-    """Address of the event log: memory:, sqlite:///path or kafka://host:port/topic."""
+    """The event log that both stores share: kafka://host:port/topic, sqlite:///path on one machine, or memory: in one
+    process."""
     event_log_partitions: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Partitions of the event log. All processes need the same number."""
     event_log_create: bool = False
-    """Create the topic if it is missing."""
+    """Create the topic at the start if it is missing."""
     event_log_replication_factor: Annotated[int, Field(ge=1, le=16)] = 3
+    """Replicas of a topic that this process creates."""
     event_log_min_insync_replicas: Annotated[int, Field(ge=1, le=16)] = 2
+    """In-sync replicas that must confirm an event, for a topic that this process creates."""
 
     http: Annotated[str, AfterValidator(check_optional_address)] = ""
-    """Address for REST, Connect and MCP, host:port. Empty: not served."""
+    """Address of the HTTP listener (REST, Connect, gRPC-Web, MCP), host:port. Empty: no HTTP listener."""
 
     metrics: Annotated[str, AfterValidator(check_optional_address)] = ""
-    """Address of this process's metrics for Prometheus, host:port. Empty: no metrics."""
+    """Address where Prometheus reads the metrics, host:port. Empty: the process keeps no metrics."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe log lines that are written, to stderr."""
     log_format: Literal["text", "json"] = "text"
+    """Form of a log line."""
 
     @property
     def log_address(self) -> LogAddress:

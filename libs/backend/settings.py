@@ -1,4 +1,4 @@
-"""Settings that every backend has. A service adds its database and its own defaults."""
+"""Settings that both stores share. A service adds its database and its own defaults."""
 
 from __future__ import annotations
 
@@ -14,39 +14,46 @@ from libs.store.limits import OutboxLimits
 
 class BackendSettings(ProcessSettings):
     public: Address
-    """Address for clients."""
+    """Address of the listener for clients, host:port."""
     internal: Address
-    """Address for the router."""
+    """Address of the listener for routers and the other store, host:port."""
     router: Annotated[str, AfterValidator(check_optional_address)] = ""
-    """The router's public address, for calls that this store cannot answer. Empty without a router."""
+    """A router's public address, host:port. The store forwards calls there that it cannot answer itself. Empty: it
+    refuses them."""
     other: Annotated[str, AfterValidator(check_optional_addresses)] = ""
-    """The other store's internal address (several processes: separated by commas), which is asked at the start whether
-    this store may serve. Empty: only the log is asked, so it must be available then."""
+    """The other store's internal address, or those of its processes with commas between them. At its start the store
+    asks there whether it may serve. Empty: it asks only the event log, which must be reachable then."""
     token_file: Path | None = None
-    """File with the token that the internal listeners of both stores require. Needed if this one's is reachable from
+    """File with the shared token of the internal listeners. Required if the internal listener accepts connections from
     other machines."""
 
     ack: Literal["committed", "logged"] = "committed"
-    """When a client's write at the public listener is acknowledged: once it is on disk here, or once its event is also
-    in the log. Calls of a router carry their own setting."""
+    """When a write at the public listener is acknowledged: after its commit, or after its event is also in the event
+    log. A router decides this for its own calls."""
     log_wait_seconds: Seconds = 3.0
-    """How long a write waits for its event to be in the log, if its caller asks for it."""
+    """Longest wait of a write for its event to be in the log, with `logged`; then it fails with NOT_LOGGED."""
 
     outbox_entries: Annotated[int, Field(ge=1)] = 1_000_000
+    """Events that may wait in the outbox; a write beyond this limit fails with OUTBOX_FULL."""
     outbox_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    """Size of the events that may wait in the outbox; a write beyond this limit fails with OUTBOX_FULL."""
     outbox_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """Age that the oldest event in the outbox may reach; then writes fail with OUTBOX_FULL."""
 
     public_calls: Count = 256
-    """Maximum number of concurrent calls at the public listener; more are refused."""
+    """Calls in flight at the public listener, with HTTP; further calls fail with OVERLOADED."""
     internal_calls: Count = 512
+    """Calls in flight at the internal listener; further calls fail with OVERLOADED."""
     watchers: Count = 256
-    """Maximum number of concurrent watches, in addition to calls, at each listener."""
+    """Watches in flight at each listener, in addition to the calls."""
     writes: Count = 256
-    """Maximum number of concurrent writes, including those whose callers have left."""
+    """Writes in flight, including those whose callers have gone."""
     default_deadline_seconds: Seconds = 5.0
+    """Deadline of a call that has none."""
     longest_deadline_seconds: Seconds = 30.0
+    """Longest deadline; a longer one is shortened to it."""
     drain_seconds: Seconds = 10.0
-    """How long a stopping process waits for calls in progress."""
+    """How long a process that got SIGTERM waits for the calls in flight."""
 
     @property
     def outbox_limits(self) -> OutboxLimits:

@@ -37,12 +37,17 @@ class MeasuredLocks:
         self._clock = clock
         self._waits = Recent(MINUTES)
         self._durations = meter.create_histogram(
-            "baton.lock.acquisition.duration", "s", explicit_bucket_boundaries_advisory=_EDGES_SECONDS
+            "baton.lock.acquisition.duration",
+            "s",
+            "Time from the request for a lock to its outcome",
+            explicit_bucket_boundaries_advisory=_EDGES_SECONDS,
         )
-        meter.create_observable_gauge("baton.lock.held", [lambda _: self._observe(self.state.held)])
-        meter.create_observable_gauge("baton.lock.waiting", [lambda _: self._observe(self.waiting)])
-        meter.create_observable_counter("baton.lock.lost", [lambda _: self._observe(self.state.lost)])
-        meter.create_observable_gauge("baton.lock.server.away", [self._away])
+        gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
+        gauge("baton.lock.held", [lambda _: self._observe(self.state.held)], "{lock}", "Locks that this process holds")
+        gauge("baton.lock.waiting", [lambda _: self._observe(self.waiting)], "{call}", "Calls that wait for a lock")
+        lost = "Locks that were not renewed in time, or that the server forgot"
+        counter("baton.lock.lost", [lambda _: self._observe(self.state.lost)], "{lock}", lost)
+        gauge("baton.lock.server.away", [self._away], "", "1 while Redis is unreachable, else 0")
 
     def __repr__(self) -> str:
         return f"<MeasuredLocks waiting={self.waiting} {dict(self.outcomes)} {self._locks!r}>"

@@ -1,4 +1,4 @@
-"""What a router can be told."""
+"""Settings of a router."""
 
 from __future__ import annotations
 
@@ -87,70 +87,73 @@ class RouterSettings(ThresholdSettings):
     model_config = SettingsConfigDict(env_prefix="BATON_ROUTER_")
 
     public: Address = "127.0.0.1:7600"
-    """Where clients are served."""
+    """Address of the listener for clients, host:port."""
     control: Address = "127.0.0.1:7700"
-    """Where operators are."""
+    """Address of the listener for operators, host:port."""
     control_token_file: Path | None = None
-    """Holds the token that the control listener asks for. Needed when that listens beyond this machine."""
+    """File with the token of the control listener. Required if the control listener accepts connections from other
+    machines."""
     store_a: Address
-    """The old store's internal listener."""
+    """The old store's internal address, host:port."""
     store_b: Addresses
-    """The new store's internal listener, or those of its processes: 10.0.0.1:7811,10.0.0.2:7811."""
+    """The new store's internal address, or those of its processes: 10.0.0.1:7811,10.0.0.2:7811."""
     token_file: Path | None = None
-    """Holds the token that the stores' internal listeners ask for."""
+    """File with the shared token of the stores' internal listeners."""
 
     control_store: Annotated[str, AfterValidator(check_control_store)]
-    """What all routers share: sqlite:///path, or postgresql:// on another server than the new store's."""
+    """The database that all routers share: sqlite:///path on one machine, or postgresql://user@host:port/name on
+    another server than the new store's."""
     contract: str = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
     """The compiled contract: package.module_pb2:ServiceName."""
     name: str = ""
-    """Of this router among others, for its leases. Empty: made from host and process."""
+    """Unique name of this router. Empty: made from host and process id."""
 
     flag_provider: Annotated[str, AfterValidator(check_flag_provider)] = "control-store"
-    """Where flags come from beside the operator's: nowhere (control-store), flagd:/path/to/flags.json, or what makes an
-    OpenFeature provider, package.module:factory."""
+    """Source of flags in addition to `baton flags set`: control-store (no other source), flagd:/path/to/flags.json, or
+    a factory of an OpenFeature provider, package.module:factory."""
     flag_prefix: Annotated[str, AfterValidator(check_flag_word)] = ""
-    """What the flags' names begin with. Empty: made from the contract's name, sandbox.routing."""
+    """Prefix of the flags' names. Empty: made from the contract's name (sandbox.routing)."""
     flag_noun: Annotated[str, AfterValidator(check_flag_word)] = ""
-    """What the flags' names call a record. Empty: made from the contract's name, sandbox."""
+    """Noun for a record in the flags' names. Empty: made from the contract's name (sandbox)."""
 
     public_calls: Count = 256
-    """Under way at once; further ones are refused."""
+    """Calls in flight, with HTTP; further calls fail with OVERLOADED."""
     watchers: Count = 256
-    """Watches under way at once, beside the calls."""
+    """Watches in flight, in addition to the calls."""
     watch_patience_seconds: Seconds = 10.0
-    """How long a watch waits for its store to come back before it goes on at the other one, anew."""
+    """How long a watch waits for its store to come back before it restarts at the other store."""
     writes: Count = 256
-    """Under way at once, those included whose callers have left."""
+    """Writes in flight, including those whose callers have gone."""
     owner_patience_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
-    """How long a call waits for a store that is out of reach, such as one that restarts, if its deadline allows; 0: it
-    fails at once. A read waits only while the store has been away for less than this."""
+    """How long a call waits for an unreachable store, such as one that restarts, within its deadline; 0: the call fails
+    at once. A read waits only while the store has been unreachable for less than this."""
     stale_reads: bool = True
-    """Answer a read from the other store, marked stale, when the record's owner is out of reach."""
+    """Answer a read from the other store, marked stale, if the record's owner is unreachable."""
     ack_logged: Annotated[str, AfterValidator(check_phases)] = ""
-    """Phases in which a write is answered only when its event is in the log, so that even the loss of a whole store
-    loses nothing that was answered: names with commas between them, or "all". In the others, when its owner has
-    committed it."""
+    """Phases in which a write is acknowledged only after its event is in the event log, so that the loss of a whole
+    store loses no acknowledged write: names with commas between them, or all. In other phases a commit is enough."""
     ledger_permille: Annotated[int, Field(ge=0, le=1000)] = 100
-    """Thousandths of the acknowledged writes of which the ledger checks later that they are still there."""
+    """Share of the acknowledged writes that the ledger checks later."""
     ledger_seconds: Seconds = 10.0
-    """How much later."""
+    """How long after its acknowledgement the ledger checks a write."""
     refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.3
-    """How old this router's view of the setting may be, flags included; what asking takes comes on top."""
+    """Interval between two reads of phase, canary, flags and limits from the control store."""
 
     reconcile_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
-    """Between two comparisons of all records, from the first backfill on; 0: only when somebody asks for one."""
+    """Interval between two scheduled comparisons of all records, from the first backfill on; 0: none are scheduled."""
     job_lag_seconds: Seconds = 10.0
     """Lag of a feed above which jobs slow down."""
     job_latency_milliseconds: Milliseconds = 500.0
     """P99 of live calls to the stores above which jobs slow down."""
     job_error_percent: Percent = 1.0
-    """Of live calls that fail by a store's fault; above it jobs slow down."""
+    """Share of live calls that fail by a store's fault above which jobs slow down."""
 
     default_deadline_seconds: Seconds = 5.0
+    """Deadline of a call that has none."""
     longest_deadline_seconds: Seconds = 30.0
+    """Longest deadline; a longer one is shortened to it."""
     drain_seconds: Seconds = 10.0
-    """How long a process that was told to stop waits for what is under way."""
+    """How long a process that got SIGTERM waits for the calls in flight."""
 
     @property
     def logged_phases(self) -> frozenset[Phase]:

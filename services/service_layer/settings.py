@@ -1,4 +1,4 @@
-"""What the new service can be told."""
+"""Settings of the new service."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ class ServiceLayerSettings(BackendSettings):
     public: Address = "127.0.0.1:50061"
     internal: Address = "127.0.0.1:50062"
     database: Annotated[str, AfterValidator(check_database)]
-    """postgresql://…, or sqlite:///path for one process without a server."""
+    """postgresql://user@host:port/name, or sqlite:///path for a single process without a database server."""
     migrate_at_start: bool = True
-    """Bring an older schema to this version. False: `migrate` does it, a start with an older one is refused."""
+    """Migrate an older schema at the start. `false`: `python -m services.service_layer migrate` does it, and a start
+    with an older schema fails."""
     database_cores: Annotated[int, Field(ge=1, le=400)] = Field(default_factory=local_cores)
-    """Of the machine where the database is. By default it is this one."""
+    """Cores of the database's machine. Default: the cores of this machine."""
     request_pool: PoolSize = Field(default_factory=lambda given: default_request_pool(given["database_cores"]))
-    """Connections for calls and handoffs; by default 2 × database_cores + 1."""
+    """Connections for calls and handoffs. Default: 2 × database_cores + 1."""
     apply_pool: PoolSize = APPLY_POOL
     """Connections for the feed, the outbox and upkeep."""
     control_pool: PoolSize = CONTROL_POOL
     """Connections for status, copies and digests."""
     redis: Annotated[str, AfterValidator(check_redis)] = ""
-    """Locks of several processes. Empty: locks in memory, which are enough for one."""
+    """Locks that several processes share: redis://host:port/number. Empty: locks in memory, for a single process."""
 
     @property
     def file(self) -> Path | None:

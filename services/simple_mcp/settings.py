@@ -1,4 +1,4 @@
-"""What the old service can be told."""
+"""Settings of the old service."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ class SimpleMcpSettings(BackendSettings):
     public: Address = "127.0.0.1:50051"
     internal: Address = "127.0.0.1:50052"
     database: Path
-    """The service's SQLite file."""
+    """Path of the SQLite file: the old program's own file, or the one that `init` creates."""

@@ -1,0 +1,347 @@
+"""Writes the documents that follow from the code: settings, metrics with their alerts, phases with their gates.
+
+    python docs/generate.py [--check]
+
+Exit codes: 0 written, or fresh; 1 with --check if a document is not fresh.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import yaml
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CollectorRegistry
+from pydantic.fields import FieldInfo
+
+from libs.backend.settings import BackendSettings
+from libs.clock import SystemClock
+from libs.http.opening import measured
+from libs.locks.measured import MeasuredLocks
+from libs.locks.memory import MemoryLocks
+from libs.process import ProcessSettings
+from libs.settings import Settings
+from services.router.core.diagram import diagram, guarantees
+from services.router.core.evidence import Evidence
+from services.router.core.gates import GATES, Limits
+from services.router.core.limits import THRESHOLDS
+from services.router.core.phase import PHASES
+from services.router.flows.steering.measure import EvidenceMetrics
+from services.router.settings import RouterSettings
+from services.service_layer.settings import ServiceLayerSettings
+from services.simple_mcp.settings import SimpleMcpSettings
+
+DOCS = Path(__file__).parent
+ALERTS = DOCS.parent / "deploy" / "alerts.yaml"
+TEMPLATES = DOCS / "templates"
+NOTE = "<!-- Written by `make docs` from {template} and the code: change those, not this file. -->\n"
+
+Row = tuple[str, ...]
+
+
+def _table(head: Row, rows: Iterable[Row]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# Settings
+
+UNITS = {
+    "bytes": "bytes",
+    "calls": "calls",
+    "cores": "cores",
+    "days": "days",
+    "entries": "events",
+    "milliseconds": "ms",
+    "percent": "%",
+    "permille": "‰",
+    "pool": "connections",
+    "reads": "reads",
+    "seconds": "s",
+    "watchers": "watches",
+    "writes": "writes",
+}
+"""By the last word of a setting's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    text: str
+    kind: type[Settings]
+    prefix: str
+    thresholds: bool = False
+    """The settings are those of gates and of automatic rollback."""
+
+    @property
+    def names(self) -> list[str]:
+        """The section's settings, in their order."""
+        if self.thresholds:
+            return list(THRESHOLDS)
+        return [
+            name
+            for name in inspect.get_annotations(self.kind)
+            if name in self.kind.model_fields and not (self.kind is BackendSettings and name in GIVEN_BY_EACH_STORE)
+        ]
+
+
+SECTIONS = (
+    Section(
+        "Every process",
+        "`PREFIX` is `SIMPLE_MCP`, `SERVICE_LAYER` or `BATON_ROUTER`.\n\n",
+        ProcessSettings,
+        "PREFIX_",
+    ),
+    Section("Both stores", "`PREFIX` is `SIMPLE_MCP` or `SERVICE_LAYER`.\n\n", BackendSettings, "PREFIX_"),
+    Section("`simple_mcp` (A)", "", SimpleMcpSettings, "SIMPLE_MCP_"),
+    Section("`service_layer` (B)", "", ServiceLayerSettings, "SERVICE_LAYER_"),
+    Section("`router`", "", RouterSettings, "BATON_ROUTER_"),
+    Section(
+        "Gates and automatic rollback",
+        "Settings of the router. `baton gates` shows the values in force.\n\n",
+        RouterSettings,
+        "BATON_ROUTER_",
+        thresholds=True,
+    ),
+)
+PROGRAMS = (SimpleMcpSettings, ServiceLayerSettings, RouterSettings)
+GIVEN_BY_EACH_STORE = {"public", "internal"}
+"""Declared for both stores, with a default of each store's own."""
+
+
+def settings() -> str:
+    parts = []
+    for section in SECTIONS:
+        rows = [_setting_row(section, name) for name in section.names]
+        table = _table(("variable", "default", "unit, range", "meaning"), rows)
+        parts.append(f"## {section.title}\n\n{section.text}{table}")
+    return "\n\n".join(parts)
+
+
+def meaning(kind: type[Settings], name: str) -> str:
+    """The setting's description, else its docstring in the nearest class that has one; "" if none has."""
+    if description := kind.model_fields[name].description:
+        return description
+    for base in kind.__mro__:
+        if (
+            issubclass(base, Settings)
+            and name in inspect.get_annotations(base)
+            and (text := _docstrings_of_fields(base).get(name))
+        ):
+            return text
+    return ""
+
+
+def _docstrings_of_fields(kind: type) -> Mapping[str, str]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(text.value.value).split())
+        for field, text in zip(definition.body, definition.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+
+
+def _setting_row(section: Section, name: str) -> Row:
+    field = section.kind.model_fields[name]
+    unit = UNITS.get(name.rpartition("_")[2], "") if field.annotation in (int, float) else ""
+    measure = ", ".join(filter(None, [unit, _range(field)]))
+    return f"`{section.prefix}{name.upper()}`", _default(field), measure, meaning(section.kind, name)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    if field.default_factory is not None:
+        return "computed"
+    if field.default is None or field.default == "":
+        return "empty"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _range(field: FieldInfo) -> str:
+    if field.annotation is bool:
+        return "`true` or `false`"
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    if choices:
+        return " or ".join(f"`{choice}`" for choice in choices)
+    bound = {
+        name: getattr(limit, name) for limit in field.metadata for name in ("ge", "gt", "le") if hasattr(limit, name)
+    }
+    if "le" not in bound:
+        return f"{_number(bound['ge'])} or more" if "ge" in bound else "above 0" if "gt" in bound else ""
+    most = _number(bound["le"])
+    return f"{_number(bound['ge'])} to {most}" if "ge" in bound else f"above {_number(bound['gt'])}, at most {most}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}".replace(",", " ").removesuffix(".0") if value >= 0.001 or value == 0 else f"{value:f}"
+
+
+# Metrics
+
+
+class Instrument(NamedTuple):
+    name: str
+    unit: str
+    description: str
+
+
+class OneValue:
+    """A meter that gives each instrument a value as soon as it is made, so that the exporter shows its name."""
+
+    def __init__(self, reader: PrometheusMetricReader) -> None:
+        self._meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("docs")
+        self.made: list[Instrument] = []
+
+    def create_observable_gauge(self, name: str, callbacks: Any, unit: str = "", description: str = "") -> None:
+        self._observable(self._meter.create_observable_gauge, name, unit, description)
+
+    def create_observable_counter(self, name: str, callbacks: Any, unit: str = "", description: str = "") -> None:
+        self._observable(self._meter.create_observable_counter, name, unit, description)
+
+    def create_histogram(self, name: str, unit: str = "", description: str = "", **options: Any) -> Any:
+        self.made.append(Instrument(name, unit, description))
+        made = self._meter.create_histogram(name, unit, description, **options)
+        made.record(0.0)
+        return made
+
+    def _observable(self, make: Callable[..., Any], name: str, unit: str, description: str) -> None:
+        def read(options: CallbackOptions) -> list[Observation]:
+            return [Observation(0)]
+
+        self.made.append(Instrument(name, unit, description))
+        make(name, [read], unit, description)
+
+
+class Group(NamedTuple):
+    title: str
+    make: Callable[[Any], object]
+
+
+GROUPS = (
+    Group("Router", lambda meter: EvidenceMetrics(meter, Evidence, Limits, SystemClock())),
+    Group("Locks of a store", lambda meter: MeasuredLocks(MemoryLocks(), SystemClock(), meter)),
+    Group("HTTP listener of any process", measured),
+)
+
+
+def metrics() -> str:
+    head = ("metric", "kind", "unit", "meaning")
+    return "\n\n".join(f"## {group.title}\n\n{_table(head, exported(group.make))}" for group in GROUPS)
+
+
+def exported(make: Callable[[Any], object]) -> list[Row]:
+    """Name, kind, unit and meaning of each metric that `make` declares, as Prometheus reads it."""
+    registry = CollectorRegistry()
+    meter = OneValue(PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=registry))
+    make(meter)
+    units = {name.replace(".", "_"): unit for name, unit, _ in meter.made}
+    found: list[Row] = []
+    for family in registry.collect():
+        unit = max((name for name in units if family.name.startswith(name)), key=len)
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found.append((f"`{name}`", family.type, units[unit].strip("{}").replace("1", "share"), family.documentation))
+    return found
+
+
+def alerts() -> str:
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    rows = [
+        (
+            f"`{rule['alert']}`",
+            rule["labels"]["severity"],
+            f"`{rule['expr']}`",
+            rule.get("for", "at once"),
+            rule["annotations"]["runbook"],
+        )
+        for rule in rules
+    ]
+    return _table(("alert", "severity", "condition", "for", "first step"), rows)
+
+
+# Phases
+
+
+def gates() -> str:
+    limits = Limits()
+    asked = {name: [phase.value for phase, rule in PHASES.items() if name in rule.gates] for name in GATES}
+    rows = [
+        (
+            f"`{gate.name}`",
+            ", ".join(asked[gate.name]),
+            gate.sentence,
+            gate.result(Evidence(), limits).threshold,
+            "yes" if gate.overridable else "no",
+            gate.runbook,
+        )
+        for gate in GATES.values()
+    ]
+    return _table(("gate", "before", "sentence", "threshold by default", "override", "what to do"), rows)
+
+
+def phase_diagram() -> str:
+    return f"```mermaid\n{diagram()}\n```"
+
+
+# Documents
+
+
+def decisions() -> str:
+    records = [path for path in sorted((DOCS / "decisions").glob("*.md")) if path.name != "index.md"]
+    titles = [path.read_text().partition("\n")[0].removeprefix("# ") for path in records]
+    return "\n".join(f"- [{title}]({path.name})" for path, title in zip(records, titles, strict=True))
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "settings": settings,
+    "metrics": metrics,
+    "alerts": alerts,
+    "diagram": phase_diagram,
+    "guarantees": guarantees,
+    "gates": gates,
+    "decisions": decisions,
+}
+"""What stands in a template for `<!-- NAME -->`."""
+
+
+def documents() -> dict[Path, str]:
+    """Each generated document with its text."""
+    found = {}
+    for template in sorted(TEMPLATES.rglob("*.md")):
+        name = template.relative_to(TEMPLATES)
+        text = template.read_text()
+        for part, make in PARTS.items():
+            marker = f"<!-- {part} -->"
+            text = text.replace(marker, make()) if marker in text else text
+        found[DOCS / name] = NOTE.format(template=f"docs/templates/{name}") + text
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    if "--check" not in arguments:
+        for path, text in documents().items():
+            path.write_text(text)
+        return 0
+    stale = [path.name for path, text in documents().items() if not path.exists() or path.read_text() != text]
+    if stale:
+        print(f"docs: {', '.join(stale)} differ from the code: run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
