@@ -25,7 +25,6 @@ import grpc
 
 from libs.backend.evidence import by_absences, by_identity, by_place, by_terms, read_terms
 from libs.backend.lost_rows import RowCount
-from libs.backend.marks import marks_of
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
@@ -36,7 +35,7 @@ from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc.channel import open_channel
 from libs.rpc.metadata import TOKEN
-from libs.store.port import StorePorts
+from libs.store.port import FeedState, StorePorts
 from libs.store.recovery import Identity
 
 log = logging.getLogger(__name__)
@@ -370,3 +369,8 @@ def _shown(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"the other store: {error.code().name}"
     return str(error) or type(error).__name__
+
+
+def marks_of(state: FeedState) -> dict[int, Mark]:
+    """Marks by partition, for partitions of which an event was read."""
+    return {part: Mark(after, state.marks.get(part, "")) for part, after in state.next_offsets.items() if after}

@@ -17,9 +17,9 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from libs.backend.admission import marks_of
 from libs.backend.arrivals import Arrivals, fence_if_seized, why_unconfirmed
 from libs.backend.evidence import read_terms
-from libs.backend.marks import marks_of
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.headers import pack

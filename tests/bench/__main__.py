@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from libs.proving.servers.errors import DevStackError
+from libs.proving.servers.errors import ServersError
 from libs.proving.servers.locate import PROJECT_ROOT
 from libs.proving.servers.stack import running_stack, server_directory
 from tests.bench import (
@@ -123,7 +123,7 @@ def main() -> int:
         with running_stack() as stack, server_directory() as directory:
             site = Site(stack, Path(directory), options.quick, AsyncExitStack(), many)
             results = asyncio.run(run_all(names, site, progress, keep))
-    except DevStackError as error:
+    except ServersError as error:
         progress.print(f"[red]{error}[/red]")
         return 1
     if options.output == "json":

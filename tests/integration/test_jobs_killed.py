@@ -33,8 +33,8 @@ from libs.rpc.server import Server, ServerConfig
 from libs.sandboxes.audit import SandboxAudit
 from libs.store.memory import MemoryStore
 from libs.tasks import Loop
-from services.router import flows
 from services.router.control.memory import MemoryControlStore
+from services.router.flows import jobs as kinds_of_jobs
 from services.router.flows.jobs import reconcile as flows_reconcile
 from services.router.flows.jobs import recover as flows_recover
 from services.router.flows.jobs.audit import Audit
@@ -318,7 +318,9 @@ CASES = [
 
 
 def test_every_kind_of_job_is_among_them() -> None:
-    modules = [import_module(f"{flows.__name__}.{module.name}") for module in iter_modules(flows.__path__)]
+    modules = [
+        import_module(f"{kinds_of_jobs.__name__}.{module.name}") for module in iter_modules(kinds_of_jobs.__path__)
+    ]
     classes = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
     names = {getattr(one, "name", None) for one in classes if hasattr(one, "lane")}
     kinds = {name for name in names if isinstance(name, str) and name}

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from libs.proving.servers import __main__ as servers_main
 from libs.proving.servers import locate, tree
-from libs.proving.servers.errors import DevStackError, ServerFailed, ServerMissing
+from libs.proving.servers.errors import ServerFailed, ServerMissing, ServersError
 from libs.proving.servers.kafka import Kafka
 from libs.proving.servers.ports import free_port
 from libs.proving.servers.postgres import Postgres
@@ -132,7 +132,7 @@ async def test_each_test_has_a_database_and_a_topic_of_its_own(
     postgres: Postgres, postgres_dsn: str, kafka: Kafka, kafka_topic: str
 ) -> None:
     assert await query(postgres_dsn, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
-    with pytest.raises(DevStackError, match="exists already"):
+    with pytest.raises(ServersError, match="exists already"):
         await kafka.create_topic(kafka_topic, 1)
 
 
@@ -284,7 +284,7 @@ def test_postgres_names_the_folder_that_its_user_may_not_enter(tmp_path: Path) -
         pytest.skip("only root starts PostgreSQL as another user")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(DevStackError, match=r"may not enter .*\(mode 700\): give a directory"):
+    with pytest.raises(ServersError, match=r"may not enter .*\(mode 700\): give a directory"):
         Postgres(closed / "postgres").start()
 
 

@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from libs.proving.servers import locate
-from libs.proving.servers.errors import DevStackError
+from libs.proving.servers.errors import ServersError
 from libs.proving.servers.ports import free_port, is_open
 from libs.proving.servers.process import Command, ServerProcess
 
@@ -25,7 +25,7 @@ _READY_SECONDS = 60.0
 _ATTEMPT_SECONDS = 5.0
 _RETRY_SECONDS = 0.1
 _LEADER_POLL_SECONDS = 0.02
-_PROBE_TOPIC = "devstack.ready"
+_PROBE_TOPIC = "servers.ready"
 _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 
@@ -109,7 +109,7 @@ class Kafka:
     async def create_topic(self, name: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
         """Make a topic and wait until every partition has a leader.
 
-        Raises DevStackError if the topic exists, ServerFailed if it is not usable in time.
+        Raises ServersError if the topic exists, ServerFailed if it is not usable in time.
         """
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         try:
@@ -180,9 +180,9 @@ class Kafka:
 def _raise_topic_error(name: str, answer: tuple[object, ...]) -> None:
     code, message = answer[1], answer[2]
     if code == TopicAlreadyExistsError.errno:
-        raise DevStackError(f"topic {name!r} exists already")
+        raise ServersError(f"topic {name!r} exists already")
     if code != 0:
-        raise DevStackError(f"topic {name!r} could not be made: error {code}: {message}")
+        raise ServersError(f"topic {name!r} could not be made: error {code}: {message}")
 
 
 async def _await_leaders(admin: AIOKafkaAdminClient, name: str, partitions: int) -> None:

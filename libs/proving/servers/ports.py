@@ -17,7 +17,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from libs.proving.servers.errors import DevStackError
+from libs.proving.servers.errors import ServersError
 
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST = 10240
@@ -31,7 +31,7 @@ _taken: dict[int, int] = {}
 def free_port() -> int:
     """Take a TCP port on 127.0.0.1 on which no process listens, for as long as this process lives.
 
-    No other process that takes its ports here gets the same one. Raises DevStackError if none is found.
+    No other process that takes its ports here gets the same one. Raises ServersError if none is found.
     """
     last = _first_ephemeral_port() - 1
     with _lock:
@@ -46,7 +46,7 @@ def free_port() -> int:
                 _taken[port] = descriptor
                 return port
             os.close(descriptor)
-    raise DevStackError(f"no free TCP port on 127.0.0.1 between {_FIRST} and {last} after {_ATTEMPTS} tries")
+    raise ServersError(f"no free TCP port on 127.0.0.1 between {_FIRST} and {last} after {_ATTEMPTS} tries")
 
 
 def is_open(port: int) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from libs.proving.servers import locate
-from libs.proving.servers.errors import DevStackError, ServerFailed
+from libs.proving.servers.errors import ServerFailed, ServersError
 from libs.proving.servers.ports import free_port
 from libs.proving.servers.process import Account, Command, ServerProcess, running_as_root
 
@@ -154,7 +154,7 @@ def _account() -> Account:
     try:
         entry = pwd.getpwnam(_ACCOUNT)
     except KeyError:
-        raise DevStackError(
+        raise ServersError(
             f"this process runs as root, PostgreSQL refuses to, and there is no user {_ACCOUNT!r} to run it as. "
             f"Debian: apt-get install {locate.POSTGRES_PACKAGE}"
         ) from None
@@ -172,7 +172,7 @@ def _check_reachable(directory: Path, account: Account) -> None:
             else status.st_mode & stat.S_IXOTH
         )
         if not allowed:
-            raise DevStackError(
+            raise ServersError(
                 f"PostgreSQL runs as user {_ACCOUNT!r} here, who may not enter {folder} (mode "
                 f"{stat.S_IMODE(status.st_mode):o}): give a directory whose parents have mode 711 or wider"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from libs.proving.servers import tree
-from libs.proving.servers.errors import DevStackError, ServerFailed
+from libs.proving.servers.errors import ServerFailed, ServersError
 
 _POLL_SECONDS = 0.02
 _DEATH_SECONDS = 20.0
@@ -82,9 +82,9 @@ class ServerProcess:
         return None if self._popen is None else self._popen.poll()
 
     def start(self) -> None:
-        """Start the process. Raises DevStackError if it runs already, ServerFailed if it cannot be executed."""
+        """Start the process. Raises ServersError if it runs already, ServerFailed if it cannot be executed."""
         if self.running:
-            raise DevStackError(f"{self.command.name} runs already with pid {self.pid}")
+            raise ServersError(f"{self.command.name} runs already with pid {self.pid}")
         command = self.command
         command.log.parent.mkdir(parents=True, exist_ok=True)
         with command.log.open("ab") as log:

@@ -16,7 +16,7 @@ import grpc
 from libs.errors import BatonError
 from libs.eventlog.address import open_event_log
 from libs.process import stop_signal
-from libs.proving.servers.errors import DevStackError
+from libs.proving.servers.errors import ServersError
 from libs.proving.servers.locate import PROJECT_ROOT
 from libs.proving.servers.stack import running_stack
 from libs.proving.trial.errors import TrialFailed
@@ -109,7 +109,7 @@ async def run_demo(plan: DemoPlan) -> DemoReport:
         with run.screen.open():
             async with _world(plan, run.screen) as world:
                 await _in_world(run, world)
-    except (BatonError, DevStackError, grpc.aio.AioRpcError, OSError) as error:
+    except (BatonError, ServersError, grpc.aio.AioRpcError, OSError) as error:
         run.failure = str(error)
     report = run.report()
     if not report.facts.evidence:
