@@ -39,7 +39,7 @@ from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.jobs.runner import Around, Jobs
 from services.router.flows.jobs.validate import Validate
 from services.router.flows.moving.transfer import Transfer
-from services.router.flows.steering.automatic_rollback import Bench, Judge
+from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.diagnose import Surroundings
 from services.router.flows.steering.measure import Measurement, Sources, answered_by_b, rehearsed
 from services.router.flows.steering.migration import Migration
@@ -109,7 +109,7 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
             moves.canary_auto.loop,
             moves.rehearsals.loop,
             parts.measurement.loop,
-            parts.judge.loop,
+            parts.automatic_rollback.loop,
             parts.phase_since.loop,
             gap.loop,
         )
@@ -176,7 +176,7 @@ def _parts(
     )
     migration = Migration(running.control, cache, evidence, clock)
     maneuvers = _maneuvers(running, migration, measurement, evidence, clock)
-    judge = Judge(Bench(running.control, migration, measurement, cache, observer, clock, "router-1"))
+    automatic = AutomaticRollback(running.control, migration, measurement, cache, observer, clock, "router-1", Limits())
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(
         observer, cache, running.control, running.log.partitions, {"control listener": False}, lambda: gap.text
@@ -195,7 +195,7 @@ def _parts(
         maneuvers,
         running.shadow,
         measurement,
-        judge,
+        automatic,
         running.auditor,
         frozenset(),
         clock,

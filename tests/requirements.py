@@ -148,7 +148,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "A step is open when its gates have seen enough to pass, or by a reason on record",
         _in(
             "unit/test_gates.py",
-            "a_gate_judges_what_is_known",
+            "a_gate_returns_the_verdict_of_its_evidence",
             "every_gate_has_a_case_for_each_verdict_it_can_give",
             "what_is_not_known_never_passes",
         )
@@ -503,7 +503,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_wait_is_bounded_and_says_for_what",
             "holders_that_wait_for_each_other_both_get_an_answer",
         )
-        + _in("unit/test_gates.py", "a_gate_judges_what_is_known"),
+        + _in("unit/test_gates.py", "a_gate_returns_the_verdict_of_its_evidence"),
     ),
     "pool.sizing": Requirement(
         "The size of a pool follows from a rule, is measured on the machine, and is warned about",

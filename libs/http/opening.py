@@ -27,7 +27,7 @@ MoreTools = Callable[[Gateway], Iterable[Tool]]
 """Makes the tools that a process has in addition to its contract's."""
 
 
-def http_listener(  # noqa: PLR0913 - what a listener serves, and where
+def http_listener(
     address: str,
     contract: Contract,
     service: RawService,

@@ -78,7 +78,7 @@ from services.router.flows.moving.bucket_owners import Absences
 from services.router.flows.moving.handoff import Handoffs
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
-from services.router.flows.steering.automatic_rollback import Bench, Judge
+from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Surroundings
 from services.router.flows.steering.flags import Switches
@@ -266,7 +266,9 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             lambda: old_clients(clients, clock),
         ),
     )
-    judge = Judge(Bench(control_store, migration, measurement, cache, observer, clock, holder, settings.limits))
+    automatic = AutomaticRollback(
+        control_store, migration, measurement, cache, observer, clock, holder, settings.limits
+    )
     listing = Listing(stores, traffic, policy, shadow, clock, patience)
     clients = Clients(outside.contract.schemas, clock)
     proxy = Proxy(
@@ -305,7 +307,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         maneuvers=maneuvers,
         shadow=shadow,
         measurement=measurement,
-        judge=judge,
+        automatic_rollback=automatic,
         auditor=auditor,
         logged_phases=settings.logged_phases,
         clock=clock,
@@ -336,7 +338,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             *shadow.loops,
             auditor.loop,
             measurement.loop,
-            judge.loop,
+            automatic.loop,
             direct.loop,
             horizon.loop,
             gap.loop,

@@ -206,7 +206,7 @@ def told(directory: Path, name: str, **seconds: float) -> None:
 
 
 async def journaled(walk: Walk) -> pb.JournalEntry:
-    (entry,) = [entry for entry in (await walk.journal()).entries if entry.actor == "judge"]
+    (entry,) = [entry for entry in (await walk.journal()).entries if entry.actor == "baton"]
     return entry
 
 

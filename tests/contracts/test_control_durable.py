@@ -41,7 +41,7 @@ async def test_the_last_automatic_rollback_is_kept_however_long_the_journal_is(o
         setting = replace(await one.load(), phase=Phase.CUTOVER)
         assert await one.last_rollback() is None
         after = rolled_back(setting)
-        entry = JournalEntry(4e9, "judge", AUTOMATIC, "B fails", await one.load(), after)
+        entry = JournalEntry(4e9, "baton", AUTOMATIC, "B fails", await one.load(), after)
         assert await one.change(entry)
         for _ in range(1100):
             before, after = after, replace(after, generation=after.generation + 1)
@@ -54,7 +54,7 @@ async def test_the_last_automatic_rollback_is_kept_however_long_the_journal_is(o
         kept = await one.last_rollback()
         assert kept == LastRollback(entry, 3.5)
         assert await one.change(
-            again := JournalEntry(1.0, "judge", AUTOMATIC, "", after, replace(after, generation=after.generation + 1))
+            again := JournalEntry(1.0, "baton", AUTOMATIC, "", after, replace(after, generation=after.generation + 1))
         )
         assert await other.last_rollback() == LastRollback(again, 0.0)
 

@@ -163,7 +163,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "evidence", "verdict"), CASES)
-def test_a_gate_judges_what_is_known(name: str, evidence: Evidence, verdict: Verdict) -> None:
+def test_a_gate_returns_the_verdict_of_its_evidence(name: str, evidence: Evidence, verdict: Verdict) -> None:
     (result,) = check([name], evidence)
     assert (result.name, result.verdict) == (name, verdict)
     assert result.evidence and result.threshold and result.runbook

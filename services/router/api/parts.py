@@ -19,7 +19,7 @@ from services.router.flows.feed.parked import ParkedEvents
 from services.router.flows.feed.repair import RecordRepair
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.jobs.runner import Jobs
-from services.router.flows.steering.automatic_rollback import Judge
+from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.diagnose import Surroundings
 from services.router.flows.steering.flags import Switches
 from services.router.flows.steering.measure import Measurement
@@ -73,7 +73,7 @@ class Parts:
     maneuvers: Maneuvers
     shadow: Shadow
     measurement: Measurement
-    judge: Judge
+    automatic_rollback: AutomaticRollback
     auditor: Auditor
     logged_phases: frozenset[Phase]
     """In which a write is answered only when its event is in the log."""

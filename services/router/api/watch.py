@@ -30,7 +30,7 @@ from services.router.core.gates.service import ERRORS
 from services.router.core.measure import Counts, total
 from services.router.core.phase import Phase
 from services.router.core.rollback_cost import AtB, rollback_cost
-from services.router.flows.steering.automatic_rollback import Judge
+from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.measure import Measurement
 from services.router.flows.steering.report import OldClient
 from services.router.flows.stores import StoreViews
@@ -93,7 +93,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         answer.ping_pong.add(key=key, handoffs=times)
     add_clients(answer, parts.observer, parts.measurement.clients())
     _add_outlook(answer, parts)
-    _add_judge(answer, parts.judge, parts.measurement)
+    _add_automatic(answer, parts.automatic_rollback, parts.measurement)
     _add_attention(answer, parts)
     return answer
 
@@ -158,12 +158,12 @@ def blocked_by(results: tuple[GateResult, ...]) -> str:
     return "; ".join(f"{r.name} {r.verdict.value}: {r.evidence}" for r in results if r.verdict is not Verdict.PASS)
 
 
-def _add_judge(answer: pb.GetStatusResponse, judge: Judge, measurement: Measurement) -> None:
-    answer.automatic_rollback = judge.view
-    if judge.alarm:
-        answer.alerts.append(judge.alarm)
-    if judge.last is not None:
-        answer.last_automatic.CopyFrom(automatic_to_pb(judge.last))
+def _add_automatic(answer: pb.GetStatusResponse, automatic: AutomaticRollback, measurement: Measurement) -> None:
+    answer.automatic_rollback = automatic.view
+    if automatic.alarm:
+        answer.alerts.append(automatic.alarm)
+    if automatic.last is not None:
+        answer.last_automatic.CopyFrom(automatic_to_pb(automatic.last))
     window = measurement.seconds()[:RECENT_SECONDS]
     for store, recent in ((Store.A, total(a for a, _ in window)), (Store.B, total(b for _, b in window))):
         gated = measurement.recent(store)

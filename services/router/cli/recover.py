@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
     command(app, "seize", Changing)(seize)
 
 
-def recover(  # noqa: PLR0913 - one parameter for each option
+def recover(
     options: Changing,
     store: Lost,
     confirm: Confirm = "",

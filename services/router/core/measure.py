@@ -1,6 +1,6 @@
 """What the calls to both stores show: how many, how many of them failed, how long they took. Pure: time is an argument.
 
-Counts of one second each serve the judge of automatic rollback, which looks at half a minute. Counts and latencies of
+Counts of one second each serve automatic rollback, which looks at half a minute. Counts and latencies of
 one minute each serve the gates, which look at up to an hour. Both are bounded, whatever the traffic is, and can be
 summed over routers.
 

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     command(app, "demo", Shown)(demo)
 
 
-def demo(  # noqa: PLR0913 - one parameter for each option
+def demo(
     options: Shown,
     stack: Annotated[
         str, typer.Option(help="embedded: files only; real: starts Kafka, PostgreSQL and Redis.")

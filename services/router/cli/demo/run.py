@@ -29,7 +29,7 @@ from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from services.router.cli.demo.report import DemoReport, Facts
 from services.router.cli.demo.screen import Meter, Screen
-from services.router.cli.demo.script import ACTOR, JUDGED_CALLS, JUDGED_SECONDS, Story, journaled_overrides
+from services.router.cli.demo.script import ACTOR, ROLLBACK_CALLS, ROLLBACK_SECONDS, Story, journaled_overrides
 
 OLD_DATABASE = PROJECT_ROOT / "tests" / "fixtures" / "old_simple_mcp.db"
 OLD_HOT_NAMES = 8
@@ -37,9 +37,9 @@ SIZE = Size(
     http=True,
     router_settings=(
         {
-            "rollback_seconds": f"{JUDGED_SECONDS}",
-            "rollback_calls": f"{JUDGED_CALLS}",
-            # Of B's two faults only the first is the judge's: after that a person decides, however long this takes.
+            "rollback_seconds": f"{ROLLBACK_SECONDS}",
+            "rollback_calls": f"{ROLLBACK_CALLS}",
+            # Of B's two faults only the first rolls back: after that operators decide, however long this takes.
             "rollback_pause_seconds": "86400",
             # Few clients make this load, and each waits for its call: while B hangs, reads must be made too.
             "owner_patience_seconds": "0.5",

@@ -23,8 +23,8 @@ from services.router.core.audit import AuditReport
 
 ACTOR = "demo"
 CANARY_PERCENTS = (5, 10, 50, 100)
-JUDGED_SECONDS, JUDGED_CALLS = 6, 50
-"""What the judge of automatic rollback wants to see here. By default it is 30 seconds and 200 calls."""
+ROLLBACK_SECONDS, ROLLBACK_CALLS = 6, 50
+"""Evidence that automatic rollback needs here. The defaults are 30 seconds and 200 calls."""
 READS_SEEN = 6
 """So many reads, begun after a rollback and answered, show that reads are back."""
 DEAD_SECONDS = 1.5
@@ -61,7 +61,7 @@ class Rollback:
 
     fault: str
     reason: str
-    """As the judge gave it."""
+    """As automatic rollback gave it."""
     held_seconds: float
     reads_seconds: float
     home_seconds: float
@@ -120,7 +120,7 @@ class Story:
         ]
         fault: list[tuple[str, Act]] = [
             (
-                f"a fault is planted: B hangs; the router must go back by itself, here after {JUDGED_SECONDS} s of it",
+                f"a fault is planted: B hangs; the router must roll back by itself, here after {ROLLBACK_SECONDS} s",
                 self._hang_new,
             ),
             ("the hold of the automatic rollback is lifted", self._lift),

@@ -1,4 +1,4 @@
-"""Changing the setting: every change is judged by its gates, compared and set, journaled, and taken up here at once."""
+"""Changes of the setting: each passes its gates, is compared and set, journaled, and takes effect here at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.router.flows.steering.observe import SettingCache
 
 log = logging.getLogger(__name__)
 
-JUDGE = "judge"
+BATON = "baton"
 """The actor of an automatic rollback."""
 
 DEFAULT_LIMITS = Limits()
@@ -116,13 +116,13 @@ class Migration:
             to = phases.next_phase(setting)
         except IllegalMove as error:
             return Plan(setting, None, (), error.message)
-        return Plan(setting, to, self._judged(PHASES[to].gates, setting), "")
+        return Plan(setting, to, self._checked(PHASES[to].gates, setting), "")
 
     def limits(self, setting: Setting) -> Limits:
         """The limits in force: this router's own, except those that the migration sets."""
         return self._limits.overlaid(setting.limits)
 
-    def _judged(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
+    def _checked(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
         results = check(gates, self._evidence(setting), self.limits(setting))
         return self.pace.noted(results, self._clock.monotonic())
 
@@ -148,7 +148,7 @@ class Migration:
                 confirm,
                 f"{phases.LAST_STEP_CONFIRM}, the store that may be shut down then: {to.value} has no way back",
             )
-        results = self._judged(PHASES[after.phase].gates, before)
+        results = self._checked(PHASES[after.phase].gates, before)
         fixed = not_overridable(results)
         passed = worst(results) is Verdict.PASS
         if not passed and not decision.override:
@@ -164,7 +164,7 @@ class Migration:
 
     async def roll_back_automatically(self, generation: int, reason: str) -> Setting:
         """All traffic to A until a person lifts the hold. Raises as `rollback` does."""
-        before, decision = await self._begin_going_back(Decision(JUDGE, reason[:MAX_REASON_CHARACTERS], generation))
+        before, decision = await self._begin_going_back(Decision(BATON, reason[:MAX_REASON_CHARACTERS], generation))
         return await self._commit(AUTOMATIC, decision, before, rolled_back(before))
 
     async def set_canary(self, decision: Decision, permille: int) -> Setting:

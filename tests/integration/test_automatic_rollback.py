@@ -1,4 +1,4 @@
-"""Measurements that travel between routers, the judge that acts on them, and the status that shows it."""
+"""Measurements travel between routers, one of them decides on a rollback, and the status shows it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from services.router.core.automatic_rollback import PAUSE, Action
 from services.router.core.gates import Evidence, Limits
 from services.router.core.measure import Counts, Meter, ShadowCounts, total
 from services.router.core.phase import Phase, Setting
-from services.router.flows.steering.automatic_rollback import LEASE_NAME, LEASE_SECONDS, Bench, Judge
+from services.router.flows.steering.automatic_rollback import LEASE_NAME, LEASE_SECONDS, AutomaticRollback
 from services.router.flows.steering.measure import FRESH_SECONDS, Measurement, Sources
-from services.router.flows.steering.migration import JUDGE, Decision, Migration
+from services.router.flows.steering.migration import BATON, Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 from services.router.flows.steering.report import Measured, OldClient
 from services.router.flows.stores import StoreView
@@ -51,7 +51,7 @@ class Views:
 
 
 class Router:
-    """One router's measuring and judging, over a control store that all share."""
+    """One router's measurements and automatic rollback, over a shared control store."""
 
     def __init__(self, name: str, shared: Shared, clock: ManualClock) -> None:
         self.clock = clock
@@ -62,7 +62,9 @@ class Router:
         self.measurement = Measurement(self.control, self.meter, name, clock, Sources(lambda: self.shadow))
         self.migration = Migration(self.control, self.cache, lambda setting: Evidence(), clock)
         self.views = Views()
-        self.judge = Judge(Bench(self.control, self.migration, self.measurement, self.cache, self.views, clock, name))
+        self.automatic = AutomaticRollback(
+            self.control, self.migration, self.measurement, self.cache, self.views, clock, name, Limits()
+        )
 
     def serve(self, store: Store, calls: int, faults: int = 0) -> None:
         for number in range(calls):
@@ -81,7 +83,7 @@ class Routers:
         self.one, self.other = (Router(name, self.shared, self.clock) for name in ("r-1", "r-2"))
 
     async def seconds(self, count: int, *, calls: int = 4, faults: int = 0) -> list[Action]:
-        """Each router sends so many calls to B in each second; what the judge has ruled after each."""
+        """Each router sends so many calls to B in each second. Returns the actions decided after each."""
         rulings = []
         for _ in range(count):
             for router in (self.one, self.other):
@@ -91,7 +93,7 @@ class Routers:
             for router in (self.one, self.other):
                 await router.measurement.exchange()
             await self.one.measurement.exchange()
-            found = [verdict for router in (self.one, self.other) if (verdict := await router.judge.look())]
+            found = [verdict for router in (self.one, self.other) if (verdict := await router.automatic.look())]
             rulings += [verdict.action for verdict in found]
         return rulings
 
@@ -164,21 +166,21 @@ async def test_a_failing_b_is_left_after_half_a_minute_and_the_journal_says_why(
     rulings = await routers.seconds(4, faults=1)
     assert Action.ROLL_BACK in rulings
     (entry,) = routers.automatic
-    assert (entry.actor, entry.before.phase, entry.after.phase) == (JUDGE, Phase.CUTOVER, Phase.DUAL_WRITE)
+    assert (entry.actor, entry.before.phase, entry.after.phase) == (BATON, Phase.CUTOVER, Phase.DUAL_WRITE)
     assert entry.after.hold and "25.0%" in entry.reason
-    assert routers.one.judge.last == entry and routers.one.judge.alarms + routers.other.judge.alarms == 1
+    assert routers.one.automatic.last == entry and routers.one.automatic.alarms + routers.other.automatic.alarms == 1
     await routers.seconds(40, faults=1)
     assert routers.automatic == [entry], "once held, it stays as it is"
 
 
-async def test_whoever_holds_all_traffic_says_at_once_why(routers: Routers) -> None:
+async def test_a_rollback_shows_its_reason_at_once(routers: Routers) -> None:
     await routers.seconds(10)
     for _ in range(40):
         await routers.seconds(1, faults=1)
         if routers.automatic:
             break
-    (judge,) = [router.judge for router in (routers.one, routers.other) if router.judge.alarms]
-    assert judge.last == routers.automatic[0]
+    (automatic,) = [router.automatic for router in (routers.one, routers.other) if router.automatic.alarms]
+    assert automatic.last == routers.automatic[0]
 
 
 @pytest.mark.parametrize("days", [-1.0, 0.0, 1.0])
@@ -188,7 +190,7 @@ async def test_the_pause_between_two_rollbacks_is_counted_by_no_wall_clock(route
     (entry,) = routers.automatic
     routers.shared.rollback = LastRollback(replace(entry, time_seconds=entry.time_seconds + 86400 * days), 0.0)
     for router in (routers.one, routers.other):
-        router.judge._known_of = None
+        router.automatic._known_of = None
     await routers.one.cache.refresh()
     await routers.one.migration.lift_hold(ANN)
     for _ in range(2):
@@ -199,14 +201,14 @@ async def test_the_pause_between_two_rollbacks_is_counted_by_no_wall_clock(route
     assert Action.ROLL_BACK in await routers.seconds(80, faults=1)
 
 
-async def test_when_its_judge_dies_another_router_judges_with_what_was_seen_before(routers: Routers) -> None:
+async def test_when_the_deciding_router_dies_another_decides_with_the_same_history(routers: Routers) -> None:
     await routers.seconds(30, faults=1)
     for _ in range(int(LEASE_SECONDS) + 2):
         routers.other.serve(B, 8, 2)
         routers.clock.advance(1.0)
         await routers.other.cache.refresh()
         await routers.other.measurement.exchange()
-        await routers.other.judge.look()
+        await routers.other.automatic.look()
     assert len(routers.automatic) == 1
 
 
@@ -220,10 +222,10 @@ async def test_soon_after_a_rollback_a_person_decides(routers: Routers) -> None:
     assert set(rulings) == {Action.KEEP}, "what was before the hold was lifted is not held against B again"
     rulings = await routers.seconds(10, faults=1)
     assert rulings[-1] is Action.ALERT and len(routers.automatic) == 1
-    judge = next(router.judge for router in (routers.one, routers.other) if router.judge.alarm)
-    assert "operators decide" in judge.alarm and judge.alarms == 2, "said once, not every second"
+    automatic = next(router.automatic for router in (routers.one, routers.other) if router.automatic.alarm)
+    assert "operators decide" in automatic.alarm and automatic.alarms == 2, "said once, not every second"
     await routers.seconds(30)
-    assert judge.alarm == ""
+    assert automatic.alarm == ""
     await routers.seconds(600)
     await routers.seconds(40, faults=1)
     assert len(routers.automatic) == 2
@@ -235,17 +237,17 @@ async def test_nobody_is_sent_to_an_a_that_does_not_serve(routers: Routers) -> N
     assert rulings[-1] is Action.ALERT and routers.automatic == []
 
 
-async def test_what_a_said_before_it_was_lost_sends_no_traffic_there(routers: Routers) -> None:
+async def test_an_old_status_of_a_sends_no_traffic_there(routers: Routers) -> None:
     routers.one.views.trouble = routers.other.views.trouble = "UNAVAILABLE"
     rulings = await routers.seconds(35, faults=4)
     assert rulings[-1] is Action.ALERT and routers.automatic == []
 
 
-async def test_one_router_judges_at_a_time(routers: Routers) -> None:
+async def test_one_router_decides_at_a_time(routers: Routers) -> None:
     assert len(await routers.seconds(10)) == 10
 
 
-async def test_a_router_that_has_just_started_judges_by_what_the_others_have_reported(routers: Routers) -> None:
+async def test_a_router_that_has_just_started_decides_by_the_reports_of_the_others(routers: Routers) -> None:
     await routers.seconds(30, calls=8, faults=2)
     late = Router("r-3", routers.shared, routers.clock)
     for _ in range(int(LEASE_SECONDS) + 2):
@@ -254,20 +256,20 @@ async def test_a_router_that_has_just_started_judges_by_what_the_others_have_rep
         await routers.other.measurement.exchange()
         await late.cache.refresh()
         await late.measurement.exchange()
-        await late.judge.look()
+        await late.automatic.look()
     assert len(routers.automatic) == 1
 
 
-async def test_the_alarm_of_a_router_that_judges_no_more_is_over(routers: Routers) -> None:
+async def test_the_alarm_of_a_router_that_lost_the_lease_is_over(routers: Routers) -> None:
     routers.one.views.a_serves = routers.other.views.a_serves = False
     await routers.seconds(36, faults=4)
-    judge = next(router.judge for router in (routers.one, routers.other) if router.judge.alarm)
+    automatic = next(router.automatic for router in (routers.one, routers.other) if router.automatic.alarm)
     routers.shared.leases[LEASE_NAME] = Lease("r-3", 1, LEASE_SECONDS)
-    assert await judge.look() is None
-    assert (judge.view, judge.alarm) == ("another router judges", "")
+    assert await automatic.look() is None
+    assert (automatic.view, automatic.alarm) == ("another router decides", "")
 
 
-async def test_the_judge_goes_by_the_limits_that_the_setting_has(routers: Routers) -> None:
+async def test_the_limits_of_the_setting_are_in_force(routers: Routers) -> None:
     await routers.one.migration.set_limits(ANN, {"rollback_fault_percent": 30.0}, ())
     assert set(await routers.seconds(40, faults=1)) == {Action.KEEP}, "a quarter of the calls may fail"
     await routers.one.migration.set_limits(ANN, {}, ("rollback_fault_percent",))
@@ -287,23 +289,23 @@ async def test_the_control_store_keeps_how_long_routers_have_watched_since_a_rol
     routers.clock.advance(3600.0)
     await routers.seconds(1)
     assert before < watched() <= before + LEASE_SECONDS, "the time in which no router looked does not count"
-    before, first = watched(), routers.one if routers.one.judge._looked_at is not None else routers.other
+    before, first = watched(), routers.one if routers.one.automatic._looked_at is not None else routers.other
     second = routers.other if first is routers.one else routers.one
-    for judging, waiting in ((second, first), (first, second)):
+    for deciding, waiting in ((second, first), (first, second)):
         routers.shared.leases.clear()
         for _ in range(10):
             routers.clock.advance(1.0)
-            await judging.judge.look()
-            await waiting.judge.look()
+            await deciding.automatic.look()
+            await waiting.automatic.look()
     assert watched() == before + 18, "the first look of a router counts nothing: another one has counted until then"
-    assert first.judge._last == routers.shared.rollback
+    assert first.automatic._last == routers.shared.rollback
     await first.migration.set_limits(ANN, {"rollback_pause_seconds": watched() + 5}, ())
     before = watched()
     await routers.seconds(20)
     assert watched() == before + 5, "when the pause is over there is nothing to count"
 
 
-async def test_a_setting_that_changed_meanwhile_is_judged_anew(routers: Routers) -> None:
+async def test_a_setting_that_changed_meanwhile_is_decided_on_anew(routers: Routers) -> None:
     await routers.seconds(34, faults=1)
     stale = routers.one.cache.current
     await routers.other.migration.rollback(ANN, Phase.DUAL_READ)
@@ -313,7 +315,7 @@ async def test_a_setting_that_changed_meanwhile_is_judged_anew(routers: Routers)
             router.serve(B, 4, 1)
         routers.clock.advance(1.0)
         await routers.one.measurement.exchange()
-        await routers.one.judge.look()
+        await routers.one.automatic.look()
     assert [entry.before.phase for entry in routers.automatic] == [Phase.DUAL_READ]
 
 
