@@ -1,8 +1,8 @@
-"""`baton`, run as people run it: in a process of its own.
+"""Runs `baton` in a process of its own, as users do.
 
-Not in a thread beside the router under test: a blocking client and an asyncio server of gRPC in one process is nothing
-that anybody runs, and its faults are not the product's. The processes are forked from one that has loaded the program
-and never used it, so that a command costs milliseconds.
+It does not run in a thread beside the router under test: a blocking client and an asyncio server of gRPC in one process
+is a combination that no user runs, and its faults are not the product's. The processes are forked from one that has
+loaded the program but never used it, so a command costs milliseconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _context = multiprocessing.get_context("forkserver")
 class Router(Protocol):
     @property
     def address(self) -> str:
-        """Of its control API."""
+        """Address of the control API."""
         ...
 
 
@@ -38,22 +38,23 @@ class Result(NamedTuple):
     stdout: str
     stderr: str
     exception: str
-    """What was not caught, in words."""
+    """The uncaught exception, in words."""
 
 
 def start() -> None:
-    """The process that others are forked from. Before the first test, so that no test has left it behind."""
+    """Start the process that others are forked from. It happens before the first test, so that it inherits no
+    leftovers."""
     _context.set_forkserver_preload(["pytest", __name__])
     forkserver.ensure_running()
 
 
 async def baton(router: Router, *arguments: str) -> Result:
-    """What came of the command. Raises TimeoutError."""
+    """Run a command. Raises TimeoutError."""
     return await asyncio.to_thread(_run, [*arguments, "--address", router.address], {"BATON_ACTOR": ACTOR})
 
 
 async def answer(router: Router, *arguments: str, code: Exit = Exit.OK) -> Any:
-    """What the command prints with `-o json`, when it ends with that code."""
+    """Output of a command with `-o json`. Checks its exit code."""
     result = await baton(router, *arguments, "-o", "json")
     assert result.exit_code == code, (result.stderr, result.exception)
     return json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""What docker-compose.yml says, read as a person would read it."""
+"""Parses docker-compose.yml."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
     "services.simple_mcp": SimpleMcpSettings,
     "services.service_layer": ServiceLayerSettings,
 }
-"""Of each of our programs."""
+"""Names of the project's own programs."""
 
 _SECONDS = re.compile(r"(\d+)s")
 
@@ -46,13 +46,13 @@ class Composed:
 
     @property
     def command(self) -> list[str]:
-        """Of a job in a shell: what it ends up to run."""
+        """Command of a job; for a job in a shell, the command that the shell finally runs."""
         words: list[str] = self.said.get("command", [])
         return shlex.split(words[2].rpartition("exec ")[2]) if words[:2] == ["sh", "-c"] else words
 
     @property
     def program(self) -> str:
-        """The module that is started."""
+        """Module that the service starts."""
         return self.command[2]
 
     @property
@@ -88,6 +88,6 @@ def services() -> dict[str, Composed]:
 
 
 def jobs() -> Iterator[str]:
-    """Names of the services that others wait for to end."""
+    """Names of the services that other services wait for to complete."""
     for service in services().values():
         yield from (name for name, how in service.waits_for.items() if how == "service_completed_successfully")

@@ -1,7 +1,7 @@
-"""Real servers for the tests: started at their first use, stopped at the end of the session.
+"""Real servers for the tests, started at first use and stopped at the end of the session.
 
-The servers are plain objects without an event loop, so tests of any loop scope may share them. A server that a test
-killed or paused runs again for the next test that asks for it.
+The servers are plain objects without an event loop, so tests of any loop scope can share them. A server that a test
+killed or paused runs again for the next test that requests it.
 """
 
 import itertools
@@ -21,12 +21,12 @@ from tests import commands
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 from tests.servers import make_usable
 
-# Fixtures and hooks are found here by their names.
+# pytest finds fixtures and hooks here by name.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
 
 TOPIC_PARTITIONS = 16
 
-# A machine that is busy with other tests is no failure: no example is held to a time.
+# No deadline for examples: a busy machine is not a failure.
 settings.register_profile("baton", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("baton")
 
@@ -34,7 +34,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Only a conftest at the top may add options."""
+    """Only a top-level conftest may add options."""
     parser.addoption("--rewrite", action="store_true", help="write what the transcripts now say; review the difference")
 
 
@@ -44,14 +44,14 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(scope="session")
 def stack_directory() -> Iterator[Path]:
-    """A directory for the servers' data. Not below pytest's own, which PostgreSQL's user may not enter."""
+    """A directory for the servers' data. Not inside pytest's own, which PostgreSQL's user may not enter."""
     with server_directory() as directory:
         yield directory
 
 
 @pytest.fixture(scope="session")
 def kafka_server(stack_directory: Path) -> Iterator[Kafka]:
-    """The session's broker. Tests ask for `kafka`, which is known to run."""
+    """The session's broker. Tests request `kafka`, which is running."""
     server = Kafka(stack_directory / "kafka")
     with _kept(server.process):
         server.start()
@@ -60,7 +60,7 @@ def kafka_server(stack_directory: Path) -> Iterator[Kafka]:
 
 @pytest.fixture(scope="session")
 def postgres_server(stack_directory: Path) -> Iterator[Postgres]:
-    """The session's PostgreSQL. Tests ask for `postgres`, which is known to run."""
+    """The session's PostgreSQL. Tests request `postgres`, which is running."""
     server = Postgres(stack_directory / "postgres")
     with _kept(server.process):
         server.start()
@@ -69,7 +69,7 @@ def postgres_server(stack_directory: Path) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def redis_process(stack_directory: Path) -> Iterator[Redis]:
-    """The session's Redis. Tests ask for `redis_server`, which is known to run."""
+    """The session's Redis. Tests request `redis_server`, which is running."""
     server = Redis(stack_directory / "redis")
     with _kept(server.process):
         server.start()
@@ -99,7 +99,7 @@ def redis_server(redis_process: Redis) -> Redis:
 
 @pytest.fixture
 def postgres_dsn(postgres: Postgres) -> Iterator[str]:
-    """The address of an empty database of the test's own, as asyncpg takes it."""
+    """Address of an empty database for the test, in asyncpg's form."""
     name = f"test_{next(_numbers)}"
     yield postgres.create_database(name)
     if postgres.process.running:
@@ -108,7 +108,7 @@ def postgres_dsn(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture
 async def kafka_topic(kafka: Kafka) -> AsyncIterator[str]:
-    """The name of an empty topic of the test's own, with 16 partitions."""
+    """Name of an empty topic for the test, with 16 partitions."""
     name = f"test.{next(_numbers)}"
     await kafka.create_topic(name, TOPIC_PARTITIONS, {"cleanup.policy": "delete", "retention.ms": "-1"})
     yield name
@@ -118,7 +118,7 @@ async def kafka_topic(kafka: Kafka) -> AsyncIterator[str]:
 
 @contextmanager
 def _kept(process: ServerProcess) -> Iterator[None]:
-    """Let the server outlive single tests; its data is thrown away, so in the end it is killed."""
+    """Keep the server for the session. Its data is discarded, so it is killed at the end."""
     SESSION_SERVERS.append(process)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The three places that serve the contract, in one process over stores in memory, each with both of its listeners."""
+"""The three servers of the contract in one process over stores in memory, each with both of its listeners."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def endpoint(name: str) -> AsyncIterator[Endpoint]:
             service, server, schema = system.service, system.router, 0
         else:
             old = name == "old service"
-            # Of a store by itself: A is the owner of records that do not exist yet.
+            # Without a router, A owns all buckets.
             found = await stack.enter_async_context(backend(Store.A, old=old))
             service, server, schema = found.service, found.server, 1 if old else 0
         door = await stack.enter_async_context(http_door(CONTRACT, service, server, default_schema=schema))

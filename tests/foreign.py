@@ -1,4 +1,4 @@
-"""Messages in Kafka as no program of ours writes them: batches made by hand, sent as they are."""
+"""Kafka messages that Baton never writes: hand-made batches, sent unchanged."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def batch(
     *,
     packed: bool = False,
 ) -> bytes:
-    """A batch of keys, values and headers. `damage` changes its bytes, not their number. `packed`: by gzip, of which a
-    broker looks at less."""
+    """A batch of keys, values and headers. `damage` changes its bytes, but not their number. `packed`: compressed with
+    gzip, which hides content from the broker's checks."""
     builder: Any = DefaultRecordBatchBuilder(_MAGIC, 0, 0, _NOBODY, _NOBODY, _NOBODY, 1 << 20)
     for offset, (key, value, headers) in enumerate(messages):
         builder.append(offset, 1_700_000_000_000, key, value, list(headers))
@@ -46,7 +46,7 @@ def batch(
 
 
 async def send_batch(bootstrap: str, topic: str, partition: int, data: bytes) -> None:
-    """Raises the broker's error; waits for a broker that does not lead a new topic yet."""
+    """Send a batch. Retries while the broker does not lead a new topic yet; raises its other errors."""
 
     async def taken() -> bool:
         node = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
@@ -62,7 +62,7 @@ async def send_batch(bootstrap: str, topic: str, partition: int, data: bytes) ->
 
 
 async def send_compressed(bootstrap: str, topic: str, partition: int, codec: str, values: Sequence[bytes]) -> None:
-    """In one batch, with keys `sandboxes/<codec>`."""
+    """Send values in one batch, with keys `sandboxes/<codec>`."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, linger_ms=50) as producer:
         sent = [await producer.send(topic, value, f"sandboxes/{codec}".encode(), partition) for value in values]
         for future in sent:

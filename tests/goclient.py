@@ -1,4 +1,4 @@
-"""Builds the Go client as its readers do: plugins by `go install`, code by `buf generate`, then `go build`."""
+"""Builds the Go client as its users do: plugins by `go install`, code by `buf generate`, then `go build`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILD_SECONDS = 600.0
 
 
 def go_client() -> Path:
-    """The program."""
+    """Path of the built program."""
     environment = {**os.environ, "GOBIN": str(BUILD / "bin"), "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
     go = str(locate.go())
     source = BUILD / "example"
@@ -37,7 +37,7 @@ def go_client() -> Path:
 
 
 def generate(outputs: dict[str, Path]) -> None:
-    """Run `buf generate` with the project's buf.gen.yaml, of its plugins those that are named here."""
+    """Run `buf generate` with the project's buf.gen.yaml, for the plugins named here."""
     BUILD.mkdir(parents=True, exist_ok=True)
     image = BUILD / "protos.binpb"
     python = sys.executable
@@ -59,7 +59,7 @@ def _plugins(plugins: list[dict[str, Any]], outputs: dict[str, Path]) -> Iterabl
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str], seconds: float = BUILD_SECONDS) -> str:
-    """What the command prints. Raises AssertionError with its errors."""
+    """Output of the command. Raises AssertionError with its errors."""
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=seconds
     )

@@ -1,4 +1,4 @@
-"""An HTTP client for tests that must say each byte: raw requests, and answers read as they come."""
+"""An HTTP client for tests that control every byte: raw requests, and answers in the parts in which they arrive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Answer:
 
 
 class Connection:
-    """One connection. Every wait has a bound."""
+    """One connection. Every wait has a time limit."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -39,7 +39,7 @@ class Connection:
     async def request(
         self, verb: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Sends one whole request."""
+        """Send a whole request."""
         found = {"host": "test", **(headers or {})}
         if body is not None:
             found["content-length"] = str(len(body))
@@ -72,7 +72,7 @@ class Connection:
         return Answer(status, headers, body)
 
     async def read_raw(self, most: int = 65536) -> bytes:
-        """As it comes; b"" when the server has closed the connection."""
+        """The next bytes; b"" after the server has closed the connection."""
         async with asyncio.timeout(BOUND_SECONDS):
             try:
                 return await self._reader.read(most)
@@ -109,7 +109,7 @@ async def connected(address: str) -> AsyncIterator[Connection]:
 async def ask(
     address: str, verb: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """One request over a connection of its own."""
+    """Send one request over a connection of its own."""
     async with connected(address) as connection:
         await connection.request(verb, path, body, headers)
         return await connection.answer()

@@ -36,7 +36,7 @@ KIT = Kit(SandboxOperations(), CONTRACT, sandbox_columns, schema_version=2)
 async def http_door(
     contract: Contract, service: RawService, public: Server, *, default_schema: int = NEWEST
 ) -> AsyncIterator[HttpListener]:
-    """For the service that `public` serves, as a process opens it."""
+    """A listener for the service that `public` serves, as a process opens it."""
     listener = http_listener("127.0.0.1:0", contract, service, public, NoOpMeter("test"), default_schema=default_schema)
     await listener.start()
     await listener.set_serving(True)
@@ -48,13 +48,13 @@ async def http_door(
 
 @dataclass
 class Door:
-    """An HTTP listener, with what is behind it."""
+    """An HTTP listener with the system behind it."""
 
     listener: HttpListener
     gate: Gate
     stores: list[MemoryStore]
     grpc: str
-    """The address of the gRPC listener beside it."""
+    """Address of the gRPC listener beside it."""
 
     @property
     def address(self) -> str:
@@ -69,12 +69,12 @@ class Door:
         return await ask(self.address, "GET", f"/{SERVICE}/{method}?{text}")
 
     def end_streams(self) -> None:
-        """As the drain of the gRPC listener does."""
+        """End streams as the drain of the gRPC listener does."""
         self.gate.draining = True
         self.gate.close_streams()
 
     async def is_untouched(self) -> bool:
-        """Whether no store has a record, and no call is under way."""
+        """Whether no store has a record and no call is in progress."""
         found = [await store.records.read(NAME) for store in self.stores]
         return all(one.row is None for one in found) and not (self.gate.in_flight or self.gate.streams)
 
@@ -112,7 +112,7 @@ def envelopes(body: bytes) -> list[tuple[int, bytes]]:
 
 
 class Reader:
-    """The envelopes of a stream, as they come."""
+    """Reads the envelopes of a stream."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -148,4 +148,4 @@ BAD_FRAMES = {
     "an end of stream": (envelope(b"{}", 2), "flags"),
     "a reserved flag": (envelope(b"{}", 64), "flags"),
 }
-"""Bodies that are not one message in an envelope, and a word of their error."""
+"""Bodies that are not one message in an envelope, each with a word of its error."""

@@ -1,4 +1,4 @@
-"""Fails a test that leaves asyncio tasks or child processes behind. tests/conftest.py brings it into force."""
+"""Fails a test that leaves asyncio tasks or child processes behind. tests/conftest.py activates it."""
 
 import asyncio
 import inspect
@@ -11,7 +11,7 @@ import pytest
 from libs.proving.servers import tree
 from libs.proving.servers.process import ServerProcess, watchdog_pid
 
-# Work that is already ending (a closing connection, a process that was told to stop) may take this long to end.
+# Time for work that is already ending, such as a closing connection or a stopping process.
 _GRACE_SECONDS = 3.0
 _POLL_SECONDS = 0.01
 
@@ -20,14 +20,14 @@ SESSION_SERVERS: list[ServerProcess] = []
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Put the task check around all other fixtures of each async test: set up first, so torn down last."""
+    """Put the task check around all other fixtures of each async test: set up first, torn down last."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(inspect.unwrap(item.obj)):
         item.fixturenames.insert(0, "no_task_is_left")
 
 
 @pytest.fixture
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Fail if tasks live that the test, or its fixtures, started."""
+    """Fail if tasks remain that the test or its fixtures started."""
     before = asyncio.all_tasks()
     yield
     deadline = time.monotonic() + _GRACE_SECONDS
@@ -39,7 +39,7 @@ async def no_task_is_left() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """Fail if children of this process live that the test, or its fixtures, started; and kill them."""
+    """Fail if child processes remain that the test or its fixtures started, and kill them."""
     before = tree.children(os.getpid())
     yield
     deadline = time.monotonic() + _GRACE_SECONDS

@@ -55,7 +55,7 @@ async def _inspect(folder: Path, place: str, url: str) -> bool:
 
 
 async def _node(folder: Path, program: str, *arguments: str) -> tuple[int, str]:
-    """Exit code and output, with the Node that was installed beside the program."""
+    """Exit code and output, with the Node that is installed beside the program."""
     programs = (folder / "node_modules" / ".bin").resolve()
     process = await asyncio.create_subprocess_exec(
         programs / program,

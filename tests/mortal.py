@@ -1,5 +1,5 @@
-"""Routers that die while they run a job: before a call, after a call whose answer they do not see, and before and after
-they have written its place down. A dead one does nothing any more, not even clean up; another one goes on."""
+"""Routers that die while they run a job: before a call, after a call whose answer is lost, and before and after they
+have saved the job's position. A dead router does nothing any more, not even cleanup; another one continues."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.waiting import eventually
 
 CLOCK = SystemClock()
 LIVES = 300
-"""Routers that may run one job."""
+"""Maximum number of routers that run one job."""
 LATE_SECONDS = 0.3
-"""In which a call that was slept over ends."""
+"""Time in which a delayed call ends."""
 MOST_DEATHS = 40
-"""At random, in one run."""
+"""Maximum number of random deaths in one run."""
 
 Result = dict[str, Any]
 
@@ -48,18 +48,18 @@ _CHANGING = {
 
 @dataclass
 class Doom:
-    """Where routers die."""
+    """The points at which routers die."""
 
     chance: random.Random
     odds: float
-    """At any point, as long as there are `deaths` left; 1: at each point once."""
+    """Probability of a death at a point, while `deaths` remain; 1: once at each point."""
     deaths: int = MOST_DEATHS
     hasty: bool = False
-    """Routers write their places down before their work."""
+    """Routers save positions before their work."""
     woken: asyncio.Event | None = None
-    """Then the dead only sleep: when the job has ended they wake up, and go on where they were."""
+    """If set, dead routers only sleep: when the job has ended they wake up and continue where they were."""
     seen: set[str] = field(default_factory=set)
-    """Points that were passed, or died at."""
+    """Points that were passed, or at which a router died."""
     died: set[str] = field(default_factory=set)
 
     def strikes(self, point: str) -> bool:
@@ -73,20 +73,20 @@ class Doom:
 
 @dataclass
 class Life:
-    """Of one router."""
+    """The life of one router."""
 
     doom: Doom
     stage: str = ""
-    """Of its job."""
+    """Stage of its job."""
     over: bool = False
     hasty: bool = False
-    """It writes its place down before its work: what no kind of job may do."""
+    """It saves its position before its work, which no kind of job may do."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
-    """After it has slept it has come to its next point."""
+    """Set when the router has reached its next point after a sleep."""
     put_off: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
 
     async def at(self, place: str) -> None:
-        """Returns to the living only."""
+        """Return only if the router lives."""
         if not self.over:
             self.over = self.doom.strikes(f"{self.stage}: {place}" if self.stage else place)
         elif self.doom.woken is not None and self.doom.woken.is_set():
@@ -95,7 +95,7 @@ class Life:
             await (self.doom.woken or asyncio.Event()).wait()
 
     async def late(self) -> None:
-        """Returns to the sleepers only, when what they slept over is done."""
+        """Return only for a sleeping router, after the work that it slept through."""
         await (self.doom.woken or asyncio.Event()).wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(LATE_SECONDS):
@@ -103,7 +103,7 @@ class Life:
 
 
 class MortalClient(StoreClient):
-    """What a router sees of a store."""
+    """A store as a router sees it."""
 
     def __init__(self, store: Store, channel: Channel, life: Life) -> None:
         super().__init__(store, channel, None)
@@ -133,7 +133,7 @@ class MortalClient(StoreClient):
 
 
 class MortalLog:
-    """What a router sees of the log."""
+    """The log as a router sees it."""
 
     def __init__(self, log: MemoryEventLog, life: Life) -> None:
         self._log = log
@@ -149,7 +149,7 @@ class MortalLog:
 
 
 class MortalControl(MemoryControlStore):
-    """What a router sees of the control store."""
+    """The control store as a router sees it."""
 
     def __init__(self, shared: Shared, life: Life) -> None:
         super().__init__(shared)
@@ -160,7 +160,7 @@ class MortalControl(MemoryControlStore):
         saved = await super().put(job)
         await self._life.at("after its place is written down")
         if self._life.put_off:
-            # Each time another point: which work is lost must not hang on chance.
+            # Each time another point, so that the set of lost work does not depend on chance.
             await self._life.at(f"before work that is written down as done, {len(self._life.doom.seen)}")
         while self._life.put_off:
             await self._life.put_off.pop(0)()
@@ -168,7 +168,8 @@ class MortalControl(MemoryControlStore):
 
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
         if self._life.over:
-            # The dead do not give it up either, and who wakes up does not begin by asking whether the job is still his.
+            # A dead router does not release the job either, and a router that wakes up does not first ask whether it
+            # still runs the job.
             if self._life.doom.woken is None:
                 raise ControlUnavailable
             await self._life.late()
@@ -177,7 +178,7 @@ class MortalControl(MemoryControlStore):
 
 @dataclass
 class Mortal:
-    """A kind of job that does little in a step, so that there are many of them."""
+    """A kind of job that does little per step, so that it has many steps."""
 
     kind: JobKind
     life: Life
@@ -202,37 +203,37 @@ class Mortal:
 
 @dataclass
 class Scene:
-    """What a job is run on."""
+    """The system that a job runs on."""
 
     stores: Stores
     log: MemoryEventLog
     result: Callable[[], Awaitable[Result]]
-    """What a job leaves there."""
+    """The job's result in the system."""
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     scene: Callable[[Path], AbstractAsyncContextManager[Scene]]
-    """The same one each time, in an empty directory."""
+    """The same scene each time, in an empty directory."""
     make: Callable[[Stores, EventLog], JobKind]
     arguments: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
-    """All that the job must go through, or this shows nothing."""
+    """Stages that the job must pass through; otherwise the case shows nothing."""
     stage_of: Callable[[bytes], str] = lambda checkpoint: ""
     limit: int = 7
-    """Units in a step."""
+    """Units per step."""
     needs_each: bool = False
-    """Without one of its steps it ends as well, with another result."""
+    """Without one of its steps, the job still ends, with another result."""
     compared: Callable[[Result], Result] = lambda result: result
-    """What must be the same as undisturbed."""
+    """The part of the result that must equal that of an undisturbed run."""
 
     def __str__(self) -> str:
         return self.name
 
 
 async def run(case: Case, directory: Path, doom: Doom) -> Result:
-    """One router after the other, until the job has ended. What it tells, and what it leaves."""
+    """Run one router after the other until the job has ended. Returns its report and its result."""
     shared = Shared()
     async with case.scene(directory) as scene:
         kind = case.make(scene.stores, scene.log)
@@ -247,7 +248,7 @@ async def run(case: Case, directory: Path, doom: Doom) -> Result:
                 async with AsyncExitStack() as alive:
                     await alive.enter_async_context(running_loops(jobs.loop))
                     await eventually(partial(_over, life, shared), 20.0, f"{case.name}, {shared.durable[1].note}")
-                    # What is left of it does nothing any more, or not now.
+                    # The remaining tasks of the router do nothing any more, or not now.
                     life.over = True
                     if doom.woken is not None:
                         await asleep.enter_async_context(alive.pop_all())

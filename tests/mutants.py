@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "mutations"
 COPY = ROOT / "build" / "mutants"
 TEST_SECONDS = 600
-"""A mutant that makes its test hang for so long is killed."""
+"""A mutant whose test takes longer is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Mutant:
 
 
 def load() -> list[Mutant]:
-    """All mutants, by file and place in it. Raises TypeError or KeyError if an entry is malformed."""
+    """All mutants, by file and position. Raises TypeError or KeyError if an entry is malformed."""
     found = []
     for path in sorted(FOLDER.glob("*.toml")):
         found += [Mutant(**entry) for entry in tomllib.loads(path.read_text())["mutant"]]

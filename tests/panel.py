@@ -58,21 +58,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Panel:
-    """A router as its operator sees it."""
+    """A router with its control API."""
 
     system: System
     parts: Parts
     address: str
     control: ControlServiceAsyncStub
     server: Server
-    """Of the control API."""
+    """Server of the control API."""
 
     @property
     def store(self) -> MemoryControlStore:
         return self.system.control
 
     async def put(self, count: int) -> None:
-        """Makes so many records, at whatever store the setting says."""
+        """Create records at the store that the setting selects."""
         for number in range(count):
             order = shelf_pb2.PutOrder(token=str(uuid4()), where=shelf_pb2.Place(room="r", isbn=f"{number:05}"))
             await self.system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
@@ -83,7 +83,7 @@ class Panel:
 
 @asynccontextmanager
 async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIterator[Panel]:
-    """The options of `running_system`; `token`: what the control listener asks for."""
+    """Options are those of `running_system`; `token`: token that the control listener requires."""
     clock = SystemClock()
     async with running_system(**system) as running:
         observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)

@@ -1,7 +1,7 @@
-"""What the migration needs, by id, and the tests that show it.
+"""The requirements of the migration by id, and the tests that show them.
 
-`tests/unit/test_requirements.py` holds this list to the tests: it may name none that does not exist, and an acceptance
-test that shows nothing on it is refused.
+`tests/unit/test_requirements.py` checks the list: it must not name a missing test, and every acceptance test must be in
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 
 class Planned(Enum):
-    """Of what is still to be built or to be shown on real parts."""
+    """State of a requirement that is not complete."""
 
     PLANNED = "planned"
 
@@ -62,7 +62,7 @@ _STRESS = _in(
 
 REQUIREMENTS: Mapping[str, Requirement] = {
     "traffic.shadow-reads": Requirement(
-        "A sample of the reads is asked at the other side too and compared; no user waits for it, no write is copied",
+        "A sample of the reads goes to the other store too and is compared; no client waits, no write is duplicated",
         _in(
             _SHADOW,
             "a_small_share_is_sampled",
@@ -74,7 +74,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "traffic.shadow-classes": Requirement(
-        "A difference is told from lateness: only other content at one version, or a lack that lasts, speaks against B",
+        "Differences are told apart from lag: only other content at one version, or a lasting gap, counts against B",
         _in("unit/test_compare.py", "versions_say_what_a_difference_is")
         + _in(
             _SHADOW,
@@ -86,7 +86,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "traffic.canary": Requirement(
-        "A share of the sandboxes goes to B, the same ones each time; a larger share only adds",
+        "A stable share of the sandboxes goes to B; a larger share only adds sandboxes",
         _in(
             "unit/test_plan.py",
             "a_growing_canary_only_adds_buckets",
@@ -102,7 +102,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again"),
     ),
     "traffic.kill-switch": Requirement(
-        "Traffic as a whole, or one operation, is switched within a second, at run time",
+        "All traffic, or one operation, is redirected within a second, at run time",
         _in("unit/test_flags.py", "the_sandbox_contract_has_the_flags_of_the_seed")
         + _in(
             _FLAGS,
@@ -112,7 +112,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "traffic.any-provider": Requirement(
-        "Flags may come from anywhere; with their source away the last good value holds",
+        "Flags may come from any provider; while it is unavailable the last good value holds",
         _in(
             "contracts/test_flags.py",
             "a_flag_is_true_or_false_or_unset",
@@ -132,7 +132,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "phase.table": Requirement(
-        "Phases are passed one step at a time; a move that is not in the table is refused and changes nothing",
+        "Phases advance one step at a time; a transition that is not in the table is refused and changes nothing",
         _in(
             _PHASE,
             "a_step_forward_enters_the_next_phase_with_the_canary_at_0",
@@ -145,7 +145,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_IDENTICAL, "the_contract_is_kept_at_every_endpoint"),
     ),
     "phase.gates": Requirement(
-        "A step is open when its gates have seen enough to pass, or by a reason on record",
+        "A step is open if its gates pass with enough evidence, or are overridden with a recorded reason",
         _in(
             "unit/test_gates.py",
             "a_gate_returns_the_verdict_of_its_evidence",
@@ -166,7 +166,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_DEMO, "a_demo_passes_its_gates_on_evidence"),
     ),
     "phase.journal": Requirement(
-        "Every change of the setting is kept with time, person, reason, before and after, and none can be altered",
+        "Changes of the setting are journaled with time, actor, reason, before and after, and cannot be altered",
         _in(_IDENTICAL, "every_step_is_in_the_journal")
         + _in(_DEMO, "a_gate_blocked_and_its_override_is_in_the_journal")
         + _in(
@@ -178,7 +178,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "write.dual-async": Requirement(
-        "The owner answers when it has committed; the other side follows by the log, and its trouble reaches no client",
+        "The owner answers after its commit; the other store follows by the log, and its faults reach no client",
         _in(
             _FEED,
             "a_side_that_stands_still_is_behind_by_events_and_seconds_and_catches_up",
@@ -186,7 +186,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "write.no-loss": Requirement(
-        "What was acknowledged stays, through changes of phase, the death of any one process, and without a broker",
+        "Acknowledged writes survive phase changes, the death of any one process, and the loss of the broker",
         _NOTHING_IS_LOST
         + _in(
             _DEMO,
@@ -216,14 +216,14 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _STRESS,
     ),
     "write.one-effect": Requirement(
-        "A request that is sent again, to whichever store, changes nothing more and is answered as it was",
+        "A repeated request has no second effect at either store and gets the same answer",
         _NOTHING_IS_LOST
         + _in(_IDENTICAL, "the_contract_is_kept_at_every_endpoint", "an_old_client_stays_right_at_its_endpoint")
         + _in(_ROUTER, "a_retry_after_the_handoff_gets_the_same_answer_and_has_no_second_effect")
         + _STRESS,
     ),
     "owner.single": Requirement(
-        "Of the two stores at most one takes writes of a record, whatever routers believe",
+        "At most one of the two stores accepts writes to a record, whatever routers assume",
         _in(_MODEL, "the_protocol_keeps_every_property_in_every_state")
         + _STRESS
         + _in(
@@ -240,12 +240,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
     ),
     "read.stale-marked": Requirement(
-        "With the owner away the other store answers reads, marked as stale and with how stale they may be",
+        "While the owner is unavailable the other store answers reads, marked stale with their maximum age",
         _in(_FEED, "while_the_owner_is_away_reads_are_marked_stale_with_their_age")
         + _in(_ROUTER, "a_read_whose_owner_is_away_is_answered_by_the_replica_marked_stale"),
     ),
     "read.watch": Requirement(
-        "A watcher sees each sandbox's versions in order and misses no last one, through handoffs, phases and deaths",
+        "A watch shows a sandbox's versions in order and never misses the last, through handoffs, phases and crashes",
         _in("acceptance/test_watch.py", "a_watcher_misses_nothing_through_all_phases_and_the_death_of_its_store")
         + _in(
             "contracts/test_store_watch.py",
@@ -267,7 +267,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "feed.lag": Requirement(
-        "How far a side is behind is known in events and in seconds, and seen when it stands still",
+        "The lag of a store is measured in events and in seconds, and a stopped feed is visible",
         _in(
             _FEED,
             "a_side_that_stands_still_is_behind_by_events_and_seconds_and_catches_up",
@@ -283,7 +283,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "feed.parked": Requirement(
-        "An event that makes no sense is put aside, shown and tried again; the feed goes on and the counts add up",
+        "An invalid event is parked, shown and retried; the feed continues and its counters add up",
         _in(_FEED, "an_event_that_cannot_be_understood_is_parked_and_the_feed_goes_on")
         + _in(
             "unit/test_backend_feed.py",
@@ -299,7 +299,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "data.audit": Requirement(
-        "The old data are looked through before anything moves: schema, dirt, orphans, a trial copy",
+        "The old data are audited before anything moves: schema, invalid data, orphans, a trial copy",
         _in(
             "acceptance/test_audit.py",
             "every_kind_of_dirt_is_found_and_must_be_accepted_by_name",
@@ -322,7 +322,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "data.backfill": Requirement(
-        "All of A's records are copied under traffic, with a brake, progress, and a way to resume",
+        "All of A's records are copied under live traffic, with a rate limit, progress, and resume",
         _in(
             "acceptance/test_jobs.py",
             "a_backfill_that_is_killed_at_random_goes_on_at_its_row_and_ends_with_the_same_result",
@@ -337,7 +337,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_jobs.py", "live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so"),
     ),
     "data.reconcile": Requirement(
-        "The stores are compared all the time, differences judged, and mended from the owner",
+        "The stores are compared continuously; differences are classified and repaired from the owner",
         _in(
             "acceptance/test_reconcile.py",
             "edits_by_hand_are_found_and_what_is_missing_is_copied_whoever_is_killed",
@@ -360,7 +360,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_alerts.py", "what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm"),
     ),
     "data.validate": Requirement(
-        "Queries show which ids only one store has, and how far it is behind",
+        "Queries show the ids that only one store has, and the lag",
         _in("unit/test_ages.py", "each_query_counts_what_it_asks_for")
         + _in(
             "integration/test_reconcile_cli.py",
@@ -369,7 +369,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_RECONCILE, "validate_tells_what_only_one_store_has_and_what_differs"),
     ),
     "data.replay": Requirement(
-        "A part of the log can be applied again to either store, after a look at what it would do",
+        "A part of the log can be replayed to either store, after a dry run",
         _in(
             "acceptance/test_replay.py",
             "a_replay_that_is_killed_at_random_brings_back_every_row_that_a_store_has_lost",
@@ -388,7 +388,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("integration/test_events.py", "a_replay_is_previewed_done_and_refused_by_command"),
     ),
     "data.recovery": Requirement(
-        "B can be made anew from A and the log, is checked before it serves, in a bounded time",
+        "B can be rebuilt from A and the log in bounded time, and is verified before it serves",
         _in(
             "acceptance/test_recovery.py",
             "each_way_in_which_a_postgresql_goes_back_is_recognised_and_recovered",
@@ -425,7 +425,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("integration/test_client_go.py", "the_go_client_works_at_the_three_real_processes"),
     ),
     "api.mcp": Requirement(
-        "The operations are there as MCP tools at all three",
+        "All three servers offer the operations as MCP tools",
         _in(
             "integration/test_mcp.py",
             "every_method_is_a_tool",
@@ -441,7 +441,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "lock.port": Requirement(
-        "One interface for locks, in memory at A and in Redis at B; a lock goes with its record's owner",
+        "One lock interface, in memory at A and in Redis at B; a lock belongs to its record's owner",
         _in(
             "contracts/test_locks.py",
             "one_holder_at_a_time",
@@ -456,7 +456,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_backend_write_locks.py", "a_store_that_does_not_own_the_record_asks_for_no_lock"),
     ),
     "lock.handoff": Requirement(
-        "A record that somebody holds changes its store without a second holder",
+        "A handoff of a leased record never creates a second holder",
         _in(
             _LEASES,
             "a_lease_moves_with_its_sandbox_and_its_tokens_only_grow",
@@ -477,7 +477,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _NOTHING_IS_LOST[1:],
     ),
     "lock.redis-down": Requirement(
-        "Without Redis writes go on by version, leases fail at once, memory never steps in",
+        "Without Redis, writes continue by version, leases fail at once, and memory locks never take over",
         _in(
             "integration/test_lock_server_faults.py",
             "without_redis_writes_go_on_and_leases_are_refused_until_it_is_back",
@@ -497,7 +497,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _NOTHING_IS_LOST[1:],
     ),
     "lock.limit": Requirement(
-        "A free lock is had in 50 ms at the 99th percentile, every wait ends, no deadlock lasts",
+        "A free lock is acquired in 50 ms at P99, every wait ends, and no deadlock lasts",
         _in(
             "contracts/test_locks.py",
             "a_wait_is_bounded_and_says_for_what",
@@ -506,7 +506,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_gates.py", "a_gate_returns_the_verdict_of_its_evidence"),
     ),
     "pool.sizing": Requirement(
-        "The size of a pool follows from a rule, is measured on the machine, and is warned about",
+        "Pool sizes follow a rule, are measured on the machine, and wrong ones raise a warning",
         _in(
             "integration/test_pools.py",
             "a_full_pool_refuses_its_own_work_and_leaves_the_others_theirs",
@@ -530,7 +530,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "schema.versions": Requirement(
-        "Records of several schema versions live side by side and lose nothing at an older store",
+        "Records of several schema versions coexist and lose no field at an older store",
         _in(
             "unit/test_sandbox_schema.py",
             "nothing_is_lost_on_the_way_to_version_1_and_back",
@@ -553,7 +553,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
     ),
     "rollback.auto": Requirement(
-        "When B fails more often than it may, reads and then writes go back by themselves, with an alarm",
+        "If B exceeds its error limits, reads and then writes roll back automatically, with an alert",
         _in(
             "acceptance/test_rollback.py",
             "a_b_that_fails_a_fifth_of_its_calls_is_left_and_its_records_come_home",
@@ -570,13 +570,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "rollback.lossless": Requirement(
-        "The way back is open in every phase that has one, and no acknowledged write is lost on it",
+        "Every phase but the last can be rolled back, and a rollback loses no acknowledged write",
         _NOTHING_IS_LOST
         + _in(_DEMO, "the_demo_goes_there_and_back_and_there_again", "a_demo_loses_nothing_and_says_so")
         + _in(_IDENTICAL, "an_old_client_stays_right_at_its_endpoint"),
     ),
     "rollback.partial": Requirement(
-        "One operation goes back alone",
+        "A single operation can be rolled back",
         _in(
             "integration/test_rehearsal_cli.py",
             "one_operation_goes_back_while_the_others_stay",
@@ -584,7 +584,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "rollback.rehearsed": Requirement(
-        "Going back is practised with live buckets before it counts, and that is a gate",
+        "A rollback is rehearsed with live buckets, and the rehearsal is a gate",
         _in(
             "integration/test_rehearsal.py",
             "a_rehearsal_moves_live_buckets_there_and_back",
@@ -593,12 +593,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("integration/test_rehearsal_cli.py", "a_rehearsal_is_typed_and_told"),
     ),
     "chaos.flip": Requirement(
-        "Flags that flip all the time under load lose no write and leave nothing behind",
+        "Continuous flag changes under load lose no write and leak no resource",
         _in("acceptance/test_flips.py", "a_flip_storm_loses_nothing_and_leaves_nothing_behind")
         + _in("unit/test_chaos.py", "every_flip_is_one_that_the_router_allows_and_does_what_it_says"),
     ),
     "metrics.thresholds": Requirement(
-        "Each limit of the plan is a metric, evidence for a gate, and an alarm",
+        "Each limit of the plan is a metric, evidence for a gate, and an alert",
         _in(
             "unit/test_alerts.py",
             "what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm",
@@ -607,7 +607,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "deprecate.clients": Requirement(
-        "Clients of the old endpoint are seen, named and warned, and A waits for the last of them",
+        "Clients of the old endpoint are counted, named and warned, and A waits for the last of them",
         _in(
             "unit/test_old_clients.py",
             "at_the_old_service_who_says_nothing_speaks_version_1_and_is_warned",
@@ -642,7 +642,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_refusal_by_one_process_after_another_broke_off_leaves_the_outcome_unknown",
         ),
     ),
-    "deprecate.certificate": Requirement("At the end a report shows by digests, ledger and gates that all has arrived"),
+    "deprecate.certificate": Requirement(
+        "A final report shows by digests, ledger and gates that every record has arrived"
+    ),
     "api.openapi": Requirement(
         "The contract as OpenAPI 3.1, made from the descriptors, served by all three",
         _in(
@@ -671,8 +673,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "feed.identity": Requirement(
-        "A log that was made anew, emptied or replaced is recognised while running, stops the feed and "
-        "alarms; nothing is skipped in silence",
+        "A recreated, emptied or replaced log is detected while running, stops the feed and "
+        "raises an alert; no event is skipped silently",
         _in(
             "contracts/test_eventlog_identity.py",
             "another_log_in_its_place_is_told_however_far_it_has_grown",
@@ -699,7 +701,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "feed.poison": Requirement(
-        "Whatever stands in the log harms at most its own record: it is parked, shown, and never stops a "
+        "A bad event in the log harms at most its own record: it is parked, shown, and never stops a "
         "feed, a list or a start",
         _in(
             "unit/test_backend_feed.py",
@@ -736,8 +738,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "traffic.zero-hop": Requirement(
-        "Clients that speak xDS call the owner directly; routes follow setting, flags and bucket owners "
-        "within 50 ms; the router remains the way for all else"
+        "Clients with xDS call the owner directly; routes follow setting, flags and bucket owners "
+        "within 50 ms; all other calls still use the router"
     ),
     "traffic.cohorts": Requirement("Named records or accounts go first or stay last, sticky, journaled"),
     "move.bulk": Requirement(
@@ -745,7 +747,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "the single handoff"
     ),
     "trust.identity": Requirement(
-        "Callers are authenticated (JWT, mTLS, tokens); beyond loopback nothing is open unless that is written down"
+        "Callers are authenticated (JWT, mTLS, tokens); beyond loopback, access is closed unless a setting opens it"
     ),
     "trust.accounts": Requirement(
         "A caller sees and changes only its accounts' records, at either store, in lists and watches"
@@ -754,7 +756,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "trust.tls": Requirement("TLS on every leg, Kafka with SASL, certificates and tokens reload without a restart"),
     "trust.events": Requirement("An event without a valid authentication code is never applied"),
     "trust.limits": Requirement(
-        "No caller can use up a listener, a process's memory or another caller's share",
+        "No caller can exhaust a listener, a process's memory or another caller's share",
         _in(
             "acceptance/test_memory.py",
             "refused_requests_are_not_kept",
@@ -768,17 +770,19 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "trust.secrets": Requirement("Secrets reach no log, metric, error or evidence"),
-    "operate.page": Requirement("One live page shows and steers the migration, tested in a real browser"),
+    "operate.page": Requirement("One live page shows and controls the migration, tested in a real browser"),
     "operate.telemetry": Requirement(
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply"
     ),
     "operate.alerts": Requirement("Dashboards, alert rules and runbooks from code, each alert with its runbook"),
-    "operate.notify": Requirement("Webhooks tell of phases, rollbacks, blocks, job ends; external gates can be asked"),
+    "operate.notify": Requirement(
+        "Webhooks report phases, rollbacks, blocks and job ends; external gates can be queried"
+    ),
     "operate.evidence": Requirement(
         "A difference is shown with request, both answers and fields, bounded, without secrets"
     ),
     "deploy.kubernetes": Requirement(
-        "Manifests that are rendered, validated, and whose commands, environment and probes are run"
+        "Manifests are rendered and validated, and their commands, environment and probes are run"
     ),
     "adapter.guide": Requirement(
         "A new SQL store is a set of small operations on one transaction; the protocol is not written again"

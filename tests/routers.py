@@ -1,4 +1,4 @@
-"""More routers in front of a system in one process: each with a view of its own on setting and flags."""
+"""Additional routers in front of a system in one process, each with its own view of setting and flags."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Another:
 async def another_router(
     system: System, *, refresh_seconds: float = 0.5, provider: FlagSource | None = None
 ) -> AsyncIterator[Another]:
-    """It shares stores and control store with the system's router, and moves no buckets."""
+    """A router that shares stores and control store with the system's router, and moves no buckets."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         switches = Switches(FlagNames.of(CONTRACT), MemoryFlags("control store"), provider, clock)

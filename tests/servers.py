@@ -1,4 +1,4 @@
-"""The session's servers between two tests."""
+"""Restoring the session's servers between two tests."""
 
 import signal
 
@@ -8,7 +8,7 @@ from libs.proving.servers.redis import Redis
 
 
 def make_usable(server: Kafka | Postgres | Redis) -> None:
-    """Undo what an earlier test may have left: a dead server is started again, a paused one goes on."""
+    """Undo damage of an earlier test: restart a dead server, continue a paused one."""
     if server.process.running:
         server.kill(signal.SIGCONT)
     else:

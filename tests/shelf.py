@@ -1,4 +1,4 @@
-"""The toy contract's meaning, as a backend runs it."""
+"""Semantics of the toy contract, as a backend runs it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ShelfOperations:
         return List(page, question, _books)
 
     def check_row(self, row: Row) -> None:
-        """Tests put texts into rows: everything is a book that is not marked as none."""
+        """Tests put texts into rows: every row is a book unless it is marked as none."""
         if row.payload.startswith(b"\xff"):
             raise UnreadableRecord("payload: it is no book", field="payload")
 

@@ -60,7 +60,7 @@ from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
 
 
 async def step(migration: Migration, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
-    """Enter the next phase, whichever it is."""
+    """Enter the next phase."""
     to = (await migration.plan()).next
     if to is None:
         raise AssertionError("there is no step forward")
@@ -68,14 +68,14 @@ async def step(migration: Migration, decision: Decision) -> tuple[Setting, tuple
 
 
 def never_arrived(ports: MemoryStore, key: str) -> None:
-    """Takes a row away with its count: a store that misses a counted row would be fenced."""
+    """Remove a row together with its count: a store that misses a counted row would be fenced."""
     del ports._state.rows[key]
     ports._state.counted[bucket_of(key)] -= 1
 
 
 @dataclass
 class Backend:
-    """One store's process."""
+    """The process of one store."""
 
     ports: MemoryStore
     serving: Serving
@@ -85,7 +85,7 @@ class Backend:
     services: list[RawService | TypedService]
 
     async def drain(self) -> None:
-        """End the process that listens now, as a kill would."""
+        """End the listening process, as a kill would."""
         await self.server.drain(0.0)
 
 
@@ -103,12 +103,12 @@ class System:
     migration: Migration
     relays: dict[Store, Relay]
     client: Channel
-    """To the router's public listener."""
+    """Channel to the router's public listener."""
     observer: Observer
     shadow: Shadow
     auditor: Auditor
     clients: Clients
-    """Of old schema versions, at the router."""
+    """Clients of old schema versions at the router."""
     patience: Patience
     router: Server
     """The router's public listener."""
@@ -120,11 +120,11 @@ class System:
         return self.backends[store].ports
 
     async def stop(self, store: Store) -> None:
-        """Ends a backend as a kill would: nobody listens any more."""
+        """End a backend as a kill would: its listeners are gone."""
         await self.backends[store].drain()
 
     async def start(self, store: Store) -> None:
-        """A new process of a backend that was stopped, at the same address. Needs a system with patience."""
+        """Start a new process of a stopped backend at the same address. Needs a system with patience."""
         backend = self.backends[store]
         backend.server = Server(ServerConfig(backend.server.address, "internal"), backend.services)
         await backend.server.start()
@@ -157,7 +157,7 @@ async def _backend(
     )
     calls = Calls(kit.operations, kit.contract, ports, around)
     replication = Replication(kit.operations, ports, feed, around, StoreFacts(kit.schema_version))
-    # Nobody to ask but the log. The owner of a system admits its stores as it likes.
+    # Admission can only ask the log. The owner of a system admits its stores at will.
     admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read), serving)
     recovery = RecoveryApi(ports, serving, admission_loop, feed)
     repair = RepairApi(kit.operations, ports, around)
@@ -177,7 +177,7 @@ async def _backend(
 
 @dataclass(frozen=True)
 class Kit:
-    """A contract and what a backend knows of it."""
+    """A contract and its implementation."""
 
     operations: Operations
     contract: Contract
@@ -193,7 +193,7 @@ QUICK_LEDGER = LedgerLimits(permille=1000, settle_seconds=0.0, again_seconds=0.0
 WATCH_PATIENCE_SECONDS = 1.0
 
 LONG_SECONDS = 1e9
-"""In which no client has called A directly."""
+"""Time during which no client has called A directly."""
 
 STALE_READS = ReadPolicy()
 
@@ -212,14 +212,14 @@ async def running_system(
     patience_seconds: float = 0.0,
     policy: ReadPolicy = STALE_READS,
 ) -> AsyncIterator[System]:
-    """`feeds`: relays and apply loops run. `mover`: buckets follow the setting. `logged`: in these phases a write is
-    answered when it is in the log. `kit_of_a`: of another program that runs at A. `patience_seconds`: how long a call
-    waits for a store that is out of reach."""
+    """`feeds`: run relays and apply loops. `mover`: move buckets to follow the setting. `logged`: phases in which
+    writes are acknowledged from the log. `kit_of_a`: kit of another program at A. `patience_seconds`: how long a call
+    waits for an unavailable store."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         log = MemoryEventLog(16)
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
-        # A port that another process cannot take while a store is stopped.
+        # A port that no other process can take while a store is stopped.
         places = {store: free_port() if patience_seconds else 0 for store in Store}
         backends: dict[Store, Backend] = {}
         for store in Store:

@@ -1,4 +1,4 @@
-"""A, B and a router in this process, each with its own listeners, as their programs open them."""
+"""A, B and a router in this process, each with its own listeners, opened as their programs open them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLACES = ("a", "b", "router")
 
 @dataclass(frozen=True)
 class Trio:
-    """Addresses of A, B and a router, in this process."""
+    """Addresses of A, B and a router in this process."""
 
     http: Mapping[str, str]
     grpc: Mapping[str, str]
@@ -47,7 +47,7 @@ async def _locks() -> AsyncIterator[MemoryLocks]:
 
 @asynccontextmanager
 async def running_trio(folder: Path) -> AsyncIterator[Trio]:
-    """A owns all. What it cannot answer, B passes on to the router."""
+    """A owns everything. B passes calls that it cannot answer on to the router."""
     router = f"127.0.0.1:{free_port()}"
     common: dict[str, Any] = {"internal": "127.0.0.1:0", "http": "127.0.0.1:0", "event_log": "memory:"}
     old = SimpleMcpSettings(public="127.0.0.1:0", database=folder / "a.db", router=router, **common)

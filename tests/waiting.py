@@ -11,11 +11,12 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.01
 _LONGEST_POLL_SECONDS = 0.1
 _POLL_SHARE = 0.02
-"""Of the time waited so far. A long wait asks less often: most conditions ask a process, which has work to do."""
+"""Polling interval as a share of the time waited so far. Long waits poll less often: most conditions query a process
+that has work to do."""
 
 
 class NotReached(AssertionError):
-    """A condition did not become true within its bound. The message shows its last value."""
+    """A condition did not become true in time. The message shows its last value."""
 
 
 @overload

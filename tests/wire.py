@@ -1,4 +1,4 @@
-"""A wire of bytes between a client and a server, that can be slow, or lose what the server says."""
+"""A connection between a client and a server that can be slow, or lose the server's answers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _CHUNK_BYTES = 65536
 
 
 class Wire:
-    """`slow_seconds`: how much later than sent an answer arrives. `deaf`: answers are lost; the server does what it is
-    told all the same. `answers` counts what the server has said."""
+    """`slow_seconds`: delay of answers. `deaf`: answers are lost, while the server still receives requests. `answers`:
+    number of answers from the server."""
 
     def __init__(self, host: str, port: int) -> None:
         self.slow_seconds = 0.0
@@ -33,7 +33,7 @@ class Wire:
                 for way in ways:
                     way.cancel()
         except (OSError, asyncio.CancelledError):
-            # Either end may go at any time, and all of them do at the end.
+            # Either end may close at any time, and all of them do at the end.
             pass
         finally:
             self._tasks.discard(task)
