@@ -25,7 +25,7 @@ from libs.contract.descriptors import Contract, Method
 from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write, item_of
 from libs.contract.pages import make_token
 from libs.contract.schemas import NEWEST
-from libs.contract.watches import frame, place_of
+from libs.contract.watches import frame, position_of
 from libs.errors import BatonError, OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
@@ -176,7 +176,7 @@ class Calls:
             raise ValueError(f"{rule.path} is not parsed as a watch")
         message = rule.parse(request)
         _, question = rule.watched(message)
-        async with aclosing(self._watching.steps(wanted, place_of(rule, message))) as steps:
+        async with aclosing(self._watching.steps(wanted, position_of(rule, message))) as steps:
             async for step in steps:
                 self._deps.serving.check()
                 yield frame(rule, step, question)

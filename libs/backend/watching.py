@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from libs.contract.operations import Watch, item_of
 from libs.contract.pages import Page
-from libs.contract.watches import HEARTBEAT_SECONDS, Place, Step
+from libs.contract.watches import HEARTBEAT_SECONDS, Step, WatchPosition
 from libs.store.port import Listed, Since, StorePorts, UnknownPlace
 
 PAGE_ROWS = 50
@@ -45,12 +45,12 @@ class Watching:
         self._slots = asyncio.Semaphore(SLOTS)
         self._reads = asyncio.Semaphore(READS)
 
-    async def steps(self, wanted: Watch, place: Place | None) -> AsyncGenerator[Step, None]:
+    async def steps(self, wanted: Watch, position: WatchPosition | None) -> AsyncGenerator[Step, None]:
         """Continue from the position if it is this store's, else begin a new view. Never ends.
 
         Raises StoreUnavailable, Overloaded, and the errors of `wanted.item`.
         """
-        shown = place if place is not None and place.store is self._ports.store else None
+        shown = position if position is not None and position.store is self._ports.store else None
         since = None if shown is None else await self._since(shown.at, 0)
         while True:
             if since is None:
@@ -62,13 +62,13 @@ class Watching:
             async with aclosing(self._changed(wanted, since, shown)) as steps:
                 async for step in steps:
                     yield step
-            shown = Place(self._ports.store, since.place)
+            shown = WatchPosition(self._ports.store, since.place)
             since = await self._since(since.place, self._heartbeat_seconds)
 
-    async def _since(self, place: str, wait_seconds: float) -> Since | None:
+    async def _since(self, position: str, wait_seconds: float) -> Since | None:
         """None: the position is no longer known."""
         try:
-            return await self._ports.watch.since(place, wait_seconds)
+            return await self._ports.watch.since(position, wait_seconds)
         except UnknownPlace:
             return None
 
@@ -88,9 +88,9 @@ class Watching:
         if reset:
             yield Step(reset=True)
 
-    async def _changed(self, wanted: Watch, since: Since, shown: Place | None) -> AsyncGenerator[Step, None]:
+    async def _changed(self, wanted: Watch, since: Since, shown: WatchPosition | None) -> AsyncGenerator[Step, None]:
         """The written records, if any. The last step has the new position; earlier steps have `shown`, the safe one."""
-        there = Place(self._ports.store, since.place)
+        there = WatchPosition(self._ports.store, since.place)
         start, limit = 0, FIRST_ROWS
         while True:
             async with self._slots:
@@ -100,12 +100,12 @@ class Watching:
                 steps = _steps(wanted, rows)
                 step = next(steps, Step())
                 for following in steps:
-                    yield replace(step, place=shown)
+                    yield replace(step, position=shown)
                     step = following
                 if start >= len(since.keys):
-                    yield replace(step, place=there, synced=True)
+                    yield replace(step, position=there, synced=True)
                     return
-                yield replace(step, place=shown)
+                yield replace(step, position=shown)
 
     async def _page(self, page: Page) -> list[Listed]:
         async with self._reads:

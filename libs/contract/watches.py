@@ -32,7 +32,7 @@ MAX_TOKEN_CHARACTERS = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WatchPosition:
     """Position of a watch at one store. `at` is in the format of that store's port."""
 
     store: Store
@@ -45,7 +45,7 @@ class Step:
 
     items: Sequence[bytes] = ()
     removed: Sequence[str] = ()
-    place: Place | None = None
+    position: WatchPosition | None = None
     """None while a new view is incomplete."""
     reset: bool = False
     synced: bool = False
@@ -57,15 +57,15 @@ def shape_of(method: Method) -> WatchShape:
     return method.watch
 
 
-def make_token(place: Place | None, question: bytes) -> str:
+def make_token(position: WatchPosition | None, question: bytes) -> str:
     """`question`: the hash that `Method.watched` returns."""
-    if place is None:
+    if position is None:
         return ""
-    data = question + place.store.value.encode() + place.at.encode()
+    data = question + position.store.value.encode() + position.at.encode()
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def read_token(token: str, question: bytes, field: str) -> Place | None:
+def read_token(token: str, question: bytes, field: str) -> WatchPosition | None:
     """The position in the token; None for an empty token. Raises InvalidField."""
     if not token:
         return None
@@ -74,16 +74,16 @@ def read_token(token: str, question: bytes, field: str) -> Place | None:
     try:
         data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         text = data[HASH_BYTES:].decode()
-        place = Place(Store(text[:1]), text[1:])
+        position = WatchPosition(Store(text[:1]), text[1:])
     except ValueError:
         # The token is not base64, not ASCII, not UTF-8, or names no store.
         raise InvalidField(field, token, f"give back the {field} of an earlier answer unchanged") from None
     if data[:HASH_BYTES] != question:
         raise InvalidField(field, token, "the token belongs to a watch with another filter")
-    return place
+    return position
 
 
-def place_of(method: Method, request: Message) -> Place | None:
+def position_of(method: Method, request: Message) -> WatchPosition | None:
     """The position at which a watch continues. Raises InvalidField."""
     token, question = method.watched(request)
     return read_token(token, question, shape_of(method).resume_token)
@@ -94,7 +94,7 @@ def frame(method: Method, step: Step, question: bytes) -> bytes:
     shape = shape_of(method)
     reply = method.reply_class()
     getattr(reply, shape.removed).extend(step.removed)
-    setattr(reply, shape.resume_token, make_token(step.place, question))
+    setattr(reply, shape.resume_token, make_token(step.position, question))
     setattr(reply, shape.reset, step.reset)
     setattr(reply, shape.synced, step.synced)
     parts = [part for item in step.items for part in (shape.items_tag, varint(len(item)), item)]

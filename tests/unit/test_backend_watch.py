@@ -15,7 +15,7 @@ from libs.clock import ManualClock
 from libs.contract.operations import Watch
 from libs.contract.pages import Filter, Page
 from libs.contract.schemas import RecordCorrupt
-from libs.contract.watches import Place, Step
+from libs.contract.watches import Step, WatchPosition
 from libs.ownership.model import Row, Store
 from libs.pb.sandbox.v1.sandbox_service_pb2 import (
     DeleteSandboxRequest,
@@ -43,9 +43,9 @@ def store() -> MemoryStore:
 
 @asynccontextmanager
 async def steps_of(
-    store: MemoryStore, place: Place | None = None, filter_: Filter | None = None
+    store: MemoryStore, position: WatchPosition | None = None, filter_: Filter | None = None
 ) -> AsyncIterator[AsyncIterator[Step]]:
-    steps = Watching(store, heartbeat_seconds=0.05).steps(Watch(filter_ or Filter()), place)
+    steps = Watching(store, heartbeat_seconds=0.05).steps(Watch(filter_ or Filter()), position)
     try:
         async with asyncio.timeout(BOUND_SECONDS):
             yield steps
@@ -65,7 +65,7 @@ async def test_a_view_of_many_pages_has_a_place_only_when_it_is_complete(store: 
     await store.transfers.apply([record_of(row_of(key, (0, 1), Store.B)) for key in keys])
     async with steps_of(store) as steps:
         heard = await until_synced(steps)
-    assert [(len(step.items), step.reset, step.synced, step.place is None) for step in heard] == [
+    assert [(len(step.items), step.reset, step.synced, step.position is None) for step in heard] == [
         (FIRST_ROWS, True, False, True),
         (PAGE_ROWS, False, False, True),
         (PAGE_ROWS - FIRST_ROWS, False, False, True),
@@ -124,7 +124,7 @@ async def test_large_records_come_in_several_answers_and_the_place_with_the_last
             [record_of(row_of(f"sandboxes/{n}", (0, 1), Store.B, padding="480000")) for n in range(10)]
         )
         heard = await until_synced(steps)
-    assert [step.place == begun.place for step in heard] == [True] * (len(heard) - 1) + [False]
+    assert [step.position == begun.position for step in heard] == [True] * (len(heard) - 1) + [False]
     assert sum(len(step.items) for step in heard) == 10 and len(heard) > 1
     assert all(len(step.items) <= 1 for step in heard)
 
@@ -133,16 +133,16 @@ async def test_without_a_change_a_newer_place_comes_from_time_to_time(store: Mem
     async with steps_of(store) as steps:
         await until_synced(steps)
         beat = await anext(steps)
-    assert beat.synced and beat.place is not None and not beat.items and not beat.removed
+    assert beat.synced and beat.position is not None and not beat.items and not beat.removed
 
 
 async def test_a_place_at_the_other_store_or_an_unknown_one_begins_anew(store: MemoryStore) -> None:
     await put(store, KEY, "r1", "one")
-    known = Place(Store.A, await store.watch.now())
+    known = WatchPosition(Store.A, await store.watch.now())
     async with steps_of(store, known) as steps:
         assert not (await anext(steps)).reset
-    for place in (Place(Store.B, known.at), Place(Store.A, "x")):
-        async with steps_of(store, place) as steps:
+    for position in (WatchPosition(Store.B, known.at), WatchPosition(Store.A, "x")):
+        async with steps_of(store, position) as steps:
             assert (await anext(steps)).reset
 
 

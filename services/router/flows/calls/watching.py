@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from libs.clock import Clock
 from libs.contract.descriptors import Method
 from libs.contract.schemas import SchemaUnknown
-from libs.contract.watches import HEARTBEAT_SECONDS, place_of, shape_of
+from libs.contract.watches import HEARTBEAT_SECONDS, position_of, shape_of
 from libs.errors import BatonError, OwnerUnavailable
 from libs.ownership.model import Store
 from services.router.flows.steering_view import Steering
@@ -90,7 +90,7 @@ class Watching:
         shape = shape_of(call.method)
         request = call.method.request_class()
         request.CopyFrom(call.request)
-        place = place_of(call.method, request)
+        place = position_of(call.method, request)
         search = _Search(to, 0.0) if place is None else _Search(place.store, self._patience_seconds)
         while True:
             if not self._may_ask(search.store):
