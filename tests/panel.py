@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from libs.clock import Clock, SystemClock
+from libs.clock import SystemClock
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import open_channel
@@ -17,7 +17,6 @@ from libs.rpc.server import Server, ServerConfig
 from libs.tasks import Loop
 from services.router.api.control import control_service
 from services.router.api.parts import Parts
-from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
 from services.router.core.gates import Evidence, Limits
 from services.router.core.phase import Setting
@@ -26,14 +25,14 @@ from services.router.flows.feed.conflicts import Conflicts
 from services.router.flows.feed.events import LogEvents
 from services.router.flows.feed.parked import ParkedEvents
 from services.router.flows.feed.repair import RecordRepair
-from services.router.flows.jobs import rehearsal
 from services.router.flows.jobs.audit import Audit, LastAudit
 from services.router.flows.jobs.backfill import TO_B, Backfill
-from services.router.flows.jobs.canary import CanaryAuto, Sights
+from services.router.flows.jobs.canary import CanaryAuto
 from services.router.flows.jobs.log_gap import GapWatch
 from services.router.flows.jobs.reconcile import Reconcile
 from services.router.flows.jobs.reconcile_schedule import Reconciling
 from services.router.flows.jobs.recover import Recover, Seize
+from services.router.flows.jobs.rehearsal import Rehearsal, Rehearsals, Waits
 from services.router.flows.jobs.replay import Replay
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.jobs.runner import Around, Jobs
@@ -41,7 +40,7 @@ from services.router.flows.jobs.validate import Validate
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.diagnose import Surroundings
-from services.router.flows.steering.measure import Measurement, Sources, answered_by_b, rehearsed
+from services.router.flows.steering.measure import Measurement, Sources, answered_by_b
 from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import Observer
 from services.router.flows.steering.phase_since import PhaseSince
@@ -54,6 +53,10 @@ from tests.system import System, running_system
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
+
+
+QUICK = Waits(seen_by_all_seconds=0.5, counted_by_all_seconds=0.05)
+"""For one router in one process."""
 
 
 @dataclass
@@ -88,35 +91,22 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
     async with running_system(**system) as running:
         observer = Observer(running.stores, running.log, clock, interval_seconds=0.02)
         cache = running.setting
-        kinds = (
-            Backfill(running.stores, clock),
-            Audit(running.stores, CONTRACT, clock),
-            Replay(running.stores, running.log, clock),
-            Reconcile(running.stores, Transfer(running.stores), running.log, clock),
-            Validate(running.stores, clock),
-            Seize(running.stores, running.log, clock, running.control),
-            Recover(running.stores, running.log, clock, running.control, Transfer(running.stores)),
-        )
-        jobs = Jobs(running.control, kinds, Around("router-1", clock))
-        last_audit = LastAudit(jobs, clock)
-        reconciling = Reconciling(jobs, 0.0, clock)
         gap = GapWatch(running.control)
-        parts = _parts(running, observer, jobs, last_audit, reconciling, gap)
+        parts, evidence_loops = _parts(running, observer, gap)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [control_service(parts)])
         await server.start()
-        moves = parts.maneuvers
         loops = (
-            moves.canary_auto.loop,
-            moves.rehearsals.loop,
+            observer.loop,
+            cache.loop,
+            parts.jobs.loop,
+            parts.rehearsals.loop,
             parts.measurement.loop,
             parts.automatic_rollback.loop,
             parts.phase_since.loop,
             gap.loop,
+            *evidence_loops,
         )
-        async with (
-            running_loops(observer.loop, cache.loop, jobs.loop, last_audit.loop, reconciling.loop, *loops),
-            open_channel(server.address) as channel,
-        ):
+        async with running_loops(*loops), open_channel(server.address) as channel:
             yield Panel(running, parts, server.address, ControlServiceStub(channel.grpc), server)
         await server.drain(0.2)
 
@@ -132,32 +122,14 @@ async def running_loops(*loops: Loop) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _maneuvers(
-    running: System,
-    migration: Migration,
-    measurement: Measurement,
-    evidence: Callable[[Setting], Evidence],
-    clock: Clock,
-) -> Maneuvers:
-    cache, control = running.setting, running.control
-    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: running.mover.settled)
-    around = rehearsal.Around(running.stores, running.traffic, lambda: cache.flags, measurement.answered, 0.05, 0.05)
-    return Maneuvers(
-        CanaryAuto(control, migration, cache, sights, "router-1", clock),
-        rehearsal.Rehearsals(control, migration, cache, around, "router-1", clock),
-    )
-
-
-def _parts(
-    running: System, observer: Observer, jobs: Jobs, last_audit: LastAudit, reconciling: Reconciling, gap: GapWatch
-) -> Parts:
+def _parts(running: System, observer: Observer, gap: GapWatch) -> tuple[Parts, tuple[Loop, ...]]:
+    """The flows, and the loops of those that only give evidence."""
     clock, cache = SystemClock(), running.setting
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, running.mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
-        seen = reconciling.evidence(last_audit.evidence(seen))
-        rehearsals = maneuvers.rehearsals
-        seen = measurement.evidence(rehearsed(seen, rehearsals.last, rehearsals.last_seconds_ago))
+        seen = rehearsals.evidence(reconciling.evidence(last_audit.evidence(seen)))
+        seen = measurement.evidence(seen)
         return gap.evidence(replace(seen, under_way=under_way(jobs, running.mover, observer)))
 
     measurement = Measurement(
@@ -175,14 +147,28 @@ def _parts(
         ),
     )
     migration = Migration(running.control, cache, evidence, clock)
-    maneuvers = _maneuvers(running, migration, measurement, evidence, clock)
+    kinds = (
+        Backfill(running.stores, clock),
+        Audit(running.stores, CONTRACT, clock),
+        Replay(running.stores, running.log, clock),
+        Reconcile(running.stores, Transfer(running.stores), running.log, clock),
+        Validate(running.stores, clock),
+        Seize(running.stores, running.log, clock, running.control),
+        Recover(running.stores, running.log, clock, running.control, Transfer(running.stores)),
+        CanaryAuto(migration, cache, lambda: answered_by_b(measurement), lambda: running.mover.settled, clock),
+        Rehearsal(running.stores, migration, cache, measurement.answered, clock, QUICK),
+    )
+    jobs = Jobs(running.control, kinds, Around("router-1", clock))
+    last_audit = LastAudit(jobs, clock)
+    reconciling = Reconciling(jobs, 0.0, clock)
+    rehearsals = Rehearsals(jobs, migration, cache, running.traffic, clock)
     automatic = AutomaticRollback(running.control, migration, measurement, cache, observer, clock, "router-1", Limits())
     explainer = Explainer(CONTRACT, cache, running.stores)
     around = Surroundings(
         observer, cache, running.control, running.log.partitions, {"control listener": False}, lambda: gap.text
     )
     events = LogEvents(running.log, CONTRACT)
-    return Parts(
+    parts = Parts(
         migration,
         cache,
         observer,
@@ -192,7 +178,7 @@ def _parts(
         around,
         running.switches,
         explainer,
-        maneuvers,
+        rehearsals,
         running.shadow,
         measurement,
         automatic,
@@ -208,3 +194,4 @@ def _parts(
         Probe(running.contract, running.stores, lambda: running.router.address, clock),
         Limits(),
     )
+    return parts, (last_audit.loop, reconciling.loop)

@@ -40,7 +40,6 @@ from libs.telemetry.metrics import open_metrics
 from services.router.api.control import URGENT, control_service
 from services.router.api.parts import Parts
 from services.router.api.proxy import Proxy
-from services.router.api.rehearsal import Maneuvers
 from services.router.control.memory import MemoryControlStore
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
@@ -62,14 +61,14 @@ from services.router.flows.feed.parked import ParkedEvents
 from services.router.flows.feed.relay import Relay
 from services.router.flows.feed.repair import RecordRepair
 from services.router.flows.feed.retention import HorizonWatch
-from services.router.flows.jobs import rehearsal
 from services.router.flows.jobs.audit import Audit, LastAudit
 from services.router.flows.jobs.backfill import TO_B, Backfill
-from services.router.flows.jobs.canary import CanaryAuto, Sights
+from services.router.flows.jobs.canary import CanaryAuto
 from services.router.flows.jobs.log_gap import GapWatch
 from services.router.flows.jobs.reconcile import Reconcile
 from services.router.flows.jobs.reconcile_schedule import Reconciling
 from services.router.flows.jobs.recover import Recover, Seize
+from services.router.flows.jobs.rehearsal import Rehearsal, Rehearsals
 from services.router.flows.jobs.replay import Replay
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.jobs.runner import Around, Jobs
@@ -82,7 +81,7 @@ from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Surroundings
 from services.router.flows.steering.flags import Switches
-from services.router.flows.steering.measure import EvidenceMetrics, Measurement, Sources, answered_by_b, rehearsed
+from services.router.flows.steering.measure import EvidenceMetrics, Measurement, Sources, answered_by_b
 from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.steering.phase_since import PhaseSince
@@ -218,40 +217,15 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     direct = ClientWatch(observer, control_store, clock)
     horizon = HorizonWatch(observer, event_log, clock)
     gap = GapWatch(control_store)
-    kinds = (
-        Backfill(stores, clock),
-        Audit(stores, outside.contract, clock),
-        Replay(stores, event_log, clock),
-        Reconcile(stores, transfer, event_log, clock),
-        Validate(stores, clock),
-        Seize(stores, event_log, clock, control_store),
-        Recover(stores, event_log, clock, control_store, transfer),
-    )
-    jobs = Jobs(
-        control_store,
-        kinds,
-        Around(holder, clock, lambda: measurement.load(observer.worst_lag_seconds), settings.throttle_limits),
-    )
-    last_audit = LastAudit(jobs, clock)
-    reconciling = Reconciling(jobs, settings.reconcile_seconds, clock)
 
     def evidence(setting: Setting) -> Evidence:
         seen = observer.evidence(setting, mover.buckets_at_b, jobs.finished_seconds_ago(TO_B))
         seen = horizon.evidence(reconciling.evidence(seen))
-        rehearsals = maneuvers.rehearsals
-        seen = direct.evidence(rehearsed(last_audit.evidence(seen), rehearsals.last, rehearsals.last_seconds_ago))
+        seen = direct.evidence(rehearsals.evidence(last_audit.evidence(seen)))
         seen = replace(measurement.evidence(seen), under_way=under_way(jobs, mover, observer))
         return gap.evidence(seen)
 
     migration = Migration(control_store, cache, evidence, clock, settings.limits)
-    EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)
-    relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
-    policy = ReadPolicy(settings.stale_reads)
-    patience = Patience(traffic, settings.owner_patience_seconds)
-    writes = Background(settings.writes, "writes", lambda: patience.writes)
-    forward = Forward(stores, handoffs, traffic, clock, policy, patience)
-    shadow = Shadow(outside.contract, stores, cache, observer, clock)
-    auditor = Auditor(stores, clock, settings.ledger_limits)
     measurement = Measurement(
         control_store,
         traffic.meter,
@@ -266,6 +240,33 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             lambda: old_clients(clients, clock),
         ),
     )
+    kinds = (
+        Backfill(stores, clock),
+        Audit(stores, outside.contract, clock),
+        Replay(stores, event_log, clock),
+        Reconcile(stores, transfer, event_log, clock),
+        Validate(stores, clock),
+        Seize(stores, event_log, clock, control_store),
+        Recover(stores, event_log, clock, control_store, transfer),
+        CanaryAuto(migration, cache, lambda: answered_by_b(measurement), lambda: mover.settled, clock),
+        Rehearsal(stores, migration, cache, measurement.answered, clock),
+    )
+    jobs = Jobs(
+        control_store,
+        kinds,
+        Around(holder, clock, lambda: measurement.load(observer.worst_lag_seconds), settings.throttle_limits),
+    )
+    last_audit = LastAudit(jobs, clock)
+    reconciling = Reconciling(jobs, settings.reconcile_seconds, clock)
+    rehearsals = Rehearsals(jobs, migration, cache, traffic, clock)
+    EvidenceMetrics(outside.meter, lambda: evidence(cache.current), lambda: migration.limits(cache.current), clock)
+    relays = [Relay(client, event_log, control_store, holder, clock) for client in stores.values()]
+    policy = ReadPolicy(settings.stale_reads)
+    patience = Patience(traffic, settings.owner_patience_seconds)
+    writes = Background(settings.writes, "writes", lambda: patience.writes)
+    forward = Forward(stores, handoffs, traffic, clock, policy, patience)
+    shadow = Shadow(outside.contract, stores, cache, observer, clock)
+    auditor = Auditor(stores, clock, settings.ledger_limits)
     automatic = AutomaticRollback(
         control_store, migration, measurement, cache, observer, clock, holder, settings.limits
     )
@@ -288,10 +289,6 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
     control_token = read_token(settings.control_token_file) if settings.control_token_file else None
     tokens = {"control listener": control_token is not None, "stores": outside.has_token}
     explainer = Explainer(outside.contract, cache, stores)
-    sights = Sights(evidence, lambda: answered_by_b(measurement), lambda: mover.settled, settings.limits)
-    maneuvers = _maneuvers(
-        outside, migration, rehearsal.Around(stores, traffic, lambda: cache.flags, measurement.answered), sights, holder
-    )
     around = Surroundings(observer, cache, control_store, settings.event_log_partitions, tokens, lambda: gap.text)
     events = LogEvents(event_log, outside.contract)
     parts = Parts(
@@ -304,7 +301,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
         around=around,
         switches=outside.switches,
         explainer=explainer,
-        maneuvers=maneuvers,
+        rehearsals=rehearsals,
         shadow=shadow,
         measurement=measurement,
         automatic_rollback=automatic,
@@ -333,8 +330,7 @@ def _wire(settings: RouterSettings, clock: Clock, outside: Outside) -> Router:
             jobs.loop,
             reconciling.loop,
             last_audit.loop,
-            maneuvers.canary_auto.loop,
-            maneuvers.rehearsals.loop,
+            rehearsals.loop,
             *shadow.loops,
             auditor.loop,
             measurement.loop,
@@ -382,16 +378,6 @@ def _control(settings: RouterSettings, parts: Parts, token: bytes | None) -> Ser
     limits = ServerLimits(urgent=URGENT)
     config = ServerConfig(settings.control, "control", limits, token, "control_token_file")
     return Server(config, [control_service(parts)])
-
-
-def _maneuvers(
-    outside: Outside, migration: Migration, around: rehearsal.Around, sights: Sights, holder: str
-) -> Maneuvers:
-    clock, cache, control = SystemClock(), outside.cache, outside.control_store
-    return Maneuvers(
-        CanaryAuto(control, migration, cache, sights, holder, clock),
-        rehearsal.Rehearsals(control, migration, cache, around, holder, clock),
-    )
 
 
 async def serve(settings: RouterSettings) -> None:

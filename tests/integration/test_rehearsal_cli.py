@@ -65,7 +65,7 @@ async def test_the_example_is_accepted_and_a_dry_run_starts_nothing(panel: Panel
     assert printed.stdout == EXAMPLE
     result = await baton(panel, "canary", "auto", plan(tmp_path, printed.stdout), "--dry-run")
     assert (result.exit_code, "0 % -> 5 % -> 10 % -> 50 % -> 100 %" in result.stderr) == (Exit.OK, True)
-    assert await panel.store.progress("canary auto") is None
+    assert await panel.store.jobs() == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_a_wrong_plan_is_refused_and_nothing_changes(panel: Panel, tmp_pat
     result = await baton(panel, "canary", "auto", plan(tmp_path, text), "--yes")
     assert (result.exit_code, said in result.stderr) == (Exit.USAGE, True), result.stderr
     assert await panel.store.load() == before
-    assert await panel.store.progress("canary auto") is None
+    assert await panel.store.jobs() == []
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,12 @@ async def test_a_walk_is_stopped_by_hand_and_only_once(panel: Panel, tmp_path: P
     await go_to(panel, Phase.DUAL_WRITE)
     file = plan(tmp_path, "[[step]]\npercent = 10\nminimum_samples = 1000000\n")
     assert (await answer(panel, "canary", "auto", file, "--yes"))["running"] is True
-    again = await baton(panel, "canary", "auto", file, "--yes")
-    assert (again.exit_code, "baton canary auto --stop" in again.stderr) == (Exit.FAILED, True)
-    stopped = await answer(panel, "canary", "auto", "--stop", "--yes")
-    assert stopped["note"] == "stopped by ann@host: the canary stays as it is"
+    another = plan(tmp_path, "[[step]]\npercent = 20\n")
+    again = await baton(panel, "canary", "auto", another, "--yes")
+    assert (again.exit_code, "baton jobs cancel canary-auto-1" in again.stderr) == (Exit.FAILED, True)
+    stopped = await answer(panel, "canary", "auto", "--stop", "--yes", "--reason", "lunch")
+    assert (stopped["running"], stopped["note"]) == (False, "cancelled by ann@host")
+    assert (await panel.parts.migration.journal(1))[0].reason == "lunch (canary-auto-1)"
     gone = await baton(panel, "canary", "auto", "--stop", "--yes")
     assert (gone.exit_code, "no walk is under way" in gone.stderr) == (Exit.FAILED, True)
 
@@ -115,6 +117,8 @@ async def test_a_rehearsal_is_typed_and_told(panel: Panel) -> None:
     view = await answer(panel, "rehearse", "--buckets", "2", "--yes")
     assert (view["passed"], len(view["buckets"]), view["errors"], view["dry_run"]) == (True, 2, 0, False)
     assert view["records"] >= 2
+    shown = await answer(panel, "jobs", "show", "rehearsal-1")
+    assert (shown["state"], shown["report"]["passed"], shown["note"][:7]) == ("FINISHED", True, "passed:")
     planned = await answer(panel, "phase", "plan", code=Exit.INCONCLUSIVE)
     verdicts = {gate["name"]: gate["verdict"] for gate in planned["gates"]}
     assert verdicts["rehearsal"] == "PASS"

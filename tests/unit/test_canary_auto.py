@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from libs.clock import ManualClock
 from libs.errors import InvalidField
 from services.router.core.canary import (
     EXAMPLE,
@@ -21,7 +22,10 @@ from services.router.core.canary import (
     parse_plan,
 )
 from services.router.core.gates import GateResult, Verdict
-from services.router.core.phase import IllegalMove, Phase, Setting
+from services.router.core.phase import IllegalMove, Outdated, Phase, Setting
+from services.router.flows.jobs.canary import CanaryAuto, Walk
+from services.router.flows.jobs.kind import Position
+from services.router.flows.steering.migration import Decision
 
 PLAN = CanaryPlan((Step(50, 10.0, 100, ("lag",)), Step(1000, 20.0, 0, ())), patience_seconds=60.0)
 AT_FIRST = Setting(generation=3, phase=Phase.DUAL_WRITE, canary_permille=50)
@@ -173,3 +177,57 @@ def test_what_somebody_else_sets_ends_the_walk_and_stays(setting: Setting, why: 
 def test_flags_and_rehearsals_do_not_disturb_a_walk() -> None:
     changed = replace(AT_FIRST, generation=9, rehearsal=(1, 2))
     assert decide(PLAN, PASSED, seen(setting=changed)).action is Action.ADVANCE
+
+
+def test_time_and_calls_count_while_one_run_watches() -> None:
+    walk = Walk(0, 5.0, 7).watched("one", 100.0, {"router-1": 40, "router-2": 9})
+    assert (walk.seconds, walk.samples) == (5.0, 7), "before its first look a run has seen nothing"
+    # router-1 was restarted, router-3 came.
+    walk = walk.watched("one", 102.5, {"router-1": 3, "router-2": 19, "router-3": 50})
+    assert (walk.seconds, walk.samples) == (7.5, 17)
+    walk = Walk.decode(walk.encode()).watched("two", 500.0, {"router-2": 99})
+    assert (walk.seconds, walk.samples) == (7.5, 17), "what passed between two runs counts for nothing"
+    walk = walk.watched("two", 501.0, {"router-2": 100})
+    assert (walk.seconds, walk.samples) == (8.5, 18)
+
+
+def test_a_step_begins_with_no_time_and_no_calls() -> None:
+    entering = Walk(1, 5.0, 7, entering_from=50, run="one", watched_at=3.0, counts={"router-1": 4})
+    assert entering.entered() == Walk(1, run="one", watched_at=3.0, counts={"router-1": 4})
+
+
+class Steering:
+    """A setting that others change after each look at it."""
+
+    generation = 7
+
+    async def refresh(self) -> Setting:
+        self.generation += 1
+        return Setting(self.generation - 1, Phase.DUAL_WRITE)
+
+    async def set_canary(self, decision: Decision, permille: int) -> Setting:
+        if decision.generation not in (0, self.generation):
+            raise Outdated
+        return Setting(self.generation, Phase.DUAL_WRITE, permille)
+
+
+async def test_a_walk_changes_no_setting_that_it_has_not_seen() -> None:
+    steering = Steering()
+    kind = CanaryAuto(steering, steering, dict, lambda: True, ManualClock())  # type: ignore[arg-type]
+    at = Position({"plan": "[[step]]\npercent = 5"}, Walk(0, entering_from=0, run="one").encode(), 1, run="one")
+    step = await kind.step(at)
+    assert (step.waits, Walk.decode(step.checkpoint).entering_from) == ("others changed the setting", 0)
+
+
+async def test_a_walk_that_cannot_begin_any_more_ends_and_says_why() -> None:
+    kind = CanaryAuto(Steering(), Steering(), dict, lambda: True, ManualClock())  # type: ignore[arg-type]
+    at = Position({"plan": "[[step]]\npercent = 5"}, b"", 1, run="one")
+    assert not (await kind.step(at)).finished
+    kind = CanaryAuto(Steering(), Held(), dict, lambda: True, ManualClock())  # type: ignore[arg-type]
+    step = await kind.step(at)
+    assert (step.finished, step.note.partition(": ")[0]) == (True, "stopped")
+
+
+class Held(Steering):
+    async def refresh(self) -> Setting:
+        return Setting(7, Phase.DUAL_WRITE, hold=True)

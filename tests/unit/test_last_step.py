@@ -12,11 +12,9 @@ from services.router.core.gates import Verdict, check
 from services.router.core.jobs import Job, JobState
 from services.router.core.measure import ShadowCounts
 from services.router.core.reconcile import Findings
-from services.router.flows.jobs import audit
+from services.router.flows.jobs import audit, rehearsal
 from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.jobs.reconcile_schedule import Reconciling
-from services.router.flows.jobs.rehearsal import Result
-from services.router.flows.steering.measure import rehearsed
 
 DAY = 86400.0
 
@@ -71,13 +69,15 @@ async def test_evidence_that_is_dated_in_the_future_is_of_no_known_age(days: flo
     done = Job("audit", audit.LANE, "ann", {}, id="audit-1", state=JobState.FINISHED, ended_seconds=ended)
     audited = replace(done, report=AuditReport(records=7, total=7).to_json())
     compared = replace(done, lane="reconcile", id="reconcile-1", report=Findings(records=7).to_json())
-    jobs = Known(audited, compared)
+    rehearsed = replace(done, lane=rehearsal.NAME, id="rehearsal-1", report=rehearsal.Result(True, "").to_json())
+    jobs = Known(audited, compared, rehearsed)
     last_audit = audit.LastAudit(jobs, clock)  # type: ignore[arg-type]
     stores = Reconciling(jobs, 0.0, clock)  # type: ignore[arg-type]
     await last_audit.look()
     await stores.look()
-    last = Result("1", "ann", True, "", ended, (1,))
-    seen = rehearsed(last_audit.evidence(stores.evidence(Evidence())), last, Age(clock).seconds(ended))
+    rehearsals = rehearsal.Rehearsals(jobs, None, None, None, clock)  # type: ignore[arg-type]
+    await rehearsals.last.look()
+    seen = rehearsals.evidence(last_audit.evidence(stores.evidence(Evidence())))
     found = {one.name: one.verdict for one in check(["audit", "rehearsal", "shadow-consistent"], agreeing(seen))}
     # A comparison that is too old shows nothing, whatever it found.
     consistent = Verdict.INCONCLUSIVE if verdict is Verdict.FAIL else verdict

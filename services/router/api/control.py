@@ -65,7 +65,7 @@ class ControlServicer(
         self._limits = parts
         self._probed = parts
         self._work = parts
-        self._maneuvers = parts.maneuvers
+        self._maneuvers = parts
 
     async def PlanPhase(self, request: pb.PlanPhaseRequest, context: Context) -> pb.PlanPhaseResponse:  # noqa: N802
         plan = await self._parts.migration.plan()

@@ -96,4 +96,5 @@ def job_to_pb(job: Job, jobs: Jobs) -> pb.Job:
         create_time=timestamp(job.created_seconds),
         end_time=timestamp(job.ended_seconds) if job.ended_seconds else None,
         report=job.report,
+        reason=job.reason,
     )

@@ -8,9 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.errors import InvalidField
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from services.router.control.port import JournalEntry, Progress
+from services.router.control.port import JournalEntry
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.phase import Phase, Setting
+from services.router.flows.moving.mover import Handover
 from services.router.flows.steering.diagnose import Finding, Level
 from services.router.flows.steering.flags import FlagView
 
@@ -84,16 +85,15 @@ def entry_to_pb(entry: JournalEntry) -> pb.JournalEntry:
     )
 
 
-def progress_to_pb(progress: Progress) -> pb.Progress:
+def handover_to_pb(handover: Handover) -> pb.Progress:
     return pb.Progress(
-        job=progress.job,
-        running=progress.running,
-        done=progress.done,
-        total=progress.total,
-        rate=progress.rate,
-        eta_seconds=known(progress.eta_seconds),
-        note=progress.note,
-        finished_time=timestamp(progress.finished_seconds) if progress.finished_seconds else None,
+        job="handover",
+        running=handover.running,
+        done=handover.done,
+        total=handover.total,
+        rate=handover.rate,
+        eta_seconds=known(handover.eta_seconds),
+        note=handover.note,
     )
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.clock import Clock
-from services.router.api.rehearsal import Maneuvers
-from services.router.control.port import Progress
 from services.router.core.phase import Phase
 from services.router.core.thresholds import Limits
 from services.router.flows.calls.explain import Explainer
@@ -17,8 +15,10 @@ from services.router.flows.feed.conflicts import Conflicts
 from services.router.flows.feed.events import LogEvents
 from services.router.flows.feed.parked import ParkedEvents
 from services.router.flows.feed.repair import RecordRepair
+from services.router.flows.jobs.rehearsal import Rehearsals
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.jobs.runner import Jobs
+from services.router.flows.moving.mover import Handover
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.diagnose import Surroundings
 from services.router.flows.steering.flags import Switches
@@ -34,7 +34,7 @@ class MoverView(Protocol):
     """What the mover tells of itself."""
 
     @property
-    def progress(self) -> Progress: ...
+    def progress(self) -> Handover: ...
 
     @property
     def buckets_to_b(self) -> int:
@@ -70,7 +70,7 @@ class Parts:
     around: Surroundings
     switches: Switches
     explainer: Explainer
-    maneuvers: Maneuvers
+    rehearsals: Rehearsals
     shadow: Shadow
     measurement: Measurement
     automatic_rollback: AutomaticRollback

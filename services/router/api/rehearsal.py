@@ -1,72 +1,110 @@
-"""The part of the operator's API for maneuvers, walks of the canary and rehearsals; and for the vitals."""
+"""The part of the operator's API for walks of the canary and rehearsals, which are jobs; and for the vitals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Protocol
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceServicer
 from libs.rpc.errors import Context
-from libs.telemetry.vitals import Gauges, vitals
-from services.router.api.messages import progress_to_pb, timestamp
-from services.router.flows.jobs.canary import CanaryAuto
-from services.router.flows.jobs.rehearsal import Rehearsals, Result
+from libs.telemetry.vitals import vitals
+from services.router.api.jobs import JobParts, job_to_pb
+from services.router.api.messages import known, timestamp
+from services.router.core.canary import parse_plan
+from services.router.core.jobs import Job
+from services.router.flows.jobs import canary, rehearsal
+from services.router.flows.jobs.orders import JobOrders, Order
+from services.router.flows.jobs.rehearsal import Rehearsals
 from services.router.flows.steering.migration import Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Maneuvers:
-    """The flows behind this part."""
+class ManeuverParts(JobParts, Protocol):
+    """The flows behind these methods."""
 
-    canary_auto: CanaryAuto
-    rehearsals: Rehearsals
-    gauges: Gauges = field(default_factory=Gauges)
+    @property
+    def rehearsals(self) -> Rehearsals: ...
 
 
-class ManeuverMethods(ControlServiceServicer):
-    """To be mixed into the servicer of the whole API."""
+class ManeuverMethods:
+    """Part of the control API's servicer."""
 
-    _maneuvers: Maneuvers
+    _maneuvers: ManeuverParts
 
     async def StartCanaryAuto(  # noqa: N802
         self, request: pb.StartCanaryAutoRequest, context: Context
     ) -> pb.StartCanaryAutoResponse:
         decision = Decision(request.actor, request.reason, request.generation)
-        progress = await self._maneuvers.canary_auto.start(decision, request.plan)
-        return pb.StartCanaryAutoResponse(progress=progress_to_pb(progress))
+        job = await self._job_orders.start(decision, canary.NAME, {canary.PLAN: request.plan}, 0.0)
+        return pb.StartCanaryAutoResponse(progress=_walk(job), job=job_to_pb(job, self._maneuvers.jobs))
 
     async def StopCanaryAuto(  # noqa: N802
         self, request: pb.StopCanaryAutoRequest, context: Context
     ) -> pb.StopCanaryAutoResponse:
-        progress = await self._maneuvers.canary_auto.stop(request.actor)
-        return pb.StopCanaryAutoResponse(progress=progress_to_pb(progress))
+        jobs, decision = self._maneuvers.jobs, Decision(request.actor, request.reason)
+        decision.check()
+        job = await jobs.under_way(canary.NAME)
+        if job is None:
+            return pb.StopCanaryAutoResponse(progress=_walk(jobs.latest(canary.NAME)))
+        job = await self._job_orders.change(decision, Order.CANCEL, job.id, 0.0)
+        return pb.StopCanaryAutoResponse(progress=_walk(job), job=job_to_pb(job, jobs))
 
     async def StartRehearsal(  # noqa: N802
         self, request: pb.StartRehearsalRequest, context: Context
     ) -> pb.StartRehearsalResponse:
         decision = Decision(request.actor, request.reason, request.generation)
-        progress = await self._maneuvers.rehearsals.start(decision, request.buckets)
-        return pb.StartRehearsalResponse(progress=progress_to_pb(progress))
+        arguments = {rehearsal.BUCKETS_WANTED: str(request.buckets)}
+        job = await self._job_orders.start(decision, rehearsal.NAME, arguments, 0.0)
+        return pb.StartRehearsalResponse(progress=_rehearsal(job), job=job_to_pb(job, self._maneuvers.jobs))
 
     async def GetVitals(self, request: pb.GetVitalsRequest, context: Context) -> pb.GetVitalsResponse:  # noqa: N802
-        return pb.GetVitalsResponse(vitals=vitals(self._maneuvers.gauges))
+        return pb.GetVitalsResponse(vitals=vitals())
+
+    @property
+    def _job_orders(self) -> JobOrders:
+        return JobOrders(self._maneuvers.jobs, self._maneuvers.migration)
 
 
-def fill_status(answer: pb.GetStatusResponse, maneuvers: Maneuvers) -> None:
+def fill_status(answer: pb.GetStatusResponse, parts: ManeuverParts) -> None:
     """This part of the status."""
-    answer.canary_auto.CopyFrom(progress_to_pb(maneuvers.canary_auto.progress))
-    answer.rehearsal.CopyFrom(progress_to_pb(maneuvers.rehearsals.progress))
-    if maneuvers.rehearsals.last is not None:
-        answer.last_rehearsal.CopyFrom(_result_to_pb(maneuvers.rehearsals.last))
+    answer.canary_auto.CopyFrom(_walk(parts.jobs.latest(canary.NAME)))
+    answer.rehearsal.CopyFrom(_rehearsal(parts.jobs.latest(rehearsal.NAME)))
+    last = parts.rehearsals.last
+    if last.job is not None and last.report is not None:
+        answer.last_rehearsal.CopyFrom(_result(last.job, last.report))
 
 
-def _result_to_pb(result: Result) -> pb.Rehearsal:
+def _walk(job: Job | None) -> pb.Progress:
+    """Counted in steps of the plan."""
+    progress = _progress("canary auto", job)
+    if job is not None:
+        progress.total = len(parse_plan(job.arguments[canary.PLAN]).steps)
+    return progress
+
+
+def _rehearsal(job: Job | None) -> pb.Progress:
+    return _progress("rehearsal", job)
+
+
+def _progress(name: str, job: Job | None) -> pb.Progress:
+    if job is None:
+        return pb.Progress(job=name)
+    return pb.Progress(
+        job=name,
+        running=not job.ended_seconds,
+        done=job.done,
+        total=job.total,
+        eta_seconds=known(job.eta_seconds),
+        note=job.waits or job.note,
+        finished_time=timestamp(job.ended_seconds) if job.ended_seconds else None,
+    )
+
+
+def _result(job: Job, result: rehearsal.Result) -> pb.Rehearsal:
     return pb.Rehearsal(
-        id=result.id,
-        actor=result.by,
+        id=job.id,
+        actor=job.actor,
         passed=result.passed,
         note=result.note,
-        finished_time=timestamp(result.finished_seconds),
+        finished_time=timestamp(job.ended_seconds),
         buckets=result.buckets,
         records=result.records,
         there_seconds=result.there_seconds,

@@ -17,7 +17,7 @@ from services.router.api.ledger import counts_to_pb
 from services.router.api.messages import (
     PHASE_NUMBERS,
     gates_to_pb,
-    progress_to_pb,
+    handover_to_pb,
     setting_to_pb,
     timestamp,
 )
@@ -75,7 +75,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         buckets_to_b=parts.mover.buckets_to_b,
         buckets_at_b=at_b,
         permille_at_b=None if at_b is None else round(1000 * at_b / BUCKETS),
-        handover=progress_to_pb(parts.mover.progress),
+        handover=handover_to_pb(parts.mover.progress),
         jobs=latest_jobs(parts.jobs),
         handoffs=totals.handoffs,
         stale_reads=totals.stale_reads,
@@ -88,7 +88,7 @@ def status_of(parts: Parts) -> pb.GetStatusResponse:
         ledger=counts_to_pb(parts.measurement.ledger()),
     )
     _add_phase(answer, parts)
-    fill_status(answer, parts.maneuvers)
+    fill_status(answer, parts)
     for key, times in parts.traffic.ping_pong():
         answer.ping_pong.add(key=key, handoffs=times)
     add_clients(answer, parts.observer, parts.measurement.clients())

@@ -64,8 +64,9 @@ def auto(
     """Grow the canary by a plan: each step when its time, samples and gates say so.
 
     \b
-    Runs in the routers; it goes on when one is restarted. A gate that fails
-    takes the canary back to 0 %, or holds it, as the plan says.
+    It is a job: it goes on when a router is restarted, and `baton jobs`
+    pauses and resumes it. A gate that fails takes the canary back to 0 %,
+    or holds it, as the plan says.
     JSON keys: running step steps note finished_time dry_run effects
     With --wait, exits with 0 when the walk is done, 1 when it was stopped,
     3 when a gate took it back.
@@ -130,8 +131,8 @@ def _stop(options: Changing) -> None:
         percent = status.setting.canary_permille / 10
         agreed = agree(options, [f"the walk ends; the canary stays at {plain(percent)} %"])
         if agreed:
-            view = walk_view(router.call("StopCanaryAuto", pb.StopCanaryAutoRequest(actor=options.who)).progress)
-            view = _wait(router, options) if view["running"] else view
+            request = pb.StopCanaryAutoRequest(actor=options.who, reason=options.reason)
+            view = walk_view(router.call("StopCanaryAuto", request).progress)
     _say(options, view, agreed)
 
 

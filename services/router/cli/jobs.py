@@ -148,7 +148,7 @@ def show_job(options: Common, job: JobId) -> None:
     \b
     JSON keys: id kind lane arguments state unit done total rate
       eta_seconds waits note wanted_rate actor runner create_time
-      end_time report
+      end_time report reason
     waits: why it stands still or is slower than it may be.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

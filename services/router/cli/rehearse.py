@@ -10,11 +10,7 @@ from services.router.cli.options import Changing, CommandFailed, Exit, agree, co
 from services.router.core.phase import IllegalMove, begin_rehearsal
 
 if TYPE_CHECKING:
-    from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import Control
-    from services.router.cli.views import View
-
-_POLL_SECONDS = 0.3
 
 
 def register(app: typer.Typer) -> None:
@@ -32,11 +28,13 @@ def rehearse(
     JSON keys: passed note finished_time buckets records there_seconds
       back_seconds calls errors handoffs dry_run effects
     Exits with 1 when it failed: buckets did not arrive in time, or calls on
-    them failed. Its result and age are the gate "rehearsal".
+    them failed. Its result and age are the gate "rehearsal". It is a job: if
+    it is paused or cancelled, its buckets are sent home.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
     from services.router.cli.client import control, setting_from_pb
+    from services.router.cli.jobs import follow
 
     with control(options) as router:
         status = router.call("GetStatus", pb.GetStatusRequest())
@@ -50,8 +48,9 @@ def rehearse(
             request = pb.StartRehearsalRequest(
                 actor=options.who, reason=options.reason, buckets=buckets, generation=status.setting.generation
             )
-            router.call("StartRehearsal", request)
-            view = _wait(router, options, status)
+            job = follow(router, options, router.call("StartRehearsal", request).job.id)
+            result = pb.Rehearsal(id=job["id"], actor=job["actor"], **job["report"])
+            view = {**views.view_of(result), "finished_time": job["end_time"]}
     if options.json:
         show.print_json({**view, **agreed.view})
     elif agreed:
@@ -136,21 +135,3 @@ def _flag_of(router: Control, operation: str) -> str:
     if operation not in known:
         raise CommandFailed(f"--op: {operation!r} is not valid: one of {', '.join(known)}", Exit.USAGE)
     return str(known[operation])
-
-
-def _wait(router: Control, options: Changing, before: pb.GetStatusResponse) -> View:
-    """Until a later one has ended than was known before."""
-    import time
-
-    from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli import views
-
-    said = ""
-    while True:
-        status = router.call("GetStatus", pb.GetStatusRequest())
-        if not status.rehearsal.running and status.last_rehearsal.id != before.last_rehearsal.id:
-            return views.view_of(status.last_rehearsal)
-        if status.rehearsal.note != said and not options.json:
-            said = status.rehearsal.note
-            typer.echo(said, err=True)
-        time.sleep(_POLL_SECONDS)

@@ -102,10 +102,13 @@ def status_screen(view: View) -> Group:
 
 
 LOOK = "look at this"
+OWN_LINE = frozenset({"canary-auto", "rehearsal"})
+"""Kinds of jobs that have a line of their own in the status."""
 
 
 def _status_lines(view: View) -> list[tuple[str, str]]:
     at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
+    jobs = [job for job in view["jobs"] if job["kind"] not in OWN_LINE]
     lines = [
         ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
         ("since", since_line(view)),
@@ -117,7 +120,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         *(("old rows", line) for line in (old_rows_line(store) for store in view["stores"].values()) if line),
         ("buckets at B", f"{at_b} of {view['buckets']}, wanted {view['buckets_to_b']}{_settled(view)}"),
         ("handover", progress_line(view["handover"])),
-        *((job["lane"], _cut(f"{job['id']}: {job_line(job)}", job)) for job in view["jobs"]),
+        *((job["lane"], _cut(f"{job['id']}: {job_line(job)}", job)) for job in jobs),
         ("calls", f"{view['handoffs']} handoffs, {view['stale_reads']} stale reads, {view['unavailable']} unavailable"),
         ("writes", answered_line(view)),
         ("ledger", counts_line(view["ledger"])),

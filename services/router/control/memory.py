@@ -18,7 +18,6 @@ from services.router.control.port import (
     JobNotFound,
     JournalEntry,
     LastRollback,
-    Progress,
     Report,
 )
 from services.router.core.jobs import Job, JobUnderWay
@@ -33,7 +32,6 @@ class Shared:
         self.setting: Setting | None = None
         self.journal: list[JournalEntry] = []
         self.leases: dict[str, Lease] = {}
-        self.jobs: dict[str, Progress] = {}
         self.values: dict[str, str] = {}
         self.durable: dict[int, Job] = {}
         self.reports: dict[str, tuple[int, Report]] = {}
@@ -93,14 +91,6 @@ class MemoryControlStore:
             return False
         self._shared.leases[name] = Lease(holder, lease.renewals + 1 if lease else 1, ttl_seconds)
         return True
-
-    async def save(self, progress: Progress) -> None:
-        self._check()
-        self._shared.jobs[progress.job] = progress
-
-    async def progress(self, job: str) -> Progress | None:
-        self._check()
-        return self._shared.jobs.get(job)
 
     async def remember(self, name: str, value: str) -> None:
         self._check()

@@ -47,30 +47,6 @@ class JournalEntry:
     overridden: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Of a long job."""
-
-    job: str
-    running: bool
-    done: int = 0
-    total: int = 0
-    rate: float = 0.0
-    """Records per second over the last seconds."""
-    note: str = ""
-    """What it does, or why it waits."""
-    cursor: str = ""
-    """Where to go on after an interruption."""
-    finished_seconds: float = 0.0
-    """UNIX time of its last completion; 0: never."""
-
-    @property
-    def eta_seconds(self) -> float:
-        """Seconds left at this rate; negative when unknown."""
-        left = max(0, self.total - self.done)
-        return left / self.rate if self.rate > 0 else (0.0 if not left else -1.0)
-
-
 AUTOMATIC = "automatic rollback"
 """The journal's action of a rollback that no person has made."""
 
@@ -132,12 +108,6 @@ class ControlStore(Leases, Protocol):
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         """Newest first."""
         ...
-
-    async def save(self, progress: Progress) -> None:
-        """Remembers how far a job has come."""
-        ...
-
-    async def progress(self, job: str) -> Progress | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from services.router.control.port import (
     ControlUnavailable,
     JournalEntry,
     LastRollback,
-    Progress,
     Report,
 )
 from services.router.core.jobs import Job
@@ -155,28 +154,6 @@ class PostgresControlStore:
             "UPDATE baton_control.last_rollback SET watched_seconds = watched_seconds + $2 WHERE generation = $1"
         )
         await self._run(lambda connection: connection.execute(statement, generation, seconds))
-
-    async def save(self, progress: Progress) -> None:
-        await self._run(
-            lambda connection: connection.execute(
-                "INSERT INTO baton_control.job VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job) DO UPDATE SET"
-                " running = $2, done = $3, total = $4, rate = $5, note = $6, cursor = $7, finished_seconds = $8",
-                progress.job,
-                progress.running,
-                progress.done,
-                progress.total,
-                progress.rate,
-                progress.note,
-                progress.cursor,
-                progress.finished_seconds,
-            )
-        )
-
-    async def progress(self, job: str) -> Progress | None:
-        row = await self._run(
-            lambda connection: connection.fetchrow("SELECT * FROM baton_control.job WHERE job = $1", job)
-        )
-        return Progress(*row) if row else None
 
     async def remember(self, name: str, value: str) -> None:
         statement = (

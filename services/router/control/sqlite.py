@@ -29,7 +29,6 @@ from services.router.control.port import (
     ControlUnavailable,
     JournalEntry,
     LastRollback,
-    Progress,
     Report,
 )
 from services.router.core.jobs import Job
@@ -129,25 +128,6 @@ class SqliteControlStore:
         statement = "UPDATE last_rollback SET watched_seconds = watched_seconds + ? WHERE generation = ?"
         row = (seconds, generation)
         await self._wait(self._database.write(lambda connection: connection.execute(statement, row).close()))
-
-    async def save(self, progress: Progress) -> None:
-        row = (
-            progress.job,
-            progress.running,
-            progress.done,
-            progress.total,
-            progress.rate,
-            progress.note,
-            progress.cursor,
-            progress.finished_seconds,
-        )
-        statement = "REPLACE INTO job VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        await self._wait(self._database.write(lambda connection: connection.execute(statement, row).close()))
-
-    async def progress(self, job: str) -> Progress | None:
-        statement = "SELECT * FROM job WHERE job = ?"
-        row = await self._wait(self._database.read(lambda connection: connection.execute(statement, (job,)).fetchone()))
-        return Progress(row[0], bool(row[1]), *row[2:]) if row else None
 
     async def remember(self, name: str, value: str) -> None:
         statement = "REPLACE INTO job VALUES (?, 0, 0, 0, 0, '', ?, 0)"

@@ -87,6 +87,8 @@ class Job:
     """Of the jobs in one lane one at a time may be under way: "backfill to B"."""
     actor: str
     """Who asked for it."""
+    reason: str = field(default="", kw_only=True)
+    """Why; "" if the actor gave no reason."""
     arguments: Mapping[str, str] = field(default_factory=dict)
     rate: float = 0.0
     """Units per second at most; 0: as fast as the live traffic allows."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from libs.clock import Age, Clock
+from libs.clock import Clock
 from libs.contract.descriptors import Contract
 from libs.errors import InvalidField
 from libs.ownership.model import Store
@@ -25,8 +25,8 @@ from libs.tasks import Loop
 from services.router.core.audit import AuditReport, Finding, begun, check_accepted, looked, tried
 from services.router.core.compare import Comparison
 from services.router.core.evidence import Evidence
-from services.router.core.jobs import JobState
 from services.router.flows.jobs.kind import JobFailed, Position, Step
+from services.router.flows.jobs.last_report import LastReport
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.stores import Refused, Stores
 
@@ -215,36 +215,27 @@ def _arguments(arguments: Mapping[str, str]) -> Arguments:
 
 
 class LastAudit:
-    """What the last audit that was finished has found, for the gate. `loop` is the caller's to run."""
+    """The last audit that was finished, for the gate. `loop` is the caller's to run."""
 
     def __init__(self, jobs: Jobs, clock: Clock) -> None:
-        self._jobs = jobs
-        self._id = ""
-        self._ended_seconds = 0.0
-        self._age = Age(clock)
-        self._report: AuditReport | None = None
+        self._last = LastReport(jobs, LANE, AuditReport.from_json, clock)
         self.loop = Loop("last audit", self._body)
 
     async def look(self) -> None:
         """Raises ControlUnavailable; what is known then stays."""
-        last = next((job for job in self._jobs.view if job.lane == LANE and job.state is JobState.FINISHED), None)
-        if last is None or last.id == self._id:
-            return
-        job = await self._jobs.job(last.id)
-        self._report = AuditReport.from_json(job.report)
-        self._id, self._ended_seconds = job.id, job.ended_seconds
-        self._age.seconds(self._ended_seconds)
+        await self._last.look()
 
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what the last audit has found."""
-        if self._report is None:
+        report = self._last.report
+        if report is None:
             return evidence
         return replace(
             evidence,
-            audit_seconds_ago=self._age.seconds(self._ended_seconds),
-            audit_records=self._report.records,
-            audit_summary=self._report.summary,
-            audit_findings=self._report.trouble,
+            audit_seconds_ago=self._last.seconds_ago,
+            audit_records=report.records,
+            audit_summary=report.summary,
+            audit_findings=report.trouble,
         )
 
     async def _body(self, loop: Loop) -> None:

@@ -73,6 +73,12 @@ class Position:
     """Of all jobs, this one; the same in each of its steps. A name that no other control store's job has."""
     number: int = 0
     """Of the job in its control store: later jobs have higher ones."""
+    actor: str = ""
+    reason: str = ""
+    """Who asked for the job, and why."""
+    run: str = ""
+    """Another one after a crash, a pause, or a control store that was away. Only what a step measured in the same run
+    can be measured on: clocks and counters of another process are not comparable, and nobody looked in between."""
 
 
 @dataclass(frozen=True, slots=True)

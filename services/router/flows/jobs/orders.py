@@ -38,7 +38,7 @@ class JobOrders:
         self._migration = migration
 
     async def start(self, decision: Decision, kind: str, arguments: Mapping[str, str], rate: float) -> Job:
-        wanted = await self._jobs.wanted(kind, arguments, decision.actor, rate)
+        wanted = await self._jobs.wanted(kind, arguments, decision.actor, rate, reason=decision.reason)
         await self._jobs.check_lane(wanted)
         given = ", ".join(f"{name} {value}" for name, value in sorted(arguments.items()) if value)
         await self._note(decision, ASKED, f"{wanted.kind}: {given}" if given else wanted.kind)
@@ -62,6 +62,6 @@ class JobOrders:
         return await done()
 
     async def _note(self, decision: Decision, action: str, what: str) -> None:
-        what = what[:_SHOWN_CHARACTERS]
+        what = " ".join(what.split())[:_SHOWN_CHARACTERS]
         reason = f"{decision.reason} ({what})" if decision.reason else what
         await self._migration.note(replace(decision, reason=reason), action)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from libs.clock import Age, Clock
+from libs.clock import Clock
 from libs.tasks import Loop
 from services.router.control.codec import number_of_job
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState
 from services.router.core.reconcile import Compared, Findings
 from services.router.flows.jobs.backfill import TO_B
+from services.router.flows.jobs.last_report import LastReport
 from services.router.flows.jobs.reconcile import NAME
 from services.router.flows.jobs.runner import Jobs
 
@@ -27,10 +28,7 @@ class Reconciling:
         self._jobs = jobs
         self._interval = interval_seconds
         self._clock = clock
-        self._job = ""
-        self._findings = Findings()
-        self._ended = 0.0
-        self._age = Age(clock)
+        self._last = LastReport(jobs, NAME, Findings.from_json, clock)
         self._newest = ""
         """The newest job that a comparison has to come after."""
         self._newest_seen = clock.monotonic()
@@ -38,20 +36,17 @@ class Reconciling:
 
     async def look(self) -> None:
         """Once. Raises ControlUnavailable."""
-        done = next((job for job in self._jobs.view if job.lane == NAME and job.state is JobState.FINISHED), None)
-        if done is not None and done.id != self._job:
-            self._findings = Findings.from_json((await self._jobs.job(done.id)).report)
-            self._job, self._ended = done.id, done.ended_seconds
-            self._age.seconds(self._ended)
+        await self._last.look()
         if self._is_due():
             await self._jobs.start(NAME, {}, ACTOR)
 
     def evidence(self, evidence: Evidence) -> Evidence:
         """With what came of the last comparison."""
-        if not self._job:
+        found = self._last.report
+        if found is None:
             return evidence
-        found, ago = self._findings, self._age.seconds(self._ended)
-        return replace(evidence, compared=Compared(ago, found.records, found.different, found.left))
+        compared = Compared(self._last.seconds_ago, found.records, found.different, found.left)
+        return replace(evidence, compared=compared)
 
     def _is_due(self) -> bool:
         """Before the first backfill the stores differ in everything; after a failure or a pause a person decides."""

@@ -1,10 +1,17 @@
-"""Rehearses the way there and back with a few live buckets, by the mover's own mechanism, and measures it.
+"""Rehearses the way there and back with a few live buckets, by the mover's own mechanism: a kind of job.
 
 The buckets that are away stand in the setting, so every router sends their calls to the other store and the mover of
-whichever router brings them there. One router holds the lease and watches; if it dies, the next one sends the buckets
-home and says that the rehearsal failed. So nothing stays away, whoever dies when.
+any router brings them there. One run measures all of it: a clock and counts of its own. So a run that takes the job
+over measures nothing; it sends the buckets home and reports that the rehearsal failed. A job that is paused, cancelled
+or failed has no run: then `Rehearsals` sends the buckets home.
 
-Every router counts what clients saw on these buckets meanwhile; the counts travel by the control store.
+    choose     no checkpoint: buckets that are wholly at one store
+    begin      every router has seen which buckets to count; the setting sends them to the other store
+    there      wait until they are there
+    turn       the setting sends them home
+    back       wait until they are home
+    count      every router's counts have arrived here
+    give up    the setting sends them home, if it still has them away
 """
 
 from __future__ import annotations
@@ -12,46 +19,50 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
-from libs.clock import Age, Clock
+from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import Loop
-from services.router.control.port import ControlStore, ControlUnavailable, Progress
+from services.router.control.port import ControlUnavailable
+from services.router.core.evidence import Evidence
+from services.router.core.jobs import Job
 from services.router.core.phase import IllegalMove, Outdated, begin_rehearsal
-from services.router.core.plan import Flags
+from services.router.flows.jobs.kind import Position, Step
+from services.router.flows.jobs.last_report import LastReport
+from services.router.flows.jobs.runner import Jobs
 from services.router.flows.moving.transfer import BULK_SECONDS
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 from services.router.flows.stores import Stores
 from services.router.flows.traffic import Answered, Traffic, Watch
 
-JOB = "rehearsal"
-LEASE = "rehearsal"
-LEASE_SECONDS = 10.0
+NAME = "rehearsal"
+BUCKETS_WANTED = "buckets"
+"""The argument: how many."""
 MAX_BUCKETS = 64
 WAY_SECONDS = 120.0
-"""How long one way may take."""
+"""Longest time for one way."""
 POLL_SECONDS = 0.1
-CHECK_SECONDS = 0.5
-SEEN_BY_ALL_SECONDS = 1.5
-"""Until every router that is well has read, at its next look, that a rehearsal begins."""
-COUNTED_BY_ALL_SECONDS = 2.5
-"""Until every router's last counts are in the control store, and were read from there."""
+LOOK_SECONDS = 0.25
+"""Between two looks of a router at what is rehearsed."""
+ACTOR = "baton"
+"""Sends buckets home that no run watches."""
 
 
-class RehearsalUnderWay(BatonError):
-    """A rehearsal is under way: wait for its end. Nothing was changed."""
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long all routers need; tests, with one router in one process, shorten it."""
 
-    code = "FAILED_PRECONDITION"
-    reason = "REHEARSAL_UNDER_WAY"
+    seen_by_all_seconds: float = 1.5
+    """Until every healthy router has read that a rehearsal begins."""
+    counted_by_all_seconds: float = 2.5
+    """Until every router's last counts are in the control store, and were read from there."""
 
 
 class RehearsalFailed(BatonError):
@@ -60,26 +71,13 @@ class RehearsalFailed(BatonError):
     reason = "REHEARSAL_FAILED"
 
 
-class Seen(NamedTuple):
-    """What clients saw on the rehearsed buckets, at one router or at several."""
-
-    calls: int = 0
-    errors: int = 0
-    handoffs: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a rehearsal."""
+    """A finished job's report."""
 
-    id: str
-    by: str
     passed: bool
-    """All went there and came back in time, and no call on these buckets failed."""
+    """All buckets went there and came back in time, and no call on them failed."""
     note: str
-    """What was found, in words."""
-    finished_seconds: float
-    """UNIX time."""
     buckets: tuple[int, ...] = ()
     records: int = 0
     """Moved, each way."""
@@ -88,237 +86,188 @@ class Result:
     calls: int = 0
     errors: int = 0
     handoffs: int = 0
+    """What clients saw on these buckets, at all routers."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Cursor:
-    """The rehearsal that is under way or was the last, and what came of the last one that ended."""
-
-    id: str = ""
-    by: str = ""
-    reason: str = ""
-    wanted: int = 0
-    """How many buckets."""
-    buckets: tuple[int, ...] = ()
-    last: Mapping[str, object] = field(default_factory=dict)
-
-    def encode(self) -> str:
+    def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
-    def decode(cls, text: str) -> _Cursor:
-        fields = json.loads(text) if text else {}
-        return cls(**{**fields, "buckets": tuple(fields.get("buckets", ()))})
-
-    @property
-    def result(self) -> Result | None:
-        fields = dict(self.last)
-        if not fields:
-            return None
-        buckets = fields.pop("buckets", ())
-        return Result(**fields, buckets=tuple(buckets))  # type: ignore[arg-type]
-
-
-def result_of(progress: Progress | None) -> Result | None:
-    """Of the last rehearsal that ended, from the job "rehearsal"; None: there was none."""
-    return _Cursor.decode(progress.cursor).result if progress else None
+    def from_json(cls, text: str) -> Result:
+        fields = json.loads(text)
+        return cls(**{**fields, "buckets": tuple(fields["buckets"])})
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Place:
+    """A rehearsal's checkpoint."""
+
+    stage: str
+    run: str
+    """The run that measures."""
+    name: str
+    """By which routers count calls: `Position.job`."""
+    homes: Mapping[int, str] = field(default_factory=dict)
+    """The store that each bucket comes from."""
+    records: int = 0
+    began: float = 0.0
+    """The way that is measured: since when, by the run's monotonic clock."""
+    there_seconds: float = 0.0
+    back_seconds: float = 0.0
+    why: str = ""
+    """It is given up."""
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        return tuple(sorted(self.homes))
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, checkpoint: bytes) -> Place:
+        fields = json.loads(checkpoint)
+        return cls(**{**fields, "homes": {int(bucket): store for bucket, store in fields["homes"].items()}})
+
+
+class Where(NamedTuple):
     """One bucket: the store at which all of it is, else None, and its records."""
 
     store: Store | None
     records: int
 
 
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What a rehearsal looks at."""
+class Rehearsal:
+    """A `JobKind`; the argument is how many buckets."""
 
-    stores: Stores
-    traffic: Traffic
-    flags: Callable[[], Flags]
-    answered: Callable[[], Mapping[str, Answered]]
-    """By router, what it and the others tell."""
-    seen_by_all_seconds: float = SEEN_BY_ALL_SECONDS
-    counted_by_all_seconds: float = COUNTED_BY_ALL_SECONDS
-
-
-class Rehearsals:
-    """The job, at one router. The process runs `loop`."""
+    name = NAME
+    unit = "records"
 
     def __init__(
         self,
-        control: ControlStore,
+        stores: Stores,
         migration: Migration,
         cache: SettingCache,
-        around: Around,
-        holder: str,
+        answered: Callable[[], Mapping[str, Answered]],
         clock: Clock,
+        waits: Waits = Waits(),
     ) -> None:
-        self._control = control
+        """`answered`: by router, what it reports to all."""
+        self._stores = stores
         self._migration = migration
         self._cache = cache
-        self._around = around
-        self._holder = holder
+        self._answered = answered
         self._clock = clock
-        self._age = Age(clock)
-        self._told = asyncio.Event()
-        self._progress = Progress(JOB, False)
-        self.loop = Loop("rehearsal", self.run_once, first_pause_seconds=0.1, longest_pause_seconds=1.0)
+        self._waits = waits
 
-    @property
-    def progress(self) -> Progress:
-        """How far it is, whichever router watches it; half a second old, older while the control store is away."""
-        return self._progress
+    def lane(self, arguments: Mapping[str, str]) -> str:
+        for name in arguments:
+            if name != BUCKETS_WANTED:
+                raise InvalidField("arguments", name, BUCKETS_WANTED)
+        text = arguments.get(BUCKETS_WANTED, "")
+        if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= MAX_BUCKETS):
+            raise InvalidField(BUCKETS_WANTED, text, f"1 to {MAX_BUCKETS}")
+        return NAME
 
-    @property
-    def last(self) -> Result | None:
-        """What came of the last one that ended."""
-        return result_of(self._progress)
-
-    @property
-    def last_seconds_ago(self) -> float:
-        """The age of `last`; 0 if there is none."""
-        return self._age.seconds(self.last.finished_seconds) if self.last is not None else 0.0
-
-    async def start(self, decision: Decision, buckets: int) -> Progress:
-        """Asks for a rehearsal. Raises InvalidField, IllegalMove, Outdated, RehearsalUnderWay, ControlUnavailable;
-        nothing is changed then."""
-        decision.check()
-        if not 1 <= buckets <= MAX_BUCKETS:
-            raise InvalidField("buckets", buckets, f"1 to {MAX_BUCKETS}")
-        setting = await self._cache.refresh()
-        if decision.generation and decision.generation != setting.generation:
-            raise Outdated()
-        begin_rehearsal(setting, (0,))
-        if self._around.flags().use_service_layer is not None:
+    async def check(self, arguments: Mapping[str, str]) -> None:
+        """Raises IllegalMove where buckets cannot be away, ControlUnavailable."""
+        begin_rehearsal(await self._cache.refresh(), (0,))
+        if self._cache.flags.use_service_layer is not None:
             raise IllegalMove("the global flag steers all traffic: clear it first, a rehearsal would move nothing")
-        progress = await self._load()
-        if progress.running:
-            raise RehearsalUnderWay()
-        cursor = _Cursor(
-            uuid.uuid4().hex, decision.actor, decision.reason, buckets, last=_Cursor.decode(progress.cursor).last
-        )
-        note = f"asked for by {decision.actor}"
-        await self._save(Progress(JOB, True, note=note, finished_seconds=progress.finished_seconds), cursor)
-        self._told.set()
-        return self._progress
 
-    async def run_once(self, loop: Loop) -> None:
-        """One look: counts what clients see during a rehearsal, and carries it out if no other router does."""
-        self._told.clear()
-        progress = await self._load()
-        loop.well()
-        self._watch(progress)
-        if progress.running and await self._renew():
-            try:
-                await self._carry_out(progress)
-            finally:
-                with suppress(ControlUnavailable):
-                    await self._control.lease(LEASE, self._holder, 0.0)
-            return
+    async def step(self, at: Position) -> Step:
+        """Raises ControlUnavailable, Outdated."""
+        place = Place.decode(at.checkpoint) if at.checkpoint else Place("choose", at.run, at.job)
+        if place.stage == "give up":
+            return await self._give_up(at, place)
+        if place.run != at.run:
+            return _given_up(place, "the run that measured it has ended; the buckets were sent home")
+        stages = {
+            "choose": self._choose,
+            "begin": self._begin,
+            "there": self._there,
+            "turn": self._turn,
+            "back": self._back,
+            "count": self._count,
+        }
         try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                await self._told.wait()
-        except TimeoutError:
-            pass
-
-    def _watch(self, progress: Progress) -> None:
-        """Count the calls on the buckets that are rehearsed, from before they leave until they are home."""
-        cursor = _Cursor.decode(progress.cursor)
-        traffic = self._around.traffic
-        if not progress.running:
-            traffic.watch = None
-        elif cursor.buckets and (traffic.watch is None or traffic.watch.name != cursor.id):
-            traffic.watch = Watch(cursor.id, frozenset(cursor.buckets))
-
-    async def _carry_out(self, progress: Progress) -> None:
-        """Raises ControlUnavailable; then this or another router ends it later."""
-        cursor = _Cursor.decode(progress.cursor)
-        if cursor.buckets:
-            # The router that watched it is gone, or was cut off from the control store: nobody measured.
-            await self._send_home(cursor)
-            await self._finish(self._failed(cursor, "the router that watched it went away; the buckets were sent home"))
-            return
-        try:
-            result = await self._rehearse(cursor)
-        except ControlUnavailable:
+            return await stages[place.stage](at, place)
+        except (ControlUnavailable, Outdated):
             raise
         except BatonError as error:
-            cursor = _Cursor.decode(self._progress.cursor)
-            await self._send_home(cursor)
-            result = self._failed(cursor, error.message or error.reason)
-        await self._finish(result)
+            return _given_up(place, error.message or error.reason)
 
-    async def _rehearse(self, cursor: _Cursor) -> Result:
-        chosen = await self._choose(cursor.wanted)
-        records = sum(where.records for where in chosen.values())
-        cursor = replace(cursor, buckets=tuple(sorted(chosen)))
-        await self._note(cursor, records, "begins")
-        self._watch(self._progress)
-        # So that every router counts from the first call on.
-        await asyncio.sleep(self._around.seen_by_all_seconds)
-        await self._migration.begin_rehearsal(Decision(cursor.by, cursor.reason), cursor.buckets)
-        await self._note(cursor, records, "to the other store")
-        there = await self._arrival({bucket: where.store for bucket, where in chosen.items()}, cursor, away=True)
-        await self._migration.end_rehearsal(Decision(cursor.by, cursor.reason))
-        await self._note(cursor, records, "back home")
-        back = await self._arrival({bucket: where.store for bucket, where in chosen.items()}, cursor, away=False)
-        await self._note(cursor, records, "counts")
-        await asyncio.sleep(self._around.counted_by_all_seconds)
-        seen = self._seen(cursor.id)
-        way = f"{records} records there in {there:.2f} s and back in {back:.2f} s"
-        return Result(
-            id=cursor.id,
-            by=cursor.by,
-            passed=seen.errors == 0,
-            note=f"{way}, {seen.errors} of {seen.calls} calls failed",
-            finished_seconds=self._clock.now(),
-            buckets=cursor.buckets,
-            records=records,
-            there_seconds=there,
-            back_seconds=back,
-            **seen._asdict(),
-        )
-
-    async def _choose(self, wanted: int) -> dict[int, Where]:
+    async def _choose(self, at: Position, place: Place) -> Step:
         """Buckets that are wholly at one store, those with records before empty ones. Raises RehearsalFailed."""
+        wanted = int(at.arguments[BUCKETS_WANTED])
         found = await self._look(range(BUCKETS))
-        whole = [bucket for bucket, where in found.items() if where.store is not None]
+        whole = [(bucket, where.store) for bucket, where in found.items() if where.store is not None]
         if len(whole) < wanted:
             raise RehearsalFailed(f"{len(whole)} buckets are wholly at one store, {wanted} are wanted: try again later")
         random.shuffle(whole)
-        whole.sort(key=lambda bucket: not found[bucket].records)
-        return {bucket: found[bucket] for bucket in whole[:wanted]}
+        whole.sort(key=lambda one: not found[one[0]].records)
+        homes = {bucket: store.value for bucket, store in whole[:wanted]}
+        place = replace(place, stage="begin", homes=homes, records=sum(found[bucket].records for bucket in homes))
+        # So that every router counts from the first call on.
+        return _step(place, "begins", wait_seconds=self._waits.seen_by_all_seconds)
 
-    async def _arrival(self, homes: Mapping[int, Store | None], cursor: _Cursor, *, away: bool) -> float:
-        """Waits until all are at the other store, or all at home; returns seconds. Raises RehearsalFailed."""
-        began = self._clock.monotonic()
-        renewed = began
-        wanted = cursor.buckets if away else ()
-        while True:
-            found = await self._look(cursor.buckets)
-            left = sum((where.store is homes[bucket]) is away or where.store is None for bucket, where in found.items())
-            now = self._clock.monotonic()
-            if not left:
-                return now - began
-            if self._cache.current.rehearsal != wanted:
-                raise RehearsalFailed("the setting was changed meanwhile; the buckets go where it says")
-            if now - began > WAY_SECONDS:
-                raise RehearsalFailed(f"{left} of {len(found)} buckets had not arrived after {WAY_SECONDS:g} s")
-            if now - renewed > LEASE_SECONDS / 4:
-                renewed = now
-                if not await self._renew():
-                    raise RehearsalFailed("another router has taken it over")
-            await asyncio.sleep(POLL_SECONDS)
+    async def _begin(self, at: Position, place: Place) -> Step:
+        setting = await self._cache.refresh()
+        if setting.rehearsal != place.buckets:
+            decision = Decision(at.actor, at.reason, setting.generation)
+            await self._migration.begin_rehearsal(decision, place.buckets)
+        return _step(replace(place, stage="there", began=self._clock.monotonic()), "to the other store")
+
+    async def _there(self, at: Position, place: Place) -> Step:
+        seconds = await self._arrived(place, away=True)
+        if seconds is None:
+            return _step(place, "", wait_seconds=POLL_SECONDS)
+        return _step(replace(place, stage="turn", there_seconds=seconds), "")
+
+    async def _turn(self, at: Position, place: Place) -> Step:
+        await self._end(Decision(at.actor, at.reason), place)
+        return _step(replace(place, stage="back", began=self._clock.monotonic()), "back home")
+
+    async def _back(self, at: Position, place: Place) -> Step:
+        seconds = await self._arrived(place, away=False)
+        if seconds is None:
+            return _step(place, "", wait_seconds=POLL_SECONDS)
+        place = replace(place, stage="count", back_seconds=seconds)
+        return _step(place, "counts", wait_seconds=self._waits.counted_by_all_seconds)
+
+    async def _count(self, at: Position, place: Place) -> Step:
+        calls, errors, _ = self._seen(place)
+        way = f"{place.records} records there in {place.there_seconds:.2f} s and back in {place.back_seconds:.2f} s"
+        return self._ended(place, f"{way}, {errors} of {calls} calls failed", passed=not errors)
+
+    async def _give_up(self, at: Position, place: Place) -> Step:
+        await self._end(Decision(at.actor, "the rehearsal failed"), place)
+        return self._ended(place, place.why, passed=False)
+
+    async def _end(self, decision: Decision, place: Place) -> None:
+        """Have the setting send the buckets home. Another setting has sent them where it says. Raises Outdated."""
+        setting = await self._cache.refresh()
+        if place.homes and setting.rehearsal == place.buckets:
+            await self._migration.end_rehearsal(replace(decision, generation=setting.generation))
+
+    async def _arrived(self, place: Place, *, away: bool) -> float | None:
+        """Seconds until all were at the other store, or all at home; None: not all are. Raises RehearsalFailed."""
+        found = await self._look(place.buckets)
+        homes = {bucket: Store(name) for bucket, name in place.homes.items()}
+        left = sum((where.store is homes[bucket]) is away or where.store is None for bucket, where in found.items())
+        seconds = self._clock.monotonic() - place.began
+        if not left:
+            return seconds
+        if self._cache.current.rehearsal != (place.buckets if away else ()):
+            raise RehearsalFailed("the setting was changed meanwhile; the buckets go where it says")
+        if seconds > WAY_SECONDS:
+            raise RehearsalFailed(f"{left} of {len(found)} buckets had not arrived after {WAY_SECONDS:g} s")
+        return None
 
     async def _look(self, buckets: Sequence[int]) -> dict[int, Where]:
         """Where these buckets are. Raises Away, Refused."""
         absences: dict[int, Store] = {}
         owned: dict[int, dict[Store, int]] = {bucket: {} for bucket in buckets}
-        for store, client in self._around.stores.items():
+        for store, client in self._stores.items():
             request = pb.ListAbsencesRequest(buckets=buckets)
             answer: pb.ListAbsencesResponse = await client.ask(client.replication.ListAbsences, request, BULK_SECONDS)
             for absence in answer.absences:
@@ -337,47 +286,81 @@ class Rehearsals:
             found[bucket] = Where(at if here else None, sum(owned[bucket].values()))
         return found
 
-    def _seen(self, name: str) -> Seen:
-        told = [answered for answered in self._around.answered().values() if answered.watch == name]
-        return Seen(sum(one.calls for one in told), sum(one.errors for one in told), sum(one.handoffs for one in told))
+    def _seen(self, place: Place) -> tuple[int, int, int]:
+        """Calls, errors and handoffs, at all routers."""
+        counts = [answered for answered in self._answered().values() if answered.watch == place.name]
+        return sum(one.calls for one in counts), sum(one.errors for one in counts), sum(one.handoffs for one in counts)
 
-    async def _send_home(self, cursor: _Cursor) -> None:
-        """Raises ControlUnavailable."""
-        if not cursor.buckets or (await self._cache.refresh()).rehearsal != cursor.buckets:
-            return
-        # Outdated or IllegalMove: somebody has changed the setting between look and change; the loop looks again.
-        await self._migration.end_rehearsal(Decision(cursor.by, "the rehearsal failed"))
-
-    def _failed(self, cursor: _Cursor, note: str) -> Result:
-        seen = self._seen(cursor.id)
-        return Result(cursor.id, cursor.by, False, note, self._clock.now(), cursor.buckets, **seen._asdict())
-
-    async def _finish(self, result: Result) -> None:
-        cursor = replace(_Cursor.decode(self._progress.cursor), last=asdict(result))
-        words = "passed" if result.passed else "failed"
-        await self._save(
-            replace(
-                self._progress,
-                running=False,
-                done=self._progress.total if result.passed else 0,
-                note=f"{words}: {result.note}",
-                finished_seconds=result.finished_seconds,
-            ),
-            cursor,
+    def _ended(self, place: Place, note: str, *, passed: bool) -> Step:
+        seen = self._seen(place)
+        result = Result(passed, note, place.buckets, place.records, place.there_seconds, place.back_seconds, *seen)
+        words = "passed" if passed else "failed"
+        return replace(
+            _step(place, f"{words}: {note}"),
+            done=place.records if passed else 0,
+            finished=True,
+            report=result.to_json(),
         )
 
-    async def _note(self, cursor: _Cursor, records: int, note: str) -> None:
-        await self._save(replace(self._progress, running=True, total=records, note=note), cursor)
 
-    async def _renew(self) -> bool:
-        return await self._control.lease(LEASE, self._holder, LEASE_SECONDS)
+def _given_up(place: Place, why: str) -> Step:
+    return _step(replace(place, stage="give up", why=why), "gives up")
 
-    async def _load(self) -> Progress:
-        self._progress = await self._control.progress(JOB) or Progress(JOB, False)
-        _ = self.last_seconds_ago  # It grows from the first look.
-        return self._progress
 
-    async def _save(self, progress: Progress, cursor: _Cursor) -> None:
-        progress = replace(progress, cursor=cursor.encode())
-        await self._control.save(progress)
-        self._progress = progress
+def _step(place: Place, note: str, *, wait_seconds: float = 0.0) -> Step:
+    return Step(place.encode(), total=place.records, note=note, wait_seconds=wait_seconds)
+
+
+class Rehearsals:
+    """Rehearsals at one router: counts calls, sends abandoned buckets home, and has the last result. `loop` is the
+    caller's to run."""
+
+    def __init__(self, jobs: Jobs, migration: Migration, cache: SettingCache, traffic: Traffic, clock: Clock) -> None:
+        self._jobs = jobs
+        self._migration = migration
+        self._cache = cache
+        self._traffic = traffic
+        self.last = LastReport(jobs, NAME, Result.from_json, clock)
+        self.loop = Loop("rehearsal", self._body, first_pause_seconds=0.1, longest_pause_seconds=1.0)
+
+    async def look(self) -> None:
+        """Raises ControlUnavailable, JobNotFound."""
+        if self._cache.current.rehearsal:
+            await self._send_home()
+        await self._count(self._jobs.latest(NAME))
+        await self.last.look()
+
+    def evidence(self, evidence: Evidence) -> Evidence:
+        """With the result of the last rehearsal that was finished."""
+        result = self.last.report
+        if result is None:
+            return evidence
+        failure = "" if result.passed else result.note or "it did not pass"
+        return replace(evidence, rehearsal_seconds_ago=self.last.seconds_ago, rehearsal_failure=failure)
+
+    async def _count(self, job: Job | None) -> None:
+        """Count the calls on the buckets that are rehearsed, from before they leave until they are home."""
+        if job is None or not job.state.wants_a_runner:
+            self._traffic.watch = None
+        elif self._traffic.watch is None or not self._traffic.watch.name.startswith(f"{job.id} "):
+            checkpoint = (await self._jobs.job(job.id)).checkpoint
+            place = Place.decode(checkpoint) if checkpoint else None
+            self._traffic.watch = Watch(place.name, frozenset(place.homes)) if place and place.homes else None
+
+    async def _send_home(self) -> None:
+        """Buckets are away: without a job that somebody runs, nothing else would send them home."""
+        # In this order: a rehearsal is stored as a job before its buckets leave.
+        setting = await self._cache.refresh()
+        job = await self._jobs.under_way(NAME)
+        if not setting.rehearsal or (job is not None and job.state.wants_a_runner):
+            return
+        why = "no rehearsal is under way" if job is None else f"{job.id} is {job.state.value}"
+        try:
+            await self._migration.end_rehearsal(Decision(ACTOR, why, setting.generation))
+        except (Outdated, IllegalMove):
+            return  # Another router sent them home, or somebody changed the setting: the next look sees it.
+
+    async def _body(self, loop: Loop) -> None:
+        await self.look()
+        loop.well()
+        await asyncio.sleep(LOOK_SECONDS)

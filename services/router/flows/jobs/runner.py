@@ -103,7 +103,9 @@ class Jobs:
         known = self._kinds.get(kind)
         return known.unit if known else "units"
 
-    async def wanted(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
+    async def wanted(
+        self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0, *, reason: str = ""
+    ) -> Job:
         """A job that may be asked for. Raises InvalidField."""
         rules.check_actor(actor)
         rules.check_rate(rate)
@@ -113,16 +115,20 @@ class Jobs:
         lane = known.lane(arguments)
         if isinstance(known, Asking):
             await known.check(arguments)
-        return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}")
+        return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}", reason=reason)
 
     async def check_lane(self, wanted: Job) -> Job | None:
         """Refuse early what `add` would refuse. Returns the job under way that `add` would return. Raises JobUnderWay,
         ControlUnavailable."""
         return await self._in_lane(wanted)
 
+    async def under_way(self, lane: str) -> Job | None:
+        """The job of a lane that has not ended, asked of the control store now. Raises ControlUnavailable."""
+        return next((job for job in await self._store.jobs() if job.lane == lane and not job.state.ended), None)
+
     async def _in_lane(self, wanted: Job) -> Job | None:
-        jobs = [job for job in await self._store.jobs() if job.lane == wanted.lane and not job.state.ended]
-        return rules.same(jobs[0], wanted) if jobs else None
+        job = await self.under_way(wanted.lane)
+        return None if job is None else rules.same(job, wanted)
 
     async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
         """Ask for a job. A job under way with the same arguments is the answer, so that a repeated order finds its job.
@@ -305,7 +311,18 @@ class Run:
         limit = MAX_LIMIT if not self._allowed else max(1, min(MAX_LIMIT, int(self._allowed * STEP_SECONDS)))
         # Ids begin anew with another control store.
         name = f"{job.id} of {job.created_seconds:.3f}"
-        at = Position(job.arguments, job.checkpoint, limit, job.done, job.report, name, number_of_job(job.id))
+        at = Position(
+            job.arguments,
+            job.checkpoint,
+            limit,
+            job.done,
+            job.report,
+            name,
+            number_of_job(job.id),
+            job.actor,
+            job.reason,
+            self._claim,
+        )
         task = asyncio.ensure_future(self._kind.step(at))
         try:
             async with asyncio.timeout(LONGEST_STEP_SECONDS):

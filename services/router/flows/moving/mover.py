@@ -18,7 +18,7 @@ from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import Loop, all_or_none
-from services.router.control.port import Leases, Progress
+from services.router.control.port import Leases
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
 from services.router.flows.moving.bucket_owners import Absences, Move
@@ -88,6 +88,26 @@ class Changes(Steering, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """The pass that runs, or ran last."""
+
+    running: bool = False
+    done: int = 0
+    """Records, as is `total`."""
+    total: int = 0
+    rate: float = 0.0
+    """Records per second over the last seconds."""
+    note: str = ""
+    """What it does, or why it waits."""
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds left at this rate; negative when unknown."""
+        left = max(0, self.total - self.done)
+        return left / self.rate if self.rate > 0 else (0.0 if not left else -1.0)
+
+
 class Mover:
     """`run_once` is the body of a supervised loop: one pass, then a wait."""
 
@@ -108,7 +128,7 @@ class Mover:
         self._holder = holder
         self._clock = clock
         self._rate = Rate(clock)
-        self.progress = Progress("handover", running=False)
+        self.progress = Handover()
         self.buckets_at_b: int | None = None
         """Buckets of which A owns neither a record nor the absence; None while not known."""
         self.buckets_to_b = 0
@@ -187,7 +207,7 @@ class Mover:
         wanted = aim(setting, flags)
         homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
         total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
-        self.progress = Progress("handover", running=True, total=total, note=f"moving {len(away)} buckets")
+        self.progress = Handover(running=True, total=total, note=f"moving {len(away)} buckets")
         self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
         groups = iter(_groups(away, homes))
         self._moves = Move()

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.metrics import Meter as MetricsMeter
@@ -43,16 +43,6 @@ LOAD_SECONDS = 10
 """What is measured over so long says how live traffic fares now."""
 
 NOTHING = ShadowCounts()
-
-
-class Rehearsed(Protocol):
-    """What came of a rehearsal."""
-
-    @property
-    def passed(self) -> bool: ...
-
-    @property
-    def note(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -268,14 +258,6 @@ class Measurement:
 def answered_by_b(measurement: Measurement) -> dict[str, int]:
     """By router."""
     return {router: answered.by_b for router, answered in measurement.answered().items()}
-
-
-def rehearsed(evidence: Evidence, last: Rehearsed | None, seconds_ago: float) -> Evidence:
-    """Adds the result of the last rehearsal."""
-    if last is None:
-        return evidence
-    failure = "" if last.passed else last.note or "it did not pass"
-    return replace(evidence, rehearsal_seconds_ago=seconds_ago, rehearsal_failure=failure)
 
 
 _SAME_SECONDS = 0.2

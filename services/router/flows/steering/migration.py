@@ -116,13 +116,14 @@ class Migration:
             to = phases.next_phase(setting)
         except IllegalMove as error:
             return Plan(setting, None, (), error.message)
-        return Plan(setting, to, self._checked(PHASES[to].gates, setting), "")
+        return Plan(setting, to, self.checked(PHASES[to].gates, setting), "")
 
     def limits(self, setting: Setting) -> Limits:
         """The limits in force: this router's own, except those that the migration sets."""
         return self._limits.overlaid(setting.limits)
 
-    def _checked(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
+    def checked(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
+        """These gates, by what is known here now and the limits in force."""
         results = check(gates, self._evidence(setting), self.limits(setting))
         return self.pace.noted(results, self._clock.monotonic())
 
@@ -148,7 +149,7 @@ class Migration:
                 confirm,
                 f"{phases.LAST_STEP_CONFIRM}, the store that may be shut down then: {to.value} has no way back",
             )
-        results = self._checked(PHASES[after.phase].gates, before)
+        results = self.checked(PHASES[after.phase].gates, before)
         fixed = not_overridable(results)
         passed = worst(results) is Verdict.PASS
         if not passed and not decision.override:

@@ -1730,6 +1730,7 @@ class Job(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id: "backfill-7"."""
     kind: _builtins.str
@@ -1757,6 +1758,8 @@ class Job(_message.Message):
     """Router that runs the job, or ran it last."""
     report: _builtins.str
     """Report of the job as JSON, in a form of its kind. Only in responses about a single job."""
+    reason: _builtins.str
+    """Reason that the operator gave."""
     @_builtins.property
     def arguments(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1786,10 +1789,11 @@ class Job(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         report: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_total", b"_total", "_wanted_rate", b"_wanted_rate", "create_time", b"create_time", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "total", b"total", "wanted_rate", b"wanted_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_total", b"_total", "_wanted_rate", b"_wanted_rate", "actor", b"actor", "arguments", b"arguments", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "id", b"id", "kind", b"kind", "lane", b"lane", "note", b"note", "rate", b"rate", "report", b"report", "runner", b"runner", "state", b"state", "total", b"total", "unit", b"unit", "waits", b"waits", "wanted_rate", b"wanted_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_total", b"_total", "_wanted_rate", b"_wanted_rate", "actor", b"actor", "arguments", b"arguments", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "eta_seconds", b"eta_seconds", "id", b"id", "kind", b"kind", "lane", b"lane", "note", b"note", "rate", b"rate", "reason", b"reason", "report", b"report", "runner", b"runner", "state", b"state", "total", b"total", "unit", b"unit", "waits", b"waits", "wanted_rate", b"wanted_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta_seconds: _TypeAlias = _typing.Literal["eta_seconds"]  # noqa: Y015
     _WhichOneofArgType__eta_seconds: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds"]  # noqa: Y015
@@ -2158,16 +2162,24 @@ class StartCanaryAutoResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def progress(self) -> Global___Progress:
+        """Progress of the plan, counted in steps."""
+
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job that follows the plan: ChangeJob pauses, resumes and cancels it."""
+
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2178,15 +2190,19 @@ class StopCanaryAutoRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
+    reason: _builtins.str
+    """Reason, kept in the journal."""
     def __init__(
         self,
         *,
         actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2197,16 +2213,24 @@ class StopCanaryAutoResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def progress(self) -> Global___Progress:
+        """Progress of the plan that was stopped, or of the last one if none runs."""
+
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job that was cancelled. Unset if none ran."""
+
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2247,16 +2271,24 @@ class StartRehearsalResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job that rehearses. Once it has finished, its report holds the fields of Rehearsal as JSON. If it is paused or
+        cancelled, its buckets are sent home.
+        """
+
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
+        job: Global___Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2264,7 +2296,7 @@ Global___StartRehearsalResponse: _TypeAlias = StartRehearsalResponse  # noqa: Y0
 
 @_typing.final
 class Rehearsal(_message.Message):
-    """Result of a rehearsal."""
+    """Result of a rehearsal that finished."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2281,6 +2313,7 @@ class Rehearsal(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     HANDOFFS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Id of its job."""
     actor: _builtins.str
     passed: _builtins.bool
     """All records moved to the other store and back in time, and no call on these buckets failed."""

@@ -347,21 +347,23 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartCanaryAuto(self, request, context):
-        """Raises the canary share step by step, following a plan. Refused while another plan runs.
+        """Raises the canary share step by step, following a plan, as a job "canary-auto". Returns the running job if it
+        follows the same plan. Refused while another plan runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopCanaryAuto(self, request, context):
-        """Stops the plan. The canary stays where it is.
+        """Cancels the job that follows a plan. The canary stays where it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRehearsal(self, request, context):
-        """Moves buckets to the other store and back under live traffic, and measures it.
+        """Moves buckets to the other store and back under live traffic, and measures it, as a job "rehearsal". Returns the
+        running job if it moves as many buckets. Refused while another one runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,11 +69,15 @@ class ControlServiceStub:
     GetShadow: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetShadowRequest, _control_pb2.GetShadowResponse]
     """Returns the comparisons of this router and the differences that they found."""
     StartCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]
-    """Raises the canary share step by step, following a plan. Refused while another plan runs."""
+    """Raises the canary share step by step, following a plan, as a job "canary-auto". Returns the running job if it
+    follows the same plan. Refused while another plan runs.
+    """
     StopCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]
-    """Stops the plan. The canary stays where it is."""
+    """Cancels the job that follows a plan. The canary stays where it is."""
     StartRehearsal: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRehearsalRequest, _control_pb2.StartRehearsalResponse]
-    """Moves buckets to the other store and back under live traffic, and measures it."""
+    """Moves buckets to the other store and back under live traffic, and measures it, as a job "rehearsal". Returns the
+    running job if it moves as many buckets. Refused while another one runs.
+    """
     GetLedger: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetLedgerRequest, _control_pb2.GetLedgerResponse]
     """Returns this router's ledger of acknowledged writes, and the lost ones among them."""
     ReadEvents: _grpc.UnaryStreamMultiCallable[_events_pb2.ReadEventsRequest, _events_pb2.ReadEventsResponse]
@@ -147,11 +151,15 @@ class ControlServiceAsyncStub(ControlServiceStub):
     GetShadow: _aio.UnaryUnaryMultiCallable[_control_pb2.GetShadowRequest, _control_pb2.GetShadowResponse]  # type: ignore[assignment]
     """Returns the comparisons of this router and the differences that they found."""
     StartCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]  # type: ignore[assignment]
-    """Raises the canary share step by step, following a plan. Refused while another plan runs."""
+    """Raises the canary share step by step, following a plan, as a job "canary-auto". Returns the running job if it
+    follows the same plan. Refused while another plan runs.
+    """
     StopCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StopCanaryAutoRequest, _control_pb2.StopCanaryAutoResponse]  # type: ignore[assignment]
-    """Stops the plan. The canary stays where it is."""
+    """Cancels the job that follows a plan. The canary stays where it is."""
     StartRehearsal: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRehearsalRequest, _control_pb2.StartRehearsalResponse]  # type: ignore[assignment]
-    """Moves buckets to the other store and back under live traffic, and measures it."""
+    """Moves buckets to the other store and back under live traffic, and measures it, as a job "rehearsal". Returns the
+    running job if it moves as many buckets. Refused while another one runs.
+    """
     GetLedger: _aio.UnaryUnaryMultiCallable[_control_pb2.GetLedgerRequest, _control_pb2.GetLedgerResponse]  # type: ignore[assignment]
     """Returns this router's ledger of acknowledged writes, and the lost ones among them."""
     ReadEvents: _aio.UnaryStreamMultiCallable[_events_pb2.ReadEventsRequest, _events_pb2.ReadEventsResponse]  # type: ignore[assignment]
@@ -336,7 +344,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.StartCanaryAutoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.StartCanaryAutoResponse, _abc.Awaitable[_control_pb2.StartCanaryAutoResponse]]:
-        """Raises the canary share step by step, following a plan. Refused while another plan runs."""
+        """Raises the canary share step by step, following a plan, as a job "canary-auto". Returns the running job if it
+        follows the same plan. Refused while another plan runs.
+        """
 
     @_abc_1.abstractmethod
     def StopCanaryAuto(
@@ -344,7 +354,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.StopCanaryAutoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.StopCanaryAutoResponse, _abc.Awaitable[_control_pb2.StopCanaryAutoResponse]]:
-        """Stops the plan. The canary stays where it is."""
+        """Cancels the job that follows a plan. The canary stays where it is."""
 
     @_abc_1.abstractmethod
     def StartRehearsal(
@@ -352,7 +362,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.StartRehearsalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.StartRehearsalResponse, _abc.Awaitable[_control_pb2.StartRehearsalResponse]]:
-        """Moves buckets to the other store and back under live traffic, and measures it."""
+        """Moves buckets to the other store and back under live traffic, and measures it, as a job "rehearsal". Returns the
+        running job if it moves as many buckets. Refused while another one runs.
+        """
 
     @_abc_1.abstractmethod
     def GetLedger(
