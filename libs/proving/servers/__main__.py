@@ -14,6 +14,7 @@ from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerMissing
 
 _STEP_SECONDS = 600
+_OPTIONAL = {locate.CHROMIUM_PACKAGE}
 
 
 def main() -> int:
@@ -30,15 +31,17 @@ def main() -> int:
         packages[locate.MAVEN_PACKAGE] = locate.maven
     absent = [package for package, look_up in packages.items() if _missing(look_up)]
     if absent and os.geteuid() == 0 and shutil.which("apt-get"):
-        _apt_get(absent)
+        # If apt-get cannot find one package, it installs none: Chromium must not keep the others away.
+        for some in (set(absent) - _OPTIONAL, set(absent) & _OPTIONAL):
+            if some:
+                _apt_get(sorted(some))
     if _missing(locate.kafka_jars) and not _missing(locate.maven):
         _run(list(locate.MAVEN_COMMAND))
-    missing = {
-        look_up: problem for look_up in [*packages.values(), locate.kafka_jars] if (problem := _missing(look_up))
-    }
+    packages["kafka"] = locate.kafka_jars
+    missing = {package: problem for package, look_up in packages.items() if (problem := _missing(look_up))}
     for problem in missing.values():
         print(problem, file=sys.stderr)
-    return 1 if missing.keys() - {locate.chromium} else 0
+    return 1 if missing.keys() - _OPTIONAL else 0
 
 
 def _missing(look_up: Callable[[], object]) -> str:
