@@ -14,7 +14,6 @@ from libs.backend.arrivals import fence_if_seized, terms_of
 from libs.backend.calls import Dependencies, page_of
 from libs.backend.checks import (
     MAX_ACKS,
-    MAX_KEYS,
     MAX_PAGE,
     MAX_RECORDS,
     check_buckets,
@@ -27,11 +26,11 @@ from libs.backend.checks import (
 from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
+from libs.backend.parked import ParkedMethods
 from libs.backend.status import count_aside, count_feed, locks_to_pb
 from libs.backend.write_locks import WriteLocks
 from libs.contract.operations import CallContext, List, Operations, item_of
 from libs.errors import BatonError, InvalidField, StoreNotReady
-from libs.eventlog.headers import unpack
 from libs.eventlog.identity import LogReplaced
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
@@ -100,7 +99,7 @@ class FeedStopped(BatonError):
     reason = LogReplaced.reason
 
 
-class Replication(ReplicationServiceServicer):
+class Replication(ParkedMethods, ReplicationServiceServicer):
     """Raises InvalidField for requests that no router sends, StoreNotReady unless the store serves, and the ports'
     errors."""
 
@@ -385,44 +384,6 @@ class Replication(ReplicationServiceServicer):
         return pb.ListUnloggedResponse(
             changes=[one for one, name in zip(request.changes, names, strict=True) if name in waiting]
         )
-
-    async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:
-        """Returns the first events, at least one, up to ANSWER_BYTES."""
-        self._serving.check_copies()
-        answer = pb.ListParkedResponse()
-        size = 0
-        place = (request.place.partition, request.place.offset) if request.HasField("place") else None
-        for event in await self._ports.feed.parked(check_limit(request.limit, MAX_KEYS), place):
-            size += len(event.event)
-            if answer.parked and size > ANSWER_BYTES:
-                break
-            answer.parked.add(
-                partition=event.partition,
-                offset=event.offset,
-                key=event.key,
-                reason=event.reason,
-                event=event.event,
-                headers=[pb.ListParkedResponse.Header(name=name, value=value) for name, value in unpack(event.headers)],
-                topic=event.topic,
-            )
-        return answer
-
-    async def RetryParked(self, request: pb.RetryParkedRequest, context: Context) -> pb.RetryParkedResponse:
-        self._serving.check_copies()
-        feed = self._ports.feed
-        found = await feed.parked(1, (request.partition, request.offset))
-        if not found:
-            return pb.RetryParkedResponse(found=False)
-        reason, applied = await self._feed.arrivals.retry(found[0])
-        return pb.RetryParkedResponse(found=True, reason=reason, applied=applied)
-
-    async def RestartFeed(self, request: pb.RestartFeedRequest, context: Context) -> pb.RestartFeedResponse:
-        self._serving.check_copies()
-        return pb.RestartFeedResponse(next_offsets=await self._feed.restart())
-
-    async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:
-        self._serving.check_copies()
-        return pb.DropParkedResponse(found=await self._ports.feed.drop(request.partition, request.offset))
 
 
 def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
