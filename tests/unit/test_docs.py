@@ -71,3 +71,7 @@ def test_links_to_files_lead_somewhere() -> None:
         for found in LINK.finditer(document.read_text()):
             if "templates" not in document.parts:
                 assert (document.parent / found["target"]).exists(), f"{document.name}: {found['target']}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= README_BYTES

@@ -1,4 +1,4 @@
-"""The phases as the README shows them, made from the table."""
+"""The phases as README.md and docs/phases.md show them, made from the table."""
 
 from __future__ import annotations
 
