@@ -12,8 +12,8 @@ from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, List, Parsed, Read, Watch, Write
 from libs.contract.pages import Filter, Page, read_token
 from libs.errors import BatonError, InvalidField
-from libs.ownership.model import Row, Version
-from libs.ownership.rules import Answered, Change, Resource
+from libs.ownership.model import Answered, Row, Version
+from libs.ownership.rules import Change, Resource
 from libs.ownership.wire import UnreadableRecord
 from libs.store.columns import Columns
 from tests.contracts.pb.toy import shelf_pb2 as pb

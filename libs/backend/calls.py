@@ -29,8 +29,8 @@ from libs.contract.watches import frame, position_of
 from libs.errors import BatonError, OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Call, Found, Version
-from libs.ownership.rules import Answered, Changed, decide_write, done, may_change, read_as_owner
+from libs.ownership.model import Answered, Call, Changed, Found, Version
+from libs.ownership.rules import decide_write, done, may_change, read_as_owner
 from libs.rpc import metadata
 from libs.rpc.caller import Caller, make_id, read_caller
 from libs.rpc.clients import Clients, name_of

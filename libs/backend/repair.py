@@ -14,8 +14,8 @@ from libs.backend.calls import Dependencies
 from libs.contract.operations import Operations
 from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_COPY_BYTES, MAX_KEY_BYTES, REQUEST_HASH_BYTES
-from libs.ownership.model import NEVER, Call, Record, Row, Version
-from libs.ownership.rules import Answered, Change, Resource, decide_write
+from libs.ownership.model import NEVER, Answered, Call, Record, Row, Version
+from libs.ownership.rules import Change, Resource, decide_write
 from libs.ownership.wire import UnreadableRecord, absence_to_pb, record_to_pb, version_from_pb, version_to_pb
 from libs.pb.baton.replication.v1 import repair_pb2 as pb
 from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceServicer, add_RepairServiceServicer_to_server

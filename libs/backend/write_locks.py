@@ -23,8 +23,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from libs.errors import BatonError, LockTimeout, Overloaded
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
-from libs.ownership.model import Call, Found
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import Answered, Call, Changed, Decide, Found
 from libs.store.port import StorePorts
 
 LOCK_WAIT_SECONDS = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -142,6 +143,52 @@ class Call:
         ):
             if not value or len(value.encode()) > most:
                 raise InvalidField(name, value, f"1 to {most} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer without a change: the request was served before, or it asks for a check only.
+
+    A write that has nothing to change still makes a version. If its request were not stored as served, an earlier
+    attempt of the same request could have its effect after the retry was answered.
+    """
+
+    answer: bytes
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A change to commit: row, served request and event, all or none."""
+
+    row: Row
+    served: Served
+    answer: bytes
+
+    @property
+    def version(self) -> Version:
+        return self.row.version
+
+
+Decide = Callable[[Found], Changed | Answered]
+"""Decide on a write from what was found of its key. May be called more than once and must not have effects."""
+
+
+def visible(row: Row | None, absence: Absence) -> Row | None:
+    """Return the row unless its term is below its bucket's: such a row is hidden until the seizer's row replaces it."""
+    return row if row is not None and row.version.term >= absence.term else None
+
+
+def bases_text(bases: Sequence[Version]) -> str:
+    """Encode bases for a database's column: "0.12 2.31"."""
+    return " ".join(f"{term}.{revision}" for term, revision in bases) if bases else ""
+
+
+def bases_of(text: str | None) -> tuple[Version, ...]:
+    """Decode `bases_text`; a column that is NULL or empty gives no bases."""
+    if not text:
+        return ()
+    return tuple(Version(*map(int, base.split("."))) for base in text.split(" "))
 
 
 def bucket_of(key: str) -> int:

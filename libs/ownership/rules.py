@@ -30,7 +30,7 @@ from enum import Enum
 
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused, RevisionExhausted
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, MAX_REVISION, MAX_STORED_REVISION
-from libs.ownership.model import NEVER, Call, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import NEVER, Answered, Call, Changed, Found, Record, Row, Served, Store, Version
 from libs.ownership.terms import contains
 
 
@@ -45,36 +45,9 @@ class Resource:
     """What the caller is told; None: the payload."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Nothing is to be changed: the request was served before, or asked for a check only.
-
-    Not for a write that finds nothing to do. What was told to be done must be remembered, else an earlier attempt of
-    the same request, stuck somewhere, could have its effect after its retry was answered.
-    """
-
-    answer: bytes
-    version: Version
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A change to commit: row, served request and event, all or none."""
-
-    row: Row
-    served: Served
-    answer: bytes
-
-    @property
-    def version(self) -> Version:
-        return self.row.version
-
-
 Change = Callable[[Row | None, Version], Resource | Answered]
 """The contract's part of a write: from the row as it is and the version that the write will make to what it leaves.
 Raises the contract's errors. It may be called more than once and must not have effects."""
-
-Decide = Callable[[Found], Changed | Answered]
 
 
 def may_change(found: Found, me: Store) -> bool:

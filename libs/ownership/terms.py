@@ -55,11 +55,6 @@ def next_term(term: int, me: Store) -> int:
     return term + 1 if seizer_of(term + 1) is me else term + 2
 
 
-def visible(row: Row | None, absence: Absence) -> Row | None:
-    """The row, unless it is of a lower term than its bucket: then it counts for nothing here."""
-    return row if row is not None and row.version.term >= absence.term else None
-
-
 def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
     """Raises SeizureRefused unless the term is mine and a new one."""
     if seizer_of(term) is not me or term <= absence.term:
@@ -144,18 +139,6 @@ def contains(row: Row, version: Version) -> bool:
     """Whether the change that made this version is in the row: it is of the row's own term, or an earlier seizure of
     the record had seen it."""
     return not was_missed(version, contained(row))
-
-
-def bases_text(bases: Sequence[Version]) -> str:
-    """For a database's column: "0.12 2.31"."""
-    return " ".join(f"{term}.{revision}" for term, revision in bases) if bases else ""
-
-
-def bases_of(text: str | None) -> tuple[Version, ...]:
-    """Of a database's column, which may be empty."""
-    if not text:
-        return ()
-    return tuple(Version(*map(int, base.split("."))) for base in text.split(" "))
 
 
 def adopted_absence(offered: Absence, here: Absence, me: Store) -> bool:

@@ -16,8 +16,8 @@ from libs.contract.schemas import RecordCorrupt
 from libs.errors import InvalidField
 from libs.ownership.errors import RecordTooLarge
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
-from libs.ownership.model import Row, Version
-from libs.ownership.rules import Answered, Change, Resource
+from libs.ownership.model import Answered, Row, Version
+from libs.ownership.rules import Change, Resource
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes.errors import EtagMismatch, SandboxAlreadyExists, SandboxNotFound
 from libs.sandboxes.masks import Selection, apply

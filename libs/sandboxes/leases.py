@@ -20,8 +20,8 @@ import re
 
 from libs.errors import InvalidField
 from libs.ownership.limits import LONGEST_TICK_SECONDS
-from libs.ownership.model import Row, Version
-from libs.ownership.rules import Answered, Change, Resource
+from libs.ownership.model import Answered, Row, Version
+from libs.ownership.rules import Change, Resource
 from libs.pb.sandbox.v1.sandbox_pb2 import Lease, Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import AcquireLeaseRequest, ReleaseLeaseRequest, RenewLeaseRequest
 from libs.sandboxes.changes import Target, set_time, written

@@ -14,8 +14,8 @@ from libs.contract.requests import parse_request
 from libs.contract.schemas import SchemaUnknown
 from libs.errors import InvalidField
 from libs.ownership.limits import REQUEST_HASH_BYTES
-from libs.ownership.model import Row, Version
-from libs.ownership.rules import Answered, Change, Resource
+from libs.ownership.model import Answered, Row, Version
+from libs.ownership.rules import Change, Resource
 from libs.ownership.wire import UnreadableRecord
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox

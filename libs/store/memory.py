@@ -15,9 +15,24 @@ from libs.contract.pages import Page
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS
-from libs.ownership.model import BUCKETS, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide, Outcome, Release, decide_release, may_change
-from libs.ownership.terms import Fate, adopted_absence, contains, decide_apply, declined_absence, visible
+from libs.ownership.model import (
+    BUCKETS,
+    Absence,
+    Answered,
+    Call,
+    Changed,
+    Decide,
+    Found,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+    bucket_of,
+    visible,
+)
+from libs.ownership.rules import Outcome, Release, decide_release, may_change
+from libs.ownership.terms import Fate, adopted_absence, contains, decide_apply, declined_absence
 from libs.ownership.wire import event_of
 from libs.store.aside import Aside, AsideEntry
 from libs.store.columns import ColumnsOf, matches

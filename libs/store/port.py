@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from libs.contract.pages import Page
 from libs.errors import BatonError
-from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
-from libs.ownership.rules import Answered, Changed, Decide, Outcome
+from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Record, Row, Store, Version
+from libs.ownership.rules import Outcome
 from libs.store.connections import Connections
 from libs.store.recovery import Recovery, Seizures
 

@@ -13,9 +13,9 @@ from libs.clock import Clock
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of, visible
 from libs.ownership.rules import may_change
-from libs.ownership.terms import contained, visible
+from libs.ownership.terms import contained
 from libs.ownership.wire import event_of
 from libs.sqlite import Database
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits

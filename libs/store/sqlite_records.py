@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 from libs.contract.pages import Page
-from libs.ownership.model import Call, Found, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import Answered, Call, Changed, Decide, Found, bucket_of
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
 from libs.store.port import Listed
 from libs.store.sqlite_core import Core, found_from, with_old

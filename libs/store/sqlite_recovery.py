@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from libs.ownership.model import Absence, Record, Row, Version, bucket_of
+from libs.ownership.model import Absence, Record, Row, Version, bases_text, bucket_of
 from libs.ownership.orders import Order, check_order, order_of, order_text
-from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
+from libs.ownership.terms import Fate, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
 from libs.store.recovery import Conflict, FencedAt, Identity, Standing, StillHidden, Why
 from libs.store.sqlite_core import Core, window

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bucket_of
-from libs.ownership.terms import bases_of, bases_text
+from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bases_of, bases_text, bucket_of
 
 Value = str | bytes | int | float | None
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from uuid import uuid4
 
-from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Changed, Resource, decide_write
+from libs.ownership.model import Absence, Answered, Call, Changed, Found, Record, Row, Store, Version, bucket_of
+from libs.ownership.rules import Resource, decide_write
 from libs.ownership.wire import event_of
 from tests.bench.site import name_of, payload_of
 

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from libs.clock import SystemClock
-from libs.ownership.model import Found, Store
-from libs.ownership.rules import Answered, Changed, decide_write
+from libs.ownership.model import Answered, Changed, Found, Store
+from libs.ownership.rules import decide_write
 from libs.store.port import StorePorts
 from libs.store.sqlite_schema import Layout
 from services.service_layer.store import embedded, postgres

@@ -12,8 +12,21 @@ from pathlib import Path
 
 from libs.clock import Clock
 from libs.contract.pages import Page
-from libs.ownership.model import NEVER, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Change, Changed, Resource, decide_write
+from libs.ownership.model import (
+    NEVER,
+    Absence,
+    Answered,
+    Call,
+    Changed,
+    Found,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+    bucket_of,
+)
+from libs.ownership.rules import Change, Resource, decide_write
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.limits import OutboxLimits

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from libs.contract.pages import Filter, Page
 from libs.errors import BatonError
-from libs.ownership.model import NEVER, Absence, Record, Row, Served, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Change, Changed, Resource
+from libs.ownership.model import NEVER, Absence, Answered, Changed, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.rules import Change, Resource
 from libs.ownership.wire import record_of_event
 from libs.store.port import ExportQuery, Listed, StorePorts
 from tests.contracts.store_adapters import call_of, hash_of, own, sandbox, word_of, write

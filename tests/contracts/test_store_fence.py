@@ -8,8 +8,8 @@ import pytest
 
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Found, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide, decide_write
+from libs.ownership.model import Answered, Changed, Decide, Found, bucket_of
+from libs.ownership.rules import decide_write
 from libs.store.port import StorePorts
 from tests.contracts.store_adapters import call_of, own, put, putting, record_of, row_of, sandbox
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from libs.ownership.model import Found, Record, Store, Version
-from libs.ownership.rules import Answered, Changed, decide_write
+from libs.ownership.model import Answered, Changed, Found, Record, Store, Version
+from libs.ownership.rules import decide_write
 from libs.pb.sandbox.v1.sandbox_pb2 import Lease, Sandbox
 from libs.store.port import StorePorts
 from tests.contracts.conftest import MakeStore

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from libs.contract.pages import Filter, Page
-from libs.ownership.model import Store
-from libs.ownership.rules import Changed
+from libs.ownership.model import Changed, Store
 from libs.store import memory, sqlite_records
 from libs.store.port import Listed, StorePorts
 from libs.store.sqlite import SqliteStore

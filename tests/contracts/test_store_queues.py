@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from libs.ownership.errors import OutboxFull
-from libs.ownership.rules import Answered, Changed, Outcome
+from libs.ownership.model import Answered, Changed
+from libs.ownership.rules import Outcome
 from libs.store.limits import PULL_BYTES, OutboxLimits
 from libs.store.port import FeedStep, Parked, Position, StorePorts, UnknownPartition
 from tests.contracts.conftest import MakeStore

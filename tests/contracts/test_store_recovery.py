@@ -10,9 +10,8 @@ import pytest
 from libs.contract.pages import Filter, Page
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
-from libs.ownership.model import NEVER, Absence, Record, Row, Store, Version, bucket_of
+from libs.ownership.model import NEVER, Absence, Answered, Record, Row, Store, Version, bucket_of
 from libs.ownership.orders import ForeignControl, LateOrder, Order
-from libs.ownership.rules import Answered
 from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits

@@ -11,8 +11,7 @@ import pytest
 
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Absence, Record, Store, Version, bucket_of
-from libs.ownership.rules import Answered, Changed
+from libs.ownership.model import Absence, Answered, Changed, Record, Store, Version, bucket_of
 from libs.ownership.terms import next_term
 from libs.ownership.wire import record_of_event
 from libs.store import sqlite_inspection

@@ -18,8 +18,8 @@ import pytest
 from libs.clock import ManualClock, SystemClock
 from libs.errors import DiskFull
 from libs.ownership.errors import OutboxFull
-from libs.ownership.model import Found, Row, Version
-from libs.ownership.rules import Answered, Changed, Resource, decide_write
+from libs.ownership.model import Answered, Changed, Found, Row, Version
+from libs.ownership.rules import Resource, decide_write
 from libs.sqlite import AlreadyOpen
 from libs.store.limits import OutboxLimits
 from libs.store.port import FeedStep, Position, StorePorts

@@ -14,8 +14,7 @@ from libs.contract.pages import Page
 from libs.errors import BatonError, Overloaded, OwnerUnavailable, StoreNotReady
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
-from libs.ownership.model import BUCKETS, Call, Found, Store, Version
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import BUCKETS, Answered, Call, Changed, Decide, Found, Store, Version
 from libs.rpc import metadata
 from libs.rpc.errors import Internal, reason_of
 from libs.store.port import ExportQuery, Listed, Records

@@ -18,8 +18,8 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Absence, Call, Found, Record, Row, Store, Version
-from libs.ownership.rules import Answered, Changed, Decide, read_as_owner
+from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Record, Row, Store, Version
+from libs.ownership.rules import read_as_owner
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.proving.history.history import Outcome
 from libs.store import memory

@@ -12,8 +12,7 @@ import pytest
 
 from libs.errors import BatonError, OwnerUnavailable, StoreUnavailable
 from libs.ownership.errors import OutboxFull
-from libs.ownership.model import Call, Store
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import Answered, Call, Changed, Decide, Store
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.rpc.server import Server, ServerConfig

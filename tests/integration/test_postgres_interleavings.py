@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
-from libs.ownership.model import Absence, Found, Record, Store, Version, bucket_of
-from libs.ownership.rules import Changed, decide_write
+from libs.ownership.model import Absence, Changed, Found, Record, Store, Version, bucket_of
+from libs.ownership.rules import decide_write
 from libs.ownership.wire import event_of
 from libs.store.columns import Columns
 from libs.store.port import FeedStep, Position, UnknownPartition

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from libs.ownership.model import Store, Version
-from libs.ownership.rules import Answered
+from libs.ownership.model import Answered, Store, Version
 from libs.store.port import Applied, Depth
 from services.service_layer.store.postgres import open_store
 from services.service_layer.store.postgres_context import Gauge

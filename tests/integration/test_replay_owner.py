@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.ownership.model import Call, Row, Store, Version
-from libs.ownership.rules import Answered, Changed, Resource, decide_write
+from libs.ownership.model import Answered, Call, Changed, Row, Store, Version
+from libs.ownership.rules import Resource, decide_write
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.store.memory import MemoryStore
 from libs.tasks import Loop

@@ -10,8 +10,7 @@ import pytest
 
 from libs.contract.pages import Page
 from libs.errors import Overloaded
-from libs.ownership.model import Call, Found, Store, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import Answered, Call, Changed, Decide, Found, Store, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery, Listed, Records

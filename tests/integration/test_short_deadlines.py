@@ -9,8 +9,7 @@ from contextlib import suppress
 import grpc
 
 from libs.contract.pages import Page
-from libs.ownership.model import Call, Found, Store
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import Answered, Call, Changed, Decide, Found, Store
 from libs.store.port import Listed, Records
 from services.router.core.measure import total
 from tests.contracts.pb.toy import shelf_pb2 as pb

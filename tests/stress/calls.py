@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from libs.errors import BatonError
-from libs.ownership.model import Call, Row, Version, bucket_of
-from libs.ownership.rules import Answered, Changed, Resource
+from libs.ownership.model import Answered, Call, Changed, Row, Version, bucket_of
+from libs.ownership.rules import Resource
 from libs.store.port import StorePorts
 from tests.contracts.store_adapters import hash_of, sandbox, write
 

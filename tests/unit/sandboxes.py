@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 
 from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, Read, Write
-from libs.ownership.model import Absence, Call, Found, Row, Store
-from libs.ownership.rules import Changed, decide_write
+from libs.ownership.model import Absence, Call, Changed, Found, Row, Store
+from libs.ownership.rules import decide_write
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.sandboxes.operations import SandboxOperations
 

@@ -13,8 +13,7 @@ from libs.contract.descriptors import Contract
 from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import Lock, LockState, LocksUnavailable
-from libs.ownership.model import Call, Found, Store, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide
+from libs.ownership.model import Answered, Call, Changed, Decide, Found, Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_pb2

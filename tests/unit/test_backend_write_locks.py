@@ -15,8 +15,8 @@ from libs.errors import LockTimeout
 from libs.locks.memory import MemoryLocks
 from libs.locks.port import Lock, LockState, LocksUnavailable
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Found, Store
-from libs.ownership.rules import Answered, Changed, decide_write
+from libs.ownership.model import Answered, Changed, Found, Store
+from libs.ownership.rules import decide_write
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from tests.contracts.store_adapters import call_of, own, put, putting, sandbox, word_of

@@ -18,8 +18,8 @@ import pytest
 
 from libs.clock import ManualClock
 from libs.contract.pages import Filter, Page
-from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bucket_of
-from libs.ownership.rules import Changed, Outcome
+from libs.ownership.model import BUCKETS, Absence, Changed, Row, Store, Version, bucket_of
+from libs.ownership.rules import Outcome
 from libs.sandboxes.schema import SCHEMAS
 from libs.sqlite import migrate
 from libs.store import sqlite_fill

@@ -9,11 +9,9 @@ import pytest
 from libs.errors import InvalidField
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
-from libs.ownership.model import NEVER, Absence, Call, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import NEVER, Absence, Answered, Call, Changed, Found, Record, Row, Served, Store, Version
 from libs.ownership.rules import (
-    Answered,
     Change,
-    Changed,
     Outcome,
     Release,
     Resource,

@@ -7,13 +7,11 @@ from dataclasses import replace
 import pytest
 
 from libs.ownership.limits import MAX_BASES
-from libs.ownership.model import Absence, Record, Row, Store, Version
+from libs.ownership.model import Absence, Record, Row, Store, Version, bases_of, bases_text, visible
 from libs.ownership.terms import (
     Fate,
     SeizureRefused,
     adopted_absence,
-    bases_of,
-    bases_text,
     decide_apply,
     is_share,
     next_term,
@@ -21,7 +19,6 @@ from libs.ownership.terms import (
     seized_row,
     seizer_of,
     take_term,
-    visible,
     was_missed,
 )
 

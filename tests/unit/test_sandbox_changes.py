@@ -10,8 +10,8 @@ from libs.contract.schemas import SchemaUnknown
 from libs.errors import BatonError, InvalidField
 from libs.ownership.errors import RecordTooLarge
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
-from libs.ownership.model import NEVER, Row, Store, Version
-from libs.ownership.rules import Answered, Resource
+from libs.ownership.model import NEVER, Answered, Row, Store, Version
+from libs.ownership.rules import Resource
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import (
     CreateSandboxRequest,

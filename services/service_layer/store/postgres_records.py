@@ -10,8 +10,8 @@ from typing import Any
 from libs.contract.pages import Filter, Page
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
-from libs.ownership.model import Call, Found, Record, Row, Served, Store, bucket_of
-from libs.ownership.rules import Answered, Changed, Decide, may_change
+from libs.ownership.model import Answered, Call, Changed, Decide, Found, Record, Row, Served, Store, bucket_of
+from libs.ownership.rules import may_change
 from libs.ownership.wire import event_of
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
 from libs.store.port import Listed

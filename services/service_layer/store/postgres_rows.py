@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from libs.ownership.model import Absence, Found, Row, Served, Store, Version
-from libs.ownership.terms import bases_of, bases_text, visible
+from libs.ownership.model import Absence, Found, Row, Served, Store, Version, bases_of, bases_text, visible
 from libs.store.columns import Columns
 
 Columnar = tuple[list[Any], ...]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from libs.ownership.errors import OutboxFull
-from libs.ownership.model import Absence, Record, Row, Served, Version, bucket_of
+from libs.ownership.model import Absence, Record, Row, Served, Version, bases_text, bucket_of
 from libs.ownership.rules import newest_of_each
-from libs.ownership.terms import Fate, bases_text, decide_apply, seized_absence, seized_row
+from libs.ownership.terms import Fate, decide_apply, seized_absence, seized_row
 from libs.ownership.wire import event_of
 from libs.store.limits import Held
 from libs.store.port import Applied, Depth
