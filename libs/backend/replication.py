@@ -34,8 +34,7 @@ from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.identity import LogReplaced
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
-from libs.ownership.model import BUCKETS, Record
-from libs.ownership.rules import Outcome
+from libs.ownership.model import BUCKETS, Outcome, Record
 from libs.ownership.wire import (
     STORE_NUMBERS,
     absence_from_pb,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -172,6 +172,23 @@ class Changed:
 
 Decide = Callable[[Found], Changed | Answered]
 """Decide on a write from what was found of its key. May be called more than once and must not have effects."""
+
+
+class Outcome(Enum):
+    """Of a release, for one key."""
+
+    RELEASE = "release"
+    """Owned here: commit the row in `Release.row`."""
+    RELEASED = "released"
+    """Given up before, or never owned here: return the row in `Release.row` as it is."""
+    ABSENT = "absent"
+    """There is no record, its absence is owned here and was not asked for."""
+    NOT_OWNED = "not owned"
+    """There is no record here and its absence is owned elsewhere."""
+    TOO_LARGE = "too large"
+    """Owned here, and larger than an event may be: it stays until its owner has made it smaller or deleted it."""
+    EXHAUSTED = "exhausted"
+    """Owned here, with the last revision that a database counts to: it stays until a seizure restarts the revision."""
 
 
 def visible(row: Row | None, absence: Absence) -> Row | None:

@@ -18,19 +18,46 @@ From it follows everything here:
   if the owner is lost. So a request counts as done only where its effect is in the row (`done`). Elsewhere the owner
   runs it, and any other store answers NOT_OWNER.
 
-An adapter reads a `Found`, asks a function of this module what to do, and commits exactly that under the condition
-that owner and version are still what was read. If the condition fails it starts again from the read.
+The engine (`libs.store.engine`) reads a `Found` in a transaction, asks a function of this module for the decision, and
+stores exactly that, under the condition that owner and version are still what was read. If the condition does not hold
+it starts again from the read.
+
+Statements that change a row. There is no other way to change a record; a test compares this list with the code. Each
+statement has the condition in itself, so a decision that ignores ownership changes nothing. Behind them stands a
+trigger in each database: a change of a row must raise its version, and a row goes only where its removal is announced.
+
+`Transaction.put` changes a row if its owner and version are those that the decision was made on, and makes a row if its
+bucket is in the row's term. For a write or a release this store must own the row, or the bucket, and not be fenced:
+
+    memory_transaction  put
+    sqlite_schema       insert, update, update_envelope
+    postgres_sql        INSERT_ROWS, UPDATE_ROWS, UPDATE_ENVELOPES
+
+PostgreSQL does the write, and the apply of records in buckets that were never seized, in single statements. The write
+has the same conditions; apply changes a row of a lower version, or makes one:
+
+    postgres_sql        CREATE, UPDATE, APPLY
+
+`Transaction.delete` removes a row of a lower term than its bucket. It is in the journal of conflicts by then:
+
+    memory_transaction  delete
+    sqlite_transaction  delete
+    postgres_sql        DELETE_ROWS
+
+A row of the old program becomes a record of version (0, 1), and leaves the old table; a migration rewrites bases:
+
+    sqlite_old          insert, complete
+    sqlite_schema       change
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused, RevisionExhausted
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, MAX_REVISION, MAX_STORED_REVISION
-from libs.ownership.model import NEVER, Answered, Call, Changed, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import NEVER, Answered, Call, Changed, Found, Outcome, Record, Row, Served, Store, Version
 from libs.ownership.terms import contains
 
 
@@ -142,23 +169,6 @@ def decide_write(found: Found, me: Store, call: Call, change: Change, above: Ver
     answer = after.payload if after.answer is None else after.answer
     kept = answer if len(answer) <= MAX_ANSWER_BYTES else None
     return Changed(row, Served(call.principal, call.request_id, call.request_hash, version, kept), answer)
-
-
-class Outcome(Enum):
-    """Of a release, for one key."""
-
-    RELEASE = "release"
-    """Owned here: commit the row in `Release.row`."""
-    RELEASED = "released"
-    """Given up before, or never owned here: return the row in `Release.row` as it is."""
-    ABSENT = "absent"
-    """There is no record, its absence is owned here and was not asked for."""
-    NOT_OWNED = "not owned"
-    """There is no record here and its absence is owned elsewhere."""
-    TOO_LARGE = "too large"
-    """Owned here, and larger than an event may be: it stays until its owner has made it smaller or deleted it."""
-    EXHAUSTED = "exhausted"
-    """Owned here, with the last revision that a database counts to: it stays until a seizure restarts the revision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Version
 from libs.store.aside import MAX_ASIDE, AsideEntry, Refusal
-
-if TYPE_CHECKING:
-    from libs.store.memory import _State
+from libs.store.memory_state import MemoryState
 
 
 @dataclass(frozen=True)
 class MemoryAside:
-    state: _State
+    state: MemoryState
 
     async def set_aside(self, refusals: Sequence[Refusal]) -> list[tuple[str, Version]]:
         state = self.state

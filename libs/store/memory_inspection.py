@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from libs.ownership.model import Record, bucket_of
 from libs.store.limits import PULL_BYTES
+from libs.store.memory_state import MemoryState
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import size_of
-
-if TYPE_CHECKING:
-    from libs.store.memory import _State
 
 
 @dataclass(frozen=True)
 class MemoryInspection:
-    state: _State
+    state: MemoryState
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
         records: list[Record] = []
@@ -29,10 +26,9 @@ class MemoryInspection:
                 continue
             if len(records) == query.limit or size >= PULL_BYTES:
                 return records, True
+            (record,) = self.state.with_served([row])
             if query.keys_only:
-                record = self.state.record(replace(row, payload=b""), ())
-            else:
-                record = self.state.record(row, self.state.window(row))
+                record = replace(record, row=replace(row, payload=b""), served=())
             records.append(record)
             size += size_of(record)
         return records, False

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.store.limits import PRUNE_ROWS
-
-if TYPE_CHECKING:
-    from libs.store.memory import _State
+from libs.store.memory_state import MemoryState
 
 
 @dataclass(frozen=True)
 class MemoryUpkeep:
-    state: _State
+    state: MemoryState
 
     async def tick(self, elapsed_seconds: float) -> None:
         async with self.state.turn:

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from libs.contract.pages import Page
 from libs.errors import BatonError
-from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Record, Row, Store, Version
-from libs.ownership.rules import Outcome
+from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Outcome, Record, Row, Store, Version
 from libs.store.connections import Connections
 from libs.store.recovery import Recovery, Seizures
 

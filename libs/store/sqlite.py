@@ -19,6 +19,7 @@ from libs.store.sqlite_queues import SqliteFeed, SqliteOutbox, SqliteUpkeep
 from libs.store.sqlite_records import SqliteRecords
 from libs.store.sqlite_recovery import SqliteRecovery, SqliteSeizures
 from libs.store.sqlite_schema import Layout
+from libs.store.sqlite_transaction import SqliteTransactions
 from libs.store.sqlite_transfers import SqliteTransfers
 from libs.store.sqlite_watch import SqliteWatch
 
@@ -38,18 +39,18 @@ class SqliteStore:
         fill: Fill | None = None,
     ) -> None:
         core = Core(store, database, layout, clock, limits or OutboxLimits(), fill)
-        transfers = SqliteTransfers(core)
+        transactions = SqliteTransactions(core)
         self.store = store
-        self.records: Records = SqliteRecords(core)
-        self.transfers: Transfers = transfers
+        self.records: Records = SqliteRecords(core, transactions)
+        self.transfers: Transfers = SqliteTransfers(core, transactions)
         self.outbox: Outbox = SqliteOutbox(core)
         self.aside: Aside = SqliteAside(core)
-        self.feed: Feed = SqliteFeed(core, transfers)
+        self.feed: Feed = SqliteFeed(core, transactions)
         self.inspection: Inspection = SqliteInspection(core)
         self.watch: Watch = SqliteWatch(core)
         self.upkeep: Upkeep = SqliteUpkeep(core)
-        self.recovery: Recovery = SqliteRecovery(core)
-        self.seizures: Seizures = SqliteSeizures(core)
+        self.recovery: Recovery = SqliteRecovery(core, transactions)
+        self.seizures: Seizures = SqliteSeizures(core, transactions)
         self.connections_in_use = 0
         self.fill = fill
         """The completion of old rows, where the file had some at this start."""

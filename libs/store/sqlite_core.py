@@ -10,31 +10,20 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from libs.clock import Clock
-from libs.errors import StoreNotReady
-from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of, visible
-from libs.ownership.rules import may_change
-from libs.ownership.terms import contained
-from libs.ownership.wire import event_of
+from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bucket_of, visible
 from libs.sqlite import Database
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
-from libs.store.port import Depth
+from libs.store.port import ChangeEntry, Depth
 from libs.store.pulse import Pulse
 from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_schema import (
-    LEARN,
     ROW_COLUMNS,
-    SERVE,
     Layout,
     Statements,
-    Value,
     absence_from,
     row_from,
-    signed,
-    values_of,
 )
-from libs.store.window import made_by
 
 CHANGED = "UPDATE standing SET changes = changes + 1"
 """In each transaction in which the store changes something of its own."""
@@ -45,8 +34,7 @@ _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMI
 class OutboxBook:
     """Counts of the outbox, kept in memory by its only writer. Used in the writer's thread."""
 
-    def __init__(self, limits: OutboxLimits, table: str) -> None:
-        self._limits = limits
+    def __init__(self, table: str) -> None:
         self._table = table
         self._held = HELD_NOTHING
         self._held_until = float("-inf")
@@ -68,28 +56,16 @@ class OutboxBook:
             self._entries, self._bytes = before
             raise
 
-    def add(self, connection: sqlite3.Connection, record: Record, traceparent: str, *, reserve: bool) -> None:
-        """The record's event. Raises OutboxFull."""
-        event = event_of(record)
-        depth = self.depth(connection)
-        if reserve:
-            near = self._limits.is_near(depth, 1, len(event))
-            held = self._count_held(connection) if near else HELD_NOTHING
-            fits = self._limits.fits_release(depth, 1, len(event), held)
-        else:
-            fits = self._limits.fits(depth, len(event))
-        if not fits:
-            raise OutboxFull
-        connection.execute(
+    def add(self, connection: sqlite3.Connection, entries: Sequence[ChangeEntry]) -> None:
+        connection.executemany(
             "INSERT INTO outbox (key, term, revision, size, tick, traceparent, event)"
             " SELECT ?, ?, ?, ?, seconds, ?, ? FROM tick",
-            (record.row.key, *record.row.version, len(event), traceparent, event),
+            [(one.key, *one.version, len(one.event), one.traceparent, one.event) for one in entries],
         )
-        connection.execute(CHANGED)
-        self._entries += 1
-        self._bytes += len(event)
+        self._entries += len(entries)
+        self._bytes += sum(len(one.event) for one in entries)
 
-    def _count_held(self, connection: sqlite3.Connection) -> Held:
+    def held(self, connection: sqlite3.Connection) -> Held:
         """The file without the outbox is at least as large as rows and served requests in it."""
         if time.monotonic() >= self._held_until:
             (rows,) = connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
@@ -126,7 +102,8 @@ class Core:
         self.layout = layout
         self.clock = clock
         self.statements = Statements(layout)
-        self.book = OutboxBook(limits, layout.table)
+        self.limits = limits
+        self.book = OutboxBook(layout.table)
         self._fill = fill
         self.changed = asyncio.Event()
         """Set after each commit that may have filled the outbox."""
@@ -178,53 +155,6 @@ class Core:
             return found
         return replace(found, row=replace(found.row, lease_seconds=values[-1]))
 
-    def change(self, connection: sqlite3.Connection, found: Found, record: Record, traceparent: str) -> None:
-        """Row and event, under the condition that the row is still the one that was found. Raises OutboxFull."""
-        self.book.add(connection, record, traceparent, reserve=False)
-        values = values_of(record.row, self.layout)
-        if found.row is None:
-            self._create(connection, values, found)
-        else:
-            self._fenced(connection, self.statements.update, (*values, self.store.value, *found.row.version), found)
-
-    def hand_over(self, connection: sqlite3.Connection, found: Found, record: Record) -> None:
-        """As `change`, for a release: the payload stays, and so does all that is made of it. Raises OutboxFull."""
-        self.book.add(connection, record, "", reserve=True)
-        row = record.row
-        if found.row is None:
-            self._create(connection, values_of(row, self.layout), found)
-        else:
-            values = (row.owner.value, *row.version, signed(row.digest), row.key)
-            condition = (self.store.value, *found.row.version)
-            self._fenced(connection, self.statements.hand_over, (*values, *condition), found)
-
-    def _create(self, connection: sqlite3.Connection, values: tuple[Value, ...], found: Found) -> None:
-        self._fenced(connection, self.statements.create, (*values, self.store.value, found.absence.term), found)
-
-    def _fenced(self, connection: sqlite3.Connection, statement: str, values: tuple[Value, ...], found: Found) -> None:
-        """Run a statement whose condition is the fence. Raises NotOwner, StoreNotReady if it changed no row."""
-        if connection.execute(statement, values).rowcount == 1:
-            return
-        now = self.find(connection, found.key)
-        if not may_change(now, self.store):
-            raise NotOwner.of(now)
-        (gone,) = connection.execute("SELECT gone FROM standing").fetchone()
-        if gone:
-            raise StoreNotReady(gone)
-        raise RuntimeError(f"{found.key} changed inside the transaction that had read it: another writer is at work")
-
-    def record(self, row: Row, served: tuple[Served, ...]) -> Record:
-        return Record(row, served, made_by(row), self.clock.now())
-
-    def serve(self, connection: sqlite3.Connection, key: str, served: Served) -> None:
-        """An entry for the same request, whose effect is not in the row, is replaced."""
-        connection.execute(SERVE, _served_values(key, served))
-
-    def learn(self, connection: sqlite3.Connection, key: str, served: Sequence[Served]) -> None:
-        """Requests are known from now on. Of two entries for one request, the one with the higher version stays."""
-        if served:
-            connection.executemany(LEARN, [_served_values(key, one) for one in served])
-
 
 def with_old(found: Found, old: Mapping[str, Row]) -> Found:
     """What was found in the table, else the old row that had been read before."""
@@ -239,11 +169,6 @@ def found_from(key: str, values: Sequence[object], served: Served | None = None)
     return Found(key, visible(row_from(values[:ROW_COLUMNS]), absence), absence, served)
 
 
-def _served_values(key: str, served: Served) -> tuple[Value, ...]:
-    """Parameters of SERVE and LEARN."""
-    return key, served.principal, served.request_id, served.request_hash, *served.version, served.answer
-
-
 _WINDOW = (
     "SELECT principal, request_id, request_hash, term, revision, answer FROM served"
     " WHERE key = ? AND term = ? AND revision <= ? AND learned >= (SELECT seconds FROM tick) - ?"
@@ -251,15 +176,12 @@ _WINDOW = (
 )
 
 
-def window(connection: sqlite3.Connection, row: Row) -> tuple[Served, ...]:
-    """Requests of the retry window whose effects are in the row, newest last. Other entries for the key do not travel,
-    and take no place of those that do."""
-    found: list[tuple[str, str, bytes, int, int, bytes | None]] = []
-    for version in reversed(contained(row)):
-        left = SERVED_WINDOW - len(found)
-        if left:
-            found += connection.execute(_WINDOW, (row.key, *version, RETRY_WINDOW_SECONDS, left))
-    return tuple(
-        Served(principal, request_id, request_hash, Version(term, revision), answer)
-        for principal, request_id, request_hash, term, revision, answer in reversed(found)
-    )
+def served_up_to(connection: sqlite3.Connection, effects: Sequence[tuple[str, Version]]) -> list[tuple[str, Served]]:
+    """See `Transaction.served`."""
+    return [
+        (key, Served(principal, request_id, request_hash, Version(term, revision), answer))
+        for key, version in effects
+        for principal, request_id, request_hash, term, revision, answer in connection.execute(
+            _WINDOW, (key, *version, RETRY_WINDOW_SECONDS, SERVED_WINDOW)
+        )
+    ]

@@ -14,10 +14,10 @@ from libs.ownership.model import BUCKETS, Record, Row
 from libs.sqlite import snapshot
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
-from libs.store.sqlite_core import Core, window
+from libs.store.sqlite_core import Core, served_up_to
 from libs.store.sqlite_guards import missing
 from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, odd_columns, row_from, unsigned
-from libs.store.window import size_of
+from libs.store.window import effects_of, made_by, size_of, windows_of
 
 T = TypeVar("T")
 _ReadPage = Callable[[ExportQuery, str, sqlite3.Connection], tuple[list[T], bool]]
@@ -51,13 +51,15 @@ class SqliteInspection:
     def _records(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
         found, more = self._page(query, until, connection)
         rows = [_row(values) for values in found]
-        served = set() if query.keys_only else _with_served(connection, [row.key for row in rows])
+        known = set() if query.keys_only else _with_served(connection, [row.key for row in rows])
+        now = self.core.clock.now()
         records: list[Record] = []
         size = 0
         for row in rows:
             if size >= PULL_BYTES:
                 return records, True
-            record = self.core.record(row, window(connection, row) if row.key in served else ())
+            served = windows_of(served_up_to(connection, effects_of([row]))) if row.key in known else {}
+            record = Record(row, served.get(row.key, ()), made_by(row), now)
             size += size_of(record)
             records.append(record)
         return records, more

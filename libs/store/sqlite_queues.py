@@ -10,11 +10,13 @@ from functools import partial
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Record, Version
+from libs.store import engine_apply
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES
 from libs.store.port import Applied, ChangeEntry, Depth, FeedState, Parked
 from libs.store.sqlite_core import Core
 from libs.store.sqlite_guards import removing
-from libs.store.sqlite_transfers import SqliteTransfers
+from libs.store.sqlite_transaction import SqliteTransactions, drop
+from libs.store.transaction import Lane
 
 ACK_CHANGES = 200
 """Names of one transaction."""
@@ -93,7 +95,7 @@ def _unlogged(changes: Sequence[tuple[str, Version]], connection: sqlite3.Connec
 @dataclass(frozen=True)
 class SqliteFeed:
     core: Core
-    transfers: SqliteTransfers
+    transactions: SqliteTransactions
 
     async def state(self) -> FeedState:
         return await self.core.database.read(_feed_state)
@@ -105,17 +107,11 @@ class SqliteFeed:
         return await self.core.database.read(partial(_parked_after, place, limit))
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
-        work = partial(self._unpark, partition, offset, record)
-        return await self.core.database.write(work, background=True, committed=self.core.written.beat)
-
-    def _unpark(self, partition: int, offset: int, record: Record, connection: sqlite3.Connection) -> Applied:
-        if not _drop(partition, offset, connection):
-            return Applied(0, 0)
-        applied, journaled = self.transfers.take([record], connection)
-        return Applied(applied, 1 - applied - journaled)
+        unpark = partial(engine_apply.unpark, partition=partition, offset=offset, record=record)
+        return await self.transactions.run(unpark, Lane.FEED)
 
     async def drop(self, partition: int, offset: int) -> bool:
-        return await self.core.database.write(partial(_drop, partition, offset), background=True)
+        return await self.core.database.write(partial(drop, partition, offset), background=True)
 
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
         await self.core.database.write(partial(_restart, list(next_offsets.items())), background=True)
@@ -123,10 +119,6 @@ class SqliteFeed:
     async def claim(self, partitions: int) -> Sequence[int]:
         """All: the file has one process."""
         return range(partitions)
-
-
-def _drop(partition: int, offset: int, connection: sqlite3.Connection) -> bool:
-    return connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount > 0
 
 
 def _restart(offsets: Sequence[tuple[int, int]], connection: sqlite3.Connection) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 from libs.contract.pages import Page
 from libs.ownership.model import Answered, Call, Changed, Decide, Found, bucket_of
+from libs.store import engine
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
 from libs.store.port import Listed
 from libs.store.sqlite_core import Core, found_from, with_old
 from libs.store.sqlite_old import merged
 from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, list_index, row_from
+from libs.store.sqlite_transaction import SqliteTransactions
 from libs.store.window import up_to_other
 
 _CREATED = f"r.write_revision > 0 AND {VISIBLE}"
@@ -25,7 +27,10 @@ _INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?
 
 @dataclass(frozen=True)
 class SqliteRecords:
+    """`libs.store.port.Records`."""
+
     core: Core
+    transactions: SqliteTransactions
 
     async def read(self, key: str) -> Found:
         return await self.core.database.read(partial(self._read, key))
@@ -49,18 +54,7 @@ class SqliteRecords:
         return [with_old(by_key[key], old) for key in keys]
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
-        return await self.core.database.write(partial(self._write, call, decide), committed=self.core.committed)
-
-    def _write(self, call: Call, decide: Decide, connection: sqlite3.Connection) -> Changed | Answered:
-        with self.core.outbox_job(connection):
-            self.core.complete(connection, [call.key])
-            found = self.core.find(connection, call.key, call)
-            decided = decide(found)
-            if isinstance(decided, Changed):
-                self.core.serve(connection, call.key, decided.served)
-                record = self.core.record(decided.row, (decided.served,))
-                self.core.change(connection, found, record, call.traceparent)
-            return decided
+        return await self.transactions.run(partial(engine.write, call=call, decide=decide))
 
     async def page(self, page: Page) -> list[Listed]:
         if (fill := self.core.fill) is not None and not page.keys:

@@ -236,9 +236,7 @@ class Statements:
         table = layout.table
         columns = [*PROTOCOL_COLUMNS, *layout.columns, "lease"]
         names = ", ".join(columns)
-        marks = ", ".join("?" for _ in columns)
         set_marks = ", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 1))
-        excluded = ", ".join(f"{name} = excluded.{name}" for name in columns)
         after = len(columns)
 
         # key, bucket
@@ -250,31 +248,31 @@ class Statements:
             f" FROM bucket b LEFT JOIN {table} r ON r.key = ?1"
             " LEFT JOIN served s ON s.key = ?1 AND s.principal = ?3 AND s.request_id = ?4 WHERE b.bucket = ?2"
         )
-        insert = f"INSERT INTO {table} ({names}, lease_tick) VALUES ({marks}, (SELECT seconds FROM tick))"
-        # all columns; then this store, and the bucket's term as it was read
-        self.create = (
-            f"INSERT INTO {table} ({names}, lease_tick)"
+        # By `own` (see `Transaction.put`); a statement that changes no row was refused.
+        # all columns; then for `own` this store. The bucket has the row's term, and for `own` names this store.
+        self.insert = {
+            own: f"INSERT INTO {table} ({names}, lease_tick)"
             f" SELECT {', '.join(f'?{number}' for number in range(1, after + 1))}, (SELECT seconds FROM tick)"
-            f" FROM bucket b WHERE b.bucket = ?2 AND b.owner = ?{after + 1} AND b.term = ?{after + 2} AND {NOT_FENCED}"
-        )
-        # all columns; then owner, term and revision as they were read
-        self.update = (
-            f"UPDATE {table} SET {set_marks},"
+            f" FROM bucket b WHERE b.bucket = ?2 AND b.term = ?3 AND {owned}"
+            for own, owned in (
+                (True, f"b.owner = ?{after + 1} AND {NOT_FENCED}"),
+                (False, f"?{after + 1} IS NULL"),
+            )
+        }
+        fences = ((True, f" AND {NOT_FENCED}"), (False, ""))
+        # all columns; then the owner, term and revision that the row has
+        self.update = {
+            own: f"UPDATE {table} SET {set_marks},"
             f" lease_tick = iif(lease = ?{after}, lease_tick, (SELECT seconds FROM tick))"
-            f" WHERE key = ?1 AND owner = ?{after + 1} AND (term, revision) = (?{after + 2}, ?{after + 3})"
-            f" AND {NOT_FENCED}"
-        )
-        # owner, term, revision, digest, key; then owner, term and revision as they were read
-        self.hand_over = (
-            f"UPDATE {table} SET owner = ?, term = ?, revision = ?, digest = ?"
-            f" WHERE key = ? AND owner = ? AND (term, revision) = (?, ?) AND {NOT_FENCED}"
-        )
-        # The first table may have two unique columns: no target means whichever of them it is.
-        self.apply = (
-            f"{insert} ON CONFLICT DO UPDATE SET {excluded},"
-            f" lease_tick = iif({table}.lease = excluded.lease, {table}.lease_tick, excluded.lease_tick)"
-            f" WHERE ({table}.term, {table}.revision) < (excluded.term, excluded.revision)"
-        )
+            f" WHERE key = ?1 AND owner = ?{after + 1} AND (term, revision) = (?{after + 2}, ?{after + 3}){fence}"
+            for own, fence in fences
+        }
+        # owner, term, revision, bases, digest, key; then the owner, term and revision that the row has
+        self.update_envelope = {
+            own: f"UPDATE {table} SET owner = ?, term = ?, revision = ?, bases = ?, digest = ?"
+            f" WHERE key = ? AND owner = ? AND (term, revision) = (?, ?){fence}"
+            for own, fence in fences
+        }
         own = "".join(f", r.{name}" for name in layout.columns)
         self.rows = f"SELECT {ROW}, r.digest{own}, r.lease FROM {table} r"
         self.digests = f"SELECT bucket, owner, digest FROM {table}"

@@ -1,22 +1,38 @@
-"""What every adapter does alike with records and their served requests. Pure."""
+"""Records, their served requests and their sizes, as every store handles them. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from libs.ownership.limits import SERVED_WINDOW
-from libs.ownership.model import Record, Row, Served, Store
-from libs.ownership.terms import seized_version
+from libs.ownership.model import Record, Row, Served, Store, Version
+from libs.ownership.terms import contained, seized_version
 from libs.store.port import Listed
 
 ENVELOPE_BYTES = 128
 """About what a record or a served request takes beside its payload, its key and its answer."""
 
 
+def effects_of(rows: Iterable[Row]) -> list[tuple[str, Version]]:
+    """By key, the newest version of each term whose changes are in the row: what to ask a store's served requests by.
+
+    Requests with other versions have no effect in the row; they do not travel with it.
+    """
+    return [(row.key, version) for row in rows for version in contained(row)]
+
+
 def newest(served: Iterable[Served]) -> tuple[Served, ...]:
-    """The newest ones, as many as a release carries, newest last."""
+    """The newest requests, as many as a release carries, newest last."""
     ordered = sorted(served, key=lambda one: (one.version, one.principal, one.request_id))
     return tuple(ordered[-SERVED_WINDOW:])
+
+
+def windows_of(served: Iterable[tuple[str, Served]]) -> Mapping[str, tuple[Served, ...]]:
+    """By key, the newest requests."""
+    windows: dict[str, list[Served]] = {}
+    for key, one in served:
+        windows.setdefault(key, []).append(one)
+    return {key: newest(window) for key, window in windows.items()}
 
 
 def made_by(row: Row) -> Store:

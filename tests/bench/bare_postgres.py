@@ -26,6 +26,7 @@ _SETTINGS = {
 }
 """As the store's."""
 _RECORD_WIDTH = 16
+_SERVED_WIDTH = 7
 
 Steps = tuple[tuple[object, ...], tuple[object, ...]]
 
@@ -78,7 +79,7 @@ class BarePostgres:
         )
         began = time.perf_counter()
         for columns in batches:
-            await connection.execute(sql.APPLY, *columns)
+            await connection.fetchval(sql.APPLY_WITH_SERVED, *columns, *columnar([], _SERVED_WIDTH))
         return time.perf_counter() - began
 
 

@@ -33,7 +33,7 @@ def steps_of(change: Change, layout: Layout, statements: Statements) -> Steps:
         (LEARN, (call.key, *request)),
         (_OLDEST, ()),
         (_OUTBOX, (call.key, *row.version, len(change.event), "", change.event)),
-        (statements.update, (*values_of(row, layout), row.owner.value, *change.before)),
+        (statements.update[True], (*values_of(row, layout), row.owner.value, *change.before)),
     )
 
 

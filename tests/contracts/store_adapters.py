@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from libs.ownership.model import (
     Answered,
     Call,
     Changed,
+    Decide,
     Found,
     Record,
     Row,
@@ -29,9 +31,13 @@ from libs.ownership.model import (
 from libs.ownership.rules import Change, Resource, decide_write
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
+from libs.store import engine
+from libs.store.engine_ports import EngineTransfers
 from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
 from libs.store.port import ExportQuery, Listed, StorePorts
+from services.service_layer.store.postgres import PostgresStore
+from services.service_layer.store.postgres_transaction import PostgresTransactions
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ MEMORY_B = Adapter("memory-b", Store.B)
 SQLITE_A = Adapter("sqlite-a", Store.A, "services.simple_mcp.store")
 SQLITE_B = Adapter("sqlite-b", Store.B, "services.service_layer.store.embedded")
 POSTGRES = Adapter("postgres", Store.B, "services.service_layer.store.postgres")
+POSTGRES_BY_ENGINE = Adapter("postgres-by-engine", Store.B, POSTGRES.module)
+"""Without the single statements that stand for the engine's write and apply."""
 
 
 def _exists(module: str) -> bool:
@@ -79,6 +87,8 @@ def _exists(module: str) -> bool:
 
 
 ADAPTERS = [one for one in (MEMORY_A, MEMORY_B, SQLITE_A, SQLITE_B, POSTGRES) if not one.module or _exists(one.module)]
+ADAPTERS_AND_FORMS = [*ADAPTERS, *([POSTGRES_BY_ENGINE] if POSTGRES in ADAPTERS else [])]
+"""For the suites that compare what a store does, whatever statements it does it by."""
 
 
 @asynccontextmanager
@@ -95,7 +105,24 @@ async def open_adapter(adapter: Adapter, place: Place) -> AsyncIterator[StorePor
             module.initialise(place.path)
         opened = module.open_store(place.path, place.clock, place.limits)
     async with opened as store:
+        if adapter is POSTGRES_BY_ENGINE:
+            _leave_to_engine(store)
         yield store
+
+
+def _leave_to_engine(store: PostgresStore) -> None:
+    transactions = PostgresTransactions(store.context)
+    transfers = EngineTransfers(transactions, store.store)
+
+    async def write(call: Call, decide: Decide) -> Changed | Answered:
+        return await transactions.run(partial(engine.write, call=call, decide=decide))
+
+    for port, name, instead in (
+        (store.records, "write", write),
+        (store.transfers, "apply", transfers.apply),
+        (store.transfers, "release", transfers.release),
+    ):
+        setattr(port, name, instead)
 
 
 async def own(store: StorePorts, keys: Iterable[str]) -> None:

@@ -12,8 +12,8 @@ from libs.contract.pages import Filter, Page
 from libs.locks.memory import MemoryLocks
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
-from libs.ownership.model import BUCKETS, Absence, Answered, Changed, Found, Store, bucket_of
-from libs.ownership.rules import Outcome, Resource, decide_write
+from libs.ownership.model import BUCKETS, Absence, Answered, Changed, Found, Outcome, Store, bucket_of
+from libs.ownership.rules import Resource, decide_write
 from libs.ownership.wire import record_of_event
 from libs.store.port import ExportQuery, StorePorts
 from tests.contracts.store_adapters import (

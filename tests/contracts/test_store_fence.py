@@ -11,7 +11,9 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import Answered, Changed, Decide, Found, bucket_of
 from libs.ownership.rules import decide_write
 from libs.store.port import StorePorts
-from tests.contracts.store_adapters import call_of, own, put, putting, record_of, row_of, sandbox
+from tests.contracts.store_adapters import ADAPTERS_AND_FORMS, call_of, own, put, putting, record_of, row_of, sandbox
+
+pytestmark = pytest.mark.parametrize("adapter", ADAPTERS_AND_FORMS, ids=str, indirect=True)
 
 KEY, OTHER = "sandboxes/a", "sandboxes/b"
 

@@ -6,8 +6,7 @@ import pytest
 
 from libs.ownership.errors import RevisionExhausted
 from libs.ownership.limits import MAX_REVISION, MAX_STORED_REVISION
-from libs.ownership.model import Changed, Version, bucket_of
-from libs.ownership.rules import Outcome
+from libs.ownership.model import Changed, Outcome, Version, bucket_of
 from libs.ownership.terms import next_term
 from libs.ownership.wire import check_versions, record_of_event
 from libs.store.port import StorePorts

@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 
 from libs.ownership.errors import OutboxFull
-from libs.ownership.model import Answered, Changed
-from libs.ownership.rules import Outcome
+from libs.ownership.model import Answered, Changed, Outcome
 from libs.store.limits import PULL_BYTES, OutboxLimits
 from libs.store.port import FeedStep, Parked, Position, StorePorts, UnknownPartition
 from tests.contracts.conftest import MakeStore

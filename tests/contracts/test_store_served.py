@@ -17,8 +17,11 @@ from libs.ownership.wire import record_of_event
 from libs.store import sqlite_inspection
 from libs.store.limits import PRUNE_ROWS
 from libs.store.port import ExportQuery, StorePorts
-from services.service_layer.store import postgres_inspection, postgres_release
-from tests.contracts.store_adapters import Adapter, own, put, record_of, row_of, served_of
+from services.service_layer.store import postgres_inspection
+from services.service_layer.store.postgres_transaction import served_up_to
+from tests.contracts.store_adapters import ADAPTERS_AND_FORMS, Adapter, own, put, record_of, row_of, served_of
+
+pytestmark = pytest.mark.parametrize("adapter", ADAPTERS_AND_FORMS, ids=str, indirect=True)
 
 KEY = "sandboxes/a"
 BUCKET = bucket_of(KEY)
@@ -138,13 +141,12 @@ def between(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> Between:
 
             monkeypatch.setattr(sqlite_inspection, "_with_served", later)
         if adapter.postgres:
-            windows = postgres_release.windows
 
             async def afterwards(*arguments: Any) -> Any:
                 await work()
-                return await windows(*arguments)
+                return await served_up_to(*arguments)
 
-            monkeypatch.setattr(postgres_inspection, "windows", afterwards)
+            monkeypatch.setattr(postgres_inspection, "served_up_to", afterwards)
 
     return arrange
 

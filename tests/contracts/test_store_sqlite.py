@@ -21,9 +21,11 @@ from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Answered, Changed, Found, Row, Version
 from libs.ownership.rules import Resource, decide_write
 from libs.sqlite import AlreadyOpen
+from libs.store import engine
 from libs.store.limits import OutboxLimits
 from libs.store.port import FeedStep, Position, StorePorts
 from libs.store.sqlite import SqliteStore
+from libs.store.sqlite_transaction import SqliteTransactions
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import (
     ADAPTERS,
@@ -72,9 +74,10 @@ async def test_a_read_during_a_write_sees_the_row_before_it(seeded: StorePorts) 
         return decide_write(found, seeded.store, call, putting(sandbox(KEY, "after")))
 
     assert isinstance(seeded, SqliteStore)
+    write = partial(engine.write, call=call, decide=decide)
 
     def held(connection: sqlite3.Connection) -> None:
-        seeded.records._write(call, decide, connection)  # type: ignore[attr-defined]
+        SqliteTransactions._run(seeded.records.transactions, write, connection)  # type: ignore[attr-defined]
         entered.set()
         assert go_on.wait(BOUND_SECONDS)
 
@@ -199,8 +202,9 @@ async def test_a_full_disk_loses_no_count(seeded: StorePorts) -> None:
     assert (await seeded.outbox.depth())[:2] == (2, sum(len(entry.event) for entry in entries))
 
 
-async def test_a_commit_that_fails_loses_no_count(seeded: StorePorts) -> None:
+async def test_a_commit_that_fails_loses_no_count(seeded: StorePorts, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a deferred constraint of a job that is in one group with the write."""
+    monkeypatch.setattr("libs.sqlite.GROUP_SECONDS", BOUND_SECONDS)
     assert isinstance(seeded, SqliteStore)
     database = seeded._database
     child = "CREATE TABLE child (part INTEGER REFERENCES progress (part) DEFERRABLE INITIALLY DEFERRED)"

@@ -12,6 +12,7 @@ from libs.clock import SystemClock
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BUCKETS, Absence, Record, Row, Store, Version, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
+from libs.store.engine_recovery import conflict_of
 from libs.store.recovery import Why
 from libs.tasks import Loop
 from services.router.core.phase import Phase
@@ -45,7 +46,8 @@ async def put(system: System, isbn: str = "1") -> None:
 def note_conflict(system: System, store: Store, key: str = KEY) -> Version:
     """As a seizure leaves one behind."""
     row = Row(key, Version(0, 7), store.other, Version(0, 7), live=True, payload=b"", schema_version=1)
-    system.ports(store)._state.memories.note(Record(row, (), store.other, 0.0), Why.LATE)
+    journal = system.ports(store)._state.memories.journal
+    journal[key, row.version] = conflict_of(Record(row, (), store.other, 0.0), Why.LATE)
     return row.version
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Record, Row, Store, Version
+from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Record, Row, Served, Store, Version
 from libs.ownership.rules import read_as_owner
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.proving.history.history import Outcome
-from libs.store import memory
+from libs.store import engine, engine_apply, memory
 from libs.store.limits import OutboxLimits
+from libs.store.memory_transaction import MemoryTransaction
+from libs.store.transaction import Put, Transaction
 from tests.contracts.store_adapters import (
     MEMORY_A,
     MEMORY_B,
@@ -118,14 +121,17 @@ async def test_it_is_noticed_when_whatever_arrives_is_applied(tmp_path: Path, mo
     def always(record: Record, here: Row | None, absence: Absence, me: Store) -> Verdict:
         return replace(decide_apply(record, here, absence, me), fate=Fate.NEWER)
 
-    monkeypatch.setattr(memory, "decide_apply", always)
+    monkeypatch.setattr(engine_apply, "decide_apply", always)
     await missed(tmp_path, "I3")
 
 
 async def test_it_is_noticed_when_a_release_forgets_the_served_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory._State, "window", lambda state, key: ())
+    async def no_requests(tx: Transaction, rows: Sequence[Row]) -> Mapping[str, tuple[Served, ...]]:
+        return {}
+
+    monkeypatch.setattr(engine, "windows", no_requests)
     await missed(tmp_path, "I4")
 
 
@@ -135,9 +141,14 @@ async def test_it_is_noticed_when_a_create_ignores_who_owns_the_absence(
     def anybody_creates(found: Found, me: Store) -> bool:
         return found.row is None or found.owner is me
 
+    put = MemoryTransaction.put
+
+    async def unfenced(tx: MemoryTransaction, puts: Sequence[Put], *, own: bool) -> set[str]:
+        return await put(tx, puts, own=False)
+
     monkeypatch.setattr("libs.ownership.rules.may_change", anybody_creates)
-    # The fence in the store's own step asks it again.
-    monkeypatch.setattr(memory, "may_change", anybody_creates)
+    # The fence in the store's own statement asks again.
+    monkeypatch.setattr(MemoryTransaction, "put", unfenced)
     await missed(tmp_path, "I2")
 
 
@@ -145,12 +156,18 @@ async def test_it_is_noticed_when_a_write_commits_although_the_row_has_changed_m
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def write(records: memory._Records, call: Call, decide: Decide) -> Changed | Answered:
-        state = records.state
-        decided = decide(state.find(call.key, call))
+        decided = decide(records.state.find(call.key, call))
         await asyncio.sleep(0)
         if isinstance(decided, Changed):
-            state.put(state.record(decided.row, (decided.served,)), call.traceparent)
-            state.learn(call.key, decided.served)
+            changed = decided
+
+            async def store(tx: Transaction) -> None:
+                before = (await tx.rows([call.key])).get(call.key)
+                await tx.put([Put(changed.row, before)], own=False)
+                await tx.learn([(call.key, changed.served)])
+                await tx.enqueue([engine.entry_of(engine.record_of(tx, changed.row, (changed.served,)))])
+
+            await records.transactions.run(store)
         return decided
 
     monkeypatch.setattr(memory._Records, "write", write)
@@ -199,19 +216,19 @@ async def test_it_is_noticed_when_a_bucket_that_was_released_is_left_without_an_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(transfers: memory._Transfers, absence: Absence) -> tuple[bool, Absence]:
-        return False, transfers.state.absences[absence.bucket]
+        return False, transfers._state.absences[absence.bucket]
 
     monkeypatch.setattr(memory._Transfers, "adopt_absence", refuse)
     await missed(tmp_path, "I11")
 
 
 async def test_it_is_noticed_when_apply_makes_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = memory._State.take
+    store = engine_apply._Batch._store
 
-    def take_and_tell(state: memory._State, record: Record) -> Fate:
-        if (fate := take(state, record)) is Fate.NEWER:
-            state.put(record, "")
-        return fate
+    async def store_and_tell(batch: engine_apply._Batch) -> None:
+        rows, tx = list(batch._rows.values()), batch._tx
+        await store(batch)
+        await tx.enqueue([engine.entry_of(engine.record_of(tx, row, ())) for row in rows])
 
-    monkeypatch.setattr(memory._State, "take", take_and_tell)
+    monkeypatch.setattr(engine_apply._Batch, "_store", store_and_tell)
     await missed(tmp_path, "I9")

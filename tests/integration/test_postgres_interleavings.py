@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
-from libs.ownership.model import Absence, Changed, Found, Record, Store, Version, bucket_of
+from libs.ownership.model import Absence, Changed, Found, Record, Row, Store, Version, bucket_of
 from libs.ownership.rules import decide_write
 from libs.ownership.wire import event_of
 from libs.store.columns import Columns
@@ -161,8 +161,8 @@ async def test_a_write_that_waited_for_a_release_changes_nothing(rig: Rig, guard
         await rig.without_trigger()
         await rig.observer.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_key_term_revision_key")
     await rig.holder.execute("BEGIN")
-    released = columnar([(KEY, 0, 2, 7, b"event")], 5)
-    assert await rig.holder.execute(sql.RELEASE, *released, "A", B) == "INSERT 0 1"
+    released = columnar([(KEY, "A", 0, 2, "", 7, B, 0, 1)], 9)
+    assert await rig.holder.fetch(sql.UPDATE_ENVELOPES[True], *released)
     waited, result = await rig.past(rig.second.fetchrow(statement, *change(seen, "r2", "lost")))
     assert waited
     version, word, owner = await rig.row()
@@ -171,6 +171,8 @@ async def test_a_write_that_waited_for_a_release_changes_nothing(rig: Rig, guard
     assert (result is None, word, owner) == (safe if guarded else (False, "lost", Store.B))
 
 
+RELEASED = columnar([(BUCKET, 0, 2, "A", 0, 1, B)], 7)
+"""The bucket, released by B."""
 PLAIN = sql.CREATE_GUARD.removesuffix(" FOR SHARE")
 ABSENCE_GUARDS = {
     "for share": (sql.CREATE_GUARD, True),
@@ -204,7 +206,7 @@ async def test_a_create_that_waited_for_a_release_of_the_absence_makes_nothing(r
     create = broken(sql.CREATE, sql.CREATE_GUARD, text)
     seen = await rig.found()
     await rig.holder.execute("BEGIN")
-    assert await rig.holder.fetchrow(sql.RELEASE_ABSENCE, BUCKET, "A", B)
+    assert await rig.holder.execute(sql.PUT_BUCKETS, *RELEASED) == "UPDATE 1"
     waited, made = await rig.past(rig.second.fetchrow(create, *change(seen, "r1", "beside")))
     assert waited is safe
     assert (made is None) is safe
@@ -215,7 +217,7 @@ async def test_a_create_that_waited_for_a_release_of_the_absence_makes_nothing(r
 
 async def test_the_store_itself_refuses_a_create_whose_absence_was_being_released(rig: Rig) -> None:
     await rig.holder.execute("BEGIN")
-    assert await rig.holder.fetchrow(sql.RELEASE_ABSENCE, BUCKET, "A", B)
+    assert await rig.holder.execute(sql.PUT_BUCKETS, *RELEASED) == "UPDATE 1"
     task = asyncio.ensure_future(put(rig.store, KEY, "r1", "beside"))
     assert await rig.waits(task)
     await rig.holder.execute("COMMIT")
@@ -324,21 +326,42 @@ async def test_an_acknowledgement_by_name_keeps_a_change_that_commits_late(rig: 
     assert [entry.key for entry in await rig.store.outbox.pull(10, 0)] == [late]
 
 
-@pytest.mark.parametrize("guarded", [True, False])
-async def test_an_apply_that_waited_for_a_newer_one_keeps_the_newer(rig: Rig, guarded: bool) -> None:
-    def arguments(revision: int, word: str) -> tuple[list[Any], ...]:
-        row = row_of(KEY, (0, revision), Store.A, word)
-        return columnar([record_values(row, BUCKET, Columns())], 17)
+def replacing(before: Row, revision: int, word: str) -> tuple[list[Any], ...]:
+    """The arguments of UPDATE_ROWS for a record of the other store in place of the row."""
+    row = row_of(KEY, (0, revision), Store.A, word)
+    values = (*record_values(row, BUCKET, Columns()), before.owner.value, *before.version)
+    return columnar([values], 19)
 
-    statement = sql.APPLY if guarded else broken(sql.APPLY, sql.APPLY_GUARD, "true")
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_row_that_changed_since_the_decision_is_not_replaced(rig: Rig, guarded: bool) -> None:
+    await rig.store.transfers.apply([record_of(row_of(KEY, (0, 1), Store.A, "first"))])
+    before = (await rig.found()).row
+    assert before is not None
+    statement = sql.UPDATE_ROWS[False]
     if not guarded:
+        statement = broken(statement, sql.PUT_GUARDS[False], "n.was_owner IS NOT NULL")
         await rig.without_trigger()
     await rig.holder.execute("BEGIN")
-    await rig.holder.execute(sql.APPLY, *arguments(5, "newer"))
-    waited, status = await rig.past(rig.second.execute(statement, *arguments(4, "older")))
+    assert await rig.holder.fetch(sql.UPDATE_ROWS[False], *replacing(before, 5, "newer"))
+    waited, stored = await rig.past(rig.second.fetch(statement, *replacing(before, 4, "older")))
     assert waited
-    expected = ("INSERT 0 0", (Version(0, 5), "newer")) if guarded else ("INSERT 0 1", (Version(0, 4), "older"))
-    assert (status, (await rig.row())[:2]) == expected
+    expected = (0, (Version(0, 5), "newer")) if guarded else (1, (Version(0, 4), "older"))
+    assert (len(stored), (await rig.row())[:2]) == expected
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_row_that_is_made_while_its_bucket_is_seized_is_not_of_the_older_term(rig: Rig, guarded: bool) -> None:
+    statement = sql.INSERT_ROWS[False]
+    if not guarded:
+        statement = broken(statement, "AND b.term = n.term", "")
+    row = row_of(KEY, (0, 1), Store.A, "older")
+    await rig.holder.execute("BEGIN")
+    await rig.holder.execute("UPDATE bucket SET term = 1, version = version + 1 WHERE bucket = $1", BUCKET)
+    insert = rig.second.fetch(statement, *columnar([record_values(row, BUCKET, Columns())], 16))
+    waited, stored = await rig.past(insert)
+    assert waited
+    assert bool(stored) is not guarded
 
 
 @pytest.mark.parametrize("guarded", [True, False])

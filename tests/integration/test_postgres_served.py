@@ -9,7 +9,7 @@ import pytest
 from libs.ownership.model import Answered, Store, Version
 from libs.store.port import Applied, Depth
 from services.service_layer.store.postgres import open_store
-from services.service_layer.store.postgres_context import Gauge
+from services.service_layer.store.postgres_transaction import PostgresTransaction
 from tests.contracts.store_adapters import put, record_of, row_of, served_of
 
 KEY = "sandboxes/k"
@@ -21,15 +21,15 @@ async def test_a_request_that_turns_out_to_be_done_before_the_commit_has_no_seco
     row = replace(row_of(KEY, (1, 9), Store.B, "one"), bases=(Version(0, 3),))
     async with open_store(postgres_dsn) as store:
         await store.transfers.apply([record_of(row, served_of("r1", (0, 5)))])
-        nearly = Gauge.nearly
+        depth = PostgresTransaction.depth
         learned: list[Applied] = []
 
-        async def arrives(gauge: Gauge) -> Depth:
+        async def arrives(tx: PostgresTransaction) -> Depth:
             if not learned:
                 learned.append(await store.transfers.apply([record_of(row, served_of("r1", (1, 4), b"done"))]))
-            return await nearly(gauge)
+            return await depth(tx)
 
-        monkeypatch.setattr(Gauge, "nearly", arrives)
+        monkeypatch.setattr(PostgresTransaction, "depth", arrives)
         assert await put(store, KEY, "r1", "two") == Answered(b"done", Version(1, 4))
         assert learned == [(0, 1)]
         assert (await store.records.read(KEY)).row == row

@@ -18,14 +18,14 @@ from libs.clock import SystemClock
 from libs.errors import DiskFull, LockTimeout, NewerSchema, Overloaded, StoreUnavailable
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
-from libs.ownership.model import Store, Version
-from libs.ownership.rules import Outcome
+from libs.ownership.model import Outcome, Store, Version
 from libs.ownership.wire import record_to_pb
 from libs.postgres import UnfitDatabase
 from libs.proving.servers.postgres import Postgres
 from libs.store.port import FeedStep, Parked, Position
+from libs.store.transaction import StartAgain
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
-from services.service_layer.store.postgres_errors import StartAgain, translated
+from services.service_layer.store.postgres_errors import translated
 from services.service_layer.store.postgres_pool import normalised
 from services.service_layer.store.postgres_schema import migrate
 from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of, served_of

@@ -16,6 +16,7 @@ from libs.ownership.model import BUCKETS, Store, bucket_of
 from libs.ownership.orders import Order
 from libs.ownership.terms import next_term
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.store.engine_recovery import conflict_of
 from libs.store.recovery import Identity, Why
 from libs.tasks import Loop
 from services.router.core.jobs import Job, JobState
@@ -549,10 +550,10 @@ async def test_a_recovery_waits_for_the_row_that_it_names_and_goes_on_when_its_o
 
 
 async def test_conflicts_are_listed_up_to_a_size_and_a_large_one_by_its_size_alone(system: System) -> None:
-    journal = system.ports(A)._state.memories
+    journal = system.ports(A)._state.memories.journal
     for number, size in enumerate((MAX_EVENT_BYTES + 1, *[400_000] * 8)):
         row = row_of(f"shelves/{number}", (0, 1), B, padding=str(size))
-        journal.note(record_of(row), Why.LATE)
+        journal[row.key, row.version] = conflict_of(record_of(row), Why.LATE)
     client = system.stores[A]
     answer = await client.ask(client.recovery.ListConflicts, pb.ListConflictsRequest(limit=100), CALL_SECONDS)
     first, *others = answer.conflicts

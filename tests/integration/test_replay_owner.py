@@ -63,19 +63,22 @@ def row_at(panel: Panel, store: Store) -> Row | None:
     return panel.system.ports(store)._state.rows.get(KEY)
 
 
+class NotingRows(dict[str, Row]):
+    def __init__(self, rows: dict[str, Row]) -> None:
+        super().__init__(rows)
+        self.kept: list[Row] = []
+
+    def __setitem__(self, key: str, row: Row) -> None:
+        self.kept.append(row)
+        super().__setitem__(key, row)
+
+
 def lose(panel: Panel, store: Store) -> list[Row]:
     """The store loses its row of the record while it serves. Returns what it keeps of it from then on."""
     state = panel.system.ports(store)._state
     del state.rows[KEY]
-    kept: list[Row] = []
-    keep = state.keep
-
-    def noting(row: Row) -> None:
-        kept.append(row)
-        keep(row)
-
-    state.keep = noting  # type: ignore[method-assign]
-    return kept
+    state.rows = NotingRows(state.rows)
+    return state.rows.kept
 
 
 async def replayed(panel: Panel, to: Store = B) -> Any:

@@ -15,10 +15,24 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
-from libs.ownership import rules, terms
+from libs.ownership import model, rules, terms
 from libs.ownership.errors import NotOwner, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES
-from libs.ownership.model import NEVER, Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.model import (
+    NEVER,
+    Absence,
+    Answered,
+    Call,
+    Changed,
+    Found,
+    Outcome,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+    bucket_of,
+)
 from libs.store.window import made_by, newest
 
 A, B = Store.A, Store.B
@@ -158,10 +172,10 @@ def taken_bucket(offered: Absence, here: Absence) -> Absence:
 class Rules:
     """The rules that a store of the model follows: the product's, unless a wrong variant replaces one."""
 
-    visible: Callable[[Row | None, Absence], Row | None] = terms.visible
+    visible: Callable[[Row | None, Absence], Row | None] = model.visible
     may_change: Callable[[Found, Store], bool] = rules.may_change
     read: Callable[[Found, Store], Row | None] = rules.read_as_owner
-    write: Callable[[Found, Store, Call, rules.Change], rules.Changed | rules.Answered] = rules.decide_write
+    write: Callable[[Found, Store, Call, rules.Change], Changed | Answered] = rules.decide_write
     release: Callable[[Found, Store], rules.Release] = lambda found, me: rules.decide_release(
         found, me, me.other, create=True
     )
@@ -216,13 +230,13 @@ class Procedures:
 
     def _write(
         self, disk: Disk, request: Request, request_hash: bytes = b"1"
-    ) -> Written | rules.Answered | NotOwner | RequestIdReused | Refused:
+    ) -> Written | Answered | NotOwner | RequestIdReused | Refused:
         call = Call(KEY, "client", request.name, request_hash)
         try:
             decided = self.by.write(self.found(disk, request.name), disk.me, call, _change(request))
         except (NotOwner, RequestIdReused, Refused) as refused:
             return refused
-        if isinstance(decided, rules.Answered):
+        if isinstance(decided, Answered):
             return decided
         event = make_message(decided.row, (decided.served,))
         others = frozenset(one for one in disk.served if one.request_id != request.name)
@@ -235,7 +249,7 @@ class Procedures:
         release = self.by.release(found, disk.me)
         if release.row is None:
             return None
-        if release.outcome is rules.Outcome.RELEASED:
+        if release.outcome is Outcome.RELEASED:
             return Written(disk, make_message(release.row, self.by.travels_again(release.row, disk.served)))
         event = make_message(release.row, self.by.travels(found.row or release.row, disk.served))
         return Written(disk.but(row=release.row), event)
@@ -293,7 +307,7 @@ class Procedures:
 
     def _wrong_answer(self, disk: Disk, request: Request) -> str | None:
         """What is wrong with the store's answer to a request that may have been served before."""
-        if isinstance(self.write(disk, request, b"2"), rules.Answered):
+        if isinstance(self.write(disk, request, b"2"), Answered):
             return "a request is answered with the answer of another one"
         answer = self.write(disk, request)
         has_effect = any(effect.request == request.name for effect in disk.effects)
@@ -301,7 +315,7 @@ class Procedures:
             return "two effects of one request"
         if has_effect and isinstance(answer, Refused):
             return "a refused request has an effect"
-        if not isinstance(answer, rules.Answered):
+        if not isinstance(answer, Answered):
             return None
         effect = Effect(request.name, answer.version)
         if effect not in disk.effects:

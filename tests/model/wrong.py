@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from libs.ownership import rules, terms
-from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import Absence, Answered, Call, Changed, Found, Record, Row, Served, Store, Version
 from libs.store.window import newest
 from tests.model.store import Rules
 
@@ -24,18 +24,18 @@ class Variant:
     breaks: str
 
 
-def _write_if_absent(found: Found, me: Store, call: Call, change: rules.Change) -> rules.Changed | rules.Answered:
+def _write_if_absent(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
     absence = replace(found.absence, owner=me) if found.row is None else found.absence
     return rules.decide_write(replace(found, absence=absence), me, call, change)
 
 
-def _write_not_looked_up(found: Found, me: Store, call: Call, change: rules.Change) -> rules.Changed | rules.Answered:
+def _write_not_looked_up(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
     return rules.decide_write(replace(found, served=None), me, call, change)
 
 
-def _write_known_is_done(found: Found, me: Store, call: Call, change: rules.Change) -> rules.Changed | rules.Answered:
+def _write_known_is_done(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
     if found.served is not None and found.served.request_hash == call.request_hash:
-        return rules.Answered(found.served.answer or b"", found.served.version)
+        return Answered(found.served.answer or b"", found.served.version)
     return rules.decide_write(found, me, call, change)
 
 

@@ -18,8 +18,7 @@ import pytest
 
 from libs.clock import ManualClock
 from libs.contract.pages import Filter, Page
-from libs.ownership.model import BUCKETS, Absence, Changed, Row, Store, Version, bucket_of
-from libs.ownership.rules import Outcome
+from libs.ownership.model import BUCKETS, Absence, Changed, Outcome, Row, Store, Version, bucket_of
 from libs.sandboxes.schema import SCHEMAS
 from libs.sqlite import migrate
 from libs.store import sqlite_fill

@@ -9,10 +9,22 @@ import pytest
 from libs.errors import InvalidField
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
-from libs.ownership.model import NEVER, Absence, Answered, Call, Changed, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import (
+    NEVER,
+    Absence,
+    Answered,
+    Call,
+    Changed,
+    Found,
+    Outcome,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+)
 from libs.ownership.rules import (
     Change,
-    Outcome,
     Release,
     Resource,
     decide_release,

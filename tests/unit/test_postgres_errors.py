@@ -8,7 +8,8 @@ import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded, StoreUnavailable
-from services.service_layer.store.postgres_errors import FOREIGN, SQLSTATES, StartAgain, translated
+from libs.store.transaction import StartAgain
+from services.service_layer.store.postgres_errors import FOREIGN, SQLSTATES, translated
 
 
 def raised(error: Exception, cause: Exception) -> Exception:

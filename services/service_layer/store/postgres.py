@@ -34,6 +34,7 @@ from services.service_layer.store.postgres_recovery import PostgresRecovery
 from services.service_layer.store.postgres_schema import check, migrate
 from services.service_layer.store.postgres_session import IDLE_SECONDS, Session
 from services.service_layer.store.postgres_terms import PostgresSeizures
+from services.service_layer.store.postgres_transaction import PostgresTransactions
 from services.service_layer.store.postgres_transfers import PostgresTransfers
 from services.service_layer.store.postgres_watch import PostgresWatch
 
@@ -54,22 +55,24 @@ class PostgresOptions:
 class PostgresStore:
     """An open store, as `libs.store.port.StorePorts`."""
 
-    def __init__(self, context: Context, session: Session, backend: str, anchor: Anchor) -> None:
+    def __init__(self, context: Context, session: Session, backend: str) -> None:
+        transactions = PostgresTransactions(context)
+        self.context = context
         self.store = context.me
         self.backend = backend
         self.requests = context.requests
         self.apply = context.apply
         self.control = context.control
-        self.records: Records = PostgresRecords(context)
-        self.transfers: Transfers = PostgresTransfers(context)
+        self.records: Records = PostgresRecords(context, transactions)
+        self.transfers: Transfers = PostgresTransfers(context, transactions)
         self.outbox: Outbox = PostgresOutbox(context)
         self.aside: Aside = PostgresAside(context)
-        self.feed: Feed = PostgresFeed(context, session)
+        self.feed: Feed = PostgresFeed(context, transactions, session)
         self.inspection: Inspection = PostgresInspection(context)
         self.watch: Watch = PostgresWatch(context)
         self.upkeep: Upkeep = PostgresUpkeep(context, session)
-        self.recovery: Recovery = PostgresRecovery(context, anchor)
-        self.seizures: Seizures = PostgresSeizures(context)
+        self.recovery: Recovery = PostgresRecovery(context, transactions)
+        self.seizures: Seizures = PostgresSeizures(context, transactions)
 
     @property
     def connections_in_use(self) -> int:
@@ -113,12 +116,13 @@ async def open_store(
             control=control,
             connections=options.pools.connections,
             gauge=gauge,
+            anchor=anchor,
         )
         try:
             await session.open()
         except FOREIGN as error:
             raise (translated(error) or StoreUnavailable(str(error))) from error
-        yield PostgresStore(context, session, backend, anchor)
+        yield PostgresStore(context, session, backend)
 
 
 async def _pools(dsn: str, settings: PoolSettings, stack: AsyncExitStack, anchor: Anchor) -> list[Pool]:

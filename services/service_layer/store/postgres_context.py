@@ -14,6 +14,7 @@ from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
 from libs.store.port import Depth
 from libs.store.pulse import Pulse
 from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_place import Anchor
 from services.service_layer.store.postgres_pool import Connection, Pool
 from services.service_layer.store.postgres_rows import absence_of, record_values
 
@@ -124,6 +125,7 @@ class Context:
     apply: Pool
     control: Pool
     gauge: Gauge
+    anchor: Anchor
     connections: int
     """Of this process, when all pools are full."""
     written: Pulse = field(default_factory=Pulse)

@@ -7,14 +7,7 @@ import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded, StoreUnavailable
-
-
-class StartAgain(BatonError):
-    """What a decision was made on has changed: read again, decide again."""
-
-    code = "ABORTED"
-    reason = "LOCK_TIMEOUT"
-
+from libs.store.transaction import StartAgain
 
 SQLSTATES: dict[str, type[BatonError] | None] = {
     # Single codes, where the class says too little.

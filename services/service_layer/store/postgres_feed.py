@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Record
+from libs.store import engine_apply
 from libs.store.limits import PRUNE_ROWS
 from libs.store.port import Applied, FeedState, Parked
+from libs.store.transaction import Lane
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import removing
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_rows import columnar
 from services.service_layer.store.postgres_session import Session
-from services.service_layer.store.postgres_transfers import apply_records
+from services.service_layer.store.postgres_transaction import PostgresTransactions
+from services.service_layer.store.postgres_transfers import apply
 
 _CLAIM_SECONDS = 0.5
 """How long a claim's answer is given again without asking the database."""
@@ -24,7 +28,6 @@ _STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress OR
 _FIND = "SELECT part, place, key, reason, event, headers, topic FROM parked"
 _PARKED = f"{_FIND} WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1"
 _PARKED_AFTER = f"{_FIND} WHERE (part, place) > ($2::int, $3::bigint) ORDER BY part, place LIMIT $1"
-_UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
 _RESTART = (
     "INSERT INTO progress AS p (part, next) SELECT * FROM unnest($1::integer[], $2::bigint[])"
     " ON CONFLICT (part) DO UPDATE SET next = excluded.next, mark = ''"
@@ -38,8 +41,9 @@ DELETE FROM served WHERE ctid = ANY(ARRAY(
 class PostgresFeed:
     """`libs.store.port.Feed`."""
 
-    def __init__(self, context: Context, session: Session) -> None:
+    def __init__(self, context: Context, transactions: PostgresTransactions, session: Session) -> None:
         self._context = context
+        self._transactions = transactions
         self._session = session
         self._claimed: Sequence[int] = ()
         self._asked = (0, float("-inf"))
@@ -72,17 +76,12 @@ class PostgresFeed:
         return await self._context.control.run(work)
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
-        async def work(connection: Connection) -> Applied:
-            async with transaction(connection):
-                if await connection.fetchval(_UNPARK, partition, offset) is None:
-                    return Applied(0, 0)
-                return await apply_records(connection, self._context, [record])
-
-        return await self._context.apply.run(work)
+        unpark = partial(engine_apply.unpark, partition=partition, offset=offset, record=record, by=apply)
+        return await self._transactions.run(unpark, Lane.FEED)
 
     async def drop(self, partition: int, offset: int) -> bool:
         async def work(connection: Connection) -> bool:
-            return await connection.fetchval(_UNPARK, partition, offset) is not None
+            return await connection.fetchval(sql.UNPARK, partition, offset) is not None
 
         return await self._context.apply.run(work)
 

@@ -10,13 +10,13 @@ from libs.ownership.model import Record, Row
 from libs.store.connections import ALLOWED, Connections
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
-from libs.store.window import made_by, size_of
+from libs.store.window import effects_of, made_by, size_of, windows_of
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import MISSING, MISSING_OF
 from services.service_layer.store.postgres_pool import Connection, transaction
-from services.service_layer.store.postgres_release import windows
 from services.service_layer.store.postgres_rows import ROW, VISIBLE, is_projected, row_of, unsigned
 from services.service_layer.store.postgres_session import MEMBER, MEMBERS, ROLES
+from services.service_layer.store.postgres_transaction import served_up_to
 
 _CENSUS_COST_FACTOR = 50.0
 _CENSUS_MOST_SECONDS = 10.0
@@ -65,7 +65,8 @@ class PostgresInspection:
             async with transaction(connection, snapshot=True):
                 found, more = await self._page(connection, query)
                 rows = [row for row, _ in found]
-                served = {} if query.keys_only else await windows(connection, rows)
+                effects = [] if query.keys_only else effects_of(rows)
+                served = windows_of(await served_up_to(connection, effects))
             now = context.clock.now()
             return [Record(row, served.get(row.key, ()), made_by(row), now) for row in rows], more
 

@@ -22,12 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from libs.errors import BatonError, LockTimeout, Overloaded, StoreUnavailable
 from libs.postgres import UnfitDatabase
 from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores, per_process
-from services.service_layer.store.postgres_errors import (
-    FOREIGN,
-    StartAgain,
-    breaks_connection,
-    translated,
-)
+from libs.store.transaction import StartAgain
+from services.service_layer.store.postgres_errors import FOREIGN, breaks_connection, translated
 from services.service_layer.store.postgres_place import Anchor
 
 T = TypeVar("T")

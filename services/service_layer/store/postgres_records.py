@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from libs.contract.pages import Filter, Page
-from libs.errors import StoreNotReady
-from libs.ownership.errors import NotOwner, OutboxFull
-from libs.ownership.model import Answered, Call, Changed, Decide, Found, Record, Row, Served, Store, bucket_of
-from libs.ownership.rules import may_change
-from libs.ownership.wire import event_of
+from libs.ownership.model import Answered, Call, Changed, Decide, Found, bucket_of
+from libs.store import engine
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
 from libs.store.port import Listed
 from libs.store.window import up_to_other
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
-from services.service_layer.store.postgres_errors import StartAgain
-from services.service_layer.store.postgres_pool import Connection, transaction
-from services.service_layer.store.postgres_rows import ROW, VISIBLE, found_for_write, found_of, row_of, served_values
+from services.service_layer.store.postgres_pool import Connection
+from services.service_layer.store.postgres_rows import ROW, VISIBLE, found_of, row_of, served_values
+from services.service_layer.store.postgres_transaction import PostgresTransaction, PostgresTransactions
 
 _COLUMNS = ("state", "account")
 
@@ -52,8 +50,9 @@ PAGE_OF_KEYS = (
 class PostgresRecords:
     """`libs.store.port.Records`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, transactions: PostgresTransactions) -> None:
         self._context = context
+        self._transactions = transactions
 
     async def read(self, key: str) -> Found:
         bucket = bucket_of(key)
@@ -73,16 +72,23 @@ class PostgresRecords:
         return await self._context.requests.run(work)
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
-        async def work(connection: Connection) -> Changed | Answered:
-            bucket = bucket_of(call.key)
-            seen = await connection.fetchrow(sql.READ_FOR_WRITE, call.key, bucket, call.principal, call.request_id)
-            found = found_for_write(call.key, seen)
+        """As `engine.write`, whose conditions one statement holds: a read and a write are two round trips."""
+
+        async def work(connection: Connection) -> Changed | Answered | None:
+            tx = PostgresTransaction(self._context, connection)
+            found = await tx.find(call)
             decision = decide(found)
             if isinstance(decision, Changed):
-                await self._commit(connection, call, found, decision)
+                if found.served is not None:
+                    return None
+                await self._commit(tx, call, found, decision)
             return decision
 
-        return await self._context.requests.run(work)
+        decision = await self._context.requests.run(work)
+        if decision is None:
+            # The request has an entry, of an effect that is not in the row: it is replaced, in a transaction.
+            return await self._transactions.run(partial(engine.write, call=call, decide=decide))
+        return decision
 
     async def page(self, page: Page) -> list[Listed]:
         arguments = _filter_arguments(page.filter)
@@ -94,67 +100,23 @@ class PostgresRecords:
 
         return await self._context.requests.run(work)
 
-    async def _commit(self, connection: Connection, call: Call, found: Found, changed: Changed) -> None:
-        """Under the condition that nothing changed since the read. Raises StartAgain, OutboxFull."""
-        context = self._context
-        event = event_of(Record(changed.row, (changed.served,), context.me, context.clock.now()))
+    async def _commit(self, tx: PostgresTransaction, call: Call, found: Found, changed: Changed) -> None:
+        """Raises NotOwner, StoreNotReady, StartAgain, OutboxFull."""
+        context, served = self._context, changed.served
+        event = engine.entry_of(engine.record_of(tx, changed.row, (served,))).event
         depth = await context.gauge.nearly()
         if not context.limits.fits(depth, len(event)):
-            raise OutboxFull(entries=str(depth.entries), bytes=str(depth.bytes))
-        arguments = (
-            *context.values(changed.row),
-            *served_values(changed.served)[:3],
-            changed.served.answer,
-            event,
-            call.traceparent,
-        )
-        if found.served is None:
-            await store_change(connection, arguments, found, context.me.value)
+            raise engine.full(depth)
+        request = (*served_values(served)[:3], served.answer)
+        arguments = (*context.values(changed.row), *request, event, call.traceparent, context.me.value)
+        if found.row is None:
+            done = await tx.connection.fetchrow(sql.CREATE, *arguments, changed.row.version.term)
         else:
-            await self._commit_again(connection, arguments, found, changed.served)
+            done = await tx.connection.fetchrow(sql.UPDATE, *arguments, *found.row.version)
+        if done is None:
+            await engine.refuse(tx, found)
         context.gauge.added(1, len(event))
         context.written.beat()
-
-    async def _commit_again(
-        self, connection: Connection, arguments: tuple[object, ...], found: Found, served: Served
-    ) -> None:
-        """A change whose request has an entry, of an effect that is not in the row: it is replaced, if it is still the
-        entry that was found. Raises StartAgain."""
-        before = found.served
-        assert before is not None, "there is an entry to replace"
-        *row, _, _, _, _, event, traceparent = arguments
-        async with transaction(connection):
-            await store_change(
-                connection, (*row, None, None, None, None, event, traceparent), found, self._context.me.value
-            )
-            values = served_values(served)
-            if await connection.fetchval(sql.SERVE_AGAIN, found.key, *values, *before.version) is None:
-                raise StartAgain
-
-
-async def store_change(connection: Connection, arguments: Sequence[object], found: Found, me: str) -> None:
-    """One statement, which commits by itself. If its condition does not hold, raises NotOwner when what was found
-    already named another owner, StoreNotReady when the store is fenced, else StartAgain."""
-    if found.row is None:
-        done = await connection.fetchrow(sql.CREATE, *arguments, me, found.absence.term)
-    else:
-        done = await connection.fetchrow(sql.UPDATE, *arguments, me, *found.row.version)
-    if done is None:
-        if not may_change(found, Store(me)):
-            raise NotOwner.of(found)
-        await check_open(connection)
-        raise StartAgain
-
-
-async def check_open(connection: Connection) -> None:
-    """After a guard has refused. Raises StoreNotReady if another process has fenced the store: a new try is in vain."""
-    if gone := await connection.fetchval(sql.GONE):
-        raise StoreNotReady(gone)
-
-
-def stub_arguments(context: Context, row: Row, event: bytes) -> tuple[object, ...]:
-    """For `store_change`: a row that no request made."""
-    return (*context.values(row), None, None, None, None, event, "")
 
 
 async def _bounded_page(connection: Connection, page: Page, arguments: tuple[Any, ...]) -> list[Listed]:

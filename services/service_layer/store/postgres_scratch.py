@@ -21,9 +21,11 @@ from libs.store.limits import OutboxLimits
 from libs.store.port import Records, Transfers
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
+from services.service_layer.store.postgres_place import Anchor
 from services.service_layer.store.postgres_pool import Connection, Pool, PoolSettings, make_engine
 from services.service_layer.store.postgres_records import PostgresRecords
 from services.service_layer.store.postgres_schema import migrate
+from services.service_layer.store.postgres_transaction import PostgresTransactions
 from services.service_layer.store.postgres_transfers import PostgresTransfers
 
 SCHEMA = "baton_scratch"
@@ -76,9 +78,11 @@ async def open_scratch(dsn: str, clock: Clock) -> AsyncIterator[Scratch]:
             apply=pool,
             control=pool,
             gauge=gauge,
+            anchor=Anchor(),
             connections=settings.connections,
         )
-        yield Scratch(PostgresRecords(context), PostgresTransfers(context))
+        transactions = PostgresTransactions(context)
+        yield Scratch(PostgresRecords(context, transactions), PostgresTransfers(context, transactions))
 
 
 async def _make(guard: Connection, stack: AsyncExitStack) -> None:

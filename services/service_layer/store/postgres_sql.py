@@ -70,6 +70,11 @@ LOCK_FOR_RELEASE = (
 )
 LOCK_FOR_RELEASE_UNLESS_BUSY = f"{LOCK_FOR_RELEASE} SKIP LOCKED"
 
+SERVE = f"""
+INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
+VALUES ($1, $2, $3, $4, $5, $6, $7, {NOW}) ON CONFLICT DO NOTHING RETURNING 1
+"""
+
 # The request has an entry whose effect is not in the row: zero rows when the entry is another one by now.
 SERVE_AGAIN = f"""
 UPDATE served SET request_hash = $4, term = $5, revision = $6, answer = $7, tick = {NOW}
@@ -84,6 +89,13 @@ ON CONFLICT (key, principal, request_id) DO UPDATE SET request_hash = excluded.r
   revision = excluded.revision, answer = excluded.answer, tick = excluded.tick WHERE {LEARN_GUARD}
 """
 
+LEARN_SERVED = f"""
+INSERT INTO served AS o (key, principal, request_id, request_hash, term, revision, answer, tick)
+SELECT n.*, {NOW} FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],
+                              $7::bytea[]) n {LEARN}
+"""
+FORGET = "DELETE FROM served WHERE key = ANY($1::text[])"
+
 # By key, the versions up to which the row contains the changes of each term. Begun after the rows were locked: a
 # snapshot from before that lacks the request that the last writer served.
 SERVED_WINDOW = f"""
@@ -94,16 +106,78 @@ SELECT s.key, {SERVED} FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key
 ) s ORDER BY s.key, s.term, s.revision, s.principal, s.request_id
 """
 
-RELEASE = f"""
-WITH n AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[])
-           n(key, term, revision, digest, event)),
-w AS (UPDATE record r SET owner = $6, term = n.term, revision = n.revision, digest = n.digest
-      FROM n WHERE r.key = n.key AND r.owner = $7 AND r.revision = n.revision - 1 AND r.term = n.term
-        AND {NOT_GONE}
-      RETURNING r.key, n.term, n.revision, n.event)
-INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
-SELECT key, term, revision, event, octet_length(event), '', {NOW} FROM w
+# Of buckets and rows whose decision needs them as they are: locked until the commit.
+HOLD_BUCKETS = (
+    f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket FOR NO KEY UPDATE"
+)
+SHARE_BUCKETS = "SELECT FROM bucket WHERE bucket = ANY($1::smallint[]) ORDER BY bucket FOR SHARE"
+LOCK_ROWS = f"SELECT {ROW} FROM record r WHERE r.key = ANY($1::text[]) ORDER BY r.key FOR UPDATE"
+LOCK_ROWS_OF_BUCKET = f"SELECT {ROW} FROM record r WHERE r.bucket = $1 ORDER BY r.key FOR UPDATE"
+LOCK_HIDDEN = (
+    f"SELECT {ROW} FROM bucket b JOIN record r ON r.bucket = b.bucket AND r.term < b.term"
+    " WHERE b.term > 0 AND ($1::smallint IS NULL OR b.bucket = $1) ORDER BY r.key LIMIT $2 FOR UPDATE OF r"
+)
+
+PUT_BUCKETS = """
+UPDATE bucket b SET term = n.term, version = n.version, owner = n.owner
+FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[])
+     n(bucket, term, version, owner, was_term, was_version, was_owner)
+WHERE b.bucket = n.bucket AND (b.term, b.version, b.owner) = (n.was_term, n.was_version, n.was_owner)
 """
+
+# The fence of rows that are put: by `own`, see `Transaction.put`. The owner that the row must have is this store then.
+_EXPECTED = "r.owner = n.was_owner AND (r.term, r.revision) = (n.was_term, n.was_revision)"
+PUT_GUARDS = {True: f"{_EXPECTED} AND {NOT_GONE}", False: _EXPECTED}
+
+UPDATE_ENVELOPES = {
+    own: f"""
+UPDATE record r SET owner = n.owner, term = n.term, revision = n.revision, bases = n.bases, digest = n.digest
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::text[], $8::bigint[],
+            $9::bigint[]) n(key, owner, term, revision, bases, digest, was_owner, was_term, was_revision)
+WHERE r.key = n.key AND {guard} RETURNING r.key
+"""
+    for own, guard in PUT_GUARDS.items()
+}
+
+_ROWS = (
+    "unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[],"
+    " $8::boolean[], $9::integer[], $10::text[], $11::bigint[], $12::bytea[], $13::text[], $14::text[], $15::text[],"
+    " $16::text[]"
+)
+_SET_ROW = ", ".join(
+    f"{name} = n.{name}{'::jsonb' if name == 'labels' else ''}"
+    for name in RECORD_COLUMNS.split(", ")
+    if name not in ("key", "bucket")
+)
+UPDATE_ROWS = {
+    own: f"""
+UPDATE record r SET {_SET_ROW}, lease_tick = {_LEASE_TICK.format("n.lease")}
+FROM {_ROWS}, $17::text[], $18::bigint[], $19::bigint[]) n({RECORD_COLUMNS}, was_owner, was_term, was_revision)
+WHERE r.key = n.key AND {guard} RETURNING r.key
+"""
+    for own, guard in PUT_GUARDS.items()
+}
+
+# A new row is in its bucket's term, and the bucket is held until the commit.
+INSERT_ROWS = {
+    own: f"""
+WITH b AS MATERIALIZED (SELECT bucket, term FROM bucket WHERE bucket = ANY($2::smallint[]) {owned}
+                        ORDER BY bucket FOR SHARE)
+INSERT INTO record AS r ({RECORD_COLUMNS}, lease_tick)
+SELECT {", ".join("n.labels::jsonb" if name == "labels" else f"n.{name}" for name in RECORD_COLUMNS.split(", "))}, {NOW}
+FROM {_ROWS}) WITH ORDINALITY AS n({RECORD_COLUMNS}, place)
+JOIN b ON b.bucket = n.bucket AND b.term = n.term ORDER BY n.place ON CONFLICT DO NOTHING RETURNING r.key
+"""
+    for own, owned in ((True, f"AND owner = $17 AND {NOT_GONE}"), (False, ""))
+}
+
+ENQUEUE = f"""
+INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
+SELECT n.key, n.term, n.revision, n.event, octet_length(n.event), n.traceparent, {NOW}
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
+     WITH ORDINALITY AS n(key, term, revision, event, traceparent, place) ORDER BY n.place
+"""
+DELETE_ROWS = "DELETE FROM record WHERE key = ANY($1::text[])"
 
 # All buckets of a batch are in term 0, and stay there until the commit: a seizure of one waits for this, or this waits
 # for it and then applies nothing (see `postgres_terms`).
@@ -123,17 +197,15 @@ FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], 
             $8::boolean[], $9::integer[], $10::text[], $11::bigint[], $12::bytea[], $13::text[],
             $14::text[], $15::text[], $16::text[])
   WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, place)
-WHERE {{allowed}} ORDER BY n.place
+WHERE (SELECT yes FROM free) ORDER BY n.place
 ON CONFLICT (key) DO UPDATE SET {_SET}, lease_tick = {_LEASE_TICK.format("excluded.lease")} WHERE {APPLY_GUARD}
 """
-
-APPLY = _APPLY.format(allowed="true")
 
 # With the requests that they served: one statement is one round trip, and all or nothing without a transaction of its
 # own. The requests wait for the count of the records, so locks are taken in the usual order, records first.
 SEIZED = -1
 APPLY_WITH_SERVED = f"""
-WITH free AS MATERIALIZED (SELECT {_NOT_SEIZED} AS yes), w AS ({_APPLY.format(allowed="(SELECT yes FROM free)")}
+WITH free AS MATERIALIZED (SELECT {_NOT_SEIZED} AS yes), w AS ({_APPLY}
   RETURNING 1), applied AS MATERIALIZED (SELECT count(*) AS records FROM w),
 s AS (INSERT INTO served AS o (key, principal, request_id, request_hash, term, revision, answer, tick)
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
@@ -165,24 +237,23 @@ PARK = (
     " topic = excluded.topic"
 )
 
-# What a seizure left behind is for a person to look at before the absence moves.
-DISPUTED = "EXISTS (SELECT FROM conflict c WHERE c.bucket = b.bucket AND c.resolution = '')"
-_HIDDEN = "SELECT FROM record r WHERE r.bucket = b.bucket AND r.term < b.term"
-RELEASE_ABSENCE = (
-    "UPDATE bucket b SET version = b.version + 1, owner = $2 WHERE b.bucket = $1 AND b.owner = $3"
-    f" AND NOT {DISPUTED} RETURNING {ABSENCE}"
-)
-ADOPT_ABSENCE = (
-    "UPDATE bucket b SET version = $3, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3"
-    f" AND ($5 OR NOT {DISPUTED}) AND NOT (b.term > 0 AND EXISTS ({_HIDDEN})) RETURNING {ABSENCE}"
-)
-# The target declines what was released to it: after this no adopt of that version succeeds, so the releaser may take
-# the next version. One statement, under the lock of the bucket's row, which an adopt takes too.
-RETURN_ABSENCE = (
-    "UPDATE bucket b SET version = $3 + 1, owner = $4 WHERE b.bucket = $1 AND b.term = $2 AND b.version < $3"
-    f" RETURNING {ABSENCE}"
-)
+UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
+
+JOURNAL = """
+INSERT INTO conflict (bucket, key, term, revision, why, event)
+SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[])
+ON CONFLICT DO NOTHING
+"""
+IS_DISPUTED = "SELECT EXISTS (SELECT FROM conflict WHERE bucket = $1 AND resolution = '')"
 DISPUTED_BUCKETS = "SELECT DISTINCT bucket FROM conflict WHERE resolution = ''"
+
+STANDING = "SELECT *, (SELECT count(*) FROM conflict WHERE resolution = '') AS conflicts FROM standing"
+LOCK_STANDING = f"{STANDING} FOR UPDATE"
+PUT_STANDING = (
+    "UPDATE standing SET place = $1, gone = $2, other_place = $3, other_changes = $4, recovery_order = $5,"
+    " fenced_at = $6"
+)
+
 ABSENCES = f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
 ALL_ABSENCES = f"SELECT {ABSENCE} FROM bucket b ORDER BY b.bucket"
 

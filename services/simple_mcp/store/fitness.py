@@ -180,9 +180,9 @@ def _writes(scratch: sqlite3.Connection) -> Iterator[str]:
     ]
     for row in rows:
         try:
-            scratch.execute(statements.create, (*values_of(row, LAYOUT), Store.A.value, 0))
+            scratch.execute(statements.insert[True], (*values_of(row, LAYOUT), Store.A.value))
             later = Row(row.key, Version(0, 2), Store.A, row.write_version, row.live, row.payload, SCHEMA_VERSION)
-            scratch.execute(statements.apply, values_of(later, LAYOUT))
+            scratch.execute(statements.update[False], (*values_of(later, LAYOUT), Store.A.value, *row.version))
         except sqlite3.Error as error:
             yield f"a record of the store does not fit the table ({error}): {_rebuild('no such constraint')}"
             return

@@ -1,0 +1,154 @@
+"""The procedures of the protocol over one open transaction (`libs.store.transaction`), written once for every store.
+
+Each procedure locks and reads, asks the rules of `libs.ownership` for the decision, and stores exactly that. It awaits
+the operations of the transaction and nothing else.
+
+This module has the write, the release and the moves of a bucket. `engine_apply` has what arrives from the other
+store, `engine_recovery` seizures and the fence of a whole store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from libs.errors import StoreNotReady
+from libs.ownership.errors import NotOwner, OutboxFull
+from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Outcome, Record, Row, Served, Store
+from libs.ownership.rules import decide_release, may_change
+from libs.ownership.terms import adopted_absence, declined_absence
+from libs.ownership.wire import event_of
+from libs.store.limits import HELD_NOTHING
+from libs.store.port import ChangeEntry, Depth, ReleaseResult
+from libs.store.transaction import Put, PutBucket, StartAgain, Transaction
+from libs.store.window import effects_of, made_by, size_of, windows_of
+
+
+def record_of(tx: Transaction, row: Row, served: Sequence[Served]) -> Record:
+    return Record(row, tuple(served), made_by(row), tx.clock.now())
+
+
+def entry_of(record: Record, traceparent: str = "") -> ChangeEntry:
+    return ChangeEntry(record.row.key, record.row.version, event_of(record), traceparent)
+
+
+async def windows(tx: Transaction, rows: Sequence[Row]) -> Mapping[str, tuple[Served, ...]]:
+    """By key, the requests of the retry window whose effects are in the row, newest last."""
+    return windows_of(await tx.served(effects_of(rows)))
+
+
+async def has_room(tx: Transaction, depth: Depth, entries: int, size: int) -> bool:
+    """Whether entries of releases or of a seizure, `size` bytes together, may join the outbox."""
+    held = await tx.held() if tx.limits.is_near(depth, entries, size) else HELD_NOTHING
+    return tx.limits.fits_release(depth, entries, size, held)
+
+
+def full(depth: Depth) -> OutboxFull:
+    return OutboxFull(entries=str(depth.entries), bytes=str(depth.bytes))
+
+
+async def write(tx: Transaction, call: Call, decide: Decide) -> Changed | Answered:
+    """See `Records.write`."""
+    found = await tx.find(call)
+    decided = decide(found)
+    if isinstance(decided, Changed):
+        entry = entry_of(record_of(tx, decided.row, (decided.served,)), call.traceparent)
+        depth = await tx.depth()
+        if not tx.limits.fits(depth, len(entry.event)):
+            raise full(depth)
+        if await tx.put([Put(decided.row, found.row)], own=True):
+            await refuse(tx, found)
+        if not await tx.serve(call.key, decided.served, found.served):
+            raise StartAgain
+        await tx.enqueue([entry])
+    return decided
+
+
+async def refuse(tx: Transaction, found: Found) -> NoReturn:
+    """Raise the reason why a change of this store's own was not stored."""
+    if not may_change(found, tx.store):
+        raise NotOwner.of(found)
+    if gone := await tx.gone():
+        # A new attempt would fail in the same way.
+        raise StoreNotReady(gone)
+    raise StartAgain
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOrder:
+    """What a release is asked for."""
+
+    to: Store
+    create: bool
+    room: int
+    """Bytes that the answer may still take; it stops after the record that exceeds them."""
+    wait: bool = True
+    """For a row that another transaction holds. Otherwise its key is left out of the results."""
+
+
+async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> list[ReleaseResult]:
+    """See `Transfers.release`. `keys`: each once. The results are in their order, of the first ones that have room."""
+    founds = await tx.found(keys, create=order.create, wait=order.wait)
+    served = await windows(tx, [found.row for found in founds.values() if found.row is not None])
+    depth = await tx.depth()
+    results: list[ReleaseResult] = []
+    released: list[tuple[Found, Row, ChangeEntry]] = []
+    size, room = 0, order.room
+    for found in (founds[key] for key in keys if key in founds):
+        if room <= 0:
+            break
+        decided = decide_release(found, tx.store, order.to, create=order.create)
+        if decided.row is None:
+            results.append(ReleaseResult(found.key, decided.outcome, None, found.absence))
+            continue
+        record = record_of(tx, decided.row, served.get(found.key, ()))
+        if decided.outcome is Outcome.RELEASE:
+            entry = entry_of(record)
+            if not await has_room(tx, depth, len(released) + 1, size + len(entry.event)):
+                results.append(ReleaseResult(found.key, None, None, found.absence))
+                continue
+            size += len(entry.event)
+            released.append((found, decided.row, entry))
+        room -= size_of(record)
+        results.append(ReleaseResult(found.key, decided.outcome, record, found.absence))
+    refused = await tx.put([Put(row, found.row) for found, row, _ in released], own=True)
+    for found, _, _ in released:
+        if found.key in refused:
+            await refuse(tx, found)
+    await tx.enqueue([entry for _, _, entry in released])
+    return results
+
+
+async def release_bucket(tx: Transaction, bucket: int, to: Store) -> Absence:
+    """See `Transfers.release_absence`."""
+    here = (await tx.buckets([bucket]))[bucket]
+    if here.owner is not tx.store or await tx.disputed(bucket):
+        return here
+    return await _move_bucket(tx, here, replace(here, version=here.version + 1, owner=to))
+
+
+async def adopt_bucket(tx: Transaction, offered: Absence, *, despite_conflicts: bool) -> tuple[bool, Absence]:
+    """See `Transfers.adopt_absence`."""
+    bucket = offered.bucket
+    here = (await tx.buckets([bucket]))[bucket]
+    if not adopted_absence(offered, here, tx.store):
+        return False, here
+    # In term 0 no row can be of a lower term.
+    if here.term and await tx.hidden(1, bucket):
+        return False, here
+    if not despite_conflicts and await tx.disputed(bucket):
+        return False, here
+    return True, await _move_bucket(tx, here, offered)
+
+
+async def decline_bucket(tx: Transaction, offered: Absence) -> Absence | None:
+    """See `Transfers.return_absence`."""
+    here = (await tx.buckets([offered.bucket]))[offered.bucket]
+    declined = declined_absence(offered, here, tx.store)
+    return None if declined is None else await _move_bucket(tx, here, declined)
+
+
+async def _move_bucket(tx: Transaction, before: Absence, after: Absence) -> Absence:
+    await tx.put_buckets([PutBucket(after, before)])
+    return after

@@ -1,0 +1,121 @@
+"""The engine's procedures for what arrives from the other store: by a handoff, a copy, or the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from libs.ownership.model import Absence, Record, Row, Served, bucket_of
+from libs.ownership.rules import is_newer, newest_of_each
+from libs.ownership.terms import Fate, Verdict, decide_apply
+from libs.store.engine_recovery import conflict_of, journal_rows
+from libs.store.port import Applied, FeedStep, UnknownPartition
+from libs.store.recovery import Why
+from libs.store.transaction import Counts, Put, PutBucket, StartAgain, Transaction
+
+Apply = Callable[[Transaction, Sequence[Record]], Awaitable[Applied]]
+"""`apply`, or an adapter's override of it that has the same effects."""
+
+
+async def apply(tx: Transaction, records: Sequence[Record]) -> Applied:
+    """See `Transfers.apply`: one record after the other, by the rules."""
+    if not records:
+        return Applied(0, 0)
+    return await _Batch(tx).apply(records)
+
+
+class _Batch:
+    """The rows and requests that a batch has decided on. They are stored together, which is cheaper."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._kept_rows: dict[str, Row] = {}
+        """As the database has them."""
+        self._kept_buckets: dict[int, Absence] = {}
+        self._rows: dict[str, Row] = {}
+        """Those that the batch has changed since."""
+        self._buckets: dict[int, Absence] = {}
+        self._learned: list[tuple[str, Served]] = []
+        self._late: list[Record] = []
+        self._replaced: list[Row] = []
+
+    async def apply(self, records: Sequence[Record]) -> Applied:
+        keys = sorted({record.row.key for record in records}, key=str.encode)
+        self._kept_buckets.update(await self._tx.buckets(sorted({bucket_of(key) for key in keys})))
+        self._kept_rows.update(await self._tx.rows(keys))
+        fates = [await self._judge(record) for record in records]
+        await self._store()
+        return Applied(fates.count(Fate.NEWER), fates.count(Fate.OLD))
+
+    async def _judge(self, record: Record) -> Fate:
+        key, bucket = record.row.key, bucket_of(record.row.key)
+        here = self._rows.get(key) or self._kept_rows.get(key)
+        kept = self._buckets.get(bucket) or self._kept_buckets[bucket]
+        verdict = decide_apply(record, here, kept, self._tx.store)
+        if verdict.absence != kept:
+            self._buckets[bucket] = verdict.absence
+        if verdict.journal is not None and (key in self._rows or any(one == key for one, _ in self._learned)):
+            # The journal takes a row with its requests from the database.
+            await self._store()
+        self._keep(record, verdict)
+        return verdict.fate
+
+    def _keep(self, record: Record, verdict: Verdict) -> None:
+        key = record.row.key
+        if verdict.journal is not None:
+            self._replaced.append(verdict.journal)
+        if verdict.fate is Fate.CONFLICT:
+            self._late.append(record)
+        if verdict.learn:
+            self._learned += [(key, served) for served in record.served]
+        if verdict.fate is Fate.NEWER:
+            self._rows[key] = record.row
+
+    async def _store(self) -> None:
+        tx = self._tx
+        await tx.put_buckets([PutBucket(one, self._kept_buckets[bucket]) for bucket, one in self._buckets.items()])
+        await journal_rows(tx, self._replaced, Why.REPLACED)
+        await tx.journal([conflict_of(record, Why.LATE) for record in self._late])
+        puts = [Put(self._rows[key], self._kept_rows.get(key)) for key in sorted(self._rows, key=str.encode)]
+        if await tx.put(puts, own=False):
+            raise StartAgain
+        await tx.learn(newest_of_each(self._learned))
+        self._kept_buckets.update(self._buckets)
+        self._kept_rows.update(self._rows)
+        for pending in (self._buckets, self._rows, self._learned, self._late, self._replaced):
+            pending.clear()
+
+
+class Joined(NamedTuple):
+    """What a batch leaves where no bucket was ever seized: the newest row of each key, in key order."""
+
+    rows: Sequence[Row]
+    learned: Sequence[tuple[str, Served]]
+
+
+def joined(records: Sequence[Record]) -> Joined:
+    """For an adapter that applies a batch in term 0 by one statement. A record that a higher one of the same batch
+    overtakes counts as old."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        before = newest.get(record.row.key)
+        if is_newer(record, None if before is None else before.row):
+            newest[record.row.key] = record
+    rows = [newest[key].row for key in sorted(newest, key=str.encode)]
+    return Joined(rows, newest_of_each((record.row.key, served) for record in records for served in record.served))
+
+
+async def follow(tx: Transaction, records: Sequence[Record], step: FeedStep, by: Apply = apply) -> Applied:
+    """Apply records of the log, and move the feed in the same transaction. See `Transfers.apply`."""
+    if not await tx.move(step.positions):
+        raise UnknownPartition
+    await tx.park(step.parked)
+    applied, old = await by(tx, records)
+    journaled = len(records) - applied - old
+    await tx.count(step, Counts(applied, old + step.skipped, len(step.parked), journaled))
+    return Applied(applied, old)
+
+
+async def unpark(tx: Transaction, partition: int, offset: int, record: Record, by: Apply = apply) -> Applied:
+    """See `Feed.unpark`."""
+    return await by(tx, [record]) if await tx.unpark(partition, offset) else Applied(0, 0)

@@ -1,0 +1,105 @@
+"""Ports of a store (`libs.store.port`, `libs.store.recovery`) by the engine, over the adapter's transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from libs.ownership.limits import RELEASE_ANSWER_BYTES
+from libs.ownership.model import Absence, Record, Store
+from libs.ownership.orders import Order
+from libs.store import engine, engine_apply, engine_recovery
+from libs.store.port import Applied, FeedStep, Released, ReleaseResult
+from libs.store.recovery import Identity, Standing
+from libs.store.transaction import Lane, Transactions
+from libs.store.window import size_of
+
+RELEASE_KEYS = 50
+"""Keys of one transaction: what a client's write waits for behind a large release."""
+
+APPLY_RECORDS = 200
+"""Records of one transaction, when they need not commit with a step of the feed."""
+
+
+class EngineTransfers:
+    """`libs.store.port.Transfers` but for `absences`, which an adapter adds."""
+
+    def __init__(self, transactions: Transactions, store: Store) -> None:
+        self._transactions = transactions
+        self._store = store
+
+    async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
+        results: list[ReleaseResult] = []
+        room = RELEASE_ANSWER_BYTES
+        while room > 0 and len(results) < len(keys):
+            some = keys[len(results) : len(results) + RELEASE_KEYS]
+            each = list(dict.fromkeys(some))
+            order = engine.ReleaseOrder(to, create, room)
+            done = {
+                one.key: one for one in await self._transactions.run(partial(engine.release, keys=each, order=order))
+            }
+            room -= sum(size_of(one.record) for one in done.values() if one.record is not None)
+            results += [done[key] for key in some if key in done]
+        return Released(tuple(results), tuple(keys[len(results) :]))
+
+    async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
+        if step is not None:
+            follow = partial(engine_apply.follow, records=records, step=step)
+            return await self._transactions.run(follow, Lane.FEED)
+        applied = old = 0
+        for start in range(0, len(records), APPLY_RECORDS):
+            some = records[start : start + APPLY_RECORDS]
+            done = await self._transactions.run(partial(engine_apply.apply, records=some), Lane.COPY)
+            applied, old = applied + done.applied, old + done.old
+        return Applied(applied, old)
+
+    async def release_absence(self, bucket: int, to: Store) -> Absence:
+        if to is self._store:
+            raise ValueError(f"store {to} cannot release an absence to itself")
+        return await self._transactions.run(partial(engine.release_bucket, bucket=bucket, to=to))
+
+    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
+        adopt = partial(engine.adopt_bucket, offered=absence, despite_conflicts=despite_conflicts)
+        return await self._transactions.run(adopt)
+
+    async def return_absence(self, absence: Absence) -> Absence | None:
+        return await self._transactions.run(partial(engine.decline_bucket, offered=absence))
+
+
+class EngineSeizures:
+    """Changes by a seizure. An adapter adds the reads and `resolve` of `libs.store.recovery.Seizures`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def seize(self, bucket: int, term: int) -> Absence:
+        return await self._transactions.run(partial(engine_recovery.seize, bucket=bucket, term=term), Lane.CONTROL)
+
+    async def take_terms(self, absences: Sequence[Absence]) -> None:
+        await self._transactions.run(partial(engine_recovery.take_terms, offered=absences), Lane.CONTROL)
+
+    async def settle(self, limit: int) -> int:
+        return await self._transactions.run(partial(engine_recovery.settle, limit=limit), Lane.CONTROL)
+
+
+class EngineRecovery:
+    """Changes of the store's standing. An adapter adds the reads and `skip_to` of `libs.store.recovery.Recovery`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
+        change = partial(engine_recovery.fence, reason=reason, order=order, since=since)
+        await self._transactions.run(change, Lane.CONTROL)
+
+    async def reopen(self, *, order: Order | None = None, seen: Standing | None = None) -> None:
+        await self._transactions.run(partial(engine_recovery.reopen, order=order, seen=seen), Lane.CONTROL)
+
+    async def take_order(self, order: Order) -> None:
+        await self._transactions.run(partial(engine_recovery.take_order, order=order), Lane.CONTROL)
+
+    async def vouch(self, changes: int) -> None:
+        await self._transactions.run(partial(engine_recovery.vouch, changes=changes), Lane.CONTROL)
+
+    async def note_other(self, other: Identity, *, anew: bool = False) -> None:
+        await self._transactions.run(partial(engine_recovery.note_other, other=other, anew=anew), Lane.CONTROL)

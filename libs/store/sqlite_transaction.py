@@ -1,0 +1,207 @@
+"""One open transaction of a store on SQLite, in the writer's thread."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from functools import partial
+
+from libs.clock import Clock
+from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
+from libs.store.limits import Held, OutboxLimits
+from libs.store.port import ChangeEntry, Depth, FeedStep, Parked, Position
+from libs.store.recovery import Conflict, Standing
+from libs.store.sqlite_core import CHANGED, Core, served_up_to
+from libs.store.sqlite_guards import count_now, removing
+from libs.store.sqlite_recovery import JOURNAL, put_standing, standing_of
+from libs.store.sqlite_schema import BUCKET, LEARN, ROW, SERVE, Value, absence_from, row_from, signed, values_of
+from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T, run_to_end
+
+_BUCKETS = f"SELECT {BUCKET} FROM json_each(?) n JOIN bucket b ON b.bucket = n.value"
+_PUT_BUCKET = (
+    "UPDATE bucket SET term = ?, version = ?, owner = ? WHERE bucket = ? AND (term, version, owner) = (?, ?, ?)"
+)
+_PARK = "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_OPEN = "SELECT 1 FROM conflict WHERE bucket = ? AND resolution = '' LIMIT 1"
+
+
+class SqliteTransactions:
+    """`libs.store.transaction.Transactions`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def run(self, procedure: Procedure[T], lane: Lane = Lane.CALL) -> T:
+        core, background = self._core, lane in (Lane.COPY, Lane.FEED)
+        committed = core.written.beat if background else core.committed
+        return await core.database.write(partial(self._run, procedure), background=background, committed=committed)
+
+    def _run(self, procedure: Procedure[T], connection: sqlite3.Connection) -> T:
+        with self._core.outbox_job(connection):
+            return run_to_end(procedure(SqliteTransaction(self._core, connection)))
+
+
+class SqliteTransaction:
+    """`libs.store.transaction.Transaction`. Its operations never wait: the file has one writer."""
+
+    def __init__(self, core: Core, connection: sqlite3.Connection) -> None:
+        self._core = core
+        self._connection = connection
+
+    @property
+    def store(self) -> Store:
+        return self._core.store
+
+    @property
+    def clock(self) -> Clock:
+        return self._core.clock
+
+    @property
+    def limits(self) -> OutboxLimits:
+        return self._core.limits
+
+    async def find(self, call: Call) -> Found:
+        self._core.complete(self._connection, [call.key])
+        return self._core.find(self._connection, call.key, call)
+
+    async def found(self, keys: Sequence[str], *, create: bool, wait: bool) -> Mapping[str, Found]:
+        self._core.complete(self._connection, keys)
+        return {key: self._core.find(self._connection, key) for key in keys}
+
+    async def rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
+        self._core.complete(self._connection, keys)
+        statement = f"SELECT {ROW} FROM json_each(?) n JOIN {self._core.layout.table} r ON r.key = n.value"
+        return {row.key: row for row in self._rows(statement, json.dumps(keys))}
+
+    async def rows_of_bucket(self, bucket: int) -> Sequence[Row]:
+        self._core.check_complete("a seizure")
+        statement = f"SELECT {ROW} FROM {self._core.layout.table} r WHERE r.bucket = ? ORDER BY r.key"
+        return self._rows(statement, bucket)
+
+    async def hidden(self, limit: int, bucket: int | None = None) -> Sequence[Row]:
+        self._core.check_complete("a look for rows of a lower term")
+        statement = (
+            f"SELECT {ROW} FROM bucket b JOIN {self._core.layout.table} r ON r.bucket = b.bucket AND r.term < b.term"
+            " WHERE b.term > 0 AND (?1 IS NULL OR b.bucket = ?1) LIMIT ?2"
+        )
+        return self._rows(statement, bucket, limit)
+
+    def _rows(self, statement: str, *parameters: Value) -> list[Row]:
+        found = (row_from(values) for values in self._connection.execute(statement, parameters))
+        return [row for row in found if row is not None]
+
+    async def put(self, puts: Sequence[Put], *, own: bool) -> set[str]:
+        return {put.row.key for put in puts if not self._put(put, own=own)}
+
+    def _put(self, put: Put, *, own: bool) -> bool:
+        row, before = put
+        core, statements = self._core, self._core.statements
+        if before is None:
+            values = (*values_of(row, core.layout), core.store.value if own else None)
+            return self._connection.execute(statements.insert[own], values).rowcount == 1
+        condition = (core.store.value if own else before.owner.value, *before.version)
+        if put.keeps_payload:
+            envelope = (row.owner.value, *row.version, bases_text(row.bases), signed(row.digest), row.key)
+            return self._connection.execute(statements.update_envelope[own], (*envelope, *condition)).rowcount == 1
+        values = (*values_of(row, core.layout), *condition)
+        return self._connection.execute(statements.update[own], values).rowcount == 1
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        table = self._core.layout.table
+        with removing(self._connection, table):
+            self._connection.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
+
+    async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
+        return served_up_to(self._connection, effects)
+
+    async def serve(self, key: str, served: Served, known: Served | None) -> bool:
+        self._connection.execute(SERVE, _served_values(key, served))
+        return True
+
+    async def learn(self, learned: Sequence[tuple[str, Served]]) -> None:
+        self._connection.executemany(LEARN, [_served_values(key, served) for key, served in learned])
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        with removing(self._connection, "served"):
+            self._connection.executemany("DELETE FROM served WHERE key = ?", [(key,) for key in keys])
+
+    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, Absence]:
+        found = map(absence_from, self._connection.execute(_BUCKETS, (json.dumps(numbers),)))
+        return {one.bucket: one for one in found}
+
+    async def put_buckets(self, puts: Sequence[PutBucket]) -> None:
+        for bucket, before in puts:
+            values = (bucket.term, bucket.version, bucket.owner.value, bucket.bucket)
+            condition = (before.term, before.version, before.owner.value)
+            if self._connection.execute(_PUT_BUCKET, (*values, *condition)).rowcount != 1:
+                raise StartAgain
+        if puts:
+            self._connection.execute(CHANGED)
+
+    async def depth(self) -> Depth:
+        return self._core.book.depth(self._connection)
+
+    async def held(self) -> Held:
+        return self._core.book.held(self._connection)
+
+    async def enqueue(self, entries: Sequence[ChangeEntry]) -> None:
+        if entries:
+            self._core.book.add(self._connection, entries)
+            self._connection.execute(CHANGED)
+
+    async def move(self, positions: Sequence[Position]) -> bool:
+        return all(_move(self._connection, one) for one in positions)
+
+    async def park(self, parked: Sequence[Parked]) -> None:
+        self._connection.executemany(_PARK, [astuple(one) for one in parked])
+
+    async def unpark(self, partition: int, offset: int) -> bool:
+        return drop(partition, offset, self._connection)
+
+    async def count(self, step: FeedStep, counts: Counts) -> None:
+        values = [(value, name) for name, value in counts._asdict().items()]
+        self._connection.executemany("UPDATE counter SET value = value + ? WHERE name = ?", values)
+
+    async def disputed(self, bucket: int) -> bool:
+        return self._connection.execute(_OPEN, (bucket,)).fetchone() is not None
+
+    async def journal(self, conflicts: Sequence[Conflict]) -> None:
+        values = [(bucket_of(one.key), one.key, *one.version, one.why.value, one.event) for one in conflicts]
+        self._connection.executemany(JOURNAL, values)
+
+    async def gone(self) -> str:
+        (gone,) = self._connection.execute("SELECT gone FROM standing").fetchone()
+        return str(gone)
+
+    async def standing(self) -> Standing:
+        return standing_of(self._connection)
+
+    async def put_standing(self, standing: Standing) -> None:
+        put_standing(self._connection, standing)
+
+    async def count_rows(self) -> None:
+        self._core.check_complete("opening a recovered store")
+        count_now(self._connection, self._core.layout.table)
+
+    async def invalidate_places(self) -> None:
+        self._connection.execute("UPDATE change_of SET id = lower(hex(randomblob(8)))")
+
+
+def _served_values(key: str, served: Served) -> tuple[Value, ...]:
+    """Parameters of SERVE and LEARN."""
+    return key, served.principal, served.request_id, served.request_hash, *served.version, served.answer
+
+
+def _move(connection: sqlite3.Connection, position: Position) -> bool:
+    connection.execute("INSERT OR IGNORE INTO progress (part, next) VALUES (?, 0)", (position.partition,))
+    values = (position.after, position.mark, position.partition, position.before)
+    return (
+        connection.execute("UPDATE progress SET next = ?, mark = ? WHERE part = ? AND next = ?", values).rowcount == 1
+    )
+
+
+def drop(partition: int, offset: int, connection: sqlite3.Connection) -> bool:
+    """Remove a parked event. False: there is none."""
+    return connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount > 0

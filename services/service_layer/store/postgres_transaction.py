@@ -1,0 +1,288 @@
+"""One open transaction of a store on PostgreSQL. Its statements are in `postgres_sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
+from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
+from libs.ownership.orders import order_of, order_text
+from libs.store.limits import Held, OutboxLimits
+from libs.store.port import ChangeEntry, Depth, FeedStep, Parked, Position
+from libs.store.recovery import Conflict, FencedAt, Identity, Standing
+from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T
+from services.service_layer.store import postgres_sql as sql
+from services.service_layer.store.postgres_context import Context
+from services.service_layer.store.postgres_guards import count_now, removing
+from services.service_layer.store.postgres_pool import Connection, transaction
+from services.service_layer.store.postgres_rows import (
+    absence_of,
+    columnar,
+    found_for_write,
+    found_of,
+    row_of,
+    served_of,
+    served_values,
+    signed,
+)
+
+_NOTHING = Depth(0, 0, 0.0)
+
+
+class _HeldUnknown(BatonError):
+    """The procedure needs to know how much the store holds: counted outside, then the procedure runs again."""
+
+
+class PostgresTransactions:
+    """`libs.store.transaction.Transactions`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._pools = {Lane.FEED: context.apply, Lane.CONTROL: context.control}
+
+    async def run(
+        self, procedure: Procedure[T], lane: Lane = Lane.CALL, *, lock_timeout_seconds: float | None = None
+    ) -> T:
+        """`lock_timeout_seconds`: after this wait for a row raises LockTimeout; None: as the pool has it."""
+        gauge = self._context.gauge
+        # Asked before the first lock is taken: to count the outbox or the rows of a large store takes its time.
+        depth, held = await gauge.nearly(), None
+        while True:
+
+            async def work(connection: Connection, held: Held | None = held) -> T:
+                tx = PostgresTransaction(self._context, connection, depth, held)
+                async with transaction(connection, lock_timeout_seconds=lock_timeout_seconds):
+                    result = await procedure(tx)
+                tx.committed()
+                return result
+
+            try:
+                return await self._pools.get(lane, self._context.requests).run(work)
+            except _HeldUnknown:
+                held = await gauge.held()
+
+
+class PostgresTransaction:
+    """`libs.store.transaction.Transaction`."""
+
+    def __init__(
+        self, context: Context, connection: Connection, depth: Depth = _NOTHING, held: Held | None = None
+    ) -> None:
+        self.context = context
+        self.connection = connection
+        self._depth = depth
+        self._held = held
+        self._enqueued: list[ChangeEntry] = []
+        self.has_written = False
+
+    @property
+    def store(self) -> Store:
+        return self.context.me
+
+    @property
+    def clock(self) -> Clock:
+        return self.context.clock
+
+    @property
+    def limits(self) -> OutboxLimits:
+        return self.context.limits
+
+    def committed(self) -> None:
+        if self._enqueued:
+            self.context.gauge.added(len(self._enqueued), sum(len(one.event) for one in self._enqueued))
+        if self.has_written:
+            self.context.written.beat()
+
+    async def find(self, call: Call) -> Found:
+        columns = await self.connection.fetchrow(
+            sql.READ_FOR_WRITE, call.key, bucket_of(call.key), call.principal, call.request_id
+        )
+        return found_for_write(call.key, columns)
+
+    async def found(self, keys: Sequence[str], *, create: bool, wait: bool) -> Mapping[str, Found]:
+        if create:
+            await self.connection.fetch(sql.SHARE_BUCKETS, sorted({bucket_of(key) for key in keys}))
+        lock = sql.LOCK_FOR_RELEASE if wait else sql.LOCK_FOR_RELEASE_UNLESS_BUSY
+        locked = await self.connection.fetch(lock, list(keys), self.store.value)
+        founds = {columns["key"]: found_of(columns["key"], columns) for columns in locked}
+        if others := [key for key in keys if key not in founds]:
+            for columns in await self.connection.fetch(sql.READ_MANY, others, [bucket_of(key) for key in others]):
+                found = found_of(columns["asked"], columns)
+                if found.row is None or found.row.owner is not self.store:
+                    founds[found.key] = found
+                elif wait:
+                    raise StartAgain  # it has come here since
+        return founds
+
+    async def rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
+        return {row.key: row for row in await self._rows(sql.LOCK_ROWS, list(keys))}
+
+    async def rows_of_bucket(self, bucket: int) -> Sequence[Row]:
+        return await self._rows(sql.LOCK_ROWS_OF_BUCKET, bucket)
+
+    async def hidden(self, limit: int, bucket: int | None = None) -> Sequence[Row]:
+        return await self._rows(sql.LOCK_HIDDEN, bucket, limit)
+
+    async def _rows(self, statement: str, *arguments: object) -> list[Row]:
+        rows = map(row_of, await self.connection.fetch(statement, *arguments))
+        return [row for row in rows if row is not None]
+
+    async def put(self, puts: Sequence[Put], *, own: bool) -> set[str]:
+        new = [put for put in puts if put.before is None]
+        changed = [put for put in puts if put.before is not None and not put.keeps_payload]
+        moved = [put for put in puts if put.keeps_payload]
+        stored: set[str] = set()
+        if moved:
+            envelopes = (
+                (row.key, row.owner.value, *row.version, bases_text(row.bases), signed(row.digest)) for row, _ in moved
+            )
+            stored |= await self._put(sql.UPDATE_ENVELOPES[own], self._conditional(envelopes, moved, own=own), 9)
+        if changed:
+            rows = (self.context.values(put.row) for put in changed)
+            stored |= await self._put(sql.UPDATE_ROWS[own], self._conditional(rows, changed, own=own), 19)
+        if new:
+            owner = (self.store.value,) if own else ()
+            rows = (self.context.values(put.row) for put in new)
+            stored |= await self._put(sql.INSERT_ROWS[own], rows, 16, *owner)
+        self.has_written = self.has_written or bool(stored)
+        return {put.row.key for put in puts} - stored
+
+    def _conditional(
+        self, values: Iterable[tuple[object, ...]], puts: Sequence[Put], *, own: bool
+    ) -> Iterable[tuple[object, ...]]:
+        """Values, each with the owner and the version that the row in the database must have."""
+        for one, (_, before) in zip(values, puts, strict=True):
+            assert before is not None, "there is a row to change"
+            yield (*one, self.store.value if own else before.owner.value, *before.version)
+
+    async def _put(
+        self, statement: str, values: Iterable[tuple[object, ...]], width: int, *arguments: object
+    ) -> set[str]:
+        return {row["key"] for row in await self.connection.fetch(statement, *columnar(values, width), *arguments)}
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        async with removing(self.connection, "record"):
+            await self.connection.execute(sql.DELETE_ROWS, list(keys))
+
+    async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
+        return await served_up_to(self.connection, effects)
+
+    async def serve(self, key: str, served: Served, known: Served | None) -> bool:
+        values = (key, *served_values(served))
+        if known is None:
+            return await self.connection.fetchval(sql.SERVE, *values) is not None
+        return await self.connection.fetchval(sql.SERVE_AGAIN, *values, *known.version) is not None
+
+    async def learn(self, learned: Sequence[tuple[str, Served]]) -> None:
+        if learned:
+            values = [(key, *served_values(served)) for key, served in learned]
+            await self.connection.execute(sql.LEARN_SERVED, *columnar(values, 7))
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        async with removing(self.connection, "served"):
+            await self.connection.execute(sql.FORGET, list(keys))
+
+    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, Absence]:
+        found = map(absence_of, await self.connection.fetch(sql.HOLD_BUCKETS, list(numbers)))
+        return {one.bucket: one for one in found}
+
+    async def put_buckets(self, puts: Sequence[PutBucket]) -> None:
+        if not puts:
+            return
+        values = [
+            (one.bucket, one.term, one.version, one.owner.value, before.term, before.version, before.owner.value)
+            for one, before in puts
+        ]
+        if changed(await self.connection.execute(sql.PUT_BUCKETS, *columnar(values, 7))) != len(puts):
+            raise StartAgain
+
+    async def depth(self) -> Depth:
+        return self._depth
+
+    async def held(self) -> Held:
+        if self._held is None:
+            raise _HeldUnknown
+        return self._held
+
+    async def enqueue(self, entries: Sequence[ChangeEntry]) -> None:
+        if entries:
+            values = [(one.key, *one.version, one.event, one.traceparent) for one in entries]
+            await self.connection.execute(sql.ENQUEUE, *columnar(values, 5))
+            self._enqueued += entries
+
+    async def move(self, positions: Sequence[Position]) -> bool:
+        moved = changed(await self.connection.execute(sql.MOVE, *columnar(sorted(positions), 4))) if positions else 0
+        if moved < len(positions):
+            # A partition of which nothing was read yet has no row: it stands at 0.
+            parts = [position.partition for position in sorted(positions)]
+            if changed(await self.connection.execute(sql.MAKE_PARTITIONS, parts)):
+                unmoved = [position for position in sorted(positions) if position.before == 0]
+                moved += changed(await self.connection.execute(sql.MOVE, *columnar(unmoved, 4)))
+        return moved == len(positions)
+
+    async def park(self, parked: Sequence[Parked]) -> None:
+        if parked:
+            await self.connection.execute(sql.PARK, *columnar([astuple(one) for one in parked], 7))
+
+    async def unpark(self, partition: int, offset: int) -> bool:
+        return await self.connection.fetchval(sql.UNPARK, partition, offset) is not None
+
+    async def count(self, step: FeedStep, counts: Counts) -> None:
+        # At the first partition of the step: the sums are over all of them.
+        partition = min((position.partition for position in step.positions), default=0)
+        await self.connection.execute(sql.COUNT, partition, *counts)
+
+    async def disputed(self, bucket: int) -> bool:
+        return bool(await self.connection.fetchval(sql.IS_DISPUTED, bucket))
+
+    async def journal(self, conflicts: Sequence[Conflict]) -> None:
+        if conflicts:
+            values = [(bucket_of(one.key), one.key, *one.version, one.why.value, one.event) for one in conflicts]
+            await self.connection.execute(sql.JOURNAL, *columnar(values, 6))
+
+    async def gone(self) -> str:
+        return str(await self.connection.fetchval(sql.GONE))
+
+    async def standing(self) -> Standing:
+        return await standing_of(self.context, self.connection, sql.LOCK_STANDING)
+
+    async def put_standing(self, standing: Standing) -> None:
+        order, fenced_at = order_text(standing.order), standing.fenced_at.encode() if standing.fenced_at else ""
+        other = standing.other or (None, None)
+        await self.connection.execute(sql.PUT_STANDING, standing.opened_at, standing.gone, *other, order, fenced_at)
+
+    async def count_rows(self) -> None:
+        await count_now(self.connection)
+
+    async def invalidate_places(self) -> None:
+        await self.connection.execute("UPDATE standing SET watched = gen_random_uuid()")
+
+
+async def served_up_to(connection: Connection, effects: Sequence[tuple[str, Version]]) -> list[tuple[str, Served]]:
+    """See `Transaction.served`."""
+    if not effects:
+        return []
+    versions = [(key, *version) for key, version in effects]
+    limits = RETRY_WINDOW_SECONDS * 1000, SERVED_WINDOW
+    found: list[tuple[str, Served]] = []
+    for columns in await connection.fetch(sql.SERVED_WINDOW, *columnar(versions, 3), *limits):
+        served = served_of(columns)
+        assert served is not None, "an inner join"
+        found.append((columns["key"], served))
+    return found
+
+
+async def standing_of(context: Context, connection: Connection, statement: str) -> Standing:
+    now = await context.anchor.ask(connection)
+    row = await connection.fetchrow(statement)
+    other = None if row["other_place"] is None else Identity(row["other_place"], row["other_changes"])
+    order, fenced_at = order_of(row["recovery_order"]), FencedAt.decode(row["fenced_at"])
+    return Standing(now, row["place"], row["gone"], other, row["conflicts"], order, fenced_at)
+
+
+def changed(status: str) -> int:
+    """Rows that a statement changed, by the server's answer: "INSERT 0 3", "UPDATE 3"."""
+    return int(status.rsplit(" ", 1)[1])
