@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from libs.ownership.model import Answered, Changed, Found, Record, Store, Version
 from libs.ownership.rules import decide_write
 from libs.pb.sandbox.v1.sandbox_pb2 import Lease, Sandbox
 from libs.store.port import StorePorts
 from tests.contracts.conftest import MakeStore
-from tests.contracts.store_adapters import call_of, own, putting, record_of, row_of, write
+from tests.contracts.store_adapters import ADAPTERS_AND_FORMS, call_of, own, putting, record_of, row_of, write
+
+pytestmark = pytest.mark.parametrize("adapter", ADAPTERS_AND_FORMS, ids=str, indirect=True)
 
 KEY = "sandboxes/a"
 

@@ -13,8 +13,19 @@ from libs.clock import ManualClock
 from libs.ownership.model import Record, Store, bucket_of
 from libs.store.limits import OutboxLimits
 from libs.store.port import ExportQuery, StorePorts
-from tests.contracts.store_adapters import MEMORY_A, MEMORY_B, Place, open_adapter, record_of, row_of, served_of
+from tests.contracts.store_adapters import (
+    ADAPTERS_AND_FORMS,
+    MEMORY_A,
+    MEMORY_B,
+    Place,
+    open_adapter,
+    record_of,
+    row_of,
+    served_of,
+)
 from tests.contracts.store_transcript import Case, Exchange, Teller
+
+pytestmark = pytest.mark.parametrize("adapter", ADAPTERS_AND_FORMS, ids=str, indirect=True)
 
 # The store lives through all examples; each has keys of its own.
 EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

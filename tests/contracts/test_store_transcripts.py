@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from libs.store.port import StorePorts
-from tests.contracts.store_adapters import MEMORY_A, Adapter
+from tests.contracts.store_adapters import ADAPTERS_AND_FORMS, MEMORY_A, Adapter
 from tests.contracts.store_transcript import GOLDEN, Case, Teller, read_cases, show_case
+
+pytestmark = pytest.mark.parametrize("adapter", ADAPTERS_AND_FORMS, ids=str, indirect=True)
 
 CASES = [(path, case) for path in sorted(GOLDEN.glob("*.txt")) for case in read_cases(path)]
 
