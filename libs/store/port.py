@@ -15,7 +15,8 @@ Every adapter promises:
   away in `StoreUnavailable`. After `StoreUnavailable` the outcome of a change is unknown.
 * A cancelled caller leaves either the whole change or nothing.
 
-The rules themselves are in `libs.ownership.rules`; an adapter stores, orders and fences.
+The rules are in `libs.ownership.rules`, the procedures in `libs.store.engine`. An adapter implements
+`libs.store.transaction`, under the engine, and the reads; it stores, orders and fences (docs/adapters.md).
 """
 
 from __future__ import annotations
