@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 
 from libs.errors import LogAway, NotLogged
 from libs.ownership.model import Version
-from libs.store.port import Outbox
+from libs.store.outbox import Outbox
 from libs.tasks import Loop
 
 AWAY_SECONDS = 20.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from libs.ownership.model import Version
-from libs.store.port import ChangeEntry
+from libs.store.outbox import ChangeEntry
 
 MAX_ASIDE = 1000
 """Events that a store sets aside at most. If the log refuses more, the outbox fills and refuses writes."""

@@ -20,7 +20,8 @@ from libs.ownership.rules import decide_release, may_change
 from libs.ownership.terms import adopted_absence, declined_absence
 from libs.ownership.wire import event_of
 from libs.store.limits import HELD_NOTHING
-from libs.store.port import ChangeEntry, Depth, ReleaseResult
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import ReleaseResult
 from libs.store.transaction import Put, PutBucket, StartAgain, Transaction
 from libs.store.window import effects_of, made_by, size_of, windows_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from libs.ownership.limits import RELEASE_ENVELOPE_BYTES
-from libs.store.port import Depth
+from libs.store.outbox import Depth
 
 
 class Held(NamedTuple):

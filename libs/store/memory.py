@@ -25,21 +25,8 @@ from libs.store.memory_state import MemoryState
 from libs.store.memory_transaction import MemoryTransactions
 from libs.store.memory_upkeep import MemoryUpkeep
 from libs.store.memory_watch import MemoryWatch
-from libs.store.port import (
-    Applied,
-    ChangeEntry,
-    Depth,
-    Feed,
-    FeedState,
-    Inspection,
-    Listed,
-    Outbox,
-    Parked,
-    Records,
-    Transfers,
-    Upkeep,
-    Watch,
-)
+from libs.store.outbox import ChangeEntry, Depth, Outbox
+from libs.store.port import Applied, Feed, FeedState, Inspection, Listed, Parked, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from libs.store.transaction import Lane
 from libs.store.window import up_to_other

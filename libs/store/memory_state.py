@@ -19,7 +19,8 @@ from libs.store.aside import AsideEntry
 from libs.store.columns import ColumnsOf
 from libs.store.limits import Held, OutboxLimits
 from libs.store.memory_watch import Changes
-from libs.store.port import ChangeEntry, Depth, FeedState, Parked
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import FeedState, Parked
 from libs.store.recovery import Conflict, FencedAt, Identity
 from libs.store.window import effects_of, made_by, size_of, windows_of
 

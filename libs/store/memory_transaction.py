@@ -10,7 +10,8 @@ from libs.clock import Clock
 from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bucket_of
 from libs.store.limits import Held, OutboxLimits
 from libs.store.memory_state import MemoryState
-from libs.store.port import ChangeEntry, Depth, FeedStep, Parked, Position
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, Identity, Standing
 from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T, run_to_end
 

@@ -24,16 +24,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from libs.contract.pages import Page
 from libs.errors import BatonError
-from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Outcome, Record, Row, Store, Version
+from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Outcome, Record, Row, Store
+from libs.store.aside import Aside
 from libs.store.connections import Connections
+from libs.store.outbox import Outbox
 from libs.store.recovery import Recovery, Seizures
-
-if TYPE_CHECKING:
-    from libs.store.aside import Aside
 
 
 class UnknownPartition(BatonError):
@@ -164,45 +163,6 @@ class Transfers(Protocol):
     async def return_absence(self, absence: Absence) -> Absence | None:
         """Declines a bucket that the other store released to this one in exactly this version, open conflicts or not
         (see `declined_absence`). None, with no change, if this store has adopted it or knows a later version."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeEntry:
-    """A change that is not in the log yet."""
-
-    key: str
-    version: Version
-    event: bytes
-    traceparent: str = ""
-
-
-class Depth(NamedTuple):
-    """Of the outbox. The oldest entry's age in seconds, by the store's ticks."""
-
-    entries: int
-    bytes: int
-    oldest_seconds: float
-
-
-class Outbox(Protocol):
-    """Changes on their way to the log."""
-
-    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
-        """The oldest entries, at most `limit` and about 1 MiB; waits for a first one. They stay until acknowledged, so
-        an entry that commits late is pulled late, never missed. Changes of one key come in the order of versions."""
-        ...
-
-    async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
-        """Removes exactly these. Returns how many were there."""
-        ...
-
-    async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
-        """Those of these that are still here, so not acknowledged."""
-        ...
-
-    async def depth(self) -> Depth:
-        """May be up to two seconds old."""
         ...
 
 

@@ -9,7 +9,8 @@ from libs.ownership.model import Store
 from libs.sqlite import Database
 from libs.store.aside import Aside
 from libs.store.limits import OutboxLimits
-from libs.store.port import Feed, Inspection, Outbox, Records, Transfers, Upkeep, Watch
+from libs.store.outbox import Outbox
+from libs.store.port import Feed, Inspection, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from libs.store.sqlite_aside import SqliteAside
 from libs.store.sqlite_core import Core

@@ -10,7 +10,7 @@ from functools import partial
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Version
 from libs.store.aside import MAX_ASIDE, AsideEntry, Refusal
-from libs.store.port import ChangeEntry
+from libs.store.outbox import ChangeEntry
 from libs.store.sqlite_core import Core
 
 ASIDE_TABLES = (

@@ -14,7 +14,7 @@ from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bucket_of, visible
 from libs.sqlite import Database
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
-from libs.store.port import ChangeEntry, Depth
+from libs.store.outbox import ChangeEntry, Depth
 from libs.store.pulse import Pulse
 from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_schema import (

@@ -12,7 +12,8 @@ from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Record, Version
 from libs.store import engine_apply
 from libs.store.limits import PRUNE_ROWS, PULL_BYTES
-from libs.store.port import Applied, ChangeEntry, Depth, FeedState, Parked
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import Applied, FeedState, Parked
 from libs.store.sqlite_core import Core
 from libs.store.sqlite_guards import removing
 from libs.store.sqlite_transaction import SqliteTransactions, drop

@@ -11,7 +11,8 @@ from functools import partial
 from libs.clock import Clock
 from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
 from libs.store.limits import Held, OutboxLimits
-from libs.store.port import ChangeEntry, Depth, FeedStep, Parked, Position
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, Standing
 from libs.store.sqlite_core import CHANGED, Core, served_up_to
 from libs.store.sqlite_guards import count_now, removing

@@ -24,7 +24,8 @@ from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version
 from libs.store.limits import Held, OutboxLimits
-from libs.store.port import ChangeEntry, Depth, FeedStep, Parked, Position
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, Standing
 
 T = TypeVar("T")

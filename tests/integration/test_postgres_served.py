@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from libs.ownership.model import Answered, Store, Version
-from libs.store.port import Applied, Depth
+from libs.store.outbox import Depth
+from libs.store.port import Applied
 from services.service_layer.store.postgres import open_store
 from services.service_layer.store.postgres_transaction import PostgresTransaction
 from tests.contracts.store_adapters import put, record_of, row_of, served_of

@@ -16,7 +16,8 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import Record, Store, bucket_of
 from libs.ownership.wire import record_of_event
 from libs.proving.history.history import Call, Outcome
-from libs.store.port import ChangeEntry, ExportQuery, StorePorts
+from libs.store.outbox import ChangeEntry
+from libs.store.port import ExportQuery, StorePorts
 from tests.contracts.store_adapters import word_of
 from tests.stress.calls import REFUSALS, Write, names
 from tests.stress.coordinator import Coordinator, Stopped, Unknown

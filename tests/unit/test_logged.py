@@ -22,7 +22,7 @@ from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
-from libs.store.port import Outbox
+from libs.store.outbox import Outbox
 from tests.contracts.store_adapters import put
 from tests.panel import running_loops
 from tests.unit.backends import Backend, backend, new, refusal

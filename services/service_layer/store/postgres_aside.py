@@ -8,7 +8,7 @@ from typing import Any
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Version
 from libs.store.aside import MAX_ASIDE, AsideEntry, Refusal
-from libs.store.port import ChangeEntry
+from libs.store.outbox import ChangeEntry
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection

@@ -11,7 +11,7 @@ from libs.clock import Clock
 from libs.ownership.model import Absence, Row, Store, bucket_of
 from libs.store.columns import ColumnsOf
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
-from libs.store.port import Depth
+from libs.store.outbox import Depth
 from libs.store.pulse import Pulse
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_place import Anchor

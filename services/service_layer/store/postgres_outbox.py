@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from libs.ownership.model import Version
 from libs.store.limits import PULL_BYTES
-from libs.store.port import ChangeEntry, Depth
+from libs.store.outbox import ChangeEntry, Depth
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection

@@ -11,7 +11,8 @@ from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
 from libs.ownership.orders import order_of, order_text
 from libs.store.limits import Held, OutboxLimits
-from libs.store.port import ChangeEntry, Depth, FeedStep, Parked, Position
+from libs.store.outbox import ChangeEntry, Depth
+from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, FencedAt, Identity, Standing
 from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T
 from services.service_layer.store import postgres_sql as sql
