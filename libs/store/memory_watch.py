@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from libs.ownership.model import NEVER, Row
+from libs.store.concurrency import Notifier
 from libs.store.port import MOST_CHANGED, Since, UnknownPlace
-from libs.store.pulse import Pulse
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Changes:
     of: str = field(default_factory=lambda: uuid4().hex)
     last: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
-    pulse: Pulse = field(default_factory=Pulse)
+    notifier: Notifier = field(default_factory=Notifier)
 
     def note(self, before: Row | None, after: Row) -> None:
         if after.write_version == (NEVER if before is None else before.write_version):
@@ -26,7 +26,7 @@ class Changes:
         self.last += 1
         self.numbers.pop(after.key, None)
         self.numbers[after.key] = self.last
-        self.pulse.beat()
+        self.notifier.notify()
 
     def after(self, place: str) -> Since:
         """Raises UnknownPlace."""
@@ -57,8 +57,8 @@ class MemoryWatch:
     async def since(self, place: str, wait_seconds: float) -> Since:
         until = asyncio.get_running_loop().time() + wait_seconds
         while True:
-            beats = self.changes.pulse.beats
+            count = self.changes.notifier.count
             found = self.changes.after(place)
             left = until - asyncio.get_running_loop().time()
-            if found.keys or left <= 0 or not await self.changes.pulse.after(beats, left):
+            if found.keys or left <= 0 or not await self.changes.notifier.after(count, left):
                 return found

@@ -13,9 +13,9 @@ from libs.clock import Clock
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bucket_of, visible
 from libs.sqlite import Database
+from libs.store.concurrency import Notifier
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
-from libs.store.pulse import Pulse
 from libs.store.sqlite_fill import Fill
 from libs.store.sqlite_schema import (
     ROW_COLUMNS,
@@ -107,7 +107,7 @@ class Core:
         self._fill = fill
         self.changed = asyncio.Event()
         """Set after each commit that may have filled the outbox."""
-        self.written = Pulse()
+        self.written = Notifier()
         """Beats after each commit that may have written a record."""
 
     @property
@@ -133,7 +133,7 @@ class Core:
     def committed(self) -> None:
         """After a commit of a record's write or release."""
         self.changed.set()
-        self.written.beat()
+        self.written.notify()
 
     def outbox_job(self, connection: sqlite3.Connection) -> AbstractContextManager[None]:
         return self.book.job(connection, self.database.lost_commits)

@@ -36,7 +36,7 @@ class SqliteTransactions:
 
     async def run(self, procedure: Procedure[T], lane: Lane = Lane.CALL) -> T:
         core, background = self._core, lane in (Lane.COPY, Lane.FEED)
-        committed = core.written.beat if background else core.committed
+        committed = core.written.notify if background else core.committed
         return await core.database.write(partial(self._run, procedure), background=background, committed=committed)
 
     def _run(self, procedure: Procedure[T], connection: sqlite3.Connection) -> T:

@@ -46,10 +46,10 @@ class SqliteWatch:
         until = asyncio.get_running_loop().time() + wait_seconds
         written = self.core.written
         while True:
-            beats = written.beats
+            count = written.count
             found = await self.core.database.read(partial(_since, place))
             left = until - asyncio.get_running_loop().time()
-            if found.keys or left <= 0 or not await written.after(beats, left):
+            if found.keys or left <= 0 or not await written.after(count, left):
                 return found
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from libs.clock import Clock
 from libs.ownership.model import Absence, Row, Store, bucket_of
 from libs.store.columns import ColumnsOf
+from libs.store.concurrency import Notifier
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
 from libs.store.outbox import Depth
-from libs.store.pulse import Pulse
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_place import Anchor
 from services.service_layer.store.postgres_pool import Connection, Pool
@@ -128,7 +128,7 @@ class Context:
     anchor: Anchor
     connections: int
     """Of this process, when all pools are full."""
-    written: Pulse = field(default_factory=Pulse)
+    written: Notifier = field(default_factory=Notifier)
     """Beats after own commits that may have written a record."""
 
     def values(self, row: Row) -> tuple[object, ...]:

@@ -116,7 +116,7 @@ class PostgresRecords:
         if done is None:
             await engine.refuse(tx, found)
         context.gauge.added(1, len(event))
-        context.written.beat()
+        context.written.notify()
 
 
 async def _bounded_page(connection: Connection, page: Page, arguments: tuple[Any, ...]) -> list[Listed]:

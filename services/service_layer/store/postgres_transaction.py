@@ -95,7 +95,7 @@ class PostgresTransaction:
         if self._enqueued:
             self.context.gauge.added(len(self._enqueued), sum(len(one.event) for one in self._enqueued))
         if self.has_written:
-            self.context.written.beat()
+            self.context.written.notify()
 
     async def find(self, call: Call) -> Found:
         columns = await self.connection.fetchrow(

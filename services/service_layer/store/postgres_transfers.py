@@ -42,7 +42,7 @@ class PostgresTransfers(EngineTransfers):
         applied = await self._context.requests.run(partial(_apply_in_term_0, self._context, records))
         if applied is None:
             return await self._transactions.run(partial(engine_apply.apply, records=records), Lane.COPY)
-        self._context.written.beat()
+        self._context.written.notify()
         return applied
 
     async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:

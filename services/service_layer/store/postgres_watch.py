@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-from libs.store.few import Few
+from libs.store.concurrency import Limiter
 from libs.store.port import MOST_CHANGED, Since, UnknownPlace
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
@@ -51,13 +51,13 @@ class PostgresWatch:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._few = Few(LOOKS, _TURN_SECONDS, "a turn to look for changes")
+        self._limiter = Limiter(LOOKS, _TURN_SECONDS, "a turn to look for changes")
 
     async def now(self) -> str:
         async def work(connection: Connection) -> str:
             return str(await connection.fetchval(_NOW))
 
-        async with self._few.turn():
+        async with self._limiter.slot():
             return await self._context.control.run(work)
 
     async def since(self, place: str, wait_seconds: float) -> Since:
@@ -67,14 +67,14 @@ class PostgresWatch:
         pause = _FIRST_POLL_SECONDS
         written = self._context.written
         while True:
-            beats = written.beats
+            count = written.count
             found = await self._since(place)
             left = until - loop.time()
             if found.keys or left <= 0:
                 return found
             # A place that is kept while nothing happens would fall behind the transactions of others.
             place = found.place
-            if not await written.after(beats, min(pause, left)):
+            if not await written.after(count, min(pause, left)):
                 pause = min(pause * 1.5, _LAST_POLL_SECONDS)
 
     async def _since(self, place: str) -> Since:
@@ -88,7 +88,7 @@ class PostgresWatch:
                 raise UnknownPlace
             return Since(tuple(row["keys"]), f"{of}/{row['snapshot']}")
 
-        async with self._few.turn():
+        async with self._limiter.slot():
             return await self._context.control.run(work)
 
 
