@@ -43,8 +43,8 @@ class InvalidField(BatonError):
     reason = "INVALID_FIELD"
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        """`value`: what the caller sent; in words, such as "12 bytes", if it is too large to show. `expected`: what is
-        valid there, or what to do; the message ends with it."""
+        """`value`: the caller's value; in words, such as "12 bytes", if it is too large to show. `expected`: the valid
+        form or the remedy, which ends the message."""
         shown = repr(value)
         if len(shown) > 80:
             shown = shown[:77] + "..."

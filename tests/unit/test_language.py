@@ -28,6 +28,7 @@ DONE = (
     "libs/http",
     "libs/locks",
     "libs/postgres.py",
+    "libs/proving",
     "libs/process.py",
     "libs/rpc",
     "libs/sandboxes",

@@ -69,7 +69,7 @@ BROKEN = {
     ],
     "was granted while 'ann' held it": [acquire(1, 2, 2, "ann"), acquire(3, 4, 3, "ben")],
     "while 'ann' held it": [acquire(1, 2, 2, "ann", 2), renew(2, 3, 3, "0.2", 10), acquire(4, 11, 4, "ben")],
-    "is lost before its time": [acquire(1, 2, 2, "ann"), renew(3, 4, None, "0.2", reason="LEASE_LOST")],
+    "was lost before its TTL": [acquire(1, 2, 2, "ann"), renew(3, 4, None, "0.2", reason="LEASE_LOST")],
     "there was none": [
         acquire(1, 2, 2, "ann"),
         release(3, 4, 3, "0.2"),

@@ -187,7 +187,7 @@ async def test_a_process_that_does_not_come_up_is_named_with_the_end_of_its_log(
     world = World(tmp_path, made.servers, {"a": node}, made.token, "embedded")
     with pytest.raises(ServerFailed, match=r"a: ended with code 3[\s\S]*the port is in use"):
         await world.start("a")
-    with pytest.raises(ServerFailed, match="nobody told it to"):
+    with pytest.raises(ServerFailed, match="ended unexpectedly"):
         world.check()
     await world.stop_all()
     world.check()

@@ -1,1 +1,1 @@
-"""What clients saw, written down, and the checks that decide whether it was right. Standard library only."""
+"""Recorded histories of clients' calls, and the checks that decide whether they are correct. Standard library only."""

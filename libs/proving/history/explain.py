@@ -1,4 +1,4 @@
-"""Says in a sentence and a timeline why a history is not linearizable. Explains only; it decides nothing."""
+"""Explanation of a violation: why a history is not linearizable, as a sentence and a timeline. It decides nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TIMELINE_LINES = 24
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why, the window in monotonic seconds, the calls to blame and those around them.
+    """The reason, the window in monotonic seconds, the calls to blame and those around them.
 
-    The window ends where the shortest prefix without an explanation ends, and begins with the first call to blame.
+    The window ends with the shortest prefix that has no explanation, and begins with the first call to blame.
     """
 
     reason: str
@@ -38,7 +38,7 @@ class Violation:
 
 
 def explain(found: Sequence[Operation], blocked: Operation, initial: State, calls: Sequence[Call]) -> Violation:
-    """Explain why ``blocked`` cannot be placed. ``calls`` are all calls of the key, for the timeline."""
+    """Explain why ``blocked`` cannot be placed. ``calls``: all calls of the key, for the timeline."""
     for rule in (_revisions, _value, _absence, _creation):
         for reason, others in rule(found, blocked, initial):
             culprits = [call for op in (blocked, *others) for call in op.calls]
@@ -54,7 +54,7 @@ _Found = Iterator[tuple[str, list[Operation]]]
 
 
 def _revisions(found: Sequence[Operation], blocked: Operation, initial: State) -> _Found:
-    """Revisions that contradict each other or time."""
+    """Revisions that contradict each other or the order in time."""
     if blocked.statuses is not None or blocked.revision is None:
         return
     if initial.revision and blocked.revision <= initial.revision:
@@ -70,14 +70,14 @@ def _revisions(found: Sequence[Operation], blocked: Operation, initial: State) -
 
 
 def _value(found: Sequence[Operation], blocked: Operation, initial: State) -> _Found:
-    """A read of a value from nowhere, from the future, or from before a later write."""
+    """A read of a value that was never written, that is from the future, or that a later write had replaced."""
     if blocked.value is None:
         return
     source = next((op for op in found if op.statuses is None and op.value == blocked.value), None)
     readers = [op for op in found if op.statuses is not None and op.value == blocked.value]
     if source is None:
         if initial.value != blocked.value:
-            yield f"{_name(blocked)} saw value {blocked.value!r}, which nobody wrote", []
+            yield f"{_name(blocked)} saw value {blocked.value!r}, which no client wrote", []
             return
     else:
         for read in readers:
@@ -114,7 +114,7 @@ def _absence(found: Sequence[Operation], blocked: Operation, initial: State) -> 
 
 
 def _creation(found: Sequence[Operation], blocked: Operation, initial: State) -> _Found:
-    """Two creations of a record that nothing deleted in between."""
+    """Two creations of a record without a deletion in between."""
     if blocked.statuses is not None or blocked.method != "create":
         return
     for op in found:
@@ -125,7 +125,7 @@ def _creation(found: Sequence[Operation], blocked: Operation, initial: State) ->
 
 
 def _may_follow(found: Sequence[Operation], early: Operation, late: Operation, methods: set[str]) -> bool:
-    """Whether a write of these methods may have come between the two."""
+    """Whether a write of these methods may have happened between the two."""
     return any(
         op.statuses is None and op.method in methods and op.end >= early.start and op.start <= late.end for op in found
     )

@@ -1,8 +1,8 @@
 """The recorded history of a run: one :class:`Call` per attempt of a client, kept in one JSON-lines file per client.
 
 The intent is written before the call leaves and the answer after it came back, each line flushed to the operating
-system, so a client that is killed loses at most the answer of a call whose intent is known. Such a call is UNKNOWN.
-Times are monotonic seconds; on one Linux machine all processes share that clock, so files of several processes merge.
+system. So a client that is killed loses at most the answer of a call whose intent is recorded. Such a call is UNKNOWN.
+Times are monotonic seconds. On one Linux machine all processes share that clock, so files of several processes merge.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ READS = frozenset({"get", "list"})
 
 
 class HistoryError(ValueError):
-    """The recorded history cannot be what a correct recorder wrote."""
+    """The recorded history cannot come from a correct recorder."""
 
 
 class Outcome(StrEnum):
-    """OK: answered. FAILED: surely without effect, the reason says why. UNKNOWN: may or may not have had its effect."""
+    """OK: answered. FAILED: certainly without effect, for the given reason. UNKNOWN: may or may not have had its
+    effect."""
 
     OK = "ok"
     FAILED = "failed"
@@ -38,8 +39,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a call says of a lease. An acquire: who wants it for how long, and the token that was granted. A renewal:
-    the token, and a new time, if there is one. All others: the token that they must hold."""
+    """Lease data of a call. An acquire: holder, TTL, and the token that was granted. A renewal: the token, and a new
+    TTL if there is one. All others: the token that must be held."""
 
     holder: str = ""
     ttl_seconds: float = 0.0
@@ -50,9 +51,9 @@ class Lease:
 class Call:
     """One attempt of one call.
 
-    ``end`` is None when no answer came back. ``value`` is the unique string a write wrote, or what a read saw (None:
-    not found). ``revision`` is that of the last write the answer shows, not the row's version, which handoffs move.
-    A ``list`` call says something about one record when ``key`` names it, and is left out of the checks otherwise.
+    ``end``: None if no answer came back. ``value``: the unique string that a write wrote, or the value that a read
+    returned (None: not found). ``revision``: revision of the last write in the answer, not the row's version, which
+    handoffs change. A ``list`` call is about one record if ``key`` names it; otherwise the checks ignore it.
     """
 
     client: int
@@ -72,21 +73,21 @@ class Call:
 
     @property
     def not_found(self) -> bool:
-        """The answer says that there was no live record."""
+        """The answer shows that there was no live record."""
         if self.outcome is Outcome.FAILED:
             return self.reason.endswith("NOT_FOUND")
         return self.outcome is Outcome.OK and self.method in READS and self.value is None
 
     @property
     def already_exists(self) -> bool:
-        """The answer says that there was a live record."""
+        """The answer shows that there was a live record."""
         return self.outcome is Outcome.FAILED and self.reason.endswith("ALREADY_EXISTS")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. ``value`` is for reads only; a write's value belongs to its intent. ``token``: of a lease that
-    was granted."""
+    """The answer to a call. ``value``: for reads only; a write's value belongs to its intent. ``token``: token of a
+    granted lease."""
 
     outcome: Outcome
     reason: str = ""
@@ -99,7 +100,7 @@ class Answer:
 class HistoryWriter:
     """Appends one client's calls to a new file. Not for use from several threads.
 
-    Raises FileExistsError if the file is there: every client of every run has a file of its own.
+    Raises FileExistsError if the file exists: every client of every run has a file of its own.
     """
 
     def __init__(self, path: Path, client: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -107,7 +108,7 @@ class HistoryWriter:
         self._clock = clock
         self._next_number = 0
         self.label = ""
-        """Written beside each call, such as the phase."""
+        """Recorded with each call, such as the phase."""
         self._file = path.open("x", encoding="utf-8")
 
     def begin(
@@ -119,7 +120,7 @@ class HistoryWriter:
         value: str | None = None,
         lease: Lease | None = None,
     ) -> int:
-        """Write the intent; call it before the request leaves. Returns the number that :meth:`finish` wants."""
+        """Write the intent, before the request leaves. Returns the number for :meth:`finish`."""
         if method not in WRITES | READS:
             raise HistoryError(f"method={method!r}: must be one of {sorted(WRITES | READS)}")
         number = self._next_number
@@ -130,7 +131,7 @@ class HistoryWriter:
         return number
 
     def finish(self, number: int, answer: Answer) -> None:
-        """Write the answer; call it as soon as it is known."""
+        """Write the answer, as soon as it is known."""
         end = self._clock()
         line: dict[str, Any] = {"client": self._client, "number": number, "end": end, "outcome": answer.outcome.value}
         line |= {"reason": answer.reason, "seen": answer.value, "revision": answer.revision, "stale": answer.stale}
@@ -155,8 +156,8 @@ class HistoryWriter:
 def read_history(paths: Iterable[Path]) -> list[Call]:
     """Merge the clients' files into calls in the order of their starts.
 
-    A last line without its newline was torn by a kill and is left out. Anything else that does not fit raises
-    HistoryError with file and line: a history with holes proves nothing.
+    A last line without a newline was torn by a kill and is left out. Any other malformed line raises HistoryError with
+    file and line: a history with holes proves nothing.
     """
     intents: dict[tuple[int, int], dict[str, Any]] = {}
     answers: dict[tuple[int, int], dict[str, Any]] = {}
@@ -197,8 +198,8 @@ def _call(intent: dict[str, Any], answer: dict[str, Any] | None) -> Call:
     )
 
 
-def _lease(said: dict[str, Any] | None, granted: str) -> Lease | None:
-    if said is None:
+def _lease(intent: dict[str, Any] | None, granted: str) -> Lease | None:
+    if intent is None:
         return None
-    lease = Lease(**said)
+    lease = Lease(**intent)
     return replace(lease, token=granted) if granted else lease

@@ -1,16 +1,16 @@
-"""Decides whether the leases of one key were granted to one holder at a time, and kept for their time.
+"""Decides whether the leases of one key had one holder at a time, and were kept for their TTL.
 
-The order of what was acknowledged is that of its revisions, which the linearizability search checks. On it:
+Acknowledged writes are ordered by their revisions, which the linearizability search checks. In that order:
 
-* a token is the revision of its grant;
-* a write that named a token and was done comes before whatever ended that token's lease: the next grant, a release, a
-  new record of the name;
-* nobody else is granted a lease before its time is up, and nobody is told that his is lost before that;
-* nobody is refused because of a holder who was never there, or who had given the lease back before.
+* A token is the revision of its grant.
+* A successful write with a token comes before the end of that token's lease: the next grant, a release, a new record of
+  the name.
+* No other client gets a lease before its TTL is over, and no holder loses it before that.
+* No client is refused because of a holder that never existed, or that had released the lease before.
 
-A lease's time is counted from the start of the first call that asked for it, so from before the grant: a store may keep
-a lease for longer, never shorter. Where a call of unknown outcome may have ended a lease, or changed its time, nothing
-is held against anybody.
+A lease's time counts from the start of the first call that asked for it, so from before the grant: a store may keep a
+lease for longer, never shorter. If a call of unknown outcome may have ended a lease or changed its time, nothing counts
+as a violation.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LEASE_HELD, LEASE_LOST = "LEASE_HELD", "LEASE_LOST"
 
 _GRANTS = frozenset({"acquire", "renew"})
 _ENDS = frozenset({"acquire", "release", "create"})
-"""What ends the lease that was there before."""
+"""Methods that end an earlier lease."""
 
 Broken = tuple[str, list[Call]]
-"""Why, and the calls to blame."""
+"""The reason, and the calls to blame."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A write that was acknowledged: from its first attempt to its first acknowledgement."""
+    """An acknowledged write: from its first attempt to its first acknowledgement."""
 
     method: str
     revision: Version
@@ -86,7 +86,7 @@ class _Leases:
                 yield f"{_name(done.call)} was granted token {done.lease.token!r}, not its revision", [done.call]
 
     def two_holders(self) -> Iterator[Broken]:
-        """Fencing: who holds an old token changes nothing any more."""
+        """Fencing: a write with an old token has no effect."""
         for done in self.done:
             if done.method == "acquire" or not (granted := _version(done.lease.token)):
                 continue
@@ -122,7 +122,10 @@ class _Leases:
             ended = [done for done in own if done.end < call.start][-1:]
             touching = [done for done in own if done.end >= call.start]
             if end < min(self._until(done) for done in ended + touching):
-                yield f"{_name(call)} was told that {token} is lost before its time was up", [own[-1].call, call]
+                yield (
+                    f"{_name(call)} was refused because {token} was lost before its TTL was over",
+                    [own[-1].call, call],
+                )
 
     def no_holder(self) -> Iterator[Broken]:
         for call in self.refused:
@@ -149,8 +152,8 @@ class _Leases:
         return [done for done in self.done if first < done.revision < last]
 
     def _unsure(self, grant: _Done, until: float) -> bool:
-        """A call of unknown outcome may have ended this grant's lease, or changed its time. Somebody else's acquire is
-        no excuse: if that was granted, it was granted too early as well."""
+        """Whether a call of unknown outcome may have ended this grant's lease, or changed its time. Another client's
+        acquire is no excuse: if that was granted, it was granted too early as well."""
         return any(
             call.start <= until
             and (
@@ -162,10 +165,10 @@ class _Leases:
         )
 
     def _until(self, done: _Done) -> float:
-        """When the lease may end at the earliest."""
+        """Earliest time at which the lease may end."""
         ttl_seconds = done.lease.ttl_seconds
         if not ttl_seconds:
-            # A renewal that says no time keeps that of the grant or renewal before it.
+            # A renewal without a TTL keeps that of the previous grant or renewal.
             before = [one for one in self.done if one.lease.token == done.lease.token and one.revision < done.revision]
             ttl_seconds = next((one.lease.ttl_seconds for one in reversed(before) if one.lease.ttl_seconds), 0.0)
         return done.start + ttl_seconds

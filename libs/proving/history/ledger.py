@@ -1,8 +1,9 @@
-"""Compares what clients were told with what the stores and the log hold when everything has settled.
+"""Compares the clients' answers with the final state of the stores and the log.
 
-Everything comes from exports: the clients' files, the events in the log, the rows of both stores. Three questions: was
-an acknowledged write lost, did a request take effect twice, did a strict read show less than was acknowledged before it
-began? And two about the end state: does every record have one owner, and do the stores agree?
+All data come from exports: the clients' files, the events in the log, the rows of both stores. Three questions about
+the run: was an acknowledged write lost, did a request take effect twice, did a strict read show less than was
+acknowledged before it began? Two questions about the end state: does every record have one owner, and do the stores
+agree?
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MAX_OFFENDERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A write that a client was told has happened. ``value`` is None for a delete or an undelete."""
+    """A write that was acknowledged to a client. ``value`` is None for a delete or an undelete."""
 
     name: str
     version: Version
@@ -29,7 +30,7 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A request that a store remembers as done, and the version it made."""
+    """A served request in a store, and the version it made."""
 
     request_id: str
     version: Version
@@ -37,9 +38,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One event in the log: a write carries its own request, a release those of the retry window.
+    """One event in the log. A write carries its own request, a release those of the retry window.
 
-    ``value`` is the one in the payload, or None if the exporter did not look into it.
+    ``value``: the value in the payload, or None if the exporter did not decode it.
     """
 
     name: str
@@ -51,7 +52,7 @@ class LogEvent:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record as one store holds it: ``owner`` is the store that may change it, ``digest`` the payload's hash."""
+    """One record as one store holds it. ``owner``: the store that may change it. ``digest``: hash of the payload."""
 
     store: str
     name: str
@@ -62,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many were found, and the first MAX_OFFENDERS of them in words."""
+    """The number of findings, and the first MAX_OFFENDERS of them in words."""
 
     count: int
     offenders: tuple[str, ...]
@@ -74,7 +75,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The ledger's result. ``unjudged``: answers that lack what a check needs; they are no evidence of being right."""
+    """The ledger's result. ``unjudged``: answers that lack data for a check; they do not count as correct."""
 
     acknowledged_writes: int
     strict_reads: int
@@ -87,13 +88,13 @@ class Findings:
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong, and nothing was left without a judgement."""
+        """No finding, and no answer without a judgement."""
         tallies = (self.lost, self.duplicated, self.stale_strict_reads, self.diverged, self.misowned, self.unjudged)
         return not any(tally.count for tally in tallies)
 
 
 def audit(calls: Sequence[Call], events: Sequence[LogEvent], rows: Sequence[Row]) -> Findings:
-    """Ask all questions of one run. ``calls`` are the clients' own records, ``rows`` those of all stores together."""
+    """Answer all questions about one run. ``calls``: the clients' records. ``rows``: rows of all stores."""
     writes = acknowledged(calls)
     reads = [call for call in calls if _strict_read(call)]
     return Findings(
@@ -118,7 +119,7 @@ def acknowledged(calls: Iterable[Call]) -> list[Acknowledged]:
 
 
 def lost(writes: Iterable[Acknowledged], events: Iterable[LogEvent], rows: Iterable[Row]) -> list[str]:
-    """Acknowledged writes that are not their version's event in the log, or that the owner's final row is behind."""
+    """Acknowledged writes without their event in the log, or with an older row at the final owner."""
     logged: dict[tuple[str, Version], list[LogEvent]] = defaultdict(list)
     for event in events:
         logged[event.name, event.version].append(event)
@@ -155,7 +156,7 @@ def _lost_in_rows(write: Acknowledged, final: Mapping[str, Version]) -> str | No
 
 
 def duplicated(writes: Iterable[Acknowledged], events: Iterable[LogEvent]) -> list[str]:
-    """Requests with two revisions of one record, and versions that two different changes claim."""
+    """Requests with two revisions of one record, and versions that belong to two different changes."""
     revisions: dict[tuple[str, str], set[Version]] = defaultdict(set)
     for write in writes:
         revisions[write.name, write.request_id].add(write.version)
@@ -215,7 +216,7 @@ def _is_below(read: Call, write: Call, deletes: Sequence[Call]) -> bool:
 
 
 def diverged(rows: Iterable[Row]) -> list[str]:
-    """Names that the stores do not hold alike: another version, owner or payload, or only in some of the stores."""
+    """Names that differ between the stores: version, owner or payload, or present only in some stores."""
     by_name: dict[str, dict[str, Row]] = defaultdict(dict)
     stores = set()
     for row in rows:

@@ -1,16 +1,16 @@
-"""Decides whether what clients saw of each key could have happened one operation at a time.
+"""Decides whether the clients' observations of each key could have happened one operation at a time.
 
 The search is that of Wing and Gong (1993) with the memoisation and the just-in-time order of Lowe (2017, "Testing for
-linearizability"): walk the starts and ends of the operations in time, hold the set of all configurations (state of the
-record, operations already placed) that explain everything so far, and place operations only when one of them ends.
-An empty set is a violation, and the history up to that end is the shortest prefix that has one.
+linearizability"): walk the starts and ends of the operations in time, keep the set of all configurations (state of the
+record, operations already placed) that explain everything so far, and place operations only when one of them ends. An
+empty set is a violation, and the history up to that end is the shortest prefix that has one.
 
-What keeps it small: an observation that fits is placed at once, since it changes nothing; acknowledged revisions give
-the order of the writes, so that only writes without one branch; a configuration is dropped when another one with the
-same state and writes has placed at least the same observations and used up no optional write that it did not. Revisions
-are checked by this, not believed: an order that contradicts time or values explains nothing and is a violation.
+Three rules keep the search small. A fitting observation is placed at once, since it changes nothing. Acknowledged
+revisions order the writes, so that only writes without one branch. A configuration is dropped if another one with the
+same state and writes has placed at least the same observations and used no other optional write. Revisions are checked,
+not trusted: an order that contradicts time or values explains nothing and is a violation.
 
-Leases are checked beside it, on the order that the revisions give (see `leases`).
+Leases are checked separately, in the order of the revisions (see `leases`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyResult:
-    """The verdict on one key, the calls it covers and the configurations it took."""
+    """The verdict on one key, the number of its calls and of the configurations that were visited."""
 
     key: str
     verdict: Verdict
@@ -56,7 +56,7 @@ class KeyResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All keys. ``ok`` means that every one is linearizable; whether there was enough load is for the caller."""
+    """All keys. ``ok``: every key is linearizable. The caller decides whether there was enough load."""
 
     keys: tuple[KeyResult, ...]
 
@@ -76,10 +76,10 @@ class Report:
 def check(
     calls: Iterable[Call], *, initial: Mapping[str, State] | None = None, max_states: int = DEFAULT_MAX_STATES
 ) -> Report:
-    """Check every key on its own (linearizability is local: the history is linearizable if each key's is).
+    """Check every key by itself (linearizability is local: a history is linearizable if each key's history is).
 
-    ``initial`` names the records that were there before the history began. ``max_states`` bounds the configurations
-    looked at per key. Calls without a key are left out. Raises HistoryError if the history is not a possible record.
+    ``initial``: records that existed before the history began. ``max_states``: limit of configurations per key. Calls
+    without a key are ignored. Raises HistoryError if the history is not a possible record.
     """
     by_key: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
@@ -110,7 +110,7 @@ def check_key(calls: Sequence[Call], initial: State, max_states: int = DEFAULT_M
 
 
 class _BudgetSpentError(Exception):
-    """The search looked at more configurations than it was allowed."""
+    """The search reached its limit of configurations."""
 
 
 class _Config(NamedTuple):
@@ -120,19 +120,19 @@ class _Config(NamedTuple):
     writes: int
     """Placed writes that have not ended yet."""
     used: int
-    """Optional writes that were taken as having happened."""
+    """Optional writes that are assumed to have happened."""
     seen: int
     """Placed observations that have not ended yet."""
 
 
 class _Frontier:
-    """Configurations, without those that another one dominates."""
+    """Configurations, without dominated ones."""
 
     def __init__(self) -> None:
         self._by_state: dict[tuple[State, int], list[_Config]] = defaultdict(list)
 
     def add(self, config: _Config) -> bool:
-        """Keep it, unless a kept one can do all that it can. Says whether it was kept."""
+        """Keep the configuration unless a kept one dominates it. Returns whether it was kept."""
         rivals = self._by_state[config.state, config.writes]
         if any(_dominates(rival, config) for rival in rivals):
             return False
@@ -165,7 +165,7 @@ class _Search:
         self._constrained = {op.precedes for op in found}
 
     def run(self) -> Operation | None:
-        """Walk the history. Returns the operation that no explanation survives, or None if there is a whole one."""
+        """Walk the history. Returns the operation that no explanation survives, or None if the history has one."""
         for _, is_end, op in self._moments():
             if not is_end:
                 self._begin(op)
@@ -177,7 +177,7 @@ class _Search:
         return None
 
     def _moments(self) -> list[tuple[float, bool, Operation]]:
-        """Starts and ends in time; at one instant starts come first, so that calls which touch count as concurrent."""
+        """Starts and ends in time. At one instant starts come first, so that calls which touch count as concurrent."""
         starts = [(op.start, False, op) for op in self._operations]
         ends = [(op.end, True, op) for op in self._operations if not math.isinf(op.end)]
         return sorted(starts + ends, key=lambda moment: (moment[0], moment[1], moment[2].index))
@@ -188,7 +188,7 @@ class _Search:
         elif not op.optional:
             self._writes.append(op)
         else:
-            # Optional writes that do the same are taken in the order of their starts: any other order is equivalent.
+            # Equal optional writes are taken in the order of their starts: any other order is equivalent.
             alike = op.index if op.index in self._constrained else (op.method, op.value)
             self._optional[alike].append(op)
 

@@ -1,12 +1,12 @@
-"""From calls to operations: what one key's history obliges a linearization to explain.
+"""Conversion of one key's calls to the operations that a linearization must explain.
 
 - Attempts of a write that share a request id are one operation, from the first start to the first acknowledgement.
-- A write of unknown outcome whose value a strict read saw has happened, at the latest when that read ended.
-- A write of unknown outcome that nobody saw is optional. An update of that kind can be left out altogether: it needs a
-  live record and leaves a live record, so taking it out of any valid order leaves the order valid.
-- Taking, renewing and giving back a lease are writes that leave the value as it is. What they mean is for `leases`.
+- A write of unknown outcome whose value a strict read returned has happened, at the latest when that read ended.
+- A write of unknown outcome whose value was never read is optional. An update of that kind can be left out: it needs a
+  live record and leaves a live record, so any valid order stays valid without it.
+- Acquiring, renewing and releasing a lease are writes that keep the value. Their meaning is checked by `leases`.
 - NOT_FOUND, ALREADY_EXISTS, LEASE_HELD and LEASE_LOST are observations like reads. If another attempt of the same
-  request took effect, it did so after this observation, else the answer would have been that of the effect.
+  request took effect, it did so after this observation; otherwise the answer would have been that of the effect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from libs.proving.history.leases import LEASE_HELD, LEASE_LOST
 
 
 class Status(Enum):
-    """What a key holds. A deleted record keeps its value, because an undelete brings it back."""
+    """Status of a key. A deleted record keeps its value, because an undelete restores it."""
 
     ABSENT = "absent"
     LIVE = "live"
@@ -45,8 +45,8 @@ KEEP_VALUE = LEASES | {"undelete"}
 class State:
     """The record at one point of a linearization.
 
-    ``revision`` is the highest known so far; ``exact`` says that it is that of the last write. It is not after a write
-    whose revision nobody learned.
+    ``revision``: the highest known so far. ``exact``: it is that of the last write. It is not exact after a write whose
+    revision is unknown.
     """
 
     status: Status = Status.ABSENT
@@ -56,7 +56,7 @@ class State:
 
 
 def live(value: str, revision: Version | None = None) -> State:
-    """A record that was there before the history began."""
+    """A record that existed before the history began."""
     return State(Status.LIVE, value, revision, exact=revision is not None)
 
 
@@ -64,8 +64,8 @@ def live(value: str, revision: Version | None = None) -> State:
 class Operation:
     """A write, or an observation (``statuses`` is set) that fits some states and changes none.
 
-    ``end`` is infinite for an optional write. ``precedes`` is the index of the write that an observation must come
-    before. ``value`` is None in a write whose value no strict read saw: such values need not be told apart.
+    ``end`` is infinite for an optional write. ``precedes``: index of the write that an observation must come before.
+    ``value`` is None in a write whose value no strict read returned: such values need not be distinguished.
     """
 
     index: int
@@ -84,7 +84,7 @@ class Operation:
         return math.isinf(self.end)
 
     def fits(self, state: State) -> bool:
-        """Whether this observation may be made in this state."""
+        """Whether this observation is possible in this state."""
         assert self.statuses is not None
         if state.status not in self.statuses or (self.value is not None and state.value != self.value):
             return False
@@ -115,10 +115,10 @@ class DoubleEffectError(HistoryError):
 
 
 def operations(calls: Iterable[Call]) -> list[Operation]:
-    """The operations of one key's calls, indexed by their place.
+    """The operations of one key's calls, indexed by position.
 
-    Raises DoubleEffectError if a retry was answered with another revision, HistoryError if an answer came before its
-    question, a method is unknown or two requests wrote the same value.
+    Raises DoubleEffectError if a retry was answered with another revision. Raises HistoryError if an answer came before
+    its request, a method is unknown or two requests wrote the same value.
     """
     groups: dict[object, list[Call]] = defaultdict(list)
     observing: list[tuple[Call, frozenset[Status]]] = []
@@ -147,7 +147,7 @@ def operations(calls: Iterable[Call]) -> list[Operation]:
 
 
 class _Writes:
-    """Collects the write operations of a key, knowing what strict reads saw."""
+    """Collects the write operations of a key, given the observations of strict reads."""
 
     def __init__(self, observing: list[Call]) -> None:
         reads = [call for call in observing if call.method in READS and call.value is not None]
@@ -181,7 +181,7 @@ class _Writes:
 def _infer_revisions(found: list[Operation]) -> list[Operation]:
     """Give a write of unknown outcome the revision under which its value was read.
 
-    Only where every write has a value of its own: an undelete shows an old value under a revision of its own.
+    This needs a unique value per write: an undelete shows an old value under a revision of its own.
     """
     if any(op.method in KEEP_VALUE for op in found):
         return found
@@ -206,7 +206,7 @@ def _request(call: Call) -> object:
 
 
 def _statuses(call: Call) -> frozenset[Status] | None:
-    """The states in which this answer may be given, or None if it says nothing about the state."""
+    """The states in which this answer is possible, or None if it does not depend on the state."""
     if call.stale or call.outcome is Outcome.UNKNOWN:
         return None
     if call.method in READS:

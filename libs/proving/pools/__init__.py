@@ -1,1 +1,1 @@
-"""Which size of a pool is enough on somebody's own PostgreSQL: measured, not guessed."""
+"""Measurement of the pool size that is enough for a given PostgreSQL."""

@@ -1,4 +1,4 @@
-"""The curve that a sweep of pool sizes gives, and where it bends. Pure."""
+"""The curve of a sweep of pool sizes, and its knee. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ENOUGH = 0.95
-"""Of the highest throughput: what a larger pool adds to that is not worth its connections."""
+"""Share of the highest throughput that is enough: a larger pool adds too little for its connections."""
 USUAL_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -18,9 +18,9 @@ class Turn:
 
     seconds: float
     milliseconds: Sequence[float]
-    """Of each call, its wait for a connection included."""
+    """Latency of each call, including its wait for a connection."""
     busy: float
-    """How much of one core the measuring process used."""
+    """Load of one core by the measuring process, as a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Point:
 
     size: int
     calls_per_second: float
-    """The median of its turns."""
+    """Median of its turns."""
     p50_ms: float
     p99_ms: float
     busy: float
 
     @classmethod
     def of(cls, size: int, turns: Sequence[Turn]) -> Point:
-        """Raises ValueError when no call was finished."""
+        """Raises ValueError if no call was finished."""
         found = sorted(value for turn in turns for value in turn.milliseconds)
         if not found:
             raise ValueError(f"no call was finished with {size} connections: measure for longer")
@@ -56,7 +56,7 @@ def knee(points: Sequence[Point]) -> Point:
 
 
 def sizes_up_to(most: int, rule: int | None) -> tuple[int, ...]:
-    """What is swept when nobody says: the usual sizes and the one of the rule, as far as connections are free."""
+    """Default sizes of a sweep: the usual sizes and the one of the rule, as far as connections are free."""
     sizes = {*USUAL_SIZES, *([rule] if rule is not None else [])}
     return tuple(sorted(size for size in sizes if size <= most))
 

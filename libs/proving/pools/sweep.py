@@ -1,12 +1,12 @@
-"""Measures calls per second and their latency by the size of a pool, on a PostgreSQL that may be in use.
+"""Measures calls per second and their latency by pool size, on a PostgreSQL that may be in use.
 
-A fixed number of callers, each with one call after the other, share the connections; who gets none waits, and the wait
-counts. A call is what one is to the store: a row is read by its key, and a write changes it then in one statement,
-under the condition that it is what was read, together with an entry in a queue and one in a list of requests; it is on
-disk when it is answered. Sizes take turns, so that what else the machine does meanwhile touches all of them.
+A fixed number of callers, each with one call after the other, share the connections. A caller without one waits, and
+the wait counts. A call is that of a store: it reads a row by its key; a write then changes it in one statement, on the
+condition that it is unchanged, together with an entry in a queue and one in a list of requests, and is on disk when it
+is answered. Sizes take turns, so that other load on the machine affects all of them.
 
-What is made is in one schema, which is dropped at the end, also after a failure or an interrupt; what a bench left that
-was killed is dropped by the next one. One bench at a time runs in a database, and all waits have bounds.
+All objects are in one schema, which is dropped at the end, also after a failure or an interrupt; the next bench drops
+the schema of a bench that was killed. One bench at a time runs in a database, and all waits have limits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STATEMENT_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _SPARE_SECONDS = 30.0
 _FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError)
-"""Of asyncpg; a TimeoutError is an OSError."""
+"""Errors of asyncpg; a TimeoutError is an OSError."""
 
 _LOOK = f"""
 SELECT split_part(current_setting('server_version'), ' ', 1) AS version, current_database() AS database,
@@ -79,14 +79,14 @@ class BenchFailed(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a database says of itself before anything is measured."""
+    """Facts about a database before the measurement."""
 
     version: str
     database: str
     allowed: int
     """Connections that this user may have."""
     in_use: int
-    """By anybody, this question's own not counted."""
+    """Connections in use, without this query's own."""
     here: bool
     """It is on this machine."""
 
@@ -107,16 +107,16 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """What the measuring takes, without making and dropping the schema."""
+        """Duration of the measurement, without creating and dropping the schema."""
         return len(self.sizes) * self.turns * self.turn_seconds
 
 
 Progress = Callable[[int, int], None]
-"""Told after each turn: how many are done, of how many."""
+"""Called after each turn with the number of finished turns and the total."""
 
 
 async def look(dsn: str) -> Server:
-    """Asks, and changes nothing. Raises BenchFailed."""
+    """Query the server, without changes. Raises BenchFailed."""
     async with AsyncExitStack() as stack:
         connection = await _connected(dsn, stack)
         found = await _translated(connection.fetchrow(_LOOK))
@@ -124,7 +124,7 @@ async def look(dsn: str) -> Server:
 
 
 async def sweep(dsn: str, plan: Plan, progress: Progress) -> list[Point]:
-    """Measures each size in `plan.turns` turns. Raises BenchFailed."""
+    """Measure each size in `plan.turns` turns. Raises BenchFailed."""
     async with AsyncExitStack() as stack:
         guard = await _connected(dsn, stack)
         await stack.enter_async_context(_schema(guard, plan))
@@ -143,7 +143,7 @@ async def _measure(guard: Connection, connections: list[Connection], plan: Plan,
     await _translated(take_turn(connections, plan, WARM_UP_SECONDS))
     done = 0
     for turn in range(plan.turns):
-        # There and back: neither small nor large sizes always come first.
+        # Alternate the order, so that neither small nor large sizes always come first.
         for size in plan.sizes if turn % 2 == 0 else plan.sizes[::-1]:
             await _translated(guard.execute(_EMPTY))
             found[size].append(await _translated(take_turn(connections[:size], plan, plan.turn_seconds)))
@@ -156,9 +156,9 @@ async def _measure(guard: Connection, connections: list[Connection], plan: Plan,
 
 
 async def take_turn(connections: Sequence[Connection], plan: Plan, seconds: float) -> Turn:
-    """The callers use these connections for so long. What was begun is finished."""
-    # Who waits longest is next, with the connection that was used last. From a queue of connections, who gives one back
-    # and asks at once would have it again, before those who wait.
+    """Let the callers use these connections for so long. Started calls are finished."""
+    # The caller that has waited longest gets the connection that was used last. With a queue of connections, a caller
+    # that returns one and asks again at once would get it before the waiting ones.
     idle = list(connections)
     turn = asyncio.Semaphore(len(idle))
     milliseconds: list[float] = []
@@ -196,7 +196,7 @@ async def _call(connection: Connection, plan: Plan) -> None:
 
 @asynccontextmanager
 async def _schema(guard: Connection, plan: Plan) -> AsyncIterator[None]:
-    """Made for this bench and dropped after it. Raises BenchFailed when it is not ours to make."""
+    """Schema of this bench, dropped afterwards. Raises BenchFailed if the schema belongs to another program."""
     if not await _translated(guard.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)):
         raise BenchFailed("another bench runs in this database: wait for its end")
     found = await _translated(guard.fetchrow(_FOUND, SCHEMA))
@@ -214,7 +214,7 @@ async def _schema(guard: Connection, plan: Plan) -> AsyncIterator[None]:
 
 
 async def _connected(dsn: str, stack: AsyncExitStack) -> Connection:
-    """As the store's connections are, where that matters here; closed with the stack."""
+    """A connection with the store's settings, as far as they matter here; closed with the stack."""
     connection = await _translated(
         asyncpg.connect(
             dsn,
@@ -241,7 +241,7 @@ async def _close(connection: Connection) -> None:
 
 
 async def _translated(work: Any) -> Any:
-    """What the work returns; foreign exceptions leave as BenchFailed."""
+    """The result of the work; foreign exceptions become BenchFailed."""
     try:
         return await work
     except asyncpg.InsufficientPrivilegeError as error:

@@ -1,7 +1,7 @@
-"""`python -m libs.proving.servers`: make sure that the servers' programs are here.
+"""`python -m libs.proving.servers`: install the servers' programs.
 
-Gets Debian packages when it runs as root on a machine with apt-get, and Kafka's jars by Maven. What it cannot get it
-names, with the command that would, and exits 1. Chromium may be missing: its tests are skipped then.
+Installs Debian packages when it runs as root on a machine with apt-get, and Kafka's jars by Maven. For anything else
+that is missing it prints the command to get it, and exits with 1. Chromium may be missing: its tests are skipped then.
 """
 
 import os
@@ -18,7 +18,7 @@ _OPTIONAL = {locate.CHROMIUM_PACKAGE}
 
 
 def main() -> int:
-    """Get what is missing; 0 if all is here in the end, else 1."""
+    """Install missing programs. Returns 0 if all are present in the end, else 1."""
     packages = {
         locate.POSTGRES_PACKAGE: locate.postgres_bin,
         locate.PGBOUNCER_PACKAGE: locate.pgbouncer,
@@ -70,7 +70,7 @@ def _run(argv: list[str], environment: dict[str, str] | None = None) -> None:
             env={**os.environ, **(environment or {})},
         )
     except (OSError, subprocess.SubprocessError) as error:
-        # What is still missing is said at the end, for all servers at once.
+        # Programs that are still missing are reported at the end, for all servers at once.
         print(f"failed: {error}", file=sys.stderr)
 
 

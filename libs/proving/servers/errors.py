@@ -1,12 +1,12 @@
-"""What can go wrong with a server that we start ourselves."""
+"""Errors of servers that we start ourselves."""
 
 
 class ServersError(Exception):
-    """A server is not there or did not do what it was asked."""
+    """A server is missing or failed an operation."""
 
 
 class ServerMissing(ServersError):
-    """A program or file that a server needs is not on this machine. The message says how to get it."""
+    """A program or file that a server needs is not on this machine. The message has the remedy."""
 
 
 class ServerFailed(ServersError):

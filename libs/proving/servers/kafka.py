@@ -32,8 +32,8 @@ _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.h
 class Kafka:
     """One Kafka broker with its data in `directory`/data. start, stop, kill and restart block; not thread-safe.
 
-    `kill` and `restart` keep data and port. A broker with an open port may still refuse work: `start` and `restart`
-    therefore return only when a record could be produced, and `ready` waits for the same after a pause.
+    `kill` and `restart` keep data and port. A broker with an open port may still refuse work, so `start` and `restart`
+    return only after a record was produced, and `ready` waits for the same after a pause.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -58,24 +58,24 @@ class Kafka:
 
     @property
     def bootstrap(self) -> str:
-        """The address that clients take as bootstrap server, host:port."""
+        """Bootstrap server for clients, host:port."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Format the data directory if there is none, start, and wait until a record can be produced.
+        """Format the data directory if it is missing, start, and wait until a record can be produced.
 
-        Raises ServerFailed with the log's end. Must not be called in a running event loop: use a thread there.
+        Raises ServerFailed with the end of the log. Must not be called in a running event loop: use a thread there.
         """
         if not self._data.exists():
             self._format()
         self.process.start()
         self.process.wait_until(lambda: is_open(self.port), _START_SECONDS, f"port {self.port} is open")
-        # A loop of its own in a thread of its own leaves alone whatever loop the caller's thread has.
+        # A separate event loop in a separate thread does not disturb the loop of the caller's thread.
         with ThreadPoolExecutor(1) as executor:
             executor.submit(asyncio.run, self.ready()).result()
 
     def stop(self) -> None:
-        """Shut down in order."""
+        """Shut down gracefully."""
         self.process.stop(signal.SIGTERM)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
@@ -83,12 +83,12 @@ class Kafka:
         self.process.kill(signum)
 
     def restart(self) -> None:
-        """Start again on the same data and port; a broker that still runs is stopped first."""
+        """Start again on the same data and port; a running broker is stopped first."""
         self.stop()
         self.start()
 
     async def ready(self, timeout_seconds: float = _READY_SECONDS) -> None:
-        """Wait until a record can be produced. Raises ServerFailed with the log's end when it cannot in time."""
+        """Wait until a record can be produced. Raises ServerFailed with the end of the log after the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
@@ -107,7 +107,7 @@ class Kafka:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def create_topic(self, name: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
-        """Make a topic and wait until every partition has a leader.
+        """Create a topic and wait until every partition has a leader.
 
         Raises ServersError if the topic exists, ServerFailed if it is not usable in time.
         """
@@ -126,7 +126,7 @@ class Kafka:
             await admin.close()
 
     async def delete_topic(self, name: str) -> None:
-        """Remove a topic; does nothing if there is none of that name."""
+        """Remove a topic, if it exists."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         try:
             async with asyncio.timeout(_READY_SECONDS):

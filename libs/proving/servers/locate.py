@@ -1,6 +1,6 @@
-"""Where the servers' programs are on this machine, and what to do when they are not.
+"""Paths of the servers' programs on this machine, and remedies for missing ones.
 
-`python -m libs.proving.servers` uses the same look-ups, so that it gets exactly what the servers will later look for.
+`python -m libs.proving.servers` uses the same functions, so it installs exactly the programs that the servers need.
 """
 
 import os
@@ -41,7 +41,7 @@ _GO_SECONDS = 30.0
 
 
 def postgres_bin() -> Path:
-    """The folder with PostgreSQL's server and client programs; the newest version, if there are several.
+    """The folder with PostgreSQL's server and client programs, of the newest version.
 
     Raises ServerMissing.
     """
@@ -59,8 +59,8 @@ def postgres_bin() -> Path:
 
 
 def pgbouncer() -> Path:
-    """The program pgbouncer, a connection pooler. Raises ServerMissing."""
-    # Debian keeps it where only root looks.
+    """The connection pooler pgbouncer. Raises ServerMissing."""
+    # Debian installs it in a folder that is on root's PATH only.
     found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     return Path(found) if found else _program("pgbouncer", "The pooler pgbouncer", PGBOUNCER_PACKAGE)
 

@@ -1,4 +1,4 @@
-"""A real pgbouncer in front of a PostgreSQL: what clients meet who are given a pooler's address."""
+"""A real pgbouncer in front of a PostgreSQL, for clients that use a pooler's address."""
 
 import os
 import signal
@@ -19,7 +19,8 @@ _FILE_MODE = 0o644
 class PgBouncer:
     """One pooler that works in `directory`, in front of every database of a server. Blocking; not thread-safe.
 
-    `drops`: it drops session settings that it does not know, as many are told to. Else it refuses the connection.
+    `drops`: it ignores unknown session settings, as many poolers are configured to. Otherwise it refuses the
+    connection.
     """
 
     def __init__(self, directory: Path, server: Postgres, mode: Mode, *, drops: bool) -> None:
@@ -38,11 +39,11 @@ class PgBouncer:
         )
 
     def dsn_of(self, database: str) -> str:
-        """The address of a database behind the pooler, as asyncpg takes it."""
+        """Address of a database behind the pooler, in asyncpg's form."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start and wait until connections are accepted. Raises ServerFailed with the log's end."""
+        """Start and wait until connections are accepted. Raises ServerFailed with the end of the log."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(
             f"[databases]\n* = host=127.0.0.1 port={self._server.port} user=postgres\n"
@@ -55,5 +56,5 @@ class PgBouncer:
         self.process.wait_until(lambda: is_open(self.port), _START_SECONDS, "it accepts connections")
 
     def kill(self) -> None:
-        """End it at once; it is gone when this returns."""
+        """Kill it; it is gone when this returns."""
         self.process.kill(signal.SIGKILL)

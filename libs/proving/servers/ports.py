@@ -1,8 +1,8 @@
 """Free loopback ports that stay free while a server is down.
 
-A port from the ephemeral range is a bad home for a server that is killed and restarted: an outgoing connection may be
-given that port meanwhile, and a client that keeps trying to reach it can even connect to itself. So ports are taken
-below that range.
+A port from the ephemeral range is unsuitable for a server that is killed and restarted: an outgoing connection may get
+that port meanwhile, and a client that keeps trying to reach it can even connect to itself. So ports are taken below
+that range.
 
 A free port must also stay free until its server binds it. Each process that takes a port holds an exclusive lock on a
 file named after it, so two test processes (or two checkouts) on one machine never take the same port. The kernel drops
@@ -25,7 +25,7 @@ _ATTEMPTS = 500
 
 _lock = threading.Lock()
 _taken: dict[int, int] = {}
-"""The ports of this process, and for each the descriptor that holds its lock. Kept until the process ends."""
+"""This process's ports, each with the descriptor that holds its lock. Kept until the process ends."""
 
 
 def free_port() -> int:
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def is_open(port: int) -> bool:
-    """Whether somebody accepts connections on 127.0.0.1:port."""
+    """Whether connections to 127.0.0.1:port are accepted."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -61,7 +61,7 @@ def _first_ephemeral_port() -> int:
         first = int(_EPHEMERAL_RANGE.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         first = 32768
-    # A machine that gives nearly all ports to clients leaves nothing below; then any port must do.
+    # A machine that gives nearly all ports to clients leaves none below; then any port must do.
     return first if first > _FIRST + _ATTEMPTS else 32768
 
 
@@ -69,7 +69,7 @@ def _lock_port(port: int) -> int | None:
     """The descriptor of the port's lock file, or None if another process holds the lock."""
     folder = Path(tempfile.gettempdir()) / f"baton-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    # Lock files are never removed: a process that locked a removed file would hold a lock that no other one sees.
+    # Lock files are never removed: a process that locked a removed file would hold a lock that no other process sees.
     descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

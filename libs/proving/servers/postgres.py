@@ -23,7 +23,7 @@ _SETTINGS = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
     "shared_buffers": "64MB",
-    # Shared memory in files of the data directory: nothing is left behind by a server that was killed for good.
+    # Shared memory in files of the data directory: a killed server leaves nothing else behind.
     "dynamic_shared_memory_type": "mmap",
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
@@ -62,17 +62,17 @@ class Postgres:
 
     @property
     def dsn(self) -> str:
-        """The address of the maintenance database, as asyncpg takes it."""
+        """Address of the maintenance database, in asyncpg's form."""
         return self.dsn_of("postgres")
 
     def dsn_of(self, database: str) -> str:
-        """The address of a database, as asyncpg takes it."""
+        """Address of a database, in asyncpg's form."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Make the data directory if there is none, start, and wait until connections are accepted.
+        """Create the data directory if it is missing, start, and wait until connections are accepted.
 
-        Raises ServerFailed with the log's end.
+        Raises ServerFailed with the end of the log.
         """
         if not self._data.exists():
             self._make_data()
@@ -80,7 +80,7 @@ class Postgres:
         self.process.wait_until(self._is_ready, _START_SECONDS, "it accepts connections")
 
     def stop(self) -> None:
-        """Shut down in order (running transactions are rolled back)."""
+        """Shut down gracefully (running transactions are rolled back)."""
         self.process.stop(signal.SIGINT)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
@@ -88,18 +88,18 @@ class Postgres:
         self.process.kill(signum)
 
     def restart(self) -> None:
-        """Start again on the same data and port; a server that still runs is stopped first."""
+        """Start again on the same data and port; a running server is stopped first."""
         self.stop()
         self.start()
 
     def create_database(self, name: str, *, template: str | None = None) -> str:
-        """Make a database, a copy of `template` if that is given, and return its dsn. Raises ServerFailed."""
+        """Create a database, as a copy of `template` if given, and return its dsn. Raises ServerFailed."""
         source = "" if template is None else f" TEMPLATE {_quoted(template)}"
         self.execute(f"CREATE DATABASE {_quoted(name)}{source}")
         return self.dsn_of(name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database and end the sessions that still use it. Does nothing if there is none of that name."""
+        """Remove a database, if it exists, and end the sessions that still use it."""
         self.execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
     def execute(self, statement: str, *, database: str = "postgres") -> str:

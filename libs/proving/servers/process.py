@@ -1,4 +1,5 @@
-"""One server process: started with a log of its own, signalled with all its children, gone when its starter is gone."""
+"""One server process: started with a log of its own, signalled with all its children, and killed when its starter
+ends."""
 
 import os
 import signal
@@ -22,7 +23,7 @@ _SOURCE_ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user and group ids under which a server runs, when it must not run as root."""
+    """User and group ids for a server that must not run as root."""
 
     uid: int
     gid: int
@@ -30,7 +31,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to start: a name for messages, the argument list, and its surroundings.
+    """A program to start: name for messages, argument list, and environment.
 
     `env` replaces the whole environment, None inherits it. `account` needs root.
     """
@@ -44,8 +45,8 @@ class Command:
 
 
 def _as_account(account: Account | None) -> list[str]:
-    """What to put before a command. A program of its own changes the user: with Popen's `user` Python would fork a
-    child that runs the starter's fork handlers first, and those of gRPC, with calls under way, may crash it."""
+    """Prefix of a command that changes the user. An external program does it: with Popen's `user`, Python would fork a
+    child that runs the starter's fork handlers first, and those of gRPC, with calls in progress, may crash it."""
     if account is None:
         return []
     return ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
@@ -53,10 +54,10 @@ def _as_account(account: Account | None) -> list[str]:
 
 @dataclass(slots=True)
 class ServerProcess:
-    """A started (or not yet started) server. Not thread-safe; blocking, every wait bounded.
+    """A started (or not yet started) server. Not thread-safe; blocking, every wait has a limit.
 
     Output is appended to `command.log`. The server gets a session of its own, so that Ctrl-C in a terminal reaches only
-    the starter, who then decides in which order things stop.
+    the starter, which then decides the order in which things stop.
     """
 
     command: Command
@@ -78,11 +79,11 @@ class ServerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """How the last run ended (negative: the signal), None while it runs or before the first start."""
+        """Exit code of the last run (negative: the signal), None while it runs or before the first start."""
         return None if self._popen is None else self._popen.poll()
 
     def start(self) -> None:
-        """Start the process. Raises ServersError if it runs already, ServerFailed if it cannot be executed."""
+        """Start the process. Raises ServersError if it is already running, ServerFailed if it cannot be executed."""
         if self.running:
             raise ServersError(f"{self.command.name} runs already with pid {self.pid}")
         command = self.command
@@ -104,7 +105,8 @@ class ServerProcess:
         _WATCHDOG.watch(self._popen.pid)
 
     def wait_until(self, condition: Callable[[], bool], timeout_seconds: float, what: str) -> None:
-        """Wait until the condition holds. Raises ServerFailed with the log's end if the server ends or time is up."""
+        """Wait until the condition holds. Raises ServerFailed with the end of the log if the server ends or the time is
+        up."""
         deadline = time.monotonic() + timeout_seconds
         while not condition():
             if not self.running:
@@ -114,7 +116,8 @@ class ServerProcess:
             time.sleep(_POLL_SECONDS)
 
     def wait_for_exit(self, timeout_seconds: float) -> None:
-        """Wait until a program that ends by itself has ended well. Raises ServerFailed with the log's end if not."""
+        """Wait until a program has ended by itself with code 0. Raises ServerFailed with the end of the log
+        otherwise."""
         assert self._popen is not None
         try:
             code = self._popen.wait(timeout_seconds)
@@ -138,9 +141,9 @@ class ServerProcess:
             self._await_death(reached)
 
     def stop(self, signum: int = signal.SIGTERM, timeout_seconds: float = 20.0) -> None:
-        """Ask the server alone to end, and kill it with all its descendants if it has not after `timeout_seconds`.
+        """Ask the server to end, and kill it with all its descendants after `timeout_seconds`.
 
-        A paused server is let run again, so that it can.
+        A paused server is continued, so that it can end.
         """
         if self._popen is None or self._root is None:
             return
@@ -167,7 +170,7 @@ class ServerProcess:
         return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 
     def failure(self, problem: str) -> ServerFailed:
-        """An error that names this server, the problem, and shows the end of the log."""
+        """An error with this server's name, the problem, and the end of the log."""
         return ServerFailed(
             f"{self.command.name}: {problem}\n--- end of {self.command.log} ---\n{self.log_tail()}\n--- "
         )
@@ -178,13 +181,13 @@ class ServerProcess:
         while self._popen.poll() is None or any(process.lives() for process in family):
             if time.monotonic() > deadline:
                 living = [process.pid for process in family if process.lives()]
-                raise self.failure(f"processes {living} live {_DEATH_SECONDS:g} s after they were told to end")
+                raise self.failure(f"processes {living} live {_DEATH_SECONDS:g} s after they were signalled to end")
             time.sleep(_POLL_SECONDS)
         _WATCHDOG.forget(self._popen.pid)
 
 
 class _Watchdog:
-    """This process's end of the watchdog; started with the first server."""
+    """This process's connection to the watchdog, which starts with the first server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

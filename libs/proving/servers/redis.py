@@ -1,4 +1,4 @@
-"""A real Redis on loopback, without persistence: nothing that must survive is kept in it."""
+"""A real Redis on loopback, without persistence: it holds nothing that must survive."""
 
 import signal
 import socket
@@ -36,17 +36,17 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """The address, as redis-py takes it."""
+        """Address in redis-py's form."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start and wait until it answers PING. Raises ServerFailed with the log's end."""
+        """Start and wait until it answers PING. Raises ServerFailed with the end of the log."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.process.start()
         self.process.wait_until(self._answers, _START_SECONDS, "it answers PING")
 
     def stop(self) -> None:
-        """Shut down in order."""
+        """Shut down gracefully."""
         self.process.stop(signal.SIGTERM)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
@@ -54,7 +54,7 @@ class Redis:
         self.process.kill(signum)
 
     def restart(self) -> None:
-        """Start again on the same port, empty; a server that still runs is stopped first."""
+        """Start again on the same port, empty; a running server is stopped first."""
         self.stop()
         self.start()
 

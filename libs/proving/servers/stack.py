@@ -24,7 +24,7 @@ class Stack:
 
 @contextmanager
 def server_directory() -> Iterator[Path]:
-    """A new temporary directory that PostgreSQL's user may enter; removed at the end with all that is in it."""
+    """A new temporary directory that PostgreSQL's user may enter, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="baton-stack-"))
     directory.chmod(0o711)
     try:
@@ -37,7 +37,8 @@ def server_directory() -> Iterator[Path]:
 def running_stack() -> Iterator[Stack]:
     """Start all three at once, each in a folder of one temporary directory; kill them and remove it at the end.
 
-    Blocks for some three seconds. Raises ServerMissing before anything is started, ServerFailed with the log's end.
+    Blocks for some three seconds. Raises ServerMissing before anything is started, ServerFailed with the end of the
+    log.
     """
     with server_directory() as directory:
         stack = Stack(Kafka(directory / "kafka"), Postgres(directory / "postgres"), Redis(directory / "redis"))

@@ -1,8 +1,8 @@
 """A process and all its descendants, found through /proc.
 
 PostgreSQL puts every backend into a process group of its own, so a signal to a group does not reach them; the parent
-pid does. A pid may be used again after its process has ended, so a process is known here by pid and start time.
-Standard library only: the watchdog runs without site-packages.
+pid does. A pid may be reused after its process has ended, so a process is identified by pid and start time. Standard
+library only: the watchdog runs without site-packages.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ class Process:
     started: int
 
     def lives(self) -> bool:
-        """Whether this very process still runs (or is stopped). A zombie does not live."""
+        """Whether this process still runs (or is stopped). A zombie does not live."""
         stat = _stat(self.pid)
         return stat is not None and stat.started == self.started and stat.state not in "ZX"
 
@@ -47,12 +47,12 @@ def find(pid: int) -> Process | None:
 
 
 def children(pid: int) -> list[Process]:
-    """The living direct children of a process, whichever of its threads started them."""
+    """The living direct children of a process, started by any of its threads."""
     return [process for parent, process in _all_processes() if parent == pid]
 
 
 def descendants(pid: int) -> list[Process]:
-    """The living children of a process, their children, and so on; parents before children."""
+    """The living descendants of a process; parents before children."""
     by_parent: dict[int, list[Process]] = {}
     for parent, process in _all_processes():
         by_parent.setdefault(parent, []).append(process)
@@ -66,10 +66,10 @@ def descendants(pid: int) -> list[Process]:
 
 
 def signal_tree(root: Process, signum: int) -> list[Process]:
-    """Send a signal to a process and all its descendants, those that are born meanwhile included; returns them.
+    """Send a signal to a process and all its descendants, including those forked meanwhile, and return them.
 
-    For SIGKILL and SIGSTOP the root is stopped first, so that it forks no more, and only then are its children looked
-    up: after its death they would belong to somebody else and could not be found.
+    For SIGKILL and SIGSTOP the root is stopped first, so that it forks no more. Its children are looked up only then:
+    after its death they would have another parent and could not be found.
     """
     if signum in (signal.SIGKILL, signal.SIGSTOP):
         reached = _stop_all(root)
@@ -78,7 +78,7 @@ def signal_tree(root: Process, signum: int) -> list[Process]:
                 process.send(signal.SIGKILL)
         return reached
     reached = [root, *descendants(root.pid)]
-    # Children first: a parent that wakes up must not find them asleep.
+    # Children first: a parent that wakes up must not find them stopped.
     for process in reversed(reached):
         process.send(signum)
     return reached
@@ -110,6 +110,6 @@ def _stat(pid: int) -> _Stat | None:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    # The command's name stands in parentheses and may contain anything; the other fields follow the last ")".
+    # The command's name is in parentheses and may contain any character; the other fields follow the last ")".
     fields = text[text.rindex(")") + 2 :].split()
     return _Stat(state=fields[0], parent=int(fields[1]), started=int(fields[19]))

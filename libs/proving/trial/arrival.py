@@ -1,7 +1,8 @@
-"""Whether two stores hold the same while other clients go on writing.
+"""Comparison of two stores while other clients continue to write.
 
-A store is never without changes under way then, so nothing waits for stillness. A change has arrived when it is in the
-log, and both feeds have passed where the log ended then. Two digests differ when no look at both finds them equal.
+The stores always have changes in progress then, so the trial does not wait for a quiet moment. A change has arrived
+once it is in the log and both feeds have passed the end that the log had then. Two digests differ if every check finds
+them different.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from libs.proving.trial.stores import Reader
 
 POLL_SECONDS = 0.1
 MAX_NAMES = 10_000
-"""In one question to a store."""
+"""Maximum number of names in one request to a store."""
 
 Digests = dict[int, int]
 
@@ -28,9 +29,9 @@ Digests = dict[int, int]
 async def wait_until_arrived(
     readers: Sequence[Reader], log: EventLog, names: Collection[str], timeout_seconds: float
 ) -> None:
-    """Wait until the changes of these records that are committed now are in the log, and at both stores.
+    """Wait until the currently committed changes of these records are in the log, and at both stores.
 
-    Raises TrialFailed that says what is still under way.
+    Raises TrialFailed with the changes that are still in progress.
     """
     deadline = time.monotonic() + timeout_seconds
     changes: list[pb.AckChangesRequest.Name] | None = None
@@ -62,7 +63,7 @@ async def _changes(readers: Sequence[Reader], names: Collection[str]) -> list[pb
 
 
 async def _unlogged(readers: Sequence[Reader], changes: Sequence[pb.AckChangesRequest.Name]) -> list[str]:
-    """Changes of one record get into the log in their order, so its last one tells of all."""
+    """The last change of a record is enough, since changes of one record enter the log in order."""
     found = []
     for reader in readers:
         left = 0
@@ -88,8 +89,8 @@ async def _unread(readers: Sequence[Reader], marks: dict[int, int]) -> list[str]
 
 
 async def agreed_digests(readers: Sequence[Reader], timeout_seconds: float) -> list[Digests]:
-    """By bucket, of each store. A bucket that is found equal once is equal; one that differs in every look until the
-    time is over differs. Raises grpc.aio.AioRpcError."""
+    """Digests by bucket of each store. A bucket that was found equal once is equal; a bucket that differs in every
+    check until the timeout differs. Raises grpc.aio.AioRpcError."""
     deadline = time.monotonic() + timeout_seconds
     kept: list[Digests] = [await reader.digests() for reader in readers]
     while differing := _differing(kept):

@@ -1,8 +1,9 @@
-"""A flip storm: flags, canary and phase change at random under load, and at the end nothing may be lost or left over.
+"""A flip storm: flags, canary and phase change at random under load. At the end no write may be lost, and no resource
+leaked.
 
-What is flipped next is a pure function of the setting and of a random number, so a seed gives the same storm, and a dry
-run shows it. Flips go to all routers in turn, as operators would who do not know of each other. DEPRECATED, which has
-no way back, is never entered; at the end everything is put back to what it was.
+The next flip is a pure function of the setting and a random number, so a seed gives the same storm, and a dry run shows
+it. Flips go to all routers in turn, like those of independent operators. DEPRECATED, which cannot be rolled back, is
+never entered. At the end the earlier setting is restored.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ CALL_SECONDS = 3.0
 TRY_AGAIN_SECONDS = 0.1
 RESTORE_SECONDS = 60.0
 CANARIES = (0, 1, 10, 100, 250, 500, 1000)
-"""Thousandths."""
+"""Shares in thousandths."""
 AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 CANARY_PHASE = "DUAL_WRITE"
 SHADOWS = (0, 10, 1000)
 SHADOWED = frozenset({"SHADOW", "DUAL_WRITE", "DUAL_READ"})
-"""Where reads are compared; elsewhere the share becomes 0."""
+"""Phases that compare reads; in others the share becomes 0."""
 HOLDING = frozenset({"OFF", "SHADOW", "DUAL_WRITE"})
-"""Going back to one of these holds all traffic at A."""
+"""Phases whose rollback holds all traffic at A."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a storm flips."""
+    """The part of the setting that a storm changes."""
 
     phase: str
     canary_permille: int = 0
@@ -78,7 +79,7 @@ class Flip:
     value: bool | None = None
     permille: int = 0
     same: bool = False
-    """Of a shadow: a store is compared with itself."""
+    """For a shadow: compare a store with itself."""
     to: str = ""
 
     def __str__(self) -> str:
@@ -94,7 +95,7 @@ class Flip:
         return f"{self.kind} to {self.to}"
 
     def after(self, state: State) -> State:
-        """What it makes of a state."""
+        """The state after the flip."""
         match self.kind:
             case "flag":
                 flags = {name: value for name, value in state.flags.items() if name != self.flag}
@@ -110,7 +111,7 @@ class Flip:
         return _entered(replace(state, phase=self.to, canary_permille=0, hold=self.to in HOLDING))
 
     def request(self, actor: str, generation: int) -> tuple[str, Any]:
-        """The method of the control API, and what it is asked."""
+        """Method and request of the control API."""
         match self.kind:
             case "flag":
                 message = pb.SetFlagRequest(actor=actor, reason="flip", generation=generation, name=self.flag)
@@ -142,7 +143,7 @@ def _entered(state: State) -> State:
 
 
 def _kinds(state: State, flags: Sequence[str]) -> list[str]:
-    """What is allowed now, the likelier ones more than once."""
+    """The kinds that are allowed now; likelier ones occur more than once."""
     place = PHASES.index(state.phase)
     kinds = ["flag"] * 3 if flags else []
     if state.hold:
@@ -181,13 +182,13 @@ def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
 
 
 def way_to(state: State, wanted: State) -> Flip | None:
-    """The next flip on the way to a state that was there before; None: it is there."""
+    """The next flip on the way back to an earlier state; None if it is reached."""
     for name in sorted({*state.flags, *wanted.flags}):
         if state.flags.get(name) != wanted.flags.get(name):
             return Flip("flag", flag=name, value=wanted.flags.get(name))
     now, then = PHASES.index(state.phase), PHASES.index(wanted.phase)
     if wanted.hold and not (state.hold and now == then):
-        # Only going back makes a hold: from one step beyond.
+        # Only a rollback sets a hold: from one phase further.
         if now > then:
             return Flip("rollback", to=wanted.phase)
         return Flip("lift") if state.hold else Flip("advance", to=PHASES[now + 1])
@@ -205,7 +206,7 @@ def way_to(state: State, wanted: State) -> Flip | None:
 
 
 def sequence(state: State, flags: Sequence[str], seed: int, count: int) -> list[Flip]:
-    """What a storm would do if nobody else changed anything: for a dry run."""
+    """The flips of a storm without other changes, for a dry run."""
     chance = random.Random(seed)
     flips = []
     for _ in range(count):
@@ -228,18 +229,18 @@ class StormPlan:
 
 @dataclass(slots=True)
 class Storm:
-    """Routers, by their control addresses, and what was done to them."""
+    """Routers by their control addresses, and the flips made so far."""
 
     stubs: Sequence[ControlServiceAsyncStub]
     addresses: Sequence[str]
     token: str = ""
     actor: str = ACTOR
     patience_seconds: float = 20.0
-    """How long it goes on asking while no router answers."""
+    """How long to keep asking while no router answers."""
     flips: Counter[str] = field(default_factory=Counter)
-    """Made, by kind."""
+    """Successful flips by kind."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Not made, by reason: the setting had changed meanwhile, or a router was away."""
+    """Failed flips by reason: the setting had changed meanwhile, or a router was unavailable."""
 
     @classmethod
     @asynccontextmanager
@@ -249,7 +250,7 @@ class Storm:
             yield cls([ControlServiceStub(channel.grpc) for channel in channels], controls, token, actor)
 
     async def begin(self) -> tuple[State, list[str]]:
-        """The state to come back to, and the names of the flags. Raises TrialFailed where no storm may begin."""
+        """The state to restore, and the names of the flags. Raises TrialFailed if a storm must not begin."""
         setting = await self.setting()
         state = State.of(setting)
         if state.phase not in PHASES:
@@ -262,8 +263,8 @@ class Storm:
         return state, [flag.name for flag in flags.flags]
 
     async def rage(self, plan: StormPlan, flags: Sequence[str], say: Callable[[str], None]) -> None:
-        """Flip until the time is over. `say` is told the setting after each flip. Raises TrialFailed when no router
-        answers for long."""
+        """Flip until the time is over. `say` is called with the setting after each flip. Raises TrialFailed if no
+        router answers for long."""
         chance = random.Random(plan.seed)
         began = time.monotonic()
         setting = await self.setting()
@@ -276,7 +277,7 @@ class Storm:
             say(phase_name(setting))
 
     async def restore(self, wanted: State) -> None:
-        """Put everything back. Raises TrialFailed when that cannot be done in time."""
+        """Restore the state. Raises TrialFailed if that is not possible in time."""
         deadline = time.monotonic() + RESTORE_SECONDS
         setting = await self.setting()
         while (flip := way_to(State.of(setting), wanted)) is not None:
@@ -288,13 +289,13 @@ class Storm:
                 await asyncio.sleep(TRY_AGAIN_SECONDS)
 
     async def setting(self) -> pb.Setting:
-        """As the control store has it now."""
+        """The setting as the control store has it now."""
         answer = await self._anybody("PlanPhase", pb.PlanPhaseRequest())
         found: pb.Setting = answer.setting
         return found
 
     async def statuses(self) -> list[pb.GetStatusResponse]:
-        """Of every router that answers."""
+        """Status of every router that answers."""
         answers = []
         for stub in self.stubs:
             try:
@@ -304,13 +305,13 @@ class Storm:
         return answers
 
     async def vitals(self, place: int) -> telemetry_pb2.Vitals:
-        """Of one router. Raises grpc.aio.AioRpcError."""
+        """Vitals of one router. Raises grpc.aio.AioRpcError."""
         answer = await self._ask(self.stubs[place], "GetVitals", pb.GetVitalsRequest())
         found: telemetry_pb2.Vitals = answer.vitals
         return found
 
     async def _flip(self, flip: Flip, setting: pb.Setting, place: int, *, counted: bool = True) -> pb.Setting:
-        """The setting after it; as it is by now when it was not made."""
+        """The setting after the flip; if the flip failed, the current one."""
         method, request = flip.request(self.actor, setting.generation)
         try:
             answer = await self._ask(self.stubs[place], method, request)
@@ -324,7 +325,7 @@ class Storm:
         return found
 
     async def _anybody(self, method: str, request: Any) -> Any:
-        """The first router that answers. Raises TrialFailed when none does for a while."""
+        """Ask the routers in turn. Raises TrialFailed if none answers for a while."""
         deadline = time.monotonic() + self.patience_seconds
         while True:
             words = ""

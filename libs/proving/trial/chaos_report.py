@@ -1,4 +1,4 @@
-"""Carries a flip storm out, under the load that is there or under its own, and says what it left behind."""
+"""Runs a flip storm, under existing load or its own, and reports losses and leaks."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from libs.proving.trial.vitals import KINDS, Ask, Growth, Tolerance, growth, loo
 from libs.proving.trial.walk import Walk
 
 SETTLE_SECONDS = 30.0
-"""How long after the storm everything may take to come to rest."""
+"""How long the system may take to settle after the storm."""
 QUIET_SECONDS = 60.0
 AGREE_SECONDS = 20.0
-"""For so long a bucket must differ at every look to count as different."""
+"""How long a bucket must differ at every check to count as different."""
 PING_PONG = 10
-"""How many records are named that went to and fro most often."""
+"""Number of records that are listed for the most handoffs."""
 
 MUST_BE_ZERO = ("lost", "duplicated", "stale_strict_reads", "not_linearizable")
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a storm is let loose on. Routers by their control addresses."""
+    """The system under the storm. Routers are given by their control addresses."""
 
     controls: Sequence[str]
     token: str = ""
     actor: str = ACTOR
-    """Who flips, for the journal."""
+    """Actor of the flips, for the journal."""
     public: Sequence[str] = ()
-    """Where its own load calls; empty: only the load that is there."""
+    """Addresses for its own load; empty: only existing load."""
     stores: Sequence[StoreAccess] = ()
     """Internal listeners of all processes of both stores, for their vitals and for the ledger."""
     event_log: LogAddress | None = None
@@ -65,7 +65,7 @@ class Setup:
 
 @dataclass(slots=True)
 class StormReport:
-    """What came of it. None: not judged, because what it takes was not given."""
+    """The result of a storm. None: not judged, for lack of the needed addresses."""
 
     seed: int
     seconds: float = 0.0
@@ -81,15 +81,14 @@ class StormReport:
 
     @property
     def ok(self) -> bool:
-        """Everything that was judged is zero where it must be."""
+        """Every judged count that must be zero is zero."""
         return not self.problems
 
     def leaked(self, kind: str) -> int:
-        """Over all processes."""
+        """Sum over all processes."""
         return sum(one.leaks[kind] for one in self.growths)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "ok": self.ok,
             "seed": self.seed,
@@ -107,9 +106,10 @@ class StormReport:
 
 
 async def run_storm(setup: Setup, plan: StormPlan, directory: Path, say: Callable[[str], None]) -> StormReport:
-    """Everything is put back at the end, also when it is cut short. ``directory`` takes the histories of its own load.
+    """Run a storm, and restore the setting in the end, also after an interrupt. ``directory``: folder for the histories
+    of its own load.
 
-    Raises TrialFailed when it cannot begin or nothing can be put back.
+    Raises TrialFailed if it cannot begin or the setting cannot be restored.
     """
     report = StormReport(plan.seed)
     async with AsyncExitStack() as stack:
@@ -119,7 +119,7 @@ async def run_storm(setup: Setup, plan: StormPlan, directory: Path, say: Callabl
         asks = _processes(storm, readers)
         before = await look(asks)
         handoffs = sum(status.handoffs for status in await storm.statuses())
-        # Names and requests of its own: what another load has left there would be no beginning.
+        # Names and requests of its own, so that leftovers of another load are no starting point.
         plan_of_load = replace(setup.load, word=f"storm-{secrets.token_hex(4)}", seed=secrets.randbits(32))
         load = Load(plan_of_load, setup.public, directory) if setup.public else None
         began = time.monotonic()
@@ -127,7 +127,7 @@ async def run_storm(setup: Setup, plan: StormPlan, directory: Path, say: Callabl
             await _rage(storm, plan, flags, load, say)
         finally:
             report.seconds = time.monotonic() - began
-            # In a task of its own: whoever interrupts a storm wants it over, not the flags left as they fell.
+            # In a task of its own: an interrupt should end the storm, not leave the flags as they are.
             await asyncio.shield(asyncio.ensure_future(storm.restore(wanted)))
         await _take_stock(report, storm, load, handoffs)
         report.growths = await growth(asks, before, setup.tolerance, setup.settle_seconds)
@@ -214,8 +214,8 @@ def _count_unlinear(report: StormReport, judged: Report) -> None:
 
 
 def _only(evidence: Evidence, names: set[str], digests: Sequence[Mapping[int, int]]) -> Evidence:
-    """Of the records that this load called: others may be written by others, now too. Hence digests that were looked
-    at until they agreed, or did not."""
+    """Keep the records of this load only, since other clients may write others even now. The digests were compared
+    until they agreed or the time was up."""
     contents = [
         StoreContent(
             content.store, tuple(one for one in content.records if one.name in names), dict(agreed), content.absences
@@ -233,7 +233,7 @@ def _log(setup: Setup) -> LogAddress:
 
 
 def describe(wanted: State) -> str:
-    """What everything is put back to."""
+    """The state that is restored, in words."""
     held = ", held at A" if wanted.hold else ""
     flags = "".join(f", {name}={str(value).lower()}" for name, value in sorted(wanted.flags.items()))
     return f"{wanted.phase} {wanted.canary_permille / 10:g} %{held}{flags}"

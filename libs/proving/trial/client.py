@@ -1,7 +1,7 @@
-"""One client of a load: one call at a time, each recorded before it leaves and after it came back.
+"""One client of a load: one call at a time, recorded before it leaves and after it came back.
 
-A write whose outcome is unknown is put aside and sent again, with the same request id, while the client goes on with
-other calls; so a store that is away does not silence its clients.
+A write of unknown outcome is put aside and retried with the same request id, while the client makes other calls. So an
+unavailable store does not stop its clients.
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 
 ASKS = grpc.aio.Metadata((metadata.EXPLAIN, "1"))
-"""Of a read: which version of the record it is answered from, also when it finds none."""
+"""Metadata of reads: ask for the record's version, which also comes with a not-found error."""
 MOST_PUT_ASIDE = 8
-"""A client with so many writes of unknown outcome only reads beside them."""
+"""A client with this many writes of unknown outcome makes only reads besides their retries."""
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 
 _Code = grpc.StatusCode
 DEFINITE = frozenset({_Code.NOT_FOUND, _Code.ALREADY_EXISTS, _Code.INVALID_ARGUMENT, _Code.FAILED_PRECONDITION})
-"""The owner has looked at the record and refused: this write has had no effect and will have none."""
+"""The owner has checked the record and refused: this write has had no effect and will have none."""
 DEFINITE_REASONS = frozenset({"ETAG_MISMATCH", "LOCKS_UNAVAILABLE"})
-"""Of other codes. Not LOCK_TIMEOUT or OVERLOADED: the router may have tried the other store before, in vain."""
+"""Reasons with other codes. Not LOCK_TIMEOUT or OVERLOADED: the router may have tried the other store before, without
+success."""
 EXPECTED = frozenset({"SANDBOX_NOT_FOUND", "SANDBOX_ALREADY_EXISTS", "ETAG_MISMATCH", LEASE_HELD, LEASE_LOST})
 """Refusals that this load provokes. Any other one is an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How every client of a load behaves."""
+    """Timing of every client of a load."""
 
     deadline_seconds: float = 1.0
     interval_seconds: float = 0.0
-    """From the beginning of a call to that of the next one, at least."""
+    """Minimum time from the start of a call to that of the next one."""
     retry_seconds: float = 30.0
-    """After this time a write of unknown outcome is given up."""
+    """Time after which a write of unknown outcome is given up."""
 
 
 @dataclass(slots=True)
@@ -61,10 +62,10 @@ class _Pending:
 
 @dataclass(slots=True)
 class Client:
-    """`run` until `ending` is set: then what was put aside is finished, and nothing new begun."""
+    """`run` until `ending` is set: then the client finishes the writes that were put aside, and begins no others."""
 
     channels: Sequence[Way]
-    """To the routers; another one is used when one does not answer."""
+    """Channels to the routers. If one does not answer, the next one is used."""
     mix: Mix
     names: Names
     manner: Manner
@@ -75,7 +76,7 @@ class Client:
     _channel: int = 0
 
     async def run(self) -> None:
-        # Not all at once: clients of one rate would else move in step.
+        # Random start: otherwise clients of one rate would move in step.
         next_start = time.monotonic() + random.random() * self.manner.interval_seconds
         while not self.ending.is_set() or self._aside:
             await self._pause(next_start)
@@ -92,7 +93,7 @@ class Client:
         await asyncio.sleep(max(left, 0.0))
 
     def _choose(self, now: float) -> _Pending | None:
-        """What was put aside and is due, else something new; None: there is nothing to do before something is due."""
+        """A request that was put aside and is due, else a new one; None if the client must wait."""
         for place, pending in enumerate(self._aside):
             if pending.due <= now:
                 return self._aside.pop(place)
@@ -155,7 +156,7 @@ class Client:
         if request.is_read:
             answer = Answer(Outcome.OK, value=value_of(sandbox), revision=revision, stale=stale)
         else:
-            # A late retry gets the record as it is by then, and beside it the version that its request made.
+            # A late retry gets the current record, with the version that its own request made.
             made = str(trailers.get(metadata.VERSION, "")) or sandbox.etag
             granted = sandbox.lease.token if request.method == "acquire" else ""
             answer = Answer(Outcome.OK, revision=revision_of(Sandbox(etag=made)), token=granted)
@@ -184,13 +185,13 @@ class Client:
 
 
 def _version_of(error: grpc.aio.AioRpcError) -> tuple[int, int] | None:
-    """Of the record that a refusal shows; None if there never was one."""
+    """Version of the record in a refusal; None if there never was one."""
     found = revision_of(Sandbox(etag=str(dict(error.trailing_metadata() or ()).get(metadata.VERSION, ""))))
     return found if found and found[1] else None
 
 
 def _listed(request: Request, page: ListSandboxesResponse, stale: bool) -> dict[str, Answer]:
-    """What the page says of each name that it was asked for: beyond its last name it says nothing."""
+    """The page's answer about each requested name. It has no information about names after its last one."""
     found = {sandbox.name: sandbox for sandbox in page.sandboxes}
     last = max(found, default="") if page.next_page_token else None
     answers = {}

@@ -1,8 +1,9 @@
-"""Clients of the doors beside gRPC that look like a gRPC channel, so that the same calls can be made by each door.
+"""Clients of the protocols over HTTP that look like a gRPC channel, so that the same calls can be made over each
+protocol.
 
-They take a request as a client of gRPC would send it, say it in their door's words, and give back the reply, or the
-refusal, as gRPC would. What a door has no words for (a name that is no path, bytes that are no message) is said over
-gRPC at the same endpoint.
+They take a request as a gRPC client would send it, convert it to their protocol, and return the reply or the error as
+gRPC would. A request that a protocol cannot express (a name that does not fit a path, bytes that are not a message) is
+sent over gRPC to the same endpoint.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ MCP_HEADERS = (
     ("mcp-protocol-version", "2025-06-18"),
 )
 EARLIER_SECONDS = 1.0
-"""A client waits so much longer than it tells the server."""
+"""How much longer a client waits than the deadline that it sends."""
 
 _DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
-"""Imported, so that their names are known where details are read from JSON."""
+"""Imported, so that details can be parsed from JSON by their type."""
 _CODES = {code.name: code for code in grpc.StatusCode}
 
 
@@ -53,18 +54,18 @@ Answered = tuple[bytes, Said]
 
 
 class Way(Protocol):
-    """How a client reaches an endpoint; a gRPC `Channel` is one."""
+    """A client's connection to an endpoint; a gRPC `Channel` is one."""
 
     def multi_callable(self, method: str) -> Any: ...
 
 
 class Unsayable(Exception):
-    """This door has no words for the request."""
+    """This protocol cannot express the request."""
 
 
 @dataclass
 class Call:
-    """A call under way, as grpc.aio has it."""
+    """A call in progress, in grpc.aio's form."""
 
     work: Awaitable[Answered]
     trailers: Said = ()
@@ -81,12 +82,13 @@ class Call:
 
 
 class HttpWay(ABC):
-    """What the doors over HTTP have in common."""
+    """Base class of the protocols over HTTP."""
 
     def __init__(
         self, address: str, client: httpx2.AsyncClient, otherwise: Way, usual_schema: int = SCHEMAS.newest
     ) -> None:
-        """`otherwise`: says what this door cannot. `usual_schema`: what the endpoint answers who names no version."""
+        """`otherwise`: connection for inexpressible requests. `usual_schema`: the endpoint's schema version for callers
+        that send none."""
         self._base = f"http://{address}"
         self._client = client
         self._otherwise = otherwise
@@ -142,7 +144,7 @@ class RestWay(HttpWay):
 
 
 class ConnectWay(HttpWay):
-    """By JSON."""
+    """Connect with JSON messages."""
 
     async def send(self, method: str, data: bytes, timeout: float | None, said: Said) -> Answered:
         schema = self._schema_of(said)
@@ -159,7 +161,7 @@ class ConnectWay(HttpWay):
 
 
 class McpWay(HttpWay):
-    """By calls of tools."""
+    """MCP, by tool calls."""
 
     async def send(self, method: str, data: bytes, timeout: float | None, said: Said) -> Answered:
         schema = self._schema_of(said)
@@ -168,7 +170,7 @@ class McpWay(HttpWay):
         headers = [*said, *MCP_HEADERS, *([("x-server-timeout", str(timeout))] if timeout is not None else [])]
         answer = await self._request("POST", MCP_PATH, timeout, headers=headers, content=json.dumps(call).encode())
         if refused := answer.json().get("error"):
-            # The request never became a call: its time was up before it was read.
+            # The request never became a call: its deadline passed before it was read.
             _refuse(refused["data"]["error"], ())
         found = answer.json()["result"]
         trailers = trailers_of(found.get("_meta", {}).items())
@@ -182,7 +184,7 @@ def trailers_of(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def rest_request(binding: Binding, data: bytes, schema: int) -> tuple[str, list[tuple[str, str]], Any]:
-    """Path, query and body (None: there is none). Raises Unsayable."""
+    """Path, query and body (None if there is none). Raises Unsayable."""
     message = _parsed(binding.method.name, schema, data)
     path = binding.template.text
     for field in binding.template.fields:
@@ -216,7 +218,6 @@ def _query(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def json_of(message: Message) -> Any:
-    """Raises Unsayable."""
     try:
         return json_format.MessageToDict(message)
     except (ValueError, json_format.SerializeToJsonError):
@@ -230,7 +231,6 @@ def reply_from_json(method: str, schema: int, found: Any) -> bytes:
 
 
 def _parsed(method: str, schema: int, data: bytes) -> Message:
-    """Raises Unsayable."""
     if method not in CONTRACT.methods:
         raise Unsayable
     try:
@@ -243,7 +243,7 @@ def _parsed(method: str, schema: int, data: bytes) -> Message:
 
 
 def _known(message: Message) -> Message:
-    """Without fields that the class does not have."""
+    """The message without unknown fields."""
     copy = type(message)()
     copy.CopyFrom(message)
     copy.DiscardUnknownFields()
@@ -251,7 +251,7 @@ def _known(message: Message) -> Message:
 
 
 def _refuse(found: Mapping[str, Any], trailers: Said) -> NoReturn:
-    """`found`: an error as https://google.aip.dev/193 has it."""
+    """`found`: an error in the form of https://google.aip.dev/193."""
     details = [json_format.ParseDict(detail, any_pb2.Any()) for detail in found["details"]]
     raise _error(_CODES[found["status"]], found["message"], details, trailers)
 

@@ -1,9 +1,9 @@
-"""What can go wrong in a trial, beside what it is there to find."""
+"""Errors of a trial itself, as opposed to its findings."""
 
 from libs.errors import BatonError
 
 
 class TrialFailed(BatonError):
-    """The trial could not be carried through."""
+    """The trial could not be completed."""
 
     reason = "TRIAL_FAILED"

@@ -1,6 +1,6 @@
-"""All that a verdict is based on: what clients recorded, what the log and both stores hold, and what was there before.
+"""The evidence for a verdict: the clients' records, the content of the log and of both stores, and the records before.
 
-It is written to files beside the clients' histories, so that it can be judged again, or looked at, without the system.
+It is written to files beside the clients' histories, so that it can be judged or inspected again without the system.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HISTORY_FILES = "client-*.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class StoreContent:
-    """One store at the end: its records, its digests by bucket, and by bucket whom it takes for the absence's owner."""
+    """The final state of one store: records, digests by bucket, and the owners of the buckets in its view."""
 
     store: str
     records: tuple[Held, ...]
@@ -42,14 +42,14 @@ class Evidence:
     before: tuple[Held, ...] = ()
 
     def save(self, directory: Path) -> None:
-        """Beside the histories, which the clients have written there themselves."""
+        """Write the evidence beside the histories, which the clients have written."""
         _write(directory / EVENTS_FILE, (asdict(event) for event in self.events))
         _write(directory / BEFORE_FILE, (asdict(held) for held in self.before))
         _write(directory / STORES_FILE, (asdict(content) for content in self.stores))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """What `save` and the clients wrote. Raises HistoryError, OSError."""
+        """Load the files of `save` and of the clients. Raises HistoryError, OSError."""
         return cls(
             tuple(read_history(sorted(directory.glob(HISTORY_FILES)))),
             tuple(_event(line) for line in _read(directory / EVENTS_FILE)),

@@ -1,4 +1,4 @@
-"""Live load: clients that call the routers as long as a block runs, and write down what they asked and were told."""
+"""Live load: clients that call the routers while a block runs, and record requests and answers."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ HTTP_WAYS = (RestWay, McpWay)
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What a load does. ``old_names`` are there before it, live; they must be among the first 50 of a list."""
+    """Parameters of a load. ``old_names``: live records that exist before it; they must be among the first 50 of a
+    list."""
 
     clients: int = 6
     calls_per_second: float = 200.0
-    """Of all clients together; 0: as many as they get answered."""
+    """Rate of all clients together; 0: as fast as calls are answered."""
     deadline_seconds: float = 1.0
     retry_seconds: float = 30.0
     made_names: int = 10
     old_names: tuple[str, ...] = ()
     fresh_share: float = 0.2
-    """Of the calls, on names that nobody used before, or of late."""
+    """Share of calls on names that were never used before, or not for a while."""
     seed: int = 1
     word: str = "hot"
-    """The names it makes begin with it: a word of its own for each load on one system."""
+    """Prefix of the names that it creates: a different one for each load on a system."""
     by_http: int = 0
-    """Of the clients, those that call by HTTP: by REST and by MCP in turn."""
+    """Number of clients over HTTP: alternating between REST and MCP."""
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.made_names < 1:
@@ -57,21 +58,21 @@ class LoadPlan:
 
 @dataclass(slots=True)
 class Load:
-    """Calls of many clients against some routers; the files of the history are made in ``directory``."""
+    """Calls of many clients to some routers; the history files are written to ``directory``."""
 
     plan: LoadPlan
     routers: Sequence[str]
     directory: Path
     http: Sequence[str] = ()
-    """Where the routers are by HTTP."""
+    """HTTP addresses of the routers."""
     stats: Stats = field(default_factory=Stats)
     started: float = 0.0
     ended: float = 0.0
-    """Monotonic seconds; 0 while it has not."""
+    """End in monotonic seconds; 0 before it."""
     _clients: list[Client] = field(default_factory=list)
 
     def label(self, text: str) -> None:
-        """Written beside every call from now on, such as the phase."""
+        """Label of all calls from now on, such as the phase."""
         for client in self._clients:
             client.history.label = text
 
@@ -91,7 +92,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Load as long as the block runs; at its end every client finishes what it has begun, retries included.
+        """Run the load during the block. At its end every client finishes its calls, including retries.
 
         A client that fails by a defect ends the block with its error.
         """

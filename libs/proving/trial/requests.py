@@ -1,7 +1,7 @@
-"""What a trial's clients ask for: calls of the sandbox contract on a few hot names and on fresh ones.
+"""Requests of a trial's clients: calls of the sandbox contract on a few hot names and on fresh ones.
 
-Every write carries a value nobody else writes, in an annotation, and a request id of its own. Names of the old database
-may be among the hot ones; a record that no client has written yet reads as `INITIAL_VALUE`.
+Every write carries a unique value in an annotation, and a request id of its own. Names of the old database may be among
+the hot ones; a record that no client has written yet reads as `INITIAL_VALUE`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ACCOUNT = "trial"
 _HOT_LABEL = ("trial", "hot")
 _FRESH_NAMES = 200
 _OBSERVED_NAMES = 4
-"""Of one list, so that lists do not make up most of the history."""
+"""Number of names that are recorded per list, so that lists do not dominate the history."""
 _SHARE_OF_FRESH = 0.25
 _RPCS = {
     "create": "CreateSandbox",
@@ -60,17 +60,18 @@ _WEIGHTS = {
     "gone": (("get", 25), ("undelete", 35), ("create", 35), ("update", 5)),
     "absent": (("get", 15), ("create", 80), ("update", 5)),
 }
-"""By what the clients believe of a name. They may be wrong: then the refusal is one more observation. "held": live, and
-this client has had its lease."""
+"""Weights by the clients' belief about a name. A wrong belief only leads to one more refusal to observe. "held": live,
+and this client has had its lease."""
 _TTLS_SECONDS = (1, 2, 20)
-"""Some end by themselves during a trial, some are given back."""
+"""Some leases expire during a trial, others are released."""
 _SHARE_OF_FENCED = 0.7
-"""Of the updates by who has had the lease: these name its token."""
+"""Share of updates with the token, by a client that has had the lease."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One thing a client wants, sent until its outcome is known. ``names``: those a list's answer says something of."""
+    """One request of a client, sent until its outcome is known. ``names``: names that a list's answer is recorded
+    for."""
 
     method: str
     key: str
@@ -90,7 +91,7 @@ class Request:
 
 
 def value_of(sandbox: Sandbox) -> str:
-    """What the last write wrote."""
+    """The value of the last write."""
     return sandbox.annotations.get(VALUE_ANNOTATION, INITIAL_VALUE)
 
 
@@ -102,12 +103,12 @@ def revision_of(sandbox: Sandbox) -> tuple[int, int] | None:
 
 @dataclass(slots=True)
 class Names:
-    """The names that all clients of one process use, and what is believed of them."""
+    """The names that all clients of one process use, and the beliefs about them."""
 
     made: Sequence[str]
-    """Hot names that the clients make themselves; they carry a label."""
+    """Hot names that the clients create; they carry a label."""
     old: Sequence[str] = ()
-    """Hot names that are there before, live."""
+    """Hot names that exist before, live."""
     fresh: deque[str] = field(default_factory=lambda: deque(maxlen=_FRESH_NAMES))
     beliefs: dict[str, str] = field(default_factory=dict)
 
@@ -119,7 +120,8 @@ class Names:
         return self.beliefs.get(name, "live" if name in self.old else "absent")
 
     def learn(self, method: str, name: str, *, done: bool, not_found: bool) -> None:
-        """What an answer says. An undelete of a name that never was is refused like a read of a deleted one."""
+        """Update the belief from an answer. An undelete of a name that never existed fails like a read of a deleted
+        one."""
         if done and method in ("create", "update", "undelete", "get"):
             self.beliefs[name] = "live"
         elif done and method == "delete":
@@ -139,9 +141,9 @@ class Mix:
         self._random = random.Random(f"{seed}/{client}")
         self._values = 0
         self.etags: dict[str, str] = {}
-        """By name: the etag this client saw last."""
+        """The etag that this client saw last, by name."""
         self.tokens: dict[str, str] = {}
-        """By name: of the lease that this client was granted last, until it is told that it is lost."""
+        """Token of the lease that this client was granted last, by name, until it is reported lost."""
 
     def next(self) -> Request:
         if self._random.random() < self._fresh_share:
@@ -153,7 +155,7 @@ class Mix:
         return self._on(self._random.choices(methods, weights)[0], name)
 
     def next_read(self) -> Request:
-        """Of a hot name, or of several."""
+        """A read of a hot name, or of several."""
         return self._on(self._random.choices(("get", "list"), (10, 1))[0], self._random.choice(self._names.hot))
 
     def _fresh(self) -> Request:
@@ -179,7 +181,7 @@ class Mix:
         return Request(method, name, _bytes(kind(name=name, request_id=request_id)), request_id)
 
     def hold(self, request: Request, sandbox: Sandbox) -> None:
-        """What an answer says of the lease that this client asked for."""
+        """Record the lease in an answer to this client."""
         if request.method == "acquire":
             self.tokens[request.key] = sandbox.lease.token
         elif request.method == "release":
@@ -201,7 +203,8 @@ class Mix:
         return Request(method, name, _bytes(message), request_id, lease=lease)
 
     def _create_fresh(self) -> Request:
-        """Half of them without an id: the router makes it from the request id, the same for each retry."""
+        """Create a fresh name, half of them without an id: the router derives it from the request id, the same for each
+        retry."""
         request_id = self._request_id()
         if self._random.random() < 0.5:
             made = make_id(ANONYMOUS, request_id)
@@ -222,8 +225,8 @@ class Mix:
         return Request("create", name, _bytes(message), request_id, value)
 
     def _update(self, name: str, request_id: str) -> Request:
-        """A fifth of them conditional, when this client has seen the record; most by the holder of the lease with its
-        token."""
+        """A fifth of the updates is conditional, if this client has seen the record. Most updates by the holder of the
+        lease carry its token."""
         value = self._new_value()
         sandbox = Sandbox(name=name, annotations={VALUE_ANNOTATION: value})
         if self._random.random() < 0.2:
@@ -236,7 +239,7 @@ class Mix:
         return Request("update", name, _bytes(message), request_id, value, lease=lease)
 
     def _list(self) -> Request:
-        """By label, which shows all hot names that the clients made; or the first page, as far as it goes."""
+        """List by the label of all hot names that the clients create, or list the first page."""
         if self._names.old and self._random.random() < 0.5:
             names, message = self._names.old, ListSandboxesRequest(page_size=50)
         else:

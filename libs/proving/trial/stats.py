@@ -1,4 +1,4 @@
-"""What a load has done so far, as figures: by kind of answer, and for any stretch of time."""
+"""Figures of a load: counts by kind of answer, and latencies for any time window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT_REQUESTS = 500_000
 class Finished:
     """A request whose outcome is known, or that was given up as UNKNOWN. Times are monotonic seconds.
 
-    ``start`` is that of the first attempt, so the time between includes all waiting for a retry.
+    ``start``: start of the first attempt, so that the duration includes all waiting for retries.
     """
 
     start: float
@@ -31,27 +31,27 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of time: what was under way in it."""
+    """The requests in progress during a period of time."""
 
     requests: int
     slowest_milliseconds: float
     slowest_method: str
     errors: int
-    """Attempts in it that ended without a proper answer."""
+    """Attempts during it that ended without a proper answer."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """Counts of one load. Kept requests and errors are bounded; the counts are not."""
+    """Counts of one load. The number of kept requests and errors is limited; the counts are not."""
 
     attempts: int = 0
     requests: int = 0
     acknowledged_writes: int = 0
     answered_reads: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """Proper answers that are no: the name is not there, or is there already, or the etag is old. By reason."""
+    """Proper refusals by reason: the name is missing or exists already, or the etag is old."""
     errors: Counter[str] = field(default_factory=Counter)
-    """Attempts without a proper answer, by reason. A write is then sent again with its request id."""
+    """Attempts without a proper answer, by reason. A write is then retried with its request id."""
     stale_reads: int = 0
     unknown_outcomes: int = 0
     """Writes given up without a known outcome."""
@@ -68,9 +68,9 @@ class Stats:
         self.error_times.append(at)
 
     def window(self, start: float, end: float) -> Window:
-        """Of all requests that were under way at some time between the two, monotonic seconds.
+        """Requests that were in progress at some time between the two, in monotonic seconds.
 
-        One that began before counts from ``start`` on: what it waited for until then is not this stretch's doing.
+        A request that began before counts from ``start`` on: its earlier waiting does not belong to this period.
         """
         since = bisect_left(self.finished, start, key=lambda request: request.end)
         under_way = [self.finished[place] for place in range(since, len(self.finished))]
@@ -82,6 +82,6 @@ class Stats:
         return Window(len(under_way), *max(waits), errors)
 
     def percentile(self, share: float) -> float:
-        """Milliseconds that this share of the kept requests, the answered ones, stayed below; 0 without any."""
+        """Latency in milliseconds below which this share of the kept, answered requests stayed; 0 without any."""
         times = sorted(request.milliseconds for request in self.finished if request.outcome is not Outcome.UNKNOWN)
         return times[min(int(len(times) * share), len(times) - 1)] if times else 0.0

@@ -1,4 +1,4 @@
-"""Reads stores and log as they are, past the router: over the stores' internal listeners and from the log itself."""
+"""Reads stores and log directly, bypassing the router: over the stores' internal listeners and from the log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOG_POLL_EVENTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class StoreAccess:
-    """Where a store's internal listener is. ``store`` is A or B."""
+    """Access to a store's internal listener. ``store`` is A or B."""
 
     store: str
     address: str
@@ -45,8 +45,8 @@ class StoreAccess:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One record as a store holds it. ``value`` is the one that clients write; ``content`` is a digest of the payload,
-    ``written`` the version of the last write."""
+    """One record as a store holds it. ``value``: the clients' value. ``content``: digest of the payload. ``written``:
+    version of the last write."""
 
     name: str
     version: tuple[int, int]
@@ -57,7 +57,7 @@ class Held:
     content: str
 
     def row(self, store: str) -> Row:
-        """As the ledger wants it: what both stores must hold alike is in the digest."""
+        """The record as a row of the ledger. Its digest covers all fields that both stores must hold alike."""
         digest = f"{self.content} {'live' if self.live else 'deleted'} {self.written[0]}-{self.written[1]}"
         return Row(store, self.name, self.version, self.owner, digest)
 
@@ -70,7 +70,6 @@ class Reader:
     stub: ReplicationServiceAsyncStub
 
     async def ask(self, method: Any, request: Any) -> Any:
-        """Raises grpc.aio.AioRpcError."""
         token = ((metadata.TOKEN, self.access.token),) if self.access.token else ()
         return await method(request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*token))
 
@@ -91,12 +90,12 @@ class Reader:
         return records
 
     async def digests(self) -> dict[int, int]:
-        """By bucket; buckets without a row are left out."""
+        """Digests by bucket; buckets without rows are left out."""
         found = await self.ask(self.stub.DigestBuckets, pb.DigestBucketsRequest())
         return {bucket.bucket: bucket.digest for bucket in found.buckets}
 
     async def absences(self) -> dict[int, str]:
-        """By bucket the store that this one takes for the owner of its absent records."""
+        """Owners of the buckets in this store's view."""
         found = await self.ask(self.stub.ListAbsences, pb.ListAbsencesRequest())
         return {absence.bucket: STORES[absence.owner].value for absence in found.absences}
 
@@ -113,7 +112,7 @@ async def open_readers(stores: Sequence[StoreAccess]) -> AsyncIterator[list[Read
 
 
 def held_of(record: record_pb2.Record) -> Held:
-    """What the checks need of a record."""
+    """The part of a record that the checks need."""
     return Held(
         name=record.key,
         version=(record.version.term, record.version.revision),
@@ -126,7 +125,7 @@ def held_of(record: record_pb2.Record) -> Held:
 
 
 def event_of(record: record_pb2.Record) -> LogEvent:
-    """What the ledger needs of an event. The value is that of the write, so it is left out of other changes' events."""
+    """The part of an event that the ledger needs. The value is the write's; events of other changes have none."""
     version = (record.version.term, record.version.revision)
     served = tuple(
         Served(request.request_id, (request.version.term, request.version.revision)) for request in record.served
@@ -139,7 +138,7 @@ def _value(record: record_pb2.Record) -> str | None:
 
 
 async def read_log(log: EventLog) -> list[LogEvent]:
-    """Every record's event that the log holds. Raises LogUnavailable, TrialFailed for what is no event."""
+    """All record events in the log. Raises LogUnavailable, and TrialFailed for malformed ones."""
     ends = {part: (oldest, end) for part, (oldest, end) in (await log.ends()).items() if end > oldest}
     events: list[LogEvent] = []
     if not ends:
@@ -166,9 +165,9 @@ def _parsed(value: bytes, place: str) -> LogEvent:
 
 
 async def wait_until_quiet(readers: Sequence[Reader], log: EventLog, timeout_seconds: float) -> None:
-    """Wait until nothing is under way: both outboxes empty, both feeds at the log's end, nothing parked.
+    """Wait until the system is quiet: both outboxes empty, both feeds at the log's end, no parked events.
 
-    Raises TrialFailed that says what is still under way.
+    Raises TrialFailed with the work that is still in progress.
     """
     deadline = time.monotonic() + timeout_seconds
     while waiting := await _under_way(readers, log):

@@ -1,4 +1,4 @@
-"""Tasks of a trial, of which each one's failure ends it."""
+"""Task groups for a trial, which ends with the first failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @asynccontextmanager
 async def first_failure() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises what failed first, rather than a group of it."""
+    """A task group that raises the first failure instead of an exception group."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -20,7 +20,7 @@ async def first_failure() -> AsyncIterator[asyncio.TaskGroup]:
 
 @asynccontextmanager
 async def beside(*bodies: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these coroutines while the block runs, and cancel them at its end. One that fails ends the block."""
+    """Run these coroutines during the block, and cancel them at its end. A failure of one ends the block."""
     async with first_failure() as group:
         tasks = [group.create_task(body) for body in bodies]
         yield

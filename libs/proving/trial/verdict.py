@@ -1,8 +1,8 @@
 """Judges the evidence of a trial. Pure: the same evidence gives the same verdict.
 
-The ledger asks what was lost, done twice or read stale, and whether the stores agree; the checker asks whether each
-record's history could have happened one call at a time. Here the old database's records are added: none may be missing,
-and what no client touched must be as it was.
+The ledger finds lost writes, double effects and stale reads, and compares the stores. The checker decides whether each
+record's history could have happened one call at a time. This module adds the old database's records: all of them must
+exist, and records that no client wrote must be unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from libs.proving.trial.stores import Held
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the evidence says. ``ok`` only if everything was judged and nothing is wrong."""
+    """The judgement of the evidence. ``ok`` only if everything was judged and no check failed."""
 
     findings: Findings
     linearizable: bool
@@ -33,15 +33,15 @@ class Result:
     old_records: int
     old_records_lost: Tally
     old_records_changed: Tally
-    """Nobody wrote them, and yet they are not as they were."""
+    """Records that no client wrote, and that changed."""
     digests_equal: bool
     absences: Tally
-    """Buckets whose absent records no store owns, or both, or about which the stores disagree."""
+    """Buckets without an owner or with two, or on whose owner the stores disagree."""
     calls: int
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        """Everything that must be zero, by the name it has in the report."""
+        """All counts that must be zero, by their names in the report."""
         return {
             "lost": self.findings.lost,
             "duplicated": self.findings.duplicated,
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def proves_nothing(self) -> bool:
-        """No write was acknowledged or no strict read answered: then zeros mean nothing."""
+        """No write was acknowledged or no strict read answered, so zeros mean nothing."""
         return not (self.findings.acknowledged_writes and self.findings.strict_reads)
 
     @property
@@ -67,7 +67,7 @@ class Result:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, each with its first offenders; empty when all is well."""
+        """Problems, each with its first offenders; empty if all is well."""
         found = [
             f"{name} {tally.count}: {offender}" for name, tally in self.tallies.items() for offender in tally.offenders
         ]
@@ -78,7 +78,7 @@ class Result:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For a report."""
+        """The result for a report."""
         return {
             **{name: tally.count for name, tally in self.tallies.items()},
             "acknowledged_writes": self.findings.acknowledged_writes,
@@ -91,7 +91,7 @@ class Result:
 
 
 def judge(evidence: Evidence, *, max_states: int = linearizability.DEFAULT_MAX_STATES) -> Result:
-    """Judge everything. ``max_states`` bounds the search of each record; running out of it is not a pass."""
+    """Judge everything. ``max_states`` limits the search of each record; an exhausted search is not a pass."""
     rows = [held.row(content.store) for content in evidence.stores for held in content.records]
     before = {held.name: held for held in evidence.before}
     report = _check(evidence.calls, before, max_states)
@@ -125,7 +125,7 @@ def _state(held: Held) -> State:
 
 
 def _old_records(before: Mapping[str, Held], evidence: Evidence) -> tuple[list[str], list[str]]:
-    """Those that a store lacks, and those that nobody wrote and that are not as they were."""
+    """Records that a store lacks, and records that no client wrote and that changed."""
     written = {call.key for call in evidence.calls if call.method in WRITES and call.outcome is not Outcome.FAILED}
     lost, changed = [], []
     for content in evidence.stores:
@@ -140,7 +140,7 @@ def _old_records(before: Mapping[str, Held], evidence: Evidence) -> tuple[list[s
 
 
 def _content(held: Held) -> tuple[object, ...]:
-    """What moving a record leaves as it is."""
+    """The part of a record that a move must not change."""
     return held.written, held.live, held.content
 
 

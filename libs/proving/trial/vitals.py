@@ -1,4 +1,4 @@
-"""What the processes of a system use before something is done to them and after it: the difference is a leak."""
+"""Resources of a system's processes before and after an action: the difference is a leak."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from libs.pb.baton.telemetry.v1 import telemetry_pb2
 POLL_SECONDS = 0.2
 
 KINDS = ("locks", "tasks", "connections", "descriptors", "resident_bytes")
-"""Of leaks."""
+"""Kinds of leaks."""
 
 Ask = Callable[[], Awaitable[telemetry_pb2.Vitals]]
-"""One process. Raises grpc.aio.AioRpcError."""
+"""Asks one process. Raises grpc.aio.AioRpcError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What may be more than before without being a leak: channels and pools open what they need at its first use."""
+    """Growth that is not a leak: channels and pools open resources at first use."""
 
     tasks: int = 12
     descriptors: int = 24
@@ -32,7 +32,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Of one process at one time, or the least of several times."""
+    """Resources of one process at one time, or the minimum of several times."""
 
     pid: int
     tasks: int
@@ -42,7 +42,7 @@ class Vitals:
     locks: int
 
     def least(self, other: Vitals) -> Vitals:
-        """Of each figure the smaller one; of two processes the later."""
+        """The smaller value of each figure; after a restart, the later process's values."""
         if other.pid != self.pid:
             return other
         return Vitals(
@@ -66,12 +66,12 @@ class Growth:
 
     @property
     def restarted(self) -> bool:
-        """Then there is nothing to compare."""
+        """The process was restarted, so there is nothing to compare."""
         return self.before.pid != self.after.pid
 
     @property
     def leaks(self) -> Mapping[str, int]:
-        """By kind what is too much; all zero when nothing leaks."""
+        """Excess by kind; all zero if nothing leaks."""
         if self.restarted:
             return dict.fromkeys(KINDS, 0)
         before, after, may = self.before, self.after, self.tolerance
@@ -88,7 +88,7 @@ class Growth:
         return not any(self.leaks.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: before, after and too much, by kind."""
+        """Values before and after, and the excess, by kind."""
         return {
             "name": self.name,
             "restarted": self.restarted,
@@ -105,7 +105,7 @@ def _beyond(growth: int, allowed: int) -> int:
 
 
 async def look(processes: Mapping[str, Ask]) -> dict[str, Vitals]:
-    """Each process that answers, now."""
+    """The current vitals of each process that answers."""
     found = await asyncio.gather(*(ask() for ask in processes.values()), return_exceptions=True)
     seen = {}
     for name, answer in zip(processes, found, strict=True):
@@ -126,8 +126,9 @@ async def look(processes: Mapping[str, Ask]) -> dict[str, Vitals]:
 async def growth(
     processes: Mapping[str, Ask], before: Mapping[str, Vitals], tolerance: Tolerance, settle_seconds: float
 ) -> list[Growth]:
-    """Looks until nothing is too much any more, at most so long. What is busy at one look is not a leak: only what is
-    there at every look counts. A process that does not answer keeps what it had before, as restarted (process 0)."""
+    """Check until no process exceeds its tolerance, or the time is up. A resource that is busy at one check is not a
+    leak: only the minimum over all checks counts. A process that does not answer keeps its earlier figures and counts
+    as restarted (process 0)."""
     least: dict[str, Vitals] = {}
     deadline = time.monotonic() + settle_seconds
     while True:

@@ -1,6 +1,6 @@
-"""Walks a migration through its phases by the operator's API of a router, and takes the time of each move.
+"""Moves a migration through its phases by a router's control API, and measures each move.
 
-Several routers may be given: any of them does, so a walk goes on while one of them is away.
+With several routers, any of them is used, so the walk continues while one of them is unavailable.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ OBSERVED_SECONDS = 0.7
 """A router's view of its stores is half a second old."""
 
 PHASES = ("OFF", "SHADOW", "DUAL_WRITE", "DUAL_READ", "CUTOVER")
-"""In their order. The last one, DEPRECATED, has no way back and is not walked."""
+"""Phases in order. The last one, DEPRECATED, cannot be rolled back and is left out."""
 
 _Code = grpc.StatusCode
 _AWAY = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.INTERNAL, _Code.UNKNOWN, _Code.CANCELLED})
 
 
 class GatesBlock(TrialFailed):
-    """Gates do not pass: nothing was changed."""
+    """Gates do not pass; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One change of the setting, until every bucket was where it is wanted. Times are monotonic seconds."""
+    """One change of the setting, until every bucket was at its target. Times are monotonic seconds."""
 
     before: str
     after: str
     started: float
     ended: float
     records: int
-    """By how many the records that B owns became more or less."""
+    """Change of the number of records that B owns."""
 
     @property
     def seconds(self) -> float:
@@ -58,7 +58,7 @@ class Move:
 
 
 def phase_name(setting: pb.Setting) -> str:
-    """Such as "DUAL_WRITE 10 %", or "OFF, held at A"."""
+    """Display name, such as "DUAL_WRITE 10 %" or "OFF, held at A"."""
     name = pb.Phase.Name(setting.phase).removeprefix("PHASE_")
     if name == "DUAL_WRITE":
         name += f" {setting.canary_permille / 10:g} %"
@@ -66,7 +66,7 @@ def phase_name(setting: pb.Setting) -> str:
 
 
 def owned_by_b(status: pb.GetStatusResponse) -> int:
-    """Records, as far as the router knows."""
+    """Number of records, as far as the router knows."""
     return next((store.owned_records for store in status.stores if pb_store(store) == "B"), 0)
 
 
@@ -76,12 +76,12 @@ def pb_store(status: pb.StoreStatus) -> str:
 
 
 def _unseen(job: pb.Job) -> None:
-    """Nobody looks at the progress."""
+    """Ignore the progress."""
 
 
 @dataclass(slots=True)
 class Walk:
-    """The operator. Every wait ends after ``patience_seconds`` in TrialFailed, which says what it waited for."""
+    """The operator. Every wait ends after ``patience_seconds`` in TrialFailed with the awaited condition."""
 
     stubs: Sequence[ControlServiceAsyncStub]
     actor: str
@@ -89,7 +89,7 @@ class Walk:
     patience_seconds: float = 60.0
     moves: list[Move] = field(default_factory=list)
     overrides: int = 0
-    """Steps whose gates did not pass and that were made all the same, with a reason, which the journal keeps."""
+    """Steps that were made although their gates did not pass, with a reason that the journal keeps."""
     _stub: int = 0
 
     @classmethod
@@ -101,22 +101,22 @@ class Walk:
             yield cls([ControlServiceStub(channel.grpc) for channel in channels], actor, token)
 
     async def status(self) -> pb.GetStatusResponse:
-        """Of the first router that answers."""
+        """Status of the first router that answers."""
         found: pb.GetStatusResponse = await self._ask("GetStatus", pb.GetStatusRequest())
         return found
 
     async def plan(self) -> pb.PlanPhaseResponse:
-        """The next step and what its gates say."""
+        """The next step and the verdicts of its gates."""
         found: pb.PlanPhaseResponse = await self._ask("PlanPhase", pb.PlanPhaseRequest())
         return found
 
     async def journal(self) -> pb.ListJournalResponse:
-        """Newest first."""
+        """Journal entries, newest first."""
         found: pb.ListJournalResponse = await self._ask("ListJournal", pb.ListJournalRequest(limit=200))
         return found
 
     async def unpassed_gates(self, accepted: Collection[str] = ()) -> list[str]:
-        """Names of the next step's gates that do not pass, once none fails any more but those that are ``accepted``."""
+        """Names of the next step's gates that do not pass, once no gate fails except the ``accepted`` ones."""
         plan = await self.plan()
 
         def failing() -> list[pb.Gate]:
@@ -136,7 +136,7 @@ class Walk:
     async def gates_awaited(self, accepted: Collection[str], seconds: float) -> list[str]:
         """Wait until every gate of the next step passes; return the names of those that do not.
 
-        The ``accepted`` ones are waited for at most ``seconds``, all others for ``patience_seconds``: a slow machine
+        The ``accepted`` gates are awaited for at most ``seconds``, all others for ``patience_seconds``: a slow machine
         gathers evidence later.
         """
         began = time.monotonic()
@@ -148,7 +148,7 @@ class Walk:
         return unpassed
 
     async def set_limits(self, limits: Mapping[str, float], reason: str) -> None:
-        """Limits of gates and of automatic rollback, at all routers."""
+        """Set limits of gates and of automatic rollback at all routers."""
         await self._ask("SetLimits", pb.SetLimitsRequest(actor=self.actor, reason=reason, set=limits))
 
     async def shadow(self, percent: float) -> None:
@@ -156,7 +156,7 @@ class Walk:
         await self._ask("SetShadow", pb.SetShadowRequest(actor=self.actor, permille=round(percent * 10)))
 
     async def rehearse(self, buckets: int) -> pb.Rehearsal:
-        """Send buckets there and back under traffic; returns what came of it."""
+        """Move buckets to the other store and back under traffic; return the result."""
         last = await self.status()
         former = last.last_rehearsal.id
         await self._ask("StartRehearsal", pb.StartRehearsalRequest(actor=self.actor, buckets=buckets), once=True)
@@ -170,7 +170,7 @@ class Walk:
         return last.last_rehearsal
 
     async def advance(self, override_reason: str = "") -> Move:
-        """One step forward. Raises GatesBlock when a gate does not pass and no reason for an override is given."""
+        """Move one phase forward. Raises GatesBlock if a gate does not pass and there is no reason for an override."""
         before = (await self.status()).setting
         wanted = PHASES[PHASES.index(_phase(before)) + 1]
 
@@ -204,7 +204,7 @@ class Walk:
         return await self._move(change, lambda setting: setting.canary_permille == permille)
 
     async def rollback(self, to: str, reason: str) -> Move:
-        """Back to an earlier phase, at once."""
+        """Return to an earlier phase at once."""
         number = pb.Phase.Value(f"PHASE_{to}")
 
         async def change(generation: int) -> None:
@@ -235,35 +235,35 @@ class Walk:
         return last
 
     async def came_home(self, before: pb.GetStatusResponse, started: float) -> Move:
-        """Wait until a rollback that nobody asked for is carried out; ``before``: the status until then."""
+        """Wait until an automatic rollback is complete; ``before``: the status until then."""
         return await self._moved(before, started)
 
     async def backfill(self) -> int:
-        """Copy every record of A to B; returns how many there were."""
+        """Copy every record of A to B; return their number."""
         return (await self.job("backfill", {"to": "B"})).done
 
     async def job(self, kind: str, arguments: Mapping[str, str], seen: Callable[[pb.Job], None] = _unseen) -> pb.Job:
-        """Have a job done; returns it as it ended. ``seen`` is shown how far it is, again and again."""
+        """Run a job to its end and return it. ``seen`` is called with its progress repeatedly."""
         return await self.end_of_job((await self.start_job(kind, arguments)).id, seen)
 
     async def start_job(self, kind: str, arguments: Mapping[str, str], rate: float = 0.0) -> pb.Job:
-        """Ask for a job. ``rate``: units per second at most; 0: as fast as it can."""
+        """Start a job. ``rate``: maximum units per second; 0: as fast as possible."""
         request = pb.StartJobRequest(actor=self.actor, kind=kind, arguments=arguments, rate=rate)
         job: pb.Job = (await self._ask("StartJob", request)).job
         return job
 
     async def look_at_job(self, job_id: str) -> pb.Job:
-        """As it is written down now."""
+        """The job as it is recorded now."""
         job: pb.Job = (await self._ask("GetJob", pb.GetJobRequest(id=job_id))).job
         return job
 
     async def tune_job(self, job_id: str, rate: float) -> None:
-        """Set its rate, as `start_job` does."""
+        """Set the job's rate, as `start_job` does."""
         tune = pb.ChangeJobRequest.ACTION_TUNE
         await self._ask("ChangeJob", pb.ChangeJobRequest(actor=self.actor, id=job_id, action=tune, rate=rate))
 
     async def end_of_job(self, job_id: str, seen: Callable[[pb.Job], None] = _unseen) -> pb.Job:
-        """Wait until it is finished."""
+        """Wait until the job has finished."""
         job = await self.look_at_job(job_id)
 
         async def ended() -> bool:
@@ -278,7 +278,7 @@ class Walk:
         return job
 
     async def settled(self) -> pb.GetStatusResponse:
-        """Wait until every bucket is where the setting wants it."""
+        """Wait until every bucket is at its target."""
         last = await self.status()
 
         async def there() -> bool:
@@ -296,7 +296,7 @@ class Walk:
         return last
 
     async def serving(self, store: str) -> None:
-        """Wait until the router sees this store serve."""
+        """Wait until the router reports that this store serves."""
 
         async def serves() -> bool:
             return any(found.serving for found in (await self.status()).stores if pb_store(found) == store)
@@ -304,7 +304,8 @@ class Walk:
         await self._until(serves, lambda: f"the router sees store {store} serve")
 
     async def _move(self, change: Callable[[int], Awaitable[None]], done: Callable[[pb.Setting], bool]) -> Move:
-        """A change whose answer got lost is not made twice: it names the generation that it was decided on."""
+        """Make a change. It names the generation that it is based on, so that a change whose answer was lost is not
+        repeated."""
         before = await self.status()
         started = time.monotonic()
         setting = before.setting
@@ -333,7 +334,7 @@ class Walk:
         return move
 
     def _judge(self, error: grpc.aio.AioRpcError) -> None:
-        """Returns for what another try may help. Raises TrialFailed for all else."""
+        """Return if a retry may help. Raises TrialFailed for all other errors."""
         reason = reason_of(error)[0]
         if reason == "GATE_BLOCKED":
             raise GatesBlock(error.details()) from error
@@ -341,7 +342,7 @@ class Walk:
             raise TrialFailed(f"the router refuses: {_words(error)}") from error
 
     async def _ask(self, method: str, request: Any, *, once: bool = False) -> Any:
-        """At the router that answered last, then at the others. Raises TrialFailed, and AioRpcError if asked `once`."""
+        """Ask the router that answered last, then the others. Raises TrialFailed, and AioRpcError if asked `once`."""
         deadline = time.monotonic() + self.patience_seconds
         token = ((metadata.TOKEN, self.token),) if self.token else ()
         while True:

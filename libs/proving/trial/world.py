@@ -1,9 +1,9 @@
-"""The whole system as real processes on free ports, with all they keep in one directory.
+"""The whole system as real processes on free ports, with all their files in one directory.
 
     async with World.embedded(directory, old_database).running() as world: ...
 
-A process is known by its name: "a", "b-1", "b-2", "router-1"... It may be killed, paused and started again at any time
-on the same ports and data. One that ends without having been told to is reported by `watch`.
+A process is identified by its name: "a", "b-1", "b-2", "router-1"... It may be killed, paused and started again at any
+time on the same ports and data. `watch` reports a process that ends unexpectedly.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ OLD_PREFIX, NEW_PREFIX, ROUTER_PREFIX = "SIMPLE_MCP_", "SERVICE_LAYER_", "BATON_
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many processes there are. Several new ones need the real stack: the embedded store is for one."""
+    """The number of processes. Several processes of B need the real stack: the embedded store supports one."""
 
     routers: int = 1
     new: int = 1
     router_settings: tuple[Mapping[str, str], ...] = ()
-    """Of the first router, the second one and so on; for those that are not named, the usual ones."""
+    """Settings of the first router, the second one and so on; routers beyond them have the default settings."""
     http: bool = False
-    """Clients are served by HTTP too."""
+    """Serve clients over HTTP too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where the processes keep what they share, as their settings want it."""
+    """Addresses of the shared servers, in the form of the settings."""
 
     event_log: LogAddress
     control_store: str
@@ -68,19 +68,19 @@ class Servers:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One process: ``public`` is where clients are served by gRPC, ``private`` where the router or the operator is."""
+    """One process. ``public``: gRPC address for clients. ``private``: address for the router or the operator."""
 
     name: str
     public: str
     private: str
     process: ServerProcess
     http: str = ""
-    """Where clients are served by HTTP; "": they are not."""
+    """HTTP address for clients; "" if it serves no HTTP."""
 
 
 @dataclass(slots=True)
 class World:
-    """Made by `embedded` or `real`; nothing runs before `running` or `start`."""
+    """Made by `embedded` or `real`; no process runs before `running` or `start`."""
 
     directory: Path
     servers: Servers
@@ -90,11 +90,11 @@ class World:
     """"embedded" or "real"."""
     old_database: Path | None = None
     _wanted: set[str] = field(default_factory=set)
-    """Names of those that should be running."""
+    """Names of the processes that should be running."""
 
     @classmethod
     def embedded(cls, directory: Path, old_database: Path | None = None, size: Size | None = None) -> Self:
-        """Files only: no server is needed. ``old_database`` is copied; None: A begins empty."""
+        """Files only, without servers. ``old_database`` is copied; None: A begins empty."""
         directory = directory.resolve()
         servers = Servers(
             event_log=LogAddress(f"sqlite:///{directory / 'log.db'}"),
@@ -105,8 +105,8 @@ class World:
 
     @classmethod
     def real(cls, directory: Path, stack: Stack, old_database: Path | None = None, size: Size | None = None) -> Self:
-        """Kafka, PostgreSQL and Redis, each with a topic or database of this world's own; the control store is a file,
-        apart from B's server. Blocks while the database is made."""
+        """Kafka, PostgreSQL and Redis, each with a topic or database of this world's own. The control store is a file,
+        apart from B's server. Blocks while the database is created."""
         directory = directory.resolve()
         suffix = secrets.token_hex(4)
         topic = f"kafka://{stack.kafka.bootstrap}/trial.{suffix}"
@@ -133,17 +133,17 @@ class World:
 
     @property
     def routers(self) -> list[str]:
-        """Where clients are served."""
+        """gRPC addresses for clients."""
         return [node.public for name, node in self.nodes.items() if name.startswith("router")]
 
     @property
     def http_routers(self) -> list[str]:
-        """Where clients are served by HTTP; empty texts if they are not."""
+        """HTTP addresses for clients; empty strings without HTTP."""
         return [node.http for name, node in self.nodes.items() if name.startswith("router")]
 
     @property
     def controls(self) -> list[str]:
-        """Where operators are."""
+        """Addresses for operators."""
         return [node.private for name, node in self.nodes.items() if name.startswith("router")]
 
     @property
@@ -163,7 +163,7 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Everything runs and serves; at the end everything is stopped, however the block ends."""
+        """Start everything, and stop everything at the end of the block, however it ends."""
         try:
             await self.start_all()
             yield self
@@ -172,14 +172,14 @@ class World:
             await asyncio.shield(asyncio.ensure_future(self.stop_all()))
 
     async def start_all(self) -> None:
-        """Raises ServerFailed with the end of the log of the one that did not come up."""
+        """Raises ServerFailed with the end of the log of the process that failed to start."""
         await asyncio.to_thread(self._prepare)
         async with first_failure() as group:
             for name in self.nodes:
                 group.create_task(self.start(name))
 
     async def stop_all(self) -> None:
-        """Routers first, so that what they do is finished. Never raises because one had ended before."""
+        """Stop routers first, so that their work is finished. A process that ended before is no error."""
         self._wanted.clear()
         for some in (
             [node for name, node in self.nodes.items() if name.startswith("router")],
@@ -188,13 +188,13 @@ class World:
             await asyncio.gather(*(asyncio.to_thread(node.process.stop, signal.SIGTERM, STOP_SECONDS) for node in some))
 
     async def start(self, name: str) -> None:
-        """Start it and wait until it serves. Raises ServerFailed with the end of its log."""
+        """Start a process and wait until it serves. Raises ServerFailed with the end of its log."""
         await asyncio.to_thread(self.nodes[name].process.start)
         self._wanted.add(name)
         await self.ready(name)
 
     async def ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
-        """Wait until it says that it serves. Raises ServerFailed with the end of its log."""
+        """Wait until a process reports that it serves. Raises ServerFailed with the end of its log."""
         node = self.nodes[name]
         deadline = time.monotonic() + timeout_seconds
         async with open_channel(node.public) as channel:
@@ -207,43 +207,43 @@ class World:
                 await asyncio.sleep(_READY_POLL_SECONDS)
 
     async def stop(self, name: str) -> None:
-        """In order, as an operator would."""
+        """Stop a process gracefully, as an operator would."""
         self._wanted.discard(name)
         await asyncio.to_thread(self.nodes[name].process.stop, signal.SIGTERM, STOP_SECONDS)
 
     async def kill(self, name: str) -> None:
-        """By SIGKILL; it is gone when this returns."""
+        """Send SIGKILL; the process is gone when this returns."""
         self._wanted.discard(name)
         await asyncio.to_thread(self.nodes[name].process.kill)
 
     async def pause(self, name: str) -> None:
-        """By SIGSTOP: it stands still, its connections stay."""
+        """Send SIGSTOP: the process stands still, its connections stay."""
         await asyncio.to_thread(self.nodes[name].process.kill, signal.SIGSTOP)
 
     async def resume(self, name: str) -> None:
-        """Let a paused one go on. Does not wait until it serves again."""
+        """Continue a paused process. Does not wait until it serves again."""
         await asyncio.to_thread(self.nodes[name].process.kill, signal.SIGCONT)
 
     async def restart(self, name: str) -> None:
-        """Stop it, if it runs, and start it."""
+        """Stop a process, if it runs, and start it."""
         await self.stop(name)
         await self.start(name)
 
     def check(self) -> None:
-        """Raises ServerFailed when one has ended that nobody told to."""
+        """Raises ServerFailed if a process has ended unexpectedly."""
         for name in sorted(self._wanted):
             process = self.nodes[name].process
             if not process.running:
-                raise process.failure(f"ended with code {process.exit_code}, and nobody told it to")
+                raise process.failure(f"ended unexpectedly with code {process.exit_code}")
 
     async def watch(self) -> None:
-        """`check`, again and again, until cancelled."""
+        """Run `check` repeatedly until cancelled."""
         while True:
             self.check()
             await asyncio.sleep(WATCH_SECONDS)
 
     def _prepare(self) -> None:
-        """A's database, at the first start."""
+        """Create A's database, at the first start."""
         database = self.directory / "a.db"
         if database.exists():
             return
@@ -321,7 +321,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
 
 
 def _environment(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
-    """Ours, without settings of processes that somebody else may have set."""
+    """The environment with our settings, without inherited settings of the processes."""
     inherited = {
         name: value
         for name, value in os.environ.items()
