@@ -108,12 +108,12 @@ class Scene:
 TWO = (Request("r1"), Request("r2", keeps_answer=False))
 
 SCENES = {
-    "moving": Scene(TWO, revisions=6, buckets=5, declines=True, least_states=22_638),
-    "copying": Scene(TWO, revisions=5, buckets=3, copies=True, least_states=45_917),
-    "reading": Scene(TWO, revisions=4, buckets=3, reads=True, least_states=130_270),
     "giving up": Scene(
         (Request("create", "not live"), Request("delete", "live")), 4, 3, given_up=True, least_states=12_216
     ),
+    "moving": Scene(TWO, revisions=6, buckets=5, declines=True, least_states=22_638),
+    "copying": Scene(TWO, revisions=5, buckets=3, copies=True, least_states=45_917),
+    "reading": Scene(TWO, revisions=4, buckets=3, reads=True, least_states=130_270),
 }
 
 Steps = Iterator[tuple[str, State]]
@@ -183,7 +183,8 @@ class Ownership:
     def release(self, state: State, disk: Disk) -> Steps:
         written = self.store.release(disk)
         if written is not None and written.disk is not disk:
-            yield from self.commit(state, written, f"{disk.me} releases")
+            trouble = "a store that released a record still owns it" if self.store.accepts(written.disk) else None
+            yield from self.commit(state._replace(trouble=trouble), written, f"{disk.me} releases")
         elif written is not None and self.scene.copies:
             yield f"{disk.me} answers its release again", sent(state, written.event)
         if self.wrong == "seize" and disk.row is not None and not self.store.accepts(disk):
@@ -316,7 +317,7 @@ def sent(state: State, message: Message) -> State:
 
 def made(state: State, written: Written, by: str = "") -> State:
     """A new version of the record, committed and on its way."""
-    trouble = flaw(written.event.row)
+    trouble = state.trouble or flaw(written.event.row)
     for earlier in state.messages:
         trouble = trouble or clash(earlier, written.event)
     if by in state.refused:

@@ -108,8 +108,8 @@ class Scene:
 TWO = (Request("r1"), Request("r2"))
 
 SCENES = {
-    "B returns": Scene(B, stops=True, least_states=53_130),
     "B is restored": Scene(B, stops=False, least_states=28_664),
+    "B returns": Scene(B, stops=True, least_states=53_130),
     "A returns": Scene(A, stops=True, least_states=120_052),
     "A is restored": Scene(A, stops=False, least_states=112_542),
     "B is restored twice": Scene(B, False, TWO, revisions=3, buckets=1, more=1, losses=2, least_states=120_848),
