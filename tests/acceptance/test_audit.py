@@ -1,4 +1,4 @@
-"""An audit of the old service's data, on real processes: every kind of dirt is found, whatever dies meanwhile."""
+"""An audit of the old service's data, on real processes: every kind of finding is reported, whatever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ALL = {"sample": "100"}
 
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
-    """Over a database that has each kind of dirt, not started."""
+    """Over a database that has each kind of invalid data, not started."""
     old = Path(shutil.copy(FILE, tmp_path / "old.db"))
     clock = SystemClock()
     async with open_store(old, clock) as store:
@@ -86,7 +86,7 @@ async def gate_says(walk: Walk, verdict: control_pb2.Verdict.ValueType) -> None:
 async def test_every_kind_of_dirt_is_found_and_must_be_accepted_by_name(world: World, tmp_path: Path) -> None:
     async with world.running(), Walk.open(world.controls, "acceptance", world.token) as walk:
         code, job, told = await baton(world, tmp_path, "audit", "--yes", "--sample", "100")
-        assert (code, job["report"]["verdict"], job["report"]["records"]) == (3, "DIRTY", RECORDS), told
+        assert (code, job["report"]["verdict"], job["report"]["records"]) == (3, "FINDINGS", RECORDS), told
         found = {name: kind for name, kind in job["report"]["kinds"].items() if kind["findings"]}
         assert set(found) == FOUND
         assert job["report"]["sampled"] == RECORDS
@@ -124,6 +124,6 @@ async def test_an_audit_that_is_killed_at_random_ends_with_the_same_result(world
         assert {name: kind.findings for name, kind in report.found.items()} == {
             name: kind.findings for name, kind in whole.found.items()
         }
-        assert (report.dirty, report.verdict) == (whole.dirty, Verdict.DIRTY)
+        assert (report.affected, report.verdict) == (whole.affected, Verdict.FINDINGS)
         assert SAMPLE_DIFFERS not in report.found
         assert left(world) == []

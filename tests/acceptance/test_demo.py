@@ -139,8 +139,8 @@ def test_a_demo_passes_its_gates_on_evidence(finished: Finished) -> None:
 
 
 def test_a_demo_begins_with_an_audit_whose_dirt_must_be_accepted(finished: Finished) -> None:
-    audits = [line for line in finished.told.splitlines() if "records are dirty" in line]
-    assert [line.split(":")[0].strip() for line in audits[:1]] == ["DIRTY"]
+    audits = [line for line in finished.told.splitlines() if "records have findings" in line]
+    assert [line.split(":")[0].strip() for line in audits[:1]] == ["FINDINGS"]
     assert any(line.strip().startswith("ACCEPTED:") for line in audits)
     assert not any("audit" in reason for reason in finished.report["overrides"])
 

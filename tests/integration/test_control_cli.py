@@ -128,7 +128,7 @@ async def test_a_rollback_says_its_price_before_it_acts(panel: Panel) -> None:
     await panel.put(3)
     await eventually(lambda: _owned_at_b(panel) == 3)
     result = await baton(panel, "phase", "rollback", "OFF", "--reason", "fire", "--dry-run")
-    assert "3 records to bring home to A, no rate was measured yet" in result.stderr
+    assert "3 records to move back to A, no rate was measured yet" in result.stderr
     assert "all traffic is held at A" in result.stderr
     now = await answer(panel, "phase", "rollback", "OFF", "--reason", "fire", "--yes")
     cost = now["rollback_cost"]

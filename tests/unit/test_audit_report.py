@@ -45,9 +45,9 @@ def verdict(found: list[str], accept: tuple[str, ...] = ()) -> Verdict:
     [
         ([], (), Verdict.CLEAN),
         ([], ("odd",), Verdict.CLEAN),
-        (["odd"], (), Verdict.DIRTY),
+        (["odd"], (), Verdict.FINDINGS),
         (["odd"], ("odd",), Verdict.ACCEPTED),
-        (["odd", "worn"], ("odd",), Verdict.DIRTY),
+        (["odd", "worn"], ("odd",), Verdict.FINDINGS),
         (["odd", "worn"], ("odd", "worn"), Verdict.ACCEPTED),
         (["broken"], (), Verdict.BLOCKED),
         (["odd", "broken"], ("odd", "worn"), Verdict.BLOCKED),
@@ -70,7 +70,7 @@ def test_a_record_with_several_findings_is_dirty_once_and_examples_are_bounded()
     findings = [Finding("k/1", "odd", "so"), Finding("k/1", "worn", "so")]
     findings += [Finding(f"k/{number}", "odd", "so") for number in range(2, 100)]
     report = looked(looked(begun(TAKEN, ()), 100, 7, findings), 100, 7, [])
-    assert (report.records, report.dirty, report.sampled) == (200, 99, 14)
+    assert (report.records, report.affected, report.sampled) == (200, 99, 14)
     assert (report.kinds["odd"].findings, len(report.kinds["odd"].examples)) == (99, MAX_EXAMPLES)
 
 
@@ -119,12 +119,12 @@ def test_a_version_that_only_one_store_can_show_is_found() -> None:
     [
         (None, "", GateVerdict.INCONCLUSIVE),
         (10.0, "", GateVerdict.PASS),
-        (10.0, "3 of 9 records are dirty", GateVerdict.FAIL),
+        (10.0, "3 of 9 records have findings", GateVerdict.FAIL),
         (8 * 86400.0, "", GateVerdict.FAIL),
     ],
 )
 def test_the_gate_wants_a_fresh_audit_without_trouble(ago: float | None, trouble: str, expected: GateVerdict) -> None:
-    evidence = Evidence(audit_seconds_ago=ago, audit_summary="0 of 9 records are dirty", audit_findings=trouble)
+    evidence = Evidence(audit_seconds_ago=ago, audit_summary="0 of 9 records have findings", audit_findings=trouble)
     (result,) = check(["audit"], evidence, Limits())
     assert result.verdict is expected
     assert trouble in result.evidence

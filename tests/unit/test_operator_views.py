@@ -22,12 +22,12 @@ CUTOVER = Setting(9, Phase.CUTOVER)
     ("setting", "b", "expected"),
     [
         (Setting(9, Phase.DEPRECATED), AtB(True, 201, 200.0), (False, None, None, "not possible: DEPRECATED has no")),
-        (CUTOVER, AtB(False, 201, 200.0), (True, 201, None, "B is out of reach: 201 records wait for it")),
-        (CUTOVER, AtB(False, None, 0.0), (True, None, None, "B is out of reach: an unknown number of records wait")),
-        (CUTOVER, AtB(False, 0, 0.0), (True, 0, 0.0, "nothing to bring home; B is out of reach")),
-        (CUTOVER, AtB(True, 201, 67.0), (True, 201, 3.0, "201 records to bring home to A, about 3 s, 0 writes lost")),
-        (CUTOVER, AtB(True, 201, 0.0), (True, 201, None, "201 records to bring home to A, no rate was measured yet")),
-        (CUTOVER, AtB(True, 0, 67.0), (True, 0, 0.0, "nothing to bring home")),
+        (CUTOVER, AtB(False, 201, 200.0), (True, 201, None, "B is unreachable: 201 records wait for it")),
+        (CUTOVER, AtB(False, None, 0.0), (True, None, None, "B is unreachable: an unknown number of records wait")),
+        (CUTOVER, AtB(False, 0, 0.0), (True, 0, 0.0, "no record to move back; B is unreachable")),
+        (CUTOVER, AtB(True, 201, 67.0), (True, 201, 3.0, "201 records to move back to A, about 3 s, 0 writes lost")),
+        (CUTOVER, AtB(True, 201, 0.0), (True, 201, None, "201 records to move back to A, no rate was measured yet")),
+        (CUTOVER, AtB(True, 0, 67.0), (True, 0, 0.0, "no record to move back")),
     ],
 )
 def test_the_cost_of_going_back_is_what_is_true(
@@ -40,7 +40,7 @@ def test_the_cost_of_going_back_is_what_is_true(
 
 def test_while_b_is_away_the_cost_says_what_waits_and_until_when_reads_are_stale() -> None:
     note = rollback_cost(CUTOVER, AtB(False, 201, 200.0)).note
-    assert "come home when it answers again. Until then their writes are UNAVAILABLE" in note
+    assert "move back when it answers again. Until then their writes are UNAVAILABLE" in note
     assert "reads come from A, marked stale" in note
 
 
@@ -114,7 +114,7 @@ def status(columns: int) -> str:
         buckets=1024,
         buckets_at_b=512,
         permille_at_b=500,
-        rollback_cost=pb.RollbackCost(note="201 records to bring home to A, about 3 s, 0 writes lost"),
+        rollback_cost=pb.RollbackCost(note="201 records to move back to A, about 3 s, 0 writes lost"),
         alerts=["26 % of 600 calls to store B failed by its fault in half a minute"],
         next=pb.PHASE_DUAL_READ,
         gates=[pb.Gate(name="error-rate", verdict=pb.VERDICT_INCONCLUSIVE, samples=100, least_samples=600)],

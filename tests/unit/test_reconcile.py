@@ -117,7 +117,7 @@ def test_a_row_that_was_raised_by_hand_above_its_owners_is_not_handed_over_and_t
     assert not raised.is_handed_over
     findings = Findings()
     findings.add([raised], named=KEY)
-    assert findings.named == "it is CORRUPT, but its owner has not the newest version of it"
+    assert findings.named == "it is CORRUPT, but its owner does not have its newest version"
 
 
 @pytest.mark.parametrize(

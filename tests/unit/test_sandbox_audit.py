@@ -1,4 +1,4 @@
-"""Dirt in single sandboxes: each kind is found, and what is clean is clean."""
+"""Invalid data in single sandboxes: each kind is found, and valid sandboxes have no finding."""
 
 from __future__ import annotations
 

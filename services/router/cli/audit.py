@@ -1,4 +1,4 @@
-"""`baton audit`: look through the old data before any of it moves."""
+"""`baton audit`: check the old data before any of it moves."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ def audit(
     options: Changing,
     sample: Annotated[float, typer.Option(min=0, max=100, metavar="PERCENT", help="Records tried out at B.")] = 10.0,
     accept: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help="Dirt that may move as it is. Repeat, or use commas.")
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Kind of finding whose records may move unchanged. Repeat, or use commas."),
     ] = None,
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is finished; shows how far it is.")] = True,
 ) -> None:
-    """Look through a snapshot of A's data: dirt by kind, every record through
-    the schema conversion and back, and a sample tried out in a scratch store
-    beside B. Nothing of A or B changes. It is a job, and SHADOW's gate.
+    """Audit a snapshot of A's data: findings by kind, every record through the
+    schema conversion and back, and a sample tried out in a scratch store
+    beside B. A and B do not change. It is a job, and SHADOW's gate.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects; in report:
-      verdict records dirty sampled total bytes taken_seconds
+      verdict records affected sampled total bytes taken_seconds
       kinds: by name: meaning acceptable accepted findings examples
-    verdict: CLEAN, ACCEPTED, DIRTY or BLOCKED. Exit code 3: DIRTY, BLOCKED.
+    verdict: CLEAN, ACCEPTED, FINDINGS or BLOCKED. Exit code 3: FINDINGS, BLOCKED.
     """
     kinds = ",".join(filter(None, (name.strip() for text in accept or () for name in text.split(","))))
     effects = [
@@ -61,7 +62,7 @@ def audit(
 
 
 def _remedy(report: View) -> str:
-    """What to do about dirt that nobody has accepted."""
+    """The remedy for findings that are not accepted."""
     found = {name: kind for name, kind in report["kinds"].items() if kind["findings"] and not kind["accepted"]}
     fixed = [name for name, kind in found.items() if not kind["acceptable"]]
     if fixed:
@@ -89,6 +90,6 @@ def _screen(report: View) -> Group:
     for name, kind in found.items():
         for key, detail in kind["examples"][:3]:
             examples.add_row(name, key, detail)
-    counted = f"{report['dirty']} of {report['records']} records are dirty; {report['sampled']} were tried out beside B"
-    head = Text(f"{report['verdict']}: {counted}", style="bold")
+    counted = f"{report['affected']} of {report['records']} records have findings"
+    head = Text(f"{report['verdict']}: {counted}; {report['sampled']} were tried out beside B", style="bold")
     return Group(head, Text(""), table, Text(""), examples) if found else Group(head)

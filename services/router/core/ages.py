@@ -1,7 +1,6 @@
-"""How far two stores' records are apart in time, by what the records say of themselves. Pure.
+"""How far two stores' records are apart in time, by the write times in the records. Pure.
 
-Of each record that both stores have: by how much the row of one store was written later than the other's. Records
-whose rows are the same count as 0.
+For each record that both stores have: the difference between the write times of the two rows. Equal rows count as 0.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from services.router.core.reconcile import Pair
 
 @dataclass(slots=True)
 class Behind:
-    """One store behind the other one."""
+    """The lag of one store behind the other."""
 
     records: int = 0
     total_seconds: float = 0.0
     worst_seconds: float = 0.0
     worst: str = ""
-    """Whose that is."""
+    """Key of that record."""
     ages: Counter[int] = field(default_factory=Counter)
-    """By latency bucket."""
+    """Number of records by latency bucket."""
 
     def add(self, key: str, seconds: float) -> None:
         self.records += 1
@@ -35,7 +34,7 @@ class Behind:
             self.worst_seconds, self.worst = seconds, key
 
     def p99_seconds(self, records: int) -> float:
-        """Over so many records, of which the others are not behind; up to 4.4 % too high."""
+        """P99 over `records`, of which all others have no lag; up to 4.4 % too high."""
         above = records - records * P99
         for bucket in sorted(self.ages, reverse=True):
             if self.ages[bucket] > above:
@@ -46,22 +45,22 @@ class Behind:
 
 @dataclass(slots=True)
 class Validation:
-    """What the queries say so far."""
+    """The result of the queries so far."""
 
     records_a: int = 0
     records_b: int = 0
     only_in_a: int = 0
     only_in_b: int = 0
     different: int = 0
-    """Records of which both have a row, another one each."""
+    """Records whose two rows differ."""
     unknown: int = 0
-    """Of these, records that do not say when they were written."""
+    """Those of them without a write time."""
     b_behind: Behind = field(default_factory=Behind)
     a_behind: Behind = field(default_factory=Behind)
 
     @property
     def in_both(self) -> int:
-        # Counted at another moment than the rows were looked at.
+        # The count and the rows are of different moments.
         return max(0, self.records_a - self.only_in_a)
 
     def add(self, key: str, pair: Pair) -> None:
@@ -81,7 +80,7 @@ class Validation:
             self.a_behind.add(key, b.written_seconds - a.written_seconds)
 
     def to_json(self) -> str:
-        """A report, from which it can go on."""
+        """The report, from which a validation can continue."""
         value = {name: getattr(self, name) for name in _COUNTS}
         value |= {"in_both": self.in_both, "average_seconds": self._mean(self.a_behind) - self._mean(self.b_behind)}
         value |= {name: self._shown(getattr(self, name)) for name in _BEHIND}

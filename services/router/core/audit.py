@@ -1,7 +1,7 @@
-"""What an audit of the old data has found, and what that says of moving it. Pure.
+"""The report of an audit of the old data. Pure.
 
-A kind of findings is acceptable when records that have it move as they are: then a person may accept it, by name, for
-one audit. All other kinds mean that moving would lose or change something: they pass no gate.
+A kind of finding is acceptable if its records move unchanged. An operator may accept such a kind, by name, for one
+audit. Any other kind means that the move would lose or change data, and passes no gate.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from libs.pb.baton.replication.v1 import audit_pb2 as pb
 from services.router.core.compare import Comparison, Seen
 
 MAX_EXAMPLES = 20
-"""Of each kind, kept in the report."""
+"""Examples of one kind that the report keeps."""
 
 SAMPLE_DIFFERS = "sample-differs"
-_SAMPLE_MEANING = "Copied into a scratch store of the new kind, the record is not what it was"
+_SAMPLE_MEANING = "A copy of the record in a scratch store of the new kind differs from it"
 
 _RECORD = Comparison(Record, ())
 
@@ -29,11 +29,11 @@ _RECORD = Comparison(Record, ())
 class Verdict(Enum):
     CLEAN = "CLEAN"
     ACCEPTED = "ACCEPTED"
-    """There is dirt, all of kinds that a person has accepted."""
-    DIRTY = "DIRTY"
-    """There is dirt of kinds that a person may accept."""
+    """All findings are of accepted kinds."""
+    FINDINGS = "FINDINGS"
+    """All findings are of acceptable kinds, and some of these are not accepted."""
     BLOCKED = "BLOCKED"
-    """Moving would lose or change something."""
+    """The move would lose or change data."""
 
 
 class Finding(NamedTuple):
@@ -44,14 +44,14 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KindFound:
-    """One kind of findings."""
+    """One kind of finding in a report."""
 
     meaning: str
     acceptable: bool
     accepted: bool
     findings: int = 0
     examples: tuple[tuple[str, str], ...] = ()
-    """Key and detail of the first ones."""
+    """Key and detail of the first findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class AuditReport:
     total: int = 0
     """Records in the snapshot."""
     records: int = 0
-    """Looked at so far."""
-    dirty: int = 0
-    """Those of them of which something was found."""
+    """Records checked so far."""
+    affected: int = 0
+    """Checked records with at least one finding."""
     sampled: int = 0
-    """Copied into a scratch store and compared, field by field."""
+    """Records copied into a scratch store and compared, field by field."""
     kinds: Mapping[str, KindFound] = field(default_factory=dict)
 
     @property
@@ -75,28 +75,28 @@ class AuditReport:
         if any(not kind.acceptable for kind in found):
             return Verdict.BLOCKED
         if any(not kind.accepted for kind in found):
-            return Verdict.DIRTY
-        return Verdict.ACCEPTED if self.dirty else Verdict.CLEAN
+            return Verdict.FINDINGS
+        return Verdict.ACCEPTED if self.affected else Verdict.CLEAN
 
     @property
     def found(self) -> dict[str, KindFound]:
-        """Kinds of which there is something, the worst first."""
+        """Kinds with findings, the worst first."""
         some = [(name, kind) for name, kind in self.kinds.items() if kind.findings]
         return dict(sorted(some, key=lambda item: (item[1].acceptable, item[1].accepted, -item[1].findings)))
 
     @property
     def summary(self) -> str:
         """In words, for the job's note and the gate."""
-        looked = f"{self.dirty} of {self.records} records are dirty"
+        checked = f"{self.affected} of {self.records} records have findings"
         kinds = ", ".join(
             f"{name} {kind.findings}{' (accepted)' if kind.accepted else ''}" for name, kind in self.found.items()
         )
         sampled = f"{self.sampled} were tried out"
-        return f"{looked}, {sampled}: {kinds}" if kinds else f"{looked}, {sampled}"
+        return f"{checked}, {sampled}: {kinds}" if kinds else f"{checked}, {sampled}"
 
     @property
     def trouble(self) -> str:
-        """Why nothing should move yet; "" when it may."""
+        """The summary if a finding is not accepted, else ""."""
         return "" if self.verdict in (Verdict.CLEAN, Verdict.ACCEPTED) else self.summary
 
     def to_json(self) -> str:
@@ -107,7 +107,7 @@ class AuditReport:
 
     @classmethod
     def from_json(cls, text: str) -> AuditReport:
-        """Raises ValueError when it was written by a router of another version."""
+        """Raises ValueError if a router of another version has written the text."""
         try:
             fields = json.loads(text)
             del fields["verdict"]
@@ -121,15 +121,15 @@ class AuditReport:
 
 
 def check_accepted(kinds: Iterable[pb.FindingKind], accept: Sequence[str]) -> None:
-    """Raises InvalidField for an unknown kind, and for one that nobody may accept."""
+    """Raises InvalidField for a kind that is unknown or not acceptable."""
     able = [kind.name for kind in kinds if kind.acceptable]
     for name in accept:
         if name not in able:
-            raise InvalidField("accept", name, f"kinds that a person may accept: {', '.join(able)}")
+            raise InvalidField("accept", name, f"acceptable kinds: {', '.join(able)}")
 
 
 def begun(taken: pb.TakeSnapshotResponse, accept: Sequence[str]) -> AuditReport:
-    """Nothing is looked at yet. Raises InvalidField for an unknown kind, and for one that nobody may accept."""
+    """The report before the first record. Raises InvalidField as `check_accepted` does."""
     known = {kind.name: KindFound(kind.meaning, kind.acceptable, kind.name in accept) for kind in taken.kinds}
     known[SAMPLE_DIFFERS] = KindFound(_SAMPLE_MEANING, acceptable=False, accepted=False)
     check_accepted(taken.kinds, accept)
@@ -137,26 +137,26 @@ def begun(taken: pb.TakeSnapshotResponse, accept: Sequence[str]) -> AuditReport:
 
 
 def looked(report: AuditReport, records: int, sampled: int, findings: Iterable[Finding]) -> AuditReport:
-    """With some more records; these findings are all that there are of them."""
+    """Adds some records, with all their findings."""
     kinds = dict(report.kinds)
-    dirty = set()
+    affected = set()
     for key, name, detail in findings:
-        dirty.add(key)
-        # A store of a newer program may find what it has not announced.
+        affected.add(key)
+        # A store of a newer program may report a kind that it has not announced.
         kind = kinds.get(name, KindFound("", acceptable=False, accepted=False))
         examples = kind.examples if len(kind.examples) >= MAX_EXAMPLES else (*kind.examples, (key, detail))
         kinds[name] = replace(kind, findings=kind.findings + 1, examples=examples)
     return replace(
         report,
         records=report.records + records,
-        dirty=report.dirty + len(dirty),
+        affected=report.affected + len(affected),
         sampled=report.sampled + sampled,
         kinds=kinds,
     )
 
 
 def tried(sent: Sequence[pb.Sample], got: Sequence[pb.Sample], items: Comparison | None) -> list[Finding]:
-    """What is not the same in the scratch store. `items` names the fields of what clients read."""
+    """Differences between the scratch store and the original. `items` compares the messages that clients read."""
     there = {sample.record.key: sample for sample in got}
     found = []
     for sample in sent:
@@ -168,7 +168,7 @@ def tried(sent: Sequence[pb.Sample], got: Sequence[pb.Sample], items: Comparison
 
 
 def _differing(sent: pb.Sample, got: pb.Sample, items: Comparison | None) -> list[str]:
-    """Names of fields, never what stands in them."""
+    """Names of fields, never their values."""
     fields = list(_RECORD.fields(_seen(sent.record.SerializeToString()), _seen(got.record.SerializeToString())))
     for version in sorted({*sent.views, *got.views}):
         if (version in sent.views) != (version in got.views):

@@ -1,9 +1,9 @@
-"""What it means that two stores answer one read differently. Pure: descriptors, versions, bytes.
+"""Comparison of two stores' answers to one read. Pure: descriptors, versions, bytes.
 
-Rule: a version of a record is made once, so two rows of one version must show the same. What differs at one version is
-a MISMATCH, whenever and in whatever order the two were read. What differs at two versions is STALE, since each store
-follows the other one with some delay; it is MISSING only when a store still lacks a version that it should have had by
-then, because everything that was made before has reached it.
+Rule: a version of a record is made once, so two rows of one version must be equal. A difference at one version is a
+MISMATCH, in whatever order the rows were read. A difference between two versions is STALE, because each store follows
+the other with some delay. It is MISSING if a store lacks a version that it should have: every change made before that
+version has reached the store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from libs.ownership.model import NEVER, Version
 from services.router.core.merge import Half, Item, end_of
 
 MAX_FIELDS = 16
-"""Paths that are named of one difference."""
+"""Paths that a difference names at most."""
 
 UNKNOWN_FIELDS = "(unknown fields)"
 UNREADABLE = "(not a reply of this method)"
@@ -30,7 +30,7 @@ FILTER = "(matches the filter)"
 
 
 class Kind(StrEnum):
-    """What came of a comparison, from the harmless to the grave."""
+    """The result of a comparison, from the mildest to the gravest."""
 
     MATCH = "MATCH"
     STALE = "STALE"
@@ -51,12 +51,12 @@ class Seen:
     """One record as one store showed it."""
 
     version: Version | None
-    """Of the row; (0, 0) when there is none; None when the request was refused before the row was looked at."""
+    """Version of the row: (0, 0) if there is no row, None if the request was refused before the row was read."""
     reply: bytes = b""
     status: str = ""
-    """Of an answer that is an error: code and reason. "" for a reply."""
+    """Code and reason of an error; empty for a reply."""
     matches: bool = True
-    """Of a row of a list: the store's verdict on the filter."""
+    """For a row of a list: whether it matches the filter, by this store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Sight:
     one: Seen
     other: Seen
     fields: tuple[str, ...] = ()
-    """Paths of the fields that differ; never what stands in them."""
+    """Paths of the fields that differ, without their values."""
 
     @property
     def newest(self) -> Version:
-        """The higher version that was seen."""
+        """The higher of the two versions."""
         return max(self.one.version or NEVER, self.other.version or NEVER)
 
 
@@ -85,7 +85,7 @@ class Comparison:
 
     @classmethod
     def of(cls, method: Method) -> Comparison:
-        """Of a list: of its items. Raises UnfitContract."""
+        """Compares a method's replies, or for a list its items. Raises UnfitContract."""
         whole = cls(method.reply_class, method.ignored_reply_fields)
         if method.shape is None:
             return whole
@@ -95,7 +95,7 @@ class Comparison:
         return cls(GetMessageClass(items.message_type), inner)
 
     def fields(self, one: Seen, other: Seen) -> tuple[str, ...]:
-        """The paths that differ, () when both showed the same. Of errors code and reason count, not the words."""
+        """The paths that differ, or (). Errors are compared by code and reason, not by message."""
         if one.status or other.status:
             return () if one.status == other.status else (STATUS,)
         if one.matches != other.matches:
@@ -109,7 +109,7 @@ class Comparison:
         return tuple(dict.fromkeys(_differing(left, right, "")))[:MAX_FIELDS]
 
     def sight(self, one: Seen, other: Seen, due: Version | None = None) -> Sight:
-        """`due`: the version that both stores should have by now; None: nothing is known of that."""
+        """`due`: the version that both stores should have by now; None: unknown."""
         fields = self.fields(one, other)
         return Sight(_kind(one, other, fields, due), one, other, fields)
 
@@ -130,7 +130,7 @@ def _kind(one: Seen, other: Seen, fields: Sequence[str], due: Version | None) ->
 
 
 def gravest(kinds: Iterable[Kind]) -> Kind:
-    """MATCH when there are none."""
+    """MATCH for an empty sequence."""
     return max(kinds, key=GRAVITY.index, default=Kind.MATCH)
 
 
@@ -145,13 +145,13 @@ def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[
         if end is None or name <= end:
             mine, theirs = mine or looked_up.get(name), theirs or looked_up.get(name)
             found = [item for item in (mine, theirs) if item]
-            # A row that only ends a page is shown to no client. What a store does not understand cannot differ.
+            # A row that only ends a page is not shown to clients. A row that a store does not understand cannot differ.
             if any(item.matches for item in found) and not any(item.unknown_schema for item in found):
                 yield name, mine, theirs
 
 
 def seen_of(item: Item | None) -> Seen:
-    """Of a list's row."""
+    """For a row of a list."""
     return Seen(item.version, item.data, matches=item.matches) if item else Seen(NEVER, matches=False)
 
 
@@ -185,7 +185,7 @@ def _clear(message: Message, path: tuple[str, ...]) -> None:
 
 
 def _differing(one: Message, other: Message, head: str) -> Iterable[str]:
-    """Paths without positions and without keys of maps, which may be anybody's data."""
+    """Paths without list positions and without keys of maps, because keys may be client data."""
     if _plain(one) == _plain(other):
         return
     found = False
@@ -217,7 +217,7 @@ def _differing_field(field: Any, one: Message, other: Message, path: str) -> Ite
 
 
 def _same(field: Any, left: Any, right: Any) -> bool:
-    """Of repeated plain values, or of maps."""
+    """Compares repeated scalars, or maps."""
     if not _is_map(field):
         return len(left) == len(right) and all(map(_equal, left, right))
     if left.keys() != right.keys():
@@ -229,7 +229,7 @@ def _same(field: Any, left: Any, right: Any) -> bool:
 
 
 def _equal(left: Any, right: Any) -> bool:
-    """Not a number is the same as itself here."""
+    """Compares scalars; NaN equals NaN."""
     return bool(left == right or (left != left and right != right))
 
 

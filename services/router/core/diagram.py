@@ -1,4 +1,4 @@
-"""The phases as README.md and docs/phases.md show them, made from the table."""
+"""Diagram and table of the phases, made from the phase table."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def diagram() -> str:
 
 
 def guarantees() -> str:
-    """A Markdown table: per phase who answers, what a crash loses, what going back costs. No line break at its end."""
+    """A Markdown table with one row per phase, without a line break at the end."""
     lines = [
-        "| phase | who answers | what a crash of one process loses | what going back costs |",
+        "| phase | answers | lost in a crash of one process | rollback cost |",
         "| --- | --- | --- | --- |",
     ]
     lines += [f"| {phase.value} | {rule.answers} | {rule.crash} | {rule.back} |" for phase, rule in PHASES.items()]

@@ -1,6 +1,6 @@
-"""The names of a contract's flags, and what a set of their values steers.
+"""The names of a contract's flags, and the routing that their values cause.
 
-A router knows no method by name, so the contract's own name gives the flags theirs: `sandbox.v1.SandboxService` has
+A router has no method names in its code, so flags are named after the contract: `sandbox.v1.SandboxService` has
 `sandbox.routing.use_service_layer` for all calls, and `sandbox.routing.create_sandbox_use_service_layer` and so on for
 each operation that one of its methods has.
 """
@@ -24,13 +24,13 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 @dataclass(frozen=True, slots=True)
 class FlagNames:
     everything: str
-    """Steers every call."""
+    """The flag that steers every call."""
     operations: Mapping[str, str]
-    """By operation, those that the contract has: the flag that steers its calls."""
+    """The flag of each operation that the contract has."""
 
     @classmethod
     def of(cls, contract: Contract, prefix: str = "", noun: str = "") -> FlagNames:
-        """`prefix` and `noun`: instead of what the contract's name gives ("sandbox.routing", "sandbox")."""
+        """`prefix` and `noun` replace those of the contract's name ("sandbox.routing", "sandbox")."""
         *package, service = contract.service.split(".")
         words = [word for word in package if not _VERSION.fullmatch(word)]
         noun = noun or _HUMP.sub("_", service.removesuffix("Service") or service).lower()
@@ -55,7 +55,7 @@ class FlagNames:
         return self.operations[operation]
 
     def steering(self, values: Mapping[str, bool | None]) -> Flags:
-        """What these values, by full name, mean for calls. Names of other contracts' flags mean nothing."""
+        """The routing for these values, by full name. Flags of other contracts are ignored."""
         operations = {
             operation: value for operation, name in self.operations.items() if (value := values.get(name)) is not None
         }

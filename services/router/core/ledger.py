@@ -1,12 +1,11 @@
-"""A ledger of acknowledged writes: what clients were told, to be held against what the stores have later. Pure.
+"""A ledger of acknowledged writes, which are compared with the stores later. Pure.
 
-It is the check on all other checks, so it shares nothing with them: it knows a write by the client's own answer, and
-the stores' rows by what they show. A sampled write is kept by its key, the newest one of each key. It is looked at when
-it is old enough for what may go wrong after a write to have happened; then again from time to time, as long as there is
-room, so that a store which loses an old write is found too.
+The ledger checks all other checks, so it shares no code with them: it records a write from the client's own answer, and
+the stores' rows as clients see them. It keeps sampled writes by key, the newest of each key. It checks a write once
+the write has settled, and again from time to time while there is room, to find a store that loses an old write.
 
-The owner must have the write or a later one of the same record. A first look that says otherwise is not believed: the
-rows of two stores are not read at one moment. The second one is.
+The owner must have the write or a later one of the same record. A first check that fails is repeated before it counts,
+because the rows of the two stores are not read at the same moment.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ class Loss(Enum):
     OLDER = "OLDER"
     """The owner's row is older than the write."""
     CHANGED = "CHANGED"
-    """The owner's row is of this very write, with other content than the client was shown."""
+    """The owner's row is of this write, with other content than the client's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A write as its client was told of it."""
+    """A write as the answer to its client shows it."""
 
     key: str
     request_id: str
     operation: str
     store: Store
-    """Which answered."""
+    """The store that answered."""
     revision: int
     content: bytes
-    """Hash of the record that the answer shows."""
+    """Hash of the record in the answer."""
     schema_version: int
-    """In which it is shown; 0: the contract has but one."""
+    """Schema version of the answer; 0: the contract has one version."""
     time_seconds: float
     """UNIX time."""
 
@@ -60,7 +59,7 @@ class Seen(NamedTuple):
     owned: bool
     version: Version
     write_revision: int
-    """Of its last write: what clients are shown."""
+    """Revision of its last write, which clients see."""
     content: bytes
     schema_version: int
 
@@ -79,13 +78,13 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class LedgerLimits:
     permille: int = 100
-    """Thousandths of the acknowledged writes."""
+    """Thousandths of the acknowledged writes that are sampled."""
     capacity: int = 10_000
-    """Writes that are kept."""
+    """Writes that the ledger keeps at most."""
     settle_seconds: float = 10.0
-    """From the answer to the first look: more than the lag is as a rule."""
+    """From the answer to the first check: longer than the usual lag."""
     again_seconds: float = 60.0
-    """From one look to the next."""
+    """From one check to the next."""
 
 
 class LedgerCounts(NamedTuple):
@@ -93,11 +92,11 @@ class LedgerCounts(NamedTuple):
 
     sampled: int = 0
     checked: int = 0
-    """Looked at once or more often; the lost ones are among them."""
+    """Checked at least once, including the lost ones."""
     superseded: int = 0
-    """Before they were looked at, by a later acknowledged write of the same record."""
+    """Superseded by a later acknowledged write of the same record before the first check."""
     dropped: int = 0
-    """Not looked at: there was no room, or no time."""
+    """Dropped unchecked, for lack of room or time."""
     waiting: int = 0
     lost: int = 0
 
@@ -106,14 +105,14 @@ class LedgerCounts(NamedTuple):
 
 
 def is_sampled(request_id: str, permille: int) -> bool:
-    """The same at every router, and for each retry."""
+    """Samples by request id, so that all routers and all retries agree."""
     return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest(), "big") % 1000 < permille
 
 
 def loss_of(write: Acknowledged, rows: Sequence[Seen]) -> Loss | None:
-    """What the rows of both stores say of the write; None: it is there, or a later one is.
+    """Returns how the write is lost, or None if the rows have it or a later one.
 
-    A row that its store owns decides. While the record is on its way there is none, and the newest row is it.
+    The row whose store owns it decides. During a handoff no store owns the record, and the newest row decides.
     """
     owned = [row for row in rows if row.owned]
     newest = max(owned or rows, key=lambda row: row.version, default=None)
@@ -129,20 +128,20 @@ def loss_of(write: Acknowledged, rows: Sequence[Seen]) -> Loss | None:
 class _Line:
     write: Acknowledged
     due: float
-    """When it is looked at next, by the monotonic clock."""
+    """Time of the next check, by the monotonic clock."""
     doubted: bool = False
-    """The last look did not find it."""
+    """The last check did not find the write."""
 
 
 class Ledger:
-    """The newest acknowledged writes, one of each key. Times are of the monotonic clock unless they say otherwise."""
+    """The newest acknowledged writes, one of each key. Times are of the monotonic clock unless noted."""
 
     def __init__(self, limits: LedgerLimits) -> None:
         self._limits = limits
         self._new: OrderedDict[str, _Line] = OrderedDict()
-        """Not looked at yet, by key; those first that wait longest."""
+        """Unchecked writes by key, in the order of their checks."""
         self._known: OrderedDict[str, _Line] = OrderedDict()
-        """Found at the last look."""
+        """Writes that the last check found, by key."""
         self._counts = LedgerCounts()
         self.findings: deque[Finding] = deque(maxlen=KEPT_FINDINGS)
         """The newest last."""
@@ -156,15 +155,15 @@ class Ledger:
 
     @property
     def known(self) -> int:
-        """Writes that were found and are looked at again from time to time."""
+        """Number of writes that were found and are checked again from time to time."""
         return len(self._known)
 
     def note(self, write: Acknowledged, now: float) -> None:
-        """A client has its answer."""
+        """Record that a client got its answer."""
         self._add(sampled=1)
         kept = self._new.get(write.key) or self._known.get(write.key)
         if kept is not None and kept.write.revision >= write.revision:
-            # Answers overtake each other: what is kept shows this one too.
+            # Answers overtake each other: the kept write covers this one too.
             self._add(superseded=1)
             return
         if self._new.pop(write.key, None) is not None:
@@ -175,7 +174,7 @@ class Ledger:
         self._new[write.key] = _Line(write, now + self._limits.settle_seconds)
 
     def due(self, now: float, limit: int) -> list[Acknowledged]:
-        """Writes that are to be looked at now; those first that never were."""
+        """Writes to check now, unchecked ones first."""
         lines = chain(
             takewhile(lambda line: line.due <= now, self._new.values()),
             takewhile(lambda line: line.due <= now, self._known.values()),
@@ -183,8 +182,7 @@ class Ledger:
         return [line.write for line in islice(lines, limit)]
 
     def put_off(self, write: Acknowledged, now: float) -> None:
-        """Nobody can tell now, since the store that could does not answer. It is looked at later, so that it does not
-        stand in the way of others."""
+        """Postpone a check whose store does not answer, so that it does not delay others."""
         places, seconds = self._new, self._limits.settle_seconds
         if write.key not in places:
             places, seconds = self._known, self._limits.again_seconds
@@ -194,7 +192,7 @@ class Ledger:
             places.move_to_end(write.key)
 
     def look(self, write: Acknowledged, rows: Sequence[Seen], now: float, now_seconds: float) -> Finding | None:
-        """What both stores have under the write's key, as far as they have a row. The finding, when it is lost."""
+        """Check a write against the stores' rows of its key. Returns a finding if the write is lost."""
         places = self._new if write.key in self._new else self._known
         line = places.get(write.key)
         if line is None or line.write != write:

@@ -1,8 +1,8 @@
-"""What the calls to both stores show: how many, how many of them failed, how long they took. Pure: time is an argument.
+"""Measurements of the calls to both stores: numbers, faults, latencies. Pure: time is an argument.
 
 Counts of one second each serve automatic rollback, which looks at half a minute. Counts and latencies of
-one minute each serve the gates, which look at up to an hour. Both are bounded, whatever the traffic is, and can be
-summed over routers.
+one minute each serve the gates, which look at up to an hour. Both are bounded for any traffic, and can be summed
+over routers.
 
 Latencies are kept as counts in buckets (`libs.telemetry.latency`).
 """
@@ -18,30 +18,30 @@ from libs.ownership.model import Store
 from libs.telemetry.latency import P99, Histogram, bucket_of_seconds, quantile
 
 SECONDS = 60
-"""How many slots of one second are kept."""
+"""Number of slots of one second."""
 
 MINUTES = 60
-"""How many slots of one minute are kept, the running one included."""
+"""Number of slots of one minute, including the current one."""
 
 ERROR_MINUTES = 10
-"""How many of them the error rates are made of."""
+"""Number of slots that error rates are made from."""
 
 LATE_SECONDS = 1.0
-"""A store that does not answer an attempt for so long has failed, however little time its caller gave it."""
+"""A store that does not answer an attempt for this long is at fault, whatever the deadline was."""
 
 LEAST_A_MINUTE = 10
-"""Calls that each store must have served in a minute, for that minute to compare them."""
+"""Calls that each store must have served in a minute for the minute to count in a comparison."""
 
 
 class Counts(NamedTuple):
-    """Calls of a time. Sums are made with `total`."""
+    """Numbers of calls in a period. `total` adds them."""
 
     calls: int = 0
-    """That a store carried out, or failed to; refusals for good reasons are among them."""
+    """Calls that a store carried out or failed, including justified refusals."""
     faults: int = 0
     """Server faults among them."""
     denials: int = 0
-    """Beside them: NOT_OWNER answers and answers for another store. They show that a store is there."""
+    """Not in `calls`: NOT_OWNER answers and answers for another store. They show that a store is reachable."""
 
     @property
     def rate(self) -> float:
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
     @property
     def answered(self) -> int:
-        """How often the store has shown that it is there, or failed to."""
+        """Calls and denials."""
         return self.calls + self.denials
 
 
@@ -64,7 +64,7 @@ def total(parts: Iterable[Counts]) -> Counts:
 
 
 class ShadowCounts(NamedTuple):
-    """Of reads that were compared in the background, by what came of it."""
+    """Numbers of reads compared in the background, by result."""
 
     compared: int = 0
     match: int = 0
@@ -73,7 +73,7 @@ class ShadowCounts(NamedTuple):
     missing: int = 0
     error: int = 0
     dropped: int = 0
-    """Not compared, because too many waited."""
+    """Not compared, because the queue was full."""
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
         return ShadowCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -131,8 +131,8 @@ class Meter:
         self._minutes: deque[_Minute] = deque([self._minute], maxlen=MINUTES)
 
     def add(self, store: Store, operation: str, is_read: bool, seconds: float | None, fault: bool, now: float) -> None:
-        """One attempt at a store. `seconds`: how long its answer took; None: not to be compared. The time that a
-        fault took says nothing of how fast a store works, so it is not kept."""
+        """Count one attempt at a store. `seconds`: its latency; None: not for comparison. Latencies of faults are not
+        kept: they do not show how fast a store works."""
         if now >= self._ends:
             self._roll(now)
         if not fault:
@@ -153,17 +153,17 @@ class Meter:
             second.latencies[bucket] += 1
 
     def denied(self, store: Store, now: float) -> None:
-        """A store has answered that it is not the owner, or for the other store."""
+        """Count an answer NOT_OWNER, or an answer for the other store."""
         if now >= self._ends:
             self._roll(now)
         self._heard(store, now)
         self._second[store].denials += 1
 
     def is_late(self, store: Store, began: float, now: float) -> bool:
-        """Whether the store is at fault when an attempt's deadline passes without an answer.
+        """Whether the store is at fault if an attempt's deadline passes without an answer.
 
-        A deadline is its caller's choice. The store is at fault if it had LATE_SECONDS for this attempt, or if it has
-        answered no attempt at all since a deadline began to pass so long ago: then it hangs.
+        The caller chooses the deadline. The store is at fault if it had LATE_SECONDS for this attempt. It also is if it
+        has answered no attempt for LATE_SECONDS while deadlines passed: then it hangs.
         """
         silent_since = self._silent_since.setdefault(store, max(began, self._answered_at.get(store, began)))
         return now - min(began, silent_since) >= LATE_SECONDS
@@ -173,7 +173,7 @@ class Meter:
         self._silent_since.pop(store, None)
 
     def compared(self, store: Store, operation: str, is_read: bool, seconds: float, now: float) -> None:
-        """How long a call took that no client waited for, so that the other store's can be compared with it."""
+        """Count the latency of a background call, to compare it with the other store's."""
         if now >= self._ends:
             self._roll(now)
         key = (store, operation, is_read)
@@ -189,7 +189,7 @@ class Meter:
         return tuple((slot[Store.A].counts, slot[Store.B].counts) for slot in reversed(self._seconds))
 
     def latency(self, now: float, window_seconds: int, share: float = P99) -> float | None:
-        """That quantile of the latencies of both stores' calls in the last complete seconds; None: there were none."""
+        """A quantile of the latencies of both stores in the last complete seconds; None: no calls."""
         if now >= self._ends:
             self._roll(now)
         window: Histogram = Counter()
@@ -199,7 +199,7 @@ class Meter:
         return quantile(window, share)
 
     def latencies(self, store: Store, now: float, window_seconds: int) -> Histogram:
-        """Of one store's calls in the last complete seconds."""
+        """Latencies of one store in the last complete seconds."""
         if now >= self._ends:
             self._roll(now)
         window: Histogram = Counter()
@@ -208,7 +208,7 @@ class Meter:
         return window
 
     def recent(self, store: Store, now: float) -> Counts:
-        """Calls and faults of the last ERROR_MINUTES minutes, the running one included."""
+        """Calls and faults of the last ERROR_MINUTES minutes, including the current one."""
         if now >= self._ends:
             self._roll(now)
         minutes = list(self._minutes)[-ERROR_MINUTES:]
@@ -232,10 +232,10 @@ class Meter:
         return tuple(found[key] for key in sorted(found))
 
     def _roll(self, now: float) -> None:
-        """Closes the seconds and minutes that are over; those without a call in between count as empty."""
+        """Close the seconds and minutes that are over. Those without calls count as empty."""
         at = int(now)
         if self._at >= 0:
-            # One more than are kept, so that a long silence leaves nothing of before.
+            # One more than the slots, so that a long silence replaces them all.
             for passed in range(min(at - self._at, SECONDS + 1)):
                 self._seconds.append(self._second if not passed else _second())
             for _ in range(min(at // 60 - self._at // 60, MINUTES)):
@@ -247,7 +247,7 @@ class Meter:
 
 
 def merged(parts: Iterable[Parity]) -> tuple[Parity, ...]:
-    """The parities of several routers as one per operation."""
+    """Merge the parities of several routers, by operation."""
     found: dict[tuple[str, bool], Parity] = {}
     for part in parts:
         key = (part.operation, part.is_read)

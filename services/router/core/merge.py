@@ -1,8 +1,8 @@
-"""One page out of two stores' pages, each of which has all records, some of them old.
+"""Merge of two stores' pages of a list. Each store has all records, some of them in an old version.
 
-Rule: of two rows of a name the higher version is the record, and only its store's verdict on the filter counts. One of
-the two rows is always the newest, so nothing acknowledged is missed and nothing old is shown. Beyond the last name of a
-page that was full its store is not known, so the merged page ends there.
+Rule: of two rows of a name the higher version is the record, and only its store's result of the filter counts. One of
+the two rows is always the newest, so the page has every acknowledged record and no old one. A full page says nothing
+about names after its last one, so the merged page ends there.
 
 Names are compared as strings: the order of code points is the bytewise order of UTF-8.
 """
@@ -18,31 +18,31 @@ from libs.ownership.model import Version
 
 
 class Item(NamedTuple):
-    """A row as its store sees it."""
+    """A row of one store."""
 
     version: Version
     matches: bool
     data: bytes
     unknown_schema: int = 0
-    """Its schema version, when its store does not understand it and so says nothing of the rest."""
+    """Schema version of the row if its store does not understand it; then the store cannot apply the filter. Else 0."""
 
 
 class Half(NamedTuple):
-    """One store's page: the rows that match there, by name, and whether there may be more after the last."""
+    """One store's page: the matching rows by name, and whether more may follow."""
 
     rows: Mapping[str, Item]
     full: bool
 
     @property
     def end(self) -> str | None:
-        """The name beyond which this store is not known; None: it is known to its end."""
+        """The last name of a full page; None: the page reaches the end of the list."""
         return max(self.rows) if self.full else None
 
 
 class Merged(NamedTuple):
     items: list[bytes]
     resume: str | None
-    """The name after which the next page begins; None: this was the last."""
+    """The name after which the next page begins; None: this is the last page."""
 
 
 def end_of(one: Half, other: Half) -> str | None:
@@ -50,15 +50,15 @@ def end_of(one: Half, other: Half) -> str | None:
 
 
 def unknown_names(mine: Half, other: Half) -> list[str]:
-    """What must be looked up at my store: names within the page that only the other one has."""
+    """Names within the page that only the other store has, to look up in this one."""
     end = end_of(mine, other)
     return [name for name in other.rows if name not in mine.rows and (end is None or name <= end)]
 
 
 def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, most_bytes: int) -> Merged:
-    """`looked_up`: what came of `unknown_names` of both stores; a name that is not there either has no second row.
+    """`looked_up`: the rows of `unknown_names`, from both stores. A name that is missing there has one row.
 
-    Raises SchemaUnknown for a record that is shown by nobody who understands it.
+    Raises SchemaUnknown for a record that no store understands.
     """
     end = end_of(one, other)
     names = sorted(name for name in {*one.rows, *other.rows} if end is None or name <= end)
@@ -67,8 +67,8 @@ def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, mos
     last = ""
     for name in names:
         rows = [rows[name] for rows in (one.rows, other.rows, looked_up) if name in rows]
-        # Of one version both verdicts are the same, unless a store did not understand the record when it came: then it
-        # cannot tell by what to find it, until the next write.
+        # At one version both stores apply the filter alike, unless a store did not understand the record when the event
+        # arrived: until the next write it has no values to filter by.
         newest = max(rows, key=lambda row: (row.version, not row.unknown_schema, row.matches))
         if newest.unknown_schema:
             raise SchemaUnknown(newest.unknown_schema, "the store that has its newest version understands older", name)
@@ -82,7 +82,7 @@ def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, mos
 
 
 def frame(shape: ListShape, items: Sequence[bytes], token: str) -> bytes:
-    """The serialized reply, from serialized items: nothing is parsed."""
+    """The serialized reply, from serialized items, without parsing them."""
     parts: list[bytes] = []
     for item in items:
         parts += (shape.items_tag, varint(len(item)), item)

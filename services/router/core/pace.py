@@ -1,7 +1,7 @@
-"""How long until a gate has seen enough, at the rate of the last minute. Time is an argument.
+"""Time until a gate has enough samples, at the rate of the last minute. Time is an argument.
 
-The samples of some gates expire (they are of the last ten minutes, for example), so the rate is of the last minute, not
-the average since the start. A count that shrinks or stands still gives no time: at that rate there are never enough.
+The samples of some gates expire, for example after ten minutes. So the rate is that of the last minute, not the average
+since the start. A count that does not grow gives no time: at that rate there are never enough samples.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from services.router.core.gates import GateResult
 
 WINDOW_SECONDS = 60.0
 LEAST_SECONDS = 2.0
-"""Between two looks that give a rate."""
+"""Between the first and the last look of a rate."""
 _LOOKS = 120
 
 
 @dataclass(slots=True)
 class Pace:
-    """What was seen of each gate's samples, the latest last."""
+    """Number of samples of each gate over time."""
 
     _seen: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
 
     def noted(self, results: Sequence[GateResult], now: float) -> tuple[GateResult, ...]:
-        """The results, each with how long it takes until there are enough samples."""
+        """Adds to each result the time until there are enough samples."""
         return tuple(replace(result, seconds_left=self._left(result, now)) for result in results)
 
     def _left(self, result: GateResult, now: float) -> float | None:

@@ -1,10 +1,10 @@
 """The phases of a migration, as one table.
 
-Rule 1: everything that differs between phases stands in `PHASES`. Code asks the table; it never compares phases.
-Rule 2: forward is one step at a time, names the phase that is entered, and passes its gates. Back is to any earlier
-phase, at once and without gates, because going back must never wait for anything. DEPRECATED alone has no way back.
-Rule 3: a phase is a hint like a flag. It says where traffic should go; where a record may be written is decided by the
-record's row in its store. So a phase may change at any moment, at any router at another time, and no write is lost.
+Rule 1: `PHASES` holds every difference between phases. Code reads the table and never compares phases.
+Rule 2: forward is one step at a time, names the phase to enter, and passes its gates. Back is to any earlier phase, at
+once and without gates, because a rollback must not wait. Only DEPRECATED has no way back.
+Rule 3: a phase is a hint, like a flag. It directs traffic, but the record's row in its store decides where the record
+may be written. So a phase may change at any moment, at each router at another time, and no write is lost.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ class Phase(Enum):
 @dataclass(frozen=True, slots=True)
 class PhaseRule:
     home: Store
-    """Where traffic goes that nothing else steers."""
+    """Target of traffic that no other rule steers."""
     canary: bool
     """Canary buckets go to B."""
     compared: str
-    """Which reads are compared in the background, with what."""
+    """Reads that are compared in the background, and their counterpart."""
     shadow: bool
     """Reads may be compared at all."""
     way_back: bool
-    """A may be asked to take everything back: until then it must be kept running and fed."""
+    """A rollback to A is possible, so A must be kept running and fed."""
     old_clients_at_a: bool
-    """Clients of an old schema version read at A, and begin new names there, where nothing else steers their calls."""
+    """Clients of an old schema version read at A and create records there, unless another rule steers their calls."""
     rehearses: bool
-    """Both stores take live traffic, so buckets may go to the other one and back to see how that goes."""
+    """Both stores take live traffic, so a rehearsal may move buckets to the other store and back."""
     gates: tuple[str, ...]
-    """What must pass before this phase is entered (see `gates.GATES`)."""
+    """Gates to pass before entering this phase (see `gates.GATES`)."""
     effect: str
-    """What entering it does, for the operator."""
+    """Effect of entering it, for the operator."""
     answers: str
     crash: str
     back: str
-    """For the README's table: who answers, what a crash of one process costs, what going back costs."""
+    """For the table in the documents: the store that answers, the loss in a crash of one process, the rollback cost."""
 
 
 PHASES: dict[Phase, PhaseRule] = {
@@ -98,7 +98,7 @@ PHASES: dict[Phase, PhaseRule] = {
         old_clients_at_a=True,
         rehearses=True,
         gates=("shadow-consistent", "lag", "parked"),
-        effect="canary buckets are handed to B, as many as `baton canary set` says; all else stays at A",
+        effect="canary buckets are handed to B, as many as `baton canary set` sets; all others stay at A",
         answers="the record's owner: B for canary buckets, else A",
         crash="nothing; the dead store's records wait, their reads come from the replica, marked stale",
         back="the canary's records are handed back, under traffic",
@@ -150,25 +150,25 @@ PHASES: dict[Phase, PhaseRule] = {
 ORDER = tuple(PHASES)
 
 LAST_STEP_CONFIRM = "simple_mcp"
-"""Typed to enter a phase without a way back: the store that may be shut down then."""
+"""Confirmation for a phase without a way back: the store that may be shut down then."""
 
 
 class IllegalMove(BatonError):
-    """The phase cannot change like that; nothing was changed."""
+    """The phase cannot change like that; the setting is unchanged."""
 
     code = "FAILED_PRECONDITION"
     reason = "ILLEGAL_MOVE"
 
 
 class GateBlocked(BatonError):
-    """A gate does not pass; nothing was changed."""
+    """A gate does not pass; the setting is unchanged."""
 
     code = "FAILED_PRECONDITION"
     reason = "GATE_BLOCKED"
 
 
 class Outdated(BatonError):
-    """Somebody else changed the setting meanwhile; nothing was changed: look again and decide anew."""
+    """Another change was faster; the setting is unchanged. Look again and decide anew."""
 
     code = "ABORTED"
     reason = "OUTDATED"
@@ -176,25 +176,25 @@ class Outdated(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the operator has set. Each change makes the next generation."""
+    """The setting of the migration. Each change makes the next generation."""
 
     generation: int = 0
     phase: Phase = Phase.OFF
     canary_permille: int = 0
     hold: bool = False
-    """All traffic goes to A whatever the phase says: set by going back, lifted only by a person."""
+    """All traffic goes to A in any phase. A rollback sets it, only an operator lifts it."""
     rehearsal: tuple[int, ...] = ()
-    """Buckets that are at the other store than phase and canary say, for the time of a rehearsal."""
+    """Buckets that a rehearsal has moved to the other store."""
     flags: tuple[tuple[str, bool], ...] = ()
-    """Flags that the operator has set, by full name, in the order of names. One that is not there is unset."""
+    """Flags that the operator has set: full name and value, ordered by name. An absent flag is unset."""
     limits: tuple[tuple[str, float], ...] = ()
     """Limits of gates and of automatic rollback that differ from the routers' own settings (see `core.limits`)."""
     shadow_permille: int = 0
     """Thousandths of the reads that are compared in the background."""
     shadow_same: bool = False
-    """They are compared with the answering store itself, which shows how much differs for no reason."""
+    """Reads are compared with a second answer of the same store, to count differences without a migration."""
     shadow_since: int = 0
-    """The generation that set these: what was compared before it is not counted with what is compared since."""
+    """Generation that set the comparison. Counts begin anew with it."""
 
     @property
     def rule(self) -> PhaseRule:
@@ -202,7 +202,7 @@ class Setting:
 
 
 def next_phase(setting: Setting) -> Phase:
-    """The one step forward. Raises IllegalMove at the end, and while a hold stands."""
+    """The step forward. Raises IllegalMove in the last phase and during a hold."""
     place = ORDER.index(setting.phase) + 1
     if place == len(ORDER):
         raise IllegalMove(f"{setting.phase.value} is the last phase: there is no step forward")
@@ -212,9 +212,9 @@ def next_phase(setting: Setting) -> Phase:
 
 
 def advance(setting: Setting, to: Phase) -> Setting:
-    """Enter the next phase; the gates are the caller's to check. A canary starts at 0.
+    """Enter the next phase. The caller checks the gates. A canary starts at 0.
 
-    The step names its phase: the same step by two people, or by a router with an older setting, is one step, not two.
+    The step names its phase, so the same step by two operators, or by a router with an older setting, is one step.
 
     Raises IllegalMove: `to` is not the next phase.
     """
@@ -229,7 +229,7 @@ def advance(setting: Setting, to: Phase) -> Setting:
 
 
 def rollback(setting: Setting, to: Phase) -> Setting:
-    """Back to an earlier phase. A phase that writes to A holds all traffic there, the canary's too."""
+    """Return to an earlier phase. In a phase whose home is A, all traffic is held there, including the canary."""
     if not setting.rule.way_back:
         raise IllegalMove(f"{setting.phase.value} has no way back: A may be shut down or behind")
     same_without_canary = to is setting.phase and setting.rule.canary and not setting.hold
@@ -242,14 +242,14 @@ def rollback(setting: Setting, to: Phase) -> Setting:
 
 
 def _shadowed(setting: Setting) -> Setting:
-    """Where no reads are compared there is nothing left to compare them by."""
+    """Reset the comparison in a phase that compares no reads."""
     if setting.rule.shadow or not setting.shadow_permille:
         return setting
     return replace(setting, shadow_permille=0, shadow_same=False, shadow_since=setting.generation)
 
 
 def set_canary(setting: Setting, permille: int) -> Setting:
-    """How many thousandths of the buckets go to B. Raises IllegalMove where no canary steers."""
+    """Set the thousandths of the buckets that go to B. Raises IllegalMove in a phase without a canary."""
     if not 0 <= permille <= CANARY_FULL:
         raise IllegalMove(f"canary: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
     if not setting.rule.canary:
@@ -261,7 +261,8 @@ def set_canary(setting: Setting, permille: int) -> Setting:
 
 
 def set_shadow(setting: Setting, permille: int, *, same: bool = False) -> Setting:
-    """How many thousandths of the reads are compared; counts begin anew. Raises IllegalMove where none are."""
+    """Set the thousandths of the reads that are compared; counts begin anew. Raises IllegalMove in a phase without
+    comparison."""
     if not 0 <= permille <= SHADOW_FULL:
         raise IllegalMove(f"shadow: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
     if permille and not setting.rule.shadow:
@@ -284,14 +285,14 @@ def lift_hold(setting: Setting) -> Setting:
 
 
 def noted(setting: Setting) -> Setting:
-    """As it was: the journal is to keep what was done elsewhere."""
+    """The same setting in the next generation, for a journal entry about another change."""
     return replace(setting, generation=setting.generation + 1)
 
 
 def set_flag(setting: Setting, name: str, value: bool | None) -> Setting:
-    """True: to B. False: to A. None: unset, the next rule is asked. The name is the caller's to check.
+    """Set a flag: True to B, False to A, None unsets it. The caller checks the name.
 
-    Raises IllegalMove where A must not be asked any more.
+    Raises IllegalMove in a phase in which no call may go to A.
     """
     if value is False and not setting.rule.way_back:
         raise IllegalMove(f"{name}: in {setting.phase.value} no call may go to A: it may be shut down or behind")
@@ -302,7 +303,7 @@ def set_flag(setting: Setting, name: str, value: bool | None) -> Setting:
 
 
 def begin_rehearsal(setting: Setting, buckets: tuple[int, ...]) -> Setting:
-    """These buckets go to the other store, until the end or any change of phase or canary. Raises IllegalMove."""
+    """Move buckets to the other store until the rehearsal ends, or phase or canary change. Raises IllegalMove."""
     if not setting.rule.rehearses:
         places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.rehearses)
         raise IllegalMove(

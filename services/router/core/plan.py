@@ -1,9 +1,9 @@
-"""Where a call should go: the first rule that speaks.
+"""The target of a call: the first rule that applies decides.
 
 hold > global flag false > the operation's flag > global flag true > rehearsed bucket > canary bucket
 > client's schema > phase.
 
-This is a hint. The store that gets the call looks at its row and may answer that it is not the owner.
+The target is a hint. The store that gets the call checks its row and may answer NOT_OWNER.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from services.router.core.phase import CANARY_FULL, Phase, Setting
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Kill switches: True is B, False is A, None asks the next rule."""
+    """Kill switches: True is B, False is A, None leaves the decision to the next rule."""
 
     use_service_layer: bool | None = None
     operations: Mapping[str, bool] = field(default_factory=dict)
-    """By operation: create, get, list, update, delete. One that is not there asks the next rule."""
+    """By operation: create, get, list, update, delete. An absent one leaves the decision to the next rule."""
 
 
 NO_FLAGS = Flags()
 
 LASTING_SECONDS = 5.0
-"""How long the flag for everything must have been false until records follow it. Calls follow at once."""
+"""Records follow the global flag once it has been false for this long. Calls follow at once."""
 
 
 CLIENT_SCHEMA = "client schema"
@@ -38,32 +38,32 @@ CLIENT_SCHEMA = "client schema"
 class Target(NamedTuple):
     store: Store
     rule: str
-    """Which rule decided, in words."""
+    """The rule that decided, in words."""
 
     @property
     def moves(self) -> bool:
-        """A call may bring its record there. A client's schema is no reason to, since records do not follow clients: a
-        call that meets another owner goes on to the other store, the home."""
+        """Whether a call may move its record to the target. Records do not follow the schema of a client: such a call
+        goes on to the owner, at the other store."""
         return self.rule != CLIENT_SCHEMA
 
 
 def canary_buckets(permille: int) -> int:
-    """How many buckets are canary: those with a lower number."""
+    """Number of canary buckets: those with a lower number than this."""
     return round(BUCKETS * permille / CANARY_FULL)
 
 
 def is_canary(bucket: int, permille: int) -> bool:
-    """Growing only adds buckets, shrinking only takes away: a record never flaps between steps."""
+    """A larger canary only adds buckets and a smaller one only removes some, so no record moves twice."""
     return bucket < canary_buckets(permille)
 
 
 def target(setting: Setting, flags: Flags, operation: str, bucket: int | None, *, old_client: bool = False) -> Target:
-    """`bucket`: None for a call without a key. `old_client`: it is a client of an old schema version that reads, or may
-    begin a new name."""
+    """`bucket`: None for a call without a key. `old_client`: the call is of a client with an old schema version, and
+    reads or may create a record."""
     if setting.hold:
         return Target(Store.A, "hold")
     if not setting.rule.way_back:
-        # A may be shut down: no flag leads there any more.
+        # A may be shut down: flags are ignored.
         return _by_phase(setting, bucket, old_client=old_client)
     if flags.use_service_layer is False:
         return Target(Store.A, "global flag")
@@ -76,7 +76,7 @@ def target(setting: Setting, flags: Flags, operation: str, bucket: int | None, *
 
 
 def home(setting: Setting, flags: Flags, bucket: int) -> Store:
-    """Where the mover brings a bucket: as `target`, without the flags of operations (they steer calls, not records)."""
+    """Target of a bucket for the mover: as `target`, without the flags of operations, which steer calls only."""
     if setting.hold:
         return Store.A
     if flags.use_service_layer is not None and setting.rule.way_back:
@@ -85,7 +85,7 @@ def home(setting: Setting, flags: Flags, bucket: int) -> Store:
 
 
 class Aim(NamedTuple):
-    """What the homes of buckets depend on: while this stays, they stay."""
+    """All that the homes of buckets depend on."""
 
     phase: Phase
     canary_permille: int
@@ -100,7 +100,6 @@ def aim(setting: Setting, flags: Flags) -> Aim:
 
 def _by_phase(setting: Setting, bucket: int | None, *, old_client: bool = False) -> Target:
     usual = _usual(setting, bucket)
-    # Almost always empty, else a few buckets.
     if bucket in setting.rehearsal:
         return Target(usual.store.other, "rehearsal")
     if old_client and setting.rule.old_clients_at_a and usual == Target(Store.B, "phase"):

@@ -1,6 +1,6 @@
-"""What is measured, as metrics: what gates judge by, under the names that alarms know (deploy/alerts.yaml).
+"""The evidence of the gates as metrics, under the names that the alerting rules use (deploy/alerts.yaml). Pure.
 
-What is not known has no value: an alarm on its absence is the only thing that may be said of it. Pure.
+An unknown figure has no value. An alert on its absence can still report it.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def _calls(evidence: Evidence, limits: Limits) -> Readings:
 
 
 def _inconsistency(evidence: Evidence, limits: Limits) -> Readings:
-    bad, told = mismatches(evidence.shadow)
-    if told:
-        yield Reading(bad / told)
+    bad, compared = mismatches(evidence.shadow)
+    if compared:
+        yield Reading(bad / compared)
 
 
 def _compared(evidence: Evidence, limits: Limits) -> Readings:
-    _, told = mismatches(evidence.shadow)
-    yield Reading(told)
+    _, compared = mismatches(evidence.shadow)
+    yield Reading(compared)
 
 
 def _lock_wait(evidence: Evidence, limits: Limits) -> Readings:
@@ -111,19 +111,19 @@ def _left(evidence: Evidence, limits: Limits) -> Readings:
 
 
 METRICS = (
-    Metric("baton.lag", "s", "How far the worse feed is behind", _lag),
+    Metric("baton.lag", "s", "The larger lag of the two feeds", _lag),
     Metric("baton.parked.events", "{event}", "Events that a store could not apply, or the log refused", _parked),
     Metric("baton.log.risk.events", "{event}", "Events that a store has not read and the log may soon drop", _risks),
     Metric("baton.errors.share", "1", "Share of B's calls of the last minutes that failed by its fault", _errors),
     Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),
     Metric("baton.inconsistency.share", "1", "Share of the compared reads that disagree", _inconsistency),
-    Metric("baton.compared.reads", "{read}", "Reads of which it could be told whether both stores agree", _compared),
+    Metric("baton.compared.reads", "{read}", "Compared reads with a result", _compared),
     Metric("baton.reconcile.share", "1", "Share of the records that differed when the stores were compared", _diverged),
-    Metric("baton.reconcile.left", "{record}", "Of these, records that were not repaired", _left),
+    Metric("baton.reconcile.left", "{record}", "Differing records that were not repaired", _left),
     Metric("baton.lock.wait.p99", "s", "Bounds of P99 of a write's wait for its write lock at B", _lock_wait),
     Metric("baton.call.p99", "s", "Bounds of P99 of an operation at a store, in the same minutes at both", _p99),
-    Metric("baton.write.delta", "s", "Bounds of how far P99 of a write at B is above A's", _write_delta),
-    Metric("baton.ledger.checked", "{write}", "Acknowledged writes that were held against the stores", _checked),
+    Metric("baton.write.delta", "s", "Bounds of P99 of a write at B minus P99 at A", _write_delta),
+    Metric("baton.ledger.checked", "{write}", "Acknowledged writes that were checked at the stores", _checked),
     Metric("baton.ledger.lost", "{write}", "Acknowledged writes that their owner does not have", _lost),
 )
-"""For Prometheus dots are underscores, and seconds end in `_seconds`."""
+"""Prometheus names have underscores instead of dots, and end in `_seconds` for seconds."""

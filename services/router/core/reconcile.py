@@ -1,17 +1,17 @@
-"""Which records of two stores disagree, how, and what may be done about it. Pure.
+"""Differences between the records of two stores, and their repair. Pure.
 
-Two stores agree on a record when both have a row of it with the same version, owner and payload. In between lies the
-feed: what one of them has just changed, the other one does not have yet. So a difference is seen twice before it is
-believed, and between the two looks everything must have reached the other store that was changed before the first.
+Two stores agree on a record if both have a row with the same version, owner and payload. A recent change may still
+be in the feed. So a difference counts only if a second look confirms it, and every change made before the first look
+has reached the other store by then.
 
-    MISSING  the store that answers for the record has it, the other one has no row      copied
+    MISSING  the source has the record, the other store has no row                       copied
     STALE    as MISSING, but the other one has an older version                          copied
-    CORRUPT  other content at one version, or a row that somebody wrote beside Baton     only if a person names it
-    EXTRA    a store has what the other one has made, and that one has no row of it      never: it went back in time
-    OWNER    who owns the record is not clear, or its owner is older than its copy       never: it went back in time
+    CORRUPT  other content at one version, or a row that was not written by Baton        only if an operator names it
+    EXTRA    a store has a version that the other made, and the other has no row          never: it was rolled back
+    OWNER    the owner is unclear, or the owner's row is older than the copy              never: it was rolled back
 
-A store answers for a record that it owns by its own row, and for one that it has given up by the version that lies
-there. Repair copies from there to the other store, by versions as ever: nothing gets lower by it.
+The source of a repair is the owner's row, or the released version at the store that released it. Repair copies it to
+the other store by version, so no version gets lower.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from libs.ownership.model import Store, Version
 
 KEPT_DIFFERENCES = 100
-"""In a report; the rest is only counted."""
+"""Differences that a report lists; the rest is counted."""
 
 
 class Kind(Enum):
@@ -38,25 +38,25 @@ class Kind(Enum):
 
 
 REPAIRED = frozenset({Kind.MISSING, Kind.STALE})
-"""Without a person."""
+"""Kinds that are repaired without an operator."""
 
 
 class Look(NamedTuple):
-    """What a store has of a record."""
+    """A record at one store."""
 
     version: Version
     owner: Store
     write_version: Version
     digest: int
-    """As it is kept beside the row."""
+    """The digest stored beside the row."""
     content: int
-    """Made anew from the row."""
+    """The digest computed from the row."""
     written_seconds: float | None = None
-    """UNIX time, as the record says itself."""
+    """UNIX time, from the record."""
 
     @property
     def is_damaged(self) -> bool:
-        """Somebody else wrote here."""
+        """The row was changed by another program."""
         return self.digest != self.content
 
     @property
@@ -74,7 +74,7 @@ class Difference:
     key: str
     kind: Kind
     newer: Store
-    """Which has the higher version; of equal ones, the one that owns the record."""
+    """The store with the higher version; for equal versions, the owner."""
     pair: Pair
 
     def at(self, store: Store) -> Look | None:
@@ -82,7 +82,7 @@ class Difference:
 
     @property
     def is_handed_over(self) -> bool:
-        """Whether a person's word is enough to mend it: its owner has a version that the other store has not passed."""
+        """Whether an operator may order its repair: the owner has a version that the other store has not passed."""
         look = self.at(self.newer)
         return self.kind is Kind.CORRUPT and look is not None and look.owner is self.newer
 
@@ -95,7 +95,7 @@ class Difference:
 
 
 def difference(key: str, pair: Pair) -> Difference | None:
-    """How the stores disagree, as it looks; None: they agree."""
+    """The difference between the rows; None: they agree."""
     a, b = pair
     if a is None and b is None:
         return None
@@ -114,7 +114,7 @@ def difference(key: str, pair: Pair) -> Difference | None:
 
 
 def is_believed(first: Difference, second: Difference | None) -> bool:
-    """Of two looks; what had been changed before the first one has reached both stores before the second."""
+    """Whether the second look confirms the first. Changes made before the first have reached both stores by then."""
     if second is None:
         return False
     before, now = (one.at(first.newer.other) for one in (first, second))
@@ -124,7 +124,7 @@ def is_believed(first: Difference, second: Difference | None) -> bool:
 
 
 def is_mended(difference: Difference, pair: Pair) -> bool:
-    """After a repair: the store that was behind has what the other one had, or more."""
+    """Whether a repair worked: the store that was behind has the other's version, or a later one."""
     older = pair[0 if difference.newer is Store.B else 1]
     if older is None or older.is_damaged or older.version < difference.version:
         return False
@@ -145,15 +145,15 @@ def _is_other_content(here: Look, there: Look | None) -> bool:
 
 
 class Compared(NamedTuple):
-    """What came of the last comparison of all records."""
+    """The result of the last comparison of all records."""
 
     seconds_ago: float
     """Below 0 if dated in the future."""
     records: int
     different: int
-    """Believed to be."""
+    """Confirmed differences."""
     left: int
-    """Of these, not repaired."""
+    """Differences that were not repaired."""
 
     @property
     def share(self) -> float:
@@ -162,23 +162,23 @@ class Compared(NamedTuple):
 
 @dataclass(slots=True)
 class Findings:
-    """Of a comparison so far: what its report says."""
+    """The report of a comparison."""
 
     records: int = 0
-    """That were compared."""
+    """Compared records."""
     buckets_walked: int = 0
-    """In which the digests were not the same."""
+    """Buckets whose digests differed."""
     found: Counter[str] = field(default_factory=Counter)
-    """Believed, by kind."""
+    """Confirmed differences by kind."""
     repaired: int = 0
     differences: list[dict[str, Any]] = field(default_factory=list)
-    """The first ones, as JSON."""
+    """The first differences, as JSON."""
     named: str = ""
-    """What the record is that a person has named as CORRUPT: "CORRUPT", which is mended, or in words why not."""
+    """The result for the record that an operator named as CORRUPT: "CORRUPT" if it is repaired, or the reason."""
     left_out: int = 0
-    """That cannot be copied as they are."""
+    """Records that cannot be copied unchanged."""
     why: str = ""
-    """The first of them, for a person."""
+    """Why the first of them cannot be copied."""
 
     @property
     def different(self) -> int:
@@ -189,10 +189,10 @@ class Findings:
         return self.different - self.repaired
 
     def add(self, differences: Iterable[Difference], named: str = "") -> None:
-        """`named`: a record that a person says is CORRUPT, or ""."""
+        """`named`: a record that an operator has named as CORRUPT, or ""."""
         for one in differences:
             if one.key == named:
-                self.named = _judged(one)
+                self.named = _named(one)
             self.found[one.kind.value] += 1
             if len(self.differences) < KEPT_DIFFERENCES:
                 self.differences.append(_shown(one))
@@ -204,7 +204,7 @@ class Findings:
             shown["repaired"] = shown["repaired"] or shown["key"] in keys
 
     def leave_out(self, refused: Mapping[str, str]) -> None:
-        """By key, why a record cannot be copied."""
+        """`refused`: why a record cannot be copied, by key."""
         self.left_out += len(refused)
         self.why = self.why or next(iter(refused.values()), "")
 
@@ -242,10 +242,10 @@ class Findings:
         )
 
 
-def _judged(one: Difference) -> str:
+def _named(one: Difference) -> str:
     if one.kind is not Kind.CORRUPT:
         return f"it is {one.kind.value}, not CORRUPT"
-    return Kind.CORRUPT.value if one.is_handed_over else "it is CORRUPT, but its owner has not the newest version of it"
+    return Kind.CORRUPT.value if one.is_handed_over else "it is CORRUPT, but its owner does not have its newest version"
 
 
 def _shown(one: Difference) -> dict[str, Any]:

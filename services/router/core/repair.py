@@ -1,7 +1,7 @@
-"""Where a corrupt record is repaired, from both stores' rows. Pure.
+"""Plan for the repair of a corrupt record, from both stores' rows. Pure.
 
-The newest row names the owner. A forged event may have made the other store's row the newer one: then the owner's row
-may be whole, and the repair must exceed the forged version, else the other store would ignore it.
+The newest row names the owner. A forged event may have made the other store's row the newer one. Then the owner's row
+may be intact, and the repair must exceed the forged version, or the other store ignores it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NothingCorrupt(BatonError):
 
 
 class NoSuchRecord(BatonError):
-    """No store that can be asked has a record of this name."""
+    """No reachable store has a record of this name."""
 
     code = "NOT_FOUND"
     reason = "NO_RECORD"
@@ -34,22 +34,22 @@ class Examined:
     version: Version
     owner: Store
     corrupt: str
-    """Why the contract cannot have it; "" if it can."""
+    """Why the record does not fit the contract; empty if it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     owner: Store
     above: Version
-    """Of the other store's row if it is newer, else NEVER."""
+    """Version of the other store's row if it is newer, else NEVER."""
     to_hand_over: bool
-    """The other store has given the record up, and the owner does not have that version yet."""
+    """The other store has released the record, and the owner does not have that version yet."""
     corrupt: str
-    """What is wrong, and where."""
+    """The defect and its store."""
 
 
 def plan_repair(rows: Mapping[Store, Examined]) -> Plan:
-    """`rows`: of the stores that have one. Raises NoSuchRecord, NothingCorrupt."""
+    """`rows`: those that exist, by store. Raises NoSuchRecord, NothingCorrupt."""
     if not rows:
         raise NoSuchRecord
     newest = max(rows.values(), key=lambda row: row.version)

@@ -1,8 +1,8 @@
-"""Which record a store is given when an event of the log is read again: a replay never makes an owner. Pure.
+"""The record that a replay of an event gives to a store. A replay alone never makes an owner. Pure.
 
-An event is a statement of the past. A store that has lost its row of a record would believe an old event that names it
-as owner, though it has released the record since and the other store writes to it: two owners. So an event alone never
-makes its reader the owner. The other store's row decides with it:
+An event describes the past. A store that has lost its row of a record would accept an old event that names it as owner,
+although it has released the record since and the other store writes to it: two owners. So the other store's row is
+compared with the event:
 
 * The higher version of the two, of the event and of the other store's row, is given.
 * If that one names the other store as owner, it is given: a replica makes no owner.

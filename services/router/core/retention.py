@@ -1,21 +1,20 @@
 """Retention: which events the log may soon drop, and where reading it begins. Pure.
 
-A log drops its oldest events, by age, by size, or both. What a store has not read by then never reaches it by its feed,
-and it has to be filled anew. Counted as at risk is what a store still needs of the older half of what the log keeps:
+A log drops its oldest events, by age, by size, or both. An event that a store has not read by then never reaches it by
+its feed, and the store has to be filled anew. Unread events in the older half of the log are at risk:
 
 * by age: events older than half of the age at which the log drops them;
 * by size, once the log has dropped something: the older half of the events that it holds.
 
-A size that was never reached tells nothing.
+A size limit that was never reached puts no event at risk.
 
-Reading begins at a start, as a person types it, and as the API and jobs keep it:
+Reading begins at a start. Operators type it, the API and jobs store it:
 
     start                        the oldest events that the log still holds
     2026-05-04T10:00:00+00:00    events that were appended at this time or later
     3/1200,5/80                  from these offsets on, in these partitions and in no other
 
-A person may leave out what is clear: 10:00 is the last time that it was ten o'clock. Times are UTC unless they say
-otherwise, as all times that are shown.
+An operator may type a time of day: 10:00 is the latest ten o'clock. Times are UTC unless they have an offset.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from typing import NamedTuple
 from libs.errors import InvalidField
 
 KEPT_SHARE = 0.5
-"""Of what the log keeps, from the oldest on: events there are at risk."""
+"""Share of the log, from its oldest event on, in which unread events are at risk."""
 
 OLDEST = "start"
 ALLOWED = (
@@ -47,9 +46,9 @@ class Risk(NamedTuple):
 
     store: str
     old: int
-    """That the log may soon drop, or has dropped."""
+    """Events that the log may soon drop or has dropped."""
     gone: int
-    """Of these: dropped."""
+    """Events that the log has dropped, included in `old`."""
 
     def __str__(self) -> str:
         if self.gone:
@@ -58,13 +57,13 @@ class Risk(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What the log holds of one partition."""
+    """The contents of one partition."""
 
     oldest: int
     end: int
     aged: int
-    """Offset of the first event that is younger than KEPT_SHARE of the age at which events are dropped, as it was asked
-    for after `end`; `oldest` where age is no reason."""
+    """Offset of the first event that is younger than KEPT_SHARE of the retention time, read after `end`. `oldest` if
+    the log drops no event by age."""
     by_size: bool
 
     @property
@@ -76,7 +75,7 @@ class Held(NamedTuple):
 
 
 def risk_of(store: str, following: Mapping[int, int], held: Mapping[int, Held]) -> Risk:
-    """`following`: by partition the next offset that the store reads; 0 where it is not known to have read any."""
+    """`following`: by partition the next offset that the store reads, 0 if it has read none."""
     places = [(following.get(partition, 0), one) for partition, one in held.items()]
     old = sum(max(0, min(one.safe_from, one.end) - at) for at, one in places)
     return Risk(store, old, sum(max(0, one.oldest - at) for at, one in places))
@@ -84,12 +83,12 @@ def risk_of(store: str, following: Mapping[int, int], held: Mapping[int, Held]) 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Neither a time nor places: the oldest that there is."""
+    """Where reading begins. Without a time and places: at the oldest event."""
 
     time_seconds: float | None = None
     """UNIX time."""
     places: Mapping[int, int] = field(default_factory=dict)
-    """By partition the first offset."""
+    """First offset by partition."""
 
 
 def parse_start(text: str) -> Start:
@@ -105,7 +104,7 @@ def parse_start(text: str) -> Start:
 
 
 def typed_start(text: str, now_seconds: float) -> str:
-    """What a person has typed, in the form that `parse_start` takes. Raises InvalidField."""
+    """Convert typed text to the form that `parse_start` takes. Raises InvalidField."""
     text = text.strip()
     if text == OLDEST or _PLACE.match(text):
         parse_start(text)

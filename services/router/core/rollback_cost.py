@@ -1,4 +1,4 @@
-"""What going back to A now means. Pure."""
+"""The cost of a rollback to A now. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from services.router.core.phase import Setting
 
 @dataclass(frozen=True, slots=True)
 class AtB:
-    """What is known of B."""
+    """The state of B."""
 
     reachable: bool
     owned_records: int | None
-    """When it last answered; None: it never did."""
+    """By its last answer; None: it never answered."""
     records_per_second: float
-    """Of the last hand-over; 0: none was measured."""
+    """Rate of the last handover; 0: not measured."""
 
 
 class RollbackCost(NamedTuple):
     possible: bool
     records: int | None
-    """To bring home; None: not known."""
+    """Records to move back; None: unknown."""
     seconds: float | None
-    """Until they are home; None: not known."""
+    """Time for that; None: unknown."""
     note: str
     """In words."""
 
@@ -37,16 +37,16 @@ def rollback_cost(setting: Setting, b: AtB) -> RollbackCost:
     if not b.reachable:
         waits = "an unknown number of records" if records is None else f"{records} records"
         if records == 0:
-            return RollbackCost(True, 0, 0.0, "nothing to bring home; B is out of reach")
+            return RollbackCost(True, 0, 0.0, "no record to move back; B is unreachable")
         return RollbackCost(
             True,
             records,
             None,
-            f"B is out of reach: {waits} wait for it and come home when it answers again. Until then their writes are"
+            f"B is unreachable: {waits} wait for it and move back when it answers again. Until then their writes are"
             " UNAVAILABLE and their reads come from A, marked stale. If B is lost: baton recover B",
         )
     if not records:
-        return RollbackCost(True, records, 0.0 if records == 0 else None, "nothing to bring home")
+        return RollbackCost(True, records, 0.0 if records == 0 else None, "no record to move back")
     seconds = records / b.records_per_second if b.records_per_second > 0 else None
     shown = "no rate was measured yet" if seconds is None else f"about {max(seconds, 1.0):.0f} s"
-    return RollbackCost(True, records, seconds, f"{records} records to bring home to A, {shown}, 0 writes lost")
+    return RollbackCost(True, records, seconds, f"{records} records to move back to A, {shown}, 0 writes lost")

@@ -1,4 +1,4 @@
-"""What one change of the setting has changed, in words: for the journal, the log, and plans. Pure."""
+"""The differences between two settings, in words: for the journal, the log, and plans. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from services.router.core.phase import Setting
 
 
 def changes(before: Setting, after: Setting) -> list[str]:
-    """One entry for each part that differs: "flag sandbox.routing.use_service_layer = false (was unset)"."""
+    """One entry per difference: "flag sandbox.routing.use_service_layer = false (was unset)"."""
     found = []
     if before.phase is not after.phase:
         found.append(f"phase {before.phase.value} -> {after.phase.value}")

@@ -1,4 +1,4 @@
-"""Counts of shadow reads, and the differences that counted. Pure."""
+"""Counts of compared reads, and the confirmed differences. Pure."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference that counted, as it is kept: names, versions, hashes. No values."""
+    """A confirmed difference: names, versions, hashes, but no values."""
 
     time_seconds: float
-    """UNIX time at which it counted."""
+    """UNIX time of the confirmation."""
     operation: str
     key: str
     kind: Kind
     fields: tuple[str, ...]
     sides: tuple[Side, Side]
     waited_seconds: float
-    """From the first sight of it until it counted."""
+    """From the first comparison to the confirmation."""
 
 
 def hashed(seen: Seen, secret: bytes) -> str:
-    """To tell contents apart without showing them. The secret keeps anyone from trying out what hashes to it."""
+    """Hash that tells contents apart without showing them. The secret prevents guessing them from the hash."""
     return seen.status or blake2b(seen.reply, digest_size=8, key=secret).hexdigest()
 
 
@@ -50,17 +50,17 @@ def sides_of(sight: Sight, stores: tuple[Store, Store], secret: bytes) -> tuple[
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted between two changes of the shadow's setting, at one router."""
+    """Counts of one router between two changes of the shadow setting."""
 
     run: int
-    """The generation of the setting that it began with."""
+    """Generation of the setting at the start."""
     kept: int
-    """Differences of each kind that are kept, the latest ones."""
+    """Number of differences that are kept of each kind, the latest ones."""
     tallies: dict[str, Counter[Kind]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
-    """By operation: reads that were sampled, for which there was no room."""
+    """By operation: sampled reads that found the queue full."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """By operation: reads that were sampled while the other store was known to be out of reach."""
+    """By operation: sampled reads while the other store was unreachable."""
     differences: dict[Kind, deque[Difference]] = field(default_factory=dict)
 
     def count(self, operation: str, kind: Kind) -> None:

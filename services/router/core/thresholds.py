@@ -5,7 +5,7 @@ declaration come:
 
 * the router's setting of that name (`RouterSettings`), with its range;
 * the limit of that name, which `baton gates` lists and changes while the migration runs (`core.limits`);
-* the text of what a gate requires, and the numbers in `deploy/alerts.yaml`.
+* the text of a gate's requirement, and the numbers in `deploy/alerts.yaml`.
 
 Operators type a value in the threshold's unit: percent, milliseconds, days. Code reads it as `limits[THRESHOLD]`, in
 seconds or as a share of 1.
@@ -31,7 +31,7 @@ _SMALLEST = 0.000001
 
 
 class Unit(Enum):
-    """What a value counts: the text shown behind it, and its size in seconds or as a share of 1."""
+    """Unit of typed values: its suffix, and its size in seconds or as a share of 1."""
 
     COUNT = ("", Fraction(1))
     PERCENT = (" %", Fraction(1, 100))
@@ -49,7 +49,7 @@ class Threshold(Generic[N_co]):
     least: float
     most: float
     meaning: str
-    """What it limits, in one sentence with its unit."""
+    """The limited quantity, in one sentence with its unit."""
 
     @property
     def kind(self) -> type[N_co]:

@@ -1,9 +1,8 @@
-"""How fast a job may go while live traffic goes on. Pure: the caller looks twice a second.
+"""The rate of a job under live traffic. Pure: the caller looks twice a second.
 
-Additive increase would find the way back too slowly after a long pause, so both ways multiply: each look at which live
-traffic suffers halves the rate, each other one gives a quarter more, until the job gets what was asked for, or does not
-use what it gets; then the throttle is off. It never stands still: a job at LEAST_RATE shows that it lives, and does no
-harm.
+Increase and decrease are multiplicative, because additive increase recovers too slowly from a long pause. A look at
+which live traffic suffers halves the rate. Any other look adds a quarter, until the job has its requested rate or does
+not use its rate; then the throttle is off. A job keeps LEAST_RATE, which shows that it runs and does no harm.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ LEAST_RATE = 100.0
 DOWN = 0.5
 UP = 1.25
 UNUSED = 4.0
-"""A job that may do so many times what it does is not held back any more. Its rate is that of the last five seconds, in
-which what it may do grows ninefold; so less than this would set it free too early."""
+"""The throttle ends when the allowed rate is this many times the measured one. The measured rate lags: it covers the
+last five seconds, in which the allowed rate grows ninefold. A smaller factor would end the throttle too early."""
 LEAST_CALLS = 20
-"""Fewer live calls than so many say nothing."""
+"""Live calls needed for a rate of faults."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThrottleLimits:
-    """Above which live traffic suffers."""
+    """Limits above which live traffic suffers."""
 
     lag_seconds: float = 10.0
-    """Of the worse feed."""
+    """Lag of the slower feed."""
     latency_seconds: float = 0.5
     """P99 of a call to a store."""
     error_rate: float = 0.01
@@ -37,26 +36,26 @@ class ThrottleLimits:
 
 
 class Load(NamedTuple):
-    """What live traffic feels now. None: not known, which slows nothing down."""
+    """State of live traffic. None: unknown, which does not throttle."""
 
     lag_seconds: float | None = None
     latency_seconds: float | None = None
     calls: int = 0
-    """Of the last seconds."""
+    """Calls of the last seconds."""
     faults: int = 0
 
 
 class Pace(NamedTuple):
-    """What a job may do."""
+    """The allowed rate of a job."""
 
     rate: float
     """Units per second; 0: no bound."""
     reason: str = ""
-    """Why that is less than was asked for, in words; "" when it is not."""
+    """Why it is below the requested rate; empty if it is not."""
 
 
 def suffering(load: Load, limits: ThrottleLimits) -> str:
-    """What live traffic suffers from, in words; "" when from nothing."""
+    """The limit that live traffic exceeds, in words, or ""."""
     if load.lag_seconds is not None and load.lag_seconds > limits.lag_seconds:
         return f"lag {load.lag_seconds:.1f} s is above {plain(limits.lag_seconds)} s"
     if load.calls < LEAST_CALLS:
@@ -70,7 +69,7 @@ def suffering(load: Load, limits: ThrottleLimits) -> str:
 
 
 class Throttle:
-    """Of one run of one job."""
+    """Throttle of one run of one job."""
 
     def __init__(self, limits: ThrottleLimits) -> None:
         self._limits = limits
@@ -81,7 +80,7 @@ class Throttle:
         return f"<Throttle {plain(self._allowed)}/s>"
 
     def look(self, load: Load, wanted: float, measured: float) -> Pace:
-        """`wanted`: the operator's rate, 0 for none; `measured`: what the job does now."""
+        """`wanted`: the operator's rate, 0 for none; `measured`: the job's present rate."""
         reason = suffering(load, self._limits)
         if reason:
             now = self._allowed or measured

@@ -81,7 +81,7 @@ class Story:
     blocked: str = ""
     """What the gates said when the first step was asked for without evidence."""
     copied: int = 0
-    dirt: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     """Kinds that the first audit has found."""
 
     async def play(self) -> None:
@@ -100,7 +100,7 @@ class Story:
             ("the gates get limits that fit a run of a minute: baton gates set", self._set_limits),
             ("the old data is looked through, in a snapshot of A, while A serves", self._audit),
             (
-                "SHADOW is asked for, with dirt that nobody has accepted and no copy: the gates must refuse",
+                "SHADOW is asked for, with findings that are not accepted, and without a copy: the gates must refuse",
                 self._be_blocked,
             ),
             ("a person has read what was found and accepts it: it moves as it is; audited again", self._accept_dirt),
@@ -153,18 +153,18 @@ class Story:
             told = "refused, as it should be (exit code 3 or 4 of `baton phase advance SHADOW`)"
             self.screen.tell(f"  {told}: {self.blocked}")
             return
-        raise TrialFailed("SHADOW was entered over dirty data: the gates should have refused")
+        raise TrialFailed("SHADOW was entered over findings: the gates should have refused")
 
     def _show(self, job: pb.Job) -> None:
         self.screen.progress(job.id, job.done, job.total)
 
     async def _audit(self) -> None:
         job = await self.walk.job("audit", {}, self._show)
-        self.dirt = list(AuditReport.from_json(job.report).found)
+        self.findings = list(AuditReport.from_json(job.report).found)
         self.screen.tell(f"  {job.note}")
 
     async def _accept_dirt(self) -> None:
-        job = await self.walk.job("audit", {"accept": ",".join(self.dirt)}, self._show)
+        job = await self.walk.job("audit", {"accept": ",".join(self.findings)}, self._show)
         self.screen.tell(f"  {job.note}")
 
     async def _backfill(self) -> None:

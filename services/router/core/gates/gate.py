@@ -86,7 +86,7 @@ class Gate:
     """The condition with its numbers. `$gate_lag_seconds` stands for the value in force, with its unit."""
     verdict: Callable[[Evidence, Limits], Finding]
     runbook: str
-    """What the operator does if the gate does not pass."""
+    """Remedy for the operator if the gate does not pass."""
     thresholds: tuple[Threshold[float], ...] = ()
     alerts: tuple[Alert, ...] = ()
     warnings: tuple[Callable[[Evidence, Limits], str], ...] = ()

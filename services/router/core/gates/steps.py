@@ -1,4 +1,4 @@
-"""Gates on earlier steps, and on what still needs A before the last phase. Pure."""
+"""Gates on earlier steps, and on anything that still needs A before the last phase. Pure."""
 
 from __future__ import annotations
 

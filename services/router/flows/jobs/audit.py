@@ -1,6 +1,6 @@
 """Looking through the old data before any of it moves: a job that reads a snapshot of A and tries a sample out at B.
 
-The snapshot is one moment of A, and A goes on serving. Every record of it is looked at: for dirt, and whether
+The snapshot is one moment of A, and A goes on serving. Every record of it is checked: for invalid data, and whether
 converting it to the other schema versions and back leaves it as it was. Of a tenth, always the same names, copies are
 put into an empty scratch store beside B's real one, of the same kind, read there and compared field by field. Nothing
 of A or B changes. When A was started again its snapshot is gone, and the audit begins anew with another one.
@@ -77,8 +77,8 @@ class Arguments(NamedTuple):
 
 
 class Audit:
-    """A `JobKind`. Arguments: `sample`, percent of the records that are tried out at B; `accept`, kinds of dirt that
-    are to be left as they are, with commas between them."""
+    """A `JobKind`. Arguments: `sample`, percent of the records that are tried out at B; `accept`, accepted kinds of
+    findings, separated by commas."""
 
     name = NAME
     unit = "records"
@@ -202,7 +202,7 @@ def _arguments(arguments: Mapping[str, str]) -> Arguments:
     """Raises InvalidField."""
     unknown = sorted(set(arguments) - {"sample", "accept"})
     if unknown:
-        raise InvalidField("arguments", unknown[0], "sample, percent of the records; accept, kinds of dirt")
+        raise InvalidField("arguments", unknown[0], "sample, percent of the records; accept, kinds of findings")
     text = arguments.get("sample", f"{DEFAULT_SAMPLE_PERCENT:g}")
     try:
         percent = float(text)
