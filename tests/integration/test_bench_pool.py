@@ -63,7 +63,7 @@ def test_a_bench_is_not_begun_unless_somebody_agrees(postgres_dsn: str) -> None:
     dry = runner.invoke(app, quick(postgres_dsn, "--dry-run", "--sizes", "3", "-o", "json"))
     planned = json.loads(dry.stdout)
     assert (dry.exit_code, planned["sizes"]) == (0, [3])
-    assert any(f"schema {SCHEMA} is made" in effect for effect in planned["effects"])
+    assert any(f"schema {SCHEMA} is created" in effect for effect in planned["effects"])
 
 
 def test_a_bench_takes_no_connections_that_are_not_free(postgres: Postgres, postgres_dsn: str) -> None:

@@ -169,7 +169,7 @@ async def test_a_backfill_can_be_waited_for(panel: Panel) -> None:
 
 
 async def test_jobs_are_listed_shown_paused_tuned_resumed_and_cancelled(panel: Panel) -> None:
-    assert "no job was ever asked for" in (await baton(panel, "jobs")).stdout
+    assert "there are no jobs" in (await baton(panel, "jobs")).stdout
     await panel.put(5)
     started = await answer(panel, "backfill", "--rate", "1", "--yes")
     named = (await baton(panel, "jobs", "show", "--help")).stdout
@@ -278,7 +278,7 @@ async def test_each_change_is_one_line_in_the_log_with_actor_and_reason(
 async def test_a_limit_changes_at_once_and_is_journaled(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
     change = ["gates", "set", "gate_error_calls=7", "rollback_automatic=false"]
-    assert "--reason is needed" in (await baton(panel, *change, "--yes")).stderr
+    assert "--reason is required" in (await baton(panel, *change, "--yes")).stderr
     plan = await answer(panel, *change, "--reason", "thin traffic", "--dry-run")
     assert (plan["dry_run"], plan["effects"][0]) == (True, "limit gate_error_calls = 7 (was unset)")
     assert (await panel.store.load()).limits == ()

@@ -77,7 +77,7 @@ async def test_events_are_shown_from_somewhere_on(panel: Panel) -> None:
     first = await answers(panel, "events", "tail", "--from", "start", "-n", "4")
     assert [one["key"][-1] for one in first] == ["0", "1", "2", "3"]
     assert [one["key"][-1] for one in await answers(panel, "events", "tail", "-n", "2")] == ["3", "4"]
-    assert [one["place"] for one in await answers(panel, "events", "tail", "--from", "0/1")] == ["0/1", "0/2"]
+    assert [one["position"] for one in await answers(panel, "events", "tail", "--from", "0/1")] == ["0/1", "0/2"]
     assert await answers(panel, "events", "tail", "--from", "1/2") == [], "where the log ends"
     for start, why in (("1/3", "at most 1/2, where the log ends"), ("then", "is not valid: start, a time")):
         refused = await baton(panel, "events", "tail", "--from", start)
@@ -90,7 +90,7 @@ async def test_events_are_shown_from_somewhere_on(panel: Panel) -> None:
 async def test_one_event_or_those_of_one_record_are_shown_with_their_content(panel: Panel) -> None:
     await panel.system.log.append([event(BOOK, 1), event("rooms/r/books/2"), event(BOOK, 2, live=False)], partition=3)
     (one,) = await answers(panel, "events", "show", "3/0")
-    assert (one["place"], one["content"]) == ("3/0", {"reader": "reader 1"})
+    assert (one["position"], one["content"]) == ("3/0", {"reader": "reader 1"})
     screen = (await baton(panel, "events", "show", "3/2")).stdout
     assert "deleted" in screen and "reader 2" in screen and "request: request-1 of ann" in screen
     for place, code in (("3/3", Exit.FAILED), ("3/4", Exit.USAGE), ("99/0", Exit.USAGE)):
@@ -155,7 +155,7 @@ async def test_parked_events_are_listed_and_tried_again(panel: Panel) -> None:
     await park(panel, 3, event=event(BOOK).value)
     (listed,) = await answers(panel, "events", "parked")
     (one,) = listed["parked"]
-    assert (one["store"], one["place"], one["key"], one["reason"]) == ("B", "0/3", BOOK, "made no sense")
+    assert (one["store"], one["position"], one["key"], one["reason"]) == ("B", "0/3", BOOK, "made no sense")
     assert (await answers(panel, "events", "parked", "--store", "A"))[0]["parked"] == []
     assert (await answers(panel, "events", "retry", "--all", "--dry-run"))[0] == {
         "retried": [],
@@ -163,7 +163,7 @@ async def test_parked_events_are_listed_and_tried_again(panel: Panel) -> None:
         "effects": ["B: event 0/3 is tried again"],
     }
     (tried,) = await answers(panel, "events", "retry", "--store", "B", "0/3", "--yes")
-    assert tried["retried"] == [{"store": "B", "place": "0/3", "applied": True, "reason": ""}]
+    assert tried["retried"] == [{"store": "B", "position": "0/3", "applied": True, "reason": ""}]
     assert (await panel.system.ports(Store.B).records.read(BOOK)).row is not None
     again = await baton(panel, "events", "retry", "--store", "B", "0/3", "--yes")
     assert again.exit_code == Exit.FAILED and "no event 0/3 is parked" in again.stderr
@@ -182,7 +182,7 @@ async def test_a_parked_event_is_dropped_with_a_reason_that_the_journal_keeps(pa
     await park(panel, 3)
     words = ["events", "drop", "--store", "service_layer", "0/3", "--yes"]
     without = await baton(panel, *words)
-    assert without.exit_code == Exit.USAGE and "--reason is needed" in without.stderr
+    assert without.exit_code == Exit.USAGE and "--reason is required" in without.stderr
     too_long = await baton(panel, *words, "--reason", "x" * 990)
     assert too_long.exit_code == Exit.USAGE and "reason: " in too_long.stderr
     assert (await panel.system.ports(Store.B).feed.state()).parked_now == 1
@@ -240,7 +240,7 @@ async def test_a_replay_is_previewed_done_and_refused_by_command(panel: Panel) -
     to_b = ["replay", "--to", "service_layer", "--from"]
     preview = await baton(panel, *to_b, "10:00", "--dry-run")
     assert preview.exit_code == Exit.OK, preview.stderr
-    assert "would apply 3, ignore 0 as known: of 3 events. Nothing was changed." in preview.stdout
+    assert "would apply 3, ignore 0 as known: of 3 events. No record was changed." in preview.stdout
     assert (await panel.system.ports(Store.B).records.read(BOOK)).row is None
     (done,) = await answers(panel, *to_b, "start", "--name", BOOK, "--wait", "--yes")
     assert (done["state"], done["unit"], done["dry_run"]) == ("FINISHED", "events", False)

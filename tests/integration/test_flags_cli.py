@@ -44,7 +44,7 @@ async def test_a_dry_run_says_what_would_happen_and_sets_nothing(panel: Panel) -
     result = await baton(panel, "flags", "set", ALL, "false", "--dry-run")
     assert result.exit_code == Exit.OK
     assert "its calls go to A, at every router within a second" in result.stderr
-    assert "the records follow to A, after 5 s" in result.stderr
+    assert "the records move to A, after 5 s" in result.stderr
     assert (await panel.store.load()).generation == 1
 
 

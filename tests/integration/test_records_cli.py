@@ -126,7 +126,7 @@ async def test_a_readable_record_a_corrupt_copy_no_record_and_no_reason_are_refu
     for arguments, code, said in (
         (("delete", FINE, "--reason", "x", "--yes"), Exit.FAILED, "can be read"),
         (("delete", "sandboxes/none", "--reason", "x", "--yes"), Exit.FAILED, "a record of this name"),
-        (("delete", NAME, "--yes"), Exit.USAGE, "--reason is needed"),
+        (("delete", NAME, "--yes"), Exit.USAGE, "--reason is required"),
         (("replace", NAME, "--from", "A", "--reason", "x", "--yes"), Exit.USAGE, "readable content"),
         (("replace", NAME, "--from", "/no/file", "--reason", "x", "--yes"), Exit.USAGE, "no file"),
     ):

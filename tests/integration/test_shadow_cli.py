@@ -111,7 +111,7 @@ async def test_the_share_is_set_journaled_shown_and_turned_off(panel: Panel) -> 
     assert "shadow 12.5 %" in (await baton(panel, "status")).stdout
     now = await answer(panel, "shadow", "set", "5%", "--same", "--yes")
     assert (now["shadow_percent"], now["shadow_same"]) == (5.0, True)
-    assert "this is noise" in (await baton(panel, "shadow", "show")).stdout
+    assert "noise only" in (await baton(panel, "shadow", "show")).stdout
     now = await answer(panel, "shadow", "set", "OFF", "--yes")
     assert (now["shadow_percent"], now["shadow_same"]) == (0.0, False)
 

@@ -145,11 +145,11 @@ def test_an_audit_that_makes_no_sense_is_refused(arguments: dict[str, str], fiel
     assert refused.value.field == field
 
 
-def test_dirt_that_blocks_is_said_with_what_to_do() -> None:
+def test_findings_that_block_come_with_a_remedy() -> None:
     def kind(*, acceptable: bool, accepted: bool = False) -> dict[str, object]:
         return {"findings": 1, "acceptable": acceptable, "accepted": accepted}
 
     able = {"kinds": {"bad-json": kind(acceptable=True), "old-name": kind(acceptable=True, accepted=True)}}
     assert _remedy(able).endswith("baton audit --accept bad-json,old-name")
     fixed = {"kinds": {"bad-json": kind(acceptable=True), "lossy": kind(acceptable=False)}}
-    assert _remedy(fixed) == "clean up through A what may not move: lossy"
+    assert _remedy(fixed) == "correct through A the findings that cannot be accepted: lossy"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line."""
     import sys
 
     from services.router.cli.app import app
 
-    # A terminal that cannot show a character gets its escape.
+    # Print an escape where the terminal's encoding lacks a character.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     app()

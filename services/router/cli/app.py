@@ -1,6 +1,6 @@
-"""All commands in one tree. A module of commands has `register(app)` and is named in `MODULES`.
+"""The tree of commands. Each module in `MODULES` has a function `register(app)`.
 
-Each command imports what it needs when it runs: help and refusals come at once.
+Commands import their dependencies when they run, so that help and usage errors appear at once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from services.router.cli import (
     gates,
     jobs,
     ledger,
-    looks,
     mcp,
+    overview,
     probe,
     reconcile,
     records,
@@ -41,7 +41,7 @@ from services.router.cli import (
 from services.router.cli.options import CommandFailed, Exit, Output, fail
 
 MODULES = (
-    looks,
+    overview,
     changes,
     gates,
     flags,
@@ -64,10 +64,10 @@ MODULES = (
     demo,
 )
 
-HELP = """Move a live service from A to B and back, and lose nothing.
+HELP = """Move a live service from A to B and back without losing a write.
 
-Every command talks to a router's control address. What changes something says first what it will do; it asks when it
-is typed at a terminal, and elsewhere does it only with --yes.
+Every command talks to a router's control address. A command that changes something first prints its effects, then asks
+for confirmation. Without a terminal it needs --yes.
 
 `-o json` prints one object: a list under one key, a plan with dry_run and effects, an error (on stderr) under "error".
 
@@ -78,7 +78,7 @@ _ASKS_JSON = re.compile(r"(-o|--output=?)json")
 
 
 class Commands(TyperGroup):
-    """The root: a refusal of the command line itself is said in JSON too, if that was asked for."""
+    """The root command. With `-o json` it prints usage errors as JSON too."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
@@ -99,7 +99,7 @@ app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
     add_completion=True,
-    # Plain help: it is there in a fraction of the time.
+    # Importing rich for the help text takes several times as long.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -116,14 +116,14 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     context: typer.Context,
-    address: Annotated[str | None, typer.Option(help="As behind the verb, where it wins.", metavar="TEXT")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="As behind the verb.")] = None,
-    output: Annotated[Output | None, typer.Option("--output", "-o", help="As behind the verb.")] = None,
+    address: Annotated[str | None, typer.Option(help="As after the verb, which wins.", metavar="TEXT")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="As after the verb.")] = None,
+    output: Annotated[Output | None, typer.Option("--output", "-o", help="As after the verb.")] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """The options of every command, before the verb."""
+    """Accept the options of every command before the verb too."""
     given = {"address": address, "token_file": token_file, "output": output}
     context.obj = {name: value for name, value in given.items() if value is not None}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from libs.text import plain
-from services.router.cli.jobs import RATE_HELP, Wanted, parse_rate, run_job
+from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
 from services.router.cli.options import Changing, CommandFailed, Exit, command
 
 if TYPE_CHECKING:
@@ -24,13 +24,17 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     options: Changing,
-    sample: Annotated[float, typer.Option(min=0, max=100, metavar="PERCENT", help="Records tried out at B.")] = 10.0,
+    sample: Annotated[
+        float, typer.Option(min=0, max=100, metavar="PERCENT", help="Share of records to try at B.")
+    ] = 10.0,
     accept: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND", help="Kind of finding whose records may move unchanged. Repeat, or use commas."),
     ] = None,
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is finished; shows how far it is.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until it has finished, and show progress.")
+    ] = True,
 ) -> None:
     """Audit a snapshot of A's data: findings by kind, every record through the
     schema conversion and back, and a sample tried out in a scratch store
@@ -44,12 +48,12 @@ def audit(
     """
     kinds = ",".join(filter(None, (name.strip() for text in accept or () for name in text.split(","))))
     effects = [
-        "A's data is copied to a snapshot beside it, looked through and removed;"
-        f" {plain(sample)} % of its records are tried out beside B",
-        *([f"left as it is, if it is found: {kinds}"] if kinds else []),
+        "A's data is copied to a snapshot beside it, checked, and the snapshot removed;"
+        f" {plain(sample)} % of its records are tried in a scratch store beside B",
+        *([f"accepted kinds of findings: {kinds}"] if kinds else []),
     ]
     arguments = {"sample": f"{sample:g}", **({"accept": kinds} if kinds else {})}
-    view = run_job(options, Wanted("audit", arguments, parse_rate(rate)), effects, wait=wait)
+    view = run_job(options, NewJob("audit", arguments, parse_rate(rate)), effects, wait=wait)
     if view is None or not wait:
         return
     report = view["report"]
@@ -66,20 +70,20 @@ def _remedy(report: View) -> str:
     found = {name: kind for name, kind in report["kinds"].items() if kind["findings"] and not kind["accepted"]}
     fixed = [name for name, kind in found.items() if not kind["acceptable"]]
     if fixed:
-        return f"clean up through A what may not move: {', '.join(fixed)}"
+        return f"correct through A the findings that cannot be accepted: {', '.join(fixed)}"
     kinds = [name for name, kind in report["kinds"].items() if kind["findings"]]
-    return f"clean it up through A, or let it move as it is: baton audit --accept {','.join(kinds)}"
+    return f"correct the records through A, or accept the findings: baton audit --accept {','.join(kinds)}"
 
 
 def _screen(report: View) -> Group:
-    """For people: kinds with their meaning, and examples of each."""
+    """Lay out the kinds with their meaning and examples."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     found = {name: kind for name, kind in report["kinds"].items() if kind["findings"]}
     table = Table(box=None, pad_edge=False)
-    for name in ("kind", "findings", "may it move?", "what it means"):
+    for name in ("kind", "findings", "may move", "meaning"):
         table.add_column(name, overflow="fold")
     for name, kind in found.items():
         may = "accepted" if kind["accepted"] else "if accepted" if kind["acceptable"] else "no"

@@ -1,4 +1,4 @@
-"""`baton bench pool`: which size of a pool is enough on the user's own PostgreSQL."""
+"""`baton bench pool`: find the sufficient pool size for a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MOST_CONNECTIONS = 500
 
 
 def register(app: typer.Typer) -> None:
-    bench = typer.Typer(help="Measure what the system runs on.", no_args_is_help=True)
+    bench = typer.Typer(help="Measure the system's environment.", no_args_is_help=True)
     command(bench, "pool", Measuring)(pool)
     app.add_typer(bench, name="bench")
 
 
 @dataclass(frozen=True)
 class Measuring(Shown):
-    """How to measure."""
+    """Options of a measurement."""
 
     callers: Annotated[int, typer.Option(min=1, max=10_000, help="Callers that share the pool.")] = 64
-    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Of each turn of each size.")] = 1.0
-    turns: Annotated[int, typer.Option(min=1, max=20, help="Of each size; they alternate.")] = 3
-    writes: Annotated[int, typer.Option(min=0, max=100, metavar="PERCENT", help="How many of the calls write.")] = 50
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Length of one round of one size.")] = 1.0
+    turns: Annotated[int, typer.Option(min=1, max=20, help="Rounds of each size; the sizes alternate.")] = 3
+    writes: Annotated[int, typer.Option(min=0, max=100, metavar="PERCENT", help="Share of calls that write.")] = 50
     dry_run: DryRun = False
     yes: Yes = False
 
@@ -41,18 +41,20 @@ def pool(
         str, typer.Option(envvar="BATON_BENCH_DATABASE", metavar="DSN", help="postgresql://user@host:port/name.")
     ],
     sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Pool sizes; by default 1 to 64, as far as connections are free.")
+        str, typer.Option(metavar="N,N,...", help="Pool sizes; by default 1 to 64, limited by free connections.")
     ] = "",
-    processes: Annotated[int, typer.Option(min=1, max=1000, help="Of the service, for what they need together.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=1000, help="Processes of the service, to sum their connections.")
+    ] = 1,
     cores: Annotated[
-        int, typer.Option(min=0, max=400, help="Of the database's machine; 0: this machine's, if it is this one.")
+        int, typer.Option(min=0, max=400, help="Cores of the database's machine; 0: detect, if it is this one.")
     ] = 0,
 ) -> None:
     """Measure throughput and p99 by pool size on your PostgreSQL; name the knee.
 
     \b
-    It works in a schema of its own, baton_bench, which it drops at the end.
-    It puts load on the server: on one in use, expect slower answers meanwhile.
+    It creates the schema baton_bench and drops it at the end. It puts full
+    load on the server: other users of it see slower answers meanwhile.
     JSON keys: server database allowed in_use rule knee best note dry_run effects
       points: list of size calls_per_second p50_ms p99_ms busy
       connections: per_process processes allowed fits
@@ -94,7 +96,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 
 def _sizes(text: str, server: Server, rule: int | None) -> tuple[int, ...]:
-    """Those that were asked for, or the usual ones. Raises CommandFailed when connections for them are not free."""
+    """Return the given sizes, or the default ones. Raises CommandFailed if too few connections are free."""
     from libs.proving.pools.curve import sizes_up_to
 
     free = f"{server.free} connections are free for a bench: {server.in_use} of {server.allowed} are in use"
@@ -113,7 +115,7 @@ def _effects(server: Server, plan: Plan) -> list[str]:
     from libs.proving.pools.sweep import SCHEMA
 
     return [
-        f"schema {SCHEMA} is made in database {server.database} on PostgreSQL {server.version}, and dropped at the end",
+        f"schema {SCHEMA} is created in {server.database} on PostgreSQL {server.version}, and dropped at the end",
         f"{plan.callers} callers, {plan.write_percent} % writes, with {', '.join(map(str, plan.sizes))} connections",
         f"full load on that server for about {plan.seconds:.0f} s",
     ]

@@ -1,4 +1,4 @@
-"""What `baton bench pool` found: a chart for people, JSON for programs."""
+"""The report of `baton bench pool`: a chart, or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.router.cli.views import View
 _WIDTH = 28
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 BUSY = 0.9
-"""Of one core: a process that uses more is itself what limits it."""
+"""Share of one core above which the measuring process itself is the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class PoolReport:
     server: Server
     points: Sequence[Point]
     rule: int | None
-    """The size that follows from the database's cores; None: they are not known."""
+    """The size by the rule 2 × cores + 1; None if the database's cores are not known."""
     processes: int
 
     @property
@@ -38,12 +38,12 @@ class PoolReport:
 
     @property
     def connections(self) -> Connections:
-        """What processes with a pool of the knee's size need."""
+        """The connections of all processes if each has a pool of the knee's size."""
         return Connections(per_process(self.knee.size), self.processes, self.server.allowed)
 
     @property
     def note(self) -> str:
-        """Why the curve may say less than it seems to; "" when there is no reason."""
+        """A caveat about the curve; "" if there is none."""
         if self.best.busy >= BUSY:
             return (
                 f"the measuring process used {self.best.busy:.0%} of a core at its best: the knee is that of one"
@@ -110,6 +110,6 @@ class PoolReport:
 
 
 def bar(share: float) -> str:
-    """Of the width, in eighths of a character; the least that is seen for any share above 0."""
+    """Draw a bar in eighths of a character. A share above 0 gets at least one eighth."""
     eighths = max(round(min(share, 1.0) * _WIDTH * 8), 1 if share > 0 else 0)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

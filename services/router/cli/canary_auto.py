@@ -1,4 +1,4 @@
-"""`baton canary show` and `baton canary auto`: the canary as it is, and a walk that grows it by a plan."""
+"""`baton canary show` and `baton canary auto`: show the canary, and grow it by a plan (a walk)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _POLL_SECONDS = 0.5
 
 
 def add_to(canary: typer.Typer) -> None:
-    """To the group of the canary's commands."""
+    """Add these commands to the group `baton canary`."""
     command(canary, "show", Common)(show_canary)
     command(canary, "auto", Changing)(auto)
 
 
 def show_canary(options: Common) -> None:
-    """Show the canary: the share of buckets that is set and the one that is there, and its walk.
+    """Show the canary: its target and actual share of buckets, and its walk.
 
     \b
     JSON keys: phase set_percent actual_percent records_percent calls_percent
       settled
       walk: running step steps note finished_time
-    actual_percent is of the buckets, records_percent of the records that B
-    owns, calls_percent of this router's answered calls. null is "not known".
+    actual_percent: share of the buckets at B. records_percent: share of the
+    records that B owns. calls_percent: share of this router's calls that B
+    answered. null is "not known".
     """
     from services.router.cli import show
     from services.router.cli.client import control
@@ -46,8 +47,8 @@ def show_canary(options: Common) -> None:
         show.print_json(view)
         return
     shares = ", ".join(
-        f"{_percent(view[key])} of the {what}"
-        for key, what in (("actual_percent", "buckets"), ("records_percent", "records"), ("calls_percent", "calls"))
+        f"{_percent(view[key])} of the {unit}"
+        for key, unit in (("actual_percent", "buckets"), ("records_percent", "records"), ("calls_percent", "calls"))
     )
     show.show(f"set     {plain(view['set_percent'])} % in {view['phase']}{'' if view['settled'] else ', moving'}")
     show.show(f"actual  {shares} at B")
@@ -57,25 +58,25 @@ def show_canary(options: Common) -> None:
 def auto(
     options: Changing,
     plan: Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="The steps to walk.")] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="End the walk; the canary stays where it is.")] = False,
-    example: Annotated[bool, typer.Option("--example", help="Print a plan with comments and do nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until the walk has ended; shows where it is.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the walk; the canary keeps its share.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a plan with comments, and exit.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the walk has ended, and show progress.")] = False,
 ) -> None:
-    """Grow the canary by a plan: each step when its time, samples and gates say so.
+    """Grow the canary by a plan. A step ends when its time, samples and gates allow it.
 
     \b
-    It is a job: it goes on when a router is restarted, and `baton jobs`
-    pauses and resumes it. A gate that fails takes the canary back to 0 %,
-    or holds it, as the plan says.
+    It is a job: it survives a restart of a router, and `baton jobs` pauses
+    and resumes it. If a gate fails, the canary returns to 0 % or the walk
+    holds, as set in the plan.
     JSON keys: running step steps note finished_time dry_run effects
-    With --wait, exits with 0 when the walk is done, 1 when it was stopped,
-    3 when a gate took it back.
+    With --wait, exits with 0 if the walk is done, 1 if it was stopped,
+    3 if a gate took it back.
     """
     if example:
         typer.echo(EXAMPLE, nl=False)
         return
     if stop and (plan or wait):
-        raise CommandFailed("--stop goes with no plan and no --wait", Exit.USAGE)
+        raise CommandFailed("--stop takes no plan and no --wait", Exit.USAGE)
     if stop:
         _stop(options)
         return
@@ -158,21 +159,21 @@ def _effects(plan: CanaryPlan, first: int, permille: int) -> list[str]:
 
 
 def _wait(router: Control, options: Changing) -> View:
-    """Until the walk runs no more."""
+    """Show progress until the walk has ended."""
     import time
 
     from services.router.cli import show
     from services.router.cli.views import walk_view
 
-    said = ""
+    shown = ""
     while True:
         view = walk_view(_status(router).canary_auto)
         if not view["running"]:
             return view
         line = show.walk_line(view)
-        if line != said and not options.json:
+        if line != shown and not options.json:
             typer.echo(line, err=True)
-            said = line
+            shown = line
         time.sleep(_POLL_SECONDS)
 
 

@@ -30,26 +30,26 @@ def register(app: typer.Typer) -> None:
     command(phases, "advance", Changing)(advance)
     command(phases, "rollback", Changing)(rollback)
     app.add_typer(phases, name="phase")
-    canary = typer.Typer(help="How many of the buckets go to B.", no_args_is_help=True)
-    # So that -5 is refused as a percentage, not as an option.
+    canary = typer.Typer(help="The share of buckets that goes to B.", no_args_is_help=True)
+    # Without it, -5 is reported as an unknown option instead of a wrong percentage.
     command(canary, "set", Changing, context_settings={"ignore_unknown_options": True})(set_canary)
     canary_auto.add_to(canary)
     app.add_typer(canary, name="canary")
-    hold = typer.Typer(help="The hold that a rollback leaves.", no_args_is_help=True)
+    hold = typer.Typer(help="The hold at A after a rollback.", no_args_is_help=True)
     command(hold, "lift", Changing)(lift)
     app.add_typer(hold, name="hold")
 
 
 def plan(options: Common) -> None:
-    """Show the next step forward and what its gates say. Changes nothing.
+    """Show the next phase and the verdicts of its gates. Changes nothing.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
       shadow_same set_flags next effect blocked
       gates: list of name verdict evidence threshold sentence runbook samples
         least_samples
-    Exits with 0 when the step is open, 3 or 4 when gates block it, 1 when
-    there is no next step.
+    Exits with 0 if the step is open, 3 or 4 if gates block it, 1 if there is
+    no next step.
     """
     from services.router.cli import show, views
     from services.router.cli.client import control
@@ -70,18 +70,20 @@ def advance(
     options: Changing,
     to: Annotated[str, typer.Argument(metavar="TO", help="The phase to enter: the next one.")],
     override: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Pass gates that do not pass; the reason is kept.")
+        str | None,
+        typer.Option(metavar="REASON", help="Override gates that do not pass; the journal keeps the reason."),
     ] = None,
     confirm: Annotated[
-        str, typer.Option(metavar="NAME", help="For DEPRECATED: simple_mcp, the store that may be shut down then.")
+        str,
+        typer.Option(metavar="NAME", help="For DEPRECATED: simple_mcp, the store that may be shut down afterwards."),
     ] = "",
 ) -> None:
-    """Enter the next phase, if its gates pass. Any other phase is refused.
+    """Enter the next phase if its gates pass. Other phases are refused.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run effects gates
+      shadow_same set_flags (after the change)
+      before (the same keys, before it) dry_run effects gates
     """
     if override is not None and not override.strip():
         raise CommandFailed("--override needs a reason: it is kept in the journal", Exit.USAGE)
@@ -89,8 +91,8 @@ def advance(
     target = parse_phase(to)
     if not PHASES[target].way_back and confirm != phase.LAST_STEP_CONFIRM and not options.dry_run:
         raise CommandFailed(
-            f"confirm: {confirm!r} is not valid: --confirm {phase.LAST_STEP_CONFIRM} says that this store may be shut"
-            f" down, since {target.value} has no way back; nothing was changed",
+            f"confirm: {confirm!r} is not valid: --confirm {phase.LAST_STEP_CONFIRM} confirms that this store may be"
+            f" shut down: there is no rollback from {target.value}; nothing was changed",
             Exit.USAGE,
         )
 
@@ -128,12 +130,12 @@ def rollback(
     options: Changing,
     to: Annotated[str, typer.Argument(metavar="PHASE", help="An earlier phase.")],
 ) -> None:
-    """Go back to an earlier phase, at once, without gates. Says the price first.
+    """Return to an earlier phase at once, without gates. Prints the rollback cost first.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags (after the change)
+      before (the same keys, before it) dry_run effects
       rollback_cost: records seconds writes_lost possible note
     """
     target = parse_phase(to)
@@ -156,7 +158,7 @@ def rollback(
         )
         effects = [
             f"{status['phase']} -> {target.value}: {PHASES[target].effect}",
-            f"the cost: {cost['note']}; reads and writes of all other records go on meanwhile",
+            f"rollback cost: {cost['note']}; reads and writes of all other records continue meanwhile",
         ]
         if comes_home:
             effects.append("all traffic is held at A until `baton hold lift`")
@@ -168,12 +170,12 @@ def set_canary(
     options: Changing,
     percent: Annotated[str, typer.Argument(metavar="PERCENT", help="0 to 100, in steps of 0.1.")],
 ) -> None:
-    """Set how many percent of the buckets go to B in DUAL_WRITE.
+    """Set the share of buckets that goes to B in DUAL_WRITE.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags (after the change)
+      before (the same keys, before it) dry_run effects
     """
     permille = parse_percent(percent)
 
@@ -186,7 +188,7 @@ def set_canary(
         request = pb.SetCanaryRequest(
             actor=options.who, reason=options.reason, permille=permille, generation=planned.setting.generation
         )
-        where = "are handed to B" if permille >= planned.setting.canary_permille else "go home to A"
+        where = "are handed to B" if permille >= planned.setting.canary_permille else "return to A"
         effects = [
             f"canary {plain(before)} % -> {plain(permille / 10)} %: the buckets in between {where}, under traffic"
         ]
@@ -200,8 +202,8 @@ def lift(options: Changing) -> None:
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags (after the change)
+      before (the same keys, before it) dry_run effects
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
@@ -214,7 +216,7 @@ def lift(options: Changing) -> None:
 
 
 class Change:
-    """One change: what it makes of the setting, the call that does it, and what to say before."""
+    """A change of the setting: the move, the call that makes it, and its effects in words."""
 
     def __init__(self, move: Callable[[Setting], Setting], method: str, request: Any, effects: list[str]) -> None:
         self._move = move
@@ -229,7 +231,10 @@ class Change:
         planned: pb.PlanPhaseResponse,
         extra: Callable[[], View] = dict,
     ) -> None:
-        """Tries the move on what the router said, says what will happen, does it. Raises CommandFailed."""
+        """Check the move against the router's setting, announce the effects, and make the call.
+
+        Raises CommandFailed.
+        """
         from services.router.cli import show, views
         from services.router.cli.client import setting_from_pb
 
@@ -253,10 +258,10 @@ class Change:
             show.show(("now " if agreed else "would be ") + show.setting_line(view))
 
     def _aside(self, before: Setting, after: Setting) -> list[str]:
-        """What a change of phase changes beside it: shadow and canary become 0, for example."""
+        """Describe side effects of a change of phase. For example, shadow and canary become 0."""
         if before.phase is after.phase:
             return []
-        return [f"with it: {one}" for one in changes(before, after) if not one.startswith(("phase", "hold"))]
+        return [f"also: {one}" for one in changes(before, after) if not one.startswith(("phase", "hold"))]
 
 
 def plan_of(router: Control) -> pb.PlanPhaseResponse:
@@ -280,7 +285,7 @@ def _open(view: View) -> list[View]:
 
 
 def _check_gates(view: View, *, override: bool) -> None:
-    """Raises CommandFailed when the gates block the step."""
+    """Raises CommandFailed if the gates block the step."""
     open_gates = _open(view)
     fixed = [gate["name"] for gate in open_gates if not gates.GATES[gate["name"]].overridable]
     if not open_gates or (override and not fixed):

@@ -1,4 +1,4 @@
-"""`baton chaos flip`: a storm of flags, canaries and phases on a running system, and what it left behind."""
+"""`baton chaos flip`: random changes of flags, canary and phase on a running system, and a report of the damage."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 LEAST_SECONDS, MOST_SECONDS = 0.05, 86_400.0
 SHOWN_FLIPS = 20
 FIRST_CONTACT_SECONDS = 2.0
-"""Later a router may be away for longer."""
+"""Time for the first answer of a router. During the storm it may be unavailable for longer."""
 HISTORY = Path("build") / "chaos"
 
 
 def register(app: typer.Typer) -> None:
-    chaos = typer.Typer(help="Disturb a running system on purpose, and judge what comes of it.", no_args_is_help=True)
+    chaos = typer.Typer(help="Disturb a running system on purpose, and check the result.", no_args_is_help=True)
     command(chaos, "flip", Storming)(flip)
     app.add_typer(chaos, name="chaos")
 
 
 @dataclass(frozen=True)
 class Storming(Changing):
-    """What the storm is let loose on, beside the router at --address."""
+    """The targets of the storm, besides the router at --address."""
 
     routers: Annotated[
         str, typer.Option(metavar="ADDRESSES", help="Control addresses of the other routers, by commas.")
@@ -55,22 +55,22 @@ class Storming(Changing):
 
 def flip(
     options: Storming,
-    every: Annotated[str, typer.Option(metavar="TIME", help="Between two flips: 500ms, 0.5s, 30s, 1m.")] = "30s",
-    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 90s, 10m, 1h.")] = "10m",
+    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two flips: 500ms, 0.5s, 30s, 1m.")] = "30s",
+    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="Duration: 90s, 10m, 1h.")] = "10m",
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same flips.")] = 1,
 ) -> None:
     """Flip flags, canary and phase at random, never into DEPRECATED, and report.
 
     \b
-    Everything is put back at the end, also after Ctrl-C. With --load it makes
+    It restores the setting at the end, also after Ctrl-C. With --load it makes
     its own calls and checks that they were linearizable; with --stores and
-    --event-log too, it compares them with what both stores and the log hold.
+    --event-log too, it compares them with both stores and the log.
     JSON keys: ok seed seconds flips refused calls lost duplicated
       stale_strict_reads not_linearizable handoffs problems
       ping_pong: list of key handoffs
       leaked: locks tasks connections descriptors resident_bytes
       processes: list of name restarted ok, and by kind before after leaked
-    null is "not judged". Exits with 1 if anything is not zero that must be.
+    null is "not checked". Exits with 1 if a count that must be 0 is not.
     """
     seconds = parse_duration("--every", every)
     total = parse_duration("--for", lasting)
@@ -84,7 +84,7 @@ def flip(
 
     code = asyncio.run(_flip(options, setup, StormPlan(seconds, total, seed)))
     if code:
-        raise CommandFailed("the storm left something behind: see the report", code)
+        raise CommandFailed("the storm did damage: see the report", code)
 
 
 async def _flip(options: Storming, setup: Setup, plan: StormPlan) -> Exit:
@@ -121,12 +121,12 @@ def _effects(setup: Setup, state: State, flips: list[str]) -> list[str]:
     from libs.proving.trial.chaos_report import describe
 
     more = [f"... and {len(flips) - SHOWN_FLIPS} more"] if len(flips) > SHOWN_FLIPS else []
-    traffic = f"its own load on {', '.join(setup.public)}" if setup.public else "the load that is there"
+    traffic = f"its own load on {', '.join(setup.public)}" if setup.public else "the existing load"
     return [
-        f"{len(flips)} flips under {traffic}; the first ones, if nobody else changes anything:",
+        f"{len(flips)} flips under {traffic}; the first ones, if the setting does not change otherwise:",
         *(f"  {one}" for one in flips[:SHOWN_FLIPS]),
         *more,
-        f"then everything is put back: {describe(state)}",
+        f"then the setting is restored: {describe(state)}",
     ]
 
 
@@ -157,7 +157,7 @@ def _setup(options: Storming) -> Setup:
 
 
 def parse_duration(option: str, text: str) -> float:
-    """Seconds. Raises CommandFailed (usage)."""
+    """Return seconds. Raises CommandFailed (usage)."""
     found = _DURATION.fullmatch(text.strip())
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
@@ -168,7 +168,7 @@ def parse_duration(option: str, text: str) -> float:
 
 
 def parse_addresses(option: str, text: str) -> list[str]:
-    """Of a list by commas. Raises CommandFailed (usage)."""
+    """Split a comma-separated list. Raises CommandFailed (usage)."""
     from libs.process import check_address
 
     found = [part.strip() for part in text.split(",") if part.strip()]
@@ -194,7 +194,7 @@ def parse_stores(text: str, token: str) -> list[StoreAccess]:
 
 
 def _clear(directory: Path) -> None:
-    """Of histories of an earlier storm."""
+    """Remove the histories of an earlier storm."""
     if directory.is_dir():
         for file in directory.glob("*.jsonl"):
             file.unlink()
@@ -223,10 +223,10 @@ def _screen(report: StormReport) -> RenderableType:
     made = ", ".join(f"{count} {kind}" for kind, count in sorted(report.flips.items()))
     refused = ", ".join(f"{count} {reason}" for reason, count in sorted(report.refused.items())) or "none"
     often = ", ".join(f"{key} ({times})" for key, times in report.ping_pong) or "none"
-    verdict = "everything that was judged is zero" if report.ok else "something is not zero that must be"
+    verdict = "every count that was checked is 0" if report.ok else "a count that must be 0 is not"
     return Group(
         f"{sum(report.flips.values())} flips in {report.seconds:.0f} s ({made}), refused: {refused}",
-        f"{report.handoffs} handoffs, records that went to and fro most: {often}",
+        f"{report.handoffs} handoffs, records handed over most often: {often}",
         grid,
         *(f"  {problem}" for problem in report.problems),
         Text(verdict, style="bold green" if report.ok else "bold red"),

@@ -1,4 +1,4 @@
-"""What `baton doctor` looks at from where it runs; the rest is looked at by the router."""
+"""The checks of `baton doctor` on the operator's machine. The router makes the others."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def _token(options: Common) -> View:
 
 
 def _clock(router: float, began: float, ended: float) -> View:
-    """The router stamped its time somewhere between begin and end of the call."""
+    """Compare the clocks. The router read its time between the begin and the end of the call."""
     skew = router - ended if router > ended else min(0.0, router - began)
     if abs(skew) <= MAX_SKEW_SECONDS:
         return finding("PASS", "clock of the router", f"within {MAX_SKEW_SECONDS:g} s of this machine's")
     where = "ahead of" if skew > 0 else "behind"
-    remedy = "set the clocks by NTP; nothing is lost by it, but times in the journal are wrong"
+    remedy = "set the clocks by NTP; no write is at risk, but times in the journal are wrong"
     return finding("WARN", "clock of the router", f"{abs(skew):.1f} s {where} this machine's", remedy)

@@ -1,4 +1,4 @@
-"""Calls to a router's control API, and what its refusals mean for a command."""
+"""Calls to a router's control API. Errors of the API become errors of the command."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Control:
         self._metadata = ((metadata.TOKEN, token),) if token else ()
 
     def call(self, method: str, request: Any) -> Any:
-        """The answer. Raises CommandFailed."""
+        """Raises CommandFailed."""
         try:
             return getattr(self._stub, method)(request, timeout=CALL_SECONDS, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
     def watch(self, interval_seconds: float) -> Iterator[pb.GetStatusResponse]:
-        """The status, again and again. Raises CommandFailed when the router ends it, or is away."""
+        """Yield the status at each interval. Raises CommandFailed if the router is unavailable or ends the stream."""
         request = pb.WatchStatusRequest(interval_seconds=interval_seconds)
         for answer in self.stream("WatchStatus", request):
             yield answer.status
 
     def stream(self, method: str, request: Any) -> Iterator[Any]:
-        """The answers, one after the other. Raises CommandFailed when the router ends them, or is away."""
+        """Yield the answers of a stream. Raises CommandFailed if the router is unavailable or ends it."""
         answers = getattr(self._stub, method)(request, metadata=self._metadata)
         try:
             yield from answers
@@ -64,7 +64,7 @@ class Control:
             inconclusive = found.get("verdict") == "INCONCLUSIVE"
             return CommandFailed(message, Exit.INCONCLUSIVE if inconclusive else Exit.BLOCKED)
         if reason == "TOKEN_REFUSED":
-            return CommandFailed("the router asks for its control token: name its file with --token-file")
+            return CommandFailed("the router requires its control token: name its file with --token-file")
         if not reason and code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
             return CommandFailed(
                 f"no router answers at {self._address}: start one, or name its control address with --address"
@@ -74,7 +74,7 @@ class Control:
 
 @contextmanager
 def control(options: Common) -> Iterator[Control]:
-    """Raises CommandFailed when the token cannot be read."""
+    """Connect to the router. Raises CommandFailed if the token cannot be read."""
     try:
         token = read_token(options.token_file) if options.token_file else None
     except BatonError as error:

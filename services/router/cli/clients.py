@@ -1,16 +1,10 @@
-"""Clients that must change something before the old service, or an old schema version, can end: `baton clients`, and
-the line of `baton status` about them."""
+"""`baton clients`: clients that must change before the old service, or an old schema version, can end."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import typer
 
 from services.router.cli.options import Common, command
-
-if TYPE_CHECKING:
-    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +17,7 @@ def list_clients(options: Common) -> None:
 
     \b
     JSON keys: clients: list of name at schema_version calls idle_seconds
-    at: router, store A or store B. The last to call is the first.
+    at: router, store A or store B. The most recent caller comes first.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show

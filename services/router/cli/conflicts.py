@@ -1,4 +1,4 @@
-"""The commands for what a seizure has left behind."""
+"""`baton conflicts`: changes of a lost store that a seizure did not see."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ View = dict[str, Any]
 
 
 def register(app: typer.Typer) -> None:
-    conflicts = typer.Typer(help="Changes of a lost store that a seizure has left behind.")
+    conflicts = typer.Typer(help="Changes of a lost store that a seizure did not see.")
     without_command(conflicts, Common)(list_conflicts)
     command(conflicts, "resolve", Changing)(resolve)
     app.add_typer(conflicts, name="conflicts")
@@ -25,11 +25,11 @@ def register(app: typer.Typer) -> None:
 
 def list_conflicts(
     options: Common,
-    limit: Annotated[int, typer.Option(min=0, max=1000, help="Of each store at most; 0: 200.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, max=1000, help="At most N of each store; 0: 200.")] = 0,
 ) -> None:
-    """List changes of a lost store that nobody had seen when its share was seized, unresolved ones first. They are
-    never applied by themselves: look at each, do again by ordinary calls what is wanted, and resolve it. Until then
-    new records of their buckets stay where they are.
+    """List changes of a lost store that were not in the log when its records were seized, unresolved ones first. They
+    are never applied automatically. Review each, repeat it by an ordinary call if it is wanted, and resolve it. Until
+    then new records of its bucket cannot move.
 
     \b
     JSON keys: conflicts (list of store key version why live content resolution), troubles
@@ -52,11 +52,11 @@ def list_conflicts(
 
 def resolve(
     options: Changing,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="In whose journal it is: A or B.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store with the conflict in its journal: A or B.")],
     key: Annotated[str, typer.Argument(metavar="NAME", help="The record.")],
     version: Annotated[str, typer.Argument(metavar="VERSION", help="As `baton conflicts` lists it: 0-7.")],
 ) -> None:
-    """Say that a conflict is done with, and with --reason how. It stays in the journal.
+    """Mark a conflict as resolved; --reason describes how. It stays in the journal.
 
     \b
     JSON keys: store key version dry_run effects
@@ -73,9 +73,9 @@ def resolve(
     if not (dash and term.isdecimal() and revision.isdecimal()):
         raise CommandFailed(f"version: {version!r} is not a version: term-revision, as 0-7", Exit.USAGE)
     if not options.reason.strip():
-        raise CommandFailed("--reason is needed: what was done about it; the journal keeps it", Exit.USAGE)
+        raise CommandFailed("--reason is required: how it was resolved; the journal keeps it", Exit.USAGE)
     with control(options) as router:
-        agreed = agree(options, [f"{key} at {version} counts as done with, in the journal of {at}"])
+        agreed = agree(options, [f"{key} at {version} is marked as resolved in the journal of {at}"])
         if agreed:
             request = pb.ResolveConflictRequest(
                 actor=options.who,

@@ -1,4 +1,4 @@
-"""Commands for the log's events, and for those that a store could not apply."""
+"""`baton events`: events of the log, and parked events, which a store could not apply."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli.inputs import parse_place, parse_start, parse_store
+from services.router.cli.inputs import parse_position, parse_start, parse_store
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
 
 if TYPE_CHECKING:
@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 View = dict[str, Any]
 
-START_HELP = "Where to begin: start, a time (10:00, UTC), or partition/offset (3/1200)."
-NAME_HELP = "Only of this record: sandboxes/x."
+START_HELP = "Start: start (the log's beginning), a time (10:00, UTC), or partition/offset (3/1200)."
+NAME_HELP = "Only events of this record: sandboxes/x."
 _RETRIED = 1000
 
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help=NAME_HELP)]
 StoreOption = Annotated[str, typer.Option("--store", metavar="STORE", help="A (simple_mcp) or B (service_layer).")]
-Place = Annotated[str, typer.Argument(metavar="PLACE", help="Partition/offset, as `baton events parked` lists it.")]
+Position = Annotated[
+    str, typer.Argument(metavar="POSITION", help="Partition/offset, as `baton events parked` lists it.")
+]
 
 
 def register(app: typer.Typer) -> None:
-    events = typer.Typer(help="The log's events, and those that a store could not apply.", no_args_is_help=True)
+    events = typer.Typer(
+        help="Events of the log, and parked events, which a store could not apply.", no_args_is_help=True
+    )
     command(events, "tail", Common)(tail)
     command(events, "show", Common)(show_events)
     command(events, "parked", Common)(parked)
@@ -39,15 +43,15 @@ def tail(
     options: Common,
     start: Annotated[str, typer.Option("--from", metavar="START", help=START_HELP)] = "",
     name: Name = "",
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="How many of those there are.")] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then new ones, until interrupted.")] = False,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="Number of events, the last ones.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events until interrupted.")] = False,
 ) -> None:
-    """Show the last events of the log, or those from somewhere on.
+    """Show the last events of the log, or those from a start on.
 
     \b
-    JSON, one object a line: place time key type bytes version owner origin
+    JSON, one object a line: position time key type bytes version owner origin
       live schema_version made_time served trouble content
-    A heartbeat has no version; trouble says why an event cannot be read.
+    A heartbeat has no version. trouble: why an event cannot be read.
     """
     question = {"start": parse_start(start) if start else "", "name": name, "limit": limit, "follow": follow}
     _print(options, question)
@@ -55,34 +59,34 @@ def tail(
 
 def show_events(
     options: Common,
-    what: Annotated[str, typer.Argument(metavar="PLACE|NAME", help="3/1200, or sandboxes/x.")],
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=100, help="How many of a record, the last.")] = 20,
+    event: Annotated[str, typer.Argument(metavar="POSITION|NAME", help="3/1200, or sandboxes/x.")],
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=100, help="A record's last N events.")] = 20,
 ) -> None:
     """Show one event of the log with its content, or those of one record.
 
     \b
-    JSON, one object a line: as `baton events tail` has it; content: what
-      the record holds, null of a schema version that is not known here
+    JSON, one object a line: the keys of `baton events tail`, and content:
+      the record as JSON, null if its schema version is not known here
     """
-    if what.replace("/", "", 1).isdecimal():
-        parse_place(what)
-        question: dict[str, Any] = {"start": what, "limit": 1, "content": True}
+    if event.replace("/", "", 1).isdecimal():
+        parse_position(event)
+        question: dict[str, Any] = {"start": event, "limit": 1, "content": True}
     else:
-        question = {"name": what, "limit": limit, "content": True}
+        question = {"name": event, "limit": limit, "content": True}
     if not _print(options, question):
-        raise CommandFailed(f"the log holds no event {what}{_form_of_names(options, what)}")
+        raise CommandFailed(f"the log holds no event {event}{_form_of_names(options, event)}")
 
 
-def _form_of_names(options: Common, what: str) -> str:
-    """How records are named, where this is no record's name; else ""."""
+def _form_of_names(options: Common, name: str) -> str:
+    """Explain the form of record names if this is not one; else ""."""
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
 
-    if what.replace("/", "", 1).isdecimal():
+    if name.replace("/", "", 1).isdecimal():
         return ""
     try:
         with control(options) as router:
-            router.call("Explain", pb.ExplainRequest(key=what, operation="get"))
+            router.call("Explain", pb.ExplainRequest(key=name, operation="get"))
     except CommandFailed as error:
         return f"; {error}" if error.code is Exit.USAGE else ""
     return ""
@@ -91,15 +95,17 @@ def _form_of_names(options: Common, what: str) -> str:
 def parked(
     options: Common,
     store: StoreOption = "",
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="Of each store, the oldest.")] = 200,
+    limit: Annotated[
+        int, typer.Option("-n", "--limit", min=1, max=1000, help="At most N of each store, the oldest first.")
+    ] = 200,
 ) -> None:
     """List the events that a store could not apply, with the reason.
 
     \b
-    JSON keys: parked: list of store place key reason bytes
-      troubles: of stores that cannot be asked
-    Stores try them again about every 30 s. Exits with 1 when a store
-    cannot be asked.
+    JSON keys: parked: list of store position key reason bytes
+      troubles: errors of stores that do not answer
+    Stores retry them about every 30 s. Exits with 1 if a store does not
+    answer.
     """
     from services.router.cli import show
     from services.router.cli.client import control
@@ -110,9 +116,9 @@ def parked(
     if options.json:
         show.print_json({"parked": views, "troubles": troubles})
     elif views:
-        table = show.table_of("store", "place", "record", "bytes", "reason")
+        table = show.table_of("store", "position", "record", "bytes", "reason")
         for view in views:
-            table.add_row(view["store"], view["place"], view["key"], str(view["bytes"]), view["reason"])
+            table.add_row(view["store"], view["position"], view["key"], str(view["bytes"]), view["reason"])
         show.show(table)
     elif not troubles:
         show.show("no event is parked")
@@ -122,59 +128,59 @@ def parked(
 
 def retry(
     options: Changing,
-    place: Annotated[str, typer.Argument(metavar="[PLACE]", help="Partition/offset; or --all.")] = "",
+    position: Annotated[str, typer.Argument(metavar="[POSITION]", help="Partition/offset; or --all.")] = "",
     store: StoreOption = "",
-    every: Annotated[bool, typer.Option("--all", help="All that are parked, at this store or at both.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All parked events, of --store or of both stores.")] = False,
 ) -> None:
-    """Try parked events again, now.
+    """Retry parked events now.
 
     \b
-    JSON keys: retried: list of store place applied reason; dry_run effects
+    JSON keys: retried: list of store position applied reason; dry_run effects
     reason: why it still cannot be applied; then the exit code is 1.
     """
     from services.router.cli import show
     from services.router.cli.client import control
 
-    if bool(place) == every or (place and not store):
-        raise CommandFailed("name one event by --store and PLACE, or give --all", Exit.USAGE)
+    if bool(position) == every or (position and not store):
+        raise CommandFailed("name one event by --store and POSITION, or give --all", Exit.USAGE)
     only = parse_store(store) if store else ""
     with control(options) as router:
         if every:
-            places = [(view["store"], *parse_place(view["place"])) for view in _parked(router, only, _RETRIED)[0]]
+            chosen = [(view["store"], *parse_position(view["position"])) for view in _parked(router, only, _RETRIED)[0]]
         else:
-            places = [(only, *parse_place(place))]
-        effects = [f"{at}: event {partition}/{offset} is tried again" for at, partition, offset in places]
-        agreed = agree(options, effects or ["nothing: no event is parked"])
-        retried = [_retry(router, *one) for one in places] if agreed else []
+            chosen = [(only, *parse_position(position))]
+        effects = [f"{at}: event {partition}/{offset} is retried" for at, partition, offset in chosen]
+        agreed = agree(options, effects or ["no event is parked"])
+        retried = [_retry(router, *one) for one in chosen] if agreed else []
     left = sum(bool(one["reason"]) for one in retried)
     if options.json:
         show.print_json({"retried": retried, **agreed.view})
     else:
         for one in retried:
-            outcome = one["reason"] or ("applied" if one["applied"] else "the store had it, or a later one")
-            show.show(f"{one['store']} {one['place']}: {outcome}")
+            outcome = one["reason"] or ("applied" if one["applied"] else "the store had this version or a later one")
+            show.show(f"{one['store']} {one['position']}: {outcome}")
     if left:
         raise CommandFailed(f"{left} of {len(retried)} still cannot be applied")
 
 
-def drop(options: Changing, place: Place, store: StoreOption = "") -> None:
-    """Take a parked event off the list for good, without applying it. Needs --reason.
+def drop(options: Changing, position: Position, store: StoreOption = "") -> None:
+    """Drop a parked event for good, without applying it. Needs --reason.
 
     \b
-    JSON keys: store place key reason bytes, dry_run effects
-    The store goes without this version of the record until a later one, a
+    JSON keys: store position key reason bytes, dry_run effects
+    The store lacks this version of the record until a later one, a
     reconcile or a backfill brings it. The journal keeps the reason.
     """
     from libs.pb.baton.control.v1 import events_pb2
     from services.router.cli import show
     from services.router.cli.client import control
 
-    at, (partition, offset) = parse_store(store), parse_place(place)
+    at, (partition, offset) = parse_store(store), parse_position(position)
     if not options.reason.strip():
-        raise CommandFailed("--reason is needed: why it is dropped; the journal keeps it", Exit.USAGE)
+        raise CommandFailed("--reason is required: the reason for the drop; the journal keeps it", Exit.USAGE)
     with control(options) as router:
         view: View = {}
-        agreed = agree(options, [f"{at} never applies event {place}: it is taken off the list, for good"])
+        agreed = agree(options, [f"{at} never applies event {position}: it is dropped for good"])
         if agreed:
             request = events_pb2.DropParkedRequest(
                 actor=options.who, reason=options.reason, store=_number(at), partition=partition, offset=offset
@@ -183,26 +189,27 @@ def drop(options: Changing, place: Place, store: StoreOption = "") -> None:
     if options.json:
         show.print_json({**view, **agreed.view})
     elif agreed:
-        show.show(f"{at} {place}: dropped; it was of {view['key'] or 'no record'}")
+        show.show(f"{at} {position}: dropped; its record: {view['key'] or 'none'}")
 
 
 def restart(options: Changing) -> None:
-    """Go on with another event log, after the former one was replaced. Needs --reason.
+    """Continue with the current event log after the former one was replaced. Needs --reason.
 
     \b
     JSON keys: job skipped, dry_run effects
-    skipped: events of the log that no store reads; what they hold is copied.
-    First try to bring the former log back: then the feeds go on by themselves.
+    skipped: events of the log that no store reads; the job copies their
+    records. First try to bring the former log back: then the feeds resume
+    by themselves.
     """
     from libs.pb.baton.control.v1 import events_pb2
     from services.router.cli import show
     from services.router.cli.client import control
 
     if not options.reason.strip():
-        raise CommandFailed("--reason is needed: why the log was replaced; the journal keeps it", Exit.USAGE)
+        raise CommandFailed("--reason is required: why the log was replaced; the journal keeps it", Exit.USAGE)
     effects = [
-        "both feeds go on at the end of the log as it is now: what is before it is never read",
-        "a reconcile job copies what the feeds have missed, from the owner's store to the other one;"
+        "both feeds continue at the current end of the log; earlier events in it are never read",
+        "a reconcile job copies the changes that the feeds have missed, from the owner to the other store;"
         " until it has finished, baton seize and recover are refused",
     ]
     with control(options) as router:
@@ -215,7 +222,7 @@ def restart(options: Changing) -> None:
     if options.json:
         show.print_json({**view, **agreed.view})
     elif agreed:
-        show.show(f"the feeds go on behind {view['skipped']} events; {view['job']} copies the records: baton jobs")
+        show.show(f"the feeds continue after {view['skipped']} events; {view['job']} copies the records: baton jobs")
 
 
 def _retry(router: Control, store: str, partition: int, offset: int) -> View:
@@ -223,7 +230,7 @@ def _retry(router: Control, store: str, partition: int, offset: int) -> View:
 
     request = events_pb2.RetryParkedRequest(store=_number(store), partition=partition, offset=offset)
     answer = router.call("RetryParked", request)
-    return {"store": store, "place": f"{partition}/{offset}", "applied": answer.applied, "reason": answer.reason}
+    return {"store": store, "position": f"{partition}/{offset}", "applied": answer.applied, "reason": answer.reason}
 
 
 def _parked(router: Control, only: str, limit: int) -> tuple[list[View], list[str]]:
@@ -237,7 +244,7 @@ def _parked(router: Control, only: str, limit: int) -> tuple[list[View], list[st
 def _parked_view(event: events_pb2.ParkedEvent) -> View:
     from services.router.cli.views import view_of
 
-    return {"place": f"{event.partition}/{event.offset}", **view_of(event)}
+    return {"position": f"{event.partition}/{event.offset}", **view_of(event)}
 
 
 def _number(store: str) -> Any:

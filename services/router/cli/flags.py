@@ -1,4 +1,4 @@
-"""Commands about flags, and about where calls go because of them."""
+"""`baton flags` and `baton explain`: flags, and the routing of a call."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def register(app: typer.Typer) -> None:
 
 
 def list_flags(options: Common) -> None:
-    """Show every flag as the router sees it: its value and whose it is.
+    """Show every flag as the router sees it: its value and its source.
 
     \b
     JSON keys: generation
       flags: list of name value source good_seconds trouble
-    value is true, false or null (unset: the next rule is asked).
-    good_seconds: since its source was last seen well; null is never.
-    trouble: why the source is not seen well now, so that its last good
-    value stands.
+    value is true, false or null (unset: the next rule decides).
+    good_seconds: time since its source last worked; null is never.
+    trouble: the source's current error; meanwhile its last good value
+    is in force.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
@@ -49,16 +49,16 @@ def list_flags(options: Common) -> None:
 
 def set_flag(
     options: Changing,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `baton flags list` shows.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `baton flags list`.")],
     value: Annotated[str, typer.Argument(metavar="true|false|unset", help="true: to B; false: to A.")],
 ) -> None:
-    """Set a flag at every router, or unset it. It goes before what a flag
-    provider says.
+    """Set a flag at every router, or unset it. A flag set here takes
+    precedence over the flag provider.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags (after the change)
+      before (the same keys, before it) dry_run effects
     """
     wanted = parse_flag(value)
 
@@ -82,12 +82,14 @@ def set_flag(
 
 def explain(
     options: Common,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The record, sandboxes/x; none for a list.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The record, sandboxes/x; leave it out for a list.")
+    ] = "",
     op: Annotated[str, typer.Option(help="The operation: create, get, list, update, delete.")] = "get",
     at: Annotated[str, typer.Option(metavar="ROUTER", help="Ask the router at this control address.")] = "",
 ) -> None:
-    """Say where a router would send a call now, which rule says so, and what
-    the stores have under the name. Changes nothing.
+    """Show where a router would send a call now, the rule that decides it, and
+    the stores' rows of the record. Changes nothing.
 
     \b
     JSON keys: target rule because then bucket canary_buckets setting_stale
@@ -117,9 +119,9 @@ def _effects(name: str, value: bool | None) -> list[str]:
     effects = [f"{name} = {'true' if value else 'false'}: its calls go to {to}, at every router within a second"]
     if ".use_service_layer" in name:
         when = "at once" if value else f"after {_lasting():g} s"
-        effects.append(f"the records follow to {to}, {when}, under traffic")
+        effects.append(f"the records move to {to}, {when}, under traffic")
     else:
-        effects.append(f"a record that such a write touches is handed to {to}; all else stays where it is")
+        effects.append(f"a record that such a write touches is handed to {to}; other records do not move")
     return effects
 
 

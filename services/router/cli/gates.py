@@ -1,4 +1,4 @@
-"""`baton gates`: the limits of gates and of automatic rollback, as they are and changed while the migration runs."""
+"""`baton gates`: show and change the limits of gates and of automatic rollback while a migration runs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def register(app: typer.Typer) -> None:
 
 
 def list_limits(options: Common) -> None:
-    """List the limits of gates and of automatic rollback. What the gates say
-    now is in `baton phase plan`.
+    """List the limits of gates and of automatic rollback. `baton phase plan`
+    shows the verdicts of the gates.
 
     \b
     JSON keys: generation
       limits: list of name value usual is_set least most is_whole sentence
-    usual: of this router's own settings, in force while is_set is false.
+    usual: from this router's own settings, in force while is_set is false.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show
@@ -40,7 +40,7 @@ def list_limits(options: Common) -> None:
     if options.json:
         show.print_json(view)
         return
-    table = show.table_of("limit", "value", "usual", "what it limits")
+    table = show.table_of("limit", "value", "usual", "meaning")
     for limit in view["limits"]:
         value = plain(limit["value"]) + (" (set)" if limit["is_set"] else "")
         table.add_row(limit["name"], value, plain(limit["usual"]), limit["sentence"])
@@ -57,8 +57,8 @@ def set_limits(
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags limits (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags limits (after the change)
+      before (the same keys, before it) dry_run effects
     """
     _change(options, dict(_parsed(text) for text in assignments), [])
 
@@ -67,12 +67,12 @@ def unset_limits(
     options: Changing,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `baton gates` lists them.")],
 ) -> None:
-    """Let the routers' own settings hold again for these limits. Needs --reason.
+    """Return limits to the routers' own settings. Needs --reason.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags limits (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags limits (after the change)
+      before (the same keys, before it) dry_run effects
     """
     _change(options, {}, names)
 
@@ -100,7 +100,7 @@ def _change(options: Changing, to_set: dict[str, float], unset: Sequence[str]) -
     from services.router.core.setting_changes import changes
 
     if not options.reason.strip():
-        raise CommandFailed("--reason is needed: why the limits change; the journal keeps it", Exit.USAGE)
+        raise CommandFailed("--reason is required: the reason for the new limits; the journal keeps it", Exit.USAGE)
 
     def move(setting: Setting) -> Setting:
         return replace(noted(setting), limits=changed(setting.limits, to_set, tuple(unset)))
@@ -109,7 +109,7 @@ def _change(options: Changing, to_set: dict[str, float], unset: Sequence[str]) -
         planned = plan_of(router)
         before = setting_from_pb(planned.setting)
         try:
-            effects = changes(before, move(before)) or ["nothing changes: the limits are as they are asked for"]
+            effects = changes(before, move(before)) or ["no change: the limits have these values already"]
         except InvalidField as error:
             raise CommandFailed(error.message, Exit.USAGE) from None
         request = pb.SetLimitsRequest(

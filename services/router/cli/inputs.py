@@ -1,4 +1,4 @@
-"""What people type, checked: each refusal names what is allowed."""
+"""Parsers for arguments. Each error names the values that are allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_phase(text: str) -> Phase:
 
 
 def parse_percent(text: str) -> int:
-    """The percentage in thousandths. Raises CommandFailed (usage)."""
+    """Return the percentage in thousandths. Raises CommandFailed (usage)."""
     allowed = "0 to 100, in steps of 0.1"
     try:
         permille = Decimal(text.strip().removesuffix("%").strip()) * 10
@@ -34,7 +34,7 @@ def parse_percent(text: str) -> int:
 
 
 def parse_store(text: str) -> str:
-    """A or B. Raises CommandFailed (usage)."""
+    """Return A or B. Raises CommandFailed (usage)."""
     names = {"a": "A", "simple_mcp": "A", "b": "B", "service_layer": "B"}
     store = names.get(text.strip().lower().replace("-", "_"))
     if store is None:
@@ -43,23 +43,23 @@ def parse_store(text: str) -> str:
 
 
 def parse_start(text: str) -> str:
-    """Where in the log to begin, in full. Raises CommandFailed (usage)."""
+    """Return the start in the log, a time with its date. Raises CommandFailed (usage)."""
     try:
         return typed_start(text, time.time())
     except InvalidField as error:
         raise CommandFailed(error.message, Exit.USAGE) from None
 
 
-def parse_place(text: str) -> tuple[int, int]:
-    """Partition and offset. Raises CommandFailed (usage)."""
+def parse_position(text: str) -> tuple[int, int]:
+    """Return partition and offset. Raises CommandFailed (usage)."""
     partition, slash, offset = text.strip().partition("/")
     if not (slash and partition.isdecimal() and offset.isdecimal()):
-        raise CommandFailed(f"{text!r} is not a place in the log: partition/offset, as 3/1200", Exit.USAGE)
+        raise CommandFailed(f"{text!r} is not a position in the log: partition/offset, as 3/1200", Exit.USAGE)
     return int(partition), int(offset)
 
 
 def parse_flag(text: str) -> bool | None:
-    """None: unset. Raises CommandFailed (usage)."""
+    """Return true, false, or None for unset. Raises CommandFailed (usage)."""
     values = {"true": True, "false": False, "unset": None}
     word = text.strip().lower()
     if word not in values:

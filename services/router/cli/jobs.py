@@ -1,4 +1,4 @@
-"""Jobs: long work that survives the router. `run_job` is what every command that starts one is made of."""
+"""`baton jobs` and `baton backfill`. Commands that start a job use `run_job`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.3
 MAX_RATE = 1_000_000
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="As `baton jobs` lists it: backfill-7.")]
-RATE_HELP = "Units per second at most; 0: as fast as the live traffic allows."
+JobId = Annotated[str, typer.Argument(metavar="ID", help="An id from `baton jobs`: backfill-7.")]
+RATE_HELP = "At most N units per second; 0: as fast as live traffic allows."
 
 
 def register(app: typer.Typer) -> None:
     command(app, "backfill", Changing)(backfill)
-    jobs = typer.Typer(help="Long work: list it, pause, resume, cancel or tune it.")
+    jobs = typer.Typer(help="Long-running work: list, pause, resume, cancel or tune it.")
     without_command(jobs, Common)(list_jobs)
     command(jobs, "show", Common)(show_job)
     for name, function in (("pause", pause), ("resume", resume), ("cancel", cancel), ("tune", tune)):
@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A job to be started."""
+class NewJob:
+    """The kind, arguments and rate of a job to start."""
 
     kind: str
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -51,10 +51,10 @@ class Wanted:
         )
 
 
-def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool) -> View | None:
-    """Says what will happen, starts the job and shows it; with `wait`, shows how far it is until it has ended.
+def run_job(options: Changing, new: NewJob, effects: list[str], *, wait: bool) -> View | None:
+    """Announce the effects, start the job and show it; with `wait`, show progress until it has ended.
 
-    Returns the job; None after a dry run. Raises CommandFailed, also when it did not finish.
+    Returns the job, or None after a dry run. Raises CommandFailed, also if the job did not finish.
     """
     from services.router.cli import lines, show, views
     from services.router.cli.client import control
@@ -62,7 +62,7 @@ def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool
     with control(options) as router:
         view: View | None = None
         if agreed := agree(options, effects):
-            view = views.job_view(router.call("StartJob", wanted.request(options)).job)
+            view = views.job_view(router.call("StartJob", new.request(options)).job)
             if wait:
                 view = follow(router, options, view["id"])
     if options.json:
@@ -73,7 +73,7 @@ def run_job(options: Changing, wanted: Wanted, effects: list[str], *, wait: bool
 
 
 def follow(router: Control, options: Common, job_id: str) -> View:
-    """Shows a job until it has ended. Raises CommandFailed when it ended without being finished, or is stopped."""
+    """Show a job until it has finished. Raises CommandFailed if it is paused, cancelled or failed."""
     import time
 
     from rich.console import Console
@@ -82,7 +82,7 @@ def follow(router: Control, options: Common, job_id: str) -> View:
     from services.router.cli import lines, show_jobs, views
 
     bar = show_jobs.JobBar(Console(stderr=True)) if sys.stderr.isatty() and not options.json else None
-    said = ""
+    shown = ""
     try:
         while True:
             view = views.job_view(router.call("GetJob", pb.GetJobRequest(id=job_id)).job)
@@ -93,9 +93,9 @@ def follow(router: Control, options: Common, job_id: str) -> View:
             if view["state"] not in ("QUEUED", "RUNNING"):
                 raise CommandFailed(f"{job_id} is not finished: {view['state']}, {view['note']}")
             line = lines.job_line(view)
-            if bar is None and line != said and not options.json:
+            if bar is None and line != shown and not options.json:
                 typer.echo(line, err=True)
-                said = line
+                shown = line
             time.sleep(_POLL_SECONDS)
     finally:
         if bar is not None:
@@ -104,11 +104,11 @@ def follow(router: Control, options: Common, job_id: str) -> View:
 
 def backfill(
     options: Changing,
-    to: Annotated[str, typer.Option("--to", metavar="STORE", help="B, or A for the mirror.")] = "B",
+    to: Annotated[str, typer.Option("--to", metavar="STORE", help="The target: B, or A to copy from B to A.")] = "B",
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is finished; shows how far it is.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has finished, and show progress.")] = False,
 ) -> None:
-    """Copy every record of A to B, under live traffic (--to A: of B to A).
+    """Copy every record of A to B under live traffic (--to A: from B to A).
     Safe to repeat. It is a job: `baton jobs` pauses, resumes, tunes it.
 
     \b
@@ -121,14 +121,14 @@ def backfill(
     pace = f"at most {plain(per_second)} records/s" if per_second else "as fast as the live traffic allows"
     source = "B" if to == "A" else "A"
     effects = [f"every record of {source} is copied to {to}, {pace}"]
-    run_job(options, Wanted("backfill", {"to": to}, per_second), effects, wait=wait)
+    run_job(options, NewJob("backfill", {"to": to}, per_second), effects, wait=wait)
 
 
 def list_jobs(options: Common) -> None:
     """List the jobs, newest first.
 
     \b
-    JSON keys: jobs: list of what `baton jobs show` has, without report
+    JSON keys: jobs: list of the keys of `baton jobs show`, without report
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, show_jobs, views
@@ -139,7 +139,7 @@ def list_jobs(options: Common) -> None:
     if options.json:
         show.print_json({"jobs": jobs})
     else:
-        show.show(show_jobs.jobs_table(jobs) if jobs else "no job was ever asked for")
+        show.show(show_jobs.jobs_table(jobs) if jobs else "there are no jobs")
 
 
 def show_job(options: Common, job: JobId) -> None:
@@ -149,7 +149,7 @@ def show_job(options: Common, job: JobId) -> None:
     JSON keys: id kind lane arguments state unit done total rate
       eta_seconds waits note wanted_rate actor runner create_time
       end_time report reason
-    waits: why it stands still or is slower than it may be.
+    waits: why it is paused or runs below its rate.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, show_jobs, views
@@ -164,30 +164,30 @@ def show_job(options: Common, job: JobId) -> None:
 
 
 def pause(options: Changing, job: JobId) -> None:
-    """Stop a job where it is, until it is resumed.
+    """Pause a job until it is resumed.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "PAUSE", "stops where it is, until it is resumed")
+    _change(options, job, "PAUSE", "pauses until it is resumed")
 
 
 def resume(options: Changing, job: JobId) -> None:
-    """Let a job go on that was paused, or that has failed.
+    """Resume a job that is paused or has failed.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "RESUME", "goes on where it stopped")
+    _change(options, job, "RESUME", "continues from the point where it stopped")
 
 
 def cancel(options: Changing, job: JobId) -> None:
-    """End a job for good. What it has done stays done.
+    """End a job for good. Its finished work is not undone.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "CANCEL", "ends for good; what it has done stays done")
+    _change(options, job, "CANCEL", "ends for good; its finished work is not undone")
 
 
 def tune(
@@ -205,7 +205,11 @@ def tune(
         raise CommandFailed(f"{setting!r} is not valid: rate=N", Exit.USAGE)
     rate = parse_rate(value)
     _change(
-        options, job, "TUNE", f"does at most {plain(rate)}/s" if rate else "is as fast as the live traffic allows", rate
+        options,
+        job,
+        "TUNE",
+        f"runs at most at {plain(rate)}/s" if rate else "runs as fast as live traffic allows",
+        rate,
     )
 
 
@@ -229,14 +233,14 @@ def _change(options: Changing, job_id: str, action: str, effect: str, rate: floa
 
 
 def parse_rate(text: str) -> float:
-    """Units per second. Raises CommandFailed (usage)."""
+    """Return units per second, or 0. Raises CommandFailed (usage)."""
     try:
         rate = float(text)
     except ValueError:
         rate = math.nan
     if rate != 0 and not 1 <= rate <= MAX_RATE:
         raise CommandFailed(
-            f"rate: {text!r} is not valid: 1 to {MAX_RATE} per second, or 0 for as fast as the live traffic allows",
+            f"rate: {text!r} is not valid: 1 to {MAX_RATE} per second, or 0 for as fast as live traffic allows",
             Exit.USAGE,
         )
     return rate

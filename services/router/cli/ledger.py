@@ -1,4 +1,4 @@
-"""The command for the ledger of acknowledged writes."""
+"""`baton ledger`: the check of acknowledged writes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def ledger(
     options: Common,
-    limit: Annotated[int, typer.Option(min=0, max=100, help="How many lost writes, the newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, max=100, help="Number of lost writes to list, newest first.")] = 20,
 ) -> None:
-    """Show what this router has checked of acknowledged writes, and which are lost.
+    """Show how many acknowledged writes this router has checked, and the lost ones.
 
     \b
     JSON keys: sampled checked superseded dropped waiting lost known
@@ -32,7 +32,7 @@ def ledger(
         content acknowledged_time found_time
         rows: list of store owned revision content
     sampled = checked + superseded + dropped + waiting
-    Exits with 1 when a write is lost.
+    Exits with 1 if a write is lost.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show
@@ -62,7 +62,7 @@ def _screen(view: View) -> RenderableType:
     from services.router.cli.lines import counts_line
     from services.router.cli.show import table_of
 
-    head = Text(f"{counts_line(view)}; {view['known']} are looked at again from time to time")
+    head = Text(f"{counts_line(view)}; {view['known']} are checked again from time to time")
     if not view["lost_writes"]:
         return head
     table = table_of("loss", "record", "revision", "request", "answered by", "answered (UTC)", "found", "seen")

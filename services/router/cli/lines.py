@@ -1,4 +1,4 @@
-"""A view, or some of one kind, as text for people."""
+"""Views formatted as lines of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ MOST_CLIENTS = 5
 
 
 def job_line(view: View) -> str:
-    """For people."""
     of = f" of {view['total']}" if view["total"] else ""
     parts = [view["state"], f"{view['done']}{of} {view['unit']}"]
     if view["state"] == "RUNNING":
@@ -22,13 +21,12 @@ def job_line(view: View) -> str:
 
 
 def counts_line(view: View) -> str:
-    """For people."""
     left = ", ".join(f"{view[name]} {name}" for name in ("superseded", "dropped", "waiting") if view[name])
     return f"{view['lost']} of {view['checked']} acknowledged writes lost" + (f"; {left}" if left else "")
 
 
 def clients_lines(clients: Sequence[View]) -> str:
-    """For people, those that called last; "" when there are none."""
+    """List the clients with the most recent calls; "" if there are none."""
     last = sorted(clients, key=lambda client: float(client["idle_seconds"]))
     shown = [
         f"{client['name']}, at the {client['at'].replace('store', 'listener of store')}, schema version"

@@ -1,4 +1,4 @@
-"""`baton mcp`: the contract's tools for a program that speaks MCP over standard input and output."""
+"""`baton mcp`: the contract's tools for an MCP client over standard input and output."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def mcp(
     contract: Annotated[str, typer.Option(help="Compiled contract: package.module_pb2:ServiceName.")] = SANDBOXES,
 ) -> None:
     """Serve the contract's methods as MCP tools over stdin and stdout, for a
-    desktop client that starts its servers itself.
+    desktop client that starts its own servers.
 
     \b
-    Such a client's configuration:
+    The client's configuration:
       {"mcpServers": {"sandboxes": {"command": "baton",
         "args": ["mcp", "--target", "127.0.0.1:7600"]}}}
     A client that speaks HTTP needs no command: A, B and the router serve MCP
-    at /mcp of their HTTP address. Ends when stdin ends. Exits with 1 when
-    nothing answers at the target.
+    at /mcp of their HTTP address. Ends when stdin ends. Exits with 1 if the
+    target does not answer.
     """
     found = _TARGET.fullmatch(target)
     if found is None or not 0 < int(found[2]) < 65536:

@@ -1,6 +1,6 @@
-"""What every command has: options, exit codes, and the one place where errors become them.
+"""Options shared by commands, exit codes, and the conversion of errors to exit codes.
 
-The options in `GLOBAL` are taken before the verb too (`baton --address X status`); one behind the verb wins.
+The options in `GLOBAL` may also stand before the verb (`baton --address X status`); one after the verb wins.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     BLOCKED = 3
-    """By a gate that fails."""
+    """A gate fails."""
     INCONCLUSIVE = 4
-    """By a gate without evidence."""
+    """A gate has too little evidence."""
 
 
 class CommandFailed(Exception):
-    """The command ends with this message and exit code."""
+    """The message and the exit code of a command that failed."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
@@ -46,12 +46,14 @@ class Output(StrEnum):
     JSON = "json"
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed when stdin is not a terminal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the effects and change nothing.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask for confirmation. Needed when stdin is not a terminal.")
+]
 
 
 class Asks(Protocol):
-    """Options of a command that says what it will do before it does it."""
+    """Options of a command that prints its effects and asks before it acts."""
 
     @property
     def dry_run(self) -> bool: ...
@@ -64,7 +66,7 @@ class Asks(Protocol):
 
 
 class Agreed(NamedTuple):
-    """What was said would happen, and whether it is to be done now. True: do it."""
+    """The effects that were announced, and whether to go ahead (also its truth value)."""
 
     done: bool
     effects: tuple[str, ...]
@@ -74,7 +76,7 @@ class Agreed(NamedTuple):
 
     @property
     def view(self) -> dict[str, Any]:
-        """For programs: the plan, and whether it was only that."""
+        """The plan in JSON output."""
         return {"dry_run": not self.done, "effects": list(self.effects)}
 
 
@@ -105,10 +107,10 @@ class Common(Shown):
 
 @dataclass(frozen=True)
 class Changing(Common):
-    """Options of every command that changes something through a router."""
+    """Options of a command that changes something through a router."""
 
-    reason: Annotated[str, typer.Option(help="Why; kept in the journal.")] = ""
-    actor: Annotated[str, typer.Option(envvar="BATON_ACTOR", help="Who; by default user@host.")] = ""
+    reason: Annotated[str, typer.Option(help="Reason for the change; kept in the journal.")] = ""
+    actor: Annotated[str, typer.Option(envvar="BATON_ACTOR", help="Your name; by default user@host.")] = ""
     dry_run: DryRun = False
     yes: Yes = False
 
@@ -122,7 +124,7 @@ class Changing(Common):
         try:
             return f"{getpass.getuser()}@{socket.gethostname()}"
         except (OSError, KeyError):
-            raise CommandFailed("this user has no name: say who you are with --actor", Exit.USAGE) from None
+            raise CommandFailed("this user has no name: give yours with --actor", Exit.USAGE) from None
 
 
 GLOBAL = ("output", "address", "token_file")
@@ -133,7 +135,7 @@ P = ParamSpec("P")
 
 
 def with_globals(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
-    """A command's values, with those given before the verb where none is given behind it."""
+    """Fill in the options that were given before the verb and not after it."""
     given: dict[str, Any] = context.find_root().obj or {}
     return {name: given.get(name, value) if _by_default(context, name) else value for name, value in values.items()}
 
@@ -144,7 +146,7 @@ def _by_default(context: typer.Context, name: str) -> bool:
 
 
 def fail(error: CommandFailed, *, as_json: bool) -> typer.Exit:
-    """Says on stderr why the command ends, as one line or one JSON object. To be raised."""
+    """Print the error on stderr, as one line or one JSON object, and return the exception to raise."""
     if as_json:
         shown = {"message": str(error), "exit": error.code.name, "exit_code": int(error.code)}
         typer.echo(json.dumps({"error": shown}), err=True)
@@ -156,7 +158,7 @@ def fail(error: CommandFailed, *, as_json: bool) -> typer.Exit:
 def command(
     app: typer.Typer, name: str, options: type[C], **settings: Any
 ) -> Callable[[Callable[Concatenate[C, P], None]], None]:
-    """Registers a function whose first parameter is `options`: its fields become options of the command."""
+    """Register a function whose first parameter is an `options`: each of its fields becomes an option."""
 
     def register(function: Callable[Concatenate[C, P], None]) -> None:
         app.command(name, **settings)(_expanded(function, options))
@@ -165,7 +167,7 @@ def command(
 
 
 def without_command(app: typer.Typer, options: type[C]) -> Callable[[Callable[Concatenate[C, P], None]], None]:
-    """Registers what a group of commands does when none of them is named. Its options then come after the group."""
+    """Register the default of a group of commands. Its options follow the group's name."""
 
     def register(function: Callable[Concatenate[C, P], None]) -> None:
         expanded = _expanded(function, options)
@@ -183,7 +185,7 @@ def without_command(app: typer.Typer, options: type[C]) -> Callable[[Callable[Co
 
 
 def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., None]:
-    """The function with the fields of `options` as parameters, errors turned into exit codes."""
+    """Give the function the fields of `options` as parameters, and turn its errors into exit codes."""
     own = list(inspect.signature(function).parameters.values())[1:]
     hints = get_type_hints(options, include_extras=True)
     shared = [
@@ -218,9 +220,9 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
 
 
 def agree(options: Asks, effects: Sequence[str]) -> Agreed:
-    """Says what will happen, on stderr; a program reads it in the answer (`Agreed.view`). False after a dry run.
+    """Print the effects on stderr and ask for confirmation. Returns a false value after a dry run.
 
-    Raises CommandFailed when it must not happen.
+    JSON output has the effects in its answer instead (`Agreed.view`). Raises CommandFailed without a confirmation.
     """
     asks = not options.dry_run and not options.yes
     if not options.json or (asks and sys.stdin.isatty()):

@@ -1,4 +1,4 @@
-"""`baton probe`: synthetic calls, where clients make too few for the gates to judge by."""
+"""`baton probe`: synthetic calls, for gates that get too few calls from clients."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def register(app: typer.Typer) -> None:
 
 def probe(
     options: Changing,
-    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 30s, 5m; at most 1h.")] = "30s",
+    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="Duration: 30s, 5m; at most 1h.")] = "30s",
     rate: Annotated[float, typer.Option(min=1, max=200, help="Calls per second.")] = 20.0,
     writes: Annotated[
         bool, typer.Option("--writes/--reads-only", help="Half of the calls write, on names of the probe's own.")
     ] = False,
 ) -> None:
-    """Make synthetic calls at the router, as a client would: for gates that
-    have seen too few. Reads are of records that are there; writes leave no
-    record, and no list and no watch shows them.
+    """Make synthetic calls at the router, as a client would, for gates with
+    too few samples. Reads use existing records. Writes leave no record, and
+    lists and watches do not show them.
 
     \b
     JSON keys: reads writes faults answered_by_a answered_by_b trouble
       seconds dry_run effects
-    Ends with Ctrl-C. Exits with 1 when calls failed by a fault.
+    Ends with Ctrl-C. Exits with 1 if calls failed by a fault.
     """
     seconds = parse_duration("--for", lasting)
 

@@ -1,4 +1,4 @@
-"""`baton reconcile` and `baton validate`: whether the two stores have the same."""
+"""`baton reconcile` and `baton validate`: compare the two stores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.jobs import Wanted, run_job
+from services.router.cli.jobs import NewJob, run_job
 from services.router.cli.options import Changing, CommandFailed, Exit, command
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 KINDS = {
     "MISSING": "its owner has it, the other store has no row",
     "STALE": "the other store has an older version than its owner",
-    "CORRUPT": "other content at one version, or written beside Baton",
-    "EXTRA": "a store has what the other one made and has no more",
+    "CORRUPT": "different content at one version, or written outside Baton",
+    "EXTRA": "a store has a copy of a record that its owner has lost",
     "OWNER": "two owners, or an owner that is older than its copy",
 }
 
@@ -32,42 +32,44 @@ def register(app: typer.Typer) -> None:
 def reconcile(
     options: Changing,
     repair: Annotated[
-        bool, typer.Option("--repair/--no-repair", help="Copy what is MISSING or STALE from its owner.")
+        bool, typer.Option("--repair/--no-repair", help="Copy MISSING and STALE records from their owner.")
     ] = True,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Read every row and make its digest anew: finds edits by hand.")
+        bool, typer.Option("--deep", help="Read every row and recompute its digest: finds edits by hand.")
     ] = False,
     corrupt: Annotated[
-        str, typer.Option(metavar="NAME", help="Mend this record too if it is CORRUPT: its owner's content is right.")
+        str, typer.Option(metavar="NAME", help="Repair this record if it is CORRUPT, from its owner's content.")
     ] = "",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is finished; shows how far it is.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until it has finished, and show progress.")
+    ] = True,
 ) -> None:
-    """Compare the two stores, record by record, and mend what lags behind.
+    """Compare the two stores record by record, and repair copies that lag.
 
-    A difference counts when it is still there after both feeds have passed.
-    Runs every 5 minutes by itself. It is a job, and a part of the gate
-    shadow-consistent.
+    A difference counts if it is still there after both feeds have caught up.
+    The router runs it every 5 minutes. It is a job; the gate
+    shadow-consistent uses its result.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects; in report:
       records buckets_walked different repaired left
-      left_out: records that cannot be copied; why: the first of them
+      left_out: records that cannot be copied; why: reason of the first
       found: by kind: MISSING EXTRA STALE CORRUPT OWNER
       differences: the first 100: key kind newer repaired
         A B: version owner content written_beside_baton, or null
-      named: of --corrupt: CORRUPT, or why it was not mended as such
-    Exits with 1 when differences are left.
+      named: of --corrupt: CORRUPT, or why it was not repaired
+    Exits with 1 if differences are left.
     """
     if corrupt and not repair:
-        raise CommandFailed("--corrupt mends a record, --no-repair forbids it: leave one out", Exit.USAGE)
+        raise CommandFailed("--corrupt repairs a record, --no-repair forbids it: leave one out", Exit.USAGE)
     effects = [
-        "all records of A and B are compared" + (", each read and its digest made anew" if deep else ""),
-        "what is MISSING or STALE is copied from its owner" if repair else "what differs is listed and left as it is",
+        "all records of A and B are compared" + (", each read and its digest recomputed" if deep else ""),
+        "MISSING and STALE records are copied from their owner" if repair else "differences are listed, not repaired",
         *([f"{corrupt}, if it is CORRUPT, gets its owner's content at both stores"] if corrupt else []),
     ]
     arguments = {"repair": "yes" if repair else "no", "deep": "yes" if deep else "no"}
     view = run_job(
-        options, Wanted("reconcile", {**arguments, **({"corrupt": corrupt} if corrupt else {})}), effects, wait=wait
+        options, NewJob("reconcile", {**arguments, **({"corrupt": corrupt} if corrupt else {})}), effects, wait=wait
     )
     if view is None or not wait:
         return
@@ -77,29 +79,31 @@ def reconcile(
 
         show.show(_differences(report))
         if corrupt and report["named"] != "CORRUPT":
-            show.show(f"{corrupt} was not mended as CORRUPT: {report['named']}")
+            show.show(f"{corrupt} was not repaired: {report['named']}")
     if report["left"]:
         raise CommandFailed(f"{report['left']} records differ and were not repaired")
 
 
 def validate(
     options: Changing,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is finished; shows how far it is.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until it has finished, and show progress.")
+    ] = True,
 ) -> None:
-    """Ask both databases which records only one of them has, and how far each
-    is behind the other. As it is now, with what is on its way: `baton
-    reconcile` tells which differences are real. Changes nothing. It is a job.
+    """Count the records that only one database has, and how far each is behind
+    the other. Includes changes still in the log: `baton reconcile` waits for
+    those. Changes nothing. It is a job.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects; in report:
       records_a records_b in_both only_in_a only_in_b different
-      unknown: of those, records that do not say when they were written
+      unknown: records among them without a time of their last write
       average_seconds: B's last write of a record after A's, over in_both
       b_behind a_behind: records average_seconds p99_seconds worst_seconds
-        worst: whose that is; total_seconds ages
+        worst: the record with worst_seconds; total_seconds ages
     """
     effects = ["the records of A and B are counted and compared; nothing changes"]
-    view = run_job(replace(options, yes=True), Wanted("validate"), effects, wait=wait)
+    view = run_job(replace(options, yes=True), NewJob("validate"), effects, wait=wait)
     if view is not None and wait and not options.json:
         from services.router.cli import show
 
@@ -114,13 +118,13 @@ def _differences(report: View) -> RenderableType:
 
     head = Text(
         f"{report['different']} of {report['records']} records differ, {report['repaired']} are repaired,"
-        f" {report['left']} are left; {report['buckets_walked']} of 1024 buckets had to be looked at"
+        f" {report['left']} are left; {report['buckets_walked']} of 1024 buckets had differences"
     )
     if not report["different"]:
         return head
     if report["left_out"]:
         head.append(f"\n{report['left_out']} cannot be copied: {report['why']}")
-    kinds = table_of("kind", "records", "what it means")
+    kinds = table_of("kind", "records", "meaning")
     for kind, meaning in KINDS.items():
         if report["found"][kind]:
             kinds.add_row(kind, str(report["found"][kind]), meaning)
@@ -130,10 +134,10 @@ def _differences(report: View) -> RenderableType:
     return Group(head, Text(""), kinds, Text(""), rows)
 
 
-def _row(look: View | None) -> str:
-    if look is None:
+def _row(row: View | None) -> str:
+    if row is None:
         return "-"
-    return f"{look['version']} of {look['owner']}" + (", written beside Baton" if look["written_beside_baton"] else "")
+    return f"{row['version']} of {row['owner']}" + (", written outside Baton" if row["written_beside_baton"] else "")
 
 
 def _queries(report: View) -> Group:
@@ -143,18 +147,18 @@ def _queries(report: View) -> Group:
     from services.router.cli.show import table_of
 
     counts = table_of("query", "records")
-    for name, said in (
+    for name, title in (
         ("only_in_b", "in service_layer (B), not in simple_mcp (A)"),
         ("only_in_a", "in simple_mcp (A), not in service_layer (B)"),
         ("different", "in both, not the same"),
         ("in_both", "in both"),
     ):
-        counts.add_row(said, str(report[name]))
+        counts.add_row(title, str(report[name]))
     ages = table_of("age difference", "records", "average", "p99", "worst", "of")
-    for name, said in (("b_behind", "B behind A"), ("a_behind", "A behind B")):
+    for name, title in (("b_behind", "B behind A"), ("a_behind", "A behind B")):
         age = report[name]
         seconds = (f"{age[field]:.3f} s" for field in ("average_seconds", "p99_seconds", "worst_seconds"))
-        ages.add_row(said, str(age["records"]), *seconds, age["worst"] or "-")
+        ages.add_row(title, str(age["records"]), *seconds, age["worst"] or "-")
     mean = Text(f"avg(B.updated - A.updated) = {report['average_seconds']:.3f} s over the records in both")
-    unknown = [Text(f"{report['unknown']} records do not say when they were written")] if report["unknown"] else []
+    unknown = [Text(f"{report['unknown']} records have no time of their last write")] if report["unknown"] else []
     return Group(counts, Text(""), ages, Text(""), mean, *unknown)

@@ -1,4 +1,4 @@
-"""The commands for a record that cannot be read."""
+"""The commands for unreadable records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import records_pb2 as pb
 
 View = dict[str, Any]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The record, as the logs or reconcile name it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The record's name, as in the logs or in `baton reconcile`.")]
 
 
 def register(app: typer.Typer) -> None:
-    records = typer.Typer(help="A record that cannot be read: show it, replace it, delete it.", no_args_is_help=True)
+    records = typer.Typer(help="Unreadable records: show, replace or delete them.", no_args_is_help=True)
     command(records, "show", Common)(show_record)
     command(records, "delete", Changing)(delete)
     command(records, "replace", Changing)(replace)
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show_record(options: Common, name: Name) -> None:
-    """Show a record as each store has it, and why it cannot be read. Changes nothing.
+    """Show each store's row of a record, and why it cannot be read. Changes nothing.
 
     \b
     JSON keys: records (list of store trouble exists version owner live
@@ -51,8 +51,8 @@ def show_record(options: Common, name: Name) -> None:
 
 
 def delete(options: Changing, name: Name) -> None:
-    """Delete a record that cannot be read, at its owner, with --reason. Its content is dropped: nothing undeletes it.
-    A record that can be read is refused: clients delete it.
+    """Delete an unreadable record at its owner. Needs --reason. Its content is dropped and cannot be undeleted.
+    A readable record is refused: delete it by an ordinary call.
 
     \b
     JSON keys: name owner version effect dry_run effects
@@ -67,10 +67,10 @@ def replace(
     name: Name,
     source: Annotated[
         str,
-        typer.Option("--from", metavar="A|B|FILE", help="The store whose copy is right, or a file with JSON."),
+        typer.Option("--from", metavar="A|B|FILE", help="The store with the correct copy, or a file with JSON."),
     ],
 ) -> None:
-    """Replace a record that cannot be read, at its owner, with --reason. The other store takes it by the log.
+    """Replace an unreadable record at its owner. Needs --reason. The other store gets it by the log.
 
     \b
     JSON keys: name owner version effect dry_run effects
@@ -91,7 +91,7 @@ def _text(source: str) -> str:
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"--from: {source!r} is not A or B, and no file with JSON: {error}", Exit.USAGE) from None
+        raise CommandFailed(f"--from: {source!r} is neither A, B nor a file with JSON: {error}", Exit.USAGE) from None
 
 
 def _repair(options: Changing, request: pb.RepairRecordRequest) -> None:
@@ -100,7 +100,7 @@ def _repair(options: Changing, request: pb.RepairRecordRequest) -> None:
     from services.router.cli.views import view_of
 
     if not options.dry_run and not options.reason.strip():
-        raise CommandFailed("--reason is needed: the journal keeps it", Exit.USAGE)
+        raise CommandFailed("--reason is required: the journal keeps it", Exit.USAGE)
     request.actor, request.reason, request.dry_run = options.who, options.reason, True
     with control(options) as router:
         answer = router.call("RepairRecord", request)

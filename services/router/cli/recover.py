@@ -1,4 +1,4 @@
-"""The commands for the loss of a store."""
+"""The commands after the loss of a store: `baton recover` and `baton seize`."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Annotated
 import typer
 
 from services.router.cli.inputs import parse_store
-from services.router.cli.jobs import RATE_HELP, Wanted, parse_rate, run_job
+from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
 from services.router.cli.options import Changing, CommandFailed, Exit, command
 
-Lost = Annotated[str, typer.Argument(metavar="STORE", help="The lost one: service_layer (B) or simple_mcp (A).")]
+Lost = Annotated[str, typer.Argument(metavar="STORE", help="The lost store: service_layer (B) or simple_mcp (A).")]
 Confirm = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The lost store's name, typed: no process of it serves, or will be started while this lasts.",
+        help="The lost store's name. Confirms that no process of it serves, or will be started, until this is done.",
     ),
 ]
 Adopt = Annotated[
     bool,
     typer.Option(
         "--adopt-control",
-        help="The stores follow another control store, which is lost or was restored: follow this one from now on.",
+        help="Let the stores follow this control store. Use it if theirs was lost or restored from a backup.",
     ),
 ]
 AcceptGap = Annotated[
     bool,
     typer.Option(
         "--accept-gap",
-        help="The reconcile job of `baton events restart` has not finished: accept the loss of what is not copied.",
+        help="Accept the loss of writes that the reconcile job of `baton events restart` has not copied yet.",
     ),
 ]
 NAMES = {"A": "simple_mcp", "B": "service_layer"}
@@ -46,22 +46,23 @@ def recover(
     store: Lost,
     confirm: Confirm = "",
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
-    wait: Annotated[bool, typer.Option("--wait", help="Until it serves again; shows how far it is.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the store serves again, and show progress.")] = False,
     adopt_control: Adopt = False,
     accept_gap: AcceptGap = False,
     recheck: Annotated[
         bool,
         typer.Option(
             "--recheck",
-            help="The fence was a mistake, a wrong address for example: look again and reopen, seize nothing.",
+            help="Check and reopen a store that was fenced by mistake (a wrong address, say), without a seizure.",
         ),
     ] = False,
 ) -> None:
-    """Bring a store back that was lost: restored from a backup, emptied, promoted, or seized from. Start its processes
-    first; they see at their start what has happened, and serve nothing.
+    """Bring a lost store back: one that was restored from a backup, emptied, promoted, or seized from. Start its
+    processes first: they detect the loss at startup and do not serve.
 
-    The other store reads the log to its end and seizes what the lost one owned. Then the lost one is filled, compared
-    and opened, and its records go where the phase wants them. It is a job: `baton jobs` pauses, resumes, tunes it.
+    The other store reads the log to its end and seizes the records and buckets of the lost one. Then the lost store is
+    filled, compared and opened, and records move to the store that the phase gives them. It is a job: `baton jobs`
+    pauses, resumes, tunes it.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
@@ -70,10 +71,10 @@ def recover(
     other = NAMES["B" if lost == "A" else "A"]
     name = NAMES[lost]
     effects = [
-        f"{name} serves nothing until this is done; writes to what it owns are refused meanwhile",
-        f"what {name} still has goes to the log, then {other} seizes the records and buckets that {name} owns",
-        f"writes of {name} that are neither in the log nor in what {name} still has are LOST",
-        "what comes to light later, of before the seizure, is kept in the journal of conflicts (baton conflicts)",
+        f"{name} does not serve until this is done; writes to its records are refused meanwhile",
+        f"{name} publishes its outbox to the log, then {other} seizes the records and buckets that {name} owns",
+        f"writes of {name} that are neither in the log nor in its database are LOST",
+        "changes from before the seizure that appear later are kept in the journal of conflicts (baton conflicts)",
         f"{name} is filled from {other}, compared, and opened",
     ]
     if recheck:
@@ -83,19 +84,19 @@ def recover(
         ]
     arguments = {"store": lost, **_accepted(effects, adopt_control=adopt_control, accept_gap=accept_gap)}
     arguments |= {"recheck": "true"} if recheck else {"confirm": _confirmed(options, name, effects, confirm)}
-    run_job(options, Wanted("recover", arguments, parse_rate(rate)), effects, wait=wait)
+    run_job(options, NewJob("recover", arguments, parse_rate(rate)), effects, wait=wait)
 
 
 def seize(
     options: Changing,
     store: Lost,
     confirm: Confirm = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is done; shows how far it is.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is done, and show progress.")] = False,
     adopt_control: Adopt = False,
     accept_gap: AcceptGap = False,
 ) -> None:
-    """Make the share of a store that is away the other one's, so that its records can be written again. For when it
-    will not be back soon; a store whose processes can be started comes back by `baton recover`.
+    """Give the records and buckets of an unavailable store to the other one, so that they can be written again. Use it
+    if the store will not be back soon. If its processes can be started, use `baton recover` instead.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
@@ -105,18 +106,18 @@ def seize(
     name = NAMES[lost]
     effects = [
         f"{other} seizes every record and bucket that {name} owns: {_stake(options, lost)}",
-        f"writes of {name} that are not in the log are LOST; when {name} is back they are shown by `baton conflicts`",
-        f"{name} must stay stopped until this is done; after that it serves again only by `baton recover {name}`",
+        f"writes of {name} that are not in the log are LOST; when {name} is back, `baton conflicts` lists them",
+        f"{name} must stay stopped until this is done; after that only `baton recover {name}` lets it serve again",
     ]
     arguments = {"store": lost, **_accepted(effects, adopt_control=adopt_control, accept_gap=accept_gap)}
     arguments["confirm"] = _confirmed(options, name, effects, confirm)
-    run_job(options, Wanted("seize", arguments), effects, wait=wait)
+    run_job(options, NewJob("seize", arguments), effects, wait=wait)
 
 
 def _accepted(effects: list[str], *, adopt_control: bool, accept_gap: bool) -> dict[str, str]:
-    """The job's arguments for these options. Adds their effects."""
+    """Return the job's arguments for these options, and add their effects to the list."""
     if adopt_control:
-        effects.append("both stores refuse orders of the control store that they followed until now")
+        effects.append("both stores refuse orders of the control store that they have followed so far")
     if accept_gap:
         effects.append("writes that were published before `baton events restart` and are not copied yet are LOST")
     given = {"adopt_control": adopt_control, "accept_gap": accept_gap}
@@ -124,7 +125,7 @@ def _accepted(effects: list[str], *, adopt_control: bool, accept_gap: bool) -> d
 
 
 def _confirmed(options: Changing, name: str, effects: list[str], confirm: str) -> str:
-    """The lost store's name, as a person has typed it. Raises CommandFailed (usage)."""
+    """Return the lost store's name, typed by the operator. Raises CommandFailed (usage)."""
     if options.dry_run:
         return confirm
     if not confirm and sys.stdin.isatty():
@@ -133,15 +134,15 @@ def _confirmed(options: Changing, name: str, effects: list[str], confirm: str) -
         confirm = typer.prompt(f"Type the lost store's name ({name}) when no process of it serves", err=True)
     if confirm != name:
         raise CommandFailed(
-            f"confirm: {confirm!r} is not valid: --confirm {name} says that no process of {name} serves, or will be"
-            " started while this lasts; nothing was changed",
+            f"confirm: {confirm!r} is not valid: --confirm {name} confirms that no process of {name} serves, or will"
+            " be started, until this is done; nothing was changed",
             Exit.USAGE,
         )
     return confirm
 
 
 def _stake(options: Changing, lost: str) -> str:
-    """What is known of it, for people."""
+    """Describe the records and changes at stake, as last reported by the store."""
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
     from services.router.cli.views import store_name
@@ -153,4 +154,4 @@ def _stake(options: Changing, lost: str) -> str:
             return (
                 f"when it was last seen it owned {one.owned_records} records, and {one.outbox_entries} changes waited"
             )
-    return "how much is not known"
+    return "their number is not known"

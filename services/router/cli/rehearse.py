@@ -1,4 +1,4 @@
-"""`baton rehearse`, and `baton rollback`: back for one operation, or, as `baton phase rollback`, for everything."""
+"""`baton rehearse`, and `baton rollback` for one operation or, like `baton phase rollback`, for everything."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def register(app: typer.Typer) -> None:
 
 def rehearse(
     options: Changing,
-    buckets: Annotated[int, typer.Option(min=1, max=64, help="How many go to the other store and back.")] = 4,
+    buckets: Annotated[int, typer.Option(min=1, max=64, help="Number of buckets to move there and back.")] = 4,
 ) -> None:
-    """Send live buckets to the other store and back, under traffic, and measure it.
+    """Move live buckets to the other store and back, under traffic, and measure it.
 
     \b
     JSON keys: passed note finished_time buckets records there_seconds
       back_seconds calls errors handoffs dry_run effects
-    Exits with 1 when it failed: buckets did not arrive in time, or calls on
-    them failed. Its result and age are the gate "rehearsal". It is a job: if
-    it is paused or cancelled, its buckets are sent home.
+    Exits with 1 if it failed: buckets did not arrive in time, or calls on
+    them failed. The gate "rehearsal" reads its result and age. It is a job:
+    if it is paused or cancelled, its buckets return.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
@@ -61,28 +61,30 @@ def rehearse(
 
 def rollback(
     options: Changing,
-    to: Annotated[str | None, typer.Argument(metavar="[PHASE]", help="An earlier phase, for everything.")] = None,
+    to: Annotated[
+        str | None, typer.Argument(metavar="[PHASE]", help="An earlier phase, to roll back everything.")
+    ] = None,
     op: Annotated[
-        str | None, typer.Option("--op", metavar="OPERATION", help="Only this: create, get, list, update, delete.")
+        str | None, typer.Option("--op", metavar="OPERATION", help="One operation: create, get, list, update, delete.")
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="With --op: let it follow canary and phase again.")] = False,
 ) -> None:
-    """Go back at once: one operation (--op create), or everything (a phase).
+    """Roll back at once: one operation (--op create), or everything (a phase).
 
     \b
-    With --op the operation's flag is set to false (--undo: unset) and its
-    calls go to A; all others stay as they are. It holds within a second.
+    --op sets the operation's flag to false (--undo: unset): its calls go to
+    A within a second, other operations are not affected.
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
+      shadow_same set_flags (after the change)
       flag value dry_run effects
-    With a phase it is `baton phase rollback PHASE`.
+    With a phase, the same as `baton phase rollback PHASE`.
     """
     if op is None:
         if undo:
             raise CommandFailed("--undo goes with --op; a hold is lifted by baton hold lift", Exit.USAGE)
         if to is None:
             raise CommandFailed(
-                "say what goes back: an earlier phase for everything (baton rollback OFF),"
+                "name an earlier phase to roll back everything (baton rollback OFF),"
                 " or --op for one operation (baton rollback --op create)",
                 Exit.USAGE,
             )
@@ -108,7 +110,7 @@ def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
             options, [f"{effect}: {name} is {'unset' if undo else 'false'}; all other calls stay as they are"]
         )
         if agreed:
-            # Whatever else has changed meanwhile: this is right on any generation.
+            # No generation: the flag is right whatever else has changed meanwhile.
             request = pb.SetFlagRequest(actor=options.who, reason=options.reason, name=name)
             if not undo:
                 request.value = False
@@ -126,10 +128,10 @@ def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
 
 
 def _flag_of(router: Control, operation: str) -> str:
-    """The operation's flag. Raises CommandFailed (usage)."""
+    """Return the operation's flag. Raises CommandFailed (usage)."""
     from libs.pb.baton.control.v1 import control_pb2 as pb
 
-    # The first flag is the one for everything; the others begin, after the prefix, with their operation.
+    # The first flag is the global one. Each other name has its operation after the prefix.
     names = [flag.name for flag in router.call("ListFlags", pb.ListFlagsRequest()).flags[1:]]
     known = {name.rpartition(".")[2].partition("_")[0]: name for name in names}
     if operation not in known:

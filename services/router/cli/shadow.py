@@ -1,4 +1,4 @@
-"""Commands for shadow reads: how many reads are compared with the other store, and what differed."""
+"""`baton shadow`: set the share of reads to compare with the other store, and show the differences."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ COUNTS = ("compared", "match", "stale", "mismatch", "missing", "error", "dropped
 
 def register(app: typer.Typer) -> None:
     shadow = typer.Typer(help="Compare reads with the other store, in the background.", no_args_is_help=True)
-    # So that -5 is refused as a percentage, not as an option.
+    # Without it, -5 is reported as an unknown option instead of a wrong percentage.
     command(shadow, "set", Changing, context_settings={"ignore_unknown_options": True})(set_shadow)
     command(shadow, "show", Common)(show)
     app.add_typer(shadow, name="shadow")
 
 
 def parse_share(text: str) -> int:
-    """The share in thousandths; 0 for "off". Raises CommandFailed (usage)."""
+    """Return the share in thousandths; 0 for "off". Raises CommandFailed (usage)."""
     if text.strip().lower() == OFF:
         return 0
     try:
@@ -44,15 +44,15 @@ def set_shadow(
     options: Changing,
     percent: Annotated[str, typer.Argument(metavar="PERCENT|off", help="0 to 100, in steps of 0.1.")],
     same: Annotated[
-        bool, typer.Option("--same", help="Compare with the answering store itself: shows what differs for no reason.")
+        bool, typer.Option("--same", help="Compare with the answering store itself, to measure the noise.")
     ] = False,
 ) -> None:
-    """Set how many percent of the reads are compared. Counts begin anew.
+    """Set the share of reads to compare. Resets the counts.
 
     \b
     JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (as they are now)
-      before (the same, as they were) dry_run effects
+      shadow_same set_flags (after the change)
+      before (the same keys, before it) dry_run effects
     """
     permille = parse_share(percent)
 
@@ -70,11 +70,11 @@ def set_shadow(
             generation=planned.setting.generation,
         )
         before = planned.setting.shadow_permille / 10
-        whom = "the answering store itself" if same else "the other store"
-        after = f"{plain(permille / 10)} %, compared with {whom}" if permille else "off"
+        store = "the answering store itself" if same else "the other store"
+        after = f"{plain(permille / 10)} %, compared with {store}" if permille else "off"
         effects = [
             f"shadow reads {plain(before)} % -> {after}; clients do not notice",
-            "what was counted so far is forgotten: gates judge what is compared from now on",
+            "the counts are reset: gates use the comparisons made from now on",
         ]
         Change(lambda setting: phase.set_shadow(setting, permille, same=same), "SetShadow", request, effects).run(
             options, router, planned
@@ -83,9 +83,9 @@ def set_shadow(
 
 def show(
     options: Common,
-    limit: Annotated[int, typer.Option(min=0, max=500, help="How many differences, the newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, max=500, help="Number of differences, newest first.")] = 20,
 ) -> None:
-    """Show what this router has compared since the share was set.
+    """Show this router's comparisons since the share was set.
 
     \b
     JSON keys: phase generation shadow_percent shadow_same
@@ -129,8 +129,8 @@ def _screen(view: View) -> RenderableType:
     from services.router.cli.show import table_of
 
     share = f"{plain(view['shadow_percent'])} % of the reads" if view["shadow_percent"] else OFF
-    against = ", each compared with the answering store itself: this is noise" if view["shadow_same"] else ""
-    head = f"{view['phase']}, shadow {share}{against}; {view['waiting']} wait for a second look"
+    against = ", each compared with the answering store itself: noise only" if view["shadow_same"] else ""
+    head = f"{view['phase']}, shadow {share}{against}; {view['waiting']} wait for a second comparison"
     if view["skipped"]:
         head += f", {view['skipped']} were skipped while the other store was out of reach"
     counts = table_of("operation", *COUNTS)
@@ -138,7 +138,7 @@ def _screen(view: View) -> RenderableType:
         counts.add_row(name, *(str(tally[count]) for count in COUNTS))
     parts: list[RenderableType] = [Text(head), Text(""), counts]
     if view["differences"]:
-        found = table_of("time (UTC)", "operation", "record", "what", "fields", "answered", "compared with")
+        found = table_of("time (UTC)", "operation", "record", "kind", "fields", "answered", "compared with")
         for difference in view["differences"]:
             found.add_row(
                 difference["time"].replace("T", " ").removesuffix("+00:00"),

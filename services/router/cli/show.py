@@ -1,4 +1,4 @@
-"""Views on the screen: tables for people, JSON for programs."""
+"""Output of views: tables and JSON."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from services.router.cli.views import View
 
 _PIPE_WIDTH = 160
 _JOB_CHARACTERS = 120
-"""Of a job, on the status."""
+"""Length of a job's line in the status."""
 
 _COLOURS = {"PASS": "green", "WARN": "yellow", "INCONCLUSIVE": "yellow", "FAIL": "red"}
 
 
 class SafeConsole(Console):
-    """Shows characters of foreign text that would steer the terminal as escapes."""
+    """A console that escapes control characters in text from elsewhere."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -35,13 +35,13 @@ def console() -> Console:
 
 
 def print_json(value: View) -> None:
-    """One object on one line, without characters that would steer a terminal."""
+    """Print one object on one line, with control characters escaped."""
     print(as_json(value), flush=True)
 
 
 def as_json(value: object, indent: int | None = None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    # Outside strings JSON has no character that needs it, so each escape stands in one.
+    # Outside strings JSON has no such character, so each escape lands in a string.
     return "".join(one if one == "\n" or visible(one) == one else json.dumps(one)[1:-1] for one in text)
 
 
@@ -61,7 +61,7 @@ def setting_line(view: View) -> str:
 
 
 def gates_table(gates: Sequence[View]) -> Table:
-    table = table_of("gate", "verdict", "seen, wanted, what to do")
+    table = table_of("gate", "verdict", "seen, wanted, to do")
     for gate in gates:
         lines = [gate["evidence"]]
         if wait := wait_line(gate):
@@ -73,14 +73,14 @@ def gates_table(gates: Sequence[View]) -> Table:
 
 
 def findings_table(findings: Sequence[View]) -> Table:
-    table = table_of("", "what", "found", "what to do")
+    table = table_of("", "subject", "found", "to do")
     for finding in findings:
         table.add_row(_coloured(finding["level"]), finding["subject"], finding["text"], finding["remedy"])
     return table
 
 
 def journal_table(entries: Sequence[View]) -> Table:
-    table = table_of("generation", "time (UTC)", "who", "what, and why")
+    table = table_of("generation", "time (UTC)", "actor", "change and reason")
     for entry in entries:
         what = [": ".join([entry["action"], "; ".join(entry["changes"])]) if entry["changes"] else entry["action"]]
         why = entry["reason"]
@@ -94,7 +94,7 @@ def journal_table(entries: Sequence[View]) -> Table:
 
 
 def status_screen(view: View) -> Group:
-    """Readable at 80 columns."""
+    """Lay out the status. It fits 80 columns."""
     head = Table.grid(padding=(0, 2))
     for name, value in _status_lines(view):
         head.add_row(Text(name, style="bold red" if name == LOOK else "bold"), value)
@@ -135,8 +135,8 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
     if view["last_automatic"]:
         last = view["last_automatic"]
         lines.append(("rolled back", f"without a person at {last['time']}: {last['reason']}"))
-    if told := flags_line(view["flags"]):
-        lines.append(("flags", told))
+    if shown := flags_line(view["flags"]):
+        lines.append(("flags", shown))
     if view["limits"]:
         lines.append(("limits set", ", ".join(f"{name} {plain(value)}" for name, value in view["limits"].items())))
     if view["ping_pong"]:
@@ -150,7 +150,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
 
 
 def leaving_line(view: View) -> str:
-    """Whether the old program can still have its file back."""
+    """Report whether `simple_mcp leave` can still return the file to the old program."""
     at_a, at_b = view["stores"]["A"], view["stores"]["B"]
     owned = [at_b["owned_records"], at_b["owned_buckets"]]
     if at_a["records"] is None or None in owned:
@@ -162,7 +162,7 @@ def leaving_line(view: View) -> str:
 
 
 def old_rows_line(store: View) -> str:
-    """How far a store is with the rows of the old program; "" when all are completed."""
+    """Report the store's progress in completing rows of the old program; "" if it has completed all."""
     left, records = store["unfilled_records"], store["records"]
     if not left:
         return ""
@@ -171,7 +171,7 @@ def old_rows_line(store: View) -> str:
 
 
 def status_line(view: View) -> str:
-    """On one line, for a log or a pipe."""
+    """Format the status as one line, for a log or a pipe."""
     at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
     parts = [setting_line(view), f"{at_b} of {view['buckets']} buckets at B"]
     for name, store in view["stores"].items():
@@ -181,7 +181,7 @@ def status_line(view: View) -> str:
 
 
 def since_line(view: View) -> str:
-    """When the phase was entered, by whom and why."""
+    """Format the time, actor and reason of the last change of phase."""
     if view["phase_time"] is None:
         return "not known"
     seconds = view["phase_seconds"]
@@ -195,7 +195,7 @@ def _hours(seconds: float) -> str:
 
 
 def wait_line(gate: View) -> str:
-    """How long until a gate has seen enough; "" when it has, or counts nothing."""
+    """Estimate the time until a gate has enough samples; "" if it has, or needs none."""
     if gate["samples"] >= gate["least_samples"]:
         return ""
     seen = f"{gate['name']} has {gate['samples']} of {gate['least_samples']}"
@@ -208,7 +208,7 @@ def wait_line(gate: View) -> str:
 
 
 def _cut(line: str, job: View) -> str:
-    """What a job found is in its report."""
+    """Shorten a job's line. Its report has the rest."""
     if len(line) <= _JOB_CHARACTERS:
         return line
     return f"{line[:_JOB_CHARACTERS]}... (baton jobs show {job['id']})"
@@ -219,7 +219,7 @@ def _router(view: View) -> str:
 
 
 def answered_line(view: View) -> str:
-    """When a write is answered."""
+    """Report at which point writes are answered: after the owner's commit, or once in the log."""
     logged = view["logged_phases"]
     now = "when they are in the log" if view["phase"] in logged else "when their owner has committed them"
     return f"answered {now}" + (f" (in the log: {', '.join(logged)})" if logged else "")
@@ -234,14 +234,14 @@ def faults_line(view: View) -> str:
 
 
 def flags_line(flags: Sequence[View]) -> str:
-    """Those that are set, and whose source is not seen well now; "" when there is nothing to say."""
-    told = []
+    """List the flags that are set or whose source has trouble; "" if there are none."""
+    shown = []
     for flag in flags:
         if flag["trouble"]:
-            told.append(f"{flag['name']} {_value(flag)}, {flag['source']}, {_seen(flag)}: {flag['trouble']}")
+            shown.append(f"{flag['name']} {_value(flag)}, {flag['source']}, {_seen(flag)}: {flag['trouble']}")
         elif flag["value"] is not None:
-            told.append(f"{flag['name']} {_value(flag)}, {flag['source']}")
-    return "\n".join(told)
+            shown.append(f"{flag['name']} {_value(flag)}, {flag['source']}")
+    return "\n".join(shown)
 
 
 def flags_table(flags: Sequence[View]) -> Table:
@@ -272,9 +272,9 @@ def explanation_screen(view: View) -> Group:
 def _row(row: View) -> str:
     if row["trouble"]:
         return f"out of reach: {row['trouble']}"
-    owner = f"owner {row['owner']}" if row["owner"] else "no owner: it is on its way"
+    owner = f"owner {row['owner']}" if row["owner"] else "no owner: a handoff is under way"
     if not row["exists"]:
-        return f"no row; of the bucket's absence, {owner}"
+        return f"no row; its bucket has {owner}"
     return f"version {row['version']}{'' if row['live'] else ', deleted'}, {owner}"
 
 
@@ -297,20 +297,18 @@ def progress_line(view: View) -> str:
 
 
 def walk_line(view: View) -> str:
-    """For people."""
     if not view["steps"]:
         return "never walked"
-    place = f"step {view['step']} of {view['steps']}"
-    return f"{place}; {view['note']}" if view["running"] else f"ended at {place}; {view['note']}"
+    step = f"step {view['step']} of {view['steps']}"
+    return f"{step}; {view['note']}" if view["running"] else f"ended at {step}; {view['note']}"
 
 
 def rehearsal_line(view: View) -> str:
-    """For people."""
     return f"{'passed' if view['passed'] else 'failed'}: {view['note']} ({view['finished_time']})"
 
 
 def _stores_table(view: View) -> Table:
-    """One column for each store."""
+    """Lay out the stores, one column each."""
     stores = view["stores"]
     table = table_of("", *(f"{name} {store['backend']}".strip() for name, store in stores.items()))
     rows: list[tuple[str, Callable[[str, View], str]]] = [

@@ -1,4 +1,4 @@
-"""Events of the log on the screen."""
+"""Tables of events of the log."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from services.router.cli.views import view_of
 View = dict[str, Any]
 
 
-_OF_RECORD = ("version", "owner", "origin", "live", "schema_version", "made_time")
+_RECORD_FIELDS = ("version", "owner", "origin", "live", "schema_version", "made_time")
 
 
 def event_view(event: pb.LogEvent) -> View:
     view = view_of(event)
     record = view.pop("record") or {}
     return {
-        "place": f"{event.partition}/{event.offset}",
+        "position": f"{event.partition}/{event.offset}",
         **view,
-        **{name: record.get(name) for name in _OF_RECORD},
+        **{name: record.get(name) for name in _RECORD_FIELDS},
         "served": [{"request_id": one.request_id, "principal": one.principal} for one in event.record.served],
         "content": json.loads(event.content) if event.content else None,
     }
 
 
 def event_line(view: View) -> Text:
-    head = f"{view['time'].replace('T', ' ').removesuffix('+00:00')}  {view['place']:<12}"
+    head = f"{view['time'].replace('T', ' ').removesuffix('+00:00')}  {view['position']:<12}"
     if view["trouble"]:
         return Text(f"{head}  {view['key'] or '(no key)'}  cannot be read: {view['trouble']}", style="red")
     if view["version"] is None:
@@ -42,7 +42,7 @@ def event_line(view: View) -> Text:
 
 
 def event_screen(view: View) -> Group:
-    """Everything of one event."""
+    """Format one event with its content."""
     left = ("bytes", "schema_version", "made_time")
     rest = [f"  {name}: {view[name]}" for name in left if view[name] is not None]
     rest += [f"  request: {one['request_id']} of {one['principal']}" for one in view["served"]]

@@ -1,4 +1,4 @@
-"""Jobs on the screen."""
+"""Tables and progress bars of jobs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ from services.router.cli.views import View
 
 def jobs_table(views: list[View]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("id", "state", "done", "total", "rate", "left", "asked by", "since", "what it does, why it waits"):
+    for name in (
+        "id",
+        "state",
+        "done",
+        "total",
+        "rate",
+        "left",
+        "asked by",
+        "since",
+        "current step, reason for waiting",
+    ):
         table.add_column(name, overflow="fold")
     for view in views:
         left = "" if view["eta_seconds"] is None or view["end_time"] else f"{view['eta_seconds']:.0f} s"
-        what = "; ".join(text for text in (view["waits"], view["note"]) if text)
+        step = "; ".join(text for text in (view["waits"], view["note"]) if text)
         rate = f"{view['rate']:.0f}/s" if view["rate"] else ""
         total = "" if view["total"] is None else str(view["total"])
         table.add_row(
-            view["id"], view["state"], str(view["done"]), total, rate, left, view["actor"], view["create_time"], what
+            view["id"], view["state"], str(view["done"]), total, rate, left, view["actor"], view["create_time"], step
         )
     return table
 
@@ -37,18 +47,18 @@ def job_screen(view: View) -> Group:
 
 
 class JobBar:
-    """A job's progress, for a terminal."""
+    """A progress bar for a job, at a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), console=console
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"), console=console
         )
-        self._task = self._progress.add_task("", total=None, said="")
+        self._task = self._progress.add_task("", total=None, line="")
         self._progress.start()
 
     def show(self, view: View) -> None:
         self._progress.update(
-            self._task, description=view["id"], total=view["total"], completed=view["done"], said=job_line(view)
+            self._task, description=view["id"], total=view["total"], completed=view["done"], line=job_line(view)
         )
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Answers of the control API as plain values: what `-o json` prints and tables are made from.
+"""Answers of the control API as plain values (views), the source of JSON output and of tables.
 
-A view has the fields of its message, under their names in the .proto file. `view_of` makes it; the few functions below
-it rearrange a view for the reader.
+`view_of` makes a view: it has the fields of its message, under their names in the .proto file. A few messages have a
+function below that rearranges the view.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DECIMALS = 6
 
 
 def view_of(message: Message) -> View:
-    """The message's fields by name. An absent field is None; so is an enum that is unspecified.
+    """Return the message's fields by name. An absent field or an unspecified enum is None.
 
     Enum values have no prefix, times are ISO 8601 in UTC, bytes are hexadecimal, and thousandths become percent.
     """
@@ -76,7 +76,7 @@ def time_of(message: Timestamp) -> str:
 
 
 def seconds_since(message: Timestamp) -> float:
-    """By this machine's clock."""
+    """Return the age by this machine's clock."""
     return round(max(0.0, time.time() - message.ToNanoseconds() / 1e9), 1)
 
 
@@ -85,7 +85,7 @@ def version_text(version: record_pb2.Version) -> str:
 
 
 def store_name(number: int) -> str | None:
-    """None: no store."""
+    """Return A or B, or None if the number is unspecified."""
     store = STORES.get(number)  # type: ignore[call-overload]
     return store.value if store else None
 
@@ -119,7 +119,7 @@ _SPECIAL: Mapping[str, Callable[[Any], Any]] = {
     "baton.control.v1.Job": job_view,
     "baton.control.v1.Setting": lambda message: setting_view(setting_from_pb(message)),
 }
-"""Messages with a view of their own, by full name."""
+"""The functions for messages with a special view, by full name."""
 
 
 def status_view(status: pb.GetStatusResponse) -> View:
@@ -140,7 +140,7 @@ def status_view(status: pb.GetStatusResponse) -> View:
 
 
 def walk_view(progress: pb.Progress) -> View:
-    """A canary that grows by a plan."""
+    """Return the progress of `baton canary auto`."""
     view = view_of(progress)
     return {"step": view["done"], "steps": view["total"], **{k: view[k] for k in ("running", "note", "finished_time")}}
 

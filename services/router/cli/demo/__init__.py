@@ -1,4 +1,4 @@
-"""`baton demo`: a whole migration, there and back and there again, with real processes under live load."""
+"""`baton demo`: a whole migration, forward, back and forward again, with real processes under live load."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ def demo(
     stack: Annotated[
         str, typer.Option(help="embedded: files only; real: starts Kafka, PostgreSQL and Redis.")
     ] = "embedded",
-    seconds: Annotated[float, typer.Option(min=5, max=3600, help="How long the load lasts, about.")] = 60.0,
-    clients: Annotated[int, typer.Option(min=1, max=64, help="Clients that call all the time.")] = 6,
+    seconds: Annotated[float, typer.Option(min=5, max=3600, help="Approximate duration of the load.")] = 60.0,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Number of clients that make the load.")] = 6,
     rate: Annotated[float, typer.Option(min=10, max=10_000, help="Calls per second of all clients.")] = 200.0,
-    hold: Annotated[bool, typer.Option("--hold", help="Keep everything up when it is done, until Ctrl-C.")] = False,
+    hold: Annotated[bool, typer.Option("--hold", help="At the end keep everything running until Ctrl-C.")] = False,
     keep: Annotated[
-        Path | None, typer.Option(help="New directory for databases, logs and evidence; it is left there.")
+        Path | None, typer.Option(help="New directory for databases, logs and evidence; it is not removed.")
     ] = None,
 ) -> None:
-    """Show a migration there and back under load, about a minute. Needs nothing that runs.
+    """Show a migration forward and back under load, in about a minute. Needs no running server.
 
     \b
-    Starts A with a copy of an old database, B and a router, and ends them.
-    Writes build/demo/report.json. Exits with 1 if anything was lost, done
-    twice, read stale or differs, or if a step failed; the evidence is kept then.
+    Starts A with a copy of an old database, B and a router, and stops them.
+    Writes build/demo/report.json. Exits with 1 if a write was lost or done
+    twice, a read was stale, records differ, or a step failed; then it keeps
+    the evidence.
     """
     if stack not in ("embedded", "real"):
         raise CommandFailed(f"--stack: {stack!r} is not valid: embedded or real", Exit.USAGE)
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise CommandFailed(f"--keep: {keep} is there already and not empty: name a new directory", Exit.USAGE)
+        raise CommandFailed(f"--keep: {keep} exists and is not empty: name a new directory", Exit.USAGE)
     from services.router.cli.demo.run import DemoPlan
 
     try:

@@ -1,4 +1,4 @@
-"""What is left of a demo: a report for programs and for people, and the exit code."""
+"""The report of a demo, as JSON and as text, and its exit code."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from services.router.cli.demo.script import Kill, Rollback
 ZERO = {
     "lost": "acknowledged writes lost",
     "duplicated": "requests done twice",
-    "stale_strict_reads": "strict reads that showed less than was acknowledged",
-    "diverged": "records that the stores do not hold alike",
+    "stale_strict_reads": "strict reads without an acknowledged write",
+    "diverged": "records that differ between the stores",
     "misowned": "records without exactly one owner",
-    "unjudged": "answers without what a check needs",
-    "not_linearizable": "records whose history has no explanation",
+    "unjudged": "answers that lack the fields for a check",
+    "not_linearizable": "records whose history is not linearizable",
     "old_records_lost": "records of the old database lost",
-    "old_records_changed": "records of the old database changed by moving them",
+    "old_records_changed": "records of the old database changed by the move",
     "absences_misowned": "buckets without exactly one owner",
 }
-"""Everything that must be 0, in words."""
+"""The counts that must be 0, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What happened, beside the verdict. ``failure``: why the demo did not come to its end; "" when it did."""
+    """The facts of a run, besides the verdict. ``failure``: why the demo did not finish; "" if it did."""
 
     stack: str
     clients: int
@@ -43,19 +43,19 @@ class Facts:
     moves: Sequence[Move] = ()
     kills: Sequence[Kill] = ()
     rollbacks: Sequence[Rollback] = ()
-    """Those that the router made by itself."""
+    """Automatic rollbacks."""
     overrides: Sequence[str] = ()
-    """Reasons, as the journal keeps them."""
+    """Their reasons in the journal."""
     blocked: str = ""
     handoffs: int = 0
     failure: str = ""
     evidence: str = ""
-    """Where histories, exports and logs are; "" when they were removed."""
+    """The directory of histories, exports and logs; "" if it was removed."""
 
 
 @dataclass(slots=True)
 class DemoReport:
-    """The whole. Without a result the evidence could not be gathered, and nothing is proved."""
+    """A complete report. No result means that the evidence could not be gathered: the demo proves nothing."""
 
     facts: Facts
     load: Load | None
@@ -129,7 +129,7 @@ class DemoReport:
         path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def show(self, console: Console, path: Path) -> None:
-        """For people. Not found means not judged."""
+        """Print the report as text. A count that is absent was not checked."""
         found = self.as_dict()
         console.print(Text("\nSwitches", style="bold"))
         columns = ("from", "to", "seconds", "records", "slowest request", "failed calls")

@@ -1,4 +1,4 @@
-"""Runs a demo: starts the world, lets the story play under load, gathers the evidence and has it judged."""
+"""The run of a demo: start the system, play the story under load, gather the evidence and check it."""
 
 from __future__ import annotations
 
@@ -39,19 +39,21 @@ SIZE = Size(
         {
             "rollback_seconds": f"{ROLLBACK_SECONDS}",
             "rollback_calls": f"{ROLLBACK_CALLS}",
-            # Of B's two faults only the first rolls back: after that operators decide, however long this takes.
+            # Only the first of B's two faults rolls back automatically; afterwards the demo decides.
             "rollback_pause_seconds": "86400",
-            # Few clients make this load, and each waits for its call: while B hangs, reads must be made too.
+            # The few clients wait for each call. A short deadline lets them go on to reads while B hangs.
             "owner_patience_seconds": "0.5",
         },
     ),
 )
 QUIET_SECONDS = 30.0
 HTTP_SHARE = 3
-"""One client of so many calls by HTTP: by REST, or by MCP."""
+"""One of this many clients calls by HTTP (REST or MCP)."""
 RETRY_SECONDS = 3.0
-"""A client repeats a write that is not answered for so long, then goes on; the outcome is unknown. With a longer time a
-B that hangs holds up every client, and no read is made."""
+"""How long a client repeats a write that is not answered. Then its outcome is unknown and the client goes on.
+
+If this were longer, every client would wait for the hung B, and none would make a read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,14 @@ class DemoPlan:
     calls_per_second: float
     directory: Path
     hold: bool
-    """Keep everything up when it is done, until a person ends it."""
+    """Keep everything running at the end, until interrupted."""
     keep: bool
     json: bool = False
 
 
 @dataclass(slots=True)
 class _Run:
-    """What is known so far; a report can be made of it at any moment."""
+    """The state of a run. It can give a report at any time."""
 
     plan: DemoPlan
     screen: Screen
@@ -102,7 +104,7 @@ class _Run:
 
 
 async def run_demo(plan: DemoPlan) -> DemoReport:
-    """A report in any case; what went wrong is in it. Only a cancellation and a defect leave without one."""
+    """Run the demo. A failure is part of the report; only a cancellation or a defect raises."""
     run = _Run(plan, Screen(sys.stderr if plan.json else sys.stdout))
     try:
         await asyncio.to_thread(_make_room, plan)
@@ -129,15 +131,15 @@ def _make_room(plan: DemoPlan) -> None:
 
 @asynccontextmanager
 async def _world(plan: DemoPlan, screen: Screen) -> AsyncIterator[World]:
-    """Everything started; stopped at the end."""
+    """Start all servers; stop them at the end."""
     with ExitStack() as resources:
         if plan.stack == "real":
-            screen.say("Kafka, PostgreSQL and Redis are started")
+            screen.begin_step("starting Kafka, PostgreSQL and Redis")
             stack = await asyncio.to_thread(resources.enter_context, running_stack())
             world = await asyncio.to_thread(World.real, plan.directory, stack, OLD_DATABASE, SIZE)
         else:
             world = World.embedded(plan.directory, OLD_DATABASE, SIZE)
-        screen.say("A with a copy of the old database, B and the router are started")
+        screen.begin_step("starting A with a copy of the old database, B and the router")
         async with world.running():
             yield world
 
@@ -165,14 +167,14 @@ async def _in_world(run: _Run, world: World) -> None:
                 await run.story.play()
             await _judge(run, world, readers, before)
             if plan.hold:
-                run.screen.tell("  everything stays up until you press Ctrl-C")
+                run.screen.tell("  everything keeps running until you press Ctrl-C")
                 await stop_signal().wait()
 
 
 async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Sequence[Held]) -> None:
     assert run.load is not None
     assert run.walk is not None
-    run.screen.say("the load has ended; outboxes and feeds run empty, then everything is read and judged")
+    run.screen.begin_step("the load has ended; outboxes and feeds drain, then all evidence is read and checked")
     status = await run.walk.settled()
     run.handoffs = status.handoffs
     run.overrides = [entry.reason for entry in await journaled_overrides(run.walk)]

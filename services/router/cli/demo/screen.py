@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a table that is kept up to date at a terminal, else a line every second."""
+"""The display of a running demo: a live table at a terminal, else a line every second."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BAR_CELLS = 30
 
 @dataclass(frozen=True, slots=True)
 class StoreGlance:
-    """One store as the router sees it; rates are calls of clients per second that it answered."""
+    """A store's state as the router sees it. Rates are answered client calls per second."""
 
     state: str
     reads: float
@@ -43,7 +43,7 @@ class StoreGlance:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """Everything at one moment."""
+    """The system's state at one moment."""
 
     seconds: float
     phase: str
@@ -56,7 +56,7 @@ class Glance:
 
 @dataclass(slots=True)
 class Meter:
-    """Makes glances: rates come from the difference to the glance before."""
+    """A maker of glances. Rates are differences from the previous glance."""
 
     load: Load
     _before: tuple[float, dict[str, tuple[int, int]], int] | None = None
@@ -92,13 +92,13 @@ class Meter:
 
 @dataclass(slots=True)
 class Screen:
-    """Where the demo tells what it does. ``stream`` is stderr when stdout is for JSON."""
+    """The demo's output. ``stream`` is stderr if stdout is for JSON."""
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
     sentence: str = ""
-    """What happens right now."""
+    """The current step."""
     bar: str = ""
-    """How far it is, where that can be told."""
+    """The progress of the current step, if it has any."""
     glance: Glance | None = None
     _live: Live | None = None
 
@@ -113,7 +113,7 @@ class Screen:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The live table as long as the block runs, at a terminal."""
+        """Show the live table while the block runs, at a terminal."""
         if not self.is_terminal:
             yield
             return
@@ -123,25 +123,24 @@ class Screen:
             yield
         self._live = None
 
-    def say(self, sentence: str) -> None:
-        """A step begins."""
+    def begin_step(self, sentence: str) -> None:
         self.sentence, self.bar = sentence, ""
         self.tell(f"> {sentence}")
 
     def tell(self, text: str) -> None:
-        """Something has happened; it stays on the screen."""
+        """Print an event. It stays on the screen."""
         if self._live is not None:
             self._live.console.print(text)
         else:
             print(text, file=self.stream, flush=True)
 
     def progress(self, name: str, done: int, total: int) -> None:
-        """How far a piece of work is, as a bar below all else, until the next step begins."""
+        """Show a progress bar at the bottom until the next step begins."""
         full = BAR_CELLS * min(done, total) // total if total else 0
         self.bar = f"{name} {'█' * full}{'░' * (BAR_CELLS - full)} {done} of {total or '?'}"
 
     async def follow(self, walk: Walk, meter: Meter) -> None:
-        """Until cancelled."""
+        """Update the display until cancelled."""
         last_line = time.monotonic()
         while True:
             self.glance = meter.glance(await walk.status())
@@ -157,7 +156,7 @@ class Screen:
 
 
 def line_of(glance: Glance, sentence: str) -> str:
-    """One line of all."""
+    """Format a glance as one line."""
     calls = "  ".join(f"{name} {store.reads + store.writes:3.0f}/s" for name, store in glance.stores.items())
     owned = "  ".join(
         f"{name} {store.buckets} buckets {store.records} records lag {store.lag}"
@@ -170,7 +169,7 @@ def line_of(glance: Glance, sentence: str) -> str:
 
 
 def table_of(glance: Glance) -> RenderableType:
-    """The same as a table."""
+    """Format a glance as a table."""
     head = Text(
         f"{glance.seconds:.0f} s   {glance.phase}   {glance.calls_per_second:.0f} calls/s   "
         f"{glance.handoffs} handoffs   {glance.stale_reads} reads marked stale   {glance.errors} errors"
@@ -184,7 +183,6 @@ def table_of(glance: Glance) -> RenderableType:
 
 
 def table_of_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table."""
     table = _table(*columns)
     for row in rows:
         table.add_row(*row)
@@ -193,6 +191,6 @@ def table_of_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Tabl
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < 2 else "right", no_wrap=True)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
     return table

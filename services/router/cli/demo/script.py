@@ -1,7 +1,7 @@
-"""The story of the demo, all under live load.
+"""The story of the demo, all of it under live load.
 
-The old data is audited. From A to B; B hangs, and the router goes back by itself; to B again; B is killed; back to A by
-hand; and forward.
+Audit of the old data; A to B; B hangs and the router rolls back automatically; to B again; B is killed; a manual
+rollback to A; and forward again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from services.router.core.audit import AuditReport
 ACTOR = "demo"
 CANARY_PERCENTS = (5, 10, 50, 100)
 ROLLBACK_SECONDS, ROLLBACK_CALLS = 6, 50
-"""Evidence that automatic rollback needs here. The defaults are 30 seconds and 200 calls."""
+"""Evidence that automatic rollback needs in the demo. The defaults are 30 seconds and 200 calls."""
 READS_SEEN = 6
-"""So many reads, begun after a rollback and answered, show that reads are back."""
+"""Number of answered reads, begun after a rollback, that show that reads work again."""
 DEAD_SECONDS = 1.5
-"""How long B stays dead before it is started again."""
+"""Time until a killed B is started again."""
 MARKED_BY_THE_RUN = ("error-rate", "golden-metrics", "latency-parity")
-"""Gates that may rightly fail here: they see that B was killed, and a machine that runs everything at once."""
+"""Gates that may fail here: B was killed, and one machine runs all processes."""
 LIMITS = {
     "gate_compared_reads": 100,
     "gate_error_calls": 200,
@@ -38,9 +38,9 @@ LIMITS = {
     "gate_latency_margin_percent": 400,
     "gate_ledger_writes": 50,
 }
-"""Of a run of a minute in which B hangs and is killed: enough to judge by, reached within seconds."""
+"""Limits for a run of a minute in which B hangs and is killed: the samples suffice and take seconds."""
 EVIDENCE_SECONDS = 20.0
-"""How long a step waits for them. All other gates are waited for until they pass."""
+"""How long a step waits for MARKED_BY_THE_RUN. For all other gates it waits until they pass."""
 REHEARSED_BUCKETS = 4
 ON_PURPOSE = "demo: an override on purpose"
 
@@ -49,7 +49,7 @@ Act = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A process that was killed under load. Seconds: until the router saw it serve again."""
+    """A process that was killed under load. ``seconds``: time until the router saw it serve again."""
 
     process: str
     seconds: float
@@ -57,11 +57,11 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """One that nobody asked for. Seconds since the fault began, but ``home_seconds``: since it was over."""
+    """An automatic rollback. Times are seconds since the fault began; ``home_seconds`` since it ended."""
 
     fault: str
     reason: str
-    """As automatic rollback gave it."""
+    """The reason in the journal."""
     held_seconds: float
     reads_seconds: float
     home_seconds: float
@@ -69,7 +69,7 @@ class Rollback:
 
 @dataclass(slots=True)
 class Story:
-    """Plays the acts one after the other, spread over the seconds that were asked for."""
+    """A player of the acts, one after the other, spread over ``seconds``."""
 
     world: World
     walk: Walk
@@ -79,33 +79,33 @@ class Story:
     kills: list[Kill] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
     blocked: str = ""
-    """What the gates said when the first step was asked for without evidence."""
+    """The gates' refusal of the first step, which had no evidence."""
     copied: int = 0
     findings: list[str] = field(default_factory=list)
-    """Kinds that the first audit has found."""
+    """Kinds of findings of the first audit."""
 
     async def play(self) -> None:
-        """Raises TrialFailed, ServerFailed when an act does not go as it should."""
+        """Raises TrialFailed or ServerFailed if an act fails."""
         acts = self._acts()
         began = time.monotonic()
         for number, (sentence, act) in enumerate(acts, start=1):
-            self.screen.say(sentence)
+            self.screen.begin_step(sentence)
             await act()
-            # A slow machine takes longer, but skips nothing.
+            # A slow machine takes longer, but skips no act.
             await asyncio.sleep(max(0.0, began + self.seconds * number / len(acts) - time.monotonic()))
 
     def _acts(self) -> list[tuple[str, Act]]:
         there: list[tuple[str, Act]] = [
-            ("every call goes to A, the old service; B is there and follows by the event log", self._nothing),
+            ("every call goes to A, the old service; B runs and follows the event log", self._settle),
             ("the gates get limits that fit a run of a minute: baton gates set", self._set_limits),
-            ("the old data is looked through, in a snapshot of A, while A serves", self._audit),
+            ("the old data is audited in a snapshot of A, while A serves", self._audit),
             (
-                "SHADOW is asked for, with findings that are not accepted, and without a copy: the gates must refuse",
+                "SHADOW is requested without a copy, and with findings not yet accepted: the gates must refuse",
                 self._be_blocked,
             ),
-            ("a person has read what was found and accepts it: it moves as it is; audited again", self._accept_dirt),
+            ("the operator accepts the findings, such records move unchanged; second audit", self._accept_findings),
             ("every record of A is copied to B, under live traffic", self._backfill),
-            ("OFF -> SHADOW: every gate is passed; still only A answers", self._forward),
+            ("OFF -> SHADOW: every gate passes; A still answers all calls", self._forward),
             ("reads are compared with B's, and all records of both stores: baton shadow set 100", self._compare),
             ("SHADOW -> DUAL_WRITE: the canary may begin", self._forward),
         ]
@@ -114,13 +114,13 @@ class Story:
             for percent in CANARY_PERCENTS
         ]
         there += [
-            ("DUAL_WRITE -> DUAL_READ: every bucket belongs to B", self._forward),
-            ("going back is rehearsed on live buckets: baton rehearse", self._rehearse),
-            ("DUAL_READ -> CUTOVER: B serves everything, A is a hot backup", self._forward),
+            ("DUAL_WRITE -> DUAL_READ: B owns every bucket", self._forward),
+            ("a rollback is rehearsed on live buckets: baton rehearse", self._rehearse),
+            ("DUAL_READ -> CUTOVER: B serves all calls, A is a hot standby", self._forward),
         ]
         fault: list[tuple[str, Act]] = [
             (
-                f"a fault is planted: B hangs; the router must roll back by itself, here after {ROLLBACK_SECONDS} s",
+                f"fault injected: B hangs; the router must roll back automatically, here after {ROLLBACK_SECONDS} s",
                 self._hang_new,
             ),
             ("the hold of the automatic rollback is lifted", self._lift),
@@ -130,19 +130,19 @@ class Story:
             ("B is killed with SIGKILL under load and started again", self._kill_new),
         ]
         back: list[tuple[str, Act]] = [
-            ("back to A at once: CUTOVER -> OFF, every record goes home under traffic", self._back),
-            ("the hold that a rollback leaves is lifted", self._lift),
+            ("rollback to A: CUTOVER -> OFF, every record returns under traffic", self._back),
+            ("the hold of the rollback is lifted", self._lift),
         ]
         again: list[tuple[str, Act]] = [
             ("forward again: OFF -> SHADOW", self._forward),
-            ("an override on purpose: SHADOW -> DUAL_WRITE, without comparing all again", self._override),
+            ("an override on purpose: SHADOW -> DUAL_WRITE, without a second comparison", self._override),
             ("forward again: all buckets to B", self._canary(100)),
             ("forward again: DUAL_WRITE -> DUAL_READ", self._forward),
             ("forward again: DUAL_READ -> CUTOVER", self._forward),
         ]
         return there + fault + back + again
 
-    async def _nothing(self) -> None:
+    async def _settle(self) -> None:
         await self.walk.settled()
 
     async def _be_blocked(self) -> None:
@@ -150,10 +150,10 @@ class Story:
             await self.walk.advance()
         except GatesBlock as refusal:
             self.blocked = refusal.message
-            told = "refused, as it should be (exit code 3 or 4 of `baton phase advance SHADOW`)"
-            self.screen.tell(f"  {told}: {self.blocked}")
+            note = "refused, as it should be (exit code 3 or 4 of `baton phase advance SHADOW`)"
+            self.screen.tell(f"  {note}: {self.blocked}")
             return
-        raise TrialFailed("SHADOW was entered over findings: the gates should have refused")
+        raise TrialFailed("SHADOW was entered over invalid data: the gates should have refused")
 
     def _show(self, job: pb.Job) -> None:
         self.screen.progress(job.id, job.done, job.total)
@@ -163,7 +163,7 @@ class Story:
         self.findings = list(AuditReport.from_json(job.report).found)
         self.screen.tell(f"  {job.note}")
 
-    async def _accept_dirt(self) -> None:
+    async def _accept_findings(self) -> None:
         job = await self.walk.job("audit", {"accept": ",".join(self.findings)}, self._show)
         self.screen.tell(f"  {job.note}")
 
@@ -185,26 +185,26 @@ class Story:
         self.screen.tell(f"  {'passed' if result.passed else 'failed'}: {result.note}")
 
     async def _override(self) -> None:
-        reason = f"{ON_PURPOSE}: the stores were compared before the way back, and nothing differed"
-        self._told(await self.walk.advance(reason))
+        reason = f"{ON_PURPOSE}: the stores were compared before the rollback, without a difference"
+        self._log_move(await self.walk.advance(reason))
         self.screen.tell(f"  the journal keeps the reason: {reason}")
 
     async def _forward(self) -> None:
         unpassed = await self.walk.gates_awaited(MARKED_BY_THE_RUN, EVIDENCE_SECONDS)
         reason = f"demo: no evidence within {EVIDENCE_SECONDS:.0f} s: {', '.join(unpassed)}" if unpassed else ""
-        self._told(await self.walk.advance(reason))
+        self._log_move(await self.walk.advance(reason))
         if reason:
             self.screen.tell(f"  overridden and journaled: {', '.join(unpassed)}")
 
     def _canary(self, percent: float) -> Act:
         async def hand_over() -> None:
-            self._told(await self.walk.canary(percent))
+            self._log_move(await self.walk.canary(percent))
 
         return hand_over
 
     @property
     def _new(self) -> str:
-        """The process of B that has to suffer."""
+        """The process of B to disturb."""
         return next(name for name in self.world.names if name.startswith("b-"))
 
     async def _kill_new(self) -> None:
@@ -212,7 +212,7 @@ class Story:
         began = time.monotonic()
         await self.world.kill(name)
         await asyncio.sleep(DEAD_SECONDS)
-        self.screen.say("B is started again; until then its writes wait, its reads come from A, marked stale")
+        self.screen.begin_step("B is restarted; until then its writes wait, and A answers its reads, marked stale")
         await self.world.start(name)
         await self.walk.serving("B")
         self.kills.append(Kill(name, time.monotonic() - began))
@@ -227,16 +227,16 @@ class Story:
             held = time.monotonic()
             self.screen.tell(f"  all traffic is held at A after {held - began:.1f} s: {reason}")
             reads = await self._reads_back(held)
-            self.screen.say("reads are answered by A, marked stale; B goes on, and its records come home")
+            self.screen.begin_step("A answers reads, marked stale; B resumes, and its records return to A")
         finally:
             await self.world.resume(self._new)
         over = time.monotonic()
         move = await self.walk.came_home(before, began)
         self.rollbacks.append(Rollback("B hung", reason, held - began, reads - began, move.ended - over))
-        self._told(move)
+        self._log_move(move)
 
     async def _reads_back(self, held: float) -> float:
-        """When so many reads that began after this moment had been answered; monotonic seconds."""
+        """Return the time at which READS_SEEN reads begun since ``held`` were answered; monotonic seconds."""
 
         def answered() -> list[float]:
             calls = takewhile(lambda call: call.end >= held, reversed(self.load.stats.finished))
@@ -254,20 +254,20 @@ class Story:
         return sorted(ends)[READS_SEEN - 1]
 
     async def _back(self) -> None:
-        self._told(await self.walk.rollback("OFF", "demo: going back must always be possible"))
+        self._log_move(await self.walk.rollback("OFF", "demo: going back must always be possible"))
 
     async def _lift(self) -> None:
-        self._told(await self.walk.lift_hold("demo: going forward again"))
+        self._log_move(await self.walk.lift_hold("demo: going forward again"))
 
-    def _told(self, move: Move) -> None:
+    def _log_move(self, move: Move) -> None:
         self.load.label(move.after)
         window = self.load.stats.window(move.started, move.ended)
         self.screen.tell(
-            f"  {move.after}: after {move.seconds:.1f} s all is where it should be, {move.records} records moved;"
+            f"  {move.after}: settled after {move.seconds:.1f} s, {move.records} records moved;"
             f" slowest request {window.slowest_milliseconds:.0f} ms"
         )
 
 
 async def journaled_overrides(walk: Walk) -> list[pb.JournalEntry]:
-    """Entries of steps whose gates did not pass; newest first."""
+    """Return the journal entries of overrides, newest first."""
     return [entry for entry in (await walk.journal()).entries if entry.overridden]

@@ -1,4 +1,4 @@
-"""Commands that only look: status, journal, doctor."""
+"""Read-only commands: status, journal, doctor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     options: Common,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat every second until interrupted.")] = False,
 ) -> None:
     """Show phase, split, lag, jobs and the cost of a rollback.
 
@@ -42,29 +42,29 @@ def status(
         feed_applied feed_old feed_trouble unfilled_records set_aside
       handover rehearsal: job running done total rate eta_seconds note
         finished_time
-      jobs: of each lane the latest, as `baton jobs show` has it
+      jobs: the latest job of each lane, as in `baton jobs show`
       canary_auto: running step steps note finished_time
-      rehearsing: what it does now, or ""
+      rehearsing: its current step, or ""
       last_rehearsal: id actor passed note finished_time buckets records
         there_seconds back_seconds calls errors handoffs, or null
       rollback_cost: possible records seconds writes_lost note
       phase_time phase_seconds phase_actor phase_reason
       routers: list of name generation age_seconds
-      percent_at_b (canary_percent is what is wanted)
-      next blocked gates: the next step, as `phase plan` has it
-      alerts: what a person must look at now
+      percent_at_b (canary_percent is the target)
+      next blocked gates: the next step, as in `phase plan`
+      alerts: problems that need a person now
       automatic_rollback: its current assessment, in words
       last_automatic: time reason before after, or null
       measured.A measured.B: recent_calls recent_faults calls faults
         calls_per_second p99_seconds
-      logged_phases: in which a write is answered when it is in the log
+      logged_phases: phases that answer a write once it is in the log
       ledger: sampled checked superseded dropped waiting lost, of all routers
       ping_pong: list of key handoffs
-      clients: of A itself or of an old schema version, list of name at
-        schema_version calls idle_seconds
+      clients: those that call A directly or with an old schema version,
+        list of name at schema_version calls idle_seconds
       flags: list of name value source good_seconds trouble
-    null is "not known". With --watch, one object a line, and one with the key
-    error while no router answers. Into a pipe, one line for each second.
+    null is "not known". With --watch, JSON is one object a line, with the key
+    error while no router answers. A pipe gets one line a second.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
@@ -82,8 +82,10 @@ def status(
 
 
 def _watch(router: Control, options: Common) -> None:
-    """Until interrupted. At a terminal one screen is kept; elsewhere each status is one line. A router that is away is
-    said to be, and waited for."""
+    """Show the status until interrupted: one screen at a terminal, one line each elsewhere.
+
+    While no router answers, show the error and retry.
+    """
     from rich.live import Live
     from rich.text import Text
 
@@ -110,27 +112,27 @@ def _watch(router: Control, options: Common) -> None:
             )
 
 
-def _follow(router: Control, tell: Callable[[Any], None], fail: Callable[[CommandFailed], None]) -> None:
+def _follow(router: Control, show: Callable[[Any], None], fail: Callable[[CommandFailed], None]) -> None:
     while True:
         try:
             for status in router.watch(_WATCH_SECONDS):
-                tell(status)
+                show(status)
         except CommandFailed as error:
             fail(error)
         time.sleep(_WATCH_SECONDS)
 
 
 def _line(text: str) -> None:
-    """With the time, at once."""
+    """Print the text with the time, unbuffered."""
     now = datetime.now(UTC).isoformat(timespec="seconds").removesuffix("+00:00")
     print(f"{now}Z {visible(text, keep='')}", flush=True)
 
 
 def journal(
     options: Common,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, the newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of entries.")] = 20,
 ) -> None:
-    """Show who changed the setting, when, how and why; newest first.
+    """Show the changes of the setting with actor, time and reason; newest first.
 
     \b
     JSON keys: entries: list of generation time actor action reason
@@ -154,11 +156,11 @@ def journal(
 
 
 def doctor(options: Common) -> None:
-    """Check router, stores, event log, control store, clocks and tokens; say what to do.
+    """Check router, stores, event log, control store, clocks and tokens; print remedies.
 
     \b
     JSON keys: findings: list of level (PASS WARN FAIL) subject text remedy
-    Exits with 1 when something fails.
+    Exits with 1 if a check fails.
     """
     from services.router.cli import show
     from services.router.cli.checkup import examine
