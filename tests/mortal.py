@@ -24,7 +24,8 @@ from services.router.control.port import ControlUnavailable
 from services.router.core.jobs import Job
 from services.router.flows.jobs.backfill import ADOPT
 from services.router.flows.jobs.kind import JobKind, Position, Step
-from services.router.flows.jobs.runner import Around, Jobs, lease_of
+from services.router.flows.jobs.run import lease_of
+from services.router.flows.jobs.runner import Jobs
 from services.router.flows.stores import Answer, Metadata, StoreClient, Stores
 from tests.panel import running_loops
 from tests.waiting import eventually
@@ -237,7 +238,7 @@ async def run(case: Case, directory: Path, doom: Doom) -> Result:
     shared = Shared()
     async with case.scene(directory) as scene:
         kind = case.make(scene.stores, scene.log)
-        asking = Jobs(MemoryControlStore(shared), [kind], Around("router-0", CLOCK))
+        asking = Jobs(MemoryControlStore(shared), [kind], "router-0", CLOCK)
         job = await asking.start(kind.name, case.arguments, "ann")
         routers = list[Jobs]()
         async with AsyncExitStack() as asleep:
@@ -272,4 +273,4 @@ def _router(case: Case, scene: Scene, shared: Shared, life: Life, name: str) -> 
     stores = {store: MortalClient(store, client.channel, life) for store, client in scene.stores.items()}
     kind = case.make(stores, cast(EventLog, MortalLog(scene.log, life)))
     mortal = Mortal(kind, life, case.stage_of, case.limit)
-    return Jobs(MortalControl(shared, life), [mortal], Around(name, CLOCK))
+    return Jobs(MortalControl(shared, life), [mortal], name, CLOCK)

@@ -17,7 +17,7 @@ from libs.locks.memory import MemoryLocks
 from libs.proving.servers.ports import free_port
 from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import SCHEMAS
-from services.router.__main__ import open_router
+from services.router.features.router import open_router
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 from services.service_layer.store import embedded

@@ -322,7 +322,7 @@ async def test_a_setting_that_changed_meanwhile_is_decided_on_anew(routers: Rout
 @pytest.fixture
 async def panel() -> AsyncIterator[Panel]:
     async with running_panel(feeds=False, mover=False) as running:
-        await eventually(lambda: running.parts.measurement.fresh)
+        await eventually(lambda: running.flows.measurement.fresh)
         yield running
 
 
@@ -337,7 +337,7 @@ async def test_calls_are_measured_by_store_and_shown(panel: Panel) -> None:
 
 
 async def test_the_status_says_what_blocks_the_next_step_and_what_to_do(panel: Panel) -> None:
-    await eventually(lambda: all(panel.parts.observer.view(store).reachable for store in Store))
+    await eventually(lambda: all(panel.flows.observer.view(store).reachable for store in Store))
     status = await panel.control.GetStatus(pb.GetStatusRequest())
     assert status.next == pb.PHASE_SHADOW
     assert "backfill FAIL: no backfill has finished" in status.blocked
@@ -351,7 +351,7 @@ async def test_a_watch_shows_changes_as_they_come(panel: Panel) -> None:
     watch: Any = panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=0.1), timeout=20)
     first = await watch.read()
     assert first.status.setting.generation == 1
-    await step(panel.parts.migration, Decision("ann", "by hand", override=True))
+    await step(panel.flows.migration, Decision("ann", "by hand", override=True))
     seen = 1
     while seen == 1:
         seen = (await watch.read()).status.setting.generation

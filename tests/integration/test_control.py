@@ -17,7 +17,7 @@ from libs.rpc.errors import reason_of
 from services.router.core.jobs import Job
 from services.router.core.phase import Phase
 from services.router.flows.jobs.backfill import TO_B
-from services.router.flows.jobs.runner import lease_of
+from services.router.flows.jobs.run import lease_of
 from services.router.flows.steering.migration import Decision
 from tests.panel import Panel, running_loops, running_panel
 from tests.system import step
@@ -28,7 +28,7 @@ from tests.waiting import eventually
 async def panel() -> AsyncIterator[Panel]:
     """Without relays, apply loops and mover: what is copied, the backfill has copied."""
     async with running_panel(feeds=False, mover=False) as running:
-        await eventually(lambda: running.parts.observer.view(Store.B).reachable)
+        await eventually(lambda: running.flows.observer.view(Store.B).reachable)
         yield running
 
 
@@ -253,18 +253,18 @@ async def test_while_the_control_store_is_away_the_last_setting_is_shown_and_not
 
 
 async def test_a_change_made_at_another_router_is_seen_here(panel: Panel) -> None:
-    before = panel.parts.cache.current
+    before = panel.flows.cache.current
     # The system's own migration has a cache of its own, as another router has.
     await step(panel.system.migration, Decision("ben", "because", override=True))
-    after = await panel.parts.cache.changed(before, 10.0)
+    after = await panel.flows.cache.changed(before, 10.0)
     assert after.phase is Phase.SHADOW
 
 
 async def test_a_store_that_is_away_is_shown_and_closes_the_gates_that_need_it(panel: Panel) -> None:
-    await eventually(lambda: panel.parts.observer.view(Store.A).lag_seconds == 0.0)
+    await eventually(lambda: panel.flows.observer.view(Store.A).lag_seconds == 0.0)
     await panel.system.stop(Store.B)
-    await eventually(lambda: not panel.parts.observer.view(Store.B).reachable)
-    await eventually(lambda: panel.parts.observer.view(Store.A).lag_seconds is None)
+    await eventually(lambda: not panel.flows.observer.view(Store.B).reachable)
+    await eventually(lambda: panel.flows.observer.view(Store.A).lag_seconds is None)
     answer = await status(panel)
     assert (answer.stores[1].reachable, answer.stores[1].serving) == (False, False)
     assert answer.stores[1].note
@@ -277,7 +277,7 @@ async def test_a_store_that_is_away_is_shown_and_closes_the_gates_that_need_it(p
 async def test_events_that_no_feed_reads_are_lag_and_none_when_they_are_read() -> None:
     async with running_panel(feeds=False, mover=False) as panel:
         await panel.system.log.append([Event("r/1", b"x"), Event("r/2", b"x")])
-        view = panel.parts.observer.view
+        view = panel.flows.observer.view
         await eventually(lambda: view(Store.A).lag_events == 2 and (view(Store.A).lag_seconds or 0) > 0)
         async with running_loops(*(backend.feed.loop for backend in panel.system.backends.values())):
             await eventually(lambda: view(Store.A).lag_events == 0 and view(Store.A).lag_seconds == 0.0)
@@ -294,7 +294,7 @@ async def test_a_log_that_is_away_is_shown_and_the_lag_is_not_known(panel: Panel
 
     answer = await eventually(unknown)
     assert answer is not None
-    assert "out of reach" in answer.log_trouble
+    assert "unavailable" in answer.log_trouble
     assert not any(store.HasField("lag_seconds") for store in answer.stores)
 
 
@@ -323,7 +323,7 @@ async def test_the_mirror_copies_what_b_has_to_a_and_opens_no_gate(panel: Panel)
     job = await start(panel, to="A")
     assert (await finished(panel, job.id)).lane == "backfill to A"
     assert all(await same())
-    assert panel.parts.jobs.finished_seconds_ago(TO_B) is None
+    assert panel.flows.jobs.finished_seconds_ago(TO_B) is None
 
 
 async def test_a_backfill_waits_for_a_store_that_does_not_serve_and_says_why(panel: Panel) -> None:

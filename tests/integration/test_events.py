@@ -247,9 +247,9 @@ async def test_a_replay_is_previewed_done_and_refused_by_command(panel: Panel) -
     (said,) = await answers(panel, *to_b, f"{part}/1", "--dry-run")
     assert (said["dry_run"], said["report"]["applied"], said["report"]["known"]) == (True, 0, 2)
     await panel.system.log.trim(part, 1)
-    before = len(panel.parts.jobs.view)
+    before = len(panel.flows.jobs.view)
     gone = await baton(panel, *to_b, f"{part}/0", "--yes")
     assert gone.exit_code == Exit.FAILED and "offset 0 was dropped by retention" in gone.stderr
     for words in (["--to", "C", "--from", "start"], ["--to", "B", "--from", "soon"], ["--to", "B", "--from", "99/1"]):
         assert (await baton(panel, "replay", *words, "--yes")).exit_code == Exit.USAGE
-    assert len(panel.parts.jobs.view) == before, "nothing half done"
+    assert len(panel.flows.jobs.view) == before, "nothing half done"

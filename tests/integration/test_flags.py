@@ -265,7 +265,7 @@ async def test_a_broken_file_leaves_the_last_good_flags_in_force_and_is_shown(pa
 async def test_a_router_without_its_control_store_keeps_the_flags_and_says_so(panel: Panel) -> None:
     await set_flag(panel, CREATE, True)
     panel.store.reachable = False
-    await eventually(lambda: panel.parts.cache.stale)
+    await eventually(lambda: panel.flows.cache.stale)
     listed = await panel.control.ListFlags(pb.ListFlagsRequest())
     (found,) = [flag for flag in listed.flags if flag.name == CREATE]
     assert (found.value, found.trouble) == (True, "the control store is out of reach")
@@ -317,7 +317,7 @@ RUNS = 60
 async def test_routers_that_see_flips_at_different_times_lose_nothing(panel: Panel) -> None:
     """Three routers, of which one sees each flip at once, one soon and one late. Each client writes its own book, and
     reads it, through any of them."""
-    await step(panel.parts.migration, Decision("ann", "a test", override=True))
+    await step(panel.flows.migration, Decision("ann", "a test", override=True))
     assert panel.system.setting.current.phase is Phase.SHADOW
     chance = random.Random(7)
     async with AsyncExitStack() as stack:
@@ -332,7 +332,7 @@ async def test_routers_that_see_flips_at_different_times_lose_nothing(panel: Pan
         clients = [asyncio.create_task(keep_writing(routers, book, random.Random(book))) for book in books]
         flips = 0
         while not all(client.done() for client in clients):
-            await panel.parts.migration.set_flag(ANN, chance.choice(NAMES), chance.choice([True, False, None]))
+            await panel.flows.migration.set_flag(ANN, chance.choice(NAMES), chance.choice([True, False, None]))
             flips += 1
             await asyncio.wait(clients, timeout=0.05)
         await asyncio.gather(*clients)

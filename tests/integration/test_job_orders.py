@@ -15,7 +15,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.control.memory import MemoryControlStore
 from services.router.core.phase import Setting
 from services.router.flows.jobs.audit import Audit
-from services.router.flows.jobs.runner import Around, Jobs
+from services.router.flows.jobs.runner import Jobs
 from services.router.flows.steering.migration import Decision
 from tests.commands import answer
 from tests.integration.test_control import refusal
@@ -37,7 +37,7 @@ async def panel() -> AsyncIterator[Panel]:
 
 async def journal(panel: Panel) -> list[tuple[str, str, str]]:
     """Actor, action and reason, oldest first, without the start."""
-    entries = await panel.parts.migration.journal(100)
+    entries = await panel.flows.migration.journal(100)
     return [(one.actor, one.action, one.reason) for one in reversed(entries)][1:]
 
 
@@ -97,10 +97,10 @@ async def test_an_order_for_which_another_job_leaves_no_room_is_not_kept(panel: 
 async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(tmp_path: Path) -> None:
     store = MemoryControlStore()
     async with files(tmp_path) as scene:
-        jobs = Jobs(store, [Audit(scene.stores, CONTRACT, CLOCK)], Around("router-1", CLOCK))
+        jobs = Jobs(store, [Audit(scene.stores, CONTRACT, CLOCK)], "router-1", CLOCK)
         for name in ("everything", "corrupt"):
             with pytest.raises(
-                InvalidField, match=f"accept: '{name}' .* may accept: duplicate-by-case, edited, bad-json"
+                InvalidField, match=f"accept: '{name}' .* acceptable kinds: duplicate-by-case, edited, bad-json"
             ):
                 await jobs.start("audit", {"accept": f"oversize,{name}"}, "ann")
         assert await store.jobs() == []
@@ -109,13 +109,13 @@ async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(t
 
 async def test_an_audit_may_be_asked_for_while_the_old_service_is_away(panel: Panel) -> None:
     await panel.system.stop(Store.A)
-    assert (await panel.parts.jobs.start("audit", {"accept": "perhaps"}, "ann")).id == "audit-1"
+    assert (await panel.flows.jobs.start("audit", {"accept": "perhaps"}, "ann")).id == "audit-1"
 
 
 async def test_a_note_is_kept_though_others_change_the_setting_meanwhile(
     panel: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migration, cache = panel.parts.migration, panel.parts.cache
+    migration, cache = panel.flows.migration, panel.flows.cache
     refresh = cache.refresh
 
     async def refresh_and_wait() -> Setting:

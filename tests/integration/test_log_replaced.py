@@ -20,8 +20,8 @@ from services.router.core.gates import Verdict, check
 from services.router.core.jobs import Job, JobState
 from services.router.flows.feed.adopted_logs import ADOPTED, AdoptedLogs
 from services.router.flows.jobs.log_gap import gap
-from services.router.flows.jobs.restart_events import RESTARTED
-from services.router.flows.jobs.runner import lease_of
+from services.router.flows.jobs.restart_events import RESTARTED, RestartEvents
+from services.router.flows.jobs.run import lease_of
 from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.contracts.pb.toy import shelf_pb2
@@ -130,7 +130,7 @@ async def test_the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is
     done = await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
 
     async def copied() -> bool:
-        return (await panel.parts.jobs.job(done["job"])).state is JobState.FINISHED
+        return (await panel.flows.jobs.job(done["job"])).state is JobState.FINISHED
 
     await eventually(copied)
     assert await panel.records_at(Store.B) == 2 * RECORDS
@@ -169,7 +169,7 @@ async def test_a_log_whose_identity_a_store_takes_as_it_finds_it_is_journaled_on
         return found is not None and bool(found.feed.log_adopted)
 
     await eventually(taken)
-    migration, control = panel.parts.migration, panel.store
+    migration, control = panel.flows.migration, panel.store
     routers = [AdoptedLogs(panel.system.observer, migration, control, f"router-{number}") for number in (1, 2)]
     for _ in range(2):
         for router in routers:
@@ -198,14 +198,14 @@ async def test_a_seizure_before_the_records_are_copied_is_refused_unless_their_l
         return any("reconcile-1" in alert for alert in (await answer(panel, "status"))["alerts"])
 
     await eventually(shown)
-    await panel.parts.jobs.cancel("reconcile-1", "ann")
+    await panel.flows.jobs.cancel("reconcile-1", "ann")
     assert "run baton reconcile" in (await baton(panel, *seize)).stderr
     plan = await answer(panel, *seize, "--accept-gap", "--dry-run")
     assert "not copied yet are LOST" in plan["effects"][-1]
     accepted = await answer(panel, *seize, "--accept-gap")
 
     async def seized() -> bool:
-        return (await panel.parts.jobs.job(accepted["id"])).state is JobState.FINISHED
+        return (await panel.flows.jobs.job(accepted["id"])).state is JobState.FINISHED
 
     await eventually(seized)
     census = await panel.system.ports(Store.B).inspection.census()
@@ -224,7 +224,7 @@ async def test_a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_
     await panel.store.lease(lease_of("reconcile-1"), "router-2", 0.0)
 
     async def copied() -> bool:
-        return (await panel.parts.jobs.job("reconcile-1")).state is JobState.FINISHED
+        return (await panel.flows.jobs.job("reconcile-1")).state is JobState.FINISHED
 
     await eventually(copied)
     assert await panel.records_at(Store.B) == 2 * RECORDS
@@ -232,7 +232,7 @@ async def test_a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_
     job = await answer(panel, "seize", "simple_mcp", "--confirm", "simple_mcp", "--yes")
 
     async def seized() -> bool:
-        return (await panel.parts.jobs.job(job["id"])).state is JobState.FINISHED
+        return (await panel.flows.jobs.job(job["id"])).state is JobState.FINISHED
 
     await eventually(seized)
     assert (await panel.system.ports(Store.B).inspection.census()).owned_records == 2 * RECORDS
@@ -242,7 +242,7 @@ async def test_a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_
 async def test_feeds_are_not_restarted_under_a_comparison_that_began_before(panel: Panel) -> None:
     await replaced(panel)
     assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
-    await panel.parts.jobs.start("reconcile", {}, "ann")
+    await panel.flows.jobs.start("reconcile", {}, "ann")
     refused = await baton(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
     assert refused.exit_code == Exit.FAILED and "baton jobs cancel reconcile-1" in refused.stderr
     assert all([(await status(panel, store)).feed.log_replaced for store in Store])
@@ -261,6 +261,12 @@ def before_the_second_feed(panel: Panel, act: Callable[[], Awaitable[object]]) -
     client.ask = asked  # type: ignore[method-assign]
 
 
+async def restart(panel: Panel) -> None:
+    flows = panel.flows
+    restarting = RestartEvents(panel.system.stores, flows.jobs, flows.migration, panel.store)
+    await restarting.restart(Decision("ann", "the topic was deleted"))
+
+
 async def test_a_restart_that_ends_half_way_leaves_the_gap(panel: Panel) -> None:
     await replaced_under_logged_writes(panel)
 
@@ -269,7 +275,7 @@ async def test_a_restart_that_ends_half_way_leaves_the_gap(panel: Panel) -> None
 
     before_the_second_feed(panel, end)
     with pytest.raises(BatonError, match="cut off"):
-        await panel.parts.restart.restart(Decision("ann", "the topic was deleted"))
+        await restart(panel)
     assert (await status(panel, Store.A)).feed.log_replaced == ""
     assert "run baton reconcile" in await gap(panel.store)
 
@@ -283,5 +289,5 @@ async def test_a_comparison_that_ends_while_the_feeds_are_restarted_does_not_clo
         assert job.id == "reconcile-1"
 
     before_the_second_feed(panel, compare)
-    await panel.parts.restart.restart(Decision("ann", "the topic was deleted"))
+    await restart(panel)
     assert "wait until reconcile-2 has finished" in await gap(panel.store)

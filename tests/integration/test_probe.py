@@ -46,19 +46,19 @@ async def test_a_probe_gives_samples_of_both_stores_and_no_client_sees_its_write
     for name in ("one", "two"):
         await client(panel).CreateSandbox(new(name), timeout=5)
     for phase in (Phase.SHADOW, Phase.DUAL_WRITE):
-        await panel.parts.migration.advance(Decision("ann", "by hand", override=True), phase)
-    await panel.parts.migration.set_canary(Decision("ann"), 500)
-    await eventually(lambda: panel.parts.mover.settled)
+        await panel.flows.migration.advance(Decision("ann", "by hand", override=True), phase)
+    await panel.flows.migration.set_canary(Decision("ann"), 500)
+    await eventually(lambda: panel.flows.mover.settled)
     watch = client(panel).WatchSandboxes(pb.WatchSandboxesRequest(show_deleted=True))
     seen: list[str] = []
     async with asyncio.timeout(BOUND_SECONDS):
         while not (heard := await watch.read()).synced:
             seen += [sandbox.name for sandbox in heard.sandboxes]
-        before = panel.parts.measurement.mine().answered
+        before = panel.flows.measurement.mine().answered
         view = await answer(panel, "probe", "--for", "2s", "--rate", "60", "--writes", "--reason", "thin", "--yes")
         assert view["writes"] >= 2 * NAMES and view["faults"] == 0, view
         assert view["answered_by_a"] > 0 and view["answered_by_b"] > 0, view
-        assert panel.parts.measurement.mine().answered.by_b > before.by_b
+        assert panel.flows.measurement.mine().answered.by_b > before.by_b
         assert await names(panel) == ["sandboxes/one", "sandboxes/two"]
         await client(panel).CreateSandbox(new("three"), timeout=5)
         while "sandboxes/three" not in seen:
@@ -76,11 +76,11 @@ async def test_a_probe_changes_no_record_and_a_dry_run_calls_nothing(panel: Pane
     assert view["dry_run"] is True and "reads" not in view
     await answer(panel, "probe", "--for", "1s", "--rate", "50", "--writes", "--yes")
     assert await client(panel).GetSandbox(pb.GetSandboxRequest(name="sandboxes/one"), timeout=5) == made
-    assert panel.parts.cache.current.phase is Phase.OFF
+    assert panel.flows.cache.current.phase is Phase.OFF
 
 
 async def test_a_probe_is_bounded_and_one_at_a_time(panel: Panel) -> None:
-    probe: Probe = panel.parts.probe
+    probe = Probe(panel.system.contract, panel.system.stores, lambda: panel.system.router.address, panel.flows.clock)
     for plan in (ProbePlan(0.5, 20, False), ProbePlan(3601, 20, False), ProbePlan(5, 201, False)):
         with pytest.raises(InvalidField):
             probe.check(plan)

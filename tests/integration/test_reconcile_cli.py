@@ -22,7 +22,7 @@ from services.router.flows.jobs import reconcile
 from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.jobs.reconcile_schedule import Reconciling
-from services.router.flows.jobs.runner import Around, Jobs
+from services.router.flows.jobs.runner import Jobs
 from tests.commands import answer, baton
 from tests.integration.test_reconcile import faults, path, rows
 from tests.integration.test_router import put
@@ -77,7 +77,7 @@ async def test_a_record_that_is_named_and_is_not_corrupt_is_said_to_be_none(
     told = await baton(panel, "reconcile", "--corrupt", path(number), "--yes")
     said = f"{path(number)} was not mended as CORRUPT: {said}"
     assert said in " ".join(told.stdout.split()), told.stdout
-    job = panel.parts.jobs.latest(reconcile.NAME)
+    job = panel.flows.jobs.latest(reconcile.NAME)
     assert job is not None and job.note.endswith(said)
 
 
@@ -88,7 +88,7 @@ async def test_equal_stores_pass(panel: Panel) -> None:
 
 async def test_what_was_found_is_the_gates_evidence_and_an_alert(panel: Panel) -> None:
     async def gate() -> str:
-        evidence = panel.parts.migration._evidence(panel.parts.cache.current)
+        evidence = panel.flows.migration._evidence(panel.flows.cache.current)
         return repr(evidence.compared and evidence.compared[1:])
 
     assert await gate() == "None"
@@ -112,12 +112,12 @@ async def test_what_was_found_is_the_gates_evidence_and_an_alert(panel: Panel) -
 async def test_an_order_that_is_not_clear_is_refused(panel: Panel, arguments: list[str], said: str) -> None:
     told = await baton(panel, "reconcile", *arguments)
     assert (told.exit_code, said in told.stderr) == (Exit.USAGE, True), told.stderr
-    assert panel.parts.jobs.latest(reconcile.NAME) is None
+    assert panel.flows.jobs.latest(reconcile.NAME) is None
 
 
 async def test_a_dry_run_compares_nothing(panel: Panel) -> None:
     view = await answer(panel, "reconcile", "--dry-run")
-    assert view["dry_run"] is True and view["effects"] and panel.parts.jobs.latest(reconcile.NAME) is None
+    assert view["dry_run"] is True and view["effects"] and panel.flows.jobs.latest(reconcile.NAME) is None
 
 
 async def test_validate_tells_how_far_each_store_is_behind_by_what_the_records_say() -> None:
@@ -163,7 +163,7 @@ class Done:
 async def test_the_stores_are_compared_every_few_minutes_from_the_first_backfill_on() -> None:
     clock = ManualClock(SystemClock().now())
     kinds = (Done(reconcile.NAME, reconcile.NAME), Done("backfill", TO_B))
-    jobs = Jobs(MemoryControlStore(), kinds, Around("router-1", SystemClock()))
+    jobs = Jobs(MemoryControlStore(), kinds, "router-1", SystemClock())
     reconciling = Reconciling(jobs, 300.0, clock)
 
     async def runs(seconds: float) -> int:

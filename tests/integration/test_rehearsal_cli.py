@@ -26,14 +26,14 @@ CREATE = "toy.routing.create_shelf_use_service_layer"
 @pytest.fixture
 async def panel() -> AsyncIterator[Panel]:
     async with running_panel() as running:
-        await eventually(lambda: running.parts.observer.view(Store.B).reachable)
+        await eventually(lambda: running.flows.observer.view(Store.B).reachable)
         yield running
 
 
 async def go_to(panel: Panel, phase: Phase) -> None:
-    while panel.parts.cache.current.phase is not phase:
-        await step(panel.parts.migration, BY_HAND)
-    await eventually(lambda: panel.parts.mover.settled, 20.0)
+    while panel.flows.cache.current.phase is not phase:
+        await step(panel.flows.migration, BY_HAND)
+    await eventually(lambda: panel.flows.mover.settled, 20.0)
 
 
 def plan(directory: Path, text: str) -> str:
@@ -79,7 +79,7 @@ async def test_the_example_is_accepted_and_a_dry_run_starts_nothing(panel: Panel
 )
 async def test_a_wrong_plan_is_refused_and_nothing_changes(panel: Panel, tmp_path: Path, text: str, said: str) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
-    before = panel.parts.cache.current
+    before = panel.flows.cache.current
     result = await baton(panel, "canary", "auto", plan(tmp_path, text), "--yes")
     assert (result.exit_code, said in result.stderr) == (Exit.USAGE, True), result.stderr
     assert await panel.store.load() == before
@@ -102,7 +102,7 @@ async def test_a_walk_is_stopped_by_hand_and_only_once(panel: Panel, tmp_path: P
     assert (again.exit_code, "baton jobs cancel canary-auto-1" in again.stderr) == (Exit.FAILED, True)
     stopped = await answer(panel, "canary", "auto", "--stop", "--yes", "--reason", "lunch")
     assert (stopped["running"], stopped["note"]) == (False, "cancelled by ann@host")
-    assert (await panel.parts.migration.journal(1))[0].reason == "lunch (canary-auto-1)"
+    assert (await panel.flows.migration.journal(1))[0].reason == "lunch (canary-auto-1)"
     gone = await baton(panel, "canary", "auto", "--stop", "--yes")
     assert (gone.exit_code, "no walk is under way" in gone.stderr) == (Exit.FAILED, True)
 
@@ -126,18 +126,18 @@ async def test_a_rehearsal_is_typed_and_told(panel: Panel) -> None:
 
 async def test_one_operation_goes_back_while_the_others_stay(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_READ)
-    before = panel.parts.cache.current
+    before = panel.flows.cache.current
     assert (await answer(panel, "rollback", "--op", "create", "--dry-run"))["dry_run"] is True
-    assert panel.parts.cache.current == before
+    assert panel.flows.cache.current == before
     view = await answer(panel, "rollback", "--op", "create", "--reason", "B makes bad ones", "--yes")
     assert (view["flag"], view["value"], view["phase"]) == (CREATE, False, "DUAL_READ")
-    await eventually(lambda: panel.parts.cache.flags.operations == {"create": False})
-    newest = (await panel.parts.migration.journal(1))[0]
+    await eventually(lambda: panel.flows.cache.flags.operations == {"create": False})
+    newest = (await panel.flows.migration.journal(1))[0]
     assert (newest.actor, newest.reason) == ("ann@host", "B makes bad ones")
     await panel.put(1)
     assert panel.system.traffic.writes[Store.A] == 1
     assert (await answer(panel, "rollback", "--op", "create", "--undo", "--yes"))["value"] is None
-    await eventually(lambda: not panel.parts.cache.flags.operations)
+    await eventually(lambda: not panel.flows.cache.flags.operations)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ async def test_a_rollback_with_a_phase_is_that_of_the_phases(panel: Panel) -> No
 
 async def test_a_storm_is_shown_dry_and_puts_everything_back(panel: Panel) -> None:
     await go_to(panel, Phase.DUAL_WRITE)
-    await panel.parts.migration.set_canary(BY_HAND, 100)
-    await panel.parts.migration.set_flag(BY_HAND, CREATE, True)
-    before = panel.parts.cache.current
+    await panel.flows.migration.set_canary(BY_HAND, 100)
+    await panel.flows.migration.set_flag(BY_HAND, CREATE, True)
+    before = panel.flows.cache.current
     storm = ["chaos", "flip", "--every", "50ms", "--for", "1s", "--seed", "3"]
     dry = await answer(panel, *storm, "--dry-run")
     assert (dry["dry_run"], len(dry["flips"])) == (True, 20)
@@ -180,7 +180,7 @@ async def test_a_storm_is_shown_dry_and_puts_everything_back(panel: Panel) -> No
     after = await panel.store.load()
     assert (after.phase, after.canary_permille, after.hold) == (Phase.DUAL_WRITE, 100, False)
     assert after.flags == before.flags
-    assert "DEPRECATED" not in {entry.after.phase.value for entry in await panel.parts.migration.journal(100)}
+    assert "DEPRECATED" not in {entry.after.phase.value for entry in await panel.flows.migration.journal(100)}
 
 
 async def test_no_storm_where_there_is_no_way_back(panel: Panel) -> None:

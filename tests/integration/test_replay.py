@@ -23,7 +23,7 @@ from libs.store.memory import MemoryStore
 from services.router.core.jobs import Job, JobState
 from services.router.flows.jobs import replay as flows_replay
 from services.router.flows.jobs.replay import Replay
-from services.router.flows.jobs.runner import Around, Jobs
+from services.router.flows.jobs.runner import Jobs
 from tests.panel import Panel, running_loops, running_panel
 from tests.system import running_system
 from tests.waiting import eventually
@@ -64,10 +64,10 @@ NEWEST = {key_of(number): (Version(0, VERSIONS), f"{key_of(number)} {VERSIONS}".
 
 
 async def ended(panel: Panel, arguments: Mapping[str, str], rate: float = 0.0) -> Job:
-    job = await panel.parts.jobs.start("replay", {"to": "B", "start": "start", **arguments}, "ann", rate)
+    job = await panel.flows.jobs.start("replay", {"to": "B", "start": "start", **arguments}, "ann", rate)
 
     async def over() -> Job | None:
-        found = await panel.parts.jobs.job(job.id)
+        found = await panel.flows.jobs.job(job.id)
         return None if found.state.wants_a_runner else found
 
     found = await eventually(over)
@@ -213,7 +213,7 @@ async def test_what_the_log_does_not_hold_is_refused_with_the_reason(panel: Pane
         await panel.control.LookUpEvents(events_pb2.LookUpEventsRequest(start=start))
     job = await ended(panel, {"start": start})
     assert job.state is JobState.FAILED and why in job.note
-    await panel.parts.jobs.cancel(job.id, "ann")
+    await panel.flows.jobs.cancel(job.id, "ann")
     assert await rows(panel.system.ports(Store.B)) == {}
     held = await panel.control.LookUpEvents(events_pb2.LookUpEventsRequest(start="start"))
     assert held.events == 3
@@ -223,11 +223,11 @@ async def test_what_the_log_does_not_hold_is_refused_with_the_reason(panel: Pane
 async def test_a_replay_that_retention_has_overtaken_fails_and_says_so(panel: Panel) -> None:
     log = panel.system.log
     await log.append([event(key_of(number)) for number in range(100)], partition=3)
-    job = await panel.parts.jobs.start("replay", {"to": "B", "start": "start"}, "ann", 20.0)
-    await eventually(lambda: panel.parts.jobs.view[0].done > 0)
+    job = await panel.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann", 20.0)
+    await eventually(lambda: panel.flows.jobs.view[0].done > 0)
     await log.trim(3, 90)
-    await eventually(lambda: panel.parts.jobs.view[0].state is JobState.FAILED)
-    failed = await panel.parts.jobs.job(job.id)
+    await eventually(lambda: panel.flows.jobs.view[0].state is JobState.FAILED)
+    failed = await panel.flows.jobs.job(job.id)
     assert "retention was faster than this replay" in failed.note and 0 < failed.done < 90
 
 
@@ -243,10 +243,10 @@ async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_say
 
     monkeypatch.setattr(flows_replay, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(log, "ends", more)
-    await panel.parts.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
-    await eventually(lambda: "no event at 3/1, where one is known to be" in panel.parts.jobs.view[0].waits)
+    await panel.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
+    await eventually(lambda: "no event at 3/1, where one is known to be" in panel.flows.jobs.view[0].waits)
     await log.append([event(key_of(1))], partition=3)
-    await eventually(lambda: panel.parts.jobs.view[0].state is JobState.FINISHED)
+    await eventually(lambda: panel.flows.jobs.view[0].state is JobState.FINISHED)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ async def test_a_replay_that_makes_no_sense_is_no_job(panel: Panel, arguments: d
     request = pb.StartJobRequest(kind="replay", actor="ann", arguments={"to": "B", "start": "start", **arguments})
     with pytest.raises(grpc.aio.AioRpcError, match=why):
         await panel.control.StartJob(request)
-    assert panel.parts.jobs.view == ()
+    assert panel.flows.jobs.view == ()
 
 
 async def test_a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_same_result() -> None:
@@ -272,7 +272,7 @@ async def test_a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_s
     async with running_system(feeds=False, mover=False) as system:
         await system.log.append(events())
         while True:
-            jobs = Jobs(system.control, [Replay(system.stores, system.log, clock)], Around(f"router-{runs}", clock))
+            jobs = Jobs(system.control, [Replay(system.stores, system.log, clock)], f"router-{runs}", clock)
             job = await jobs.start("replay", {"to": "B", "start": "start"}, "ann", 300.0)
             reached = job.done + chance.randint(1, 150)
 

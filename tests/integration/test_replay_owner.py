@@ -82,13 +82,13 @@ def lose(panel: Panel, store: Store) -> list[Row]:
 
 
 async def replayed(panel: Panel, to: Store = B) -> Any:
-    job = await panel.parts.jobs.start("replay", {"to": to.value, "start": "start"}, "ann")
+    job = await panel.flows.jobs.start("replay", {"to": to.value, "start": "start"}, "ann")
 
     async def ended() -> bool:
-        return (await panel.parts.jobs.job(job.id)).state.ended
+        return (await panel.flows.jobs.job(job.id)).state.ended
 
     await eventually(lambda: ended(), what="the replay ends")
-    found = await panel.parts.jobs.job(job.id)
+    found = await panel.flows.jobs.job(job.id)
     assert found.state is JobState.FINISHED, found.note
     report = json.loads(found.report)
     counted = sum(report[name] for name in ("applied", "known", "unreadable", "others", "withheld"))
@@ -168,11 +168,11 @@ async def test_a_store_that_has_not_read_the_log_to_its_end_confirms_no_owner(
     async with running_loops(relay):
         await eventually(lambda: logged(panel.system.ports(B)), what="B's change is in the log")
     kept = lose(panel, B)
-    await panel.parts.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
-    await eventually(lambda: "store A has 1 events of the log to read" in panel.parts.jobs.view[0].waits)
+    await panel.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
+    await eventually(lambda: "store A has 1 events of the log to read" in panel.flows.jobs.view[0].waits)
     assert kept == []
     async with running_loops(panel.system.backends[A].feed.loop):
-        await eventually(lambda: panel.parts.jobs.view[0].state is JobState.FINISHED)
+        await eventually(lambda: panel.flows.jobs.view[0].state is JobState.FINISHED)
     assert [(row.version, row.owner) for row in kept] == [(Version(0, 3), B)]
 
 
@@ -191,4 +191,4 @@ async def test_a_replay_without_both_stores_is_refused(panel: Panel, away: Store
     with pytest.raises(grpc.aio.AioRpcError, match="A replay needs both stores") as refused:
         await panel.control.StartJob(request)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert panel.parts.jobs.view == ()
+    assert panel.flows.jobs.view == ()

@@ -43,8 +43,8 @@ async def panel() -> AsyncIterator[Panel]:
 
 
 async def go_to(panel: Panel, phase: Phase) -> None:
-    while panel.parts.cache.current.phase is not phase:
-        await step(panel.parts.migration, BY_HAND)
+    while panel.flows.cache.current.phase is not phase:
+        await step(panel.flows.migration, BY_HAND)
 
 
 async def call(panel: Panel, method: str, request: Any) -> bytes:
@@ -130,7 +130,7 @@ async def test_the_share_is_set_journaled_shown_and_turned_off(panel: Panel) -> 
 )
 async def test_a_share_that_is_none_is_refused_with_what_is_allowed(panel: Panel, typed: str, refusal: str) -> None:
     await go_to(panel, Phase.SHADOW)
-    before = panel.parts.cache.current
+    before = panel.flows.cache.current
     result = await baton(panel, "shadow", "set", typed, "--yes")
     assert (result.exit_code, refusal in result.stderr) == (Exit.USAGE, True), result.stderr
     assert "0 to 100, in steps of 0.1, or off" in result.stderr
@@ -154,7 +154,7 @@ async def test_the_api_refuses_a_share_that_is_none(panel: Panel, permille: int)
 
 async def test_a_dry_run_sets_nothing(panel: Panel) -> None:
     await go_to(panel, Phase.SHADOW)
-    before = panel.parts.cache.current
+    before = panel.flows.cache.current
     assert (await answer(panel, "shadow", "set", "5", "--dry-run"))["dry_run"] is True
     assert (await baton(panel, "shadow", "set", "5")).exit_code == Exit.USAGE
     assert await panel.store.load() == before

@@ -14,7 +14,7 @@ from libs.pb.baton.record.v1.record_pb2 import STORE_A, STORE_B
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from services.router.control.info import ControlInfo
 from services.router.control.memory import MemoryControlStore
-from services.router.flows.steering.diagnose import Finding, Level, Surroundings, diagnose, file_system_of
+from services.router.flows.steering.diagnose import Doctor, Finding, Level, file_system_of
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import StoreView
 
@@ -58,7 +58,7 @@ class Ward:
         cache = SettingCache(control, self.clock)
         await cache.refresh()
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
-        found = await diagnose(Surroundings(observer, cache, control, 2, {"stores": True}), self.clock)
+        found = await Doctor(observer, cache, control, 2, {"stores": True}, self.clock).diagnose()
         return {finding.subject: finding for finding in found}
 
     async def spoiled(self) -> tuple[str, Level, str]:

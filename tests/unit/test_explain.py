@@ -33,13 +33,13 @@ async def panel() -> AsyncIterator[Panel]:
 
 @pytest.fixture
 def explainer(panel: Panel) -> Explainer:
-    return panel.parts.explainer
+    return Explainer(panel.system.contract, panel.flows.cache, panel.system.stores)
 
 
 async def put_setting(panel: Panel, setting: Setting) -> None:
-    before = await panel.parts.cache.refresh()
+    before = await panel.flows.cache.refresh()
     await panel.store.change(JournalEntry(0.0, "ann", "test", "", before, setting))
-    await panel.parts.cache.refresh()
+    await panel.flows.cache.refresh()
 
 
 async def test_what_nothing_else_decides_the_phase_decides(panel: Panel, explainer: Explainer) -> None:
@@ -72,7 +72,7 @@ async def test_a_name_without_its_prefix_is_refused_with_the_form_of_a_name(
 
 async def test_a_bare_id_is_refused_with_the_name_it_would_have(panel: Panel) -> None:
     contract = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
-    explainer = Explainer(contract, panel.parts.cache, panel.system.stores)
+    explainer = Explainer(contract, panel.flows.cache, panel.system.stores)
     for operation in ("get", "update", "delete", "create"):
         with pytest.raises(InvalidField, match=r"key: 'load-1' is not valid: a record's name, .*: sandboxes/load-1\?"):
             await explainer.explain("load-1", operation)
@@ -159,10 +159,10 @@ async def test_what_cannot_be_explained_is_refused_by_field(
 
 
 async def test_to_explain_moves_and_changes_nothing(panel: Panel, explainer: Explainer) -> None:
-    await panel.parts.migration.set_flag(Decision("ann"), ALL, True)
-    before = await panel.parts.migration.journal(100)
+    await panel.flows.migration.set_flag(Decision("ann"), ALL, True)
+    before = await panel.flows.migration.journal(100)
     await explainer.explain(KEY, "update")
     await explainer.explain("shelf/r/none", "create")
-    assert await panel.parts.migration.journal(100) == before
+    assert await panel.flows.migration.journal(100) == before
     assert panel.system.traffic.handoffs == 0
     assert (await panel.system.ports(Store.A).inspection.census()).owned_records == 1

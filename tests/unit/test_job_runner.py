@@ -11,9 +11,11 @@ from libs.clock import SystemClock
 from libs.errors import StoreNotReady
 from services.router.control.memory import MemoryControlStore, Shared
 from services.router.core.jobs import MAX_CHECKPOINT_BYTES, MAX_REPORT_BYTES, Job, JobState
+from services.router.flows.jobs import run as job_run
 from services.router.flows.jobs import runner as job_runner
 from services.router.flows.jobs.kind import JobFailed, Position, Step, checked
-from services.router.flows.jobs.runner import Around, Jobs, Run
+from services.router.flows.jobs.run import Run
+from services.router.flows.jobs.runner import Jobs
 from tests.unit.test_jobs import Count, finished, open_gate, running_jobs, state_of
 from tests.waiting import eventually
 
@@ -48,7 +50,7 @@ async def test_an_order_that_is_given_while_jobs_are_read_stays_in_the_view() ->
             return found
 
     store = Slow(Shared())
-    jobs = Jobs(store, [Count()], Around("router-1", SystemClock()))
+    jobs = Jobs(store, [Count()], "router-1", SystemClock())
     await jobs.start("count", {"to": "3"}, "ann")
     store.go_on.clear()
     look = asyncio.create_task(jobs.look())
@@ -60,7 +62,7 @@ async def test_an_order_that_is_given_while_jobs_are_read_stays_in_the_view() ->
 
 
 async def test_a_step_that_takes_too_long_is_ended_and_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_runner, "LONGEST_STEP_SECONDS", 0.05)
+    monkeypatch.setattr(job_run, "LONGEST_STEP_SECONDS", 0.05)
     kind = Count()
     async with running_jobs(kind, Shared()) as jobs:
         await jobs.start("count", {"to": "3"}, "ann")

@@ -17,7 +17,8 @@ from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobRefused, JobState
 from services.router.core.throttle import Load
 from services.router.flows.jobs.kind import JobFailed, Position, Step
-from services.router.flows.jobs.runner import Around, Jobs, lease_of
+from services.router.flows.jobs.run import lease_of
+from services.router.flows.jobs.runner import Jobs
 from tests.panel import running_loops
 from tests.waiting import eventually
 
@@ -145,7 +146,7 @@ def open_gate() -> asyncio.Event:
 async def running_jobs(
     kind: Count, shared: Shared, holder: str = "router-1", load: Callable[[], Load] = Load
 ) -> AsyncIterator[Jobs]:
-    jobs = Jobs(MemoryControlStore(shared), [kind], Around(holder, SystemClock(), load))
+    jobs = Jobs(MemoryControlStore(shared), [kind], holder, SystemClock(), load)
     async with running_loops(jobs.loop):
         yield jobs
 
@@ -362,7 +363,7 @@ class Mortal(Count):
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_job_whose_routers_die_at_random_ends_with_the_same_result(seed: int) -> None:
     shared, chance, kinds = Shared(), random.Random(seed), list[Mortal]()
-    asking = Jobs(MemoryControlStore(shared), [Count()], Around("router-0", SystemClock()))
+    asking = Jobs(MemoryControlStore(shared), [Count()], "router-0", SystemClock())
     await asking.start("count", {"to": "100"}, "ann")
     while shared.durable[1].state is not JobState.FINISHED:
         kind = Mortal(gate=open_gate(), at_most=chance.randint(1, 9))
@@ -378,7 +379,7 @@ async def test_a_job_whose_routers_die_at_random_ends_with_the_same_result(seed:
 async def test_a_control_store_that_is_away_stops_no_job_for_good() -> None:
     shared, kind = Shared(), Count(gate=open_gate(), at_most=1)
     store = MemoryControlStore(shared)
-    jobs = Jobs(store, [kind], Around("router-1", SystemClock()))
+    jobs = Jobs(store, [kind], "router-1", SystemClock())
     async with running_loops(jobs.loop):
         await jobs.start("count", {"to": "5000"}, "ann")
         await eventually(lambda: kind.done)

@@ -98,6 +98,8 @@ async def test_a_gate_that_fails_is_waited_for_within_the_patience() -> None:
 
 async def test_only_gates_that_may_rightly_fail_are_left_after_the_short_wait() -> None:
     async with running_panel(kit=SANDBOXES) as panel, Walk.open([panel.address], "tester") as walk:
+        flows = panel.flows
+        await eventually(lambda: flows.evidence(flows.cache.current).lag_seconds is not None)
         unpassed = await walk.gates_awaited({gate.name for gate in (await walk.plan()).gates}, 0.0)
         assert "backfill" in unpassed
         rest = set(unpassed) - {"backfill"}

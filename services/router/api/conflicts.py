@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_from_pb
 from libs.pb.baton.control.v1 import conflicts_pb2 as pb
 from libs.rpc.errors import Context
@@ -11,22 +9,16 @@ from services.router.flows.feed.conflicts import ConflictAt, Conflicts
 from services.router.flows.steering.migration import Decision
 
 
-class ConflictParts(Protocol):
-    """The flow behind these methods."""
-
-    @property
-    def conflicts(self) -> Conflicts: ...
-
-
 class ConflictMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _conflicts: ConflictParts
+    def __init__(self, conflicts: Conflicts) -> None:
+        self._conflicts = conflicts
 
     async def ListConflicts(  # noqa: N802
         self, request: pb.ListConflictsRequest, context: Context
     ) -> pb.ListConflictsResponse:
-        found, troubles = await self._conflicts.conflicts.list(request.limit)
+        found, troubles = await self._conflicts.list(request.limit)
         return pb.ListConflictsResponse(conflicts=[_conflict_to_pb(one) for one in found], troubles=troubles)
 
     async def ResolveConflict(  # noqa: N802
@@ -34,7 +26,7 @@ class ConflictMethods:
     ) -> pb.ResolveConflictResponse:
         decision = Decision(request.actor, request.reason)
         store = store_from_pb(request.store, "store")
-        await self._conflicts.conflicts.resolve(decision, store, request.key, version_from_pb(request.version))
+        await self._conflicts.resolve(decision, store, request.key, version_from_pb(request.version))
         return pb.ResolveConflictResponse()
 
 

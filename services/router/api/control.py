@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from libs.clock import Clock
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
-from services.router.api.conflicts import ConflictMethods
-from services.router.api.events import EventMethods
-from services.router.api.flags import FlagMethods
-from services.router.api.jobs import JobMethods
-from services.router.api.ledger import LedgerMethods
-from services.router.api.limits import LimitMethods
+from libs.telemetry.vitals import vitals
 from services.router.api.messages import (
     PHASE_NUMBERS,
     entry_to_pb,
@@ -21,14 +20,8 @@ from services.router.api.messages import (
     setting_to_pb,
     timestamp,
 )
-from services.router.api.parts import Parts
-from services.router.api.probe import ProbeMethods
-from services.router.api.records import RecordMethods
-from services.router.api.rehearsal import ManeuverMethods
-from services.router.api.shadow import ShadowMethods
-from services.router.api.watch import WatchMethods
-from services.router.flows.steering.diagnose import diagnose
-from services.router.flows.steering.migration import Decision
+from services.router.flows.steering.diagnose import Doctor
+from services.router.flows.steering.migration import Decision, Migration
 
 SERVICE = "baton.control.v1.ControlService"
 DEFAULT_JOURNAL_ENTRIES = 50
@@ -37,38 +30,14 @@ URGENT = frozenset({"GetStatus", "RollbackPhase", "SetFlag", "SetCanary"})
 """An operator can still look and go back while other calls fill the listener."""
 
 
-class ControlServicer(
-    ConflictMethods,
-    EventMethods,
-    FlagMethods,
-    JobMethods,
-    ManeuverMethods,
-    ProbeMethods,
-    LedgerMethods,
-    LimitMethods,
-    RecordMethods,
-    ShadowMethods,
-    WatchMethods,
-    control_pb2_grpc.ControlServiceServicer,
-):
-    """One router's control API. The listener, with its token, tells who calls."""
+class PhaseMethods:
+    """Methods of the control API."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._conflicts = parts
-        self._repair = parts
-        self._events = parts
-        self._flags = parts
-        self._watched = parts
-        self._shadow = parts
-        self._ledger = parts
-        self._limits = parts
-        self._probed = parts
-        self._work = parts
-        self._maneuvers = parts
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
 
     async def PlanPhase(self, request: pb.PlanPhaseRequest, context: Context) -> pb.PlanPhaseResponse:  # noqa: N802
-        plan = await self._parts.migration.plan()
+        plan = await self._migration.plan()
         return pb.PlanPhaseResponse(
             setting=setting_to_pb(plan.setting),
             next=PHASE_NUMBERS[plan.next] if plan.next else pb.PHASE_UNSPECIFIED,
@@ -82,36 +51,54 @@ class ControlServicer(
     ) -> pb.AdvancePhaseResponse:
         decision = Decision(request.actor, request.reason, request.generation, request.override)
         to = phase_from_pb(request.to)
-        setting, results = await self._parts.migration.advance(decision, to, request.confirm)
+        setting, results = await self._migration.advance(decision, to, request.confirm)
         return pb.AdvancePhaseResponse(setting=setting_to_pb(setting), gates=gates_to_pb(results))
 
     async def RollbackPhase(  # noqa: N802
         self, request: pb.RollbackPhaseRequest, context: Context
     ) -> pb.RollbackPhaseResponse:
         decision = Decision(request.actor, request.reason, request.generation)
-        setting = await self._parts.migration.rollback(decision, phase_from_pb(request.to))
+        setting = await self._migration.rollback(decision, phase_from_pb(request.to))
         return pb.RollbackPhaseResponse(setting=setting_to_pb(setting))
 
     async def SetCanary(self, request: pb.SetCanaryRequest, context: Context) -> pb.SetCanaryResponse:  # noqa: N802
         decision = Decision(request.actor, request.reason, request.generation)
-        setting = await self._parts.migration.set_canary(decision, request.permille)
+        setting = await self._migration.set_canary(decision, request.permille)
         return pb.SetCanaryResponse(setting=setting_to_pb(setting))
 
     async def LiftHold(self, request: pb.LiftHoldRequest, context: Context) -> pb.LiftHoldResponse:  # noqa: N802
-        setting = await self._parts.migration.lift_hold(Decision(request.actor, request.reason, request.generation))
+        setting = await self._migration.lift_hold(Decision(request.actor, request.reason, request.generation))
         return pb.LiftHoldResponse(setting=setting_to_pb(setting))
 
     async def ListJournal(self, request: pb.ListJournalRequest, context: Context) -> pb.ListJournalResponse:  # noqa: N802
-        entries = await self._parts.migration.journal(request.limit or DEFAULT_JOURNAL_ENTRIES)
+        entries = await self._migration.journal(request.limit or DEFAULT_JOURNAL_ENTRIES)
         return pb.ListJournalResponse(entries=[entry_to_pb(entry) for entry in entries])
 
+
+class DoctorMethods:
+    """Methods of the control API."""
+
+    def __init__(self, doctor: Doctor, clock: Clock) -> None:
+        self._doctor = doctor
+        self._clock = clock
+
     async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:  # noqa: N802
-        findings = await diagnose(self._parts.around, self._parts.clock)
+        findings = await self._doctor.diagnose()
         return pb.DiagnoseResponse(
-            findings=[finding_to_pb(finding) for finding in findings], now_time=timestamp(self._parts.clock.now())
+            findings=[finding_to_pb(finding) for finding in findings], now_time=timestamp(self._clock.now())
         )
 
+    async def GetVitals(self, request: pb.GetVitalsRequest, context: Context) -> pb.GetVitalsResponse:  # noqa: N802
+        return pb.GetVitalsResponse(vitals=vitals())
 
-def control_service(parts: Parts) -> TypedService:
-    """For `libs.rpc.server.Server`, on a listener of its own with a token of its own."""
-    return TypedService(SERVICE, ControlServicer(parts), control_pb2_grpc.add_ControlServiceServicer_to_server)
+
+def control_service(parts: Sequence[object]) -> TypedService:
+    """For `libs.rpc.server.Server`, on a listener of its own with a token of its own. Each method of the service is in
+    exactly one of the parts. Raises ValueError."""
+    found = {}
+    for method in pb.DESCRIPTOR.services_by_name["ControlService"].methods:
+        having = [part for part in parts if hasattr(part, method.name)]
+        if len(having) != 1:
+            raise ValueError(f"{method.name} is in {len(having)} parts of the control API, it must be in one")
+        found[method.name] = getattr(having[0], method.name)
+    return TypedService(SERVICE, SimpleNamespace(**found), control_pb2_grpc.add_ControlServiceServicer_to_server)

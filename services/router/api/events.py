@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb
 from libs.pb.baton.control.v1 import events_pb2 as pb
@@ -16,61 +15,51 @@ from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.steering.migration import Decision
 
 
-class EventParts(Protocol):
-    """The flows behind these methods."""
-
-    @property
-    def events(self) -> LogEvents: ...
-
-    @property
-    def parked(self) -> ParkedEvents: ...
-
-    @property
-    def restart(self) -> RestartEvents: ...
-
-
 class EventMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _events: EventParts
+    def __init__(self, events: LogEvents, parked: ParkedEvents, restart: RestartEvents) -> None:
+        self._events = events
+        self._parked = parked
+        self._restart = restart
 
     async def ReadEvents(  # noqa: N802
         self, request: pb.ReadEventsRequest, context: Context
     ) -> AsyncGenerator[pb.ReadEventsResponse, None]:
         question = Question(request.start, request.name, request.limit, request.follow, request.content)
-        async with aclosing(self._events.events.read(question)) as found:
+        async with aclosing(self._events.read(question)) as found:
             async for seen in found:
                 yield pb.ReadEventsResponse(event=_event_to_pb(seen))
 
     async def LookUpEvents(  # noqa: N802
         self, request: pb.LookUpEventsRequest, context: Context
     ) -> pb.LookUpEventsResponse:
-        window = await self._events.events.look_up(request.start, request.name)
+        window = await self._events.look_up(request.start, request.name)
         answer = pb.LookUpEventsResponse(events=window.events)
         for partition, (start, end) in window.ranges.items():
             answer.ranges.add(partition=partition, start=start, end=end)
         return answer
 
     async def ListParked(self, request: pb.ListParkedRequest, context: Context) -> pb.ListParkedResponse:  # noqa: N802
-        found, troubles = await self._events.parked.list(request.limit)
+        found, troubles = await self._parked.list(request.limit)
         return pb.ListParkedResponse(events=[_parked_to_pb(one) for one in found], troubles=troubles)
 
     async def RetryParked(  # noqa: N802
         self, request: pb.RetryParkedRequest, context: Context
     ) -> pb.RetryParkedResponse:
         store = store_from_pb(request.store, "store")
-        answer = await self._events.parked.retry(store, request.partition, request.offset)
+        answer = await self._parked.retry(store, request.partition, request.offset)
         return pb.RetryParkedResponse(reason=answer.reason, applied=answer.applied)
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:  # noqa: N802
         decision = Decision(request.actor, request.reason)
         place = store_from_pb(request.store, "store"), request.partition, request.offset
-        return pb.DropParkedResponse(dropped=_parked_to_pb(await self._events.parked.drop(decision, *place)))
+        return pb.DropParkedResponse(dropped=_parked_to_pb(await self._parked.drop(decision, *place)))
 
     async def RestartEvents(  # noqa: N802
         self, request: pb.RestartEventsRequest, context: Context
     ) -> pb.RestartEventsResponse:
-        restarted = await self._events.restart.restart(Decision(request.actor, request.reason))
+        restarted = await self._restart.restart(Decision(request.actor, request.reason))
         return pb.RestartEventsResponse(job=restarted.job, skipped=restarted.skipped)
 
 

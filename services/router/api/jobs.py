@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from libs.errors import InvalidField
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -18,32 +17,24 @@ _STATES = {state: pb.Job.State.Value(f"STATE_{state.value}") for state in JobSta
 _ORDERS = {pb.ChangeJobRequest.Action.Value(f"ACTION_{order.name}"): order for order in Order}
 
 
-class JobParts(Protocol):
-    """The flow behind these methods."""
-
-    @property
-    def jobs(self) -> Jobs: ...
-
-    @property
-    def migration(self) -> Migration: ...
-
-
 class JobMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _work: JobParts
+    def __init__(self, jobs: Jobs, migration: Migration) -> None:
+        self._jobs = jobs
+        self._orders = JobOrders(jobs, migration)
 
     async def StartJob(self, request: pb.StartJobRequest, context: Context) -> pb.StartJobResponse:  # noqa: N802
         decision = Decision(request.actor, request.reason)
         job = await self._orders.start(decision, request.kind, dict(request.arguments), _finite(request.rate))
-        return pb.StartJobResponse(job=job_to_pb(job, self._work.jobs))
+        return pb.StartJobResponse(job=job_to_pb(job, self._jobs))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:  # noqa: N802
-        jobs = self._work.jobs
+        jobs = self._jobs
         return pb.ListJobsResponse(jobs=[job_to_pb(job, jobs) for job in jobs.view])
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:  # noqa: N802
-        jobs = self._work.jobs
+        jobs = self._jobs
         return pb.GetJobResponse(job=job_to_pb(await jobs.job(request.id), jobs))
 
     async def ChangeJob(self, request: pb.ChangeJobRequest, context: Context) -> pb.ChangeJobResponse:  # noqa: N802
@@ -54,11 +45,7 @@ class JobMethods:
             raise InvalidField("action", request.action, f"one of {names}")
         decision = Decision(request.actor, request.reason)
         job = await self._orders.change(decision, order, request.id, _finite(request.rate))
-        return pb.ChangeJobResponse(job=job_to_pb(job, self._work.jobs))
-
-    @property
-    def _orders(self) -> JobOrders:
-        return JobOrders(self._work.jobs, self._work.migration)
+        return pb.ChangeJobResponse(job=job_to_pb(job, self._jobs))
 
 
 def _finite(rate: float) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
@@ -14,20 +12,14 @@ from services.router.flows.calls.ledger import Auditor
 LOSS_NUMBERS = {loss: pb.LostWrite.Loss.Value(f"LOSS_{loss.value}") for loss in Loss}
 
 
-class LedgerParts(Protocol):
-    """The flow behind these methods."""
-
-    @property
-    def auditor(self) -> Auditor: ...
-
-
 class LedgerMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _ledger: LedgerParts
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
 
     async def GetLedger(self, request: pb.GetLedgerRequest, context: Context) -> pb.GetLedgerResponse:  # noqa: N802
-        ledger = self._ledger.auditor.ledger
+        ledger = self._auditor.ledger
         return pb.GetLedgerResponse(
             counts=counts_to_pb(ledger.counts),
             known=ledger.known,

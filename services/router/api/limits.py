@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import setting_to_pb
@@ -13,32 +11,21 @@ from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 
 
-class LimitParts(Protocol):
-    """The flows behind these methods."""
-
-    @property
-    def migration(self) -> Migration: ...
-
-    @property
-    def cache(self) -> SettingCache: ...
-
-    @property
-    def usual_limits(self) -> Limits:
-        """This router's own settings."""
-        ...
-
-
 class LimitMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _limits: LimitParts
+    def __init__(self, migration: Migration, cache: SettingCache, usual: Limits) -> None:
+        """`usual`: this router's own settings."""
+        self._migration = migration
+        self._cache = cache
+        self._usual = usual
 
     async def ListLimits(self, request: pb.ListLimitsRequest, context: Context) -> pb.ListLimitsResponse:  # noqa: N802
-        setting = await self._limits.cache.refresh()
+        setting = await self._cache.refresh()
         overlay = dict(setting.limits)
         answer = pb.ListLimitsResponse(generation=setting.generation)
         for threshold in THRESHOLDS.values():
-            usual = self._limits.usual_limits.typed(threshold)
+            usual = self._usual.typed(threshold)
             answer.limits.add(
                 name=threshold.name,
                 value=overlay.get(threshold.name, usual),
@@ -53,5 +40,5 @@ class LimitMethods:
 
     async def SetLimits(self, request: pb.SetLimitsRequest, context: Context) -> pb.SetLimitsResponse:  # noqa: N802
         decision = Decision(request.actor, request.reason, request.generation)
-        setting = await self._limits.migration.set_limits(decision, dict(request.set), request.unset)
+        setting = await self._migration.set_limits(decision, dict(request.set), request.unset)
         return pb.SetLimitsResponse(setting=setting_to_pb(setting))

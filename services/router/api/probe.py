@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -16,28 +15,20 @@ BEGUN = "probe begun"
 """In the journal."""
 
 
-class ProbeParts(Protocol):
-    """The flows behind this method."""
-
-    @property
-    def migration(self) -> Migration: ...
-
-    @property
-    def probe(self) -> Probe: ...
-
-
 class ProbeMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _probed: ProbeParts
+    def __init__(self, migration: Migration, probe: Probe) -> None:
+        self._migration = migration
+        self._probe = probe
 
     async def Probe(self, request: pb.ProbeRequest, context: Context) -> AsyncGenerator[pb.ProbeResponse, None]:  # noqa: N802
         plan = ProbePlan(request.seconds, request.rate, request.writes)
-        self._probed.probe.check(plan)
+        self._probe.check(plan)
         what = f"{plan.seconds:.0f} s, {plan.rate:.0f} calls/s, {'reads and writes' if plan.writes else 'reads'}"
         reason = f"{request.reason} ({what})" if request.reason else what
-        await self._probed.migration.note(Decision(request.actor, reason), BEGUN)
-        async with aclosing(self._probed.probe.run(plan)) as told:
+        await self._migration.note(Decision(request.actor, reason), BEGUN)
+        async with aclosing(self._probe.run(plan)) as told:
             async for counts in told:
                 yield pb.ProbeResponse(
                     reads=counts.reads,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from libs.errors import InvalidField
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_to_pb
 from libs.pb.baton.control.v1 import records_pb2 as pb
@@ -14,20 +12,14 @@ from services.router.flows.steering.migration import Decision
 HEAD_BYTES = 64
 
 
-class RecordParts(Protocol):
-    """The flow behind these methods."""
-
-    @property
-    def repair(self) -> RecordRepair: ...
-
-
 class RecordMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _repair: RecordParts
+    def __init__(self, repair: RecordRepair) -> None:
+        self._repair = repair
 
     async def ShowRecord(self, request: pb.ShowRecordRequest, context: Context) -> pb.ShowRecordResponse:  # noqa: N802
-        found = await self._repair.repair.show(request.key)
+        found = await self._repair.show(request.key)
         return pb.ShowRecordResponse(records=[_record_to_pb(one) for one in found])
 
     async def RepairRecord(  # noqa: N802
@@ -39,7 +31,7 @@ class RecordMethods:
         copy = store_from_pb(request.copy, "copy") if by == "copy" else None
         wanted = Wanted(request.json if by == "json" else None, copy)
         decision = Decision(request.actor, request.reason)
-        done = await self._repair.repair.repair(decision, request.key, wanted, dry_run=request.dry_run)
+        done = await self._repair.repair(decision, request.key, wanted, dry_run=request.dry_run)
         version = None if done.version is None else version_to_pb(done.version)
         return pb.RepairRecordResponse(owner=STORE_NUMBERS[done.owner], version=version, effect=done.effect)
 

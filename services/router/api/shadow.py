@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from libs.ownership.wire import STORE_NUMBERS, version_to_pb
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
@@ -20,33 +18,23 @@ KIND_NUMBERS: dict[Kind, pb.ShadowDifference.Kind.ValueType] = {
 }
 
 
-class ShadowParts(Protocol):
-    """The flows behind these methods."""
-
-    @property
-    def migration(self) -> Migration: ...
-
-    @property
-    def cache(self) -> SettingCache: ...
-
-    @property
-    def shadow(self) -> Shadow: ...
-
-
 class ShadowMethods:
-    """A part of the control servicer."""
+    """Methods of the control API."""
 
-    _shadow: ShadowParts
+    def __init__(self, migration: Migration, cache: SettingCache, shadow: Shadow) -> None:
+        self._migration = migration
+        self._cache = cache
+        self._shadow = shadow
 
     async def SetShadow(self, request: pb.SetShadowRequest, context: Context) -> pb.SetShadowResponse:  # noqa: N802
         decision = Decision(request.actor, request.reason, request.generation)
-        setting = await self._shadow.migration.set_shadow(decision, request.permille, same=request.same)
+        setting = await self._migration.set_shadow(decision, request.permille, same=request.same)
         return pb.SetShadowResponse(setting=setting_to_pb(setting))
 
     async def GetShadow(self, request: pb.GetShadowRequest, context: Context) -> pb.GetShadowResponse:  # noqa: N802
-        report = self._shadow.shadow.report()
+        report = self._shadow.report()
         return pb.GetShadowResponse(
-            setting=setting_to_pb(self._shadow.cache.current),
+            setting=setting_to_pb(self._cache.current),
             total=_tally_to_pb("", report.counts),
             operations=[_tally_to_pb(operation, counts) for operation, counts in report.operations.items()],
             skipped=report.skipped,

@@ -20,10 +20,8 @@ from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from libs.rpc.gate import Handler
-from libs.rpc.server import raw_service
-from services.router.api.control import SERVICE, control_service
-from services.router.api.parts import Parts
-from services.router.api.watch import status_of
+from libs.rpc.server import TypedService, raw_service
+from services.router.api.control import SERVICE
 
 _PUBLIC = FieldMask(
     paths=[
@@ -51,14 +49,16 @@ _PUBLIC_OF_STORE = FieldMask(
 _OUT_OF_DATE = "The control store is out of reach: this is as it was when it answered last."
 
 
-def router_tools(parts: Parts, gateway: Gateway) -> Iterator[Tool]:
-    explain = raw_service(control_service(parts)).methods["Explain"]
+def router_tools(control: TypedService, gateway: Gateway) -> Iterator[Tool]:
+    """`control`: the operator's API."""
+    methods = raw_service(control).methods
 
     async def status(request: bytes, context: Context) -> bytes:
-        return public_status(status_of(parts)).SerializeToString()
+        found = pb.GetStatusResponse.FromString(await methods["GetStatus"](request, context))
+        return public_status(found).SerializeToString()
 
     async def route(request: bytes, context: Context) -> bytes:
-        answer = pb.ExplainResponse.FromString(await explain(request, context))
+        answer = pb.ExplainResponse.FromString(await methods["Explain"](request, context))
         for flag in answer.flags:
             flag.ClearField("trouble")
         return answer.SerializeToString()

@@ -65,6 +65,9 @@ class Waits:
     """Until every router's last counts are in the control store, and were read from there."""
 
 
+USUAL_WAITS = Waits()
+
+
 class RehearsalFailed(BatonError):
     """The rehearsal could not be carried through."""
 
@@ -149,7 +152,7 @@ class Rehearsal:
         cache: SettingCache,
         answered: Callable[[], Mapping[str, Answered]],
         clock: Clock,
-        waits: Waits = Waits(),
+        waits: Waits = USUAL_WAITS,
     ) -> None:
         """`answered`: by router, what it reports to all."""
         self._stores = stores

@@ -38,8 +38,8 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the doctor looks at."""
+class Doctor:
+    """Examines a router and what it depends on."""
 
     observer: Observer
     cache: SettingCache
@@ -48,23 +48,23 @@ class Surroundings:
     """Of the open log; None: there is none."""
     tokens: dict[str, bool]
     """By listener or store ("control listener", "store A"): whether a token is used."""
+    clock: Clock
     gap: Callable[[], str] = str
     """As `services.router.flows.jobs.log_gap.GapWatch.text`."""
 
-
-async def diagnose(around: Surroundings, clock: Clock) -> list[Finding]:
-    """Looks anew; takes a few seconds at most."""
-    await around.observer.poll()
-    before = {store: around.observer.view(store) for store in Store}
-    # The log's ends have to be later than the positions that are compared with them.
-    await around.observer.poll()
-    findings = []
-    for store in Store:
-        findings += _store(around.observer.view(store), clock)
-    findings.append(_log(around, before))
-    findings.append(await _control(around))
-    findings += [_token(name, used) for name, used in around.tokens.items()]
-    return findings
+    async def diagnose(self) -> list[Finding]:
+        """Look anew. Takes a few seconds at most."""
+        await self.observer.poll()
+        before = {store: self.observer.view(store) for store in Store}
+        # The log's ends have to be later than the positions that are compared with them.
+        await self.observer.poll()
+        findings = []
+        for store in Store:
+            findings += _store(self.observer.view(store), self.clock)
+        findings.append(_log(self, before))
+        findings.append(await _control(self))
+        findings += [_token(name, used) for name, used in self.tokens.items()]
+        return findings
 
 
 def _revival(store: Store, status: pb.GetStatusResponse) -> str:
@@ -148,16 +148,16 @@ def _skew(view: StoreView, clock: Clock) -> Finding:
     return Finding(Level.PASS, subject, f"within {MAX_SKEW_SECONDS:g} s of this router's")
 
 
-def _log(around: Surroundings, before: Mapping[Store, StoreView]) -> Finding:
-    if around.log_partitions is None:
+def _log(doctor: Doctor, before: Mapping[Store, StoreView]) -> Finding:
+    if doctor.log_partitions is None:
         remedy = "name an event log in this router's settings"
         return Finding(Level.FAIL, "event log", "there is none: no change reaches the other store", remedy)
-    if around.observer.log_trouble:
+    if doctor.observer.log_trouble:
         remedy = "start it; until then outboxes grow, and writes are refused when they are full"
-        return Finding(Level.FAIL, "event log", f"out of reach: {around.observer.log_trouble}", remedy)
-    ends = around.observer.log_ends or {}
-    if len(ends) != around.log_partitions:
-        text = f"{len(ends)} partitions answer, {around.log_partitions} are expected"
+        return Finding(Level.FAIL, "event log", f"out of reach: {doctor.observer.log_trouble}", remedy)
+    ends = doctor.observer.log_ends or {}
+    if len(ends) != doctor.log_partitions:
+        text = f"{len(ends)} partitions answer, {doctor.log_partitions} are expected"
         return Finding(Level.FAIL, "event log", text, "bring all partitions of the topic back")
     for view in before.values():
         if view.status is not None and view.status.feed.log_replaced:
@@ -166,7 +166,7 @@ def _log(around: Surroundings, before: Mapping[Store, StoreView]) -> Finding:
         if view.status is not None and (text := _misplaced(view.store, dict(view.status.feed.next_offsets), ends)):
             remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
             return Finding(Level.FAIL, "event log", text, remedy)
-    if gap := around.gap():
+    if gap := doctor.gap():
         return Finding(Level.WARN, "event log", gap, "until then give no store up: baton seize and recover are refused")
     return Finding(Level.PASS, "event log", f"{len(ends)} partitions, within reach")
 
@@ -182,16 +182,16 @@ def _misplaced(store: Store, positions: Mapping[int, int], ends: Mapping[int, tu
     return ""
 
 
-async def _control(around: Surroundings) -> Finding:
+async def _control(doctor: Doctor) -> Finding:
     subject = "control store"
     try:
-        info = await around.control.info()
+        info = await doctor.control.info()
     except BatonError as error:
         remedy = "bring it back; routers go on with the last setting, but nothing can be changed"
         return Finding(Level.FAIL, subject, f"out of reach: {error.message}", remedy)
-    if around.cache.stale:
+    if doctor.cache.stale:
         return Finding(Level.WARN, subject, "its last answer is old", "look again in some seconds")
-    b = around.observer.view(Store.B).status
+    b = doctor.observer.view(Store.B).status
     if info.server_id and b is not None and b.server_id == info.server_id:
         text = f"{info.kind} at {info.where} is B's own server: going back could not be decided when B is down"
         return Finding(Level.WARN, subject, text, "put it on another server")

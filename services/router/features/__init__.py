@@ -1,0 +1,39 @@
+"""The features of a router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.router.features import copying, log, recovery, steering
+from services.router.features.shared import Feature, SharedFlows
+
+FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
+    steering.automatic_rollback,
+    steering.canary_auto,
+    steering.direct_clients,
+    steering.doctor,
+    steering.flags,
+    steering.ledger,
+    steering.limits,
+    steering.metrics,
+    steering.phase_since,
+    steering.probe,
+    steering.rehearsal,
+    steering.shadow,
+    copying.audit,
+    copying.backfill,
+    copying.reconcile,
+    copying.replay,
+    copying.validate,
+    recovery.conflicts,
+    recovery.records,
+    recovery.recover,
+    log.adopted_logs,
+    log.events,
+    log.heartbeat,
+    log.relays,
+    log.retention,
+    # The last to add evidence: a gap adds to what is under way.
+    log.log_gap,
+)
+"""In the order in which they add to the evidence and to the status."""

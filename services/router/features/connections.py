@@ -1,0 +1,102 @@
+"""What a router talks to, opened on one stack."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from opentelemetry.metrics import Meter
+
+from libs.clock import Clock
+from libs.contract.descriptors import Contract
+from libs.eventlog.lazy import LazyEventLog
+from libs.eventlog.port import EventLog
+from libs.flags.flagd import flagd_source
+from libs.flags.memory import MemoryFlags
+from libs.flags.openfeature import OpenFeatureSource, load_factory
+from libs.flags.port import FlagSource, FlagsUnavailable
+from libs.ownership.model import Store
+from libs.rpc.auth import read_token
+from libs.telemetry.metrics import open_metrics
+from services.router.control.memory import MemoryControlStore
+from services.router.control.postgres import PostgresControlStore
+from services.router.control.sqlite import SqliteControlStore
+from services.router.core.flags import FlagNames
+from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.observe import SettingCache
+from services.router.flows.stores import Stores, open_store
+from services.router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+_OPEN_LOG_SECONDS = 3.0
+"""How long a start waits for a log that is out of reach; it is tried again while the process serves."""
+
+AnyControlStore = SqliteControlStore | PostgresControlStore | MemoryControlStore
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    control_store: AnyControlStore
+    event_log: EventLog
+    stores: Stores
+    cache: SettingCache
+    switches: Switches
+    contract: Contract
+    meter: Meter
+
+
+@asynccontextmanager
+async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncIterator[Connections]:
+    """Raises BatonError when a connection cannot be opened that a start needs."""
+    token = read_token(settings.token_file) if settings.token_file else None
+    async with AsyncExitStack() as stack:
+        meter = await stack.enter_async_context(open_metrics(settings.metrics))
+        control_store = await stack.enter_async_context(open_control_store(settings.control_store, clock))
+        event_log = LazyEventLog(settings.log_address)
+        stack.push_async_callback(event_log.close)
+        if away := await event_log.try_open(_OPEN_LOG_SECONDS):
+            log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
+        stores = {
+            Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token)),
+            Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token)),
+        }
+        contract = Contract.load(settings.contract)
+        switches = open_switches(settings, contract, clock)
+        stack.callback(switches.close)
+        cache = SettingCache(control_store, clock, switches, interval_seconds=settings.refresh_seconds)
+        # Without a first setting this router would plan by a phase that it does not know.
+        await cache.refresh()
+        try:
+            await switches.refresh()
+        except FlagsUnavailable as error:
+            log.warning("flags: out of reach at the start, tried again while serving: %s", error)
+        yield Connections(control_store, event_log, stores, cache, switches, contract, meter)
+
+
+@asynccontextmanager
+async def open_control_store(address: str, clock: Clock) -> AsyncIterator[AnyControlStore]:
+    """Raises ControlUnavailable, NewerSchema."""
+    if address.startswith("sqlite:///"):
+        async with SqliteControlStore.open(Path(address.removeprefix("sqlite:///")), clock=clock) as file:
+            yield file
+    elif address.startswith("postgresql://"):
+        async with PostgresControlStore.open(address, clock=clock) as server:
+            yield server
+    else:
+        yield MemoryControlStore(clock=clock)
+
+
+def open_switches(settings: RouterSettings, contract: Contract, clock: Clock) -> Switches:
+    """The flags of this contract. Raises UnfitProvider."""
+    names = FlagNames.of(contract, settings.flag_prefix, settings.flag_noun)
+    place = settings.flag_provider
+    provider: FlagSource | None = None
+    if place.startswith("flagd:"):
+        provider = flagd_source(Path(place.removeprefix("flagd:")))
+    elif place != "control-store":
+        provider = OpenFeatureSource(f"provider {place}", load_factory(place))
+    return Switches(names, MemoryFlags("control store"), provider, clock)

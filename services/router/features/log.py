@@ -1,0 +1,58 @@
+"""Features of the event log: publishing to it, reading it, and going on when it fails."""
+
+from __future__ import annotations
+
+from libs.tasks import Loop
+from services.router.api.events import EventMethods
+from services.router.features.shared import Feature, SharedFlows
+from services.router.flows.feed.adopted_logs import AdoptedLogs
+from services.router.flows.feed.events import LogEvents
+from services.router.flows.feed.heartbeat import Witness
+from services.router.flows.feed.parked import ParkedEvents
+from services.router.flows.feed.relay import Relay
+from services.router.flows.feed.retention import HorizonWatch
+from services.router.flows.jobs.log_gap import GapWatch
+from services.router.flows.jobs.restart_events import RestartEvents
+
+
+def relays(flows: SharedFlows) -> Feature:
+    """Publish both stores' outboxes."""
+    open_ = flows.connections
+    relays = [
+        Relay(client, open_.event_log, open_.control_store, flows.name, flows.clock) for client in open_.stores.values()
+    ]
+    return Feature(loops=[Loop(f"relay {relay.store}", relay.run_once) for relay in relays])
+
+
+def events(flows: SharedFlows) -> Feature:
+    """Read events, treat those that a store could not apply, and restart the feeds after the log was replaced."""
+    open_ = flows.connections
+    methods = EventMethods(
+        LogEvents(open_.event_log, open_.contract),
+        ParkedEvents(open_.stores, flows.migration),
+        RestartEvents(open_.stores, flows.jobs, flows.migration, open_.control_store),
+    )
+    return Feature(methods=[methods])
+
+
+def log_gap(flows: SharedFlows) -> Feature:
+    """Keep a gap of a replaced log in mind until it is closed."""
+    watch = GapWatch(flows.connections.control_store)
+    return Feature(loops=[watch.loop], evidence=watch.evidence)
+
+
+def retention(flows: SharedFlows) -> Feature:
+    """See whether the log drops events that a store has not read."""
+    watch = HorizonWatch(flows.observer, flows.connections.event_log, flows.clock)
+    return Feature(loops=[watch.loop], evidence=watch.evidence)
+
+
+def adopted_logs(flows: SharedFlows) -> Feature:
+    """Journal that a store has adopted another log."""
+    adopted = AdoptedLogs(flows.observer, flows.migration, flows.connections.control_store, flows.name)
+    return Feature(loops=[adopted.loop])
+
+
+def heartbeat(flows: SharedFlows) -> Feature:
+    """Pass each store's heartbeat to the other one."""
+    return Feature(loops=[Witness(flows.connections.stores).loop])

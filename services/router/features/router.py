@@ -1,0 +1,164 @@
+"""A router: its listeners, over the calls of clients and over the features."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from libs.clock import Clock, SystemClock
+from libs.rpc.auth import read_token
+from libs.rpc.clients import Clients
+from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
+from libs.rpc.server import Server, ServerConfig, TypedService
+from libs.tasks import Background, Loop
+from services.router.api.control import URGENT
+from services.router.api.proxy import Proxy
+from services.router.features import FEATURES
+from services.router.features.connections import Connections, open_connections
+from services.router.features.shared import SharedFlows
+from services.router.flows.calls.forward import Forward, ReadPolicy
+from services.router.flows.calls.ledger import Auditor
+from services.router.flows.calls.listing import Listing
+from services.router.flows.calls.patience import Patience
+from services.router.flows.calls.shadow import Shadow
+from services.router.flows.calls.watching import Watching
+from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.handoff import Handoffs
+from services.router.flows.moving.mover import Mover
+from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.observe import Observer
+from services.router.flows.traffic import Traffic
+from services.router.settings import RouterSettings
+
+if TYPE_CHECKING:
+    from libs.http.listener import HttpListener
+
+
+class Router:
+    """Over open connections. Its loops are the caller's to run, its listeners to start."""
+
+    def __init__(self, settings: RouterSettings, connections: Connections, clock: Clock) -> None:
+        name = settings.name or f"{socket.gethostname()}:{os.getpid()}"
+        stores, control_store, contract = connections.stores, connections.control_store, connections.contract
+        traffic, transfer = Traffic(), Transfer(stores)
+        mover = Mover(stores, transfer, connections.cache, control_store, name, clock)
+        observer = Observer(stores, connections.event_log, clock)
+        flows = SharedFlows(
+            settings=settings,
+            name=name,
+            clock=clock,
+            connections=connections,
+            traffic=traffic,
+            transfer=transfer,
+            mover=mover,
+            observer=observer,
+            shadow=Shadow(contract, stores, connections.cache, observer, clock),
+            auditor=Auditor(stores, clock, settings.ledger_limits),
+            clients=Clients(contract.schemas, clock),
+            public_address=lambda: self.public.address,
+        )
+        flows.add(FEATURES)
+        patience = Patience(traffic, settings.owner_patience_seconds)
+        self.writes = Background(settings.writes, "writes", lambda: patience.writes)
+        proxy = _proxy(flows, patience, self.writes)
+        control_api = flows.control_api()
+        self.public = _public(settings, proxy, patience)
+        self.control = _control(settings, control_api)
+        self.http = _http(settings, connections, proxy, self.public, control_api)
+        self.loops = [*flows.loops, Loop("mover", mover.run_once)]
+
+    def __str__(self) -> str:
+        http = f" http={self.http.address}" if self.http is not None else ""
+        return f"public={self.public.address} control={self.control.address}{http}"
+
+    async def start(self) -> None:
+        await self.control.start()
+        await self.public.start()
+        if self.http is not None:
+            await self.http.start()
+            await self.http.set_serving(True)
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Send clients away and answer every call that still arrives, within the timeout."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_seconds
+        doors = (self.public, self.http) if self.http is not None else (self.public,)
+        await asyncio.gather(*(door.drain(timeout_seconds / 2) for door in doors))
+        await self.writes.drain(max(end - clock(), 0.1))
+        await self.control.drain(0.2)
+
+
+@asynccontextmanager
+async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
+    """A router that listens and serves. Raises BatonError when it cannot."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        connections = await stack.enter_async_context(open_connections(settings, clock))
+        router = Router(settings, connections, clock)
+        stack.push_async_callback(router.drain, settings.drain_seconds)
+        await router.start()
+        yield router
+
+
+def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
+    """The calls of clients."""
+    settings, connections, clock = flows.settings, flows.connections, flows.clock
+    stores, cache = connections.stores, connections.cache
+    handoffs = Handoffs(flows.transfer, Absences(flows.transfer), flows.traffic)
+    policy = ReadPolicy(settings.stale_reads)
+    return Proxy(
+        connections.contract,
+        Forward(stores, handoffs, flows.traffic, clock, policy, patience),
+        Listing(stores, flows.traffic, policy, flows.shadow, clock, patience),
+        cache,
+        flows.traffic,
+        writes,
+        clock,
+        flows.shadow,
+        flows.auditor,
+        settings.logged_phases,
+        watching=Watching(stores, cache, clock, settings.watch_patience_seconds),
+        clients=flows.clients,
+    )
+
+
+def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Server:
+    limits = ServerLimits(
+        settings.public_calls,
+        waiting=lambda: patience.calls,
+        streams=settings.watchers,
+        connection_share=CONNECTION_SHARE,
+        default_deadline_seconds=settings.default_deadline_seconds,
+        longest_deadline_seconds=settings.longest_deadline_seconds,
+    )
+    return Server(ServerConfig(settings.public, "public", limits), [proxy.service()])
+
+
+def _control(settings: RouterSettings, api: TypedService) -> Server:
+    token = read_token(settings.control_token_file) if settings.control_token_file else None
+    limits = ServerLimits(urgent=URGENT)
+    return Server(ServerConfig(settings.control, "control", limits, token, "control_token_file"), [api])
+
+
+def _http(
+    settings: RouterSettings, connections: Connections, proxy: Proxy, public: Server, control_api: TypedService
+) -> HttpListener | None:
+    if not settings.http:
+        return None
+    # Only a process that serves HTTP pays for it.
+    from libs.http.opening import http_listener
+    from services.router.api.tools import router_tools
+
+    return http_listener(
+        settings.http,
+        connections.contract,
+        proxy.service(),
+        public,
+        connections.meter,
+        more_tools=partial(router_tools, control_api),
+    )

@@ -1,0 +1,144 @@
+"""Features by which operators and gates steer the migration."""
+
+from __future__ import annotations
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.api.control import DoctorMethods
+from services.router.api.flags import FlagMethods, flags_of
+from services.router.api.ledger import LedgerMethods
+from services.router.api.limits import LimitMethods
+from services.router.api.messages import PHASE_NUMBERS
+from services.router.api.probe import ProbeMethods
+from services.router.api.rehearsal import RehearsalMethods, add_rehearsal, add_walk
+from services.router.api.shadow import ShadowMethods
+from services.router.api.watch import add_automatic_rollback, add_phase
+from services.router.core.phase import Phase
+from services.router.features.shared import Feature, SharedFlows
+from services.router.flows.calls.explain import Explainer
+from services.router.flows.jobs.canary import CanaryAuto
+from services.router.flows.jobs.rehearsal import USUAL_WAITS, Rehearsal, Rehearsals, Waits
+from services.router.flows.steering.automatic_rollback import AutomaticRollback
+from services.router.flows.steering.clients import ClientWatch
+from services.router.flows.steering.diagnose import Doctor
+from services.router.flows.steering.measure import EvidenceMetrics, answered_by_b
+from services.router.flows.steering.phase_since import PhaseSince
+from services.router.flows.steering.probe import Probe
+
+
+def canary_auto(flows: SharedFlows) -> Feature:
+    """Grow the canary by a plan."""
+    kind = CanaryAuto(
+        flows.migration,
+        flows.connections.cache,
+        lambda: answered_by_b(flows.measurement),
+        lambda: flows.mover.settled,
+        flows.clock,
+    )
+    return Feature(kinds=[kind], status=lambda answer: add_walk(answer, flows.jobs))
+
+
+def rehearsal(flows: SharedFlows, waits: Waits = USUAL_WAITS) -> Feature:
+    """Send live buckets to the other store and back."""
+    open_, clock = flows.connections, flows.clock
+    kind = Rehearsal(open_.stores, flows.migration, open_.cache, flows.measurement.answered, clock, waits)
+    rehearsals = Rehearsals(flows.jobs, flows.migration, open_.cache, flows.traffic, clock)
+    return Feature(
+        kinds=[kind],
+        loops=[rehearsals.loop],
+        methods=[RehearsalMethods(flows.jobs, flows.migration)],
+        evidence=rehearsals.evidence,
+        status=lambda answer: add_rehearsal(answer, flows.jobs, rehearsals),
+    )
+
+
+def automatic_rollback(flows: SharedFlows) -> Feature:
+    """Send all traffic to A when B fails."""
+    open_ = flows.connections
+    automatic = AutomaticRollback(
+        open_.control_store,
+        flows.migration,
+        flows.measurement,
+        open_.cache,
+        flows.observer,
+        flows.clock,
+        flows.name,
+        flows.settings.limits,
+    )
+    return Feature(loops=[automatic.loop], status=lambda answer: add_automatic_rollback(answer, automatic))
+
+
+def direct_clients(flows: SharedFlows) -> Feature:
+    """Know who still calls A directly."""
+    watch = ClientWatch(flows.observer, flows.connections.control_store, flows.clock)
+    return Feature(loops=[watch.loop], evidence=watch.evidence)
+
+
+def doctor(flows: SharedFlows) -> Feature:
+    """Examine a router and what it depends on."""
+    open_, settings = flows.connections, flows.settings
+    tokens = {
+        "control listener": settings.control_token_file is not None,
+        "stores": settings.token_file is not None,
+    }
+    examined = Doctor(
+        flows.observer,
+        open_.cache,
+        open_.control_store,
+        settings.event_log_partitions,
+        tokens,
+        flows.clock,
+        lambda: flows.evidence(open_.cache.current).log_gap,
+    )
+    return Feature(methods=[DoctorMethods(examined, flows.clock)])
+
+
+def flags(flows: SharedFlows) -> Feature:
+    """Set flags, and explain where a call goes."""
+    open_ = flows.connections
+    explainer = Explainer(open_.contract, open_.cache, open_.stores)
+
+    def add(answer: pb.GetStatusResponse) -> None:
+        answer.flags.extend(flags_of(open_.switches, open_.cache))
+
+    return Feature(methods=[FlagMethods(flows.migration, open_.cache, open_.switches, explainer)], status=add)
+
+
+def ledger(flows: SharedFlows) -> Feature:
+    """Hold acknowledged writes against the stores."""
+    logged = [PHASE_NUMBERS[phase] for phase in Phase if phase in flows.settings.logged_phases]
+    return Feature(methods=[LedgerMethods(flows.auditor)], status=lambda answer: answer.logged_phases.extend(logged))
+
+
+def limits(flows: SharedFlows) -> Feature:
+    """Change the limits of gates and of automatic rollback."""
+    return Feature(methods=[LimitMethods(flows.migration, flows.connections.cache, flows.settings.limits)])
+
+
+def metrics(flows: SharedFlows) -> Feature:
+    """A gauge for each metric of the gates' evidence."""
+    cache = flows.connections.cache
+    EvidenceMetrics(
+        flows.connections.meter,
+        lambda: flows.evidence(cache.current),
+        lambda: flows.migration.limits(cache.current),
+        flows.clock,
+    )
+    return Feature()
+
+
+def phase_since(flows: SharedFlows) -> Feature:
+    """Know when the phase was entered."""
+    since = PhaseSince(flows.connections.control_store, flows.connections.cache)
+    return Feature(loops=[since.loop], status=lambda answer: add_phase(answer, since.entry))
+
+
+def probe(flows: SharedFlows) -> Feature:
+    """Make synthetic calls."""
+    open_ = flows.connections
+    probe = Probe(open_.contract, open_.stores, flows.public_address, flows.clock)
+    return Feature(methods=[ProbeMethods(flows.migration, probe)])
+
+
+def shadow(flows: SharedFlows) -> Feature:
+    """Compare reads with the other store."""
+    return Feature(methods=[ShadowMethods(flows.migration, flows.connections.cache, flows.shadow)])

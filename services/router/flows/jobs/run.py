@@ -1,0 +1,242 @@
+"""One run of one job: claims it, does its steps one after the other, and stores each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.text import plain
+from services.router.control.codec import number_of_job
+from services.router.control.port import ControlUnavailable, JobRecords
+from services.router.core import jobs as rules
+from services.router.core.jobs import Job, JobState
+from services.router.core.throttle import Load, Throttle, ThrottleLimits
+from services.router.flows.jobs.kind import JobFailed, JobKind, Position, Step, checked, log_job
+from services.router.flows.rate import Rate
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+"""Between two looks at what is wanted: so long it takes at most until another router hears of an order."""
+STEP_SECONDS = 0.25
+"""About how long a step should take at the rate that it is given."""
+LONGEST_STEP_SECONDS = 60.0
+"""A step that takes longer has failed, and is done again."""
+MAX_LIMIT = 20_000
+"""Units that a step may do at most."""
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+CHANGES = 20
+"""Attempts at an order while the job's runner reports."""
+CANCEL_SECONDS = 1.0
+
+
+class JobStore(JobRecords, Protocol):
+    """What jobs need of the control store."""
+
+    async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool: ...
+
+
+def lease_of(job_id: str) -> str:
+    return f"job:{job_id}"
+
+
+class _Lost(Exception):
+    """Another router runs the job now, or nobody is to run it any more."""
+
+
+class Run:
+    """One run of one job, by the router that has its lease. Owned by `Jobs`, which starts `run` once."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        kind: JobKind,
+        job_id: str,
+        holder: str,
+        clock: Clock,
+        load: Callable[[], Load],
+        limits: ThrottleLimits,
+        note: Callable[[Job], None],
+    ) -> None:
+        """`note` gets each state of the job that was stored."""
+        self._store = store
+        self._kind = kind
+        self._id = job_id
+        self._holder = holder
+        self._clock = clock
+        self._load = load
+        self._note = note
+        self._claim = uuid.uuid4().hex
+        self._throttle = Throttle(limits)
+        self._rate = Rate(clock)
+        self._allowed = 0.0
+        self._slowed = ""
+        self._next_look = 0.0
+        self._job = Job(kind.name, "", "")
+        self.told = asyncio.Event()
+        """Somebody has changed the job: look now."""
+
+    async def run(self) -> None:
+        """Until the job ends, is stopped, or is another router's."""
+        try:
+            self._job = await self._store.job(self._id)
+            await self._save(lambda job: rules.claim(job, self._claim, self._holder), claiming=True)
+            while await self._do():
+                pass
+        except _Lost:
+            pass
+        except BatonError as error:
+            # Nothing is lost: what was not written down is done again, here or elsewhere.
+            log.warning("%s: this run ends: %s", self._id, error.message)
+        finally:
+            with suppress(ControlUnavailable):
+                await self._store.lease(lease_of(self._id), self._holder, 0.0)
+
+    async def _do(self) -> bool:
+        """Steps until one fails, then a pause; False when the job has ended."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                step, began = await self._step()
+            except _Lost:
+                raise
+            except JobFailed as failure:
+                await self._fail(failure.message)
+                return False
+            except (BatonError, OSError, TimeoutError) as error:
+                why = error.message if isinstance(error, BatonError) else str(error) or type(error).__name__
+                await self._save(lambda job, why=why: _waiting(job, why))  # type: ignore[misc]
+                await self._wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            # The run is the outermost owner of its steps: a defect ends the job, loudly, and not the router.
+            except Exception as error:
+                log.exception("%s failed by a defect", self._id)
+                await self._fail(f"a defect: {type(error).__name__}: {error}")
+                return False
+            pause = FIRST_PAUSE_SECONDS
+            self._rate.add(step.done)
+            await self._save(lambda job, step=step: self._after(job, step))  # type: ignore[misc]
+            if step.finished:
+                return False
+            earliest = began + step.done / self._allowed if self._allowed else 0.0
+            await self._wait(max(earliest - self._clock.monotonic(), step.wait_seconds))
+
+    async def _step(self) -> tuple[Step, float]:
+        """One step, and when it began. Raises what the kind raises, TimeoutError, _Lost."""
+        await self._look()
+        job, began = self._job, self._clock.monotonic()
+        limit = MAX_LIMIT if not self._allowed else max(1, min(MAX_LIMIT, int(self._allowed * STEP_SECONDS)))
+        # Ids begin anew with another control store.
+        name = f"{job.id} of {job.created_seconds:.3f}"
+        at = Position(
+            job.arguments,
+            job.checkpoint,
+            limit,
+            job.done,
+            job.report,
+            name,
+            number_of_job(job.id),
+            job.actor,
+            job.reason,
+            self._claim,
+        )
+        task = asyncio.ensure_future(self._kind.step(at))
+        try:
+            async with asyncio.timeout(LONGEST_STEP_SECONDS):
+                while not task.done():
+                    await asyncio.wait({task}, timeout=LOOK_SECONDS)
+                    await self._look(in_step=True)
+            return checked(task.result()), began
+        except TimeoutError:
+            raise TimeoutError(f"a step took longer than {plain(LONGEST_STEP_SECONDS)} s") from None
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    log.warning("%s: a step that was cancelled failed: %r", self._id, task.exception())
+
+    async def _look(self, *, in_step: bool = False) -> None:
+        """Keeps the lease, reads the orders, and paces by the live traffic; twice a second, and when told.
+
+        Raises _Lost: at once when the claim is gone; when the job is paused, not before the step has ended.
+        """
+        now = self._clock.monotonic()
+        if now >= self._next_look or self.told.is_set():
+            self.told.clear()
+            if not await self._store.lease(lease_of(self._id), self._holder, LEASE_SECONDS):
+                raise _Lost
+            self._job = await self._store.job(self._id)
+            self._check()
+            pace = self._throttle.look(self._load(), self._job.rate, self._rate.per_second)
+            self._allowed, self._slowed = pace
+            self._next_look = now + LOOK_SECONDS
+        if not in_step and self._job.state is not JobState.RUNNING:
+            raise _Lost
+
+    async def _wait(self, seconds: float) -> None:
+        """Hears of orders meanwhile; a new rate ends the wait."""
+        end = self._clock.monotonic() + seconds
+        rate = self._job.rate
+        while (left := end - self._clock.monotonic()) > 0 and self._job.rate == rate:
+            await wait(self.told, min(left, LOOK_SECONDS))
+            await self._look()
+
+    def _after(self, job: Job, step: Step) -> Job:
+        done = job.done + step.done
+        job = replace(
+            job,
+            done=done,
+            total=max(step.total or job.total, done) if step.total or job.total else 0,
+            checkpoint=step.checkpoint,
+            report=job.report if step.report is None else step.report,
+        )
+        if step.finished:
+            return rules.finish(job, step.note or "finished", self._clock.now())
+        if job.state is not JobState.RUNNING:
+            return job
+        note = step.note or job.note
+        return replace(job, per_second=self._rate.per_second, waits=step.waits or self._slowed, note=note)
+
+    async def _fail(self, why: str) -> None:
+        await self._save(lambda job: rules.fail(job, why, self._clock.now()))
+
+    async def _save(self, change: Callable[[Job], Job], *, claiming: bool = False) -> None:
+        """Raises _Lost, ControlUnavailable."""
+        for _ in range(CHANGES):
+            before = self._job.state
+            saved = await self._store.put(change(self._job))
+            if saved is not None:
+                self._job = saved
+                if claiming or saved.state is not before:
+                    log_job(saved)
+                self._note(saved)
+                return
+            self._job = await self._store.job(self._id)
+            if not claiming:
+                self._check()
+        raise ControlUnavailable(f"{self._id} was changed by others {CHANGES} times")
+
+    def _check(self) -> None:
+        if self._job.claim != self._claim:
+            raise _Lost
+
+
+def _waiting(job: Job, why: str) -> Job:
+    return replace(job, per_second=0.0, waits=why) if job.state is JobState.RUNNING else job
+
+
+async def wait(told: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await told.wait()

@@ -1,0 +1,33 @@
+"""The control API is put together of parts, each method once."""
+
+from __future__ import annotations
+
+import pytest
+
+from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.api.control import control_service
+
+METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["ControlService"].methods]
+
+
+class Part:
+    def __init__(self, *names: str) -> None:
+        for name in names:
+            setattr(self, name, name)
+
+
+def test_each_method_is_taken_from_the_part_that_has_it() -> None:
+    servicer = control_service([Part(*METHODS[:5]), Part(), Part(*METHODS[5:])]).servicer
+    assert [getattr(servicer, name) for name in METHODS] == METHODS
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ([Part(*METHODS[1:])], f"{METHODS[0]} is in 0 parts"),
+        ([Part(*METHODS), Part(METHODS[2])], f"{METHODS[2]} is in 2 parts"),
+    ],
+)
+def test_a_method_without_a_part_or_with_two_is_refused(parts: list[Part], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        control_service(parts)
