@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -70,14 +70,14 @@ APART = frozenset(
 @asynccontextmanager
 async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIterator[Panel]:
     """The options of `running_system`; `token`: what the control listener asks for."""
-    async with running_system(**system) as running:
+    async with running_system(**system) as running, AsyncExitStack() as stack:
         flows = _flows(running)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [flows.control_api()])
+        stack.push_async_callback(server.drain, 0.2)
         await server.start()
         loops = (running.setting.loop, flows.jobs.loop, flows.measurement.loop, *flows.feature_loops)
         async with running_loops(*loops), open_channel(server.address) as channel:
             yield Panel(running, flows, server.address, ControlServiceStub(channel.grpc), server)
-        await server.drain(0.2)
 
 
 def _flows(running: System) -> SharedFlows:

@@ -82,10 +82,12 @@ async def running_trio(folder: Path) -> AsyncIterator[Trio]:
         at_router = await stack.enter_async_context(open_router(settings))
         tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
         assert at_a.http is not None and at_b.http is not None and at_router.http is not None
-        yield Trio(
-            {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
-            {"a": at_a.public.address, "b": at_b.public.address, "router": router},
-        )
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            yield Trio(
+                {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
+                {"a": at_a.public.address, "b": at_b.public.address, "router": router},
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -194,13 +194,14 @@ async def files(directory: Path) -> AsyncIterator[Scene]:
     old = Path(shutil.copy(FILE, directory / "old.db"))
     serving = Serving()
     serving.serve()
-    async with open_old_store(old, CLOCK), open_audit(old, CLOCK) as of_a:
+    async with open_old_store(old, CLOCK), open_audit(old, CLOCK) as of_a, AsyncExitStack() as stack:
         of_b = AuditParts(SandboxAudit(), scratch=partial(embedded.open_scratch, directory / "b.db", CLOCK))
         servers = {
             store: Server(ServerConfig("127.0.0.1:0", "internal"), [AuditApi(parts, serving, CLOCK).service()])
             for store, parts in ((A, of_a), (B, of_b))
         }
         for server in servers.values():
+            stack.push_async_callback(server.drain, 0.0)
             await server.start()
 
         async def result() -> Result:
@@ -208,8 +209,6 @@ async def files(directory: Path) -> AsyncIterator[Scene]:
 
         async with open_store(A, servers[A].address, None) as a, open_store(B, servers[B].address, None) as b:
             yield Scene({A: a, B: b}, MemoryEventLog(1), result)
-        for server in servers.values():
-            await server.drain(0.0)
 
 
 def reconcile_stage(checkpoint: bytes) -> str:

@@ -135,6 +135,7 @@ async def backend(
     repair = RepairApi(operations, ports, around)
     serving.serve()
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(background.drain, 5.0)
         passing = None
         if router:
             passing = Passing(await stack.enter_async_context(open_channel(router)), 5.0)
@@ -157,7 +158,6 @@ async def backend(
             service,
             public,
         )
-        await background.drain(5.0)
 
 
 def new(name: str = "", *, request_id: str = "", **fields: Any) -> sandbox_service_pb2.CreateSandboxRequest:

@@ -105,7 +105,8 @@ async def test_only_gates_that_may_rightly_fail_are_left_after_the_short_wait() 
         rest = set(unpassed) - {"backfill"}
         waiting = asyncio.create_task(walk.gates_awaited(rest, 0.0))
         await walk.backfill()
-        assert set(await waiting) == rest
+        # Gates may begin to pass meanwhile.
+        assert set(await waiting) <= rest
 
 
 async def test_a_walk_says_what_it_waits_for_when_nothing_moves() -> None:
