@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.trio import PLACES, running_trio
+from tests.system.programs import PLACES, running_programs
 
 BASELINE = Path(__file__).with_suffix(".yml")
 SECONDS = 300.0
@@ -26,9 +26,9 @@ _TOTAL = re.compile(r"Total: (\d+) passed, (\d+) failed")
 async def main(folder: Path) -> int:
     failed = False
     with tempfile.TemporaryDirectory() as work:
-        async with running_trio(Path(work)) as trio:
+        async with running_programs(Path(work)) as programs:
             for place in PLACES:
-                url = trio.url(place)
+                url = programs.url(place)
                 code, output = await _node(
                     folder, "conformance", "server", "--url", url, "--expected-failures", str(BASELINE), "-o", work
                 )

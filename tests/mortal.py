@@ -27,7 +27,7 @@ from services.router.flows.jobs.kind import JobKind, Position, Step
 from services.router.flows.jobs.run import lease_of
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.stores import Answer, Metadata, StoreClient, Stores
-from tests.panel import running_loops
+from tests.system.control import running_loops
 from tests.waiting import eventually
 
 CLOCK = SystemClock()

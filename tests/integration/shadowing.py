@@ -12,7 +12,7 @@ from libs.ownership.model import Store
 from services.router.core.phase import Phase
 from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("a test", "because", override=True)

@@ -17,8 +17,9 @@ from libs.rpc.errors import reason_of
 from libs.tasks import Loop
 from services.router.core.phase import Phase
 from tests.integration.test_router import go_to, lend, look, put
-from tests.panel import running_loops
-from tests.system import SHELF, System, running_system
+from tests.system.control import running_loops
+from tests.system.store import SHELF
+from tests.system.whole import System, running_system
 from tests.waiting import eventually
 
 PATH = "shelf/r/1"

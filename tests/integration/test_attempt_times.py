@@ -28,7 +28,7 @@ from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_forward import Moody
 from tests.integration.test_router import put
 from tests.shelf import CONTRACT
-from tests.system import System, running_system
+from tests.system.whole import System, running_system
 
 T = TypeVar("T")
 

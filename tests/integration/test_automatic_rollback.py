@@ -30,8 +30,8 @@ from services.router.flows.steering.observe import SettingCache
 from services.router.flows.steering.report import Measured, OldClient
 from services.router.flows.stores import StoreView
 from services.router.flows.traffic import Totals
-from tests.panel import Panel, running_panel
-from tests.system import step
+from tests.system.control import ControlledSystem, running_controlled_system
+from tests.system.whole import step
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B
@@ -320,25 +320,25 @@ async def test_a_setting_that_changed_meanwhile_is_decided_on_anew(routers: Rout
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
-    async with running_panel(feeds=False, mover=False) as running:
+async def controlled() -> AsyncIterator[ControlledSystem]:
+    async with running_controlled_system(feeds=False, mover=False) as running:
         await eventually(lambda: running.flows.measurement.fresh)
         yield running
 
 
-async def test_calls_are_measured_by_store_and_shown(panel: Panel) -> None:
-    await panel.put(5)
+async def test_calls_are_measured_by_store_and_shown(controlled: ControlledSystem) -> None:
+    await controlled.put(5)
 
     async def shown() -> bool:
-        status = await panel.control.GetStatus(pb.GetStatusRequest())
+        status = await controlled.control.GetStatus(pb.GetStatusRequest())
         return [calls.calls for calls in status.measured] == [5, 0] and status.measured[0].recent_calls == 5
 
     await eventually(shown)
 
 
-async def test_the_status_says_what_blocks_the_next_step_and_what_to_do(panel: Panel) -> None:
-    await eventually(lambda: all(panel.flows.observer.view(store).reachable for store in Store))
-    status = await panel.control.GetStatus(pb.GetStatusRequest())
+async def test_the_status_says_what_blocks_the_next_step_and_what_to_do(controlled: ControlledSystem) -> None:
+    await eventually(lambda: all(controlled.flows.observer.view(store).reachable for store in Store))
+    status = await controlled.control.GetStatus(pb.GetStatusRequest())
     assert status.next == pb.PHASE_SHADOW
     assert "backfill FAIL: no backfill has finished" in status.blocked
     gates = {gate.name: gate for gate in status.gates}
@@ -347,11 +347,11 @@ async def test_the_status_says_what_blocks_the_next_step_and_what_to_do(panel: P
     assert not status.HasField("last_automatic")
 
 
-async def test_a_watch_shows_changes_as_they_come(panel: Panel) -> None:
-    watch: Any = panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=0.1), timeout=20)
+async def test_a_watch_shows_changes_as_they_come(controlled: ControlledSystem) -> None:
+    watch: Any = controlled.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=0.1), timeout=20)
     first = await watch.read()
     assert first.status.setting.generation == 1
-    await step(panel.flows.migration, Decision("ann", "by hand", override=True))
+    await step(controlled.flows.migration, Decision("ann", "by hand", override=True))
     seen = 1
     while seen == 1:
         seen = (await watch.read()).status.setting.generation
@@ -360,9 +360,9 @@ async def test_a_watch_shows_changes_as_they_come(panel: Panel) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 61.0, -1.0, float("nan"), float("inf")])
-async def test_an_interval_that_is_none_is_refused(panel: Panel, seconds: float) -> None:
+async def test_an_interval_that_is_none_is_refused(controlled: ControlledSystem, seconds: float) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await panel.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=seconds), timeout=10).read()
+        await controlled.control.WatchStatus(pb.WatchStatusRequest(interval_seconds=seconds), timeout=10).read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason_of(caught.value)[1]["field"] == "interval_seconds"
 

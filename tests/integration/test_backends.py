@@ -29,7 +29,7 @@ from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.sandboxes.schema import METADATA
 from tests.integration.processes import Service, run_to_end, running
-from tests.unit.backends import new, refusal
+from tests.system.store import new, refusal
 from tests.waiting import eventually
 
 A, B = "simple_mcp", "service_layer"

@@ -24,7 +24,7 @@ from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import Away
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 
 A, B = Store.A, Store.B
 KEY = "shelf/r/1"

@@ -13,8 +13,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from libs.pb.sandbox.v1 import sandbox_service_pb2
-from tests.http_doors import CREATE, JSON, NAME, OPEN, Door
-from tests.unit.backends import SERVICE
+from tests.system.http import CREATE, JSON, NAME, OPEN, Door
+from tests.system.store import SERVICE
 
 BUF = Path(sys.executable).parent / "buf"
 BOUND_SECONDS = 60.0

@@ -13,8 +13,8 @@ import yaml
 from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerMissing
 from libs.proving.trial.world import World
-from tests.endpoints import NAMES, ROOT, endpoint
 from tests.goclient import EXAMPLE, generate, go_client, run
+from tests.system.http import NAMES, ROOT, endpoint
 
 RUN_SECONDS = 60.0
 

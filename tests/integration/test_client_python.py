@@ -27,8 +27,8 @@ from baton_client.messages import (
     WatchSandboxesRequest,
 )
 from libs.rpc.server import Server, ServerConfig
-from tests.endpoints import NAMES, endpoint
-from tests.unit.backends import backend
+from tests.system.http import NAMES, endpoint
+from tests.system.store import running_store
 
 SANDBOX = Sandbox(account="acme", spec=SandboxSpec(image="debian:13", cpu_millis=500))
 BOUND_SECONDS = 20.0
@@ -85,7 +85,7 @@ async def test_errors_have_their_reason_and_metadata(client: AsyncClient) -> Non
 
 
 async def test_calls_and_watches_outlive_a_restart_of_their_server() -> None:
-    async with backend() as store, connect_async(store.server.address) as client:
+    async with running_store() as store, connect_async(store.server.address) as client:
         created = await client.CreateSandbox(CreateSandboxRequest(sandbox=SANDBOX))
         async with asyncio.timeout(BOUND_SECONDS), aclosing(client.WatchSandboxes(WatchSandboxesRequest())) as answers:
             answer = await anext(answers)

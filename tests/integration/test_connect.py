@@ -18,8 +18,8 @@ from libs.rpc import gate as gates
 from libs.rpc.errors import Context
 from libs.rpc.server import RawService
 from tests.http_client import ask, connected
-from tests.http_doors import BAD_FRAMES, CREATE, JSON, NAME, OPEN, Door, envelope, envelopes, http_door, watching
-from tests.unit.backends import CONTRACT, SERVICE, listening, new
+from tests.system.http import BAD_FRAMES, CREATE, JSON, NAME, OPEN, Door, envelope, envelopes, http_door, watching
+from tests.system.store import CONTRACT, SERVICE, listening, new
 from tests.waiting import eventually
 
 PROTO = "application/proto"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.documents import Block, blocks
-from tests.endpoints import ROOT, Endpoint, endpoint
 from tests.goclient import run
+from tests.system.http import ROOT, Endpoint, endpoint
 
 BIN = Path(sys.executable).parent
 SECONDS = 60.0

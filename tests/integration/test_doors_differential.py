@@ -25,7 +25,7 @@ from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.sandboxes.schema import METADATA
 from tests.acceptance.talk import COLLECTION, Talk, method_of
-from tests.http_doors import OPEN, Door
+from tests.system.http import OPEN, Door
 
 CALLS = int(os.environ.get("BATON_TEST_DOORS", "400"))
 BATCH = 100

@@ -29,9 +29,8 @@ from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from tests.contracts.flag_adapters import SHARED, Adapter, FlagdAdapter, ProviderAdapter
 from tests.contracts.pb.toy import shelf_pb2
-from tests.panel import Panel, running_panel
-from tests.routers import Another, another_router
-from tests.system import step
+from tests.system.control import ControlledSystem, running_controlled_system
+from tests.system.whole import AnotherRouter, another_router, step
 from tests.waiting import eventually
 
 ALL = "toy.routing.use_service_layer"
@@ -43,8 +42,8 @@ ANN = Decision("ann", "a test")
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
-    async with running_panel(mover=False) as running:
+async def controlled() -> AsyncIterator[ControlledSystem]:
+    async with running_controlled_system(mover=False) as running:
         yield running
 
 
@@ -67,77 +66,79 @@ def look(name: str) -> shelf_pb2.LookOrder:
     return shelf_pb2.LookOrder(path=f"shelf/r/{name}")
 
 
-async def owner_of(panel: Panel, name: str) -> Store | None:
-    found = [(await panel.system.ports(store).records.read(f"shelf/r/{name}")).row for store in Store]
+async def owner_of(controlled: ControlledSystem, name: str) -> Store | None:
+    found = [(await controlled.system.ports(store).records.read(f"shelf/r/{name}")).row for store in Store]
     newest = max((row for row in found if row is not None), key=lambda row: row.version, default=None)
     return newest.owner if newest else None
 
 
-async def set_flag(panel: Panel, name: str, value: bool | None, **fields: Any) -> pb.SetFlagResponse:
+async def set_flag(controlled: ControlledSystem, name: str, value: bool | None, **fields: Any) -> pb.SetFlagResponse:
     request = pb.SetFlagRequest(actor="ann", reason="a test", name=name, value=value, **fields)
-    return await panel.control.SetFlag(request)
+    return await controlled.control.SetFlag(request)
 
 
-async def test_a_flag_is_in_force_at_once_is_journaled_and_shown(panel: Panel) -> None:
-    answer = await set_flag(panel, UPDATE, True)
+async def test_a_flag_is_in_force_at_once_is_journaled_and_shown(controlled: ControlledSystem) -> None:
+    answer = await set_flag(controlled, UPDATE, True)
     assert (dict(answer.setting.flags), answer.setting.generation) == ({UPDATE: True}, 2)
-    assert panel.system.setting.flags.operations == {"update": True}
-    newest = (await panel.control.ListJournal(pb.ListJournalRequest())).entries[0]
+    assert controlled.system.setting.flags.operations == {"update": True}
+    newest = (await controlled.control.ListJournal(pb.ListJournalRequest())).entries[0]
     assert (newest.action, newest.actor, newest.reason) == ("flag", "ann", "a test")
     assert (dict(newest.before.flags), dict(newest.after.flags)) == ({}, {UPDATE: True})
-    status = await panel.control.GetStatus(pb.GetStatusRequest())
+    status = await controlled.control.GetStatus(pb.GetStatusRequest())
     assert [flag.name for flag in status.flags] == NAMES
     assert [flag.name for flag in status.flags if flag.HasField("value")] == [UPDATE]
     assert {flag.source for flag in status.flags} == {"control store"}
 
 
 @pytest.mark.parametrize("name", ["", "update", "sandbox.routing.use_service_layer", ALL + "x"])
-async def test_an_unknown_flag_is_refused_with_all_that_there_are_and_changes_nothing(panel: Panel, name: str) -> None:
+async def test_an_unknown_flag_is_refused_with_all_that_there_are_and_changes_nothing(
+    controlled: ControlledSystem, name: str
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await set_flag(panel, name, True)
+        await set_flag(controlled, name, True)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert all(known in (caught.value.details() or "") for known in NAMES)
-    assert (await panel.store.load()).generation == 1
+    assert (await controlled.store.load()).generation == 1
 
 
-async def test_a_decision_on_an_old_generation_changes_nothing(panel: Panel) -> None:
-    await set_flag(panel, ALL, True, generation=1)
+async def test_a_decision_on_an_old_generation_changes_nothing(controlled: ControlledSystem) -> None:
+    await set_flag(controlled, ALL, True, generation=1)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await set_flag(panel, ALL, False, generation=1)
+        await set_flag(controlled, ALL, False, generation=1)
     assert reason_of(caught.value)[0] == "OUTDATED"
-    assert panel.system.setting.flags.use_service_layer is True
+    assert controlled.system.setting.flags.use_service_layer is True
 
 
-async def test_two_who_set_flags_at_once_lose_neither(panel: Panel) -> None:
+async def test_two_who_set_flags_at_once_lose_neither(controlled: ControlledSystem) -> None:
     async def insist(name: str) -> None:
         while True:
             try:
-                await set_flag(panel, name, True)
+                await set_flag(controlled, name, True)
             except grpc.aio.AioRpcError as error:
                 assert reason_of(error)[0] == "OUTDATED"  # noqa: PT017
             else:
                 return
 
     await asyncio.gather(*(insist(name) for name in NAMES))
-    assert dict((await panel.store.load()).flags) == dict.fromkeys(NAMES, True)
-    assert len(await panel.store.journal(100)) == 1 + len(NAMES)
+    assert dict((await controlled.store.load()).flags) == dict.fromkeys(NAMES, True)
+    assert len(await controlled.store.journal(100)) == 1 + len(NAMES)
 
 
-async def test_an_operations_flag_takes_along_what_it_writes_and_nothing_else(panel: Panel) -> None:
-    await panel.put(2)
-    await set_flag(panel, UPDATE, True)
-    _, told = await call(panel.system.client, "Lend", lend("00000", "ann"))
+async def test_an_operations_flag_takes_along_what_it_writes_and_nothing_else(controlled: ControlledSystem) -> None:
+    await controlled.put(2)
+    await set_flag(controlled, UPDATE, True)
+    _, told = await call(controlled.system.client, "Lend", lend("00000", "ann"))
     assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "update flag")
-    assert [await owner_of(panel, name) for name in ("00000", "00001")] == [Store.B, Store.A]
-    _, told = await call(panel.system.client, "Look", look("00000"))
+    assert [await owner_of(controlled, name) for name in ("00000", "00001")] == [Store.B, Store.A]
+    _, told = await call(controlled.system.client, "Look", look("00000"))
     assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "phase"), "the owner answers, whatever the plan says"
-    await set_flag(panel, UPDATE, None)
-    await call(panel.system.client, "Lend", lend("00000", "bob"))
-    assert await owner_of(panel, "00000") is Store.A
+    await set_flag(controlled, UPDATE, None)
+    await call(controlled.system.client, "Lend", lend("00000", "bob"))
+    assert await owner_of(controlled, "00000") is Store.A
 
 
-async def test_a_caller_who_asks_is_told_backend_rule_phase_version_and_staleness(panel: Panel) -> None:
-    client = panel.system.client
+async def test_a_caller_who_asks_is_told_backend_rule_phase_version_and_staleness(controlled: ControlledSystem) -> None:
+    client = controlled.system.client
     _, told = await call(client, "Put", put("x"))
     expected = {metadata.PHASE: "OFF", metadata.REASON: "phase", metadata.STORE: "A", metadata.STALE: "0"}
     assert told == {**expected, metadata.VERSION: "0-1"}
@@ -149,9 +150,9 @@ async def test_a_caller_who_asks_is_told_backend_rule_phase_version_and_stalenes
     assert told == {**expected, metadata.STORE: "A,B"}
 
 
-async def test_a_caller_who_does_not_ask_is_told_nothing(panel: Panel) -> None:
+async def test_a_caller_who_does_not_ask_is_told_nothing(controlled: ControlledSystem) -> None:
     for method, request in (("Put", put("x")), ("Look", look("x")), ("Browse", shelf_pb2.BrowseOrder())):
-        assert (await call(panel.system.client, method, request, why=False))[1] == {}
+        assert (await call(controlled.system.client, method, request, why=False))[1] == {}
 
 
 async def refused(client: Channel, method: str, request: Any, *, why: bool = True) -> dict[str, Any]:
@@ -162,8 +163,8 @@ async def refused(client: Channel, method: str, request: Any, *, why: bool = Tru
     return {name: value for name, value in told.items() if str(name).startswith("baton-")}
 
 
-async def test_errors_are_explained_too(panel: Panel) -> None:
-    client = panel.system.client
+async def test_errors_are_explained_too(controlled: ControlledSystem) -> None:
+    client = controlled.system.client
     told = await refused(client, "Look", look("none"))
     assert told[metadata.STORE] == "A"
     assert (told[metadata.PHASE], told[metadata.REASON], told[metadata.STALE]) == ("OFF", "phase", "0")
@@ -176,30 +177,30 @@ async def test_errors_are_explained_too(panel: Panel) -> None:
     assert await refused(client, "Look", look("none"), why=False) == {}
 
 
-async def test_a_stale_answer_is_explained_as_such(panel: Panel) -> None:
-    await call(panel.system.client, "Put", put("x"))
-    await eventually(lambda: owner_known_at_b(panel))
-    await panel.system.stop(Store.A)
-    _, told = await call(panel.system.client, "Look", look("x"))
+async def test_a_stale_answer_is_explained_as_such(controlled: ControlledSystem) -> None:
+    await call(controlled.system.client, "Put", put("x"))
+    await eventually(lambda: owner_known_at_b(controlled))
+    await controlled.system.stop(Store.A)
+    _, told = await call(controlled.system.client, "Look", look("x"))
     assert (told[metadata.STORE], told[metadata.STALE], told[metadata.VERSION]) == ("B", "1", "0-1")
-    _, told = await call(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
+    _, told = await call(controlled.system.client, "Browse", shelf_pb2.BrowseOrder())
     assert (told[metadata.STORE], told[metadata.STALE]) == ("B", "1")
-    told = await refused(panel.system.client, "Lend", lend("x", "ann"))
+    told = await refused(controlled.system.client, "Lend", lend("x", "ann"))
     assert told == {metadata.PHASE: "OFF", metadata.REASON: "phase"}, "no store has answered"
 
 
-async def owner_known_at_b(panel: Panel) -> bool:
-    return (await panel.system.ports(Store.B).records.read("shelf/r/x")).row is not None
+async def owner_known_at_b(controlled: ControlledSystem) -> bool:
+    return (await controlled.system.ports(Store.B).records.read("shelf/r/x")).row is not None
 
 
 @pytest.mark.parametrize(("flag", "depends_on_b"), [(False, False), (None, False), (True, True)])
 async def test_a_list_depends_on_the_store_that_its_flag_names(
-    panel: Panel, flag: bool | None, depends_on_b: bool, monkeypatch: pytest.MonkeyPatch
+    controlled: ControlledSystem, flag: bool | None, depends_on_b: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await panel.put(2)
-    await set_flag(panel, LIST, flag)
+    await controlled.put(2)
+    await set_flag(controlled, LIST, flag)
 
-    records = panel.system.ports(Store.B).records
+    records = controlled.system.ports(Store.B).records
     page = type(records).page
 
     async def fail_at_b(own: Any, wanted: Any) -> Any:
@@ -209,10 +210,10 @@ async def test_a_list_depends_on_the_store_that_its_flag_names(
 
     monkeypatch.setattr(type(records), "page", fail_at_b)
     if depends_on_b:
-        told = await refused(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
+        told = await refused(controlled.system.client, "Browse", shelf_pb2.BrowseOrder())
         assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "list flag")
         return
-    data, told = await call(panel.system.client, "Browse", shelf_pb2.BrowseOrder())
+    data, told = await call(controlled.system.client, "Browse", shelf_pb2.BrowseOrder())
     assert len(shelf_pb2.Books.FromString(data).found) == 2
     assert (told[metadata.STORE], told[metadata.STALE]) == ("A", "1")
 
@@ -230,25 +231,29 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Adapter:
     return adapter
 
 
-async def test_a_providers_flags_steer_and_an_operators_go_before_them(panel: Panel, adapter: Adapter) -> None:
-    await panel.put(1)
-    async with another_router(panel.system, refresh_seconds=0.05, provider=adapter.source) as router:
+async def test_a_providers_flags_steer_and_an_operators_go_before_them(
+    controlled: ControlledSystem, adapter: Adapter
+) -> None:
+    await controlled.put(1)
+    async with another_router(controlled.system, refresh_seconds=0.05, provider=adapter.source) as router:
         adapter.put({GET: True})
         await eventually(lambda: router.switches.current.operations.get("get") is True)
         _, told = await call(router.client, "Look", look("00000"))
         assert (told[metadata.REASON], told[metadata.STORE]) == ("get flag", "A"), "the owner answers"
-        await set_flag(panel, GET, False)
+        await set_flag(controlled, GET, False)
         await eventually(lambda: router.switches.current.operations.get("get") is False)
-        await set_flag(panel, GET, None)
+        await set_flag(controlled, GET, None)
         await eventually(lambda: router.switches.current.operations.get("get") is True)
         adapter.put({})
         await eventually(lambda: not router.switches.current.operations)
 
 
-async def test_a_broken_file_leaves_the_last_good_flags_in_force_and_is_shown(panel: Panel, tmp_path: Path) -> None:
+async def test_a_broken_file_leaves_the_last_good_flags_in_force_and_is_shown(
+    controlled: ControlledSystem, tmp_path: Path
+) -> None:
     adapter = FlagdAdapter(tmp_path / "flags.json")
     adapter.put({ALL: True})
-    async with another_router(panel.system, provider=adapter.source) as router:
+    async with another_router(controlled.system, provider=adapter.source) as router:
         await eventually(lambda: router.switches.current.use_service_layer is True)
         adapter.path.write_text("{")
         await eventually(lambda: router.switches.trouble)
@@ -262,28 +267,28 @@ async def test_a_broken_file_leaves_the_last_good_flags_in_force_and_is_shown(pa
         assert router.switches.trouble == ""
 
 
-async def test_a_router_without_its_control_store_keeps_the_flags_and_says_so(panel: Panel) -> None:
-    await set_flag(panel, CREATE, True)
-    panel.store.reachable = False
-    await eventually(lambda: panel.flows.cache.stale)
-    listed = await panel.control.ListFlags(pb.ListFlagsRequest())
+async def test_a_router_without_its_control_store_keeps_the_flags_and_says_so(controlled: ControlledSystem) -> None:
+    await set_flag(controlled, CREATE, True)
+    controlled.store.reachable = False
+    await eventually(lambda: controlled.flows.cache.stale)
+    listed = await controlled.control.ListFlags(pb.ListFlagsRequest())
     (found,) = [flag for flag in listed.flags if flag.name == CREATE]
     assert (found.value, found.trouble) == (True, "the control store is out of reach")
-    _, told = await call(panel.system.client, "Put", put("x"))
+    _, told = await call(controlled.system.client, "Put", put("x"))
     assert (told[metadata.STORE], told[metadata.REASON]) == ("B", "create flag")
 
 
 async def test_records_follow_the_flag_for_everything_when_it_is_true_and_when_it_is_unset() -> None:
-    async with running_panel() as panel:
-        await panel.put(3)
-        await set_flag(panel, ALL, True)
-        await eventually(lambda: panel.system.mover.settled and panel.system.mover.buckets_at_b == 1024, 30)
-        assert [await owner_of(panel, f"{number:05}") for number in range(3)] == [Store.B] * 3
-        await set_flag(panel, GET, False)
-        await eventually(lambda: panel.system.mover.settled)
-        assert panel.system.mover.buckets_to_b == 1024, "the flag of an operation moves nothing"
-        await set_flag(panel, ALL, None)
-        await eventually(lambda: panel.system.mover.settled and panel.system.mover.buckets_at_b == 0, 30)
+    async with running_controlled_system() as controlled:
+        await controlled.put(3)
+        await set_flag(controlled, ALL, True)
+        await eventually(lambda: controlled.system.mover.settled and controlled.system.mover.buckets_at_b == 1024, 30)
+        assert [await owner_of(controlled, f"{number:05}") for number in range(3)] == [Store.B] * 3
+        await set_flag(controlled, GET, False)
+        await eventually(lambda: controlled.system.mover.settled)
+        assert controlled.system.mover.buckets_to_b == 1024, "the flag of an operation moves nothing"
+        await set_flag(controlled, ALL, None)
+        await eventually(lambda: controlled.system.mover.settled and controlled.system.mover.buckets_at_b == 0, 30)
 
 
 @dataclass
@@ -298,10 +303,12 @@ class Steered:
         return self.current
 
 
-async def test_records_do_not_follow_a_flag_that_may_be_over_in_a_moment(panel: Panel) -> None:
-    await panel.put(3)
+async def test_records_do_not_follow_a_flag_that_may_be_over_in_a_moment(controlled: ControlledSystem) -> None:
+    await controlled.put(3)
     steered = Steered(Setting(9, Phase.CUTOVER), Flags(False), NO_FLAGS)
-    mover = Mover(panel.system.stores, Transfer(panel.system.stores), steered, panel.store, "mover", SystemClock())
+    mover = Mover(
+        controlled.system.stores, Transfer(controlled.system.stores), steered, controlled.store, "mover", SystemClock()
+    )
     loop = Loop("mover", mover.run_once)
     for lasting, wanted in ((NO_FLAGS, 1024), (Flags(False), 0)):
         steered.lasting_flags = lasting
@@ -314,35 +321,36 @@ RUNS = 60
 """Writes of each client."""
 
 
-async def test_routers_that_see_flips_at_different_times_lose_nothing(panel: Panel) -> None:
+async def test_routers_that_see_flips_at_different_times_lose_nothing(controlled: ControlledSystem) -> None:
     """Three routers, of which one sees each flip at once, one soon and one late. Each client writes its own book, and
     reads it, through any of them."""
-    await step(panel.flows.migration, Decision("ann", "a test", override=True))
-    assert panel.system.setting.current.phase is Phase.SHADOW
+    await step(controlled.flows.migration, Decision("ann", "a test", override=True))
+    assert controlled.system.setting.current.phase is Phase.SHADOW
     chance = random.Random(7)
     async with AsyncExitStack() as stack:
-        others: list[Another] = [
-            await stack.enter_async_context(another_router(panel.system, refresh_seconds=seconds))
+        others: list[AnotherRouter] = [
+            await stack.enter_async_context(another_router(controlled.system, refresh_seconds=seconds))
             for seconds in (0.05, 0.4)
         ]
-        routers = [panel.system.client, *(other.client for other in others)]
+        routers = [controlled.system.client, *(other.client for other in others)]
         books = [f"{number:02}" for number in range(6)]
         for book in books:
             await call(routers[0], "Put", put(book))
         clients = [asyncio.create_task(keep_writing(routers, book, random.Random(book))) for book in books]
         flips = 0
         while not all(client.done() for client in clients):
-            await panel.flows.migration.set_flag(ANN, chance.choice(NAMES), chance.choice([True, False, None]))
+            await controlled.flows.migration.set_flag(ANN, chance.choice(NAMES), chance.choice([True, False, None]))
             flips += 1
             await asyncio.wait(clients, timeout=0.05)
         await asyncio.gather(*clients)
         assert flips > 3
-        assert panel.system.traffic.handoffs + sum(other.traffic.handoffs for other in others) > 0
+        assert controlled.system.traffic.handoffs + sum(other.traffic.handoffs for other in others) > 0
         for book in books:
             owners = [
                 store
                 for store in Store
-                if (row := (await panel.system.ports(store).records.read(f"shelf/r/{book}")).row) and row.owner is store
+                if (row := (await controlled.system.ports(store).records.read(f"shelf/r/{book}")).row)
+                and row.owner is store
             ]
             assert len(owners) <= 1, book
 

@@ -24,7 +24,7 @@ from services.router.flows.moving.handoff import Moved
 from services.router.flows.steering.migration import Decision
 from services.router.flows.traffic import Watch
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 
 KEY = "shelf/r/1"
 BY_HAND = Decision("a test", "because", override=True)

@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from tests.http_client import Answer, ask
-from tests.http_doors import BAD_FRAMES, NAME, OPEN, Door, envelope, envelopes, watching
-from tests.unit.backends import SERVICE, new
+from tests.system.http import BAD_FRAMES, NAME, OPEN, Door, envelope, envelopes, watching
+from tests.system.store import SERVICE, new
 from tests.waiting import eventually
 
 WEB, TEXT = "application/grpc-web+proto", "application/grpc-web-text"

@@ -9,8 +9,8 @@ import pytest
 
 from libs.http.doors import Doors
 from tests.http_client import ask, connected
-from tests.http_doors import CREATE, JSON, NAME, OPEN, Door, envelope, watching
-from tests.unit.backends import SERVICE
+from tests.system.http import CREATE, JSON, NAME, OPEN, Door, envelope, watching
+from tests.system.store import SERVICE
 from tests.waiting import eventually
 
 WATCH = "/v1/sandboxes:watch"

@@ -21,8 +21,8 @@ from tests.commands import answer
 from tests.integration.test_control import refusal
 from tests.integration.test_jobs_killed import files
 from tests.mortal import CLOCK
-from tests.panel import Panel, running_panel
 from tests.shelf import CONTRACT
+from tests.system.control import ControlledSystem, running_controlled_system
 
 BACKFILL = pb.StartJobRequest(
     actor="ann", kind="backfill", arguments={"to": "B"}, rate=1.0, reason="before the holidays"
@@ -30,25 +30,25 @@ BACKFILL = pb.StartJobRequest(
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
-    async with running_panel(feeds=False, mover=False) as running:
+async def controlled() -> AsyncIterator[ControlledSystem]:
+    async with running_controlled_system(feeds=False, mover=False) as running:
         yield running
 
 
-async def journal(panel: Panel) -> list[tuple[str, str, str]]:
+async def journal(controlled: ControlledSystem) -> list[tuple[str, str, str]]:
     """Actor, action and reason, oldest first, without the start."""
-    entries = await panel.flows.migration.journal(100)
+    entries = await controlled.flows.migration.journal(100)
     return [(one.actor, one.action, one.reason) for one in reversed(entries)][1:]
 
 
-async def test_each_order_for_a_job_is_kept_with_who_and_why(panel: Panel) -> None:
-    await panel.put(3)
-    job_id = (await panel.control.StartJob(BACKFILL)).job.id
+async def test_each_order_for_a_job_is_kept_with_who_and_why(controlled: ControlledSystem) -> None:
+    await controlled.put(3)
+    job_id = (await controlled.control.StartJob(BACKFILL)).job.id
     for action, reason in (("PAUSE", "it is loud"), ("TUNE", ""), ("RESUME", "quiet now"), ("CANCEL", "not today")):
         number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
         request = pb.ChangeJobRequest(actor="ben", id=job_id, action=number, rate=5.0, reason=reason)
-        await panel.control.ChangeJob(request)
-    assert await journal(panel) == [
+        await controlled.control.ChangeJob(request)
+    assert await journal(controlled) == [
         ("ann", "job asked for", "before the holidays (backfill: to B)"),
         ("ben", "job paused", "it is loud (backfill-1)"),
         ("ben", "job tuned", "backfill-1: at most 5/s"),
@@ -57,13 +57,13 @@ async def test_each_order_for_a_job_is_kept_with_who_and_why(panel: Panel) -> No
     ]
 
 
-async def test_the_commands_hand_their_reason_on(panel: Panel) -> None:
+async def test_the_commands_hand_their_reason_on(controlled: ControlledSystem) -> None:
     # At this rate it lasts for minutes: it is still there when the commands come.
-    await panel.put(300)
-    started = await answer(panel, "backfill", "--rate", "1", "--yes", "--reason", "a first copy")
-    await answer(panel, "jobs", "pause", started["id"], "--yes", "--reason", "lunch")
-    await answer(panel, "jobs", "cancel", started["id"], "--dry-run", "--reason", "not yet")
-    assert await journal(panel) == [
+    await controlled.put(300)
+    started = await answer(controlled, "backfill", "--rate", "1", "--yes", "--reason", "a first copy")
+    await answer(controlled, "jobs", "pause", started["id"], "--yes", "--reason", "lunch")
+    await answer(controlled, "jobs", "cancel", started["id"], "--dry-run", "--reason", "not yet")
+    assert await journal(controlled) == [
         ("ann@host", "job asked for", "a first copy (backfill: to B)"),
         ("ann@host", "job paused", "lunch (backfill-1)"),
     ]
@@ -76,22 +76,22 @@ async def test_the_commands_hand_their_reason_on(panel: Panel) -> None:
         pb.StartJobRequest(actor="ann", kind="backfill", arguments={"to": "B"}, reason="x" * 1000),
     ],
 )
-async def test_an_order_that_is_refused_is_not_kept(panel: Panel, request_: pb.StartJobRequest) -> None:
-    code, _, _ = await refusal(panel.control.StartJob(request_))
+async def test_an_order_that_is_refused_is_not_kept(controlled: ControlledSystem, request_: pb.StartJobRequest) -> None:
+    code, _, _ = await refusal(controlled.control.StartJob(request_))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     resume = pb.ChangeJobRequest(actor="ann", id="backfill-7", action=pb.ChangeJobRequest.ACTION_RESUME)
-    code, reason, _ = await refusal(panel.control.ChangeJob(resume))
+    code, reason, _ = await refusal(controlled.control.ChangeJob(resume))
     assert reason == "JOB_NOT_FOUND"
-    assert (await journal(panel), await panel.store.jobs()) == ([], [])
+    assert (await journal(controlled), await controlled.store.jobs()) == ([], [])
 
 
-async def test_an_order_for_which_another_job_leaves_no_room_is_not_kept(panel: Panel) -> None:
-    await panel.system.stop(Store.A)
-    await panel.control.StartJob(pb.StartJobRequest(actor="ann", kind="audit"))
+async def test_an_order_for_which_another_job_leaves_no_room_is_not_kept(controlled: ControlledSystem) -> None:
+    await controlled.system.stop(Store.A)
+    await controlled.control.StartJob(pb.StartJobRequest(actor="ann", kind="audit"))
     other = pb.StartJobRequest(actor="ben", kind="audit", arguments={"accept": "edited"})
-    code, reason, _ = await refusal(panel.control.StartJob(other))
+    code, reason, _ = await refusal(controlled.control.StartJob(other))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "JOB_UNDER_WAY")
-    assert await journal(panel) == [("ann", "job asked for", "audit")]
+    assert await journal(controlled) == [("ann", "job asked for", "audit")]
 
 
 async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(tmp_path: Path) -> None:
@@ -107,15 +107,15 @@ async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(t
         assert (await jobs.start("audit", {"accept": "oversize,edited"}, "ann")).id == "audit-1"
 
 
-async def test_an_audit_may_be_asked_for_while_the_old_service_is_away(panel: Panel) -> None:
-    await panel.system.stop(Store.A)
-    assert (await panel.flows.jobs.start("audit", {"accept": "perhaps"}, "ann")).id == "audit-1"
+async def test_an_audit_may_be_asked_for_while_the_old_service_is_away(controlled: ControlledSystem) -> None:
+    await controlled.system.stop(Store.A)
+    assert (await controlled.flows.jobs.start("audit", {"accept": "perhaps"}, "ann")).id == "audit-1"
 
 
 async def test_a_note_is_kept_though_others_change_the_setting_meanwhile(
-    panel: Panel, monkeypatch: pytest.MonkeyPatch
+    controlled: ControlledSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migration, cache = panel.flows.migration, panel.flows.cache
+    migration, cache = controlled.flows.migration, controlled.flows.cache
     refresh = cache.refresh
 
     async def refresh_and_wait() -> Setting:
@@ -126,4 +126,4 @@ async def test_a_note_is_kept_though_others_change_the_setting_meanwhile(
     monkeypatch.setattr(cache, "refresh", refresh_and_wait)
     decisions = [Decision(f"operator-{number}", "at once") for number in range(4)]
     await asyncio.gather(*(migration.note(decision, "job asked for") for decision in decisions))
-    assert sorted(actor for actor, _, _ in await journal(panel)) == [decision.actor for decision in decisions]
+    assert sorted(actor for actor, _, _ in await journal(controlled)) == [decision.actor for decision in decisions]

@@ -52,9 +52,9 @@ from services.simple_mcp.store.audit import open_audit
 from tests.contracts.store_adapters import put, sandbox
 from tests.fixtures.make_old_database import FILE
 from tests.mortal import CLOCK, Case, Doom, Result, Scene, run
-from tests.panel import running_loops
 from tests.shelf import CONTRACT
-from tests.system import System, never_arrived, running_system
+from tests.system.control import running_loops
+from tests.system.whole import System, never_arrived, running_system
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B

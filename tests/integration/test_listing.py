@@ -17,7 +17,7 @@ from libs.store.port import ExportQuery
 from services.router.flows.calls import listing
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_forward import Moody, writes_go_to_b
-from tests.system import System, running_system
+from tests.system.whole import System, running_system
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from services.router.core.phase import Setting
 from services.router.flows.steering.observe import Observer
 from services.router.flows.stores import open_store
 from tests.integration.processes import Service, running
-from tests.unit.backends import new, refusal
+from tests.system.store import new, refusal
 from tests.waiting import eventually
 from tests.wire import Wire, wire_to
 

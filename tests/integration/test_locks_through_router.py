@@ -15,7 +15,7 @@ from libs.rpc.errors import reason_of
 from services.router.core.phase import Phase
 from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import running_system, step
+from tests.system.whole import running_system, step
 
 
 class _Refusing:

@@ -25,50 +25,50 @@ from services.router.flows.jobs.run import lease_of
 from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.contracts.pb.toy import shelf_pb2
-from tests.panel import Panel, running_panel
+from tests.system.control import ControlledSystem, running_controlled_system
 from tests.waiting import eventually
 
 RECORDS = 30
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
-    async with running_panel() as running:
+async def controlled() -> AsyncIterator[ControlledSystem]:
+    async with running_controlled_system() as running:
         yield running
 
 
-async def put(panel: Panel, first: int, behind: int) -> None:
+async def put(controlled: ControlledSystem, first: int, behind: int) -> None:
     for number in range(first, behind):
         order = shelf_pb2.PutOrder(token=str(uuid4()), where=shelf_pb2.Place(room="r", isbn=f"{number:05}"))
-        await panel.system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
+        await controlled.system.client.multi_callable("/toy.Shelf/Put")(order.SerializeToString(), timeout=5)
 
 
-async def replaced(panel: Panel) -> None:
+async def replaced(controlled: ControlledSystem) -> None:
     """After some records are at both stores, and some more were acknowledged around the moment."""
-    await put(panel, 0, RECORDS)
+    await put(controlled, 0, RECORDS)
 
     async def copied() -> bool:
-        return await panel.records_at(Store.B) == RECORDS
+        return await controlled.records_at(Store.B) == RECORDS
 
     await eventually(copied)
-    await panel.system.log.replace()
-    await put(panel, RECORDS, 2 * RECORDS)
+    await controlled.system.log.replace()
+    await put(controlled, RECORDS, 2 * RECORDS)
 
     async def stopped() -> bool:
-        return all([(await status(panel, store)).feed.log_replaced for store in Store])
+        return all([(await status(controlled, store)).feed.log_replaced for store in Store])
 
     await eventually(stopped)
 
 
-async def replaced_under_logged_writes(panel: Panel) -> None:
+async def replaced_under_logged_writes(controlled: ControlledSystem) -> None:
     """As `replaced`, but the last writes are in the former log only: B had not read them."""
-    await put(panel, 0, RECORDS)
+    await put(controlled, 0, RECORDS)
 
     async def copied() -> bool:
-        return await panel.records_at(Store.B) == RECORDS
+        return await controlled.records_at(Store.B) == RECORDS
 
     await eventually(copied)
-    feed = panel.system.backends[Store.B].feed
+    feed = controlled.system.backends[Store.B].feed
     read_once, stands, goes_on = feed.read_once, asyncio.Event(), asyncio.Event()
 
     async def held(log: EventLog, reader: LogReader, positions: dict[int, int]) -> None:
@@ -78,99 +78,103 @@ async def replaced_under_logged_writes(panel: Panel) -> None:
 
     feed.read_once = held  # type: ignore[method-assign]
     await stands.wait()
-    await put(panel, RECORDS, 2 * RECORDS)
+    await put(controlled, RECORDS, 2 * RECORDS)
 
     async def logged() -> bool:
-        return (await panel.system.ports(Store.A).outbox.depth()).entries == 0
+        return (await controlled.system.ports(Store.A).outbox.depth()).entries == 0
 
     await eventually(logged)
-    await panel.system.log.replace()
+    await controlled.system.log.replace()
     goes_on.set()
 
     async def stopped() -> bool:
-        return all([(await status(panel, store)).feed.log_replaced for store in Store])
+        return all([(await status(controlled, store)).feed.log_replaced for store in Store])
 
     await eventually(stopped)
-    assert await panel.records_at(Store.B) == RECORDS
+    assert await controlled.records_at(Store.B) == RECORDS
 
 
-async def status(panel: Panel, store: Store) -> rpb.GetStatusResponse:
-    client = panel.system.stores[store]
+async def status(controlled: ControlledSystem, store: Store) -> rpb.GetStatusResponse:
+    client = controlled.system.stores[store]
     found: rpb.GetStatusResponse = await client.ask(client.replication.GetStatus, rpb.GetStatusRequest(), 5.0)
     return found
 
 
 async def test_a_log_that_was_made_anew_stops_both_feeds_and_is_shown_where_people_and_gates_look(
-    panel: Panel,
+    controlled: ControlledSystem,
 ) -> None:
-    await replaced(panel)
-    assert await panel.records_at(Store.B) == RECORDS
-    await panel.system.observer.poll()
-    evidence = panel.system.observer.evidence(panel.system.setting.current, 0, None)
+    await replaced(controlled)
+    assert await controlled.records_at(Store.B) == RECORDS
+    await controlled.system.observer.poll()
+    evidence = controlled.system.observer.evidence(controlled.system.setting.current, 0, None)
     verdicts = {result.name: result.verdict for result in check(["lag", "parked"], evidence)}
     assert verdicts == {"lag": Verdict.INCONCLUSIVE, "parked": Verdict.INCONCLUSIVE}
-    doctor = (await baton(panel, "doctor")).stdout
+    doctor = (await baton(controlled, "doctor")).stdout
     assert "baton events restart" in doctor
-    shown = (await answer(panel, "status"))["stores"]
+    shown = (await answer(controlled, "status"))["stores"]
     assert all("LOG_REPLACED" in store["feed_trouble"] for store in shown.values())
-    seizer = panel.system.stores[Store.A]
+    seizer = controlled.system.stores[Store.A]
     request = recovery_pb2.SeizeBucketsRequest(buckets=[recovery_pb2.Terms.Bucket(bucket=1, term=2)], ends={0: 0})
     with pytest.raises(BatonError, match="baton events restart") as refused:
         await seizer.ask(seizer.recovery.SeizeBuckets, request, 5.0)
     assert refused.value.reason == "LOG_NOT_READ"
 
 
-async def test_the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is_copied(panel: Panel) -> None:
-    assert (await baton(panel, "events", "restart", "--yes")).exit_code == Exit.USAGE
-    refused = await baton(panel, "events", "restart", "--yes", "--reason", "by mistake")
+async def test_the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is_copied(
+    controlled: ControlledSystem,
+) -> None:
+    assert (await baton(controlled, "events", "restart", "--yes")).exit_code == Exit.USAGE
+    refused = await baton(controlled, "events", "restart", "--yes", "--reason", "by mistake")
     assert refused.exit_code == Exit.FAILED and "No store says that the event log was replaced" in refused.stderr
-    await replaced(panel)
-    plan = await answer(panel, "events", "restart", "--reason", "the topic was deleted", "--dry-run")
+    await replaced(controlled)
+    plan = await answer(controlled, "events", "restart", "--reason", "the topic was deleted", "--dry-run")
     assert plan["dry_run"] is True and len(plan["effects"]) == 2
-    done = await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+    done = await answer(controlled, "events", "restart", "--yes", "--reason", "the topic was deleted")
 
     async def copied() -> bool:
-        return (await panel.flows.jobs.job(done["job"])).state is JobState.FINISHED
+        return (await controlled.flows.jobs.job(done["job"])).state is JobState.FINISHED
 
     await eventually(copied)
-    assert await panel.records_at(Store.B) == 2 * RECORDS
+    assert await controlled.records_at(Store.B) == 2 * RECORDS
 
     async def quiet() -> bool:
-        depths = [(await panel.system.ports(store).outbox.depth()).entries for store in Store]
-        digests = [await panel.system.ports(store).inspection.digests() for store in Store]
+        depths = [(await controlled.system.ports(store).outbox.depth()).entries for store in Store]
+        digests = [await controlled.system.ports(store).inspection.digests() for store in Store]
         return depths == [0, 0] and [one.digest for one in digests[0]] == [one.digest for one in digests[1]]
 
     await eventually(quiet)
-    assert [(await status(panel, store)).feed.log_replaced for store in Store] == ["", ""]
-    assert RESTARTED in [entry.action for entry in await panel.store.journal(10)]
-    await put(panel, 2 * RECORDS, 2 * RECORDS + 5)
+    assert [(await status(controlled, store)).feed.log_replaced for store in Store] == ["", ""]
+    assert RESTARTED in [entry.action for entry in await controlled.store.journal(10)]
+    await put(controlled, 2 * RECORDS, 2 * RECORDS + 5)
 
     async def followed() -> bool:
-        return await panel.records_at(Store.B) == 2 * RECORDS + 5
+        return await controlled.records_at(Store.B) == 2 * RECORDS + 5
 
     await eventually(followed)
 
 
-async def test_a_log_whose_identity_a_store_takes_as_it_finds_it_is_journaled_once(panel: Panel) -> None:
+async def test_a_log_whose_identity_a_store_takes_as_it_finds_it_is_journaled_once(
+    controlled: ControlledSystem,
+) -> None:
     """As after an update from a program that kept no marks. Two routers see it."""
-    await put(panel, 0, RECORDS)
+    await put(controlled, 0, RECORDS)
 
     async def copied() -> bool:
-        return await panel.records_at(Store.B) == RECORDS
+        return await controlled.records_at(Store.B) == RECORDS
 
     await eventually(copied)
-    state = panel.system.ports(Store.B)._state
+    state = controlled.system.ports(Store.B)._state
     state.feed = replace(state.feed, marks={})
-    panel.system.log._epoch += 1
+    controlled.system.log._epoch += 1
 
     async def taken() -> bool:
-        await panel.system.observer.poll()
-        found = panel.system.observer.view(Store.B).status
+        await controlled.system.observer.poll()
+        found = controlled.system.observer.view(Store.B).status
         return found is not None and bool(found.feed.log_adopted)
 
     await eventually(taken)
-    migration, control = panel.flows.migration, panel.store
-    routers = [AdoptedLogs(panel.system.observer, migration, control, f"router-{number}") for number in (1, 2)]
+    migration, control = controlled.flows.migration, controlled.store
+    routers = [AdoptedLogs(controlled.system.observer, migration, control, f"router-{number}") for number in (1, 2)]
     for _ in range(2):
         for router in routers:
             await router.look()
@@ -181,76 +185,80 @@ async def test_a_log_whose_identity_a_store_takes_as_it_finds_it_is_journaled_on
     assert any(mark in entry.reason for mark in state.feed.marks.values())
 
 
-async def test_a_seizure_before_the_records_are_copied_is_refused_unless_their_loss_is_accepted(panel: Panel) -> None:
-    await replaced_under_logged_writes(panel)
+async def test_a_seizure_before_the_records_are_copied_is_refused_unless_their_loss_is_accepted(
+    controlled: ControlledSystem,
+) -> None:
+    await replaced_under_logged_writes(controlled)
     # Another router is about to run the job, and does not come to it.
-    assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
-    done = await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+    assert await controlled.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
+    done = await answer(controlled, "events", "restart", "--yes", "--reason", "the topic was deleted")
     assert done["job"] == "reconcile-1"
-    await panel.system.stop(Store.A)
+    await controlled.system.stop(Store.A)
     seize = ("seize", "simple_mcp", "--confirm", "simple_mcp", "--yes")
     for command in (seize, ("recover", *seize[1:])):
-        refused = await baton(panel, *command)
+        refused = await baton(controlled, *command)
         assert refused.exit_code == Exit.FAILED
         assert "wait until reconcile-1 has finished" in refused.stderr and "--accept-gap" in refused.stderr
 
     async def shown() -> bool:
-        return any("reconcile-1" in alert for alert in (await answer(panel, "status"))["alerts"])
+        return any("reconcile-1" in alert for alert in (await answer(controlled, "status"))["alerts"])
 
     await eventually(shown)
-    await panel.flows.jobs.cancel("reconcile-1", "ann")
-    assert "run baton reconcile" in (await baton(panel, *seize)).stderr
-    plan = await answer(panel, *seize, "--accept-gap", "--dry-run")
+    await controlled.flows.jobs.cancel("reconcile-1", "ann")
+    assert "run baton reconcile" in (await baton(controlled, *seize)).stderr
+    plan = await answer(controlled, *seize, "--accept-gap", "--dry-run")
     assert "not copied yet are LOST" in plan["effects"][-1]
-    accepted = await answer(panel, *seize, "--accept-gap")
+    accepted = await answer(controlled, *seize, "--accept-gap")
 
     async def seized() -> bool:
-        return (await panel.flows.jobs.job(accepted["id"])).state is JobState.FINISHED
+        return (await controlled.flows.jobs.job(accepted["id"])).state is JobState.FINISHED
 
     await eventually(seized)
-    census = await panel.system.ports(Store.B).inspection.census()
+    census = await controlled.system.ports(Store.B).inspection.census()
     assert census.records == census.owned_records == RECORDS, "what A had not copied is lost, as accepted"
 
 
-async def test_a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_be_given_up(panel: Panel) -> None:
-    await replaced_under_logged_writes(panel)
-    assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
-    await answer(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+async def test_a_gap_is_shown_until_the_records_are_copied_and_then_a_store_may_be_given_up(
+    controlled: ControlledSystem,
+) -> None:
+    await replaced_under_logged_writes(controlled)
+    assert await controlled.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
+    await answer(controlled, "events", "restart", "--yes", "--reason", "the topic was deleted")
 
     async def shown() -> bool:
-        return "wait until reconcile-1 has finished" in (await baton(panel, "doctor")).stdout
+        return "wait until reconcile-1 has finished" in (await baton(controlled, "doctor")).stdout
 
     await eventually(shown)
-    await panel.store.lease(lease_of("reconcile-1"), "router-2", 0.0)
+    await controlled.store.lease(lease_of("reconcile-1"), "router-2", 0.0)
 
     async def copied() -> bool:
-        return (await panel.flows.jobs.job("reconcile-1")).state is JobState.FINISHED
+        return (await controlled.flows.jobs.job("reconcile-1")).state is JobState.FINISHED
 
     await eventually(copied)
-    assert await panel.records_at(Store.B) == 2 * RECORDS
-    await panel.system.stop(Store.A)
-    job = await answer(panel, "seize", "simple_mcp", "--confirm", "simple_mcp", "--yes")
+    assert await controlled.records_at(Store.B) == 2 * RECORDS
+    await controlled.system.stop(Store.A)
+    job = await answer(controlled, "seize", "simple_mcp", "--confirm", "simple_mcp", "--yes")
 
     async def seized() -> bool:
-        return (await panel.flows.jobs.job(job["id"])).state is JobState.FINISHED
+        return (await controlled.flows.jobs.job(job["id"])).state is JobState.FINISHED
 
     await eventually(seized)
-    assert (await panel.system.ports(Store.B).inspection.census()).owned_records == 2 * RECORDS
-    assert "reconcile-1" not in (await baton(panel, "doctor")).stdout
+    assert (await controlled.system.ports(Store.B).inspection.census()).owned_records == 2 * RECORDS
+    assert "reconcile-1" not in (await baton(controlled, "doctor")).stdout
 
 
-async def test_feeds_are_not_restarted_under_a_comparison_that_began_before(panel: Panel) -> None:
-    await replaced(panel)
-    assert await panel.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
-    await panel.flows.jobs.start("reconcile", {}, "ann")
-    refused = await baton(panel, "events", "restart", "--yes", "--reason", "the topic was deleted")
+async def test_feeds_are_not_restarted_under_a_comparison_that_began_before(controlled: ControlledSystem) -> None:
+    await replaced(controlled)
+    assert await controlled.store.lease(lease_of("reconcile-1"), "router-2", 60.0)
+    await controlled.flows.jobs.start("reconcile", {}, "ann")
+    refused = await baton(controlled, "events", "restart", "--yes", "--reason", "the topic was deleted")
     assert refused.exit_code == Exit.FAILED and "baton jobs cancel reconcile-1" in refused.stderr
-    assert all([(await status(panel, store)).feed.log_replaced for store in Store])
+    assert all([(await status(controlled, store)).feed.log_replaced for store in Store])
 
 
-def before_the_second_feed(panel: Panel, act: Callable[[], Awaitable[object]]) -> None:
+def before_the_second_feed(controlled: ControlledSystem, act: Callable[[], Awaitable[object]]) -> None:
     """Does that when the first feed goes on already."""
-    client = panel.system.stores[Store.B]
+    client = controlled.system.stores[Store.B]
     ask = client.ask
 
     async def asked(method: Any, request: Any, timeout_seconds: float) -> Any:
@@ -261,33 +269,35 @@ def before_the_second_feed(panel: Panel, act: Callable[[], Awaitable[object]]) -
     client.ask = asked  # type: ignore[method-assign]
 
 
-async def restart(panel: Panel) -> None:
-    flows = panel.flows
-    restarting = RestartEvents(panel.system.stores, flows.jobs, flows.migration, panel.store)
+async def restart(controlled: ControlledSystem) -> None:
+    flows = controlled.flows
+    restarting = RestartEvents(controlled.system.stores, flows.jobs, flows.migration, controlled.store)
     await restarting.restart(Decision("ann", "the topic was deleted"))
 
 
-async def test_a_restart_that_ends_half_way_leaves_the_gap(panel: Panel) -> None:
-    await replaced_under_logged_writes(panel)
+async def test_a_restart_that_ends_half_way_leaves_the_gap(controlled: ControlledSystem) -> None:
+    await replaced_under_logged_writes(controlled)
 
     async def end() -> None:
         raise BatonError("cut off")
 
-    before_the_second_feed(panel, end)
+    before_the_second_feed(controlled, end)
     with pytest.raises(BatonError, match="cut off"):
-        await restart(panel)
-    assert (await status(panel, Store.A)).feed.log_replaced == ""
-    assert "run baton reconcile" in await gap(panel.store)
+        await restart(controlled)
+    assert (await status(controlled, Store.A)).feed.log_replaced == ""
+    assert "run baton reconcile" in await gap(controlled.store)
 
 
-async def test_a_comparison_that_ends_while_the_feeds_are_restarted_does_not_close_the_gap(panel: Panel) -> None:
-    await replaced_under_logged_writes(panel)
-    assert await panel.store.lease(lease_of("reconcile-2"), "router-2", 60.0)
+async def test_a_comparison_that_ends_while_the_feeds_are_restarted_does_not_close_the_gap(
+    controlled: ControlledSystem,
+) -> None:
+    await replaced_under_logged_writes(controlled)
+    assert await controlled.store.lease(lease_of("reconcile-2"), "router-2", 60.0)
 
     async def compare() -> None:
-        job = await panel.store.add(Job("reconcile", "reconcile", "ann", state=JobState.FINISHED))
+        job = await controlled.store.add(Job("reconcile", "reconcile", "ann", state=JobState.FINISHED))
         assert job.id == "reconcile-1"
 
-    before_the_second_feed(panel, compare)
-    await restart(panel)
-    assert "wait until reconcile-2 has finished" in await gap(panel.store)
+    before_the_second_feed(controlled, compare)
+    await restart(controlled)
+    assert "wait until reconcile-2 has finished" in await gap(controlled.store)

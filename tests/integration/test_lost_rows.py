@@ -20,8 +20,8 @@ from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import Refused
 from tests.contracts.store_adapters import put, word_of
 from tests.integration.test_recovery import b_owns, recover, relayed, same, step_by_step
-from tests.panel import running_loops
-from tests.system import System, running_system
+from tests.system.control import running_loops
+from tests.system.whole import System, running_system
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B

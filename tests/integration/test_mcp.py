@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from libs.sandboxes.schema import METADATA
-from tests.trio import PLACES, Trio, running_trio
+from tests.system.programs import PLACES, Programs, running_programs
 
 CONTRACT_TOOLS = {
     "create_sandbox",
@@ -41,8 +41,8 @@ ACCEPT = {"content-type": "application/json", "accept": "application/json, text/
 
 
 @pytest.fixture
-async def trio(tmp_path: Path) -> AsyncIterator[Trio]:
-    async with running_trio(tmp_path) as running:
+async def programs(tmp_path: Path) -> AsyncIterator[Programs]:
+    async with running_programs(tmp_path) as running:
         yield running
 
 
@@ -77,8 +77,8 @@ def text_of(result: Any) -> str:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_every_method_is_a_tool(trio: Trio, place: str) -> None:
-    async with client(trio.url(place)) as one:
+async def test_every_method_is_a_tool(programs: Programs, place: str) -> None:
+    async with client(programs.url(place)) as one:
         made = await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
         name = made["name"]
         assert (name, made["state"]) == ("sandboxes/one", "STATE_PENDING")
@@ -109,8 +109,8 @@ async def test_every_method_is_a_tool(trio: Trio, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_repeated_write_has_one_effect(trio: Trio, place: str) -> None:
-    async with client(trio.url(place)) as one:
+async def test_a_repeated_write_has_one_effect(programs: Programs, place: str) -> None:
+    async with client(programs.url(place)) as one:
         first = await call(one, "create_sandbox", sandbox=NEW, requestId=REQUEST_ID)
         assert await call(one, "create_sandbox", sandbox=NEW, requestId=REQUEST_ID) == first
         result = await one.call_tool("create_sandbox", {"sandbox": NEW})
@@ -121,8 +121,8 @@ async def test_a_repeated_write_has_one_effect(trio: Trio, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_an_error_begins_with_its_reason_and_says_what_to_do(trio: Trio, place: str) -> None:
-    async with client(trio.url(place)) as one:
+async def test_an_error_begins_with_its_reason_and_says_what_to_do(programs: Programs, place: str) -> None:
+    async with client(programs.url(place)) as one:
         text, status = await refusal(one, "get_sandbox", name="sandboxes/nowhere")
         assert text.startswith("SANDBOX_NOT_FOUND: ") and text.endswith(
             "; check the name: a list shows which there are"
@@ -149,8 +149,8 @@ async def test_an_error_begins_with_its_reason_and_says_what_to_do(trio: Trio, p
         assert "sandboxes" not in await call(one, "list_sandboxes"), "nothing was stored"
 
 
-async def test_a_record_is_a_resource(trio: Trio) -> None:
-    async with client(trio.url("router")) as one:
+async def test_a_record_is_a_resource(programs: Programs) -> None:
+    async with client(programs.url("router")) as one:
         made = await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
         (template,) = (await one.list_resource_templates()).resource_templates
         assert template.uri_template == "sandbox://{name}"
@@ -168,8 +168,8 @@ async def test_a_record_is_a_resource(trio: Trio) -> None:
         assert (await one.list_resources()).resources == []
 
 
-async def test_a_client_of_the_old_service_gets_records_of_schema_version_1(trio: Trio) -> None:
-    async with client(trio.url("a"), {}) as one:
+async def test_a_client_of_the_old_service_gets_records_of_schema_version_1(programs: Programs) -> None:
+    async with client(programs.url("a"), {}) as one:
         result = await one.call_tool(
             "create_sandbox", {"sandboxId": "one", "sandbox": {"account": "acme", "image": "x"}}
         )
@@ -177,17 +177,17 @@ async def test_a_client_of_the_old_service_gets_records_of_schema_version_1(trio
         assert result.meta is not None and "baton-deprecated" in result.meta
         (tool,) = [tool for tool in (await one.list_tools()).tools if tool.name == "get_sandbox"]
         assert tool.output_schema is not None and "image" in tool.output_schema["properties"]
-    async with client(trio.url("a")) as one:
+    async with client(programs.url("a")) as one:
         assert (await call(one, "get_sandbox", name="sandboxes/one"))["spec"] == {"image": "x"}
         (tool,) = [tool for tool in (await one.list_tools()).tools if tool.name == "get_sandbox"]
         assert tool.output_schema is not None and "image" not in tool.output_schema["properties"]
-    async with client(trio.url("a"), {METADATA: "9"}) as one:
+    async with client(programs.url("a"), {METADATA: "9"}) as one:
         text, _ = await refusal(one, "get_sandbox", name="sandboxes/one")
         assert text.startswith(f"INVALID_FIELD: {METADATA}: '9' is not valid: 1 to 2")
 
 
-async def test_an_agent_sees_where_the_migration_is_and_where_a_call_goes(trio: Trio) -> None:
-    async with client(trio.url("router")) as one:
+async def test_an_agent_sees_where_the_migration_is_and_where_a_call_goes(programs: Programs) -> None:
+    async with client(programs.url("router")) as one:
         await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
         status = await one.call_tool("migration_status", {})
         assert "is in phase OFF" in text_of(status)
@@ -204,8 +204,8 @@ async def test_an_agent_sees_where_the_migration_is_and_where_a_call_goes(trio: 
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_client_of_an_earlier_protocol_is_served(trio: Trio, place: str) -> None:
-    async with client(trio.url(place) + "/", mode="legacy") as one:
+async def test_a_client_of_an_earlier_protocol_is_served(programs: Programs, place: str) -> None:
+    async with client(programs.url(place) + "/", mode="legacy") as one:
         assert one.protocol_version == "2025-11-25"
         made = await call(one, "create_sandbox", sandboxId="one", sandbox=NEW)
         assert await call(one, "get_sandbox", name="sandboxes/one") == made
@@ -217,7 +217,7 @@ def _call_of(arguments: str) -> bytes:
     )
 
 
-async def test_a_request_that_is_none_stores_nothing(trio: Trio) -> None:
+async def test_a_request_that_is_none_stores_nothing(programs: Programs) -> None:
     arguments = '{"sandboxId":"x","sandbox":{"account":"acme","image":"x","cpu":%s}}'
     bad: list[tuple[bytes, int, str]] = [
         (_call_of(arguments % "NaN"), 400, "body: 'NaN' is not valid: a finite number"),
@@ -232,7 +232,7 @@ async def test_a_request_that_is_none_stores_nothing(trio: Trio) -> None:
         (b'{"jsonrpc":"2.0","id":1}', 400, "body.method: None is not valid: the name of an MCP method"),
         (_call_of(arguments % ('"' + "x" * (3 << 20) + '"')), 413, "larger than 2097152 bytes"),
     ]
-    url = trio.url("a")
+    url = programs.url("a")
     async with httpx2.AsyncClient(headers=ACCEPT, timeout=PATIENCE_SECONDS) as http:
         for body, code, message in bad:
             answer = await http.post(url, content=body)
@@ -252,11 +252,11 @@ async def test_a_request_that_is_none_stores_nothing(trio: Trio) -> None:
         answer = await http.get(url)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert (await http.post(url + "/more", content=b"{}")).status_code == 404
-    async with client(trio.url("a")) as one:
+    async with client(programs.url("a")) as one:
         assert "sandboxes" not in await call(one, "list_sandboxes")
 
 
-async def test_any_host_and_a_page_of_this_machine_are_served(trio: Trio) -> None:
+async def test_any_host_and_a_page_of_this_machine_are_served(programs: Programs) -> None:
     ping = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
     async with httpx2.AsyncClient(headers=ACCEPT, timeout=PATIENCE_SECONDS) as http:
         for headers in (
@@ -264,14 +264,14 @@ async def test_any_host_and_a_page_of_this_machine_are_served(trio: Trio) -> Non
             {"origin": "http://localhost:6274"},
             {"origin": "http://[::1]"},
         ):
-            answer = await http.post(trio.url("router"), content=ping, headers=headers)
+            answer = await http.post(programs.url("router"), content=ping, headers=headers)
             assert (answer.status_code, answer.json()["result"]) == (200, {})
             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_desktop_client_has_the_same_tools_over_stdio(trio: Trio) -> None:
+async def test_a_desktop_client_has_the_same_tools_over_stdio(programs: Programs) -> None:
     for place in ("a", "router"):
-        server = StdioServerParameters(command=str(BATON), args=["mcp", "--target", trio.grpc[place]])
+        server = StdioServerParameters(command=str(BATON), args=["mcp", "--target", programs.grpc[place]])
         async with Client(stdio_client(server), read_timeout_seconds=PATIENCE_SECONDS, mode="legacy") as one:
             assert {tool.name for tool in (await one.list_tools()).tools} == CONTRACT_TOOLS
             made = await call(one, "create_sandbox", sandboxId=place, sandbox=NEW, requestId=REQUEST_ID)

@@ -18,7 +18,7 @@ from services.router.flows.moving.mover import LEASE_NAME, LEASE_SECONDS, WORKER
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import Away
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("ann", "by hand", override=True)

@@ -24,7 +24,7 @@ from services.router.flows.jobs.kind import Position
 from services.router.flows.stores import StoreClient
 from tests.fixtures.make_old_database import TABLE, clean_rows
 from tests.integration.processes import Service, run_to_end, running
-from tests.unit.backends import refusal
+from tests.system.store import refusal
 from tests.waiting import eventually
 
 A = "simple_mcp"

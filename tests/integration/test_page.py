@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerMissing
-from tests.endpoints import NAMES, ROOT, endpoint
 from tests.goclient import run
+from tests.system.http import NAMES, ROOT, endpoint
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page

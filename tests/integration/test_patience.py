@@ -23,7 +23,7 @@ from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import open_store
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_short_deadlines import SlowRecords
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 from tests.waiting import eventually
 
 KEY = "shelf/r/1"

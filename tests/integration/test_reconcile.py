@@ -23,8 +23,8 @@ from services.router.flows.jobs.reconcile import Reconcile
 from services.router.flows.jobs.validate import Validate
 from services.router.flows.moving.transfer import Transfer
 from tests.integration.test_router import lend, put
-from tests.panel import running_loops
-from tests.system import System, never_arrived, running_system
+from tests.system.control import running_loops
+from tests.system.whole import System, never_arrived, running_system
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B

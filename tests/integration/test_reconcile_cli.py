@@ -27,34 +27,36 @@ from tests.commands import answer, baton
 from tests.integration.test_reconcile import faults, path, rows
 from tests.integration.test_router import put
 from tests.integration.test_write_ledger import SANDBOXES
-from tests.panel import Panel, running_loops, running_panel
-from tests.system import never_arrived
-from tests.unit.backends import new
+from tests.system.control import ControlledSystem, running_controlled_system, running_loops
+from tests.system.store import new
+from tests.system.whole import never_arrived
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
+async def controlled() -> AsyncIterator[ControlledSystem]:
     """Twelve records, the same at both stores."""
-    async with running_panel(mover=False) as running:
+    async with running_controlled_system(mover=False) as running:
         for number in range(12):
             await put(running.system, f"{number:03}")
         await eventually(lambda: rows(running.system, A) == rows(running.system, B))
         yield running
 
 
-async def test_differences_are_told_by_kind_and_the_exit_code_says_that_some_are_left(panel: Panel) -> None:
-    planted = faults(panel.system)
-    view = await answer(panel, "reconcile", "--deep", "--yes", code=Exit.FAILED)
+async def test_differences_are_told_by_kind_and_the_exit_code_says_that_some_are_left(
+    controlled: ControlledSystem,
+) -> None:
+    planted = faults(controlled.system)
+    view = await answer(controlled, "reconcile", "--deep", "--yes", code=Exit.FAILED)
     report = view["report"]
     assert {one["key"]: one["kind"] for one in report["differences"]} == planted
-    named = (await baton(panel, "reconcile", "--help")).stdout
+    named = (await baton(controlled, "reconcile", "--help")).stdout
     corrupt = next(one for one in report["differences"] if one["kind"] == "CORRUPT")
     for key in [*report, *report["found"], *corrupt, *corrupt["A"]]:
         assert key in named, key
-    told = await baton(panel, "reconcile", "--corrupt", path(3), "--yes")
+    told = await baton(controlled, "reconcile", "--corrupt", path(3), "--yes")
     assert told.exit_code == Exit.FAILED
     assert "4 of 12 records differ, 1 are repaired, 3 are left" in told.stdout
     assert "3 records differ and were not repaired" in told.stderr
@@ -71,32 +73,34 @@ async def test_differences_are_told_by_kind_and_the_exit_code_says_that_some_are
     ],
 )
 async def test_a_record_that_is_named_and_is_not_corrupt_is_said_to_be_none(
-    panel: Panel, number: int, said: str
+    controlled: ControlledSystem, number: int, said: str
 ) -> None:
-    faults(panel.system)
-    told = await baton(panel, "reconcile", "--corrupt", path(number), "--yes")
+    faults(controlled.system)
+    told = await baton(controlled, "reconcile", "--corrupt", path(number), "--yes")
     said = f"{path(number)} was not mended as CORRUPT: {said}"
     assert said in " ".join(told.stdout.split()), told.stdout
-    job = panel.flows.jobs.latest(reconcile.NAME)
+    job = controlled.flows.jobs.latest(reconcile.NAME)
     assert job is not None and job.note.endswith(said)
 
 
-async def test_equal_stores_pass(panel: Panel) -> None:
-    told = await baton(panel, "reconcile", "--yes")
+async def test_equal_stores_pass(controlled: ControlledSystem) -> None:
+    told = await baton(controlled, "reconcile", "--yes")
     assert (told.exit_code, "0 of 12 records differ" in told.stdout) == (Exit.OK, True), told.stdout
 
 
-async def test_what_was_found_is_the_gates_evidence_and_an_alert(panel: Panel) -> None:
+async def test_what_was_found_is_the_gates_evidence_and_an_alert(controlled: ControlledSystem) -> None:
     async def gate() -> str:
-        evidence = panel.flows.migration._evidence(panel.flows.cache.current)
+        evidence = controlled.flows.migration._evidence(controlled.flows.cache.current)
         return repr(evidence.compared and evidence.compared[1:])
 
     assert await gate() == "None"
-    faults(panel.system)
-    await answer(panel, "reconcile", "--yes", code=Exit.FAILED)
+    faults(controlled.system)
+    await answer(controlled, "reconcile", "--yes", code=Exit.FAILED)
 
     async def told() -> list[str]:
-        return [text for text in (await panel.control.GetStatus(pb.GetStatusRequest())).alerts if "reconcile" in text]
+        return [
+            text for text in (await controlled.control.GetStatus(pb.GetStatusRequest())).alerts if "reconcile" in text
+        ]
 
     assert await eventually(told) == ["6 of 12 records differ, 4 are not repaired: baton reconcile"]
     assert await gate() == "(12, 6, 4)"
@@ -109,38 +113,40 @@ async def test_what_was_found_is_the_gates_evidence_and_an_alert(panel: Panel) -
         ([], "stdin is not a terminal"),
     ],
 )
-async def test_an_order_that_is_not_clear_is_refused(panel: Panel, arguments: list[str], said: str) -> None:
-    told = await baton(panel, "reconcile", *arguments)
+async def test_an_order_that_is_not_clear_is_refused(
+    controlled: ControlledSystem, arguments: list[str], said: str
+) -> None:
+    told = await baton(controlled, "reconcile", *arguments)
     assert (told.exit_code, said in told.stderr) == (Exit.USAGE, True), told.stderr
-    assert panel.flows.jobs.latest(reconcile.NAME) is None
+    assert controlled.flows.jobs.latest(reconcile.NAME) is None
 
 
-async def test_a_dry_run_compares_nothing(panel: Panel) -> None:
-    view = await answer(panel, "reconcile", "--dry-run")
-    assert view["dry_run"] is True and view["effects"] and panel.flows.jobs.latest(reconcile.NAME) is None
+async def test_a_dry_run_compares_nothing(controlled: ControlledSystem) -> None:
+    view = await answer(controlled, "reconcile", "--dry-run")
+    assert view["dry_run"] is True and view["effects"] and controlled.flows.jobs.latest(reconcile.NAME) is None
 
 
 async def test_validate_tells_how_far_each_store_is_behind_by_what_the_records_say() -> None:
-    async with running_panel(kit=SANDBOXES, mover=False) as panel:
-        client = SandboxServiceStub(panel.system.client.grpc)
+    async with running_controlled_system(kit=SANDBOXES, mover=False) as controlled:
+        client = SandboxServiceStub(controlled.system.client.grpc)
         made = [await client.CreateSandbox(new(name)) for name in ("one", "two", "three", "four")]
-        await eventually(lambda: rows(panel.system, A) == rows(panel.system, B))
-        at_b = rows(panel.system, B)
+        await eventually(lambda: rows(controlled.system, A) == rows(controlled.system, B))
+        at_b = rows(controlled.system, B)
         for sandbox, seconds in ((made[0], -90), (made[1], 30)):
             older = Sandbox.FromString(at_b[sandbox.name].payload)
             older.update_time.CopyFrom(Timestamp(seconds=older.update_time.seconds + seconds))
             at_b[sandbox.name] = replace(at_b[sandbox.name], payload=older.SerializeToString(deterministic=True))
-        never_arrived(panel.system.ports(B), made[2].name)
-        report = (await answer(panel, "validate"))["report"]
+        never_arrived(controlled.system.ports(B), made[2].name)
+        report = (await answer(controlled, "validate"))["report"]
         assert [report[name] for name in ("only_in_a", "only_in_b", "different", "in_both")] == [1, 0, 2, 3]
         assert (report["b_behind"]["records"], report["a_behind"]["records"]) == (1, 1)
         assert report["b_behind"]["worst"] == made[0].name
         assert report["b_behind"]["worst_seconds"] == pytest.approx(90, abs=1.0)
         assert report["average_seconds"] == pytest.approx(-20, abs=1.0)
-        told = (await baton(panel, "validate")).stdout
+        told = (await baton(controlled, "validate")).stdout
         for words in ("in simple_mcp (A), not in service_layer (B)", "B behind A", "avg(B.updated - A.updated) = -"):
             assert words in told, told
-        named = (await baton(panel, "validate", "--help")).stdout
+        named = (await baton(controlled, "validate", "--help")).stdout
         assert all(key in named for key in [*report, *report["b_behind"]])
 
 

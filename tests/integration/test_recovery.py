@@ -32,7 +32,7 @@ from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from services.router.flows.stores import Refused
 from tests.contracts.store_adapters import own, put, record_of, row_of, word_of
-from tests.system import System, running_system
+from tests.system.whole import System, running_system
 from tests.waiting import eventually
 
 A, B = Store.A, Store.B

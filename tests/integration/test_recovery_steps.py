@@ -19,7 +19,7 @@ from tests.contracts.store_adapters import put
 from tests.integration.test_recovery import KEYS, b_owns, recover, step_by_step
 from tests.integration.test_recovery import _at_once as _at_once
 from tests.integration.test_recovery import system as system
-from tests.system import System, never_arrived
+from tests.system.whole import System, never_arrived
 
 A, B = Store.A, Store.B
 BUCKET = bucket_of(KEYS[0])

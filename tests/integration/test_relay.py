@@ -20,7 +20,7 @@ from libs.tasks import Loop
 from services.router.flows.feed.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay
 from services.router.flows.steering import diagnose
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system
+from tests.system.whole import System, running_system
 
 LOOP = Loop("relay", lambda _: _never())
 

@@ -24,8 +24,8 @@ from services.router.core.jobs import Job, JobState
 from services.router.flows.jobs import replay as flows_replay
 from services.router.flows.jobs.replay import Replay
 from services.router.flows.jobs.runner import Jobs
-from tests.panel import Panel, running_loops, running_panel
-from tests.system import running_system
+from tests.system.control import ControlledSystem, running_controlled_system, running_loops
+from tests.system.whole import running_system
 from tests.waiting import eventually
 
 RECORDS = 120
@@ -33,8 +33,8 @@ VERSIONS = 3
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
-    async with running_panel(feeds=False, mover=False) as running:
+async def controlled() -> AsyncIterator[ControlledSystem]:
+    async with running_controlled_system(feeds=False, mover=False) as running:
         yield running
 
 
@@ -63,11 +63,11 @@ async def rows(store: MemoryStore) -> dict[str, tuple[Version, bytes]]:
 NEWEST = {key_of(number): (Version(0, VERSIONS), f"{key_of(number)} {VERSIONS}".encode()) for number in range(RECORDS)}
 
 
-async def ended(panel: Panel, arguments: Mapping[str, str], rate: float = 0.0) -> Job:
-    job = await panel.flows.jobs.start("replay", {"to": "B", "start": "start", **arguments}, "ann", rate)
+async def ended(controlled: ControlledSystem, arguments: Mapping[str, str], rate: float = 0.0) -> Job:
+    job = await controlled.flows.jobs.start("replay", {"to": "B", "start": "start", **arguments}, "ann", rate)
 
     async def over() -> Job | None:
-        found = await panel.flows.jobs.job(job.id)
+        found = await controlled.flows.jobs.job(job.id)
         return None if found.state.wants_a_runner else found
 
     found = await eventually(over)
@@ -79,94 +79,102 @@ def report(job: Job) -> Any:
     return json.loads(job.report)
 
 
-async def test_a_replay_brings_back_what_a_store_lacks_and_leaves_its_feed_as_it_was(panel: Panel) -> None:
-    await panel.system.log.append(events())
-    b = panel.system.ports(Store.B)
-    job = await ended(panel, {})
+async def test_a_replay_brings_back_what_a_store_lacks_and_leaves_its_feed_as_it_was(
+    controlled: ControlledSystem,
+) -> None:
+    await controlled.system.log.append(events())
+    b = controlled.system.ports(Store.B)
+    job = await ended(controlled, {})
     assert (job.state, job.done, job.total) == (JobState.FINISHED, RECORDS * VERSIONS, RECORDS * VERSIONS)
     assert await rows(b) == NEWEST
     assert job.note == "applied 360, ignored 0 as known"
-    again = await ended(panel, {})
+    again = await ended(controlled, {})
     assert again.note == "applied 0, ignored 360 as known"
     state = await b.feed.state()
     assert (dict(state.next_offsets), state.read) == ({}, 0)
-    assert await rows(panel.system.ports(Store.A)) == {}
+    assert await rows(controlled.system.ports(Store.A)) == {}
 
 
-async def test_a_store_s_own_events_come_back_to_it_too(panel: Panel) -> None:
-    await panel.system.log.append([event(key_of(0), 5, Store.B)])
-    assert (await ended(panel, {})).note == "applied 1, ignored 0 as known"
+async def test_a_store_s_own_events_come_back_to_it_too(controlled: ControlledSystem) -> None:
+    await controlled.system.log.append([event(key_of(0), 5, Store.B)])
+    assert (await ended(controlled, {})).note == "applied 1, ignored 0 as known"
 
 
-async def test_a_dry_run_says_what_a_replay_would_do_and_changes_nothing(panel: Panel) -> None:
-    b = panel.system.ports(Store.B)
+async def test_a_dry_run_says_what_a_replay_would_do_and_changes_nothing(controlled: ControlledSystem) -> None:
+    b = controlled.system.ports(Store.B)
     await b.transfers.apply([record(key_of(number), 2) for number in range(RECORDS // 2)])
     before = await rows(b)
-    await panel.system.log.append(events())
-    said = await ended(panel, {"dry_run": "yes"})
+    await controlled.system.log.append(events())
+    said = await ended(controlled, {"dry_run": "yes"})
     # Of half of the records one version is newer, of the others all three are.
     assert said.note == "would apply 240, ignore 120 as known"
     assert await rows(b) == before
-    done = await ended(panel, {})
+    done = await ended(controlled, {})
     assert done.note == "applied 240, ignored 120 as known", "and so it is"
 
 
-async def test_a_dry_run_counts_an_event_that_is_in_the_log_twice_as_a_replay_does(panel: Panel) -> None:
-    await panel.system.log.append([event(key_of(0), 2), event(key_of(0), 1), event(key_of(0), 2)])
-    said = await ended(panel, {"dry_run": "yes"})
-    done = await ended(panel, {})
+async def test_a_dry_run_counts_an_event_that_is_in_the_log_twice_as_a_replay_does(
+    controlled: ControlledSystem,
+) -> None:
+    await controlled.system.log.append([event(key_of(0), 2), event(key_of(0), 1), event(key_of(0), 2)])
+    said = await ended(controlled, {"dry_run": "yes"})
+    done = await ended(controlled, {})
     assert (said.note, done.note) == ("would apply 1, ignore 2 as known", "applied 1, ignored 2 as known")
 
 
-async def test_a_replay_of_one_record_reads_its_partition_only(panel: Panel) -> None:
-    await panel.system.log.append(events())
-    job = await ended(panel, {"name": key_of(7)})
-    part = partition_of(key_of(7), panel.system.log.partitions)
-    oldest, end = (await panel.system.log.ends())[part]
+async def test_a_replay_of_one_record_reads_its_partition_only(controlled: ControlledSystem) -> None:
+    await controlled.system.log.append(events())
+    job = await ended(controlled, {"name": key_of(7)})
+    part = partition_of(key_of(7), controlled.system.log.partitions)
+    oldest, end = (await controlled.system.log.ends())[part]
     assert (job.done, report(job)["applied"], report(job)["others"]) == (end - oldest, 3, end - oldest - 3)
-    assert await rows(panel.system.ports(Store.B)) == {key_of(7): NEWEST[key_of(7)]}
+    assert await rows(controlled.system.ports(Store.B)) == {key_of(7): NEWEST[key_of(7)]}
 
 
 async def test_a_replay_goes_on_behind_a_batch_without_a_wanted_event(
-    panel: Panel, monkeypatch: pytest.MonkeyPatch
+    controlled: ControlledSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flows_replay, "POLL_EVENTS", 5)
     heartbeat = Event("", b"", HeaderWriter("A", "baton.heartbeat.v1").write("", (0, 0), 1.0))
-    part = partition_of(key_of(7), panel.system.log.partitions)
-    await panel.system.log.append([heartbeat] * 7 + [event("another")] * 7, partition=part)
-    await panel.system.log.append([event(key_of(7))])
-    job = await ended(panel, {"name": key_of(7)})
+    part = partition_of(key_of(7), controlled.system.log.partitions)
+    await controlled.system.log.append([heartbeat] * 7 + [event("another")] * 7, partition=part)
+    await controlled.system.log.append([event(key_of(7))])
+    job = await ended(controlled, {"name": key_of(7)})
     assert (job.state, job.done, job.note) == (JobState.FINISHED, 15, "applied 1, ignored 0 as known")
 
 
 @pytest.mark.parametrize("name", ["", "another"])
-async def test_a_replay_whose_predecessor_failed_is_refused_with_the_way_out(panel: Panel, name: str) -> None:
-    failed = await ended(panel, {"start": "3/9"})
+async def test_a_replay_whose_predecessor_failed_is_refused_with_the_way_out(
+    controlled: ControlledSystem, name: str
+) -> None:
+    failed = await ended(controlled, {"start": "3/9"})
     assert failed.state is JobState.FAILED
     request = pb.StartJobRequest(kind="replay", actor="ann", arguments={"to": "B", "start": "3/9"})
     if name:
         request.arguments["name"] = name
     hint = f"{failed.id} is FAILED: go on with it: baton jobs resume {failed.id}, or end it: baton jobs cancel"
     with pytest.raises(grpc.aio.AioRpcError, match=hint):
-        await panel.control.StartJob(request)
+        await controlled.control.StartJob(request)
 
 
-async def test_events_that_cannot_be_read_are_counted_and_named_and_keep_no_other_back(panel: Panel) -> None:
+async def test_events_that_cannot_be_read_are_counted_and_named_and_keep_no_other_back(
+    controlled: ControlledSystem,
+) -> None:
     good = events()[:3]
     bad_store = Event("x", event("x").value + b"\x18\x63")  # its last owner is store 99
     heartbeat = Event("", b"", HeaderWriter("A", "baton.heartbeat.v1").write("", (0, 0), 1.0))
     odd = [Event("x", b"\xff"), Event("other", good[0].value), heartbeat]
-    await panel.system.log.append([*odd, *good[:2]], partition=2)
+    await controlled.system.log.append([*odd, *good[:2]], partition=2)
     # Read by itself, so that it is the store that refuses it.
-    await panel.system.log.append([bad_store, good[2]], partition=5)
-    job = await ended(panel, {})
+    await controlled.system.log.append([bad_store, good[2]], partition=5)
+    job = await ended(controlled, {})
     found = report(job)
     assert (found["applied"], found["known"], found["unreadable"], found["others"]) == (3, 0, 3, 1)
     assert sorted(found["places"]) == ["2/0", "2/1", "5/0"]
     assert job.note == "applied 3, ignored 0 as known; 3 cannot be read"
 
 
-async def test_a_replay_gives_a_store_no_event_that_its_feed_would_not_apply(panel: Panel) -> None:
+async def test_a_replay_gives_a_store_no_event_that_its_feed_would_not_apply(controlled: ControlledSystem) -> None:
     good = record(key_of(1), 2)
     poison = [
         replace(good, row=replace(good.row, payload=b"\xff")),
@@ -175,25 +183,25 @@ async def test_a_replay_gives_a_store_no_event_that_its_feed_would_not_apply(pan
     ]
     marked = Event(key_of(1), event_of(record(key_of(1), 9)), ((UNREADABLE_HEADER, b"headers: a name is not UTF-8"),))
     made = [Event(one.row.key, event_of(one)) for one in (*poison, good)]
-    await panel.system.log.append([marked, *made], partition=2)
-    job = await ended(panel, {})
+    await controlled.system.log.append([marked, *made], partition=2)
+    job = await ended(controlled, {})
     found = report(job)
     assert (found["applied"], found["known"], found["unreadable"]) == (1, 0, 4)
     assert sorted(found["places"]) == ["2/0", "2/1", "2/2", "2/3"]
-    b = panel.system.ports(Store.B)
+    b = controlled.system.ports(Store.B)
     (row,) = (await rows(b)).values()
     assert row == (Version(0, 2), good.row.payload)
     assert not (await b.recovery.standing()).gone
 
 
-async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(panel: Panel) -> None:
-    await panel.system.log.append([event(key_of(0)), event(key_of(1)), event(key_of(2))], partition=3)
-    await panel.system.log.append([event(key_of(9))], partition=4)
-    assert (await ended(panel, {"start": "3/1"})).note == "applied 2, ignored 0 as known"
-    assert set(await rows(panel.system.ports(Store.B))) == {key_of(1), key_of(2)}
-    later = await ended(panel, {"start": "2999-01-01T00:00:00+00:00"})
+async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(controlled: ControlledSystem) -> None:
+    await controlled.system.log.append([event(key_of(0)), event(key_of(1)), event(key_of(2))], partition=3)
+    await controlled.system.log.append([event(key_of(9))], partition=4)
+    assert (await ended(controlled, {"start": "3/1"})).note == "applied 2, ignored 0 as known"
+    assert set(await rows(controlled.system.ports(Store.B))) == {key_of(1), key_of(2)}
+    later = await ended(controlled, {"start": "2999-01-01T00:00:00+00:00"})
     assert (later.state, later.done) == (JobState.FINISHED, 0)
-    assert (await ended(panel, {"start": "2020-01-01T00:00:00+00:00"})).done == 4
+    assert (await ended(controlled, {"start": "2020-01-01T00:00:00+00:00"})).done == 4
 
 
 @pytest.mark.parametrize(
@@ -205,36 +213,38 @@ async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(panel:
         ("77/0", "partitions 0 to 15"),
     ],
 )
-async def test_what_the_log_does_not_hold_is_refused_with_the_reason(panel: Panel, start: str, why: str) -> None:
-    log = panel.system.log
+async def test_what_the_log_does_not_hold_is_refused_with_the_reason(
+    controlled: ControlledSystem, start: str, why: str
+) -> None:
+    log = controlled.system.log
     await log.append([event(key_of(number)) for number in range(5)], partition=3)
     await log.trim(3, 2)
     with pytest.raises(grpc.aio.AioRpcError, match=why):
-        await panel.control.LookUpEvents(events_pb2.LookUpEventsRequest(start=start))
-    job = await ended(panel, {"start": start})
+        await controlled.control.LookUpEvents(events_pb2.LookUpEventsRequest(start=start))
+    job = await ended(controlled, {"start": start})
     assert job.state is JobState.FAILED and why in job.note
-    await panel.flows.jobs.cancel(job.id, "ann")
-    assert await rows(panel.system.ports(Store.B)) == {}
-    held = await panel.control.LookUpEvents(events_pb2.LookUpEventsRequest(start="start"))
+    await controlled.flows.jobs.cancel(job.id, "ann")
+    assert await rows(controlled.system.ports(Store.B)) == {}
+    held = await controlled.control.LookUpEvents(events_pb2.LookUpEventsRequest(start="start"))
     assert held.events == 3
-    assert (await ended(panel, {})).done == 3, "what is held can be replayed"
+    assert (await ended(controlled, {})).done == 3, "what is held can be replayed"
 
 
-async def test_a_replay_that_retention_has_overtaken_fails_and_says_so(panel: Panel) -> None:
-    log = panel.system.log
+async def test_a_replay_that_retention_has_overtaken_fails_and_says_so(controlled: ControlledSystem) -> None:
+    log = controlled.system.log
     await log.append([event(key_of(number)) for number in range(100)], partition=3)
-    job = await panel.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann", 20.0)
-    await eventually(lambda: panel.flows.jobs.view[0].done > 0)
+    job = await controlled.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann", 20.0)
+    await eventually(lambda: controlled.flows.jobs.view[0].done > 0)
     await log.trim(3, 90)
-    await eventually(lambda: panel.flows.jobs.view[0].state is JobState.FAILED)
-    failed = await panel.flows.jobs.job(job.id)
+    await eventually(lambda: controlled.flows.jobs.view[0].state is JobState.FAILED)
+    failed = await controlled.flows.jobs.job(job.id)
     assert "retention was faster than this replay" in failed.note and 0 < failed.done < 90
 
 
 async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_says_it_has(
-    panel: Panel, monkeypatch: pytest.MonkeyPatch
+    controlled: ControlledSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = panel.system.log
+    log = controlled.system.log
     await log.append([event(key_of(0))], partition=3)
     ends = await log.ends()
 
@@ -243,10 +253,10 @@ async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_say
 
     monkeypatch.setattr(flows_replay, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(log, "ends", more)
-    await panel.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
-    await eventually(lambda: "no event at 3/1, where one is known to be" in panel.flows.jobs.view[0].waits)
+    await controlled.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
+    await eventually(lambda: "no event at 3/1, where one is known to be" in controlled.flows.jobs.view[0].waits)
     await log.append([event(key_of(1))], partition=3)
-    await eventually(lambda: panel.flows.jobs.view[0].state is JobState.FINISHED)
+    await eventually(lambda: controlled.flows.jobs.view[0].state is JobState.FINISHED)
 
 
 @pytest.mark.parametrize(
@@ -260,11 +270,13 @@ async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_say
         ({"fast": "yes"}, "arguments: 'fast' is not valid"),
     ],
 )
-async def test_a_replay_that_makes_no_sense_is_no_job(panel: Panel, arguments: dict[str, str], why: str) -> None:
+async def test_a_replay_that_makes_no_sense_is_no_job(
+    controlled: ControlledSystem, arguments: dict[str, str], why: str
+) -> None:
     request = pb.StartJobRequest(kind="replay", actor="ann", arguments={"to": "B", "start": "start", **arguments})
     with pytest.raises(grpc.aio.AioRpcError, match=why):
-        await panel.control.StartJob(request)
-    assert panel.flows.jobs.view == ()
+        await controlled.control.StartJob(request)
+    assert controlled.flows.jobs.view == ()
 
 
 async def test_a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_same_result() -> None:
@@ -293,14 +305,14 @@ async def test_a_replay_that_is_broken_off_at_random_goes_on_and_ends_with_the_s
         assert await rows(system.ports(Store.B)) == NEWEST
 
 
-async def test_a_record_that_is_too_large_to_copy_is_left_out_and_named(panel: Panel) -> None:
-    a, b = (panel.system.ports(store) for store in Store)
+async def test_a_record_that_is_too_large_to_copy_is_left_out_and_named(controlled: ControlledSystem) -> None:
+    a, b = (controlled.system.ports(store) for store in Store)
     for number in range(2):
         await a.transfers.apply([record(key_of(number), 2)])
     rows_of_a = a._state.rows
     rows_of_a[key_of(0)] = replace(rows_of_a[key_of(0)], payload=b"x" * (MAX_COPY_BYTES + 1))
-    await panel.system.log.append([event(key_of(0)), event(key_of(1))])
-    job = await ended(panel, {})
+    await controlled.system.log.append([event(key_of(0)), event(key_of(1))])
+    job = await ended(controlled, {})
     counts = report(job)
     assert (counts["applied"], counts["left_out"]) == (1, 1)
     assert f"left out 1: {key_of(0)} has {MAX_COPY_BYTES + 1} bytes" in job.note

@@ -23,7 +23,7 @@ from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from services.router.flows.steering.observe import SettingCache
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("a test", "because", override=True)

@@ -19,7 +19,7 @@ from services.router.flows.moving.bucket_owners import Absences
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system, step
+from tests.system.whole import System, running_system, step
 
 KEY = "shelf/r/1"
 

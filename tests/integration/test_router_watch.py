@@ -25,7 +25,7 @@ from services.router.flows.stores import StoreClient
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_short_deadlines import SlowRecords
 from tests.shelf import MOST_READER_CHARACTERS
-from tests.system import WATCH_PATIENCE_SECONDS, Backend, System, running_system, step
+from tests.system.whole import WATCH_PATIENCE_SECONDS, StoreProcess, System, running_system, step
 from tests.waiting import eventually
 
 BOUND_SECONDS = 20.0
@@ -108,7 +108,7 @@ async def go_to(system: System, phase: Phase) -> None:
         await step(system.migration, BY_HAND)
 
 
-async def lose(backend: Backend, revision: int) -> None:
+async def lose(backend: StoreProcess, revision: int) -> None:
     """The store ends its watches: it looks whether it serves when it has something to show."""
     backend.serving.stop("starting")
     key, version, other = "shelf/r/0", Version(0, revision), backend.ports.store.other

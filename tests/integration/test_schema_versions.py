@@ -29,8 +29,8 @@ from libs.sandboxes.unknown import split
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows.steering.migration import Decision
-from tests.system import Kit, System, running_system, step
-from tests.unit.backends import new
+from tests.system.store import Kit, new
+from tests.system.whole import System, running_system, step
 from tests.waiting import eventually
 
 BY_HAND = Decision("a test", "because", override=True)

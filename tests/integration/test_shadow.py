@@ -20,9 +20,9 @@ from services.router.flows.calls.shadow import ShadowLimits
 from services.router.flows.stores import Answer
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.shadowing import BY_HAND, KEY, book, decided, edit, lend, look, put, replicated, send, shadowed
-from tests.panel import running_loops
 from tests.shelf import CONTRACT
-from tests.system import QUICK_SHADOW, System
+from tests.system.control import running_loops
+from tests.system.whole import QUICK_SHADOW, System
 from tests.waiting import eventually
 
 SECRET = "hunter2"

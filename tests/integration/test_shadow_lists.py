@@ -15,7 +15,7 @@ from services.router.flows.calls.shadow import MAX_NAMES
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.shadowing import KEY, book, decided, edit, lend, put, replicated, send, shadowed
 from tests.integration.test_forward import Moody
-from tests.system import System
+from tests.system.whole import System
 from tests.waiting import eventually
 
 

@@ -13,7 +13,7 @@ from libs.ownership.model import Answered, Call, Changed, Decide, Found, Store
 from libs.store.port import Listed, Records
 from services.router.core.measure import total
 from tests.contracts.pb.toy import shelf_pb2 as pb
-from tests.system import System, running_system
+from tests.system.whole import System, running_system
 from tests.waiting import eventually
 
 SLOW, QUICK = "shelf/r/slow", "shelf/r/quick"

@@ -28,10 +28,10 @@ from services.router.core.phase import Phase
 from services.router.flows.calls import ledger
 from tests.commands import answer, baton
 from tests.integration.test_router import go_to, lend, put
-from tests.panel import Panel, running_panel
-from tests.system import Kit, System, running_system
-from tests.unit.backends import CONTRACT as SANDBOX_CONTRACT
-from tests.unit.backends import new
+from tests.system.control import ControlledSystem, running_controlled_system
+from tests.system.store import CONTRACT as SANDBOX_CONTRACT
+from tests.system.store import Kit, new
+from tests.system.whole import System, running_system
 from tests.waiting import eventually
 
 SANDBOXES = Kit(SandboxOperations(), SANDBOX_CONTRACT, sandbox_columns)
@@ -202,32 +202,32 @@ async def test_each_write_of_the_sandbox_contract_is_checked_in_the_schema_that_
 
 class TestForTheOperator:
     async def test_a_lost_write_is_an_alert_blocks_the_step_and_is_listed(self) -> None:
-        async with running_panel(feeds=False, mover=False) as panel:
-            await with_a_loan(panel.system)
-            plant(panel.system, Store.A, payload=b"")
-            await looked_at(panel.system)
-            await panel.flows.measurement.exchange()
-            status = await panel.control.GetStatus(pb.GetStatusRequest())
+        async with running_controlled_system(feeds=False, mover=False) as controlled:
+            await with_a_loan(controlled.system)
+            plant(controlled.system, Store.A, payload=b"")
+            await looked_at(controlled.system)
+            await controlled.flows.measurement.exchange()
+            status = await controlled.control.GetStatus(pb.GetStatusRequest())
             assert "1 acknowledged writes are not in the store that owns them: baton ledger" in list(status.alerts)
             assert (status.ledger.lost, status.ledger.checked) == (1, 1)
-            await go_to(panel.system, Phase.DUAL_WRITE)
-            await panel.flows.cache.refresh()
-            plan = await panel.control.PlanPhase(pb.PlanPhaseRequest())
+            await go_to(controlled.system, Phase.DUAL_WRITE)
+            await controlled.flows.cache.refresh()
+            plan = await controlled.control.PlanPhase(pb.PlanPhaseRequest())
             assert {gate.name: gate.verdict for gate in plan.gates}["ledger"] == pb.VERDICT_FAIL
-            await self.the_command_lists_it(panel)
+            await self.the_command_lists_it(controlled)
 
-    async def the_command_lists_it(self, panel: Panel) -> None:
-        shown = await baton(panel, "ledger")
+    async def the_command_lists_it(self, controlled: ControlledSystem) -> None:
+        shown = await baton(controlled, "ledger")
         assert shown.exit_code == 1
         for word in ("CHANGED", PATH, "1 of 1 acknowledged writes lost", "A 2 (owner)"):
             assert word in shown.stdout
-        view = await answer(panel, "ledger", code=Exit.FAILED)
-        help_text = (await baton(panel, "ledger", "--help")).stdout
+        view = await answer(controlled, "ledger", code=Exit.FAILED)
+        help_text = (await baton(controlled, "ledger", "--help")).stdout
         for keys in (view, view["lost_writes"][0], view["lost_writes"][0]["rows"][0]):
             assert all(key in help_text for key in keys)
         assert view["lost_writes"][0]["loss"] == "CHANGED"
 
     async def test_without_a_lost_write_the_command_ends_well(self) -> None:
-        async with running_panel(feeds=False, mover=False) as panel:
-            result = await baton(panel, "ledger")
+        async with running_controlled_system(feeds=False, mover=False) as controlled:
+            result = await baton(controlled, "ledger")
             assert (result.exit_code, "0 of 0 acknowledged writes lost" in result.stdout) == (0, True)

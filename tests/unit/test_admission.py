@@ -31,7 +31,7 @@ from libs.store.memory import MemoryStore
 from libs.store.port import FeedStep, Position
 from libs.store.recovery import FencedAnew, Identity
 from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of
-from tests.panel import running_loops
+from tests.system.control import running_loops
 from tests.waiting import eventually
 
 KEY = "sandboxes/a"

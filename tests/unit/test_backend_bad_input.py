@@ -14,7 +14,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import reason_of
 from libs.rpc.limits import REQUEST_BYTES
-from tests.unit.backends import SERVICE, backend, new, refusal
+from tests.system.store import SERVICE, new, refusal, running_store
 
 NAME = "sandboxes/one"
 
@@ -57,7 +57,7 @@ BAD_CALLS: list[tuple[str, str, Message | bytes, str]] = [
 async def test_a_bad_call_is_refused_by_its_field(
     listener: str, method: str, request_: Message | bytes, field: str
 ) -> None:
-    async with backend() as at:
+    async with running_store() as at:
         data = request_ if isinstance(request_, bytes) else request_.SerializeToString()
         refused = await refusal(getattr(at, listener).multi_callable(f"/{SERVICE}/{method}")(data))
         reason, found = reason_of(refused)
@@ -70,7 +70,7 @@ async def test_a_bad_call_is_refused_by_its_field(
 
 
 async def test_a_token_belongs_to_its_question() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for name in ("a", "b"):
             await at.client.CreateSandbox(new(name))
         page = await at.client.ListSandboxes(pb.ListSandboxesRequest(page_size=1))
@@ -135,7 +135,7 @@ BAD_REPLICATION: list[tuple[str, str, Message, str]] = [
     ("method", "request_", "field"), [case[1:] for case in BAD_REPLICATION], ids=[c[0] for c in BAD_REPLICATION]
 )
 async def test_a_bad_request_of_the_router_is_refused_by_its_field(method: str, request_: Message, field: str) -> None:
-    async with backend(Store.A) as at:
+    async with running_store(Store.A) as at:
         refused = await refusal(getattr(at.replication, method)(request_))
         assert (refused.code(), reason_of(refused)) == (
             grpc.StatusCode.INVALID_ARGUMENT,

@@ -24,28 +24,28 @@ from libs.rpc.caller import make_id
 from libs.rpc.errors import Context, reason_of
 from libs.rpc.server import RawService, Server, ServerConfig
 from libs.store.port import Records
-from tests.unit.backends import SERVICE, Backend, backend, listening, new, refusal
+from tests.system.store import SERVICE, OneStore, listening, new, refusal, running_store
 from tests.waiting import eventually
 
 NAME = "sandboxes/one"
 
 
 @asynccontextmanager
-async def with_one(store: Store = Store.A) -> AsyncIterator[Backend]:
+async def with_one(store: Store = Store.A) -> AsyncIterator[OneStore]:
     """A store that owns one sandbox."""
-    async with backend(store) as at:
+    async with running_store(store) as at:
         await at.client.CreateSandbox(new("one"))
         yield at
 
 
-async def give_away(at: Backend, key: str = NAME) -> None:
+async def give_away(at: OneStore, key: str = NAME) -> None:
     request = rpb.ReleaseRecordsRequest(keys=[key], to=STORE_NUMBERS[at.store.store.other])
     answer = await at.replication.ReleaseRecords(request)
     assert answer.results[0].outcome == rpb.ReleaseRecordsResponse.OUTCOME_RELEASED
 
 
 async def test_a_sandbox_lives_through_every_method() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         made = await at.client.CreateSandbox(new("one", labels={"tier": "gold"}))
         assert (made.name, made.revision) == (NAME, 1)
         assert await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME)) == made
@@ -107,7 +107,7 @@ async def test_a_bad_request_is_refused_before_the_owner_is_looked_at() -> None:
 
 
 async def test_a_retry_of_a_create_without_id_finds_what_the_first_one_made() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         request_id = str(uuid4())
         first = await at.client.CreateSandbox(new(request_id=request_id))
         again = await at.client.CreateSandbox(new(request_id=request_id.upper()))
@@ -116,7 +116,7 @@ async def test_a_retry_of_a_create_without_id_finds_what_the_first_one_made() ->
 
 
 async def test_ids_and_principal_come_from_the_router_only_on_the_internal_listener() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         request_id = str(uuid4())
         given = (
             (metadata.REQUEST_ID, request_id),
@@ -135,7 +135,7 @@ async def test_ids_and_principal_come_from_the_router_only_on_the_internal_liste
 
 
 async def test_a_retry_whose_answer_was_not_kept_gets_the_record_as_it_is_and_the_version_it_made() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         request_id = str(uuid4())
         await at.client.CreateSandbox(new("one", request_id=request_id, annotations={"note": "x" * 17_000}))
         change = sandbox_pb2.Sandbox(name=NAME, labels={"tier": "gold"})
@@ -147,7 +147,7 @@ async def test_a_retry_whose_answer_was_not_kept_gets_the_record_as_it_is_and_th
 
 async def test_a_retry_of_an_acquire_is_not_given_the_lease_of_a_later_holder() -> None:
     """The answer is too large to be kept, and the record as it is now has another token, under the same name."""
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(new("one", annotations={"note": "x" * 17_000}))
         first, second = (
             pb.AcquireLeaseRequest(name=NAME, holder="ann", ttl=Duration(seconds=60), request_id=str(uuid4()))
@@ -177,7 +177,7 @@ class Watched:
 
 
 async def test_a_caller_who_leaves_does_not_stop_a_write_half_way() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         go_on = asyncio.Event()
         at.store.records = Watched(at.store.records, go_on.wait)
         call = at.client.CreateSandbox(new("one"))
@@ -192,7 +192,7 @@ async def test_a_caller_who_leaves_does_not_stop_a_write_half_way() -> None:
 
 async def test_a_write_that_meets_contention_waits_for_its_turn() -> None:
     locks = MemoryLocks()
-    async with backend(locks=locks) as at:
+    async with running_store(locks=locks) as at:
         tries = []
 
         async def contended() -> None:
@@ -216,7 +216,7 @@ class NoLocks:
 
 
 async def test_a_write_under_contention_is_tried_once_more_when_there_are_no_locks() -> None:
-    async with backend(locks=NoLocks()) as at:
+    async with running_store(locks=NoLocks()) as at:
         tries = []
 
         async def contended() -> None:
@@ -245,7 +245,7 @@ async def test_a_store_that_does_not_serve_answers_nothing_but_its_status() -> N
 
 
 async def test_lists_come_in_pages_and_the_last_one_has_no_token() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for number in range(4):
             await at.client.CreateSandbox(new(f"s{number}"))
         seen, token, pages = [], "", 0
@@ -258,7 +258,7 @@ async def test_lists_come_in_pages_and_the_last_one_has_no_token() -> None:
 
 
 async def test_a_page_ends_when_its_bytes_are_many() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for number in range(12):
             note = {f"k{part}": "x" * 30_000 for part in range(8)}
             await at.client.CreateSandbox(new(f"s{number:02}", annotations=note))
@@ -294,9 +294,9 @@ class Router:
 
 
 @asynccontextmanager
-async def with_router() -> AsyncIterator[tuple[Backend, Router]]:
+async def with_router() -> AsyncIterator[tuple[OneStore, Router]]:
     router = Router()
-    async with listening(router.service()) as server, backend(router=server.address) as at:
+    async with listening(router.service()) as server, running_store(router=server.address) as at:
         yield at, router
 
 
@@ -343,7 +343,7 @@ async def test_the_router_s_refusal_comes_back_as_it_is() -> None:
 async def test_a_call_for_the_other_store_waits_for_a_router_that_restarts() -> None:
     address = f"127.0.0.1:{free_port()}"
     router = Router()
-    async with backend(router=address) as at:
+    async with running_store(router=address) as at:
         await at.client.CreateSandbox(new("one"))
         await give_away(at)
         read = asyncio.ensure_future(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), timeout=20))
@@ -359,7 +359,7 @@ async def test_a_call_for_the_other_store_waits_for_a_router_that_restarts() -> 
 async def test_without_the_router_a_record_of_the_other_store_is_out_of_reach() -> None:
     async with listening() as server:
         address = server.address
-    async with backend(router=address) as at:
+    async with running_store(router=address) as at:
         await at.client.CreateSandbox(new("one"))
         await give_away(at)
         refused = await refusal(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), timeout=1))
@@ -367,7 +367,7 @@ async def test_without_the_router_a_record_of_the_other_store_is_out_of_reach() 
 
 
 async def test_a_create_where_absence_is_elsewhere_is_refused_with_absent() -> None:
-    async with backend(Store.B) as at:
+    async with running_store(Store.B) as at:
         refused = await refusal(at.router.CreateSandbox(new("one")))
         assert reason_of(refused)[1]["absent"] == "true"
         missing = await refusal(at.router.GetSandbox(pb.GetSandboxRequest(name=NAME)))

@@ -8,14 +8,14 @@ from libs.ownership.model import Record, Row, Store, Version, bucket_of
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc.errors import reason_of
-from tests.unit.backends import SERVICE, backend, new, refusal
+from tests.system.store import SERVICE, new, refusal, running_store
 
 POISON = "sandboxes/poison"
 
 
 @pytest.mark.parametrize("schema_version", [1, 2])
 async def test_lists_go_around_a_record_that_cannot_be_read_and_calls_name_it(schema_version: int) -> None:
-    async with backend(Store.A) as at:
+    async with running_store(Store.A) as at:
         for name in ("one", "two"):
             await at.client.CreateSandbox(new(name))
         version = Version(0, 7)
@@ -37,7 +37,7 @@ async def test_lists_go_around_a_record_that_cannot_be_read_and_calls_name_it(sc
 
 
 async def test_a_deep_comparison_shows_a_record_that_cannot_be_read_as_another_content() -> None:
-    async with backend(Store.A) as at:
+    async with running_store(Store.A) as at:
         version = Version(0, 7)
         row = Row(POISON, version, Store.A, version, True, b"\xff" * 5, 2)
         await at.store.transfers.apply([Record(row, (), Store.A, 0.0)])

@@ -25,7 +25,7 @@ from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.rpc.errors import reason_of
 from libs.sandboxes.validation import COLLECTION
 from libs.store.port import Applied, FeedState, FeedStep, Parked, Position, UnknownPartition
-from tests.unit.backends import Backend, backend, new, refusal
+from tests.system.store import OneStore, new, refusal, running_store
 from tests.waiting import eventually
 
 
@@ -46,9 +46,9 @@ def heartbeat(store: Store, time: float) -> Event:
 
 
 @asynccontextmanager
-async def applying(log: MemoryEventLog | None = None, ask_other: AskOther | None = None) -> AsyncIterator[Backend]:
+async def applying(log: MemoryEventLog | None = None, ask_other: AskOther | None = None) -> AsyncIterator[OneStore]:
     """Store B with its feed running."""
-    async with backend(Store.B, log=log, ask_other=ask_other) as at:
+    async with running_store(Store.B, log=log, ask_other=ask_other) as at:
         task = asyncio.create_task(at.feed.loop.run())
         try:
             yield at
@@ -57,7 +57,7 @@ async def applying(log: MemoryEventLog | None = None, ask_other: AskOther | None
             await asyncio.wait([task])
 
 
-async def state_when(at: Backend, read: int) -> FeedState:
+async def state_when(at: OneStore, read: int) -> FeedState:
     async def reached() -> FeedState | None:
         state = await at.store.feed.state()
         return state if state.read >= read else None
@@ -263,7 +263,7 @@ async def test_a_log_that_is_away_shows_as_trouble_until_it_is_back() -> None:
 
 async def test_a_restart_reads_on_where_the_store_stands() -> None:
     log = MemoryEventLog(1)
-    async with backend(Store.B, log=log) as at:
+    async with running_store(Store.B, log=log) as at:
         for round_ in (1, 2):
             await log.append([event("a", round_)])
             task = asyncio.create_task(at.feed.loop.run())
@@ -277,7 +277,7 @@ async def test_a_restart_reads_on_where_the_store_stands() -> None:
 async def test_a_partition_that_somebody_else_has_moved_is_claimed_again() -> None:
     log = MemoryEventLog(1)
     await log.append([event("a"), event("b")])
-    async with backend(Store.B, log=log) as at:
+    async with running_store(Store.B, log=log) as at:
         positions = {0: 0}
         async with log.reader(positions) as reader:
             # Another process applies the first event meanwhile.
@@ -300,7 +300,7 @@ async def test_many_events_are_applied_in_batches() -> None:
 
 
 async def test_how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_other_store() -> None:
-    async with backend(Store.B, log=MemoryEventLog(1)) as at:
+    async with running_store(Store.B, log=MemoryEventLog(1)) as at:
         positions = {0: 0}
         async with at.log.reader(positions) as reader:
             assert at.feed.behind_seconds() is None
@@ -319,7 +319,7 @@ async def test_how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_othe
 SECONDS_OF_2099 = 4.08e9
 
 
-def opened(at: Backend) -> Callable[[], Awaitable[EventLog]]:
+def opened(at: OneStore) -> Callable[[], Awaitable[EventLog]]:
     async def open_log() -> EventLog:
         return at.log
 
@@ -336,7 +336,7 @@ class Jumping(ManualClock):
 
 
 async def test_how_far_behind_it_is_does_not_hang_on_a_heartbeat_of_the_future() -> None:
-    async with backend(Store.B, log=MemoryEventLog(1)) as at:
+    async with running_store(Store.B, log=MemoryEventLog(1)) as at:
         clock = Jumping()
         feed = ApplyLoop(at.store, opened(at), clock, at.feed.arrivals)
         positions = {0: 0}
@@ -354,7 +354,7 @@ async def test_how_far_behind_it_is_does_not_hang_on_a_heartbeat_of_the_future()
 
 @pytest.mark.parametrize("hours", [-24.0, 24.0])
 async def test_how_far_behind_it_is_does_not_change_when_its_own_clock_jumps(hours: float) -> None:
-    async with backend(Store.B, log=MemoryEventLog(1)) as at:
+    async with running_store(Store.B, log=MemoryEventLog(1)) as at:
         clock = Jumping()
         feed = ApplyLoop(at.store, opened(at), clock, at.feed.arrivals)
         positions = {0: 0}
@@ -375,7 +375,7 @@ async def test_apply_makes_no_event() -> None:
 
 async def test_what_one_store_does_arrives_at_the_other() -> None:
     log = MemoryEventLog(4)
-    async with backend(Store.A, log=log) as a, applying(log) as b:
+    async with running_store(Store.A, log=log) as a, applying(log) as b:
         await a.client.CreateSandbox(new("one"))
         entries = await a.store.outbox.pull(10, 0.0)
         await log.append([Event(entry.key, entry.event) for entry in entries])
@@ -384,7 +384,7 @@ async def test_what_one_store_does_arrives_at_the_other() -> None:
         assert mine.row == theirs.row
 
 
-async def stopped(at: Backend) -> str:
+async def stopped(at: OneStore) -> str:
     await eventually(lambda: at.feed.replaced)
     return at.feed.replaced
 
@@ -415,7 +415,7 @@ async def test_a_feed_stops_where_another_log_came_into_its_log_s_place(count: i
 
 async def test_a_feed_that_starts_on_another_log_reads_nothing_of_it() -> None:
     log = MemoryEventLog(2)
-    async with backend(Store.B, log=log) as at:
+    async with running_store(Store.B, log=log) as at:
         await fill(log, 20)
         task = asyncio.create_task(at.feed.loop.run())
         await state_when(at, 20)
@@ -433,7 +433,7 @@ async def test_a_feed_that_starts_on_another_log_reads_nothing_of_it() -> None:
 async def test_offsets_of_an_earlier_version_take_the_log_as_it_is_and_hold_it_to_that() -> None:
     log = MemoryEventLog(1)
     await fill(log, 3)
-    async with backend(Store.B, log=log) as at:
+    async with running_store(Store.B, log=log) as at:
         await at.store.transfers.apply([], FeedStep((Position(0, 0, 3),)))
         assert (await at.store.feed.state()).marks == {0: ""}
         task = asyncio.create_task(at.feed.loop.run())

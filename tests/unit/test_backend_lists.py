@@ -8,14 +8,14 @@ import pytest
 
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.store import memory
-from tests.unit.backends import backend, new
+from tests.system.store import new, running_store
 
 
 async def test_a_list_that_matches_hardly_anything_comes_in_short_and_empty_pages(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "LIST_ROWS", 3)
-    async with backend() as at:
+    async with running_store() as at:
         for number in range(10):
             labels = {"k": "v"} if number in (0, 8) else {}
             await at.client.CreateSandbox(new(f"s{number}", labels=labels))
@@ -31,7 +31,7 @@ async def test_a_list_that_matches_hardly_anything_comes_in_short_and_empty_page
 
 
 async def test_a_delete_of_an_absent_record_is_in_no_list_and_no_watch() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.DeleteSandbox(pb.DeleteSandboxRequest(name="sandboxes/never", allow_missing=True))
         listed = await at.client.ListSandboxes(pb.ListSandboxesRequest(show_deleted=True))
         assert list(listed.sandboxes) == []

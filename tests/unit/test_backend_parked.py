@@ -10,13 +10,13 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import recovery_pb2 as rpb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.store.port import FeedStep, Parked, Position
-from tests.unit.backends import backend
+from tests.system.store import running_store
 from tests.unit.test_backend_feed import applying, event, seized, state_when
 from tests.waiting import eventually
 
 
 async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_cannot_be_applied() -> None:
-    async with backend(Store.B) as at:
+    async with running_store(Store.B) as at:
         parked = (Parked(0, 1, "bad", "why", b"\xff"), Parked(0, 2, "sandboxes/a", "why", event("a").value))
         await at.store.transfers.apply([], FeedStep((Position(0, 0, 3),), parked))
         bad = await at.replication.RetryParked(pb.RetryParkedRequest(partition=0, offset=1))
@@ -34,7 +34,7 @@ async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_
 
 
 async def test_a_parked_event_is_dropped_by_its_place_and_nothing_is_applied() -> None:
-    async with backend(Store.B) as at:
+    async with running_store(Store.B) as at:
         parked = (Parked(0, 1, "sandboxes/a", "why", event("a").value),)
         await at.store.transfers.apply([], FeedStep((Position(0, 0, 3),), parked))
         drop = pb.DropParkedRequest(partition=0, offset=1)

@@ -14,7 +14,7 @@ from libs.pb.sandbox.v1 import sandbox_service_pb2 as spb
 from libs.rpc.errors import reason_of
 from libs.rpc.limits import ANSWER_BYTES
 from libs.store.limits import OutboxLimits
-from tests.unit.backends import SERVICE, backend, new, refusal
+from tests.system.store import SERVICE, new, refusal, running_store
 
 A, B = record_pb2.STORE_A, record_pb2.STORE_B
 NAME = "sandboxes/one"
@@ -23,7 +23,7 @@ Outcomes = pb.ReleaseRecordsResponse
 
 
 async def test_a_record_is_released_and_adopted_and_then_written_at_the_other_store() -> None:
-    async with backend(Store.A) as a, backend(Store.B) as b:
+    async with running_store(Store.A) as a, running_store(Store.B) as b:
         made = await a.client.CreateSandbox(new("one"))
         released = await a.replication.ReleaseRecords(pb.ReleaseRecordsRequest(keys=[NAME, "sandboxes/none"], to=B))
         first, second = released.results
@@ -40,7 +40,7 @@ async def test_a_record_is_released_and_adopted_and_then_written_at_the_other_st
 
 
 async def test_an_absence_moves_with_its_bucket() -> None:
-    async with backend(Store.A) as a, backend(Store.B) as b:
+    async with running_store(Store.A) as a, running_store(Store.B) as b:
         bucket = bucket_of(NAME)
         released = await a.replication.ReleaseAbsences(pb.ReleaseAbsencesRequest(buckets=[bucket], to=B))
         assert [(absence.version, absence.owner) for absence in released.absences] == [(2, B)]
@@ -54,7 +54,7 @@ async def test_an_absence_moves_with_its_bucket() -> None:
 
 
 async def test_changes_are_pulled_until_they_are_acknowledged_by_name() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(new("one"))
         await at.client.CreateSandbox(new("two"))
         pulled = await at.replication.PullChanges(pb.PullChangesRequest(limit=10))
@@ -69,7 +69,7 @@ async def test_changes_are_pulled_until_they_are_acknowledged_by_name() -> None:
 
 
 async def test_a_pull_that_waits_for_changes_ends_when_the_process_does() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         pulling = asyncio.ensure_future(at.replication.PullChanges(pb.PullChangesRequest(wait_seconds=20), timeout=30))
         await at.internal.grpc.channel_ready()
         at.serving.leaving.set()
@@ -80,7 +80,7 @@ async def test_a_pull_that_waits_for_changes_ends_when_the_process_does() -> Non
 
 
 async def test_the_rows_of_a_page_say_whether_there_are_more() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for name in ("a", "b", "c"):
             await at.client.CreateSandbox(new(name))
         request = pb.ListRecordsRequest(method=LIST, request=b"", limit=2)
@@ -94,7 +94,7 @@ async def test_the_rows_of_a_page_say_whether_there_are_more() -> None:
 
 
 async def test_asked_by_name_a_row_that_does_not_match_comes_without_its_content() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(new("a", labels={"tier": "gold"}))
         await at.client.CreateSandbox(new("b"))
         wanted = spb.ListSandboxesRequest(filter='labels.tier = "gold"').SerializeToString()
@@ -106,7 +106,7 @@ async def test_asked_by_name_a_row_that_does_not_match_comes_without_its_content
 
 
 async def test_rows_that_are_read_together_are_cut_at_a_size() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for number in range(12):
             notes = {f"k{part}": "x" * 30_000 for part in range(8)}
             await at.client.CreateSandbox(new(f"s{number:02}", annotations=notes))
@@ -121,7 +121,7 @@ async def test_rows_that_are_read_together_are_cut_at_a_size() -> None:
 
 
 async def test_export_and_digests_show_the_whole_store() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for name in ("a", "b"):
             await at.client.CreateSandbox(new(name))
         exported = await at.replication.ExportRecords(pb.ExportRecordsRequest(limit=1))
@@ -136,7 +136,7 @@ async def test_export_and_digests_show_the_whole_store() -> None:
 
 
 async def test_looks_show_what_two_stores_must_agree_on() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         made = await at.client.CreateSandbox(new("one"))
         await at.client.CreateSandbox(new("two"))
         (look,) = (await at.replication.LookAtRecords(pb.LookAtRecordsRequest(keys=[NAME, "sandboxes/none"]))).looks
@@ -148,7 +148,7 @@ async def test_looks_show_what_two_stores_must_agree_on() -> None:
 
 
 async def test_what_was_not_acknowledged_is_not_in_the_log() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(new("one"))
         (change,) = (await at.replication.PullChanges(pb.PullChangesRequest())).changes
         name = pb.AckChangesRequest.Name(key=change.key, version=change.version)
@@ -170,14 +170,14 @@ async def test_what_was_not_acknowledged_is_not_in_the_log() -> None:
     ids=str,
 )
 async def test_a_look_at_nonsense_is_refused(method: str, request_: Message) -> None:
-    async with backend() as at:
+    async with running_store() as at:
         refused = await refusal(getattr(at.replication, method)(request_))
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
 @pytest.mark.parametrize(("store", "number", "absences"), [(Store.A, A, BUCKETS), (Store.B, B, 0)])
 async def test_status_tells_what_the_store_is(store: Store, number: int, absences: int) -> None:
-    async with backend(store) as at:
+    async with running_store(store) as at:
         status = await at.replication.GetStatus(pb.GetStatusRequest())
         assert (status.store, status.serving, status.reason) == (number, True, "")
         assert (status.owned_absences, status.schema_version, status.backend) == (absences, 2, "memory")
@@ -185,7 +185,7 @@ async def test_status_tells_what_the_store_is(store: Store, number: int, absence
 
 
 async def test_a_full_outbox_shows_in_the_status_and_refuses_writes() -> None:
-    async with backend(limits=OutboxLimits(entries=1)) as at:
+    async with running_store(limits=OutboxLimits(entries=1)) as at:
         assert not (await at.replication.GetStatus(pb.GetStatusRequest())).outbox.full
         await at.client.CreateSandbox(new("one"))
         assert (await at.replication.GetStatus(pb.GetStatusRequest())).outbox.full
@@ -194,7 +194,7 @@ async def test_a_full_outbox_shows_in_the_status_and_refuses_writes() -> None:
 
 
 async def test_records_are_read_with_the_requests_that_they_served_for_a_copy_only() -> None:
-    async with backend(Store.A) as a:
+    async with running_store(Store.A) as a:
         names = [f"sandboxes/{number:02d}" for number in range(70)]
         for name in names:
             await a.client.CreateSandbox(new(name.removeprefix("sandboxes/"), annotations={"padding": "x" * 15_000}))

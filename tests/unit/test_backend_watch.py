@@ -29,7 +29,7 @@ from libs.store import memory, memory_watch
 from libs.store.memory import MemoryStore
 from libs.store.port import Listed, Records
 from tests.contracts.store_adapters import put, record_of, row_of
-from tests.unit.backends import Backend, backend, new, refusal
+from tests.system.store import OneStore, new, refusal, running_store
 from tests.waiting import eventually
 
 BOUND_SECONDS = 10.0
@@ -252,12 +252,12 @@ class Client:
 
 
 @pytest.fixture
-async def a() -> AsyncIterator[Backend]:
-    async with backend(Store.A) as running:
+async def a() -> AsyncIterator[OneStore]:
+    async with running_store(Store.A) as running:
         yield running
 
 
-async def test_deleted_sandboxes_are_named_or_shown_as_asked(a: Backend) -> None:
+async def test_deleted_sandboxes_are_named_or_shown_as_asked(a: OneStore) -> None:
     names, shown = Client(a.client), Client(a.client, show_deleted=True)
     for client in (names, shown):
         await client.synced()
@@ -273,7 +273,7 @@ async def test_deleted_sandboxes_are_named_or_shown_as_asked(a: Backend) -> None
         client.stream.cancel()
 
 
-async def test_a_name_that_never_was_is_in_no_watch(a: Backend) -> None:
+async def test_a_name_that_never_was_is_in_no_watch(a: OneStore) -> None:
     call: Any = a.client.WatchSandboxes(WatchSandboxesRequest(show_deleted=True))
     async with asyncio.timeout(BOUND_SECONDS):
         while not (await call.read()).synced:
@@ -288,7 +288,7 @@ async def test_a_name_that_never_was_is_in_no_watch(a: Backend) -> None:
     assert seen == ["sandboxes/after"]
 
 
-async def test_both_listeners_of_a_store_show_the_same(a: Backend) -> None:
+async def test_both_listeners_of_a_store_show_the_same(a: OneStore) -> None:
     await a.client.CreateSandbox(new("a"))
     answers = []
     for stub in (a.client, a.router):
@@ -300,7 +300,7 @@ async def test_both_listeners_of_a_store_show_the_same(a: Backend) -> None:
 
 async def test_a_watch_at_a_public_listener_is_the_routers_when_there_is_one() -> None:
     # A second store stands in for the router.
-    async with backend(Store.B) as behind, backend(Store.A, router=behind.public.address) as a:
+    async with running_store(Store.B) as behind, running_store(Store.A, router=behind.public.address) as a:
         await a.client.CreateSandbox(new("a"))
         client = Client(a.client)
         assert not (await client.next()).sandboxes
@@ -313,11 +313,11 @@ async def test_a_watch_at_a_public_listener_is_the_routers_when_there_is_one() -
 
 
 async def test_a_router_that_is_away_is_said_so() -> None:
-    async with backend(Store.A, router="127.0.0.1:1") as a:
+    async with running_store(Store.A, router="127.0.0.1:1") as a:
         assert await Client(a.client).refused() == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
 
 
-async def test_a_store_that_does_not_serve_any_more_ends_its_watches(a: Backend) -> None:
+async def test_a_store_that_does_not_serve_any_more_ends_its_watches(a: OneStore) -> None:
     client = Client(a.client)
     await client.synced()
     a.serving.stop("gone")
@@ -326,11 +326,11 @@ async def test_a_store_that_does_not_serve_any_more_ends_its_watches(a: Backend)
 
 
 @pytest.mark.parametrize("request_", [{"resume_token": "x"}, {"filter": "x"}, {"resume_token": "A" * 20_000}])
-async def test_a_bad_request_is_refused_by_field(a: Backend, request_: dict[str, str]) -> None:
+async def test_a_bad_request_is_refused_by_field(a: OneStore, request_: dict[str, str]) -> None:
     assert await Client(a.client, **request_).refused() == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
-async def test_a_token_of_another_filter_is_refused(a: Backend) -> None:
+async def test_a_token_of_another_filter_is_refused(a: OneStore) -> None:
     client = Client(a.client)
     token = (await client.synced()).resume_token
     client.stream.cancel()

@@ -15,7 +15,7 @@ from services.router.core.phase import Phase, Setting, set_flag
 from services.router.core.plan import Target
 from services.router.flows.calls.explain import Explainer, RowView
 from services.router.flows.steering.migration import Decision
-from tests.panel import Panel, running_panel
+from tests.system.control import ControlledSystem, running_controlled_system
 
 KEY = "shelf/r/00000"
 FLAGS = {
@@ -25,24 +25,24 @@ ALL = "toy.routing.use_service_layer"
 
 
 @pytest.fixture
-async def panel() -> AsyncIterator[Panel]:
-    async with running_panel(feeds=False, mover=False) as running:
+async def controlled() -> AsyncIterator[ControlledSystem]:
+    async with running_controlled_system(feeds=False, mover=False) as running:
         await running.put(1)
         yield running
 
 
 @pytest.fixture
-def explainer(panel: Panel) -> Explainer:
-    return Explainer(panel.system.contract, panel.flows.cache, panel.system.stores)
+def explainer(controlled: ControlledSystem) -> Explainer:
+    return Explainer(controlled.system.contract, controlled.flows.cache, controlled.system.stores)
 
 
-async def put_setting(panel: Panel, setting: Setting) -> None:
-    before = await panel.flows.cache.refresh()
-    await panel.store.change(JournalEntry(0.0, "ann", "test", "", before, setting))
-    await panel.flows.cache.refresh()
+async def put_setting(controlled: ControlledSystem, setting: Setting) -> None:
+    before = await controlled.flows.cache.refresh()
+    await controlled.store.change(JournalEntry(0.0, "ann", "test", "", before, setting))
+    await controlled.flows.cache.refresh()
 
 
-async def test_what_nothing_else_decides_the_phase_decides(panel: Panel, explainer: Explainer) -> None:
+async def test_what_nothing_else_decides_the_phase_decides(controlled: ControlledSystem, explainer: Explainer) -> None:
     found = await explainer.explain(KEY, "update")
     assert found.target == (Store.A, "phase")
     assert found.because == "nothing else speaks, and in OFF traffic is at home at A: the call goes to A"
@@ -70,9 +70,9 @@ async def test_a_name_without_its_prefix_is_refused_with_the_form_of_a_name(
         assert refused.value.expected.startswith(expected)
 
 
-async def test_a_bare_id_is_refused_with_the_name_it_would_have(panel: Panel) -> None:
+async def test_a_bare_id_is_refused_with_the_name_it_would_have(controlled: ControlledSystem) -> None:
     contract = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService")
-    explainer = Explainer(contract, panel.flows.cache, panel.system.stores)
+    explainer = Explainer(contract, controlled.flows.cache, controlled.system.stores)
     for operation in ("get", "update", "delete", "create"):
         with pytest.raises(InvalidField, match=r"key: 'load-1' is not valid: a record's name, .*: sandboxes/load-1\?"):
             await explainer.explain("load-1", operation)
@@ -93,17 +93,19 @@ RULES = [
 
 @pytest.mark.parametrize(("setting", "rule", "store", "words"), RULES)
 async def test_the_rule_that_decides_is_named(
-    panel: Panel, explainer: Explainer, setting: Setting, rule: str, store: Store, words: str
+    controlled: ControlledSystem, explainer: Explainer, setting: Setting, rule: str, store: Store, words: str
 ) -> None:
-    await put_setting(panel, setting)
+    await put_setting(controlled, setting)
     found = await explainer.explain(KEY, "update")
     assert found.target == Target(store, rule)
     assert words in found.because
     assert found.because.endswith(f"the call goes to {store}")
 
 
-async def test_what_a_write_does_to_a_record_elsewhere_is_said(panel: Panel, explainer: Explainer) -> None:
-    await put_setting(panel, Setting(9, Phase.CUTOVER))
+async def test_what_a_write_does_to_a_record_elsewhere_is_said(
+    controlled: ControlledSystem, explainer: Explainer
+) -> None:
+    await put_setting(controlled, Setting(9, Phase.CUTOVER))
     assert "a write first brings it there from store A" in (await explainer.explain(KEY, "update")).then
     assert "the read is answered by store A, its owner" in (await explainer.explain(KEY, "get")).then
     missing = await explainer.explain("shelf/r/none", "update")
@@ -111,8 +113,10 @@ async def test_what_a_write_does_to_a_record_elsewhere_is_said(panel: Panel, exp
     assert "a write first brings it there" in (await explainer.explain("shelf/r/none", "create")).then
 
 
-async def test_a_row_that_is_too_large_to_be_read_is_shown_with_its_owner(panel: Panel, explainer: Explainer) -> None:
-    rows = panel.system.ports(Store.A)._state.rows
+async def test_a_row_that_is_too_large_to_be_read_is_shown_with_its_owner(
+    controlled: ControlledSystem, explainer: Explainer
+) -> None:
+    rows = controlled.system.ports(Store.A)._state.rows
     version = rows[KEY].version
     rows[KEY] = replace(rows[KEY], payload=b"x" * 17 * 1024 * 1024)
     found = await explainer.explain(KEY, "update")
@@ -120,18 +124,20 @@ async def test_a_row_that_is_too_large_to_be_read_is_shown_with_its_owner(panel:
     assert found.then == "store A owns the record and answers"
 
 
-async def test_a_store_that_is_away_is_a_part_of_the_answer(panel: Panel, explainer: Explainer) -> None:
-    await panel.system.stop(Store.B)
+async def test_a_store_that_is_away_is_a_part_of_the_answer(controlled: ControlledSystem, explainer: Explainer) -> None:
+    await controlled.system.stop(Store.B)
     found = await explainer.explain(KEY, "update")
     assert found.rows[0].exists
     assert found.rows[1].trouble
     assert found.then == "store A owns the record and answers"
-    await put_setting(panel, Setting(9, Phase.CUTOVER))
+    await put_setting(controlled, Setting(9, Phase.CUTOVER))
     assert "store B is out of reach: store A is asked" in (await explainer.explain(KEY, "update")).then
 
 
-async def test_a_list_has_no_rows_and_says_on_which_store_it_depends(panel: Panel, explainer: Explainer) -> None:
-    await put_setting(panel, set_flag(Setting(9, Phase.CUTOVER), FLAGS["list"], False))
+async def test_a_list_has_no_rows_and_says_on_which_store_it_depends(
+    controlled: ControlledSystem, explainer: Explainer
+) -> None:
+    await put_setting(controlled, set_flag(Setting(9, Phase.CUTOVER), FLAGS["list"], False))
     found = await explainer.explain("", "list")
     assert (found.target, found.bucket, found.rows) == ((Store.A, "list flag"), None, ())
     assert "if store B cannot answer, the page of store A is the answer, marked stale" in found.then
@@ -158,11 +164,11 @@ async def test_what_cannot_be_explained_is_refused_by_field(
     assert named in caught.value.message
 
 
-async def test_to_explain_moves_and_changes_nothing(panel: Panel, explainer: Explainer) -> None:
-    await panel.flows.migration.set_flag(Decision("ann"), ALL, True)
-    before = await panel.flows.migration.journal(100)
+async def test_to_explain_moves_and_changes_nothing(controlled: ControlledSystem, explainer: Explainer) -> None:
+    await controlled.flows.migration.set_flag(Decision("ann"), ALL, True)
+    before = await controlled.flows.migration.journal(100)
     await explainer.explain(KEY, "update")
     await explainer.explain("shelf/r/none", "create")
-    assert await panel.flows.migration.journal(100) == before
-    assert panel.system.traffic.handoffs == 0
-    assert (await panel.system.ports(Store.A).inspection.census()).owned_records == 1
+    assert await controlled.flows.migration.journal(100) == before
+    assert controlled.system.traffic.handoffs == 0
+    assert (await controlled.system.ports(Store.A).inspection.census()).owned_records == 1

@@ -13,9 +13,9 @@ from libs.http.asgi import metadata_of
 from libs.http.opening import measured
 from libs.rpc.limits import METADATA_BYTES
 from tests.http_client import ask
-from tests.http_doors import JSON, KIT, OPEN, http_door
-from tests.system import running_system
-from tests.unit.backends import CONTRACT, backend
+from tests.system.http import JSON, OPEN, http_door
+from tests.system.store import CONTRACT, SANDBOXES, running_store
+from tests.system.whole import running_system
 
 REFUSED = {
     "no name of metadata": ({"baton-a!b": "x"}, "baton-a!b"),
@@ -30,8 +30,8 @@ async def test_headers_that_cannot_travel_on_by_grpc_are_refused_by_name(sent: s
     """At the old service, which passes a list on to the router."""
     headers, word = REFUSED[sent]
     async with (
-        running_system(KIT) as system,
-        backend(router=system.router.address, old=True) as old,
+        running_system(SANDBOXES) as system,
+        running_store(router=system.router.address, old=True) as old,
         http_door(CONTRACT, old.service, old.server, default_schema=1) as listener,
     ):
         found = await ask(listener.address, "GET", "/v1/sandboxes", None, headers)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.http_client import Answer, ask
-from tests.http_doors import JSON, OPEN, Door
-from tests.unit.backends import SERVICE
+from tests.system.http import JSON, OPEN, Door
+from tests.system.store import SERVICE
 
 REQUEST_ID = "6d1f3c52-0a52-4d0e-9d3b-000000000001"
 NAMES = "abcdefgh"

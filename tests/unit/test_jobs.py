@@ -19,7 +19,7 @@ from services.router.core.throttle import Load
 from services.router.flows.jobs.kind import JobFailed, Position, Step
 from services.router.flows.jobs.run import lease_of
 from services.router.flows.jobs.runner import Jobs
-from tests.panel import running_loops
+from tests.system.control import running_loops
 from tests.waiting import eventually
 
 JOB = Job("count", "count", "ann", id="count-1", version=1, claim="run", done=3, checkpoint=b"3")

@@ -24,8 +24,8 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
 from libs.store.outbox import Outbox
 from tests.contracts.store_adapters import put
-from tests.panel import running_loops
-from tests.unit.backends import Backend, backend, new, refusal
+from tests.system.control import running_loops
+from tests.system.store import OneStore, new, refusal, running_store
 from tests.waiting import eventually
 
 KEY = "sandboxes/one"
@@ -143,7 +143,7 @@ class Counted:
         return getattr(self._outbox, name)
 
 
-async def acknowledge(at: Backend) -> int:
+async def acknowledge(at: OneStore) -> int:
     """As a relay does it, after it has put everything into the log."""
     pulled = await at.replication.PullChanges(rpb.PullChangesRequest(limit=100, wait_seconds=5.0))
     names = [rpb.AckChangesRequest.Name(key=change.key, version=change.version) for change in pulled.changes]
@@ -153,7 +153,7 @@ async def acknowledge(at: Backend) -> int:
 
 class TestAtTheInternalListener:
     async def test_a_write_is_answered_when_its_change_is_acknowledged(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             call = asyncio.ensure_future(at.router.CreateSandbox(new("one"), metadata=LOGGED))
             await eventually(lambda: KEY in repr(at.logged))
             assert not call.done()
@@ -161,11 +161,11 @@ class TestAtTheInternalListener:
             assert (await call).revision == 1
 
     async def test_a_write_of_a_caller_who_did_not_ask_is_answered_at_once(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             assert (await at.router.CreateSandbox(new("one"))).revision == 1
 
     async def test_a_retry_waits_like_the_first_try_and_has_its_answer(self) -> None:
-        async with backend(log_wait_seconds=0.01) as at:
+        async with running_store(log_wait_seconds=0.01) as at:
             request = new("one", request_id=str(uuid4()))
             for _ in range(2):
                 refused = await refusal(at.router.CreateSandbox(request, metadata=LOGGED))
@@ -176,18 +176,18 @@ class TestAtTheInternalListener:
             assert await at.store.outbox.pull(10, 0) == []
 
     async def test_a_caller_with_little_time_is_told_in_time_that_it_is_not_known(self) -> None:
-        async with backend(log_wait_seconds=60.0) as at:
+        async with running_store(log_wait_seconds=60.0) as at:
             refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED, timeout=0.3))
             assert reason_of(refused)[0] == "NOT_LOGGED"
 
     async def test_a_call_that_only_checks_waits_for_nothing(self) -> None:
-        async with backend(log_wait_seconds=60.0) as at:
+        async with running_store(log_wait_seconds=60.0) as at:
             request = new("one")
             request.validate_only = True
             assert (await at.router.CreateSandbox(request, metadata=LOGGED)).name == KEY
 
     async def test_a_refusal_waits_for_the_change_that_it_shows(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             await at.router.CreateSandbox(new("one"))
             call = asyncio.ensure_future(at.router.CreateSandbox(new("one"), metadata=LOGGED))
             await eventually(lambda: KEY in repr(at.logged))
@@ -196,32 +196,32 @@ class TestAtTheInternalListener:
             assert (await refusal(call)).code() is grpc.StatusCode.ALREADY_EXISTS
 
     async def test_a_refusal_whose_change_does_not_reach_the_log_in_time_says_so(self) -> None:
-        async with backend(log_wait_seconds=0.01) as at:
+        async with running_store(log_wait_seconds=0.01) as at:
             await at.router.CreateSandbox(new("one"))
             refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
             assert reason_of(refused)[0] == "NOT_LOGGED"
             assert "the write was refused for a change" in str(refused.details())
 
     async def test_a_refusal_that_shows_no_change_waits_for_nothing(self) -> None:
-        async with backend(log_wait_seconds=60.0) as at:
+        async with running_store(log_wait_seconds=60.0) as at:
             gone = pb.DeleteSandboxRequest(name=KEY)
             assert (await refusal(at.router.DeleteSandbox(gone, metadata=LOGGED))).code() is grpc.StatusCode.NOT_FOUND
 
     async def test_a_read_waits_for_nothing(self) -> None:
-        async with backend(log_wait_seconds=60.0) as at:
+        async with running_store(log_wait_seconds=60.0) as at:
             await at.router.CreateSandbox(new("one"))
             found = await at.router.GetSandbox(pb.GetSandboxRequest(name=KEY), metadata=LOGGED)
             assert found.name == KEY
 
 
-async def hear(at: Backend, trouble: str) -> None:
+async def hear(at: OneStore, trouble: str) -> None:
     """As a relay says it."""
     await at.replication.PullChanges(rpb.PullChangesRequest(limit=1, log_trouble=trouble))
 
 
 class TestWhileTheLogIsAway:
     async def test_a_write_is_refused_before_anything_is_changed_and_without_a_wait(self) -> None:
-        async with backend(log_wait_seconds=60.0) as at:
+        async with running_store(log_wait_seconds=60.0) as at:
             await hear(at, "no broker answers")
             refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
             assert refused.code() is grpc.StatusCode.UNAVAILABLE
@@ -231,12 +231,12 @@ class TestWhileTheLogIsAway:
             assert await at.store.outbox.pull(10, 0) == []
 
     async def test_who_does_not_wait_for_the_log_does_not_hear_of_it(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             await hear(at, "no broker answers")
             assert (await at.router.CreateSandbox(new("one"))).revision == 1
 
     async def test_a_write_that_was_committed_before_is_not_said_to_be_undone(self) -> None:
-        async with backend(log_wait_seconds=0.01) as at:
+        async with running_store(log_wait_seconds=0.01) as at:
             request = new("one", request_id=str(uuid4()))
             for trouble in ("", "no broker answers"):
                 await hear(at, trouble)
@@ -244,7 +244,7 @@ class TestWhileTheLogIsAway:
                 assert reason_of(refused)[0] == "NOT_LOGGED"
 
     async def test_a_request_that_is_wrong_is_still_told_so(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             await at.router.CreateSandbox(new("one"))
             await acknowledge(at)
             await hear(at, "no broker answers")
@@ -252,7 +252,7 @@ class TestWhileTheLogIsAway:
             assert refused.code() is grpc.StatusCode.ALREADY_EXISTS
 
     async def test_a_refusal_that_shows_a_change_which_is_not_in_the_log_is_not_given(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             await at.router.CreateSandbox(new("one"))
             await hear(at, "no broker answers")
             refused = await refusal(at.router.CreateSandbox(new("one"), metadata=LOGGED))
@@ -260,7 +260,7 @@ class TestWhileTheLogIsAway:
 
     @pytest.mark.parametrize("why", ["the relay says so", "no relay says anything any more"])
     async def test_writes_are_taken_again_when(self, why: str) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             await hear(at, "no broker answers")
             if "relay says so" in why:
                 await hear(at, "")
@@ -274,13 +274,13 @@ class TestWhileTheLogIsAway:
 
 class TestAtThePublicListener:
     async def test_clients_wait_where_the_setting_says_so(self) -> None:
-        async with backend(public_logged=True) as at:
+        async with running_store(public_logged=True) as at:
             call = asyncio.ensure_future(at.client.CreateSandbox(new("one")))
             await eventually(lambda: KEY in repr(at.logged))
             assert await acknowledge(at) == 1
             assert (await call).revision == 1
 
     async def test_clients_cannot_ask_for_it_themselves(self) -> None:
-        async with backend() as at:
+        async with running_store() as at:
             sandbox = await at.client.CreateSandbox(new("one"), metadata=LOGGED)
             assert sandbox == sandbox_pb2.Sandbox.FromString((await at.store.records.read(KEY)).row.payload)  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from libs.rpc import metadata
 from libs.rpc.clients import MOST_CLIENTS, MOST_HOSTS, MOST_OF_A_HOST, OTHERS, Clients
 from libs.rpc.server import RawService
 from libs.sandboxes.schema import METADATA
-from tests.unit.backends import CONTRACT, Backend, backend, listening, new, refusal
+from tests.system.store import CONTRACT, OneStore, listening, new, refusal, running_store
 from tests.unit.sandboxes import NEWER_FIELD
 
 NAME = "sandboxes/one"
@@ -46,7 +46,7 @@ def update(*paths: str, **fields: Any) -> pb.UpdateSandboxRequest:
     return request
 
 
-async def with_timeout(at: Backend) -> Duration:
+async def with_timeout(at: OneStore) -> Duration:
     """A sandbox with one that version 1 does not show exactly."""
     made = new("one")
     made.sandbox.spec.timeout.FromMilliseconds(1500)
@@ -55,7 +55,7 @@ async def with_timeout(at: Backend) -> Duration:
 
 
 async def test_a_client_of_version_1_writes_and_reads_flat_records() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         made = flat_of(await at.client.CreateSandbox(create(cpu=0.5, metadata={"team": "blue"}), metadata=OLD))
         assert (made.schema_version, made.image, made.cpu, made.state) == (1, "image:1", 0.5, 1)
         row = (await at.store.records.read(NAME)).row
@@ -68,7 +68,7 @@ async def test_a_client_of_version_1_writes_and_reads_flat_records() -> None:
 
 
 async def test_a_record_of_version_1_is_a_structured_one_for_a_newer_client_which_makes_it_one() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(create(cpu=0.5, metadata={"team": "blue"}), metadata=OLD)
         seen = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=NEW)
         assert (seen.schema_version, seen.spec.cpu_millis, dict(seen.labels)) == (2, 500, {"team": "blue"})
@@ -82,7 +82,7 @@ async def test_a_record_of_version_1_is_a_structured_one_for_a_newer_client_whic
 @pytest.mark.parametrize("paths", [(), ("*",), ("timeout_s",)])
 async def test_a_client_that_gives_back_what_it_was_shown_changes_no_exact_value(paths: tuple[str, ...]) -> None:
     """Also one that has thrown away what it does not know, as one that speaks JSON does."""
-    async with backend() as at:
+    async with running_store() as at:
         exact = await with_timeout(at)
 
         async def updated(*paths: str, **fields: Any) -> SandboxSpec:
@@ -96,7 +96,7 @@ async def test_a_client_that_gives_back_what_it_was_shown_changes_no_exact_value
 
 async def test_an_old_client_takes_away_what_it_is_shown_in_part() -> None:
     """It gives back what it does not know, and among that the exact value."""
-    async with backend() as at:
+    async with running_store() as at:
         await with_timeout(at)
         seen = flat_of(await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD))
         seen.ClearField("timeout_s")
@@ -113,7 +113,7 @@ async def test_an_old_client_changes_what_it_can_say_and_nothing_else(paths: tup
     spec.MergeFromString(NEWER_FIELD)
     sandbox = Sandbox(account="acme", spec=spec, annotations={"note": "one"})
     sandbox.MergeFromString(NEWER_FIELD)
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(pb.CreateSandboxRequest(sandbox=sandbox, sandbox_id="one"))
         read = await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD)
         newer = Sandbox(name=NAME, annotations={"note": "two"})
@@ -148,7 +148,7 @@ async def test_an_old_client_changes_what_it_can_say_and_nothing_else(paths: tup
 async def test_refusals_name_fields_as_the_caller_does(
     request_: pb.UpdateSandboxRequest, field: str, text: str
 ) -> None:
-    async with backend() as at:
+    async with running_store() as at:
         error = await refusal(at.client.UpdateSandbox(request_, metadata=OLD))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert text in (error.details() or "")
@@ -156,7 +156,7 @@ async def test_refusals_name_fields_as_the_caller_does(
 
 
 async def test_a_refusal_that_depends_on_the_record_names_fields_as_the_caller_does_too() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         request = update(account="acme")
         request.allow_missing = True
         error = await refusal(at.client.UpdateSandbox(request, metadata=OLD))
@@ -165,7 +165,7 @@ async def test_a_refusal_that_depends_on_the_record_names_fields_as_the_caller_d
 
 @pytest.mark.parametrize("paths", [(), ("*",)])
 async def test_an_old_client_does_not_change_the_account_in_passing(paths: tuple[str, ...]) -> None:
-    async with backend() as at:
+    async with running_store() as at:
         await at.client.CreateSandbox(create(), metadata=OLD)
         error = await refusal(
             at.client.UpdateSandbox(update(*paths, account="other", image="x", state=1), metadata=OLD)
@@ -176,7 +176,7 @@ async def test_an_old_client_does_not_change_the_account_in_passing(paths: tuple
 async def test_a_retry_gets_its_answer_in_the_version_that_it_speaks() -> None:
     request = create()
     request.request_id = "123e4567-e89b-42d3-a456-426614174000"
-    async with backend() as at:
+    async with running_store() as at:
         first = await at.client.CreateSandbox(request, metadata=OLD)
         assert await at.client.CreateSandbox(request, metadata=OLD) == first
         modern = new("two", request_id=request.request_id)
@@ -187,7 +187,7 @@ async def test_a_retry_gets_its_answer_in_the_version_that_it_speaks() -> None:
 
 @pytest.mark.parametrize("value", ["3", "0", "new"])
 async def test_an_unknown_version_is_refused_with_those_that_are_known(value: str) -> None:
-    async with backend() as at:
+    async with running_store() as at:
         for client in (at.client, at.router):
             call = client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=((METADATA, value),))
             error = await refusal(call)
@@ -196,7 +196,7 @@ async def test_an_unknown_version_is_refused_with_those_that_are_known(value: st
 
 
 async def test_at_the_old_service_who_says_nothing_speaks_version_1_and_is_warned() -> None:
-    async with backend(old=True, router="127.0.0.1:1") as at:
+    async with running_store(old=True, router="127.0.0.1:1") as at:
         call = at.client.CreateSandbox(create(), metadata=((metadata.CLIENT, "billing"),))
         assert flat_of(await call).image == "image:1"
         warning = dict(await call.initial_metadata() or ())[metadata.DEPRECATED]
@@ -207,7 +207,7 @@ async def test_at_the_old_service_who_says_nothing_speaks_version_1_and_is_warne
 
 
 async def test_direct_and_old_clients_are_in_the_status_the_last_one_first() -> None:
-    async with backend(old=True) as at:
+    async with running_store(old=True) as at:
         named = ((metadata.CLIENT, "billing"),)
         await at.client.CreateSandbox(create(), metadata=named)
         at.clock.advance(5.0)
@@ -221,7 +221,7 @@ async def test_direct_and_old_clients_are_in_the_status_the_last_one_first() -> 
 
 
 async def test_a_client_that_has_nothing_to_change_is_neither_warned_nor_listed() -> None:
-    async with backend() as at:
+    async with running_store() as at:
         call = at.client.ListSandboxes(pb.ListSandboxesRequest())
         await call
         assert metadata.DEPRECATED not in dict(await call.initial_metadata() or ())
@@ -237,7 +237,7 @@ async def test_what_is_passed_on_says_whose_call_it_is_and_what_it_speaks() -> N
 
     async with (
         listening(RawService(CONTRACT.service, {"ListSandboxes": note})) as router,
-        backend(Store.A, old=True, router=router.address) as at,
+        running_store(Store.A, old=True, router=router.address) as at,
     ):
         await at.client.ListSandboxes(pb.ListSandboxesRequest())
         await at.client.ListSandboxes(pb.ListSandboxesRequest(), metadata=(*NEW, (metadata.CLIENT, "billing")))

@@ -11,7 +11,7 @@ import pytest
 from libs.rpc.health import main, trouble
 from libs.rpc.server import RawService, Server, ServerConfig
 from tests.composed import ROOT
-from tests.http_doors import OPEN
+from tests.system.http import OPEN
 
 TOKEN = b"a-token-of-some-length"
 

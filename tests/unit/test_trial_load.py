@@ -24,7 +24,7 @@ from libs.rpc.caller import make_id
 from libs.rpc.errors import Context, pass_on
 from libs.rpc.metadata import ANONYMOUS, STALE
 from libs.rpc.server import RawService
-from tests.unit.backends import CONTRACT, SERVICE, Backend, backend, listening
+from tests.system.store import CONTRACT, SERVICE, OneStore, listening, running_store
 from tests.waiting import eventually
 
 
@@ -32,7 +32,7 @@ from tests.waiting import eventually
 class Front:
     """Stands before a store, as a router that may behave badly. `before` and `after` may raise what clients get."""
 
-    store: Backend
+    store: OneStore
     before: Callable[[str], BatonError | None] = lambda method: None
     after: Callable[[str], BatonError | None] = lambda method: None
     stale: bool = False
@@ -61,7 +61,7 @@ class Front:
 @asynccontextmanager
 async def fronted() -> AsyncIterator[tuple[Front, str]]:
     """A store behind a front, and the front's address."""
-    async with backend(Store.A) as store:
+    async with running_store(Store.A) as store:
         front = Front(store)
 
         def handler(method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:

@@ -1,27 +1,29 @@
-"""A backend over a store in memory, behind real listeners."""
+"""One store in memory: its services, and the store behind real listeners."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import pytest
 
-from libs.backend.admission import AskOther
+from libs.backend.admission import Admission, AskOther
 from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Dependencies
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
+from libs.backend.recovery import RecoveryApi
 from libs.backend.repair import RepairApi
 from libs.backend.replication import Replication, StoreFacts
-from libs.backend.serving import Serving
-from libs.clock import ManualClock
+from libs.backend.serving import AdmissionLoop, Serving
+from libs.clock import Clock, ManualClock
 from libs.contract.descriptors import Contract
+from libs.contract.operations import Operations
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import EventLog
 from libs.locks.port import LockManager
@@ -35,9 +37,12 @@ from libs.rpc.clients import Clients
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
+from libs.store.columns import ColumnsOf
 from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
 from libs.tasks import Background
+from tests.shelf import CONTRACT as SHELF_CONTRACT
+from tests.shelf import ShelfOperations, shelf_columns
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceAsyncStub
@@ -48,8 +53,70 @@ CONTRACT = Contract.load("libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
 SERVICE = CONTRACT.service
 
 
+@dataclass(frozen=True)
+class Kit:
+    """A contract and its implementation."""
+
+    operations: Operations
+    contract: Contract
+    columns: ColumnsOf
+    log_wait_seconds: float = 5.0
+    schema_version: int = 1
+
+
+SHELF = Kit(ShelfOperations(), SHELF_CONTRACT, shelf_columns)
+SANDBOXES = Kit(SandboxOperations(), CONTRACT, sandbox_columns, schema_version=2)
+
+
+class StoreServices(NamedTuple):
+    """Services of a store in memory, as its process makes them."""
+
+    ports: MemoryStore
+    serving: Serving
+    background: Background
+    feed: ApplyLoop
+    logged: LogWaits
+    calls: Calls
+    internal: list[RawService | TypedService]
+    """Services of the internal listener."""
+    admission_loop: AdmissionLoop
+
+
+def store_services(
+    store: Store,
+    kit: Kit,
+    clock: Clock,
+    log: MemoryEventLog,
+    ask_other: AskOther | None,
+    limits: OutboxLimits | None = None,
+    **options: Any,
+) -> StoreServices:
+    """`options`: those of the calls' dependencies."""
+    ports = MemoryStore(store, clock, kit.columns, limits)
+    serving, background = Serving(), Background(100, f"writes of {store}")
+
+    async def open_log() -> EventLog:
+        return log
+
+    arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
+    feed = ApplyLoop(ports, open_log, clock, arrivals)
+    logged = LogWaits(ports.outbox, kit.log_wait_seconds, lambda: feed.replaced)
+    dependencies = Dependencies(serving, background, clock, logged, behind_seconds=feed.behind_seconds, **options)
+    calls = Calls(kit.operations, kit.contract, ports, dependencies)
+    facts = StoreFacts(kit.schema_version, outbox=limits or OutboxLimits())
+    # Without a question to the other store, admission can only ask the log.
+    admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read), serving)
+    internal: list[RawService | TypedService] = [
+        calls.internal(),
+        Replication(kit.operations, ports, feed, dependencies, facts).service(),
+        RecoveryApi(ports, serving, admission_loop, feed).service(),
+        RepairApi(kit.operations, ports, dependencies).service(),
+    ]
+    return StoreServices(ports, serving, background, feed, logged, calls, internal, admission_loop)
+
+
 @dataclass
-class Backend:
+class OneStore:
     """One store with its two listeners."""
 
     store: MemoryStore
@@ -95,7 +162,7 @@ async def listening(*services: RawService | TypedService) -> AsyncIterator[Serve
 
 
 @asynccontextmanager
-async def backend(
+async def running_store(
     store: Store = Store.A,
     *,
     router: str = "",
@@ -106,52 +173,41 @@ async def backend(
     public_logged: bool = False,
     old: bool = False,
     ask_other: AskOther | None = None,
-) -> AsyncIterator[Backend]:
+) -> AsyncIterator[OneStore]:
     """`router`: the address to which calls go that the store cannot answer. `old`: as the old service."""
     clock = ManualClock()
-    ports = MemoryStore(store, clock, sandbox_columns, limits)
     event_log = log or MemoryEventLog(4, clock=clock)
-    serving, background = Serving(), Background(64, "writes")
-
-    async def open_log() -> EventLog:
-        return event_log
-
-    operations = SandboxOperations()
-    feed = ApplyLoop(ports, open_log, clock, Arrivals(ports, operations.check_row, ask_other))
-    logged = LogWaits(ports.outbox, log_wait_seconds, lambda: feed.replaced)
-    around = Dependencies(
-        serving,
-        background,
+    services = store_services(
+        store,
+        replace(SANDBOXES, log_wait_seconds=log_wait_seconds),
         clock,
-        logged,
-        locks,
-        feed.behind_seconds,
+        event_log,
+        ask_other,
+        limits,
+        locks=locks,
         public_logged=public_logged,
         public_schema=1 if old else 0,
         clients=Clients(CONTRACT.schemas, clock, everybody=old, notice="call the router" if old and router else ""),
     )
-    calls = Calls(operations, CONTRACT, ports, around)
-    replication = Replication(operations, ports, feed, around, StoreFacts(2, outbox=limits or OutboxLimits()))
-    repair = RepairApi(operations, ports, around)
-    serving.serve()
+    services.serving.serve()
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(background.drain, 5.0)
+        stack.push_async_callback(services.background.drain, 5.0)
         passing = None
         if router:
             passing = Passing(await stack.enter_async_context(open_channel(router)), 5.0)
-        internal = await stack.enter_async_context(listening(calls.internal(), replication.service(), repair.service()))
-        service = calls.public(passing)
+        internal = await stack.enter_async_context(listening(*services.internal))
+        service = services.calls.public(passing)
         public = await stack.enter_async_context(listening(service))
         channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]
         to_public, to_internal = channels
-        yield Backend(
-            ports,
+        yield OneStore(
+            services.ports,
             clock,
             event_log,
-            serving,
-            background,
-            feed,
-            logged,
+            services.serving,
+            services.background,
+            services.feed,
+            services.logged,
             to_public,
             to_internal,
             passing,

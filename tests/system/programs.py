@@ -30,7 +30,7 @@ PLACES = ("a", "b", "router")
 
 
 @dataclass(frozen=True)
-class Trio:
+class Programs:
     """Addresses of A, B and a router in this process."""
 
     http: Mapping[str, str]
@@ -46,7 +46,7 @@ async def _locks() -> AsyncIterator[MemoryLocks]:
 
 
 @asynccontextmanager
-async def running_trio(folder: Path) -> AsyncIterator[Trio]:
+async def running_programs(folder: Path) -> AsyncIterator[Programs]:
     """A owns everything. B passes calls that it cannot answer on to the router."""
     router = f"127.0.0.1:{free_port()}"
     common: dict[str, Any] = {"internal": "127.0.0.1:0", "http": "127.0.0.1:0", "event_log": "memory:"}
@@ -83,7 +83,7 @@ async def running_trio(folder: Path) -> AsyncIterator[Trio]:
         tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
         assert at_a.http is not None and at_b.http is not None and at_router.http is not None
         try:
-            yield Trio(
+            yield Programs(
                 {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
                 {"a": at_a.public.address, "b": at_b.public.address, "router": router},
             )

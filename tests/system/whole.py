@@ -1,4 +1,4 @@
-"""A whole system in one process: two backends over memory stores and a router, talking gRPC over loopback.
+"""A whole system in one process: two stores in memory and a router, talking gRPC over loopback.
 
 For tests of the router: real servers and channels, adapters in memory.
 """
@@ -9,21 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from libs.backend.admission import Admission, open_other
-from libs.backend.arrivals import Arrivals
-from libs.backend.calls import Calls, Dependencies
+from libs.backend.admission import open_other
 from libs.backend.feed import ApplyLoop
-from libs.backend.logged import LogWaits
-from libs.backend.recovery import RecoveryApi
-from libs.backend.repair import RepairApi
-from libs.backend.replication import Replication, StoreFacts
 from libs.backend.serving import AdmissionLoop, Serving
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
-from libs.contract.operations import Operations
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
+from libs.flags.port import FlagSource
 from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.proving.servers.ports import free_port
@@ -31,7 +26,6 @@ from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
 from libs.rpc.gate import ServerLimits
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
-from libs.store.columns import ColumnsOf
 from libs.store.memory import MemoryStore
 from libs.tasks import Background, Loop
 from services.router.api.proxy import Proxy
@@ -56,7 +50,8 @@ from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import StoreClient, open_store
 from services.router.flows.traffic import Traffic
-from tests.shelf import CONTRACT, ShelfOperations, shelf_columns
+from tests.shelf import CONTRACT
+from tests.system.store import SHELF, Kit, store_services
 
 
 async def step(migration: Migration, decision: Decision) -> tuple[Setting, tuple[GateResult, ...]]:
@@ -74,7 +69,7 @@ def never_arrived(ports: MemoryStore, key: str) -> None:
 
 
 @dataclass
-class Backend:
+class StoreProcess:
     """The process of one store."""
 
     ports: MemoryStore
@@ -91,7 +86,7 @@ class Backend:
 
 @dataclass
 class System:
-    backends: dict[Store, Backend]
+    backends: dict[Store, StoreProcess]
     stores: dict[Store, StoreClient]
     log: MemoryEventLog
     control: MemoryControlStore
@@ -130,63 +125,29 @@ class System:
         await backend.server.start()
 
 
-async def _backend(
+async def _store_process(
     stack: AsyncExitStack,
     store: Store,
     log: MemoryEventLog,
     kit: Kit,
-    all_of_them: Mapping[Store, Backend],
+    all_of_them: Mapping[Store, StoreProcess],
     port: int,
-) -> Backend:
-    clock = SystemClock()
-    ports = MemoryStore(store, clock, kit.columns)
-    serving = Serving()
-    background = Background(100, f"writes of {store}")
-
-    async def open_log() -> MemoryEventLog:
-        return log
+) -> StoreProcess:
 
     async def ask_other() -> recovery_pb2.GetStandingResponse:
         async with open_other(all_of_them[store.other].server.address, None) as ask:
             return await ask()
 
-    arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
-    feed = ApplyLoop(ports, open_log, clock, arrivals)
-    around = Dependencies(
-        serving, background, clock, LogWaits(ports.outbox, kit.log_wait_seconds, lambda: feed.replaced)
-    )
-    calls = Calls(kit.operations, kit.contract, ports, around)
-    replication = Replication(kit.operations, ports, feed, around, StoreFacts(kit.schema_version))
-    # Admission can only ask the log. The owner of a system admits its stores at will.
-    admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read), serving)
-    recovery = RecoveryApi(ports, serving, admission_loop, feed)
-    repair = RepairApi(kit.operations, ports, around)
-    services: list[RawService | TypedService] = [
-        calls.internal(),
-        replication.service(),
-        recovery.service(),
-        repair.service(),
-    ]
-    server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services)
+    services = store_services(store, kit, SystemClock(), log, ask_other)
+    server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services.internal)
     await server.start()
-    backend = Backend(ports, serving, server, feed, admission_loop, services)
+    backend = StoreProcess(
+        services.ports, services.serving, server, services.feed, services.admission_loop, services.internal
+    )
     stack.push_async_callback(backend.drain)
-    serving.serve()
+    services.serving.serve()
     return backend
 
-
-@dataclass(frozen=True)
-class Kit:
-    """A contract and its implementation."""
-
-    operations: Operations
-    contract: Contract
-    columns: ColumnsOf
-    log_wait_seconds: float = 5.0
-    schema_version: int = 1
-
-
-SHELF = Kit(ShelfOperations(), CONTRACT, shelf_columns)
 
 QUICK_LEDGER = LedgerLimits(permille=1000, settle_seconds=0.0, again_seconds=0.0)
 
@@ -198,6 +159,70 @@ LONG_SECONDS = 1e9
 STALE_READS = ReadPolicy()
 
 QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """How a router serves calls."""
+
+    policy: ReadPolicy = STALE_READS
+    patience_seconds: float = 0.0
+    logged: frozenset[Phase] = frozenset()
+    """Phases in which writes are acknowledged from the log."""
+
+
+class CallServer(NamedTuple):
+    """The part of a router that serves calls."""
+
+    traffic: Traffic
+    handoffs: Handoffs
+    patience: Patience
+    clients: Clients
+    service: RawService
+    server: Server
+    client: Channel
+
+
+async def _serve_calls(
+    stack: AsyncExitStack,
+    contract: Contract,
+    stores: Mapping[Store, StoreClient],
+    setting: SettingCache,
+    shadow: Shadow,
+    auditor: Auditor,
+    options: CallOptions = CallOptions(),
+) -> CallServer:
+    clock = SystemClock()
+    traffic = Traffic()
+    handoffs = Handoffs(Transfer(stores), Absences(Transfer(stores)), traffic)
+    patience = Patience(traffic, options.patience_seconds)
+    forward = Forward(stores, handoffs, traffic, clock, options.policy, patience)
+    listing = Listing(stores, traffic, options.policy, shadow, clock, patience)
+    writes = Background(100, "writes", lambda: patience.writes)
+    watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
+    clients = Clients(contract.schemas, clock)
+    proxy = Proxy(
+        contract,
+        forward,
+        listing,
+        setting,
+        traffic,
+        writes,
+        clock,
+        shadow,
+        auditor,
+        options.logged,
+        watching=watching,
+        clients=clients,
+    )
+    limits = ServerLimits(waiting=lambda: patience.calls)
+    service = proxy.service()
+    server = Server(ServerConfig("127.0.0.1:0", "public", limits), [service])
+    await server.start()
+    stack.push_async_callback(server.drain, 0.0)
+    client = await stack.enter_async_context(open_channel(server.address))
+    stack.push_async_callback(writes.drain, 1.0)
+    return CallServer(traffic, handoffs, patience, clients, service, server, client)
 
 
 @asynccontextmanager
@@ -221,9 +246,9 @@ async def running_system(
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
         # A port that no other process can take while a store is stopped.
         places = {store: free_port() if patience_seconds else 0 for store in Store}
-        backends: dict[Store, Backend] = {}
+        backends: dict[Store, StoreProcess] = {}
         for store in Store:
-            backends[store] = await _backend(stack, store, log, kits[store], backends, places[store])
+            backends[store] = await _store_process(stack, store, log, kits[store], backends, places[store])
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
@@ -232,10 +257,7 @@ async def running_system(
         stack.callback(switches.close)
         setting = SettingCache(control, clock, switches)
         await setting.refresh()
-        traffic = Traffic()
-        transfer = Transfer(stores)
-        handoffs = Handoffs(transfer, Absences(transfer), traffic)
-        the_mover = Mover(stores, transfer, setting, control, "router-1", clock)
+        the_mover = Mover(stores, Transfer(stores), setting, control, "router-1", clock)
         observer = Observer(stores, log, clock, interval_seconds=0.02)
 
         def evidence(current: Setting) -> Evidence:
@@ -243,33 +265,10 @@ async def running_system(
             return replace(seen, clients_watched_seconds=LONG_SECONDS, under_way=())
 
         migration = Migration(control, setting, evidence, clock)
-        patience = Patience(traffic, patience_seconds)
-        forward = Forward(stores, handoffs, traffic, clock, policy, patience)
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
-        listing = Listing(stores, traffic, policy, shadow, clock, patience)
-        writes = Background(100, "writes", lambda: patience.writes)
         auditor = Auditor(stores, clock, QUICK_LEDGER)
-        watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
-        clients = Clients(kit.contract.schemas, clock)
-        proxy = Proxy(
-            kit.contract,
-            forward,
-            listing,
-            setting,
-            traffic,
-            writes,
-            clock,
-            shadow,
-            auditor,
-            logged,
-            watching=watching,
-            clients=clients,
-        )
-        limits = ServerLimits(waiting=lambda: patience.calls)
-        router = Server(ServerConfig("127.0.0.1:0", "public", limits), [proxy.service()])
-        await router.start()
-        stack.push_async_callback(router.drain, 0.0)
-        client = await stack.enter_async_context(open_channel(router.address))
+        options = CallOptions(policy, patience_seconds, logged)
+        calls = await _serve_calls(stack, kit.contract, stores, setting, shadow, auditor, options)
         relays = {store: Relay(stores[store], log, control, "router-1", clock) for store in Store}
         loops = [Loop(f"relay {store}", relay.run_once) for store, relay in relays.items()] if feeds else []
         loops += [backend.feed.loop for backend in backends.values()] if feeds else []
@@ -284,23 +283,51 @@ async def running_system(
                 control,
                 setting,
                 switches,
-                traffic,
-                handoffs,
+                calls.traffic,
+                calls.handoffs,
                 the_mover,
                 migration,
                 relays,
-                client,
+                calls.client,
                 observer,
                 shadow,
                 auditor,
-                clients,
-                patience,
-                router,
-                proxy.service(),
+                calls.clients,
+                calls.patience,
+                calls.server,
+                calls.service,
                 kit.contract,
             )
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await writes.drain(1.0)
+
+
+@dataclass
+class AnotherRouter:
+    setting: SettingCache
+    switches: Switches
+    traffic: Traffic
+    client: Channel
+
+
+@asynccontextmanager
+async def another_router(
+    system: System, *, refresh_seconds: float = 0.5, provider: FlagSource | None = None
+) -> AsyncIterator[AnotherRouter]:
+    """A router that shares stores and control store with the system's router, and moves no buckets."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        switches = Switches(FlagNames.of(CONTRACT), MemoryFlags("control store"), provider, clock)
+        stack.callback(switches.close)
+        setting = SettingCache(system.control, clock, switches, interval_seconds=refresh_seconds)
+        await setting.refresh()
+        calls = await _serve_calls(stack, CONTRACT, system.stores, setting, system.shadow, system.auditor)
+        tasks = [asyncio.create_task(loop.run()) for loop in (setting.loop, *switches.loops)]
+        try:
+            yield AnotherRouter(setting, switches, calls.traffic, calls.client)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,7 +26,7 @@ from services.router.flows.jobs.rehearsal import Waits
 from services.router.flows.moving.transfer import Transfer
 from services.router.settings import RouterSettings
 from tests.contracts.pb.toy import shelf_pb2
-from tests.system import System, running_system
+from tests.system.whole import System, running_system
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -37,7 +37,7 @@ QUICK = Waits(seen_by_all_seconds=0.5, counted_by_all_seconds=0.05)
 
 
 @dataclass
-class Panel:
+class ControlledSystem:
     """A router with its control API."""
 
     system: System
@@ -64,11 +64,11 @@ class Panel:
 APART = frozenset(
     {log.relays, log.adopted_logs, log.heartbeat, log.retention, steering.direct_clients, steering.metrics}
 )
-"""Features of a router that a panel does without: the system below it has its own, or a test would wait for them."""
+"""Features of a router that are left out: the system below has its own, or a test would wait for them."""
 
 
 @asynccontextmanager
-async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIterator[Panel]:
+async def running_controlled_system(*, token: bytes | None = None, **system: Any) -> AsyncIterator[ControlledSystem]:
     """The options of `running_system`; `token`: what the control listener asks for."""
     async with running_system(**system) as running, AsyncExitStack() as stack:
         flows = _flows(running)
@@ -77,7 +77,7 @@ async def running_panel(*, token: bytes | None = None, **system: Any) -> AsyncIt
         await server.start()
         loops = (running.setting.loop, flows.jobs.loop, flows.measurement.loop, *flows.feature_loops)
         async with running_loops(*loops), open_channel(server.address) as channel:
-            yield Panel(running, flows, server.address, ControlServiceStub(channel.grpc), server)
+            yield ControlledSystem(running, flows, server.address, ControlServiceStub(channel.grpc), server)
 
 
 def _flows(running: System) -> SharedFlows:

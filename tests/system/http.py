@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,19 +18,19 @@ from libs.contract.descriptors import Contract
 from libs.contract.schemas import NEWEST
 from libs.http.listener import HttpListener
 from libs.http.opening import http_listener
+from libs.ownership.model import Store
 from libs.rpc.gate import Gate
 from libs.rpc.server import RawService, Server
-from libs.sandboxes.columns import sandbox_columns
-from libs.sandboxes.operations import SandboxOperations
 from libs.store.memory import MemoryStore
 from tests.http_client import Answer, Connection, ask, connected
-from tests.system import Kit, running_system
-from tests.unit.backends import CONTRACT, SERVICE, backend
+from tests.system.store import CONTRACT, SANDBOXES, SERVICE, running_store
+from tests.system.whole import running_system
 
+ROOT = Path(__file__).parents[2]
+NAMES = ("old service", "new service", "router")
 JSON = "application/json"
 NAME = "sandboxes/one"
 CREATE = json.dumps({"sandboxId": "one", "sandbox": {"account": "acme", "spec": {"image": "image:1"}}}).encode()
-KIT = Kit(SandboxOperations(), CONTRACT, sandbox_columns, schema_version=2)
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ class Door:
 @asynccontextmanager
 async def _store(*, old: bool = False) -> AsyncIterator[Door]:
     async with (
-        backend(old=old) as found,
+        running_store(old=old) as found,
         http_door(CONTRACT, found.service, found.server, default_schema=1 if old else 0) as listener,
     ):
         yield Door(listener, found.server.gate, [found.store], found.server.address)
@@ -90,7 +91,7 @@ async def _store(*, old: bool = False) -> AsyncIterator[Door]:
 
 @asynccontextmanager
 async def _router() -> AsyncIterator[Door]:
-    async with running_system(KIT) as system, http_door(CONTRACT, system.service, system.router) as listener:
+    async with running_system(SANDBOXES) as system, http_door(CONTRACT, system.service, system.router) as listener:
         stores = [backend.ports for backend in system.backends.values()]
         yield Door(listener, system.router.gate, stores, system.router.address)
 
@@ -149,3 +150,27 @@ BAD_FRAMES = {
     "a reserved flag": (envelope(b"{}", 64), "flags"),
 }
 """Bodies that are not one message in an envelope, each with a word of its error."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The addresses of one server."""
+
+    grpc: str
+    http: str
+
+
+@asynccontextmanager
+async def endpoint(name: str) -> AsyncIterator[Endpoint]:
+    """`name`: one of NAMES."""
+    async with AsyncExitStack() as stack:
+        if name == "router":
+            system = await stack.enter_async_context(running_system(SANDBOXES))
+            service, server, schema = system.service, system.router, 0
+        else:
+            old = name == "old service"
+            # Without a router, A owns all buckets.
+            found = await stack.enter_async_context(running_store(Store.A, old=old))
+            service, server, schema = found.service, found.server, 1 if old else 0
+        door = await stack.enter_async_context(http_door(CONTRACT, service, server, default_schema=schema))
+        yield Endpoint(server.address, door.address)
