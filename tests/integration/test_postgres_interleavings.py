@@ -326,9 +326,9 @@ async def test_an_acknowledgement_by_name_keeps_a_change_that_commits_late(rig: 
     assert [entry.key for entry in await rig.store.outbox.pull(10, 0)] == [late]
 
 
-def replacing(before: Row, revision: int, word: str) -> tuple[list[Any], ...]:
-    """The arguments of UPDATE_ROWS for a record of the other store in place of the row."""
-    row = row_of(KEY, (0, revision), Store.A, word)
+def replacing(before: Row, revision: int, word: str, owner: Store = Store.A) -> tuple[list[Any], ...]:
+    """The arguments of UPDATE_ROWS for another row in place of this one."""
+    row = row_of(KEY, (0, revision), owner, word)
     values = (*record_values(row, BUCKET, Columns()), before.owner.value, *before.version)
     return columnar([values], 19)
 
@@ -348,6 +348,24 @@ async def test_a_row_that_changed_since_the_decision_is_not_replaced(rig: Rig, g
     assert waited
     expected = (0, (Version(0, 5), "newer")) if guarded else (1, (Version(0, 4), "older"))
     assert (len(stored), (await rig.row())[:2]) == expected
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_write_of_the_engine_that_waited_for_a_release_changes_nothing(rig: Rig, guarded: bool) -> None:
+    await put(rig.store, KEY, "r1", "first")
+    before = (await rig.found()).row
+    assert before is not None
+    statement = sql.UPDATE_ROWS[True]
+    if not guarded:
+        statement = broken(statement, sql.PUT_GUARDS[True], "n.was_owner IS NOT NULL")
+        await rig.without_trigger()
+    await rig.holder.execute("BEGIN")
+    released = columnar([(KEY, "A", 0, 2, "", 7, B, 0, 1)], 9)
+    assert await rig.holder.fetch(sql.UPDATE_ENVELOPES[True], *released)
+    waited, stored = await rig.past(rig.second.fetch(statement, *replacing(before, 2, "lost", Store.B)))
+    assert waited
+    _, word, owner = await rig.row()
+    assert (len(stored), word, owner) == ((0, "first", Store.A) if guarded else (1, "lost", Store.B))
 
 
 @pytest.mark.parametrize("guarded", [True, False])
