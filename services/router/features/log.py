@@ -17,20 +17,21 @@ from services.router.flows.jobs.restart_events import RestartEvents
 
 def relays(flows: SharedFlows) -> Feature:
     """Publish both stores' outboxes."""
-    open_ = flows.connections
+    connections = flows.connections
     relays = [
-        Relay(client, open_.event_log, open_.control_store, flows.name, flows.clock) for client in open_.stores.values()
+        Relay(client, connections.event_log, connections.control_store, flows.name, flows.clock)
+        for client in connections.stores.values()
     ]
     return Feature(loops=[Loop(f"relay {relay.store}", relay.run_once) for relay in relays])
 
 
 def events(flows: SharedFlows) -> Feature:
     """Read events, treat those that a store could not apply, and restart the feeds after the log was replaced."""
-    open_ = flows.connections
+    connections = flows.connections
     methods = EventMethods(
-        LogEvents(open_.event_log, open_.contract),
-        ParkedEvents(open_.stores, flows.migration),
-        RestartEvents(open_.stores, flows.jobs, flows.migration, open_.control_store),
+        LogEvents(connections.event_log, connections.contract),
+        ParkedEvents(connections.stores, flows.migration),
+        RestartEvents(connections.stores, flows.jobs, flows.migration, connections.control_store),
     )
     return Feature(methods=[methods])
 

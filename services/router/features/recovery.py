@@ -13,24 +13,26 @@ from services.router.flows.jobs.recover import Recover, Seize
 
 def recover(flows: SharedFlows) -> Feature:
     """Seize what a lost store owns, and bring the store back."""
-    open_, clock = flows.connections, flows.clock
+    connections, clock = flows.connections, flows.clock
     return Feature(
         kinds=[
-            Seize(open_.stores, open_.event_log, clock, open_.control_store),
-            Recover(open_.stores, open_.event_log, clock, open_.control_store, flows.transfer),
+            Seize(connections.stores, connections.event_log, clock, connections.control_store),
+            Recover(connections.stores, connections.event_log, clock, connections.control_store, flows.transfer),
         ]
     )
 
 
 def conflicts(flows: SharedFlows) -> Feature:
     """Resolve what a seizure left behind."""
-    open_ = flows.connections
-    content_of = LogEvents(open_.event_log, open_.contract).content_of
-    return Feature(methods=[ConflictMethods(Conflicts(open_.stores, flows.migration, content_of))])
+    connections = flows.connections
+    content_of = LogEvents(connections.event_log, connections.contract).content_of
+    return Feature(methods=[ConflictMethods(Conflicts(connections.stores, flows.migration, content_of))])
 
 
 def records(flows: SharedFlows) -> Feature:
     """Show and repair records that cannot be read."""
-    open_ = flows.connections
-    content_of = LogEvents(open_.event_log, open_.contract).content_of
-    return Feature(methods=[RecordMethods(RecordRepair(open_.stores, flows.migration, open_.contract, content_of))])
+    connections = flows.connections
+    content_of = LogEvents(connections.event_log, connections.contract).content_of
+    return Feature(
+        methods=[RecordMethods(RecordRepair(connections.stores, flows.migration, connections.contract, content_of))]
+    )

@@ -39,9 +39,9 @@ def canary_auto(flows: SharedFlows) -> Feature:
 
 def rehearsal(flows: SharedFlows, waits: Waits = USUAL_WAITS) -> Feature:
     """Send live buckets to the other store and back."""
-    open_, clock = flows.connections, flows.clock
-    kind = Rehearsal(open_.stores, flows.migration, open_.cache, flows.measurement.answered, clock, waits)
-    rehearsals = Rehearsals(flows.jobs, flows.migration, open_.cache, flows.traffic, clock)
+    connections, clock = flows.connections, flows.clock
+    kind = Rehearsal(connections.stores, flows.migration, connections.cache, flows.measurement.answered, clock, waits)
+    rehearsals = Rehearsals(flows.jobs, flows.migration, connections.cache, flows.traffic, clock)
     return Feature(
         kinds=[kind],
         loops=[rehearsals.loop],
@@ -53,12 +53,12 @@ def rehearsal(flows: SharedFlows, waits: Waits = USUAL_WAITS) -> Feature:
 
 def automatic_rollback(flows: SharedFlows) -> Feature:
     """Send all traffic to A when B fails."""
-    open_ = flows.connections
+    connections = flows.connections
     automatic = AutomaticRollback(
-        open_.control_store,
+        connections.control_store,
         flows.migration,
         flows.measurement,
-        open_.cache,
+        connections.cache,
         flows.observer,
         flows.clock,
         flows.name,
@@ -75,32 +75,34 @@ def direct_clients(flows: SharedFlows) -> Feature:
 
 def doctor(flows: SharedFlows) -> Feature:
     """Examine a router and what it depends on."""
-    open_, settings = flows.connections, flows.settings
+    connections, settings = flows.connections, flows.settings
     tokens = {
         "control listener": settings.control_token_file is not None,
         "stores": settings.token_file is not None,
     }
     examined = Doctor(
         flows.observer,
-        open_.cache,
-        open_.control_store,
+        connections.cache,
+        connections.control_store,
         settings.event_log_partitions,
         tokens,
         flows.clock,
-        lambda: flows.evidence(open_.cache.current).log_gap,
+        lambda: flows.evidence(connections.cache.current).log_gap,
     )
     return Feature(methods=[DoctorMethods(examined, flows.clock)])
 
 
 def flags(flows: SharedFlows) -> Feature:
     """Set flags, and explain where a call goes."""
-    open_ = flows.connections
-    explainer = Explainer(open_.contract, open_.cache, open_.stores)
+    connections = flows.connections
+    explainer = Explainer(connections.contract, connections.cache, connections.stores)
 
     def add(answer: pb.GetStatusResponse) -> None:
-        answer.flags.extend(flags_of(open_.switches, open_.cache))
+        answer.flags.extend(flags_of(connections.switches, connections.cache))
 
-    return Feature(methods=[FlagMethods(flows.migration, open_.cache, open_.switches, explainer)], status=add)
+    return Feature(
+        methods=[FlagMethods(flows.migration, connections.cache, connections.switches, explainer)], status=add
+    )
 
 
 def ledger(flows: SharedFlows) -> Feature:
@@ -134,8 +136,8 @@ def phase_since(flows: SharedFlows) -> Feature:
 
 def probe(flows: SharedFlows) -> Feature:
     """Make synthetic calls."""
-    open_ = flows.connections
-    probe = Probe(open_.contract, open_.stores, flows.public_address, flows.clock)
+    connections = flows.connections
+    probe = Probe(connections.contract, connections.stores, flows.public_address, flows.clock)
     return Feature(methods=[ProbeMethods(flows.migration, probe)])
 
 

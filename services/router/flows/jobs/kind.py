@@ -1,8 +1,8 @@
 """Long work as jobs: they survive the router, one router at a time runs one, and operators steer it while it runs.
 
-How to write a kind of job: a class with `name`, `unit`, `lane` and `step` (see `JobKind`), put into the list of kinds
-that the process gives to `Jobs`. All else is here, once: asking for it, who runs it, progress, rate, the reason why it
-waits, pausing, going on after a crash.
+How to write a kind of job: a class with `name`, `unit`, `lane` and `step` (see `JobKind`), among the `kinds` of a
+feature (`services.router.features`). `Jobs` and `Run` do the rest, once for all kinds: requests, who runs a job,
+progress, rate, the reason why it waits, pausing, going on after a crash.
 
 A kind does one step at a time. A step gets where the last one ended (`Position`), does a bounded piece of work and says
 where it ended (`Step`), which is then written down. A router may die between the work and the writing, or be so slow
@@ -77,8 +77,8 @@ class Position:
     reason: str = ""
     """Who asked for the job, and why."""
     run: str = ""
-    """Another one after a crash, a pause, or a control store that was away. Only what a step measured in the same run
-    can be measured on: clocks and counters of another process are not comparable, and nobody looked in between."""
+    """Id of this run. It changes after a crash, a pause, or an outage of the control store. A step may go on only with
+    measurements of the same run: the clock and the counters of another process are not comparable with its own."""
 
 
 @dataclass(frozen=True, slots=True)
