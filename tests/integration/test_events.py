@@ -164,7 +164,7 @@ async def test_parked_events_are_listed_and_tried_again(controlled: ControlledSy
     assert (await answers(controlled, "events", "retry", "--all", "--dry-run"))[0] == {
         "retried": [],
         "dry_run": True,
-        "effects": ["B: event 0/3 is tried again"],
+        "effects": ["B: event 0/3 is retried"],
     }
     (tried,) = await answers(controlled, "events", "retry", "--store", "B", "0/3", "--yes")
     assert tried["retried"] == [{"store": "B", "position": "0/3", "applied": True, "reason": ""}]

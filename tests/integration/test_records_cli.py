@@ -136,7 +136,7 @@ async def test_a_readable_record_a_corrupt_copy_no_record_and_no_reason_are_refu
         (("delete", "sandboxes/none", "--reason", "x", "--yes"), Exit.FAILED, "a record of this name"),
         (("delete", NAME, "--yes"), Exit.USAGE, "--reason is required"),
         (("replace", NAME, "--from", "A", "--reason", "x", "--yes"), Exit.USAGE, "readable content"),
-        (("replace", NAME, "--from", "/no/file", "--reason", "x", "--yes"), Exit.USAGE, "no file"),
+        (("replace", NAME, "--from", "/no/file", "--reason", "x", "--yes"), Exit.USAGE, "no such file"),
     ):
         told = await baton(controlled, "records", *arguments)
         assert (told.exit_code, said in told.stderr.lower()) == (code, True), told.stderr
