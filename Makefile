@@ -23,7 +23,7 @@ PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index
 	--python-version 3.11 --custom-compile-command "make pins"
 
 .PHONY: help env stack protos image check-protos openapi check-openapi alerts docs check-docs protos-baseline \
-	client-versions lint test bytecode mutants mcp-conformance storms demo bench up down pins clean
+	client-versions versions lint check test bytecode mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -80,9 +80,14 @@ lint: env check-protos check-openapi check-docs ## check style, types, imports, 
 	$(BIN)/buf lint $(IMAGE) --config buf.yaml
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config buf.yaml --exclude-imports
 
+# Everything that needs no server and at most a second of processor time for each test.
+check: lint bytecode ## lint and the fast tests, after each edit: under 90 seconds on two idle cores
+	$(BIN)/python -m pytest -q --numprocesses 2 --no-servers -m "not slow" --hypothesis-profile check -r fE \
+	tests/unit tests/model tests/transcripts tests/contracts clients/python/tests
+
 # Two processes share the files, each with servers of its own. The order is kept: long tests (acceptance) come first.
 test: bytecode stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 # The tests start some hundred processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile all that it imports.
 bytecode: env
@@ -113,6 +118,17 @@ client-versions: env ## run baton-client's tests with the oldest and the newest 
 	$(BIN)/uv pip install -q --python $$environment --resolution $${versions%:*} ./build/client "pytest>=8"; \
 	$(BIN)/uv pip list -q --python $$environment | grep -E "^(grpcio|protobuf|googleapis)"; \
 	$$environment/bin/python -m pytest -q -c /dev/null --rootdir clients/python -p no:cacheprovider clients/python/tests; done
+
+# Beside the ranges' packages: what the unit tests need, at any version.
+TEST_TOOLS := "pytest>=9" "pytest-asyncio>=1.5" "hypothesis>=6.170" "pyyaml>=6" cloudevents grpcio-tools
+
+versions: env ## run the unit tests with the oldest and the newest packages that this project takes
+	@for resolution in lowest-direct highest; do environment=build/versions/$$resolution; echo "$$resolution"; \
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $$environment; \
+	$(BIN)/uv pip install -q --python $$environment --resolution $$resolution .; \
+	$(BIN)/uv pip install -q --python $$environment --no-upgrade $(TEST_TOOLS); \
+	$$environment/bin/python -m pytest -q -o addopts= --import-mode=importlib -p no:cacheprovider --no-servers tests/unit \
+	--ignore tests/unit/test_requirements.py --ignore tests/unit/test_docs.py; done
 
 demo: env ## show a migration there and back under load, about a minute
 	$(BIN)/baton demo

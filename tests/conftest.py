@@ -28,6 +28,7 @@ TOPIC_PARTITIONS = 16
 
 # No deadline for examples: a busy machine is not a failure.
 settings.register_profile("baton", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("check", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20)
 settings.load_profile("baton")
 
 _numbers = itertools.count(1)
@@ -35,6 +36,7 @@ _numbers = itertools.count(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Only a top-level conftest may add options."""
+    parser.addoption("--no-servers", action="store_true", help="skip tests that need Kafka, PostgreSQL or Redis")
     parser.addoption("--rewrite", action="store_true", help="write what the transcripts now say; review the difference")
 
 
@@ -50,8 +52,9 @@ def stack_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def kafka_server(stack_directory: Path) -> Iterator[Kafka]:
+def kafka_server(request: pytest.FixtureRequest, stack_directory: Path) -> Iterator[Kafka]:
     """The session's broker. Tests request `kafka`, which is running."""
+    _may_start(request)
     server = Kafka(stack_directory / "kafka")
     with _kept(server.process):
         server.start()
@@ -59,8 +62,9 @@ def kafka_server(stack_directory: Path) -> Iterator[Kafka]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(stack_directory: Path) -> Iterator[Postgres]:
+def postgres_server(request: pytest.FixtureRequest, stack_directory: Path) -> Iterator[Postgres]:
     """The session's PostgreSQL. Tests request `postgres`, which is running."""
+    _may_start(request)
     server = Postgres(stack_directory / "postgres")
     with _kept(server.process):
         server.start()
@@ -68,8 +72,9 @@ def postgres_server(stack_directory: Path) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def redis_process(stack_directory: Path) -> Iterator[Redis]:
+def redis_process(request: pytest.FixtureRequest, stack_directory: Path) -> Iterator[Redis]:
     """The session's Redis. Tests request `redis_server`, which is running."""
+    _may_start(request)
     server = Redis(stack_directory / "redis")
     with _kept(server.process):
         server.start()
@@ -114,6 +119,11 @@ async def kafka_topic(kafka: Kafka) -> AsyncIterator[str]:
     yield name
     if kafka.process.running:
         await kafka.delete_topic(name)
+
+
+def _may_start(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--no-servers"):
+        pytest.skip("needs a server")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from difflib import unified_diff
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -33,9 +32,9 @@ from services.router.flows.jobs.orders import ASKED
 from tests.acceptance.conversations import CONVERSATIONS, Conversation
 from tests.acceptance.old_clients import OldClient
 from tests.acceptance.talk import CANARY_PERMILLE, SERVICE, Talk
+from tests.fixtures.make_old_database import FILE
 from tests.servers import make_usable
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 ENDPOINTS = {"A": "a", "B": "b-1", "router": "router-1"}
 USUAL_SCHEMAS = {"A": SCHEMAS.oldest, "B": SCHEMAS.newest, "router": SCHEMAS.newest}
 DOORS: dict[str, type[HttpWay]] = {"REST": RestWay, "Connect": ConnectWay, "MCP": McpWay}
@@ -102,7 +101,7 @@ def heard(
     for server in (kafka_server, postgres_server, redis_process):
         make_usable(server)
     stack = Stack(kafka_server, postgres_server, redis_process)
-    world = World.real(tmp_path_factory.mktemp("identical"), stack, OLD_DATABASE, Size(http=True))
+    world = World.real(tmp_path_factory.mktemp("identical"), stack, FILE, Size(http=True))
     return asyncio.run(listen(world))
 
 

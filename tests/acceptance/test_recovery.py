@@ -38,9 +38,9 @@ from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
+from tests.fixtures.make_old_database import FILE
 from tests.waiting import eventually
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 WAIT_SECONDS = 60.0
 SETTINGS = {"ack_logged": "all", "rollback_automatic": "false"}
 """Answers come when the event is in the log: so nothing that was answered may be lost. To be away for long is a reason
@@ -175,7 +175,7 @@ def burn(directory: Path) -> None:
 
 
 def embedded(directory: Path) -> World:
-    return World.embedded(directory, OLD_DATABASE, Size(router_settings=(SETTINGS,)))
+    return World.embedded(directory, FILE, Size(router_settings=(SETTINGS,)))
 
 
 async def test_an_old_copy_of_a_s_file_is_recognised_and_recovered(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recove
     tmp_path: Path, kafka: Kafka, own_postgres: Postgres, redis_server: Redis
 ) -> None:
     stack = Stack(kafka, own_postgres, redis_server)
-    world = World.real(tmp_path, stack, OLD_DATABASE, Size(router_settings=(SETTINGS,)))
+    world = World.real(tmp_path, stack, FILE, Size(router_settings=(SETTINGS,)))
     database = world.servers.new_database.rpartition("/")[2]
     async with half_moved(world, tmp_path) as site:
         # A dump, taken while the load goes on, and restored.
@@ -251,7 +251,7 @@ async def test_restarts_of_one_of_three_processes_fence_no_store(
 ) -> None:
     """The others serve meanwhile and move on between any two reads of the process that starts."""
     size = Size(new=3, router_settings=(SETTINGS,))
-    world = World.real(tmp_path, Stack(kafka, postgres, redis_server), OLD_DATABASE, size)
+    world = World.real(tmp_path, Stack(kafka, postgres, redis_server), FILE, size)
     async with half_moved(world, tmp_path) as site:
         for _ in range(RESTARTS):
             await world.kill("b-1")

@@ -14,9 +14,9 @@ import pytest
 
 from libs.proving.servers.errors import ServerFailed
 from libs.proving.trial.world import World
+from tests.fixtures.make_old_database import FILE
 from tests.integration.processes import run_to_end
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 NEWER = 9999
 
 
@@ -24,7 +24,7 @@ NEWER = 9999
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """One that has run before and rests now."""
     made = World.embedded(tmp_path)
-    shutil.copyfile(OLD_DATABASE, tmp_path / "a.db")
+    shutil.copyfile(FILE, tmp_path / "a.db")
     try:
         for name in made.names:
             await made.start(name)

@@ -9,8 +9,12 @@ from tests.model.__main__ import main, variant
 from tests.model.explore import explore
 from tests.model.wrong import VARIANTS
 
+LARGE = ("reading", "copying")
+"""Scenes with so many states that `make check` leaves them out."""
+SCENES = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in ownership.SCENES]
 
-@pytest.mark.parametrize("name", ownership.SCENES)
+
+@pytest.mark.parametrize("name", SCENES)
 def test_the_protocol_keeps_every_property_in_every_state(name: str) -> None:
     scene = ownership.SCENES[name]
     explored = explore(ownership.Ownership(scene))
@@ -18,6 +22,7 @@ def test_the_protocol_keeps_every_property_in_every_state(name: str) -> None:
     assert explored.states >= scene.least_states, "the model has lost steps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", recovery.SCENES)
 def test_a_store_that_lost_its_disk_comes_back_without_breaking_a_property(name: str) -> None:
     scene = recovery.SCENES[name]
@@ -128,6 +133,7 @@ def test_a_write_vanishes_if_what_comes_late_of_an_older_term_is_simply_old() ->
     _breaks("late_is_old")
 
 
+@pytest.mark.slow
 def test_a_write_vanishes_if_a_second_seizure_forgets_what_the_first_had_seen() -> None:
     _breaks("last_base")
 

@@ -72,6 +72,7 @@ async def test_no_lease_ends_early_by_a_tick_that_is_written_late(late: float, s
         assert (await store.outbox.depth()).oldest_seconds <= seconds + LONGEST_TICK_SECONDS
 
 
+@pytest.mark.slow
 async def test_an_hour_of_any_rate_leaves_the_served_requests_of_the_retry_window_and_one_pause() -> None:
     """By far more than one batch for each pause, as 200 writes a second are."""
     store = MemoryStore(Store.A, ManualClock(), sandbox_columns)

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,7 @@ def _double_effect(result: KeyResult) -> bool:
     return result.violation is not None and "double effect" in result.violation.reason
 
 
+@pytest.mark.slow
 @given(small_histories(), st.booleans())
 @settings(max_examples=600, deadline=None)
 def test_the_checker_agrees_with_a_brute_force(calls: list[Call], there: bool) -> None:
@@ -141,6 +143,7 @@ def test_the_checker_agrees_with_a_brute_force(calls: list[Call], there: bool) -
     assert (check_key(bare, initial).verdict is Verdict.LINEARIZABLE) == expected
 
 
+@pytest.mark.slow
 @given(small_histories(), st.booleans())
 @settings(max_examples=600, deadline=None)
 def test_revisions_only_rule_out_what_they_contradict(calls: list[Call], there: bool) -> None:

@@ -295,6 +295,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_fill_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     keys = make_many(path, 2500)

@@ -188,6 +188,7 @@ def longest_window(count: int, answers: list[int]) -> tuple[Served, ...]:
 sizes_of_answers = st.lists(st.integers(-1, MAX_ANSWER_BYTES) | st.just(MAX_ANSWER_BYTES), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     size=st.integers(0, MAX_PAYLOAD_BYTES) | st.just(MAX_PAYLOAD_BYTES),

@@ -67,6 +67,7 @@ def repeated_keys(text: str) -> list[str]:
     return sorted({str(key) for key in keys if keys.count(key) > 1})
 
 
+@pytest.mark.slow
 def test_every_requirement_has_tests_that_exist_or_is_planned() -> None:
     assert not (found := problems(REQUIREMENTS, ROOT)), "\n".join(found)
 

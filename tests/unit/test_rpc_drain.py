@@ -121,6 +121,7 @@ async def test_a_client_that_keeps_its_connection_does_not_hold_a_drain_up() -> 
         assert await kept.code() is grpc.StatusCode.OK
 
 
+@pytest.mark.slow
 async def test_each_call_of_a_flood_is_answered_or_refused_with_a_reason_and_a_delay() -> None:
     open_gate = asyncio.Event()
 

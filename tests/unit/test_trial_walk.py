@@ -40,6 +40,7 @@ def stores_of(controlled: ControlledSystem) -> list[StoreAccess]:
     return [StoreAccess(store.value, backend.server.address) for store, backend in controlled.system.backends.items()]
 
 
+@pytest.mark.slow
 async def test_a_walk_there_and_back_under_load_leaves_evidence_that_passes(tmp_path: Path) -> None:
     async with (
         running_controlled_system(kit=SANDBOXES) as controlled,

@@ -17,7 +17,6 @@ from libs.errors import BatonError
 from libs.eventlog.address import open_event_log
 from libs.process import stop_signal
 from libs.proving.servers.errors import ServersError
-from libs.proving.servers.locate import PROJECT_ROOT
 from libs.proving.servers.stack import running_stack
 from libs.proving.trial.errors import TrialFailed
 from libs.proving.trial.evidence import gather
@@ -31,7 +30,7 @@ from services.router.cli.demo.report import DemoReport, Facts
 from services.router.cli.demo.screen import Meter, Screen
 from services.router.cli.demo.script import ACTOR, ROLLBACK_CALLS, ROLLBACK_SECONDS, Story, journaled_overrides
 
-OLD_DATABASE = PROJECT_ROOT / "tests" / "fixtures" / "old_simple_mcp.db"
+OLD_DATABASE = Path(__file__).parent / "old_simple_mcp.db"
 OLD_HOT_NAMES = 8
 SIZE = Size(
     http=True,
@@ -122,11 +121,6 @@ async def run_demo(plan: DemoPlan) -> DemoReport:
 def _make_room(plan: DemoPlan) -> None:
     if not plan.keep:
         shutil.rmtree(plan.directory, ignore_errors=True)
-    if not OLD_DATABASE.is_file():
-        raise TrialFailed(
-            f"the old database is missing: {OLD_DATABASE}; run the demo from a clone of the project, or make the file"
-            " there: python -m tests.fixtures.make_old_database"
-        )
 
 
 @asynccontextmanager
