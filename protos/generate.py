@@ -13,12 +13,13 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from google.api import annotations_pb2
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
 from libs.http.comments import Comments
@@ -32,6 +33,11 @@ COMMENTS_HEAD = '''"""The comments of the .proto files and their examples, by fu
 from typing import Any
 
 COMMENTS: dict[str, tuple[str, Any]] = {
+'''
+
+FIELDS_HEAD = '''"""The names of the fields of each message, by its full name. Generated: do not edit."""
+
+FIELDS: dict[str, str] = {
 '''
 
 
@@ -94,13 +100,25 @@ def generate(tree: Tree, folder: Path) -> None:
 
 
 def write_comments(tree: Tree, folder: Path) -> None:
-    """Write `comments.py`."""
+    """Write `comments.py` and `fields.py`."""
     with tempfile.TemporaryDirectory() as place:
         image = Path(place) / "image.binpb"
         run_protoc(tree, ["--include_source_info", f"--descriptor_set_out={image}"])
-        found = Comments.of(FileDescriptorSet.FromString(image.read_bytes())).found
+        files = FileDescriptorSet.FromString(image.read_bytes())
+    found = Comments.of(files).found
     lines = [f"    {name!r}: ({found[name].text!r}, {found[name].example!r}),\n" for name in sorted(found)]
     (folder / "comments.py").write_text(COMMENTS_HEAD + "".join(lines) + "}\n")
+    names = dict(pair for file in files.file for message in file.message_type for pair in fields(file.package, message))
+    lines = [f"    {name!r}: {names[name]!r},\n" for name in sorted(names)]
+    (folder / "fields.py").write_text(FIELDS_HEAD + "".join(lines) + "}\n")
+
+
+def fields(scope: str, message: DescriptorProto) -> Iterator[tuple[str, str]]:
+    """The message and its nested ones: full name, and the names of the fields with spaces between them."""
+    name = f"{scope}.{message.name}"
+    yield name, " ".join(field.name for field in message.field)
+    for nested in message.nested_type:
+        yield from fields(name, nested)
 
 
 def rewrite_imports(text: str, prefixes: dict[Path, str]) -> str:

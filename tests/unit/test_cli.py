@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -19,9 +20,9 @@ from libs.proving.servers.ports import free_port
 from services.router.cli.app import app
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate
-from services.router.cli.options import Changing, CommandFailed, Exit, Output, agree
-from services.router.cli.views import view_of
-from services.router.core.phase import Phase
+from services.router.cli.options import SETTING_KEYS, Changing, CommandFailed, Exit, Output, agree
+from services.router.cli.views import setting_view, view_of
+from services.router.core.phase import Phase, Setting
 
 COMMANDS = [
     ["status"],
@@ -261,3 +262,16 @@ def test_with_json_a_dry_run_says_its_plan_in_the_answer_alone(capsys: pytest.Ca
     agreed = agree(Changing(output=Output.JSON, dry_run=True), ["OFF -> SHADOW"])
     assert agreed.view == {"dry_run": True, "effects": ["OFF -> SHADOW"]}
     assert capsys.readouterr() == ("", "")
+
+
+def test_help_names_the_fields_of_a_message_within_80_columns() -> None:
+    text = runner.invoke(app, ["status", "--help"]).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    words = set(re.findall(r"[a-z0-9_]+", text))
+    for message in (pb.StoreStatus, pb.RollbackCost, pb.MeasuredCalls, pb.Flag):
+        assert {field.name for field in message.DESCRIPTOR.fields} <= words
+    assert "{" not in text
+
+
+def test_the_keys_of_a_setting_are_those_of_its_view() -> None:
+    assert SETTING_KEYS.split() == list(setting_view(Setting()))

@@ -44,10 +44,8 @@ def plan(options: Common) -> None:
     """Show the next phase and the verdicts of its gates. Changes nothing.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags next effect blocked
-      gates: list of name verdict evidence threshold sentence runbook samples
-        least_samples
+    JSON keys: {Setting} next effect blocked
+      gates: list of {Gate}
     Exits with 0 if the step is open, 3 or 4 if gates block it, 1 if there is
     no next step.
     """
@@ -81,8 +79,7 @@ def advance(
     """Enter the next phase if its gates pass. Other phases are refused.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects gates
     """
     if override is not None and not override.strip():
@@ -133,10 +130,9 @@ def rollback(
     """Return to an earlier phase at once, without gates. Prints the rollback cost first.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
-      rollback_cost: records seconds writes_lost possible note
+      rollback_cost: {RollbackCost}
     """
     target = parse_phase(to)
 
@@ -173,8 +169,7 @@ def set_canary(
     """Set the share of buckets that goes to B in DUAL_WRITE.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
     """
     permille = parse_percent(percent)
@@ -201,8 +196,7 @@ def lift(options: Changing) -> None:
     """Let traffic follow the phase again after a rollback.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

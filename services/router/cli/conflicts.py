@@ -32,7 +32,7 @@ def list_conflicts(
     then new records of its bucket cannot move.
 
     \b
-    JSON keys: conflicts (list of store key version why live content resolution), troubles
+    JSON keys: conflicts (list of {Conflict}), troubles
     """
     from libs.pb.baton.control.v1 import conflicts_pb2 as pb
     from services.router.cli import show

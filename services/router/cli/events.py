@@ -102,7 +102,7 @@ def parked(
     """List the events that a store could not apply, with the reason.
 
     \b
-    JSON keys: parked: list of store position key reason bytes
+    JSON keys: parked: list of position {ParkedEvent}
       troubles: errors of stores that do not answer
     Stores retry them about every 30 s. Exits with 1 if a store does not
     answer.
@@ -167,7 +167,7 @@ def drop(options: Changing, position: Position, store: StoreOption = "") -> None
     """Drop a parked event for good, without applying it. Needs --reason.
 
     \b
-    JSON keys: store position key reason bytes, dry_run effects
+    JSON keys: position {ParkedEvent} dry_run effects
     The store lacks this version of the record until a later one, a
     reconcile or a backfill brings it. The journal keeps the reason.
     """

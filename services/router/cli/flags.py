@@ -28,7 +28,7 @@ def list_flags(options: Common) -> None:
 
     \b
     JSON keys: generation
-      flags: list of name value source good_seconds trouble
+      flags: list of {Flag}
     value is true, false or null (unset: the next rule decides).
     good_seconds: time since its source last worked; null is never.
     trouble: the source's current error; meanwhile its last good value
@@ -56,8 +56,7 @@ def set_flag(
     precedence over the flag provider.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
     """
     wanted = parse_flag(value)
@@ -93,10 +92,9 @@ def explain(
 
     \b
     JSON keys: target rule because then bucket canary_buckets setting_stale
-      setting: phase generation canary_percent hold shadow_percent
-        shadow_same set_flags limits
-      flags: list of name value source good_seconds trouble
-      rows: list of store trouble exists live version owner
+      setting: {Setting}
+      flags: list of {Flag}
+      rows: list of {ExplainResponse.Row}
     bucket is null for a list; owner is null while no store owns the record.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

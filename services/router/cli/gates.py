@@ -26,7 +26,7 @@ def list_limits(options: Common) -> None:
 
     \b
     JSON keys: generation
-      limits: list of name value usual is_set least most is_whole sentence
+      limits: list of {Limit}
     usual: from this router's own settings, in force while is_set is false.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -56,8 +56,7 @@ def set_limits(
     """Change limits at every router, within a second. Needs --reason.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags limits (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
     """
     _change(options, dict(_parsed(text) for text in assignments), [])
@@ -70,8 +69,7 @@ def unset_limits(
     """Return limits to the routers' own settings. Needs --reason.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags limits (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
     """
     _change(options, {}, names)

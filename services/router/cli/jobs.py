@@ -146,9 +146,7 @@ def show_job(options: Common, job: JobId) -> None:
     """Show one job with its report.
 
     \b
-    JSON keys: id kind lane arguments state unit done total rate
-      eta_seconds waits note wanted_rate actor runner create_time
-      end_time report reason
+    JSON keys: {Job}
     waits: why it is paused or runs below its rate.
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb

@@ -27,10 +27,9 @@ def ledger(
     """Show how many acknowledged writes this router has checked, and the lost ones.
 
     \b
-    JSON keys: sampled checked superseded dropped waiting lost known
-      lost_writes: list of loss key request_id operation store revision
-        content acknowledged_time found_time
-        rows: list of store owned revision content
+    JSON keys: {LedgerCounts} known
+      lost_writes: list of {LostWrite}
+        rows: list of {LostWrite.Row}
     sampled = checked + superseded + dropped + waiting
     Exits with 1 if a write is lost.
     """

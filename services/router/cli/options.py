@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import inspect
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -18,6 +20,7 @@ from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec, Protocol,
 
 import typer
 
+from libs.pb.fields import FIELDS
 from libs.text import visible
 
 DEFAULT_ADDRESS = "127.0.0.1:7700"
@@ -127,6 +130,30 @@ class Changing(Common):
             raise CommandFailed("this user has no name: give yours with --actor", Exit.USAGE) from None
 
 
+SETTING_KEYS = "phase generation canary_percent hold shadow_percent shadow_same set_flags limits"
+"""Keys of a setting in JSON (`views.setting_view`)."""
+
+_HELP_COLUMNS = 76
+_MESSAGE = re.compile(r"\{([A-Z][A-Za-z.]*)\}")
+
+
+def help_text(text: str) -> str:
+    """The docstring of a command as its help: `{Gate}` becomes the names of that message's fields, as JSON has them."""
+    return "\n".join(_with_keys(line) for line in inspect.cleandoc(text).splitlines())
+
+
+def _with_keys(line: str) -> str:
+    if not _MESSAGE.search(line):
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    filled = _MESSAGE.sub(lambda match: _keys(match[1]), line.strip())
+    return textwrap.fill(filled, _HELP_COLUMNS, initial_indent=indent, subsequent_indent=f"{indent}  ")
+
+
+def _keys(message: str) -> str:
+    return SETTING_KEYS if message == "Setting" else FIELDS[f"baton.control.v1.{message}"]
+
+
 GLOBAL = ("output", "address", "token_file")
 """Options of `Common` that may stand before the verb."""
 
@@ -178,7 +205,7 @@ def without_command(app: typer.Typer, options: type[C]) -> Callable[[Callable[Co
 
         run.__signature__ = inspect.signature(expanded)  # type: ignore[attr-defined]
         run.__annotations__ = expanded.__annotations__
-        run.__doc__ = function.__doc__
+        run.__doc__ = expanded.__doc__
         app.callback(invoke_without_command=True)(run)
 
     return register
@@ -216,6 +243,7 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
     parameters = [context, *keywords, *shared]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = help_text(function.__doc__ or "")
     return run
 
 

@@ -32,37 +32,29 @@ def status(
     """Show phase, split, lag, jobs and the cost of a rollback.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags limits setting_stale settled
-      buckets buckets_to_b buckets_at_b handoffs stale_reads unavailable
-      log_trouble
-      stores.A stores.B: store reachable serving note backend records owned_records
-        owned_buckets outbox_entries outbox_oldest_seconds lag_events
-        lag_seconds parked reads writes failures waiting feed_read
-        feed_applied feed_old feed_trouble unfilled_records set_aside
-      handover rehearsal: job running done total rate eta_seconds note
-        finished_time
+    JSON keys: {Setting} setting_stale settled buckets buckets_to_b
+      buckets_at_b handoffs stale_reads unavailable log_trouble
+      stores.A stores.B: {StoreStatus}
+      handover rehearsal: {Progress}
       jobs: the latest job of each lane, as in `baton jobs show`
       canary_auto: running step steps note finished_time
       rehearsing: its current step, or ""
-      last_rehearsal: id actor passed note finished_time buckets records
-        there_seconds back_seconds calls errors handoffs, or null
-      rollback_cost: possible records seconds writes_lost note
+      last_rehearsal: {Rehearsal}, or null
+      rollback_cost: {RollbackCost}
       phase_time phase_seconds phase_actor phase_reason
-      routers: list of name generation age_seconds
+      routers: list of {RouterStatus}
       percent_at_b (canary_percent is the target)
       next blocked gates: the next step, as in `phase plan`
       alerts: problems that need a person now
       automatic_rollback: its current assessment, in words
-      last_automatic: time reason before after, or null
-      measured.A measured.B: recent_calls recent_faults calls faults
-        calls_per_second p99_seconds
+      last_automatic: {AutomaticRollback}, or null
+      measured.A measured.B: {MeasuredCalls}
       logged_phases: phases that answer a write once it is in the log
-      ledger: sampled checked superseded dropped waiting lost, of all routers
-      ping_pong: list of key handoffs
+      ledger: {LedgerCounts}, of all routers
+      ping_pong: list of {PingPong}
       clients: those that call A directly or with an old schema version,
         list of name at schema_version calls idle_seconds
-      flags: list of name value source good_seconds trouble
+      flags: list of {Flag}
     null is "not known". With --watch, JSON is one object a line, with the key
     error while no router answers. A pipe gets one line a second.
     """
@@ -135,12 +127,9 @@ def journal(
     """Show the changes of the setting with actor, time and reason; newest first.
 
     \b
-    JSON keys: entries: list of generation time actor action reason
-        overridden changes
-      before after: phase generation canary_percent hold shadow_percent
-        shadow_same set_flags
-      gates: list of name verdict evidence threshold sentence runbook samples
-        least_samples
+    JSON keys: entries: list of {JournalEntry} changes
+      before after: {Setting}
+      gates: list of {Gate}
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views

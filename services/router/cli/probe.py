@@ -27,8 +27,7 @@ def probe(
     lists and watches do not show them.
 
     \b
-    JSON keys: reads writes faults answered_by_a answered_by_b trouble
-      seconds dry_run effects
+    JSON keys: {ProbeResponse} dry_run effects
     Ends with Ctrl-C. Exits with 1 if calls failed by a fault.
     """
     seconds = parse_duration("--for", lasting)

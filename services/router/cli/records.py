@@ -30,8 +30,7 @@ def show_record(options: Common, name: Name) -> None:
     """Show each store's row of a record, and why it cannot be read. Changes nothing.
 
     \b
-    JSON keys: records (list of store trouble exists version owner live
-      schema_version bytes corrupt content head)
+    JSON keys: records (list of {RecordAt})
     content is JSON text; it is empty when the record cannot be read.
     """
     from libs.pb.baton.control.v1 import records_pb2 as pb
@@ -55,7 +54,7 @@ def delete(options: Changing, name: Name) -> None:
     A readable record is refused: delete it by an ordinary call.
 
     \b
-    JSON keys: name owner version effect dry_run effects
+    JSON keys: name {RepairRecordResponse} dry_run effects
     """
     from libs.pb.baton.control.v1 import records_pb2 as pb
 
@@ -73,7 +72,7 @@ def replace(
     """Replace an unreadable record at its owner. Needs --reason. The other store gets it by the log.
 
     \b
-    JSON keys: name owner version effect dry_run effects
+    JSON keys: name {RepairRecordResponse} dry_run effects
     """
     from libs.ownership.model import Store
     from libs.ownership.wire import STORE_NUMBERS

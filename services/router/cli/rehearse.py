@@ -74,8 +74,7 @@ def rollback(
     \b
     --op sets the operation's flag to false (--undo: unset): its calls go to
     A within a second, other operations are not affected.
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       flag value dry_run effects
     With a phase, the same as `baton phase rollback PHASE`.
     """

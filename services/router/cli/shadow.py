@@ -50,8 +50,7 @@ def set_shadow(
     """Set the share of reads to compare. Resets the counts.
 
     \b
-    JSON keys: phase generation canary_percent hold shadow_percent
-      shadow_same set_flags (after the change)
+    JSON keys: {Setting} (after the change)
       before (the same keys, before it) dry_run effects
     """
     permille = parse_share(percent)
@@ -91,10 +90,9 @@ def show(
     JSON keys: phase generation shadow_percent shadow_same
       compared match stale mismatch missing error dropped
       skipped queued waiting
-      operations: by name: compared match stale mismatch missing error
-        dropped
-      differences: list of time operation key kind fields waited_seconds
-        one other: store version content
+      operations: by name: {ShadowTally}
+      differences: list of {ShadowDifference}
+        one other: {ShadowDifference.Side}
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show as screen

@@ -11,9 +11,10 @@ How to add a gate:
    This alone makes the setting BATON_ROUTER_GATE_DISK_PERCENT and the limit that `baton gates` lists and sets.
 2. Below it, write the verdict: a function of `Evidence` and `Limits` that returns a `Finding` and reads `limits[DISK]`.
 3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, runbook and alerts. Then
-   `make alerts` writes its alerts to deploy/alerts.yaml.
+   `make alerts docs` writes its alerts to deploy/alerts.yaml, and its settings to docs/configuration.md.
 4. In `core/phase.py`, name the gate in each phase that it guards.
 5. In tests/unit/test_gates.py, add a case for each verdict. A gate with an alert gets a case in test_alerts.py.
+   `pytest tests/transcripts --rewrite` adds it to the stories.
 
 Evidence that does not exist yet is a new field of `Evidence`, None while it is unknown. A router fills it in its flows.
 """
