@@ -18,7 +18,7 @@ from libs.tasks import Loop
 from services.router.core.phase import Phase
 from services.router.flows.jobs.backfill import Backfill
 from services.router.flows.jobs.kind import Position, Step
-from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.bucket_owners import BucketOwners
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
@@ -90,7 +90,7 @@ class _ConflictComes(_Meanwhile):
 async def test_a_bucket_with_a_conflict_at_the_target_is_not_released(system: System) -> None:
     note_conflict(system, B)
     before = await system.ports(A).transfers.absences([BUCKET])
-    move = await Absences(Transfer(system.stores)).move([BUCKET, BUCKET + 1], B)
+    move = await BucketOwners(Transfer(system.stores)).move([BUCKET, BUCKET + 1], B)
     assert await system.ports(A).transfers.absences([BUCKET]) == before
     assert "store B has open conflicts" in move.kept[BUCKET] and move.arrived == 1
     assert (await owners(system))[BUCKET + 1] == [B]
@@ -99,14 +99,14 @@ async def test_a_bucket_with_a_conflict_at_the_target_is_not_released(system: Sy
 
 async def test_a_bucket_with_a_conflict_at_its_source_stays_and_says_why(system: System) -> None:
     note_conflict(system, A)
-    move = await Absences(Transfer(system.stores)).move([BUCKET], B)
+    move = await BucketOwners(Transfer(system.stores)).move([BUCKET], B)
     assert "store A has open conflicts" in move.kept[BUCKET]
     assert (await owners(system))[BUCKET] == [A]
 
 
 async def test_a_conflict_that_comes_while_a_bucket_moves_sends_it_back(system: System) -> None:
     await put(system)
-    move = await Absences(_ConflictComes(system)).move([BUCKET], B)
+    move = await BucketOwners(_ConflictComes(system)).move([BUCKET], B)
     (a,), (b,) = [await system.ports(store).transfers.absences([BUCKET]) for store in Store]
     assert a == b == Absence(BUCKET, 0, 3, A)
     assert "store B has open conflicts" in move.kept[BUCKET] and move.arrived == 0
@@ -128,7 +128,7 @@ async def test_a_bucket_with_conflicts_at_both_stores_has_an_owner_in_the_end(sy
     await system.ports(A).transfers.release_absence(BUCKET, B)
     for store in Store:
         note_conflict(system, store)
-    await Absences(Transfer(system.stores)).finish([BUCKET])
+    await BucketOwners(Transfer(system.stores)).finish([BUCKET])
     await assert_one_owner(system)
 
 
@@ -147,9 +147,9 @@ async def test_another_router_finishes_what_was_declined_with_the_records_of_bot
     for store in Store:
         note_conflict(system, store)
     with pytest.raises(KeyboardInterrupt):
-        await Absences(_Dies(system.stores)).finish([BUCKET])
+        await BucketOwners(_Dies(system.stores)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == []
-    await Absences(Transfer(system.stores)).finish([BUCKET])
+    await BucketOwners(Transfer(system.stores)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == [B]
     found = await system.ports(B).records.read(KEY)
     assert found.row is not None and found.owner is A
@@ -176,7 +176,7 @@ async def test_the_mover_moves_the_other_buckets_and_says_why_one_stays(system: 
     await advance_to(system, Phase.CUTOVER)
     mover = mover_of(system, Transfer(system.stores))
     await passes(mover, 1)
-    assert f"bucket {BUCKET} stays where it is: store B has open conflicts" in mover.progress.note
+    assert f"bucket {BUCKET} cannot move: store B has open conflicts" in mover.progress.note
     await passes(mover, 1)
     assert (mover.buckets_at_b, mover.settled) == (BUCKETS - 1, False)
     await assert_one_owner(system)
@@ -227,10 +227,10 @@ async def test_a_bucket_is_not_adopted_while_a_record_of_it_has_not_arrived(syst
     """Else the target creates a name that the source owns."""
     await put(system)
     await system.ports(A).transfers.release([KEY], B, create=False)
-    await Absences(_BusyCopy(system)).move([BUCKET], B)
+    await BucketOwners(_BusyCopy(system)).move([BUCKET], B)
     assert (await owners(system))[BUCKET] == []
     assert (await system.ports(B).records.read(KEY)).row is None
-    await Absences(Transfer(system.stores)).finish([BUCKET])
+    await BucketOwners(Transfer(system.stores)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == [B]
     assert (await system.ports(B).records.read(KEY)).owner is B
 
@@ -249,7 +249,7 @@ class _ReleasedMeanwhile(_Meanwhile):
 
 
 async def test_keys_are_listed_after_the_bucket_was_seen_to_be_released(system: System) -> None:
-    await Absences(_ReleasedMeanwhile(system)).finish([BUCKET])
+    await BucketOwners(_ReleasedMeanwhile(system)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == [B]
     found = await system.ports(B).records.read(KEY)
     assert found.row is not None and found.owner is A
@@ -277,7 +277,7 @@ async def test_a_store_that_is_away_leaves_the_bucket_under_way(system: System) 
     await system.ports(A).transfers.release_absence(BUCKET, B)
     await system.stop(B)
     with pytest.raises(Away):
-        await Absences(Transfer(system.stores)).finish([BUCKET])
+        await BucketOwners(Transfer(system.stores)).finish([BUCKET])
 
 
 async def test_a_backfill_leaves_a_record_out_that_is_too_large_to_copy_and_names_it(system: System) -> None:

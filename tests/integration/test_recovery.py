@@ -23,7 +23,7 @@ from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase
 from services.router.core.reconcile import Findings
 from services.router.flows.feed.conflicts import Conflicts, NoConflict
-from services.router.flows.feed.heartbeat import Witness
+from services.router.flows.feed.heartbeat import PositionReporter
 from services.router.flows.jobs import recover as flows_recover
 from services.router.flows.jobs.kind import JobFailed, JobKind, Position, Step
 from services.router.flows.jobs.log_gap import open_gap
@@ -278,20 +278,20 @@ async def test_a_store_that_lives_while_its_share_is_seized_fences_itself(system
     assert (await system.ports(B).transfers.absences([bucket]))[0].owner is A
 
 
-async def test_each_store_is_told_how_far_the_other_one_has_come(system: System) -> None:
+async def test_each_store_gets_the_position_of_the_other_one(system: System) -> None:
     await own(system.ports(B), KEYS[:1])
     await put(system.ports(B), KEYS[0], "r1", "w")
-    witness = Witness(system.stores)
+    reporter = PositionReporter(system.stores)
     for store in Store:
-        await witness.tell(system.stores[store])
+        await reporter.report(system.stores[store])
         now = (await system.ports(store).recovery.standing()).now
         assert (await system.ports(store.other).recovery.standing()).other == now
 
 
-async def test_nothing_is_told_of_a_store_that_does_not_serve(system: System) -> None:
+async def test_the_position_of_a_store_that_does_not_serve_is_not_reported(system: System) -> None:
     system.backends[B].serving.fence("it went back")
     await system.ports(A).recovery.note_other(Identity("before", 7))
-    await Witness(system.stores).tell(system.stores[B])
+    await PositionReporter(system.stores).report(system.stores[B])
     assert (await system.ports(A).recovery.standing()).other == ("before", 7)
 
 

@@ -207,8 +207,8 @@ async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(contro
 @pytest.mark.parametrize(
     ("start", "why"),
     [
-        ("2020-01-01T00:00:00+00:00", "partition 3 holds nothing that was appended before this time"),
-        ("3/1", "partition 3: offset 1 was dropped by retention: 2 is the oldest that is held"),
+        ("2020-01-01T00:00:00+00:00", "partition 3 has no event from before this time"),
+        ("3/1", "partition 3: offset 1 was dropped by retention: 2 is the oldest offset"),
         ("3/9", "at most 3/5, where the log ends"),
         ("77/0", "partitions 0 to 15"),
     ],

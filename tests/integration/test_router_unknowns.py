@@ -15,7 +15,7 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery, Listed, Records
 from services.router.core.phase import Phase
-from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.bucket_owners import BucketOwners
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
@@ -52,7 +52,7 @@ async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_reque
     await put(system)
     first = await lend(system, "ann", token)
     await system.ports(Store.A).transfers.release([KEY], Store.B, create=False)
-    await Absences(Transfer(system.stores)).move([bucket_of(KEY)], Store.B)
+    await BucketOwners(Transfer(system.stores)).move([bucket_of(KEY)], Store.B)
     row = (await system.ports(Store.B).records.read(KEY)).row
     assert row is not None and row.owner is Store.B, "the move has brought the record to its new owner"
     await writes_go_to_b(system)
@@ -73,7 +73,7 @@ class _MadeMeanwhile(Transfer):
 
 
 async def test_a_record_made_while_its_absence_moves_is_at_the_target_before_that_may_create(system: System) -> None:
-    move = await Absences(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
+    move = await BucketOwners(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
     found = await system.ports(Store.B).records.read(KEY)
     assert found.absence.owner is Store.B
     assert found.row is not None and found.row.owner is Store.A, "copied, and A's still"

@@ -7,7 +7,7 @@ from services.router.api.events import EventMethods
 from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.feed.adopted_logs import AdoptedLogs
 from services.router.flows.feed.events import LogEvents
-from services.router.flows.feed.heartbeat import Witness
+from services.router.flows.feed.heartbeat import PositionReporter
 from services.router.flows.feed.parked import ParkedEvents
 from services.router.flows.feed.relay import Relay
 from services.router.flows.feed.retention import HorizonWatch
@@ -56,4 +56,4 @@ def adopted_logs(flows: SharedFlows) -> Feature:
 
 def heartbeat(flows: SharedFlows) -> Feature:
     """Pass each store's heartbeat to the other one."""
-    return Feature(loops=[Witness(flows.connections.stores).loop])
+    return Feature(loops=[PositionReporter(flows.connections.stores).loop])

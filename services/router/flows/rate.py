@@ -1,4 +1,4 @@
-"""How fast records are moved."""
+"""The rate at which records are moved."""
 
 from __future__ import annotations
 

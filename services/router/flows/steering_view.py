@@ -1,4 +1,4 @@
-"""What calls and moves are planned by."""
+"""The input for planning calls and moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.router.core.plan import Flags
 
 
 class Steering(Protocol):
-    """The setting and the flags, as the request path reads them: no I/O, no waiting."""
+    """The setting and the flags for the request path, without I/O and without waiting."""
 
     @property
     def current(self) -> Setting: ...

@@ -1,4 +1,4 @@
-"""The two stores as a router sees them: over their internal listeners."""
+"""Clients for the internal listeners of the two stores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
 
 STATUS_FRESH_SECONDS = 5.0
-"""No gate decides by an older status."""
+"""Gates ignore an older status."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -40,11 +40,11 @@ _FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.Statu
 _ONE_IP = re.compile(r"(?:[0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+")
 _OF_THE_LOG = frozenset({NotLogged.reason, LogAway.reason})
 _ANSWERS = _OF_THE_LOG | {LocksUnavailable.reason}
-"""Of the store itself, under the same codes: it is there, and knows the outcome."""
+"""Reasons from the store itself under a code of an outage: the store is available and knows the outcome."""
 
 
 class Refused(BatonError):
-    """A store answered with an error that is the caller's answer too."""
+    """A store's error, which the caller gets as its answer."""
 
     def __init__(self, store: Store, error: grpc.aio.AioRpcError) -> None:
         super().__init__(f"store {store}: {error.code().name}: {error.details() or 'no details'}")
@@ -57,14 +57,14 @@ class Refused(BatonError):
 
     @property
     def is_fault(self) -> bool:
-        """The store failed, rather than refused. A log that is late or away is no fault of the store."""
+        """Whether the store failed, rather than refused. An unavailable or slow log is not a fault of the store."""
         if self.reason == TokenRefused.reason:
             return True
         return self.error.code() in _FAULTS and self.reason not in _OF_THE_LOG
 
     @property
     def counts_as_fault(self) -> bool:
-        """For counters that gates and people judge a store by."""
+        """Whether counters of the store's faults include this error."""
         return self.is_fault and not self.too_short
 
 
@@ -73,7 +73,7 @@ class Away(Refused):
 
     @property
     def never_sent(self) -> bool:
-        """No process of the store could be connected to."""
+        """Whether no connection to a process of the store could be made."""
         return never_sent(self.error)
 
     @property
@@ -82,14 +82,16 @@ class Away(Refused):
 
     @property
     def may_be_under_way(self) -> bool:
-        """A process of the store, or its database, may still carry the request out, or has done so. A process that has
-        answered with a reason does not, unless it lost its database meanwhile."""
+        """Whether a process of the store, or its database, may have carried the request out, or may still do so.
+
+        A process that answered with a reason does not, unless it lost its database meanwhile.
+        """
         return self.reason in (self.code, StoreUnavailable.reason) and not self.never_sent
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a store answered."""
+    """A store's answer."""
 
     store: Store
     data: bytes
@@ -101,19 +103,19 @@ class Answer:
 
     @property
     def version(self) -> Version:
-        """Of the row that a replica's answer shows; (0, 0) when there is none."""
+        """The version of the row in a replica's answer; (0, 0) if it has none."""
         return read_version(self.trailers)
 
 
 def read_version(trailers: Mapping[str, str | bytes]) -> Version:
-    """`baton-version`, or (0, 0)."""
+    """Read the trailer `baton-version`; (0, 0) if it is absent."""
     value = trailers.get(metadata.VERSION, "")
     term, _, revision = str(value).partition("-")
     return Version(int(term), int(revision)) if term.isdigit() and revision.isdigit() else Version(0, 0)
 
 
 class StoreClient:
-    """One store. Errors: NotOwner; Away when the outcome is unknown; Refused for all else."""
+    """A client of one store. Raises NotOwner, Away if the outcome is unknown, and Refused for all other errors."""
 
     def __init__(self, store: Store, channel: Channel, token: bytes | None) -> None:
         self.store = store
@@ -129,17 +131,20 @@ class StoreClient:
 
     @property
     def is_one_process(self) -> bool:
-        """A's file is open in one process. B's address may stand for several, even a single one; and of a name's
-        several addresses gRPC tells how one of them failed."""
+        """Whether one process serves the store. A has one process for its file.
+
+        An address of B may stand for several processes, and for a name with several addresses gRPC reports the failure
+        of only one.
+        """
         return self.store is Store.A and _ONE_IP.fullmatch(self.channel.address) is not None
 
     @property
     def token(self) -> Metadata:
-        """To be sent with every call of `replication`."""
+        """The metadata for every call of `replication`."""
         return self._token
 
     async def call(self, path: str, request: bytes, timeout_seconds: float, extra: Metadata = ()) -> Answer:
-        """A call of the contract, bytes in, bytes out."""
+        """Call a method of the contract with serialized messages."""
         call = self.channel.multi_callable(path)(
             request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token, *extra)
         )
@@ -151,7 +156,7 @@ class StoreClient:
         return Answer(self.store, data, dict(trailers) if trailers else {})
 
     def error(self, error: grpc.aio.AioRpcError) -> BatonError:
-        """What a status of this store means."""
+        """Convert a gRPC error of this store."""
         code = error.code()
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             reason, found = reason_of(error)
@@ -159,13 +164,13 @@ class StoreClient:
                 version = Version(int(found["term"]), int(found["revision"]))
                 return NotOwner(Store(found["owner"]), version, absent=found["absent"] == "true")
         reason = reason_of(error)[0]
-        # A store that refuses our token has not begun the call. For clients it is as good as away.
+        # A store that refuses the token has not begun the call. For clients that is an outage.
         if (code in _AWAY and reason not in _ANSWERS) or reason == TokenRefused.reason:
             return Away(self.store, error)
         return Refused(self.store, error)
 
     async def ask(self, method: Any, request: Any, timeout_seconds: float) -> Any:
-        """A call of the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
+        """Call the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
         try:
             return await method(request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token))
         except grpc.aio.AioRpcError as error:
@@ -183,20 +188,20 @@ class StoreView:
     status: pb.GetStatusResponse | None = None
     """Its last good answer."""
     seen_at: float | None = None
-    """When, monotonic."""
+    """Time of that answer, monotonic."""
     trouble: str = "not asked yet"
-    """Why its last answer was not good; "" when it was."""
+    """Why its last answer was not good; "" if it was."""
     lag_events: int | None = None
-    """Events of the log that its feed has not read, its own ones included; None: not known."""
+    """Events of the log that its feed has not read, its own included; None if unknown."""
     lag_seconds: float | None = None
-    """How far it is behind the other store; None: not known."""
+    """Lag behind the other store; None if unknown."""
 
     @property
     def reachable(self) -> bool:
         return self.status is not None and not self.trouble
 
     def fresh(self, now: float) -> pb.GetStatusResponse | None:
-        """Its answer, if it is recent enough to decide by."""
+        """Return the last answer unless it is too old for decisions."""
         return self.status if self.seen_at is not None and now - self.seen_at <= STATUS_FRESH_SECONDS else None
 
 

@@ -1,4 +1,4 @@
-"""What this router has done with its clients' calls: counters for status and metrics."""
+"""Counters of this router's client calls, for status and metrics."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from libs.ownership.model import Store, bucket_of
 from services.router.core.measure import Meter
 
 WATCHED_KEYS = 10_000
-"""How many keys' handoffs are counted at most, the latest ones."""
+"""Maximum number of keys whose handoffs are counted: those of the latest handoffs."""
 
 
 @dataclass(slots=True)
 class Watch:
-    """What clients saw on some buckets, while somebody wants to know."""
+    """Counts of client calls on some buckets, kept during a rehearsal."""
 
     name: str
     buckets: frozenset[int]
     calls: int = 0
     errors: int = 0
-    """Server faults, as clients saw them."""
+    """Server faults seen by clients."""
     handoffs: int = 0
 
 
 class Answered(NamedTuple):
-    """What one router tells the jobs of all routers."""
+    """One router's counts for the jobs of all routers."""
 
     by_b: int = 0
-    """Calls of clients that B has answered, since the router began."""
+    """Client calls that B has answered since the router started."""
     watch: str = ""
-    """Name of what is watched there, and what clients saw on it."""
+    """The name of the watch there, and its counts."""
     calls: int = 0
     errors: int = 0
     handoffs: int = 0
 
 
 class Totals(NamedTuple):
-    """What one router has done with its clients' calls since it began; A's count first, then B's."""
+    """One router's counts of client calls since it started, as pairs of A's and B's count."""
 
     reads: tuple[int, int] = (0, 0)
     writes: tuple[int, int] = (0, 0)
@@ -70,18 +70,18 @@ class Traffic:
     failures: Counter[Store] = field(default_factory=Counter)
     """Server faults, by the store that failed."""
     waiting: Counter[Store] = field(default_factory=Counter)
-    """Calls that wait now for a store that is out of reach."""
+    """Calls that are waiting for an unreachable store."""
     handoffs: int = 0
     stale_reads: int = 0
     unavailable: int = 0
     """Calls that ended with UNAVAILABLE."""
     meter: Meter = field(default_factory=Meter)
-    """Each attempt at a store, for the gates and for automatic rollback."""
+    """Measurements of each attempt at a store, for gates and automatic rollback."""
     watch: Watch | None = None
     _moves: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def moved(self, key: str) -> None:
-        """A record was handed over for a call."""
+        """Count a handoff of a record for a call."""
         self.handoffs += 1
         if self.watch is not None and bucket_of(key) in self.watch.buckets:
             self.watch.handoffs += 1
@@ -101,12 +101,12 @@ class Traffic:
         return Answered(by_b, watch.name, watch.calls, watch.errors, watch.handoffs) if watch else Answered(by_b)
 
     def note(self, bucket: int, *, failed: bool) -> None:
-        """A client's call has ended."""
+        """Count the end of a client's call."""
         if self.watch is not None and bucket in self.watch.buckets:
             self.watch.calls += 1
             self.watch.errors += failed
 
     def ping_pong(self, at_least: int = 5, most: int = 10) -> list[tuple[str, int]]:
-        """Keys that were handed over most often, with how often."""
+        """Return the keys with the most handoffs, and their number."""
         moved = [(key, times) for key, times in self._moves.items() if times >= at_least]
         return sorted(moved, key=lambda entry: -entry[1])[:most]

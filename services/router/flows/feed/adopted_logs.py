@@ -1,8 +1,8 @@
-"""Entries in the journal for logs whose first identity a store has taken as it found it.
+"""Journal entries for logs that a store adopted without a check of their identity.
 
-A store that an earlier program has filled has offsets and no mark of what it has read. It takes the log as it is, and
-nothing shows whether that is the log that was read. A person who asks later must find when it happened, and by which
-event. The store reports it for as long as its process runs; one of the routers writes it down, once.
+A store that an earlier release has filled has offsets, but no mark of the log that it has read. It adopts the present
+log, and cannot check that this is the same one. The journal must show when this happened and by which event. The store
+reports it while its process runs; one router writes the entry, once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from services.router.flows.stores import StoreViews
 
 INTERVAL_SECONDS = 1.0
 ADOPTED = "log identity adopted"
-"""In the journal."""
+"""The action in the journal."""
 _ROLE = "adopted-logs"
 _ROLE_SECONDS = 10.0
 _ENTRIES = 1000
-"""Of the journal, that are looked through for the same report."""
+"""Journal entries to search for an earlier report of the same adoption."""
 
 
 class Journal(Protocol):
@@ -35,7 +35,7 @@ class Journal(Protocol):
 
 
 class AdoptedLogs:
-    """`loop` is the caller's to run."""
+    """The reporter of adopted logs. The caller runs `loop`."""
 
     def __init__(self, views: StoreViews, migration: Migration, journal: Journal, holder: str) -> None:
         self._views = views
@@ -48,7 +48,7 @@ class AdoptedLogs:
     async def look(self) -> None:
         """Raises ControlUnavailable, Outdated."""
         reports = {store: report for store in Store if (report := self._report(store)) and report not in self._noted}
-        # One router at a time looks and writes: else two would write the same.
+        # The lease keeps two routers from writing the same entry.
         if not reports or not await self._journal.lease(_ROLE, self._holder, _ROLE_SECONDS):
             return
         known = {entry.reason for entry in await self._journal.journal(_ENTRIES) if entry.action == ADOPTED}

@@ -1,4 +1,4 @@
-"""What seizures have left behind: shown, and resolved by a person, whose word the journals of both keep."""
+"""Conflicts: changes that a seizure did not see. They are shown, and resolved by an operator, with a journal entry."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DEFAULT_CONFLICTS = 200
 MAX_CONFLICTS = 1000
 CALL_SECONDS = 5.0
 RESOLVED = "conflict resolved"
-"""In the journal."""
+"""The action in the journal."""
 
 
 class NoConflict(BatonError):
-    """There is no such conflict, or it was resolved before."""
+    """The conflict does not exist or is resolved already."""
 
     code = "NOT_FOUND"
     reason = "NO_CONFLICT"
@@ -39,7 +39,7 @@ class ConflictAt(NamedTuple):
 
 
 class Conflicts:
-    """Over both stores."""
+    """The conflicts of both stores."""
 
     def __init__(self, stores: Stores, migration: Migration, content_of: Callable[[record_pb2.Record], str]) -> None:
         self._stores = stores
@@ -47,7 +47,7 @@ class Conflicts:
         self._content_of = content_of
 
     async def list(self, limit: int = 0) -> tuple[Sequence[ConflictAt], Sequence[str]]:
-        """Of each store, unresolved ones first, and why a store cannot be asked. Raises InvalidField."""
+        """Return each store's conflicts, unresolved ones first, and the errors of stores. Raises InvalidField."""
         if not 0 <= limit <= MAX_CONFLICTS:
             raise InvalidField("limit", limit, f"1 to {MAX_CONFLICTS}, or 0 for {DEFAULT_CONFLICTS}")
         found: list[ConflictAt] = []
@@ -62,14 +62,14 @@ class Conflicts:
         return found, troubles
 
     async def resolve(self, decision: Decision, store: Store, key: str, version: Version) -> None:
-        """First into the journal: who said what is never missing there.
+        """Resolve a conflict, after writing the decision to the journal.
 
-        Raises InvalidField, NoConflict, ControlUnavailable, Outdated, and what the store's client raises.
+        Raises InvalidField, NoConflict, ControlUnavailable, Outdated, and the errors of the store's client.
         """
         if not decision.reason.strip():
-            raise InvalidField("reason", decision.reason, "what was done about it; it is kept in the journal")
-        what = f"{store} {key} {version.term}-{version.revision}"
-        await self._migration.note(replace(decision, reason=f"{decision.reason} ({what})"), RESOLVED)
+            raise InvalidField("reason", decision.reason, "how it was resolved; the journal keeps it")
+        conflict = f"{store} {key} {version.term}-{version.revision}"
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({conflict})"), RESOLVED)
         client = self._stores[store]
         request = pb.ResolveConflictRequest(
             key=key, version=version_to_pb(version), resolution=f"{decision.actor}: {decision.reason}"

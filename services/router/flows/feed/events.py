@@ -1,4 +1,4 @@
-"""The log's events for a person: the last ones, those from somewhere on, and new ones as they come."""
+"""Events of the log for an operator: the last ones, those from a start on, and new ones."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from services.router.flows.feed.retention import BeginningGone, Window, look_up
 
 MAX_EVENTS = 1000
 MAX_CONTENTS = 100
-"""Events that are kept at once to be put in order; those with content are larger."""
+"""Events with content that are held in memory to be sorted by time."""
 DEFAULT_EVENTS = 20
 POLL_EVENTS = 500
 POLL_SECONDS = 1.0
 SILENT_POLLS = 5
-"""After so many without an event that must be there the log has failed."""
+"""Empty polls in a row, while an event is known to exist, after which the log counts as failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be shown."""
+    """A query for events."""
 
     start: str = ""
-    """As `services.router.core.retention` has it; "": the last ones."""
+    """The start in the form of `services.router.core.retention`; "" for the last events."""
     name: str = ""
     limit: int = 0
-    """At most so many of those that are there. 0: all from `start` on, or the last DEFAULT_EVENTS."""
+    """Maximum number of existing events. 0: all from `start` on, or the last DEFAULT_EVENTS."""
     follow: bool = False
-    """Then new ones, for ever."""
+    """Go on with new events until cancelled."""
     content: bool = False
 
     def check(self) -> None:
@@ -55,7 +55,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An event for a person."""
+    """An event in a readable form."""
 
     partition: int
     offset: int
@@ -70,7 +70,7 @@ class Seen:
 
 
 class LogEvents:
-    """Reads the log with readers of its own; changes nothing."""
+    """A reader of the log. It does not change any feed's position."""
 
     def __init__(self, log: EventLog, contract: Contract) -> None:
         self._log = log
@@ -78,13 +78,15 @@ class LogEvents:
         self._newest = contract.schemas.newest
 
     async def look_up(self, start: str, name: str) -> Window:
-        """What would be read. Raises InvalidField, BeginningGone, LogUnavailable."""
+        """Return the window that a query would read. Raises InvalidField, BeginningGone, LogUnavailable."""
         check_name(name)
         return await look_up(self._log, parse_start(start), name)
 
     async def read(self, question: Question) -> AsyncGenerator[Seen, None]:
-        """Those that are there, by time if there is a limit, else partition by partition; then new ones as they come.
-        Those of one partition always come in their order. Raises as `look_up`."""
+        """Yield existing events, sorted by time if there is a limit, else by partition; then new ones.
+
+        The order within a partition is kept. Raises as `look_up`.
+        """
         question.check()
         start = parse_start(question.start) if question.start else Start()
         window = await look_up(self._log, start, question.name)
@@ -100,7 +102,7 @@ class LogEvents:
                 yield self._see(stored, content=question.content)
 
     async def _some(self, window: Window, question: Question) -> Sequence[Seen]:
-        """The first ones, or without a start the last ones."""
+        """Return the first events of the window, or without a start the last ones."""
         count, first = question.count, bool(question.start)
         ranges = window.ranges
         if not question.name:
@@ -162,7 +164,7 @@ class LogEvents:
         return Seen(*place, event.key, kind, len(event.value), record, trouble, shown)
 
     def content_of(self, record: record_pb2.Record) -> str:
-        """A record's payload as JSON; "" of what this router does not know how to read."""
+        """Return a record's payload as JSON; "" if this router cannot decode it."""
         if (
             self._resource is None
             or not record.payload
@@ -183,7 +185,7 @@ def check_name(name: str) -> None:
 
 
 def resource_of(contract: Contract) -> type[Message] | None:
-    """What a record of the contract holds, as its lists have it; None when it has none."""
+    """Return the resource type of the contract's lists; None if it has no list."""
     for method in contract.methods.values():
         if method.shape is not None:
             item = method.reply_class()

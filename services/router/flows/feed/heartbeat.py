@@ -1,5 +1,7 @@
-"""Tells each store how far the other one has come: so that a database that went back in time can be told so at its
-start, also while the log is away."""
+"""Reports each store's position to the other store.
+
+So a store whose database was restored from a backup can detect that at its start, even while the log is unavailable.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +16,33 @@ INTERVAL_SECONDS = 1.0
 CALL_SECONDS = 2.0
 
 
-class Witness:
-    """Several routers may be one at once."""
+class PositionReporter:
+    """The reporter of positions. Several routers may run it at once."""
 
     def __init__(self, stores: Stores) -> None:
-        self.loop = Loop("witness", self._run)
+        self.loop = Loop("position reports", self._run)
         self._stores = stores
-        self._told: dict[str, tuple[str, int]] = {}
+        self._reported: dict[str, tuple[str, int]] = {}
 
     async def _run(self, loop: Loop) -> None:
         for client in self._stores.values():
             try:
-                await self.tell(client)
+                await self.report(client)
             except BatonError:
-                # A store that is away is shown by its status; it is asked again in a moment.
+                # The status shows an unreachable store; the next round asks it again.
                 continue
         loop.well()
         await asyncio.sleep(INTERVAL_SECONDS)
 
-    async def tell(self, client: StoreClient) -> None:
-        """Nothing of a store that does not serve: it may be one that went back. Raises what the clients raise."""
+    async def report(self, client: StoreClient) -> None:
+        """Report the position of a store to the other one. Raises the errors of the clients.
+
+        A store that does not serve is left out: its database may have been restored.
+        """
         standing = await client.ask(client.recovery.GetStanding, pb.GetStandingRequest(), CALL_SECONDS)
         now = (standing.now.place, standing.now.changes)
-        if not standing.serving or self._told.get(client.store) == now:
+        if not standing.serving or self._reported.get(client.store) == now:
             return
         other = self._stores[client.store.other]
         await other.ask(other.recovery.NoteOther, pb.NoteOtherRequest(other=standing.now), CALL_SECONDS)
-        self._told[client.store] = now
+        self._reported[client.store] = now

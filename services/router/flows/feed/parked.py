@@ -1,4 +1,4 @@
-"""Events that a store could not apply: shown, tried again, and dropped with a reason that the journal keeps."""
+"""Parked events, which a store could not apply. They are listed, retried, or dropped with a reason in the journal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEFAULT_EVENTS = 200
 MAX_EVENTS = 1000
 CALL_SECONDS = 5.0
 DROPPED = "parked event dropped"
-"""In the journal."""
+"""The action in the journal."""
 _SHOWN_CHARACTERS = 200
 
 
 class NotParked(BatonError):
-    """No such event is parked"""
+    """The event is not parked."""
 
     code = "NOT_FOUND"
     reason = "EVENT_NOT_PARKED"
@@ -34,14 +34,14 @@ class ParkedAt(NamedTuple):
 
 
 class ParkedEvents:
-    """Over both stores."""
+    """The parked events of both stores."""
 
     def __init__(self, stores: Stores, migration: Migration) -> None:
         self._stores = stores
         self._migration = migration
 
     async def list(self, limit: int = 0) -> tuple[Sequence[ParkedAt], Sequence[str]]:
-        """Of each store the oldest ones, and why a store cannot be asked. Raises InvalidField."""
+        """Return the oldest parked events of each store, and the errors of stores. Raises InvalidField."""
         if not 0 <= limit <= MAX_EVENTS:
             raise InvalidField("limit", limit, f"1 to {MAX_EVENTS}, or 0 for {DEFAULT_EVENTS}")
         found: list[ParkedAt] = []
@@ -56,7 +56,7 @@ class ParkedEvents:
         return found, troubles
 
     async def retry(self, store: Store, partition: int, offset: int) -> pb.RetryParkedResponse:
-        """Raises NotParked, and what the store's client raises."""
+        """Raises NotParked, and the errors of the store's client."""
         client = self._stores[store]
         request = pb.RetryParkedRequest(partition=partition, offset=offset)
         answer: pb.RetryParkedResponse = await client.ask(client.replication.RetryParked, request, CALL_SECONDS)
@@ -65,20 +65,21 @@ class ParkedEvents:
         return answer
 
     async def drop(self, decision: Decision, store: Store, partition: int, offset: int) -> ParkedAt:
-        """For good. First into the journal: who dropped what is never missing there, but a drop that failed may be.
+        """Drop an event for good, after writing the decision to the journal.
 
-        Raises InvalidField, NotParked, ControlUnavailable, Outdated, and what the store's client raises.
+        So every drop has an entry, but an entry's drop may have failed. Raises InvalidField, NotParked,
+        ControlUnavailable, Outdated, and the errors of the store's client.
         """
         if not decision.reason.strip():
-            raise InvalidField("reason", decision.reason, "why it is dropped; it is kept in the journal")
+            raise InvalidField("reason", decision.reason, "the reason for the drop; the journal keeps it")
         client = self._stores[store]
         only = pb.ListParkedRequest(place=pb.ListParkedRequest.Place(partition=partition, offset=offset))
         listed = await client.ask(client.replication.ListParked, only, CALL_SECONDS)
         if not listed.parked:
             raise _not_parked(store, partition, offset)
         event = listed.parked[0]
-        what = f"{store} {partition}/{offset}, {event.key or 'without key'}: {event.reason}"[:_SHOWN_CHARACTERS]
-        await self._migration.note(replace(decision, reason=f"{decision.reason} ({what})"), DROPPED)
+        event_text = f"{store} {partition}/{offset}, {event.key or 'without key'}: {event.reason}"[:_SHOWN_CHARACTERS]
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({event_text})"), DROPPED)
         request = pb.DropParkedRequest(partition=partition, offset=offset)
         if not (await client.ask(client.replication.DropParked, request, CALL_SECONDS)).found:
             raise _not_parked(store, partition, offset)
@@ -95,5 +96,5 @@ class ParkedEvents:
 
 def _not_parked(store: Store, partition: int, offset: int) -> NotParked:
     return NotParked(
-        f"at store {store} no event {partition}/{offset} is parked: baton events parked lists those that are"
+        f"at store {store} no event {partition}/{offset} is parked: baton events parked lists the parked ones"
     )

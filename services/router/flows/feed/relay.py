@@ -1,10 +1,10 @@
-"""Moves a store's changes to the log: pull, append, acknowledge.
+"""The relay from a store's outbox to the log: pull, append, acknowledge.
 
-A change stays in the store's outbox until it is acknowledged by its name, and is acknowledged only after the log has
-made it durable. So a relay may die anywhere: the next one pulls the same changes again. Two relays at once only make
-duplicates, which apply ignores. When nothing changes, a heartbeat shows that the way is open.
+A change stays in the outbox until the relay acknowledges it by name, which it does only after the log has made the
+change durable. So a relay may die at any point: the next one pulls the same changes again. Two relays at once only
+produce duplicates, which apply ignores. Without changes, a heartbeat shows that the path works.
 
-An event that the log refuses for good is set aside at the store, so that no other waits behind it.
+If the log refuses an event for good, the store sets it aside, so that later events do not wait behind it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ HEARTBEAT_SECONDS = 5.0
 
 OFFER_SECONDS = 60.0
 OFFER_LIMIT = 50
-"""Changes that were set aside, offered to the log again so often and so many."""
+"""Maximum number of set-aside changes to offer to the log again at a time."""
 
 
 class _Refused(NamedTuple):
-    """A change that the log does not take."""
+    """A change that the log refuses."""
 
     change: pb.Change
     error: EventTooLarge
 
 
 class Relay:
-    """One store's. `run_once` is the body of a supervised loop."""
+    """The relay of one store. `run_once` is the body of a supervised loop."""
 
     def __init__(self, client: StoreClient, log: EventLog, leases: Leases, holder: str, clock: Clock) -> None:
         self._client = client
@@ -63,19 +63,19 @@ class Relay:
         self._last_sent = 0.0
         self._offer_at = 0.0
         self.log_trouble = ""
-        """Why the log did not take the last events; "" when it did."""
+        """Why the log did not accept the last events; "" if it did."""
 
     @property
     def store(self) -> Store:
         return self._client.store
 
     async def run_once(self, loop: Loop) -> None:
-        """Raises LogUnavailable, Away, ControlUnavailable: then nothing was acknowledged."""
+        """Relay one batch. If it raises LogUnavailable, Away or ControlUnavailable, no change was acknowledged."""
         if not await self._is_mine():
             loop.well()
             await asyncio.sleep(LEASE_SECONDS / 2)
             return
-        # While the log is away a heartbeat tries it at once when there is nothing else to try it with.
+        # If the log is unavailable and there are no changes, a heartbeat tests it at once.
         wait_seconds = 0.0 if self.log_trouble else WAIT_SECONDS
         request = pb.PullChangesRequest(limit=PULL_LIMIT, wait_seconds=wait_seconds, log_trouble=self.log_trouble)
         pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
@@ -93,7 +93,7 @@ class Relay:
         loop.well()
 
     async def _deliver(self, changes: Sequence[pb.Change]) -> list[_Refused]:
-        """Appends changes, in their order. Returns those that the log does not take: few, found by halving."""
+        """Append changes in their order. Returns the few that the log refuses, found by bisection."""
         try:
             await self._append([self._event(change) for change in changes])
         except EventTooLarge as error:
@@ -117,7 +117,10 @@ class Relay:
             await self._client.ask(self._client.replication.AckChanges, request, STEP_SECONDS)
 
     async def _set_aside(self, refused: Sequence[_Refused]) -> None:
-        """Raises EventTooLarge if the store keeps them in its outbox: it runs an earlier program, or has too many."""
+        """Let the store set changes aside.
+
+        Raises EventTooLarge if the store keeps them in its outbox: it runs an earlier release, or has too many.
+        """
         refusals = [
             pb.SetChangesAsideRequest.Refusal(key=one.change.key, version=one.change.version, reason=one.error.message)
             for one in refused
@@ -133,7 +136,7 @@ class Relay:
             raise refused[0].error
 
     async def _offer_again(self) -> None:
-        """The log's limit may have been raised."""
+        """Offer set-aside changes to the log again: its size limit may have been raised."""
         if self._clock.monotonic() < self._offer_at:
             return
         self._offer_at = self._clock.monotonic() + OFFER_SECONDS
@@ -143,7 +146,7 @@ class Relay:
             await self._acknowledge(set_aside, await self._deliver(set_aside), aside=True)
 
     async def _append(self, events: Sequence[Event]) -> None:
-        """With the next pull the store hears what came of it."""
+        """Append events. The next pull reports the log's state to the store."""
         try:
             await self._log.append(events)
         except LogUnavailable as error:
@@ -152,7 +155,7 @@ class Relay:
         self.log_trouble = ""
 
     async def _is_mine(self) -> bool:
-        """One relay per store, as a rule: it saves duplicates, nothing depends on it."""
+        """Whether this router has the relay's lease. The lease avoids duplicates; correctness does not need it."""
         now = self._clock.monotonic()
         if now < self._leased_until:
             return True

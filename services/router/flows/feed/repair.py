@@ -1,6 +1,6 @@
-"""Records that the contract cannot have: shown at both stores, and replaced or deleted at their owner.
+"""Repair of unreadable records: show both stores' rows, and replace or delete the record at its owner.
 
-The journal keeps the order before the store carries it out.
+The order is written to the journal before the store carries it out.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from services.router.flows.stores import StoreClient, Stores
 
 CALL_SECONDS = 5.0
 REPAIRED = "record repaired"
-"""In the journal."""
+"""The action in the journal."""
 _SHOWN_CHARACTERS = 300
-"""Of what is corrupt, in the journal and in answers."""
+"""Length of the excerpt of corrupt content, in the journal and in answers."""
 
 Content = pb.RepairRecordRequest.Content
 
 
 class NotSettled(BatonError):
-    """The record's owner does not have the record, and the other store does not hand it over: try again."""
+    """The record's owner has no row of it, and the other store does not hand it over: try again."""
 
     code = "UNAVAILABLE"
     reason = "OWNER_UNAVAILABLE"
@@ -46,15 +46,15 @@ class NotSettled(BatonError):
 class RecordAt(NamedTuple):
     store: Store
     trouble: str
-    """Why the store cannot be asked."""
+    """The store's error, or ""."""
     answer: pb.ExamineRecordResponse
     content: str
-    """As JSON; "" if it cannot be read."""
+    """The content as JSON; "" if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One of three: a deletion (neither is given), a content in JSON, or the copy of a store."""
+class Replacement:
+    """The order for a record: a content in JSON, a store's copy, or, if neither is given, a deletion."""
 
     json: str | None = None
     copy: Store | None = None
@@ -64,11 +64,11 @@ class Repaired(NamedTuple):
     owner: Store
     effect: str
     version: Version | None
-    """None: a dry run."""
+    """The new version; None for a dry run."""
 
 
 class RecordRepair:
-    """Over both stores. Raises what the stores' clients raise."""
+    """Repair over both stores. Raises the errors of the stores' clients."""
 
     def __init__(
         self,
@@ -85,23 +85,23 @@ class RecordRepair:
         self._content_of = content_of
 
     async def show(self, key: str) -> list[RecordAt]:
-        """Of each store. Raises InvalidField."""
+        """Return each store's row. Raises InvalidField."""
         if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
             raise InvalidField("key", key, f"the name of a record, 1 to {MAX_KEY_BYTES} bytes")
         return list(await asyncio.gather(*(self._at(client, key) for client in self._stores.values())))
 
-    async def repair(self, decision: Decision, key: str, wanted: Wanted, *, dry_run: bool) -> Repaired:
+    async def repair(self, decision: Decision, key: str, wanted: Replacement, *, dry_run: bool) -> Repaired:
         """Raises InvalidField, NoSuchRecord, NothingCorrupt, NotSettled, ControlUnavailable, Outdated."""
         if not dry_run and not decision.reason.strip():
-            raise InvalidField("reason", decision.reason, "why it is replaced or deleted; it is kept in the journal")
+            raise InvalidField("reason", decision.reason, "the reason for the repair; the journal keeps it")
         seen = await self.show(key)
         plan = plan_repair(_rows(seen))
         content = self._content(key, wanted, {one.store: one for one in seen})
         effect = _effect(key, wanted, plan)
         if dry_run:
             return Repaired(plan.owner, effect, None)
-        what = plan.corrupt[:_SHOWN_CHARACTERS]
-        await self._migration.note(replace(decision, reason=f"{decision.reason} ({effect}; {what})"), REPAIRED)
+        excerpt = plan.corrupt[:_SHOWN_CHARACTERS]
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({effect}; {excerpt})"), REPAIRED)
         if plan.to_hand_over:
             await self._transfer.take([key], plan.owner)
             plan = plan_repair(_rows(await self.show(key)))
@@ -122,8 +122,8 @@ class RecordRepair:
         readable = answer.HasField("record") and not answer.corrupt
         return RecordAt(client.store, "", answer, self._content_of(answer.record) if readable else "")
 
-    def _content(self, key: str, wanted: Wanted, seen: Mapping[Store, RecordAt]) -> Content | None:
-        """None: the record is deleted. Raises InvalidField."""
+    def _content(self, key: str, wanted: Replacement, seen: Mapping[Store, RecordAt]) -> Content | None:
+        """Return the new content; None to delete the record. Raises InvalidField."""
         if wanted.copy is not None:
             return _copy(key, seen[wanted.copy])
         if wanted.json is None:
@@ -159,7 +159,7 @@ def _copy(key: str, at: RecordAt) -> Content:
     return Content(payload=record.payload, schema_version=record.schema_version, live=record.live, as_kept=True)
 
 
-def _effect(key: str, wanted: Wanted, plan: Plan) -> str:
+def _effect(key: str, wanted: Replacement, plan: Plan) -> str:
     first = f"store {plan.owner.other} hands {key} over, then " if plan.to_hand_over else ""
     if wanted.copy is not None:
         return f"{first}store {plan.owner} replaces {key} by the copy of store {wanted.copy}"

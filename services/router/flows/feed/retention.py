@@ -1,6 +1,6 @@
-"""Retention of the log: events that a store may miss, and the window of events that is still there to be read.
+"""Retention of the log: events that a store may miss, and the window of events that can still be read.
 
-The rules are in `services.router.core.retention`.
+`services.router.core.retention` has the rules.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from services.router.flows.stores import StoreViews
 
 INTERVAL_SECONDS = 30.0
 _EPOCH = 0.0
-"""Its age is the time of now."""
+"""The age of the epoch is the current time."""
 
 
 class HorizonWatch:
-    """Asks the log now and then; where the stores stand is known from their last answers, however old. So a store that
-    is down for days is watched too, if this router has ever heard of it."""
+    """The check that the log's retention leaves time for each store to catch up.
+
+    It reads the log periodically, and takes the stores' positions from their last answers, however old. So it also
+    covers a store that has been down for days, if this router has had an answer from it.
+    """
 
     def __init__(self, views: StoreViews, log: EventLog, clock: Clock) -> None:
         self._views = views
@@ -36,11 +39,11 @@ class HorizonWatch:
         self.loop = Loop("horizon", self._body, longest_pause_seconds=INTERVAL_SECONDS)
 
     def evidence(self, seen: Evidence) -> Evidence:
-        """With what is at risk now; without, if the log was never in reach."""
+        """Add the risks to the evidence, unless the log was never reachable."""
         return seen if self._held is None else replace(seen, risks=tuple(self._risks(self._held)))
 
     async def look(self) -> None:
-        """Raises LogUnavailable, TopicUnfit; what was known stays."""
+        """Read the log. If it raises LogUnavailable or TopicUnfit, the last results stay."""
         ends = await self._log.ends()  # First, since a log that was not open yet does not know its retention.
         seconds, by_size = self._log.retention
         aged = {} if seconds is None else await self._log.offsets_at(self._now.seconds(_EPOCH) - KEPT_SHARE * seconds)
@@ -64,7 +67,7 @@ class HorizonWatch:
 
 
 class BeginningGone(BatonError):
-    """The log does not hold the beginning any more."""
+    """The log no longer has the start of the window."""
 
     code = "OUT_OF_RANGE"
     reason = OffsetGone.reason
@@ -72,7 +75,7 @@ class BeginningGone(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """By partition the next offset to read, and the one at which to end."""
+    """The first offset to read and the end offset of each partition."""
 
     ranges: Mapping[int, tuple[int, int]]
 
@@ -82,19 +85,19 @@ class Window:
 
 
 async def look_up(log: EventLog, start: Start, name: str = "") -> Window:
-    """The events from there up to the log's end as it is now; with a name only its partition's.
+    """Return the window from the start to the log's current end; with a name, only of its partition.
 
-    Raises BeginningGone when some that are asked for may have been dropped, InvalidField for a place that the log never
-    had, LogUnavailable.
+    Raises BeginningGone if retention may have dropped events of it, InvalidField for a position that the log never had,
+    and LogUnavailable.
     """
-    # First by time, then the ends: no offset is beyond them.
+    # Read the ends last, so that no offset found by time is beyond them.
     timed = None if start.time_seconds is None else await log.offsets_at(start.time_seconds)
     ends = await log.ends()
     wanted = set(start.places or ends)
     if name:
         partition = partition_of(name, log.partitions)
         if partition not in wanted:
-            raise InvalidField("start", name, f"places of partition {partition}: there is this record")
+            raise InvalidField("start", name, f"a position in partition {partition}, which has this record")
         wanted = {partition}
     ranges = {}
     for partition in sorted(wanted):
@@ -112,12 +115,11 @@ async def look_up(log: EventLog, start: Start, name: str = "") -> Window:
 
 
 def _timed(first: int, partition: int, oldest: int) -> int:
-    # Nothing is known of what was dropped but that it was there before the oldest event that is held.
+    # Of the dropped events it is only known that they were older than the oldest event still there.
     if oldest and first <= oldest:
         raise BeginningGone(
-            f"partition {partition} holds nothing that was appended before this time: of what came after it some may"
-            f" have been dropped by retention, up to offset {oldest}. Give a later time, or {OLDEST} for all that is"
-            " held"
+            f"partition {partition} has no event from before this time: retention may have dropped later ones too, up"
+            f" to offset {oldest}. Give a later time, or {OLDEST} for all existing events"
         )
     return first
 
@@ -125,7 +127,7 @@ def _timed(first: int, partition: int, oldest: int) -> int:
 def _placed(first: int, partition: int, oldest: int, end: int) -> int:
     if first < oldest:
         raise BeginningGone(
-            f"partition {partition}: offset {first} was dropped by retention: {oldest} is the oldest that is held"
+            f"partition {partition}: offset {first} was dropped by retention: {oldest} is the oldest offset"
         )
     if first > end:
         raise InvalidField("start", f"{partition}/{first}", f"at most {partition}/{end}, where the log ends")

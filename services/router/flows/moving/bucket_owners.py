@@ -1,19 +1,19 @@
-"""Handing over the right to create records, by buckets.
+"""Handoff of bucket ownership: the right to create records in a bucket.
 
-A record that does not exist has an owner too, else two stores could create one name. The order makes it safe:
+Only the bucket's owner may create a record; otherwise both stores could create the same name. A handoff has five steps:
 
-1. The target is asked for open conflicts: a bucket that it would not adopt stays where it is.
-2. What the target lacks is copied ahead, so that the next steps are short.
-3. The source releases the absence. From the moment this has committed it creates nothing in the bucket.
-4. The source's keys are listed, after that, and the few that the target still lacks are copied. So every record of the
-   bucket exists at the target.
-5. The target adopts exactly the version that was released; a late adopt of an older one is refused.
+1. Ask the target for open conflicts. A bucket that the target would not adopt does not move.
+2. Copy the records that the target lacks, so that the next steps are short.
+3. The source releases the bucket. After this commit it creates no record in the bucket.
+4. List the source's keys, and copy the few that the target still lacks. Now every record of the bucket exists at the
+   target.
+5. The target adopts exactly the released version. It refuses a late adopt of an older one.
 
-Between 3 and 5 no store creates in the bucket; a router that meets this finishes the move. If the target refuses to
-adopt, because a conflict has come since step 1, it declines: it writes the next version with the releaser as the owner.
-The releaser adopts that version, by steps 4 and 5 and whatever its own journal says: so a bucket always has an owner in
-the end. Only the target may undo a release: a releaser that took the bucket back by itself could do so while the target
-adopts it.
+Between steps 3 and 5 no store creates records in the bucket; any router that sees this state finishes the handoff. If a
+conflict has appeared since step 1, the target declines: it writes the next version with the releaser as the owner. The
+releaser adopts that version by steps 4 and 5, even if its own journal has open conflicts, so a bucket always gets an
+owner. Only the target may undo a release: if the releaser took the bucket back, the target could adopt it at the same
+time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The records of some buckets at their source, listed after the source had released the buckets."""
+    """The records of some buckets at their source, listed after the release of the buckets."""
 
     buckets: Set[int]
     owned: Sequence[str]
-    """Keys of the records in them that the source owned then. It makes no new ones there."""
+    """Keys of the records that the source owned then. It creates no others in these buckets."""
 
 
 @dataclass(slots=True)
@@ -49,29 +49,29 @@ class Move:
     arrived: int = 0
     """Buckets that a store has adopted."""
     kept: dict[int, str] = field(default_factory=dict)
-    """Buckets that are with their source, or are back there, each with the reason."""
+    """Buckets that did not leave their source, or returned to it, each with the reason."""
 
     def add(self, other: Move) -> None:
-        """Of other buckets."""
+        """Add the result for other buckets."""
         self.arrived += other.arrived
         self.kept.update(other.kept)
 
 
-class Absences:
-    """Raises what the stores' clients raise: Away, Refused."""
+class BucketOwners:
+    """Raises Away and Refused, as the stores' clients do."""
 
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer
 
     async def move(self, buckets: Sequence[int], to: Store) -> Move:
-        """Moves buckets that the other store owns."""
+        """Move buckets that the other store owns."""
         kept = {bucket: _conflicts_at(to) for bucket in await self._transfer.disputed(to, buckets)}
         known: set[str] = set()
         if ahead := await self._transfer.keys(to.other, [one for one in buckets if one not in kept]):
             known.update(await self._transfer.keys(to, buckets))
             copied = await self._transfer.copy([key for key in ahead if key not in known], to)
             kept.update({bucket_of(key): reason for key, reason in copied.refused.items()})
-            # A record that was busy may not have arrived.
+            # A busy record may be missing at the target.
             known.update(set(ahead).difference(copied.busy, copied.refused))
         leaving = [bucket for bucket in buckets if bucket not in kept]
         if not leaving:
@@ -84,9 +84,9 @@ class Absences:
         return moved
 
     async def finish(self, buckets: Sequence[int], known: Mapping[Store, Set[str]] | None = None) -> Move:
-        """Completes moves that have begun, whichever router began them; leaves buckets alone that a store owns.
+        """Complete handoffs that any router has begun. Buckets with an owner are not touched.
 
-        `known`: records that a target surely has: it had them before, and a store never loses a row.
+        `known`: records known to exist at a target. They stay valid, since a store never loses a row.
         """
         move = Move()
         for to, absences in (await self._under_way(buckets)).items():
@@ -97,8 +97,8 @@ class Absences:
             declined = await self._transfer.return_absences(wanted, to)
             for one in declined:
                 move.kept[one.bucket] = refused[one.bucket]
-                log.warning("bucket %d goes back to store %s: %s", one.bucket, to.other, refused[one.bucket])
-            # As after any release: the releaser may have been the one that declined before.
+                log.warning("bucket %d returns to store %s: %s", one.bucket, to.other, refused[one.bucket])
+            # The same steps as after any release: the releaser may itself have declined before.
             await self._complete(declined, to.other, Move(), despite_conflicts=True)
         return move
 
@@ -111,12 +111,14 @@ class Absences:
         *,
         despite_conflicts: bool = False,
     ) -> Mapping[int, str]:
-        """Steps 4 and 5. Returns the buckets that cannot arrive at the target, each with the reason. Others that are
-        not adopted have records that were busy: they stay under way."""
+        """Do steps 4 and 5. Returns the buckets that the target cannot adopt, each with the reason.
+
+        Other buckets that are not adopted have busy records, and their handoff stays under way.
+        """
         if not absences:
             return {}
         numbers = [absence.bucket for absence in absences]
-        # Listed after the release has committed: see step 4. What is known of the target may be older.
+        # List the source after its release has committed (step 4). The target's list may be older.
         there = await self._transfer.envelopes(to.other, numbers)
         owned = [record.key for record in there if record.owner == STORE_NUMBERS[to.other]]
         move.listed[to] = Listed(frozenset(numbers), owned)
@@ -135,7 +137,7 @@ class Absences:
         return refused
 
     async def _under_way(self, buckets: Sequence[int]) -> dict[Store, list[record_pb2.Absence]]:
-        """Buckets that were released and not adopted, by the store to which they were released."""
+        """Return the buckets that were released and not adopted, by target."""
         found: defaultdict[Store, list[record_pb2.Absence]] = defaultdict(list)
         a, b = [await self._transfer.absences(store, buckets) for store in Store]
         for at_a, at_b in zip(a, b, strict=True):
@@ -147,4 +149,4 @@ class Absences:
 
 
 def _conflicts_at(store: Store) -> str:
-    return f"store {store} has open conflicts in it: look at them and resolve them (baton conflicts)"
+    return f"store {store} has open conflicts in it: review and resolve them (baton conflicts)"

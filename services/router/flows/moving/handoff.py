@@ -1,7 +1,7 @@
-"""Bringing one record to where it is wanted.
+"""Handoff of one record to the store that should own it.
 
-Everything here may be done twice, by several routers, in the middle, or long after it was wanted: a release that is
-repeated returns what was released, an adopt keeps the higher version. So nothing is ever undone, only finished.
+Each step is idempotent, and several routers may do it at once, or late: a repeated release returns the released row,
+and an adopt keeps the higher version. So a handoff is never undone, only finished.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import version_from_pb
-from services.router.flows.moving.bucket_owners import Absences
+from services.router.flows.moving.bucket_owners import BucketOwners
 from services.router.flows.moving.transfer import ABSENT, BUSY, RELEASED, STEP_SECONDS, Result, Transfer
 from services.router.flows.traffic import Traffic
 
@@ -23,15 +23,15 @@ T = TypeVar("T")
 
 class Moved(Enum):
     HERE = "here"
-    """The record, or its bucket's absence, has arrived: ask again."""
+    """The record, or ownership of its bucket, has arrived: repeat the call."""
     ABSENT = "absent"
-    """There is no record, and the source may say so: ask it."""
+    """The record does not exist, and the source owns its bucket: ask the source."""
     BUSY = "busy"
-    """It could not be had now: the owner may do the work where the record is."""
+    """The record is busy: its present owner may do the write."""
 
 
 class Single:
-    """One flight per key: whoever asks for the same while it is under way gets the same result."""
+    """Single flight per key: concurrent callers of the same work share its result."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
@@ -42,23 +42,23 @@ class Single:
             task = asyncio.ensure_future(work())
             self._flights[key] = task
             task.add_done_callback(lambda _: self._flights.pop(key, None))
-            # Whoever waits sees the failure; when all have left, nobody needs to.
+            # Waiting callers see the failure. If all have left, it needs no handling.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         result: T = await asyncio.shield(task)
         return result
 
 
 class Handoffs:
-    """Raises what the stores' clients raise: Away, Refused."""
+    """Raises Away and Refused, as the stores' clients do."""
 
-    def __init__(self, transfer: Transfer, absences: Absences, traffic: Traffic) -> None:
+    def __init__(self, transfer: Transfer, absences: BucketOwners, traffic: Traffic) -> None:
         self._transfer = transfer
         self._absences = absences
         self._traffic = traffic
         self._flights = Single()
 
     async def bring(self, key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
-        """Moves one record to a store that has just said that it serves, but does not own it (`denied`).
+        """Move one record to a store that serves and has just answered that it is not the owner (`denied`).
 
         `create`: the record need not exist.
         """
@@ -78,7 +78,7 @@ class Handoffs:
             if denied.absent:
                 await self._finish_absence(bucket_of(key))
                 return Moved.HERE
-            # The target's own row is the newest: it was released towards the source and has not arrived there yet.
+            # The target's own row is the newest: it was released to the source, which has not adopted it yet.
             released = await self._release(key, to.other, create=False)
             if released.outcome != RELEASED:
                 return Moved.BUSY

@@ -1,9 +1,10 @@
-"""Hands buckets over until each is where the setting wants it: first its absence, so that new records are made there,
-then its records, in batches, under live traffic.
+"""The mover: hand buckets over until each is at its home, the store that the setting gives it.
 
-The mover keeps nothing between passes. A pass looks at both stores, sees what is not at home, and moves that; so it can
-be interrupted anywhere, by another router's mover or by its own end, and when the setting changes the next pass simply
-sees another home. That is how it is told to go back while it runs.
+For each bucket it first hands over ownership of the bucket, so that the target creates new records, then the existing
+records in batches, under live traffic.
+
+The mover keeps no state between passes. A pass reads both stores and moves every bucket that is not at home. So a pass
+can be interrupted at any point, and after a change of the setting the next pass moves buckets to their new homes.
 """
 
 from __future__ import annotations
@@ -21,45 +22,45 @@ from libs.tasks import Loop, all_or_none
 from services.router.control.port import Leases
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
-from services.router.flows.moving.bucket_owners import Absences, Move
+from services.router.flows.moving.bucket_owners import BucketOwners, Move
 from services.router.flows.moving.transfer import BULK_SECONDS, Transfer
 from services.router.flows.rate import Rate
 from services.router.flows.steering_view import Steering
 from services.router.flows.stores import Stores
 
 GROUP = 32
-"""Buckets under way at once: enough to make many small ones cheap, few enough that their absences are back soon."""
+"""Buckets in one group: enough to make many small ones cheap, few enough that each soon has an owner again."""
 
 WORKERS = 3
-"""Groups under way at once: while one store adopts for one of them, the other releases for the next."""
+"""Groups under way at once: while one store adopts for one group, the other releases for the next."""
 
 BATCH = 200
-"""Records of one release."""
+"""Records per release."""
 
 BUSY_ROUNDS = 5
-"""How often a pass asks again for records that were busy; what is left waits for the next pass."""
+"""Retries for busy records in one pass. The rest waits for the next pass."""
 
 IDLE_SECONDS = 2.0
-"""Between looks when all is at home: a call that another router planned by an older setting may take records away."""
+"""Pause between checks while all buckets are at home. A router with an older setting may still move records away."""
 
 STUCK_SECONDS = 0.5
-"""After a pass that moved nothing: what is left is busy, or cannot leave, and each look reads all of both stores."""
+"""Pause after a pass that moved no record: the rest is busy or cannot leave, and each check reads both stores."""
 
 LEASE_NAME = "mover"
 LEASE_SECONDS = 5.0
 
 
 Group = tuple[Sequence["Bucket"], Store]
-"""Some buckets and where they go."""
+"""Buckets and their target."""
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Where a bucket's parts are."""
+    """The owner of a bucket, and the owners of its records."""
 
     number: int
     absence: Store | None
-    """Its owner; None while it is on its way."""
+    """The bucket's owner; None during a handoff."""
     owned: dict[Store, int] = field(default_factory=dict)
     """Records by owner."""
 
@@ -76,30 +77,30 @@ def _groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
 
 
 class Changes(Steering, Protocol):
-    """Setting and flags, and when they change."""
+    """Setting and flags, with a notification of changes."""
 
     @property
     def lasting_flags(self) -> Flags:
-        """Without what may be over in a moment: records do not follow it."""
+        """Flags without short-lived values, which do not move records."""
         ...
 
     async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
-        """Returns when the setting is another one than `since`, or after the time."""
+        """Wait until the setting differs from `since`, or for the time."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """The pass that runs, or ran last."""
+    """Progress of the current or last pass."""
 
     running: bool = False
     done: int = 0
-    """Records, as is `total`."""
+    """Number of records moved, of `total`."""
     total: int = 0
     rate: float = 0.0
     """Records per second over the last seconds."""
     note: str = ""
-    """What it does, or why it waits."""
+    """The current step, or the reason for waiting."""
 
     @property
     def eta_seconds(self) -> float:
@@ -122,7 +123,7 @@ class Mover:
     ) -> None:
         self._stores = stores
         self._transfer = transfer
-        self._absences = Absences(transfer)
+        self._absences = BucketOwners(transfer)
         self._steering = steering
         self._leases = leases
         self._holder = holder
@@ -161,18 +162,18 @@ class Mover:
         try:
             moved = bool(away) and await self._pass(away)
         finally:
-            # A store that fails a share of its calls ends most passes. One that moved something is followed at once.
+            # If a store fails some of its calls, most passes end early. After one that moved records, go on at once.
             if away and self._has_moved:
                 loop.well()
         loop.well()
         if not away:
-            self.progress = replace(self.progress, running=False, note="every bucket is where it should be")
+            self.progress = replace(self.progress, running=False, note="every bucket is at its target")
             await self._steering.changed(setting, IDLE_SECONDS)
         elif not moved:
             await self._steering.changed(setting, STUCK_SECONDS)
 
     async def _look(self) -> Mapping[int, Bucket]:
-        """All buckets as they are. When they cannot be seen, nobody says that they are settled."""
+        """Read all buckets from both stores. If that fails, they do not count as settled."""
         try:
             return await self._ask_both()
         except BatonError:
@@ -192,7 +193,7 @@ class Mover:
         return buckets
 
     def _judge(self, buckets: Mapping[int, Bucket]) -> Sequence[Bucket]:
-        """Keeps what the status shows; returns the buckets that are not at home."""
+        """Update the status, and return the buckets that are not at home."""
         setting, flags = self._steering.current, self._steering.lasting_flags
         homes = {number: home(setting, flags, number) for number in buckets}
         away = [bucket for number, bucket in buckets.items() if not bucket.is_at(homes[number])]
@@ -202,7 +203,7 @@ class Mover:
         return away
 
     async def _pass(self, away: Sequence[Bucket]) -> bool:
-        """Whether it moved anything, or was called off."""
+        """Move these buckets. Returns whether any moved, or the target changed."""
         setting, flags = self._steering.current, self._steering.lasting_flags
         wanted = aim(setting, flags)
         homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
@@ -219,22 +220,22 @@ class Mover:
 
     @property
     def _has_moved(self) -> bool:
-        """Whether the pass that runs, or ran last, moved buckets or records."""
+        """Whether the current or last pass moved buckets or records."""
         return self._moves.arrived > 0 or self.progress.done > 0
 
     def _kept_note(self) -> str:
-        """Why buckets or records stay, by the first of them; "" if all may move."""
+        """The reason for the first bucket or record that cannot move; "" if all can."""
         if kept := self._moves.kept:
             first = min(kept)
             more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
-            return f"bucket {first}{more} stays where it is: {kept[first]}"
+            return f"bucket {first}{more} cannot move: {kept[first]}"
         if large := sorted(self._transfer.too_large):
             more = f" (and {len(large) - 1} more)" if len(large) > 1 else ""
-            return f"{large[0]}{more} stays where it is: larger than an event may be, make it smaller or delete it"
+            return f"{large[0]}{more} cannot move: it exceeds the size of an event, make it smaller or delete it"
         return ""
 
     async def _work(self, groups: Iterator[Group], wanted: Aim) -> None:
-        """Takes one group after the other, until there is none or another aim."""
+        """Move one group after the other until there are no more, or the aim changes."""
         for group in groups:
             if self._aim() != wanted:
                 return
@@ -248,14 +249,14 @@ class Mover:
     async def _keep_lease(self) -> None:
         now = self._clock.monotonic()
         if now > self._leased_until:
-            # Before the call: the other groups need not ask as well.
+            # Set before the call, so that the other groups do not renew the lease too.
             self._leased_until = now + LEASE_SECONDS / 2
             await self._leases.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
 
     async def _move(self, group: Sequence[Bucket], to: Store, wanted: Aim) -> set[int]:
-        """New records first: from then on they are made at the target. Then the records that are there.
+        """Hand over the buckets' ownership, after which the target creates new records, then their records.
 
-        Returns the buckets that stay, or of which records are left.
+        Returns the buckets that cannot move or have records left at the source.
         """
         moves: list[Move] = []
         if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
@@ -278,7 +279,7 @@ class Mover:
         return {bucket_of(key) for key in left}.union(*(move.kept for move in moves))
 
     async def _move_records(self, keys: Sequence[str], to: Store) -> Sequence[str]:
-        """Returns those that could not be had."""
+        """Move these records. Returns the keys of busy ones."""
         left = keys
         for _ in range(BUSY_ROUNDS):
             failed = await self._transfer.take(left, to)

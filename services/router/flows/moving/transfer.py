@@ -1,4 +1,4 @@
-"""The steps of which everything that moves between the stores is made: each one call, each safe to repeat."""
+"""The steps of every move between the stores. Each step is one call and safe to repeat."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from services.router.flows.stores import Away, Refused, StoreClient, Stores
 
 STEP_SECONDS = 2.0
-"""Bound on a step for one record."""
+"""Timeout of a step for one record."""
 
 BULK_SECONDS = 10.0
-"""Bound on a step for many."""
+"""Timeout of a step for many records."""
 
 ATTEMPTS = 4
-"""At a step, when the store fails."""
+"""Attempts at a step while the store fails."""
 
 PAGE = 500
-"""Keys that are listed or read at once."""
+"""Keys per page of a list or a read."""
 
 Result = pb.ReleaseRecordsResponse.Result
 RELEASED = pb.ReleaseRecordsResponse.OUTCOME_RELEASED
@@ -38,51 +38,53 @@ class Copied:
     """Records that a copy left out."""
 
     busy: Sequence[str]
-    """Could not be had now."""
+    """Keys of records that are busy now."""
     refused: Mapping[str, str]
-    """Cannot be copied as they are: by key, the reason."""
+    """Records that cannot be copied: the reason by key."""
 
 
 class Transfer:
-    """Raises what the stores' clients raise: Away, Refused."""
+    """Raises Away and Refused, as the stores' clients do."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
         self.too_large: set[str] = set()
-        """Keys of records that could not be taken because no event can carry them: few, an old program left them."""
+        """Keys of records that exceed the size of an event: a few rows of an old program."""
 
     async def release(
         self, keys: Sequence[str], to: Store, *, create: bool = False, seconds: float = BULK_SECONDS
     ) -> pb.ReleaseRecordsResponse:
-        """The other store gives records up; what was given up before is answered again."""
+        """Let the other store release records. Records that it released before are returned again."""
         source = self._stores[to.other]
         request = pb.ReleaseRecordsRequest(keys=keys, to=STORE_NUMBERS[to], create=create)
         answer: pb.ReleaseRecordsResponse = await _ask(source, source.replication.ReleaseRecords, request, seconds)
         return answer
 
     async def adopt(self, records: Sequence[record_pb2.Record], to: Store, seconds: float = BULK_SECONDS) -> None:
-        """A store takes records, those that it does not know newer."""
+        """Let a store adopt records. It ignores those of which it has a newer version."""
         if records:
             target = self._stores[to]
             await _ask(target, target.replication.AdoptRecords, pb.AdoptRecordsRequest(records=records), seconds)
 
     async def absences(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.Absence]:
-        """Of these buckets, or of all."""
+        """Return the ownership rows of these buckets, or of all."""
         client = self._stores[store]
         request = pb.ListAbsencesRequest(buckets=buckets)
         answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
         return answer.absences
 
     async def disputed(self, store: Store, buckets: Sequence[int]) -> set[int]:
-        """Which of these buckets have an open conflict in the store's journal."""
+        """Return the buckets with an open conflict in the store's journal."""
         client = self._stores[store]
         request = pb.ListAbsencesRequest(buckets=buckets)
         answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
         return set(answer.disputed)
 
     async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
-        """The other store creates nothing in these buckets any more when this returns, but for those that it still
-        owns by the answer: what stands there then, in the same order."""
+        """Let the other store release these buckets. Returns their rows after that, in the same order.
+
+        From then on it creates no record in them, except in buckets that it still owns by the returned row.
+        """
         source = self._stores[to.other]
         request = pb.ReleaseAbsencesRequest(buckets=buckets, to=STORE_NUMBERS[to])
         answer: pb.ReleaseAbsencesResponse = await _ask(
@@ -93,7 +95,7 @@ class Transfer:
     async def adopt_absences(
         self, absences: Sequence[record_pb2.Absence], to: Store, *, despite_conflicts: bool = False
     ) -> Sequence[record_pb2.Absence]:
-        """Returns what stands at the target then, in the same order."""
+        """Let a store adopt these buckets. Returns its rows after that, in the same order."""
         if not absences:
             return ()
         target = self._stores[to]
@@ -102,8 +104,11 @@ class Transfer:
         return answer.absences
 
     async def return_absences(self, absences: Sequence[record_pb2.Absence], by: Store) -> Sequence[record_pb2.Absence]:
-        """This store declines buckets that were released to it. Returns those that it declined now, each in the version
-        that the releaser may adopt; none of them if the store runs an earlier program, which cannot decline."""
+        """Let a store decline buckets that were released to it.
+
+        Returns those that it declined, each in the version that the releaser may adopt. A store of an earlier release
+        cannot decline, so the result is empty.
+        """
         client = self._stores[by]
         request = pb.ReturnAbsencesRequest(absences=absences)
         try:
@@ -117,13 +122,13 @@ class Transfer:
         return answer.absences
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
-        """Of some buckets, in the order of the buckets' numbers."""
+        """Return the keys of some buckets, ordered by bucket number."""
         return [record.key for record in await self.envelopes(store, buckets, owned_only=owned_only)]
 
     async def envelopes(
         self, store: Store, buckets: Sequence[int], *, owned_only: bool = False
     ) -> list[record_pb2.Record]:
-        """As `keys`, with what a store says of each record beside its payload and the requests that it served."""
+        """Like `keys`, but return whole records, without payload and served requests."""
         client = self._stores[store]
         found: list[record_pb2.Record] = []
         left = sorted(buckets)
@@ -136,7 +141,7 @@ class Transfer:
             found += answer.records
             more = answer.more
             if more and not answer.records:
-                raise ValueError(f"store {store} answered an empty page and says that there is more")
+                raise ValueError(f"store {store} answered an empty page that claims to have a next one")
             if more:
                 last = found[-1].key
                 left = left[left.index(bucket_of(last)) :]
@@ -146,11 +151,11 @@ class Transfer:
         return found
 
     async def copy(self, keys: Sequence[str], to: Store) -> Copied:
-        """Copies records that a store lacks, whichever store owns them.
+        """Copy records that a store lacks, whichever store owns them.
 
-        A copy has the requests that the record has served: the store answers retries of them if it becomes the owner,
-        by a handoff or because the other store is lost. A store of the release before sends copies without them, so a
-        record that was given up to this store is not copied but taken from its release.
+        A copy includes the record's served requests, so that the store can answer retries of them if it becomes the
+        owner by a handoff or a seizure. A store of an earlier release sends copies without them. Therefore a record
+        that was released to this store is not copied, but adopted from its release.
         """
         source = self._stores[to.other]
         given_up: list[str] = []
@@ -167,12 +172,12 @@ class Transfer:
             )
             given_up += [record.key for record in records if record.owner == STORE_NUMBERS[to]]
             await self.adopt([record for record in records if record.owner != STORE_NUMBERS[to]], to)
-            # An answer that was cut for its size leaves the rest for the next round.
+            # An answer may be cut for its size. The next round asks for the rest.
             left = left[len(answer.rows) :]
         return Copied(await self.take(given_up, to), refused)
 
     async def take(self, keys: Sequence[str], to: Store) -> list[str]:
-        """Released by the other store and adopted by this one. Returns those that were busy or not there to be had."""
+        """Let the other store release records and this one adopt them. Returns keys that were busy or not released."""
         failed: list[str] = []
         left = list(keys)
         while left:
@@ -188,13 +193,15 @@ class Transfer:
 
 
 def too_large(key: str, size: int) -> str:
-    """Why a record cannot be copied, for a person."""
+    """Return the message for a record that is too large to copy."""
     return f"{key} has {size} bytes, at most {MAX_COPY_BYTES} can be copied: make it smaller or delete it"
 
 
 async def _ask(client: StoreClient, method: Any, request: Any, seconds: float) -> Any:
-    """Again, when the store fails rather than refuses: every call of a handoff may be made twice. Not when it is away:
-    then others wait for it better than this."""
+    """Call a store, and retry if it fails rather than refuses: each call of a handoff is idempotent.
+
+    An unreachable store is not retried here, since callers have their own way to wait for it.
+    """
     for _ in range(ATTEMPTS - 1):
         try:
             return await client.ask(method, request, seconds)
