@@ -385,7 +385,7 @@ async def test_buckets_of_a_rehearsal_whose_router_died_are_sent_home(
     result = await rehearsed(controlled)
     # Of a choice that was not stored nothing is known: the next router begins anew.
     assert result.passed == (stage == "choose"), result.note
-    assert result.passed or result.note == "the run that measured it has ended; the buckets were sent home"
+    assert result.passed or result.note == "the run that measured it has ended; the buckets are sent home"
     await everything_is_home(controlled, before)
 
 

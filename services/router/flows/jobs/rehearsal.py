@@ -2,8 +2,10 @@
 
 The buckets that are away stand in the setting, so every router sends their calls to the other store and the mover of
 any router brings them there. One run measures all of it: a clock and counts of its own. So a run that takes the job
-over measures nothing; it sends the buckets home and reports that the rehearsal failed. A job that is paused, cancelled
-or failed has no run: then `Rehearsals` sends the buckets home.
+over measures nothing and reports that the rehearsal failed.
+
+No bucket stays away, in whatever way a rehearsal ends: if the setting has buckets away and no rehearsal is queued or
+running, each router sends them home (`Rehearsals`).
 
     choose     no checkpoint: buckets that are wholly at one store
     begin      every router has seen which buckets to count; the setting sends them to the other store
@@ -11,7 +13,6 @@ or failed has no run: then `Rehearsals` sends the buckets home.
     turn       the setting sends them home
     back       wait until they are home
     count      every router's counts have arrived here
-    give up    the setting sends them home, if it still has them away
 """
 
 from __future__ import annotations
@@ -116,8 +117,6 @@ class Place:
     """The way that is measured: since when, by the run's monotonic clock."""
     there_seconds: float = 0.0
     back_seconds: float = 0.0
-    why: str = ""
-    """It is given up."""
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -180,10 +179,8 @@ class Rehearsal:
     async def step(self, at: Position) -> Step:
         """Raises ControlUnavailable, Outdated."""
         place = Place.decode(at.checkpoint) if at.checkpoint else Place("choose", at.run, at.job)
-        if place.stage == "give up":
-            return await self._give_up(at, place)
         if place.run != at.run:
-            return _given_up(place, "the run that measured it has ended; the buckets were sent home")
+            return self._ended(place, "the run that measured it has ended; the buckets are sent home", passed=False)
         stages = {
             "choose": self._choose,
             "begin": self._begin,
@@ -197,7 +194,7 @@ class Rehearsal:
         except (ControlUnavailable, Outdated):
             raise
         except BatonError as error:
-            return _given_up(place, error.message or error.reason)
+            return self._ended(place, error.message or error.reason, passed=False)
 
     async def _choose(self, at: Position, place: Place) -> Step:
         """Buckets that are wholly at one store, those with records before empty ones. Raises RehearsalFailed."""
@@ -227,7 +224,10 @@ class Rehearsal:
         return _step(replace(place, stage="turn", there_seconds=seconds), "")
 
     async def _turn(self, at: Position, place: Place) -> Step:
-        await self._end(Decision(at.actor, at.reason), place)
+        setting = await self._cache.refresh()
+        # If somebody has set something else, the buckets go where that says.
+        if setting.rehearsal == place.buckets:
+            await self._migration.end_rehearsal(Decision(at.actor, at.reason, setting.generation))
         return _step(replace(place, stage="back", began=self._clock.monotonic()), "back home")
 
     async def _back(self, at: Position, place: Place) -> Step:
@@ -241,16 +241,6 @@ class Rehearsal:
         calls, errors, _ = self._seen(place)
         way = f"{place.records} records there in {place.there_seconds:.2f} s and back in {place.back_seconds:.2f} s"
         return self._ended(place, f"{way}, {errors} of {calls} calls failed", passed=not errors)
-
-    async def _give_up(self, at: Position, place: Place) -> Step:
-        await self._end(Decision(at.actor, "the rehearsal failed"), place)
-        return self._ended(place, place.why, passed=False)
-
-    async def _end(self, decision: Decision, place: Place) -> None:
-        """Have the setting send the buckets home. Another setting has sent them where it says. Raises Outdated."""
-        setting = await self._cache.refresh()
-        if place.homes and setting.rehearsal == place.buckets:
-            await self._migration.end_rehearsal(replace(decision, generation=setting.generation))
 
     async def _arrived(self, place: Place, *, away: bool) -> float | None:
         """Seconds until all were at the other store, or all at home; None: not all are. Raises RehearsalFailed."""
@@ -304,10 +294,6 @@ class Rehearsal:
             finished=True,
             report=result.to_json(),
         )
-
-
-def _given_up(place: Place, why: str) -> Step:
-    return _step(replace(place, stage="give up", why=why), "gives up")
 
 
 def _step(place: Place, note: str, *, wait_seconds: float = 0.0) -> Step:
