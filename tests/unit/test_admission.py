@@ -1,4 +1,4 @@
-"""A store that starts is admitted, or recognised as gone, by what the other store and the log know of it."""
+"""Admission of a starting store: it serves, or the other store and the log show that it must be fenced."""
 
 from __future__ import annotations
 

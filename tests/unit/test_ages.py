@@ -1,4 +1,4 @@
-"""How far two stores are apart in time, by what their records say."""
+"""Time between two stores, by the times in their records."""
 
 from __future__ import annotations
 

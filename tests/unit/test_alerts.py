@@ -72,7 +72,7 @@ GOOD = Evidence(
 
 
 class Case(NamedTuple):
-    """What is above one limit, and which gate judges by it."""
+    """The limit that is exceeded, and the gate that uses it."""
 
     alert: str
     gate: str

@@ -1,4 +1,4 @@
-"""What an audit's findings say of moving the data."""
+"""Consequences of an audit's findings for moving the data."""
 
 from __future__ import annotations
 

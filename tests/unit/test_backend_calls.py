@@ -270,7 +270,7 @@ async def test_a_page_ends_when_its_bytes_are_many() -> None:
 
 
 class Router:
-    """Stands where the router is: answers as it is told, and remembers what it was given."""
+    """A stand-in for the router: it gives prepared answers and records its requests."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, bytes, dict[str, str]]] = []

@@ -1,4 +1,4 @@
-"""What the log brings is applied once, counted whole, and never passed over."""
+"""Events of the log are applied once, counted completely, and never skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -197,7 +197,7 @@ async def test_a_terms_event_that_no_store_can_have_made_is_passed(bucket: int, 
 
 async def test_parked_events_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with applying(MemoryEventLog(1)) as at:
-        # A version that cannot read what a later one can: its own reading is put in its place.
+        # An earlier release that cannot read newer events: its own parser is put in place.
         import libs.backend.arrivals as module
 
         monkeypatch.setattr(module, "read_event", lambda key, value: read_event("another", value))

@@ -1,4 +1,4 @@
-"""The replication API over the wire: a record's way from one store to the other, and what a router may look at."""
+"""The replication API over the wire: moving a record between stores, and reading rows."""
 
 import asyncio
 

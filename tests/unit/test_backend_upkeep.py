@@ -1,4 +1,4 @@
-"""What a store's ticks are made of."""
+"""Ticks of a store."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Stalling:
 @pytest.mark.parametrize("late", [0.25, 1.0, 2.0, 60.0])
 @pytest.mark.parametrize("stall", [0.25, 1.0, 3.0])
 async def test_no_lease_ends_early_by_a_tick_that_is_written_late(late: float, stall: float) -> None:
-    """Whoever was granted one just before the tick is written is held to that tick, and to what the next one counts."""
+    """A lease that is granted just before a tick is written sees that tick and the time that the next one counts."""
     clock = ManualClock()
     store = MemoryStore(Store.A, clock, sandbox_columns)
     await own(store, [KEY])

@@ -193,7 +193,7 @@ async def test_a_write_that_wakes_many_watches_leaves_calls_their_turn(store: Me
 
 
 async def test_watches_that_send_hold_so_many_pages_and_no_more(store: MemoryStore) -> None:
-    """Whoever takes nothing keeps its turn; the others wait, and read nothing meanwhile."""
+    """A caller that takes no answer keeps its slot; the others wait, and read no rows meanwhile."""
     await put(store, KEY, "r1", "one")
     store.records = counted = Counted(store.records)
     watching = Watching(store)

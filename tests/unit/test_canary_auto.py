@@ -1,4 +1,4 @@
-"""The plan of a canary's walk as people write it, and what the walker does next."""
+"""Canary plans as operators write them, and the next step of a plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a flip storm does next, how it finds back, and what counts as a leak."""
+"""Flip storms: the next flip, the way back, and leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's command without a router: help, what people type, and when it asks."""
+"""The operator's command without a router: help, arguments and confirmations."""
 
 from __future__ import annotations
 

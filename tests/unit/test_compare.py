@@ -1,4 +1,4 @@
-"""Comparing two stores' answers: which fields differ, and what a difference is by versions."""
+"""Comparing two stores' answers: the fields that differ, and the kind of difference by versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a router learns from a contract's descriptors, and what it refuses at the start."""
+"""Contracts read from descriptors, and contracts that are refused at the start."""
 
 from __future__ import annotations
 

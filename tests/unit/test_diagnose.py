@@ -1,4 +1,4 @@
-"""What the doctor finds wrong, case by case."""
+"""Findings of `baton doctor`, case by case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.router.flows.stores import StoreView
 
 
 class Known(Observer):
-    """An observer that was told what it sees of the stores, and asks only the log."""
+    """An observer with given views of the stores, which queries only the log."""
 
     def __init__(self, log: MemoryEventLog, clock: ManualClock, statuses: dict[Store, pb.GetStatusResponse]) -> None:
         super().__init__({}, log, clock)

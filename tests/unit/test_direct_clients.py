@@ -1,4 +1,4 @@
-"""Whether anybody calls the old service directly: what is remembered of it, and what the gate says."""
+"""Direct calls to the old service: their record, and the gate that waits for their end."""
 
 from __future__ import annotations
 

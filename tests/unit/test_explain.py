@@ -1,4 +1,4 @@
-"""Where a call would go and why, told to a person; the stores are those of a whole system in one process."""
+"""Explanations of a call's target, with the stores of a whole system in one process."""
 
 from __future__ import annotations
 

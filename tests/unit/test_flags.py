@@ -1,4 +1,4 @@
-"""Names of flags from the contract, and what a router goes by when sources say different things, or nothing."""
+"""Flag names from the contract, and the flags that a router uses when sources disagree or are unavailable."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_the_aim_of_the_mover_changes_with_homes_only() -> None:
 
 
 class Said(FlagSource):
-    """A provider that says what the test wants."""
+    """A provider with values that the test sets."""
 
     name = "the provider"
 

@@ -1,4 +1,4 @@
-"""Callers who want the same record at the same time share one handoff."""
+"""Concurrent callers of one record share one handoff."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The contract's document and page at a listener, and what the REST door makes of HTTP's own headers."""
+"""The contract's document and page at a listener, and HTTP's own headers over REST."""
 
 from __future__ import annotations
 

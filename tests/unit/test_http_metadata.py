@@ -1,4 +1,4 @@
-"""Headers as metadata, and methods as metrics: what a stranger chooses has a form and a bound."""
+"""Headers as metadata, and methods as metrics: values that a stranger chooses have a form and a limit."""
 
 from __future__ import annotations
 

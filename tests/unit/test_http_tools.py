@@ -1,4 +1,4 @@
-"""Tools of a contract that nothing here knows, their schemas, and what an agent reads of an error."""
+"""Tools of an unknown contract, their schemas, and the text of errors for agents."""
 
 from __future__ import annotations
 

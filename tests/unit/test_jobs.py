@@ -1,4 +1,4 @@
-"""Jobs: what may follow on what, and who runs them."""
+"""Jobs: allowed transitions, and the choice of the router that runs them."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Skewed(ManualClock):
 
 
 async def test_a_clock_that_is_set_back_makes_no_evidence_younger() -> None:
-    """What was too old stays so, and what is new grows old. A later clock that is right again changes nothing."""
+    """Old evidence stays too old, and new evidence ages. A clock that is corrected later changes nothing."""
     clock = Skewed()
     done = Job("audit", audit.LANE, "ann", {}, id="audit-1", state=JobState.FINISHED, ended_seconds=clock.now())
     audited = replace(done, report=AuditReport(records=7, total=7).to_json())

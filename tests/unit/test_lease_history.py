@@ -1,4 +1,4 @@
-"""What a recorded history says of leases: each rule finds what breaks it, and passes what does not."""
+"""Leases in a recorded history: each rule finds its violation, and passes a correct history."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def sql(path: Path, *statements: str) -> list[Any]:
 
 
 def rows_of(path: Path) -> dict[str, tuple[object, ...]]:
-    """By id; JSON without its spaces; without the rows that have no id and what is no text."""
+    """Rows by id, with compact JSON; rows without an id and values that are not text are left out."""
     found = sql(path, "SELECT * FROM sandboxes WHERE id <> '' AND id NOT LIKE 'row-%' AND length(id) < 246")
     return {
         row[0]: tuple(value.replace(" ", "") if isinstance(value, str) else value for value in row)

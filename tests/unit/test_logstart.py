@@ -1,4 +1,4 @@
-"""Where reading the log begins: what people may type, and what it means."""
+"""Start positions in the log: their text forms and their meaning."""
 
 from __future__ import annotations
 

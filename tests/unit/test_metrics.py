@@ -72,7 +72,7 @@ async def test_a_reader_that_sends_too_much_or_too_little_is_let_go(exported: tu
 async def test_readers_that_say_nothing_keep_only_few_places(exported: tuple[Meter, int]) -> None:
     silent = [await asyncio.open_connection("127.0.0.1", exported[1]) for _ in range(8)]
     request = b"GET /metrics HTTP/1.1\r\n\r\n"
-    # Which of the two its end is depends on what was read by then.
+    # The connection ends in one of two ways, depending on how much was read by then.
     with suppress(ConnectionResetError):
         assert await ask(exported[1], request) == "", "sent away"
     for _, writer in silent:

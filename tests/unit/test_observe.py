@@ -1,4 +1,4 @@
-"""Lag from what was seen when, and the cached setting."""
+"""Lag from the times of observations, and the cached setting."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_evidence_that_is_too_old_is_none(age: float, known: bool) -> None:
 
 
 async def observed(clock: ManualClock, *, trouble: str = "", waiting: int = 0) -> tuple[Observer, StoreView, StoreView]:
-    """What is known of B, and of A whose outbox holds `waiting` changes: B's feed has read 3 of the log's 5 events."""
+    """Views of B, and of A whose outbox holds `waiting` changes: B's feed has read 3 of the log's 5 events."""
     log = MemoryEventLog(1, clock=clock)
     observer = Observer({}, log, clock)
     await log.append([Event("k", b"") for _ in range(5)])

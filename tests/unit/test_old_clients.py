@@ -28,7 +28,7 @@ LATER_FIELD = NEWER_FIELD.replace(b"newer", b"later")
 
 
 def flat(**fields: Any) -> Sandbox:
-    """What a client of version 1 sends where the contract says Sandbox."""
+    """A sandbox as a client of version 1 sends it, in the contract's message."""
     return Sandbox.FromString(FlatSandbox(**fields).SerializeToString())
 
 
@@ -81,7 +81,7 @@ async def test_a_record_of_version_1_is_a_structured_one_for_a_newer_client_whic
 
 @pytest.mark.parametrize("paths", [(), ("*",), ("timeout_s",)])
 async def test_a_client_that_gives_back_what_it_was_shown_changes_no_exact_value(paths: tuple[str, ...]) -> None:
-    """Also one that has thrown away what it does not know, as one that speaks JSON does."""
+    """Also for a client that drops unknown fields, as a JSON client does."""
     async with running_store() as at:
         exact = await with_timeout(at)
 
@@ -95,7 +95,7 @@ async def test_a_client_that_gives_back_what_it_was_shown_changes_no_exact_value
 
 
 async def test_an_old_client_takes_away_what_it_is_shown_in_part() -> None:
-    """It gives back what it does not know, and among that the exact value."""
+    """The client sends unknown fields back, and the exact value is among them."""
     async with running_store() as at:
         await with_timeout(at)
         seen = flat_of(await at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=OLD))
@@ -108,7 +108,7 @@ async def test_an_old_client_takes_away_what_it_is_shown_in_part() -> None:
 
 @pytest.mark.parametrize("paths", [(), ("*",), ("image", "cpu")])
 async def test_an_old_client_changes_what_it_can_say_and_nothing_else(paths: tuple[str, ...]) -> None:
-    """Also by a request that was read before a newer client changed what the old one cannot say."""
+    """Also by a request that was read before a newer client changed a field that the old one lacks."""
     spec = SandboxSpec(image="image:1", cpu_millis=250)
     spec.MergeFromString(NEWER_FIELD)
     sandbox = Sandbox(account="acme", spec=spec, annotations={"note": "one"})

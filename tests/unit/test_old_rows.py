@@ -47,7 +47,7 @@ def old(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def unfilled(path: Path) -> AsyncIterator[SqliteStore]:
-    """No row is completed but by what the test does."""
+    """A store whose rows are completed only by the test's own actions."""
     async with open_store(path, CLOCK, filling=False) as store:
         yield store
 
@@ -58,7 +58,7 @@ def sql(path: Path, *statements: str) -> list[Any]:
 
 
 async def completed(tmp_path: Path) -> dict[str, Row]:
-    """What the same file holds when all rows are completed."""
+    """The rows of the same file once all of them are completed."""
     path = Path(shutil.copy(FILE, tmp_path / "completed.db"))
     async with open_store(path, CLOCK) as store:
         assert store.fill is not None and store.fill.over

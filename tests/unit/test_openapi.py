@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says of a contract, made from descriptors and comments."""
+"""The OpenAPI document of a contract, made from descriptors and comments."""
 
 from __future__ import annotations
 

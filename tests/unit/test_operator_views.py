@@ -1,4 +1,4 @@
-"""What an operator is shown: the cost of going back, what needs attention, how long gates still need, the status."""
+"""Views for operators: rollback cost, alerts, time until gates have enough samples, status."""
 
 from io import StringIO
 

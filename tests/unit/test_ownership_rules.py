@@ -1,4 +1,4 @@
-"""Every branch of the rules: what was found, who asks, what is to be done."""
+"""Every branch of the rules, by stored state, caller and request."""
 
 from __future__ import annotations
 

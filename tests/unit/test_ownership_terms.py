@@ -1,4 +1,4 @@
-"""What a seizure makes of buckets and rows, and what becomes of records of older and newer terms."""
+"""Effects of a seizure on buckets, rows, and records of older and newer terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue of calls that wait for a store that is away: who may go, how many, and until when."""
+"""The queue of calls that wait for an unavailable store: order, number and time limit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_the_earliest_deadline_goes_first_and_each_answer_lets_two_more_go
 
 
 async def test_a_queue_that_is_let_go_has_so_many_tries_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that has just started is not flooded; and what has tried leaves its place to the next."""
+    """A store that has just started is not flooded, and a finished attempt gives its slot to the next."""
     monkeypatch.setattr(patience, "MOST_TRIES", 3)
     monkeypatch.setattr(patience, "PROBE_SECONDS", 0.001)
     traffic = Traffic()

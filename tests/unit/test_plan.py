@@ -16,7 +16,7 @@ settings = st.builds(
     Setting, phase=st.sampled_from(Phase), canary_permille=permilles, hold=st.booleans(), generation=st.just(1)
 )
 
-# Each row adds the rule that speaks before the rows above it: hold, flags, what decides, where to.
+# Each row adds the rule that precedes the rows above it: hold, flags, the rule that decides, the target.
 PRIORITY = [
     (False, NO_FLAGS, 900, "phase", A),
     (False, NO_FLAGS, 10, "canary", B),

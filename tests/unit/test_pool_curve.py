@@ -1,4 +1,4 @@
-"""What is read from a curve of pool sizes, and how it is told."""
+"""The knee of a curve of pool sizes, and its report."""
 
 from __future__ import annotations
 

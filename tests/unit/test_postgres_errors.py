@@ -1,4 +1,4 @@
-"""What PostgreSQL and its driver raise becomes ours, however it is wrapped."""
+"""Errors of PostgreSQL and its driver become Baton's, however they are wrapped."""
 
 from __future__ import annotations
 

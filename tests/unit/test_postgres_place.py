@@ -11,7 +11,7 @@ from services.service_layer.store.postgres_place import Anchor
 
 
 class Server:
-    """Stands for the connection's foreign type: answers when it is told to, with what it was when it was asked."""
+    """A stand-in for the connection's foreign type. It answers on command, with its state at the time of the query."""
 
     def __init__(self) -> None:
         self.changes = 100

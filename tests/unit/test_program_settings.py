@@ -1,4 +1,4 @@
-"""A setting that is missing, wrong or unknown stops the start: it is named, with its value and what would be right."""
+"""A missing, wrong or unknown setting stops the start; the message has its name, its value and the valid form."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("drain_seconds", "nan", "less than or equal to 3600"),
     ("default_deadline_seconds", "4000", "less than or equal to 3600"),
 ]
-"""Name and value of a setting that all programs have, and what its refusal says."""
+"""Name and value of a setting that all programs have, and the text of its refusal."""
 WRONG_OF_ONE: list[tuple[Kind, str, str, str]] = [
     (RouterSettings, "control", "nowhere", ADDRESS),
     (RouterSettings, "store_a", "10.0.0.1:1,10.0.0.2:1", ADDRESS),
@@ -81,7 +81,7 @@ def prefix_of(kind: Kind) -> str:
 
 
 def environment(kind: Kind, **given: str) -> dict[str, str]:
-    """All that is needed, and what is given."""
+    """The required settings, and the given ones."""
     return {f"{prefix_of(kind)}{name}".upper(): value for name, value in (NEEDED[kind] | given).items()}
 
 

@@ -18,7 +18,7 @@ BASELINE = ROOT / "protos" / "baseline.binpb"
 
 
 def breaking(image: Path) -> str:
-    """What buf says against the baseline, as `make lint` asks it."""
+    """The output of buf against the baseline, with the arguments of `make lint`."""
     paths = ["breaking", image, "--against", BASELINE, "--config", ROOT / "buf.yaml", "--exclude-imports"]
     assert f"--against {BASELINE.relative_to(ROOT)} --config buf.yaml" in (ROOT / "Makefile").read_text()
     return subprocess.run([BUF, *map(str, paths)], capture_output=True, text=True, check=False, timeout=60).stdout
@@ -43,7 +43,7 @@ def test_protoc_compiles_the_protos_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_no_field_of_version_1_means_something_else_in_the_newest_version() -> None:
-    """Their messages share numbers: each form keeps what the other one has under the same ones."""
+    """Their messages share numbers: each form keeps the other one's fields under the same numbers."""
     flat, newest = sandbox_pb2.FlatSandbox.DESCRIPTOR, sandbox_pb2.Sandbox.DESCRIPTOR
     for field in flat.fields:
         other = newest.fields_by_number.get(field.number)
@@ -57,7 +57,7 @@ def test_no_field_of_version_1_means_something_else_in_the_newest_version() -> N
 
 
 def test_an_exported_page_is_a_request_to_adopt_it_as_it_is() -> None:
-    """Who copies records passes the bytes on."""
+    """A copying client passes the bytes on."""
     page, request = replication_pb2.ExportRecordsResponse.DESCRIPTOR, replication_pb2.AdoptRecordsRequest.DESCRIPTOR
     records = page.fields_by_name["records"]
     taken = request.fields_by_number[records.number]

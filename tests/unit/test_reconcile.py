@@ -1,4 +1,4 @@
-"""How two rows of one record differ, when that is believed, and what the report says of it."""
+"""Differences between two rows of one record: their kinds, their confirmation, and the report."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def test_what_a_replay_gives_to_b(event: Claim, other: Claim | None, given: Give
 
 
 def test_an_owner_is_made_only_by_the_other_store_s_row() -> None:
-    """Over all small versions and owners: what names the target is given only in the version of that row."""
+    """Over all small versions and owners: an event that names the target as owner is applied only in the version of
+    that row."""
     versions = [Version(term, revision) for term in (0, 1, 2) for revision in (1, 2, 3)]
     claims = [Claim(version, owner) for version in versions for owner in Store]
     for event in claims:

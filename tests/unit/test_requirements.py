@@ -19,7 +19,7 @@ _BUILT = (
     "write.dual-async", "write.no-loss", "write.one-effect", "owner.single", "read.strict", "read.stale-marked",
     "phase.table", "phase.journal", "feed.lag", "feed.parked", "api.identical", "rollback.lossless",
 )  # fmt: skip
-"""What the walking skeleton promises: nobody may take it back to planned unnoticed."""
+"""The requirements of the walking skeleton, which must not return to planned unnoticed."""
 
 
 def named_in(root: Path, path: str) -> set[str]:
@@ -30,7 +30,7 @@ def named_in(root: Path, path: str) -> set[str]:
 
 
 def problems(requirements: Mapping[str, Requirement], root: Path) -> list[str]:
-    """What is wrong with the list, in sentences."""
+    """Problems of the list, in sentences."""
     found = []
     named: set[str] = set()
     for identifier, requirement in requirements.items():

@@ -1,4 +1,4 @@
-"""The list of statements that may change a record's row (`libs.ownership.rules`) is what the stores' code has."""
+"""The list of statements that may change a record's row (`libs.ownership.rules`) matches the stores' code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors go to the wire and come back with reason, metadata and what a client may do."""
+"""Errors cross the wire with reason, metadata and remedy."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a container's health check is told."""
+"""Answers of a container's health check."""
 
 import asyncio
 import socket
@@ -37,14 +37,14 @@ async def test_a_listener_that_does_not_serve_yet_is_in_trouble(server: Server) 
 async def test_one_silent_listener_of_several_is_named(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        # Somebody accepts there and never says a word: the bound of the call ends it.
+        # This address accepts connections and never answers: the time limit of the call ends it.
         assert await asyncio.to_thread(main, [server.address, address, "--timeout", "0.2"]) == 1
     assert capsys.readouterr().err.startswith(f"{address}: DEADLINE_EXCEEDED")
 
 
 def test_a_port_that_nobody_has_is_in_trouble() -> None:
     with socket.socket() as taken:
-        # Bound and not listening: connections are refused, and nobody else can take the port meanwhile.
+        # Bound and not listening: connections are refused, and no other process can take the port meanwhile.
         taken.bind(("127.0.0.1", 0))
         assert trouble(f"127.0.0.1:{taken.getsockname()[1]}").startswith("UNAVAILABLE")
 

@@ -1,4 +1,4 @@
-"""Callers who mean harm, or know no better: they shut no listener, and what they send is not kept."""
+"""Hostile and careless callers: they cannot block a listener, and their requests are not kept in memory."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_what_a_refused_call_has_sent_is_free_at_once(
         gc.disable()
         tracemalloc.start()
         try:
-            # A process of its own: what the client keeps is not the server's.
+            # A process of its own, since the client's memory must not count as the server's.
             client = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, server.address)
             assert await client.wait() == 0
             kept, _ = tracemalloc.get_traced_memory()

@@ -1,4 +1,4 @@
-"""Server reflection: what clients such as grpcurl ask for, in both versions."""
+"""Server reflection, as grpcurl and other clients use it, in both versions."""
 
 import asyncio
 import gc

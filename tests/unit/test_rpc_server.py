@@ -1,4 +1,4 @@
-"""What a listener lets in, and how it ends."""
+"""Admission of calls to a listener, and its end."""
 
 import asyncio
 import tempfile
@@ -29,7 +29,7 @@ REPLICATION = "baton.replication.v1.ReplicationService"
 
 
 class Held:
-    """A handler that answers when it is told to."""
+    """A handler that answers on command."""
 
     def __init__(self) -> None:
         self.entered = 0

@@ -1,4 +1,4 @@
-"""Methods that answer more than once: who is let in, and how a stream ends."""
+"""Methods that stream their answers: admission, and the end of a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOUND_SECONDS = 5
 
 
 class Watched:
-    """Answers as often as it is told to; knows how many watch."""
+    """Streams answers on command, and counts its watches."""
 
     def __init__(self) -> None:
         self.watching = 0

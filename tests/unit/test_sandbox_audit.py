@@ -1,4 +1,4 @@
-"""Invalid data in single sandboxes: each kind is found, and valid sandboxes have no finding."""
+"""Findings about single sandboxes: each kind is found, and valid data has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The filter of a list, and what it finds."""
+"""Filters of lists and their matches."""
 
 from contextlib import suppress
 

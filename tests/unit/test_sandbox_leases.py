@@ -1,4 +1,4 @@
-"""Leases on one record: who holds it, for how long, and what its token is good for."""
+"""Leases on one record: holder, expiry, and the use of its token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENDED = TTL + LONGEST_TICK_SECONDS
 
 @pytest.fixture
 def record() -> OneRecord:
-    """A live sandbox that nobody holds."""
+    """A live sandbox without a lease."""
     one = OneRecord()
     one.call("CreateSandbox", CreateSandboxRequest(sandbox=a_sandbox(), sandbox_id="one"))
     return one

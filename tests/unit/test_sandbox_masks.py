@@ -1,4 +1,4 @@
-"""Update masks: fields that a mask does not name never change, those it names become what the request says."""
+"""Update masks: fields that the mask does not name stay, fields that it names get the request's value."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def sandboxes(draw: st.DrawFn) -> Sandbox:
 
 
 def known(sandbox: Sandbox) -> dict[str, Any]:
-    """By path; what is not set has its default."""
+    """Fields by path; unset fields have their default."""
     values: dict[str, Any] = {name: getattr(sandbox, name) for name in FIELDS}
     values |= {f"spec.{name}": getattr(sandbox.spec, name) for name in SPEC_FIELDS}
     values = {path: dict(value) if hasattr(value, "items") else value for path, value in values.items()}

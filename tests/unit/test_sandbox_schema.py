@@ -1,4 +1,4 @@
-"""Schema versions: what one version writes the other reads, and nothing is lost on the way there and back."""
+"""Schema versions: each version reads the other one's bytes, and a round trip loses nothing."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def model_of(flat: FlatSandbox) -> Sandbox:
 
 @given(sandboxes)
 def test_nothing_is_lost_on_the_way_to_version_1_and_back(sandbox: Sandbox) -> None:
-    """A client of version 1 parses it too, and gives back what it does not know."""
+    """A client of version 1 parses it too, and sends unknown fields back."""
     old = flat_of(sandbox)
     assert old.schema_version == 1
     assert model_of(old) == sandbox
@@ -140,7 +140,7 @@ def test_a_number_that_no_sandbox_has_is_refused(cpu: float) -> None:
 
 
 def test_fields_of_version_1_in_a_message_of_version_2_are_refused_with_what_to_say() -> None:
-    """Else a client that forgets to say its version would have its values kept as fields that nobody knows."""
+    """Otherwise, if a client forgets to send its version, its values would be kept as unknown fields."""
     forgetful = Sandbox.FromString(FlatSandbox(name="sandboxes/one", image="image:1").SerializeToString())
     with pytest.raises(InvalidField, match=f"'field 30'.*version 1 has it: send {METADATA}: 1 in the call's metadata"):
         SCHEMAS.model_of_request(forgetful, 2)

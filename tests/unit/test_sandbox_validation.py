@@ -1,4 +1,4 @@
-"""Every field has limits, and every refusal names the field, the value and what would be right."""
+"""Every field has limits, and every error names the field, its value and the valid form."""
 
 import pytest
 from google.protobuf.duration_pb2 import Duration

@@ -1,4 +1,4 @@
-"""What is decided of a store while its admission is under way stands."""
+"""A decision about a store takes precedence over an admission in progress."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ async def test_a_process_that_did_not_serve_vouches_for_nothing() -> None:
 
 @pytest.fixture
 async def half_done(monkeypatch: pytest.MonkeyPatch) -> Door:
-    """A recheck has read 5 of 25 events. What is read from now on is read at once."""
+    """A recheck that has read 5 of 25 events; later reads return at once."""
     door = Door()
     door.answer.set()
     for revision in range(1, 26):

@@ -1,4 +1,4 @@
-"""What a change of the setting has changed, in words."""
+"""Changes of the setting, in words."""
 
 from dataclasses import replace
 

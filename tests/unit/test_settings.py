@@ -1,4 +1,4 @@
-"""A wrong setting stops the start and is named, with its value and what would be right."""
+"""A wrong setting stops the start; the message has its name, its value and the valid form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFIX = "SERVICE_LAYER_"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Only what a start needs is set."""
+    """Only the required settings are set."""
     for name in list(os.environ):
         if name.startswith(PREFIX):
             monkeypatch.delenv(name)

@@ -41,7 +41,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 class Gate:
-    """A job that holds the writer inside its transaction until it is told to go on."""
+    """A job that holds the writer inside its transaction until it is released."""
 
     def __init__(self, word: str = "") -> None:
         self.word = word

@@ -30,7 +30,8 @@ from tests.waiting import eventually
 
 @dataclass
 class Front:
-    """Stands before a store, as a router that may behave badly. `before` and `after` may raise what clients get."""
+    """A stand-in for a router that may misbehave in front of a store. `before` and `after` may raise errors for
+    clients."""
 
     store: OneStore
     before: Callable[[str], BatonError | None] = lambda method: None

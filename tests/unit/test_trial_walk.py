@@ -233,7 +233,7 @@ def test_processes_do_not_see_settings_that_were_meant_for_others(
 
 @asynccontextmanager
 async def _losing(controlled: ControlledSystem, method: str) -> AsyncIterator[str]:
-    """The address of a control API that does what it is told, and loses its first answer to `method`."""
+    """Address of a control API that executes requests, and loses its first answer to `method`."""
     lost: list[str] = []
 
     async def pass_on(name: str, request: bytes, context: Context) -> bytes:

@@ -1,4 +1,4 @@
-"""The ledger of acknowledged writes: what counts as lost, what is looked at when, and that its counts add up."""
+"""The ledger of acknowledged writes: losses, checks, and counters that add up."""
 
 from __future__ import annotations
 
