@@ -197,7 +197,7 @@ async def texts_of_the_world(talk: Talk) -> None:
 
 
 async def fields_of_a_newer_contract(talk: Talk) -> None:
-    """Field 1000 of the sandbox and of its spec, which nobody knows, are kept through writes."""
+    """Field 1000 of the sandbox and of its spec, unknown to every server, is kept through writes."""
     one = talk.new_id()
     unknown = Sandbox.FromString(b"\xc2\x3e\x05later")
     newer = sandbox()
@@ -329,7 +329,7 @@ async def durations(talk: Talk) -> None:
 
 
 async def an_older_schema_version(talk: Talk) -> None:
-    """Who speaks version 1 writes and reads flat records, whoever wrote them, and changes nothing else."""
+    """A client of version 1 writes and reads flat records of any origin, and changes nothing else."""
     one, two, old = talk.new_id(), talk.new_id(), ((METADATA, "1"),)
     flat = FlatSandbox(account="acme", image=IMAGE, cpu=0.25, metadata={"talk": talk.tag}, timeout_s=90)
     request = pb.CreateSandboxRequest(sandbox=Sandbox.FromString(flat.SerializeToString()), sandbox_id=one)

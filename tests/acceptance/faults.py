@@ -1,4 +1,4 @@
-"""What goes wrong during an acceptance run: each part is killed and paused in turn, and brought back."""
+"""Faults during an acceptance run: each part is killed and paused in turn, and restored."""
 
 from __future__ import annotations
 

@@ -21,18 +21,19 @@ RECORDS = 6
 
 @dataclass
 class OldClient:
-    """`step` once in each phase: what it wrote in the phase before is there, its requests of then are known."""
+    """Runs `step` once in each phase: its writes of the previous phase are there, and its requests are still known."""
 
     way: Channel
     tag: str
     version: int = SCHEMAS.newest
     says: Sequence[tuple[str, str]] = ()
-    """In its calls' metadata. It works on sandboxes of the newest version; what goes out and comes in is in its own."""
+    """Metadata of its calls. It works on sandboxes of the newest version; requests and answers are in its own
+    version."""
     _last: dict[str, tuple[pb.CreateSandboxRequest | pb.UpdateSandboxRequest, Sandbox]] = field(default_factory=dict)
     """By id: the last write and its answer."""
 
     async def step(self) -> str:
-        """What was wrong; "" when nothing was."""
+        """The problem, or ""."""
         talk = Talk([self.way], self.tag, says=self.says)
         try:
             if not self._last:
@@ -68,7 +69,7 @@ class OldClient:
         self._last[made_id] = (change, changed)
 
     async def _look_around(self, talk: Talk) -> None:
-        """All that is its own is in one list, as it was answered; what the old service had is there too."""
+        """All of its records are in one list, as they were answered, and the old service's records too."""
         found = await talk.ok(pb.ListSandboxesRequest(filter=f'labels.client = "{self.tag}"'))
         assert {each.name: self._understood(each) for each in found.sandboxes} == {
             COLLECTION + made_id: answer for made_id, (_, answer) in self._last.items()

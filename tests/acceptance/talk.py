@@ -1,4 +1,4 @@
-"""A client at one endpoint that writes down what it hears, without what has to differ from one endpoint to the next."""
+"""A client at one endpoint that records its answers, without the parts that must differ between endpoints."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Talk:
     tag: str
     in_canary: bool = False
     says: Sequence[tuple[str, str]] = NEWEST
-    """In the metadata of each call: by default the newest schema version, since the old service takes who says nothing
-    for a client of the oldest."""
+    """Metadata of each call. By default it has the newest schema version, since the old service treats a client without
+    one as one of the oldest version."""
     heard: list[str] = field(default_factory=list)
     """Each answer, in the order of the calls."""
     _names: list[str] = field(default_factory=list)

@@ -37,7 +37,7 @@ FOUND = {
     "beyond-contract",
     "duplicate-by-case",
 }
-"""All that may be accepted, but edits by hand, which need somebody beside the store."""
+"""Every acceptable kind, except edits by hand, which need another program beside the store."""
 RECORDS = len(clean_rows()) + len(dirty_rows()) + 4
 RATE = 60.0
 """Records per second: so that there is a middle to be killed in."""
@@ -60,7 +60,7 @@ def left(world: World) -> list[str]:
 
 
 async def baton(world: World, tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, what was printed as JSON, and what was told."""
+    """Exit code, JSON output, and messages."""
     command = [sys.executable, "-c", "from services.router.cli import main; main()", *words, "-o", "json"]
     place = {"BATON_CONTROL": world.controls[0]}
     if world.token:
@@ -75,7 +75,7 @@ async def baton(world: World, tmp_path: Path, *words: str) -> tuple[int, dict[st
 
 
 async def gate_says(walk: Walk, verdict: control_pb2.Verdict.ValueType) -> None:
-    """Within a moment: a router looks twice a second at what was found."""
+    """Wait for a moment: a router checks the findings twice a second."""
 
     async def said() -> bool:
         return any(gate.name == "audit" and gate.verdict == verdict for gate in (await walk.plan()).gates)

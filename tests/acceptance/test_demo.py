@@ -146,7 +146,7 @@ def test_a_demo_begins_with_an_audit_whose_dirt_must_be_accepted(finished: Finis
 
 
 def test_a_write_that_is_dropped_from_the_kept_exports_is_missed(finished: Finished) -> None:
-    """The same evidence, once as it is and once without what the last acknowledged write left."""
+    """The same evidence, once unchanged and once without the traces of the last acknowledged write."""
     evidence = Evidence.load(finished.kept / "evidence")
     facts = Facts(stack="embedded", clients=1, seconds=1.0)
     assert DemoReport(facts, None, judge(evidence)).exit_code == 0
@@ -196,7 +196,7 @@ async def test_a_process_that_dies_unasked_fails_the_demo_and_is_named(tmp_path:
 
 @contextmanager
 def _started(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A demo that runs; what it tells is in the file `told`."""
+    """A running demo; its output is in the file `told`."""
     with (directory / "told").open("wb") as told:
         demo = subprocess.Popen([*BATON, "demo"], cwd=directory, stdout=told, stderr=subprocess.STDOUT)
     try:

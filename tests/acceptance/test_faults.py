@@ -40,7 +40,7 @@ def stack(kafka: Kafka, postgres: Postgres, redis_server: Redis) -> Stack:
 
 
 async def back_and_forth(walk: Walk, load: Load, stop: asyncio.Event) -> None:
-    """Forward to CUTOVER and back to A, again and again; ends at a phase of its own when told."""
+    """Forward to CUTOVER and back to A, repeatedly, until `stop` is set."""
     while not stop.is_set():
         for step in forward_steps(walk):
             load.label((await step()).after)

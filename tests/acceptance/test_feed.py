@@ -1,4 +1,4 @@
-"""The feed between the stores, on real parts: what cannot be understood, what is behind, what is away, what is full."""
+"""The feed between the stores, on real parts: malformed events, lag, outages, a full outbox."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Site:
         return json.loads(printed)
 
     async def store(self, name: str) -> Any:
-        """The same of one store, but asked at once: for who has to ask often. Negative is "not known"."""
+        """The metric of one store, queried at once, for frequent checks. Negative means unknown."""
         return (await self.walk.status()).stores["AB".index(name)]
 
     async def make(self, made_id: str) -> Any:
@@ -162,7 +162,7 @@ async def test_a_side_that_stands_still_is_behind_by_events_and_seconds_and_catc
         await site.world.pause("b-1")
         try:
             for number in range(20):
-                # The owner answers; what becomes of the other side is nothing to its client.
+                # The owner answers; a fault at the other store does not affect its client.
                 assert (await site.write("one", str(number))).annotations["value"] == str(number)
 
             async def behind() -> bool:

@@ -89,7 +89,7 @@ class Heard:
     old_clients: dict[Place, str] = field(default_factory=dict)
     """Each step of a client that stays at its endpoint: "" when it was right."""
     offers: dict[Place, str] = field(default_factory=dict)
-    """What health and reflection said."""
+    """Answers of health and reflection."""
     journal: list[control_pb2.JournalEntry] = field(default_factory=list)
     """Oldest first."""
 
@@ -172,7 +172,7 @@ async def hold_all(phase: str, doors: Sequence[Mapping[str, Way]], found: Heard)
         for half in halves:
             for number, (title, conversation) in enumerate(conversations.items()):
                 place = Place(phase, endpoint, half, title)
-                # Of one length: a refusal may name the size of what it refuses.
+                # Names have one length: an error may contain the size of the refused value.
                 tag = f"p{PHASES.index(phase)}-{endpoint[0]}{door}-{half[0]}-{number:02}".lower()
                 talk = Talk([doors[door][endpoint], *others], tag, in_canary=half == "canary's")
                 try:
@@ -190,7 +190,7 @@ def said_by(endpoint: str) -> dict[str, Conversation]:
 
 
 async def offered(way: Channel) -> str:
-    """What health says of the service and of one that nobody has, and what reflection shows of the contract."""
+    """Health of the service and of an unknown one, and the contract in reflection."""
     health: Any = health_pb2_grpc.HealthStub(way.grpc)
     said = []
     for name in ("", SERVICE, "no.such.Service"):

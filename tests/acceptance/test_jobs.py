@@ -29,7 +29,7 @@ def old_database(path: Path) -> Path:
 
 
 async def digests(reader: Reader) -> list[DigestBucketsResponse.Bucket]:
-    """By bucket, without who counts as owner there."""
+    """Digests by bucket, without the number of owned records."""
     found = await reader.ask(reader.stub.DigestBuckets, replication_pb2.DigestBucketsRequest())
     return [DigestBucketsResponse.Bucket(bucket=b.bucket, records=b.records, digest=b.digest) for b in found.buckets]
 

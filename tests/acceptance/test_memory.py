@@ -1,4 +1,4 @@
-"""What clients send, and what they do not read, leaves the memory of real processes bounded."""
+"""Requests, and answers that clients do not read, leave the memory of real processes bounded."""
 
 from __future__ import annotations
 

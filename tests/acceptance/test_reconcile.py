@@ -1,4 +1,4 @@
-"""Reconcile on real parts: what somebody has done to the databases by hand is found, whoever is killed meanwhile."""
+"""Reconcile on real parts: manual changes of the databases are found, also if processes are killed meanwhile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EDITED_AT_B = {6: "live = false", 7: "account = 'eve'", 8: "write_revision = 0"}
 
 
 async def by_hand_at_b(dsn: str) -> None:
-    """As somebody may who knows how to keep triggers from running."""
+    """Edit by hand, with triggers disabled."""
     connection = await asyncpg.connect(dsn)
     try:
         with pytest.raises(asyncpg.RestrictViolationError):

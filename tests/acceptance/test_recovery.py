@@ -89,7 +89,7 @@ class Site:
         return reason
 
     async def start_gone(self, store: str, process: str) -> str:
-        """Starts it on what is left of its database. Returns why it does not serve."""
+        """Start a process on the remains of its database. Returns why it does not serve."""
         await asyncio.to_thread(self.world.nodes[process].process.start)
         return await self.is_gone(store, process)
 
@@ -107,7 +107,7 @@ async def standing_of(access: StoreAccess) -> pb.GetStandingResponse:
 
 @asynccontextmanager
 async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
-    """Load runs while the block runs; at its end both stores are compared with what the clients were told."""
+    """Run load during the block; at its end compare both stores with the clients' answers."""
     load = Load(PLAN, world.routers, directory / "history")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(world.running())
@@ -135,9 +135,12 @@ async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
 
 
 def without_what_went_with_the_disk(evidence: Evidence) -> Evidence:
-    """A strict read may show a write that has committed, is in no log yet, and has been acknowledged to nobody. It goes
-    with the disk, and its retry is done anew: such a read is left out, also one that found the record deleted. No write
-    is, and no refusal of one."""
+    """Evidence without strict reads of writes that were lost with the disk.
+
+    A strict read may show a write that has committed, is not in the log yet, and was never acknowledged. The write is
+    lost with the disk, and its retry is executed again. Such a read is left out, also one that found the record
+    deleted. Writes and refusals of writes stay.
+    """
     known = {(event.name, event.version) for event in evidence.events}
     known |= {(held.name, held.written) for held in evidence.before}
     done = (call for call in evidence.calls if call.outcome is Outcome.OK and call.method not in READS)
@@ -163,7 +166,7 @@ def own_postgres() -> Iterator[Postgres]:
 
 
 def put_back(directory: Path) -> None:
-    """The old copy, in place of A's file and what SQLite keeps beside it."""
+    """Put the old copy in the place of A's file and of SQLite's other files."""
     for file in directory.glob("a.db*"):
         file.unlink()
     shutil.copyfile(directory / "old-a.db", directory / "a.db")
@@ -260,8 +263,8 @@ async def test_restarts_of_one_of_three_processes_fence_no_store(
 
 
 async def walk_on(site: Site) -> None:
-    """B has its half of the buckets again, and writes in them. The stores say so: what the router shows may be from
-    before the recovery."""
+    """B has its half of the buckets again, and writes in them. The stores are queried, since the router's view may be
+    older than the recovery."""
 
     async def home() -> bool:
         counts = [Counter((await reader.absences()).values())["B"] for reader in site.readers]

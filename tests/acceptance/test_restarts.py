@@ -47,7 +47,7 @@ REASON = "an acceptance run"
 
 @dataclass
 class Seen:
-    """What the clients saw while a part restarted."""
+    """The clients' observations while a part restarted."""
 
     calls: int = 0
     stale: int = 0
@@ -236,7 +236,7 @@ PATIENCE_SECONDS = 5.0
 FLOOD_SECONDS = 30.0
 """Deadline of its calls: they end when the router's patience is over, long before."""
 ROUTER_BYTES = 256 << 20
-"""That a router may take for the flood, with what its runtime keeps for each call."""
+"""Memory that a router may use for the flood, including its runtime's memory per call."""
 
 
 async def test_calls_for_a_store_that_does_not_come_back_end_with_a_reason_in_bounded_memory(tmp_path: Path) -> None:

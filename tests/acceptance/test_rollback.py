@@ -72,7 +72,7 @@ class Call:
 
 @dataclass
 class Clients:
-    """Read and write records of the old database all the time, and remember what came of it."""
+    """Clients that read and write records of the old database continuously, and record the results."""
 
     channel: Channel
     records: int
@@ -80,7 +80,7 @@ class Clients:
     reads: list[Call] = field(default_factory=list)
     writes: list[Call] = field(default_factory=list)
     acknowledged: dict[str, int] = field(default_factory=dict)
-    """By name the highest revision that a write was told."""
+    """Highest acknowledged revision by name."""
 
     async def read(self, name: str) -> Sandbox:
         request = GetSandboxRequest(name=name).SerializeToString()
@@ -199,7 +199,7 @@ def phase_of(status: pb.GetStatusResponse) -> str:
 
 
 def told(directory: Path, name: str, **seconds: float) -> None:
-    """The measured times, for whoever reads the run's output."""
+    """Print the measured times."""
     line = {key: round(value, 2) for key, value in seconds.items()}
     print(f"{name}: {json.dumps(line)}")
     (directory / "measured.json").write_text(json.dumps(line))

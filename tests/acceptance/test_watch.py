@@ -102,7 +102,7 @@ async def all_there_is(channel: Channel) -> dict[str, Sandbox]:
 
 
 async def shows(watcher: Watcher, channel: Channel) -> bool:
-    """Whether its view is what a list shows. Asked anew each time: a write whose caller has left may come late."""
+    """Whether its view equals a list. Each call lists again: a write whose caller has left may come late."""
     wanted = await all_there_is(channel)
     if not watcher.request.show_deleted:
         wanted = {name: sandbox for name, sandbox in wanted.items() if not sandbox.HasField("delete_time")}

@@ -71,7 +71,7 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(channel: Channel, *, show_deleted: bool = True) -> AsyncIterator[Watcher]:
-    """In order until the end of the block; what a watcher ended by is raised there."""
+    """Watch until the end of the block, which raises the error that ended the watch."""
     watcher = Watcher(channel, WatchSandboxesRequest(show_deleted=show_deleted))
     task = asyncio.create_task(watcher.run())
     try:

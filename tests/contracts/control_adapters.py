@@ -18,7 +18,7 @@ KINDS = ("memory", "sqlite", "postgres")
 
 
 class ReportingStore(ControlStore, RememberedValues, Reports, Rollbacks, JobRecords, Described, Protocol):
-    """What every adapter is."""
+    """The protocols that every adapter implements."""
 
 
 OpenControl = Callable[[Clock | None], AbstractAsyncContextManager[ReportingStore]]

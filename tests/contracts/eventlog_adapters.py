@@ -28,7 +28,7 @@ class Adapter(Protocol):
     def open(self) -> AbstractAsyncContextManager[EventLog]: ...
 
     async def trim(self, partition: int, oldest: int) -> None:
-        """Make retention drop what is below `oldest`."""
+        """Let retention drop the events below `oldest`."""
         ...
 
     async def remove(self) -> None: ...
@@ -103,7 +103,7 @@ def kafka_settings(kafka: Kafka, topic: str, *, create: bool = False, partitions
 
 
 def event(key: str, number: int = 0, value: bytes = b"") -> Event:
-    """An event that can be told from others of its key by `number`."""
+    """An event that `number` distinguishes from others of its key."""
     return Event(key, value or b"value %d" % number, (("n", b"%d" % number),))
 
 

@@ -1,4 +1,4 @@
-"""Each source of flags, with a way to change what it says: for the suite of all, and for tests of routers."""
+"""Each source of flags, with a way to change its values: for the common suite, and for tests of routers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FlagdAdapter:
         self.source = flagd_source(path)
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """As who deploys a file does: written beside, then put in its place."""
+        """Deploy a file as operators do: write it beside, then move it into place."""
         beside = self.path.with_suffix(".new")
         beside.write_text(flagd_text(values))
         os.replace(beside, self.path)
@@ -76,7 +76,7 @@ class ProviderAdapter:
 
 
 SHARED = ChangingProvider({})
-"""What `make_shared` makes: the same for all routers of this process, as a flag service is."""
+"""The provider of `make_shared`: the same for all routers of this process, like a flag service."""
 
 
 def make_shared() -> ChangingProvider:

@@ -1,4 +1,4 @@
-"""Lock managers for the suites: two users of the same locks, and a look at what is left of them."""
+"""Lock managers for the suites: two users of the same locks, and a view of the remaining locks."""
 
 import re
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ WAIT_SECONDS = 10.0
 WORK_STEPS = 200
 # Where a busy machine must not be taken for a server that is away.
 PATIENT = RedisLockSettings(command_seconds=WAIT_SECONDS)
-# A lock that nobody renews is forgotten by Redis within the time of a test.
+# Redis drops a lock without renewals within the time of a test.
 SHORT = RedisLockSettings(ttl_seconds=0.6, renew_seconds=0.12, probe_seconds=0.05)
 
 
 @dataclass
 class Pair:
-    """Two users of the same locks, in two processes where the technology allows; and what is left of locks."""
+    """Two users of the same locks, in two processes if the technology allows, and the remaining locks."""
 
     first: LockManager
     second: LockManager
@@ -37,7 +37,7 @@ class Pair:
         assert free
 
     async def left(self) -> list[str]:
-        """Locks that somebody holds or waits for, in the managers and in the server."""
+        """Locks that are held or awaited, in the managers and in the server."""
         managers = [repr(manager) for manager in (self.first, self.second)]
         left = [text for text in managers if re.search(r"(held|waiting)=[1-9]", text)]
         if self.client is not None:

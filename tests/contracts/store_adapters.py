@@ -42,7 +42,7 @@ from services.service_layer.store.postgres_transaction import PostgresTransactio
 
 @dataclass(frozen=True)
 class Place:
-    """What an adapter may need to make an empty store."""
+    """Parameters that an adapter may need to make an empty store."""
 
     path: Path
     dsn: str
@@ -88,7 +88,7 @@ def _exists(module: str) -> bool:
 
 ADAPTERS = [one for one in (MEMORY_A, MEMORY_B, SQLITE_A, SQLITE_B, POSTGRES) if not one.module or _exists(one.module)]
 ADAPTERS_AND_FORMS = [*ADAPTERS, *([POSTGRES_BY_ENGINE] if POSTGRES in ADAPTERS else [])]
-"""For the suites that compare what a store does, whatever statements it does it by."""
+"""For suites that compare a store's behaviour, by any of its statements."""
 
 
 @asynccontextmanager

@@ -1,11 +1,11 @@
-"""Golden cases of a store as transcripts: what is asked, and below it what the store answers.
+"""Golden cases of a store as transcripts: a request, and below it the store's answer.
 
     = a sentence: the case
     > command argument... option=value...
     the answer, any number of lines
 
-"me" is the store that is asked and "other" the one across; so a case holds for A and for B. Every key's bucket begins
-as (0, 1, me). `--rewrite-golden` writes what the memory store answers into the files; the difference is then reviewed.
+"me" is the store under test and "other" the other one, so a case holds for A and for B. Every key's bucket begins as
+(0, 1, me). `--rewrite-golden` writes the memory store's answers into the files; the difference is then reviewed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every control store keeps whatever happens: reports without clocks, the last rollback, its own id."""
+"""State that every control store keeps in any case: reports without clocks, the last rollback, its own id."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every control store promises, run against each adapter."""
+"""The contract of control stores, run against each adapter."""
 
 import asyncio
 import signal

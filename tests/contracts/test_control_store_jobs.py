@@ -1,4 +1,4 @@
-"""What every control store promises of jobs, run against each adapter."""
+"""The contract of control stores for jobs, run against each adapter."""
 
 import asyncio
 from dataclasses import replace

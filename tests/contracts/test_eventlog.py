@@ -1,4 +1,4 @@
-"""What `libs.eventlog.port` promises, checked on every adapter."""
+"""The contract of `libs.eventlog.port`, run against each adapter."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Messages that another program wrote to the log: none stops a reader, and each shows what could be read of it."""
+"""Messages of other programs in the log: none stops a reader, and each shows its readable parts."""
 
 from __future__ import annotations
 

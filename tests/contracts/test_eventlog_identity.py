@@ -1,4 +1,4 @@
-"""A log that was replaced is told from the one that a store has read, on every adapter."""
+"""A replaced log is distinguished from the one that a store has read, on every adapter."""
 
 from __future__ import annotations
 

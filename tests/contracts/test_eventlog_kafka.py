@@ -1,4 +1,4 @@
-"""The Kafka event log: which topics it refuses, and what it does while the broker is away."""
+"""The Kafka event log: unfit topics, and behaviour while the broker is unavailable."""
 
 import asyncio
 import dataclasses
@@ -117,7 +117,7 @@ async def test_too_many_replicas_are_refused_with_the_brokers_reason(kafka: Kafk
 
 
 async def test_the_broker_is_asked_to_answer_when_all_replicas_in_sync_hold_an_event(log: KafkaEventLog) -> None:
-    """Seen in what the producer sends: one broker alone answers alike, whatever it is asked for."""
+    """Checked in the producer's request, since a single broker answers alike for every setting."""
     await log.append([event("sandboxes/a")])
     assert log._producer._sender._acks == ALL_REPLICAS
 

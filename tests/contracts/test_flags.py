@@ -1,4 +1,4 @@
-"""What every source of flags promises, run against each adapter; and what a flagd file and foreign providers may do."""
+"""The contract of flag sources, run against each adapter; and the limits of flagd files and foreign providers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_a_value_of_a_wrong_type_is_trouble_of_that_flag_alone(kind: str, 
 
 
 class OddProvider(ChangingProvider):
-    """Fails as it is told to."""
+    """Fails on command."""
 
     def __init__(self, *, init: Exception | None = None, resolve: Exception | FlagResolutionDetails[bool]) -> None:
         super().__init__({})

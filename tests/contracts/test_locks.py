@@ -187,7 +187,7 @@ async def test_no_user_starves_however_busy_the_others_are(pair: Pair) -> None:
 
 
 async def test_holders_that_wait_for_each_other_both_get_an_answer(pair: Pair) -> None:
-    """Nobody finds circular waits: they end because every wait does."""
+    """Circular waits are not detected: they end because every wait has a limit."""
     both_hold = asyncio.Barrier(2)
 
     async def use(locks: LockManager, first: str, second: str) -> str:

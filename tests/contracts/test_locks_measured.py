@@ -1,4 +1,4 @@
-"""What is measured around locks, whatever keeps them."""
+"""Measurements around locks, with any lock manager."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What only locks in Redis can suffer: death of a holder, a flush, a server that is away."""
+"""Faults that only locks in Redis have: death of a holder, a flush, an unavailable server."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""A real Redis that stops, dies, forgets, is full, is slow, or whose answers get lost: what becomes of its locks."""
+"""Locks while a real Redis stops, dies, loses its data, is full, is slow, or its answers get lost."""
 
 import asyncio
 import signal
@@ -101,7 +101,7 @@ async def test_a_full_server_refuses_new_locks_keeps_the_old_ones_and_gives_agai
                     await _pass_through(locks)
                 async with hold_if_available(locks, KEY, 0) as lock:
                     assert lock is None
-            # It answers: nobody has to be kept from asking it, and what is held is renewed and given back.
+            # It answers, so calls are let through, and held locks are renewed and released.
             assert locks.state.breaker == "closed"
             renewals = locks.renewals
             await eventually(lambda: locks.renewals > renewals)
@@ -168,12 +168,12 @@ async def test_a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_hea
         wire.deaf = True
         with pytest.raises(LocksUnavailable):
             await _pass_through(locks)
-        # The server has done what it was told, and nobody knows.
+        # The server has executed the command, and no client knows.
         assert await client.exists("baton:lock:" + KEY)
         with pytest.raises(LockTimeout):
             await _pass_through(others, 0)
         wire.deaf = False
-        # Nobody asks for this lock again at the first manager, and it would not run out within the test.
+        # No caller asks for this lock again at the first manager, and it would not expire within the test.
         await eventually(lambda: _none(client))
         await _pass_through(others, 0)
 

@@ -1,4 +1,4 @@
-"""What every store promises and a transcript cannot tell: writes at once, limits, pages, both stores together."""
+"""The contract of stores beyond transcripts: concurrent writes, limits, pages, both stores together."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ async def test_a_record_that_is_too_large_for_an_event_is_kept_and_the_others_go
 
 @pytest.mark.parametrize(("account", "label"), [("a\0b", "k:a\0b"), ("".join(map(chr, range(33, 9000))), "a\0:v")])
 async def test_what_an_old_program_has_left_can_be_kept(store: StorePorts, account: str, label: str) -> None:
-    """A store that could not would never take the record over, nor what comes after it."""
+    """Otherwise the store would never accept the record, nor any later change of it."""
     row = row_of(KEY, (0, 1), store.store, account=account, label=label)
     assert (await store.transfers.apply([record_of(row)])).applied == 1
     assert (await store.records.read(KEY)).row == row

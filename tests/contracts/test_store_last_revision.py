@@ -53,7 +53,7 @@ async def test_a_seizure_restarts_the_revision_and_the_record_is_written_again(
     assert row is not None and (row.version, row.bases) == ((term, 1), ((0, revision),))
     changed = await put(store, KEY, "r1", "new")
     assert isinstance(changed, Changed) and changed.version == Version(term, 2)
-    # The other store has the poison too, and takes what follows the seizure by the log.
+    # The other store has the poison too, and gets the changes after the seizure through the log.
     await across.transfers.apply([record_of(row_of(KEY, (0, revision), store.store, "poison"))])
     events = [record_of_event(entry.event) for entry in await store.outbox.pull(10, 0)]
     assert {event.origin for event in events} == {store.store}, "a feed skips what its own store has made"

@@ -1,4 +1,4 @@
-"""How long a store has known a lease: what every adapter counts, and when its count begins anew."""
+"""How long a store has known a lease: the count of every adapter, and its restarts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def leased(token: str, renewals: int = 0, word: str = "w") -> bytes:
 
 
 async def known_for(store: StorePorts) -> float:
-    """What a write is told, in seconds of the store's ticks."""
+    """The lease's age as a write sees it, in seconds of the store's ticks."""
     seen: list[float] = []
 
     def look(found: Found) -> Changed | Answered:
@@ -105,7 +105,7 @@ async def test_without_a_lease_nothing_is_counted(store: StorePorts) -> None:
 
 
 async def test_a_decision_for_a_write_is_made_on_the_row_and_the_lease_of_one_moment(store: StorePorts) -> None:
-    """`lease_seconds` is no part of what rows are compared by, and goes nowhere."""
+    """`lease_seconds` is not part of the comparison of rows, and is not copied."""
     await own(store, [KEY])
     await put(store, "r1", leased("0.1"))
     await store.upkeep.tick(3.0)

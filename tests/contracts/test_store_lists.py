@@ -1,4 +1,4 @@
-"""What every store promises of lists: bounded work for a page, and no record that never was."""
+"""The contract of stores for lists: limited work per page, and no record that never existed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for any sequence of events and any story, not only for the golden ones."""
+"""Properties of any sequence of events and any story, beyond the golden ones."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _numbers = itertools.count()
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[list[tuple[int, int, Store, bool]], list[list[int]]]:
-    """Versions of one record, each made once, in one term (what a higher one does is in `test_store_recovery`), and
-    batches in which they arrive: in any order, repeated."""
+    """Versions of one record, each made once, in one term (`test_store_recovery` covers higher terms), and batches in
+    which they arrive: in any order, repeated."""
     versions = draw(st.lists(st.tuples(st.just(0), st.integers(1, 20)), min_size=1, max_size=6, unique=True))
     made = [(*version, draw(st.sampled_from(list(Store))), draw(st.booleans())) for version in versions]
     arrivals = draw(st.permutations(range(len(made))))
@@ -127,7 +127,7 @@ async def test_any_story_is_told_as_the_memory_store_tells_it(
     told = await Teller(store).run(case)
     for ours, theirs in zip(told.exchanges, expected.exchanges, strict=True):
         if ours.command == "prune":
-            continue  # Also forgets what earlier examples left.
+            continue  # Also removes leftovers of earlier examples.
         assert ours == theirs
 
 

@@ -1,4 +1,4 @@
-"""What a store's two queues promise: what waits for the log, and what it has read of it."""
+"""The contract of a store's two queues: changes that wait for the log, and events read from it."""
 
 from __future__ import annotations
 

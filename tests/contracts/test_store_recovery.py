@@ -1,4 +1,4 @@
-"""What every store promises of terms: seizure, late and lower records, the journal of conflicts, who may serve."""
+"""The contract of stores for terms: seizure, late and lower records, the journal of conflicts, permission to serve."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def their_term(store: StorePorts) -> int:
 
 
 def arrived(store: StorePorts, term: int, revision: int, base: tuple[int, int] | None, word: str = "theirs") -> Record:
-    """What the other store made."""
+    """A record that the other store made."""
     row = row_of(KEY, (term, revision), store.store.other, word)
     return record_of(replace(row, bases=(Version(*base),) if base else ()))
 
@@ -149,7 +149,7 @@ async def test_a_late_record_that_the_seizer_had_not_seen_is_journaled(store: St
     assert (state.journaled, state.read) == (1, 1)
     row = await row_at(store)
     assert row is not None and word_of(row.payload) == "theirs"
-    # What it served has no effect here: a retry does it.
+    # Its served request has no effect here: a retry executes it.
     assert not isinstance(await put(store, KEY, "r9", "again"), Answered)
 
 
@@ -178,7 +178,7 @@ async def test_a_late_record_is_left_to_the_store_that_has_seized_the_bucket(sto
     late = replace(arrived(store, 0, 4, None, "late"), served=(served_of("r9", (0, 4), b"x"),))
     assert await store.transfers.apply([late], FeedStep((Position(0, 0, 1),))) == (0, 1)
     assert await conflicts(store) == []
-    # Its request may have no effect any more: who asks again must not hear that it has.
+    # Its request may have lost its effect: a retry must not be told otherwise.
     home = replace(arrived(store, their_term(store), 9, None), origin=store.store.other)
     await store.transfers.apply([replace(home, row=replace(home.row, owner=store.store))])
     assert not isinstance(await put(store, KEY, "r9", "again"), Answered)
@@ -231,7 +231,7 @@ async def test_a_row_that_the_seizer_had_not_seen_is_journaled_and_its_requests_
     assert await conflicts(store) == [(KEY, Version(0, 2), Why.REPLACED)]
     (conflict,) = await store.seizures.conflicts(10)
     assert word_of(record_of_event(conflict.event).row.payload) == "two"
-    # Brought back, the record answers what it has, and does what it has not.
+    # After its return, the record answers its served requests, and executes the others.
     await store.transfers.apply([replace(theirs, row=replace(theirs.row, version=Version(9, 9), owner=store.store))])
     assert isinstance(await put(store, KEY, "r1", "again"), Answered)
     assert not isinstance(await put(store, KEY, "r2", "again"), Answered)

@@ -1,4 +1,4 @@
-"""What every store promises of served requests: one counts as done only where its effect is in the row."""
+"""The contract of stores for served requests: one counts as done only at a row with its effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a store on SQLite promises: one writer, readers beside it, triggers, and surviving a kill."""
+"""The contract of stores on SQLite: one writer, readers beside it, triggers, and survival of a kill."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def _limit_pages(pages: int, connection: sqlite3.Connection) -> None:
 
 
 def _killed_under_load(adapter: Adapter, path: Path) -> list[tuple[str, str, int]]:
-    """What a process acknowledged that was killed without warning in the middle of its writes."""
+    """Writes that a process acknowledged before it was killed in the middle of others."""
     command = [sys.executable, "-m", "tests.contracts.store_under_load", adapter.name, str(path)]
     acknowledged: list[tuple[str, str, int]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:

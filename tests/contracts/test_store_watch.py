@@ -1,4 +1,4 @@
-"""What every store promises to who watches it: no write is missed, a handoff is none, a foreign place is refused."""
+"""The contract of stores for watches: no write is missed, a handoff is not a write, a foreign position is refused."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_wait_without_a_write_ends_with_a_place_to_go_on_from(store: Sto
 
 
 async def test_nobody_misses_the_last_write_of_a_key_while_many_write_at_once(store: StorePorts) -> None:
-    """What a watcher reads, when it is told of a key, is at the end what there is."""
+    """The last state that a watch reads of a reported key is the final one."""
     await own(store, KEYS)
     place = await store.watch.now()
     seen: dict[str, Version] = {}

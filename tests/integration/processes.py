@@ -73,7 +73,7 @@ async def spawn(program: str, settings: Mapping[str, object], *arguments: str) -
 
 
 async def run_to_end(program: str, settings: Mapping[str, object], *arguments: str) -> tuple[int, str]:
-    """Exit code and what was written to stderr, of a process that is to end by itself."""
+    """Exit code and stderr of a process that ends by itself."""
     process = await spawn(program, settings, *arguments)
     try:
         async with asyncio.timeout(START_SECONDS):
@@ -89,7 +89,7 @@ async def run_to_end(program: str, settings: Mapping[str, object], *arguments: s
 
 @asynccontextmanager
 async def running(program: str, **settings: object) -> AsyncIterator[Service]:
-    """The service, ready; at the end it is told to stop, unless it has ended, and killed if it does not."""
+    """A service that is ready. At the end it is stopped, and killed if it does not end."""
     process = await spawn(program, settings)
     reading: asyncio.Task[bytes] | None = None
     try:

@@ -1,4 +1,4 @@
-"""What schemathesis must know of this interface beyond its document; loaded by SCHEMATHESIS_HOOKS."""
+"""Facts about this interface that schemathesis needs beyond its document; loaded by SCHEMATHESIS_HOOKS."""
 
 from __future__ import annotations
 

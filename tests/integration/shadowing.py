@@ -1,4 +1,4 @@
-"""A system of toy shelves in which reads are compared, and what its tests do with it."""
+"""A system of toy shelves in which reads are compared, and helpers of its tests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def replicated(system: System, *keys: str) -> None:
 
 
 def edit(system: System, store: Store, key: str = KEY, **changes: Any) -> None:
-    """As if somebody changed a row beside the store."""
+    """Change a row without the store, as another program would."""
     rows = system.ports(store)._state.rows
     rows[key] = replace(rows[key], **changes)
 

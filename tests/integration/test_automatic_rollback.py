@@ -41,7 +41,7 @@ OVERRIDE = Decision("ann", "a test", override=True)
 
 @dataclass
 class Views:
-    """What a router knows of its stores: A serves until a test says otherwise."""
+    """A router's views of its stores: A serves until a test changes it."""
 
     a_serves: bool = True
     trouble: str = ""

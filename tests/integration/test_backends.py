@@ -35,7 +35,7 @@ from tests.waiting import eventually
 A, B = "simple_mcp", "service_layer"
 NAME = "sandboxes/one"
 SPOKEN = ((METADATA, "2"),)
-"""Said to both: the old service takes who says nothing for a client of version 1."""
+"""Sent to both: the old service treats a client without it as one of version 1."""
 KINDS = ["simple_mcp on SQLite", "service_layer on SQLite", "service_layer on PostgreSQL"]
 
 

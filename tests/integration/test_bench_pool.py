@@ -24,7 +24,7 @@ def quick(dsn: str, *more: str) -> list[str]:
 
 
 def ignored(done: int, total: int) -> None:
-    """Nobody looks at the progress."""
+    """Ignore the progress."""
 
 
 async def execute(dsn: str, statement: str) -> None:

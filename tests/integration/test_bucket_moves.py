@@ -71,7 +71,7 @@ async def assert_one_owner(system: System) -> None:
 
 
 class _Meanwhile(Transfer):
-    """Somebody acts between two steps of a move."""
+    """Runs another action between two steps of a move."""
 
     def __init__(self, system: System) -> None:
         super().__init__(system.stores)
@@ -256,7 +256,7 @@ async def test_keys_are_listed_after_the_bucket_was_seen_to_be_released(system: 
 
 
 async def test_a_write_brings_back_a_record_whose_newest_version_has_not_reached_its_owner(system: System) -> None:
-    """B has released it to A, which has an older row that names B: what A answers first is not the newest."""
+    """B has released it to A, which has an older row that names B: A's first answer is not the newest."""
     await put(system)
     await advance_to(system, Phase.DUAL_READ)
     (to_b,) = (await system.ports(A).transfers.release([KEY], B, create=False)).results

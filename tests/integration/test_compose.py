@@ -51,7 +51,7 @@ def secrets(tmp_path: Path) -> Path:
 
 
 def loaded(service: Composed, secrets: Path, patch: pytest.MonkeyPatch) -> ProcessSettings:
-    """The settings that the service starts with. What is in its environment and is no setting is refused."""
+    """The settings that the service starts with. A variable in its environment that is not a setting is refused."""
     for name, value in service.environment.items():
         patch.setenv(name, value.replace("/run/secrets", str(secrets)))
     return load(service.kind)
@@ -114,7 +114,7 @@ def test_every_program_is_started_by_one_service_and_by_nothing_else() -> None:
 def test_the_environment_of_a_container_loads_as_its_programs_settings(
     service: Composed, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A name with another prefix would be read by nobody.
+    # No process would read a name with another prefix.
     assert all(name.startswith(service.prefix) for name in service.environment)
     assert loaded(service, secrets, monkeypatch).log_format == "json"
 
@@ -252,7 +252,7 @@ def test_making_secrets_again_leaves_them_as_they_are(tmp_path: Path) -> None:
     before = {file: file.read_bytes() for file in made}
     assert make_secrets(tmp_path / "secrets") == []
     assert before == {file: file.read_bytes() for file in made}
-    # Read by another user within the container, by nobody else on the host.
+    # Readable by another user within the container; on the host, the folder is closed to others.
     assert {file.stat().st_mode & 0o777 for file in made} == {0o444}
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
 

@@ -82,7 +82,7 @@ def around(tmp_path: Path, kafka: Kafka, redis_server: Redis, postgres_dsn: str)
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[dict[str, ServerProcess]]:
-    """What a test started; it is stopped in the reverse order."""
+    """Processes that a test starts; they are stopped in reverse order."""
     found: dict[str, ServerProcess] = {}
     yield found
     for process in reversed(found.values()):

@@ -1,4 +1,4 @@
-"""The control API over a running system: what an operator sees, changes, and is refused."""
+"""The control API over a running system: views, changes and refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 async def controlled() -> AsyncIterator[ControlledSystem]:
-    """Without relays, apply loops and mover: what is copied, the backfill has copied."""
+    """Without relays, apply loops and mover: only the backfill copies records."""
     async with running_controlled_system(feeds=False, mover=False) as running:
         await eventually(lambda: running.flows.observer.view(Store.B).reachable)
         yield running

@@ -1,4 +1,4 @@
-"""`baton` against a running router: what it prints, what it changes, and its exit codes."""
+"""`baton` against a running router: output, changes and exit codes."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Site:
             )
 
     def run(self, block: Block, seconds: float = BLOCK_SECONDS) -> str:
-        """What the block prints. Raises AssertionError with the output if a command fails."""
+        """The output of the block. Raises AssertionError with the output if a command fails."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", OVERRIDE + self.script(block)],
             cwd=self._folder,

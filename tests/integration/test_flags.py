@@ -156,7 +156,7 @@ async def test_a_caller_who_does_not_ask_is_told_nothing(controlled: ControlledS
 
 
 async def refused(client: Channel, method: str, request: Any, *, why: bool = True) -> dict[str, Any]:
-    """What is told beside an error, without the error's own details."""
+    """Trailing metadata of an error, without the error's own details."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(client, method, request, why=why)
     told = dict(caught.value.trailing_metadata() or ())
@@ -293,7 +293,7 @@ async def test_records_follow_the_flag_for_everything_when_it_is_true_and_when_i
 
 @dataclass
 class Steered:
-    """What the mover goes by, as the test wants it."""
+    """The mover's settings, as the test chooses them."""
 
     current: Setting
     flags: Flags

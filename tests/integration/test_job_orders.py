@@ -1,4 +1,4 @@
-"""What operators order of jobs stands in the journal, with who and why."""
+"""The journal has operators' orders about jobs, with actor and reason."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def everything_is_read(system: System) -> bool:
 
 @asynccontextmanager
 async def memory(prepare: Callable[[System], Awaitable[None]], feeds: bool, directory: Path) -> AsyncIterator[Scene]:
-    """Two stores in memory. `feeds`: their changes go to the log, and each reads what the other one has made."""
+    """Two stores in memory. `feeds`: their changes go to the log, and each applies the other one's."""
     async with running_system(feeds=False, mover=False) as system:
         await system.control.load()
         await prepare(system)
@@ -235,7 +235,7 @@ def without_versions(result: Result) -> Result:
 
 
 def without_shares(result: Result) -> Result:
-    """Of a replay: what it had done before it died is known when it is done again."""
+    """The result of a replay without shares: work before a death counts as known when it is repeated."""
     report = dict(result["report"])
     given = report.pop("applied") + report.pop("known")
     return {**result, "report": report, "given": given, "note": ""}
@@ -265,7 +265,7 @@ def recovery(name: str, store: Store, prepare: Callable[[Store, System], Awaitab
         {"store": store.value, "confirm": flows_recover.NAMES[store]},
         RECOVERY if back else SEIZURE,
         recovery_stage,
-        # What a recovery has left out it sees when it compares, and never ends.
+        # A recovery notices skipped work when it compares, and never ends.
         needs_each=not back,
     )
 
@@ -324,7 +324,7 @@ def test_every_kind_of_job_is_among_them() -> None:
     classes = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
     named = {getattr(one, "name", None) for one in classes if hasattr(one, "lane")}
     kinds = {name for name in named if isinstance(name, str) and name}
-    # These two steer; what becomes of them when their routers die is in test_rehearsal.py.
+    # The other two kinds steer; test_rehearsal.py covers deaths of their routers.
     assert kinds == {case.name.partition(" ")[0] for case in CASES} | {canary.NAME, rehearsal.NAME}
 
 

@@ -1,7 +1,7 @@
-"""The new service, as a process on PostgreSQL, while its Redis is stopped, killed, full, slow or forgets everything.
+"""The new service, as a process on PostgreSQL, while its Redis is stopped, killed, full, slow or loses its data.
 
-Ordinary writes go on by the versions in the rows; what needs a lock is refused and says when to try again; nothing has
-to be started anew when Redis is back.
+Ordinary writes continue by the versions in the rows. Calls that need a lock are refused with a retry delay. No process
+has to be restarted when Redis is back.
 """
 
 from __future__ import annotations

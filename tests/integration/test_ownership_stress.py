@@ -1,7 +1,7 @@
-"""Both stores under everything that the network, crashes and wrong flags can do, with every promise checked at the end.
+"""Both stores under faults of the network, crashes and wrong flags, with every invariant checked at the end.
 
-A run is repeated by its seed, which a failure shows: BATON_STRESS_SEED=... (in memory exactly; on real stores the
-order of what runs at once is the machine's).
+A run is repeated by its seed, which a failure shows: BATON_STRESS_SEED=... (exact in memory; on real stores the machine
+orders concurrent steps).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @dataclass
 class Opened:
-    """A page, with what went wrong in it and where its requests went."""
+    """A page, with its errors and the targets of its requests."""
 
     page: Page
     address: str

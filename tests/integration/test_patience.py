@@ -1,4 +1,4 @@
-"""Calls that wait for a store that restarts, and what they get if it does not come back."""
+"""Calls that wait for a store that restarts, and their errors if it does not come back."""
 
 from __future__ import annotations
 
@@ -207,7 +207,8 @@ async def test_too_many_calls_that_wait_are_refused(system: System, monkeypatch:
 
 
 async def test_a_refusal_by_one_process_after_another_broke_off_leaves_the_outcome_unknown(system: System) -> None:
-    """The second one refuses to create what is there. The first one may be alive, and create it when it is deleted."""
+    """The second process refuses to create an existing record. The first one may be alive, and create it after a
+    deletion."""
     while system.setting.current.phase is not Phase.DUAL_READ:
         await step(system.migration, BY_HAND)
     await put(system)
@@ -330,7 +331,7 @@ class Line:
 
 
 async def test_a_refusal_by_a_process_that_stood_still_leaves_the_outcome_unknown(system: System) -> None:
-    """It refuses to create what is there. It may go on with the attempt that broke off, when that is deleted."""
+    """The process refuses to create an existing record. It may continue the broken attempt after a deletion."""
     await put(system)
     slow = SlowRecords(system.ports(Store.A).records)
     system.ports(Store.A).records = slow

@@ -44,7 +44,7 @@ BOUND_SECONDS = 30.0
 
 @asynccontextmanager
 async def taken(*pools: Pool) -> AsyncIterator[None]:
-    """All their connections are with somebody."""
+    """All their connections are in use."""
     done = asyncio.Event()
 
     async def hold(connection: Any) -> None:
@@ -64,7 +64,7 @@ async def taken(*pools: Pool) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def table_locked(dsn: str) -> AsyncIterator[None]:
-    """Nobody reads a record."""
+    """No read of a record can proceed."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute("BEGIN; LOCK TABLE record")

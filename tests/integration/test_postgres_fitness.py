@@ -1,4 +1,4 @@
-"""A database that cannot keep what the store promises is refused at the start, with the remedy."""
+"""A database that cannot give the store's guarantees is refused at the start, with the remedy."""
 
 from __future__ import annotations
 

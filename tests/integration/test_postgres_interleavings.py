@@ -1,8 +1,8 @@
-"""Forced interleavings on a real PostgreSQL: what each guard of the store's statements keeps away.
+"""Forced interleavings on a real PostgreSQL, for each guard of the store's statements.
 
-Two connections; one is held before its commit while the other runs into it. Every case is run with the store's own
-statement, which must be safe, and with the guard taken out of it, which must show the anomaly: so a test cannot pass
-without its guard, nor go on passing when it has become pointless.
+Two connections; one is held before its commit while the other runs into it. Every case runs with the store's own
+statement, which must be safe, and without the guard, which must show the anomaly. So a test cannot pass without its
+guard, nor continue to pass when the guard has become pointless.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ async def rig(postgres_dsn: str) -> AsyncIterator[Rig]:
 
 
 def change(found: Found, request: str, word: str) -> list[Any]:
-    """The arguments of CREATE or UPDATE for a write that was decided on what was found."""
+    """The arguments of CREATE or UPDATE for a write that was decided on this row."""
     changed = decide_write(found, Store.B, call_of(found.key, request), putting(sandbox(found.key, word)))
     assert isinstance(changed, Changed)
     event = event_of(Record(changed.row, (changed.served,), Store.B, 0.0))
@@ -194,7 +194,7 @@ async def test_a_release_of_the_absence_waits_for_a_create_that_came_first(rig: 
     await rig.holder.execute("COMMIT")
     assert (await release).owner is Store.A
     assert waited is safe
-    # What a mover lists after the release is what the other store gets before it may create.
+    # The mover's list after the release contains every record that the other store needs before it may create.
     listed = await rig.observer.fetch("SELECT key FROM record") if waited else listed_before
     assert [row["key"] for row in listed] == ([KEY] if safe else [])
     assert (await rig.found()).row is not None, "the create was committed"

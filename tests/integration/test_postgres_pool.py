@@ -42,7 +42,7 @@ async def test_a_weak_default_of_the_database_weakens_no_session(postgres_dsn: s
 
 @pytest.mark.parametrize("ends", ["returns", "raises"])
 async def test_a_connection_inside_a_transaction_does_not_go_back_to_the_pool(postgres_dsn: str, ends: str) -> None:
-    """The next user's change would be part of a transaction that nobody commits."""
+    """The next user's change would be part of a transaction that never commits."""
 
     async def leaves_a_transaction(connection: Any) -> int:
         await connection.execute("BEGIN; UPDATE tick SET now = now + 1000")

@@ -50,7 +50,7 @@ async def opened(dsn: str) -> AsyncIterator[PostgresStore]:
 
 @asynccontextmanager
 async def locked(dsn: str, *keys: str) -> AsyncIterator[Any]:
-    """Somebody holds these rows."""
+    """Hold locks on these rows."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute("BEGIN")

@@ -50,7 +50,7 @@ _WRITE_LATE = f"UPDATE record SET revision = 2, write_revision = 2 WHERE key = '
 
 
 async def late_commit(rig: Rig) -> set[str]:
-    """What a watcher sees of a write that began first and commits last, after it has seen the other one."""
+    """Keys that a watch reports for a write that began first and commits last, after it has reported the other one."""
     place = await rig.store.watch.now()
     await rig.begin(_WRITE_LATE)
     await put(rig.store, EARLY, "r2", "two")

@@ -1,4 +1,4 @@
-"""Reconcile and validate over two live stores: what was planted is found in one run, and nothing is made up."""
+"""Reconcile and validate over two live stores: planted differences are found in one run, without false ones."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ Chance = random.Random
 
 
 async def run(kind: JobKind, arguments: Mapping[str, str], crashes: Chance | None = None) -> dict[str, Any]:
-    """The report of a run, of which only its checkpoints are kept. `crashes`: now and then a step is done twice, since
-    nobody knows that it was done."""
+    """The report of a run, of which only its checkpoints are kept. `crashes`: some steps are repeated, as if their
+    completion was not recorded."""
     kind.lane(arguments)
     at = Position(arguments, b"", 100)
     async with asyncio.timeout(20):
@@ -217,7 +217,7 @@ async def test_a_record_that_has_moved_on_meanwhile_is_no_difference() -> None:
             step = await kind.step(at)
             at = replace(at, checkpoint=step.checkpoint, report=step.report or at.report)
         assert rows(system, B)[path(1)].version == first
-        # What was doubted has arrived, and the next change is on its way.
+        # The doubtful record has arrived, and the next change is on its way.
         plant(system, B, path(1), version=second, write_version=second)
         plant(system, A, path(1), version=third, write_version=third)
         step = await kind.step(at)

@@ -1,4 +1,4 @@
-"""`baton reconcile` and `baton validate` against a running router: what they print, and what the gate makes of it."""
+"""`baton reconcile` and `baton validate` against a running router: their output, and the gate's verdict on it."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ async def test_a_recovered_store_has_everything_and_owns_nothing(system: System)
     for key in KEYS[:20]:
         found = await system.ports(A).records.read(key)
         assert found.owner is A and found.version == (2, 2) and found.row is not None and found.row.bases == ((0, 1),)
-    # What A owned all along stays in its term.
+    # A's own buckets stay in their term.
     assert {one.term for one in await system.ports(A).transfers.absences()} == {0, 2}
 
 
@@ -200,7 +200,7 @@ async def test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses
     assert step.note == "2 buckets seized"
     changed = await put(system.ports(A), KEYS[0], "goes on", "goes on at A")
     assert changed.version == (2, 3)
-    # It returns: what it still has to say comes to the journal of A, what it has that A has not to its own.
+    # It returns: its unread changes go to A's journal, and its records that A lacks to its own.
     await step_by_step(system, recover(system))
     found = await system.ports(A).seizures.conflicts(10)
     assert [(one.key, one.version, one.why) for one in found] == [(KEYS[0], (0, 2), Why.LATE)]
@@ -361,7 +361,7 @@ async def test_a_store_that_lives_and_is_given_a_record_of_a_later_term_fences_i
     await system.ports(A).seizures.seize(bucket_of(KEYS[0]), next_term(0, A))
     await Transfer(system.stores).copy(KEYS[:1], B)
     assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
-    # What it had, and nobody else, is not lost in silence.
+    # Records that only it had go to the journal.
     assert [one.why for one in await system.ports(B).seizures.conflicts(10)] == [Why.REPLACED]
 
 
@@ -484,7 +484,7 @@ async def test_a_store_that_evidence_has_not_fenced_is_not_rechecked(system: Sys
 
 
 async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(system: System) -> None:
-    """As after a pause of the job: what was filled and compared is not what is there now."""
+    """As after a pause of the job: the store is no longer the one that was filled and compared."""
     await b_owns(system, KEYS[:1])
     _, checkpoint = await step_by_step(system, recover(system), until="compare")
     compared = json.dumps({**json.loads(checkpoint), "compared": BUCKETS}).encode()
@@ -498,7 +498,7 @@ async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(
 async def test_a_recovery_that_another_router_goes_on_with_lets_writes_end_too(
     system: System, fenced_seconds: float
 ) -> None:
-    """What was fenced by a router that has ended since, nobody has waited for."""
+    """If the router that fenced a store has ended, its wait for that fence was never completed."""
     arguments = {"store": "B", "confirm": "service_layer"}
     fenced = await recover(system).step(Position(arguments, b"", limit=100, job="recover-1", number=1))
     step = await recover(system).step(Position(arguments, fenced.checkpoint, limit=100, job="recover-1", number=1))

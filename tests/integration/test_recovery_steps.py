@@ -139,7 +139,7 @@ async def test_a_recovery_that_will_take_longer_than_four_hours_says_so(
 
 
 async def test_a_recovered_store_reads_the_log_on_from_where_its_seizer_had_read_it(system: System) -> None:
-    """The log may have dropped what comes before, and the store needs none of it."""
+    """The log may have dropped earlier events, and the store needs none of them."""
     await b_owns(system, KEYS[:4])
     await system.ports(B).recovery.fence("it went back")
     await system.backends[B].admission_loop.admit()

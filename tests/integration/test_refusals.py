@@ -1,4 +1,4 @@
-"""What stops the start of a real process: a port in use, a database of a newer version. It says what to do."""
+"""Errors that stop the start of a real process, with their remedies: a port in use, a database of a newer version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay: what is acknowledged is in the log, what is not comes again."""
+"""The relay: acknowledged changes are in the log, others are pulled again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of the log is given to a store again: what it lacks comes back, nothing else changes, however often."""
+"""A part of the log is replayed to a store: missing records come back, nothing else changes, at every repetition."""
 
 from __future__ import annotations
 

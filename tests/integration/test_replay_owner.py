@@ -74,7 +74,7 @@ class NotingRows(dict[str, Row]):
 
 
 def lose(controlled: ControlledSystem, store: Store) -> list[Row]:
-    """The store loses its row of the record while it serves. Returns what it keeps of it from then on."""
+    """The store loses its row of the record while it serves. Returns the rows that it keeps from then on."""
     state = controlled.system.ports(store)._state
     del state.rows[KEY]
     state.rows = NotingRows(state.rows)

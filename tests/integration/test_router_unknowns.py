@@ -1,4 +1,4 @@
-"""What a router may not forget: requests that a record has served, and attempts that it has given up."""
+"""State that a router must keep: served requests of a record, and attempts that it has given up."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def begun_anew(watcher: Watcher, resets: int) -> bool:
 
 
 async def without_a_way_back(system: System) -> bool:
-    """What the router knows of A may be a moment old."""
+    """The router's view of A may be a moment old."""
     try:
         await go_to(system, Phase.DEPRECATED)
     except Blocked:

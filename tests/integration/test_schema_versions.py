@@ -195,7 +195,7 @@ async def watch(system: System) -> set[str]:
 
 
 async def watched(system: System, version: int) -> dict[str, Sandbox]:
-    """What a client of that version is shown in a whole view, by name."""
+    """The complete view of a watch in that version, by name."""
     stream: Any = system.client.stream_callable(f"/{CONTRACT.service}/WatchSandboxes")(
         pb.WatchSandboxesRequest().SerializeToString(), metadata=grpc.aio.Metadata((METADATA, str(version)))
     )

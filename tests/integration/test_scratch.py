@@ -67,7 +67,7 @@ async def test_a_trial_that_fails_leaves_nothing(postgres_dsn: str) -> None:
 
 
 async def lose_the_guard(dsn: str) -> None:
-    """As when the process is killed: the session that holds the lock ends, and nobody drops the schema."""
+    """As after a kill: the session that holds the lock ends, and the schema stays."""
     async with open_scratch(dsn, CLOCK) as scratch, connected(dsn) as connection:
         await scratch.transfers.apply(records())
         assert await connection.fetchval(END_GUARD, LOCK & 0xFFFF_FFFF)

@@ -306,7 +306,7 @@ class Procedures:
         return make_disk(disk.me, disk.bucket, None, served, disk.outbox, disk.journal | {disk.row})
 
     def _wrong_answer(self, disk: Disk, request: Request) -> str | None:
-        """What is wrong with the store's answer to a request that may have been served before."""
+        """The error in the store's answer to a request that may have been served before."""
         if isinstance(self.write(disk, request, b"2"), Answered):
             return "a request is answered with the answer of another one"
         answer = self.write(disk, request)
@@ -346,7 +346,7 @@ def learned(known: frozenset[Served], served: Iterable[Served]) -> frozenset[Ser
 
 @cache
 def flaw(row: Row) -> str | None:
-    """What is wrong with a version, whichever store made it."""
+    """The flaw of a version, whichever store made it."""
     effects = _effects(row.payload)
     if len({effect.request for effect in effects}) < len(effects):
         return "two effects of one request"

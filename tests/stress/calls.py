@@ -1,4 +1,4 @@
-"""The clients' writes: what they ask, what the contract says to it, and the names they use."""
+"""The clients' writes: requests, the contract's answers, and names."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Write:
         return Resource(sandbox(self.key, self.value), live=True, schema_version=1)
 
     async def carry_out(self, store: StorePorts) -> Changed | Answered:
-        """Raises NotOwner and REFUSALS, both with nothing changed; and what the store raises."""
+        """Raises NotOwner and REFUSALS, both with nothing changed, and the store's errors."""
         return await write(store, self.call, self.change)
 
 

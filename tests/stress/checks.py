@@ -1,4 +1,4 @@
-"""What must be true when a run is over, by the names of the protocol's invariants."""
+"""Conditions at the end of a run, by the names of the protocol's invariants."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a router does with calls and handoffs, step by step, at the stores' ports; and the ways in which it fails.
+"""A router's calls and handoffs, step by step, at the stores' ports, and its failures.
 
-The steps are those of the router's own flows. Between any two of them others run, and at each one this router may be
-slow, lose an answer, give a request up, or stop for good.
+The steps are those of the router's own flows. Between any two of them other tasks run, and at each one this router may
+be slow, lose an answer, give a request up, or stop for good.
 """
 
 from __future__ import annotations

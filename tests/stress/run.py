@@ -1,4 +1,4 @@
-"""A run: clients who call and call again, a nemesis who delivers anything at any time, and in the end a healing."""
+"""A run: clients call repeatedly, a nemesis delivers any message at any time, and in the end the system heals."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Run:
         await self.coordinator.move_absence(bucket_of(self._any_key()), self._any_store().store)
 
     async def _give_up_records(self) -> None:
-        """The first half of a handoff, of several records; perhaps another coordinator comes by, who copies."""
+        """The first half of a handoff of several records; another coordinator may copy meanwhile."""
         store = self._any_store()
         keys = sorted({self._any_key() for _ in range(3)})
         released = await store.transfers.release(keys, store.store.other, create=self.chance.random() < 0.3)

@@ -1,7 +1,8 @@
-"""Plays a text story against the pure core and writes down what the core says.
+"""Plays a text story against the pure core and records the core's answers.
 
-A story is lines of comment (#), commands (> ...) and, below each command, what came of it. `play` reads the commands
-and comments and returns the whole story anew; the test compares, or rewrites the file with `pytest --rewrite`.
+A story is lines of comment (#), commands (> ...) and, below each command, its result. `play` reads the commands and
+comments and returns the whole story with new results. The test compares it, or rewrites the file with `pytest
+--rewrite`.
 """
 
 from collections.abc import Callable
@@ -172,7 +173,7 @@ def shown(setting: Setting) -> str:
 
 
 def play(text: str) -> str:
-    """The story with what the core says now below each command."""
+    """The story with the core's current answers."""
     story = Story()
     lines: list[str] = []
     for line in text.splitlines():

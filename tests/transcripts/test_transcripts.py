@@ -1,4 +1,4 @@
-"""Every story tells what the core does. `pytest tests/transcripts --rewrite` writes them anew, for review."""
+"""Every story shows the core's behaviour. `pytest tests/transcripts --rewrite` writes them again, for review."""
 
 from pathlib import Path
 
