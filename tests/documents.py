@@ -1,6 +1,6 @@
 """The fenced blocks of the documents, as a reader runs them.
 
-A comment before a block says what a test needs to know:
+A comment before a block tells the tests how to treat it:
 
     <!-- not run: REASON -->     no test runs the block
     <!-- needs: PROGRAM -->      the block runs where the program is installed

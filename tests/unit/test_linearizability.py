@@ -77,7 +77,7 @@ def test_a_retry_that_took_effect_again_is_found() -> None:
 def test_a_value_from_the_future_or_from_nowhere_is_found() -> None:
     assert "future" in violation(call("get", 0, 1, "b"), call("update", 2, 3, "b"), initial=live("a"))
     assert "future" in violation(call("get", 0, 1, "b"), call("update", 2, None, "b"), initial=live("a"))
-    assert "nobody wrote" in violation(call("get", 0, 1, "z"), initial=live("a"))
+    assert "no client wrote" in violation(call("get", 0, 1, "z"), initial=live("a"))
 
 
 def test_a_deleted_record_that_comes_back_is_found() -> None:
@@ -117,7 +117,7 @@ def test_a_failed_precondition_is_an_observation() -> None:
 def test_other_definite_failures_have_no_effect() -> None:
     failed = call("update", 0, 1, "b", reason="ETAG_MISMATCH")
     assert verdict(failed, call("get", 2, 3, "a"), initial=live("a")) is Verdict.LINEARIZABLE
-    assert "nobody wrote" in violation(failed, call("get", 2, 3, "b"), initial=live("a"))
+    assert "no client wrote" in violation(failed, call("get", 2, 3, "b"), initial=live("a"))
 
 
 @pytest.mark.parametrize("method", ["update", "delete"])

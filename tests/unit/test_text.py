@@ -58,7 +58,7 @@ def test_an_event_with_hostile_content_is_shown_on_an_ascii_terminal() -> None:
         "app.app = lambda: show.show(show_events.event_screen(eval(sys.stdin.read())))\ncli.main()"
     )
     event = {
-        "place": "3/1200",
+        "position": "3/1200",
         "time": "2026-01-01T00:00:00.000+00:00",
         "key": HOSTILE,
         "version": "0-1",
