@@ -242,7 +242,7 @@ async def test_a_rollback_says_that_canary_and_shadow_become_0(controlled: Contr
     await controlled.flows.migration.set_canary(BY_HAND, 500)
     await controlled.flows.migration.set_shadow(BY_HAND, 100)
     plan = await answer(controlled, "phase", "rollback", "OFF", "--dry-run")
-    assert {"with it: canary 50 % -> 0 %", "with it: shadow 10 % -> 0 %"} <= set(plan["effects"])
+    assert {"also: canary 50 % -> 0 %", "also: shadow 10 % -> 0 %"} <= set(plan["effects"])
     assert (plan["dry_run"], plan["canary_percent"], plan["shadow_percent"]) == (True, 0.0, 0.0)
 
 
