@@ -197,7 +197,9 @@ async def test_an_agent_sees_where_the_migration_is_and_where_a_call_goes(progra
         assert not for_operators & set(status.structured_content)
         assert "note" not in status.structured_content["rollbackCost"]
         route = await one.call_tool("explain_route", {"key": "sandboxes/one", "operation": "update"})
-        assert text_of(route).startswith("The call goes to store A, because nothing else speaks, and in OFF")
+        assert text_of(route).startswith(
+            "The call goes to store A, because no other rule applies, and the home of all traffic in OFF"
+        )
         assert "Store A has the record in version" in text_of(route)
         text, _ = await refusal(one, "explain_route", key="one", operation="get")
         assert text.startswith("INVALID_FIELD: key: 'one' is not valid")

@@ -45,7 +45,7 @@ async def put_setting(controlled: ControlledSystem, setting: Setting) -> None:
 async def test_what_nothing_else_decides_the_phase_decides(controlled: ControlledSystem, explainer: Explainer) -> None:
     found = await explainer.explain(KEY, "update")
     assert found.target == (Store.A, "phase")
-    assert found.because == "nothing else speaks, and in OFF traffic is at home at A: the call goes to A"
+    assert found.because == "no other rule applies, and the home of all traffic in OFF is A: the call goes to A"
     assert found.bucket == bucket_of(KEY)
     a, b = found.rows
     assert a == RowView(Store.A, exists=True, live=True, version=Version(0, 1), owner=Store.A)
@@ -81,13 +81,13 @@ async def test_a_bare_id_is_refused_with_the_name_it_would_have(controlled: Cont
 
 RULES = [
     (Setting(9, hold=True, flags=((ALL, True),)), "hold", Store.A, "held at A"),
-    (set_flag(Setting(9), ALL, False), "global flag", Store.A, "for everything is false"),
-    (set_flag(Setting(9), ALL, True), "global flag", Store.B, "for everything is true"),
+    (set_flag(Setting(9), ALL, False), "global flag", Store.A, "the global flag is false"),
+    (set_flag(Setting(9), ALL, True), "global flag", Store.B, "the global flag is true"),
     (set_flag(Setting(9), FLAGS["update"], True), "update flag", Store.B, "the flag for update is true"),
     (set_flag(Setting(9, Phase.CUTOVER), FLAGS["update"], False), "update flag", Store.A, "for update is false"),
     (Setting(9, Phase.DUAL_WRITE, 1000), "canary", Store.B, "1024 canary buckets (100 %)"),
     (Setting(9, Phase.DUAL_WRITE, rehearsal=(bucket_of(KEY),)), "rehearsal", Store.B, "away for a rehearsal"),
-    (Setting(9, Phase.CUTOVER), "phase", Store.B, "in CUTOVER traffic is at home at B"),
+    (Setting(9, Phase.CUTOVER), "phase", Store.B, "the home of all traffic in CUTOVER is B"),
 ]
 
 
@@ -109,7 +109,7 @@ async def test_what_a_write_does_to_a_record_elsewhere_is_said(
     assert "a write first brings it there from store A" in (await explainer.explain(KEY, "update")).then
     assert "the read is answered by store A, its owner" in (await explainer.explain(KEY, "get")).then
     missing = await explainer.explain("shelf/r/none", "update")
-    assert missing.then == "there is no such record: store A, which owns its absence, says so"
+    assert missing.then == "there is no such record: store A owns its bucket and answers so"
     assert "a write first brings it there" in (await explainer.explain("shelf/r/none", "create")).then
 
 
@@ -131,7 +131,7 @@ async def test_a_store_that_is_away_is_a_part_of_the_answer(controlled: Controll
     assert found.rows[1].trouble
     assert found.then == "store A owns the record and answers"
     await put_setting(controlled, Setting(9, Phase.CUTOVER))
-    assert "store B is out of reach: store A is asked" in (await explainer.explain(KEY, "update")).then
+    assert "store B is out of reach: the call goes to store A" in (await explainer.explain(KEY, "update")).then
 
 
 async def test_a_list_has_no_rows_and_says_on_which_store_it_depends(
@@ -151,7 +151,7 @@ async def test_a_list_has_no_rows_and_says_on_which_store_it_depends(
         (KEY, "UPDATE", "operation", "create, get, update, list"),
         ("", "create", "key", "shelf/.../..."),
         ("00000", "create", "key", "shelf/.../..."),
-        (KEY, "list", "key", "a list is not of one record"),
+        (KEY, "list", "key", "a list is not a call on one record"),
         ("x" * 1001, "get", "key", "a record's name"),
     ],
 )

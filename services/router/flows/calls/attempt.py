@@ -24,14 +24,17 @@ class Attempt(NamedTuple):
     is_read: bool
     timeout_seconds: float
     as_owner: bool = True
-    """False: what the store has is asked for, whoever owns it."""
+    """False: ask for the store's row even if it does not own the record."""
     again: bool = False
-    """The store did not answer this call before: while the call waits for it, the wait counts its faults."""
+    """The store did not answer this call before. `patience` counts the faults while the call waits."""
 
 
 async def measured(meter: Meter, clock: Clock, attempt: Attempt, answering: Awaitable[T]) -> T:
-    """What `answering` returns or raises, measured. A cancelled caller leaves no measurement, nor does a deadline that
-    was too short: then the error says that it is not the store's fault."""
+    """Await `answering` and measure it.
+
+    A cancelled caller leaves no measurement. Neither does a deadline that was too short: the error is marked as not the
+    store's fault.
+    """
     began = clock.monotonic()
     try:
         answer = await answering

@@ -1,5 +1,6 @@
-"""Where this router would send a call now, and why: for a person who asks. It goes through the plan that calls go
-through, and looks at both stores' rows; it moves nothing.
+"""Explains where this router would send a call now, by the same plan as calls, and reads both stores' rows.
+
+It does not move any record.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ NO_VERSION = Version(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """What a store has under a key."""
+    """A store's row of a key."""
 
     store: Store
     trouble: str = ""
-    """Why it cannot be asked; then nothing below is known."""
+    """The store's error; if there is one, the fields below are not known."""
     exists: bool = False
     live: bool = False
     version: Version = NO_VERSION
     owner: Store | None = None
-    """As this store has it; of a row that does not exist, the absence's owner."""
+    """The owner in this store's row. If it has no row, the owner of the bucket."""
 
     def __str__(self) -> str:
         if self.trouble:
             return f"store {self.store} is out of reach"
         owner = f"owner {self.owner}" if self.owner else "no owner"
         if not self.exists:
-            return f"store {self.store} has no row, {owner} of the bucket's absence"
+            return f"store {self.store} has no row, its bucket has {owner}"
         state = "" if self.live else ", deleted"
         return f"store {self.store} has version {self.version.term}-{self.version.revision}{state}, {owner}"
 
@@ -76,10 +77,10 @@ class Explainer:
                 self._keys.setdefault(method.operation, []).append(shape)
         named = [shape for shapes in self._keys.values() for shape in shapes if shape[0].replace("{}", "")]
         self._names = named or [shape for shapes in self._keys.values() for shape in shapes]
-        """How records are named: by the methods whose template says more than that there is a name."""
+        """Templates of record names: those that fix more than a single name, if there are any."""
 
     async def explain(self, key: str, operation: str) -> Explanation:
-        """Raises InvalidField. A store that is out of reach is part of the answer."""
+        """Explain a call. The errors of unreachable stores are part of the answer. Raises InvalidField."""
         self._check(key, operation)
         steering = self._steering
         setting, flags = steering.current, steering.flags
@@ -102,7 +103,7 @@ class Explainer:
             raise InvalidField("operation", operation, "one of " + ", ".join(operations))
         if operation == LIST:
             if key:
-                raise InvalidField("key", key, "nothing: a list is not of one record")
+                raise InvalidField("key", key, "no key: a list is not a call on one record")
             return
         if len(key) > MAX_KEY_CHARACTERS or not any(pattern.fullmatch(key) for _, pattern in self._names):
             wanted = sorted({template for template, _ in self._names})
@@ -133,8 +134,10 @@ class Explainer:
 
 
 async def _look(client: StoreClient, key: str) -> RowView | None:
-    """Of a row that is too large to be read. Only an old program can have left it, and such a program left it live.
-    Raises what the store's client raises."""
+    """Read a row without its content, if it is too large. Raises the errors of the store's client.
+
+    Only an old program can have written such a row, and it wrote it live.
+    """
     request = pb.LookAtRecordsRequest(keys=[key], limit=1, brief=True)
     answer = await client.ask(client.replication.LookAtRecords, request, ANSWER_SECONDS)
     for look in answer.looks:
@@ -147,12 +150,12 @@ def _because(setting: Setting, chosen: Target, operation: str, bucket: int | Non
     where = f"the call goes to {chosen.store}"
     reasons = {
         "hold": "all traffic is held at A since a rollback",
-        "global flag": f"the flag for everything is {_word(chosen)}",
-        f"{operation} flag": f"the flag for {operation} is {_word(chosen)}, and the flag for everything is not false",
+        "global flag": f"the global flag is {_word(chosen)}",
+        f"{operation} flag": f"the flag for {operation} is {_word(chosen)}, and the global flag is not false",
         "rehearsal": f"bucket {bucket} is away for a rehearsal",
         "canary": f"bucket {bucket} is one of the {canary_buckets(setting.canary_permille)} canary buckets"
         f" ({setting.canary_permille / 10:g} %)",
-        "phase": f"nothing else speaks, and in {setting.phase.value} traffic is at home at {chosen.store}",
+        "phase": f"no other rule applies, and the home of all traffic in {setting.phase.value} is {chosen.store}",
     }
     return f"{reasons.get(chosen.rule, chosen.rule)}: {where}"
 
@@ -162,7 +165,7 @@ def _word(chosen: Target) -> str:
 
 
 def _then(chosen: Target, operation: str, rows: Mapping[Store, RowView]) -> str:
-    """What comes of it, by the rows."""
+    """Describe the course of the call, given the rows."""
     to = chosen.store
     if operation == LIST:
         return (
@@ -171,19 +174,19 @@ def _then(chosen: Target, operation: str, rows: Mapping[Store, RowView]) -> str:
         )
     mine, other = rows[to], rows[to.other]
     if mine.trouble:
-        return f"store {to} is out of reach: store {to.other} is asked, which answers a write only as the owner"
+        return f"store {to} is out of reach: the call goes to store {to.other}, which answers a write only as the owner"
     if mine.owner is to:
         return f"store {to} owns {_what(mine)} and answers"
     if operation == "get":
         if not other.trouble and other.owner is to.other:
             return f"store {to} does not own {_what(mine)}: the read is answered by store {to.other}, its owner"
-        return "no store owns it now: a read takes the newer one of both rows, marked stale if a store cannot be asked"
+        return "no store owns it now: a read takes the newer of both rows, marked stale if a store does not answer"
     if other.trouble:
         return f"store {to} does not own {_what(mine)} and store {to.other} is out of reach: a write is UNAVAILABLE"
     if not mine.exists and not other.exists and operation != "create":
-        return f"there is no such record: store {to.other}, which owns its absence, says so"
+        return f"there is no such record: store {to.other} owns its bucket and answers so"
     return f"store {to} does not own {_what(mine)}: a write first brings it there from store {to.other}"
 
 
 def _what(row: RowView) -> str:
-    return "the record" if row.exists else "the absence of its bucket"
+    return "the record" if row.exists else "the record's bucket"

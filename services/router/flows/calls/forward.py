@@ -1,22 +1,22 @@
 """One call of a client, from the plan to an answer.
 
-The plan names a target, and the target's row decides. What the rounds below may do is safe at any store, at any time,
-any number of times, because a store takes a write only as the record's owner, and recognises a request that has had its
-effect, wherever the record has moved since.
+The plan names a target, and the target's row decides. Each step below is safe at any store, at any time, and any number
+of times: a store accepts a write only as the record's owner, and recognises a request that it has served, even after
+the record has moved.
 
-A write goes to the target. Not its owner: the record is brought there and the write sent again, with the same request
-id. If the record cannot be brought, the owner does the write where the record is. If the target is out of reach, the
-write is sent again at once, which reaches another process of the store if there is one; then the other store is asked,
-which takes the write only if it owns the record; then the write waits for the target and is sent again (`patience`).
+A write goes to the target. If the target is not the owner, the router hands the record over to it and sends the write
+again with the same request id. If the handoff fails, the owner does the write. If the target is out of reach, the
+router sends the write again at once, which reaches another process of the store if there is one; then to the other
+store, which accepts it only if it owns the record; then the write waits for the target and is sent again (`patience`).
 
-A read goes to the target, else to the other store. When both say that they are not the owner, the record is on its way:
-then both rows are read and the higher version is the answer, which is never older than what was acknowledged before.
-When the owner has just been lost, a read waits too, so that a restart makes no answer stale: for at most half of the
-time that its caller gives it, and only in the first seconds of an outage. Then, and when the owner fails, the answer is
-the other store's row, marked stale.
+A read goes to the target, else to the other store. If both answer that they are not the owner, a handoff is under way:
+then the router reads both rows and answers the higher version, which includes every write acknowledged before. If the
+owner has just become unreachable, a read waits too, so that a restart does not make answers stale: at most half of its
+caller's time, and only in the first seconds of an outage. After that, or if the owner fails, the answer is the other
+store's row, marked stale.
 
-A refusal counts only if no earlier attempt of the call can still be carried out. An attempt whose connection broke may
-be under way in a process that lives, so a refusal after it leaves the outcome unknown.
+A refusal counts only if no earlier attempt of the call may still be carried out. An attempt whose connection broke may
+still run in a live process, so a refusal after it leaves the outcome unknown.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreC
 from services.router.flows.traffic import Traffic
 
 ROUNDS = 5
-"""How often a record is brought to the target for one call."""
+"""Maximum number of handoffs for one call."""
 
 FIRST_PAUSE_SECONDS = 0.005
-"""Before a second try to bring a record; then twice as long each time."""
+"""Pause before the second try of a handoff; it doubles with each further try."""
 
 ATTEMPT_SHARE = 0.4
-"""Of the time that is left, for one attempt at a store that may be out of reach: so that there is time for another."""
+"""Share of the time left for one attempt at a store that may be unreachable. It leaves time for another attempt."""
 
 LEAST_SECONDS = 0.001
 
 MARGIN_SECONDS = 0.2
-"""Before its caller's deadline a call stops waiting for a store: an error that says why is better than none."""
+"""A call stops waiting for a store this long before its deadline, so that its caller gets a specific error."""
 
 READ_SHARE = 0.5
-"""Of the time that is left, for a read to wait for its owner."""
+"""Share of the time left that a read waits for its owner."""
 
 
 @dataclass(slots=True)
 class Course:
-    """How a call has fared so far."""
+    """The course of a call so far."""
 
     doubt: set[Store] = field(default_factory=set)
     """Stores that may still carry out an earlier attempt."""
     again: bool = False
-    """The store that is asked did not answer before."""
+    """The store did not answer this call before."""
     failed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCall:
-    """A call as it came in."""
+    """A call from a client."""
 
     method: Method
     request: bytes
@@ -77,18 +77,18 @@ class ClientCall:
     bucket: int
     may_create: bool
     extra: Metadata
-    """For the stores: principal, request id, made id, trace context."""
+    """Metadata for the stores: principal, request id, generated id, trace context."""
     deadline: float
-    """By the monotonic clock."""
+    """Monotonic time."""
     answer_by: float = 0.0
-    """When the caller must have an answer, by the monotonic clock; a write is finished after that."""
+    """Monotonic time at which the caller needs an answer. A write is finished even after that."""
     course: Course = field(default_factory=Course, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPolicy:
     stale_reads: bool = True
-    """Answer from the replica, marked stale, when the owner is out of reach."""
+    """Answer from the replica, marked stale, if the owner is out of reach."""
 
 
 class Forward:
@@ -111,7 +111,7 @@ class Forward:
         self._patience = patience
 
     async def call(self, call: ClientCall, chosen: Target) -> Answer:
-        """`chosen`: what the plan says."""
+        """Carry out a call. `chosen`: the target by the plan."""
         try:
             answered = await self._planned(call, chosen)
         except BatonError as error:
@@ -146,14 +146,14 @@ class Forward:
             raise
 
     def _until(self, call: ClientCall, away: Away) -> float:
-        """How long a call waits for its store: by its caller's deadline, and by this router's patience."""
+        """Return until when a call waits for its store, by its deadline and this router's patience."""
         if call.course.failed_at is None:
             call.course.failed_at = self._clock.monotonic()
         call.course.again = True
         return min(call.answer_by, call.course.failed_at + self._patience.seconds)
 
     def _read_until(self, call: ClientCall, away: Away) -> float:
-        """A read has another answer to give than an error, so it waits less, and not in an outage that lasts."""
+        """Return until when a read waits: less than a write, only early in an outage. It has a stale answer."""
         until = self._until(call, away)
         if not self._policy.stale_reads:
             return until
@@ -167,7 +167,7 @@ class Forward:
             try:
                 return await self._send_write(to, call)
             except NotOwner:
-                # Without the hint the plan says the other one.
+                # Without the hint the plan's target is the other store.
                 to = to.other
             except Away as away:
                 return await self._write_elsewhere(call, away)
@@ -176,7 +176,7 @@ class Forward:
                 return await self._send_write(to, call)
             except NotOwner as denied:
                 if number:
-                    # Others want it elsewhere at the same moment, or it is busy: not all at once again.
+                    # Another call moves the record elsewhere, or it is busy: pause, so as not to collide again.
                     await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**number)
                 moved = await self._bring(call, to, denied)
             except Away as away:
@@ -186,7 +186,7 @@ class Forward:
             try:
                 return await self._send_write(to.other, call)
             except NotOwner:
-                # It has moved meanwhile, or its bucket's absence has: the next round meets it at the target.
+                # The record or its bucket has moved meanwhile: the next round finds it at the target.
                 continue
         raise OwnerUnavailable("the record is moving from store to store: retry with the same request_id")
 
@@ -198,19 +198,22 @@ class Forward:
             return Moved.BUSY
 
     async def _send_write(self, store: Store, call: ClientCall) -> Answer:
-        """To another process of the store, if the first one does not answer."""
+        """Send a write, and again to another process of the store if the first one does not answer."""
         try:
             return await self._send(store, call)
         except Away as away:
             if not self._patience.seconds or not may_return(away) or self._traffic.waiting[store]:
-                # Where calls wait already, no process of the store has answered.
+                # If calls wait for the store already, none of its processes has answered.
                 raise
         call.course.again = True
         return await self._send(store, call)
 
     async def _write_elsewhere(self, call: ClientCall, away: Away) -> Answer:
-        """The store that may have done it keeps the outcome; the other one does it only if it is the owner. A refusal
-        there is not the last word: the first store may still carry the request out, when the record has moved to it."""
+        """Send a write to the other store, which does it only as the owner.
+
+        The first store keeps the outcome if it has done the write. A refusal by the other one is not final: the first
+        store may still carry the request out after the record has moved to it.
+        """
         try:
             return await self._send(away.store.other, call)
         except (NotOwner, Refused):
@@ -228,7 +231,7 @@ class Forward:
             return await self._replica(call, failed)
 
     async def _read_now(self, call: ClientCall, to: Store) -> Answer:
-        """Raises Refused; if it is a fault, of the store that may own the record."""
+        """Raises Refused. A fault is that of a store that may own the record."""
         failed: Refused | None = None
         for store in (to, to.other):
             try:
@@ -244,7 +247,7 @@ class Forward:
         return await self._newest(call)
 
     async def _ask(self, store: Store, call: ClientCall) -> Answer:
-        """One store, once more if it does not answer at first, or fails."""
+        """Ask one store, and once more if it does not answer or fails."""
         try:
             return await self._send(store, call, ATTEMPT_SHARE)
         except Refused as refused:
@@ -253,8 +256,11 @@ class Forward:
             return await self._send(store, call, ATTEMPT_SHARE)
 
     async def _newest(self, call: ClientCall) -> Answer:
-        """Both stores' rows, the higher version. Since every acknowledged write is in at least one of the two rows when
-        the call begins, and versions only grow, the higher one is not older than any of them."""
+        """Read both stores' rows and return the higher version.
+
+        When the call begins, every acknowledged write is in at least one of the two rows, and versions only grow. So
+        the higher version includes all of them.
+        """
         answers = await asyncio.gather(*(self._look(store, call) for store in self._stores), return_exceptions=True)
         found: list[tuple[Answer | Refused, tuple[int, int]]] = []
         for answer in answers:
@@ -263,7 +269,7 @@ class Forward:
                     raise answer
                 trailers = dict(answer.error.trailing_metadata() or ())
                 if metadata.VERSION not in trailers:
-                    # It failed, or says nothing of its row, which may be the newest: the other one alone is no answer.
+                    # This store's row may be the newest, so the other row alone is no answer.
                     raise answer
                 found.append((answer, read_version(trailers)))
             else:
@@ -274,7 +280,7 @@ class Forward:
         return Answer(newest.store, newest.data, {metadata.VERSION: f"{version[0]}-{version[1]}"})
 
     async def _replica(self, call: ClientCall, failed: Refused) -> Answer:
-        """What the store that does not fail has: its own, or marked stale."""
+        """Answer from the store that has not failed: as the owner, or marked stale."""
         if not self._policy.stale_reads:
             raise OwnerUnavailable(store=failed.store.value)
         try:
@@ -288,7 +294,7 @@ class Forward:
         return answer
 
     async def _look(self, store: Store, call: ClientCall) -> Answer:
-        """What a store has, whoever owns it."""
+        """Read a store's row even if it does not own the record."""
         return await self._attempt(store, call, self._left(call), as_owner=False)
 
     async def _send(self, store: Store, call: ClientCall, share: float = 1.0) -> Answer:
@@ -307,7 +313,7 @@ class Forward:
             if away.may_be_under_way:
                 course.doubt.add(store)
             elif away.nothing_listens and client.is_one_process:
-                # Its listener is gone, and what answers next is another process. One that stands still may go on.
+                # The process has ended. A process that only hangs may still carry the attempt out.
                 course.doubt.discard(store)
             raise
         except (NotOwner, Refused):

@@ -1,8 +1,7 @@
-"""The auditor of acknowledged writes: notes what clients were told, and looks later whether the stores still have it.
+"""The auditor of acknowledged writes: it samples answers to clients, and checks later that the stores still have them.
 
-It reads the stores' rows and the clients' answers itself, by no code that makes, moves or compares records elsewhere.
-What it keeps is in this router's memory: when the router ends, what it has noted and not looked at yet is not looked at
-any more. A lost write is said in the log of the router too.
+It reads the stores' rows and the clients' answers itself, and shares no code with the parts that make, move or compare
+records. Its samples are in memory: if the router ends, it does not check the rest. The router also logs a lost write.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from services.router.flows.stores import Answer, StoreClient, Stores
 log = logging.getLogger(__name__)
 
 KEYS = 100
-"""Of one look."""
+"""Keys per check."""
 
 INTERVAL_SECONDS = 0.5
 READ_SECONDS = 2.0
@@ -36,11 +35,11 @@ READ_SECONDS = 2.0
 _STORES = {record_pb2.STORE_A: Store.A, record_pb2.STORE_B: Store.B}
 
 Rows = Mapping[str, Seen | None]
-"""By key; None: the store has no row of it. A key that is not there was not answered."""
+"""Rows by key; None if the store has no row. An absent key was not answered."""
 
 
 class Auditor:
-    """`offer` belongs into the request path: it neither waits nor fails. `loop` is the caller's to run."""
+    """The ledger's sampler and checker. `offer` is for the request path: it neither waits nor fails."""
 
     def __init__(self, stores: Stores, clock: Clock, limits: LedgerLimits) -> None:
         self.ledger = Ledger(limits)
@@ -53,7 +52,7 @@ class Auditor:
         return f"<Auditor {self.ledger!r}>"
 
     def offer(self, call: ClientCall, request: Message, answer: Answer, schema_version: int) -> None:
-        """A client is given this answer to its call. `schema_version`: in which it shows the record, or 0."""
+        """Offer an answer to a client as a sample. `schema_version`: the version of the record in it, or 0."""
         method = call.method
         if not method.revision or method.changes_nothing(request):
             return
@@ -78,7 +77,7 @@ class Auditor:
         self.ledger.note(write, self._clock.monotonic())
 
     async def look(self) -> int:
-        """Once, at what is due. Returns how many writes were looked at. Never raises because a store is away."""
+        """Check the writes that are due, and return their number. An unreachable store is not an error."""
         writes = self.ledger.due(self._clock.monotonic(), KEYS)
         if not writes:
             return 0
@@ -88,7 +87,7 @@ class Auditor:
         for write in writes:
             rows = [rows[write.key] for rows in answers if write.key in rows]
             found = [row for row in rows if row is not None]
-            # The owner alone can tell; nobody is it while the record moves, and then it takes both.
+            # The owner's row decides. During a handoff there is no owner, and both rows are needed.
             if len(rows) < len(answers) and not any(row.owned for row in found):
                 self.ledger.put_off(write, self._clock.monotonic())
                 continue
@@ -122,8 +121,10 @@ class Auditor:
 
 
 async def _looks(client: StoreClient, keys: Sequence[str]) -> Rows:
-    """Of rows that are too large to be read. Only an old program can have left one, and no write that a client was
-    answered leaves such a content: it counts as another one. Raises what the store's client raises."""
+    """Read rows without content, if they are too large. Raises the errors of the store's client.
+
+    Only an old program can have written one, never a write that was acknowledged, so its content counts as different.
+    """
     request = pb.LookAtRecordsRequest(keys=keys, limit=len(keys))
     answer = await client.ask(client.replication.LookAtRecords, request, READ_SECONDS)
     return {

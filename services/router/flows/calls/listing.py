@@ -1,11 +1,11 @@
-"""A strict list: both stores are asked for the page, whoever owns what, and the pages are merged (`core.merge`).
+"""Strict lists: ask both stores for the page and merge the pages (`core.merge`).
 
-Each name is linearizable; the list as a whole is not a snapshot. When a store is out of reach the other one's page is
+Each name is linearizable; the list as a whole is not a snapshot. If a store is out of reach, the other one's page is
 the answer, marked stale.
 
-So a plan (flag, phase) cannot send a list to one store and keep it strict. What it says instead is on which store the
-list depends: when the other one fails, in whatever way, the target's page is the answer, marked stale (if the policy
-allows stale answers). With the list's flag false, no failure of B is a list's failure any more.
+Since a strict list needs both stores, its plan (flag, phase) does not choose a store. It names the store that the list
+depends on: if the other one fails in any way, the target's page is the answer, marked stale (if the policy allows stale
+answers). So with the list's flag false, a failure of B does not fail a list.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from services.router.flows.stores import Answer, Away, Refused, Stores
 from services.router.flows.traffic import Traffic
 
 LOOK_UP = 500
-"""Names that are looked up at once."""
+"""Names per look-up."""
 
 PAGE_SECONDS = 0.2
-"""How long a page without a match is looked for. Then the answer is an empty page with a token."""
+"""Time to search for a page with a match. After it, the answer is an empty page with a token."""
 
 _NOTHING = Half({}, full=False)
 
 
 class Rows(Protocol):
-    """Who looks at the rows that both stores showed for a page."""
+    """A consumer of both stores' rows of a page."""
 
     def offer_page(
         self, page: tuple[Method, bytes], halves: tuple[Half, Half], looked_up: Mapping[str, Item]
@@ -53,21 +53,21 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ListCall:
-    """A list as it came in."""
+    """A list call from a client."""
 
     method: Method
     request: Message
     data: bytes
-    """The request's bytes."""
+    """The serialized request."""
     ends_at: float
-    """When the caller's time is over, by the monotonic clock."""
+    """Monotonic time of the caller's deadline."""
     schema_version: int = 0
-    """Which the caller speaks; 0: the newest."""
+    """The caller's schema version; 0 for the newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """Both stores' pages; that of a store that cannot answer is empty."""
+    """Both stores' pages. The page of a store that cannot answer is empty."""
 
     pages: tuple[Half, Half]
     looked_up: Mapping[str, Item]
@@ -89,7 +89,7 @@ class Listing:
         self._shadow = shadow
 
     async def call(self, call: ListCall, to: Store) -> Answer:
-        """`to`: the store that the list depends on. The answer's trailers name the stores that it is from."""
+        """Answer a list. `to`: the store that it depends on. The trailers name the stores behind the answer."""
         method, shape = call.method, _shape(call.method)
         size, token, question = method.page(call.request)
         resume: str | None = read_token(token, question, shape.page_token)
@@ -106,7 +106,7 @@ class Listing:
             if halves.missing is None:
                 self._shadow.offer_page((method, call.data), halves.pages, halves.looked_up)
             items, resume = merge(*halves.pages, halves.looked_up, size, ANSWER_BYTES)
-            # A page of which no name matched is not an answer yet, until its time is over: then it is an empty one.
+            # Go on after a page without a match until PAGE_SECONDS are over, then answer an empty page.
             if items or self._clock.monotonic() > until:
                 break
         token = "" if resume is None else make_token(resume, question)
@@ -136,7 +136,7 @@ class Listing:
         return Halves((half, _NOTHING), {}, store.other)
 
     async def _look_up(self, halves: Sequence[Half], page: pb.ListRecordsRequest, call: ListCall) -> Mapping[str, Item]:
-        """The rows, at each store, of the names that only the other page has."""
+        """Read, at each store, the rows of names that only the other store's page has."""
         a, b = halves
         wanted = ((Store.A, unknown_names(a, b)), (Store.B, unknown_names(b, a)))
         parts = await asyncio.gather(
@@ -149,7 +149,7 @@ class Listing:
         return {name: item for part in parts for name, item in part.rows.items()}
 
     async def _half(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
-        """A store that restarts is waited for as by a read, so that the page need not be stale."""
+        """Ask one store. Wait for a restarting store as a read does, to avoid a stale page."""
         waiting = Waiting(call.method.operation, True, len(call.data), partial(self._until, call.ends_at))
         try:
             return await self._patience.call(lambda: self._half_now(store, page, call), waiting)
@@ -180,7 +180,7 @@ class Listing:
 
 
 def _may_be_missing(failure: BaseException, to: Store) -> bool:
-    """The list goes on without the store: it is out of reach, or it fails and the list does not depend on it."""
+    """Whether the list can do without the store: it is out of reach, or it fails and the list does not depend on it."""
     return isinstance(failure, Away) or (isinstance(failure, Refused) and failure.is_fault and failure.store is not to)
 
 

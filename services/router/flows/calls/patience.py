@@ -1,11 +1,12 @@
-"""Calls that wait for a store that does not answer, such as one that restarts.
+"""The queue of calls that wait for a store that does not answer, such as one that restarts.
 
-A call tries its store first. If the store is out of reach, the call waits here for its turn to try again. While the
-store is away, the call with the earliest deadline tries every PROBE_SECONDS. Once the store answers a call, each answer
-lets FOLLOWERS more try: the queue is empty after a few round trips, and a store that has just started is not flooded.
+A call tries its store first. If the store is out of reach, the call waits here until it may try again. During the
+outage, the call with the earliest deadline tries every PROBE_SECONDS. Once the store answers a call, each answer lets
+FOLLOWERS more try. So the queue drains within a few round trips, without flooding a store that has just started.
 
-The queue is bounded by calls, by bytes of their requests, and each call by its own end. A call that waits counts as one
-fault of the store in each second: waiting must not hide an outage from automatic rollback and the gates.
+The queue is limited by the number of calls and the bytes of their requests, and each call waits until its own deadline.
+A waiting call counts as one fault of the store per second: waiting must not hide an outage from automatic rollback and
+the gates.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from services.router.flows.traffic import Traffic
 T = TypeVar("T")
 
 MOST_CALLS = 1000
-"""That wait for one store, or try it again."""
+"""Maximum number of calls that wait for one store or try it again."""
 MOST_BYTES = 64 << 20
-"""Of their requests."""
+"""Maximum size of their requests."""
 PROBE_SECONDS = 0.05
 MOST_TRIES = 64
-"""Calls of the queue that try at one time."""
+"""Calls of the queue that may try at the same time."""
 FOLLOWERS = 2
-"""Calls that may go after each answer."""
+"""Calls that may try after each answer."""
 
 
 class QueueFull(Overloaded):
@@ -47,7 +48,7 @@ class QueueFull(Overloaded):
 
 @dataclass(slots=True)
 class Waiting:
-    """A call, as the queue sees it."""
+    """A call in the queue."""
 
     operation: str
     is_read: bool
@@ -55,7 +56,7 @@ class Waiting:
     until: Callable[[Away], float]
     """Monotonic time until which the call may wait for the store that did not answer."""
     counted_at: float | None = None
-    """When the call was last counted as a fault of its store."""
+    """Time at which the call was last counted as a fault of its store."""
 
 
 @dataclass(order=True, slots=True)
@@ -68,23 +69,23 @@ class _Place:
 
 @dataclass(slots=True)
 class _Queue:
-    """Of one store."""
+    """The queue of one store."""
 
     places: list[_Place] = field(default_factory=list)
-    """A heap; those whose turn is done are left in it until they come up."""
+    """A heap. Entries that are done stay in it until they reach the top."""
     writes: int = 0
     size_bytes: int = 0
     tries: int = 0
     away_since: float | None = None
-    """Since when the store has answered nothing."""
+    """Time since which the store has not answered."""
     probing: asyncio.TimerHandle | None = None
 
 
 class Patience:
-    """Raises Away when the time of a call is over, and QueueFull."""
+    """The queues of both stores. Raises QueueFull, and Away when the time of a call is over."""
 
     def __init__(self, traffic: Traffic, seconds: float) -> None:
-        """`seconds`: the longest wait for a store; 0: none waits."""
+        """`seconds`: the longest wait for a store; 0 disables waiting."""
         self.seconds = seconds
         self._traffic = traffic
         self._queues = {store: _Queue() for store in Store}
@@ -95,7 +96,7 @@ class Patience:
 
     @property
     def calls(self) -> int:
-        """Calls that wait now."""
+        """The number of waiting calls."""
         return self._traffic.waiting.total()
 
     @property
@@ -103,12 +104,12 @@ class Patience:
         return sum(queue.writes for queue in self._queues.values())
 
     def away_since(self, store: Store, now: float) -> float:
-        """Since when a store has answered nothing; `now` if it has answered."""
+        """Return the time since which a store has not answered; `now` if it answers."""
         since = self._queues[store].away_since
         return now if since is None else since
 
     def heard(self, store: Store, away: Away | None) -> None:
-        """An attempt at a store has ended: without an answer, or (None) with one."""
+        """Record the end of an attempt at a store: its error, or None if the store answered."""
         queue = self._queues[store]
         if away is None:
             queue.away_since = None
@@ -118,7 +119,7 @@ class Patience:
             queue.away_since = _now()
 
     async def call(self, work: Callable[[], Awaitable[T]], waiting: Waiting) -> T:
-        """What `work` returns. While it raises Away, it is done again in turn."""
+        """Do the work, and repeat it through the queue while it raises Away."""
         try:
             return await work()
         except Away as error:
@@ -134,13 +135,13 @@ class Patience:
 
     @asynccontextmanager
     async def _turn(self, away: Away, waiting: Waiting) -> AsyncIterator[bool]:
-        """Waits until the call may try again. False: its time is over."""
+        """Wait until the call may try again. Yields false if its time is over."""
         until = waiting.until(away)
         if not may_return(away) or until <= _now():
             yield False
             return
         queue = self._queues[away.store]
-        # A call that tries again keeps its place.
+        # A call that tries again keeps its place in the queue.
         calls = self._traffic.waiting[away.store] + queue.tries
         if calls >= MOST_CALLS or queue.size_bytes + waiting.size_bytes > MOST_BYTES:
             raise QueueFull(away) from None
@@ -165,7 +166,7 @@ class Patience:
         try:
             return await place.turn
         finally:
-            # A caller who leaves cancels the future too, and so holds no place.
+            # If the caller leaves, its future is cancelled and the queue skips it.
             self._traffic.waiting[store] -= 1
             queue.writes -= not waiting.is_read
             queue.size_bytes -= waiting.size_bytes
@@ -188,7 +189,7 @@ class Patience:
             self._probe_later(store, queue)
 
     def _count(self, store: Store, call: Waiting, now: float) -> None:
-        """The first try was counted when it failed."""
+        """Count a waiting call as a fault, once a second. Its first try was counted when it failed."""
         if call.counted_at is None:
             call.counted_at = now
         elif now - call.counted_at >= 1.0:
@@ -196,7 +197,7 @@ class Patience:
             self._traffic.meter.add(store, call.operation, call.is_read, None, True, now)
 
     def _let_go(self, queue: _Queue) -> None:
-        """The call with the earliest deadline may try."""
+        """Let the call with the earliest deadline try."""
         while queue.places and queue.tries < MOST_TRIES:
             place = heapq.heappop(queue.places)
             if not place.turn.done():
@@ -205,7 +206,7 @@ class Patience:
 
 
 def may_return(away: Away) -> bool:
-    """Whether to wait for a store: its answer did not use up the time of the call."""
+    """Whether a call may wait for a store: the failed attempt did not use up its time."""
     return away.error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
 
 

@@ -1,15 +1,14 @@
-"""Shadow reads: some of the clients' reads are asked again at the other store, and both answers are compared.
+"""Shadow reads: repeat a share of the clients' reads at the other store, and compare both answers.
 
-What a client gets, and when, does not depend on any of this: an answer is offered here when it is on its way. It is
-taken into a bounded queue, or counted as dropped. A few workers ask the other store for what it has, whoever owns the
-record, with a short deadline of their own. These questions are no traffic: they are in no count of calls or failures.
-Writes are never asked again.
+They affect neither the answer to a client nor its latency: an answer is offered here while it is sent. A bounded queue
+takes it, or it counts as dropped. A few workers ask the other store for its row, with a short deadline of their own.
+These queries are not traffic: they are not counted as calls or failures. Writes are never repeated.
 
-The rows of a strict list are at hand from both stores already, so they are compared at once.
+A strict list already has the rows of both stores, so they are compared at once.
 
-Two answers that differ are no finding yet, since each store follows the other one with some delay. Both stores are
-looked at, which tells the versions, and once more when everything that was made until then has reached both. Only a
-difference that is still there counts (see `core.compare` for what it counts as). What waits for this is bounded too.
+Two answers that differ are not yet a finding, since each store follows the other one with some delay. The router reads
+both stores with their versions, and again when every change made until then has reached both. Only a difference that
+remains counts (`core.compare` has the kinds). The number of differences that wait for this is bounded too.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from services.router.flows.steering_view import Steering
 from services.router.flows.stores import Answer, Refused, Stores, StoreView
 
 ALWAYS = 1000
-"""Permille."""
+"""In thousandths."""
 
 MAX_REQUEST_BYTES = 64 * 1024
-"""Larger requests are not asked again: many of them may wait."""
+"""Larger requests are not repeated: the queue may hold many."""
 
 MAX_NAMES = 10
-"""Of a page: how many rows that differ are looked into."""
+"""Maximum number of differing rows of one page to examine."""
 
 _TICK_SECONDS = 0.1
 
@@ -51,17 +50,17 @@ _TICK_SECONDS = 0.1
 class ShadowLimits:
     queue: int = 256
     queue_bytes: int = 16 * 1024 * 1024
-    """Of requests and answers that wait to be compared."""
+    """Size of the requests and answers in the queue."""
     workers: int = 4
     waiting: int = 1000
-    """Differences that wait to be looked at again; further ones are dropped, and counted."""
+    """Differences that wait for a second comparison; further ones are dropped and counted."""
     kept: int = 50
-    """Differences of each kind that are kept, the latest ones."""
+    """Differences of each kind to keep, the latest ones."""
     call_seconds: float = 1.0
     settle_seconds: float = 2.0
-    """The least time between two looks: more than the lag may be misjudged by."""
+    """Minimum time between two comparisons: more than the possible error of the lag."""
     patience_seconds: float = 300.0
-    """While the lag is not known or not over by then, older rows are no finding."""
+    """If the lag is unknown or lasts longer than this, older rows are not a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +69,41 @@ class Job:
 
     subject: Subject
     stores: tuple[Store, Store]
-    """Which one the client's answer is from, and which one is asked: the same in a comparison of A with A."""
+    """The store of the client's answer, and the store to compare with: the same one to measure noise."""
     run: int
     began: float
-    told: Mapping[str, Seen]
-    """What the client was told, by name."""
+    answered: Mapping[str, Seen]
+    """The client's answer, by name."""
     shown: Mapping[str, Seen]
-    """What the other store has shown already; empty: it is to be asked."""
+    """Rows of the other store, if they are known already; empty: ask it."""
 
     @property
     def size(self) -> int:
-        replies = sum(len(seen.reply) for seen in (*self.told.values(), *self.shown.values()))
+        replies = sum(len(seen.reply) for seen in (*self.answered.values(), *self.shown.values()))
         return len(self.subject.request) + replies
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A difference that waits to be looked at again."""
+    """A difference that waits for a second comparison."""
 
     job: Job
     looked_at: float
     due: Mapping[str, Version]
-    """By name: the version that both stores should have when what was made until `looked_at` has reached them."""
+    """By name: the version that both stores should have once changes made until `looked_at` have reached them."""
     missed: bool = False
-    """A due version was missing already when it should have been there."""
+    """A due version was already missing once when it should have been there."""
 
 
 class Report(NamedTuple):
-    """What one router has compared since the setting's last change of it."""
+    """One router's comparisons since the last change of the setting of shadow reads."""
 
     counts: ShadowCounts
     operations: Mapping[str, ShadowCounts]
     skipped: int
-    """Reads that were sampled while the other store was known to be out of reach."""
+    """Sampled reads that were skipped because the other store was out of reach."""
     same: bool
-    """A store was compared with itself."""
+    """Whether a store was compared with itself."""
     queued: int
     waiting: int
     differences: Sequence[Difference]
@@ -112,7 +111,7 @@ class Report(NamedTuple):
 
 
 class Neighbours(Protocol):
-    """What is known of the stores and of the log between them."""
+    """The state of the stores and of the log between them."""
 
     log_trouble: str
 
@@ -120,7 +119,7 @@ class Neighbours(Protocol):
 
 
 class Shadow:
-    """`loops` are the caller's to run."""
+    """Shadow reads of one router. The caller runs `loops`."""
 
     def __init__(
         self,
@@ -149,14 +148,14 @@ class Shadow:
         self._random = random.Random().random
         self._secret = secrets.token_bytes(16)
         self.loops = [Loop(f"shadow {number}", self._work) for number in range(1, limits.workers + 1)]
-        self.loops.append(Loop("shadow, second looks", self._tick))
+        self.loops.append(Loop("shadow, second comparisons", self._tick))
 
     def __repr__(self) -> str:
         return f"<Shadow {self.counts} queued={self._queue.qsize()} waiting={len(self._waiting)}>"
 
     @property
     def counts(self) -> ShadowCounts:
-        """For gates: nothing while a store is compared with itself."""
+        """The counts for the gates; empty while a store is compared with itself."""
         tally = self._follow()
         return ShadowCounts() if self._steering.current.shadow_same else tally.counts(tally.operations)
 
@@ -174,13 +173,13 @@ class Shadow:
         )
 
     def offer(self, call: ClientCall, outcome: Answer | Refused) -> None:
-        """A read's answer, on its way to the client. Returns at once, for most calls after one comparison."""
+        """Offer a read's answer while it is sent to the client. Returns at once."""
         permille = self._steering.current.shadow_permille
         if not permille or self._random() * ALWAYS >= permille:
             return
         if isinstance(outcome, Answer):
             if outcome.is_stale:
-                # The owner is away: there is nobody to compare with.
+                # The owner is unreachable, so there is no second store to compare with.
                 return
             seen = Seen(None, outcome.data)
         else:
@@ -193,25 +192,25 @@ class Shadow:
         self._put(OneRecord(call), stores, {call.key: seen}, {})
 
     def offer_page(self, page: tuple[Method, bytes], halves: tuple[Half, Half], looked_up: Mapping[str, Item]) -> None:
-        """A strict list's rows, A's and B's; `page`: its method and request. Rows that are all the same cost little."""
+        """Offer A's and B's rows of a strict list. `page`: its method and request. Equal rows cost little."""
         setting = self._steering.current
         permille = setting.shadow_permille
         if not permille or setting.shadow_same or self._random() * ALWAYS >= permille:
             return
         method, request = page
-        told: dict[str, Seen] = {}
+        answered: dict[str, Seen] = {}
         shown: dict[str, Seen] = {}
         for name, one, other in pairs_of(*halves, looked_up):
-            told[name], shown[name] = seen_of(one), seen_of(other)
-            if len(told) == MAX_NAMES:
+            answered[name], shown[name] = seen_of(one), seen_of(other)
+            if len(answered) == MAX_NAMES:
                 break
-        if told:
-            self._put(SomeRows(method, request, tuple(told)), (Store.A, Store.B), told, shown)
+        if answered:
+            self._put(SomeRows(method, request, tuple(answered)), (Store.A, Store.B), answered, shown)
         else:
             self._follow().count(method.operation, Kind.MATCH)
 
     def _follow(self) -> Tally:
-        """What is counted now: anew when the setting of the shadow was changed."""
+        """Return the current tally; start a new one if the setting of shadow reads has changed."""
         since = self._steering.current.shadow_since
         if since != self._tally.run:
             self._tally = Tally(since, self._limits.kept)
@@ -219,10 +218,10 @@ class Shadow:
         return self._tally
 
     def _put(
-        self, subject: Subject, stores: tuple[Store, Store], told: Mapping[str, Seen], shown: Mapping[str, Seen]
+        self, subject: Subject, stores: tuple[Store, Store], answered: Mapping[str, Seen], shown: Mapping[str, Seen]
     ) -> None:
         tally = self._follow()
-        job = Job(subject, stores, tally.run, self._clock.monotonic(), told, shown)
+        job = Job(subject, stores, tally.run, self._clock.monotonic(), answered, shown)
         if not self._neighbours.view(stores[1]).reachable:
             tally.skipped[subject.method.operation] += 1
         elif not self._has_room(job):
@@ -243,11 +242,11 @@ class Shadow:
         loop.well()
 
     async def _compare(self, job: Job) -> None:
-        """The first looks."""
+        """Make the first comparison."""
         subject, comparison = job.subject, self._comparisons[job.subject.method.name]
         try:
             theirs = job.shown or await self._look(subject, job.stores[1])
-            if not any(comparison.fields(seen, theirs[name]) for name, seen in job.told.items()):
+            if not any(comparison.fields(seen, theirs[name]) for name, seen in job.answered.items()):
                 self._count(job, Kind.MATCH)
                 return
             looked_at = self._clock.monotonic()
@@ -256,12 +255,12 @@ class Shadow:
             self._count_error(job, error)
             return
         if gravest(sight.kind for sight in sights.values()) is Kind.MATCH:
-            # It was on its way when the client's answer was made.
+            # A change was under way when the client's answer was made.
             self._count(job, Kind.STALE)
             return
         due = {name: sight.newest for name, sight in sights.items()}
-        # The answers themselves are not needed any more.
-        self._wait(Suspect(replace(job, told={}, shown={}), looked_at, due))
+        # The answers themselves are no longer needed.
+        self._wait(Suspect(replace(job, answered={}, shown={}), looked_at, due))
 
     async def _look(self, subject: Subject, store: Store) -> Mapping[str, Seen]:
         return await subject.look(store, self._stores, self._limits.call_seconds)
@@ -269,7 +268,7 @@ class Shadow:
     async def _sights(
         self, subject: Subject, stores: tuple[Store, Store], due: Mapping[str, Version]
     ) -> Mapping[str, Sight]:
-        """Both stores now, by name. Raises Unanswered."""
+        """Read both stores now. Returns rows by name. Raises Unanswered."""
         comparison = self._comparisons[subject.method.name]
         looks = await asyncio.gather(*(self._look(subject, store) for store in stores), return_exceptions=True)
         for failure in looks:
@@ -288,13 +287,13 @@ class Shadow:
             self._waiting.append(suspect)
 
     async def _tick(self, loop: Loop) -> None:
-        """One round over what waits, in order."""
+        """Go once over the waiting differences, in order."""
         await asyncio.sleep(min(_TICK_SECONDS, self._limits.settle_seconds))
         self._follow()
         waiting = self._waiting
         for _ in range(len(waiting)):
             if not waiting:
-                # They are of no interest any more.
+                # The setting has changed, so these differences no longer count.
                 break
             suspect = waiting.popleft()
             if self._is_ripe(suspect):
@@ -308,14 +307,14 @@ class Shadow:
         return waited > self._limits.patience_seconds or self._has_arrived(suspect)
 
     def _has_arrived(self, suspect: Suspect) -> bool:
-        """What was made until the last look is at both stores, as far as the lag tells."""
+        """Whether every change made until the last comparison is at both stores, judging by the lag."""
         one, other = suspect.job.stores
         now = self._clock.monotonic()
         known = now if one is other else min(map(self._followed_until, (one, other)))
         return known - suspect.looked_at > self._limits.settle_seconds
 
     def _followed_until(self, store: Store) -> float:
-        """What the other store made before this monotonic time is here; minus infinity when nothing is known."""
+        """Return the monotonic time up to which the store has the other one's changes; minus infinity if unknown."""
         view = self._neighbours.view(store)
         if view.seen_at is None or view.lag_seconds is None or self._neighbours.log_trouble:
             return float("-inf")
@@ -332,7 +331,7 @@ class Shadow:
             return
         kind = gravest(sight.kind for sight in sights.values())
         if kind is Kind.MISSING and not suspect.missed:
-            # The lag was read at a moment between outbox and log, maybe: once more.
+            # The lag may have missed a change between outbox and log: compare once more.
             self._wait(replace(suspect, looked_at=looked_at, missed=True))
             return
         self._count(job, Kind.STALE if kind is Kind.MATCH else kind)
@@ -348,8 +347,8 @@ class Shadow:
     def _count_error(self, job: Job, error: Unanswered) -> None:
         self._count(job, Kind.ERROR)
         one, other = job.stores
-        told = [hashed(seen, self._secret) for seen in job.told.values()]
-        sides = (Side(one, None, told[0] if told else ""), Side(other, None, ""))
+        answered = [hashed(seen, self._secret) for seen in job.answered.values()]
+        sides = (Side(one, None, answered[0] if answered else ""), Side(other, None, ""))
         shown = tuple(side._replace(content=error.status) if side.store is error.store else side for side in sides)
         self._keep(job, job.subject.names[0], Kind.ERROR, (), (shown[0], shown[1]))
 

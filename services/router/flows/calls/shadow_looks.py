@@ -1,4 +1,4 @@
-"""How a shadow read looks at the stores: what one of them has, whoever owns it, with its version."""
+"""Queries of shadow reads: read one store's row with its version, even if the store is not the owner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.router.flows.stores import Refused, Stores, read_version
 
 
 class Unanswered(Exception):
-    """A store did not answer a question of the shadow."""
+    """A store did not answer a query of a shadow read."""
 
     def __init__(self, store: Store, status: str) -> None:
         super().__init__(f"store {store}: {status}")
@@ -30,7 +30,7 @@ class Unanswered(Exception):
 
 
 class Subject(Protocol):
-    """What is compared: one record as a method shows it, or some rows of a list."""
+    """The subject of a comparison: one record in the answer of a method, or some rows of a list."""
 
     @property
     def method(self) -> Method: ...
@@ -42,7 +42,7 @@ class Subject(Protocol):
     def request(self) -> bytes: ...
 
     async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
-        """Each name as the store has it, whoever owns it. Raises Unanswered."""
+        """Read the store's row of each name. Raises Unanswered."""
         ...
 
 
@@ -94,7 +94,7 @@ class SomeRows:
 
 
 def seen_in(refused: Refused) -> Seen:
-    """An error as an answer. Raises Unanswered when it is none."""
+    """Convert an error that is an answer. Raises Unanswered for other errors."""
     status = f"{refused.code}/{refused.reason}"
     if refused.is_fault or refused.error.code() in _NO_ANSWER or refused.reason == SchemaUnknown.reason:
         raise Unanswered(refused.store, status)

@@ -1,10 +1,10 @@
-"""A client's watch, passed through from one store, and gone on with when that store ends it.
+"""Watches of clients: pass a store's watch through, and continue it when the store ends it.
 
-Every store sees every change, by write or by apply, so a watch stays at the store where it began, whatever is handed
-over meanwhile and whatever phase it is. When the store is lost, the watch is attached to it again from the place of the
-last answer: nothing is missed and nothing shown anew. Only if the store stays away, or must not be asked any more, the
-watch goes on at the other one. That knows nothing of the place and begins the view anew, marked `reset`; what it shows
-then may lack the newest writes of the store that is away, until it has them.
+Every store sees every change, by write or by apply. So a watch stays at the store where it began, in every phase and
+during handoffs. If the stream breaks, the router attaches it to the same store again, from the position of the last
+answer: no change is missed or repeated. Only if the store stays unreachable, or must no longer be asked, the watch
+continues at the other store. That store does not have the position, so it begins a new view, marked `reset`, which may
+lack the newest writes of the unreachable store until they arrive.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from services.router.flows.stores import Metadata, Refused, Stores
 log = logging.getLogger(__name__)
 
 STILL_SECONDS = 3 * HEARTBEAT_SECONDS
-"""A store that says nothing for so long is lost."""
+"""A store that is silent for this long counts as lost."""
 
 FIRST_PAUSE_SECONDS = 0.05
-"""Before the store is asked again; then twice as long each time, at most LONGEST_PAUSE_SECONDS."""
+"""Pause before the store is asked again. It doubles each time, up to LONGEST_PAUSE_SECONDS."""
 LONGEST_PAUSE_SECONDS = 0.5
 
 
 class StoreLost(BatonError):
-    """The store has ended a watch, or says nothing any more."""
+    """The store has ended a watch, or is silent."""
 
     code = "UNAVAILABLE"
     reason = "OWNER_UNAVAILABLE"
@@ -46,26 +46,26 @@ class StoreLost(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class WatchCall:
-    """A watch as it came in."""
+    """A watch call from a client."""
 
     method: Method
     request: Message
     extra: Metadata
-    """For the stores."""
+    """Metadata for the stores."""
 
 
 @dataclass(slots=True)
 class _Search:
-    """For a store to go on at."""
+    """The search for a store to continue at."""
 
     store: Store
     patience_seconds: float
     lost_at: float | None = None
     pause_seconds: float = FIRST_PAUSE_SECONDS
     turned: bool = False
-    """The other store is tried, too."""
+    """Whether the other store is tried too."""
     too_old: set[Store] = field(default_factory=set)
-    """Stores that have met a record of a schema version that they do not understand."""
+    """Stores that have met a record of a schema version that they do not know."""
 
     def found(self, patience_seconds: float) -> None:
         self.patience_seconds = patience_seconds
@@ -76,17 +76,17 @@ class _Search:
 
 
 class Watching:
-    """Raises InvalidField, Refused with a store's own error, and OwnerUnavailable when no store can be watched."""
+    """Raises InvalidField, Refused with a store's own error, and OwnerUnavailable if no store can be watched."""
 
     def __init__(self, stores: Stores, steering: Steering, clock: Clock, patience_seconds: float) -> None:
-        """`patience_seconds`: how long a watch waits for its store before it goes on at the other one."""
+        """`patience_seconds`: how long a watch waits for its store before it moves to the other one."""
         self._stores = stores
         self._steering = steering
         self._clock = clock
         self._patience_seconds = patience_seconds
 
     async def answers(self, call: WatchCall, to: Store) -> AsyncGenerator[bytes, None]:
-        """Has no end. `to`: where a watch begins that has no place yet."""
+        """Yield answers without end. `to`: the store for a watch without a position."""
         shape = shape_of(call.method)
         request = call.method.request_class()
         request.CopyFrom(call.request)
@@ -108,22 +108,22 @@ class Watching:
                 if not isinstance(error, Refused) or error.is_fault:
                     await self._after(search, error)
                 elif error.reason == SchemaUnknown.reason and self._other_may_show(search):
-                    log.warning("a watch goes on at store %s, anew: %s", search.store.other, error)
+                    log.warning("a watch restarts at store %s: %s", search.store.other, error)
                     search.turn()
                 else:
                     raise
 
     def _may_ask(self, store: Store) -> bool:
-        """Without a way back A is not told of B's changes any more."""
+        """Whether the store gets all changes. In a phase without rollback A no longer gets B's."""
         return store is Store.B or self._steering.current.rule.way_back
 
     def _other_may_show(self, search: _Search) -> bool:
-        """What this store does not understand."""
+        """Whether the other store may know the schema version that this one does not."""
         search.too_old.add(search.store)
         return search.store.other not in search.too_old and self._may_ask(search.store.other)
 
     async def _after(self, search: _Search, error: BatonError) -> None:
-        """The store was lost. Raises OwnerUnavailable when the other one does not answer either."""
+        """Handle the loss of the store. Raises OwnerUnavailable if the other one does not answer either."""
         now = self._clock.monotonic()
         if search.lost_at is None:
             search.lost_at = now
@@ -132,13 +132,13 @@ class Watching:
             await asyncio.sleep(search.pause_seconds)
             search.pause_seconds = min(search.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         elif not search.turned and self._may_ask(search.store.other):
-            log.warning("a watch goes on at store %s, anew: %s", search.store.other, error)
+            log.warning("a watch restarts at store %s: %s", search.store.other, error)
             search.turn()
         else:
             raise OwnerUnavailable("no store can be watched now: call again with the newest resume_token") from error
 
     async def _attached(self, store: Store, call: WatchCall, request: Message) -> AsyncGenerator[bytes, None]:
-        """What the store answers. Raises StoreLost, Refused."""
+        """Yield the store's answers. Raises StoreLost, Refused."""
         client = self._stores[store]
         metadata = grpc.aio.Metadata(*client.token, *call.extra)
         stream = client.channel.stream_callable(call.method.path)(request.SerializeToString(), metadata=metadata)
@@ -150,7 +150,7 @@ class Watching:
                     raise StoreLost(f"store {store} has ended the watch")
                 yield answer
         except TimeoutError:
-            raise StoreLost(f"store {store} has said nothing for {STILL_SECONDS:g} s") from None
+            raise StoreLost(f"store {store} has been silent for {STILL_SECONDS:g} s") from None
         except grpc.aio.AioRpcError as error:
             raise client.error(error) from None
         finally:

@@ -28,7 +28,7 @@ from services.router.flows.stores import StoreViews
 log = logging.getLogger(__name__)
 
 LEASE_NAME = "judge"
-"""In the control store. All routers must use the same name, those of an earlier program too."""
+"""The lease's name in the control store. Routers of every release must use the same one."""
 LEASE_SECONDS = 5.0
 INTERVAL_SECONDS = 1.0
 

@@ -1,4 +1,4 @@
-"""Who still calls the old service directly: looked at by every router, remembered in the control store."""
+"""Clients that still call the old service directly. Every router reads them; the control store keeps them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from services.router.core.gates import Evidence
 from services.router.flows.stores import StoreViews
 
 NAME = "direct clients"
-"""Under which it is remembered."""
+"""The name of the value in the control store."""
 
 INTERVAL_SECONDS = 5.0
 
 
 class ClientWatch:
-    """`loop` is the caller's to run. Routers that look at the same time do no harm: each look finds the same."""
+    """The check for direct clients. Several routers may run it at once, since each finds the same."""
 
     def __init__(self, views: StoreViews, values: RememberedValues, clock: Clock) -> None:
         self._views = views
@@ -28,7 +28,7 @@ class ClientWatch:
         self._clock = clock
         self._known: DirectClients | None = None
         self._seen_at: float | None = None
-        """When A gave the report of the last look that was saved. Monotonic."""
+        """Monotonic time of A's last report that was saved."""
         self.loop = Loop("direct clients", self._body)
 
     @property
@@ -37,7 +37,7 @@ class ClientWatch:
         return self._known
 
     async def look(self) -> None:
-        """Raises ControlUnavailable; what is known then stays."""
+        """Read A's report and save it. If it raises ControlUnavailable, the last result stays."""
         view = self._views.view(Store.A)
         status = view.fresh(self._clock.monotonic())
         text = await self._values.remembered(NAME)
@@ -46,7 +46,7 @@ class ClientWatch:
         if status is None or view.seen_at is None or not status.vitals.start_id:
             self._known = before
             return
-        # The last to call is the first in the list.
+        # The most recent caller comes first.
         last = next(((client.name, client.idle_seconds) for client in status.clients), None)
         look = Look(status.vitals.start_id, status.vitals.uptime_seconds, last)
         unseen = None if self._seen_at is None else view.seen_at - self._seen_at
@@ -55,7 +55,7 @@ class ClientWatch:
         self._seen_at = view.seen_at
 
     def evidence(self, evidence: Evidence) -> Evidence:
-        """With what is known of A's own clients."""
+        """Add A's direct clients to the evidence."""
         known = self._known
         if known is None:
             return evidence

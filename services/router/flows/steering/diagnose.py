@@ -1,4 +1,4 @@
-"""What a router finds when it looks at itself and around it, for `baton doctor`."""
+"""The checks of `baton doctor` that the router makes."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ class Finding:
     subject: str
     text: str
     remedy: str = ""
-    """What to do; "" when it passes."""
+    """Advice; "" if the check passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doctor:
-    """Examines a router and what it depends on."""
+    """The checks of a router and its dependencies."""
 
     observer: Observer
     cache: SettingCache
     control: Described
     log_partitions: int | None
-    """Of the open log; None: there is none."""
+    """Partitions of the open log; None without a log."""
     tokens: dict[str, bool]
     """By listener or store ("control listener", "store A"): whether a token is used."""
     clock: Clock
     gap: Callable[[], str] = str
-    """As `services.router.flows.jobs.log_gap.GapWatch.text`."""
+    """The same text as `services.router.flows.jobs.log_gap.GapWatch.text`."""
 
     async def diagnose(self) -> list[Finding]:
-        """Look anew. Takes a few seconds at most."""
+        """Make all checks. They take a few seconds at most."""
         await self.observer.poll()
         before = {store: self.observer.view(store) for store in Store}
         # The log's ends have to be later than the positions that are compared with them.
@@ -78,7 +78,7 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status is None or view.trouble:
         remedy = (
             f"start {subject}, and compare its internal address and token with this router's settings; if it does not"
-            " start, the last line of its log says what its database lacks"
+            " start, read the last line of its log"
         )
         return [Finding(Level.FAIL, subject, f"out of reach: {view.trouble}", remedy)]
     if STORES.get(status.store, view.store) is not view.store:
@@ -97,7 +97,7 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
         findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
     findings += _old_rows(subject, status)
     if status.conflicts:
-        remedy = "baton conflicts shows what a seizure has left behind; look at each, and resolve it"
+        remedy = "baton conflicts lists the changes that a seizure did not see; review and resolve each"
         findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
     if status.locks.breaker not in ("", "closed"):
         remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
@@ -138,12 +138,12 @@ def _connections(store: Store, found: pb.Connections) -> Finding:
 def _skew(view: StoreView, clock: Clock) -> Finding:
     subject = f"clock of store {view.store}"
     if view.status is None or view.seen_at is None or not view.status.HasField("now_time"):
-        return Finding(Level.WARN, subject, "the store does not tell its time", "run the same version everywhere")
+        return Finding(Level.WARN, subject, "the store does not report its time", "run the same version everywhere")
     age = clock.monotonic() - view.seen_at
     skew = view.status.now_time.ToNanoseconds() / 1e9 - (clock.now() - age)
     if abs(skew) > MAX_SKEW_SECONDS:
         where = "ahead of" if skew > 0 else "behind"
-        remedy = "set the clocks by NTP; nothing is lost by it, but times and measured lags are wrong"
+        remedy = "set the clocks by NTP; no write is at risk, but times and measured lags are wrong"
         return Finding(Level.WARN, subject, f"{abs(skew):.1f} s {where} this router's", remedy)
     return Finding(Level.PASS, subject, f"within {MAX_SKEW_SECONDS:g} s of this router's")
 
@@ -161,18 +161,18 @@ def _log(doctor: Doctor, before: Mapping[Store, StoreView]) -> Finding:
         return Finding(Level.FAIL, "event log", text, "bring all partitions of the topic back")
     for view in before.values():
         if view.status is not None and view.status.feed.log_replaced:
-            remedy = "bring the former log back, or baton events restart: it copies what the feeds have missed"
+            remedy = "bring the former log back, or baton events restart: it copies the changes that the feeds missed"
             return Finding(Level.FAIL, "event log", view.status.feed.log_replaced, remedy)
         if view.status is not None and (text := _misplaced(view.store, dict(view.status.feed.next_offsets), ends)):
-            remedy = "give all processes the same log; if it lost events, the store has to be filled anew"
+            remedy = "give all processes the same log; if it lost events, the store must be filled again"
             return Finding(Level.FAIL, "event log", text, remedy)
     if gap := doctor.gap():
-        return Finding(Level.WARN, "event log", gap, "until then give no store up: baton seize and recover are refused")
+        return Finding(Level.WARN, "event log", gap, "until then keep both stores: baton seize and recover are refused")
     return Finding(Level.PASS, "event log", f"{len(ends)} partitions, within reach")
 
 
 def _misplaced(store: Store, positions: Mapping[int, int], ends: Mapping[int, tuple[int, int]]) -> str:
-    """Why a store's feed cannot be a reader of this log; "" when it can."""
+    """Return why a store's feed cannot have read this log; "" if it can."""
     for partition, position in positions.items():
         if partition not in ends:
             return f"store {store} reads partition {partition}, the log has {len(ends)}"
@@ -193,7 +193,7 @@ async def _control(doctor: Doctor) -> Finding:
         return Finding(Level.WARN, subject, "its last answer is old", "look again in some seconds")
     b = doctor.observer.view(Store.B).status
     if info.server_id and b is not None and b.server_id == info.server_id:
-        text = f"{info.kind} at {info.where} is B's own server: going back could not be decided when B is down"
+        text = f"{info.kind} at {info.where} is B's own server: no rollback is possible while B is down"
         return Finding(Level.WARN, subject, text, "put it on another server")
     if info.kind == "memory":
         return Finding(Level.WARN, subject, "in memory: it ends with this router", "use SQLite or PostgreSQL")
@@ -213,7 +213,7 @@ def _file(info: ControlInfo) -> Finding:
 
 
 def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The type of the file system that holds the path; "" when it cannot be told."""
+    """Return the type of the file system of a path; "" if unknown."""
     try:
         lines = [line.split() for line in mounts.read_text().splitlines()]
     except OSError:
@@ -225,6 +225,6 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
 
 def _token(name: str, used: bool) -> Finding:
     if used:
-        return Finding(Level.PASS, f"token of {name}", "is asked for")
+        return Finding(Level.PASS, f"token of {name}", "is required")
     remedy = "fine on one machine; set a token file before listening beyond 127.0.0.1"
-    return Finding(Level.WARN, f"token of {name}", "none: whoever reaches it may use it", remedy)
+    return Finding(Level.WARN, f"token of {name}", "none: anyone who can connect may use it", remedy)

@@ -1,9 +1,11 @@
-"""This router's view of the flags: what the operator has set in the control store goes first, then what the provider
-says, if one is named in the settings. So a kill switch that is typed works whatever the provider thinks or does.
+"""This router's view of the flags.
 
-Flags are evaluated when they change, not by calls: a call reads one attribute. A provider that cannot be asked, or
-whose value is not true or false, leaves what it last said in force. Before it has said anything its flags are unset, so
-the next rule decides, at last the phase.
+A flag that the operator has set in the control store takes precedence over the provider named in the settings. So a
+kill switch works whatever the provider does.
+
+Flags are evaluated when they change, not per call: a call reads one attribute. If a provider is unavailable, or its
+value is not true or false, its last good value stays in force. Before its first answer its flags are unset, and
+the next rule decides, in the end the phase.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from services.router.core.phase import Setting
 from services.router.core.plan import LASTING_SECONDS, NO_FLAGS, Flags
 
 INTERVAL_SECONDS = 0.4
-"""How often a provider is asked that does not say when a flag changes."""
+"""Polling interval for a provider that does not report changes."""
 
 ANSWER_SECONDS = 0.5
-"""How long one look may take. A provider that is slower is away; it is not asked again before it has answered."""
+"""Timeout of a poll. A slower provider counts as unavailable, and is not asked again before it has answered."""
 
 log = logging.getLogger(__name__)
 
@@ -34,35 +36,35 @@ T = TypeVar("T")
 
 
 class OperatorFlags(FlagSource, Protocol):
-    """Holds what the control store says. Does not block."""
+    """The flags of the control store. Does not block."""
 
     def put(self, values: Mapping[str, bool]) -> None:
-        """These are the flags from now on."""
+        """Replace the flags."""
         ...
 
 
 class Known(NamedTuple):
-    """What a source last said of a flag."""
+    """The last known value of a flag."""
 
     value: bool | None = None
     good_at: float | None = None
-    """When it was last seen well, monotonic; None: never."""
+    """Monotonic time of the last good answer; None: never."""
     trouble: str = ""
-    """Why it is not seen well now; "" when it is."""
+    """The source's current error; "" if it works."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlagView:
-    """For people."""
+    """A flag as the operator sees it."""
 
     name: str
     value: bool | None
     source: str
-    """Whose value it is: the control store's, or the provider's; of an unset flag, who would be asked last."""
+    """The source of the value: control store or provider. For an unset flag, the last source in order."""
     good_seconds_ago: float | None
-    """When the source was last seen well; None: never."""
+    """Time since the source last worked; None: never."""
     trouble: str
-    """Why the source does not say anything now, so that its last good value stands; "" when it does."""
+    """The source's current error, during which its last good value is in force; "" if it works."""
 
 
 class Switches:
@@ -93,13 +95,16 @@ class Switches:
 
     @property
     def current(self) -> Flags:
-        """What calls are planned by."""
+        """The flags for planning calls."""
         return self._current
 
     @property
     def lasting(self) -> Flags:
-        """What records follow: the flag for everything counts as false when it has been so for LASTING_SECONDS, until
-        then as what it was before."""
+        """The flags that move records.
+
+        The global flag counts as false only after it has been false for LASTING_SECONDS; until then its former value
+        counts.
+        """
         since = self._false_since
         if since is None or self._clock.monotonic() - since >= LASTING_SECONDS:
             return self._current
@@ -107,12 +112,12 @@ class Switches:
 
     @property
     def loops(self) -> list[Loop]:
-        """To be run by the process: none without a provider."""
+        """The loops for the process to run; empty without a provider."""
         return [self._loop] if self._provider is not None else []
 
     @property
     def trouble(self) -> str:
-        """Why the provider cannot be asked; "" when it can, or there is none."""
+        """The provider's error; "" if it works or there is none."""
         return self._trouble
 
     def close(self) -> None:
@@ -121,13 +126,13 @@ class Switches:
             self._provider.close()
 
     def take(self, setting: Setting) -> None:
-        """The operator's flags as the control store has them now; in force at once."""
+        """Apply the operator's flags from the control store at once."""
         self._operator.put(dict(setting.flags))
         self._set = {name: seen.value for name, seen in self._operator.evaluate(self.names.all).items()}
         self._settle()
 
     async def refresh(self) -> None:
-        """Asks the provider now. Raises FlagsUnavailable; what it said before then stays."""
+        """Poll the provider. If it raises FlagsUnavailable, the last values stay."""
         provider = self._provider
         if provider is None:
             return
@@ -149,7 +154,10 @@ class Switches:
         self._settle()
 
     def views(self, setting_seconds_ago: float, setting_trouble: str) -> list[FlagView]:
-        """In the order of the names. `setting_seconds_ago`: since the control store was last seen well."""
+        """Return all flags in the order of their names.
+
+        `setting_seconds_ago`: time since the control store last worked.
+        """
         now = self._clock.monotonic()
         views = []
         for name in self.names.all:
@@ -163,7 +171,7 @@ class Switches:
         return views
 
     def _look(self, provider: FlagSource) -> Mapping[str, Known]:
-        """In a thread. What cannot be seen keeps what was known of it."""
+        """Evaluate all flags, in a thread. A flag that cannot be evaluated keeps its last value."""
         seen = provider.evaluate(self.names.all)
         now = self._clock.monotonic()
         return {
@@ -194,7 +202,7 @@ class Switches:
 
 
 def _log_changes(provider: str, before: Mapping[str, Known], after: Mapping[str, Known]) -> None:
-    """One line for each flag that a provider changes; what an operator sets is in the journal and its line."""
+    """Log each flag that the provider changes. The operator's flags are in the journal."""
     words = {True: "true", False: "false", None: "unset"}
     for name, known in after.items():
         old = before[name].value
@@ -203,7 +211,7 @@ def _log_changes(provider: str, before: Mapping[str, Known], after: Mapping[str,
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """In a thread that keeps no process from ending, since foreign code may never return."""
+    """Run the work in a daemon thread, since foreign code may never return."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -219,16 +227,16 @@ def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
         outcome, failure = None, None
         try:
             outcome = work()
-        # Handed over to whoever waits for it, and raised there.
+        # Passed on to the awaiting caller, and raised there.
         except Exception as error:  # noqa: BLE001
             failure = error
         try:
             loop.call_soon_threadsafe(settle, outcome, failure)
         except RuntimeError:
-            # The loop has ended, and with it whoever waited.
+            # The loop has ended, so no caller is waiting.
             return
 
-    # Its failure is seen here too, in case that nobody waits for it any more.
+    # Retrieve the exception here too, in case the caller has left.
     future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     threading.Thread(target=run, name="flags", daemon=True).start()
     return future

@@ -1,7 +1,8 @@
-"""Every router's measurements, summed up: each second a router writes its own to the control store and reads all.
+"""The sum of all routers' measurements: each second a router writes its own to the control store and reads all.
 
-No clock but the reader's own decides what is recent. A report counts from when this router first saw it, if it had seen
-an earlier one of that router: so a router that is gone fades out, and one that was gone before is not taken for alive.
+Only the reader's clock decides whether a report is recent. A report counts from the time at which this router first saw
+it, provided that it had seen an earlier one of the same router. So a stopped router fades out, and an old report of a
+stopped router does not count as live.
 """
 
 from __future__ import annotations
@@ -37,32 +38,32 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 1.0
 
 FRESH_SECONDS = 5.0
-"""A router that has not reported for so long is not measured any more; its past seconds stay."""
+"""A router that has not reported for this long no longer counts as live; its past seconds stay."""
 
 LOAD_SECONDS = 10
-"""What is measured over so long says how live traffic fares now."""
+"""The period over which the current latency of live traffic is measured."""
 
 NOTHING = ShadowCounts()
 
 
 @dataclass(slots=True)
 class _Other:
-    """Another router, as it was last seen."""
+    """The last report of another router."""
 
     number: int
     seen_at: float
     measured: Measured | None = None
-    """None until its report has changed once: before, nobody knows how old it is."""
+    """None until its report has changed once: before that, its age is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a router counts beside its calls to the stores."""
+    """A router's counts besides its calls to the stores."""
 
     shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING)
-    """Compared reads, and the run that they belong to."""
+    """The run of shadow reads, and its counts."""
     answered: Callable[[], Answered] = Answered
-    """What it tells the jobs."""
+    """The counts for jobs."""
     ledger: Callable[[], LedgerCounts] = LedgerCounts
     totals: Callable[[], Totals] = Totals
     generation: Callable[[], int] = int
@@ -70,11 +71,11 @@ class Sources:
 
 
 class Side(NamedTuple):
-    """What calls to one store are like."""
+    """The measured calls of one store."""
 
     calls_per_second: float
     p99_seconds: float | None
-    """None: no call was answered."""
+    """None if no call was answered."""
 
 
 class Measurement:
@@ -102,7 +103,7 @@ class Measurement:
 
     @property
     def fresh(self) -> bool:
-        """Reports were exchanged of late, so what is summed up here is known of all routers."""
+        """Whether reports were exchanged recently, so that the sums cover all routers."""
         return self._exchanged_at is not None and self._clock.monotonic() - self._exchanged_at <= FRESH_SECONDS
 
     def mine(self) -> Measured:
@@ -124,7 +125,7 @@ class Measurement:
         )
 
     async def exchange(self) -> None:
-        """Reports, and reads what the others have reported. Raises ControlUnavailable."""
+        """Write this router's report and read the others'. Raises ControlUnavailable."""
         self._number += 1
         await self._reports.report(Report(self._router, self._number, self.mine().to_json()))
         reports = await self._reports.reports()
@@ -133,7 +134,7 @@ class Measurement:
         self._exchanged_at = now
 
     def seconds(self) -> tuple[tuple[Counts, Counts], ...]:
-        """A's and B's counts over all routers in each past second, the newest first."""
+        """Return A's and B's counts over all routers in each past second, newest first."""
         now = self._clock.monotonic()
         sums: list[tuple[list[Counts], list[Counts]]] = []
 
@@ -151,23 +152,25 @@ class Measurement:
         return tuple((total(a), total(b)) for a, b in sums)
 
     def recent(self, store: Store) -> Counts:
-        """Calls and faults of the last minutes."""
+        """Return calls and faults of the last minutes."""
         return total(measured.recent[store] for measured in self._all())
 
     def answered(self) -> dict[str, Answered]:
-        """What this router, and those that report, tell the jobs; by router."""
+        """Return the counts for jobs by live router."""
         others = {name: measured.answered for name, measured in self._fresh_others()}
         return {self._router: self._sources.answered(), **others}
 
     def load(self, lag_seconds: float | None) -> Load:
-        """What live traffic at all routers feels now: the slowest router's latency, and everybody's faults. The lag is
-        known to others."""
+        """Return the load of live traffic: the latency of the slowest router, and the faults of all routers.
+
+        The caller supplies the lag.
+        """
         counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
         latencies = [measured.latency_seconds for measured in self._all() if measured.latency_seconds is not None]
         return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)
 
     def side(self, store: Store) -> Side:
-        """One store over all routers, lately."""
+        """Return the recent measurements of one store over all routers."""
         index = 0 if store is Store.A else 1
         counts = total(second[index] for second in self.seconds()[:LOAD_SECONDS])
         latencies: Histogram = Counter()
@@ -176,11 +179,11 @@ class Measurement:
         return Side(counts.calls / LOAD_SECONDS, quantile(latencies, P99))
 
     def totals(self) -> Totals:
-        """Of this router and of those that report."""
+        """Return the sum over live routers."""
         return reduce(Totals.plus, (measured.totals for measured in self._all()))
 
     def clients(self) -> list[OldClient]:
-        """Of this router and of those that report: each once, the last to call first."""
+        """Return the old clients of live routers, each once, the most recent caller first."""
         now = self._clock.monotonic()
         ages = [0.0, *(now - self._others[name].seen_at for name, _ in self._fresh_others())]
         found: dict[str, OldClient] = {}
@@ -193,17 +196,17 @@ class Measurement:
         return sorted(found.values(), key=lambda client: client.idle_seconds)
 
     def routers(self) -> list[tuple[str, int, float]]:
-        """Name, generation and age of the last report, of this router first."""
+        """Return name, generation and age of the last report of each router, this one first."""
         now = self._clock.monotonic()
         others = [(name, o.measured.generation, now - o.seen_at) for name, o in self._others.items() if o.measured]
         return [(self._router, self._sources.generation(), 0.0), *sorted(others)]
 
     def ledger(self) -> LedgerCounts:
-        """Of this router and of those that report."""
+        """Return the sum over live routers."""
         return reduce(LedgerCounts.plus, (measured.ledger for measured in self._all()))
 
     def evidence(self, evidence: Evidence) -> Evidence:
-        """With what is measured; without it while it is not known of all routers."""
+        """Add the measurements to the evidence, if they cover all routers."""
         if not self.fresh:
             return evidence
         everybody = self._all()
@@ -220,7 +223,7 @@ class Measurement:
         )
 
     def _all(self) -> list[Measured]:
-        """Of this router and of those that report."""
+        """Return the reports of live routers, this one included."""
         return [self.mine(), *(measured for _, measured in self._fresh_others())]
 
     def _fresh_others(self) -> list[tuple[str, Measured]]:
@@ -246,7 +249,7 @@ class Measurement:
         except ValueError as error:
             if report.router not in self._unreadable:
                 self._unreadable.add(report.router)
-                log.warning("what router %s has measured is left out: %s", report.router, error)
+                log.warning("the measurements of router %s are ignored: %s", report.router, error)
             return None
 
     async def _body(self, loop: Loop) -> None:
@@ -256,16 +259,16 @@ class Measurement:
 
 
 def answered_by_b(measurement: Measurement) -> dict[str, int]:
-    """By router."""
+    """Return the client calls that B has answered, by router."""
     return {router: answered.by_b for router, answered in measurement.answered().items()}
 
 
 _SAME_SECONDS = 0.2
-"""For so long the evidence is not made anew: one page has all metrics."""
+"""The evidence is cached for this long, so that one scrape computes it once."""
 
 
 class EvidenceMetrics:
-    """A gauge for each of METRICS. Every router tells of all routers, so alarms take the highest."""
+    """A gauge for each of METRICS. Each router reports the values of all routers, so alarms use the maximum."""
 
     def __init__(
         self, meter: MetricsMeter, evidence: Callable[[], Evidence], limits: Callable[[], Limits], clock: Clock

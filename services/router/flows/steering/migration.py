@@ -42,7 +42,7 @@ class Blocked(GateBlocked):
         failing = [result for result in results if result.verdict is not Verdict.PASS]
         shown = "; ".join(f"{result.name} {result.verdict.value}: {result.evidence}" for result in failing)
         super().__init__(
-            # The advice first: what is too long is cut at its end.
+            # The advice comes first, since a message that is too long is cut at its end.
             f"{to.value} is not entered. {advice}. {shown}",
             name=to.value,
             verdict=worst(failing).value,
@@ -53,7 +53,7 @@ class Blocked(GateBlocked):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Who changes the setting, and why."""
+    """The actor and the reason of a change of the setting."""
 
     actor: str
     reason: str = ""
@@ -65,7 +65,7 @@ class Decision:
     def check(self) -> None:
         """Raises InvalidField."""
         if not self.actor.strip() or len(self.actor) > MAX_ACTOR_CHARACTERS:
-            raise InvalidField("actor", self.actor, f"who does this, 1 to {MAX_ACTOR_CHARACTERS} characters")
+            raise InvalidField("actor", self.actor, f"the name of the actor, 1 to {MAX_ACTOR_CHARACTERS} characters")
         if len(self.reason) > MAX_REASON_CHARACTERS:
             raise InvalidField("reason", self.reason, f"at most {MAX_REASON_CHARACTERS} characters")
         if self.override and not self.reason.strip():
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
     next: Phase | None
     results: tuple[GateResult, ...]
     blocked: str
-    """Why there is no next step; "" when there is one."""
+    """Why there is no next step; "" if there is one."""
 
     @property
     def effect(self) -> str:
@@ -89,7 +89,7 @@ class Plan(NamedTuple):
 
 
 class Migration:
-    """`evidence` tells what is known now, for the gates."""
+    """Changes of the setting. `evidence` returns the current evidence for the gates."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class Migration:
         self.pace = Pace()
 
     async def plan(self) -> Plan:
-        """What the next step is and what its gates say. Changes nothing. Raises ControlUnavailable."""
+        """Return the next step and the verdicts of its gates. Raises ControlUnavailable."""
         return self.outlook(await self._cache.refresh())
 
     def outlook(self, setting: Setting) -> Plan:
-        """As `plan`, from what is known here."""
+        """Return the plan from this router's own evidence, without a read."""
         try:
             to = phases.next_phase(setting)
         except IllegalMove as error:
@@ -123,12 +123,12 @@ class Migration:
         return self._limits.overlaid(setting.limits)
 
     def checked(self, gates: Sequence[str], setting: Setting) -> tuple[GateResult, ...]:
-        """These gates, by what is known here now and the limits in force."""
+        """Return the verdicts of these gates, by this router's evidence and the limits in force."""
         results = check(gates, self._evidence(setting), self.limits(setting))
         return self.pace.noted(results, self._clock.monotonic())
 
     def alerts(self, setting: Setting) -> list[str]:
-        """What an operator must look at, by the evidence of the gates."""
+        """Return the alerts for the operator, by the evidence of the gates."""
         evidence = self._evidence(setting)
         return [*warnings(evidence, self.limits(setting)), *clock_warning(evidence.clocks_apart_seconds)]
 
@@ -169,14 +169,14 @@ class Migration:
         return await self._commit(AUTOMATIC, decision, before, rolled_back(before))
 
     async def set_canary(self, decision: Decision, permille: int) -> Setting:
-        """How many thousandths of the buckets go to B. Raises as `rollback` does."""
+        """Set the thousandths of the buckets that go to B. Raises as `rollback` does."""
         if not 0 <= permille <= phases.CANARY_FULL:
             raise InvalidField("permille", permille, "0 to 1000 thousandths, that is 0 to 100 % in steps of 0.1 %")
         before = await self._begin(decision)
         return await self._commit("canary", decision, before, phases.set_canary(before, permille))
 
     async def set_shadow(self, decision: Decision, permille: int, *, same: bool = False) -> Setting:
-        """How many thousandths of the reads are compared with the other store. Raises as `rollback` does."""
+        """Set the thousandths of the reads to compare with the other store. Raises as `rollback` does."""
         if not 0 <= permille <= phases.SHADOW_FULL:
             raise InvalidField("permille", permille, "0 to 1000 thousandths, that is 0 to 100 % in steps of 0.1 %")
         before = await self._begin(decision)
@@ -213,10 +213,10 @@ class Migration:
         return await self._commit("rehearsal ended", decision, before, phases.end_rehearsal(before))
 
     async def note(self, decision: Decision, action: str) -> Setting:
-        """Has the journal keep what was done beside the setting, which stays. Raises as `rollback` does."""
+        """Write an action that does not change the setting to the journal. Raises as `rollback` does."""
         for _ in range(_NOTES):
             before = await self._begin(decision)
-            # Who changes the setting meanwhile takes nothing from what is noted.
+            # A concurrent change of the setting does not invalidate the note.
             with suppress(Outdated):
                 return await self._commit(action, decision, before, phases.noted(before))
         raise Outdated(f"others changed the setting {_NOTES} times: nothing was done, try again")
@@ -238,13 +238,13 @@ class Migration:
         return setting
 
     async def _begin_going_back(self, decision: Decision) -> tuple[Setting, Decision]:
-        """As `_begin`. A setting that cannot be read stops no rollback: the journal has what it was."""
+        """Like `_begin`, but accept an unreadable setting, so that a rollback is possible."""
         try:
             return await self._begin(decision), decision
         except DamagedSetting as damaged:
             newest = await self._control.journal(1)
             last = newest[0].after if newest else Setting(phase=Phase.CUTOVER)
-            log.error("the setting of generation %d is written over: %s", damaged.generation, damaged)
+            log.error("the setting of generation %d is overwritten: %s", damaged.generation, damaged)
             reason = f"{decision.reason} (over a setting that could not be read)".strip()
             return replace(last, generation=damaged.generation), replace(decision, reason=reason)
 

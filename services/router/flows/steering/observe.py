@@ -1,4 +1,4 @@
-"""What a router knows of the migration around it: the setting, both stores, the log. Last good answers are kept."""
+"""A router's view of the setting, both stores and the log. It keeps the last good answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
 ANSWER_SECONDS = 1.0
-"""How long one question to a store or to the log may take."""
+"""Timeout of a query to a store or to the log."""
 
 STALE_SETTING_SECONDS = 3.0
 
@@ -34,7 +34,10 @@ _SAMPLES = 1000
 
 
 class SettingCache:
-    """This router's view of the setting, refreshed every half second; the last good one while the store is away."""
+    """This router's copy of the setting, refreshed every half second.
+
+    While the control store is unavailable, the last good setting stays.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class SettingCache:
         *,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        """`switches`: get the operator's flags with each setting; None: there are no flags."""
+        """`switches`: gets the operator's flags with each setting; None without flags."""
         self._control = control
         self._clock = clock
         self._switches = switches
@@ -58,31 +61,31 @@ class SettingCache:
 
     @property
     def current(self) -> Setting:
-        """What calls are planned by. Generation 0 (everything at A) before the first `refresh`."""
+        """The setting for planning calls. Generation 0 (all traffic at A) before the first `refresh`."""
         return self._current
 
     @property
     def flags(self) -> Flags:
-        """What calls are planned by."""
+        """The flags for planning calls."""
         return NO_FLAGS if self._switches is None else self._switches.current
 
     @property
     def lasting_flags(self) -> Flags:
-        """What records follow (see `Switches.lasting`)."""
+        """The flags that move records (see `Switches.lasting`)."""
         return NO_FLAGS if self._switches is None else self._switches.lasting
 
     @property
     def stale(self) -> bool:
-        """The control store is away: `current` may be old."""
+        """Whether the control store is unavailable, so that `current` may be old."""
         return self._away or self.age_seconds > STALE_SETTING_SECONDS
 
     @property
     def age_seconds(self) -> float:
-        """Since the control store confirmed `current`; infinite when it never did."""
+        """Time since the control store confirmed `current`; infinite if it never did."""
         return float("inf") if self._good_at is None else self._clock.monotonic() - self._good_at
 
     async def refresh(self) -> Setting:
-        """Asks the control store now. Raises ControlUnavailable; `current` then stays."""
+        """Read the control store. If it raises ControlUnavailable, `current` stays."""
         async with self._refreshing:
             try:
                 setting = await self._control.load()
@@ -94,15 +97,15 @@ class SettingCache:
         return setting
 
     def _log_foreign(self, setting: Setting) -> None:
-        """One line for each change that another router has made; with actor and reason it is in that router's log."""
+        """Log a change by another router. That router's log has the actor and the reason."""
         before = self._current
         if not before.generation:
             log.info("generation %d: the phase is %s", setting.generation, setting.phase.value)
-        elif what := changes(before, setting):
-            log.info("generation %d, set at another router: %s", setting.generation, "; ".join(what))
+        elif changed := changes(before, setting):
+            log.info("generation %d, set at another router: %s", setting.generation, "; ".join(changed))
 
     async def take(self, setting: Setting) -> None:
-        """What this router has just committed to the control store: it need not be asked again."""
+        """Apply a setting that this router has just committed, without another read."""
         async with self._refreshing:
             if setting.generation > self._current.generation:
                 await self._take(setting)
@@ -118,7 +121,7 @@ class SettingCache:
                 self._changed.notify_all()
 
     async def changed(self, since: Setting, timeout_seconds: float) -> Setting:
-        """Waits until `current` is another setting than `since`, at most so long; returns what it is then."""
+        """Wait until `current` differs from `since`, or for the timeout. Returns `current`."""
         try:
             async with asyncio.timeout(timeout_seconds), self._changed:
                 await self._changed.wait_for(lambda: self._current != since)
@@ -134,10 +137,10 @@ class SettingCache:
 
 @dataclass(slots=True)
 class Backlog:
-    """Since when each partition of the log has been ahead of one store's feed."""
+    """The times since which each partition of the log has been ahead of one store's feed."""
 
     seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
-    """By partition: when the log's end was first seen where."""
+    """By partition: the log's ends, each with the time of its first sighting."""
 
     def note(self, now: float, ends: dict[int, tuple[int, int]]) -> None:
         for partition, (_, end) in ends.items():
@@ -145,11 +148,11 @@ class Backlog:
             if not samples or samples[-1][1] < end:
                 samples.append((now, end))
             if len(samples) > _SAMPLES:
-                # Coarser, not shorter: what is oldest is what the lag is made of.
+                # Keep fewer samples over the same time: the oldest ones determine the lag.
                 self.seen[partition] = deque(list(samples)[::2])
 
     def oldest(self, now: float, following: dict[int, int]) -> float:
-        """Age in seconds of the oldest event that is not applied; 0 when all are."""
+        """Return the age in seconds of the oldest event that is not applied; 0 if all are."""
         oldest = now
         for partition, samples in self.seen.items():
             while samples and samples[0][1] <= following.get(partition, 0):
@@ -160,15 +163,17 @@ class Backlog:
 
 
 class Observer:
-    """Asks both stores and the log about every half second, each for a second at most.
+    """The poller of both stores and the log, about every half second, with a timeout of a second each.
 
     The lag of the feed into a store, in seconds, is the age of the oldest change that waits in the other store's outbox
-    plus the age of the oldest event in the log that the store has not read. The latter is counted from when this
-    router first saw the log's end beyond it. So it is too small by up to one interval, by what lay in the log when
-    this router started, and, in a backlog of more than 1000 intervals, by some intervals. It is 0 when nothing waits.
-    While the store, or the log, is out of reach it is counted on from what was last known of it, for people and alarms;
-    as evidence it is then not known. It is not known either while the other store is out of reach, or when the feed
-    stands still with nothing to show. How many events it is, is not known while the log is out of reach.
+    plus the age of the oldest event in the log that the store has not read. The latter counts from when this router
+    first saw the log's end beyond that event. So it is too small by up to one interval, by the events already in the
+    log when this router started, and, in a backlog of more than 1000 intervals, by some intervals. Without pending
+    changes the lag is 0.
+
+    While the store or the log is out of reach, the last known lag grows with time, for the status and for alarms; as
+    evidence it is then unknown. It is also unknown while the other store is out of reach, or if the feed is stuck
+    without pending changes. The lag in events is unknown while the log is out of reach.
     """
 
     def __init__(
@@ -183,9 +188,9 @@ class Observer:
         self._waits = LockWaits()
         self._ends: dict[int, tuple[int, int]] | None = None
         self._last_ends: dict[int, tuple[int, int]] | None = None
-        """As `_ends`, when the log was last in reach."""
+        """The last known `_ends`."""
         self.log_trouble = ""
-        """Why the log cannot be asked; "" when it can."""
+        """The log's error; "" if it answers."""
         self.loop = Loop("observer", self._body, longest_pause_seconds=1.0)
 
     def view(self, store: Store) -> StoreView:
@@ -193,17 +198,17 @@ class Observer:
 
     @property
     def log_ends(self) -> dict[int, tuple[int, int]] | None:
-        """By partition the oldest offset and the next one; None while the log is out of reach."""
+        """The oldest and the next offset of each partition; None while the log is out of reach."""
         return self._ends
 
     def evidence(self, setting: Setting, buckets_at_b: int | None, backfill_seconds_ago: float | None) -> Evidence:
-        """What the gates judge by. What is not known, or too old, is None."""
+        """Return the evidence for the gates. Values that are unknown or too old are None."""
         now = self._clock.monotonic()
         views = [self._views[store] for store in Store]
         answers = [view.fresh(now) for view in views]
         a = answers[0]
         lags = [view.lag_seconds for view in views]
-        # Of a log that was replaced nobody knows what a store has missed.
+        # After a replacement of the log, the store's lag is unknown.
         all_fresh = all(answer is not None and not answer.feed.log_replaced for answer in answers)
         sure = all_fresh and not self.log_trouble and all(view.reachable for view in views)
         return Evidence(
@@ -220,7 +225,7 @@ class Observer:
         )
 
     def _apart_seconds(self, view: StoreView, now: float) -> float:
-        """By how much the store's clock and the times that it reads in the log differ from this router's clock."""
+        """Return the difference of the store's clock, and of times that it reads in the log, from this router's."""
         status = view.fresh(now)
         if status is None or view.seen_at is None or not status.HasField("now_time"):
             return 0.0
@@ -229,11 +234,11 @@ class Observer:
 
     @property
     def worst_lag_seconds(self) -> float | None:
-        """Of both feeds, as far as it is known; None: neither is."""
+        """Return the greater lag of both feeds, as far as known; None if neither is."""
         return max((view.lag_seconds for view in self._views.values() if view.lag_seconds is not None), default=None)
 
     async def poll(self) -> None:
-        """Asks once, all at the same time. Never raises because somebody is away."""
+        """Query both stores and the log at once. Unavailable ones are not an error."""
         views, _ = await asyncio.gather(
             asyncio.gather(*(self._ask(client) for client in self._stores.values())), self._ask_log()
         )
@@ -282,7 +287,7 @@ class Observer:
         seconds = None
         if source is not None and source.reachable and source.status is not None:
             outbox = source.status.outbox
-            # A log that is away stops every feed: then what waits in the outbox is something to show.
+            # An unavailable log stops every feed, so the status must show the changes in the outbox.
             shows = waiting or (outbox.entries if self._ends is None else not feed.trouble)
             if shows and not feed.log_replaced:
                 seconds = outbox.oldest_seconds + (unread if waiting else 0.0)

@@ -1,4 +1,4 @@
-"""Since when the phase is what it is, by whom and why: found in the journal when the setting has changed."""
+"""The last change of phase, read from the journal whenever the setting changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.router.core.phase import Setting
 
 INTERVAL_SECONDS = 0.5
 PAGES = (20, 1000)
-"""Entries that are read: most changes of the phase are among the latest ones."""
+"""Numbers of journal entries to read in turn: the last change of phase is usually among the latest."""
 
 
 class Journal(Protocol):
@@ -27,18 +27,18 @@ class Steering(Protocol):
 
 
 class PhaseSince:
-    """`loop` is the caller's to run."""
+    """The reader of the last change of phase. The caller runs `loop`."""
 
     def __init__(self, journal: Journal, steering: Steering) -> None:
         self._journal = journal
         self._steering = steering
         self._generation = 0
         self.entry: JournalEntry | None = None
-        """The change that entered the phase; None: not known."""
+        """The change that entered the phase; None if unknown."""
         self.loop = Loop("phase since", self._body)
 
     async def look(self) -> None:
-        """Raises ControlUnavailable; what is known then stays."""
+        """Read the journal. If it raises ControlUnavailable, the last result stays."""
         setting = self._steering.current
         if setting.generation == self._generation:
             return

@@ -1,10 +1,10 @@
-"""Synthetic calls for thin traffic: gates need samples, and a service that few clients call gives few.
+"""Synthetic calls: they give gates enough samples when clients make few calls.
 
 A probe is a client of this router's own public listener, so its calls are planned, forwarded, measured, compared and
-held against the ledger as those of any client. It reads records that are there, by name. It writes on names of its own,
-with a random part, by the method that the contract marks with `probe_if`: such a call commits a change in the owner's
-row (version, event, served request) and leaves no record, so no list, no watch and no quota shows it. What stays are
-`NAMES` rows of a few bytes for each probe.
+checked by the ledger like those of any client. It reads existing records by name. It writes on names of its own, with a
+random part, by the method that the contract marks with `probe_if`: such a call commits a change in the owner's row
+(version, event, served request) and leaves no record, so no list, watch or quota shows it. Each probe leaves `NAMES`
+rows of a few bytes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from services.router.flows.stores import StoreClient, Stores
 MAX_SECONDS = 3600.0
 MAX_RATE = 200.0
 NAMES = 16
-"""Of each probe; they spread its writes over as many buckets."""
+"""Names per probe. They spread its writes over as many buckets."""
 READ_NAMES = 500
-"""Records that are read in turn, of each store."""
+"""Records of each store to read in turn."""
 CALL_SECONDS = 5.0
 WORKERS = 8
 TELL_SECONDS = 1.0
@@ -49,14 +49,14 @@ _FAULTS = frozenset(
 
 
 class ProbeUnderWay(BatonError):
-    """Another probe runs at this router; wait for its end."""
+    """Another probe is running at this router: wait for its end."""
 
     code = "FAILED_PRECONDITION"
     reason = "PROBE_UNDER_WAY"
 
 
 class NoProbe(BatonError):
-    """The contract has no method that a probe could call."""
+    """The contract has no method for a probe."""
 
     code = "FAILED_PRECONDITION"
     reason = "NO_PROBE"
@@ -88,7 +88,7 @@ class ProbeCounts:
 
 
 class Probe:
-    """Of one router, one at a time."""
+    """The prober of one router. It runs one probe at a time."""
 
     def __init__(self, contract: Contract, stores: Stores, address: Callable[[], str], clock: Clock) -> None:
         """`address`: of the router's public listener."""
@@ -111,7 +111,7 @@ class Probe:
             raise ProbeUnderWay()
 
     async def run(self, plan: ProbePlan) -> AsyncGenerator[ProbeCounts, None]:
-        """What came of it so far, every second and at the end. Raises as `check`."""
+        """Run a probe; yield its counts every second and at the end. Raises as `check`."""
         self.check(plan)
         self._busy = True
         counts, began = ProbeCounts(), self._clock.monotonic()
@@ -135,7 +135,7 @@ class Probe:
             self._busy = False
 
     async def _names(self) -> list[str]:
-        """Of records that are there, at any store that answers."""
+        """Return names of existing records from any store that answers."""
         found: dict[str, None] = {}
         for client in self._stores.values():
             found |= dict.fromkeys(await _names_at(client))
@@ -164,7 +164,7 @@ class _Run:
         self._numbers = count()
 
     async def work(self, began: float, clock: Clock) -> None:
-        """Calls, each at its time, until the time is over."""
+        """Make calls at the given rate until the time is over."""
         while True:
             number = next(self._numbers)
             at = number / self._plan.rate
@@ -203,7 +203,7 @@ class _Run:
 
 
 def _fill(method: Method, request: object, name: str) -> None:
-    """Names the record, whose key may be one field of the request or several parts of it."""
+    """Set the record's name. Its key may be one field of the request or several."""
     key = method.key
     assert key is not None, "probes call methods with a key"
     values = [name] if key.template == "{}" else _parts(key.template, name)
@@ -211,7 +211,7 @@ def _fill(method: Method, request: object, name: str) -> None:
 
 
 def _parts(template: str, name: str) -> list[str]:
-    """The parts of a name by its template: "shelf/{}/{}" and "shelf/r/7" give r and 7."""
+    """Split a name by its template: "shelf/{}/{}" and "shelf/r/7" give r and 7."""
     values = []
     literals = template.split("{}")
     rest = name.removeprefix(literals[0])

@@ -1,4 +1,4 @@
-"""What one router reports to all of them each second: its measurements, as JSON in the control store."""
+"""The report that each router writes to the control store every second: its measurements as JSON."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from services.router.flows.traffic import Answered, Totals
 
 NO_TOTALS = Totals()
 MOST_CLIENTS = 50
-"""In one report; those that called last."""
+"""Maximum number of clients in a report: the most recent callers."""
 
 
 class OldClient(NamedTuple):
-    """A client of an old schema version, at one router or, added up, at all."""
+    """A client of an old schema version, at one router or summed over all."""
 
     name: str
     schema_version: int
-    """The oldest that it spoke."""
+    """The oldest version that it used."""
     calls: int
     idle_seconds: float
 
@@ -39,10 +39,10 @@ def old_clients(own: Clients, clock: Clock) -> list[OldClient]:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one router reports."""
+    """The report of one router."""
 
     seconds: tuple[tuple[Counts, Counts], ...]
-    """A's and B's, the newest first."""
+    """A's and B's counts per second, newest first."""
     recent: Mapping[Store, Counts]
     parities: tuple[Parity, ...]
     shadow_run: int
@@ -50,14 +50,14 @@ class Measured:
     answered: Answered
     ledger: LedgerCounts
     latency_seconds: float | None = None
-    """P99 of the calls of the last LOAD_SECONDS; None: there were none."""
+    """P99 of the calls of the last LOAD_SECONDS; None if there were none."""
     latencies: Mapping[Store, Histogram] = field(default_factory=dict)
-    """Of the calls of the last LOAD_SECONDS."""
+    """Latencies of the calls of the last LOAD_SECONDS."""
     totals: Totals = NO_TOTALS
     generation: int = 0
-    """Of the setting that it plans calls by; 0: not known."""
+    """Generation of the setting that the router uses; 0 if unknown."""
     clients: tuple[OldClient, ...] = ()
-    """Of old schema versions, at its public listener; the last to call first."""
+    """Clients of old schema versions at its public listener, the most recent caller first."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -80,7 +80,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, text: str) -> Measured:
-        """Raises ValueError when it was written by a router of another version."""
+        """Raises ValueError if a router of another version wrote it."""
         try:
             fields = json.loads(text)
             return cls(

@@ -1,4 +1,4 @@
-"""Work that is not done yet: a phase without a way back is not entered over it."""
+"""Unfinished work, which blocks the step to a phase without rollback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Moves(Protocol):
 
 
 def under_way(jobs: JobView, moves: Moves, views: StoreViews) -> tuple[str, ...] | None:
-    """Open jobs, moves, recoveries and conflicts, one text each; None: not known."""
+    """List open jobs, moves, recoveries and conflicts, one text each; None if unknown."""
     found = [f"job {job.id} is {job.state.value}" for job in jobs.view if not job.state.ended]
     if not moves.settled:
         found.append("buckets are on their way")
