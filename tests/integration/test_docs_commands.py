@@ -40,6 +40,7 @@ ELSEWHERE = {"docs/clients.md": "test_docs_clients.py", "clients/python/README.m
 
 NOT_RUN = {
     "README.md": ["not run: CI runs make test itself; tests/acceptance/test_demo.py runs the demo"],
+    "docs/adapters.md": ["not run: make test runs the whole folder"],
     "docs/benchmarks.md": ["not run: minutes each; tests/integration/test_bench_pool.py runs a short one"],
     "docs/clients.md": [
         "not run: the tests use the package where it is",
