@@ -36,6 +36,7 @@ DONE = (
     "libs/sqlite.py",
     "libs/telemetry",
     "libs/text.py",
+    "services/router/api",
     "services/router/cli",
     "services/router/flows/*.py",
     "services/router/flows/calls",

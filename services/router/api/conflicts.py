@@ -1,4 +1,4 @@
-"""The operator's API for what seizures have left behind."""
+"""The operator's API for conflicts: changes that a seizure did not see."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _finite(rate: float) -> float:
 
 
 def latest_jobs(jobs: Jobs) -> list[pb.Job]:
-    """Of each lane the newest one, for the status."""
+    """Return the newest job of each lane, for the status."""
     newest: dict[str, Job] = {}
     for job in jobs.view:
         newest.setdefault(job.lane, job)

@@ -1,4 +1,4 @@
-"""The control API's messages, from and to the values that flows and core work with."""
+"""Conversion between messages of the control API and values of flows and core."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def phase_from_pb(number: int) -> Phase:
 
 
 def known(value: float) -> float | None:
-    """None for a negative value, which stands for an unknown one."""
+    """Return the value, or None if it is negative, which means unknown."""
     return value if value >= 0 else None
 
 

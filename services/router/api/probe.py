@@ -12,7 +12,7 @@ from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.probe import Probe, ProbePlan
 
 BEGUN = "probe begun"
-"""In the journal."""
+"""The action in the journal."""
 
 
 class ProbeMethods:
@@ -25,8 +25,8 @@ class ProbeMethods:
     async def Probe(self, request: pb.ProbeRequest, context: Context) -> AsyncGenerator[pb.ProbeResponse, None]:  # noqa: N802
         plan = ProbePlan(request.seconds, request.rate, request.writes)
         self._probe.check(plan)
-        what = f"{plan.seconds:.0f} s, {plan.rate:.0f} calls/s, {'reads and writes' if plan.writes else 'reads'}"
-        reason = f"{request.reason} ({what})" if request.reason else what
+        extent = f"{plan.seconds:.0f} s, {plan.rate:.0f} calls/s, {'reads and writes' if plan.writes else 'reads'}"
+        reason = f"{request.reason} ({extent})" if request.reason else extent
         await self._migration.note(Decision(request.actor, reason), BEGUN)
         async with aclosing(self._probe.run(plan)) as told:
             async for counts in told:

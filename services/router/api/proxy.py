@@ -1,4 +1,4 @@
-"""The contract, served by forwarding: bytes in, bytes out."""
+"""The contract's service, by forwarding of serialized messages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from services.router.flows.stores import Answer, Refused
 from services.router.flows.traffic import Traffic
 
 WRITE_SECONDS = 2.0
-"""A write is given at least this long, even when its caller waits less: it is finished in a task of its own."""
+"""Minimum time for a write, even if its caller waits less. A task of its own finishes it."""
 
 DEFAULT_SECONDS = 5.0
-"""For a caller without a deadline."""
+"""Timeout of a call without a deadline."""
 
 
 _KEPT = frozenset({metadata.STALE, metadata.AGE_SECONDS, metadata.VERSION})
-"""Of what a store says beside its answer, what is for clients."""
+"""The trailers of a store that are passed on to clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Proxy:
     shadow: Shadow
     ledger: Auditor
     logged: frozenset[Phase] = frozenset()
-    """In these a write is answered only when its event is in the log."""
+    """Phases that answer a write only once its event is in the log."""
     watching: Watching = field(kw_only=True)
     clients: Clients = field(kw_only=True)
-    """Of old schema versions."""
+    """Clients of old schema versions."""
 
     def service(self) -> RawService:
-        """To be registered at the public listener."""
+        """The service to register at the public listener."""
         methods = self.contract.methods.items()
         once = {name: self._handler(method) for name, method in methods if method.watch is None}
         watches = Watches(self.contract, self.watching, self.traffic, self.clients)
@@ -93,14 +93,16 @@ class Proxy:
                     answer = await (work if method.is_read else self.writes.run(work))
             except Refused as refused:
                 self._compare(call, refused)
-                context.set_trailing_metadata(why.told(refused.store, dict(refused.error.trailing_metadata() or ())))
+                context.set_trailing_metadata(
+                    why.trailers_of(refused.store, dict(refused.error.trailing_metadata() or ()))
+                )
                 return await self._refuse(context, refused)
             except BatonError as error:
                 self._count(error)
-                context.set_trailing_metadata(why.told(None, {}))
+                context.set_trailing_metadata(why.trailers_of(None, {}))
                 return await abort(context, error)
             kept = tuple((name, value) for name, value in answer.trailers.items() if name in _KEPT)
-            context.set_trailing_metadata((*kept, *why.told(answer.store, answer.trailers)))
+            context.set_trailing_metadata((*kept, *why.trailers_of(answer.store, answer.trailers)))
             self._compare(call, answer)
             if call is not None and not method.is_read:
                 self.ledger.offer(call, message, answer, version)
@@ -131,7 +133,7 @@ class Proxy:
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
         if schemas.metadata:
-            # Always: what a store takes for the newest may be another one.
+            # Always sent: the newest version that a store knows may be a different one.
             extra.append((schemas.metadata, str(schemas.asked(context.invocation_metadata()))))
         now = self.clock.monotonic()
         return ClientCall(
@@ -146,7 +148,7 @@ class Proxy:
         )
 
     def _compare(self, call: ClientCall | None, outcome: Answer | Refused) -> None:
-        """Some reads are asked again at the other store, later. Lists are compared by their rows where those are."""
+        """Offer a read to the shadow. `Listing` offers the rows of lists itself."""
         if call is not None and call.method.is_read:
             self.shadow.offer(call, outcome)
 
@@ -165,15 +167,17 @@ class Proxy:
 
 @dataclass(slots=True)
 class Why:
-    """What a caller is told who asks why: in metadata beside the answer, or beside the error."""
+    """The explanation for a caller that asks for it, in metadata of the answer or the error."""
 
     setting: Setting
     asked: bool
     chosen: Target | None = None
-    """None: the request was refused before it was planned."""
+    """None if the request was refused before it was planned."""
 
-    def told(self, store: Store | None, trailers: Mapping[str, str | bytes]) -> tuple[tuple[str, str | bytes], ...]:
-        """`store`: which answered, None when none did. `trailers`: what comes with the answer anyway."""
+    def trailers_of(
+        self, store: Store | None, trailers: Mapping[str, str | bytes]
+    ) -> tuple[tuple[str, str | bytes], ...]:
+        """`store`: the store that answered, or None. `trailers`: those of the answer."""
         if not self.asked:
             return ()
         told: list[tuple[str, str | bytes]] = [(metadata.PHASE, self.setting.phase.value)]
@@ -196,8 +200,11 @@ def _time_left(context: Context) -> float:
 
 
 def _own_request_id(method: Method, message: Message) -> str:
-    """In lower case; "" when there is none. Raises InvalidField for what cannot travel as metadata: a call with that
-    would not even be refused by a store, but run into its deadline."""
+    """Return the request id in lower case; "" if there is none.
+
+    Raises InvalidField for one that is not valid as metadata: a call with it would not reach a store, but run into its
+    deadline.
+    """
     value: str = getattr(message, method.request_id)
     if len(value) > MAX_REQUEST_ID_BYTES or not (value.isascii() and value.isprintable()):
         raise InvalidField(method.request_id, value, "a UUID")

@@ -1,4 +1,4 @@
-"""The operator's API for single records that cannot be read."""
+"""The operator's API for unreadable records."""
 
 from __future__ import annotations
 

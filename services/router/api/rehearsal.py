@@ -63,7 +63,7 @@ def add_rehearsal(answer: pb.GetStatusResponse, jobs: Jobs, rehearsals: Rehearsa
 
 
 def _walk(job: Job | None) -> pb.Progress:
-    """Counted in steps of the plan."""
+    """Return the progress in steps of the plan."""
     progress = _progress("canary auto", job)
     if job is not None:
         progress.total = len(parse_plan(job.arguments[canary.PLAN]).steps)

@@ -1,8 +1,8 @@
-"""What an agent may ask a router beside the contract's calls: where the migration is, and where a call would go.
+"""A router's MCP tools besides the contract's calls: the state of the migration, and the routing of a call.
 
-They only look, so they are at the public listener, where no token is asked for. For the same reason they leave out what
-is for operators alone: the names of people, clients, routers and hosts, and the words of errors. `baton status` and
-`baton explain` show those by the control listener, and only there the migration is changed.
+They are read-only, so the public listener serves them without a token. Therefore they leave out information for
+operators: the names of people, clients, routers and hosts, and the texts of errors. `baton status` and `baton explain`
+show those by the control listener, the only one that can change the migration.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PUBLIC_OF_STORE = FieldMask(
     paths=["store", "reachable", "serving", "records", "owned_records", "owned_buckets", "lag_events", "lag_seconds"]
 )
 
-_OUT_OF_DATE = "The control store is out of reach: this is as it was when it answered last."
+_OUT_OF_DATE = "The control store is out of reach: this is its last known state."
 
 
 def router_tools(control: TypedService, gateway: Gateway) -> Iterator[Tool]:

@@ -39,7 +39,7 @@ from services.router.flows.stores import StoreViews
 from services.router.flows.traffic import Totals, Traffic
 
 RECENT_SECONDS = 30
-"""Of `MeasuredCalls.recent_calls`."""
+"""The period of `MeasuredCalls.recent_calls`."""
 
 DEFAULT_INTERVAL_SECONDS = 1.0
 SHORTEST_INTERVAL_SECONDS = 0.1
@@ -64,12 +64,12 @@ class MoverView(Protocol):
 
     @property
     def measured_rate(self) -> float:
-        """Records per second of the last pass that moved something; 0: never."""
+        """Records per second in the last pass that moved records; 0 if there was none."""
         ...
 
     @property
     def settled(self) -> bool:
-        """Each bucket is where the setting wants it."""
+        """Whether each bucket is at its target."""
         ...
 
 
@@ -178,7 +178,7 @@ class StatusMethods:
         return answer
 
     def _add_outlook(self, answer: pb.GetStatusResponse) -> None:
-        """The next step, and what blocks it."""
+        """Add the next step and the gates that block it."""
         setting = self.cache.current
         plan = self.migration.outlook(setting)
         answer.next = PHASE_NUMBERS[plan.next] if plan.next else pb.PHASE_UNSPECIFIED
@@ -213,7 +213,7 @@ class StatusMethods:
 
 
 def blocked_by(results: tuple[GateResult, ...]) -> str:
-    """The gates that do not pass, in words; "" when all do."""
+    """List the gates that do not pass, in words; "" if all do."""
     return "; ".join(f"{r.name} {r.verdict.value}: {r.evidence}" for r in results if r.verdict is not Verdict.PASS)
 
 

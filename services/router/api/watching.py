@@ -1,4 +1,4 @@
-"""A method of the contract that watches: one request in, bytes out as the stores make them."""
+"""Watch methods of the contract: one request in, a stream of the stores' serialized answers out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Watches:
     clients: Clients
 
     def handler(self, method: Method, chosen: Callable[[bool], Store]) -> Stream:
-        """`chosen`: where a watch begins now that does not say where it goes on, if its client is an old one or not."""
+        """`chosen`: the store for a watch without a position, by whether the client is an old one."""
 
         async def handle(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
             try:
@@ -41,7 +41,7 @@ class Watches:
                     async for answer in answers:
                         yield answer
             except SlowReader:
-                raise  # The caller's own doing: it does not count as unavailable.
+                raise  # The caller cancelled: this does not count as unavailable.
             except Refused as refused:
                 self.traffic.unavailable += refused.error.code() is grpc.StatusCode.UNAVAILABLE
                 await pass_on(context, refused.error)
