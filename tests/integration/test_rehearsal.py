@@ -280,6 +280,7 @@ async def test_during_a_rehearsal_calls_go_where_their_bucket_is(controlled: Con
     await rehearse(controlled, 1)
     await controlled.flows.migration.begin_rehearsal(BY_ANN, [bucket])
     await eventually(lambda: controlled.flows.mover.settled, 20.0)
+    await asyncio.sleep(2 * rehearsal.LOOK_SECONDS)
     writes = dict(controlled.system.traffic.writes)
     lend = shelf_pb2.LendOrder(path="shelf/r/00000", reader="ann", token=str(uuid4())).SerializeToString()
     await controlled.system.client.multi_callable("/toy.Shelf/Lend")(lend, timeout=5)
