@@ -30,7 +30,7 @@ SPEED = 4.0
 """The picture runs so much faster than the demo."""
 LAST_SECONDS = 8.0
 """How long the last frame stays."""
-LEAST_SECONDS = 0.15
+LEAST_SECONDS = 0.4
 """Lines that come closer together are one frame."""
 
 
