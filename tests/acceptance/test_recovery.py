@@ -200,7 +200,7 @@ async def test_a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_p
         await asyncio.to_thread(burn, tmp_path)
         job = await site.walk.job("seize", {"store": "B", "confirm": "service_layer"})
         assert "buckets seized" in job.note
-        owned = await site.readers[0].absences()
+        owned = await site.readers[0].bucket_owners()
         assert set(owned.values()) == {"A"}
         await site.some_writes()
         assert "another database" in await site.start_gone("B", "b-1")
@@ -267,7 +267,7 @@ async def walk_on(site: Site) -> None:
     older than the recovery."""
 
     async def home() -> bool:
-        counts = [Counter((await reader.absences()).values())["B"] for reader in site.readers]
+        counts = [Counter((await reader.bucket_owners()).values())["B"] for reader in site.readers]
         return counts == [BUCKETS // 2] * 2
 
     await eventually(home, 90.0, "B has its half")

@@ -30,6 +30,7 @@ DONE = (
     "libs/postgres.py",
     "libs/proving",
     "libs/process.py",
+    "libs/proving",
     "libs/rpc",
     "libs/sandboxes",
     "libs/settings.py",

@@ -114,9 +114,11 @@ def _with_digests(found: Evidence) -> Evidence:
     return replace(found, stores=(a, replace(b, digests={**b.digests, 5: 1})))
 
 
-def _with_absences(found: Evidence, owner: str, stores: str) -> Evidence:
+def _with_bucket_owner(found: Evidence, owner: str, stores: str) -> Evidence:
     def changed(content: StoreContent) -> StoreContent:
-        return replace(content, absences={**content.absences, 7: owner}) if content.store in stores else content
+        return (
+            replace(content, bucket_owners={**content.bucket_owners, 7: owner}) if content.store in stores else content
+        )
 
     return replace(found, stores=tuple(changed(content) for content in found.stores))
 
@@ -152,8 +154,8 @@ PLANTED: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
         lambda found: _with_row(found, UNTOUCHED, replace(AFTER[2], content="other")),
     ),
     "the stores disagree about who owns absent records": (
-        "absences_misowned",
-        lambda found: _with_absences(found, "A", "A"),
+        "buckets_misowned",
+        lambda found: _with_bucket_owner(found, "A", "A"),
     ),
     "an acknowledged write carries no revision": ("unjudged", lambda found: _with_call(found, 2, revision=None)),
 }

@@ -218,7 +218,10 @@ def _only(evidence: Evidence, names: set[str], digests: Sequence[Mapping[int, in
     until they agreed or the time was up."""
     contents = [
         StoreContent(
-            content.store, tuple(one for one in content.records if one.name in names), dict(agreed), content.absences
+            content.store,
+            tuple(one for one in content.records if one.name in names),
+            dict(agreed),
+            content.bucket_owners,
         )
         for content, agreed in zip(evidence.stores, digests, strict=True)
     ]

@@ -29,7 +29,7 @@ class StoreContent:
     store: str
     records: tuple[Held, ...]
     digests: dict[int, int]
-    absences: dict[int, str]
+    bucket_owners: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ async def gather(
     """Read everything; the system must be quiet. Raises grpc.aio.AioRpcError, LogUnavailable, TrialFailed."""
     events = await read_log(log)
     stores = [
-        StoreContent(reader.access.store, tuple(await reader.export()), await reader.digests(), await reader.absences())
+        StoreContent(
+            reader.access.store, tuple(await reader.export()), await reader.digests(), await reader.bucket_owners()
+        )
         for reader in readers
     ]
     return Evidence(tuple(calls), tuple(events), tuple(stores), tuple(before))
@@ -98,5 +100,5 @@ def _content(line: dict[str, Any]) -> StoreContent:
         line["store"],
         tuple(_held(held) for held in line["records"]),
         {int(bucket): digest for bucket, digest in line["digests"].items()},
-        {int(bucket): owner for bucket, owner in line["absences"].items()},
+        {int(bucket): owner for bucket, owner in line["bucket_owners"].items()},
     )

@@ -94,7 +94,7 @@ class Reader:
         found = await self.ask(self.stub.DigestBuckets, pb.DigestBucketsRequest())
         return {bucket.bucket: bucket.digest for bucket in found.buckets}
 
-    async def absences(self) -> dict[int, str]:
+    async def bucket_owners(self) -> dict[int, str]:
         """Owners of the buckets in this store's view."""
         found = await self.ask(self.stub.ListAbsences, pb.ListAbsencesRequest())
         return {absence.bucket: STORES[absence.owner].value for absence in found.absences}

@@ -35,7 +35,7 @@ class Result:
     old_records_changed: Tally
     """Records that no client wrote, and that changed."""
     digests_equal: bool
-    absences: Tally
+    misowned: Tally
     """Buckets without an owner or with two, or on whose owner the stores disagree."""
     calls: int
 
@@ -52,7 +52,7 @@ class Result:
             "not_linearizable": self.not_linearizable,
             "old_records_lost": self.old_records_lost,
             "old_records_changed": self.old_records_changed,
-            "absences_misowned": self.absences,
+            "buckets_misowned": self.misowned,
         }
 
     @property
@@ -106,7 +106,7 @@ def judge(evidence: Evidence, *, max_states: int = linearizability.DEFAULT_MAX_S
         old_records_lost=Tally.of(lost),
         old_records_changed=Tally.of(changed),
         digests_equal=len({tuple(sorted(content.digests.items())) for content in evidence.stores}) == 1,
-        absences=Tally.of(_absences(evidence.stores)),
+        misowned=Tally.of(_misowned_buckets(evidence.stores)),
         calls=len(evidence.calls),
     )
 
@@ -144,8 +144,8 @@ def _content(held: Held) -> tuple[object, ...]:
     return held.written, held.live, held.content
 
 
-def _absences(stores: Sequence[StoreContent]) -> list[str]:
-    views = {content.store: content.absences for content in stores}
+def _misowned_buckets(stores: Sequence[StoreContent]) -> list[str]:
+    views = {content.store: content.bucket_owners for content in stores}
     offenders = []
     for bucket in range(BUCKETS):
         owners = {view.get(bucket) for view in views.values()}

@@ -28,7 +28,7 @@ ZERO = {
     "not_linearizable": "records whose history is not linearizable",
     "old_records_lost": "records of the old database lost",
     "old_records_changed": "records of the old database changed by the move",
-    "absences_misowned": "buckets without exactly one owner",
+    "buckets_misowned": "buckets without exactly one owner",
 }
 """The counts that must be 0, in words."""
 
