@@ -102,7 +102,7 @@ async def test_every_kind_of_dirt_is_found_and_must_be_accepted_by_name(world: W
 
         code, _, told = await baton(world, tmp_path, "audit", "--yes", "--accept", "everything")
         assert code == 2
-        assert "'everything' is not valid: kinds that a person may accept: " in told
+        assert "'everything' is not valid: acceptable kinds: " in told
         assert left(world) == []
 
 

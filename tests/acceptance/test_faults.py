@@ -21,9 +21,9 @@ from libs.proving.trial.stores import open_readers, wait_until_quiet
 from libs.proving.trial.verdict import Result, judge
 from libs.proving.trial.walk import Move, Walk
 from libs.proving.trial.world import Size, World
+from services.router.cli.demo.run import OLD_DATABASE
 from tests.acceptance.faults import Fault, flushed, one_after_the_other, process_faults, server_faults
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 LEAST_CALLS = 100
 """For each fault."""
 QUIET_SECONDS = 60.0

@@ -35,11 +35,11 @@ from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
+from services.router.cli.demo.run import OLD_DATABASE
 from services.router.core.plan import is_canary
 from tests.acceptance.talk import COLLECTION, create, get, update
 from tests.waiting import eventually
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 CALL_SECONDS = 10.0
 WAIT_SECONDS = 90.0
 REASON = "an acceptance run"

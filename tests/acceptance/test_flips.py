@@ -15,9 +15,9 @@ from libs.proving.trial.chaos_report import Setup, StormReport, run_storm
 from libs.proving.trial.load import LoadPlan
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
+from services.router.cli.demo.run import OLD_DATABASE
 from tests.waiting import NotReached
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 SEES_FLIPS_AFTER = ({"refresh_seconds": "0.05"}, {"refresh_seconds": "0.4"}, {"refresh_seconds": "1.0"})
 LEAST_CALLS = 1250
 LEAST_FLIPS = 30

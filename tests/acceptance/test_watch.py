@@ -22,10 +22,10 @@ from libs.proving.servers.stack import Stack
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from libs.rpc.channel import Channel, open_channel
+from services.router.cli.demo.run import OLD_DATABASE
 from tests.acceptance.watchers import Watcher, watching
 from tests.waiting import eventually
 
-OLD_DATABASE = Path(__file__).parents[1] / "fixtures" / "old_simple_mcp.db"
 REASON = "an acceptance run"
 NAMES = 24
 WRITERS = 4
