@@ -190,7 +190,7 @@ async def test_a_process_that_dies_unasked_fails_the_demo_and_is_named(tmp_path:
         os.kill(old.pid, signal.SIGKILL)
         assert demo.wait(STOP_SECONDS) == 1
     report = json.loads((tmp_path / "build" / "demo" / "report.json").read_text())
-    assert report["verdict"].startswith("FAILED: a: ended with code -9")
+    assert report["verdict"].startswith("FAILED: a: ended unexpectedly with code -9")
     assert (tmp_path / report["evidence"] / "evidence" / "client-00.jsonl").is_file()
 
 
