@@ -206,7 +206,7 @@ def told(directory: Path, name: str, **seconds: float) -> None:
 
 
 async def journaled(walk: Walk) -> pb.JournalEntry:
-    (entry,) = [entry for entry in (await walk.journal()).entries if entry.actor == "baton"]
+    (entry,) = [entry for entry in (await walk.journal()).entries if entry.action == "automatic rollback"]
     return entry
 
 
@@ -226,7 +226,7 @@ async def test_a_b_that_fails_a_fifth_of_its_calls_is_left_and_its_records_come_
         await eventually(lambda: len(run.clients.writes) >= written + 50, BOUND_SECONDS)
         assert all(call.ok for call in run.clients.writes[written + 2 :]), "writes are back too, while B still fails"
         entry = await journaled(run.walk)
-        assert (entry.action, entry.before.phase) == ("automatic rollback", pb.PHASE_CUTOVER)
+        assert (entry.actor, entry.before.phase) == ("baton", pb.PHASE_CUTOVER)
         assert "server faults" in entry.reason and home.last_automatic.reason == entry.reason
         back = run.clients.reads_back_at(held)
         unanswered = [call for call in run.clients.reads if call.ended > held and not call.ok]
