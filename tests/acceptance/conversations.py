@@ -1,6 +1,7 @@
 """The one client suite of the sandbox contract: conversations that go the same way at every endpoint, in every phase.
 
-A conversation asserts what the contract says. What it hears is compared besides, answer by answer, texts included.
+A conversation asserts the promises of the contract. The suite also compares its answers across the endpoints, one by
+one, texts included.
 """
 
 from __future__ import annotations

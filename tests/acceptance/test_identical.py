@@ -1,6 +1,6 @@
 """One client suite against three endpoints (the old service, the new one, the router), by every door, in every phase.
 
-The world is walked through its phases once; the tests look at what was heard on the way.
+The world is walked through its phases once; the tests compare the answers recorded on the way.
 """
 
 from __future__ import annotations

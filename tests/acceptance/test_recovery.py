@@ -1,7 +1,8 @@
 """The promise, for a store that loses its disk: every write that was acknowledged when it was in the log is there.
 
-Each test damages a store's database in the middle of load, starts the store on what is left, sees that it is recognised
-and serves nothing, brings it back with the operator's command, and compares the stores with what every client was told.
+Each test damages a store's database in the middle of load, starts the store on the damaged files, asserts that
+the store detects the damage and serves nothing, recovers it with the operator's command, and compares the stores with
+the answers that the clients received.
 """
 
 from __future__ import annotations

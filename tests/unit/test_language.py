@@ -47,6 +47,14 @@ DONE = (
     "services/router/core/gates",
     "services/router/core/[ad-ik-z]*.py",
     "tests/*.py",
+    "tests/acceptance",
+    "tests/contracts",
+    "tests/fixtures",
+    "tests/integration",
+    "tests/model",
+    "tests/stress",
+    "tests/transcripts",
+    "tests/unit",
 )
 """Folders and files (patterns) whose language is checked; generated code is not."""
 
