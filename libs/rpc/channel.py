@@ -35,6 +35,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Baton's processes reach each other directly. A proxy in the environment is meant for other traffic.
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
+    # With it, gRPC lets a peer send megabytes ahead on each stream: a slow watch would hold them here, unread.
+    ("grpc.http2.bdp_probe", 0),
 )
 """gRPC's own retries are off: the caller decides, and repeats a write with the same request_id."""
 

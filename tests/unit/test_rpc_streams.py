@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from libs.errors import InvalidField
-from libs.rpc import metadata
+from libs.rpc import gate, metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import Context, reason_of
 from libs.rpc.gate import ServerLimits
@@ -131,3 +131,18 @@ async def test_a_drain_ends_streams_with_unavailable(served: Served) -> None:
 async def test_an_error_of_a_stream_is_sent_as_every_error_is(served: Served) -> None:
     assert await refusal(served.watch(b"bad")) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert (await refusal(served.watch(b"defect")))[0] is grpc.StatusCode.INTERNAL
+
+
+async def test_a_server_sends_little_ahead_of_a_client_that_reads_fast_and_then_stops(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC's estimate of the bandwidth would raise the window of each stream to megabytes."""
+    monkeypatch.setattr(gate, "WRITE_SECONDS", 0.3)
+    watched, size, read = served.watched, 100_000, 300
+    watched.go_on = asyncio.Semaphore(100 * read)
+    stream = served.watch(bytes(size))
+    for _ in range(read):
+        assert len(await stream.read()) == size
+    await eventually(lambda: not watched.watching, BOUND_SECONDS, "the stream ends by its blocked write")
+    assert (watched.made - read) * size < 500_000
+    stream.cancel()
