@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Never, TypeVar
 
@@ -187,9 +187,13 @@ class Gate:
         pump = asyncio.current_task()
         assert pump is not None, "it runs in a task"
         request = self._checked(await self._bodies.read(context, context.time_remaining()))
+        begun = False
         async with aclosing(handler(request, context)) as answers:
             async for answer in answers:
                 self._waiting.discard(pump)
+                if not begun:
+                    await _begin(context)
+                    begun = True
                 await self._write(answers, answer, context)
                 self._waiting.add(pump)
                 if self.draining:
@@ -229,6 +233,16 @@ class Gate:
             if deadline.expired():
                 raise DeadlineExceeded() from None
             raise
+
+
+async def _begin(context: Context) -> None:
+    """Send the initial metadata, unless the handler has sent its own.
+
+    Else gRPC sends them with the first answer. If that write does not end, it would send them once more with the status
+    that ends the stream, which it then refuses: the caller would get no status.
+    """
+    with suppress(grpc.aio.UsageError):
+        await context.send_initial_metadata(())
 
 
 def _release_slot(counts: Counter[str], peer: str) -> None:

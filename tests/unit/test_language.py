@@ -28,7 +28,6 @@ DONE = (
     "libs/http",
     "libs/locks",
     "libs/postgres.py",
-    "libs/proving",
     "libs/process.py",
     "libs/proving",
     "libs/rpc",

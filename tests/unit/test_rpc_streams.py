@@ -34,6 +34,8 @@ class Watched:
             raise InvalidField("request", "bad", "anything else")
         if request == b"defect":
             raise ZeroDivisionError
+        if request == b"warned":
+            await context.send_initial_metadata(((metadata.DEPRECATED, "old"),))
         self.watching += 1
         try:
             while True:
@@ -145,4 +147,11 @@ async def test_a_server_sends_little_ahead_of_a_client_that_reads_fast_and_then_
         assert len(await stream.read()) == size
     await eventually(lambda: not watched.watching, BOUND_SECONDS, "the stream ends by its blocked write")
     assert (watched.made - read) * size < 500_000
+    stream.cancel()
+
+
+async def test_a_stream_may_send_initial_metadata_of_its_own(served: Served) -> None:
+    stream = served.watch(b"warned")
+    assert (metadata.DEPRECATED, "old") in tuple(await stream.initial_metadata())
+    assert await stream.read() == b"warned"
     stream.cancel()
