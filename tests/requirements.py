@@ -229,7 +229,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in(
             _INTERLEAVINGS,
             "a_write_that_waited_for_a_release_changes_nothing",
-            "a_release_of_the_absence_waits_for_a_create_that_came_first",
+            "a_release_of_the_bucket_owner_waits_for_a_create_that_came_first",
         ),
     ),
     "read.strict": Requirement(

@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from libs.backend.evidence import by_absences, by_identity, by_place, by_terms, read_terms
+from libs.backend.evidence import by_buckets, by_identity, by_place, by_terms, read_terms
 from libs.backend.lost_rows import RowCount
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
 from libs.ownership.model import Record, Version
 from libs.ownership.orders import ForeignControl, LateOrder
-from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, absence_from_pb, order_from_pb
+from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, bucket_from_pb, order_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc.channel import open_channel
@@ -64,7 +64,7 @@ async def open_other(address: str, token: bytes | None) -> AsyncIterator[AskOthe
         pairs = ((TOKEN, token.decode()),) if token else ()
 
         async def ask() -> pb.GetStandingResponse:
-            request = pb.GetStandingRequest(absences=True)
+            request = pb.GetStandingRequest(bucket_owners=True)
             return await stub.GetStanding(request, timeout=ASK_SECONDS, metadata=grpc.aio.Metadata(*pairs))
 
         yield ask
@@ -227,12 +227,12 @@ class Admission:
         answer = await self._ask_other()
         if answer.store == STORE_NUMBERS[self._ports.store]:
             raise _NotAsked("the address of the other store (other) is this store's own")
-        theirs = [absence_from_pb(absence) for absence in answer.absences]
+        theirs = [bucket_from_pb(bucket_owner) for bucket_owner in answer.bucket_owners]
         known = Identity(answer.other.place, answer.other.changes) if answer.HasField("other") else None
         # Read after the answer: another process of this store may have made changes that the other store has recorded.
         now = fenced or (await self._ports.recovery.standing()).now
-        mine = await self._ports.transfers.absences()
-        return by_identity(now, known) or by_absences(mine, theirs, self._ports.store)
+        mine = await self._ports.transfers.bucket_owners()
+        return by_identity(now, known) or by_buckets(mine, theirs, self._ports.store)
 
     async def _by_log(self, fenced: Mapping[int, int] | None = None) -> str:
         """`fenced`: the feed's position at the fence; None: the current one."""
@@ -290,7 +290,7 @@ class Admission:
             await check_log(event_log, scan.marks)
             if reason:
                 return reason
-        return await self._forgotten(seen) or by_terms(await self._ports.transfers.absences(), seen.terms)
+        return await self._forgotten(seen) or by_terms(await self._ports.transfers.bucket_owners(), seen.terms)
 
     async def _read_on(self, event_log: EventLog, reader: LogReader, scan: _Scan) -> str:
         """Raises StillReading after the time limit; the next call continues."""
@@ -350,8 +350,8 @@ class Admission:
                 for made, by in made_by:
                     # A change of an older term than the bucket's no longer counts. A change of a higher term counts
                     # only if a terms event confirms the term: other programs may write to the log.
-                    known = max(found.absence.term, seen.announced.get(found.absence.bucket, 0))
-                    if made > found.version and found.absence.term <= made.term <= known:
+                    known = max(found.bucket_owner.term, seen.announced.get(found.bucket_owner.bucket, 0))
+                    if made > found.version and found.bucket_owner.term <= made.term <= known:
                         return (
                             f"the log has version {made.term}-{made.revision} of {found.key!r}, which {by} store made,"
                             f" and the store has {found.version.term}-{found.version.revision}"

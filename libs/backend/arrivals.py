@@ -63,7 +63,7 @@ class Arrivals:
         terms = terms_of(records)
         if not terms:
             return ()
-        known = {one.bucket: one.term for one in await self._ports.transfers.absences(sorted(terms))}
+        known = {one.bucket: one.term for one in await self._ports.transfers.bucket_owners(sorted(terms))}
         if any(term > known[bucket] for bucket, term in terms.items()):
             there = await self._terms_there()
             confirmed = {bucket: there[bucket] for bucket in terms if there.get(bucket, 0) > known[bucket]}
@@ -92,7 +92,7 @@ class Arrivals:
             return {}
         if answer.store != STORE_NUMBERS[self._ports.store.other]:
             return {}
-        return {one.bucket: one.term for one in answer.absences}
+        return {one.bucket: one.term for one in answer.bucket_owners}
 
 
 def why_unconfirmed(record: Record) -> str:
@@ -118,7 +118,7 @@ async def fence_if_seized(ports: StorePorts, terms: Mapping[int, int]) -> None:
     applied; afterwards nothing would show that the store was seized. Raises the store's errors."""
     if not terms:
         return
-    absences = await ports.transfers.absences(sorted(terms))
-    if seized := by_terms(absences, terms):
+    bucket_owners = await ports.transfers.bucket_owners(sorted(terms))
+    if seized := by_terms(bucket_owners, terms):
         await ports.recovery.fence(seized)
-        await ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in absences])
+        await ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in bucket_owners])

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from libs.eventlog.port import Event
 from libs.ownership.limits import MAX_REVISION
-from libs.ownership.model import BUCKETS, Absence, Store
+from libs.ownership.model import BUCKETS, BucketOwner, Store
 from libs.ownership.terms import TERMS_TYPE, seizer_of
 from libs.ownership.wire import STORES
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
@@ -46,7 +46,7 @@ def by_identity(now: Identity, known: Identity | None) -> str:
     return f"the other store knows a later state of it: {known.changes} changes, and this one has {now.changes}"
 
 
-def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -> str:
+def by_buckets(mine: Sequence[BucketOwner], theirs: Sequence[BucketOwner], me: Store) -> str:
     """A bucket that I own cannot have moved on elsewhere, and a higher term at the other store is a seizure."""
     for here, there in zip(mine, theirs, strict=False):
         if there.term > here.term:
@@ -56,7 +56,7 @@ def by_absences(mine: Sequence[Absence], theirs: Sequence[Absence], me: Store) -
     return ""
 
 
-def by_terms(mine: Sequence[Absence], terms: Mapping[int, int]) -> str:
+def by_terms(mine: Sequence[BucketOwner], terms: Mapping[int, int]) -> str:
     """`terms`: terms of seizures in the log."""
     for here in mine:
         if terms.get(here.bucket, 0) > here.term:

@@ -15,8 +15,8 @@ from libs.ownership.orders import Order, check_order
 from libs.ownership.terms import RowTooLarge
 from libs.ownership.wire import (
     STORE_NUMBERS,
-    absence_from_pb,
-    absence_to_pb,
+    bucket_from_pb,
+    bucket_to_pb,
     order_from_pb,
     order_to_pb,
     version_from_pb,
@@ -85,8 +85,8 @@ class RecoveryApi(RecoveryServiceServicer):
             answer.other.CopyFrom(_identity_to_pb(standing.other))
         if standing.order is not None:
             answer.order.CopyFrom(order_to_pb(standing.order))
-        if request.absences:
-            answer.absences.extend(absence_to_pb(one) for one in await self._ports.transfers.absences())
+        if request.bucket_owners:
+            answer.bucket_owners.extend(bucket_to_pb(one) for one in await self._ports.transfers.bucket_owners())
         return answer
 
     async def FenceStore(self, request: pb.FenceStoreRequest, context: Context) -> pb.FenceStoreResponse:
@@ -105,7 +105,7 @@ class RecoveryApi(RecoveryServiceServicer):
         answer = pb.SeizeBucketsResponse()
         for one in request.buckets:
             try:
-                answer.absences.append(absence_to_pb(await self._ports.seizures.seize(one.bucket, one.term)))
+                answer.bucket_owners.append(bucket_to_pb(await self._ports.seizures.seize(one.bucket, one.term)))
             except RowTooLarge as error:
                 if not request.name_refused:
                     raise
@@ -129,9 +129,9 @@ class RecoveryApi(RecoveryServiceServicer):
 
     async def TakeTerms(self, request: pb.TakeTermsRequest, context: Context) -> pb.TakeTermsResponse:
         await self._check_gone()
-        check_count(request.absences, "absences", BUCKETS)
+        check_count(request.bucket_owners, "bucket_owners", BUCKETS)
         await self._take(request)
-        await self._ports.seizures.take_terms([absence_from_pb(absence) for absence in request.absences])
+        await self._ports.seizures.take_terms([bucket_from_pb(bucket_owner) for bucket_owner in request.bucket_owners])
         return pb.TakeTermsResponse()
 
     async def SettleRows(self, request: pb.SettleRowsRequest, context: Context) -> pb.SettleRowsResponse:

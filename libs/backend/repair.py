@@ -16,7 +16,7 @@ from libs.errors import BatonError, InvalidField
 from libs.ownership.limits import MAX_COPY_BYTES, MAX_KEY_BYTES, REQUEST_HASH_BYTES
 from libs.ownership.model import NEVER, Answered, Call, Record, Row, Version
 from libs.ownership.rules import Change, Resource, decide_write
-from libs.ownership.wire import UnreadableRecord, absence_to_pb, record_to_pb, version_from_pb, version_to_pb
+from libs.ownership.wire import UnreadableRecord, bucket_to_pb, record_to_pb, version_from_pb, version_to_pb
 from libs.pb.baton.replication.v1 import repair_pb2 as pb
 from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceServicer, add_RepairServiceServicer_to_server
 from libs.rpc.errors import Context
@@ -59,7 +59,7 @@ class RepairApi(RepairServiceServicer):
         if not 0 < len(request.key.encode()) <= MAX_KEY_BYTES:
             raise InvalidField("key", request.key, f"1 to {MAX_KEY_BYTES} bytes")
         found = await self._ports.records.read(request.key)
-        answer = pb.ExamineRecordResponse(absence=absence_to_pb(found.absence))
+        answer = pb.ExamineRecordResponse(bucket_owner=bucket_to_pb(found.bucket_owner))
         if (row := found.row) is None:
             return answer
         answer.record.CopyFrom(record_to_pb(Record(row, (), made_by(row), self._deps.clock.now())))

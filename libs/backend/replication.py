@@ -37,8 +37,8 @@ from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BUCKETS, Outcome, Record
 from libs.ownership.wire import (
     STORE_NUMBERS,
-    absence_from_pb,
-    absence_to_pb,
+    bucket_from_pb,
+    bucket_to_pb,
     put_records,
     record_from_pb,
     record_to_pb,
@@ -168,7 +168,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
         answer.outbox.full = not limits.fits(depth, 0)
         await count_aside(answer.outbox, ports.aside)
-        answer.records, answer.owned_records, answer.owned_absences, answer.unfilled_records = census
+        answer.records, answer.owned_records, answer.owned_buckets, answer.unfilled_records = census
         if (connections := await ports.inspection.connections()) is not None:
             answer.connections.CopyFrom(pb.Connections(**connections._asdict()))
         standing = await ports.recovery.standing()
@@ -195,7 +195,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             size += len(row.payload) if row is not None and not marked else 0
             if answer.rows and size > ANSWER_BYTES:
                 break
-            entry = answer.rows.add(key=found.key, absence=absence_to_pb(found.absence))
+            entry = answer.rows.add(key=found.key, bucket_owner=bucket_to_pb(found.bucket_owner))
             if row is not None and marked:
                 entry.too_large_bytes = len(row.payload)
             elif row is not None:
@@ -264,38 +264,42 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         applied, old = await self._ports.transfers.apply(records)
         return pb.AdoptRecordsResponse(applied=applied, old=old, refused=refused)
 
-    async def ListAbsences(self, request: pb.ListAbsencesRequest, context: Context) -> pb.ListAbsencesResponse:
+    async def ListBuckets(self, request: pb.ListBucketsRequest, context: Context) -> pb.ListBucketsResponse:
         self._serving.check()
         buckets = check_buckets(request.buckets)
         disputed = await self._ports.seizures.disputed(buckets)
-        absences = await self._ports.transfers.absences(buckets)
-        return pb.ListAbsencesResponse(
-            absences=[absence_to_pb(absence) for absence in absences], disputed=sorted(disputed)
+        bucket_owners = await self._ports.transfers.bucket_owners(buckets)
+        return pb.ListBucketsResponse(
+            bucket_owners=[bucket_to_pb(bucket_owner) for bucket_owner in bucket_owners], disputed=sorted(disputed)
         )
 
-    async def ReleaseAbsences(self, request: pb.ReleaseAbsencesRequest, context: Context) -> pb.ReleaseAbsencesResponse:
+    async def ReleaseBuckets(self, request: pb.ReleaseBucketsRequest, context: Context) -> pb.ReleaseBucketsResponse:
         self._serving.check()
         buckets = check_buckets(request.buckets)
         to = store_of(request.to, "to", not_this=self._ports.store)
         transfers = self._ports.transfers
-        found = await asyncio.gather(*(transfers.release_absence(bucket, to) for bucket in buckets))
-        return pb.ReleaseAbsencesResponse(absences=[absence_to_pb(absence) for absence in found])
+        found = await asyncio.gather(*(transfers.release_bucket(bucket, to) for bucket in buckets))
+        return pb.ReleaseBucketsResponse(bucket_owners=[bucket_to_pb(bucket_owner) for bucket_owner in found])
 
-    async def AdoptAbsences(self, request: pb.AdoptAbsencesRequest, context: Context) -> pb.AdoptAbsencesResponse:
+    async def AdoptBuckets(self, request: pb.AdoptBucketsRequest, context: Context) -> pb.AdoptBucketsResponse:
         self._serving.check()
-        check_count(request.absences, "absences", BUCKETS)
-        absences = [absence_from_pb(absence) for absence in request.absences]
+        check_count(request.bucket_owners, "bucket_owners", BUCKETS)
+        bucket_owners = [bucket_from_pb(bucket_owner) for bucket_owner in request.bucket_owners]
         despite = request.despite_conflicts
-        adopt = self._ports.transfers.adopt_absence
-        found = await asyncio.gather(*(adopt(absence, despite_conflicts=despite) for absence in absences))
-        return pb.AdoptAbsencesResponse(absences=[absence_to_pb(absence) for _, absence in found])
+        adopt = self._ports.transfers.adopt_bucket
+        found = await asyncio.gather(
+            *(adopt(bucket_owner, despite_conflicts=despite) for bucket_owner in bucket_owners)
+        )
+        return pb.AdoptBucketsResponse(bucket_owners=[bucket_to_pb(bucket_owner) for _, bucket_owner in found])
 
-    async def ReturnAbsences(self, request: pb.ReturnAbsencesRequest, context: Context) -> pb.ReturnAbsencesResponse:
+    async def ReturnBuckets(self, request: pb.ReturnBucketsRequest, context: Context) -> pb.ReturnBucketsResponse:
         self._serving.check()
-        check_count(request.absences, "absences", BUCKETS)
-        absences = [absence_from_pb(absence) for absence in request.absences]
-        found = await asyncio.gather(*(self._ports.transfers.return_absence(absence) for absence in absences))
-        return pb.ReturnAbsencesResponse(absences=[absence_to_pb(one) for one in found if one is not None])
+        check_count(request.bucket_owners, "bucket_owners", BUCKETS)
+        bucket_owners = [bucket_from_pb(bucket_owner) for bucket_owner in request.bucket_owners]
+        found = await asyncio.gather(
+            *(self._ports.transfers.return_bucket(bucket_owner) for bucket_owner in bucket_owners)
+        )
+        return pb.ReturnBucketsResponse(bucket_owners=[bucket_to_pb(one) for one in found if one is not None])
 
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
         self._serving.check_copies()
@@ -391,6 +395,6 @@ def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
         key=result.key,
         outcome=_OUTCOMES[result.outcome],
         record=record,
-        absence=absence_to_pb(result.absence),
+        bucket_owner=bucket_to_pb(result.bucket_owner),
         too_large=result.outcome is Outcome.TOO_LARGE,
     )

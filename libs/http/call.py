@@ -90,7 +90,7 @@ class DoorCall:
 
     async def send_initial_metadata(self, pairs: Pairs) -> None:
         """They are sent with the first message of the answer."""
-        self.initial += tuple(pairs)
+        self.initial = (*self.initial, *pairs)
 
     def set_trailing_metadata(self, pairs: Pairs) -> None:
         self.trailers = tuple(pairs)

@@ -85,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Absence:
+class BucketOwner:
     """Who owns the records of one bucket that do not exist yet."""
 
     bucket: int
@@ -96,16 +96,16 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one statement saw of one key: its row, its bucket's absence, and the request if it was served before."""
+    """The state of one key in one statement: its row, the owner of its bucket, and the request if it was served."""
 
     key: str
     row: Row | None
-    absence: Absence
+    bucket_owner: BucketOwner
     served: Served | None = None
 
     @property
     def owner(self) -> Store:
-        return self.row.owner if self.row else self.absence.owner
+        return self.row.owner if self.row else self.bucket_owner.owner
 
     @property
     def version(self) -> Version:
@@ -182,18 +182,18 @@ class Outcome(Enum):
     RELEASED = "released"
     """Given up before, or never owned here: return the row in `Release.row` as it is."""
     ABSENT = "absent"
-    """There is no record, its absence is owned here and was not asked for."""
+    """There is no record, its bucket owner is owned here and was not asked for."""
     NOT_OWNED = "not owned"
-    """There is no record here and its absence is owned elsewhere."""
+    """There is no record here and its bucket owner is owned elsewhere."""
     TOO_LARGE = "too large"
     """Owned here, and larger than an event may be: it stays until its owner has made it smaller or deleted it."""
     EXHAUSTED = "exhausted"
     """Owned here, with the last revision that a database counts to: it stays until a seizure restarts the revision."""
 
 
-def visible(row: Row | None, absence: Absence) -> Row | None:
+def visible(row: Row | None, bucket_owner: BucketOwner) -> Row | None:
     """Return the row unless its term is below its bucket's: such a row is hidden until the seizer's row replaces it."""
-    return row if row is not None and row.version.term >= absence.term else None
+    return row if row is not None and row.version.term >= bucket_owner.term else None
 
 
 def bases_text(bases: Sequence[Version]) -> str:
@@ -209,5 +209,5 @@ def bases_of(text: str | None) -> tuple[Version, ...]:
 
 
 def bucket_of(key: str) -> int:
-    """The bucket of a key, 0 to 1023: the unit of canary, of absence and of digests."""
+    """The bucket of a key, 0 to 1023: the unit of canary, of bucket owner and of digests."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % BUCKETS

@@ -12,7 +12,7 @@ From it follows everything here:
   it made has arrived at the new owner; and it arrives by the handoff or by the log, whichever is faster.
 * Apply is a join on versions: the higher one stays. Order, repetition and lateness of what arrives are harmless,
   because a version is made once, by the one store that owned the record then.
-* Records that do not exist have an owner too, by bucket (`Absence`), else two stores could create one name.
+* Records that do not exist have an owner too, by bucket (`BucketOwner`), else two stores could create one name.
 * A request that was served is remembered with the record and travels with it: a retry is recognised wherever the
   record is by then. A store may learn of a request before the record that shows its effect arrives, or instead of it,
   if the owner is lost. So a request counts as done only where its effect is in the row (`done`). Elsewhere the owner
@@ -78,14 +78,14 @@ Raises the contract's errors. It may be called more than once and must not have 
 
 
 def may_change(found: Found, me: Store) -> bool:
-    """The one rule: its row, or for a record that does not exist its bucket's absence, names this store."""
+    """The one rule: its row, or for a record that does not exist its bucket's owner, names this store."""
     return found.owner is me
 
 
 def next_version(found: Found) -> Version:
     """A change adds one to the revision; a new record starts in its bucket's term."""
     if found.row is None:
-        return Version(found.absence.term, 1)
+        return Version(found.bucket_owner.term, 1)
     return Version(found.row.version.term, found.row.version.revision + 1)
 
 
@@ -193,7 +193,7 @@ def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Relea
         if found.row.version.revision >= MAX_STORED_REVISION:
             return Release(Outcome.EXHAUSTED, None)
         return Release(Outcome.RELEASE, replace(found.row, version=next_version(found), owner=to))
-    if found.absence.owner is not me:
+    if found.bucket_owner.owner is not me:
         return Release(Outcome.NOT_OWNED, None)
     if not create:
         return Release(Outcome.ABSENT, None)

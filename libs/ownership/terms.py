@@ -28,7 +28,7 @@ from enum import Enum
 
 from libs.errors import BatonError
 from libs.ownership.limits import MAX_BASES, MAX_PAYLOAD_BYTES, MAX_REVISION
-from libs.ownership.model import Absence, Record, Row, Store, Version
+from libs.ownership.model import BucketOwner, Record, Row, Store, Version
 
 TERMS_TYPE = "baton.terms.v1"
 """Of the event that tells the log of a seizure."""
@@ -55,14 +55,14 @@ def next_term(term: int, me: Store) -> int:
     return term + 1 if seizer_of(term + 1) is me else term + 2
 
 
-def seized_absence(absence: Absence, me: Store, term: int) -> Absence:
+def seized_bucket(bucket_owner: BucketOwner, me: Store, term: int) -> BucketOwner:
     """Raises SeizureRefused unless the term is mine and a new one."""
-    if seizer_of(term) is not me or term <= absence.term:
+    if seizer_of(term) is not me or term <= bucket_owner.term:
         raise SeizureRefused(
-            f"bucket {absence.bucket}: term {term} is not valid: store {me} may begin term"
-            f" {next_term(absence.term, me)} or a later one of its own, after {absence.term}"
+            f"bucket {bucket_owner.bucket}: term {term} is not valid: store {me} may begin term"
+            f" {next_term(bucket_owner.term, me)} or a later one of its own, after {bucket_owner.term}"
         )
-    return replace(absence, term=term, version=absence.version + 1, owner=me)
+    return replace(bucket_owner, term=term, version=bucket_owner.version + 1, owner=me)
 
 
 def seized_row(row: Row, me: Store, term: int) -> Row:
@@ -96,7 +96,7 @@ class Fate(Enum):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     fate: Fate
-    absence: Absence
+    bucket_owner: BucketOwner
     """The bucket's, which has taken the record's term if that was higher."""
     journal: Row | None = None
     """The row here, when the record replaces it and its seizer had not seen it."""
@@ -104,24 +104,24 @@ class Verdict:
     """Whether the requests that it served are known from now on: not when their effects may not be in the row."""
 
 
-def take_term(absence: Absence, term: int) -> Absence:
+def take_term(bucket_owner: BucketOwner, term: int) -> BucketOwner:
     """Version 0 of a higher term: whatever the seizer says of the bucket is higher."""
-    return Absence(absence.bucket, term, 0, seizer_of(term)) if term > absence.term else absence
+    return BucketOwner(bucket_owner.bucket, term, 0, seizer_of(term)) if term > bucket_owner.term else bucket_owner
 
 
-def decide_apply(record: Record, here: Row | None, absence: Absence, me: Store) -> Verdict:
+def decide_apply(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> Verdict:
     """What apply does. `here`: the row as it is kept, hidden or not."""
     row = record.row
-    absence = take_term(absence, row.version.term)
-    if row.version.term < absence.term:
-        if seizer_of(absence.term) is not me:
-            return Verdict(Fate.OLD, absence, learn=False)
+    bucket_owner = take_term(bucket_owner, row.version.term)
+    if row.version.term < bucket_owner.term:
+        if seizer_of(bucket_owner.term) is not me:
+            return Verdict(Fate.OLD, bucket_owner, learn=False)
         missed = here is None or was_missed(row.version, here.bases)
-        return Verdict(Fate.CONFLICT if missed else Fate.OLD, absence, learn=not missed)
-    if here is not None and here.version.term < absence.term:
-        return Verdict(Fate.NEWER, absence, here if was_missed(here.version, row.bases) else None)
+        return Verdict(Fate.CONFLICT if missed else Fate.OLD, bucket_owner, learn=not missed)
+    if here is not None and here.version.term < bucket_owner.term:
+        return Verdict(Fate.NEWER, bucket_owner, here if was_missed(here.version, row.bases) else None)
     newer = here is None or row.version > here.version
-    return Verdict(Fate.NEWER if newer else Fate.OLD, absence)
+    return Verdict(Fate.NEWER if newer else Fate.OLD, bucket_owner)
 
 
 def was_missed(version: Version, bases: Sequence[Version]) -> bool:
@@ -141,23 +141,23 @@ def contains(row: Row, version: Version) -> bool:
     return not was_missed(version, contained(row))
 
 
-def adopted_absence(offered: Absence, here: Absence, me: Store) -> bool:
+def adopted_bucket(offered: BucketOwner, here: BucketOwner, me: Store) -> bool:
     """Whether a store may take the bucket over in exactly this version, as far as terms and versions tell."""
     return offered.owner is me and offered.term == here.term and offered.version > here.version
 
 
-def declined_absence(offered: Absence, here: Absence, me: Store) -> Absence | None:
+def declined_bucket(offered: BucketOwner, here: BucketOwner, me: Store) -> BucketOwner | None:
     """The bucket, given back to the store that released it to this one. None: this store may not decline it any more.
 
     Only the target of a release may undo it. It writes the next version, so a late adopt of the released version is
     refused here, and the releaser adopts exactly the version that was written. A releaser that took the bucket back by
     itself could do so while the target adopts it: two owners.
     """
-    if not adopted_absence(offered, here, me):
+    if not adopted_bucket(offered, here, me):
         return None
     return replace(offered, version=offered.version + 1, owner=me.other)
 
 
-def is_share(absence: Absence, me: Store, rows: int, owned: int) -> bool:
-    """Whether another store may own something of the bucket: its absence, or one of its rows."""
-    return absence.owner is not me or owned < rows
+def is_share(bucket_owner: BucketOwner, me: Store, rows: int, owned: int) -> bool:
+    """Whether another store may own something of the bucket: its bucket owner, or one of its rows."""
+    return bucket_owner.owner is not me or owned < rows

@@ -19,7 +19,7 @@ from libs.ownership.limits import (
     MAX_REVISION,
     SERVED_WINDOW,
 )
-from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
+from libs.ownership.model import BUCKETS, BucketOwner, Record, Row, Served, Store, Version
 from libs.ownership.orders import Order
 from libs.pb.baton.record.v1 import record_pb2 as pb
 from libs.pb.baton.replication.v1 import recovery_pb2
@@ -205,17 +205,20 @@ def _message_of(data: bytes) -> pb.Record:
         raise UnreadableRecord(f"not a serialized record: {error}") from None
 
 
-def absence_to_pb(absence: Absence) -> pb.Absence:
-    return pb.Absence(
-        bucket=absence.bucket, term=absence.term, version=absence.version, owner=STORE_NUMBERS[absence.owner]
+def bucket_to_pb(bucket_owner: BucketOwner) -> pb.BucketOwner:
+    return pb.BucketOwner(
+        bucket=bucket_owner.bucket,
+        term=bucket_owner.term,
+        version=bucket_owner.version,
+        owner=STORE_NUMBERS[bucket_owner.owner],
     )
 
 
-def absence_from_pb(message: pb.Absence) -> Absence:
+def bucket_from_pb(message: pb.BucketOwner) -> BucketOwner:
     """Raises UnreadableRecord."""
     if not 0 <= message.bucket < BUCKETS:
         raise UnreadableRecord(f"bucket: {message.bucket} is not valid: 0 to {BUCKETS - 1}", field="bucket")
-    return Absence(message.bucket, message.term, message.version, store_from_pb(message.owner, "owner"))
+    return BucketOwner(message.bucket, message.term, message.version, store_from_pb(message.owner, "owner"))
 
 
 def put_records(messages: RepeatedCompositeFieldContainer[pb.Record], records: Iterable[Record]) -> None:

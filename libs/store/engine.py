@@ -15,9 +15,21 @@ from typing import NoReturn
 
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
-from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Outcome, Record, Row, Served, Store
+from libs.ownership.model import (
+    Answered,
+    BucketOwner,
+    Call,
+    Changed,
+    Decide,
+    Found,
+    Outcome,
+    Record,
+    Row,
+    Served,
+    Store,
+)
 from libs.ownership.rules import decide_release, may_change
-from libs.ownership.terms import adopted_absence, declined_absence
+from libs.ownership.terms import adopted_bucket, declined_bucket
 from libs.ownership.wire import event_of
 from libs.store.limits import HELD_NOTHING
 from libs.store.outbox import ChangeEntry, Depth
@@ -101,18 +113,18 @@ async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> 
             break
         decided = decide_release(found, tx.store, order.to, create=order.create)
         if decided.row is None:
-            results.append(ReleaseResult(found.key, decided.outcome, None, found.absence))
+            results.append(ReleaseResult(found.key, decided.outcome, None, found.bucket_owner))
             continue
         record = record_of(tx, decided.row, served.get(found.key, ()))
         if decided.outcome is Outcome.RELEASE:
             entry = entry_of(record)
             if not await has_room(tx, depth, len(released) + 1, size + len(entry.event)):
-                results.append(ReleaseResult(found.key, None, None, found.absence))
+                results.append(ReleaseResult(found.key, None, None, found.bucket_owner))
                 continue
             size += len(entry.event)
             released.append((found, decided.row, entry))
         room -= size_of(record)
-        results.append(ReleaseResult(found.key, decided.outcome, record, found.absence))
+        results.append(ReleaseResult(found.key, decided.outcome, record, found.bucket_owner))
     refused = await tx.put([Put(row, found.row) for found, row, _ in released], own=True)
     for found, _, _ in released:
         if found.key in refused:
@@ -121,19 +133,19 @@ async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> 
     return results
 
 
-async def release_bucket(tx: Transaction, bucket: int, to: Store) -> Absence:
-    """See `Transfers.release_absence`."""
+async def release_bucket(tx: Transaction, bucket: int, to: Store) -> BucketOwner:
+    """See `Transfers.release_bucket`."""
     here = (await tx.buckets([bucket]))[bucket]
     if here.owner is not tx.store or await tx.disputed(bucket):
         return here
     return await _move_bucket(tx, here, replace(here, version=here.version + 1, owner=to))
 
 
-async def adopt_bucket(tx: Transaction, offered: Absence, *, despite_conflicts: bool) -> tuple[bool, Absence]:
-    """See `Transfers.adopt_absence`."""
+async def adopt_bucket(tx: Transaction, offered: BucketOwner, *, despite_conflicts: bool) -> tuple[bool, BucketOwner]:
+    """See `Transfers.adopt_bucket`."""
     bucket = offered.bucket
     here = (await tx.buckets([bucket]))[bucket]
-    if not adopted_absence(offered, here, tx.store):
+    if not adopted_bucket(offered, here, tx.store):
         return False, here
     # In term 0 no row can be of a lower term.
     if here.term and await tx.hidden(1, bucket):
@@ -143,13 +155,13 @@ async def adopt_bucket(tx: Transaction, offered: Absence, *, despite_conflicts: 
     return True, await _move_bucket(tx, here, offered)
 
 
-async def decline_bucket(tx: Transaction, offered: Absence) -> Absence | None:
-    """See `Transfers.return_absence`."""
+async def decline_bucket(tx: Transaction, offered: BucketOwner) -> BucketOwner | None:
+    """See `Transfers.return_bucket`."""
     here = (await tx.buckets([offered.bucket]))[offered.bucket]
-    declined = declined_absence(offered, here, tx.store)
+    declined = declined_bucket(offered, here, tx.store)
     return None if declined is None else await _move_bucket(tx, here, declined)
 
 
-async def _move_bucket(tx: Transaction, before: Absence, after: Absence) -> Absence:
+async def _move_bucket(tx: Transaction, before: BucketOwner, after: BucketOwner) -> BucketOwner:
     await tx.put_buckets([PutBucket(after, before)])
     return after

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from libs.ownership.model import Absence, Record, Row, Served, bucket_of
+from libs.ownership.model import BucketOwner, Record, Row, Served, bucket_of
 from libs.ownership.rules import is_newer, newest_of_each
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.store.engine_recovery import conflict_of, journal_rows
@@ -31,10 +31,10 @@ class _Batch:
         self._tx = tx
         self._kept_rows: dict[str, Row] = {}
         """As the database has them."""
-        self._kept_buckets: dict[int, Absence] = {}
+        self._kept_buckets: dict[int, BucketOwner] = {}
         self._rows: dict[str, Row] = {}
         """Those that the batch has changed since."""
-        self._buckets: dict[int, Absence] = {}
+        self._buckets: dict[int, BucketOwner] = {}
         self._learned: list[tuple[str, Served]] = []
         self._late: list[Record] = []
         self._replaced: list[Row] = []
@@ -52,8 +52,8 @@ class _Batch:
         here = self._rows.get(key) or self._kept_rows.get(key)
         kept = self._buckets.get(bucket) or self._kept_buckets[bucket]
         verdict = decide_apply(record, here, kept, self._tx.store)
-        if verdict.absence != kept:
-            self._buckets[bucket] = verdict.absence
+        if verdict.bucket_owner != kept:
+            self._buckets[bucket] = verdict.bucket_owner
         if verdict.journal is not None and (key in self._rows or any(one == key for one, _ in self._learned)):
             # The journal takes a row with its requests from the database.
             await self._store()

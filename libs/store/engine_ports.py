@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from libs.ownership.limits import RELEASE_ANSWER_BYTES
-from libs.ownership.model import Absence, Record, Store
+from libs.ownership.model import BucketOwner, Record, Store
 from libs.ownership.orders import Order
 from libs.store import engine, engine_apply, engine_recovery
 from libs.store.port import Applied, FeedStep, Released, ReleaseResult
@@ -22,7 +22,7 @@ APPLY_RECORDS = 200
 
 
 class EngineTransfers:
-    """`libs.store.port.Transfers` but for `absences`, which an adapter adds."""
+    """`libs.store.port.Transfers` but for `bucket_owners`, which an adapter adds."""
 
     def __init__(self, transactions: Transactions, store: Store) -> None:
         self._transactions = transactions
@@ -53,17 +53,19 @@ class EngineTransfers:
             applied, old = applied + done.applied, old + done.old
         return Applied(applied, old)
 
-    async def release_absence(self, bucket: int, to: Store) -> Absence:
+    async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
         if to is self._store:
-            raise ValueError(f"store {to} cannot release an absence to itself")
+            raise ValueError(f"store {to} cannot release a bucket owner to itself")
         return await self._transactions.run(partial(engine.release_bucket, bucket=bucket, to=to))
 
-    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
-        adopt = partial(engine.adopt_bucket, offered=absence, despite_conflicts=despite_conflicts)
+    async def adopt_bucket(
+        self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
+    ) -> tuple[bool, BucketOwner]:
+        adopt = partial(engine.adopt_bucket, offered=bucket_owner, despite_conflicts=despite_conflicts)
         return await self._transactions.run(adopt)
 
-    async def return_absence(self, absence: Absence) -> Absence | None:
-        return await self._transactions.run(partial(engine.decline_bucket, offered=absence))
+    async def return_bucket(self, bucket_owner: BucketOwner) -> BucketOwner | None:
+        return await self._transactions.run(partial(engine.decline_bucket, offered=bucket_owner))
 
 
 class EngineSeizures:
@@ -72,11 +74,11 @@ class EngineSeizures:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def seize(self, bucket: int, term: int) -> Absence:
+    async def seize(self, bucket: int, term: int) -> BucketOwner:
         return await self._transactions.run(partial(engine_recovery.seize, bucket=bucket, term=term), Lane.CONTROL)
 
-    async def take_terms(self, absences: Sequence[Absence]) -> None:
-        await self._transactions.run(partial(engine_recovery.take_terms, offered=absences), Lane.CONTROL)
+    async def take_terms(self, bucket_owners: Sequence[BucketOwner]) -> None:
+        await self._transactions.run(partial(engine_recovery.take_terms, offered=bucket_owners), Lane.CONTROL)
 
     async def settle(self, limit: int) -> int:
         return await self._transactions.run(partial(engine_recovery.settle, limit=limit), Lane.CONTROL)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from libs.ownership.model import Absence, Record, Row
+from libs.ownership.model import BucketOwner, Record, Row
 from libs.ownership.orders import Order, check_order
-from libs.ownership.terms import seized_absence, seized_row
+from libs.ownership.terms import seized_bucket, seized_row
 from libs.ownership.wire import event_of
 from libs.store.engine import entry_of, full, has_room, record_of, windows
 from libs.store.recovery import Conflict, FencedAt, Identity, Standing, StillHidden, Why
 from libs.store.transaction import Put, PutBucket, StartAgain, Transaction
 
 
-async def seize(tx: Transaction, bucket: int, term: int) -> Absence:
+async def seize(tx: Transaction, bucket: int, term: int) -> BucketOwner:
     """See `Seizures.seize`."""
     here = (await tx.buckets([bucket]))[bucket]
     if here.term == term:
         return here
-    after = seized_absence(here, tx.store, term)
+    after = seized_bucket(here, tx.store, term)
     before = await tx.rows_of_bucket(bucket)
     rows = [seized_row(row, tx.store, term) for row in before]
     served = await windows(tx, rows)
@@ -34,10 +34,10 @@ async def seize(tx: Transaction, bucket: int, term: int) -> Absence:
     return after
 
 
-async def take_terms(tx: Transaction, offered: Sequence[Absence]) -> None:
+async def take_terms(tx: Transaction, offered: Sequence[BucketOwner]) -> None:
     """See `Seizures.take_terms`."""
     here = await tx.buckets(sorted({one.bucket for one in offered}))
-    newest: dict[int, Absence] = {}
+    newest: dict[int, BucketOwner] = {}
     for one in offered:
         known = newest.get(one.bucket, here[one.bucket])
         if (one.term, one.version) > (known.term, known.version):

@@ -12,7 +12,7 @@ from itertools import islice
 
 from libs.clock import Clock
 from libs.contract.pages import Page
-from libs.ownership.model import BUCKETS, Absence, Answered, Call, Changed, Decide, Found, Record, Store, Version
+from libs.ownership.model import BUCKETS, Answered, BucketOwner, Call, Changed, Decide, Found, Record, Store, Version
 from libs.store import engine, engine_apply
 from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf, matches
@@ -61,8 +61,8 @@ class _Transfers(EngineTransfers):
         super().__init__(transactions, state.store)
         self._state = state
 
-    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
-        return [self._state.absences[bucket] for bucket in (sorted(set(buckets)) or range(BUCKETS))]
+    async def bucket_owners(self, buckets: Sequence[int] = ()) -> list[BucketOwner]:
+        return [self._state.bucket_owners[bucket] for bucket in (sorted(set(buckets)) or range(BUCKETS))]
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class MemoryStore:
 
     def __init__(self, store: Store, clock: Clock, columns: ColumnsOf, limits: OutboxLimits | None = None) -> None:
         version = 1 if store is Store.A else 0
-        absences = [Absence(bucket, 0, version, Store.A) for bucket in range(BUCKETS)]
-        state = MemoryState(store, clock, limits or OutboxLimits(), columns, absences)
+        bucket_owners = [BucketOwner(bucket, 0, version, Store.A) for bucket in range(BUCKETS)]
+        state = MemoryState(store, clock, limits or OutboxLimits(), columns, bucket_owners)
         transactions = MemoryTransactions(state)
         self.store = store
         self._state = state

@@ -72,4 +72,6 @@ class MemoryInspection:
     async def census(self) -> Census:
         me = self.state.store
         owned = sum(row.owner is me for row in self.state.rows.values())
-        return Census(len(self.state.rows), owned, sum(absence.owner is me for absence in self.state.absences))
+        return Census(
+            len(self.state.rows), owned, sum(bucket_owner.owner is me for bucket_owner in self.state.bucket_owners)
+        )

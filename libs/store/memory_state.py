@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from libs.clock import Clock
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
-from libs.ownership.model import Absence, Call, Found, Record, Row, Served, Store, Version, bucket_of, visible
+from libs.ownership.model import BucketOwner, Call, Found, Record, Row, Served, Store, Version, bucket_of, visible
 from libs.ownership.orders import Order
 from libs.store.aside import AsideEntry
 from libs.store.columns import ColumnsOf
@@ -47,7 +47,7 @@ class MemoryState:
     clock: Clock
     limits: OutboxLimits
     columns: ColumnsOf
-    absences: list[Absence]
+    bucket_owners: list[BucketOwner]
     rows: dict[str, Row] = field(default_factory=dict)
     counted: Counter[int] = field(default_factory=Counter)
     """Rows by bucket, as they came and went: fewer `rows` mean that some are lost."""
@@ -78,14 +78,14 @@ class MemoryState:
             self.memories.journal,
         )
         kept = [dict(table) for table in tables]
-        absences, feed, memories = list(self.absences), self.feed, copy(self.memories)
+        bucket_owners, feed, memories = list(self.bucket_owners), self.feed, copy(self.memories)
         try:
             yield
         except BaseException:
             for table, before in zip(tables, kept, strict=True):
                 table.clear()
                 table.update(before)
-            self.absences[:], self.feed, self.memories = absences, feed, memories
+            self.bucket_owners[:], self.feed, self.memories = bucket_owners, feed, memories
             raise
 
     def find(self, key: str, call: Call | None = None) -> Found:
@@ -93,11 +93,11 @@ class MemoryState:
         row = self.shown(key)
         if row is not None and key in self.leases:
             row = replace(row, lease_seconds=self.seconds - self.leases[key][1])
-        return Found(key, row, self.absences[bucket_of(key)], served[0] if served else None)
+        return Found(key, row, self.bucket_owners[bucket_of(key)], served[0] if served else None)
 
     def shown(self, key: str) -> Row | None:
         """The row, unless it is hidden."""
-        return visible(self.rows.get(key), self.absences[bucket_of(key)])
+        return visible(self.rows.get(key), self.bucket_owners[bucket_of(key)])
 
     def visible_rows(self) -> dict[str, Row]:
         return {key: row for key, row in self.rows.items() if self.shown(key) is not None}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from libs.clock import Clock
-from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bucket_of
+from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bucket_of
 from libs.store.limits import Held, OutboxLimits
 from libs.store.memory_state import MemoryState
 from libs.store.outbox import ChangeEntry, Depth
@@ -77,7 +77,7 @@ class MemoryTransaction:
 
     def _put(self, put: Put, *, own: bool) -> bool:
         row, before = put
-        key, bucket = row.key, self.state.absences[bucket_of(row.key)]
+        key, bucket = row.key, self.state.bucket_owners[bucket_of(row.key)]
         here = self.state.rows.get(key)
         if before is None or here is None:
             fits = before is here and bucket.term == row.version.term
@@ -124,14 +124,14 @@ class MemoryTransaction:
         for name in [name for name in self.state.served if name[0] in keys]:
             del self.state.served[name]
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, Absence]:
-        return {number: self.state.absences[number] for number in numbers}
+    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
+        return {number: self.state.bucket_owners[number] for number in numbers}
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:
         for bucket, before in puts:
-            if self.state.absences[bucket.bucket] != before:
+            if self.state.bucket_owners[bucket.bucket] != before:
                 raise StartAgain
-            self.state.absences[bucket.bucket] = bucket
+            self.state.bucket_owners[bucket.bucket] = bucket
             self.state.memories.changes += 1
 
     async def depth(self) -> Depth:

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 
 from libs.contract.pages import Page
 from libs.errors import BatonError
-from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Outcome, Record, Row, Store
+from libs.ownership.model import Answered, BucketOwner, Call, Changed, Decide, Found, Outcome, Record, Row, Store
 from libs.store.aside import Aside
 from libs.store.connections import Connections
 from libs.store.outbox import Outbox
@@ -48,7 +48,7 @@ class Records(Protocol):
     """Calls of clients. Strict: each sees every change that was committed before it began."""
 
     async def read(self, key: str) -> Found:
-        """Row and absence in one statement begun after the call, never on a connection with an open transaction."""
+        """Read row and bucket owner in one statement, begun after the call and outside every open transaction."""
         ...
 
     async def read_many(self, keys: Sequence[str]) -> list[Found]:
@@ -60,7 +60,7 @@ class Records(Protocol):
         changed meanwhile, else starts again, a bounded number of times (then LockTimeout).
 
         Raises what `decide` raises, with nothing changed; OutboxFull; LockTimeout; StoreUnavailable.
-        A new record is only made while its bucket's absence is held (see `Transfers.release_absence`).
+        A new record is only made while its bucket's owner is held (see `Transfers.release_bucket`).
         """
         ...
 
@@ -79,7 +79,7 @@ class ReleaseResult:
     outcome: Outcome | None
     """RELEASE and RELEASED both mean: `record` is what the other store may adopt. None: busy, ask again."""
     record: Record | None
-    absence: Absence
+    bucket_owner: BucketOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Applied(NamedTuple):
 
 
 class Transfers(Protocol):
-    """Moving records and absences between the stores."""
+    """Moving records and bucket owners between the stores."""
 
     async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
         """Gives records up, by `decide_release`; each with the served requests of the retry window, read in a
@@ -146,23 +146,25 @@ class Transfers(Protocol):
         the step says, with nothing changed."""
         ...
 
-    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
+    async def bucket_owners(self, buckets: Sequence[int] = ()) -> list[BucketOwner]:
         """Of these buckets, or of all, by number."""
         ...
 
-    async def release_absence(self, bucket: int, to: Store) -> Absence:
+    async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
         """Version + 1, owner = `to`, if it is owned here; waits for creates in this bucket that are under way. Once it
         has committed this store creates nothing in the bucket. Returns what stands here now."""
         ...
 
-    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
+    async def adopt_bucket(
+        self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
+    ) -> tuple[bool, BucketOwner]:
         """Takes exactly this version, if what is here is lower, with the same term, no row of the bucket is hidden and,
         unless `despite_conflicts`, the journal has no open conflict of the bucket. Returns what stands here now."""
         ...
 
-    async def return_absence(self, absence: Absence) -> Absence | None:
+    async def return_bucket(self, bucket_owner: BucketOwner) -> BucketOwner | None:
         """Declines a bucket that the other store released to this one in exactly this version, open conflicts or not
-        (see `declined_absence`). None, with no change, if this store has adopted it or knows a later version."""
+        (see `declined_bucket`). None, with no change, if this store has adopted it or knows a later version."""
         ...
 
 
@@ -263,7 +265,7 @@ class Missing(NamedTuple):
 class Census(NamedTuple):
     records: int
     owned_records: int
-    owned_absences: int
+    owned_buckets: int
     unfilled_records: int = 0
     """Rows of the old program among them that are not completed yet; an estimate until they are counted."""
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from libs.errors import BatonError
-from libs.ownership.model import Absence, Version
+from libs.ownership.model import BucketOwner, Version
 from libs.ownership.orders import Order
 
 
@@ -155,15 +155,15 @@ class Recovery(Protocol):
 class Seizures(Protocol):
     """Terms, and what they leave behind."""
 
-    async def seize(self, bucket: int, term: int) -> Absence:
+    async def seize(self, bucket: int, term: int) -> BucketOwner:
         """Bucket and every row of it in this term, and owned here, each with its event: one transaction. Nothing when
         the bucket has the term already. May use the outbox's reserve, and waits for changes in the bucket that are
         under way. Raises SeizureRefused, OutboxFull. Returns what stands here now."""
         ...
 
-    async def take_terms(self, absences: Sequence[Absence]) -> None:
-        """Takes each of the other store's absences that is higher, by term and version, whoever its owner is: for a
-        gone store, whose own ones count for nothing."""
+    async def take_terms(self, bucket_owners: Sequence[BucketOwner]) -> None:
+        """Take each of the other store's bucket owners that is higher by term and version, whichever store it names.
+        Only a fenced store does so: its own bucket owners do not count."""
         ...
 
     async def settle(self, limit: int) -> int:
@@ -180,5 +180,5 @@ class Seizures(Protocol):
         ...
 
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
-        """Whether there was such an unresolved entry. While a bucket has one its absence neither leaves nor comes."""
+        """Return whether there was such an unresolved entry. A bucket that has one is neither released nor adopted."""
         ...

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from libs.clock import Clock
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bucket_of, visible
+from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bucket_of, visible
 from libs.sqlite import Database
 from libs.store.concurrency import Notifier
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
@@ -21,7 +21,7 @@ from libs.store.sqlite_schema import (
     ROW_COLUMNS,
     Layout,
     Statements,
-    absence_from,
+    bucket_owner_from,
     row_from,
 )
 
@@ -139,7 +139,7 @@ class Core:
         return self.book.job(connection, self.database.lost_commits)
 
     def find(self, connection: sqlite3.Connection, key: str, call: Call | None = None) -> Found:
-        """Row, absence and, for a call, its served request: one statement."""
+        """Row, bucket owner and, for a call, its served request: one statement."""
         bucket = bucket_of(key)
         if call is None:
             values = connection.execute(self.statements.read, (key, bucket)).fetchone()
@@ -160,13 +160,13 @@ def with_old(found: Found, old: Mapping[str, Row]) -> Found:
     """What was found in the table, else the old row that had been read before."""
     if found.row is not None or found.key not in old:
         return found
-    return replace(found, row=visible(old[found.key], found.absence))
+    return replace(found, row=visible(old[found.key], found.bucket_owner))
 
 
 def found_from(key: str, values: Sequence[object], served: Served | None = None) -> Found:
     """From ROW and BUCKET."""
-    absence: Absence = absence_from(values[ROW_COLUMNS : ROW_COLUMNS + 4])
-    return Found(key, visible(row_from(values[:ROW_COLUMNS]), absence), absence, served)
+    bucket_owner: BucketOwner = bucket_owner_from(values[ROW_COLUMNS : ROW_COLUMNS + 4])
+    return Found(key, visible(row_from(values[:ROW_COLUMNS]), bucket_owner), bucket_owner, served)
 
 
 _WINDOW = (

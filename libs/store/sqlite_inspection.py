@@ -163,13 +163,13 @@ class SqliteInspection:
     async def census(self) -> Census:
         left = await self._left()
         found = await self.core.database.read(self._census)
-        return Census(found.records + left, found.owned_records + left, found.owned_absences, left)
+        return Census(found.records + left, found.owned_records + left, found.owned_buckets, left)
 
     def _census(self, connection: sqlite3.Connection) -> Census:
         me = self.core.store.value
         records, owned = connection.execute(self.core.statements.census, (me,)).fetchone()
-        (absences,) = connection.execute("SELECT count(*) FROM bucket WHERE owner = ?", (me,)).fetchone()
-        return Census(records, int(owned), absences)
+        (bucket_owners,) = connection.execute("SELECT count(*) FROM bucket WHERE owner = ?", (me,)).fetchone()
+        return Census(records, int(owned), bucket_owners)
 
 
 def _row(values: Sequence[Any]) -> Row:

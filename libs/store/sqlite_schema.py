@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from libs.ownership.model import BUCKETS, Absence, Row, Store, Version, bases_of, bases_text, bucket_of
+from libs.ownership.model import BUCKETS, BucketOwner, Row, Store, Version, bases_of, bases_text, bucket_of
 
 Value = str | bytes | int | float | None
 
@@ -207,10 +207,10 @@ def row_from(values: Sequence[Any]) -> Row | None:
     return Row(key, Version(term, revision), _STORES[owner], written, bool(live), payload, schema, bases_of(bases))
 
 
-def absence_from(values: Sequence[Any]) -> Absence:
+def bucket_owner_from(values: Sequence[Any]) -> BucketOwner:
     """From BUCKET."""
     bucket, term, version, owner = values
-    return Absence(bucket, term, version, Store(owner))
+    return BucketOwner(bucket, term, version, Store(owner))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -9,7 +9,7 @@ from dataclasses import astuple
 from functools import partial
 
 from libs.clock import Clock
-from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
+from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
 from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
@@ -17,7 +17,7 @@ from libs.store.recovery import Conflict, Standing
 from libs.store.sqlite_core import CHANGED, Core, served_up_to
 from libs.store.sqlite_guards import count_now, removing
 from libs.store.sqlite_recovery import JOURNAL, put_standing, standing_of
-from libs.store.sqlite_schema import BUCKET, LEARN, ROW, SERVE, Value, absence_from, row_from, signed, values_of
+from libs.store.sqlite_schema import BUCKET, LEARN, ROW, SERVE, Value, bucket_owner_from, row_from, signed, values_of
 from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T, run_to_end
 
 _BUCKETS = f"SELECT {BUCKET} FROM json_each(?) n JOIN bucket b ON b.bucket = n.value"
@@ -128,8 +128,8 @@ class SqliteTransaction:
         with removing(self._connection, "served"):
             self._connection.executemany("DELETE FROM served WHERE key = ?", [(key,) for key in keys])
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, Absence]:
-        found = map(absence_from, self._connection.execute(_BUCKETS, (json.dumps(numbers),)))
+    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
+        found = map(bucket_owner_from, self._connection.execute(_BUCKETS, (json.dumps(numbers),)))
         return {one.bucket: one for one in found}
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:

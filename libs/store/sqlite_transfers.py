@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 from functools import partial
 
-from libs.ownership.model import Absence, Store
+from libs.ownership.model import BucketOwner, Store
 from libs.store.engine_ports import EngineTransfers
 from libs.store.sqlite_core import Core
-from libs.store.sqlite_schema import BUCKET, absence_from
+from libs.store.sqlite_schema import BUCKET, bucket_owner_from
 from libs.store.sqlite_transaction import SqliteTransactions
 
 
@@ -20,22 +20,24 @@ class SqliteTransfers(EngineTransfers):
         super().__init__(transactions, core.store)
         self._core = core
 
-    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
-        return await self._core.database.read(partial(_absences, buckets))
+    async def bucket_owners(self, buckets: Sequence[int] = ()) -> list[BucketOwner]:
+        return await self._core.database.read(partial(_bucket_owners, buckets))
 
-    async def release_absence(self, bucket: int, to: Store) -> Absence:
+    async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
         # The other store is given every row of the bucket before it adopts it.
         self._core.check_complete("a move of a bucket")
-        return await super().release_absence(bucket, to)
+        return await super().release_bucket(bucket, to)
 
-    async def adopt_absence(self, absence: Absence, *, despite_conflicts: bool = False) -> tuple[bool, Absence]:
-        if absence.term:
+    async def adopt_bucket(
+        self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
+    ) -> tuple[bool, BucketOwner]:
+        if bucket_owner.term:
             # The bucket may have rows of a lower term.
             self._core.check_complete("a move of a bucket after a seizure")
-        return await super().adopt_absence(absence, despite_conflicts=despite_conflicts)
+        return await super().adopt_bucket(bucket_owner, despite_conflicts=despite_conflicts)
 
 
-def _absences(buckets: Sequence[int], connection: sqlite3.Connection) -> list[Absence]:
+def _bucket_owners(buckets: Sequence[int], connection: sqlite3.Connection) -> list[BucketOwner]:
     some = f"WHERE b.bucket IN ({', '.join('?' for _ in buckets)})" if buckets else ""
     found = connection.execute(f"SELECT {BUCKET} FROM bucket b {some} ORDER BY b.bucket", tuple(buckets))
-    return [absence_from(values) for values in found]
+    return [bucket_owner_from(values) for values in found]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from libs.clock import Clock
 from libs.errors import BatonError
-from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version
+from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version
 from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
@@ -60,8 +60,8 @@ class Put(NamedTuple):
 class PutBucket(NamedTuple):
     """A bucket to store in place of the one that the decision was made on."""
 
-    bucket: Absence
-    before: Absence
+    bucket: BucketOwner
+    before: BucketOwner
 
 
 class Counts(NamedTuple):
@@ -144,7 +144,7 @@ class Transaction(Protocol):
 
     # Buckets.
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, Absence]:
+    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
         """These buckets; locks them against every change and every new record."""
         ...
 

@@ -11,7 +11,7 @@ from functools import partial
 from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import NEVER, Store
-from services.router.flows.moving.bucket_owners import BucketOwners
+from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.handoff import Handoffs, Moved
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import StoreClient, open_store
@@ -37,7 +37,7 @@ async def measure(site: Site) -> list[Figure]:
             store = Store(access.store)
             clients[store] = await stack.enter_async_context(open_store(store, access.address, access.token.encode()))
         transfer = Transfer(clients)
-        handoffs = Handoffs(transfer, BucketOwners(transfer), Traffic())
+        handoffs = Handoffs(transfer, BucketMoves(transfer), Traffic())
         two_writes = await _two_writes(site, stack)
         contenders: dict[str, Contender] = {
             "there": partial(_bring, handoffs, Store.B, count),

@@ -1,7 +1,7 @@
 """Every record from A to B and back, by the router's mover, against a bare batch upsert of the same rows.
 
-Backfilled before, as in a real migration. A bucket's absence is part of the move, and with it each record is released,
-adopted, put into an outbox, published and read by the other side's feed.
+The records are backfilled before, as in a real migration. The move includes the owners of the buckets. Each record is
+released, adopted, put into an outbox, published and read by the other side's feed.
 """
 
 from __future__ import annotations

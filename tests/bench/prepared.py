@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from uuid import uuid4
 
-from libs.ownership.model import Absence, Answered, Call, Changed, Found, Record, Row, Store, Version, bucket_of
+from libs.ownership.model import Answered, BucketOwner, Call, Changed, Found, Record, Row, Store, Version, bucket_of
 from libs.ownership.rules import Resource, decide_write
 from libs.ownership.wire import event_of
 from tests.bench.site import name_of, payload_of
@@ -68,7 +68,7 @@ class Changes:
             key = write.call.key
             first = Version(0, 1)
             row = self._rows.get(key) or Row(key, first, self.me, first, True, b"", 1)
-            found = Found(key, row, Absence(bucket_of(key), 0, 1, self.me))
+            found = Found(key, row, BucketOwner(bucket_of(key), 0, 1, self.me))
             changed = decide_write(found, self.me, write.call, write.change)
             assert isinstance(changed, Changed), "it was not served before"
             self._rows[key] = changed.row

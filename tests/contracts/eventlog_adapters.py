@@ -89,7 +89,7 @@ class KafkaAdapter:
 
 
 def kafka_settings(kafka: Kafka, topic: str, *, create: bool = False, partitions: int = PARTITIONS) -> KafkaSettings:
-    """Settings for a broker that has no others beside it, with waits short enough for tests of its absence."""
+    """Settings for a broker that has no others beside it, with waits short enough for tests in which it is away."""
     return KafkaSettings(
         bootstrap=kafka.bootstrap,
         topic=topic,

@@ -15,8 +15,8 @@ from libs.clock import Clock
 from libs.contract.pages import Page
 from libs.ownership.model import (
     NEVER,
-    Absence,
     Answered,
+    BucketOwner,
     Call,
     Changed,
     Decide,
@@ -126,9 +126,9 @@ def _leave_to_engine(store: PostgresStore) -> None:
 
 
 async def own(store: StorePorts, keys: Iterable[str]) -> None:
-    """Makes the absences of the keys' buckets (0, 1, this store), as they may be on either side."""
+    """Makes the bucket owners of the keys' buckets (0, 1, this store), as they may be on either side."""
     for bucket in {bucket_of(key) for key in keys}:
-        await store.transfers.adopt_absence(Absence(bucket, 0, 1, store.store))
+        await store.transfers.adopt_bucket(BucketOwner(bucket, 0, 1, store.store))
 
 
 def sandbox(key: str, word: str = "", **fields: str) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from libs.contract.pages import Filter, Page
 from libs.errors import BatonError
-from libs.ownership.model import NEVER, Absence, Answered, Changed, Record, Row, Served, Store, Version, bucket_of
+from libs.ownership.model import NEVER, Answered, BucketOwner, Changed, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import Change, Resource
 from libs.ownership.wire import record_of_event
 from libs.store.port import ExportQuery, Listed, StorePorts
@@ -123,8 +123,8 @@ class Teller:
         made = self._who(record.origin)
         return f"{record.row.key} {self._show_row(record.row)} made-by={made} [{served}]"
 
-    def _show_absence(self, absence: Absence) -> str:
-        return f"{absence.term} {absence.version} owner={self._who(absence.owner)}"
+    def _show_bucket(self, bucket_owner: BucketOwner) -> str:
+        return f"{bucket_owner.term} {bucket_owner.version} owner={self._who(bucket_owner.owner)}"
 
     async def _write(self, plain: list[str], options: dict[str, str]) -> list[str]:
         key, request, action, *word = plain
@@ -149,7 +149,7 @@ class Teller:
 
     async def _read(self, plain: list[str], options: dict[str, str]) -> list[str]:
         return [
-            self._show_row(found.row) if found.row else f"none, absence {self._show_absence(found.absence)}"
+            self._show_row(found.row) if found.row else f"none, bucket owner {self._show_bucket(found.bucket_owner)}"
             for found in await self.store.records.read_many(plain)
         ]
 
@@ -181,25 +181,25 @@ class Teller:
         for result in released.results:
             outcome = result.outcome.value if result.outcome else "busy"
             shown = self._show_record(result.record) if result.record else result.key
-            absence = "" if result.record else f", absence {self._show_absence(result.absence)}"
-            lines.append(f"{outcome}: {shown}{absence}")
+            bucket_owner = "" if result.record else f", bucket owner {self._show_bucket(result.bucket_owner)}"
+            lines.append(f"{outcome}: {shown}{bucket_owner}")
         return lines + [f"remaining: {key}" for key in released.remaining]
 
-    async def _release_absence(self, plain: list[str], options: dict[str, str]) -> list[str]:
+    async def _release_bucket(self, plain: list[str], options: dict[str, str]) -> list[str]:
         return [
-            self._show_absence(await self.store.transfers.release_absence(bucket_of(key), self.store.store.other))
+            self._show_bucket(await self.store.transfers.release_bucket(bucket_of(key), self.store.store.other))
             for key in plain
         ]
 
-    async def _adopt_absence(self, plain: list[str], options: dict[str, str]) -> list[str]:
+    async def _adopt_bucket(self, plain: list[str], options: dict[str, str]) -> list[str]:
         key, term, version, owner = plain
-        absence = Absence(bucket_of(key), int(term), int(version), self._store(owner))
-        adopted, here = await self.store.transfers.adopt_absence(absence)
-        return [f"{'adopted' if adopted else 'refused'} {self._show_absence(here)}"]
+        bucket_owner = BucketOwner(bucket_of(key), int(term), int(version), self._store(owner))
+        adopted, here = await self.store.transfers.adopt_bucket(bucket_owner)
+        return [f"{'adopted' if adopted else 'refused'} {self._show_bucket(here)}"]
 
-    async def _absence(self, plain: list[str], options: dict[str, str]) -> list[str]:
-        here = await self.store.transfers.absences([bucket_of(key) for key in plain])
-        return [self._show_absence(absence) for absence in here]
+    async def _bucket_owner(self, plain: list[str], options: dict[str, str]) -> list[str]:
+        here = await self.store.transfers.bucket_owners([bucket_of(key) for key in plain])
+        return [self._show_bucket(bucket_owner) for bucket_owner in here]
 
     async def _outbox(self, plain: list[str], options: dict[str, str]) -> list[str]:
         pulled = await self.store.outbox.pull(int(options.get("limit", "100")), 0.0)

@@ -12,7 +12,7 @@ from libs.contract.pages import Filter, Page
 from libs.locks.memory import MemoryLocks
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_ANSWER_BYTES, SERVED_WINDOW
-from libs.ownership.model import BUCKETS, Absence, Answered, Changed, Found, Outcome, Store, bucket_of
+from libs.ownership.model import BUCKETS, Answered, BucketOwner, Changed, Found, Outcome, Store, bucket_of
 from libs.ownership.rules import Resource, decide_write
 from libs.ownership.wire import record_of_event
 from libs.store.port import ExportQuery, StorePorts
@@ -35,9 +35,11 @@ KEY = "sandboxes/a"
 KEYS = [f"sandboxes/{number:03d}" for number in range(30)]
 
 
-async def test_a_new_store_has_the_absences_of_its_kind(store: StorePorts) -> None:
+async def test_a_new_store_has_the_bucket_owners_of_its_kind(store: StorePorts) -> None:
     version = 1 if store.store is Store.A else 0
-    assert await store.transfers.absences() == [Absence(bucket, 0, version, Store.A) for bucket in range(BUCKETS)]
+    assert await store.transfers.bucket_owners() == [
+        BucketOwner(bucket, 0, version, Store.A) for bucket in range(BUCKETS)
+    ]
     census = await store.inspection.census()
     assert census[:3] == (0, 0, BUCKETS if store.store is Store.A else 0)
 
@@ -113,7 +115,7 @@ async def test_read_many_answers_in_the_order_of_the_keys_and_for_absent_ones(st
     found = await store.records.read_many(asked)
     assert [one.key for one in found] == asked
     assert [one.row is not None for one in found] == [True, False, True, True]
-    assert [one.absence.bucket for one in found] == [bucket_of(key) for key in asked]
+    assert [one.bucket_owner.bucket for one in found] == [bucket_of(key) for key in asked]
     assert await store.records.read_many([]) == []
 
 
@@ -190,7 +192,7 @@ async def test_a_release_to_itself_is_a_mistake(store: StorePorts) -> None:
     with pytest.raises(ValueError, match="itself"):
         await store.transfers.release([KEY], store.store, create=True)
     with pytest.raises(ValueError, match="itself"):
-        await store.transfers.release_absence(0, store.store)
+        await store.transfers.release_bucket(0, store.store)
 
 
 class TestBothStores:
@@ -302,8 +304,8 @@ async def test_a_census_counts_rows_and_what_is_owned(store: StorePorts) -> None
     await own(store, KEYS)
     rows = [row_of(key, (0, 1), store.store if number % 3 else other) for number, key in enumerate(KEYS)]
     await store.transfers.apply([record_of(row) for row in rows])
-    await store.transfers.release_absence(bucket_of(KEYS[0]), other)
-    owned = sum(absence.owner is store.store for absence in await store.transfers.absences())
+    await store.transfers.release_bucket(bucket_of(KEYS[0]), other)
+    owned = sum(bucket_owner.owner is store.store for bucket_owner in await store.transfers.bucket_owners())
 
     async def census_is_known() -> bool:
         return await store.inspection.census() == (30, 20, owned, 0)
@@ -333,14 +335,14 @@ async def test_a_bucket_is_released_by_its_owner_alone_and_adopted_by_the_store_
 ) -> None:
     me, other = store.store, store.store.other
     bucket = bucket_of(KEYS[0])
-    await store.transfers.release_absence(bucket, other)  # If it is this store's.
-    (before,) = await store.transfers.absences([bucket])
-    assert await store.transfers.release_absence(bucket, other) == before
-    assert await store.transfers.adopt_absence(replace(before, version=before.version + 1, owner=other)) == (
+    await store.transfers.release_bucket(bucket, other)  # If it is this store's.
+    (before,) = await store.transfers.bucket_owners([bucket])
+    assert await store.transfers.release_bucket(bucket, other) == before
+    assert await store.transfers.adopt_bucket(replace(before, version=before.version + 1, owner=other)) == (
         False,
         before,
     )
-    assert (await store.transfers.absences([bucket])) == [before]
+    assert (await store.transfers.bucket_owners([bucket])) == [before]
     mine = replace(before, version=before.version + 1, owner=me)
-    assert await store.transfers.adopt_absence(mine) == (True, mine)
-    assert await store.transfers.release_absence(bucket, other) == replace(mine, version=mine.version + 1, owner=other)
+    assert await store.transfers.adopt_bucket(mine) == (True, mine)
+    assert await store.transfers.release_bucket(bucket, other) == replace(mine, version=mine.version + 1, owner=other)

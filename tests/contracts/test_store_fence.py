@@ -23,7 +23,7 @@ def ignoring_ownership(store: StorePorts, key: str) -> Decide:
 
     def decide(found: Found) -> Changed | Answered:
         row = replace(found.row, owner=store.store) if found.row is not None else None
-        pretended = replace(found, row=row, absence=replace(found.absence, owner=store.store))
+        pretended = replace(found, row=row, bucket_owner=replace(found.bucket_owner, owner=store.store))
         return decide_write(pretended, store.store, call_of(key, "r1"), putting(sandbox(key, "stolen")))
 
     return decide
@@ -39,7 +39,7 @@ async def left_alone(store: StorePorts, key: str) -> None:
 async def test_a_create_in_a_bucket_of_the_other_store_is_refused(store: StorePorts) -> None:
     await give_away(store, KEY)
     before = await store.records.read(KEY)
-    assert before.row is None and before.absence.owner is store.store.other
+    assert before.row is None and before.bucket_owner.owner is store.store.other
     with pytest.raises(NotOwner):
         await store.records.write(call_of(KEY, "r1"), ignoring_ownership(store, KEY))
     assert await store.records.read(KEY) == before
@@ -48,8 +48,8 @@ async def test_a_create_in_a_bucket_of_the_other_store_is_refused(store: StorePo
 
 async def give_away(store: StorePorts, key: str) -> None:
     """The other store owns the key's bucket."""
-    if (await store.records.read(key)).absence.owner is store.store:
-        await store.transfers.release_absence(bucket_of(key), store.store.other)
+    if (await store.records.read(key)).bucket_owner.owner is store.store:
+        await store.transfers.release_bucket(bucket_of(key), store.store.other)
 
 
 @pytest.mark.parametrize("bucket_is_mine", [True, False])

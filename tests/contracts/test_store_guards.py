@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
-from libs.ownership.model import Absence, bucket_of
+from libs.ownership.model import BucketOwner, bucket_of
 from libs.ownership.terms import next_term
 from libs.store.memory import MemoryStore
 from libs.store.port import Missing, StorePorts
@@ -81,7 +81,7 @@ async def test_another_program_removes_no_row(
     with pytest.raises((sqlite3.IntegrityError, asyncpg.PostgresError), match=r"never (deleted|removed)"):
         await execute(statement)
     assert (await store.inspection.census()).records == len(KEYS)
-    assert len(await store.transfers.absences()) == 1024
+    assert len(await store.transfers.bucket_owners()) == 1024
 
 
 async def test_rows_that_come_by_the_protocol_are_counted(store: StorePorts) -> None:
@@ -119,7 +119,7 @@ async def test_settled_rows_are_not_missed(store: StorePorts) -> None:
     term = next_term(0, store.store.other)
     await store.transfers.apply([record_of(row_of(KEY, (0, 3), store.store.other), served_of("r1", (0, 3)))])
     await store.recovery.fence("lost")
-    await store.seizures.take_terms([Absence(bucket_of(KEY), term, 9, store.store.other)])
+    await store.seizures.take_terms([BucketOwner(bucket_of(KEY), term, 9, store.store.other)])
     assert await store.seizures.settle(10) == 1
     assert await store.inspection.missing() == []
     assert (await store.inspection.census()).records == 0

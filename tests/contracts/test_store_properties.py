@@ -86,8 +86,8 @@ _COMMANDS = st.one_of(
     # A record has served no request whose version is above its own.
     st.builds("apply sandboxes/{} {} {} w5 served=r3@0-1:w6,r4@0-1:w7".format, _KEYS, _VERSIONS, _WHO),
     st.builds("apply sandboxes/{} {} me - write=0-0".format, _KEYS, _VERSIONS),
-    st.builds("release-absence sandboxes/{}".format, _KEYS),
-    st.builds("adopt-absence sandboxes/{} 0 {} {}".format, _KEYS, st.integers(1, 5), _WHO),
+    st.builds("release-bucket sandboxes/{}".format, _KEYS),
+    st.builds("adopt-bucket sandboxes/{} 0 {} {}".format, _KEYS, st.integers(1, 5), _WHO),
     st.builds("ack sandboxes/{}@{}".format, _KEYS, _VERSIONS),
     st.sampled_from(["list after=sandboxes/ deleted", "list after=sandboxes/ state=RUNNING", "tick 250", "prune"]),
     st.sampled_from(["list after=sandboxes/ label=k:v", "export after=sandboxes/", "outbox"]),
@@ -97,7 +97,7 @@ _COMMANDS = st.one_of(
 
 @pytest.fixture
 def used_buckets() -> set[int]:
-    """Of earlier examples: an absence that they moved must not be met again."""
+    """Of earlier examples: a bucket owner that they moved must not be met again."""
     return set()
 
 

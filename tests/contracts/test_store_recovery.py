@@ -10,7 +10,7 @@ import pytest
 from libs.contract.pages import Filter, Page
 from libs.ownership.errors import NotOwner, OutboxFull
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
-from libs.ownership.model import NEVER, Absence, Answered, Record, Row, Store, Version, bucket_of
+from libs.ownership.model import NEVER, Answered, BucketOwner, Record, Row, Store, Version, bucket_of
 from libs.ownership.orders import ForeignControl, LateOrder, Order
 from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
@@ -42,15 +42,15 @@ async def row_at(store: StorePorts, key: str = KEY) -> Row | None:
     return (await store.records.read(key)).row
 
 
-async def seized(store: StorePorts, revision: int = 3) -> Absence:
+async def seized(store: StorePorts, revision: int = 3) -> BucketOwner:
     """A record that the other store had, at that revision, and its bucket, taken from it."""
     await store.transfers.apply([arrived(store, 0, revision, None)])
     return await store.seizures.seize(BUCKET, my_term(store))
 
 
-async def taken(store: StorePorts, absence_version: int = 9) -> None:
+async def taken(store: StorePorts, bucket_version: int = 9) -> None:
     """The bucket was seized by the other store."""
-    await store.seizures.take_terms([Absence(BUCKET, their_term(store), absence_version, store.store.other)])
+    await store.seizures.take_terms([BucketOwner(BUCKET, their_term(store), bucket_version, store.store.other)])
 
 
 async def conflicts(store: StorePorts) -> list[tuple[str, Version, Why]]:
@@ -58,11 +58,11 @@ async def conflicts(store: StorePorts) -> list[tuple[str, Version, Why]]:
 
 
 async def test_a_seizure_takes_the_bucket_and_every_row_and_tells_the_log(store: StorePorts) -> None:
-    (before,) = await store.transfers.absences([BUCKET])
+    (before,) = await store.transfers.bucket_owners([BUCKET])
     after = await seized(store)
     term = my_term(store)
-    assert after == Absence(BUCKET, term, before.version + 1, store.store)
-    assert await store.transfers.absences([BUCKET]) == [after]
+    assert after == BucketOwner(BUCKET, term, before.version + 1, store.store)
+    assert await store.transfers.bucket_owners([BUCKET]) == [after]
     row = await row_at(store)
     assert row is not None
     assert (row.version, row.owner, row.bases, row.write_version) == ((term, 4), store.store, ((0, 3),), (0, 3))
@@ -122,12 +122,12 @@ async def test_a_full_outbox_stops_a_seizure_as_a_whole(make_store: MakeStore) -
         for revision in (2, 4):
             assert (await store.transfers.release([OTHER], store.store.other, create=False)).results[0].record
             await store.transfers.apply([record_of(row_of(OTHER, (0, revision + 1), store.store))])
-        (before,) = await store.transfers.absences([BUCKET])
+        (before,) = await store.transfers.bucket_owners([BUCKET])
         with pytest.raises(OutboxFull):
             await store.seizures.seize(BUCKET, my_term(store))
         row = await row_at(store)
         assert row is not None and row.version == (0, 3)
-        assert await store.transfers.absences([BUCKET]) == [before]
+        assert await store.transfers.bucket_owners([BUCKET]) == [before]
 
 
 async def test_a_late_record_that_the_seizer_had_seen_is_old(store: StorePorts) -> None:
@@ -188,8 +188,8 @@ async def test_a_record_of_a_higher_term_brings_its_term(store: StorePorts) -> N
     await own(store, [KEY])
     await put(store, KEY, "r1", "mine")
     assert await store.transfers.apply([arrived(store, their_term(store), 2, (0, 1))]) == (1, 0)
-    (absence,) = await store.transfers.absences([BUCKET])
-    assert absence == Absence(BUCKET, their_term(store), 0, store.store.other)
+    (bucket_owner,) = await store.transfers.bucket_owners([BUCKET])
+    assert bucket_owner == BucketOwner(BUCKET, their_term(store), 0, store.store.other)
     assert await conflicts(store) == []
 
 
@@ -253,37 +253,37 @@ async def test_rows_that_the_seizer_does_not_have_are_settled_into_the_journal(s
     assert await store.inspection.digests([BUCKET]) == []
 
 
-async def test_an_absence_does_not_come_while_a_row_is_hidden(store: StorePorts) -> None:
+async def test_a_bucket_owner_does_not_come_while_a_row_is_hidden(store: StorePorts) -> None:
     await own(store, [KEY])
     await put(store, KEY, "r1", "mine")
     await taken(store)
-    wanted = Absence(BUCKET, their_term(store), 10, store.store)
-    assert (await store.transfers.adopt_absence(wanted))[0] is False
+    wanted = BucketOwner(BUCKET, their_term(store), 10, store.store)
+    assert (await store.transfers.adopt_bucket(wanted))[0] is False
     await store.seizures.settle(10)
     (left,) = await store.seizures.conflicts(10)
     assert await store.seizures.resolve(left.key, left.version, "made again by hand")
-    assert await store.transfers.adopt_absence(wanted) == (True, wanted)
+    assert await store.transfers.adopt_bucket(wanted) == (True, wanted)
 
 
-async def test_an_absence_neither_leaves_nor_comes_while_a_conflict_is_not_resolved(store: StorePorts) -> None:
-    absence = await store.seizures.seize(BUCKET, my_term(store))
+async def test_a_bucket_owner_neither_leaves_nor_comes_while_a_conflict_is_not_resolved(store: StorePorts) -> None:
+    bucket_owner = await store.seizures.seize(BUCKET, my_term(store))
     await store.transfers.apply([arrived(store, 0, 1, None)])
-    assert await store.transfers.release_absence(BUCKET, store.store.other) == absence
+    assert await store.transfers.release_bucket(BUCKET, store.store.other) == bucket_owner
     assert not await store.seizures.resolve(KEY, Version(0, 1), "")
     assert not await store.seizures.resolve(KEY, Version(0, 2), "no such")
     assert await store.seizures.resolve(KEY, Version(0, 1), "not wanted")
     assert not await store.seizures.resolve(KEY, Version(0, 1), "twice")
     (known,) = await store.seizures.conflicts(10)
     assert isinstance(known, Conflict) and known.resolution == "not wanted"
-    released = await store.transfers.release_absence(BUCKET, store.store.other)
+    released = await store.transfers.release_bucket(BUCKET, store.store.other)
     assert released.owner is store.store.other
-    assert not (await store.transfers.adopt_absence(replace(absence, term=0, version=99)))[0]
+    assert not (await store.transfers.adopt_bucket(replace(bucket_owner, term=0, version=99)))[0]
 
 
-async def test_lower_absences_are_not_taken(store: StorePorts) -> None:
+async def test_lower_bucket_owners_are_not_taken(store: StorePorts) -> None:
     await taken(store, 9)
     await taken(store, 4)
-    assert (await store.transfers.absences([BUCKET]))[0].version == 9
+    assert (await store.transfers.bucket_owners([BUCKET]))[0].version == 9
 
 
 async def test_a_fence_stays_until_the_store_is_opened_again(make_store: MakeStore) -> None:
@@ -311,7 +311,7 @@ async def test_changes_of_a_store_are_counted_and_never_fall(store: StorePorts) 
         seen.append(await changes())
     await store.transfers.release([KEY], store.store.other, create=False)
     seen.append(await changes())
-    await store.transfers.release_absence(BUCKET, store.store.other)
+    await store.transfers.release_bucket(BUCKET, store.store.other)
     seen.append(await changes())
     assert seen == sorted(set(seen)), "each change counts"
 
@@ -386,7 +386,7 @@ async def with_conflict(store: StorePorts, term: int = 0) -> None:
 
 async def owner_of_bucket(*stores: StorePorts) -> list[Store]:
     """The stores that would accept a create."""
-    return [one.store for one in stores if (await one.transfers.absences([BUCKET]))[0].owner is one.store]
+    return [one.store for one in stores if (await one.transfers.bucket_owners([BUCKET]))[0].owner is one.store]
 
 
 async def test_a_bucket_with_a_conflict_is_named_until_a_person_has_resolved_it(store: StorePorts) -> None:
@@ -398,17 +398,17 @@ async def test_a_bucket_with_a_conflict_is_named_until_a_person_has_resolved_it(
     assert await store.seizures.disputed([BUCKET]) == set()
 
 
-async def disputed_release(store: StorePorts, across: StorePorts) -> Absence:
+async def disputed_release(store: StorePorts, across: StorePorts) -> BucketOwner:
     """The other store has released the bucket to this one, whose journal has an open conflict of it."""
     await with_conflict(store)
-    (mine,) = await store.transfers.absences([BUCKET])
+    (mine,) = await store.transfers.bucket_owners([BUCKET])
     there = replace(mine, version=mine.version + 1, owner=across.store)
     await across.seizures.take_terms([there])
     assert await store.seizures.resolve(KEY, Version(0, 1), "away with it")
-    await store.transfers.release_absence(BUCKET, across.store)
+    await store.transfers.release_bucket(BUCKET, across.store)
     await store.transfers.apply([arrived(store, 0, 2, None)])
-    released = await across.transfers.release_absence(BUCKET, store.store)
-    assert await store.transfers.adopt_absence(released) == (False, there)
+    released = await across.transfers.release_bucket(BUCKET, store.store)
+    assert await store.transfers.adopt_bucket(released) == (False, there)
     assert await owner_of_bucket(store, across) == []
     return released
 
@@ -417,9 +417,9 @@ async def test_a_bucket_that_its_target_may_not_adopt_goes_back_to_the_releaser(
     store: StorePorts, across: StorePorts
 ) -> None:
     released = await disputed_release(store, across)
-    declined = await store.transfers.return_absence(released)
+    declined = await store.transfers.return_bucket(released)
     assert declined == replace(released, version=released.version + 1, owner=across.store)
-    assert await across.transfers.adopt_absence(declined) == (True, declined)
+    assert await across.transfers.adopt_bucket(declined) == (True, declined)
     assert await owner_of_bucket(store, across) == [across.store]
 
 
@@ -428,23 +428,23 @@ async def test_a_declined_bucket_is_not_adopted_later_and_is_declined_once(
 ) -> None:
     released = await disputed_release(store, across)
     changes = (await store.recovery.standing()).now.changes
-    declined = await store.transfers.return_absence(released)
+    declined = await store.transfers.return_bucket(released)
     assert declined is not None
     assert (await store.recovery.standing()).now.changes > changes
-    assert await store.transfers.return_absence(released) is None
-    assert await store.transfers.adopt_absence(released, despite_conflicts=True) == (False, declined)
+    assert await store.transfers.return_bucket(released) is None
+    assert await store.transfers.adopt_bucket(released, despite_conflicts=True) == (False, declined)
 
 
 async def test_an_adopted_bucket_is_not_declined(store: StorePorts, across: StorePorts) -> None:
     released = await disputed_release(store, across)
-    assert await store.transfers.adopt_absence(released, despite_conflicts=True) == (True, released)
-    assert await store.transfers.return_absence(released) is None
+    assert await store.transfers.adopt_bucket(released, despite_conflicts=True) == (True, released)
+    assert await store.transfers.return_bucket(released) is None
     assert await owner_of_bucket(store, across) == [store.store]
     # Nor after it has been released again: the releaser does not have the records that were made meanwhile.
     assert await store.seizures.resolve(KEY, Version(0, 2), "away with it")
-    again = await store.transfers.release_absence(BUCKET, across.store)
-    assert await store.transfers.return_absence(released) is None
-    assert await store.transfers.absences([BUCKET]) == [again]
+    again = await store.transfers.release_bucket(BUCKET, across.store)
+    assert await store.transfers.return_bucket(released) is None
+    assert await store.transfers.bucket_owners([BUCKET]) == [again]
 
 
 async def test_a_releaser_adopts_a_declined_bucket_though_its_own_journal_has_a_conflict(
@@ -452,14 +452,14 @@ async def test_a_releaser_adopts_a_declined_bucket_though_its_own_journal_has_a_
 ) -> None:
     await with_conflict(store)
     assert await store.seizures.resolve(KEY, Version(0, 1), "away with it")
-    (before,) = await store.transfers.absences([BUCKET])
+    (before,) = await store.transfers.bucket_owners([BUCKET])
     await across.seizures.take_terms([before])
-    released = await store.transfers.release_absence(BUCKET, across.store)
+    released = await store.transfers.release_bucket(BUCKET, across.store)
     await store.transfers.apply([arrived(store, 0, 2, None)])
-    declined = await across.transfers.return_absence(released)
+    declined = await across.transfers.return_bucket(released)
     assert declined is not None
-    assert (await store.transfers.adopt_absence(declined))[0] is False
-    assert await store.transfers.adopt_absence(declined, despite_conflicts=True) == (True, declined)
+    assert (await store.transfers.adopt_bucket(declined))[0] is False
+    assert await store.transfers.adopt_bucket(declined, despite_conflicts=True) == (True, declined)
     assert await owner_of_bucket(store, across) == [store.store]
 
 
@@ -467,11 +467,11 @@ async def test_an_adopt_and_a_return_at_once_leave_one_owner(store: StorePorts, 
     for bucket in range(20):
         term = my_term(store)
         await store.seizures.seize(bucket, term)
-        (mine,) = await store.transfers.absences([bucket])
+        (mine,) = await store.transfers.bucket_owners([bucket])
         await across.seizures.take_terms([replace(mine, version=mine.version + 1, owner=across.store)])
-        await store.transfers.release_absence(bucket, across.store)
-        released = await across.transfers.release_absence(bucket, store.store)
-        adopt, decline = store.transfers.adopt_absence, store.transfers.return_absence
+        await store.transfers.release_bucket(bucket, across.store)
+        released = await across.transfers.release_bucket(bucket, store.store)
+        adopt, decline = store.transfers.adopt_bucket, store.transfers.return_bucket
         if bucket % 2:
             (adopted, _), declined = await asyncio.gather(adopt(released), decline(released))
         else:
@@ -487,10 +487,10 @@ async def test_a_bucket_with_a_row_that_no_event_can_carry_is_not_seized_and_the
 ) -> None:
     large = row_of(KEY, (0, 3), store.store.other, padding=LARGE)
     await store.transfers.apply([record_of(large)])
-    (before,) = await store.transfers.absences([BUCKET])
+    (before,) = await store.transfers.bucket_owners([BUCKET])
     with pytest.raises(RowTooLarge, match=f"{KEY} has {len(large.payload)} bytes"):
         await store.seizures.seize(BUCKET, my_term(store))
-    assert await store.transfers.absences([BUCKET]) == [before]
+    assert await store.transfers.bucket_owners([BUCKET]) == [before]
     assert await row_at(store) == large
     assert (await store.outbox.depth()).entries == 0
     # The others can be seized, and this one when its owner has made the row smaller.

@@ -11,7 +11,7 @@ import pytest
 
 from libs.ownership.errors import NotOwner
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Absence, Answered, Changed, Record, Store, Version, bucket_of
+from libs.ownership.model import Answered, BucketOwner, Changed, Record, Store, Version, bucket_of
 from libs.ownership.terms import next_term
 from libs.ownership.wire import record_of_event
 from libs.store import sqlite_inspection
@@ -74,7 +74,7 @@ async def test_a_request_of_a_hidden_row_is_not_answered(store: StorePorts) -> N
     await own(store, [KEY])
     await put(store, KEY, "r1", "one")
     term = next_term(0, store.store.other)
-    await store.seizures.take_terms([Absence(BUCKET, term, 9, store.store.other)])
+    await store.seizures.take_terms([BucketOwner(BUCKET, term, 9, store.store.other)])
     with pytest.raises(NotOwner):
         await put(store, KEY, "r1", "one")
 

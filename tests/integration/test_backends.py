@@ -67,8 +67,8 @@ async def owning(program: str, settings: dict[str, object], *names: str) -> Asyn
     async with running(program, **settings) as service:
         if program == B:
             for bucket in {bucket_of(name) for name in names}:
-                absence = record_pb2.Absence(bucket=bucket, version=1, owner=record_pb2.STORE_B)
-                await service.replication.AdoptAbsences(rpb.AdoptAbsencesRequest(absences=[absence]))
+                bucket_owner = record_pb2.BucketOwner(bucket=bucket, version=1, owner=record_pb2.STORE_B)
+                await service.replication.AdoptBuckets(rpb.AdoptBucketsRequest(bucket_owners=[bucket_owner]))
         yield service
 
 

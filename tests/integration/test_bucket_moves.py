@@ -10,7 +10,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.ownership.limits import MAX_COPY_BYTES
-from libs.ownership.model import BUCKETS, Absence, Record, Row, Store, Version, bucket_of
+from libs.ownership.model import BUCKETS, BucketOwner, Record, Row, Store, Version, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.store.engine_recovery import conflict_of
 from libs.store.recovery import Why
@@ -18,7 +18,7 @@ from libs.tasks import Loop
 from services.router.core.phase import Phase
 from services.router.flows.jobs.backfill import Backfill
 from services.router.flows.jobs.kind import Position, Step
-from services.router.flows.moving.bucket_owners import BucketOwners
+from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
@@ -55,9 +55,9 @@ async def owners(system: System) -> dict[int, list[Store]]:
     """By bucket: the stores that would accept a create."""
     found: dict[int, list[Store]] = {bucket: [] for bucket in range(BUCKETS)}
     for store in Store:
-        for absence in await system.ports(store).transfers.absences():
-            if absence.owner is store:
-                found[absence.bucket].append(store)
+        for bucket_owner in await system.ports(store).transfers.bucket_owners():
+            if bucket_owner.owner is store:
+                found[bucket_owner.bucket].append(store)
     return found
 
 
@@ -81,17 +81,17 @@ class _Meanwhile(Transfer):
 class _ConflictComes(_Meanwhile):
     """After the target was asked, and before it adopts, a conflict of the bucket reaches its journal."""
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
-        released = await super().release_absences(buckets, to)
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
+        released = await super().release_buckets(buckets, to)
         note_conflict(self.system, to)
         return released
 
 
 async def test_a_bucket_with_a_conflict_at_the_target_is_not_released(system: System) -> None:
     note_conflict(system, B)
-    before = await system.ports(A).transfers.absences([BUCKET])
-    move = await BucketOwners(Transfer(system.stores)).move([BUCKET, BUCKET + 1], B)
-    assert await system.ports(A).transfers.absences([BUCKET]) == before
+    before = await system.ports(A).transfers.bucket_owners([BUCKET])
+    move = await BucketMoves(Transfer(system.stores)).move([BUCKET, BUCKET + 1], B)
+    assert await system.ports(A).transfers.bucket_owners([BUCKET]) == before
     assert "store B has open conflicts" in move.kept[BUCKET] and move.arrived == 1
     assert (await owners(system))[BUCKET + 1] == [B]
     await assert_one_owner(system)
@@ -99,16 +99,16 @@ async def test_a_bucket_with_a_conflict_at_the_target_is_not_released(system: Sy
 
 async def test_a_bucket_with_a_conflict_at_its_source_stays_and_says_why(system: System) -> None:
     note_conflict(system, A)
-    move = await BucketOwners(Transfer(system.stores)).move([BUCKET], B)
+    move = await BucketMoves(Transfer(system.stores)).move([BUCKET], B)
     assert "store A has open conflicts" in move.kept[BUCKET]
     assert (await owners(system))[BUCKET] == [A]
 
 
 async def test_a_conflict_that_comes_while_a_bucket_moves_sends_it_back(system: System) -> None:
     await put(system)
-    move = await BucketOwners(_ConflictComes(system)).move([BUCKET], B)
-    (a,), (b,) = [await system.ports(store).transfers.absences([BUCKET]) for store in Store]
-    assert a == b == Absence(BUCKET, 0, 3, A)
+    move = await BucketMoves(_ConflictComes(system)).move([BUCKET], B)
+    (a,), (b,) = [await system.ports(store).transfers.bucket_owners([BUCKET]) for store in Store]
+    assert a == b == BucketOwner(BUCKET, 0, 3, A)
     assert "store B has open conflicts" in move.kept[BUCKET] and move.arrived == 0
     await assert_one_owner(system)
     await put(system, "2")
@@ -117,7 +117,7 @@ async def test_a_conflict_that_comes_while_a_bucket_moves_sends_it_back(system: 
 async def test_a_bucket_without_an_owner_gets_one_at_the_next_create(system: System) -> None:
     """As earlier programs left it: the target refuses the bucket, the source has released it."""
     note_conflict(system, B)
-    await system.ports(A).transfers.release_absence(BUCKET, B)
+    await system.ports(A).transfers.release_bucket(BUCKET, B)
     assert (await owners(system))[BUCKET] == []
     await put(system)
     assert (await owners(system))[BUCKET] == [A]
@@ -125,31 +125,33 @@ async def test_a_bucket_without_an_owner_gets_one_at_the_next_create(system: Sys
 
 async def test_a_bucket_with_conflicts_at_both_stores_has_an_owner_in_the_end(system: System) -> None:
     await put(system)
-    await system.ports(A).transfers.release_absence(BUCKET, B)
+    await system.ports(A).transfers.release_bucket(BUCKET, B)
     for store in Store:
         note_conflict(system, store)
-    await BucketOwners(Transfer(system.stores)).finish([BUCKET])
+    await BucketMoves(Transfer(system.stores)).finish([BUCKET])
     await assert_one_owner(system)
 
 
 class _Dies(Transfer):
     """The router ends when the target has declined."""
 
-    async def return_absences(self, absences: Sequence[record_pb2.Absence], by: Store) -> Sequence[record_pb2.Absence]:
-        await super().return_absences(absences, by)
+    async def return_buckets(
+        self, bucket_owners: Sequence[record_pb2.BucketOwner], by: Store
+    ) -> Sequence[record_pb2.BucketOwner]:
+        await super().return_buckets(bucket_owners, by)
         raise KeyboardInterrupt
 
 
 async def test_another_router_finishes_what_was_declined_with_the_records_of_both(system: System) -> None:
     """With conflicts in both journals the releaser declines in its turn; B must have the record before it adopts."""
     await put(system)
-    await system.ports(A).transfers.release_absence(BUCKET, B)
+    await system.ports(A).transfers.release_bucket(BUCKET, B)
     for store in Store:
         note_conflict(system, store)
     with pytest.raises(KeyboardInterrupt):
-        await BucketOwners(_Dies(system.stores)).finish([BUCKET])
+        await BucketMoves(_Dies(system.stores)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == []
-    await BucketOwners(Transfer(system.stores)).finish([BUCKET])
+    await BucketMoves(Transfer(system.stores)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == [B]
     found = await system.ports(B).records.read(KEY)
     assert found.row is not None and found.owner is A
@@ -189,7 +191,7 @@ async def test_the_mover_moves_the_other_buckets_and_says_why_one_stays(system: 
 async def test_a_rollback_to_off_brings_a_bucket_home_that_its_target_refuses(system: System) -> None:
     await put(system)
     await advance_to(system, Phase.CUTOVER)
-    await system.ports(A).transfers.release_absence(BUCKET, B)
+    await system.ports(A).transfers.release_bucket(BUCKET, B)
     note_conflict(system, B)
     await system.migration.rollback(BY_HAND, Phase.OFF)
     mover = mover_of(system, Transfer(system.stores))
@@ -227,10 +229,10 @@ async def test_a_bucket_is_not_adopted_while_a_record_of_it_has_not_arrived(syst
     """Else the target creates a name that the source owns."""
     await put(system)
     await system.ports(A).transfers.release([KEY], B, create=False)
-    await BucketOwners(_BusyCopy(system)).move([BUCKET], B)
+    await BucketMoves(_BusyCopy(system)).move([BUCKET], B)
     assert (await owners(system))[BUCKET] == []
     assert (await system.ports(B).records.read(KEY)).row is None
-    await BucketOwners(Transfer(system.stores)).finish([BUCKET])
+    await BucketMoves(Transfer(system.stores)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == [B]
     assert (await system.ports(B).records.read(KEY)).owner is B
 
@@ -240,16 +242,16 @@ class _ReleasedMeanwhile(_Meanwhile):
 
     done = False
 
-    async def absences(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.Absence]:
+    async def bucket_owners(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.BucketOwner]:
         if not self.done:
             self.done = True
             await put(self.system)
-            await self.system.ports(A).transfers.release_absence(BUCKET, B)
-        return await super().absences(store, buckets)
+            await self.system.ports(A).transfers.release_bucket(BUCKET, B)
+        return await super().bucket_owners(store, buckets)
 
 
 async def test_keys_are_listed_after_the_bucket_was_seen_to_be_released(system: System) -> None:
-    await BucketOwners(_ReleasedMeanwhile(system)).finish([BUCKET])
+    await BucketMoves(_ReleasedMeanwhile(system)).finish([BUCKET])
     assert (await owners(system))[BUCKET] == [B]
     found = await system.ports(B).records.read(KEY)
     assert found.row is not None and found.owner is A
@@ -274,10 +276,10 @@ async def test_a_write_brings_back_a_record_whose_newest_version_has_not_reached
 
 async def test_a_store_that_is_away_leaves_the_bucket_under_way(system: System) -> None:
     note_conflict(system, B)
-    await system.ports(A).transfers.release_absence(BUCKET, B)
+    await system.ports(A).transfers.release_bucket(BUCKET, B)
     await system.stop(B)
     with pytest.raises(Away):
-        await BucketOwners(Transfer(system.stores)).finish([BUCKET])
+        await BucketMoves(Transfer(system.stores)).finish([BUCKET])
 
 
 async def test_a_backfill_leaves_a_record_out_that_is_too_large_to_copy_and_names_it(system: System) -> None:

@@ -70,7 +70,7 @@ def content(store: MemoryStore) -> Result:
     state = store._state
     return {
         "rows": dict(sorted(state.rows.items())),
-        "absences": [one for one in state.absences if (one.term, one.owner) != (0, A)],
+        "bucket_owners": [one for one in state.bucket_owners if (one.term, one.owner) != (0, A)],
         "served": sorted(state.served),
         "conflicts": sorted((one.key, one.version, one.why.value) for one in state.memories.journal.values()),
         "gone": state.memories.gone,
@@ -110,9 +110,9 @@ async def memory(prepare: Callable[[System], Awaitable[None]], feeds: bool, dire
 async def written(system: System, store: Store, keys: Sequence[str]) -> None:
     """Records that this store owns, and in whose buckets it makes new ones."""
     for bucket in sorted({bucket_of(key) for key in keys}) if store is B else ():
-        await system.ports(A).transfers.release_absence(bucket, B)
-        (released,) = await system.ports(A).transfers.absences([bucket])
-        await system.ports(B).transfers.adopt_absence(released)
+        await system.ports(A).transfers.release_bucket(bucket, B)
+        (released,) = await system.ports(A).transfers.bucket_owners([bucket])
+        await system.ports(B).transfers.adopt_bucket(released)
     for key in keys:
         await put(system.ports(store), key, f"make {key}", f"of {store}")
 

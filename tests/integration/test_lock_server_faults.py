@@ -80,8 +80,8 @@ async def site(redis_server: Redis, postgres_dsn: str, tmp_path: Path) -> AsyncI
         redis = f"redis://127.0.0.1:{port}/0"
         service = await stack.enter_async_context(running("service_layer", **settings, redis=redis))
         for name in NAMES:
-            absence = record_pb2.Absence(bucket=bucket_of(name), version=1, owner=record_pb2.STORE_B)
-            await service.replication.AdoptAbsences(rpb.AdoptAbsencesRequest(absences=[absence]))
+            bucket_owner = record_pb2.BucketOwner(bucket=bucket_of(name), version=1, owner=record_pb2.STORE_B)
+            await service.replication.AdoptBuckets(rpb.AdoptBucketsRequest(bucket_owners=[bucket_owner]))
             await service.client.CreateSandbox(new(name.removeprefix("sandboxes/")))
         yield Site(service, redis_server, wire)
 

@@ -33,7 +33,7 @@ async def system() -> AsyncIterator[System]:
 
 
 class _Watched(Transfer):
-    """Counts groups that give their absences up. The group with this bucket fails, when others are under way."""
+    """Counts groups that give their bucket owners up. The group with this bucket fails, when others are under way."""
 
     def __init__(self, system: System, failing: int | None = None) -> None:
         super().__init__(system.stores)
@@ -41,14 +41,14 @@ class _Watched(Transfer):
         self.most = 0
         self._failing = failing
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
             if self._failing in buckets:
                 await eventually(lambda: self.now == WORKERS)
                 raise StoreUnavailable("this group")
-            released = await super().release_absences(buckets, to)
+            released = await super().release_buckets(buckets, to)
             if self._failing is not None:
                 await asyncio.Event().wait()
             return released
@@ -86,11 +86,11 @@ class _Faulty(Transfer):
 
     calls = 0
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         self.calls += 1
         if self.calls % 4 == 0:
             raise StoreUnavailable("every fourth")
-        return await super().release_absences(buckets, to)
+        return await super().release_buckets(buckets, to)
 
 
 async def test_passes_that_come_forward_do_not_wait_longer_each_time_they_fail(system: System) -> None:
@@ -152,9 +152,9 @@ class _Slow(Transfer):
         super().__init__(system.stores)
         self._clock = clock
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         self._clock.advance(1.0)
-        return await super().release_absences(buckets, to)
+        return await super().release_buckets(buckets, to)
 
 
 async def test_a_router_keeps_its_lease_during_a_long_pass(system: System) -> None:

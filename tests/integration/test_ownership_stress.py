@@ -19,7 +19,19 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Absence, Answered, Call, Changed, Decide, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import (
+    Answered,
+    BucketOwner,
+    Call,
+    Changed,
+    Decide,
+    Found,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+)
 from libs.ownership.rules import read_as_owner
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.proving.history.history import Outcome
@@ -118,8 +130,8 @@ async def missed(directory: Path, invariant: str) -> None:
 
 
 async def test_it_is_noticed_when_whatever_arrives_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def always(record: Record, here: Row | None, absence: Absence, me: Store) -> Verdict:
-        return replace(decide_apply(record, here, absence, me), fate=Fate.NEWER)
+    def always(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> Verdict:
+        return replace(decide_apply(record, here, bucket_owner, me), fate=Fate.NEWER)
 
     monkeypatch.setattr(engine_apply, "decide_apply", always)
     await missed(tmp_path, "I3")
@@ -135,7 +147,7 @@ async def test_it_is_noticed_when_a_release_forgets_the_served_requests(
     await missed(tmp_path, "I4")
 
 
-async def test_it_is_noticed_when_a_create_ignores_who_owns_the_absence(
+async def test_it_is_noticed_when_a_create_ignores_who_owns_the_bucket_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def anybody_creates(found: Found, me: Store) -> bool:
@@ -202,7 +214,7 @@ async def test_it_is_noticed_when_a_read_takes_the_targets_row_if_both_stores_de
     await missed(tmp_path, "I5")
 
 
-async def test_it_is_noticed_when_an_absence_is_adopted_before_its_records_are_there(
+async def test_it_is_noticed_when_a_bucket_owner_is_adopted_before_its_records_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def copy_nothing(coordinator: Coordinator, bucket: int, to: Store) -> bool:
@@ -215,10 +227,10 @@ async def test_it_is_noticed_when_an_absence_is_adopted_before_its_records_are_t
 async def test_it_is_noticed_when_a_bucket_that_was_released_is_left_without_an_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(transfers: memory._Transfers, absence: Absence) -> tuple[bool, Absence]:
-        return False, transfers._state.absences[absence.bucket]
+    async def refuse(transfers: memory._Transfers, bucket_owner: BucketOwner) -> tuple[bool, BucketOwner]:
+        return False, transfers._state.bucket_owners[bucket_owner.bucket]
 
-    monkeypatch.setattr(memory._Transfers, "adopt_absence", refuse)
+    monkeypatch.setattr(memory._Transfers, "adopt_bucket", refuse)
     await missed(tmp_path, "I11")
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
-from libs.ownership.model import Absence, Changed, Found, Record, Row, Store, Version, bucket_of
+from libs.ownership.model import BucketOwner, Changed, Found, Record, Row, Store, Version, bucket_of
 from libs.ownership.rules import decide_write
 from libs.ownership.wire import event_of
 from libs.store.columns import Columns
@@ -100,7 +100,7 @@ def change(found: Found, request: str, word: str) -> list[Any]:
     event = event_of(Record(changed.row, (changed.served,), Store.B, 0.0))
     values = record_values(changed.row, bucket_of(found.key), Columns())
     served = served_values(changed.served)
-    guard = found.row.version if found.row else (found.absence.term,)
+    guard = found.row.version if found.row else (found.bucket_owner.term,)
     return [*values, *served[:3], served[5], event, "", B, *guard]
 
 
@@ -174,7 +174,7 @@ async def test_a_write_that_waited_for_a_release_changes_nothing(rig: Rig, guard
 RELEASED = columnar([(BUCKET, 0, 2, "A", 0, 1, B)], 7)
 """The bucket, released by B."""
 PLAIN = sql.CREATE_GUARD.removesuffix(" FOR SHARE")
-ABSENCE_GUARDS = {
+BUCKET_GUARDS = {
     "for share": (sql.CREATE_GUARD, True),
     "plain read": (PLAIN, False),
     "key share": (f"{PLAIN} FOR KEY SHARE", False),
@@ -182,13 +182,13 @@ ABSENCE_GUARDS = {
 }
 
 
-@pytest.mark.parametrize("guard", ABSENCE_GUARDS)
-async def test_a_release_of_the_absence_waits_for_a_create_that_came_first(rig: Rig, guard: str) -> None:
-    text, safe = ABSENCE_GUARDS[guard]
+@pytest.mark.parametrize("guard", BUCKET_GUARDS)
+async def test_a_release_of_the_bucket_owner_waits_for_a_create_that_came_first(rig: Rig, guard: str) -> None:
+    text, safe = BUCKET_GUARDS[guard]
     create = broken(sql.CREATE, sql.CREATE_GUARD, text)
     await rig.holder.execute("BEGIN")
     assert await rig.holder.fetchrow(create, *change(await rig.found(), "r1", "made"))
-    release = asyncio.ensure_future(rig.store.transfers.release_absence(BUCKET, Store.A))
+    release = asyncio.ensure_future(rig.store.transfers.release_bucket(BUCKET, Store.A))
     waited = await rig.waits(release)
     listed_before = [] if waited else await rig.observer.fetch("SELECT key FROM record")
     await rig.holder.execute("COMMIT")
@@ -200,9 +200,9 @@ async def test_a_release_of_the_absence_waits_for_a_create_that_came_first(rig: 
     assert (await rig.found()).row is not None, "the create was committed"
 
 
-@pytest.mark.parametrize("guard", ABSENCE_GUARDS)
-async def test_a_create_that_waited_for_a_release_of_the_absence_makes_nothing(rig: Rig, guard: str) -> None:
-    text, safe = ABSENCE_GUARDS[guard]
+@pytest.mark.parametrize("guard", BUCKET_GUARDS)
+async def test_a_create_that_waited_for_a_release_of_the_bucket_owner_makes_nothing(rig: Rig, guard: str) -> None:
+    text, safe = BUCKET_GUARDS[guard]
     create = broken(sql.CREATE, sql.CREATE_GUARD, text)
     seen = await rig.found()
     await rig.holder.execute("BEGIN")
@@ -211,11 +211,11 @@ async def test_a_create_that_waited_for_a_release_of_the_absence_makes_nothing(r
     assert waited is safe
     assert (made is None) is safe
     after = await rig.found()
-    assert after.absence == Absence(BUCKET, 0, 2, Store.A)
+    assert after.bucket_owner == BucketOwner(BUCKET, 0, 2, Store.A)
     assert (after.row is None) is safe
 
 
-async def test_the_store_itself_refuses_a_create_whose_absence_was_being_released(rig: Rig) -> None:
+async def test_the_store_itself_refuses_a_create_whose_bucket_owner_was_being_released(rig: Rig) -> None:
     await rig.holder.execute("BEGIN")
     assert await rig.holder.execute(sql.PUT_BUCKETS, *RELEASED) == "UPDATE 1"
     task = asyncio.ensure_future(put(rig.store, KEY, "r1", "beside"))
@@ -282,26 +282,26 @@ async def _lock_then_look(connection: Connection) -> list[dict[str, Any]]:
     return [{"revision": locked["revision"], "request_id": row["request_id"]} for row in served]
 
 
-async def test_row_and_absence_in_two_statements_show_a_record_that_nobody_owns(rig: Rig) -> None:
+async def test_row_and_bucket_owner_in_two_statements_show_a_record_that_nobody_owns(rig: Rig) -> None:
     async def in_one() -> Found:
         return found_of(KEY, await rig.observer.fetchrow(sql.READ, KEY, BUCKET))
 
     row_before = await rig.second.fetchrow("SELECT 1 FROM record WHERE key = $1", KEY)
-    absence_before = await rig.second.fetchrow(sql.ABSENCES, [BUCKET])
+    bucket_before = await rig.second.fetchrow(sql.SOME_BUCKETS, [BUCKET])
     owners = [(await in_one()).owner]
     await put(rig.store, KEY, "r1", "made")
     owners.append((await in_one()).owner)
-    await rig.store.transfers.release_absence(BUCKET, Store.A)
+    await rig.store.transfers.release_bucket(BUCKET, Store.A)
     owners.append((await in_one()).owner)
     assert owners == [Store.B] * 3, "in one statement the owner never changed, and it never did"
-    absence_after = await rig.second.fetchrow(sql.ABSENCES, [BUCKET])
-    assert (row_before, absence_after["bucket_owner"]) == (None, "A"), "row first: absent here, and the other's"
+    bucket_after = await rig.second.fetchrow(sql.SOME_BUCKETS, [BUCKET])
+    assert (row_before, bucket_after["bucket_owner"]) == (None, "A"), "row first: absent here, and the other's"
 
     await rig.store.transfers.release([KEY], Store.A, create=False)
     row_after = found_of(KEY, await rig.second.fetchrow(sql.READ, KEY, BUCKET)).row
     assert row_after is not None
-    both = (absence_before["bucket_owner"], row_after.owner)
-    assert both == (B, Store.A), "absence first: the absence was this store's, the row is the other's"
+    both = (bucket_before["bucket_owner"], row_after.owner)
+    assert both == (B, Store.A), "bucket owner first: the bucket owner was this store's, the row is the other's"
 
 
 async def test_an_acknowledgement_by_name_keeps_a_change_that_commits_late(rig: Rig) -> None:

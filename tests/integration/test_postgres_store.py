@@ -303,7 +303,7 @@ async def test_a_standby_is_refused(stack_directory: Path) -> None:
 async def test_processes_that_start_together_migrate_once(postgres_dsn: str) -> None:
     await asyncio.gather(*(migrate(postgres_dsn) for _ in range(4)))
     async with open_store(postgres_dsn, options=PostgresOptions(migrate=False)) as store:
-        assert (await store.inspection.census()).owned_absences == 0, "an empty database owns nothing"
+        assert (await store.inspection.census()).owned_buckets == 0, "an empty database owns nothing"
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:

@@ -90,9 +90,9 @@ async def followed(system: System, store: Store) -> None:
 async def b_owns(system: System, keys: list[str]) -> None:
     """B has their buckets, and has made them; the log and A know."""
     for key in keys:
-        await system.ports(A).transfers.release_absence(bucket_of(key), B)
-        (released,) = await system.ports(A).transfers.absences([bucket_of(key)])
-        await system.ports(B).transfers.adopt_absence(released)
+        await system.ports(A).transfers.release_bucket(bucket_of(key), B)
+        (released,) = await system.ports(A).transfers.bucket_owners([bucket_of(key)])
+        await system.ports(B).transfers.adopt_bucket(released)
     for key in keys:
         await put(system.ports(B), key, f"make {key}", key)
     await relayed(system, B)
@@ -146,12 +146,12 @@ async def test_a_recovered_store_has_everything_and_owns_nothing(system: System)
     assert "serves again, with 20 records" in step.note
     assert await same(system)
     census = await system.ports(B).inspection.census()
-    assert (census.records, census.owned_records, census.owned_absences) == (20, 0, 0)
+    assert (census.records, census.owned_records, census.owned_buckets) == (20, 0, 0)
     for key in KEYS[:20]:
         found = await system.ports(A).records.read(key)
         assert found.owner is A and found.version == (2, 2) and found.row is not None and found.row.bases == ((0, 1),)
     # A's own buckets stay in their term.
-    assert {one.term for one in await system.ports(A).transfers.absences()} == {0, 2}
+    assert {one.term for one in await system.ports(A).transfers.bucket_owners()} == {0, 2}
 
 
 async def test_a_change_that_the_gone_store_still_has_gets_to_the_log_before_the_seizure(system: System) -> None:
@@ -186,7 +186,7 @@ async def test_a_serving_store_is_fenced_before_it_is_recovered(system: System, 
     step = await kind.step(Position(arguments, b"", limit=100))
     assert step.wait_seconds > fenced_seconds - 1 > 6 and not system.backends[B].serving.serving
     with pytest.raises(Refused, match="it must be recovered"):
-        await system.stores[B].ask(system.stores[B].replication.ListAbsences, pb.GetStandingRequest(), CALL_SECONDS)
+        await system.stores[B].ask(system.stores[B].replication.ListBuckets, pb.GetStandingRequest(), CALL_SECONDS)
 
 
 async def test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses_nothing_in_silence(
@@ -254,7 +254,7 @@ async def test_a_store_that_has_not_read_the_log_does_not_seize(system: System) 
         await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
     await followed(system, A)
     await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
-    assert (await system.ports(A).transfers.absences([1]))[0].term == 2
+    assert (await system.ports(A).transfers.bucket_owners([1]))[0].term == 2
 
 
 async def test_terms_rows_and_offsets_are_taken_by_a_gone_store_only(system: System) -> None:
@@ -275,7 +275,7 @@ async def test_a_store_that_lives_while_its_share_is_seized_fences_itself(system
     await relayed(system, A)
     await followed(system, B)
     assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
-    assert (await system.ports(B).transfers.absences([bucket]))[0].owner is A
+    assert (await system.ports(B).transfers.bucket_owners([bucket]))[0].owner is A
 
 
 async def test_each_store_gets_the_position_of_the_other_one(system: System) -> None:
@@ -527,7 +527,7 @@ async def test_a_seizure_names_the_bucket_that_it_leaves_and_takes_all_others(sy
     await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step_without_b(system, Seize(system.stores, system.log, SystemClock(), system.control))
     assert step.note.startswith(f"2 buckets seized, 1 refused: bucket {bucket_of(large)}: {large} has ")
-    owners = {one.bucket: one.owner for one in await system.ports(A).transfers.absences()}
+    owners = {one.bucket: one.owner for one in await system.ports(A).transfers.bucket_owners()}
     assert [owners[bucket_of(key)] for key in KEYS[:3]] == [B, A, A]
 
 

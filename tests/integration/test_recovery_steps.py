@@ -27,9 +27,9 @@ BUCKET = bucket_of(KEYS[0])
 
 async def b_has_seized(system: System, term: int) -> None:
     """B has a bucket, without a record, in a term of its own that A has not seen."""
-    await system.ports(A).transfers.release_absence(BUCKET, B)
-    (released,) = await system.ports(A).transfers.absences([BUCKET])
-    await system.ports(B).transfers.adopt_absence(released)
+    await system.ports(A).transfers.release_bucket(BUCKET, B)
+    (released,) = await system.ports(A).transfers.bucket_owners([BUCKET])
+    await system.ports(B).transfers.adopt_bucket(released)
     await system.ports(B).seizures.seize(BUCKET, term)
 
 
@@ -41,7 +41,7 @@ async def test_a_recovery_seizes_in_terms_above_those_of_the_lost_store(system: 
     await system.backends[B].admission_loop.admit()
     step, _ = await step_by_step(system, recover(system))
     assert "serves again" in step.note
-    found = [(await system.ports(store).transfers.absences([BUCKET]))[0] for store in Store]
+    found = [(await system.ports(store).transfers.bucket_owners([BUCKET]))[0] for store in Store]
     assert [(one.owner, one.term) for one in found] == [(A, next_term(term, A))] * 2
 
 

@@ -121,7 +121,7 @@ async def test_a_retry_after_the_handoff_gets_the_same_answer_and_has_no_second_
     assert pb.Book.FromString(row.payload) == first
 
 
-async def test_a_create_takes_the_absence_of_one_name_along_as_a_stub(system: System) -> None:
+async def test_a_create_takes_the_bucket_owner_of_one_name_along_as_a_stub(system: System) -> None:
     await go_to(system, Phase.DUAL_READ)
     await put(system, "new")
     assert owner(system, Store.B, "shelf/r/new") is Store.B
@@ -178,12 +178,12 @@ async def test_a_write_whose_target_is_a_brings_a_half_moved_record_home(system:
     assert book.reader == "ann"
 
 
-async def test_a_create_finishes_the_move_of_its_buckets_absence(system: System) -> None:
+async def test_a_create_finishes_the_move_of_its_buckets_owner(system: System) -> None:
     bucket = bucket_of("shelf/r/1")
-    await system.ports(Store.A).transfers.release_absence(bucket, Store.B)
+    await system.ports(Store.A).transfers.release_bucket(bucket, Store.B)
     await put(system, "1")
-    absences = await system.ports(Store.B).transfers.absences([bucket])
-    assert absences[0].owner is Store.B
+    bucket_owners = await system.ports(Store.B).transfers.bucket_owners([bucket])
+    assert bucket_owners[0].owner is Store.B
 
 
 async def test_a_list_merges_both_stores_and_shows_each_record_once(system: System) -> None:

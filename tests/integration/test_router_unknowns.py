@@ -15,7 +15,7 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery, Listed, Records
 from services.router.core.phase import Phase
-from services.router.flows.moving.bucket_owners import BucketOwners
+from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
 from tests.contracts.pb.toy import shelf_pb2 as pb
@@ -47,12 +47,14 @@ async def writes_go_to_b(system: System) -> None:
         await step(system.migration, Decision("a test", "because", override=True))
 
 
-async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_requests_it_served(system: System) -> None:
+async def test_a_record_given_up_before_its_bucket_owner_moves_arrives_with_the_requests_it_served(
+    system: System,
+) -> None:
     token = str(uuid4())
     await put(system)
     first = await lend(system, "ann", token)
     await system.ports(Store.A).transfers.release([KEY], Store.B, create=False)
-    await BucketOwners(Transfer(system.stores)).move([bucket_of(KEY)], Store.B)
+    await BucketMoves(Transfer(system.stores)).move([bucket_of(KEY)], Store.B)
     row = (await system.ports(Store.B).records.read(KEY)).row
     assert row is not None and row.owner is Store.B, "the move has brought the record to its new owner"
     await writes_go_to_b(system)
@@ -61,21 +63,23 @@ async def test_a_record_given_up_before_its_absence_moves_arrives_with_the_reque
 
 
 class _MadeMeanwhile(Transfer):
-    """Another caller makes a record between the copy ahead and the release of the absence."""
+    """Another caller makes a record between the copy ahead and the release of the bucket owner."""
 
     def __init__(self, system: System) -> None:
         super().__init__(system.stores)
         self._system = system
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         await put(self._system)
-        return await super().release_absences(buckets, to)
+        return await super().release_buckets(buckets, to)
 
 
-async def test_a_record_made_while_its_absence_moves_is_at_the_target_before_that_may_create(system: System) -> None:
-    move = await BucketOwners(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
+async def test_a_record_made_while_its_bucket_owner_moves_is_at_the_target_before_that_may_create(
+    system: System,
+) -> None:
+    move = await BucketMoves(_MadeMeanwhile(system)).move([bucket_of(KEY)], Store.B)
     found = await system.ports(Store.B).records.read(KEY)
-    assert found.absence.owner is Store.B
+    assert found.bucket_owner.owner is Store.B
     assert found.row is not None and found.row.owner is Store.A, "copied, and A's still"
     assert move.listed[Store.B].owned == [KEY], "what is left to be moved"
 

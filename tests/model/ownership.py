@@ -41,7 +41,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
-from libs.ownership.model import NEVER, Absence, Store, Version
+from libs.ownership.model import NEVER, BucketOwner, Store, Version
 from tests.model.store import (
     FIRST,
     A,
@@ -78,7 +78,7 @@ class State(NamedTuple):
     disks: tuple[Disk, Disk] = (FIRST[Store.A], FIRST[Store.B])
     messages: frozenset[Message] = frozenset()
     """All records that were ever sent; each may arrive at any time."""
-    drained: frozenset[Absence] = frozenset()
+    drained: frozenset[BucketOwner] = frozenset()
     """Released buckets of which a coordinator has seen all of the releaser's rows at the target."""
     given_up: frozenset[tuple[str, Store]] = frozenset()
     """Requests sent to a store without waiting for the answer: carried out at any time, or never."""

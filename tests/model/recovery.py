@@ -40,8 +40,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from libs.backend.evidence import by_absences, by_terms
-from libs.ownership.model import Absence, Row, Store
+from libs.backend.evidence import by_buckets, by_terms
+from libs.ownership.model import BucketOwner, Row, Store
 from libs.ownership.terms import Fate, is_share
 from libs.store.window import newest
 from tests.model.store import (
@@ -74,7 +74,7 @@ class State(NamedTuple):
     exported: Row | None = None
     """The row that the loser has read for a copy, before it reads the requests."""
     is_copied: bool = False
-    drained: frozenset[Absence] = frozenset()
+    drained: frozenset[BucketOwner] = frozenset()
     """Released buckets of which a coordinator has seen all rows at the target."""
     backup: Disk | None = None
     lost: int = 0
@@ -239,7 +239,7 @@ class Recovery:
         elif state.loser_is == "down":
             mine, theirs = disk_of(state, self.loser).bucket, disk_of(state, self.seizer).bucket
             evidence = {
-                "the seizer": by_absences([mine], [theirs], self.loser),
+                "the seizer": by_buckets([mine], [theirs], self.loser),
                 "the log": by_terms([mine], {BUCKET: max(state.terms, default=0)}),
             }
             if self.wrong == "nobody_is_asked":

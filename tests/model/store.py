@@ -20,8 +20,8 @@ from libs.ownership.errors import NotOwner, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES
 from libs.ownership.model import (
     NEVER,
-    Absence,
     Answered,
+    BucketOwner,
     Call,
     Changed,
     Found,
@@ -96,7 +96,7 @@ class Disk:
     """Everything that a store keeps. `make_disk` makes it: equal contents give the same object."""
 
     me: Store
-    bucket: Absence
+    bucket: BucketOwner
     row: Row | None
     served: frozenset[Served]
     outbox: frozenset[Message]
@@ -107,7 +107,7 @@ class Disk:
     def but(
         self,
         *,
-        bucket: Absence | None = None,
+        bucket: BucketOwner | None = None,
         row: Row | None = None,
         served: frozenset[Served] | None = None,
         outbox: frozenset[Message] | None = None,
@@ -127,7 +127,7 @@ class Disk:
 @cache
 def make_disk(
     me: Store,
-    bucket: Absence,
+    bucket: BucketOwner,
     row: Row | None = None,
     served: frozenset[Served] = NO_REQUESTS,
     outbox: frozenset[Message] = frozenset(),
@@ -137,7 +137,7 @@ def make_disk(
     return Disk(me, bucket, row, served, outbox, journal, version, effects_of(row))
 
 
-FIRST = {A: make_disk(A, Absence(BUCKET, 0, 1, A)), B: make_disk(B, Absence(BUCKET, 0, 0, A))}
+FIRST = {A: make_disk(A, BucketOwner(BUCKET, 0, 1, A)), B: make_disk(B, BucketOwner(BUCKET, 0, 0, A))}
 """Both stores when the migration begins: A owns the bucket, and no record exists."""
 
 
@@ -160,11 +160,11 @@ def served_by_release(row: Row, served: Iterable[Served]) -> tuple[Served, ...]:
     return newest(one for one in served if terms.contains(row, one.version))
 
 
-def released_bucket(here: Absence, me: Store) -> Absence | None:
+def released_bucket(here: BucketOwner, me: Store) -> BucketOwner | None:
     return replace(here, version=here.version + 1, owner=me.other) if here.owner is me else None
 
 
-def taken_bucket(offered: Absence, here: Absence) -> Absence:
+def taken_bucket(offered: BucketOwner, here: BucketOwner) -> BucketOwner:
     return max(offered, here, key=lambda one: (one.term, one.version))
 
 
@@ -172,7 +172,7 @@ def taken_bucket(offered: Absence, here: Absence) -> Absence:
 class Rules:
     """The rules that a store of the model follows: the product's, unless a wrong variant replaces one."""
 
-    visible: Callable[[Row | None, Absence], Row | None] = model.visible
+    visible: Callable[[Row | None, BucketOwner], Row | None] = model.visible
     may_change: Callable[[Found, Store], bool] = rules.may_change
     read: Callable[[Found, Store], Row | None] = rules.read_as_owner
     write: Callable[[Found, Store, Call, rules.Change], Changed | Answered] = rules.decide_write
@@ -182,17 +182,17 @@ class Rules:
     travels: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     travels_again: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     """As `travels`, when a release is answered again."""
-    apply: Callable[[Record, Row | None, Absence, Store], terms.Verdict] = terms.decide_apply
+    apply: Callable[[Record, Row | None, BucketOwner, Store], terms.Verdict] = terms.decide_apply
     stays_known: bool = False
     """Whether the served requests of a row stay known when the row goes to the journal."""
-    release_bucket: Callable[[Absence, Store], Absence | None] = released_bucket
-    adopts_bucket: Callable[[Absence, Absence, Store], bool] = terms.adopted_absence
-    decline_bucket: Callable[[Absence, Absence, Store], Absence | None] = terms.declined_absence
+    release_bucket: Callable[[BucketOwner, Store], BucketOwner | None] = released_bucket
+    adopts_bucket: Callable[[BucketOwner, BucketOwner, Store], bool] = terms.adopted_bucket
+    decline_bucket: Callable[[BucketOwner, BucketOwner, Store], BucketOwner | None] = terms.declined_bucket
     next_term: Callable[[int, Store], int] = terms.next_term
-    seize_bucket: Callable[[Absence, Store, int], Absence] = terms.seized_absence
+    seize_bucket: Callable[[BucketOwner, Store, int], BucketOwner] = terms.seized_bucket
     seize_row: Callable[[Row, Store, int], Row] = terms.seized_row
-    take_term: Callable[[Absence, int], Absence] = terms.take_term
-    take_bucket: Callable[[Absence, Absence], Absence] = taken_bucket
+    take_term: Callable[[BucketOwner, int], BucketOwner] = terms.take_term
+    take_bucket: Callable[[BucketOwner, BucketOwner], BucketOwner] = taken_bucket
     """Of a fenced store: offered, here."""
 
 
@@ -266,20 +266,20 @@ class Procedures:
         if verdict.learn:
             served = learned(served, record.served)
         row = record.row if verdict.fate is terms.Fate.NEWER else None
-        return Arrived(disk.but(bucket=verdict.absence, row=row, served=served, journal=journal), verdict.fate)
+        return Arrived(disk.but(bucket=verdict.bucket_owner, row=row, served=served, journal=journal), verdict.fate)
 
     def release_bucket(self, disk: Disk) -> Disk | None:
         after = self.by.release_bucket(disk.bucket, disk.me)
         return disk.but(bucket=after) if after is not None else None
 
-    def adopt_bucket(self, disk: Disk, offered: Absence) -> Disk | None:
+    def adopt_bucket(self, disk: Disk, offered: BucketOwner) -> Disk | None:
         """None: the store refuses. It does so too while it has a row of an older term."""
         hidden = disk.row is not None and self.by.visible(disk.row, disk.bucket) is None
         if hidden or not self.by.adopts_bucket(offered, disk.bucket, disk.me):
             return None
         return disk.but(bucket=offered)
 
-    def decline_bucket(self, disk: Disk, offered: Absence) -> Disk | None:
+    def decline_bucket(self, disk: Disk, offered: BucketOwner) -> Disk | None:
         after = self.by.decline_bucket(offered, disk.bucket, disk.me)
         return disk.but(bucket=after) if after is not None else None
 
@@ -295,7 +295,7 @@ class Procedures:
     def take_term(self, disk: Disk, term: int) -> Disk:
         return disk.but(bucket=self.by.take_term(disk.bucket, term))
 
-    def take_bucket(self, disk: Disk, offered: Absence) -> Disk:
+    def take_bucket(self, disk: Disk, offered: BucketOwner) -> Disk:
         return disk.but(bucket=self.by.take_bucket(offered, disk.bucket))
 
     def settle(self, disk: Disk) -> Disk:

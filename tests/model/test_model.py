@@ -110,7 +110,7 @@ def test_two_stores_own_a_record_if_lower_terms_belong_to_the_owner_of_the_bucke
 
 
 def test_two_stores_own_a_record_if_a_returned_store_keeps_its_own_old_bucket_owner() -> None:
-    _breaks("own_old_absence")
+    _breaks("own_old_bucket")
 
 
 def test_two_stores_own_a_record_if_a_seizure_raises_the_revision_alone() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from libs.ownership import rules, terms
-from libs.ownership.model import Absence, Answered, Call, Changed, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import Answered, BucketOwner, Call, Changed, Found, Record, Row, Served, Store, Version
 from libs.store.window import newest
 from tests.model.store import Rules
 
@@ -25,8 +25,8 @@ class Variant:
 
 
 def _write_if_absent(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
-    absence = replace(found.absence, owner=me) if found.row is None else found.absence
-    return rules.decide_write(replace(found, absence=absence), me, call, change)
+    bucket_owner = replace(found.bucket_owner, owner=me) if found.row is None else found.bucket_owner
+    return rules.decide_write(replace(found, bucket_owner=bucket_owner), me, call, change)
 
 
 def _write_not_looked_up(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
@@ -47,24 +47,24 @@ def _all_requests(row: Row, served: Iterable[Served]) -> tuple[Served, ...]:
     return newest(served)
 
 
-def _apply_anything(record: Record, here: Row | None, absence: Absence, me: Store) -> terms.Verdict:
-    return terms.Verdict(terms.Fate.NEWER, absence)
+def _apply_anything(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> terms.Verdict:
+    return terms.Verdict(terms.Fate.NEWER, bucket_owner)
 
 
-def _apply_without_requests(record: Record, here: Row | None, absence: Absence, me: Store) -> terms.Verdict:
-    verdict = terms.decide_apply(record, here, absence, me)
+def _apply_without_requests(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> terms.Verdict:
+    verdict = terms.decide_apply(record, here, bucket_owner, me)
     return replace(verdict, learn=False)
 
 
-def _apply_as_old(record: Record, here: Row | None, absence: Absence, me: Store) -> terms.Verdict:
-    verdict = terms.decide_apply(record, here, absence, me)
+def _apply_as_old(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> terms.Verdict:
+    verdict = terms.decide_apply(record, here, bucket_owner, me)
     return replace(verdict, fate=terms.Fate.OLD) if verdict.fate is terms.Fate.CONFLICT else verdict
 
 
-def _apply_by_last_base(record: Record, here: Row | None, absence: Absence, me: Store) -> terms.Verdict:
+def _apply_by_last_base(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> terms.Verdict:
     """As if the last base contained everything of the terms before it."""
     padded = replace(record, row=_padded(record.row))
-    verdict = terms.decide_apply(padded, _padded(here) if here is not None else None, absence, me)
+    verdict = terms.decide_apply(padded, _padded(here) if here is not None else None, bucket_owner, me)
     return replace(verdict, journal=here) if verdict.journal is not None else verdict
 
 
@@ -75,39 +75,39 @@ def _padded(row: Row) -> Row:
     return replace(row, bases=(*(Version(term, 1_000) for term in range(last.term)), last))
 
 
-def _apply_lazily(record: Record, here: Row | None, absence: Absence, me: Store) -> terms.Verdict:
+def _apply_lazily(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> terms.Verdict:
     """A row of a lower term counts like any other."""
-    absence = terms.take_term(absence, record.row.version.term)
-    if here is None or here.version.term >= absence.term:
-        return terms.decide_apply(record, here, absence, me)
+    bucket_owner = terms.take_term(bucket_owner, record.row.version.term)
+    if here is None or here.version.term >= bucket_owner.term:
+        return terms.decide_apply(record, here, bucket_owner, me)
     newer = record.row.version > here.version
-    return terms.Verdict(terms.Fate.NEWER if newer else terms.Fate.OLD, absence)
+    return terms.Verdict(terms.Fate.NEWER if newer else terms.Fate.OLD, bucket_owner)
 
 
-def _lower_belongs_to_bucket(row: Row | None, absence: Absence) -> Row | None:
-    if row is None or row.version.term >= absence.term:
+def _lower_belongs_to_bucket(row: Row | None, bucket_owner: BucketOwner) -> Row | None:
+    if row is None or row.version.term >= bucket_owner.term:
         return row
-    version = Version(absence.term, row.version.revision)
-    return replace(row, owner=absence.owner, version=version, bases=(*row.bases, row.version))
+    version = Version(bucket_owner.term, row.version.revision)
+    return replace(row, owner=bucket_owner.owner, version=version, bases=(*row.bases, row.version))
 
 
 def _row_stays(row: Row, me: Store, term: int) -> Row:
     return row
 
 
-def _seize_in_same_term(absence: Absence, me: Store, term: int) -> Absence:
-    return replace(absence, version=absence.version + 1, owner=me)
+def _seize_in_same_term(bucket_owner: BucketOwner, me: Store, term: int) -> BucketOwner:
+    return replace(bucket_owner, version=bucket_owner.version + 1, owner=me)
 
 
 def _same_term(term: int, me: Store) -> int:
     return term
 
 
-def _own_version(offered: Absence, here: Absence) -> Absence:
+def _own_version(offered: BucketOwner, here: BucketOwner) -> BucketOwner:
     return replace(here, term=max(offered.term, here.term))
 
 
-def _adopt_any_version(offered: Absence, here: Absence, me: Store) -> bool:
+def _adopt_any_version(offered: BucketOwner, here: BucketOwner, me: Store) -> bool:
     return offered.owner is me and offered.version != here.version
 
 
@@ -119,7 +119,7 @@ RULES = {
     "released_again_bare": Rules(travels_again=_no_requests),
     "requests_are_known_at_home": Rules(apply=_apply_without_requests),
     "lazy_terms": Rules(visible=_lower_belongs_to_bucket, apply=_apply_lazily, seize_row=_row_stays),
-    "own_old_absence": Rules(take_bucket=_own_version),
+    "own_old_bucket": Rules(take_bucket=_own_version),
     "no_term": Rules(next_term=_same_term, seize_bucket=_seize_in_same_term),
     "last_base": Rules(apply=_apply_by_last_base),
     "journaled_stays_known": Rules(write=_write_known_is_done, stays_known=True),
@@ -169,7 +169,7 @@ RECOVERY = {
     "lazy_terms": Variant(
         "B is restored", "rows of a lower term belong to the bucket's owner; a seizure leaves them alone", "two"
     ),
-    "own_old_absence": Variant("B returns", "a returned store keeps its own old bucket owner", "two owners"),
+    "own_old_bucket": Variant("B returns", "a returned store keeps its own old bucket owner", "two owners"),
     "no_term": Variant("B returns", "a seizure adds one to the revision and begins no term", "two"),
     "log_not_read": Variant("B is restored", "a store seizes before it has read the log to its end", "a logged write"),
     "log_is_not_told": Variant("B returns", "a bucket is seized before the log has the term", "two owners"),

@@ -40,9 +40,11 @@ async def _one_owner(run: Run) -> AsyncIterator[Finding]:
         owners = [store.value for store in Store if may_change(found[store], store)]
         if len(owners) != 1:
             yield Finding("I1" if owners else "I11", f"{key}: {owners or 'no store'} would accept a write: {found}")
-    a, b = [await run.stores[store].transfers.absences() for store in Store]
+    a, b = [await run.stores[store].transfers.bucket_owners() for store in Store]
     for at_a, at_b in zip(a, b, strict=True):
-        owners = [store.value for store, absence in zip(Store, (at_a, at_b), strict=True) if absence.owner is store]
+        owners = [
+            store.value for store, bucket_owner in zip(Store, (at_a, at_b), strict=True) if bucket_owner.owner is store
+        ]
         if len(owners) != 1:
             found_text = f"bucket {at_a.bucket}: {owners or 'no store'} owns it: {at_a}, {at_b}"
             yield Finding("I1" if owners else "I11", found_text)

@@ -118,7 +118,7 @@ class Coordinator:
         return max(found, key=lambda each: each.version).row
 
     async def _bring(self, write: Write, to: Store) -> bool:
-        """Says whether the record, or its bucket's absence, may be at `to` now."""
+        """Says whether the record, or its bucket's owner, may be at `to` now."""
         try:
             return await self.bring(write.key, to, create=write.may_create)
         except (Stopped, BatonError):
@@ -129,7 +129,7 @@ class Coordinator:
         released = await self.stores[to.other].transfers.release([key], to, create=create)
         result = released.results[0]
         if result.outcome is Outcome.NOT_OWNED:
-            await self.finish_absence(bucket_of(key))
+            await self.finish_bucket(bucket_of(key))
             return True
         if result.record is None:
             return False
@@ -138,19 +138,19 @@ class Coordinator:
         await self.stores[to].transfers.apply([result.record])
         return True
 
-    async def move_absence(self, bucket: int, to: Store) -> None:
+    async def move_bucket(self, bucket: int, to: Store) -> None:
         await self._copy_missing(bucket, to)
         await self.step()
-        await self.stores[to.other].transfers.release_absence(bucket, to)
+        await self.stores[to.other].transfers.release_bucket(bucket, to)
         await self.step()
-        await self.finish_absence(bucket)
+        await self.finish_bucket(bucket)
 
-    async def finish_absence(self, bucket: int) -> None:
+    async def finish_bucket(self, bucket: int) -> None:
         found = {}
         for store in self.chance.sample(list(Store), 2):
-            found[store] = (await self.stores[store].transfers.absences([bucket]))[0]
+            found[store] = (await self.stores[store].transfers.bucket_owners([bucket]))[0]
             await self.step()
-        if any(absence.owner is store for store, absence in found.items()):
+        if any(bucket_owner.owner is store for store, bucket_owner in found.items()):
             return
         releaser = max(found, key=lambda store: found[store].version)
         if not await self._copy_missing(bucket, releaser.other):
@@ -158,9 +158,9 @@ class Coordinator:
         await self.step()
         if self.chance.random() < self.trouble:
             # As a target with open conflicts does. Some later call finishes the way back.
-            await self.stores[releaser.other].transfers.return_absence(found[releaser])
+            await self.stores[releaser.other].transfers.return_bucket(found[releaser])
             return
-        await self.stores[releaser.other].transfers.adopt_absence(found[releaser])
+        await self.stores[releaser.other].transfers.adopt_bucket(found[releaser])
 
     async def _copy_missing(self, bucket: int, to: Store) -> bool:
         keys = await self._keys(to.other, bucket)

@@ -127,7 +127,7 @@ class Run:
             self._deliver,
             self._export,
             self._copy,
-            self._move_absence,
+            self._move_bucket,
             self._give_up_records,
             self._carry_out_late,
         ]
@@ -169,8 +169,8 @@ class Run:
         store = self._any_store().store
         await self.coordinator.copy(sorted({self._any_key() for _ in range(3)}), store)
 
-    async def _move_absence(self) -> None:
-        await self.coordinator.move_absence(bucket_of(self._any_key()), self._any_store().store)
+    async def _move_bucket(self) -> None:
+        await self.coordinator.move_bucket(bucket_of(self._any_key()), self._any_store().store)
 
     async def _give_up_records(self) -> None:
         """The first half of a handoff of several records; another coordinator may copy meanwhile."""
@@ -201,7 +201,7 @@ class Run:
                 await self._carry_out_late()
         await _persist(self.drain)
         for bucket in sorted({bucket_of(key) for key in self.keys}):
-            await _persist(partial(self.coordinator.finish_absence, bucket))
+            await _persist(partial(self.coordinator.finish_bucket, bucket))
         await _persist(self.drain)
 
     async def drain(self) -> None:

@@ -41,7 +41,7 @@ from services.router.flows.calls.patience import Patience
 from services.router.flows.calls.shadow import Shadow, ShadowLimits
 from services.router.flows.calls.watching import Watching
 from services.router.flows.feed.relay import Relay
-from services.router.flows.moving.bucket_owners import BucketOwners
+from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.handoff import Handoffs
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
@@ -194,7 +194,7 @@ async def _serve_calls(
 ) -> CallServer:
     clock = SystemClock()
     traffic = Traffic()
-    handoffs = Handoffs(Transfer(stores), BucketOwners(Transfer(stores)), traffic)
+    handoffs = Handoffs(Transfer(stores), BucketMoves(Transfer(stores)), traffic)
     patience = Patience(traffic, options.patience_seconds)
     forward = Forward(stores, handoffs, traffic, clock, options.policy, patience)
     listing = Listing(stores, traffic, options.policy, shadow, clock, patience)

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, Read, Write
-from libs.ownership.model import Absence, Call, Changed, Found, Row, Store
+from libs.ownership.model import BucketOwner, Call, Changed, Found, Row, Store
 from libs.ownership.rules import decide_write
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.sandboxes.operations import SandboxOperations
@@ -62,7 +62,7 @@ class OneRecord:
         if isinstance(call, Read):
             return Sandbox.FromString(call.answer(self.row))
         assert isinstance(call, Write)
-        found = Found(call.key, self.row, Absence(1, 0, 1, Store.A))
+        found = Found(call.key, self.row, BucketOwner(1, 0, 1, Store.A))
         outcome = decide_write(found, Store.A, Call(call.key, "ann", call.request_id, call.request_hash), call.change)
         if isinstance(outcome, Changed):
             self.row = outcome.row

@@ -21,10 +21,10 @@ from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventLog, LogUnavailable
-from libs.ownership.model import Absence, Store, Version, bucket_of
+from libs.ownership.model import BucketOwner, Store, Version, bucket_of
 from libs.ownership.orders import LateOrder, Order
 from libs.ownership.terms import TERMS_TYPE
-from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of, order_to_pb
+from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, order_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
@@ -83,7 +83,7 @@ class Rig:
         if meanwhile is not None:
             await meanwhile()
         answer = pb.GetStandingResponse(store=STORE_NUMBERS[Store.A])
-        answer.absences.extend(absence_to_pb(one) for one in await self.a.transfers.absences())
+        answer.bucket_owners.extend(bucket_to_pb(one) for one in await self.a.transfers.bucket_owners())
         standing = await self.a.recovery.standing()
         if standing.order is not None:
             answer.order.CopyFrom(order_to_pb(standing.order))
@@ -167,7 +167,7 @@ async def test_an_own_change_in_the_log_that_the_store_does_not_know_makes_it_go
 
 async def test_an_own_change_of_an_older_term_than_the_bucket_s_counts_no_more(rig: Rig) -> None:
     await rig.say(KEY, 2)
-    taken = Absence(BUCKET, 2, 5, Store.A)
+    taken = BucketOwner(BUCKET, 2, 5, Store.A)
     await rig.store.seizures.take_terms([taken])
     assert await rig.decide() == ""
 
@@ -212,15 +212,15 @@ async def test_a_term_of_the_other_store_makes_the_store_gone(rig: Rig) -> None:
     assert f"bucket {BUCKET} is in term 2" in await rig.decide()
 
 
-async def test_an_absence_that_has_moved_on_makes_the_store_gone(rig: Rig) -> None:
+async def test_a_bucket_owner_that_has_moved_on_makes_the_store_gone(rig: Rig) -> None:
     rig.log_away = True
     await own(rig.store, [KEY])
-    await rig.a.transfers.adopt_absence(Absence(BUCKET, 0, 3, Store.A))
+    await rig.a.transfers.adopt_bucket(BucketOwner(BUCKET, 0, 3, Store.A))
     assert f"bucket {BUCKET}: version 3" in await rig.decide()
 
 
-async def test_an_absence_on_its_way_here_is_no_reason(rig: Rig) -> None:
-    await rig.a.transfers.release_absence(BUCKET, Store.B)
+async def test_a_bucket_owner_on_its_way_here_is_no_reason(rig: Rig) -> None:
+    await rig.a.transfers.release_bucket(BUCKET, Store.B)
     assert await rig.decide() == ""
 
 
@@ -296,8 +296,8 @@ async def test_a_bucket_that_another_process_gives_away_meanwhile_is_no_reason(r
     await own(rig.store, [KEY])
 
     async def go_on() -> None:
-        released = await rig.store.transfers.release_absence(BUCKET, Store.A)
-        await rig.a.transfers.adopt_absence(released)
+        released = await rig.store.transfers.release_bucket(BUCKET, Store.A)
+        await rig.a.transfers.adopt_bucket(released)
 
     rig.while_a_answers = go_on
     assert await rig.decide() == ""
@@ -432,8 +432,8 @@ async def test_a_store_that_asks_itself_is_not_admitted_by_its_own_answer() -> N
     store = MemoryStore(Store.B, ManualClock(), sandbox_columns)
 
     async def ask_itself() -> pb.GetStandingResponse:
-        absences = [absence_to_pb(one) for one in await store.transfers.absences()]
-        return pb.GetStandingResponse(store=STORE_NUMBERS[Store.B], absences=absences)
+        bucket_owners = [bucket_to_pb(one) for one in await store.transfers.bucket_owners()]
+        return pb.GetStandingResponse(store=STORE_NUMBERS[Store.B], bucket_owners=bucket_owners)
 
     async def no_log() -> EventLog:
         raise LogUnavailable("stopped")

@@ -366,12 +366,12 @@ async def test_without_the_router_a_record_of_the_other_store_is_out_of_reach() 
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
 
 
-async def test_a_create_where_absence_is_elsewhere_is_refused_with_absent() -> None:
+async def test_a_create_where_bucket_owner_is_elsewhere_is_refused_with_absent() -> None:
     async with running_store(Store.B) as at:
         refused = await refusal(at.router.CreateSandbox(new("one")))
         assert reason_of(refused)[1]["absent"] == "true"
         missing = await refusal(at.router.GetSandbox(pb.GetSandboxRequest(name=NAME)))
         assert reason_of(missing)[1] == {"owner": "A", "term": "0", "revision": "0", "absent": "true"}
         found: Found = await at.store.records.read(NAME)
-        assert found.absence.bucket == bucket_of(NAME)
+        assert found.bucket_owner.bucket == bucket_of(NAME)
         assert found.row is None

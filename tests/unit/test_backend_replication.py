@@ -39,16 +39,16 @@ async def test_a_record_is_released_and_adopted_and_then_written_at_the_other_st
         assert gone.revision == 3
 
 
-async def test_an_absence_moves_with_its_bucket() -> None:
+async def test_a_bucket_owner_moves_with_its_bucket() -> None:
     async with running_store(Store.A) as a, running_store(Store.B) as b:
         bucket = bucket_of(NAME)
-        released = await a.replication.ReleaseAbsences(pb.ReleaseAbsencesRequest(buckets=[bucket], to=B))
-        assert [(absence.version, absence.owner) for absence in released.absences] == [(2, B)]
-        adopted = await b.replication.AdoptAbsences(pb.AdoptAbsencesRequest(absences=released.absences))
-        assert adopted.absences == released.absences
+        released = await a.replication.ReleaseBuckets(pb.ReleaseBucketsRequest(buckets=[bucket], to=B))
+        assert [(bucket_owner.version, bucket_owner.owner) for bucket_owner in released.bucket_owners] == [(2, B)]
+        adopted = await b.replication.AdoptBuckets(pb.AdoptBucketsRequest(bucket_owners=released.bucket_owners))
+        assert adopted.bucket_owners == released.bucket_owners
         assert (await b.router.CreateSandbox(new("one"))).revision == 1
-        found = await a.replication.ListAbsences(pb.ListAbsencesRequest())
-        assert [absence.bucket for absence in found.absences if absence.owner == B] == [bucket]
+        found = await a.replication.ListBuckets(pb.ListBucketsRequest())
+        assert [bucket_owner.bucket for bucket_owner in found.bucket_owners if bucket_owner.owner == B] == [bucket]
         refused = await a.replication.ReleaseRecords(pb.ReleaseRecordsRequest(keys=[NAME], to=B))
         assert refused.results[0].outcome == Outcomes.OUTCOME_NOT_OWNED
 
@@ -175,12 +175,12 @@ async def test_a_look_at_nonsense_is_refused(method: str, request_: Message) -> 
         assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
-@pytest.mark.parametrize(("store", "number", "absences"), [(Store.A, A, BUCKETS), (Store.B, B, 0)])
-async def test_status_tells_what_the_store_is(store: Store, number: int, absences: int) -> None:
+@pytest.mark.parametrize(("store", "number", "bucket_owners"), [(Store.A, A, BUCKETS), (Store.B, B, 0)])
+async def test_status_tells_what_the_store_is(store: Store, number: int, bucket_owners: int) -> None:
     async with running_store(store) as at:
         status = await at.replication.GetStatus(pb.GetStatusRequest())
         assert (status.store, status.serving, status.reason) == (number, True, "")
-        assert (status.owned_absences, status.schema_version, status.backend) == (absences, 2, "memory")
+        assert (status.owned_buckets, status.schema_version, status.backend) == (bucket_owners, 2, "memory")
         assert status.now_time.ToNanoseconds() == at.clock.now() * 1e9
 
 

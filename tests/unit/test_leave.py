@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from libs.clock import ManualClock
-from libs.ownership.model import Absence, Store
+from libs.ownership.model import BucketOwner, Store
 from libs.sqlite import AlreadyOpen
 from libs.store.sqlite import SqliteStore
 from services.simple_mcp.store import MIGRATIONS, open_store
@@ -113,7 +113,7 @@ async def _give_record(store: SqliteStore) -> None:
 
 
 async def _give_bucket(store: SqliteStore) -> None:
-    await store.transfers.release_absence(7, Store.B)
+    await store.transfers.release_bucket(7, Store.B)
 
 
 async def _fence(store: SqliteStore) -> None:
@@ -121,10 +121,10 @@ async def _fence(store: SqliteStore) -> None:
 
 
 async def _conflict(store: SqliteStore) -> None:
-    await store.seizures.take_terms([Absence(bucket, 1, 1, Store.B) for bucket in range(1024)])
+    await store.seizures.take_terms([BucketOwner(bucket, 1, 1, Store.B) for bucket in range(1024)])
     await store.transfers.apply([record_of(row_of("sandboxes/late", (0, 5), Store.A))])
     await store.seizures.settle(1000)
-    await store.seizures.take_terms([Absence(bucket, 1, 2, Store.A) for bucket in range(1024)])
+    await store.seizures.take_terms([BucketOwner(bucket, 1, 2, Store.A) for bucket in range(1024)])
 
 
 @pytest.mark.parametrize(

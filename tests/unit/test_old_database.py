@@ -15,7 +15,7 @@ import pytest
 
 from libs.clock import ManualClock
 from libs.contract.pages import Filter, Page
-from libs.ownership.model import BUCKETS, Absence, Record, Store, bucket_of
+from libs.ownership.model import BUCKETS, BucketOwner, Record, Store, bucket_of
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox
 from libs.sandboxes.schema import SCHEMAS
@@ -141,7 +141,9 @@ async def test_a_zero_in_a_text_is_replaced_and_its_text_kept(tmp_path: Path) ->
 
 async def test_all_buckets_are_owned_by_a_and_there_are_no_events(old: Path) -> None:
     async with open_store(old, CLOCK) as store:
-        assert await store.transfers.absences() == [Absence(bucket, 0, 1, Store.A) for bucket in range(BUCKETS)]
+        assert await store.transfers.bucket_owners() == [
+            BucketOwner(bucket, 0, 1, Store.A) for bucket in range(BUCKETS)
+        ]
         assert await store.outbox.pull(10, 0) == []
         digests = await store.inspection.digests()
         rows = {record.row.key: record.row for record in await everything(store)}

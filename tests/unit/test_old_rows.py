@@ -18,7 +18,7 @@ import pytest
 
 from libs.clock import ManualClock
 from libs.contract.pages import Filter, Page
-from libs.ownership.model import BUCKETS, Absence, Changed, Outcome, Row, Store, Version, bucket_of
+from libs.ownership.model import BUCKETS, BucketOwner, Changed, Outcome, Row, Store, Version, bucket_of
 from libs.sandboxes.schema import SCHEMAS
 from libs.sqlite import migrate
 from libs.store import sqlite_fill
@@ -167,8 +167,8 @@ async def test_what_arrives_is_compared_with_the_old_row(old: Path) -> None:
         lambda store: store.inspection.digests(),
         lambda store: store.inspection.export(ExportQuery(buckets=(1, 2))),
         lambda store: store.inspection.rows(ExportQuery(buckets=(1, 2))),
-        lambda store: store.transfers.release_absence(3, B),
-        lambda store: store.transfers.adopt_absence(Absence(3, 1, 2, A)),
+        lambda store: store.transfers.release_bucket(3, B),
+        lambda store: store.transfers.adopt_bucket(BucketOwner(3, 1, 2, A)),
         lambda store: store.seizures.seize(3, 2),
         lambda store: store.seizures.settle(10),
         lambda store: store.recovery.reopen(),
@@ -180,7 +180,7 @@ async def test_what_needs_every_row_waits_and_says_how_far_it_is(
     async with unfilled(old) as store:
         with pytest.raises(StillFilling, match=f"of {ROWS} old rows completed"):
             await action(store)
-        assert (await store.transfers.absences([3])) == [Absence(3, 0, 1, A)], "nothing was changed"
+        assert (await store.transfers.bucket_owners([3])) == [BucketOwner(3, 0, 1, A)], "nothing was changed"
 
 
 async def test_counts_take_no_bucket_for_empty(old: Path) -> None:
@@ -193,7 +193,7 @@ async def test_old_rows_of_a_bucket_that_was_seized_are_hidden(old: Path) -> Non
     key = "sandboxes/sb-0001"
     bucket = bucket_of(key)
     async with unfilled(old) as store:
-        await store.seizures.take_terms([Absence(bucket, 1, 1, B)])
+        await store.seizures.take_terms([BucketOwner(bucket, 1, 1, B)])
         assert (await store.records.read(key)).row is None
         assert key not in await paged(store, 50, Filter())
         assert keys_of(await store.records.page(Page(Filter(), keys=(key,)))) == []

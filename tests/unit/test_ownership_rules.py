@@ -11,8 +11,8 @@ from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
 from libs.ownership.model import (
     NEVER,
-    Absence,
     Answered,
+    BucketOwner,
     Call,
     Changed,
     Found,
@@ -41,8 +41,8 @@ CALL = Call(KEY, "ann", "r1", b"hash")
 NEW = Resource(b"new", live=True, schema_version=2)
 
 
-def absence(owner: Store, term: int = 0) -> Absence:
-    return Absence(7, term, 3, owner)
+def bucket_owner(owner: Store, term: int = 0) -> BucketOwner:
+    return BucketOwner(7, term, 3, owner)
 
 
 def row(owner: Store, *, term: int = 0, revision: int = 4, live: bool = True, payload: bytes = b"old") -> Row:
@@ -56,10 +56,10 @@ def served(*, request_hash: bytes = b"hash", answer: bytes | None = b"then") -> 
 STUB = Row(KEY, Version(0, 1), B, NEVER, live=False, payload=b"", schema_version=0)
 TOMBSTONE = row(A, live=False)
 
-HERE = Found(KEY, row(A), absence(B))
-ELSEWHERE = Found(KEY, row(B), absence(A))
-ABSENT_HERE = Found(KEY, None, absence(A))
-ABSENT_ELSEWHERE = Found(KEY, None, absence(B))
+HERE = Found(KEY, row(A), bucket_owner(B))
+ELSEWHERE = Found(KEY, row(B), bucket_owner(A))
+ABSENT_HERE = Found(KEY, None, bucket_owner(A))
+ABSENT_ELSEWHERE = Found(KEY, None, bucket_owner(B))
 
 
 def leaving(resource: Resource | Answered) -> Change:
@@ -77,10 +77,10 @@ def changed(version: Version, resource: Resource = NEW, *bases: Version) -> Chan
 @pytest.mark.parametrize(
     ("found", "owned"),
     [
-        pytest.param(HERE, True, id="the row says here, whatever the absence says"),
-        pytest.param(ELSEWHERE, False, id="the row says elsewhere, whatever the absence says"),
-        pytest.param(ABSENT_HERE, True, id="without a row the absence decides: here"),
-        pytest.param(ABSENT_ELSEWHERE, False, id="without a row the absence decides: elsewhere"),
+        pytest.param(HERE, True, id="the row says here, whatever the bucket owner says"),
+        pytest.param(ELSEWHERE, False, id="the row says elsewhere, whatever the bucket owner says"),
+        pytest.param(ABSENT_HERE, True, id="without a row the bucket owner decides: here"),
+        pytest.param(ABSENT_ELSEWHERE, False, id="without a row the bucket owner decides: elsewhere"),
         pytest.param(replace(HERE, row=STUB), False, id="a stub given away is elsewhere"),
         pytest.param(replace(HERE, row=replace(STUB, owner=A)), True, id="a stub that has arrived is here"),
         pytest.param(replace(HERE, row=TOMBSTONE), True, id="a tombstone has an owner like any record"),
@@ -104,8 +104,8 @@ def test_the_row_decides_who_may_change_a_record(found: Found, owned: bool) -> N
         (HERE, Version(0, 5)),
         (replace(HERE, row=TOMBSTONE), Version(0, 5)),
         (replace(HERE, row=STUB), Version(0, 2)),
-        (Found(KEY, row(A, term=2, revision=9), absence(A, term=4)), Version(2, 10)),
-        (Found(KEY, None, absence(A, term=4)), Version(4, 1)),
+        (Found(KEY, row(A, term=2, revision=9), bucket_owner(A, term=4)), Version(2, 10)),
+        (Found(KEY, None, bucket_owner(A, term=4)), Version(4, 1)),
     ],
 )
 def test_a_change_adds_one_and_a_new_record_begins_in_its_buckets_term(found: Found, expected: Version) -> None:
@@ -116,7 +116,7 @@ def test_a_change_adds_one_and_a_new_record_begins_in_its_buckets_term(found: Fo
     ("found", "decided"),
     [
         pytest.param(HERE, changed(Version(0, 5)), id="owned here: the next version"),
-        pytest.param(ABSENT_HERE, changed(Version(0, 1)), id="absent, absence owned here: the first version"),
+        pytest.param(ABSENT_HERE, changed(Version(0, 1)), id="absent, bucket owner owned here: the first version"),
         pytest.param(replace(HERE, row=TOMBSTONE), changed(Version(0, 5)), id="a tombstone: the revision goes on"),
         pytest.param(
             replace(HERE, row=replace(STUB, owner=A)), changed(Version(0, 2)), id="a stub: the revision goes on"
@@ -152,7 +152,7 @@ def test_what_a_write_does(found: Found, decided: Changed | Answered) -> None:
     ("found", "error"),
     [
         pytest.param(ELSEWHERE, NotOwner, id="owned elsewhere"),
-        pytest.param(ABSENT_ELSEWHERE, NotOwner, id="absent, absence owned elsewhere"),
+        pytest.param(ABSENT_ELSEWHERE, NotOwner, id="absent, bucket owner owned elsewhere"),
         pytest.param(replace(HERE, row=STUB), NotOwner, id="a stub given away"),
         pytest.param(
             replace(ELSEWHERE, served=served(answer=None)),
@@ -237,7 +237,7 @@ def test_a_record_larger_than_an_event_may_be_is_refused() -> None:
         ),
         pytest.param(ELSEWHERE, Release(Outcome.RELEASED, ELSEWHERE.row), id="given up before: as it is"),
         pytest.param(replace(HERE, row=STUB), Release(Outcome.RELEASED, STUB), id="a stub given up before"),
-        pytest.param(ABSENT_ELSEWHERE, Release(Outcome.NOT_OWNED, None), id="absent, absence owned elsewhere"),
+        pytest.param(ABSENT_ELSEWHERE, Release(Outcome.NOT_OWNED, None), id="absent, bucket owner owned elsewhere"),
     ],
 )
 def test_what_giving_up_does(found: Found, release: Release, create: bool) -> None:
@@ -247,7 +247,7 @@ def test_what_giving_up_does(found: Found, release: Release, create: bool) -> No
 def test_giving_up_what_is_absent_leaves_a_stub_only_when_it_was_asked_for() -> None:
     assert decide_release(ABSENT_HERE, A, B, create=False) == Release(Outcome.ABSENT, None)
     assert decide_release(ABSENT_HERE, A, B, create=True) == Release(Outcome.RELEASE, STUB)
-    later = Found(KEY, None, absence(A, term=4))
+    later = Found(KEY, None, bucket_owner(A, term=4))
     stub = decide_release(later, A, B, create=True).row
     assert stub is not None and stub.version == Version(4, 1)
 

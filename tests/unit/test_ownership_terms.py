@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from libs.ownership.limits import MAX_BASES
-from libs.ownership.model import Absence, Record, Row, Store, Version, bases_of, bases_text, visible
+from libs.ownership.model import BucketOwner, Record, Row, Store, Version, bases_of, bases_text, visible
 from libs.ownership.terms import (
     Fate,
     SeizureRefused,
-    adopted_absence,
+    adopted_bucket,
     decide_apply,
     is_share,
     next_term,
-    seized_absence,
+    seized_bucket,
     seized_row,
     seizer_of,
     take_term,
@@ -23,8 +23,8 @@ from libs.ownership.terms import (
 )
 
 A, B = Store.A, Store.B
-BUCKET = Absence(7, 0, 3, B)
-SEIZED = Absence(7, 2, 4, A)
+BUCKET = BucketOwner(7, 0, 3, B)
+SEIZED = BucketOwner(7, 2, 4, A)
 
 
 def row(term: int, revision: int, owner: Store = B, *bases: tuple[int, int]) -> Row:
@@ -43,13 +43,13 @@ def test_even_terms_are_a_s_and_odd_ones_b_s() -> None:
 
 
 def test_a_seizure_raises_the_term_and_the_version_of_the_bucket() -> None:
-    assert seized_absence(BUCKET, A, 2) == Absence(7, 2, 4, A)
+    assert seized_bucket(BUCKET, A, 2) == BucketOwner(7, 2, 4, A)
 
 
 @pytest.mark.parametrize(("me", "term"), [(A, 1), (A, 0), (B, 2), (A, -2)])
 def test_a_term_of_the_other_store_or_an_old_one_is_refused(me: Store, term: int) -> None:
     with pytest.raises(SeizureRefused, match=f"term {term} is not valid"):
-        seized_absence(BUCKET, me, term)
+        seized_bucket(BUCKET, me, term)
 
 
 def test_a_seized_row_keeps_its_last_write_and_says_what_it_was() -> None:
@@ -80,7 +80,7 @@ def test_a_row_of_a_lower_term_is_hidden() -> None:
 )
 def test_what_becomes_of_a_record_in_a_bucket_that_was_seized(arrives: Row, here: Row | None, fate: Fate) -> None:
     verdict = decide_apply(record(arrives), here, SEIZED, A)
-    assert (verdict.fate, verdict.absence, verdict.journal) == (fate, SEIZED, None)
+    assert (verdict.fate, verdict.bucket_owner, verdict.journal) == (fate, SEIZED, None)
     assert verdict.learn is (fate is not Fate.CONFLICT)
 
 
@@ -93,13 +93,13 @@ def test_the_other_store_leaves_late_records_to_the_seizer(here: Row | None) -> 
 def test_without_a_seizure_the_higher_version_stays() -> None:
     assert decide_apply(record(row(0, 2)), row(0, 1), BUCKET, B).fate is Fate.NEWER
     assert decide_apply(record(row(0, 1)), row(0, 1), BUCKET, A).fate is Fate.OLD
-    assert decide_apply(record(row(0, 1)), None, BUCKET, A).absence == BUCKET
+    assert decide_apply(record(row(0, 1)), None, BUCKET, A).bucket_owner == BUCKET
 
 
 def test_a_record_of_a_higher_term_brings_the_term() -> None:
     verdict = decide_apply(record(row(2, 6, A, (0, 5))), row(0, 5), BUCKET, B)
     assert (verdict.fate, verdict.journal) == (Fate.NEWER, None)
-    assert verdict.absence == Absence(7, 2, 0, A)
+    assert verdict.bucket_owner == BucketOwner(7, 2, 0, A)
     assert take_term(SEIZED, 2) == SEIZED
 
 
@@ -117,7 +117,7 @@ def test_a_row_that_any_seizure_has_seen_is_replaced_without_a_trace(bases: list
 
 def test_what_the_first_of_two_seizures_had_not_seen_is_a_conflict_after_the_second_too() -> None:
     here = row(4, 9, A, (0, 4), (2, 8))
-    again = Absence(7, 4, 9, A)
+    again = BucketOwner(7, 4, 9, A)
     assert decide_apply(record(row(0, 5)), here, again, A).fate is Fate.CONFLICT
     assert decide_apply(record(row(0, 4)), here, again, A).fate is Fate.OLD
     assert decide_apply(record(row(2, 8)), here, again, A).fate is Fate.OLD
@@ -147,15 +147,15 @@ def test_a_bucket_is_of_another_s_share_when_that_may_own_anything_of_it() -> No
 @pytest.mark.parametrize(
     ("offered", "taken"),
     [
-        (Absence(7, 0, 4, A), True),
-        (Absence(7, 0, 3, A), False),
-        (Absence(7, 0, 2, A), False),
-        (Absence(7, 0, 4, B), False),
-        (Absence(7, 2, 4, A), False),
+        (BucketOwner(7, 0, 4, A), True),
+        (BucketOwner(7, 0, 3, A), False),
+        (BucketOwner(7, 0, 2, A), False),
+        (BucketOwner(7, 0, 4, B), False),
+        (BucketOwner(7, 2, 4, A), False),
     ],
 )
 def test_a_bucket_is_adopted_by_the_store_that_it_names_in_a_higher_version_of_its_term(
-    offered: Absence, taken: bool
+    offered: BucketOwner, taken: bool
 ) -> None:
     """Of an equal version two stores could each believe to be the owner."""
-    assert adopted_absence(offered, BUCKET, A) is taken
+    assert adopted_bucket(offered, BUCKET, A) is taken

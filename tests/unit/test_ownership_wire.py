@@ -19,11 +19,11 @@ from libs.ownership.limits import (
     REQUEST_HASH_BYTES,
     SERVED_WINDOW,
 )
-from libs.ownership.model import BUCKETS, Absence, Record, Row, Served, Store, Version
+from libs.ownership.model import BUCKETS, BucketOwner, Record, Row, Served, Store, Version
 from libs.ownership.wire import (
     UnreadableRecord,
-    absence_from_pb,
-    absence_to_pb,
+    bucket_from_pb,
+    bucket_to_pb,
     event_of,
     record_from_pb,
     record_of_event,
@@ -160,15 +160,15 @@ def test_bytes_are_a_record_or_unreadable_and_nothing_else(data: bytes) -> None:
 
 
 @given(st.integers(0, BUCKETS - 1), st.integers(0, LARGEST), st.integers(0, LARGEST), stores)
-def test_an_absence_arrives_as_it_was_sent(bucket: int, term: int, version: int, owner: Store) -> None:
-    absence = Absence(bucket, term, version, owner)
-    assert absence_from_pb(absence_to_pb(absence)) == absence
+def test_a_bucket_owner_arrives_as_it_was_sent(bucket: int, term: int, version: int, owner: Store) -> None:
+    bucket_owner = BucketOwner(bucket, term, version, owner)
+    assert bucket_from_pb(bucket_to_pb(bucket_owner)) == bucket_owner
 
 
 @pytest.mark.parametrize("bucket", [-1, BUCKETS])
-def test_an_absence_of_no_bucket_is_refused(bucket: int) -> None:
+def test_a_bucket_owner_of_no_bucket_is_refused(bucket: int) -> None:
     with pytest.raises(UnreadableRecord, match="bucket"):
-        absence_from_pb(pb.Absence(bucket=bucket, owner=pb.STORE_A))
+        bucket_from_pb(pb.BucketOwner(bucket=bucket, owner=pb.STORE_A))
 
 
 def longest_window(count: int, answers: list[int]) -> tuple[Served, ...]:

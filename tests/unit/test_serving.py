@@ -18,7 +18,7 @@ from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import Store
-from libs.ownership.wire import STORE_NUMBERS, absence_to_pb, event_of
+from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
@@ -58,8 +58,8 @@ class Door:
         if self.questions >= self.slow_from:
             self.asked.set()
             await self.answer.wait()
-        absences = [absence_to_pb(one) for one in await self.store.transfers.absences()]
-        return pb.GetStandingResponse(store=STORE_NUMBERS[Store.A], absences=absences)
+        bucket_owners = [bucket_to_pb(one) for one in await self.store.transfers.bucket_owners()]
+        return pb.GetStandingResponse(store=STORE_NUMBERS[Store.A], bucket_owners=bucket_owners)
 
     def later(self, seconds: float) -> None:
         """The loop's clock, as the admission_loop reads it, is ahead by so much."""
@@ -114,8 +114,8 @@ async def test_a_process_that_ends_while_it_is_admitted_lets_nobody_in() -> None
 async def fenced_by_another_process(door: Door) -> int:
     """The store goes on after the fence; returns how far it has come."""
     await door.store.recovery.fence("evidence", since={})
-    (absence,) = await door.store.transfers.absences([0])
-    assert (await door.store.transfers.adopt_absence(replace(absence, version=9, owner=Store.B)))[0]
+    (bucket_owner,) = await door.store.transfers.bucket_owners([0])
+    assert (await door.store.transfers.adopt_bucket(replace(bucket_owner, version=9, owner=Store.B)))[0]
     return (await door.store.recovery.standing()).now.changes
 
 

@@ -38,9 +38,9 @@ async def test_a_procedure_that_waits_is_a_defect_and_changes_nothing(adapter: A
 
     async with open_adapter(adapter, Place(tmp_path / "store.db", "", ManualClock(), OutboxLimits())) as store:
         await own(store, [KEY])
-        before = await store.transfers.absences([bucket_of(KEY)])
+        before = await store.transfers.bucket_owners([bucket_of(KEY)])
         with pytest.raises(RuntimeError, match="waits inside a transaction"):
             await transactions_of(store).run(waits)
         with pytest.raises(RuntimeError, match="another writer is at work"):
             await transactions_of(store).run(meets_another_writer)
-        assert await store.transfers.absences([bucket_of(KEY)]) == before
+        assert await store.transfers.bucket_owners([bucket_of(KEY)]) == before

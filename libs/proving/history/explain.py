@@ -39,7 +39,7 @@ class Violation:
 
 def explain(found: Sequence[Operation], blocked: Operation, initial: State, calls: Sequence[Call]) -> Violation:
     """Explain why ``blocked`` cannot be placed. ``calls``: all calls of the key, for the timeline."""
-    for rule in (_revisions, _value, _absence, _creation):
+    for rule in (_revisions, _value, _bucket_owner, _creation):
         for reason, others in rule(found, blocked, initial):
             culprits = [call for op in (blocked, *others) for call in op.calls]
             return Violation.of(reason, culprits, calls, blocked.end)
@@ -97,7 +97,7 @@ def _value(found: Sequence[Operation], blocked: Operation, initial: State) -> _F
             yield f"{what}: {_name(blocked)} saw {blocked.value!r} after {_name(op)} had ended", _also(source, op)
 
 
-def _absence(found: Sequence[Operation], blocked: Operation, initial: State) -> _Found:
+def _bucket_owner(found: Sequence[Operation], blocked: Operation, initial: State) -> _Found:
     """An acknowledged record that was not found."""
     if blocked.statuses is None or Status.LIVE in blocked.statuses:
         return

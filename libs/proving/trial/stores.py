@@ -96,8 +96,8 @@ class Reader:
 
     async def bucket_owners(self) -> dict[int, str]:
         """Owners of the buckets in this store's view."""
-        found = await self.ask(self.stub.ListAbsences, pb.ListAbsencesRequest())
-        return {absence.bucket: STORES[absence.owner].value for absence in found.absences}
+        found = await self.ask(self.stub.ListBuckets, pb.ListBucketsRequest())
+        return {bucket_owner.bucket: STORES[bucket_owner.owner].value for bucket_owner in found.bucket_owners}
 
 
 @asynccontextmanager

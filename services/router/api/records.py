@@ -45,7 +45,7 @@ def _record_to_pb(one: RecordAt) -> pb.RecordAt:
         store=STORE_NUMBERS[one.store],
         exists=exists,
         version=record.version if exists else None,
-        owner=record.owner if exists else answer.absence.owner,
+        owner=record.owner if exists else answer.bucket_owner.owner,
         live=record.live,
         schema_version=record.schema_version,
         bytes=answer.bytes,

@@ -59,7 +59,7 @@ class MoverView(Protocol):
 
     @property
     def buckets_at_b(self) -> int | None:
-        """Buckets of which A owns neither a row nor the absence; None: not known."""
+        """Buckets of which A owns neither a row nor the bucket owner; None: not known."""
         ...
 
     @property
@@ -164,7 +164,7 @@ class StatusMethods:
             answer.backend = status.backend
             answer.records = status.records
             answer.owned_records = status.owned_records
-            answer.owned_buckets = status.owned_absences
+            answer.owned_buckets = status.owned_buckets
             answer.unfilled_records = status.unfilled_records
             answer.outbox_entries = status.outbox.entries
             answer.outbox_oldest_seconds = status.outbox.oldest_seconds

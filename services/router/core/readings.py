@@ -1,6 +1,6 @@
 """The evidence of the gates as metrics, under the names that the alerting rules use (deploy/alerts.yaml). Pure.
 
-An unknown figure has no value. An alert on its absence can still report it.
+An unknown figure has no value, so an alert on its absence can report it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from services.router.flows.calls.listing import Listing
 from services.router.flows.calls.patience import Patience
 from services.router.flows.calls.shadow import Shadow
 from services.router.flows.calls.watching import Watching
-from services.router.flows.moving.bucket_owners import BucketOwners
+from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.handoff import Handoffs
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
@@ -109,7 +109,7 @@ def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
     """The calls of clients."""
     settings, connections, clock = flows.settings, flows.connections, flows.clock
     stores, cache = connections.stores, connections.cache
-    handoffs = Handoffs(flows.transfer, BucketOwners(flows.transfer), flows.traffic)
+    handoffs = Handoffs(flows.transfer, BucketMoves(flows.transfer), flows.traffic)
     policy = ReadPolicy(settings.stale_reads)
     return Proxy(
         connections.contract,

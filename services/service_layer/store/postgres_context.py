@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from libs.clock import Clock
-from libs.ownership.model import Absence, Row, Store, bucket_of
+from libs.ownership.model import BucketOwner, Row, Store, bucket_of
 from libs.store.columns import ColumnsOf
 from libs.store.concurrency import Notifier
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
@@ -16,7 +16,7 @@ from libs.store.outbox import Depth
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_place import Anchor
 from services.service_layer.store.postgres_pool import Connection, Pool
-from services.service_layer.store.postgres_rows import absence_of, record_values
+from services.service_layer.store.postgres_rows import bucket_owner_of, record_values
 
 _log = logging.getLogger(__name__)
 
@@ -136,6 +136,6 @@ class Context:
         return record_values(row, bucket_of(row.key), self.columns_of(row))
 
 
-async def absences_at(connection: Connection, buckets: Iterable[int]) -> dict[int, Absence]:
-    rows = await connection.fetch(sql.ABSENCES, sorted(set(buckets)))
-    return {row["bucket"]: absence_of(row) for row in rows}
+async def buckets_at(connection: Connection, buckets: Iterable[int]) -> dict[int, BucketOwner]:
+    rows = await connection.fetch(sql.SOME_BUCKETS, sorted(set(buckets)))
+    return {row["bucket"]: bucket_owner_of(row) for row in rows}

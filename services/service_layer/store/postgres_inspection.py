@@ -31,7 +31,7 @@ DIGESTS = _DIGESTS.format(where="WHERE bucket = ANY($2::smallint[])")
 ALL_DIGESTS = _DIGESTS.format(where="")
 CENSUS = """
 SELECT count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned,
-       (SELECT count(*) FROM bucket WHERE owner = $1) AS absences FROM record
+       (SELECT count(*) FROM bucket WHERE owner = $1) AS bucket_owners FROM record
 """
 
 

@@ -95,4 +95,4 @@ class Releases:
         async def work(connection: Connection) -> Found:
             return found_of(key, await connection.fetchrow(sql.READ, key, bucket_of(key)))
 
-        return ReleaseResult(key, None, None, (await self._context.requests.run(work)).absence)
+        return ReleaseResult(key, None, None, (await self._context.requests.run(work)).bucket_owner)

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from libs.ownership.model import Absence, Found, Row, Served, Store, Version, bases_of, bases_text, visible
+from libs.ownership.model import BucketOwner, Found, Row, Served, Store, Version, bases_of, bases_text, visible
 from libs.store.columns import Columns
 
 Columnar = tuple[list[Any], ...]
 """Parameters of a statement with `unnest`: one list per column."""
 
 ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, r.bases"
-ABSENCE = "b.bucket, b.term AS bucket_term, b.version AS bucket_version, b.owner AS bucket_owner"
+BUCKET_OWNER = "b.bucket, b.term AS bucket_term, b.version AS bucket_version, b.owner AS bucket_owner"
 SERVED = "s.principal, s.request_id, s.request_hash, s.term AS served_term, s.revision AS served_revision, s.answer"
 
 RECORD_COLUMNS = (
@@ -53,8 +53,10 @@ def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | N
     )
 
 
-def absence_of(columns: Mapping[str, Any]) -> Absence:
-    return Absence(columns["bucket"], columns["bucket_term"], columns["bucket_version"], Store(columns["bucket_owner"]))
+def bucket_owner_of(columns: Mapping[str, Any]) -> BucketOwner:
+    return BucketOwner(
+        columns["bucket"], columns["bucket_term"], columns["bucket_version"], Store(columns["bucket_owner"])
+    )
 
 
 def served_of(columns: Mapping[str, Any]) -> Served | None:
@@ -71,15 +73,15 @@ def served_of(columns: Mapping[str, Any]) -> Served | None:
 
 
 def found_of(key: str, columns: Mapping[str, Any]) -> Found:
-    absence = absence_of(columns)
-    return Found(key, visible(row_of(columns), absence), absence)
+    bucket_owner = bucket_owner_of(columns)
+    return Found(key, visible(row_of(columns), bucket_owner), bucket_owner)
 
 
 def found_for_write(key: str, columns: Mapping[str, Any]) -> Found:
     """With the request, if it was served, and the time of the lease, if the row shows one."""
     row = row_of(columns, lease_seconds=(columns["lease_age"] or 0) / 1000)
-    absence = absence_of(columns)
-    return Found(key, visible(row, absence), absence, served_of(columns))
+    bucket_owner = bucket_owner_of(columns)
+    return Found(key, visible(row, bucket_owner), bucket_owner, served_of(columns))
 
 
 def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:

@@ -6,16 +6,16 @@ running the statement with the guard and without it.
 
 from __future__ import annotations
 
-from services.service_layer.store.postgres_rows import ABSENCE, RECORD_COLUMNS, ROW, SERVED
+from services.service_layer.store.postgres_rows import BUCKET_OWNER, RECORD_COLUMNS, ROW, SERVED
 
 NOW = "(SELECT now FROM tick)"
 """The store's ticks, in milliseconds."""
 
-# Row and absence in one statement, so from one snapshot: with two, a record that is made in between is in neither.
-READ = f"SELECT {ROW}, {ABSENCE} FROM bucket b LEFT JOIN record r ON r.key = $1 WHERE b.bucket = $2"
+# Row and bucket owner in one statement, so from one snapshot: with two, a record that is made in between is in neither.
+READ = f"SELECT {ROW}, {BUCKET_OWNER} FROM bucket b LEFT JOIN record r ON r.key = $1 WHERE b.bucket = $2"
 
 READ_MANY = (
-    f"SELECT n.key AS asked, {ROW}, {ABSENCE}"
+    f"SELECT n.key AS asked, {ROW}, {BUCKET_OWNER}"
     " FROM unnest($1::text[], $2::smallint[]) WITH ORDINALITY AS n(key, bucket, place)"
     " JOIN bucket b ON b.bucket = n.bucket LEFT JOIN record r ON r.key = n.key ORDER BY n.place"
 )
@@ -23,7 +23,7 @@ READ_MANY = (
 # For a write also the request, if it was served, and for how long the lease is known. It is no fence by itself: the
 # condition in UPDATE is.
 READ_FOR_WRITE = (
-    f"SELECT {ROW}, {ABSENCE}, {SERVED}, CASE WHEN r.lease <> '' THEN {NOW} - r.lease_tick END AS lease_age"
+    f"SELECT {ROW}, {BUCKET_OWNER}, {SERVED}, CASE WHEN r.lease <> '' THEN {NOW} - r.lease_tick END AS lease_age"
     " FROM bucket b LEFT JOIN record r ON r.key = $1"
     " LEFT JOIN served s ON s.key = $1 AND s.principal = $3 AND s.request_id = $4 WHERE b.bucket = $2"
 )
@@ -54,7 +54,7 @@ UPDATE = (
 
 CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 AND {NOT_GONE} FOR SHARE"
 
-# The absence is held until the commit: a release of it waits for this, or this waits for it and then makes nothing.
+# The bucket is locked until the commit: a release waits for the create, or the create waits and then changes nothing.
 CREATE = (
     f"WITH b AS MATERIALIZED ({CREATE_GUARD}),"
     f" w AS (INSERT INTO record ({RECORD_COLUMNS}, lease_tick)"
@@ -65,7 +65,7 @@ CREATE = (
 
 # In key order, so that two batches cannot wait for each other in a ring.
 LOCK_FOR_RELEASE = (
-    f"SELECT {ROW}, {ABSENCE} FROM record r JOIN bucket b ON b.bucket = r.bucket"
+    f"SELECT {ROW}, {BUCKET_OWNER} FROM record r JOIN bucket b ON b.bucket = r.bucket"
     " WHERE r.key = ANY($1::text[]) AND r.owner = $2 ORDER BY r.key FOR UPDATE OF r"
 )
 LOCK_FOR_RELEASE_UNLESS_BUSY = f"{LOCK_FOR_RELEASE} SKIP LOCKED"
@@ -108,7 +108,7 @@ SELECT s.key, {SERVED} FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key
 
 # Of buckets and rows whose decision needs them as they are: locked until the commit.
 HOLD_BUCKETS = (
-    f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket FOR NO KEY UPDATE"
+    f"SELECT {BUCKET_OWNER} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket FOR NO KEY UPDATE"
 )
 SHARE_BUCKETS = "SELECT FROM bucket WHERE bucket = ANY($1::smallint[]) ORDER BY bucket FOR SHARE"
 LOCK_ROWS = f"SELECT {ROW} FROM record r WHERE r.key = ANY($1::text[]) ORDER BY r.key FOR UPDATE"
@@ -254,8 +254,8 @@ PUT_STANDING = (
     " fenced_at = $6"
 )
 
-ABSENCES = f"SELECT {ABSENCE} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
-ALL_ABSENCES = f"SELECT {ABSENCE} FROM bucket b ORDER BY b.bucket"
+SOME_BUCKETS = f"SELECT {BUCKET_OWNER} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
+ALL_BUCKETS = f"SELECT {BUCKET_OWNER} FROM bucket b ORDER BY b.bucket"
 
 PULL = """
 SELECT key, term, revision, event, traceparent FROM (

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Absence, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
+from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
 from libs.ownership.orders import order_of, order_text
 from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
@@ -20,7 +20,7 @@ from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import count_now, removing
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_rows import (
-    absence_of,
+    bucket_owner_of,
     columnar,
     found_for_write,
     found_of,
@@ -186,8 +186,8 @@ class PostgresTransaction:
         async with removing(self.connection, "served"):
             await self.connection.execute(sql.FORGET, list(keys))
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, Absence]:
-        found = map(absence_of, await self.connection.fetch(sql.HOLD_BUCKETS, list(numbers)))
+    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
+        found = map(bucket_owner_of, await self.connection.fetch(sql.HOLD_BUCKETS, list(numbers)))
         return {one.bucket: one for one in found}
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from libs.ownership.model import Absence, Record, Store
+from libs.ownership.model import BucketOwner, Record, Store
 from libs.store import engine_apply
 from libs.store.engine_ports import EngineTransfers
 from libs.store.port import Applied, FeedStep, Released
 from libs.store.transaction import Lane, Transaction
 from services.service_layer.store import postgres_sql as sql
-from services.service_layer.store.postgres_context import Context, absences_at
+from services.service_layer.store.postgres_context import Context, buckets_at
 from services.service_layer.store.postgres_pool import Connection
 from services.service_layer.store.postgres_release import Releases
-from services.service_layer.store.postgres_rows import absence_of, columnar, served_values
+from services.service_layer.store.postgres_rows import bucket_owner_of, columnar, served_values
 from services.service_layer.store.postgres_transaction import PostgresTransaction, PostgresTransactions
 
 _RECORD_WIDTH = 16
@@ -45,11 +45,11 @@ class PostgresTransfers(EngineTransfers):
         self._context.written.notify()
         return applied
 
-    async def absences(self, buckets: Sequence[int] = ()) -> list[Absence]:
-        async def work(connection: Connection) -> list[Absence]:
+    async def bucket_owners(self, buckets: Sequence[int] = ()) -> list[BucketOwner]:
+        async def work(connection: Connection) -> list[BucketOwner]:
             if buckets:
-                return list((await absences_at(connection, buckets)).values())
-            return [absence_of(row) for row in await connection.fetch(sql.ALL_ABSENCES)]
+                return list((await buckets_at(connection, buckets)).values())
+            return [bucket_owner_of(row) for row in await connection.fetch(sql.ALL_BUCKETS)]
 
         return await self._context.requests.run(work)
 

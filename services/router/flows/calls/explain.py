@@ -122,7 +122,7 @@ class Explainer:
         except BatonError as error:
             return RowView(client.store, trouble=error.message)
         if not row.HasField("record"):
-            return RowView(client.store, owner=STORES.get(row.absence.owner))
+            return RowView(client.store, owner=STORES.get(row.bucket_owner.owner))
         record = row.record
         return RowView(
             client.store,

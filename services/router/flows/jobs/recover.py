@@ -198,9 +198,11 @@ class _Job(ABC):
         share, stake = await seizing.share()
         there: dict[int, int] = {}
         if self.name == RECOVER:
-            there = {one.bucket: one.term for one in (await seizing.standing(seizing.lost, absences=True)).absences}
+            there = {
+                one.bucket: one.term for one in (await seizing.standing(seizing.lost, bucket_owners=True)).bucket_owners
+            }
         after = replace(state, stage="tell", told=tuple(seizing.terms(share, there)))
-        note = f"seizes {stake.buckets} buckets: {stake.records} records, and {stake.absences} buckets' new ones"
+        note = f"seizes {stake.buckets} buckets: {stake.records} records, and {stake.bucket_owners} buckets' new ones"
         return _step(after, note=note)
 
     async def _tell(self, state: _State, seizing: Seizing, at: Position) -> Step:

@@ -258,14 +258,14 @@ class Rehearsal:
 
     async def _look(self, buckets: Sequence[int]) -> dict[int, Where]:
         """Where these buckets are. Raises Away, Refused."""
-        absences: dict[int, Store] = {}
+        bucket_owners: dict[int, Store] = {}
         owned: dict[int, dict[Store, int]] = {bucket: {} for bucket in buckets}
         for store, client in self._stores.items():
-            request = pb.ListAbsencesRequest(buckets=buckets)
-            answer: pb.ListAbsencesResponse = await client.ask(client.replication.ListAbsences, request, BULK_SECONDS)
-            for absence in answer.absences:
-                if absence.owner == STORE_NUMBERS[store]:
-                    absences[absence.bucket] = store
+            request = pb.ListBucketsRequest(buckets=buckets)
+            answer: pb.ListBucketsResponse = await client.ask(client.replication.ListBuckets, request, BULK_SECONDS)
+            for bucket_owner in answer.bucket_owners:
+                if bucket_owner.owner == STORE_NUMBERS[store]:
+                    bucket_owners[bucket_owner.bucket] = store
             digests: pb.DigestBucketsResponse = await client.ask(
                 client.replication.DigestBuckets, pb.DigestBucketsRequest(buckets=buckets), BULK_SECONDS
             )
@@ -274,7 +274,7 @@ class Rehearsal:
                     owned[digest.bucket][store] = digest.owned
         found = {}
         for bucket in buckets:
-            at = absences.get(bucket)
+            at = bucket_owners.get(bucket)
             here = at is not None and not owned[bucket].get(at.other)
             found[bucket] = Where(at if here else None, sum(owned[bucket].values()))
         return found

@@ -18,10 +18,10 @@ import grpc
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.port import Event, EventLog
-from libs.ownership.model import Absence, Store
+from libs.ownership.model import BucketOwner, Store
 from libs.ownership.orders import Order
 from libs.ownership.terms import TERMS_TYPE, is_share, next_term
-from libs.ownership.wire import STORE_NUMBERS, absence_from_pb
+from libs.ownership.wire import STORE_NUMBERS, bucket_from_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from services.router.flows.stores import Refused, StoreClient, Stores
@@ -41,7 +41,7 @@ class Told(NamedTuple):
 class Stake(NamedTuple):
     """What the other store may own, as far as the seizer knows."""
 
-    absences: int
+    bucket_owners: int
     records: int
     buckets: int
 
@@ -57,8 +57,8 @@ class Seizing:
         self._log = event_log
         self._clock = clock
 
-    async def standing(self, client: StoreClient, *, absences: bool = False) -> pb.GetStandingResponse:
-        request = pb.GetStandingRequest(absences=absences)
+    async def standing(self, client: StoreClient, *, bucket_owners: bool = False) -> pb.GetStandingResponse:
+        request = pb.GetStandingRequest(bucket_owners=bucket_owners)
         answer: pb.GetStandingResponse = await client.ask(client.recovery.GetStanding, request, CALL_SECONDS)
         return answer
 
@@ -68,27 +68,27 @@ class Seizing:
         )
         return answer
 
-    async def share(self) -> tuple[list[Absence], Stake]:
+    async def share(self) -> tuple[list[BucketOwner], Stake]:
         """The buckets of which the lost store may own anything."""
-        absences = await self._absences()
+        bucket_owners = await self._bucket_owners()
         client = self.seizer
         digests = await client.ask(client.replication.DigestBuckets, rpb.DigestBucketsRequest(), CALL_SECONDS)
         counts = {one.bucket: (one.records, one.owned) for one in digests.buckets}
         me = client.store
-        found = [one for one in absences if is_share(one, me, *counts.get(one.bucket, (0, 0)))]
+        found = [one for one in bucket_owners if is_share(one, me, *counts.get(one.bucket, (0, 0)))]
         stake = Stake(
-            sum(one.owner is not me for one in absences),
+            sum(one.owner is not me for one in bucket_owners),
             sum(records - owned for records, owned in counts.values()),
             len(found),
         )
         return found, stake
 
-    async def _absences(self) -> list[Absence]:
+    async def _bucket_owners(self) -> list[BucketOwner]:
         client = self.seizer
-        answer = await client.ask(client.replication.ListAbsences, rpb.ListAbsencesRequest(), CALL_SECONDS)
-        return [absence_from_pb(one) for one in answer.absences]
+        answer = await client.ask(client.replication.ListBuckets, rpb.ListBucketsRequest(), CALL_SECONDS)
+        return [bucket_from_pb(one) for one in answer.bucket_owners]
 
-    def terms(self, share: Sequence[Absence], terms_there: Mapping[int, int]) -> list[Told]:
+    def terms(self, share: Sequence[BucketOwner], terms_there: Mapping[int, int]) -> list[Told]:
         """In which to seize. `terms_there`: of the lost store, where it can be asked; new ones are higher than those
         too."""
         me = self.seizer.store
@@ -119,9 +119,9 @@ class Seizing:
 
     async def take_terms(self, ends: Mapping[int, int]) -> None:
         """The gone store takes what the seizer says of all buckets; its feed goes on where the seizer had read to."""
-        taken = await self.standing(self.seizer, absences=True)
+        taken = await self.standing(self.seizer, bucket_owners=True)
         client = self.lost
-        terms = pb.TakeTermsRequest(absences=taken.absences, order=self._order)
+        terms = pb.TakeTermsRequest(bucket_owners=taken.bucket_owners, order=self._order)
         await client.ask(client.recovery.TakeTerms, terms, CALL_SECONDS)
         skip = pb.SkipToRequest(next_offsets=ends, order=self._order)
         await client.ask(client.recovery.SkipTo, skip, CALL_SECONDS)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import version_from_pb
-from services.router.flows.moving.bucket_owners import BucketOwners
+from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.transfer import ABSENT, BUSY, RELEASED, STEP_SECONDS, Result, Transfer
 from services.router.flows.traffic import Traffic
 
@@ -51,9 +51,9 @@ class Single:
 class Handoffs:
     """Raises Away and Refused, as the stores' clients do."""
 
-    def __init__(self, transfer: Transfer, absences: BucketOwners, traffic: Traffic) -> None:
+    def __init__(self, transfer: Transfer, bucket_owners: BucketMoves, traffic: Traffic) -> None:
         self._transfer = transfer
-        self._absences = absences
+        self._bucket_owners = bucket_owners
         self._traffic = traffic
         self._flights = Single()
 
@@ -76,7 +76,7 @@ class Handoffs:
                 self._traffic.moved(key)
                 return Moved.HERE
             if denied.absent:
-                await self._finish_absence(bucket_of(key))
+                await self._finish_bucket(bucket_of(key))
                 return Moved.HERE
             # The target's own row is the newest: it was released to the source, which has not adopted it yet.
             released = await self._release(key, to.other, create=False)
@@ -89,5 +89,5 @@ class Handoffs:
         answer = await self._transfer.release([key], to, create=create, seconds=STEP_SECONDS)
         return answer.results[0]
 
-    async def _finish_absence(self, bucket: int) -> None:
-        await self._flights.run(bucket, lambda: self._absences.finish([bucket]))
+    async def _finish_bucket(self, bucket: int) -> None:
+        await self._flights.run(bucket, lambda: self._bucket_owners.finish([bucket]))

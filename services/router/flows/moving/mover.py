@@ -22,7 +22,7 @@ from libs.tasks import Loop, all_or_none
 from services.router.control.port import Leases
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
-from services.router.flows.moving.bucket_owners import BucketOwners, Move
+from services.router.flows.moving.bucket_moves import BucketMoves, Move
 from services.router.flows.moving.transfer import BULK_SECONDS, Transfer
 from services.router.flows.rate import Rate
 from services.router.flows.steering_view import Steering
@@ -59,13 +59,13 @@ class Bucket:
     """The owner of a bucket, and the owners of its records."""
 
     number: int
-    absence: Store | None
+    bucket_owner: Store | None
     """The bucket's owner; None during a handoff."""
     owned: dict[Store, int] = field(default_factory=dict)
     """Records by owner."""
 
     def is_at(self, store: Store) -> bool:
-        return self.absence is store and not self.owned.get(store.other)
+        return self.bucket_owner is store and not self.owned.get(store.other)
 
 
 def _groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
@@ -123,7 +123,7 @@ class Mover:
     ) -> None:
         self._stores = stores
         self._transfer = transfer
-        self._absences = BucketOwners(transfer)
+        self._bucket_owners = BucketMoves(transfer)
         self._steering = steering
         self._leases = leases
         self._holder = holder
@@ -131,7 +131,7 @@ class Mover:
         self._rate = Rate(clock)
         self.progress = Handover()
         self.buckets_at_b: int | None = None
-        """Buckets of which A owns neither a record nor the absence; None while not known."""
+        """Buckets of which A owns neither a record nor the bucket owner; None while not known."""
         self.buckets_to_b = 0
         self._settled_for: Aim | None = None
         self._leased_until = 0.0
@@ -183,9 +183,9 @@ class Mover:
     async def _ask_both(self) -> Mapping[int, Bucket]:
         buckets = {number: Bucket(number, None) for number in range(BUCKETS)}
         for store, client in self._stores.items():
-            for absence in await self._transfer.absences(store):
-                if absence.owner == STORE_NUMBERS[store]:
-                    buckets[absence.bucket].absence = store
+            for bucket_owner in await self._transfer.bucket_owners(store):
+                if bucket_owner.owner == STORE_NUMBERS[store]:
+                    buckets[bucket_owner.bucket].bucket_owner = store
             request = pb.DigestBucketsRequest(counts_only=True)
             counts = await client.ask(client.replication.DigestBuckets, request, BULK_SECONDS)
             for counted in counts.buckets:
@@ -259,10 +259,10 @@ class Mover:
         Returns the buckets that cannot move or have records left at the source.
         """
         moves: list[Move] = []
-        if owned := [bucket.number for bucket in group if bucket.absence is to.other]:
-            moves.append(await self._absences.move(owned, to))
-        if under_way := [bucket.number for bucket in group if bucket.absence is None]:
-            moves.append(await self._absences.finish(under_way))
+        if owned := [bucket.number for bucket in group if bucket.bucket_owner is to.other]:
+            moves.append(await self._bucket_owners.move(owned, to))
+        if under_way := [bucket.number for bucket in group if bucket.bucket_owner is None]:
+            moves.append(await self._bucket_owners.finish(under_way))
         for move in moves:
             self._moves.add(move)
         listed = [move.listed[to] for move in moves if to in move.listed]

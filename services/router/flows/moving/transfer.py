@@ -66,60 +66,60 @@ class Transfer:
             target = self._stores[to]
             await _ask(target, target.replication.AdoptRecords, pb.AdoptRecordsRequest(records=records), seconds)
 
-    async def absences(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.Absence]:
+    async def bucket_owners(self, store: Store, buckets: Sequence[int] = ()) -> Sequence[record_pb2.BucketOwner]:
         """Return the ownership rows of these buckets, or of all."""
         client = self._stores[store]
-        request = pb.ListAbsencesRequest(buckets=buckets)
-        answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
-        return answer.absences
+        request = pb.ListBucketsRequest(buckets=buckets)
+        answer: pb.ListBucketsResponse = await _ask(client, client.replication.ListBuckets, request, BULK_SECONDS)
+        return answer.bucket_owners
 
     async def disputed(self, store: Store, buckets: Sequence[int]) -> set[int]:
         """Return the buckets with an open conflict in the store's journal."""
         client = self._stores[store]
-        request = pb.ListAbsencesRequest(buckets=buckets)
-        answer: pb.ListAbsencesResponse = await _ask(client, client.replication.ListAbsences, request, BULK_SECONDS)
+        request = pb.ListBucketsRequest(buckets=buckets)
+        answer: pb.ListBucketsResponse = await _ask(client, client.replication.ListBuckets, request, BULK_SECONDS)
         return set(answer.disputed)
 
-    async def release_absences(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.Absence]:
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         """Let the other store release these buckets. Returns their rows after that, in the same order.
 
         From then on it creates no record in them, except in buckets that it still owns by the returned row.
         """
         source = self._stores[to.other]
-        request = pb.ReleaseAbsencesRequest(buckets=buckets, to=STORE_NUMBERS[to])
-        answer: pb.ReleaseAbsencesResponse = await _ask(
-            source, source.replication.ReleaseAbsences, request, BULK_SECONDS
-        )
-        return answer.absences
+        request = pb.ReleaseBucketsRequest(buckets=buckets, to=STORE_NUMBERS[to])
+        answer: pb.ReleaseBucketsResponse = await _ask(source, source.replication.ReleaseBuckets, request, BULK_SECONDS)
+        return answer.bucket_owners
 
-    async def adopt_absences(
-        self, absences: Sequence[record_pb2.Absence], to: Store, *, despite_conflicts: bool = False
-    ) -> Sequence[record_pb2.Absence]:
+    async def adopt_buckets(
+        self, bucket_owners: Sequence[record_pb2.BucketOwner], to: Store, *, despite_conflicts: bool = False
+    ) -> Sequence[record_pb2.BucketOwner]:
         """Let a store adopt these buckets. Returns its rows after that, in the same order."""
-        if not absences:
+        if not bucket_owners:
             return ()
         target = self._stores[to]
-        request = pb.AdoptAbsencesRequest(absences=absences, despite_conflicts=despite_conflicts)
-        answer: pb.AdoptAbsencesResponse = await _ask(target, target.replication.AdoptAbsences, request, BULK_SECONDS)
-        return answer.absences
+        request = pb.AdoptBucketsRequest(bucket_owners=bucket_owners, despite_conflicts=despite_conflicts)
+        answer: pb.AdoptBucketsResponse = await _ask(target, target.replication.AdoptBuckets, request, BULK_SECONDS)
+        return answer.bucket_owners
 
-    async def return_absences(self, absences: Sequence[record_pb2.Absence], by: Store) -> Sequence[record_pb2.Absence]:
+    async def return_buckets(
+        self, bucket_owners: Sequence[record_pb2.BucketOwner], by: Store
+    ) -> Sequence[record_pb2.BucketOwner]:
         """Let a store decline buckets that were released to it.
 
         Returns those that it declined, each in the version that the releaser may adopt. A store of an earlier release
         cannot decline, so the result is empty.
         """
         client = self._stores[by]
-        request = pb.ReturnAbsencesRequest(absences=absences)
+        request = pb.ReturnBucketsRequest(bucket_owners=bucket_owners)
         try:
-            answer: pb.ReturnAbsencesResponse = await _ask(
-                client, client.replication.ReturnAbsences, request, BULK_SECONDS
+            answer: pb.ReturnBucketsResponse = await _ask(
+                client, client.replication.ReturnBuckets, request, BULK_SECONDS
             )
         except Refused as refused:
             if refused.error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
             return ()
-        return answer.absences
+        return answer.bucket_owners
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
         """Return the keys of some buckets, ordered by bucket number."""

@@ -218,7 +218,7 @@ class Observer:
             canary_permille=setting.canary_permille,
             buckets_at_b=buckets_at_b if all_fresh else None,
             a_owned_records=a.owned_records if a else None,
-            a_owned_buckets=a.owned_absences if a else None,
+            a_owned_buckets=a.owned_buckets if a else None,
             a_outbox_entries=a.outbox.entries + a.outbox.aside if a else None,
             lock_waits=self._waits.counts(now),
             clocks_apart_seconds=max(self._apart_seconds(view, now) for view in views),

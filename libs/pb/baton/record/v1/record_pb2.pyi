@@ -186,7 +186,7 @@ class ServedRequest(_message.Message):
 Global___ServedRequest: _TypeAlias = ServedRequest  # noqa: Y015
 
 @_typing.final
-class Absence(_message.Message):
+class BucketOwner(_message.Message):
     """Owner of a bucket: the store that may create records in it."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -213,4 +213,4 @@ class Absence(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Absence: _TypeAlias = Absence  # noqa: Y015
+Global___BucketOwner: _TypeAlias = BucketOwner  # noqa: Y015

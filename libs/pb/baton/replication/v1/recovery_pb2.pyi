@@ -210,17 +210,17 @@ Global___RecheckStoreResponse: _TypeAlias = RecheckStoreResponse  # noqa: Y015
 class GetStandingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
-    absences: _builtins.bool
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
+    bucket_owners: _builtins.bool
     """Include the owners of all buckets."""
     def __init__(
         self,
         *,
-        absences: _builtins.bool = ...,
+        bucket_owners: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,7 +235,7 @@ class GetStandingResponse(_message.Message):
     GONE_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
@@ -251,7 +251,7 @@ class GetStandingResponse(_message.Message):
         """The last recorded progress of the other store."""
 
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]: ...
     @_builtins.property
     def order(self) -> Global___Order:
         """The highest order of a recovery that the store has recorded."""
@@ -264,13 +264,13 @@ class GetStandingResponse(_message.Message):
         gone: _builtins.str = ...,
         other: Global___Identity | None = ...,
         conflicts: _builtins.int = ...,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
         store: _record_pb2.Store.ValueType = ...,
         order: Global___Order | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "now", b"now", "order", b"order", "other", b"other"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "absences", b"absences", "conflicts", b"conflicts", "gone", b"gone", "now", b"now", "order", b"order", "other", b"other", "serving", b"serving", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "bucket_owners", b"bucket_owners", "conflicts", b"conflicts", "gone", b"gone", "now", b"now", "order", b"order", "other", b"other", "serving", b"serving", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__order: _TypeAlias = _typing.Literal["order"]  # noqa: Y015
     _WhichOneofArgType__order: _TypeAlias = _typing.Literal["_order", b"_order"]  # noqa: Y015
@@ -410,10 +410,10 @@ class SeizeBucketsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]:
         """Bucket owners after the call, in the order of the request, without the refused ones."""
 
     @_builtins.property
@@ -421,12 +421,12 @@ class SeizeBucketsResponse(_message.Message):
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
         refused: _abc.Iterable[Global___SeizeBucketsResponse.Refused] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,21 +436,21 @@ Global___SeizeBucketsResponse: _TypeAlias = SeizeBucketsResponse  # noqa: Y015
 class TakeTermsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]: ...
     @_builtins.property
     def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
         order: Global___Order | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

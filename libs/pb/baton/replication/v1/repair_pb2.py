@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from libs.pb.baton.record.v1 import record_pb2 as baton_dot_record_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!baton/replication/v1/repair.proto\x12\x14\x62\x61ton.replication.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\"#\n\x14\x45xamineRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x9b\x01\n\x15\x45xamineRecordResponse\x12,\n\x06record\x18\x01 \x01(\x0b\x32\x17.baton.record.v1.RecordH\x00\x88\x01\x01\x12)\n\x07\x61\x62sence\x18\x02 \x01(\x0b\x32\x18.baton.record.v1.Absence\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x42\t\n\x07_record\"\x96\x02\n\x13RepairRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12G\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x31.baton.replication.v1.RepairRecordRequest.ContentH\x00\x88\x01\x01\x12,\n\x05\x61\x62ove\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.VersionH\x01\x88\x01\x01\x1aQ\n\x07\x43ontent\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12\x0f\n\x07\x61s_kept\x18\x04 \x01(\x08\x42\n\n\x08_contentB\x08\n\x06_above\"A\n\x14RepairRecordResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.baton.record.v1.Version2\xe0\x01\n\rRepairService\x12h\n\rExamineRecord\x12*.baton.replication.v1.ExamineRecordRequest\x1a+.baton.replication.v1.ExamineRecordResponse\x12\x65\n\x0cRepairRecord\x12).baton.replication.v1.RepairRecordRequest\x1a*.baton.replication.v1.RepairRecordResponseB\x9e\x01\n\x18\x63om.baton.replication.v1B\x0bRepairProtoP\x01Z,baton/gen/baton/replication/v1;replicationv1\xaa\x02\x14\x42\x61ton.Replication.V1\xca\x02\x14\x42\x61ton\\Replication\\V1\xea\x02\x16\x42\x61ton::Replication::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!baton/replication/v1/repair.proto\x12\x14\x62\x61ton.replication.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\"#\n\x14\x45xamineRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xa4\x01\n\x15\x45xamineRecordResponse\x12,\n\x06record\x18\x01 \x01(\x0b\x32\x17.baton.record.v1.RecordH\x00\x88\x01\x01\x12\x32\n\x0c\x62ucket_owner\x18\x02 \x01(\x0b\x32\x1c.baton.record.v1.BucketOwner\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x42\t\n\x07_record\"\x96\x02\n\x13RepairRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12G\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x31.baton.replication.v1.RepairRecordRequest.ContentH\x00\x88\x01\x01\x12,\n\x05\x61\x62ove\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.VersionH\x01\x88\x01\x01\x1aQ\n\x07\x43ontent\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12\x0f\n\x07\x61s_kept\x18\x04 \x01(\x08\x42\n\n\x08_contentB\x08\n\x06_above\"A\n\x14RepairRecordResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.baton.record.v1.Version2\xe0\x01\n\rRepairService\x12h\n\rExamineRecord\x12*.baton.replication.v1.ExamineRecordRequest\x1a+.baton.replication.v1.ExamineRecordResponse\x12\x65\n\x0cRepairRecord\x12).baton.replication.v1.RepairRecordRequest\x1a*.baton.replication.v1.RepairRecordResponseB\x9e\x01\n\x18\x63om.baton.replication.v1B\x0bRepairProtoP\x01Z,baton/gen/baton/replication/v1;replicationv1\xaa\x02\x14\x42\x61ton.Replication.V1\xca\x02\x14\x42\x61ton\\Replication\\V1\xea\x02\x16\x42\x61ton::Replication::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMINERECORDREQUEST']._serialized_start=89
   _globals['_EXAMINERECORDREQUEST']._serialized_end=124
   _globals['_EXAMINERECORDRESPONSE']._serialized_start=127
-  _globals['_EXAMINERECORDRESPONSE']._serialized_end=282
-  _globals['_REPAIRRECORDREQUEST']._serialized_start=285
-  _globals['_REPAIRRECORDREQUEST']._serialized_end=563
-  _globals['_REPAIRRECORDREQUEST_CONTENT']._serialized_start=460
-  _globals['_REPAIRRECORDREQUEST_CONTENT']._serialized_end=541
-  _globals['_REPAIRRECORDRESPONSE']._serialized_start=565
-  _globals['_REPAIRRECORDRESPONSE']._serialized_end=630
-  _globals['_REPAIRSERVICE']._serialized_start=633
-  _globals['_REPAIRSERVICE']._serialized_end=857
+  _globals['_EXAMINERECORDRESPONSE']._serialized_end=291
+  _globals['_REPAIRRECORDREQUEST']._serialized_start=294
+  _globals['_REPAIRRECORDREQUEST']._serialized_end=572
+  _globals['_REPAIRRECORDREQUEST_CONTENT']._serialized_start=469
+  _globals['_REPAIRRECORDREQUEST_CONTENT']._serialized_end=550
+  _globals['_REPAIRRECORDRESPONSE']._serialized_start=574
+  _globals['_REPAIRRECORDRESPONSE']._serialized_end=639
+  _globals['_REPAIRSERVICE']._serialized_start=642
+  _globals['_REPAIRSERVICE']._serialized_end=866
 # @@protoc_insertion_point(module_scope)

@@ -43,7 +43,7 @@ class ExamineRecordResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
-    ABSENCE_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNER_FIELD_NUMBER: _builtins.int
     CORRUPT_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     corrupt: _builtins.str
@@ -55,18 +55,18 @@ class ExamineRecordResponse(_message.Message):
         """The record. Absent if there is no row. Without its payload if that is too large to be copied."""
 
     @_builtins.property
-    def absence(self) -> _record_pb2.Absence: ...
+    def bucket_owner(self) -> _record_pb2.BucketOwner: ...
     def __init__(
         self,
         *,
         record: _record_pb2.Record | None = ...,
-        absence: _record_pb2.Absence | None = ...,
+        bucket_owner: _record_pb2.BucketOwner | None = ...,
         corrupt: _builtins.str = ...,
         bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "bucket_owner", b"bucket_owner", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "bytes", b"bytes", "corrupt", b"corrupt", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "bucket_owner", b"bucket_owner", "bytes", b"bytes", "corrupt", b"corrupt", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
     _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015

@@ -48,7 +48,7 @@ class GetStatusResponse(_message.Message):
     FEED_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     OWNED_RECORDS_FIELD_NUMBER: _builtins.int
-    OWNED_ABSENCES_FIELD_NUMBER: _builtins.int
+    OWNED_BUCKETS_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     NOW_TIME_FIELD_NUMBER: _builtins.int
@@ -68,7 +68,7 @@ class GetStatusResponse(_message.Message):
     records: _builtins.int
     """Number of rows, and of those that this store owns."""
     owned_records: _builtins.int
-    owned_absences: _builtins.int
+    owned_buckets: _builtins.int
     schema_version: _builtins.int
     """Highest schema version of payloads that this store understands."""
     backend: _builtins.str
@@ -116,7 +116,7 @@ class GetStatusResponse(_message.Message):
         feed: Global___Feed | None = ...,
         records: _builtins.int = ...,
         owned_records: _builtins.int = ...,
-        owned_absences: _builtins.int = ...,
+        owned_buckets: _builtins.int = ...,
         schema_version: _builtins.int = ...,
         backend: _builtins.str = ...,
         now_time: _timestamp_pb2.Timestamp | None = ...,
@@ -131,7 +131,7 @@ class GetStatusResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "gone", b"gone", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_absences", b"owned_absences", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "gone", b"gone", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,7 +425,7 @@ class ReadRecordsResponse(_message.Message):
 
         KEY_FIELD_NUMBER: _builtins.int
         RECORD_FIELD_NUMBER: _builtins.int
-        ABSENCE_FIELD_NUMBER: _builtins.int
+        BUCKET_OWNER_FIELD_NUMBER: _builtins.int
         TOO_LARGE_BYTES_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         too_large_bytes: _builtins.int
@@ -435,18 +435,18 @@ class ReadRecordsResponse(_message.Message):
             """The record. Absent if there is no row."""
 
         @_builtins.property
-        def absence(self) -> _record_pb2.Absence: ...
+        def bucket_owner(self) -> _record_pb2.BucketOwner: ...
         def __init__(
             self,
             *,
             key: _builtins.str = ...,
             record: _record_pb2.Record | None = ...,
-            absence: _record_pb2.Absence | None = ...,
+            bucket_owner: _record_pb2.BucketOwner | None = ...,
             too_large_bytes: _builtins.int = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "bucket_owner", b"bucket_owner", "record", b"record"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "record", b"record", "too_large_bytes", b"too_large_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "bucket_owner", b"bucket_owner", "key", b"key", "record", b"record", "too_large_bytes", b"too_large_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
         _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
@@ -629,7 +629,7 @@ class ReleaseRecordsResponse(_message.Message):
         KEY_FIELD_NUMBER: _builtins.int
         OUTCOME_FIELD_NUMBER: _builtins.int
         RECORD_FIELD_NUMBER: _builtins.int
-        ABSENCE_FIELD_NUMBER: _builtins.int
+        BUCKET_OWNER_FIELD_NUMBER: _builtins.int
         TOO_LARGE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         outcome: Global___ReleaseRecordsResponse.Outcome.ValueType
@@ -638,19 +638,19 @@ class ReleaseRecordsResponse(_message.Message):
         @_builtins.property
         def record(self) -> _record_pb2.Record: ...
         @_builtins.property
-        def absence(self) -> _record_pb2.Absence: ...
+        def bucket_owner(self) -> _record_pb2.BucketOwner: ...
         def __init__(
             self,
             *,
             key: _builtins.str = ...,
             outcome: Global___ReleaseRecordsResponse.Outcome.ValueType = ...,
             record: _record_pb2.Record | None = ...,
-            absence: _record_pb2.Absence | None = ...,
+            bucket_owner: _record_pb2.BucketOwner | None = ...,
             too_large: _builtins.bool = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "record", b"record"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "bucket_owner", b"bucket_owner", "record", b"record"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "absence", b"absence", "key", b"key", "outcome", b"outcome", "record", b"record", "too_large", b"too_large"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_record", b"_record", "bucket_owner", b"bucket_owner", "key", b"key", "outcome", b"outcome", "record", b"record", "too_large", b"too_large"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
         _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
@@ -733,7 +733,7 @@ class AdoptRecordsResponse(_message.Message):
 Global___AdoptRecordsResponse: _TypeAlias = AdoptRecordsResponse  # noqa: Y015
 
 @_typing.final
-class ListAbsencesRequest(_message.Message):
+class ListBucketsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
@@ -752,16 +752,16 @@ class ListAbsencesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListAbsencesRequest: _TypeAlias = ListAbsencesRequest  # noqa: Y015
+Global___ListBucketsRequest: _TypeAlias = ListBucketsRequest  # noqa: Y015
 
 @_typing.final
-class ListAbsencesResponse(_message.Message):
+class ListBucketsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     DISPUTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]: ...
     @_builtins.property
     def disputed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Buckets with an open conflict in this store's journal: it would not adopt them."""
@@ -769,19 +769,19 @@ class ListAbsencesResponse(_message.Message):
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
         disputed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "disputed", b"disputed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners", "disputed", b"disputed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListAbsencesResponse: _TypeAlias = ListAbsencesResponse  # noqa: Y015
+Global___ListBucketsResponse: _TypeAlias = ListBucketsResponse  # noqa: Y015
 
 @_typing.final
-class ReleaseAbsencesRequest(_message.Message):
+class ReleaseBucketsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
@@ -801,121 +801,121 @@ class ReleaseAbsencesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReleaseAbsencesRequest: _TypeAlias = ReleaseAbsencesRequest  # noqa: Y015
+Global___ReleaseBucketsRequest: _TypeAlias = ReleaseBucketsRequest  # noqa: Y015
 
 @_typing.final
-class ReleaseAbsencesResponse(_message.Message):
+class ReleaseBucketsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]:
         """Bucket owners after the call, in the order of the request."""
 
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReleaseAbsencesResponse: _TypeAlias = ReleaseAbsencesResponse  # noqa: Y015
+Global___ReleaseBucketsResponse: _TypeAlias = ReleaseBucketsResponse  # noqa: Y015
 
 @_typing.final
-class AdoptAbsencesRequest(_message.Message):
+class AdoptBucketsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     DESPITE_CONFLICTS_FIELD_NUMBER: _builtins.int
     despite_conflicts: _builtins.bool
     """Adopt buckets with open conflicts too. For buckets that the other store has just declined."""
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]: ...
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]: ...
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
         despite_conflicts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "despite_conflicts", b"despite_conflicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners", "despite_conflicts", b"despite_conflicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AdoptAbsencesRequest: _TypeAlias = AdoptAbsencesRequest  # noqa: Y015
+Global___AdoptBucketsRequest: _TypeAlias = AdoptBucketsRequest  # noqa: Y015
 
 @_typing.final
-class AdoptAbsencesResponse(_message.Message):
+class AdoptBucketsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]:
         """Bucket owners after the call, in the order of the request: adopted, or higher ones that were here."""
 
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AdoptAbsencesResponse: _TypeAlias = AdoptAbsencesResponse  # noqa: Y015
+Global___AdoptBucketsResponse: _TypeAlias = AdoptBucketsResponse  # noqa: Y015
 
 @_typing.final
-class ReturnAbsencesRequest(_message.Message):
+class ReturnBucketsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]:
         """Bucket owners as the other store released them."""
 
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReturnAbsencesRequest: _TypeAlias = ReturnAbsencesRequest  # noqa: Y015
+Global___ReturnBucketsRequest: _TypeAlias = ReturnBucketsRequest  # noqa: Y015
 
 @_typing.final
-class ReturnAbsencesResponse(_message.Message):
+class ReturnBucketsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ABSENCES_FIELD_NUMBER: _builtins.int
+    BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def absences(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Absence]:
+    def bucket_owners(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.BucketOwner]:
         """Buckets that this call declined, each in the version that it wrote. The releasing store may adopt them. For the
-        others see ListAbsences.
+        others see ListBuckets.
         """
 
     def __init__(
         self,
         *,
-        absences: _abc.Iterable[_record_pb2.Absence] | None = ...,
+        bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_owners", b"bucket_owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReturnAbsencesResponse: _TypeAlias = ReturnAbsencesResponse  # noqa: Y015
+Global___ReturnBucketsResponse: _TypeAlias = ReturnBucketsResponse  # noqa: Y015
 
 @_typing.final
 class PullChangesRequest(_message.Message):

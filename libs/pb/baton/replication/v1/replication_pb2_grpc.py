@@ -59,25 +59,25 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsResponse.FromString,
                 _registered_method=True)
-        self.ListAbsences = channel.unary_unary(
-                '/baton.replication.v1.ReplicationService/ListAbsences',
-                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesRequest.SerializeToString,
-                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesResponse.FromString,
+        self.ListBuckets = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ListBuckets',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsResponse.FromString,
                 _registered_method=True)
-        self.ReleaseAbsences = channel.unary_unary(
-                '/baton.replication.v1.ReplicationService/ReleaseAbsences',
-                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesRequest.SerializeToString,
-                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesResponse.FromString,
+        self.ReleaseBuckets = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ReleaseBuckets',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBucketsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBucketsResponse.FromString,
                 _registered_method=True)
-        self.AdoptAbsences = channel.unary_unary(
-                '/baton.replication.v1.ReplicationService/AdoptAbsences',
-                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.SerializeToString,
-                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.FromString,
+        self.AdoptBuckets = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/AdoptBuckets',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBucketsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBucketsResponse.FromString,
                 _registered_method=True)
-        self.ReturnAbsences = channel.unary_unary(
-                '/baton.replication.v1.ReplicationService/ReturnAbsences',
-                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesRequest.SerializeToString,
-                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesResponse.FromString,
+        self.ReturnBuckets = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ReturnBuckets',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnBucketsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnBucketsResponse.FromString,
                 _registered_method=True)
         self.PullChanges = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/PullChanges',
@@ -174,14 +174,14 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListAbsences(self, request, context):
+    def ListBuckets(self, request, context):
         """Returns the owners of some buckets, or of all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReleaseAbsences(self, request, context):
+    def ReleaseBuckets(self, request, context):
         """Releases the ownership of buckets: the store creates no more records in them. A bucket that was released before is
         returned again.
         """
@@ -189,14 +189,14 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def AdoptAbsences(self, request, context):
+    def AdoptBuckets(self, request, context):
         """Adopts the ownership of buckets, each if its version is higher than the row here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReturnAbsences(self, request, context):
+    def ReturnBuckets(self, request, context):
         """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
         store has adopted stay.
         """
@@ -311,25 +311,25 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsResponse.SerializeToString,
             ),
-            'ListAbsences': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListAbsences,
-                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesRequest.FromString,
-                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesResponse.SerializeToString,
+            'ListBuckets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBuckets,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsResponse.SerializeToString,
             ),
-            'ReleaseAbsences': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReleaseAbsences,
-                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesRequest.FromString,
-                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesResponse.SerializeToString,
+            'ReleaseBuckets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseBuckets,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBucketsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBucketsResponse.SerializeToString,
             ),
-            'AdoptAbsences': grpc.unary_unary_rpc_method_handler(
-                    servicer.AdoptAbsences,
-                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.FromString,
-                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.SerializeToString,
+            'AdoptBuckets': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptBuckets,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBucketsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBucketsResponse.SerializeToString,
             ),
-            'ReturnAbsences': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReturnAbsences,
-                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesRequest.FromString,
-                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesResponse.SerializeToString,
+            'ReturnBuckets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReturnBuckets,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnBucketsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReturnBucketsResponse.SerializeToString,
             ),
             'PullChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.PullChanges,
@@ -533,7 +533,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def ListAbsences(request,
+    def ListBuckets(request,
             target,
             options=(),
             channel_credentials=None,
@@ -546,9 +546,9 @@ class ReplicationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.replication.v1.ReplicationService/ListAbsences',
-            baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesRequest.SerializeToString,
-            baton_dot_replication_dot_v1_dot_replication__pb2.ListAbsencesResponse.FromString,
+            '/baton.replication.v1.ReplicationService/ListBuckets',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -560,7 +560,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def ReleaseAbsences(request,
+    def ReleaseBuckets(request,
             target,
             options=(),
             channel_credentials=None,
@@ -573,9 +573,9 @@ class ReplicationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.replication.v1.ReplicationService/ReleaseAbsences',
-            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesRequest.SerializeToString,
-            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseAbsencesResponse.FromString,
+            '/baton.replication.v1.ReplicationService/ReleaseBuckets',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBucketsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBucketsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -587,7 +587,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def AdoptAbsences(request,
+    def AdoptBuckets(request,
             target,
             options=(),
             channel_credentials=None,
@@ -600,9 +600,9 @@ class ReplicationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.replication.v1.ReplicationService/AdoptAbsences',
-            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesRequest.SerializeToString,
-            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptAbsencesResponse.FromString,
+            '/baton.replication.v1.ReplicationService/AdoptBuckets',
+            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBucketsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBucketsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -614,7 +614,7 @@ class ReplicationService:
             _registered_method=True)
 
     @staticmethod
-    def ReturnAbsences(request,
+    def ReturnBuckets(request,
             target,
             options=(),
             channel_credentials=None,
@@ -627,9 +627,9 @@ class ReplicationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.replication.v1.ReplicationService/ReturnAbsences',
-            baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesRequest.SerializeToString,
-            baton_dot_replication_dot_v1_dot_replication__pb2.ReturnAbsencesResponse.FromString,
+            '/baton.replication.v1.ReplicationService/ReturnBuckets',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReturnBucketsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReturnBucketsResponse.FromString,
             options,
             channel_credentials,
             insecure,

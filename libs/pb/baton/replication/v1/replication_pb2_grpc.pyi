@@ -41,15 +41,15 @@ class ReplicationServiceStub:
     """Releases records to the other store. A record that was released before is returned again."""
     AdoptRecords: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptRecordsRequest, _replication_pb2.AdoptRecordsResponse]
     """Adopts records: keeps each one whose version is higher than the row here."""
-    ListAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListAbsencesRequest, _replication_pb2.ListAbsencesResponse]
+    ListBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListBucketsRequest, _replication_pb2.ListBucketsResponse]
     """Returns the owners of some buckets, or of all."""
-    ReleaseAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseAbsencesRequest, _replication_pb2.ReleaseAbsencesResponse]
+    ReleaseBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBucketsRequest, _replication_pb2.ReleaseBucketsResponse]
     """Releases the ownership of buckets: the store creates no more records in them. A bucket that was released before is
     returned again.
     """
-    AdoptAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsencesRequest, _replication_pb2.AdoptAbsencesResponse]
+    AdoptBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptBucketsRequest, _replication_pb2.AdoptBucketsResponse]
     """Adopts the ownership of buckets, each if its version is higher than the row here."""
-    ReturnAbsences: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReturnAbsencesRequest, _replication_pb2.ReturnAbsencesResponse]
+    ReturnBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReturnBucketsRequest, _replication_pb2.ReturnBucketsResponse]
     """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
     store has adopted stay.
     """
@@ -93,15 +93,15 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Releases records to the other store. A record that was released before is returned again."""
     AdoptRecords: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptRecordsRequest, _replication_pb2.AdoptRecordsResponse]  # type: ignore[assignment]
     """Adopts records: keeps each one whose version is higher than the row here."""
-    ListAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListAbsencesRequest, _replication_pb2.ListAbsencesResponse]  # type: ignore[assignment]
+    ListBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListBucketsRequest, _replication_pb2.ListBucketsResponse]  # type: ignore[assignment]
     """Returns the owners of some buckets, or of all."""
-    ReleaseAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseAbsencesRequest, _replication_pb2.ReleaseAbsencesResponse]  # type: ignore[assignment]
+    ReleaseBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBucketsRequest, _replication_pb2.ReleaseBucketsResponse]  # type: ignore[assignment]
     """Releases the ownership of buckets: the store creates no more records in them. A bucket that was released before is
     returned again.
     """
-    AdoptAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptAbsencesRequest, _replication_pb2.AdoptAbsencesResponse]  # type: ignore[assignment]
+    AdoptBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptBucketsRequest, _replication_pb2.AdoptBucketsResponse]  # type: ignore[assignment]
     """Adopts the ownership of buckets, each if its version is higher than the row here."""
-    ReturnAbsences: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReturnAbsencesRequest, _replication_pb2.ReturnAbsencesResponse]  # type: ignore[assignment]
+    ReturnBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReturnBucketsRequest, _replication_pb2.ReturnBucketsResponse]  # type: ignore[assignment]
     """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
     store has adopted stay.
     """
@@ -174,37 +174,37 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adopts records: keeps each one whose version is higher than the row here."""
 
     @_abc_1.abstractmethod
-    def ListAbsences(
+    def ListBuckets(
         self,
-        request: _replication_pb2.ListAbsencesRequest,
+        request: _replication_pb2.ListBucketsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_replication_pb2.ListAbsencesResponse, _abc.Awaitable[_replication_pb2.ListAbsencesResponse]]:
+    ) -> _typing.Union[_replication_pb2.ListBucketsResponse, _abc.Awaitable[_replication_pb2.ListBucketsResponse]]:
         """Returns the owners of some buckets, or of all."""
 
     @_abc_1.abstractmethod
-    def ReleaseAbsences(
+    def ReleaseBuckets(
         self,
-        request: _replication_pb2.ReleaseAbsencesRequest,
+        request: _replication_pb2.ReleaseBucketsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_replication_pb2.ReleaseAbsencesResponse, _abc.Awaitable[_replication_pb2.ReleaseAbsencesResponse]]:
+    ) -> _typing.Union[_replication_pb2.ReleaseBucketsResponse, _abc.Awaitable[_replication_pb2.ReleaseBucketsResponse]]:
         """Releases the ownership of buckets: the store creates no more records in them. A bucket that was released before is
         returned again.
         """
 
     @_abc_1.abstractmethod
-    def AdoptAbsences(
+    def AdoptBuckets(
         self,
-        request: _replication_pb2.AdoptAbsencesRequest,
+        request: _replication_pb2.AdoptBucketsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_replication_pb2.AdoptAbsencesResponse, _abc.Awaitable[_replication_pb2.AdoptAbsencesResponse]]:
+    ) -> _typing.Union[_replication_pb2.AdoptBucketsResponse, _abc.Awaitable[_replication_pb2.AdoptBucketsResponse]]:
         """Adopts the ownership of buckets, each if its version is higher than the row here."""
 
     @_abc_1.abstractmethod
-    def ReturnAbsences(
+    def ReturnBuckets(
         self,
-        request: _replication_pb2.ReturnAbsencesRequest,
+        request: _replication_pb2.ReturnBucketsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_replication_pb2.ReturnAbsencesResponse, _abc.Awaitable[_replication_pb2.ReturnAbsencesResponse]]:
+    ) -> _typing.Union[_replication_pb2.ReturnBucketsResponse, _abc.Awaitable[_replication_pb2.ReturnBucketsResponse]]:
         """Declines buckets that the other store released to this one: each goes back in the next version. Buckets that this
         store has adopted stay.
         """

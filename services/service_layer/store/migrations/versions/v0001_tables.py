@@ -1,4 +1,4 @@
-"""Records and what belongs to them: absences, served requests, the outbox, the feed's place in the log, ticks."""
+"""Records and what belongs to them: bucket owners, served requests, the outbox, the feed's place in the log, ticks."""
 
 from alembic import op
 

@@ -57,7 +57,7 @@ class Move:
         self.kept.update(other.kept)
 
 
-class BucketOwners:
+class BucketMoves:
     """Raises Away and Refused, as the stores' clients do."""
 
     def __init__(self, transfer: Transfer) -> None:
@@ -76,9 +76,9 @@ class BucketOwners:
         leaving = [bucket for bucket in buckets if bucket not in kept]
         if not leaving:
             return Move(kept=kept)
-        for absence in await self._transfer.release_absences(leaving, to):
-            if absence.owner == STORE_NUMBERS[to.other]:
-                kept[absence.bucket] = _conflicts_at(to.other)
+        for bucket_owner in await self._transfer.release_buckets(leaving, to):
+            if bucket_owner.owner == STORE_NUMBERS[to.other]:
+                kept[bucket_owner.bucket] = _conflicts_at(to.other)
         moved = await self.finish(leaving, {to: known})
         moved.kept.update(kept)
         return moved
@@ -89,12 +89,12 @@ class BucketOwners:
         `known`: records known to exist at a target. They stay valid, since a store never loses a row.
         """
         move = Move()
-        for to, absences in (await self._under_way(buckets)).items():
-            refused = await self._complete(absences, to, move, (known or {}).get(to))
+        for to, bucket_owners in (await self._under_way(buckets)).items():
+            refused = await self._complete(bucket_owners, to, move, (known or {}).get(to))
             if not refused:
                 continue
-            wanted = [one for one in absences if one.bucket in refused]
-            declined = await self._transfer.return_absences(wanted, to)
+            wanted = [one for one in bucket_owners if one.bucket in refused]
+            declined = await self._transfer.return_buckets(wanted, to)
             for one in declined:
                 move.kept[one.bucket] = refused[one.bucket]
                 log.warning("bucket %d returns to store %s: %s", one.bucket, to.other, refused[one.bucket])
@@ -104,7 +104,7 @@ class BucketOwners:
 
     async def _complete(
         self,
-        absences: Sequence[record_pb2.Absence],
+        bucket_owners: Sequence[record_pb2.BucketOwner],
         to: Store,
         move: Move,
         has: Set[str] | None = None,
@@ -115,9 +115,9 @@ class BucketOwners:
 
         Other buckets that are not adopted have busy records, and their handoff stays under way.
         """
-        if not absences:
+        if not bucket_owners:
             return {}
-        numbers = [absence.bucket for absence in absences]
+        numbers = [bucket_owner.bucket for bucket_owner in bucket_owners]
         # List the source after its release has committed (step 4). The target's list may be older.
         there = await self._transfer.envelopes(to.other, numbers)
         owned = [record.key for record in there if record.owner == STORE_NUMBERS[to.other]]
@@ -127,8 +127,8 @@ class BucketOwners:
         copied = await self._transfer.copy([record.key for record in there if record.key not in has], to)
         busy = {bucket_of(key) for key in copied.busy}
         refused = {bucket_of(key): reason for key, reason in copied.refused.items()}
-        ready = [one for one in absences if one.bucket not in busy and one.bucket not in refused]
-        standing = await self._transfer.adopt_absences(ready, to, despite_conflicts=despite_conflicts)
+        ready = [one for one in bucket_owners if one.bucket not in busy and one.bucket not in refused]
+        standing = await self._transfer.adopt_buckets(ready, to, despite_conflicts=despite_conflicts)
         for wanted, now in zip(ready, standing, strict=True):
             if (now.term, now.version) < (wanted.term, wanted.version):
                 refused[wanted.bucket] = _conflicts_at(to)
@@ -136,14 +136,14 @@ class BucketOwners:
                 move.arrived += 1
         return refused
 
-    async def _under_way(self, buckets: Sequence[int]) -> dict[Store, list[record_pb2.Absence]]:
+    async def _under_way(self, buckets: Sequence[int]) -> dict[Store, list[record_pb2.BucketOwner]]:
         """Return the buckets that were released and not adopted, by target."""
-        found: defaultdict[Store, list[record_pb2.Absence]] = defaultdict(list)
-        a, b = [await self._transfer.absences(store, buckets) for store in Store]
+        found: defaultdict[Store, list[record_pb2.BucketOwner]] = defaultdict(list)
+        a, b = [await self._transfer.bucket_owners(store, buckets) for store in Store]
         for at_a, at_b in zip(a, b, strict=True):
             if at_a.owner == STORE_NUMBERS[Store.A] or at_b.owner == STORE_NUMBERS[Store.B]:
                 continue
-            released = max(at_a, at_b, key=lambda absence: (absence.term, absence.version))
+            released = max(at_a, at_b, key=lambda bucket_owner: (bucket_owner.term, bucket_owner.version))
             found[store_from_pb(released.owner, "owner")].append(released)
         return found
 
