@@ -143,7 +143,7 @@ class Admission:
         if self._scanning is None:
             self._since = await self._next_offsets()
             await self._learn_order()
-        if gone := (await self._ports.recovery.standing()).gone:
+        if gone := (await self._ports.recovery.standing()).fence_reason:
             return gone
         reason = await self._evidence()
         if reason and not self._suspected:
@@ -168,21 +168,21 @@ class Admission:
         recovery has begun meanwhile, and the store's errors.
         """
         standing = await self._ports.recovery.standing()
-        if not standing.gone:
+        if not standing.fence_reason:
             return ""
         if standing.fenced_at is None:
-            return f"it was not fenced by a look at its start: {standing.gone}; baton recover brings it back"
+            return f"it was not fenced by a look at its start: {standing.fence_reason}; baton recover brings it back"
         try:
             reason = (
                 by_place(standing)
                 or await self._lost_rows()
-                or await self._by_other(Identity(standing.now.place, standing.fenced_at.changes))
+                or await self._by_other(Identity(standing.now.database, standing.fenced_at.changes))
                 or await self._by_log(standing.fenced_at.next_offsets)
             )
         except (grpc.aio.AioRpcError, EventLogError, TimeoutError, _NotAsked) as error:
             raise NotAdmitted(f"both the other store and the log must answer: {_shown(error)}") from error
         if not reason:
-            log.warning("the evidence against this store is gone, it may serve again; it was: %s", standing.gone)
+            log.warning("the store may serve again, the evidence against it is gone: %s", standing.fence_reason)
             await self._ports.recovery.reopen(seen=standing)
         return reason
 
@@ -228,7 +228,7 @@ class Admission:
         if answer.store == STORE_NUMBERS[self._ports.store]:
             raise _NotAsked("the address of the other store (other) is this store's own")
         theirs = [bucket_from_pb(bucket_owner) for bucket_owner in answer.bucket_owners]
-        known = Identity(answer.other.place, answer.other.changes) if answer.HasField("other") else None
+        known = Identity(answer.other.database, answer.other.changes) if answer.HasField("other") else None
         # Read after the answer: another process of this store may have made changes that the other store has recorded.
         now = fenced or (await self._ports.recovery.standing()).now
         mine = await self._ports.transfers.bucket_owners()

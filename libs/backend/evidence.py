@@ -16,9 +16,9 @@ from libs.store.recovery import Identity, Standing
 
 
 def by_place(standing: Standing) -> str:
-    if standing.opened_at == standing.now.place:
+    if standing.opened_at == standing.now.database:
         return ""
-    return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.place}"
+    return f"it was restored or moved: it stood at {standing.opened_at}, this is {standing.now.database}"
 
 
 def read_terms(event: Event) -> pb.Terms | None:
@@ -39,10 +39,10 @@ def read_terms(event: Event) -> pb.Terms | None:
 
 def by_identity(now: Identity, known: Identity | None) -> str:
     """`known`: the identity of this store that the other store has recorded."""
-    if known is None or (known.place == now.place and known.changes <= now.changes):
+    if known is None or (known.database == now.database and known.changes <= now.changes):
         return ""
-    if known.place != now.place:
-        return f"the other store knows another database of this one: {known.place}, and this is {now.place}"
+    if known.database != now.database:
+        return f"the other store knows another database of this one: {known.database}, and this is {now.database}"
     return f"the other store knows a later state of it: {known.changes} changes, and this one has {now.changes}"
 
 

@@ -98,7 +98,7 @@ class RowCountLoop:
         self._count = count
 
     async def _body(self, loop: Loop) -> None:
-        if self._count.is_complete or (await self._ports.recovery.standing()).gone:
+        if self._count.is_complete or (await self._ports.recovery.standing()).fence_reason:
             loop.well()
             await asyncio.sleep(IDLE_SECONDS)
             return

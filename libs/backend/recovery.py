@@ -55,7 +55,7 @@ class NotGone(BatonError):
     """The store is not fenced: this request is for fenced stores only."""
 
     code = "FAILED_PRECONDITION"
-    reason = "NOT_GONE"
+    reason = "NOT_FENCED"
 
 
 class RecoveryApi(RecoveryServiceServicer):
@@ -78,7 +78,7 @@ class RecoveryApi(RecoveryServiceServicer):
             store=STORE_NUMBERS[self._ports.store],
             now=_identity_to_pb(standing.now),
             serving=self._serving.serving,
-            gone=standing.gone,
+            fence_reason=standing.fence_reason,
             conflicts=standing.conflicts,
         )
         if standing.other is not None:
@@ -94,7 +94,7 @@ class RecoveryApi(RecoveryServiceServicer):
         was_serving = self._serving.serving
         await self._check_numbered(request)
         await self._ports.recovery.fence(request.reason, order=_order(request))
-        await self._admission_loop.fence((await self._ports.recovery.standing()).gone)
+        await self._admission_loop.fence((await self._ports.recovery.standing()).fence_reason)
         return pb.FenceStoreResponse(was_serving=was_serving)
 
     async def SeizeBuckets(self, request: pb.SeizeBucketsRequest, context: Context) -> pb.SeizeBucketsResponse:
@@ -128,14 +128,14 @@ class RecoveryApi(RecoveryServiceServicer):
             raise LogNotRead(f"{state.parked_now} parked events are not applied: retry or drop them first")
 
     async def TakeTerms(self, request: pb.TakeTermsRequest, context: Context) -> pb.TakeTermsResponse:
-        await self._check_gone()
+        await self._check_fenced()
         check_count(request.bucket_owners, "bucket_owners", BUCKETS)
         await self._take(request)
         await self._ports.seizures.take_terms([bucket_from_pb(bucket_owner) for bucket_owner in request.bucket_owners])
         return pb.TakeTermsResponse()
 
     async def SettleRows(self, request: pb.SettleRowsRequest, context: Context) -> pb.SettleRowsResponse:
-        await self._check_gone()
+        await self._check_fenced()
         limit = check_limit(request.limit, MAX_RECORDS)
         await self._take(request)
         settled = await self._ports.seizures.settle(limit)
@@ -146,8 +146,8 @@ class RecoveryApi(RecoveryServiceServicer):
         await self._check_numbered(request)
         order = _order(request)
         standing = await self._ports.recovery.standing()
-        gone = standing.gone
-        if gone and gone != request.gone:
+        gone = standing.fence_reason
+        if gone and gone != request.fence_reason:
             raise FencedForAnotherReason(
                 f"the store is fenced for another reason than the one that was repaired: {gone}"
             )
@@ -165,20 +165,20 @@ class RecoveryApi(RecoveryServiceServicer):
         return pb.TakeOrderResponse()
 
     async def RecheckStore(self, request: pb.RecheckStoreRequest, context: Context) -> pb.RecheckStoreResponse:
-        await self._check_gone()
+        await self._check_fenced()
         await self._take(request)
-        return pb.RecheckStoreResponse(gone=await self._admission_loop.recheck())
+        return pb.RecheckStoreResponse(fence_reason=await self._admission_loop.recheck())
 
     async def NoteOther(self, request: pb.NoteOtherRequest, context: Context) -> pb.NoteOtherResponse:
-        _check_text("other.place", request.other.place)
-        other = Identity(request.other.place, request.other.changes)
+        _check_text("other.database", request.other.database)
+        other = Identity(request.other.database, request.other.changes)
         if request.anew:
             await self._take(request)
         await self._ports.recovery.note_other(other, anew=request.anew)
         return pb.NoteOtherResponse()
 
     async def SkipTo(self, request: pb.SkipToRequest, context: Context) -> pb.SkipToResponse:
-        await self._check_gone()
+        await self._check_fenced()
         if any(partition < 0 or offset < 0 for partition, offset in request.next_offsets.items()):
             raise InvalidField("next_offsets", dict(request.next_offsets), "partitions and offsets, from 0 on")
         await self._take(request)
@@ -222,8 +222,8 @@ class RecoveryApi(RecoveryServiceServicer):
         if not request.HasField("order"):
             check_order((await self._ports.recovery.standing()).order, None)
 
-    async def _check_gone(self) -> None:
-        if not (await self._ports.recovery.standing()).gone:
+    async def _check_fenced(self) -> None:
+        if not (await self._ports.recovery.standing()).fence_reason:
             raise NotGone
 
 
@@ -253,4 +253,4 @@ def _check_text(field: str, value: str) -> None:
 
 
 def _identity_to_pb(identity: Identity) -> pb.Identity:
-    return pb.Identity(place=identity.place, changes=identity.changes)
+    return pb.Identity(database=identity.database, changes=identity.changes)

@@ -172,7 +172,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         if (connections := await ports.inspection.connections()) is not None:
             answer.connections.CopyFrom(pb.Connections(**connections._asdict()))
         standing = await ports.recovery.standing()
-        answer.gone, answer.conflicts = standing.gone, standing.conflicts
+        answer.fence_reason, answer.conflicts = standing.fence_reason, standing.conflicts
         count_feed(answer.feed, await ports.feed.state())
 
     async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
@@ -363,7 +363,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             check_count(request.buckets, "buckets", 0)
             return await self._comparison.counts()
         buckets = check_buckets(request.buckets)
-        if not self._serving.gone and (not buckets or 0 in buckets):
+        if not self._serving.fence_reason and (not buckets or 0 in buckets):
             await self._check_rows()
         return await self._comparison.digests(buckets, deep=request.deep)
 

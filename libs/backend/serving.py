@@ -21,7 +21,7 @@ class Serving:
 
     def __init__(self) -> None:
         self.reason = "starting"
-        self.gone = ""
+        self.fence_reason = ""
         """Why the store is fenced until it is recovered; "" if it may serve."""
         self.draining = False
         self.leaving = asyncio.Event()
@@ -37,14 +37,14 @@ class Serving:
         return not self.reason
 
     def serve(self) -> None:
-        self.reason = self.gone = ""
+        self.reason = self.fence_reason = ""
         self.admitted = True
 
-    def fence(self, gone: str) -> None:
+    def fence(self, fence_reason: str) -> None:
         """A fenced store serves only its changes, and accepts copies."""
-        self.gone = gone
+        self.fence_reason = fence_reason
         self.admitted = True
-        self.reason = f"it must be recovered (baton recover): {gone}"
+        self.reason = f"it must be recovered (baton recover): {fence_reason}"
 
     def stop(self, reason: str) -> None:
         self.reason = reason
@@ -62,7 +62,7 @@ class Serving:
     def check_copies(self) -> None:
         """Check for requests that a fenced store answers too: pulling its changes, accepting copies, comparisons.
         Raises StoreNotReady."""
-        if not self.gone:
+        if not self.fence_reason:
             self.check()
 
     async def unless_leaving(self, work: Coroutine[Any, Any, T]) -> T | None:
@@ -118,9 +118,9 @@ class AdmissionLoop:
     async def admit(self) -> None:
         """Serve, or record why not. A concurrent decision to fence or to end the store takes precedence."""
         fences = self._fences
-        trouble = gone = ""
+        trouble = fence_reason = ""
         try:
-            gone = await self.admission.decide()
+            fence_reason = await self.admission.decide()
         except (NotAdmitted, StoreUnavailable) as error:
             trouble = error.message
         if self._fences != fences or self._serving.draining:
@@ -128,16 +128,16 @@ class AdmissionLoop:
         if trouble:
             self._serving.stop(f"starting: {trouble}")
             return
-        if gone:
-            await self.fence(gone)
+        if fence_reason:
+            await self.fence(fence_reason)
         else:
             self._serving.serve()
             await self._report_health(True)
 
-    async def fence(self, gone: str) -> None:
+    async def fence(self, fence_reason: str) -> None:
         """Stop serving."""
         self._fences += 1
-        self._serving.fence(gone)
+        self._serving.fence(fence_reason)
         await self._report_health(False)
 
     async def recheck(self) -> str:
@@ -146,7 +146,7 @@ class AdmissionLoop:
         An old recheck, or one of another fence, is not continued: its scan would end where the log ended then.
         """
         standing, clock = await self._ports.recovery.standing(), asyncio.get_running_loop().time
-        fence = standing.gone, standing.fenced_at
+        fence = standing.fence_reason, standing.fenced_at
         again, self._again = self._again, None
         if again is None or again.fence != fence or clock() >= again.until:
             again = _Recheck(self.admission.twin(), fence, 0.0)
@@ -170,20 +170,20 @@ class AdmissionLoop:
 
     async def _check(self, loop: Loop) -> None:
         try:
-            gone = (await self._ports.recovery.standing()).gone
+            fence_reason = (await self._ports.recovery.standing()).fence_reason
         except WentBack as error:
             self._serving.stop(error.message)
             await self._report_health(False)
             if not self._lost.done():
                 self._lost.set_result(error)
             raise
-        if gone and not self._serving.gone:
+        if fence_reason and not self._serving.fence_reason:
             was_serving = self._serving.serving
-            await self.fence(gone)
+            await self.fence(fence_reason)
             if was_serving:
                 # Everything that it reported to the other store while it served, it reported before this read.
                 await self._ports.recovery.vouch((await self._ports.recovery.standing()).now.changes)
-        elif not gone and not self._serving.serving and not self._serving.draining:
+        elif not fence_reason and not self._serving.serving and not self._serving.draining:
             await self.admit()
         loop.well()
         await asyncio.sleep(CHECK_SECONDS)

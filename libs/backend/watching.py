@@ -62,8 +62,8 @@ class Watching:
             async with aclosing(self._changed(wanted, since, shown)) as steps:
                 async for step in steps:
                     yield step
-            shown = WatchPosition(self._ports.store, since.place)
-            since = await self._since(since.place, self._heartbeat_seconds)
+            shown = WatchPosition(self._ports.store, since.position)
+            since = await self._since(since.position, self._heartbeat_seconds)
 
     async def _since(self, position: str, wait_seconds: float) -> Since | None:
         """None: the position is no longer known."""
@@ -90,7 +90,7 @@ class Watching:
 
     async def _changed(self, wanted: Watch, since: Since, shown: WatchPosition | None) -> AsyncGenerator[Step, None]:
         """The written records, if any. The last step has the new position; earlier steps have `shown`, the safe one."""
-        there = WatchPosition(self._ports.store, since.place)
+        there = WatchPosition(self._ports.store, since.position)
         start, limit = 0, FIRST_ROWS
         while True:
             async with self._slots:

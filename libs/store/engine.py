@@ -82,7 +82,7 @@ async def refuse(tx: Transaction, found: Found) -> NoReturn:
     """Raise the reason why a change of this store's own was not stored."""
     if not may_change(found, tx.store):
         raise NotOwner.of(found)
-    if gone := await tx.gone():
+    if gone := await tx.fence_reason():
         # A new attempt would fail in the same way.
         raise StoreNotReady(gone)
     raise StartAgain

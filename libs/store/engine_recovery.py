@@ -71,9 +71,9 @@ async def fence(tx: Transaction, reason: str, *, order: Order | None, since: Map
     fenced_at = standing.fenced_at
     if since is None:
         fenced_at = None
-    elif not standing.gone:
+    elif not standing.fence_reason:
         fenced_at = FencedAt(standing.now.changes, dict(since))
-    after = replace(_with_order(standing, order), gone=standing.gone or reason, fenced_at=fenced_at)
+    after = replace(_with_order(standing, order), fence_reason=standing.fence_reason or reason, fenced_at=fenced_at)
     await tx.put_standing(after)
 
 
@@ -81,13 +81,13 @@ async def reopen(tx: Transaction, *, order: Order | None, seen: Standing | None)
     """See `Recovery.reopen`."""
     standing = await tx.standing()
     if seen is not None:
-        seen.check_fence(standing.gone, by_admission=standing.fenced_at is not None)
-    opened = replace(_with_order(standing, order), opened_at=standing.now.place, gone="", fenced_at=None)
+        seen.check_fence(standing.fence_reason, by_admission=standing.fenced_at is not None)
+    opened = replace(_with_order(standing, order), opened_at=standing.now.database, fence_reason="", fenced_at=None)
     if await tx.hidden(1):
         raise StillHidden
     await tx.put_standing(opened)
     await tx.count_rows()
-    if standing.gone:
+    if standing.fence_reason:
         # The store may have gone back in time: places given out before may name other changes by now.
         await tx.invalidate_places()
 
@@ -109,7 +109,7 @@ async def note_other(tx: Transaction, other: Identity, *, anew: bool) -> None:
     """See `Recovery.note_other`."""
     standing = await tx.standing()
     known = standing.other
-    if anew or known is None or (known.place == other.place and known.changes < other.changes):
+    if anew or known is None or (known.database == other.database and known.changes < other.changes):
         await tx.put_standing(replace(standing, other=other))
 
 

@@ -88,7 +88,7 @@ class _Outbox:
         return entries
 
     async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
-        async with self.state.turn:
+        async with self.state.lock:
             return sum(self.state.outbox.pop(change, None) is not None for change in changes)
 
     async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
@@ -118,11 +118,11 @@ class _Feed:
         return await self.transactions.run(unpark, Lane.FEED)
 
     async def drop(self, partition: int, offset: int) -> bool:
-        async with self.memory.turn:
+        async with self.memory.lock:
             return self.memory.parked.pop((partition, offset), None) is not None
 
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
-        async with self.memory.turn:
+        async with self.memory.lock:
             self.memory.feed = replace(self.memory.feed, next_offsets=dict(next_offsets), marks={})
 
     async def claim(self, partitions: int) -> Sequence[int]:

@@ -19,7 +19,7 @@ class MemoryAside:
     async def set_aside(self, refusals: Sequence[Refusal]) -> list[tuple[str, Version]]:
         state = self.state
         moved = []
-        async with state.turn:
+        async with state.lock:
             for key, version, reason in refusals:
                 if (key, version) in state.outbox and len(state.aside) < MAX_ASIDE:
                     entry, ticks = state.outbox.pop((key, version))
@@ -34,12 +34,12 @@ class MemoryAside:
         return len(self.state.aside)
 
     async def remove(self, changes: Sequence[tuple[str, Version]]) -> int:
-        async with self.state.turn:
+        async with self.state.lock:
             return sum(self.state.aside.pop(change, None) is not None for change in changes)
 
     async def prune(self) -> int:
         state = self.state
-        async with state.turn:
+        async with state.lock:
             waiting = {key for key, _ in state.outbox}
             once = Counter(key for key, _ in state.aside)
             old = [

@@ -29,9 +29,9 @@ from libs.store.window import effects_of, made_by, size_of, windows_of
 class Memories:
     """What a store keeps beside its records."""
 
-    place: str = field(default_factory=lambda: uuid4().hex)
+    database: str = field(default_factory=lambda: uuid4().hex)
     changes: int = 0
-    gone: str = ""
+    fence_reason: str = ""
     order: Order | None = None
     fenced_at: FencedAt | None = None
     other: Identity | None = None
@@ -60,7 +60,7 @@ class MemoryState:
     leases: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By key: the mark of the lease that the row shows, and the ticks when it was learned."""
     seconds: float = 0.0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     changes: Changes = field(default_factory=Changes)
     memories: Memories = field(default_factory=Memories)

@@ -23,7 +23,7 @@ class MemoryTransactions:
     state: MemoryState
 
     async def run(self, procedure: Procedure[T], lane: Lane = Lane.CALL) -> T:
-        async with self.state.turn:
+        async with self.state.lock:
             tx = MemoryTransaction(self.state)
             with self.state.atomic():
                 result = run_to_end(procedure(tx))
@@ -84,7 +84,7 @@ class MemoryTransaction:
         else:
             fits = (here.version, here.owner) == (before.version, before.owner)
         owner = bucket.owner if before is None else before.owner
-        if not fits or (own and (owner is not self.store or self.state.memories.gone)):
+        if not fits or (own and (owner is not self.store or self.state.memories.fence_reason)):
             return False
         self.state.counted[bucket_of(key)] += here is None
         self.state.rows[key] = row
@@ -177,8 +177,8 @@ class MemoryTransaction:
         for one in conflicts:
             self.state.memories.journal.setdefault((one.key, one.version), one)
 
-    async def gone(self) -> str:
-        return self.state.memories.gone
+    async def fence_reason(self) -> str:
+        return self.state.memories.fence_reason
 
     async def standing(self) -> Standing:
         return standing_of(self.state)
@@ -186,7 +186,7 @@ class MemoryTransaction:
     async def put_standing(self, standing: Standing) -> None:
         self.state.memories = replace(
             self.state.memories,
-            gone=standing.gone,
+            fence_reason=standing.fence_reason,
             order=standing.order,
             fenced_at=standing.fenced_at,
             other=standing.other,
@@ -203,5 +203,5 @@ class MemoryTransaction:
 def standing_of(state: MemoryState) -> Standing:
     known = state.memories
     open_ones = sum(not one.resolution for one in known.journal.values())
-    now = Identity(known.place, known.changes)
-    return Standing(now, known.place, known.gone, known.other, open_ones, known.order, known.fenced_at)
+    now = Identity(known.database, known.changes)
+    return Standing(now, known.database, known.fence_reason, known.other, open_ones, known.order, known.fenced_at)

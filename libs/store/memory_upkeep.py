@@ -15,12 +15,12 @@ class MemoryUpkeep:
     state: MemoryState
 
     async def tick(self, elapsed_seconds: float) -> None:
-        async with self.state.turn:
+        async with self.state.lock:
             self.state.seconds += max(0.0, elapsed_seconds)
 
     async def prune(self) -> int:
         state = self.state
-        async with state.turn:
+        async with state.lock:
             since = state.seconds - RETRY_WINDOW_SECONDS
             oldest = islice(state.served.items(), PRUNE_ROWS)
             old = [name for name, (_, learned) in oldest if learned < since]

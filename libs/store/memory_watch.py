@@ -28,9 +28,9 @@ class Changes:
         self.numbers[after.key] = self.last
         self.notifier.notify()
 
-    def after(self, place: str) -> Since:
+    def after(self, position: str) -> Since:
         """Raises UnknownPlace."""
-        of, _, number = place.partition("/")
+        of, _, number = position.partition("/")
         if of != self.of or not number.isdecimal() or int(number) > self.last:
             raise UnknownPlace
         keys: list[str] = []
@@ -54,11 +54,11 @@ class MemoryWatch:
     async def now(self) -> str:
         return self.changes.here
 
-    async def since(self, place: str, wait_seconds: float) -> Since:
+    async def since(self, position: str, wait_seconds: float) -> Since:
         until = asyncio.get_running_loop().time() + wait_seconds
         while True:
             count = self.changes.notifier.count
-            found = self.changes.after(place)
+            found = self.changes.after(position)
             left = until - asyncio.get_running_loop().time()
             if found.keys or left <= 0 or not await self.changes.notifier.after(count, left):
                 return found

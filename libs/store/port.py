@@ -314,25 +314,25 @@ MOST_CHANGED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """What was written after one place and before another."""
+    """What was written after one position and before another."""
 
     keys: tuple[str, ...]
     """Each once, in no order."""
-    place: str
+    position: str
 
 
 class Watch(Protocol):
     """Which records are written, by their owner here or by apply. Handoffs are no writes; stubs are no records.
 
-    A place is a text of the adapter's own, small enough for a token. It outlives the process.
+    A position is a text of the adapter's own, small enough for a token. It outlives the process.
     """
 
     async def now(self) -> str:
-        """A place. Every write that a read begun after this call does not see is after it."""
+        """A position. Every write that a read begun after this call does not see is after it."""
         ...
 
-    async def since(self, place: str, wait_seconds: float) -> Since:
-        """The keys of all records that were written after the place and whose write a read begun after this call sees;
+    async def since(self, position: str, wait_seconds: float) -> Since:
+        """Keys of all records that were written after the position and whose write a read begun after this call sees;
         waits for a first one. None is left out, however late its write commits. Some may come again.
 
         Raises UnknownPlace, also when there are more than MOST_CHANGED of them."""

@@ -41,12 +41,12 @@ class WentBack(BatonError):
 
 
 class Identity(NamedTuple):
-    """Which database this is, and how far it has come."""
+    """The database of a store, and the number of its changes."""
 
-    place: str
-    """Another one when the database was made anew, restored elsewhere, or promoted."""
+    database: str
+    """Id of the database. It changes if the database is recreated, restored elsewhere or promoted."""
     changes: int
-    """Never falls at one place, as long as the database does not go back in time; grows with its own changes."""
+    """Grows with the database's own changes. It falls only if the database is restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class FencedAt:
     """Where a store stood when admission fenced it. It goes on from there, so evidence is compared with this."""
 
     changes: int
-    """Of this place; raised by processes that were admitted before, and served until they saw the fence."""
+    """Of this database; raised by processes that were admitted before, and served until they saw the fence."""
     next_offsets: Mapping[int, int]
     """By partition of the log, before the evidence was read."""
 
@@ -76,7 +76,7 @@ class Standing:
     now: Identity
     opened_at: str
     """The place where it stood when it was made, or opened after a recovery: a backup carries it elsewhere."""
-    gone: str
+    fence_reason: str
     """Why this store must not serve until it is recovered; "" when it may."""
     other: Identity | None
     """What this store was last told of the other one."""
@@ -87,10 +87,12 @@ class Standing:
     fenced_at: FencedAt | None = None
     """Where the store stood when admission fenced it; None: something else has, or a recovery has begun since."""
 
-    def check_fence(self, gone: str, *, by_admission: bool) -> None:
-        """Whether the fence, as it stands now, is the one that was looked at. Raises FencedAnew."""
-        if (gone, by_admission) != (self.gone, self.fenced_at is not None):
-            raise FencedAnew(f"{FencedAnew.__doc__} It was gone: {self.gone}; now: {gone or 'it is open'}")
+    def check_fence(self, fence_reason: str, *, by_admission: bool) -> None:
+        """Check that the current fence is the one that the caller has seen. Raises FencedAnew."""
+        if (fence_reason, by_admission) != (self.fence_reason, self.fenced_at is not None):
+            raise FencedAnew(
+                f"{FencedAnew.__doc__} It was fenced: {self.fence_reason}; now: {fence_reason or 'it is open'}"
+            )
 
 
 class Why(StrEnum):

@@ -49,21 +49,21 @@ class SqliteRecovery(EngineRecovery):
 
 
 def standing_of(connection: sqlite3.Connection) -> Standing:
-    place, changes, gone, other_place, other_changes, order, fenced_at, conflicts = connection.execute(
+    database, changes, fence_reason, other_database, other_changes, order, fenced_at, conflicts = connection.execute(
         "SELECT id, changes, gone, other_place, other_changes, recovery_order, fenced_at,"
         " (SELECT count(*) FROM conflict WHERE resolution = '') FROM standing"
     ).fetchone()
-    other = None if other_place is None else Identity(other_place, other_changes)
-    now = Identity(place, changes)
-    return Standing(now, place, gone, other, conflicts, order_of(order), FencedAt.decode(fenced_at))
+    other = None if other_database is None else Identity(other_database, other_changes)
+    now = Identity(database, changes)
+    return Standing(now, database, fence_reason, other, conflicts, order_of(order), FencedAt.decode(fenced_at))
 
 
 def put_standing(connection: sqlite3.Connection, standing: Standing) -> None:
-    """The file keeps no place but its own id."""
+    """The file keeps no database id but its own."""
     order, fenced_at = order_text(standing.order), standing.fenced_at.encode() if standing.fenced_at else ""
     connection.execute(
         "UPDATE standing SET gone = ?, other_place = ?, other_changes = ?, recovery_order = ?, fenced_at = ?",
-        (standing.gone, *(standing.other or (None, None)), order, fenced_at),
+        (standing.fence_reason, *(standing.other or (None, None)), order, fenced_at),
     )
 
 

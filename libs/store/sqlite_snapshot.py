@@ -92,7 +92,7 @@ class SqliteSnapshots:
         self._clock = clock
         self._free_bytes = free_bytes
         self._old_rows = old_rows
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._copy: _Copy | None = None
         self._ending: asyncio.Task[None] | None = None
         self._remove()
@@ -101,7 +101,7 @@ class SqliteSnapshots:
         return f"<Snapshots of {self._path} {self._copy.id if self._copy else 'none'}>"
 
     async def take(self, snapshot: str) -> Progress:
-        async with self._turn:
+        async with self._lock:
             copy = self._copy
             if copy is None or copy.id != snapshot:
                 await self._end()
@@ -117,7 +117,7 @@ class SqliteSnapshots:
             return Progress(copy.task.done(), copy.copied_bytes, copy.total_bytes, copy.taken_seconds, copy.records)
 
     async def page(self, snapshot: str, after: str, limit: int) -> list[Looked]:
-        async with self._turn:
+        async with self._lock:
             copy = self._copy
             if copy is None or copy.id != snapshot or copy.task is None or not copy.task.done():
                 raise SnapshotGone
@@ -132,12 +132,12 @@ class SqliteSnapshots:
                 raise
 
     async def drop(self, snapshot: str) -> None:
-        async with self._turn:
+        async with self._lock:
             if self._copy is not None and self._copy.id == snapshot:
                 await self._end()
 
     async def close(self) -> None:
-        async with self._turn:
+        async with self._lock:
             await self._end()
 
     def _used(self, copy: _Copy) -> None:
@@ -147,7 +147,7 @@ class SqliteSnapshots:
         copy.expiry = loop.call_later(IDLE_SECONDS, self._expire, copy)
 
     def _expire(self, copy: _Copy) -> None:
-        if self._copy is copy and not self._turn.locked():
+        if self._copy is copy and not self._lock.locked():
             log.warning("snapshot %s is removed: nobody has asked for it for %g s", copy.id, IDLE_SECONDS)
             self._ending = asyncio.create_task(self.drop(copy.id))
 

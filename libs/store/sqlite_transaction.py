@@ -172,7 +172,7 @@ class SqliteTransaction:
         values = [(bucket_of(one.key), one.key, *one.version, one.why.value, one.event) for one in conflicts]
         self._connection.executemany(JOURNAL, values)
 
-    async def gone(self) -> str:
+    async def fence_reason(self) -> str:
         (gone,) = self._connection.execute("SELECT gone FROM standing").fetchone()
         return str(gone)
 

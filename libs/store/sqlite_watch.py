@@ -28,7 +28,7 @@ def change_tables(table: str) -> Sequence[str]:
 
 
 _PLACE = "SELECT id, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'change'), 0) AS last FROM change_of"
-# Together with the place in one statement, so of one moment.
+# Together with the position in one statement, so of one moment.
 _SINCE = (
     f"SELECT p.id, p.last, c.key FROM ({_PLACE}) p"
     " LEFT JOIN (SELECT key FROM change WHERE number > ? LIMIT ?) c ON true"
@@ -42,12 +42,12 @@ class SqliteWatch:
     async def now(self) -> str:
         return await self.core.database.read(_now)
 
-    async def since(self, place: str, wait_seconds: float) -> Since:
+    async def since(self, position: str, wait_seconds: float) -> Since:
         until = asyncio.get_running_loop().time() + wait_seconds
         written = self.core.written
         while True:
             count = written.count
-            found = await self.core.database.read(partial(_since, place))
+            found = await self.core.database.read(partial(_since, position))
             left = until - asyncio.get_running_loop().time()
             if found.keys or left <= 0 or not await written.after(count, left):
                 return found
@@ -58,8 +58,8 @@ def _now(connection: sqlite3.Connection) -> str:
     return f"{of}/{last}"
 
 
-def _since(place: str, connection: sqlite3.Connection) -> Since:
-    before, _, text = place.partition("/")
+def _since(position: str, connection: sqlite3.Connection) -> Since:
+    before, _, text = position.partition("/")
     number = int(text) if text.isdecimal() and len(text) < 19 else -1
     found = connection.execute(_SINCE, (number, MOST_CHANGED + 1)).fetchall()
     of, last, first = found[0]

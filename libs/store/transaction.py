@@ -192,7 +192,7 @@ class Transaction(Protocol):
         """Add to the journal of conflicts, except what is in it already."""
         ...
 
-    async def gone(self) -> str:
+    async def fence_reason(self) -> str:
         """Why the store is fenced; "" if it is not."""
         ...
 

@@ -75,13 +75,13 @@ class Site:
 
         await eventually(more, WAIT_SECONDS)
 
-    async def is_gone(self, store: str, process: str) -> str:
+    async def is_fenced(self, store: str, process: str) -> str:
         """The process runs, and says that it does not serve. Returns why."""
 
         async def gone() -> str:
             assert self.world.nodes[process].process.running, f"{process} has ended"
             try:
-                return (await self.standing(store)).gone
+                return (await self.standing(store)).fence_reason
             except grpc.aio.AioRpcError:
                 return ""
 
@@ -89,10 +89,10 @@ class Site:
         assert not (await self.standing(store)).serving
         return reason
 
-    async def start_gone(self, store: str, process: str) -> str:
+    async def start_fenced(self, store: str, process: str) -> str:
         """Start a process on the remains of its database. Returns why it does not serve."""
         await asyncio.to_thread(self.world.nodes[process].process.start)
-        return await self.is_gone(store, process)
+        return await self.is_fenced(store, process)
 
     async def recover(self, store: str, name: str) -> None:
         await self.walk.job("recover", {"store": store, "confirm": name})
@@ -190,7 +190,7 @@ async def test_an_old_copy_of_a_s_file_is_recognised_and_recovered(tmp_path: Pat
         await site.some_writes()
         await site.world.kill("a")
         await asyncio.to_thread(put_back, tmp_path)
-        reason = await site.start_gone("A", "a")
+        reason = await site.start_fenced("A", "a")
         assert "which this store made" in reason or "later state" in reason
         await site.recover("A", "simple_mcp")
 
@@ -204,7 +204,7 @@ async def test_a_store_whose_disk_burns_is_seized_from_and_a_new_one_takes_its_p
         owned = await site.readers[0].bucket_owners()
         assert set(owned.values()) == {"A"}
         await site.some_writes()
-        assert "another database" in await site.start_gone("B", "b-1")
+        assert "another database" in await site.start_fenced("B", "b-1")
         await site.recover("B", "service_layer")
 
 
@@ -222,7 +222,7 @@ async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recove
         await world.kill("b-1")
         await asyncio.to_thread(emptied, own_postgres, database)
         await asyncio.to_thread(restore, own_postgres, database, file)
-        assert "it was restored or moved" in await site.start_gone("B", "b-1")
+        assert "it was restored or moved" in await site.start_fenced("B", "b-1")
         await site.recover("B", "service_layer")
         await walk_on(site)
 
@@ -238,14 +238,14 @@ async def test_each_way_in_which_a_postgresql_goes_back_is_recognised_and_recove
         process = world.nodes["b-1"].process
         await eventually(lambda: not process.running, WAIT_SECONDS, "the process ends: its database is another one")
         assert "the database is" in str(process.failure("ended"))
-        assert await site.start_gone("B", "b-1")
+        assert await site.start_fenced("B", "b-1")
         await site.recover("B", "service_layer")
         await walk_on(site)
 
         # An empty database.
         await world.kill("b-1")
         await asyncio.to_thread(emptied, own_postgres, database)
-        assert "another database" in (reason := await site.start_gone("B", "b-1")) or "this store made" in reason
+        assert "another database" in (reason := await site.start_fenced("B", "b-1")) or "this store made" in reason
         await site.recover("B", "service_layer")
         await walk_on(site)
 
@@ -260,7 +260,7 @@ async def test_restarts_of_one_of_three_processes_fence_no_store(
         for _ in range(RESTARTS):
             await world.kill("b-1")
             await world.start("b-1")
-        assert (await site.standing("B")).gone == ""
+        assert (await site.standing("B")).fence_reason == ""
 
 
 async def walk_on(site: Site) -> None:

@@ -244,12 +244,12 @@ async def test_rows_that_the_seizer_does_not_have_are_settled_into_the_journal(s
     await taken(store)
     with pytest.raises(StillHidden):
         await store.recovery.reopen()
-    assert (await store.recovery.standing()).gone == "lost"
+    assert (await store.recovery.standing()).fence_reason == "lost"
     assert [await store.seizures.settle(10) for _ in range(2)] == [1, 0]
     assert await conflicts(store) == [(KEY, Version(0, 1), Why.LEFT)]
     await store.recovery.reopen()
     standing = await store.recovery.standing()
-    assert (standing.gone, standing.conflicts) == ("", 1)
+    assert (standing.fence_reason, standing.conflicts) == ("", 1)
     assert await store.inspection.digests([BUCKET]) == []
 
 
@@ -290,14 +290,14 @@ async def test_a_fence_stays_until_the_store_is_opened_again(make_store: MakeSto
     async with make_store() as store:
         await store.recovery.fence("an old backup")
         await store.recovery.fence("another reason")
-        assert (await store.recovery.standing()).gone == "an old backup"
+        assert (await store.recovery.standing()).fence_reason == "an old backup"
         if store.backend == "memory":
             return
     async with make_store() as store:
-        assert (await store.recovery.standing()).gone == "an old backup"
+        assert (await store.recovery.standing()).fence_reason == "an old backup"
         await store.recovery.reopen()
         standing = await store.recovery.standing()
-        assert standing.gone == "" and standing.opened_at == standing.now.place
+        assert standing.fence_reason == "" and standing.opened_at == standing.now.database
 
 
 async def test_changes_of_a_store_are_counted_and_never_fall(store: StorePorts) -> None:
@@ -524,7 +524,7 @@ async def test_the_highest_order_of_a_recovery_is_kept_and_a_late_one_changes_no
                 await store.recovery.fence("late", order=order)
             with pytest.raises(LateOrder):
                 await store.recovery.take_order(order)
-        assert (await store.recovery.standing()).gone == ""
+        assert (await store.recovery.standing()).fence_reason == ""
         if store.backend == "memory":
             return
     async with make_store() as store:
@@ -533,10 +533,10 @@ async def test_the_highest_order_of_a_recovery_is_kept_and_a_late_one_changes_no
         second = FIRST._replace(number=2, job="recover-2")
         await store.recovery.fence("again", order=second)
         standing = await store.recovery.standing()
-        assert (standing.gone, standing.order) == ("again", second)
+        assert (standing.fence_reason, standing.order) == ("again", second)
         with pytest.raises(LateOrder):
             await store.recovery.reopen(order=FIRST._replace(stage=10))
-        assert (await store.recovery.standing()).gone == "again"
+        assert (await store.recovery.standing()).fence_reason == "again"
 
 
 async def test_an_order_of_another_control_store_is_refused_until_that_is_adopted(store: StorePorts) -> None:
@@ -565,7 +565,7 @@ async def test_a_fence_of_admission_keeps_where_the_store_stood(make_store: Make
         assert (await store.recovery.standing()).fenced_at == FencedAt(at.changes + 5, {3: 7})
         await store.recovery.fence("being recovered", order=FIRST)
         standing = await store.recovery.standing()
-        assert (standing.gone, standing.fenced_at) == ("evidence", None)
+        assert (standing.fence_reason, standing.fenced_at) == ("evidence", None)
         await store.recovery.reopen()
         await store.recovery.fence("by hand")
         assert (await store.recovery.standing()).fenced_at is None
@@ -576,12 +576,12 @@ async def test_only_the_fence_that_was_looked_at_is_opened(store: StorePorts) ->
     seen = await store.recovery.standing()
     await store.recovery.vouch(seen.now.changes + 1)
     await store.recovery.fence("being recovered", order=FIRST)
-    with pytest.raises(FencedAnew, match="It was gone: evidence"):
+    with pytest.raises(FencedAnew, match="It was fenced: evidence"):
         await store.recovery.reopen(seen=seen)
-    assert (await store.recovery.standing()).gone == "evidence"
+    assert (await store.recovery.standing()).fence_reason == "evidence"
     again = await store.recovery.standing()
     await store.recovery.reopen(seen=again)
     await store.recovery.fence("gone once more")
     with pytest.raises(FencedAnew, match="now: gone once more"):
         await store.recovery.reopen(seen=again)
-    assert (await store.recovery.standing()).gone == "gone once more"
+    assert (await store.recovery.standing()).fence_reason == "gone once more"

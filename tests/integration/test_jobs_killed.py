@@ -73,7 +73,7 @@ def content(store: MemoryStore) -> Result:
         "bucket_owners": [one for one in state.bucket_owners if (one.term, one.owner) != (0, A)],
         "served": sorted(state.served),
         "conflicts": sorted((one.key, one.version, one.why.value) for one in state.memories.journal.values()),
-        "gone": state.memories.gone,
+        "gone": state.memories.fence_reason,
     }
 
 

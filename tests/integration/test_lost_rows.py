@@ -55,7 +55,7 @@ async def test_a_store_that_has_lost_rows_is_fenced_at_the_next_comparison(syste
     lose(system, KEYS[1], KEYS[2])
     with pytest.raises(Refused, match="rows are missing: 2, in"):
         await compare(system, deep)
-    assert "rows are missing: 2, in" in (await system.ports(B).recovery.standing()).gone
+    assert "rows are missing: 2, in" in (await system.ports(B).recovery.standing()).fence_reason
     with pytest.raises(StoreNotReady):
         await put(system.ports(B), KEYS[1], "again", "made a second time")
     keeper = system.backends[B].admission_loop
@@ -68,7 +68,7 @@ async def test_a_store_that_has_lost_rows_is_not_admitted(system: System) -> Non
     lose(system, KEYS[0])
     await system.backends[B].admission_loop.admit()
     assert not system.backends[B].serving.serving
-    assert "rows are missing: 1, in" in system.backends[B].serving.gone
+    assert "rows are missing: 1, in" in system.backends[B].serving.fence_reason
 
 
 async def test_a_start_counts_for_a_moment_and_rows_that_are_missing_later_fence_the_serving_store(
@@ -83,7 +83,7 @@ async def test_a_start_counts_for_a_moment_and_rows_that_are_missing_later_fence
     await keeper.admit()
     assert system.backends[B].serving.serving, "the count is not over"
     async with running_loops(keeper.loop, lost_rows.RowCountLoop(system.ports(B), keeper.admission.rows).loop):
-        await eventually(lambda: "rows are missing: 1, in" in system.backends[B].serving.gone)
+        await eventually(lambda: "rows are missing: 1, in" in system.backends[B].serving.fence_reason)
     assert not system.backends[B].serving.serving
 
 

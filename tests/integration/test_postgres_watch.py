@@ -28,9 +28,9 @@ class Rig:
         await self.holder.execute("BEGIN")
         await self.holder.execute(statement)
 
-    async def changed(self, place: str) -> tuple[set[str], str]:
-        found = await self.store.watch.since(place, 0)
-        return set(found.keys), found.place
+    async def changed(self, position: str) -> tuple[set[str], str]:
+        found = await self.store.watch.since(position, 0)
+        return set(found.keys), found.position
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ _WRITE_LATE = f"UPDATE record SET revision = 2, write_revision = 2 WHERE key = '
 
 async def late_commit(rig: Rig) -> set[str]:
     """Keys that a watch reports for a write that began first and commits last, after it has reported the other one."""
-    place = await rig.store.watch.now()
+    position = await rig.store.watch.now()
     await rig.begin(_WRITE_LATE)
     await put(rig.store, EARLY, "r2", "two")
-    keys, place = await rig.changed(place)
+    keys, position = await rig.changed(position)
     assert keys == {EARLY}, "what has not committed is not shown"
     await rig.holder.execute("COMMIT")
-    return (await rig.changed(place))[0]
+    return (await rig.changed(position))[0]
 
 
 async def test_a_write_that_commits_late_is_seen_after_later_ones(rig: Rig) -> None:
@@ -72,13 +72,13 @@ async def test_a_cursor_over_the_highest_number_seen_would_miss_it(rig: Rig, mon
 
 
 async def test_a_transaction_that_stays_open_holds_back_no_watcher(rig: Rig) -> None:
-    place = await rig.store.watch.now()
+    position = await rig.store.watch.now()
     await rig.begin("SELECT pg_current_xact_id()")
     for number in range(2, 5):
         await put(rig.store, EARLY, f"r{number}", "w")
-        keys, place = await rig.changed(place)
+        keys, position = await rig.changed(position)
         assert keys == {EARLY}
-        assert (await rig.changed(place))[0] == set(), "and nothing comes again and again meanwhile"
+        assert (await rig.changed(position))[0] == set(), "and nothing comes again and again meanwhile"
 
 
 async def test_the_keys_are_found_by_index_however_many_there_are(rig: Rig) -> None:
@@ -91,9 +91,9 @@ async def test_the_keys_are_found_by_index_however_many_there_are(rig: Rig) -> N
 
 
 async def test_a_write_of_another_process_is_found_by_looking(rig: Rig) -> None:
-    place = await rig.store.watch.now()
+    position = await rig.store.watch.now()
     await rig.holder.execute(_WRITE_LATE)
-    assert (await rig.store.watch.since(place, 10)).keys == (LATE,)
+    assert (await rig.store.watch.since(position, 10)).keys == (LATE,)
 
 
 _RESTORED = """
@@ -106,18 +106,18 @@ async def test_what_another_server_has_counted_is_not_shown_again_and_again(rig:
     """A database that was restored from a dump has the transaction numbers of the server where the dump was made, which
     this one may be far from having reached."""
     await rig.holder.execute(_RESTORED)
-    place = await rig.store.watch.now()
-    assert await rig.changed(place) == (set(), place)
+    position = await rig.store.watch.now()
+    assert await rig.changed(position) == (set(), position)
     await put(rig.store, EARLY, "r2", "two")
-    keys, place = await rig.changed(place)
+    keys, position = await rig.changed(position)
     assert keys == {EARLY}
-    assert (await rig.changed(place))[0] == set()
+    assert (await rig.changed(position))[0] == set()
 
 
 async def test_many_watchers_at_once_are_served_in_turn_and_leave_room_for_status(rig: Rig) -> None:
     """More than may wait for the pool: a write wakes all of them."""
-    place = await rig.store.watch.now()
-    watchers = [asyncio.ensure_future(rig.store.watch.since(place, 20)) for _ in range(120)]
+    position = await rig.store.watch.now()
+    watchers = [asyncio.ensure_future(rig.store.watch.since(position, 20)) for _ in range(120)]
     try:
         await asyncio.sleep(0)
         await put(rig.store, EARLY, "r2", "two")

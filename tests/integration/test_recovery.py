@@ -125,11 +125,11 @@ async def step_by_step(
 
 async def move_on(system: System) -> None:
     for store in Store:
-        if system.backends[store].serving.serving or system.backends[store].serving.gone:
+        if system.backends[store].serving.serving or system.backends[store].serving.fence_reason:
             await relayed(system, store)
             await followed(system, store)
     standing = await system.ports(B).recovery.standing()
-    if not standing.gone and system.backends[B].serving.gone:
+    if not standing.fence_reason and system.backends[B].serving.fence_reason:
         await system.backends[B].admission_loop.admit()
 
 
@@ -274,7 +274,7 @@ async def test_a_store_that_lives_while_its_share_is_seized_fences_itself(system
     await system.ports(A).seizures.seize(bucket, next_term(0, A))
     await relayed(system, A)
     await followed(system, B)
-    assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
+    assert "has seized its share" in (await system.ports(B).recovery.standing()).fence_reason
     assert (await system.ports(B).transfers.bucket_owners([bucket]))[0].owner is A
 
 
@@ -324,7 +324,7 @@ async def test_a_healthy_store_is_not_fenced_while_the_other_one_is_gone(system:
     await system.backends[A].admission_loop.admit()
     with pytest.raises(JobFailed, match=r"A is gone itself.*nothing was changed"):
         await recover(system).step(Position({"store": "B", "confirm": "service_layer"}, b"", limit=100))
-    assert (await system.ports(B).recovery.standing()).gone == ""
+    assert (await system.ports(B).recovery.standing()).fence_reason == ""
     assert system.backends[B].serving.serving
 
 
@@ -350,7 +350,7 @@ async def test_a_recovered_store_knows_the_other_one_as_it_is_now(system: System
     await step_by_step(system, recover(system))
     known = (await system.ports(B).recovery.standing()).other
     now = (await system.ports(A).recovery.standing()).now
-    assert known is not None and known.place == now.place and known.changes <= now.changes
+    assert known is not None and known.database == now.database and known.changes <= now.changes
     await system.backends[A].admission_loop.admit()
     assert system.backends[A].serving.serving
 
@@ -360,7 +360,7 @@ async def test_a_store_that_lives_and_is_given_a_record_of_a_later_term_fences_i
     await put(system.ports(B), KEYS[0], "unlogged", "never seen")
     await system.ports(A).seizures.seize(bucket_of(KEYS[0]), next_term(0, A))
     await Transfer(system.stores).copy(KEYS[:1], B)
-    assert "has seized its share" in (await system.ports(B).recovery.standing()).gone
+    assert "has seized its share" in (await system.ports(B).recovery.standing()).fence_reason
     # Records that only it had go to the journal.
     assert [one.why for one in await system.ports(B).seizures.conflicts(10)] == [Why.REPLACED]
 
@@ -375,16 +375,16 @@ async def test_a_late_order_neither_fences_the_store_nor_opens_it(system: System
     client = system.stores[B]
     fence = pb.FenceStoreRequest(reason="it is being recovered", order=ordered(1, "fence"))
     await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
-    opening = pb.OpenStoreRequest(gone="it is being recovered", order=ordered(1, "open"))
+    opening = pb.OpenStoreRequest(fence_reason="it is being recovered", order=ordered(1, "open"))
     await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
     with pytest.raises(Refused, match="is late"):
         await client.ask(client.recovery.FenceStore, fence, CALL_SECONDS)
-    assert (await system.ports(B).recovery.standing()).gone == ""
+    assert (await system.ports(B).recovery.standing()).fence_reason == ""
     await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
     await system.ports(B).recovery.fence("it went back again")
     with pytest.raises(Refused, match="fenced for another reason than the one that was repaired: it went back again"):
         await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
-    assert (await system.ports(B).recovery.standing()).gone == "it went back again"
+    assert (await system.ports(B).recovery.standing()).fence_reason == "it went back again"
 
 
 async def test_every_order_of_a_recovery_is_refused_when_it_is_late(system: System) -> None:
@@ -392,17 +392,17 @@ async def test_every_order_of_a_recovery_is_refused_when_it_is_late(system: Syst
     await client.ask(client.recovery.TakeOrder, pb.TakeOrderRequest(order=ordered(2, "fence")), CALL_SECONDS)
     await system.ports(B).recovery.fence("it went back")
     late = ordered(1, "open")
-    identity = pb.Identity(place="here", changes=1)
+    identity = pb.Identity(database="here", changes=1)
     for method, request in (
         (client.recovery.FenceStore, pb.FenceStoreRequest(reason="late", order=late)),
         (client.recovery.TakeTerms, pb.TakeTermsRequest(order=late)),
         (client.recovery.SettleRows, pb.SettleRowsRequest(limit=1, order=late)),
         (client.recovery.SkipTo, pb.SkipToRequest(order=late)),
         (client.recovery.NoteOther, pb.NoteOtherRequest(other=identity, anew=True, order=late)),
-        (client.recovery.OpenStore, pb.OpenStoreRequest(gone="it went back", order=late)),
+        (client.recovery.OpenStore, pb.OpenStoreRequest(fence_reason="it went back", order=late)),
         (client.recovery.RecheckStore, pb.RecheckStoreRequest(order=late)),
         (client.recovery.TakeOrder, pb.TakeOrderRequest(order=late)),
-        (client.recovery.OpenStore, pb.OpenStoreRequest(gone="it went back")),
+        (client.recovery.OpenStore, pb.OpenStoreRequest(fence_reason="it went back")),
     ):
         with pytest.raises(Refused, match=r"late|no number"):
             await client.ask(method, request, CALL_SECONDS)
@@ -411,7 +411,7 @@ async def test_every_order_of_a_recovery_is_refused_when_it_is_late(system: Syst
 async def test_a_recovery_whose_answer_was_lost_at_the_end_is_over_all_the_same(system: System) -> None:
     """The store is open already when it is ordered to open again: orders of that recovery are late from now on."""
     client = system.stores[B]
-    opening = pb.OpenStoreRequest(gone="it went back", order=ordered(1, "open"))
+    opening = pb.OpenStoreRequest(fence_reason="it went back", order=ordered(1, "open"))
     await client.ask(client.recovery.OpenStore, opening, CALL_SECONDS)
     fence = pb.FenceStoreRequest(reason="it is being recovered", order=ordered(1, "fence"))
     with pytest.raises(Refused, match="is late"):
@@ -492,7 +492,7 @@ async def test_a_store_that_goes_back_again_after_it_was_compared_is_not_opened(
     await system.ports(B).recovery.fence("it went back again")
     with pytest.raises(JobFailed, match="it went back again"):
         await step_by_step(system, recover(system), checkpoint=compared)
-    assert (await system.ports(B).recovery.standing()).gone == "it went back again"
+    assert (await system.ports(B).recovery.standing()).fence_reason == "it went back again"
 
 
 async def test_a_recovery_that_another_router_goes_on_with_lets_writes_end_too(

@@ -191,7 +191,7 @@ async def test_a_replay_gives_a_store_no_event_that_its_feed_would_not_apply(con
     b = controlled.system.ports(Store.B)
     (row,) = (await rows(b)).values()
     assert row == (Version(0, 2), good.row.payload)
-    assert not (await b.recovery.standing()).gone
+    assert not (await b.recovery.standing()).fence_reason
 
 
 async def test_a_replay_from_a_place_or_a_time_leaves_out_what_was_before(controlled: ControlledSystem) -> None:

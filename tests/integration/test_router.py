@@ -313,7 +313,7 @@ async def test_the_mover_waits_before_it_tries_again_what_it_could_not_move(syst
 
 async def test_a_caller_who_leaves_does_not_stop_the_write(system: System) -> None:
     await put(system, "1")
-    turn = system.ports(Store.A)._state.turn
+    turn = system.ports(Store.A)._state.lock
     async with turn:
         order = pb.LendOrder(path="shelf/r/1", reader="ann", token=str(uuid4()))
         call = system.client.multi_callable("/toy.Shelf/Lend")(order.SerializeToString(), timeout=0.2)

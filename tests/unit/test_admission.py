@@ -68,8 +68,8 @@ class Rig:
     def admission(self) -> Admission:
         return Admission(self.store, self.open_log, self._ask, Arrivals(self.store, check_nothing).read)
 
-    async def gone(self) -> str:
-        return (await self.store.recovery.standing()).gone
+    async def fence_reason(self) -> str:
+        return (await self.store.recovery.standing()).fence_reason
 
     async def open_log(self) -> EventLog:
         if self.log_away:
@@ -88,7 +88,7 @@ class Rig:
         if standing.order is not None:
             answer.order.CopyFrom(order_to_pb(standing.order))
         if (known := standing.other) is not None:
-            answer.other.CopyFrom(pb.Identity(place=known.place, changes=known.changes))
+            answer.other.CopyFrom(pb.Identity(database=known.database, changes=known.changes))
         return answer
 
     async def say(self, key: str, revision: int, by: Store = Store.B, term: int = 0) -> None:
@@ -138,14 +138,14 @@ WAYS = [pytest.param(leave("log_away"), id="log away"), pytest.param(leave("a_aw
 async def test_one_answer_is_enough_to_serve(rig: Rig, without: Callable[[Rig], None]) -> None:
     without(rig)
     assert await rig.decide() == ""
-    assert await rig.gone() == ""
+    assert await rig.fence_reason() == ""
 
 
 async def test_nobody_who_answers_means_not_yet(rig: Rig) -> None:
     rig.log_away = rig.a_away = True
     with pytest.raises(NotAdmitted, match=r"the other store: UNAVAILABLE; .*stopped"):
         await rig.decide()
-    assert await rig.gone() == ""
+    assert await rig.fence_reason() == ""
 
 
 async def test_an_own_change_that_the_store_knows_is_no_reason(rig: Rig) -> None:
@@ -162,7 +162,7 @@ async def test_an_own_change_in_the_log_that_the_store_does_not_know_makes_it_go
     await put(rig.store, KEY, "r1", "w")
     await rig.say(KEY, 2)
     assert "version 0-2 of 'sandboxes/a'" in await rig.decide()
-    assert "version 0-2" in await rig.gone()
+    assert "version 0-2" in await rig.fence_reason()
 
 
 async def test_an_own_change_of_an_older_term_than_the_bucket_s_counts_no_more(rig: Rig) -> None:
@@ -228,7 +228,7 @@ async def test_a_bucket_owner_on_its_way_here_is_no_reason(rig: Rig) -> None:
 async def test_a_later_state_that_the_other_store_knows_makes_the_store_gone(rig: Rig, more: int, gone: bool) -> None:
     rig.log_away = True
     now = (await rig.store.recovery.standing()).now
-    await rig.a.recovery.note_other(Identity(now.place, now.changes + more))
+    await rig.a.recovery.note_other(Identity(now.database, now.changes + more))
     assert bool(await rig.decide()) is gone
 
 
@@ -288,7 +288,7 @@ async def test_a_position_that_another_process_has_reached_since_is_no_reason(ri
 
     rig.while_a_answers = go_on
     assert await rig.decide() == ""
-    assert await rig.gone() == ""
+    assert await rig.fence_reason() == ""
 
 
 async def test_a_bucket_that_another_process_gives_away_meanwhile_is_no_reason(rig: Rig) -> None:
@@ -391,7 +391,7 @@ async def test_the_feed_does_not_read_past_evidence_before_the_store_is_admitted
         await eventually(lambda: looks > 2)
         assert (await rig.store.feed.state()).next_offsets == {}
         await admission_loop.admit()
-        assert "version 0-1" in serving.gone
+        assert "version 0-1" in serving.fence_reason
         await eventually(lambda: followed(rig))
 
 
@@ -421,10 +421,10 @@ async def test_a_fence_by_a_wrong_address_is_undone_by_a_recheck(rig: Rig, more:
     await rig.a.recovery.note_other(Identity("another migration's store", 0))
     assert "another database" in await rig.decide()
     now = (await rig.store.recovery.standing()).now
-    await rig.a.recovery.note_other(Identity(now.place, now.changes + more), anew=True)
+    await rig.a.recovery.note_other(Identity(now.database, now.changes + more), anew=True)
     await own(rig.store, ["sandboxes/b", "sandboxes/c"])
     reason = await rig.admission.recheck()
-    assert bool(reason) == bool(await rig.gone()) == (more > 0)
+    assert bool(reason) == bool(await rig.fence_reason()) == (more > 0)
 
 
 async def test_a_store_that_asks_itself_is_not_admitted_by_its_own_answer() -> None:
@@ -447,10 +447,10 @@ async def test_a_process_that_served_on_tells_how_far_the_store_had_come(rig: Ri
     await rig.a.recovery.note_other(Identity("another migration's store", 0))
     await rig.decide()
     now = (await rig.store.recovery.standing()).now
-    await rig.a.recovery.note_other(Identity(now.place, now.changes + 3), anew=True)
+    await rig.a.recovery.note_other(Identity(now.database, now.changes + 3), anew=True)
     assert "a later state" in await rig.admission.recheck()
     await rig.store.recovery.vouch(now.changes + 3)
-    assert await rig.admission.recheck() == await rig.gone() == ""
+    assert await rig.admission.recheck() == await rig.fence_reason() == ""
 
 
 async def test_evidence_in_the_log_stands_although_the_feed_has_passed_it(rig: Rig) -> None:
@@ -460,7 +460,7 @@ async def test_evidence_in_the_log_stands_although_the_feed_has_passed_it(rig: R
     ends = await rig.log.ends()
     await rig.store.transfers.apply([], FeedStep(tuple(Position(part, 0, end) for part, (_, end) in ends.items())))
     assert "version 0-2" in await rig.admission.recheck()
-    assert "version 0-2" in await rig.gone()
+    assert "version 0-2" in await rig.fence_reason()
 
 
 @pytest.mark.parametrize("without", WAYS)
@@ -469,7 +469,7 @@ async def test_a_recheck_wants_both_answers(rig: Rig, without: Callable[[Rig], N
     without(rig)
     with pytest.raises(NotAdmitted, match="both the other store and the log"):
         await rig.admission.recheck()
-    assert await rig.gone() == "evidence"
+    assert await rig.fence_reason() == "evidence"
 
 
 async def test_a_fence_by_a_recovery_is_not_undone_by_a_recheck(rig: Rig) -> None:
@@ -487,7 +487,7 @@ async def test_a_recheck_does_not_open_a_store_whose_recovery_has_begun_meanwhil
     rig.while_ends_are_read = begin
     with pytest.raises(FencedAnew):
         await rig.admission.recheck()
-    assert await rig.gone() == "evidence"
+    assert await rig.fence_reason() == "evidence"
 
 
 async def test_a_store_that_starts_takes_the_higher_order_of_the_two(rig: Rig) -> None:
@@ -567,7 +567,7 @@ async def test_a_log_that_is_replaced_between_two_steps_is_no_witness(
         await rig.say("sandboxes/other", 100 + revision)
     with pytest.raises(NotAdmitted, match=r"another event than the one|has the id"):
         await starting.decide()
-    assert not await rig.gone()
+    assert not await rig.fence_reason()
     rig.log = former
     with pytest.raises(StillReading, match="10 of 25 events"):
         await starting.decide()
@@ -591,9 +591,9 @@ async def test_what_a_step_has_seen_counts_in_the_last_one_and_is_looked_at_twic
             break
         except StillReading:
             steps += 1
-            assert not await rig.gone()
+            assert not await rig.fence_reason()
     assert "version 0-9" in reason and 4 <= steps <= 8
-    assert await rig.gone() == reason
+    assert await rig.fence_reason() == reason
 
 
 async def test_a_poison_event_is_no_evidence(rig: Rig) -> None:

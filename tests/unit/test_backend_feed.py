@@ -136,7 +136,7 @@ async def test_an_event_of_a_record_that_cannot_be_is_parked_with_its_message_an
         assert tuple((one.name, one.value) for one in parked.headers) == headers
         found = await at.store.records.read(COLLECTION + "poison")
         assert found.row is not None and found.row == record("poison", 3).row
-        assert not (await at.store.recovery.standing()).gone
+        assert not (await at.store.recovery.standing()).fence_reason
         again = await at.replication.RetryParked(pb.RetryParkedRequest(partition=0, offset=1))
         assert again.found and again.reason.startswith(why)
         at.clock.advance(UNPARK_SECONDS)
@@ -164,17 +164,17 @@ async def test_a_higher_term_that_the_other_store_confirms_fences_this_one_and_i
         await at.log.append([event("a", 1, term=2), event("b", 1, term=4)])
         state = await state_when(at, 2)
         assert (state.applied, state.parked_now) == (1, 1)
-        assert "seized" in (await at.store.recovery.standing()).gone
+        assert "seized" in (await at.store.recovery.standing()).fence_reason
 
 
 async def test_a_parked_record_is_applied_once_a_terms_event_has_confirmed_its_term() -> None:
     async with applying(MemoryEventLog(1)) as at:
         await at.log.append([event("a", 1, term=2)])
         assert (await state_when(at, 1)).parked_now == 1
-        assert not (await at.store.recovery.standing()).gone
+        assert not (await at.store.recovery.standing()).fence_reason
         await at.log.append([terms("a", 2)])
         await state_when(at, 2)
-        assert "seized" in (await at.store.recovery.standing()).gone
+        assert "seized" in (await at.store.recovery.standing()).fence_reason
         at.clock.advance(UNPARK_SECONDS)
 
         async def applied() -> bool:
@@ -192,7 +192,7 @@ async def test_a_terms_event_that_no_store_can_have_made_is_passed(bucket: int, 
         ).SerializeToString()
         await at.log.append([replace(terms("a", 2), value=value), event("behind")])
         assert (await state_when(at, 2)).applied == 1
-        assert not (await at.store.recovery.standing()).gone
+        assert not (await at.store.recovery.standing()).fence_reason
 
 
 async def test_parked_events_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

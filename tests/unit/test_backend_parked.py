@@ -71,4 +71,4 @@ async def test_a_parked_event_of_a_higher_term_fences_the_store_when_it_is_tried
             return (await at.store.feed.state()).parked_now == 0
 
         await eventually(applied)
-        assert "seized" in (await at.store.recovery.standing()).gone
+        assert "seized" in (await at.store.recovery.standing()).fence_reason

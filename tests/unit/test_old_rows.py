@@ -388,4 +388,4 @@ async def test_a_store_that_has_lost_old_rows_is_fenced(old: Path) -> None:
     sql(old, "DROP TRIGGER sandboxes_old_delete", "DELETE FROM sandboxes_old WHERE id = 'sb-0001'")
     async with open_store(old, CLOCK) as store:
         assert store.fill is not None and store.fill.over
-        assert (await store.recovery.standing()).gone == f"1 of {ROWS} rows of the old program are lost"
+        assert (await store.recovery.standing()).fence_reason == f"1 of {ROWS} rows of the old program are lost"

@@ -102,7 +102,7 @@ async def test_a_store_that_is_fenced_while_it_is_admitted_stays_fenced(slow_fro
         await door.keeper.fence("by hand")
         door.answer.set()
         await task
-    assert (door.serving.serving, door.serving.gone) == (False, "by hand")
+    assert (door.serving.serving, door.serving.fence_reason) == (False, "by hand")
 
 
 async def test_a_process_that_ends_while_it_is_admitted_lets_nobody_in() -> None:
@@ -129,7 +129,7 @@ async def test_a_process_that_served_vouches_for_what_it_may_have_told_the_other
     await door.admit_while(lambda: None)
     changes = await fenced_by_another_process(door)
     async with door.looking():
-        await eventually(lambda: door.serving.gone == "evidence")
+        await eventually(lambda: door.serving.fence_reason == "evidence")
         assert not door.serving.serving
 
         async def vouched() -> bool:
@@ -145,7 +145,7 @@ async def test_a_process_that_did_not_serve_vouches_for_nothing() -> None:
     before = (await door.store.recovery.standing()).now.changes
     changes = await fenced_by_another_process(door)
     async with door.looking():
-        await eventually(lambda: door.serving.gone == "evidence")
+        await eventually(lambda: door.serving.fence_reason == "evidence")
     at = await fenced_at(door)
     assert at is not None and at.changes == before < changes
 
@@ -180,7 +180,7 @@ async def test_a_recheck_of_another_fence_reads_the_log_to_its_end_of_now(half_d
     await half_done.say("sandboxes/b", 9, Store.B)
     await half_done.store.recovery.fence("other evidence", since={})
     assert "version 0-9" in await half_done.keeper.recheck()
-    assert (await half_done.store.recovery.standing()).gone == "other evidence"
+    assert (await half_done.store.recovery.standing()).fence_reason == "other evidence"
 
 
 async def test_a_recheck_counts_rows_in_slices_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,4 +202,4 @@ async def test_a_recheck_that_was_left_for_long_begins_anew(half_done: Door) -> 
     await half_done.say("sandboxes/b", 9, Store.B)
     half_done.later(serving.AGAIN_SECONDS)
     assert "version 0-9" in await half_done.keeper.recheck()
-    assert (await half_done.store.recovery.standing()).gone == "evidence"
+    assert (await half_done.store.recovery.standing()).fence_reason == "evidence"

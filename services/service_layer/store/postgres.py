@@ -26,9 +26,9 @@ from services.service_layer.store.postgres_aside import PostgresAside
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
 from services.service_layer.store.postgres_feed import PostgresFeed, PostgresUpkeep
+from services.service_layer.store.postgres_identity import Anchor
 from services.service_layer.store.postgres_inspection import PostgresInspection
 from services.service_layer.store.postgres_outbox import PostgresOutbox
-from services.service_layer.store.postgres_place import Anchor
 from services.service_layer.store.postgres_pool import Pool, PoolSettings, make_engine
 from services.service_layer.store.postgres_records import PostgresRecords
 from services.service_layer.store.postgres_recovery import PostgresRecovery

@@ -14,7 +14,7 @@ from libs.store.concurrency import Notifier
 from libs.store.limits import HELD_NOTHING, HELD_SECONDS, Held, OutboxLimits
 from libs.store.outbox import Depth
 from services.service_layer.store import postgres_sql as sql
-from services.service_layer.store.postgres_place import Anchor
+from services.service_layer.store.postgres_identity import Anchor
 from services.service_layer.store.postgres_pool import Connection, Pool
 from services.service_layer.store.postgres_rows import bucket_owner_of, record_values
 

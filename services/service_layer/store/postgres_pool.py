@@ -24,7 +24,7 @@ from libs.postgres import UnfitDatabase
 from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores, per_process
 from libs.store.transaction import StartAgain
 from services.service_layer.store.postgres_errors import FOREIGN, breaks_connection, translated
-from services.service_layer.store.postgres_place import Anchor
+from services.service_layer.store.postgres_identity import Anchor
 
 T = TypeVar("T")
 Connection: TypeAlias = Any

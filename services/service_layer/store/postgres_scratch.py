@@ -21,7 +21,7 @@ from libs.store.limits import OutboxLimits
 from libs.store.port import Records, Transfers
 from services.service_layer.store.postgres_context import Context, Gauge
 from services.service_layer.store.postgres_errors import FOREIGN, translated
-from services.service_layer.store.postgres_place import Anchor
+from services.service_layer.store.postgres_identity import Anchor
 from services.service_layer.store.postgres_pool import Connection, Pool, PoolSettings, make_engine
 from services.service_layer.store.postgres_records import PostgresRecords
 from services.service_layer.store.postgres_schema import migrate

@@ -67,7 +67,7 @@ class Session:
         self._pool = pool
         self._leased: PoolProxiedConnection | None = None
         self._has_clock = False
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._pings: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -108,7 +108,7 @@ class Session:
     async def close(self) -> None:
         """Gives the locks back, in order if the server answers."""
         if self._pings is not None:
-            async with self._turn:
+            async with self._lock:
                 self._pings.cancel()
             await asyncio.wait([self._pings])
         if self._leased is not None:
@@ -130,7 +130,7 @@ class Session:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
         """The connection, for one at a time. After any failure it is ended, and with it the locks."""
-        async with self._turn:
+        async with self._lock:
             try:
                 if self._leased is None or self._leased.driver_connection.is_closed():  # type: ignore[union-attr]
                     self._drop()

@@ -39,10 +39,10 @@ SELECT $1, $3, $4, $21, octet_length($21::bytea), $22, {NOW} FROM w RETURNING id
 """
 
 # In the statement itself: another process may have fenced the store, and this one may not have seen it yet.
-GONE = "SELECT gone FROM standing"
-NOT_GONE = "NOT EXISTS (SELECT FROM standing WHERE gone <> '')"
+FENCE_REASON = "SELECT gone FROM standing"
+NOT_FENCED = "NOT EXISTS (SELECT FROM standing WHERE gone <> '')"
 
-UPDATE_GUARD = f"r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint) AND {NOT_GONE}"
+UPDATE_GUARD = f"r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint) AND {NOT_FENCED}"
 
 # A row that is locked is waited for, then the guard is asked again of what the other one committed.
 UPDATE = (
@@ -52,7 +52,7 @@ UPDATE = (
     f" WHERE r.key = $1 AND {UPDATE_GUARD} RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
-CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 AND {NOT_GONE} FOR SHARE"
+CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 AND {NOT_FENCED} FOR SHARE"
 
 # The bucket is locked until the commit: a release waits for the create, or the create waits and then changes nothing.
 CREATE = (
@@ -127,7 +127,7 @@ WHERE b.bucket = n.bucket AND (b.term, b.version, b.owner) = (n.was_term, n.was_
 
 # The fence of rows that are put: by `own`, see `Transaction.put`. The owner that the row must have is this store then.
 _EXPECTED = "r.owner = n.was_owner AND (r.term, r.revision) = (n.was_term, n.was_revision)"
-PUT_GUARDS = {True: f"{_EXPECTED} AND {NOT_GONE}", False: _EXPECTED}
+PUT_GUARDS = {True: f"{_EXPECTED} AND {NOT_FENCED}", False: _EXPECTED}
 
 UPDATE_ENVELOPES = {
     own: f"""
@@ -168,7 +168,7 @@ SELECT {", ".join("n.labels::jsonb" if name == "labels" else f"n.{name}" for nam
 FROM {_ROWS}) WITH ORDINALITY AS n({RECORD_COLUMNS}, place)
 JOIN b ON b.bucket = n.bucket AND b.term = n.term ORDER BY n.place ON CONFLICT DO NOTHING RETURNING r.key
 """
-    for own, owned in ((True, f"AND owner = $17 AND {NOT_GONE}"), (False, ""))
+    for own, owned in ((True, f"AND owner = $17 AND {NOT_FENCED}"), (False, ""))
 }
 
 ENQUEUE = f"""

@@ -244,8 +244,8 @@ class PostgresTransaction:
             values = [(bucket_of(one.key), one.key, *one.version, one.why.value, one.event) for one in conflicts]
             await self.connection.execute(sql.JOURNAL, *columnar(values, 6))
 
-    async def gone(self) -> str:
-        return str(await self.connection.fetchval(sql.GONE))
+    async def fence_reason(self) -> str:
+        return str(await self.connection.fetchval(sql.FENCE_REASON))
 
     async def standing(self) -> Standing:
         return await standing_of(self.context, self.connection, sql.LOCK_STANDING)
@@ -253,7 +253,8 @@ class PostgresTransaction:
     async def put_standing(self, standing: Standing) -> None:
         order, fenced_at = order_text(standing.order), standing.fenced_at.encode() if standing.fenced_at else ""
         other = standing.other or (None, None)
-        await self.connection.execute(sql.PUT_STANDING, standing.opened_at, standing.gone, *other, order, fenced_at)
+        fence = standing.opened_at, standing.fence_reason
+        await self.connection.execute(sql.PUT_STANDING, *fence, *other, order, fenced_at)
 
     async def count_rows(self) -> None:
         await count_now(self.connection)

@@ -1,6 +1,6 @@
 """Which records are written, on PostgreSQL.
 
-A place is the snapshot of the statement that read so far, as the server writes it ("xmin:xmax:xip,..."), with the
+A position is the snapshot of the statement that read so far, as the server writes it ("xmin:xmax:xip,..."), with the
 database's system and timeline, and an id that each recovery renews. What is after it is what that snapshot does not
 see: it names the transactions that were under way, so one that commits late is found, and nothing waits for the oldest
 one as it would behind xmin alone.
@@ -35,10 +35,10 @@ _NOW = f"SELECT {_OF} || '/' || pg_current_snapshot()"
 AFTER = "c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)"
 """The first part bounds the walk of the index, the second one decides."""
 
-# A number that this server has not given yet came with a dump of another one. It would be after every place.
+# A number that this server has not given yet came with a dump of another one. It would be after every position.
 _OF_HERE = "c.xid < pg_snapshot_xmax(pg_current_snapshot())"
 
-# One statement, one snapshot: what it does not show is after the place that it gives.
+# One statement, one snapshot: what it does not show is after the position that it gives.
 _SINCE = f"""
 SELECT {_OF} AS of, pg_current_snapshot()::text AS snapshot,
        pg_snapshot_xmax($1::text::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS known,
@@ -60,7 +60,7 @@ class PostgresWatch:
         async with self._limiter.slot():
             return await self._context.control.run(work)
 
-    async def since(self, place: str, wait_seconds: float) -> Since:
+    async def since(self, position: str, wait_seconds: float) -> Since:
         """Own writes end the wait at once; those of other processes, and what is applied, are found by looking."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_seconds
@@ -68,17 +68,17 @@ class PostgresWatch:
         written = self._context.written
         while True:
             count = written.count
-            found = await self._since(place)
+            found = await self._since(position)
             left = until - loop.time()
             if found.keys or left <= 0:
                 return found
-            # A place that is kept while nothing happens would fall behind the transactions of others.
-            place = found.place
+            # A position that is kept while nothing happens would fall behind the transactions of others.
+            position = found.position
             if not await written.after(count, min(pause, left)):
                 pause = min(pause * 1.5, _LAST_POLL_SECONDS)
 
-    async def _since(self, place: str) -> Since:
-        of, _, snapshot = place.partition("/")
+    async def _since(self, position: str) -> Since:
+        of, _, snapshot = position.partition("/")
         if not _is_snapshot(snapshot):
             raise UnknownPlace
 
@@ -93,7 +93,7 @@ class PostgresWatch:
 
 
 def _is_snapshot(text: str) -> bool:
-    """A place comes from outside: what the server would not read as a snapshot is no place."""
+    """A position comes from outside: what the server would not read as a snapshot is no position."""
     first, _, rest = text.partition(":")
     last, _, under_way = rest.partition(":")
     words = [first, *filter(None, under_way.split(",")), last]

@@ -40,7 +40,7 @@ class PositionReporter:
         A store that does not serve is left out: its database may have been restored.
         """
         standing = await client.ask(client.recovery.GetStanding, pb.GetStandingRequest(), CALL_SECONDS)
-        now = (standing.now.place, standing.now.changes)
+        now = (standing.now.database, standing.now.changes)
         if not standing.serving or self._reported.get(client.store) == now:
             return
         other = self._stores[client.store.other]

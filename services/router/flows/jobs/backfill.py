@@ -93,7 +93,7 @@ class _Pages:
     cursor: Cursor
     left: int
     until: float
-    turn: asyncio.Lock
+    lock: asyncio.Lock
     done: int = 0
     more: bool = True
 
@@ -139,7 +139,7 @@ class Backfill:
     async def _copy(self, pages: _Pages, to: Store) -> None:
         target = self._stores[to]
         while True:
-            async with pages.turn:
+            async with pages.lock:
                 if pages.is_over(self._clock.monotonic()):
                     return
                 data = await self._read(pages, to.other)

@@ -80,7 +80,7 @@ class _State:
     """UNIX time."""
     compared: int = 0
     """All buckets below this one are equal, or were."""
-    gone: str = ""
+    fence_reason: str = ""
     """Why the store was when this began. Gone for another reason later, it is not the one that was filled."""
     refused: tuple[int, ...] = ()
     """Buckets that the seizer could not seize."""
@@ -241,8 +241,8 @@ class Seize(_Job):
             standing = await seizing.standing(seizing.lost)
         except Away:
             return _step(state.next("plan"), note=f"{lost} does not answer")
-        if standing.gone:
-            return _step(state.next("plan"), note=f"{lost} is fenced: {standing.gone}")
+        if standing.fence_reason:
+            return _step(state.next("plan"), note=f"{lost} is fenced: {standing.fence_reason}")
         raise JobFailed(f"{lost} answers, and is not fenced: stop all its processes, or bring it back with recover")
 
     async def _seized(self, state: _State, seizing: Seizing) -> Step:
@@ -265,19 +265,19 @@ class Recover(_Job):
     async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
         client, seizer = seizing.lost, seizing.seizer.store
         there = await seizing.standing(seizing.seizer)
-        if there.gone:
+        if there.fence_reason:
             # With both fenced there would be nobody left to recover from.
-            raise JobFailed(f"{seizer} is gone itself, so it cannot seize: {there.gone}; nothing was changed")
+            raise JobFailed(f"{seizer} is gone itself, so it cannot seize: {there.fence_reason}; nothing was changed")
         if not there.serving:
             return _wait(state, f"{seizer}, which is to seize, does not serve yet; {client.store} is not fenced before")
         try:
             await seizing.fence(f"it is being recovered by {at.job or self.name}", at.job)
-            gone = (await seizing.standing(client)).gone
+            gone = (await seizing.standing(client)).fence_reason
         except Away as error:
             return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
         # Also when the process that has answered did not serve: another one may have, or this is the second try.
         self._fenced[at.job] = self._clock.monotonic()
-        after = replace(state, stage="drain", gone=gone)
+        after = replace(state, stage="drain", fence_reason=gone)
         return _wait(after, f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
 
     async def _recheck(self, state: _State, seizing: Seizing, at: Position) -> Step:
@@ -370,10 +370,10 @@ class Recover(_Job):
 
     async def _open(self, state: _State, seizing: Seizing, at: Position) -> Step:
         lost = seizing.lost
-        gone = (await seizing.standing(lost)).gone
-        if gone and gone != state.gone:
+        gone = (await seizing.standing(lost)).fence_reason
+        if gone and gone != state.fence_reason:
             raise JobFailed(f"{lost.store} is gone again: {gone}; cancel this job, and recover it anew")
-        await seizing.open(state.gone, at.job)
+        await seizing.open(state.fence_reason, at.job)
         return _step(state.next("await"))
 
     async def _await(self, state: _State, seizing: Seizing, at: Position) -> Step:

@@ -153,21 +153,21 @@ class Seizing:
         await self.take_order()
         client = self.lost
         request = pb.RecheckStoreRequest(order=self._order)
-        return str((await client.ask(client.recovery.RecheckStore, request, CALL_SECONDS)).gone)
+        return str((await client.ask(client.recovery.RecheckStore, request, CALL_SECONDS)).fence_reason)
 
     @property
     def _order(self) -> pb.Order:
         one = self.order
         return pb.Order(control=one.control, epoch=one.epoch, job=one.job, number=one.number, stage=one.stage)
 
-    async def open(self, gone: str, recovery: str) -> None:
+    async def open(self, fence_reason: str, recovery: str) -> None:
         """Each knows the other one as it is now; then the lost one opens. What it knew of the seizer may be as old as
         its backup, and would make the seizer's next start look like that of another database."""
         for client, other in ((self.seizer, self.lost), (self.lost, self.seizer)):
             now = (await self.standing(other)).now
             note = pb.NoteOtherRequest(other=now, anew=True, order=self._order)
             await client.ask(client.recovery.NoteOther, note, CALL_SECONDS)
-        request = pb.OpenStoreRequest(gone=gone, recovery=recovery, order=self._order)
+        request = pb.OpenStoreRequest(fence_reason=fence_reason, recovery=recovery, order=self._order)
         await self.lost.ask(self.lost.recovery.OpenStore, request, CALL_SECONDS)
 
 

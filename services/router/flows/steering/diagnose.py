@@ -69,7 +69,7 @@ class Doctor:
 
 def _revival(store: Store, status: pb.GetStatusResponse) -> str:
     name = "simple_mcp" if store is Store.A else "service_layer"
-    return f"baton recover {name} brings it back" if status.gone else f"see the log of store {store}"
+    return f"baton recover {name} brings it back" if status.fence_reason else f"see the log of store {store}"
 
 
 def _store(view: StoreView, clock: Clock) -> list[Finding]:

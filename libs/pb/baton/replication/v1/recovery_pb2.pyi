@@ -27,20 +27,20 @@ class Identity(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PLACE_FIELD_NUMBER: _builtins.int
+    DATABASE_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
-    place: _builtins.str
+    database: _builtins.str
     """Id of the database. It changes if the database is recreated, restored elsewhere or promoted."""
     changes: _builtins.int
     def __init__(
         self,
         *,
-        place: _builtins.str = ...,
+        database: _builtins.str = ...,
         changes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "place", b"place"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "database", b"database"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,17 +190,17 @@ Global___RecheckStoreRequest: _TypeAlias = RecheckStoreRequest  # noqa: Y015
 class RecheckStoreResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    GONE_FIELD_NUMBER: _builtins.int
-    gone: _builtins.str
+    FENCE_REASON_FIELD_NUMBER: _builtins.int
+    fence_reason: _builtins.str
     """Why the store stays fenced. Empty if it may serve again."""
     def __init__(
         self,
         *,
-        gone: _builtins.str = ...,
+        fence_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence_reason", b"fence_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -232,14 +232,14 @@ class GetStandingResponse(_message.Message):
 
     NOW_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
-    GONE_FIELD_NUMBER: _builtins.int
+    FENCE_REASON_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     BUCKET_OWNERS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
-    gone: _builtins.str
+    fence_reason: _builtins.str
     """Why the store is fenced. Empty if it may serve."""
     conflicts: _builtins.int
     """Number of open conflicts."""
@@ -261,7 +261,7 @@ class GetStandingResponse(_message.Message):
         *,
         now: Global___Identity | None = ...,
         serving: _builtins.bool = ...,
-        gone: _builtins.str = ...,
+        fence_reason: _builtins.str = ...,
         other: Global___Identity | None = ...,
         conflicts: _builtins.int = ...,
         bucket_owners: _abc.Iterable[_record_pb2.BucketOwner] | None = ...,
@@ -270,7 +270,7 @@ class GetStandingResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "now", b"now", "order", b"order", "other", b"other"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "bucket_owners", b"bucket_owners", "conflicts", b"conflicts", "gone", b"gone", "now", b"now", "order", b"order", "other", b"other", "serving", b"serving", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order", b"_order", "_other", b"_other", "bucket_owners", b"bucket_owners", "conflicts", b"conflicts", "fence_reason", b"fence_reason", "now", b"now", "order", b"order", "other", b"other", "serving", b"serving", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__order: _TypeAlias = _typing.Literal["order"]  # noqa: Y015
     _WhichOneofArgType__order: _TypeAlias = _typing.Literal["_order", b"_order"]  # noqa: Y015
@@ -517,10 +517,10 @@ Global___SettleRowsResponse: _TypeAlias = SettleRowsResponse  # noqa: Y015
 class OpenStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    GONE_FIELD_NUMBER: _builtins.int
+    FENCE_REASON_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
-    gone: _builtins.str
+    fence_reason: _builtins.str
     """Reason for the fence when the recovery began. A store that is fenced for another reason stays fenced."""
     recovery: _builtins.str
     """Id of the job, as in FenceStoreRequest."""
@@ -529,13 +529,13 @@ class OpenStoreRequest(_message.Message):
     def __init__(
         self,
         *,
-        gone: _builtins.str = ...,
+        fence_reason: _builtins.str = ...,
         recovery: _builtins.str = ...,
         order: Global___Order | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "order", b"order", "recovery", b"recovery"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence_reason", b"fence_reason", "order", b"order", "recovery", b"recovery"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,7 @@ class GetStatusResponse(_message.Message):
     CLIENTS_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     LOCKS_FIELD_NUMBER: _builtins.int
-    GONE_FIELD_NUMBER: _builtins.int
+    FENCE_REASON_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     UNFILLED_RECORDS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
@@ -74,7 +74,7 @@ class GetStatusResponse(_message.Message):
     backend: _builtins.str
     server_id: _builtins.str
     """Identity of the database server (PostgreSQL's system identifier). Empty if there is none."""
-    gone: _builtins.str
+    fence_reason: _builtins.str
     """Why the store is fenced until it is recovered. Empty if it may serve."""
     conflicts: _builtins.int
     """Number of open conflicts that seizures have left behind."""
@@ -125,13 +125,13 @@ class GetStatusResponse(_message.Message):
         clients: _abc.Iterable[_telemetry_pb2.Client] | None = ...,
         connections: Global___Connections | None = ...,
         locks: Global___Locks | None = ...,
-        gone: _builtins.str = ...,
+        fence_reason: _builtins.str = ...,
         conflicts: _builtins.int = ...,
         unfilled_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "gone", b"gone", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from services.service_layer.store.postgres_place import PLACE
+from services.service_layer.store.postgres_identity import DATABASE
 
 revision = "0004"
 down_revision = "0003"
@@ -23,7 +23,7 @@ CREATE TABLE standing (
 )
 """,
     "INSERT INTO standing (place) VALUES ('')",
-    f"UPDATE standing s SET place = {PLACE}",
+    f"UPDATE standing s SET place = {DATABASE}",
     """
 CREATE TABLE conflict (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

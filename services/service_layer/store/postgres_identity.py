@@ -11,7 +11,7 @@ from typing import Any
 
 from libs.store.recovery import Identity, WentBack
 
-PLACE = (
+DATABASE = (
     "concat_ws('/', s.id, (SELECT system_identifier FROM pg_control_system()),"
     " left(pg_walfile_name(pg_current_wal_flush_lsn()), 8),"
     " (SELECT oid FROM pg_database WHERE datname = current_database()), 'standing'::regclass::oid)"
@@ -22,7 +22,7 @@ database and table."""
 CHANGES = "(pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint"
 """What is on the server's disk, in bytes of its write-ahead log: it never falls there."""
 
-_ASK = f"SELECT {PLACE} AS place, {CHANGES} AS changes FROM standing s"
+_ASK = f"SELECT {DATABASE} AS database, {CHANGES} AS changes FROM standing s"
 
 
 @dataclass(slots=True)
@@ -38,10 +38,11 @@ class Anchor:
         row = await connection.fetchrow(_ASK)
         if row is None:
             raise WentBack("the database has lost what it knew of itself")
-        found = Identity(row["place"], row["changes"])
+        found = Identity(row["database"], row["changes"])
         known = self.known
-        if known is not None and (found.place != known.place or found.changes < before):
-            raise WentBack(f"the database is {found.place} at {found.changes}, it was {known.place} at {known.changes}")
+        if known is not None and (found.database != known.database or found.changes < before):
+            was = f"{known.database} at {known.changes}"
+            raise WentBack(f"the database is {found.database} at {found.changes}, it was {was}")
         if known is None or found.changes > known.changes:
             self.known = found
         return found

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from libs.store.recovery import WentBack
-from services.service_layer.store.postgres_place import Anchor
+from services.service_layer.store.postgres_identity import Anchor
 
 
 class Server:
@@ -15,13 +15,13 @@ class Server:
 
     def __init__(self) -> None:
         self.changes = 100
-        self.place = "here"
+        self.database = "here"
         self.answers: list[asyncio.Future[dict[str, object]]] = []
         self.made: list[dict[str, object]] = []
 
     async def fetchrow(self, statement: str) -> dict[str, object]:
         assert statement
-        self.made.append({"place": self.place, "changes": self.changes})
+        self.made.append({"database": self.database, "changes": self.changes})
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
 
@@ -72,7 +72,7 @@ async def test_first_answers_of_two_databases_do_not_pass_for_one() -> None:
     server = Server()
     anchor = Anchor()
     first = await asked(anchor, server)
-    server.place = "elsewhere"
+    server.database = "elsewhere"
     second = await asked(anchor, server)
     server.answer(0)
     await first
