@@ -26,8 +26,8 @@ class ParkedMethods(ReplicationServiceServicer):
         self._serving.check_copies()
         answer = pb.ListParkedResponse()
         size = 0
-        place = (request.place.partition, request.place.offset) if request.HasField("place") else None
-        for event in await self._ports.feed.parked(check_limit(request.limit, MAX_KEYS), place):
+        position = (request.position.partition, request.position.offset) if request.HasField("position") else None
+        for event in await self._ports.feed.parked(check_limit(request.limit, MAX_KEYS), position):
             size += len(event.event)
             if answer.parked and size > ANSWER_BYTES:
                 break

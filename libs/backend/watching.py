@@ -14,7 +14,7 @@ from dataclasses import replace
 from libs.contract.operations import Watch, item_of
 from libs.contract.pages import Page
 from libs.contract.watches import HEARTBEAT_SECONDS, Step, WatchPosition
-from libs.store.port import Listed, Since, StorePorts, UnknownPlace
+from libs.store.port import Listed, Since, StorePorts, UnknownPosition
 
 PAGE_ROWS = 50
 """Maximum number of rows per read."""
@@ -69,7 +69,7 @@ class Watching:
         """None: the position is no longer known."""
         try:
             return await self._ports.watch.since(position, wait_seconds)
-        except UnknownPlace:
+        except UnknownPosition:
             return None
 
     async def _whole(self, wanted: Watch) -> AsyncGenerator[Step, None]:

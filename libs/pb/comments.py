@@ -394,7 +394,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.replication.v1.ListConflictsResponse.Conflict.resolution': ("The operator's note. Empty while the conflict is open.", None),
     'baton.replication.v1.ListConflictsResponse.Conflict.why': ("How the conflict arose. late: the change came after the seizure. replaced: the row stood here when the seizing store's row arrived. left: the seizing store has no such record. In each case the seizing store had not seen it.", None),
     'baton.replication.v1.ListKindsResponse.kinds': ('Every kind that the store can report.', None),
-    'baton.replication.v1.ListParkedRequest.place': ('Return only the event that was at this position in the log.', None),
+    'baton.replication.v1.ListParkedRequest.position': ('Return only the event that was at this position in the log.', None),
     'baton.replication.v1.ListParkedResponse.Parked.headers': ('Headers of the message. A first header named baton-unreadable has the reason if the message could not be parsed.', None),
     'baton.replication.v1.ListParkedResponse.Parked.topic': ('Topic or file of the event. Empty if an earlier release parked it.', None),
     'baton.replication.v1.ListRecordsRequest.after': ('Return names after this one.', None),

@@ -106,12 +106,12 @@ class _Feed:
     async def state(self) -> FeedState:
         return replace(self.memory.feed, parked_now=len(self.memory.parked))
 
-    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
+    async def parked(self, limit: int, position: tuple[int, int] | None = None) -> list[Parked]:
         parked = self.memory.parked
-        return [parked[at] for at in (parked if place is None else (place,)) if at in parked][:limit]
+        return [parked[at] for at in (parked if position is None else (position,)) if at in parked][:limit]
 
-    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
-        return [self.memory.parked[at] for at in sorted(self.memory.parked) if at > place][:limit]
+    async def parked_after(self, position: tuple[int, int], limit: int) -> list[Parked]:
+        return [self.memory.parked[at] for at in sorted(self.memory.parked) if at > position][:limit]
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         unpark = partial(engine_apply.unpark, partition=partition, offset=offset, record=record)

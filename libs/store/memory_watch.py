@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from libs.ownership.model import NEVER, Row
 from libs.store.concurrency import Notifier
-from libs.store.port import MOST_CHANGED, Since, UnknownPlace
+from libs.store.port import MOST_CHANGED, Since, UnknownPosition
 
 
 @dataclass
@@ -29,17 +29,17 @@ class Changes:
         self.notifier.notify()
 
     def after(self, position: str) -> Since:
-        """Raises UnknownPlace."""
+        """Raises UnknownPosition."""
         of, _, number = position.partition("/")
         if of != self.of or not number.isdecimal() or int(number) > self.last:
-            raise UnknownPlace
+            raise UnknownPosition
         keys: list[str] = []
         for key in reversed(self.numbers):
             if self.numbers[key] <= int(number):
                 break
             keys.append(key)
         if len(keys) > MOST_CHANGED:
-            raise UnknownPlace
+            raise UnknownPosition
         return Since(tuple(keys), self.here)
 
     @property

@@ -189,11 +189,11 @@ class Feed(Protocol):
 
     async def state(self) -> FeedState: ...
 
-    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
+    async def parked(self, limit: int, position: tuple[int, int] | None = None) -> list[Parked]:
         """Events that wait to be tried again, oldest first; or only the one of this partition and offset."""
         ...
 
-    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
+    async def parked_after(self, position: tuple[int, int], limit: int) -> list[Parked]:
         """Parked events beyond this partition and offset, in the order of their places."""
         ...
 
@@ -304,8 +304,8 @@ class Inspection(Protocol):
         ...
 
 
-class UnknownPlace(BatonError):
-    """The place is not one of this database, or so much has changed since that a whole view is less work."""
+class UnknownPosition(BatonError):
+    """The position is not one of this database, or so much has changed since that a whole view is less work."""
 
 
 MOST_CHANGED = 10_000
@@ -335,7 +335,7 @@ class Watch(Protocol):
         """Keys of all records that were written after the position and whose write a read begun after this call sees;
         waits for a first one. None is left out, however late its write commits. Some may come again.
 
-        Raises UnknownPlace, also when there are more than MOST_CHANGED of them."""
+        Raises UnknownPosition, also when there are more than MOST_CHANGED of them."""
         ...
 
 

@@ -101,11 +101,11 @@ class SqliteFeed:
     async def state(self) -> FeedState:
         return await self.core.database.read(_feed_state)
 
-    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
-        return await self.core.database.read(partial(_parked, limit, place))
+    async def parked(self, limit: int, position: tuple[int, int] | None = None) -> list[Parked]:
+        return await self.core.database.read(partial(_parked, limit, position))
 
-    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
-        return await self.core.database.read(partial(_parked_after, place, limit))
+    async def parked_after(self, position: tuple[int, int], limit: int) -> list[Parked]:
+        return await self.core.database.read(partial(_parked_after, position, limit))
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
         unpark = partial(engine_apply.unpark, partition=partition, offset=offset, record=record)
@@ -147,15 +147,15 @@ def _feed_state(connection: sqlite3.Connection) -> FeedState:
 _PARKED = "SELECT part, at, key, reason, event, headers, topic FROM parked"
 
 
-def _parked_after(place: tuple[int, int], limit: int, connection: sqlite3.Connection) -> list[Parked]:
-    found = connection.execute(f"{_PARKED} WHERE (part, at) > (?, ?) ORDER BY part, at LIMIT ?", (*place, limit))
+def _parked_after(position: tuple[int, int], limit: int, connection: sqlite3.Connection) -> list[Parked]:
+    found = connection.execute(f"{_PARKED} WHERE (part, at) > (?, ?) ORDER BY part, at LIMIT ?", (*position, limit))
     return [Parked(*values) for values in found]
 
 
-def _parked(limit: int, place: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
+def _parked(limit: int, position: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
     found = connection.execute(
         f"{_PARKED} WHERE ?1 IS NULL OR part = ?1 AND at = ?2 ORDER BY rowid LIMIT ?3",
-        (*(place or (None, None)), limit),
+        (*(position or (None, None)), limit),
     )
     return [Parked(*values) for values in found]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from libs.store.port import MOST_CHANGED, Since, UnknownPlace
+from libs.store.port import MOST_CHANGED, Since, UnknownPosition
 from libs.store.sqlite_core import Core
 
 
@@ -64,6 +64,6 @@ def _since(position: str, connection: sqlite3.Connection) -> Since:
     found = connection.execute(_SINCE, (number, MOST_CHANGED + 1)).fetchall()
     of, last, first = found[0]
     if before != of or not 0 <= number <= last or len(found) > MOST_CHANGED:
-        raise UnknownPlace
+        raise UnknownPosition
     keys = () if first is None else tuple(key for _, _, key in found)
     return Since(keys, f"{of}/{last}")

@@ -15,7 +15,7 @@ from libs.ownership.orders import ForeignControl, LateOrder, Order
 from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
 from libs.store.limits import OutboxLimits
-from libs.store.port import Applied, ExportQuery, FeedStep, Position, StorePorts, UnknownPlace
+from libs.store.port import Applied, ExportQuery, FeedStep, Position, StorePorts, UnknownPosition
 from libs.store.recovery import Conflict, FencedAnew, FencedAt, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of
@@ -372,7 +372,7 @@ async def test_a_place_of_a_watch_from_before_a_recovery_is_unknown_after_it(sto
     assert (await store.watch.since(place, 0)).keys == ()
     await store.recovery.fence("it went back")
     await store.recovery.reopen()
-    with pytest.raises(UnknownPlace):
+    with pytest.raises(UnknownPosition):
         await store.watch.since(place, 0)
     assert (await store.watch.since(await store.watch.now(), 0)).keys == ()
 

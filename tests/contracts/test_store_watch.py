@@ -8,7 +8,7 @@ import pytest
 
 from libs.ownership.model import NEVER, Version
 from libs.store import memory_watch, sqlite_watch
-from libs.store.port import FeedStep, Position, StorePorts, UnknownPlace
+from libs.store.port import FeedStep, Position, StorePorts, UnknownPosition
 from services.service_layer.store import postgres_watch
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import own, put, record_of, row_of
@@ -135,7 +135,7 @@ async def test_a_place_outlives_the_process_if_the_records_do(make_store: MakeSt
         await put(store, KEYS[0], "r0", "one")
     async with make_store() as store:
         if store.backend == "memory":
-            with pytest.raises(UnknownPlace):
+            with pytest.raises(UnknownPosition):
                 await store.watch.since(position, 0)
         else:
             await put(store, KEYS[1], "r1", "two")
@@ -146,7 +146,7 @@ async def test_what_is_no_place_is_refused(store: StorePorts) -> None:
     of, _, at = (await store.watch.now()).partition("/")
     undone = ":".join(str(int(number) + 1_000_000) if number else "" for number in at.split(":"))
     for position in ("", "/", "x", of, f"{of}/", f"{of}/-1", f"{of}/{10**19}", f"x{of}/{at}", f"{of}/{undone}"):
-        with pytest.raises(UnknownPlace):
+        with pytest.raises(UnknownPosition):
             await store.watch.since(position, 0)
 
 
@@ -158,5 +158,5 @@ async def test_a_place_behind_too_many_writes_is_refused(store: StorePorts, monk
     await store.transfers.apply(records[1:])
     assert len((await store.watch.since(position, 0)).keys) == len(KEYS) - 1
     await store.transfers.apply(records[:1])
-    with pytest.raises(UnknownPlace):
+    with pytest.raises(UnknownPosition):
         await store.watch.since(position, 0)

@@ -212,7 +212,7 @@ async def files(directory: Path) -> AsyncIterator[Scene]:
 
 
 def reconcile_stage(checkpoint: bytes) -> str:
-    place = flows_reconcile.Place.decode(checkpoint)
+    place = flows_reconcile.State.decode(checkpoint)
     if place.believed:
         return "mend"
     return "look again" if place.doubts and not place.differing else "walk" if place.differing else "digest"

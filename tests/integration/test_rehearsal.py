@@ -23,7 +23,7 @@ from services.router.flows.jobs import canary, rehearsal
 from services.router.flows.jobs.canary import CanaryAuto
 from services.router.flows.jobs.kind import JobKind, Position, Step
 from services.router.flows.jobs.orders import JobOrders, Order
-from services.router.flows.jobs.rehearsal import Place, Rehearsal, Result
+from services.router.flows.jobs.rehearsal import Rehearsal, Result, State
 from services.router.flows.jobs.run import lease_of
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.steering.measure import Measurement, Sources
@@ -358,7 +358,7 @@ class Halting:
 
 
 def stage_of(checkpoint: bytes) -> str:
-    return Place.decode(checkpoint).stage if checkpoint else "choose"
+    return State.decode(checkpoint).stage if checkpoint else "choose"
 
 
 async def everything_is_home(controlled: ControlledSystem, before: Mapping[Store, Census]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from services.router.core import canary
 from services.router.core import phase as phases
 from services.router.core.automatic_rollback import Action, Seen, decide, rolled_back
-from services.router.core.canary import CanaryPlan, Place, Step
+from services.router.core.canary import CanaryPlan, Step, Walked
 from services.router.core.gates import Evidence, Limits, Verdict, check, not_overridable, worst
 from services.router.core.measure import Counts
 from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
@@ -45,7 +45,7 @@ class Story:
             "home": lambda: self._set(lambda: phases.end_rehearsal(self.setting)),
         }
         self._plan_of_walk = CanaryPlan(())
-        self._place = Place(0)
+        self._place = Walked(0)
 
     def do(self, command: str) -> list[str]:
         name, *arguments = command.split()
@@ -137,21 +137,21 @@ class Story:
             first = canary.begin(plan, self.setting)
         except IllegalMove as error:
             return [f"refused: {error}"]
-        self._plan_of_walk, self._place = plan, Place(first)
+        self._plan_of_walk, self._place = plan, Walked(first)
         return self._set(lambda: phases.set_canary(self.setting, plan.steps[first].permille))
 
     def _look(self, *facts: str) -> list[str]:
         """`look 10s 100 moving`: seconds and calls since the last look, and whether buckets are on their way."""
         seconds, samples, *moving = facts
         place = self._place
-        self._place = Place(place.step, place.seconds + float(seconds.removesuffix("s")), place.samples + int(samples))
+        self._place = Walked(place.step, place.seconds + float(seconds.removesuffix("s")), place.samples + int(samples))
         gates = self._plan_of_walk.steps[place.step].gates
         seen = canary.Seen(self.setting, not moving, check(gates, self.evidence))
         said = canary.decide(self._plan_of_walk, self._place, seen)
         lines = [f"{said.action.value}: {said.reason}"]
         permille = said.permille
         if said.action is canary.Action.ADVANCE:
-            self._place = Place(place.step + 1)
+            self._place = Walked(place.step + 1)
         return lines if permille is None else [*lines, *self._set(lambda: phases.set_canary(self.setting, permille))]
 
     def _call(self, operation: str, bucket: str) -> list[str]:

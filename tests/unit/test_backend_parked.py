@@ -1,4 +1,4 @@
-"""Parked events over the wire: one is tried again or dropped by its place."""
+"""Parked events over the wire: one is tried again or dropped by its position."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ async def test_a_parked_event_is_tried_again_by_its_place_and_says_why_it_still_
         assert (await at.replication.RetryParked(again)).found is False
         listed = await at.replication.ListParked(pb.ListParkedRequest())
         assert [(one.offset, one.key) for one in listed.parked] == [(1, "bad")]
-        nowhere = pb.ListParkedRequest.Place(partition=1, offset=1)
-        assert not (await at.replication.ListParked(pb.ListParkedRequest(place=nowhere))).parked
+        nowhere = pb.ListParkedRequest.Position(partition=1, offset=1)
+        assert not (await at.replication.ListParked(pb.ListParkedRequest(position=nowhere))).parked
 
 
 async def test_a_parked_event_is_dropped_by_its_place_and_nothing_is_applied() -> None:

@@ -14,9 +14,9 @@ from services.router.core.canary import (
     Action,
     CanaryPlan,
     OnFail,
-    Place,
     Seen,
     Step,
+    Walked,
     begin,
     decide,
     parse_plan,
@@ -29,7 +29,7 @@ from services.router.flows.steering.migration import Decision
 
 PLAN = CanaryPlan((Step(50, 10.0, 100, ("lag",)), Step(1000, 20.0, 0, ())), patience_seconds=60.0)
 AT_FIRST = Setting(generation=3, phase=Phase.DUAL_WRITE, canary_permille=50)
-PASSED = Place(0, 10.0, 100)
+PASSED = Walked(0, 10.0, 100)
 
 
 def gate(verdict: Verdict) -> GateResult:
@@ -122,8 +122,8 @@ def test_a_step_that_has_all_it_asks_for_leads_to_the_next() -> None:
 
 def test_the_last_step_ends_the_walk() -> None:
     at_last = Seen(replace(AT_FIRST, canary_permille=1000), True, ())
-    assert decide(PLAN, Place(1, 20.0, 0), at_last).action is Action.DONE
-    assert decide(PLAN, Place(1, 19.9, 0), at_last).action is Action.HOLD
+    assert decide(PLAN, Walked(1, 20.0, 0), at_last).action is Action.DONE
+    assert decide(PLAN, Walked(1, 19.9, 0), at_last).action is Action.HOLD
 
 
 @pytest.mark.parametrize(
@@ -135,29 +135,29 @@ def test_the_last_step_ends_the_walk() -> None:
         (PASSED, seen(Verdict.INCONCLUSIVE), "lag INCONCLUSIVE: the worse lag is 9 s (wanted: at most 1 s)"),
     ],
 )
-def test_a_step_is_held_until_nothing_is_missing(place: Place, at: Seen, why: str) -> None:
+def test_a_step_is_held_until_nothing_is_missing(place: Walked, at: Seen, why: str) -> None:
     said = decide(PLAN, place, at)
     assert (said.action, said.permille) == (Action.HOLD, None)
     assert why in said.reason
 
 
 def test_a_gate_that_fails_takes_the_canary_back_at_once() -> None:
-    said = decide(PLAN, Place(0), seen(Verdict.FAIL, settled=False))
+    said = decide(PLAN, Walked(0), seen(Verdict.FAIL, settled=False))
     assert (said.action, said.permille) == (Action.BACK, 0)
     assert "at 5 % lag FAIL: the worse lag is 9 s" in said.reason
 
 
 def test_a_plan_that_holds_waits_for_the_gate_and_then_gives_up() -> None:
     plan = replace(PLAN, on_fail=OnFail.HOLD)
-    assert decide(plan, Place(0, 70.0, 0), seen(Verdict.FAIL)).action is Action.HOLD
-    said = decide(plan, Place(0, 70.1, 0), seen(Verdict.FAIL))
+    assert decide(plan, Walked(0, 70.0, 0), seen(Verdict.FAIL)).action is Action.HOLD
+    said = decide(plan, Walked(0, 70.1, 0), seen(Verdict.FAIL))
     assert (said.action, said.permille) == (Action.STOP, None)
     assert "patience ended at 5 %" in said.reason
 
 
 def test_patience_ends_a_walk_only_while_something_is_missing() -> None:
-    assert decide(PLAN, Place(0, 1000.0, 99), seen()).action is Action.STOP
-    assert decide(PLAN, Place(0, 1000.0, 100), seen()).action is Action.ADVANCE
+    assert decide(PLAN, Walked(0, 1000.0, 99), seen()).action is Action.STOP
+    assert decide(PLAN, Walked(0, 1000.0, 100), seen()).action is Action.ADVANCE
 
 
 @pytest.mark.parametrize(

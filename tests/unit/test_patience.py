@@ -165,7 +165,7 @@ async def test_the_earliest_deadline_goes_first_also_when_callers_have_left() ->
     calls = {number: asyncio.create_task(call(number)) for number in (5, 3, 8, 2, 4, 7, 6, 1)}
     await eventually(lambda: queue.calls == 8)
     calls.pop(2).cancel()
-    await eventually(lambda: [place.turn.done() for place in queue._queues[Store.A].places] == [False] * 7)
+    await eventually(lambda: [place.turn.done() for place in queue._queues[Store.A].waiters] == [False] * 7)
     back = True
     await asyncio.gather(*calls.values())
     assert tries == [1, 3, 4, 5, 6, 7, 8]

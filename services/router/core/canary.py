@@ -101,7 +101,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Walked:
     """Where a walk is: the step that the canary is at, for how long, and how many calls B has answered there."""
 
     step: int
@@ -140,24 +140,24 @@ def begin(plan: CanaryPlan, setting: Setting) -> int:
     )
 
 
-def decide(plan: CanaryPlan, place: Place, seen: Seen) -> Next:
+def decide(plan: CanaryPlan, walked: Walked, seen: Seen) -> Next:
     """What to do now."""
-    step = plan.steps[place.step]
+    step = plan.steps[walked.step]
     if disturbed := _disturbed(step, seen.setting):
         return Next(Action.STOP, disturbed)
     failing = [gate for gate in seen.gates if gate.verdict is Verdict.FAIL]
     if failing and plan.on_fail is OnFail.BACK:
         return Next(Action.BACK, f"at {plain(step.percent)} % {_shown(failing)}", 0)
-    if waiting := _waiting(step, place, seen):
-        if place.seconds > step.minimum_seconds + plan.patience_seconds:
+    if waiting := _waiting(step, walked, seen):
+        if walked.seconds > step.minimum_seconds + plan.patience_seconds:
             return Next(Action.STOP, f"patience ended at {plain(step.percent)} %: {waiting}")
         return Next(Action.HOLD, f"at {plain(step.percent)} %: {waiting}")
-    if place.step + 1 == len(plan.steps):
+    if walked.step + 1 == len(plan.steps):
         return Next(Action.DONE, f"the canary is at {plain(step.percent)} %, the plan's last step, and its gates pass")
-    following = plan.steps[place.step + 1]
+    following = plan.steps[walked.step + 1]
     return Next(
         Action.ADVANCE,
-        f"{plain(step.percent)} % is proved by {place.samples} calls in {place.seconds:.0f} s",
+        f"{plain(step.percent)} % is proved by {walked.samples} calls in {walked.seconds:.0f} s",
         following.permille,
     )
 
@@ -174,17 +174,17 @@ def _disturbed(step: Step, setting: Setting) -> str:
     return ""
 
 
-def _waiting(step: Step, place: Place, seen: Seen) -> str:
+def _waiting(step: Step, walked: Walked, seen: Seen) -> str:
     """What the step still waits for; "" when it is over."""
     open_gates = [gate for gate in seen.gates if gate.verdict is not Verdict.PASS]
     if any(gate.verdict is Verdict.FAIL for gate in open_gates):
         return _shown(open_gates)
     if not seen.settled:
         return "buckets are on their way"
-    if place.seconds < step.minimum_seconds:
-        return f"{place.seconds:.0f} of {plain(step.minimum_seconds)} s have passed"
-    if place.samples < step.minimum_samples:
-        return f"B has answered {place.samples} of {step.minimum_samples} calls"
+    if walked.seconds < step.minimum_seconds:
+        return f"{walked.seconds:.0f} of {plain(step.minimum_seconds)} s have passed"
+    if walked.samples < step.minimum_samples:
+        return f"B has answered {walked.samples} of {step.minimum_samples} calls"
     return _shown(open_gates)
 
 
@@ -224,18 +224,18 @@ def parse_plan(text: str) -> CanaryPlan:
     return CanaryPlan(tuple(steps), OnFail(on_fail), patience)
 
 
-def _step(place: str, table: Any, before: int) -> Step:
+def _step(where: str, table: Any, before: int) -> Step:
     if not isinstance(table, dict):
-        raise InvalidField(place, table, "a table with " + ", ".join(_STEP_KEYS))
-    _check_keys(f"{place}: ", table, _STEP_KEYS)
+        raise InvalidField(where, table, "a table with " + ", ".join(_STEP_KEYS))
+    _check_keys(f"{where}: ", table, _STEP_KEYS)
     samples = table.get("minimum_samples", 0)
     if isinstance(samples, bool) or not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
-        raise InvalidField(f"{place}: minimum_samples", samples, f"a whole number, 0 to {MAX_SAMPLES}")
+        raise InvalidField(f"{where}: minimum_samples", samples, f"a whole number, 0 to {MAX_SAMPLES}")
     return Step(
-        permille=_permille(f"{place}: percent", table.get("percent"), before),
-        minimum_seconds=_number(f"{place}: minimum_seconds", table.get("minimum_seconds", 0), MAX_SECONDS),
+        permille=_permille(f"{where}: percent", table.get("percent"), before),
+        minimum_seconds=_number(f"{where}: minimum_seconds", table.get("minimum_seconds", 0), MAX_SECONDS),
         minimum_samples=samples,
-        gates=_gate_names(f"{place}: gates", table.get("gates", [])),
+        gates=_gate_names(f"{where}: gates", table.get("gates", [])),
     )
 
 
@@ -266,7 +266,7 @@ def _gate_names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _check_keys(place: str, said: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_keys(where: str, said: Mapping[str, Any], known: Sequence[str]) -> None:
     for key, value in said.items():
         if key not in known:
-            raise InvalidField(f"{place}{key}", value, "there is no such key; allowed are " + ", ".join(known))
+            raise InvalidField(f"{where}{key}", value, "there is no such key; allowed are " + ", ".join(known))

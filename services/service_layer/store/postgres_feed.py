@@ -63,11 +63,11 @@ class PostgresFeed:
 
         return await self._context.control.run(work)
 
-    async def parked(self, limit: int, place: tuple[int, int] | None = None) -> list[Parked]:
-        return await self._parked(_PARKED, limit, *(place or (None, None)))
+    async def parked(self, limit: int, position: tuple[int, int] | None = None) -> list[Parked]:
+        return await self._parked(_PARKED, limit, *(position or (None, None)))
 
-    async def parked_after(self, place: tuple[int, int], limit: int) -> list[Parked]:
-        return await self._parked(_PARKED_AFTER, limit, *place)
+    async def parked_after(self, position: tuple[int, int], limit: int) -> list[Parked]:
+        return await self._parked(_PARKED_AFTER, limit, *position)
 
     async def _parked(self, statement: str, *arguments: int | None) -> list[Parked]:
         async def work(connection: Connection) -> list[Parked]:

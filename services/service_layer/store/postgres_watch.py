@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from libs.store.concurrency import Limiter
-from libs.store.port import MOST_CHANGED, Since, UnknownPlace
+from libs.store.port import MOST_CHANGED, Since, UnknownPosition
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
 
@@ -80,12 +80,12 @@ class PostgresWatch:
     async def _since(self, position: str) -> Since:
         of, _, snapshot = position.partition("/")
         if not _is_snapshot(snapshot):
-            raise UnknownPlace
+            raise UnknownPosition
 
         async def work(connection: Connection) -> Since:
             row = await connection.fetchrow(_SINCE, snapshot, MOST_CHANGED + 1)
             if row["of"] != of or not row["known"] or len(row["keys"]) > MOST_CHANGED:
-                raise UnknownPlace
+                raise UnknownPosition
             return Since(tuple(row["keys"]), f"{of}/{row['snapshot']}")
 
         async with self._limiter.slot():

@@ -60,7 +60,7 @@ class Waiting:
 
 
 @dataclass(order=True, slots=True)
-class _Place:
+class _Waiter:
     until: float
     number: int
     call: Waiting = field(compare=False)
@@ -71,7 +71,7 @@ class _Place:
 class _Queue:
     """The queue of one store."""
 
-    places: list[_Place] = field(default_factory=list)
+    waiters: list[_Waiter] = field(default_factory=list)
     """A heap. Entries that are done stay in it until they reach the top."""
     writes: int = 0
     size_bytes: int = 0
@@ -141,7 +141,7 @@ class Patience:
             yield False
             return
         queue = self._queues[away.store]
-        # A call that tries again keeps its place in the queue.
+        # A call that tries again keeps its waiter in the queue.
         calls = self._traffic.waiting[away.store] + queue.tries
         if calls >= MOST_CALLS or queue.size_bytes + waiting.size_bytes > MOST_BYTES:
             raise QueueFull(away) from None
@@ -156,15 +156,15 @@ class Patience:
 
     async def _wait(self, store: Store, queue: _Queue, waiting: Waiting, until: float) -> bool:
         self._number += 1
-        place = _Place(until, self._number, waiting, asyncio.get_running_loop().create_future())
-        heapq.heappush(queue.places, place)
+        waiter = _Waiter(until, self._number, waiting, asyncio.get_running_loop().create_future())
+        heapq.heappush(queue.waiters, waiter)
         self._traffic.waiting[store] += 1
         queue.writes += not waiting.is_read
         queue.size_bytes += waiting.size_bytes
         if queue.probing is None:
             self._probe_later(store, queue)
         try:
-            return await place.turn
+            return await waiter.turn
         finally:
             # If the caller leaves, its future is cancelled and the queue skips it.
             self._traffic.waiting[store] -= 1
@@ -177,15 +177,15 @@ class Patience:
     def _probe(self, store: Store, queue: _Queue) -> None:
         now = _now()
         queue.probing = None
-        queue.places = [place for place in queue.places if not place.turn.done()]
-        for place in queue.places:
-            if place.until <= now:
-                place.turn.set_result(False)
+        queue.waiters = [waiter for waiter in queue.waiters if not waiter.turn.done()]
+        for waiter in queue.waiters:
+            if waiter.until <= now:
+                waiter.turn.set_result(False)
             else:
-                self._count(store, place.call, now)
-        heapq.heapify(queue.places)
+                self._count(store, waiter.call, now)
+        heapq.heapify(queue.waiters)
         self._let_go(queue)
-        if queue.places:
+        if queue.waiters:
             self._probe_later(store, queue)
 
     def _count(self, store: Store, call: Waiting, now: float) -> None:
@@ -198,10 +198,10 @@ class Patience:
 
     def _let_go(self, queue: _Queue) -> None:
         """Let the call with the earliest deadline try."""
-        while queue.places and queue.tries < MOST_TRIES:
-            place = heapq.heappop(queue.places)
-            if not place.turn.done():
-                place.turn.set_result(True)
+        while queue.waiters and queue.tries < MOST_TRIES:
+            waiter = heapq.heappop(queue.waiters)
+            if not waiter.turn.done():
+                waiter.turn.set_result(True)
                 return
 
 

@@ -73,7 +73,7 @@ class ParkedEvents:
         if not decision.reason.strip():
             raise InvalidField("reason", decision.reason, "the reason for the drop; the journal keeps it")
         client = self._stores[store]
-        only = pb.ListParkedRequest(place=pb.ListParkedRequest.Place(partition=partition, offset=offset))
+        only = pb.ListParkedRequest(position=pb.ListParkedRequest.Position(partition=partition, offset=offset))
         listed = await client.ask(client.replication.ListParked, only, CALL_SECONDS)
         if not listed.parked:
             raise _not_parked(store, partition, offset)

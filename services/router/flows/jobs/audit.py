@@ -53,7 +53,7 @@ _FOR_A_PERSON = frozenset({"DISK_FULL", "NO_SCRATCH", "NOT_HERE", "UNIMPLEMENTED
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class State:
     """Where the audit is."""
 
     snapshot: str
@@ -67,7 +67,7 @@ class Place:
         return json.dumps([self.snapshot, self.after, self.stage]).encode()
 
     @classmethod
-    def decode(cls, checkpoint: bytes) -> Place | None:
+    def decode(cls, checkpoint: bytes) -> State | None:
         return cls(*json.loads(checkpoint)) if checkpoint else None
 
 
@@ -105,65 +105,65 @@ class Audit:
 
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients raise; JobFailed for what only a person can mend."""
-        place = Place.decode(at.checkpoint)
-        if place is None:
+        state = State.decode(at.checkpoint)
+        if state is None:
             # Written down before it is taken: whoever goes on after a crash asks for the same one.
-            return Step(Place(uuid4().hex).encode(), note="takes a snapshot of A")
+            return Step(State(uuid4().hex).encode(), note="takes a snapshot of A")
         wanted = _arguments(at.arguments)
         try:
-            if place.stage == "snapshot":
-                return await self._take(place, wanted)
-            if place.stage == "records":
-                return await self._look(place, wanted, at)
-            return await self._end(place, at)
+            if state.stage == "snapshot":
+                return await self._take(state, wanted)
+            if state.stage == "records":
+                return await self._look(state, wanted, at)
+            return await self._end(state, at)
         except Refused as refused:
             if refused.reason == _GONE:
-                again = Place(uuid4().hex)
+                again = State(uuid4().hex)
                 return Step(again.encode(), done=-at.done, note="A's snapshot was gone: begins anew with another one")
             if refused.reason in _FOR_A_PERSON:
                 raise JobFailed(refused.message) from None
             raise
 
-    async def _take(self, place: Place, wanted: Arguments) -> Step:
+    async def _take(self, state: State, wanted: Arguments) -> Step:
         a = self._stores[Store.A]
-        taken = await a.ask(a.audit.TakeSnapshot, pb.TakeSnapshotRequest(id=place.snapshot), CALL_SECONDS)
+        taken = await a.ask(a.audit.TakeSnapshot, pb.TakeSnapshotRequest(id=state.snapshot), CALL_SECONDS)
         try:
             report = begun(taken, wanted.accept)
         except InvalidField as error:
             raise JobFailed(f"{error.message}; cancel this job and ask for another one") from None
         if not taken.ready:
             share = f"{taken.copied_bytes} of {taken.total_bytes} bytes"
-            return Step(place.encode(), waits=f"A's snapshot is made: {share}", wait_seconds=SNAPSHOT_WAIT_SECONDS)
-        after = replace(place, stage="records")
+            return Step(state.encode(), waits=f"A's snapshot is made: {share}", wait_seconds=SNAPSHOT_WAIT_SECONDS)
+        after = replace(state, stage="records")
         return Step(after.encode(), total=taken.records, note="looks through A's records", report=report.to_json())
 
-    async def _look(self, place: Place, wanted: Arguments, at: Position) -> Step:
+    async def _look(self, state: State, wanted: Arguments, at: Position) -> Step:
         report = AuditReport.from_json(at.report)
         until = self._clock.monotonic() + STEP_SECONDS
         findings: list[Finding] = []
         samples: list[pb.Sample] = []
         done, more = 0, True
         while more and done < at.limit and self._clock.monotonic() < until and _fit(samples):
-            page = await self._page(place, min(PAGE_RECORDS, at.limit - done), wanted.sample_permille)
+            page = await self._page(state, min(PAGE_RECORDS, at.limit - done), wanted.sample_permille)
             findings += [Finding(found.key, found.kind, found.detail) for found in page.findings]
             samples += page.samples
             done, more = done + page.records, page.more
-            place = replace(place, after=page.last or place.after)
+            state = replace(state, after=page.last or state.after)
         findings += await self._try(samples)
         report = looked(report, done, len(samples), findings)
         if not more:
-            place = replace(place, stage="end")
-        return Step(place.encode(), done, total=report.total, note=report.summary, report=report.to_json())
+            state = replace(state, stage="end")
+        return Step(state.encode(), done, total=report.total, note=report.summary, report=report.to_json())
 
-    async def _end(self, place: Place, at: Position) -> Step:
+    async def _end(self, state: State, at: Position) -> Step:
         a = self._stores[Store.A]
-        await a.ask(a.audit.DropSnapshot, pb.DropSnapshotRequest(id=place.snapshot), CALL_SECONDS)
+        await a.ask(a.audit.DropSnapshot, pb.DropSnapshotRequest(id=state.snapshot), CALL_SECONDS)
         report = AuditReport.from_json(at.report)
-        return Step(place.encode(), finished=True, note=f"{report.verdict.value}: {report.summary}")
+        return Step(state.encode(), finished=True, note=f"{report.verdict.value}: {report.summary}")
 
-    async def _page(self, place: Place, limit: int, permille: int) -> pb.AuditRecordsResponse:
+    async def _page(self, state: State, limit: int, permille: int) -> pb.AuditRecordsResponse:
         a = self._stores[Store.A]
-        request = pb.AuditRecordsRequest(id=place.snapshot, after=place.after, limit=limit, sample_permille=permille)
+        request = pb.AuditRecordsRequest(id=state.snapshot, after=state.after, limit=limit, sample_permille=permille)
         page: pb.AuditRecordsResponse = await a.ask(a.audit.AuditRecords, request, CALL_SECONDS)
         return page
 

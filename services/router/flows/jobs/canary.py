@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from libs.clock import Clock
 from libs.errors import InvalidField
 from libs.text import plain
-from services.router.core.canary import Action, CanaryPlan, Place, Seen, begin, decide, parse_plan
+from services.router.core.canary import Action, CanaryPlan, Seen, Walked, begin, decide, parse_plan
 from services.router.core.phase import IllegalMove, Outdated, Setting
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.steering.migration import MAX_REASON_CHARACTERS, Decision, Migration
@@ -120,8 +120,8 @@ class CanaryAuto:
 
     def _decide(self, at: Position, plan: CanaryPlan, walk: Walk, setting: Setting) -> Step:
         gates = self._migration.checked(plan.steps[walk.step].gates, setting)
-        place = Place(walk.step, walk.seconds, walk.samples)
-        following = decide(plan, place, Seen(setting, self._settled(), gates))
+        walked = Walked(walk.step, walk.seconds, walk.samples)
+        following = decide(plan, walked, Seen(setting, self._settled(), gates))
         match following.action:
             case Action.HOLD:
                 return _step(at, plan, walk, _at(plan, walk), waits=following.reason)

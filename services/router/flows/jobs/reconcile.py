@@ -61,7 +61,7 @@ class Ends(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class State:
     """Where a step begins."""
 
     digested: int = 0
@@ -88,7 +88,7 @@ class Place:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
-    def decode(cls, checkpoint: bytes) -> Place:
+    def decode(cls, checkpoint: bytes) -> State:
         if not checkpoint:
             return cls()
         value = json.loads(checkpoint)
@@ -148,35 +148,35 @@ class Reconcile:
 
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients raise, EventLogError."""
-        wanted, place = Wanted.of(at.arguments), Place.decode(at.checkpoint)
+        wanted, state = Wanted.of(at.arguments), State.decode(at.checkpoint)
         findings = Findings.from_json(at.report)
-        if place.believed:
-            return await self._mend(place, findings)
-        if place.digested < BUCKETS:
-            return await self._digest(place, findings, wanted, at.limit)
-        if place.doubts and (not place.differing or len(place.doubts) >= DOUBTS):
-            return await self._look_again(place, findings, wanted)
-        if place.differing:
-            return await self._walk(place, findings, wanted, at.limit)
+        if state.believed:
+            return await self._mend(state, findings)
+        if state.digested < BUCKETS:
+            return await self._digest(state, findings, wanted, at.limit)
+        if state.doubts and (not state.differing or len(state.doubts) >= DOUBTS):
+            return await self._look_again(state, findings, wanted)
+        if state.differing:
+            return await self._walk(state, findings, wanted, at.limit)
         if wanted.corrupt and not findings.named:
             findings.named = "no difference was found of it" + ("" if wanted.deep else "; --deep finds edits by hand")
-        return _step(place, findings, note=_told(findings, wanted.corrupt), finished=True)
+        return _step(state, findings, note=_told(findings, wanted.corrupt), finished=True)
 
-    async def _digest(self, place: Place, findings: Findings, wanted: Wanted, limit: int) -> Step:
-        until = min(BUCKETS, place.digested + min(limit, DEEP_BUCKETS)) if wanted.deep else BUCKETS
-        some = range(place.digested, until) if wanted.deep else ()
+    async def _digest(self, state: State, findings: Findings, wanted: Wanted, limit: int) -> Step:
+        until = min(BUCKETS, state.digested + min(limit, DEEP_BUCKETS)) if wanted.deep else BUCKETS
+        some = range(state.digested, until) if wanted.deep else ()
         found = await self._comparing.digests(some, deep=wanted.deep)
         differing = [pair.bucket for pair in found if not pair.is_equal]
         findings.records += sum(pair.records for pair in found)
         findings.buckets_walked += len(differing)
-        done = until - place.digested - len(differing)
-        place = replace(place, digested=until, differing=(*place.differing, *differing))
-        return _step(place, findings, done, f"{len(place.differing)} buckets differ so far")
+        done = until - state.digested - len(differing)
+        state = replace(state, digested=until, differing=(*state.differing, *differing))
+        return _step(state, findings, done, f"{len(state.differing)} buckets differ so far")
 
-    async def _walk(self, place: Place, findings: Findings, wanted: Wanted, limit: int) -> Step:
+    async def _walk(self, state: State, findings: Findings, wanted: Wanted, limit: int) -> Step:
         """Looks for differing rows until there are enough of them, or it is time."""
         end = self._clock.monotonic() + STEP_SECONDS
-        left, doubts, after = list(place.differing), list(place.doubts), place.after
+        left, doubts, after = list(state.differing), list(state.doubts), state.after
         if not after:
             group = left[: min(limit, BUCKETS_AT_ONCE)]
             # What was on its way when all digests were made has arrived by now, as a rule.
@@ -196,41 +196,41 @@ class Reconcile:
                 left.remove(group.pop(0))
             if self._clock.monotonic() >= end:
                 break
-        done = len(place.differing) - len(left)
-        place = replace(place, differing=tuple(left), after=after, doubts=tuple(doubts))
-        return _step(place, findings, done, f"{len(left)} buckets are still to be looked at")
+        done = len(state.differing) - len(left)
+        state = replace(state, differing=tuple(left), after=after, doubts=tuple(doubts))
+        return _step(state, findings, done, f"{len(left)} buckets are still to be looked at")
 
-    async def _look_again(self, place: Place, findings: Findings, wanted: Wanted) -> Step:
-        ends = place.ends
+    async def _look_again(self, state: State, findings: Findings, wanted: Wanted) -> Step:
+        ends = state.ends
         if ends is None:
-            if waiting := await self._unlogged(place.doubts):
-                return _waiting(place, findings, f"{waiting} changes are not in the log yet")
+            if waiting := await self._unlogged(state.doubts):
+                return _waiting(state, findings, f"{waiting} changes are not in the log yet")
             ends = {part: end for part, (oldest, end) in (await self._log.ends()).items() if end > oldest}
         if behind := await self._behind(ends):
-            return _waiting(replace(place, ends=ends), findings, behind)
-        pairs = dict(await self._comparing.rows([one.key for one in place.doubts]))
+            return _waiting(replace(state, ends=ends), findings, behind)
+        pairs = dict(await self._comparing.rows([one.key for one in state.doubts]))
         believed = [
             second
-            for first in place.doubts
+            for first in state.doubts
             if is_believed(first, second := difference(first.key, pairs[first.key])) and second is not None
         ]
         findings.add(believed, wanted.corrupt)
         mended = tuple(one for one in believed if wanted.mends(one))
-        place = replace(place, doubts=(), ends=None, believed=mended)
-        return _step(place, findings, note=f"{findings.different} records differ so far")
+        state = replace(state, doubts=(), ends=None, believed=mended)
+        return _step(state, findings, note=f"{findings.different} records differ so far")
 
-    async def _mend(self, place: Place, findings: Findings) -> Step:
+    async def _mend(self, state: State, findings: Findings) -> Step:
         for store in Store:
-            keys = [one.key for one in place.believed if one.kind in REPAIRED and one.newer is store.other]
+            keys = [one.key for one in state.believed if one.kind in REPAIRED and one.newer is store.other]
             findings.leave_out((await self._transfer.copy(keys, store)).refused)
-        for one in place.believed:
+        for one in state.believed:
             if one.is_handed_over:
                 # There and back: each way is a change like any other, so the content goes with a higher version.
                 await self._transfer.take([one.key], one.newer.other)
                 await self._transfer.take([one.key], one.newer)
-        pairs = dict(await self._comparing.rows([one.key for one in place.believed]))
-        findings.mended([one for one in place.believed if is_mended(one, pairs[one.key])])
-        return _step(replace(place, believed=()), findings, note=f"{findings.repaired} records are repaired")
+        pairs = dict(await self._comparing.rows([one.key for one in state.believed]))
+        findings.mended([one for one in state.believed if is_mended(one, pairs[one.key])])
+        return _step(replace(state, believed=()), findings, note=f"{findings.repaired} records are repaired")
 
     async def _unlogged(self, doubts: Sequence[Difference]) -> int:
         """How many of the doubted records' newest changes are still in an outbox."""
@@ -259,13 +259,13 @@ class Reconcile:
         return " and ".join(told)
 
 
-def _step(place: Place, findings: Findings, done: int = 0, note: str = "", *, finished: bool = False) -> Step:
-    return Step(place.encode(), done, total=BUCKETS, note=note, finished=finished, report=findings.to_json())
+def _step(state: State, findings: Findings, done: int = 0, note: str = "", *, finished: bool = False) -> Step:
+    return Step(state.encode(), done, total=BUCKETS, note=note, finished=finished, report=findings.to_json())
 
 
-def _waiting(place: Place, findings: Findings, why: str) -> Step:
-    waits = f"{len(place.doubts)} records differ and may be on their way: {why}"
-    return replace(_step(place, findings), waits=waits, wait_seconds=FEED_SECONDS)
+def _waiting(state: State, findings: Findings, why: str) -> Step:
+    waits = f"{len(state.doubts)} records differ and may be on their way: {why}"
+    return replace(_step(state, findings), waits=waits, wait_seconds=FEED_SECONDS)
 
 
 def _told(findings: Findings, corrupt: str) -> str:

@@ -102,7 +102,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class State:
     """A rehearsal's checkpoint."""
 
     stage: str
@@ -126,7 +126,7 @@ class Place:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def decode(cls, checkpoint: bytes) -> Place:
+    def decode(cls, checkpoint: bytes) -> State:
         fields = json.loads(checkpoint)
         return cls(**{**fields, "homes": {int(bucket): store for bucket, store in fields["homes"].items()}})
 
@@ -178,9 +178,9 @@ class Rehearsal:
 
     async def step(self, at: Position) -> Step:
         """Raises ControlUnavailable, Outdated."""
-        place = Place.decode(at.checkpoint) if at.checkpoint else Place("choose", at.run, at.job)
-        if place.run != at.run:
-            return self._ended(place, "the run that measured it has ended; the buckets are sent home", passed=False)
+        state = State.decode(at.checkpoint) if at.checkpoint else State("choose", at.run, at.job)
+        if state.run != at.run:
+            return self._ended(state, "the run that measured it has ended; the buckets are sent home", passed=False)
         stages = {
             "choose": self._choose,
             "begin": self._begin,
@@ -190,13 +190,13 @@ class Rehearsal:
             "count": self._count,
         }
         try:
-            return await stages[place.stage](at, place)
+            return await stages[state.stage](at, state)
         except (ControlUnavailable, Outdated):
             raise
         except BatonError as error:
-            return self._ended(place, error.message or error.reason, passed=False)
+            return self._ended(state, error.message or error.reason, passed=False)
 
-    async def _choose(self, at: Position, place: Place) -> Step:
+    async def _choose(self, at: Position, state: State) -> Step:
         """Buckets that are wholly at one store, those with records before empty ones. Raises RehearsalFailed."""
         wanted = int(at.arguments[BUCKETS_WANTED])
         found = await self._look(range(BUCKETS))
@@ -206,51 +206,51 @@ class Rehearsal:
         random.shuffle(whole)
         whole.sort(key=lambda one: not found[one[0]].records)
         homes = {bucket: store.value for bucket, store in whole[:wanted]}
-        place = replace(place, stage="begin", homes=homes, records=sum(found[bucket].records for bucket in homes))
+        state = replace(state, stage="begin", homes=homes, records=sum(found[bucket].records for bucket in homes))
         # So that every router counts from the first call on.
-        return _step(place, "begins", wait_seconds=self._waits.seen_by_all_seconds)
+        return _step(state, "begins", wait_seconds=self._waits.seen_by_all_seconds)
 
-    async def _begin(self, at: Position, place: Place) -> Step:
+    async def _begin(self, at: Position, state: State) -> Step:
         setting = await self._cache.refresh()
-        if setting.rehearsal != place.buckets:
+        if setting.rehearsal != state.buckets:
             decision = Decision(at.actor, at.reason, setting.generation)
-            await self._migration.begin_rehearsal(decision, place.buckets)
-        return _step(replace(place, stage="there", began=self._clock.monotonic()), "to the other store")
+            await self._migration.begin_rehearsal(decision, state.buckets)
+        return _step(replace(state, stage="there", began=self._clock.monotonic()), "to the other store")
 
-    async def _there(self, at: Position, place: Place) -> Step:
-        seconds = await self._arrived(place, away=True)
+    async def _there(self, at: Position, state: State) -> Step:
+        seconds = await self._arrived(state, away=True)
         if seconds is None:
-            return _step(place, "", wait_seconds=POLL_SECONDS)
-        return _step(replace(place, stage="turn", there_seconds=seconds), "")
+            return _step(state, "", wait_seconds=POLL_SECONDS)
+        return _step(replace(state, stage="turn", there_seconds=seconds), "")
 
-    async def _turn(self, at: Position, place: Place) -> Step:
+    async def _turn(self, at: Position, state: State) -> Step:
         setting = await self._cache.refresh()
         # If somebody has set something else, the buckets go where that says.
-        if setting.rehearsal == place.buckets:
+        if setting.rehearsal == state.buckets:
             await self._migration.end_rehearsal(Decision(at.actor, at.reason, setting.generation))
-        return _step(replace(place, stage="back", began=self._clock.monotonic()), "back home")
+        return _step(replace(state, stage="back", began=self._clock.monotonic()), "back home")
 
-    async def _back(self, at: Position, place: Place) -> Step:
-        seconds = await self._arrived(place, away=False)
+    async def _back(self, at: Position, state: State) -> Step:
+        seconds = await self._arrived(state, away=False)
         if seconds is None:
-            return _step(place, "", wait_seconds=POLL_SECONDS)
-        place = replace(place, stage="count", back_seconds=seconds)
-        return _step(place, "counts", wait_seconds=self._waits.counted_by_all_seconds)
+            return _step(state, "", wait_seconds=POLL_SECONDS)
+        state = replace(state, stage="count", back_seconds=seconds)
+        return _step(state, "counts", wait_seconds=self._waits.counted_by_all_seconds)
 
-    async def _count(self, at: Position, place: Place) -> Step:
-        calls, errors, _ = self._seen(place)
-        way = f"{place.records} records there in {place.there_seconds:.2f} s and back in {place.back_seconds:.2f} s"
-        return self._ended(place, f"{way}, {errors} of {calls} calls failed", passed=not errors)
+    async def _count(self, at: Position, state: State) -> Step:
+        calls, errors, _ = self._seen(state)
+        way = f"{state.records} records there in {state.there_seconds:.2f} s and back in {state.back_seconds:.2f} s"
+        return self._ended(state, f"{way}, {errors} of {calls} calls failed", passed=not errors)
 
-    async def _arrived(self, place: Place, *, away: bool) -> float | None:
+    async def _arrived(self, state: State, *, away: bool) -> float | None:
         """Seconds until all were at the other store, or all at home; None: not all are. Raises RehearsalFailed."""
-        found = await self._look(place.buckets)
-        homes = {bucket: Store(name) for bucket, name in place.homes.items()}
+        found = await self._look(state.buckets)
+        homes = {bucket: Store(name) for bucket, name in state.homes.items()}
         left = sum((where.store is homes[bucket]) is away or where.store is None for bucket, where in found.items())
-        seconds = self._clock.monotonic() - place.began
+        seconds = self._clock.monotonic() - state.began
         if not left:
             return seconds
-        if self._cache.current.rehearsal != (place.buckets if away else ()):
+        if self._cache.current.rehearsal != (state.buckets if away else ()):
             raise RehearsalFailed("the setting was changed meanwhile; the buckets go where it says")
         if seconds > WAY_SECONDS:
             raise RehearsalFailed(f"{left} of {len(found)} buckets had not arrived after {WAY_SECONDS:g} s")
@@ -279,25 +279,25 @@ class Rehearsal:
             found[bucket] = Where(at if here else None, sum(owned[bucket].values()))
         return found
 
-    def _seen(self, place: Place) -> tuple[int, int, int]:
+    def _seen(self, state: State) -> tuple[int, int, int]:
         """Calls, errors and handoffs, at all routers."""
-        counts = [answered for answered in self._answered().values() if answered.watch == place.name]
+        counts = [answered for answered in self._answered().values() if answered.watch == state.name]
         return sum(one.calls for one in counts), sum(one.errors for one in counts), sum(one.handoffs for one in counts)
 
-    def _ended(self, place: Place, note: str, *, passed: bool) -> Step:
-        seen = self._seen(place)
-        result = Result(passed, note, place.buckets, place.records, place.there_seconds, place.back_seconds, *seen)
+    def _ended(self, state: State, note: str, *, passed: bool) -> Step:
+        seen = self._seen(state)
+        result = Result(passed, note, state.buckets, state.records, state.there_seconds, state.back_seconds, *seen)
         words = "passed" if passed else "failed"
         return replace(
-            _step(place, f"{words}: {note}"),
-            done=place.records if passed else 0,
+            _step(state, f"{words}: {note}"),
+            done=state.records if passed else 0,
             finished=True,
             report=result.to_json(),
         )
 
 
-def _step(place: Place, note: str, *, wait_seconds: float = 0.0) -> Step:
-    return Step(place.encode(), total=place.records, note=note, wait_seconds=wait_seconds)
+def _step(state: State, note: str, *, wait_seconds: float = 0.0) -> Step:
+    return Step(state.encode(), total=state.records, note=note, wait_seconds=wait_seconds)
 
 
 class Rehearsals:
@@ -333,8 +333,8 @@ class Rehearsals:
             self._traffic.watch = None
         elif self._traffic.watch is None or not self._traffic.watch.name.startswith(f"{job.id} "):
             checkpoint = (await self._jobs.job(job.id)).checkpoint
-            place = Place.decode(checkpoint) if checkpoint else None
-            self._traffic.watch = Watch(place.name, frozenset(place.homes)) if place and place.homes else None
+            state = State.decode(checkpoint) if checkpoint else None
+            self._traffic.watch = Watch(state.name, frozenset(state.homes)) if state and state.homes else None
 
     async def _send_home(self) -> None:
         """Buckets are away: without a job that somebody runs, nothing else would send them home."""

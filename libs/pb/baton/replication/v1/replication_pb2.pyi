@@ -1473,7 +1473,7 @@ class ListParkedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
-    class Place(_message.Message):
+    class Position(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         PARTITION_FIELD_NUMBER: _builtins.int
@@ -1493,21 +1493,21 @@ class ListParkedRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     LIMIT_FIELD_NUMBER: _builtins.int
-    PLACE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     @_builtins.property
-    def place(self) -> Global___ListParkedRequest.Place:
+    def position(self) -> Global___ListParkedRequest.Position:
         """Return only the event that was at this position in the log."""
 
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
-        place: Global___ListParkedRequest.Place | None = ...,
+        position: Global___ListParkedRequest.Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "place", b"place"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
