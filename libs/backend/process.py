@@ -231,8 +231,8 @@ def _public_doors(
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises the error of a failed part, and WentBack if the database has
-    changed its identity."""
+    """Serve until SIGTERM or SIGINT, then drain. Raises the error of a failed part, and DatabaseReplaced if the
+    database has changed its identity."""
     stop = stop_signal()
     # The task group is outside: loops run while calls are finished, and end when all is drained.
     async with asyncio.TaskGroup() as owned, open_backend(backend, settings) as running:

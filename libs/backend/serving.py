@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from libs.backend.admission import Admission, NotAdmitted, StillReading
 from libs.errors import StoreNotReady, StoreUnavailable
 from libs.store.port import StorePorts
-from libs.store.recovery import FencedAt, WentBack
+from libs.store.recovery import DatabaseReplaced, FencedAt
 from libs.tasks import Loop
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class AdmissionLoop:
         self.loop = Loop("admission_loop", self._check, longest_pause_seconds=CHECK_SECONDS)
         self.set_health: Sequence[Callable[[bool], Awaitable[None]]] = ()
         """Called with whether the store serves."""
-        self._lost: asyncio.Future[WentBack] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[DatabaseReplaced] = asyncio.get_running_loop().create_future()
         """Set if this process cannot go on: the database is not the one that it was started on."""
         self._ports = ports
         self.admission = admission
@@ -157,7 +157,7 @@ class AdmissionLoop:
             self._again = again
             raise
 
-    async def lost_before(self, stop: asyncio.Event) -> WentBack | None:
+    async def lost_before(self, stop: asyncio.Event) -> DatabaseReplaced | None:
         """Wait until this process is stopped or cannot go on, and return why in the second case."""
         stopping = asyncio.create_task(stop.wait())
         self._lost.add_done_callback(lambda _: stopping.cancel())
@@ -171,7 +171,7 @@ class AdmissionLoop:
     async def _check(self, loop: Loop) -> None:
         try:
             fence_reason = (await self._ports.recovery.standing()).fence_reason
-        except WentBack as error:
+        except DatabaseReplaced as error:
             self._serving.stop(error.message)
             await self._report_health(False)
             if not self._lost.done():

@@ -89,7 +89,7 @@ async def reopen(tx: Transaction, *, order: Order | None, seen: Standing | None)
     await tx.count_rows()
     if standing.fence_reason:
         # The store may have gone back in time: places given out before may name other changes by now.
-        await tx.invalidate_places()
+        await tx.invalidate_positions()
 
 
 async def take_order(tx: Transaction, order: Order) -> None:

@@ -38,14 +38,14 @@ class MemorySeizures(EngineSeizures):
         self._state = state
 
     async def conflicts(self, limit: int) -> list[Conflict]:
-        return sorted(self._state.memories.journal.values(), key=lambda one: bool(one.resolution))[:limit]
+        return sorted(self._state.metadata.journal.values(), key=lambda one: bool(one.resolution))[:limit]
 
     async def disputed(self, buckets: Sequence[int] = ()) -> set[int]:
-        memories = self._state.memories
-        return {bucket for bucket in buckets or range(BUCKETS) if memories.disputed(bucket)}
+        metadata = self._state.metadata
+        return {bucket for bucket in buckets or range(BUCKETS) if metadata.disputed(bucket)}
 
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
-        journal = self._state.memories.journal
+        journal = self._state.metadata.journal
         found = journal.get((key, version))
         if found is None or found.resolution or not resolution:
             return False

@@ -26,7 +26,7 @@ from libs.store.window import effects_of, made_by, size_of, windows_of
 
 
 @dataclass
-class Memories:
+class Metadata:
     """What a store keeps beside its records."""
 
     database: str = field(default_factory=lambda: uuid4().hex)
@@ -63,7 +63,7 @@ class MemoryState:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     changes: Changes = field(default_factory=Changes)
-    memories: Memories = field(default_factory=Memories)
+    metadata: Metadata = field(default_factory=Metadata)
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
@@ -75,17 +75,17 @@ class MemoryState:
             self.outbox,
             self.parked,
             self.leases,
-            self.memories.journal,
+            self.metadata.journal,
         )
         kept = [dict(table) for table in tables]
-        bucket_owners, feed, memories = list(self.bucket_owners), self.feed, copy(self.memories)
+        bucket_owners, feed, metadata = list(self.bucket_owners), self.feed, copy(self.metadata)
         try:
             yield
         except BaseException:
             for table, before in zip(tables, kept, strict=True):
                 table.clear()
                 table.update(before)
-            self.bucket_owners[:], self.feed, self.memories = bucket_owners, feed, memories
+            self.bucket_owners[:], self.feed, self.metadata = bucket_owners, feed, metadata
             raise
 
     def find(self, key: str, call: Call | None = None) -> Found:

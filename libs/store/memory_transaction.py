@@ -84,7 +84,7 @@ class MemoryTransaction:
         else:
             fits = (here.version, here.owner) == (before.version, before.owner)
         owner = bucket.owner if before is None else before.owner
-        if not fits or (own and (owner is not self.store or self.state.memories.fence_reason)):
+        if not fits or (own and (owner is not self.store or self.state.metadata.fence_reason)):
             return False
         self.state.counted[bucket_of(key)] += here is None
         self.state.rows[key] = row
@@ -132,7 +132,7 @@ class MemoryTransaction:
             if self.state.bucket_owners[bucket.bucket] != before:
                 raise StartAgain
             self.state.bucket_owners[bucket.bucket] = bucket
-            self.state.memories.changes += 1
+            self.state.metadata.changes += 1
 
     async def depth(self) -> Depth:
         return self.state.depth()
@@ -143,7 +143,7 @@ class MemoryTransaction:
     async def enqueue(self, entries: Sequence[ChangeEntry]) -> None:
         for entry in entries:
             self.state.outbox[entry.key, entry.version] = entry, self.state.seconds
-            self.state.memories.changes += 1
+            self.state.metadata.changes += 1
 
     async def move(self, positions: Sequence[Position]) -> bool:
         feed = self.state.feed
@@ -171,21 +171,21 @@ class MemoryTransaction:
         )
 
     async def disputed(self, bucket: int) -> bool:
-        return self.state.memories.disputed(bucket)
+        return self.state.metadata.disputed(bucket)
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:
         for one in conflicts:
-            self.state.memories.journal.setdefault((one.key, one.version), one)
+            self.state.metadata.journal.setdefault((one.key, one.version), one)
 
     async def fence_reason(self) -> str:
-        return self.state.memories.fence_reason
+        return self.state.metadata.fence_reason
 
     async def standing(self) -> Standing:
         return standing_of(self.state)
 
     async def put_standing(self, standing: Standing) -> None:
-        self.state.memories = replace(
-            self.state.memories,
+        self.state.metadata = replace(
+            self.state.metadata,
             fence_reason=standing.fence_reason,
             order=standing.order,
             fenced_at=standing.fenced_at,
@@ -196,12 +196,12 @@ class MemoryTransaction:
         self.state.counted.clear()
         self.state.counted.update(map(bucket_of, self.state.rows))
 
-    async def invalidate_places(self) -> None:
+    async def invalidate_positions(self) -> None:
         self.state.changes.of = uuid4().hex
 
 
 def standing_of(state: MemoryState) -> Standing:
-    known = state.memories
+    known = state.metadata
     open_ones = sum(not one.resolution for one in known.journal.values())
     now = Identity(known.database, known.changes)
     return Standing(now, known.database, known.fence_reason, known.other, open_ones, known.order, known.fenced_at)

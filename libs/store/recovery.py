@@ -32,7 +32,7 @@ class FencedAnew(BatonError):
     reason = "RECOVERY_OVER"
 
 
-class WentBack(BatonError):
+class DatabaseReplaced(BatonError):
     """The database is not the one that this process was started on: start it again, it will say what to do."""
 
     code = "UNAVAILABLE"

@@ -186,7 +186,7 @@ class SqliteTransaction:
         self._core.check_complete("opening a recovered store")
         count_now(self._connection, self._core.layout.table)
 
-    async def invalidate_places(self) -> None:
+    async def invalidate_positions(self) -> None:
         self._connection.execute("UPDATE change_of SET id = lower(hex(randomblob(8)))")
 
 

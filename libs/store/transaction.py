@@ -208,7 +208,7 @@ class Transaction(Protocol):
         """Take the rows that each bucket has now for all that it should have (`Inspection.missing`)."""
         ...
 
-    async def invalidate_places(self) -> None:
+    async def invalidate_positions(self) -> None:
         """Make every place that a watch may hold unknown (`Watch.since`)."""
         ...
 

@@ -46,7 +46,7 @@ async def put(system: System, isbn: str = "1") -> None:
 def note_conflict(system: System, store: Store, key: str = KEY) -> Version:
     """As a seizure leaves one behind."""
     row = Row(key, Version(0, 7), store.other, Version(0, 7), live=True, payload=b"", schema_version=1)
-    journal = system.ports(store)._state.memories.journal
+    journal = system.ports(store)._state.metadata.journal
     journal[key, row.version] = conflict_of(Record(row, (), store.other, 0.0), Why.LATE)
     return row.version
 

@@ -72,8 +72,8 @@ def content(store: MemoryStore) -> Result:
         "rows": dict(sorted(state.rows.items())),
         "bucket_owners": [one for one in state.bucket_owners if (one.term, one.owner) != (0, A)],
         "served": sorted(state.served),
-        "conflicts": sorted((one.key, one.version, one.why.value) for one in state.memories.journal.values()),
-        "gone": state.memories.fence_reason,
+        "conflicts": sorted((one.key, one.version, one.why.value) for one in state.metadata.journal.values()),
+        "gone": state.metadata.fence_reason,
     }
 
 

@@ -550,7 +550,7 @@ async def test_a_recovery_waits_for_the_row_that_it_names_and_goes_on_when_its_o
 
 
 async def test_conflicts_are_listed_up_to_a_size_and_a_large_one_by_its_size_alone(system: System) -> None:
-    journal = system.ports(A)._state.memories.journal
+    journal = system.ports(A)._state.metadata.journal
     for number, size in enumerate((MAX_EVENT_BYTES + 1, *[400_000] * 8)):
         row = row_of(f"shelves/{number}", (0, 1), B, padding=str(size))
         journal[row.key, row.version] = conflict_of(record_of(row), Why.LATE)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from libs.store.recovery import WentBack
+from libs.store.recovery import DatabaseReplaced
 from services.service_layer.store.postgres_identity import Anchor
 
 
@@ -64,7 +64,7 @@ async def test_a_database_with_less_than_was_known_before_the_question_went_back
     server.changes = 99
     task = await asked(anchor, server)
     server.answer(1)
-    with pytest.raises(WentBack, match="at 99, it was here at 100"):
+    with pytest.raises(DatabaseReplaced, match="at 99, it was here at 100"):
         await task
 
 
@@ -77,5 +77,5 @@ async def test_first_answers_of_two_databases_do_not_pass_for_one() -> None:
     server.answer(0)
     await first
     server.answer(1)
-    with pytest.raises(WentBack, match="elsewhere"):
+    with pytest.raises(DatabaseReplaced, match="elsewhere"):
         await second

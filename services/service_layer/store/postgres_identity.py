@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from libs.store.recovery import Identity, WentBack
+from libs.store.recovery import DatabaseReplaced, Identity
 
 DATABASE = (
     "concat_ws('/', s.id, (SELECT system_identifier FROM pg_control_system()),"
@@ -32,17 +32,17 @@ class Anchor:
     known: Identity | None = None
 
     async def ask(self, connection: Any) -> Identity:
-        """Raises WentBack; foreign exceptions."""
+        """Raises DatabaseReplaced; foreign exceptions."""
         # As it was before the question: answers of several connections may arrive in another order than they were made.
         before = self.known.changes if self.known is not None else 0
         row = await connection.fetchrow(_ASK)
         if row is None:
-            raise WentBack("the database has lost what it knew of itself")
+            raise DatabaseReplaced("the database has lost what it knew of itself")
         found = Identity(row["database"], row["changes"])
         known = self.known
         if known is not None and (found.database != known.database or found.changes < before):
             was = f"{known.database} at {known.changes}"
-            raise WentBack(f"the database is {found.database} at {found.changes}, it was {was}")
+            raise DatabaseReplaced(f"the database is {found.database} at {found.changes}, it was {was}")
         if known is None or found.changes > known.changes:
             self.known = found
         return found

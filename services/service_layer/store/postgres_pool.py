@@ -231,7 +231,7 @@ class Pool:
         return leased
 
     async def _recognise(self, leased: PoolProxiedConnection) -> None:
-        """Of a new connection: where has it come out? Raises WentBack; foreign exceptions."""
+        """Of a new connection: where has it come out? Raises DatabaseReplaced; foreign exceptions."""
         if self._anchor is None or _RECOGNISED in leased.info:
             return
         try:

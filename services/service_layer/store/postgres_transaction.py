@@ -259,7 +259,7 @@ class PostgresTransaction:
     async def count_rows(self) -> None:
         await count_now(self.connection)
 
-    async def invalidate_places(self) -> None:
+    async def invalidate_positions(self) -> None:
         await self.connection.execute("UPDATE standing SET watched = gen_random_uuid()")
 
 
