@@ -19,7 +19,7 @@ from libs.eventlog.port import Event, EventLog
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import recovery_pb2, replication_pb2
 from libs.rpc.channel import Channel
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.control.port import ControlUnavailable
 from services.router.core.jobs import Job
 from services.router.flows.jobs.backfill import ADOPT
@@ -152,7 +152,7 @@ class MortalLog:
 class MortalControl(MemoryControlStore):
     """The control store as a router sees it."""
 
-    def __init__(self, shared: Shared, life: Life) -> None:
+    def __init__(self, shared: MemoryControlState, life: Life) -> None:
         super().__init__(shared)
         self._life = life
 
@@ -235,7 +235,7 @@ class Case:
 
 async def run(case: Case, directory: Path, doom: Doom) -> Result:
     """Run one router after the other until the job has ended. Returns its report and its result."""
-    shared = Shared()
+    shared = MemoryControlState()
     async with case.scene(directory) as scene:
         kind = case.make(scene.stores, scene.log)
         asking = Jobs(MemoryControlStore(shared), [kind], "router-0", CLOCK)
@@ -265,11 +265,11 @@ async def run(case: Case, directory: Path, doom: Doom) -> Result:
         return case.compared({**told, "report": report, **await scene.result()})
 
 
-def _over(life: Life, shared: Shared) -> bool:
+def _over(life: Life, shared: MemoryControlState) -> bool:
     return life.over or not shared.durable[1].state.wants_a_runner
 
 
-def _router(case: Case, scene: Scene, shared: Shared, life: Life, name: str) -> Jobs:
+def _router(case: Case, scene: Scene, shared: MemoryControlState, life: Life, name: str) -> Jobs:
     stores = {store: MortalClient(store, client.channel, life) for store, client in scene.stores.items()}
     kind = case.make(stores, cast(EventLog, MortalLog(scene.log, life)))
     mortal = Mortal(kind, life, case.stage_of, case.limit)

@@ -356,7 +356,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "what_was_found_is_the_gates_evidence_and_an_alert",
         )
         + _KILLED
-        + _in("unit/test_reconcile.py", "two_rows_say_how_they_differ")
+        + _in("unit/test_differences.py", "two_rows_say_how_they_differ")
         + _in("unit/test_alerts.py", "what_is_above_a_limit_fails_the_gate_and_sounds_the_alarm"),
     ),
     "data.validate": Requirement(

@@ -18,7 +18,7 @@ from uuid import uuid4
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.serving import Serving
-from libs.backend.watching import Watching
+from libs.backend.store_watches import StoreWatches
 from libs.backend.write_locks import WriteLocks
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
@@ -81,7 +81,7 @@ class Calls:
         self._watches = [name for name, method in self._methods.items() if method.watch is not None]
         self._schemas = contract.schemas
         self._ports = ports
-        self._watching = Watching(ports)
+        self._watching = StoreWatches(ports)
         self._deps = deps
         self._write_locks = WriteLocks(ports, deps.locks, deps.no_lock_needed)
 

@@ -11,11 +11,11 @@ from pydantic_settings import SettingsConfigDict
 
 from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
-from services.router.core.ledger import LedgerLimits
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import Phase
 from services.router.core.thresholds import Limits, Threshold
 from services.router.core.throttle import ThrottleLimits
+from services.router.core.write_ledger import LedgerLimits
 
 _CONTROL_STORE = re.compile(r"sqlite:///.+|postgresql://\S+|memory:")
 

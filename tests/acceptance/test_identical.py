@@ -28,7 +28,7 @@ from libs.proving.trial.walk import Walk, phase_name
 from libs.proving.trial.world import Size, World
 from libs.rpc.channel import Channel, open_channel
 from libs.sandboxes.schema import METADATA, SCHEMAS
-from services.router.flows.jobs.orders import ASKED
+from services.router.flows.jobs.job_orders import ASKED
 from tests.acceptance.conversations import CONVERSATIONS, Conversation
 from tests.acceptance.old_clients import OldClient
 from tests.acceptance.talk import CANARY_PERMILLE, SERVICE, Talk

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from libs.eventlog.address import open_event_log
-from libs.proving.history.ledger import acknowledged
+from libs.proving.history.consistency import acknowledged
 from libs.proving.trial.load import Load, LoadPlan
 from libs.proving.trial.stores import read_log
 from libs.proving.trial.walk import Walk

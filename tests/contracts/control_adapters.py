@@ -9,7 +9,7 @@ from typing import Protocol
 
 from libs.clock import Clock
 from services.router.control.info import Described
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.control.port import ControlStore, JobRecords, RememberedValues, Reports, Rollbacks
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
@@ -26,7 +26,7 @@ OpenControl = Callable[[Clock | None], AbstractAsyncContextManager[ReportingStor
 
 
 def opener(kind: str, directory: Path, dsn: str) -> OpenControl:
-    shared = Shared()
+    shared = MemoryControlState()
 
     @asynccontextmanager
     async def opened(clock: Clock | None) -> AsyncIterator[ReportingStore]:

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from services.router.control.port import KEPT_JOBS
+from services.router.core.differences import Findings
 from services.router.core.evidence import Evidence
 from services.router.core.gates.data import lag
 from services.router.core.gates.gate import INCONCLUSIVE, PASS
 from services.router.core.jobs import Job, JobState
-from services.router.core.reconcile import Findings
 from services.router.core.thresholds import Limits
 from services.router.flows.jobs.log_gap import GapWatch, gap, open_gap
-from services.router.flows.jobs.reconcile import NAME
+from services.router.flows.jobs.reconcile_job import NAME
 from tests.contracts.control_adapters import OpenControl, ReportingStore
 
 CLEAN = Findings(records=5, found=Counter({"MISSING": 2}), repaired=2).to_json()

@@ -17,7 +17,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2 import GetStatusResponse
 from libs.rpc.errors import reason_of
 from services.router.control.leases import Lease
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.control.port import AUTOMATIC, JournalEntry, LastRollback, Report
 from services.router.core.automatic_rollback import PAUSE, Action
 from services.router.core.gates import Evidence, Limits
@@ -53,7 +53,7 @@ class Views:
 class Router:
     """One router's measurements and automatic rollback, over a shared control store."""
 
-    def __init__(self, name: str, shared: Shared, clock: ManualClock) -> None:
+    def __init__(self, name: str, shared: MemoryControlState, clock: ManualClock) -> None:
         self.clock = clock
         self.control = MemoryControlStore(shared, clock=clock)
         self.cache = SettingCache(self.control, clock)
@@ -76,7 +76,7 @@ class Routers:
     """Two routers in CUTOVER, and the time that passes for both."""
 
     clock: ManualClock = field(default_factory=ManualClock)
-    shared: Shared = field(default_factory=Shared)
+    shared: MemoryControlState = field(default_factory=MemoryControlState)
 
     def __post_init__(self) -> None:
         self.shared.setting = Setting(generation=5, phase=Phase.CUTOVER)
@@ -368,7 +368,7 @@ async def test_an_interval_that_is_none_is_refused(controlled: ControlledSystem,
 
 
 async def test_what_the_status_shows_is_summed_up_over_all_routers() -> None:
-    shared, clock = Shared(), ManualClock()
+    shared, clock = MemoryControlState(), ManualClock()
     meters = [Meter(), Meter()]
     routers = []
     for number, meter in enumerate(meters, start=1):
@@ -399,7 +399,7 @@ async def test_what_the_status_shows_is_summed_up_over_all_routers() -> None:
 
 async def test_the_report_of_a_router_of_the_release_before_counts_as_far_as_it_goes() -> None:
     clock = ManualClock()
-    mine = Measurement(MemoryControlStore(Shared(), clock=clock), Meter(), "router-1", clock).mine()
+    mine = Measurement(MemoryControlStore(MemoryControlState(), clock=clock), Meter(), "router-1", clock).mine()
     fields = json.loads(mine.to_json())
     for name in ("latencies", "totals", "generation", "clients"):
         del fields[name]

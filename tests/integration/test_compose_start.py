@@ -30,7 +30,7 @@ METRICS = ("9464", "9465", "9466")
 LISTENERS = ("50051", "50052", "50053", "50061", "50062", "50063", "7600", "7680", "7700", *METRICS)
 
 
-class Surroundings:
+class LocalHost:
     """This machine in place of the containers: a port for each listener, a directory for each volume."""
 
     def __init__(self, directory: Path, servers: dict[str, str]) -> None:
@@ -67,14 +67,14 @@ class Surroundings:
 
 
 @pytest.fixture
-def around(tmp_path: Path, kafka: Kafka, redis_server: Redis, postgres_dsn: str) -> Surroundings:
+def around(tmp_path: Path, kafka: Kafka, redis_server: Redis, postgres_dsn: str) -> LocalHost:
     make_secrets(tmp_path / "secrets")
     settings = tmp_path / "secrets/service_layer.toml"
     settings.chmod(0o600)
     settings.write_text(f'database = "{postgres_dsn}"\n')
     # A topic of this test's own, which the first process makes.
     topic = f"kafka://{kafka.bootstrap}/compose.{tmp_path.name}"
-    return Surroundings(
+    return LocalHost(
         tmp_path,
         {"kafka://kafka:9092/sandbox.events.v1": topic, "redis://redis:6379": f"redis://127.0.0.1:{redis_server.port}"},
     )
@@ -103,7 +103,7 @@ def in_order() -> list[Composed]:
 
 
 def test_what_the_file_starts_becomes_healthy_in_its_order_and_ends_in_order(
-    around: Surroundings, started: dict[str, ServerProcess], tmp_path: Path
+    around: LocalHost, started: dict[str, ServerProcess], tmp_path: Path
 ) -> None:
     jobs = set(composed.jobs())
     services = in_order()

@@ -36,11 +36,11 @@ from libs.tasks import Loop
 from services.router.control.memory import MemoryControlStore
 from services.router.flows import jobs as kinds_of_jobs
 from services.router.flows.jobs import canary, rehearsal
-from services.router.flows.jobs import reconcile as flows_reconcile
+from services.router.flows.jobs import reconcile_job as flows_reconcile
 from services.router.flows.jobs import recover as flows_recover
 from services.router.flows.jobs.audit import Audit
 from services.router.flows.jobs.backfill import Backfill
-from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.jobs.reconcile_job import Reconcile
 from services.router.flows.jobs.recover import Recover, Seize
 from services.router.flows.jobs.replay import Replay
 from services.router.flows.jobs.validate import Validate

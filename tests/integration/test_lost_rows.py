@@ -15,7 +15,7 @@ from libs.store.memory_inspection import MemoryInspection
 from libs.store.port import Missing
 from services.router.flows.jobs import recover as flows_recover
 from services.router.flows.jobs.kind import Position
-from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.jobs.reconcile_job import Reconcile
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import Refused
 from tests.contracts.store_adapters import put, word_of

@@ -19,7 +19,7 @@ from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import NEVER, Row, Store, Version, bucket_of
 from libs.tasks import Loop
 from services.router.flows.jobs.kind import JobKind, Position, Step
-from services.router.flows.jobs.reconcile import Reconcile
+from services.router.flows.jobs.reconcile_job import Reconcile
 from services.router.flows.jobs.validate import Validate
 from services.router.flows.moving.transfer import Transfer
 from tests.integration.test_router import lend, put
@@ -233,8 +233,8 @@ def keys_of_one_bucket(count: int) -> list[str]:
 async def test_a_bucket_of_many_pages_and_more_doubts_than_a_checkpoint_holds(
     deep: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.router.flows.jobs.comparing.PAGE_ROWS", 4)
-    monkeypatch.setattr("services.router.flows.jobs.reconcile.DOUBTS", 3)
+    monkeypatch.setattr("services.router.flows.jobs.bucket_comparison.PAGE_ROWS", 4)
+    monkeypatch.setattr("services.router.flows.jobs.reconcile_job.DOUBTS", 3)
     monkeypatch.setattr("libs.backend.comparison.PAGE_ROWS", 3)
     keys = keys_of_one_bucket(24)
     async with stocked(count=0) as system:

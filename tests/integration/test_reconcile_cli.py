@@ -15,13 +15,13 @@ from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from services.router.cli.options import Exit
 from services.router.control.memory import MemoryControlStore
+from services.router.core.differences import Compared, Findings
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState
-from services.router.core.reconcile import Compared, Findings
-from services.router.flows.jobs import reconcile
+from services.router.flows.jobs import reconcile_job
 from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.jobs.kind import Position, Step
-from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.reconcile_schedule import ReconcileSchedule
 from services.router.flows.jobs.runner import Jobs
 from tests.commands import answer, baton
 from tests.integration.test_reconcile import faults, path, rows
@@ -79,7 +79,7 @@ async def test_a_record_that_is_named_and_is_not_corrupt_is_said_to_be_none(
     told = await baton(controlled, "reconcile", "--corrupt", path(number), "--yes")
     said = f"{path(number)} was not mended as CORRUPT: {said}"
     assert said in " ".join(told.stdout.split()), told.stdout
-    job = controlled.flows.jobs.latest(reconcile.NAME)
+    job = controlled.flows.jobs.latest(reconcile_job.NAME)
     assert job is not None and job.note.endswith(said)
 
 
@@ -118,12 +118,12 @@ async def test_an_order_that_is_not_clear_is_refused(
 ) -> None:
     told = await baton(controlled, "reconcile", *arguments)
     assert (told.exit_code, said in told.stderr) == (Exit.USAGE, True), told.stderr
-    assert controlled.flows.jobs.latest(reconcile.NAME) is None
+    assert controlled.flows.jobs.latest(reconcile_job.NAME) is None
 
 
 async def test_a_dry_run_compares_nothing(controlled: ControlledSystem) -> None:
     view = await answer(controlled, "reconcile", "--dry-run")
-    assert view["dry_run"] is True and view["effects"] and controlled.flows.jobs.latest(reconcile.NAME) is None
+    assert view["dry_run"] is True and view["effects"] and controlled.flows.jobs.latest(reconcile_job.NAME) is None
 
 
 async def test_validate_tells_how_far_each_store_is_behind_by_what_the_records_say() -> None:
@@ -168,16 +168,16 @@ class Done:
 
 async def test_the_stores_are_compared_every_few_minutes_from_the_first_backfill_on() -> None:
     clock = ManualClock(SystemClock().now())
-    kinds = (Done(reconcile.NAME, reconcile.NAME), Done("backfill", TO_B))
+    kinds = (Done(reconcile_job.NAME, reconcile_job.NAME), Done("backfill", TO_B))
     jobs = Jobs(MemoryControlStore(), kinds, "router-1", SystemClock())
-    reconciling = Reconciling(jobs, 300.0, clock)
+    reconciling = ReconcileSchedule(jobs, 300.0, clock)
 
     async def runs(seconds: float) -> int:
         """How many there were, so many seconds later."""
         clock.advance(seconds)
         await reconciling.look()
         await eventually(lambda: all(job.state.ended for job in jobs.view))
-        return sum(job.lane == reconcile.NAME for job in jobs.view)
+        return sum(job.lane == reconcile_job.NAME for job in jobs.view)
 
     async with running_loops(jobs.loop):
         assert await runs(10_000.0) == 0
@@ -187,7 +187,7 @@ async def test_the_stores_are_compared_every_few_minutes_from_the_first_backfill
         assert await runs(298.0) == 0
         assert reconciling.evidence(Evidence()).compared is None
         assert await runs(4.0) == 1
-        latest = jobs.latest(reconcile.NAME)
+        latest = jobs.latest(reconcile_job.NAME)
         assert latest is not None and (latest.state, latest.actor) == (JobState.FINISHED, "baton")
         await reconciling.look()
         seen = reconciling.evidence(Evidence()).compared

@@ -19,9 +19,9 @@ from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.store.engine_recovery import conflict_of
 from libs.store.recovery import Identity, Why
 from libs.tasks import Loop
+from services.router.core.differences import Findings
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase
-from services.router.core.reconcile import Findings
 from services.router.flows.feed.conflicts import Conflicts, NoConflict
 from services.router.flows.feed.heartbeat import PositionReporter
 from services.router.flows.jobs import recover as flows_recover

@@ -21,8 +21,8 @@ from services.router.core.measure import Meter
 from services.router.core.phase import IllegalMove, Phase
 from services.router.flows.jobs import canary, rehearsal
 from services.router.flows.jobs.canary import CanaryAuto
+from services.router.flows.jobs.job_orders import JobAction, JobOrders
 from services.router.flows.jobs.kind import JobKind, Position, Step
-from services.router.flows.jobs.orders import JobOrders, Order
 from services.router.flows.jobs.rehearsal import Rehearsal, Result, State
 from services.router.flows.jobs.run import lease_of
 from services.router.flows.jobs.runner import Jobs
@@ -393,12 +393,12 @@ async def test_buckets_of_a_rehearsal_whose_router_died_are_sent_home(
 @pytest.mark.parametrize(
     ("order", "stage", "when"),
     [
-        *((Order.CANCEL, *halt) for halt in HALTS),
-        *((Order.PAUSE, stage, "after") for stage in ("choose", "begin", "turn")),
+        *((JobAction.CANCEL, *halt) for halt in HALTS),
+        *((JobAction.PAUSE, stage, "after") for stage in ("choose", "begin", "turn")),
     ],
 )
 async def test_buckets_of_a_rehearsal_that_a_person_stops_are_sent_home(
-    controlled: ControlledSystem, order: Order, stage: str, when: str
+    controlled: ControlledSystem, order: JobAction, stage: str, when: str
 ) -> None:
     await controlled.put(RECORDS)
     await go_to(controlled, Phase.DUAL_READ)
@@ -411,8 +411,8 @@ async def test_buckets_of_a_rehearsal_that_a_person_stops_are_sent_home(
         await orders.change(BY_ANN, order, job.id, 0.0)
         await everything_is_home(controlled, before)
     assert controlled.flows.evidence(controlled.flows.cache.current).rehearsal_seconds_ago is None
-    if order is Order.PAUSE:
-        await orders.change(BY_ANN, Order.RESUME, job.id, 0.0)
+    if order is JobAction.PAUSE:
+        await orders.change(BY_ANN, JobAction.RESUME, job.id, 0.0)
         assert (await rehearsed(controlled)).passed == (stage == "choose")
         await everything_is_home(controlled, before)
 

@@ -15,7 +15,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.store.memory import MemoryStore
 from libs.tasks import Loop
 from services.router.core.jobs import JobState
-from services.router.flows.jobs import replay_work
+from services.router.flows.jobs import replay_writer
 from tests.system.control import ControlledSystem, running_controlled_system, running_loops
 from tests.waiting import eventually
 
@@ -163,7 +163,7 @@ async def test_a_change_that_waits_in_the_outbox_of_the_store_that_lost_the_row_
 async def test_a_store_that_has_not_read_the_log_to_its_end_confirms_no_owner(
     controlled: ControlledSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_work, "READ_POLLS", 2)
+    monkeypatch.setattr(replay_writer, "READ_POLLS", 2)
     await write(controlled, A, "r1")
     await hand_over(controlled, B)
     await settled(controlled, A, B)

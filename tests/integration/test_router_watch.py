@@ -18,8 +18,8 @@ from libs.ownership.model import Record, Row, Store, Version
 from libs.rpc.errors import reason_of
 from libs.store.port import ExportQuery
 from services.router.core.phase import Phase
-from services.router.flows.calls import watching as router_watching
-from services.router.flows.calls.watching import WatchCall, Watching
+from services.router.flows.calls import watch_streams as router_watching
+from services.router.flows.calls.watch_streams import WatchCall, WatchStreams
 from services.router.flows.steering.migration import Blocked, Decision
 from services.router.flows.stores import StoreClient
 from tests.contracts.pb.toy import shelf_pb2 as pb
@@ -352,7 +352,7 @@ async def test_a_lost_store_is_asked_again_after_pauses_that_grow_and_begin_anew
         await asyncio.sleep(0)
 
     monkeypatch.setattr(router_watching, "asyncio", SimpleNamespace(sleep=sleep, timeout=asyncio.timeout))
-    watches = Watching(system.stores, system.setting, clock, patience_seconds=60.0)
+    watches = WatchStreams(system.stores, system.setting, clock, patience_seconds=60.0)
     call = WatchCall(system.contract.methods["Follow"], pb.FollowOrder(), ())
     async with aclosing(watches.answers(call, Store.A)) as answers:
         await until_all(answers)
@@ -376,7 +376,7 @@ async def test_a_watch_that_ends_ends_its_stream_at_the_store(system: System, mo
 
     a = StoreClient(Store.A, channel, None)
     monkeypatch.setattr(a, "channel", SimpleNamespace(stream_callable=stream_callable))
-    watches = Watching({**system.stores, Store.A: a}, system.setting, ManualClock(), patience_seconds=0.0)
+    watches = WatchStreams({**system.stores, Store.A: a}, system.setting, ManualClock(), patience_seconds=0.0)
     call = WatchCall(system.contract.methods["Follow"], pb.FollowOrder(), ())
     async with aclosing(watches.answers(call, Store.A)) as answers:
         await until_all(answers)

@@ -23,9 +23,9 @@ from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
 from services.router.cli.options import Exit
-from services.router.core.ledger import Loss
 from services.router.core.phase import Phase
-from services.router.flows.calls import ledger
+from services.router.core.write_ledger import Loss
+from services.router.flows.calls import write_auditor
 from tests.commands import answer, baton
 from tests.integration.test_router import go_to, lend, put
 from tests.system.control import ControlledSystem, running_controlled_system
@@ -122,7 +122,7 @@ async def test_while_the_owner_is_away_nothing_is_said_of_its_records() -> None:
 
 async def test_while_one_store_is_away_the_writes_at_the_other_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many wait for the one that is away."""
-    monkeypatch.setattr(ledger, "KEYS", 1)
+    monkeypatch.setattr(write_auditor, "KEYS", 1)
     async with running_system(feeds=False, mover=False) as system:
         await with_a_loan(system)
         await put(system, "2")

@@ -22,7 +22,7 @@ from services.router.control.memory import MemoryControlStore
 from services.router.features import FEATURES, log, steering
 from services.router.features.connections import Connections
 from services.router.features.shared import SharedFlows
-from services.router.flows.jobs.rehearsal import Waits
+from services.router.flows.jobs.rehearsal import PropagationDelays
 from services.router.flows.moving.transfer import Transfer
 from services.router.settings import RouterSettings
 from tests.contracts.pb.toy import shelf_pb2
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
 
 
-QUICK = Waits(seen_by_all_seconds=0.5, counted_by_all_seconds=0.05)
+QUICK = PropagationDelays(seen_by_all_seconds=0.5, counted_by_all_seconds=0.05)
 """For one router in one process."""
 
 

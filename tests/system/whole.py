@@ -32,14 +32,14 @@ from services.router.api.proxy import Proxy
 from services.router.control.memory import MemoryControlStore
 from services.router.core.flags import FlagNames
 from services.router.core.gates import Evidence, GateResult
-from services.router.core.ledger import LedgerLimits
 from services.router.core.phase import LAST_STEP_CONFIRM, Phase, Setting
+from services.router.core.write_ledger import LedgerLimits
 from services.router.flows.calls.forward import Forward, ReadPolicy
-from services.router.flows.calls.ledger import Auditor
 from services.router.flows.calls.listing import Listing
 from services.router.flows.calls.patience import Patience
 from services.router.flows.calls.shadow import Shadow, ShadowLimits
-from services.router.flows.calls.watching import Watching
+from services.router.flows.calls.watch_streams import WatchStreams
+from services.router.flows.calls.write_auditor import Auditor
 from services.router.flows.feed.relay import Relay
 from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.handoff import Handoffs
@@ -199,7 +199,7 @@ async def _serve_calls(
     forward = Forward(stores, handoffs, traffic, clock, options.policy, patience)
     listing = Listing(stores, traffic, options.policy, shadow, clock, patience)
     writes = Background(100, "writes", lambda: patience.writes)
-    watching = Watching(stores, setting, clock, WATCH_PATIENCE_SECONDS)
+    watching = WatchStreams(stores, setting, clock, WATCH_PATIENCE_SECONDS)
     clients = Clients(contract.schemas, clock)
     proxy = Proxy(
         contract,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from libs.ownership.model import Store, Version
 from services.router.core.ages import Behind, Validation
-from services.router.core.reconcile import Look
+from services.router.core.differences import Look
 
 
 def look(written: float | None, revision: int = 1) -> Look:

@@ -21,6 +21,7 @@ from libs.locks.measured import MeasuredLocks
 from libs.proving.servers.ports import free_port
 from libs.telemetry.latency import bucket_of_seconds
 from libs.telemetry.metrics import open_metrics
+from services.router.core.differences import Compared
 from services.router.core.evidence import Evidence
 from services.router.core.gates import GATES, Verdict
 from services.router.core.gates.data import (
@@ -32,11 +33,10 @@ from services.router.core.gates.data import (
     retention_warning,
 )
 from services.router.core.gates.service import GOLDEN_CALLS, GOLDEN_ERRORS, LOCK_WAIT, WRITE_DELTA
-from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
-from services.router.core.reconcile import Compared
 from services.router.core.retention import Risk
 from services.router.core.thresholds import Limits
+from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.steering.measure import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks
 from tests.unit.test_metrics import page

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from libs.backend.watching import FIRST_ROWS, PAGE_ROWS, READS, SLOTS, STEP_BYTES, Watching
+from libs.backend.store_watches import FIRST_ROWS, PAGE_ROWS, READS, SLOTS, STEP_BYTES, StoreWatches
 from libs.clock import ManualClock
 from libs.contract.operations import Watch
 from libs.contract.pages import Filter, Page
@@ -45,7 +45,7 @@ def store() -> MemoryStore:
 async def steps_of(
     store: MemoryStore, position: WatchPosition | None = None, filter_: Filter | None = None
 ) -> AsyncIterator[AsyncIterator[Step]]:
-    steps = Watching(store, heartbeat_seconds=0.05).steps(Watch(filter_ or Filter()), position)
+    steps = StoreWatches(store, heartbeat_seconds=0.05).steps(Watch(filter_ or Filter()), position)
     try:
         async with asyncio.timeout(BOUND_SECONDS):
             yield steps
@@ -93,7 +93,7 @@ async def test_a_record_that_cannot_be_shown_any_more_is_named_as_gone(store: Me
             raise RecordCorrupt(row.key)
         return row.payload
 
-    async with aclosing(Watching(store).steps(Watch(Filter(), item), None)) as steps:
+    async with aclosing(StoreWatches(store).steps(Watch(Filter(), item), None)) as steps:
         await store.transfers.apply([record_of(row_of(KEY, (0, 1), Store.B))])
         heard = await until_synced(steps)
         assert sum(len(step.items) for step in heard) == 1
@@ -178,7 +178,7 @@ class Counted:
 
 async def test_a_write_that_wakes_many_watches_leaves_calls_their_turn(store: MemoryStore) -> None:
     store.records = counted = Counted(store.records)
-    watching = Watching(store)
+    watching = StoreWatches(store)
     steps = [watching.steps(Watch(Filter()), None) for _ in range(3 * READS)]
     try:
         async with asyncio.timeout(BOUND_SECONDS):
@@ -196,7 +196,7 @@ async def test_watches_that_send_hold_so_many_pages_and_no_more(store: MemorySto
     """A caller that takes no answer keeps its slot; the others wait, and read no rows meanwhile."""
     await put(store, KEY, "r1", "one")
     store.records = counted = Counted(store.records)
-    watching = Watching(store)
+    watching = StoreWatches(store)
     steps = [watching.steps(Watch(Filter()), None) for _ in range(SLOTS + 3)]
     firsts = [asyncio.ensure_future(anext(one)) for one in steps]
     try:

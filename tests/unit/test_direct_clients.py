@@ -12,7 +12,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.rpc.clients import Clients
-from services.router.api.watch import add_clients
+from services.router.api.status import add_clients
 from services.router.cli.lines import clients_lines
 from services.router.cli.views import client_view
 from services.router.control.memory import MemoryControlStore

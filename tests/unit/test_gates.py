@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from libs.telemetry.latency import bucket_of_seconds
+from services.router.core.differences import Compared
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, check, not_overridable, worst
 from services.router.core.gates.data import reads_warning, stores_warning
 from services.router.core.gates.service import ERRORS
-from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
-from services.router.core.reconcile import Compared
+from services.router.core.write_ledger import LedgerCounts
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 

@@ -9,7 +9,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.errors import StoreNotReady
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.core.jobs import MAX_CHECKPOINT_BYTES, MAX_REPORT_BYTES, Job, JobState
 from services.router.flows.jobs import run as job_run
 from services.router.flows.jobs import runner as job_runner
@@ -29,7 +29,7 @@ async def test_a_router_runs_so_many_jobs_at_once_and_begins_the_next_when_one_h
 
     monkeypatch.setattr(job_runner, "MAX_JOBS", 2)
     kind = Lanes()
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         for to in "345":
             await jobs.start("count", {"to": to}, "ann")
         await eventually(lambda: [state_of(jobs, f"count-{n}") for n in (1, 2)] == [JobState.RUNNING] * 2)
@@ -49,7 +49,7 @@ async def test_an_order_that_is_given_while_jobs_are_read_stays_in_the_view() ->
             await self.go_on.wait()
             return found
 
-    store = Slow(Shared())
+    store = Slow(MemoryControlState())
     jobs = Jobs(store, [Count()], "router-1", SystemClock())
     await jobs.start("count", {"to": "3"}, "ann")
     store.go_on.clear()
@@ -64,7 +64,7 @@ async def test_an_order_that_is_given_while_jobs_are_read_stays_in_the_view() ->
 async def test_a_step_that_takes_too_long_is_ended_and_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_run, "LONGEST_STEP_SECONDS", 0.05)
     kind = Count()
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "3"}, "ann")
         await eventually(lambda: bool(jobs.view) and "a step took longer than 0.05 s" in jobs.view[0].waits)
         kind.gate.set()
@@ -91,7 +91,7 @@ async def test_the_pauses_of_a_job_that_cannot_go_on_grow_and_begin_anew_after_a
         await asyncio.sleep(0)
 
     monkeypatch.setattr(Run, "_wait", wait)
-    async with running_jobs(Troubled(gate=open_gate()), Shared()) as jobs:
+    async with running_jobs(Troubled(gate=open_gate()), MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "10"}, "ann")
         await finished(jobs)
     assert [pause for pause in pauses if pause] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.1]
@@ -106,7 +106,7 @@ async def test_a_step_may_do_the_units_of_a_quarter_of_a_second_and_at_least_one
             limits.append(at.limit)
             return await super().step(at)
 
-    async with running_jobs(Limited(gate=open_gate()), Shared()) as jobs:
+    async with running_jobs(Limited(gate=open_gate()), MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "1"}, "ann", rate)
         await finished(jobs)
     assert limits == [limit]
@@ -123,7 +123,7 @@ async def test_more_than_can_be_written_down_is_a_defect_of_the_kind() -> None:
         async def step(self, at: Position) -> Step:
             return Step(b"x" * (MAX_CHECKPOINT_BYTES + 1))
 
-    async with running_jobs(Greedy(), Shared()) as jobs:
+    async with running_jobs(Greedy(), MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "1"}, "ann")
         await eventually(lambda: state_of(jobs) is JobState.FAILED)
         assert "a checkpoint of 65537 bytes: at most 65536" in jobs.view[0].note
@@ -131,7 +131,7 @@ async def test_more_than_can_be_written_down_is_a_defect_of_the_kind() -> None:
 
 async def test_only_a_finished_job_of_the_lane_counts_as_its_last_end() -> None:
     kind = Count(gate=open_gate())
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         kind.trouble = JobFailed("it cannot")
         await jobs.start("count", {"to": "3"}, "ann")
         await eventually(lambda: state_of(jobs) is JobState.FAILED)

@@ -12,7 +12,7 @@ import pytest
 
 from libs.clock import SystemClock
 from libs.errors import InvalidField, StoreNotReady
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobRefused, JobState
 from services.router.core.throttle import Load
@@ -144,7 +144,7 @@ def open_gate() -> asyncio.Event:
 
 @asynccontextmanager
 async def running_jobs(
-    kind: Count, shared: Shared, holder: str = "router-1", load: Callable[[], Load] = Load
+    kind: Count, shared: MemoryControlState, holder: str = "router-1", load: Callable[[], Load] = Load
 ) -> AsyncIterator[Jobs]:
     jobs = Jobs(MemoryControlStore(shared), [kind], holder, SystemClock(), load)
     async with running_loops(jobs.loop):
@@ -162,7 +162,7 @@ async def finished(jobs: Jobs) -> Job:
 
 async def test_a_job_goes_step_by_step_to_its_end() -> None:
     kind = Count(gate=open_gate())
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "13"}, "ann")
         job = await finished(jobs)
     assert kind.done == list(range(13))
@@ -178,7 +178,7 @@ async def test_each_step_knows_its_job_by_name_and_number() -> None:
             seen.append((at.job.partition(" ")[0], at.number))
             return await super().step(at)
 
-    async with running_jobs(Known(gate=open_gate()), Shared()) as jobs:
+    async with running_jobs(Known(gate=open_gate()), MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "1"}, "ann")
         await eventually(lambda: state_of(jobs, "count-1") is JobState.FINISHED)
         await jobs.start("count", {"to": "2"}, "ann")
@@ -188,7 +188,7 @@ async def test_each_step_knows_its_job_by_name_and_number() -> None:
 
 async def test_what_cannot_be_had_now_is_waited_for_and_said() -> None:
     kind = Count(gate=open_gate(), trouble=StoreNotReady("B is being repaired"))
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "3"}, "ann")
         await eventually(lambda: jobs.view[0].waits == "B is being repaired")
         assert state_of(jobs) is JobState.RUNNING
@@ -205,7 +205,7 @@ async def test_what_cannot_be_had_now_is_waited_for_and_said() -> None:
 )
 async def test_a_job_that_cannot_go_on_waits_for_a_person(trouble: Exception, note: str) -> None:
     kind = Count(gate=open_gate())
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         kind.trouble = trouble
         await jobs.start("count", {"to": "3"}, "ann")
         await eventually(lambda: state_of(jobs) is JobState.FAILED)
@@ -218,7 +218,7 @@ async def test_a_job_that_cannot_go_on_waits_for_a_person(trouble: Exception, no
 
 async def test_a_step_under_way_is_still_written_down_when_its_job_is_paused() -> None:
     kind = Count()
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "20"}, "ann")
         await eventually(lambda: state_of(jobs) is JobState.RUNNING)
         assert (await jobs.pause("count-1", "ben")).state is JobState.PAUSED
@@ -234,7 +234,7 @@ async def test_a_step_under_way_is_still_written_down_when_its_job_is_paused() -
 
 async def test_a_step_under_way_is_ended_when_its_job_is_cancelled() -> None:
     kind = Count()
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "20"}, "ann")
         await eventually(lambda: state_of(jobs) is JobState.RUNNING)
         await jobs.cancel("count-1", "ben")
@@ -245,7 +245,7 @@ async def test_a_step_under_way_is_ended_when_its_job_is_cancelled() -> None:
 
 async def test_a_rate_is_kept_and_tuned_while_the_job_waits_for_its_turn() -> None:
     kind = Count(gate=open_gate())
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "500"}, "ann", rate=1.0)
         await eventually(lambda: jobs.view[0].done == 1)
         await jobs.tune("count-1", 0.0)
@@ -259,7 +259,7 @@ async def test_a_step_that_did_more_than_its_share_is_paid_for_unless_the_rate_i
             return await super().step(replace(at, limit=100))
 
     kind = Eager(gate=open_gate(), at_most=100)
-    async with running_jobs(kind, Shared()) as jobs:
+    async with running_jobs(kind, MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "300"}, "ann", rate=1.0)
         await eventually(lambda: jobs.view[0].done == 100)
         await jobs.tune("count-1", 0.0)
@@ -270,7 +270,7 @@ async def test_a_step_that_did_more_than_its_share_is_paid_for_unless_the_rate_i
 async def test_live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so() -> None:
     kind = Count(gate=open_gate())
     load = Load(lag_seconds=99.0)
-    async with running_jobs(kind, Shared(), load=lambda: load) as jobs:
+    async with running_jobs(kind, MemoryControlState(), load=lambda: load) as jobs:
         await jobs.start("count", {"to": "3000"}, "ann")
         await eventually(lambda: jobs.view[0].waits == "slowed down to 100/s: lag 99.0 s is above 10 s")
         assert state_of(jobs) is JobState.RUNNING
@@ -279,7 +279,7 @@ async def test_live_traffic_that_suffers_slows_a_job_down_and_the_job_says_so() 
 
 
 async def test_one_router_runs_a_job_and_the_next_one_goes_on_with_it() -> None:
-    shared, kind = Shared(), Count()
+    shared, kind = MemoryControlState(), Count()
     async with running_jobs(kind, shared) as one:
         await one.start("count", {"to": "8"}, "ann")
         await eventually(lambda: state_of(one) is JobState.RUNNING)
@@ -306,14 +306,14 @@ class FirstReport(Count):
 
 
 async def test_a_step_without_a_report_keeps_the_one_before() -> None:
-    async with running_jobs(FirstReport(gate=open_gate()), Shared()) as jobs:
+    async with running_jobs(FirstReport(gate=open_gate()), MemoryControlState()) as jobs:
         await jobs.start("count", {"to": "10"}, "ann")
         await finished(jobs)
         assert (await jobs.job("count-1")).report == '{"last": 5}'
 
 
 async def test_a_run_whose_lease_another_router_has_ends_before_that_one_has_claimed_the_job() -> None:
-    shared, slow = Shared(), Count()
+    shared, slow = MemoryControlState(), Count()
     async with running_jobs(slow, shared) as one:
         await one.start("count", {"to": "9"}, "ann")
         await eventually(lambda: state_of(one) is JobState.RUNNING)
@@ -325,7 +325,7 @@ async def test_a_run_whose_lease_another_router_has_ends_before_that_one_has_cla
 
 
 async def test_a_run_that_lost_its_job_writes_nothing_down() -> None:
-    shared, slow, quick = Shared(), Count(), Count(gate=open_gate())
+    shared, slow, quick = MemoryControlState(), Count(), Count(gate=open_gate())
     store = MemoryControlStore(shared)
     async with running_jobs(slow, shared) as one:
         await one.start("count", {"to": "9"}, "ann")
@@ -362,7 +362,7 @@ class Mortal(Count):
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_job_whose_routers_die_at_random_ends_with_the_same_result(seed: int) -> None:
-    shared, chance, kinds = Shared(), random.Random(seed), list[Mortal]()
+    shared, chance, kinds = MemoryControlState(), random.Random(seed), list[Mortal]()
     asking = Jobs(MemoryControlStore(shared), [Count()], "router-0", SystemClock())
     await asking.start("count", {"to": "100"}, "ann")
     while shared.durable[1].state is not JobState.FINISHED:
@@ -377,7 +377,7 @@ async def test_a_job_whose_routers_die_at_random_ends_with_the_same_result(seed:
 
 
 async def test_a_control_store_that_is_away_stops_no_job_for_good() -> None:
-    shared, kind = Shared(), Count(gate=open_gate(), at_most=1)
+    shared, kind = MemoryControlState(), Count(gate=open_gate(), at_most=1)
     store = MemoryControlStore(shared)
     jobs = Jobs(store, [kind], "router-1", SystemClock())
     async with running_loops(jobs.loop):

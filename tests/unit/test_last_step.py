@@ -7,14 +7,14 @@ import pytest
 from libs.clock import Age, ManualClock
 from services.router.core.attention import clock_warning
 from services.router.core.audit import AuditReport
+from services.router.core.differences import Findings
 from services.router.core.evidence import Evidence
 from services.router.core.gates import Verdict, check
 from services.router.core.jobs import Job, JobState
 from services.router.core.measure import ShadowCounts
-from services.router.core.reconcile import Findings
 from services.router.flows.jobs import audit, rehearsal
 from services.router.flows.jobs.backfill import TO_B
-from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.reconcile_schedule import ReconcileSchedule
 
 DAY = 86400.0
 
@@ -53,7 +53,7 @@ async def test_a_comparison_is_put_off_by_no_clock_that_has_jumped(days: float) 
     ended = clock.now() + 86400 * days
     done = Job("backfill", TO_B, "ann", {}, id="backfill-1", state=JobState.FINISHED, ended_seconds=ended)
     jobs = Known(done)
-    reconciling = Reconciling(jobs, 900.0, clock)  # type: ignore[arg-type]
+    reconciling = ReconcileSchedule(jobs, 900.0, clock)  # type: ignore[arg-type]
     await reconciling.look()
     assert jobs.started == (days < 0)
     clock.advance(900.0)
@@ -72,7 +72,7 @@ async def test_evidence_that_is_dated_in_the_future_is_of_no_known_age(days: flo
     rehearsed = replace(done, lane=rehearsal.NAME, id="rehearsal-1", report=rehearsal.Result(True, "").to_json())
     jobs = Known(audited, compared, rehearsed)
     last_audit = audit.LastAudit(jobs, clock)  # type: ignore[arg-type]
-    stores = Reconciling(jobs, 0.0, clock)  # type: ignore[arg-type]
+    stores = ReconcileSchedule(jobs, 0.0, clock)  # type: ignore[arg-type]
     await last_audit.look()
     await stores.look()
     rehearsals = rehearsal.Rehearsals(jobs, None, None, None, clock)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ async def test_a_clock_that_is_set_back_makes_no_evidence_younger() -> None:
     compared = replace(done, lane="reconcile", id="reconcile-1", report=Findings(records=7).to_json())
     jobs = Known(audited, compared)
     last_audit = audit.LastAudit(jobs, clock)  # type: ignore[arg-type]
-    stores = Reconciling(jobs, 0.0, clock)  # type: ignore[arg-type]
+    stores = ReconcileSchedule(jobs, 0.0, clock)  # type: ignore[arg-type]
     await last_audit.look()
     await stores.look()
     for elapsed, ahead in ((0.0, 0.0), (3 * DAY, -2 * DAY), (5 * DAY, -2 * DAY), (0.0, 0.0), (0.0, -9 * DAY)):
@@ -122,7 +122,7 @@ async def test_evidence_grows_old_from_the_first_look_at_it() -> None:
         replace(done, lane="reconcile", id="reconcile-1", report=Findings(records=7).to_json()),
     )
     last_audit = audit.LastAudit(jobs, clock)  # type: ignore[arg-type]
-    stores = Reconciling(jobs, 0.0, clock)  # type: ignore[arg-type]
+    stores = ReconcileSchedule(jobs, 0.0, clock)  # type: ignore[arg-type]
     await last_audit.look()
     await stores.look()
     clock.advance(8 * DAY)

@@ -12,7 +12,7 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse, Locks, Outbox
-from services.router.control.memory import MemoryControlStore, Shared
+from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.control.port import ControlUnavailable, JournalEntry
 from services.router.core.phase import Phase, Setting, advance, next_phase
 from services.router.flows.steering.observe import (
@@ -51,18 +51,18 @@ def test_a_long_backlog_keeps_its_oldest_sight_and_stays_small() -> None:
     assert len(backlog.seen[0]) <= 1000
 
 
-def cached(shared: Shared, clock: ManualClock) -> tuple[SettingCache, MemoryControlStore]:
+def cached(shared: MemoryControlState, clock: ManualClock) -> tuple[SettingCache, MemoryControlStore]:
     control = MemoryControlStore(shared, clock=clock)
     return SettingCache(control, clock), control
 
 
 async def test_before_the_first_answer_everything_goes_to_a_and_is_stale() -> None:
-    cache, _ = cached(Shared(), ManualClock())
+    cache, _ = cached(MemoryControlState(), ManualClock())
     assert (cache.current, cache.stale) == (Setting(), True)
 
 
 async def test_the_last_good_setting_is_kept_and_marked_stale_while_the_control_store_is_away() -> None:
-    cache, control = cached(Shared(), ManualClock())
+    cache, control = cached(MemoryControlState(), ManualClock())
     setting = await cache.refresh()
     assert cache.stale is False
     control.reachable = False
@@ -76,14 +76,14 @@ async def test_the_last_good_setting_is_kept_and_marked_stale_while_the_control_
 
 async def test_a_setting_that_nobody_confirmed_for_long_is_stale() -> None:
     clock = ManualClock()
-    cache, _ = cached(Shared(), clock)
+    cache, _ = cached(MemoryControlState(), clock)
     await cache.refresh()
     clock.advance(STALE_SETTING_SECONDS + 0.1)
     assert cache.stale is True
 
 
 async def test_who_waits_for_a_change_is_woken_by_it() -> None:
-    shared, clock = Shared(), ManualClock()
+    shared, clock = MemoryControlState(), ManualClock()
     cache, control = cached(shared, clock)
     before = await cache.refresh()
     waiting = asyncio.create_task(cache.changed(before, 10.0))
@@ -96,7 +96,7 @@ async def test_who_waits_for_a_change_is_woken_by_it() -> None:
 
 
 async def test_what_was_committed_here_is_taken_up_at_once_but_never_goes_back() -> None:
-    cache, _ = cached(Shared(), ManualClock())
+    cache, _ = cached(MemoryControlState(), ManualClock())
     await cache.take(Setting(generation=5, phase=Phase.SHADOW))
     await cache.take(Setting(generation=4))
     assert cache.current.phase is Phase.SHADOW

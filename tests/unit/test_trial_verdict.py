@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from libs.ownership.model import BUCKETS
+from libs.proving.history.consistency import LogEvent, Served
 from libs.proving.history.history import Answer, Call, HistoryWriter, Outcome
-from libs.proving.history.ledger import LogEvent, Served
 from libs.proving.trial.evidence import Evidence, StoreContent
 from libs.proving.trial.requests import INITIAL_VALUE
 from libs.proving.trial.stores import Held

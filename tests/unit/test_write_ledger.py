@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.ownership.model import Store, Version
-from services.router.core.ledger import (
+from services.router.core.write_ledger import (
     Acknowledged,
     Ledger,
     LedgerCounts,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from libs.eventlog.port import EventLog
+from libs.proving.history.consistency import LogEvent, Served
 from libs.proving.history.history import Call, read_history
-from libs.proving.history.ledger import LogEvent, Served
 from libs.proving.trial.stores import Held, Reader, read_log
 
 EVENTS_FILE = "events.jsonl"

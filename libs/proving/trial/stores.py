@@ -19,7 +19,7 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
-from libs.proving.history.ledger import LogEvent, Row, Served
+from libs.proving.history.consistency import LogEvent, Row, Served
 from libs.proving.trial.errors import TrialFailed
 from libs.proving.trial.requests import value_of
 from libs.rpc import metadata

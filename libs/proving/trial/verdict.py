@@ -13,8 +13,8 @@ from typing import Any
 
 from libs.ownership.model import BUCKETS
 from libs.proving.history import linearizability
+from libs.proving.history.consistency import Findings, Tally, audit
 from libs.proving.history.history import WRITES, Call, HistoryError, Outcome
-from libs.proving.history.ledger import Findings, Tally, audit
 from libs.proving.history.linearizability import Report
 from libs.proving.history.operations import State, Status
 from libs.proving.trial.evidence import Evidence, StoreContent

@@ -9,12 +9,12 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import known, timestamp
 from services.router.core.jobs import Job, JobState, check_actor
-from services.router.flows.jobs.orders import JobOrders, Order
+from services.router.flows.jobs.job_orders import JobAction, JobOrders
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.steering.migration import Decision, Migration
 
 _STATES = {state: pb.Job.State.Value(f"STATE_{state.value}") for state in JobState}
-_ORDERS = {pb.ChangeJobRequest.Action.Value(f"ACTION_{order.name}"): order for order in Order}
+_ORDERS = {pb.ChangeJobRequest.Action.Value(f"ACTION_{order.name}"): order for order in JobAction}
 
 
 class JobMethods:

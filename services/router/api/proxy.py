@@ -21,14 +21,14 @@ from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.server import RawService
 from libs.tasks import Background
-from services.router.api.watching import Watches
+from services.router.api.watch_methods import WatchMethods
 from services.router.core.phase import Phase, Setting
 from services.router.core.plan import Target, target
 from services.router.flows.calls.forward import MARGIN_SECONDS, ClientCall, Forward
-from services.router.flows.calls.ledger import Auditor
 from services.router.flows.calls.listing import ListCall, Listing
 from services.router.flows.calls.shadow import Shadow
-from services.router.flows.calls.watching import Watching
+from services.router.flows.calls.watch_streams import WatchStreams
+from services.router.flows.calls.write_auditor import Auditor
 from services.router.flows.steering_view import Steering
 from services.router.flows.stores import Answer, Refused
 from services.router.flows.traffic import Traffic
@@ -57,7 +57,7 @@ class Proxy:
     ledger: Auditor
     logged: frozenset[Phase] = frozenset()
     """Phases that answer a write only once its event is in the log."""
-    watching: Watching = field(kw_only=True)
+    watching: WatchStreams = field(kw_only=True)
     clients: Clients = field(kw_only=True)
     """Clients of old schema versions."""
 
@@ -65,7 +65,7 @@ class Proxy:
         """The service to register at the public listener."""
         methods = self.contract.methods.items()
         once = {name: self._handler(method) for name, method in methods if method.watch is None}
-        watches = Watches(self.contract, self.watching, self.traffic, self.clients)
+        watches = WatchMethods(self.contract, self.watching, self.traffic, self.clients)
         streams = {name: watches.handler(method, self._begins(method)) for name, method in methods if method.watch}
         return RawService(self.contract.service, once, streams)
 

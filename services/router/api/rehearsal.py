@@ -9,7 +9,7 @@ from services.router.api.messages import known, timestamp
 from services.router.core.canary import parse_plan
 from services.router.core.jobs import Job
 from services.router.flows.jobs import canary, rehearsal
-from services.router.flows.jobs.orders import JobOrders, Order
+from services.router.flows.jobs.job_orders import JobAction, JobOrders
 from services.router.flows.jobs.rehearsal import Rehearsals
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.steering.migration import Decision, Migration
@@ -37,7 +37,7 @@ class RehearsalMethods:
         job = await jobs.under_way(canary.NAME)
         if job is None:
             return pb.StopCanaryAutoResponse(progress=_walk(jobs.latest(canary.NAME)))
-        job = await self._orders.change(decision, Order.CANCEL, job.id, 0.0)
+        job = await self._orders.change(decision, JobAction.CANCEL, job.id, 0.0)
         return pb.StopCanaryAutoResponse(progress=_walk(job), job=job_to_pb(job, jobs))
 
     async def StartRehearsal(  # noqa: N802

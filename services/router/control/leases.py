@@ -22,7 +22,7 @@ class Lease(NamedTuple):
 
 
 @dataclass(slots=True)
-class Sightings:
+class LeaseObservations:
     """What one process has seen of others' leases."""
 
     clock: Clock

@@ -9,7 +9,7 @@ from uuid import uuid4
 from libs.clock import Clock, SystemClock
 from services.router.control.codec import job_id
 from services.router.control.info import ControlInfo
-from services.router.control.leases import Lease, Sightings
+from services.router.control.leases import Lease, LeaseObservations
 from services.router.control.port import (
     AUTOMATIC,
     KEPT_JOBS,
@@ -24,7 +24,7 @@ from services.router.core.jobs import Job, JobUnderWay
 from services.router.core.phase import Setting
 
 
-class Shared:
+class MemoryControlState:
     """What several `MemoryControlStore`s share, as several routers share a database."""
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Shared:
 class MemoryControlStore:
     """A `ControlStore` in memory. While `reachable` is False every call raises ControlUnavailable."""
 
-    def __init__(self, shared: Shared | None = None, *, clock: Clock | None = None) -> None:
+    def __init__(self, shared: MemoryControlState | None = None, *, clock: Clock | None = None) -> None:
         self.reachable = True
-        self._shared = shared or Shared()
+        self._shared = shared or MemoryControlState()
         self._clock = clock or SystemClock()
-        self._sightings = Sightings(self._clock)
+        self._sightings = LeaseObservations(self._clock)
 
     async def load(self) -> Setting:
         self._check()

@@ -22,7 +22,7 @@ from services.router.control.codec import (
     setting_to_json,
 )
 from services.router.control.info import ControlInfo
-from services.router.control.leases import Lease, Sightings
+from services.router.control.leases import Lease, LeaseObservations
 from services.router.control.port import (
     AUTOMATIC,
     REPORT_KEPT_TURNS,
@@ -108,7 +108,7 @@ class PostgresControlStore:
         parts = urlsplit(self._dsn)
         self._where = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
         self._clock = clock
-        self._sightings = Sightings(clock)
+        self._sightings = LeaseObservations(clock)
         self._free: list[_Connection] = []
         self._turns = asyncio.Semaphore(_CONNECTIONS)
         self._left: set[asyncio.Task[Any]] = set()

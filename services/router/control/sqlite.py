@@ -22,7 +22,7 @@ from services.router.control.codec import (
     setting_to_json,
 )
 from services.router.control.info import ControlInfo
-from services.router.control.leases import Lease, Sightings
+from services.router.control.leases import Lease, LeaseObservations
 from services.router.control.port import (
     AUTOMATIC,
     REPORT_KEPT_TURNS,
@@ -85,7 +85,7 @@ class SqliteControlStore:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._sightings = Sightings(clock)
+        self._sightings = LeaseObservations(clock)
 
     def __repr__(self) -> str:
         return f"<SqliteControlStore {self._database!r}>"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from libs.telemetry.latency import P99, bucket_edges, bucket_of_seconds
-from services.router.core.reconcile import Pair
+from services.router.core.differences import Pair
 
 
 @dataclass(slots=True)

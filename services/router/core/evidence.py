@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.telemetry.latency import Histogram
-from services.router.core.ledger import LedgerCounts
+from services.router.core.differences import Compared
 from services.router.core.measure import Counts, Parity, ShadowCounts
-from services.router.core.reconcile import Compared
 from services.router.core.retention import Risk
+from services.router.core.write_ledger import LedgerCounts
 
 
 @dataclass(frozen=True, slots=True)

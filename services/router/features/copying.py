@@ -5,8 +5,8 @@ from __future__ import annotations
 from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.jobs.audit import Audit, LastAudit
 from services.router.flows.jobs.backfill import Backfill
-from services.router.flows.jobs.reconcile import Reconcile
-from services.router.flows.jobs.reconcile_schedule import Reconciling
+from services.router.flows.jobs.reconcile_job import Reconcile
+from services.router.flows.jobs.reconcile_schedule import ReconcileSchedule
 from services.router.flows.jobs.replay import Replay
 from services.router.flows.jobs.validate import Validate
 
@@ -23,7 +23,7 @@ def backfill(flows: SharedFlows) -> Feature:
 
 def reconcile(flows: SharedFlows) -> Feature:
     connections = flows.connections
-    schedule = Reconciling(flows.jobs, flows.settings.reconcile_seconds, flows.clock)
+    schedule = ReconcileSchedule(flows.jobs, flows.settings.reconcile_seconds, flows.clock)
     kind = Reconcile(connections.stores, flows.transfer, connections.event_log, flows.clock)
     return Feature(kinds=[kind], loops=[schedule.loop], evidence=schedule.evidence)
 

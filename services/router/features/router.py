@@ -22,11 +22,11 @@ from services.router.features import FEATURES
 from services.router.features.connections import Connections, open_connections
 from services.router.features.shared import SharedFlows
 from services.router.flows.calls.forward import Forward, ReadPolicy
-from services.router.flows.calls.ledger import Auditor
 from services.router.flows.calls.listing import Listing
 from services.router.flows.calls.patience import Patience
 from services.router.flows.calls.shadow import Shadow
-from services.router.flows.calls.watching import Watching
+from services.router.flows.calls.watch_streams import WatchStreams
+from services.router.flows.calls.write_auditor import Auditor
 from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.handoff import Handoffs
 from services.router.flows.moving.mover import Mover
@@ -122,7 +122,7 @@ def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
         flows.shadow,
         flows.auditor,
         settings.logged_phases,
-        watching=Watching(stores, cache, clock, settings.watch_patience_seconds),
+        watching=WatchStreams(stores, cache, clock, settings.watch_patience_seconds),
         clients=flows.clients,
     )
 

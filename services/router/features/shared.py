@@ -16,12 +16,12 @@ from libs.rpc.server import TypedService
 from libs.tasks import Loop
 from services.router.api.control import PhaseMethods, control_service
 from services.router.api.jobs import JobMethods
-from services.router.api.watch import MoverView, StatusMethods
+from services.router.api.status import MoverView, StatusMethods
 from services.router.core.gates import Evidence
 from services.router.core.phase import Setting
 from services.router.features.connections import Connections
-from services.router.flows.calls.ledger import Auditor
 from services.router.flows.calls.shadow import Shadow
+from services.router.flows.calls.write_auditor import Auditor
 from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.jobs.kind import JobKind
 from services.router.flows.jobs.runner import Jobs

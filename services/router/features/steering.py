@@ -5,18 +5,18 @@ from __future__ import annotations
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
-from services.router.api.ledger import LedgerMethods
 from services.router.api.limits import LimitMethods
+from services.router.api.lost_writes import LedgerMethods
 from services.router.api.messages import PHASE_NUMBERS
 from services.router.api.probe import ProbeMethods
 from services.router.api.rehearsal import RehearsalMethods, add_rehearsal, add_walk
 from services.router.api.shadow import ShadowMethods
-from services.router.api.watch import add_automatic_rollback, add_phase
+from services.router.api.status import add_automatic_rollback, add_phase
 from services.router.core.phase import Phase
 from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.calls.explain import Explainer
 from services.router.flows.jobs.canary import CanaryAuto
-from services.router.flows.jobs.rehearsal import USUAL_WAITS, Rehearsal, Rehearsals, Waits
+from services.router.flows.jobs.rehearsal import DEFAULT_DELAYS, PropagationDelays, Rehearsal, Rehearsals
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Doctor
@@ -37,7 +37,7 @@ def canary_auto(flows: SharedFlows) -> Feature:
     return Feature(kinds=[kind], status=lambda answer: add_walk(answer, flows.jobs))
 
 
-def rehearsal(flows: SharedFlows, waits: Waits = USUAL_WAITS) -> Feature:
+def rehearsal(flows: SharedFlows, waits: PropagationDelays = DEFAULT_DELAYS) -> Feature:
     """Send live buckets to the other store and back."""
     connections, clock = flows.connections, flows.clock
     kind = Rehearsal(connections.stores, flows.migration, connections.cache, flows.measurement.answered, clock, waits)

@@ -125,7 +125,7 @@ class JobKind(Protocol):
 
 
 @runtime_checkable
-class Asking(Protocol):
+class ArgumentCheck(Protocol):
     """A kind that has to ask somebody whether what it is asked for makes sense."""
 
     async def check(self, arguments: Mapping[str, str]) -> None:

@@ -19,10 +19,10 @@ from libs.errors import BatonError
 from libs.tasks import Loop
 from services.router.control.codec import number_of_job
 from services.router.control.port import JobRecords, RememberedValues
+from services.router.core.differences import Findings
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import Job, JobState
-from services.router.core.reconcile import Findings
-from services.router.flows.jobs.reconcile import NAME
+from services.router.flows.jobs.reconcile_job import NAME
 
 OPENED = "log gap opened"
 CLOSED = "log gap closed"

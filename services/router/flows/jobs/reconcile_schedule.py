@@ -8,19 +8,19 @@ from dataclasses import replace
 from libs.clock import Clock
 from libs.tasks import Loop
 from services.router.control.codec import number_of_job
+from services.router.core.differences import Compared, Findings
 from services.router.core.evidence import Evidence
 from services.router.core.jobs import JobState
-from services.router.core.reconcile import Compared, Findings
 from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.jobs.last_report import LastReport
-from services.router.flows.jobs.reconcile import NAME
+from services.router.flows.jobs.reconcile_job import NAME
 from services.router.flows.jobs.runner import Jobs
 
 INTERVAL_SECONDS = 1.0
 ACTOR = "baton"
 
 
-class Reconciling:
+class ReconcileSchedule:
     """`loop` is the caller's to run."""
 
     def __init__(self, jobs: Jobs, interval_seconds: float, clock: Clock) -> None:

@@ -31,7 +31,7 @@ from services.router.control.info import Described
 from services.router.flows.jobs.backfill import Backfill
 from services.router.flows.jobs.kind import JobFailed, Position, Step
 from services.router.flows.jobs.log_gap import GapRecords, GapStands, gap
-from services.router.flows.jobs.seizing import CALL_SECONDS, SEIZE_BUCKETS, Seizing, Told
+from services.router.flows.jobs.seizure import CALL_SECONDS, SEIZE_BUCKETS, BucketTerm, Seizure
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import Away, Stores
 
@@ -169,7 +169,7 @@ class _Job(ABC):
             raise JobFailed(f"{text}, then resume this job; or cancel it and accept their loss: --accept-gap")
         control = (await self._control.info()).id
         order = Order(state.epoch or 0, at.number, STAGES.index(state.stage), control, at.job)
-        seizing = Seizing(self._stores, self._event_log, self._clock, _store(at.arguments), order)
+        seizing = Seizure(self._stores, self._event_log, self._clock, _store(at.arguments), order)
         if state.epoch is None:
             kept = await self._kept(seizing)
             epoch = kept.epoch if kept is not None else 0
@@ -183,7 +183,7 @@ class _Job(ABC):
     async def _gap(self, arguments: Mapping[str, str]) -> str:
         return "" if arguments.get(ACCEPT_GAP) or arguments.get(RECHECK) else await gap(self._control)
 
-    async def _kept(self, seizing: Seizing) -> Order | None:
+    async def _kept(self, seizing: Seizure) -> Order | None:
         """The highest order that a store has taken."""
         kept: Order | None = None
         for client in (seizing.seizer, seizing.lost):
@@ -192,7 +192,7 @@ class _Job(ABC):
                 kept = higher(kept, order_from_pb(standing.order) if standing.HasField("order") else None)
         return kept
 
-    async def _plan(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _plan(self, state: _State, seizing: Seizure, at: Position) -> Step:
         """Which buckets, in which terms. Written down before the log is told: whoever tells it again says the same,
         also when the lost store has heard of these terms by then."""
         share, stake = await seizing.share()
@@ -205,23 +205,23 @@ class _Job(ABC):
         note = f"seizes {stake.buckets} buckets: {stake.records} records, and {stake.bucket_owners} buckets' new ones"
         return _step(after, note=note)
 
-    async def _tell(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _tell(self, state: _State, seizing: Seizure, at: Position) -> Step:
         """From here on no start of the lost store can miss it."""
-        await seizing.tell_log([Told(*one) for one in state.told])
+        await seizing.tell_log([BucketTerm(*one) for one in state.told])
         ends = {str(part): end for part, end in (await seizing.ends()).items()}
         return _step(replace(state, stage="seize", ends=ends))
 
-    async def _seize(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _seize(self, state: _State, seizing: Seizure, at: Position) -> Step:
         if unread := await seizing.unread(state.offsets):
             return _wait(state, f"{seizing.seizer.store} has {unread} events to read to the end of the log")
         some = state.told[state.seized : state.seized + SEIZE_BUCKETS]
         if some:
-            refused = await seizing.seize([Told(*one) for one in some], state.offsets)
+            refused = await seizing.seize([BucketTerm(*one) for one in some], state.offsets)
             return _step(replace(state, seized=state.seized + len(some)).with_refused(refused))
         return await self._seized(state, seizing)
 
     @abstractmethod
-    async def _seized(self, state: _State, seizing: Seizing) -> Step:
+    async def _seized(self, state: _State, seizing: Seizure) -> Step:
         """What follows once every bucket was seized or refused."""
 
 
@@ -234,7 +234,7 @@ class Seize(_Job):
 
     name = SEIZE
 
-    async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _fence(self, state: _State, seizing: Seizure, at: Position) -> Step:
         """The lost store must not answer, unless as a gone one."""
         lost = seizing.lost.store
         try:
@@ -245,7 +245,7 @@ class Seize(_Job):
             return _step(state.next("plan"), note=f"{lost} is fenced: {standing.fence_reason}")
         raise JobFailed(f"{lost} answers, and is not fenced: stop all its processes, or bring it back with recover")
 
-    async def _seized(self, state: _State, seizing: Seizing) -> Step:
+    async def _seized(self, state: _State, seizing: Seizure) -> Step:
         return _step(state, note=state.seizures, finished=True)
 
 
@@ -262,7 +262,7 @@ class Recover(_Job):
         self._fenced: dict[str, float] = {}
         """By job: since when, as far as this router knows, its store has been fenced."""
 
-    async def _fence(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _fence(self, state: _State, seizing: Seizure, at: Position) -> Step:
         client, seizer = seizing.lost, seizing.seizer.store
         there = await seizing.standing(seizing.seizer)
         if there.fence_reason:
@@ -280,13 +280,13 @@ class Recover(_Job):
         after = replace(state, stage="drain", fence_reason=gone)
         return _wait(after, f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
 
-    async def _recheck(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _recheck(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost.store
         if gone := await seizing.recheck():
             raise JobFailed(f"{lost} stays fenced: {gone}; cancel this job, then use baton recover without --recheck")
         return _step(state.next("await"), note=f"the evidence against {lost} is gone")
 
-    async def _drain(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _drain(self, state: _State, seizing: Seizure, at: Position) -> Step:
         """What the gone store still has, the log gets; a write that ends later is told as done, and would be lost. So a
         router that goes on for another one, which may have ended before it had waited, waits anew."""
         now = self._clock.monotonic()
@@ -301,22 +301,22 @@ class Recover(_Job):
             note = f"the log refuses {outbox.aside} changes of {seizing.lost.store}: {outbox.aside_first}"
         return _step(state.next("plan"), note=note)
 
-    async def _seized(self, state: _State, seizing: Seizing) -> Step:
+    async def _seized(self, state: _State, seizing: Seizure) -> Step:
         """A bucket that is not seized would come back with the store as it was: so the store waits for all of them."""
         if state.refused:
-            left = [Told(*one) for one in state.told if one[0] in state.refused]
+            left = [BucketTerm(*one) for one in state.told if one[0] in state.refused]
             refused = await seizing.seize(left, state.offsets)
             state = replace(state, refused=(), why="").with_refused(refused)
         if state.refused:
             return _wait(state, state.seizures)
         return _step(state.next("take"), note=state.seizures)
 
-    async def _take(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _take(self, state: _State, seizing: Seizure, at: Position) -> Step:
         await seizing.take_terms(state.offsets)
         after = replace(state, stage="fill", cursor="", filled=0, fill_began=self._clock.now())
         return _step(after, note=f"{seizing.lost.store} has taken the terms")
 
-    async def _fill(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _fill(self, state: _State, seizing: Seizure, at: Position) -> Step:
         to = seizing.lost.store
         position = Position({"to": to.value}, state.cursor.encode(), at.limit, state.filled)
         step = await self._filling.step(position)
@@ -333,12 +333,12 @@ class Recover(_Job):
         late = "" if left <= BOUND_SECONDS else ": LONGER THAN THE BOUND"
         return f"fills {to}: {left / 60:.0f} min left at {rate:.0f} records/s, the bound is 4 h{late}"
 
-    async def _settle(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _settle(self, state: _State, seizing: Seizure, at: Position) -> Step:
         if await seizing.settle(SETTLE_ROWS):
             return _step(state, note="moves what is left to the journal")
         return _step(state.next("compare"))
 
-    async def _compare(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _compare(self, state: _State, seizing: Seizure, at: Position) -> Step:
         """Bucket after bucket: equal, or at least nothing of the seizer is missing and nothing else is there."""
         if state.compared >= BUCKETS:
             return _step(state.next("open"), note="both stores are equal")
@@ -355,7 +355,7 @@ class Recover(_Job):
         answer = await client.ask(client.replication.DigestBuckets, request, CALL_SECONDS)
         return {one.bucket: (one.records, one.digest) for one in answer.buckets}
 
-    async def _missing(self, seizing: Seizing, buckets: list[int]) -> str:
+    async def _missing(self, seizing: Seizure, buckets: list[int]) -> str:
         """What one look at the seizer shows and a later one at the gone store does not, or the other way round."""
         wanted = await self._transfer.envelopes(seizing.seizer.store, buckets)
         found = await self._transfer.envelopes(seizing.lost.store, buckets)
@@ -368,7 +368,7 @@ class Recover(_Job):
             return f"{len(behind)} records have not arrived, {len(more)} are only at {seizing.lost.store}: {named}"
         return ""
 
-    async def _open(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _open(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost
         gone = (await seizing.standing(lost)).fence_reason
         if gone and gone != state.fence_reason:
@@ -376,7 +376,7 @@ class Recover(_Job):
         await seizing.open(state.fence_reason, at.job)
         return _step(state.next("await"))
 
-    async def _await(self, state: _State, seizing: Seizing, at: Position) -> Step:
+    async def _await(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost.store
         standing = await seizing.standing(seizing.lost)
         if not standing.serving:

@@ -57,7 +57,7 @@ ACTOR = "baton"
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class PropagationDelays:
     """How long all routers need; tests, with one router in one process, shorten it."""
 
     seen_by_all_seconds: float = 1.5
@@ -66,7 +66,7 @@ class Waits:
     """Until every router's last counts are in the control store, and were read from there."""
 
 
-USUAL_WAITS = Waits()
+DEFAULT_DELAYS = PropagationDelays()
 
 
 class RehearsalFailed(BatonError):
@@ -131,7 +131,7 @@ class State:
         return cls(**{**fields, "homes": {int(bucket): store for bucket, store in fields["homes"].items()}})
 
 
-class Where(NamedTuple):
+class BucketLocation(NamedTuple):
     """One bucket: the store at which all of it is, else None, and its records."""
 
     store: Store | None
@@ -151,7 +151,7 @@ class Rehearsal:
         cache: SettingCache,
         answered: Callable[[], Mapping[str, Answered]],
         clock: Clock,
-        waits: Waits = USUAL_WAITS,
+        waits: PropagationDelays = DEFAULT_DELAYS,
     ) -> None:
         """`answered`: by router, what it reports to all."""
         self._stores = stores
@@ -256,7 +256,7 @@ class Rehearsal:
             raise RehearsalFailed(f"{left} of {len(found)} buckets had not arrived after {WAY_SECONDS:g} s")
         return None
 
-    async def _look(self, buckets: Sequence[int]) -> dict[int, Where]:
+    async def _look(self, buckets: Sequence[int]) -> dict[int, BucketLocation]:
         """Where these buckets are. Raises Away, Refused."""
         bucket_owners: dict[int, Store] = {}
         owned: dict[int, dict[Store, int]] = {bucket: {} for bucket in buckets}
@@ -276,7 +276,7 @@ class Rehearsal:
         for bucket in buckets:
             at = bucket_owners.get(bucket)
             here = at is not None and not owned[bucket].get(at.other)
-            found[bucket] = Where(at if here else None, sum(owned[bucket].values()))
+            found[bucket] = BucketLocation(at if here else None, sum(owned[bucket].values()))
         return found
 
     def _seen(self, state: State) -> tuple[int, int, int]:

@@ -31,7 +31,7 @@ from services.router.core.retention import parse_start
 from services.router.flows.feed.events import check_name
 from services.router.flows.feed.retention import BeginningGone, look_up
 from services.router.flows.jobs.kind import JobFailed, Position, Step
-from services.router.flows.jobs.replay_work import Counts, Work
+from services.router.flows.jobs.replay_writer import Counts, ReplayWriter
 from services.router.flows.stores import Away, StoreClient, Stores
 
 NAME = "replay"
@@ -48,7 +48,7 @@ AGAIN_SECONDS = 0.1
 
 
 @dataclass(slots=True)
-class _Journey:
+class _Progress:
     """A replay's checkpoint."""
 
     ranges: dict[int, tuple[int, int]]
@@ -77,7 +77,7 @@ class _Journey:
         return json.dumps([list(self.ranges.items()), self.events, self.counts.to_json()]).encode()
 
     @classmethod
-    def decode(cls, checkpoint: bytes) -> _Journey:
+    def decode(cls, checkpoint: bytes) -> _Progress:
         ranges, events, counts = json.loads(checkpoint)
         return cls({partition: (at, end) for partition, (at, end) in ranges}, events, Counts(**counts))
 
@@ -137,8 +137,8 @@ class Replay:
 
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients and the log raise; JobFailed when the log has dropped what comes next."""
-        journey = _Journey.decode(at.checkpoint) if at.checkpoint else await self._begin(at.arguments)
-        work = Work(self._stores, self._log, at.arguments, journey.counts)
+        journey = _Progress.decode(at.checkpoint) if at.checkpoint else await self._begin(at.arguments)
+        work = ReplayWriter(self._stores, self._log, at.arguments, journey.counts)
         began = journey.read
         if journey.left:
             await self._travel(journey, work, at.limit)
@@ -152,14 +152,14 @@ class Replay:
             report=json.dumps({**at.arguments, **counts.to_json()}),
         )
 
-    async def _begin(self, arguments: Mapping[str, str]) -> _Journey:
+    async def _begin(self, arguments: Mapping[str, str]) -> _Progress:
         try:
             window = await look_up(self._log, parse_start(arguments["start"]), arguments.get("name", ""))
         except (BeginningGone, InvalidField) as error:
             raise JobFailed(error.message) from None
-        return _Journey(dict(window.ranges), window.events, Counts())
+        return _Progress(dict(window.ranges), window.events, Counts())
 
-    async def _travel(self, journey: _Journey, work: Work, limit: int) -> None:
+    async def _travel(self, journey: _Progress, work: ReplayWriter, limit: int) -> None:
         """Up to so many events, for about STEP_SECONDS; the next ones are read while the last ones are given away."""
         until, last = self._clock.monotonic() + STEP_SECONDS, journey.read + limit
 
@@ -183,7 +183,7 @@ class Replay:
             raise JobFailed(f"retention was faster than this replay: {error.message}; begin anew, later") from None
 
 
-async def _poll(reader: LogReader, limit: int, journey: _Journey) -> list[Stored]:
+async def _poll(reader: LogReader, limit: int, journey: _Progress) -> list[Stored]:
     found = await reader.poll(limit, POLL_SECONDS)
     if not found:
         places = ", ".join(f"{part}/{at}" for part, (at, _) in journey.left.items())

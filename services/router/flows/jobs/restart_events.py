@@ -17,7 +17,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from services.router.control.codec import number_of_job
 from services.router.core.jobs import Job, JobUnderWay
 from services.router.flows.jobs.log_gap import GapRecords, open_gap
-from services.router.flows.jobs.reconcile import NAME as RECONCILE
+from services.router.flows.jobs.reconcile_job import NAME as RECONCILE
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.stores import Stores

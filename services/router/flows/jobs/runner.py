@@ -13,7 +13,7 @@ from services.router.control.port import ControlUnavailable
 from services.router.core import jobs as rules
 from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.throttle import Load, ThrottleLimits
-from services.router.flows.jobs.kind import Asking, JobKind, log_job
+from services.router.flows.jobs.kind import ArgumentCheck, JobKind, log_job
 from services.router.flows.jobs.run import (
     CANCEL_SECONDS,
     CHANGES,
@@ -102,7 +102,7 @@ class Jobs:
         if known is None:
             raise InvalidField("kind", kind, "one of " + ", ".join(sorted(self._kinds)))
         lane = known.lane(arguments)
-        if isinstance(known, Asking):
+        if isinstance(known, ArgumentCheck):
             await known.check(arguments)
         return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}", reason=reason)
 

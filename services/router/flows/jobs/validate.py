@@ -13,7 +13,7 @@ from libs.clock import Clock
 from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS
 from services.router.core.ages import Validation
-from services.router.flows.jobs.comparing import Comparing
+from services.router.flows.jobs.bucket_comparison import BucketComparison
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.stores import Stores
 
@@ -29,7 +29,7 @@ class Validate:
     unit = "buckets"
 
     def __init__(self, stores: Stores, clock: Clock) -> None:
-        self._comparing = Comparing(stores)
+        self._comparing = BucketComparison(stores)
         self._clock = clock
 
     def lane(self, arguments: Mapping[str, str]) -> str:

@@ -25,11 +25,11 @@ from libs.tasks import Loop
 from libs.telemetry.latency import P99, Histogram, quantile
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
-from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
 from services.router.core.readings import METRICS, Metric
 from services.router.core.thresholds import Limits
 from services.router.core.throttle import Load
+from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.steering.report import MOST_CLIENTS, Measured, OldClient
 from services.router.flows.traffic import Answered, Totals
 

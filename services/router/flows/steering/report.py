@@ -12,8 +12,8 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.rpc.clients import Clients
 from libs.telemetry.latency import Histogram
-from services.router.core.ledger import LedgerCounts
 from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.traffic import Answered, Totals
 
 NO_TOTALS = Totals()

@@ -108,7 +108,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Given:
+class _CallBatch:
     """The events of one call, by what is given for them."""
 
     events: list[Stored] = field(default_factory=list)
@@ -118,7 +118,7 @@ class _Given:
     ownerships: dict[str, list[Stored]] = field(default_factory=dict)
 
 
-class Work:
+class ReplayWriter:
     """What one step does with the events. Raises what the stores' clients and the log raise, NotYetRead, NoProgress."""
 
     def __init__(self, stores: Stores, log: Ends, arguments: Mapping[str, str], counts: Counts) -> None:
@@ -194,10 +194,10 @@ class Work:
         some: Sequence[Stored],
         here: Mapping[str, Claim],
         other: Mapping[str, Claim],
-    ) -> _Given:
+    ) -> _CallBatch:
         """Raises UnreadableRecord, with nothing counted."""
         events = [_claim_of(record) for record in records]
-        given = _Given()
+        given = _CallBatch()
         known = {key: claim.version for key, claim in here.items()}
         for record, stored, event in zip(records, some, events, strict=True):
             there = other.get(record.key)

@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 300
 """Of what is ordered."""
 
 
-class Order(Enum):
+class JobAction(Enum):
     """To a job that is there. The value stands in the journal."""
 
     PAUSE = "job paused"
@@ -44,18 +44,18 @@ class JobOrders:
         await self._note(decision, ASKED, f"{wanted.kind}: {given}" if given else wanted.kind)
         return await self._jobs.add(wanted)
 
-    async def change(self, decision: Decision, order: Order, job_id: str, rate: float) -> Job:
+    async def change(self, decision: Decision, order: JobAction, job_id: str, rate: float) -> Job:
         """`rate`: to tune to."""
         jobs, actor, what = self._jobs, decision.actor, job_id
         job = await jobs.job(job_id)
         match order:
-            case Order.PAUSE:
+            case JobAction.PAUSE:
                 _, done = rules.pause(job, actor), partial(jobs.pause, job_id, actor)
-            case Order.RESUME:
+            case JobAction.RESUME:
                 _, done = rules.resume(job, actor), partial(jobs.resume, job_id, actor)
-            case Order.CANCEL:
+            case JobAction.CANCEL:
                 _, done = rules.cancel(job, actor, 0.0), partial(jobs.cancel, job_id, actor)
-            case Order.TUNE:
+            case JobAction.TUNE:
                 _, done = rules.tune(job, rate), partial(jobs.tune, job_id, rate)
                 what = f"{job_id}: {f'at most {plain(rate)}/s' if rate else 'as fast as traffic allows'}"
         await self._note(decision, order.value, what)

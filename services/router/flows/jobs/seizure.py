@@ -31,14 +31,14 @@ SEIZE_BUCKETS = 16
 """Of one call."""
 
 
-class Told(NamedTuple):
+class BucketTerm(NamedTuple):
     """A bucket, and the term in which it is to be seized."""
 
     bucket: int
     term: int
 
 
-class Stake(NamedTuple):
+class ShareCounts(NamedTuple):
     """What the other store may own, as far as the seizer knows."""
 
     bucket_owners: int
@@ -46,7 +46,7 @@ class Stake(NamedTuple):
     buckets: int
 
 
-class Seizing:
+class Seizure:
     """Of one lost store. Raises what the stores' clients and the log raise. `order`: sent with each order, so that
     a late one is refused."""
 
@@ -68,7 +68,7 @@ class Seizing:
         )
         return answer
 
-    async def share(self) -> tuple[list[BucketOwner], Stake]:
+    async def share(self) -> tuple[list[BucketOwner], ShareCounts]:
         """The buckets of which the lost store may own anything."""
         bucket_owners = await self._bucket_owners()
         client = self.seizer
@@ -76,7 +76,7 @@ class Seizing:
         counts = {one.bucket: (one.records, one.owned) for one in digests.buckets}
         me = client.store
         found = [one for one in bucket_owners if is_share(one, me, *counts.get(one.bucket, (0, 0)))]
-        stake = Stake(
+        stake = ShareCounts(
             sum(one.owner is not me for one in bucket_owners),
             sum(records - owned for records, owned in counts.values()),
             len(found),
@@ -88,13 +88,13 @@ class Seizing:
         answer = await client.ask(client.replication.ListBuckets, rpb.ListBucketsRequest(), CALL_SECONDS)
         return [bucket_from_pb(one) for one in answer.bucket_owners]
 
-    def terms(self, share: Sequence[BucketOwner], terms_there: Mapping[int, int]) -> list[Told]:
+    def terms(self, share: Sequence[BucketOwner], terms_there: Mapping[int, int]) -> list[BucketTerm]:
         """In which to seize. `terms_there`: of the lost store, where it can be asked; new ones are higher than those
         too."""
         me = self.seizer.store
-        return [Told(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
+        return [BucketTerm(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
 
-    async def tell_log(self, told: Sequence[Told]) -> None:
+    async def tell_log(self, told: Sequence[BucketTerm]) -> None:
         if told:
             me = self.seizer.store
             terms = pb.Terms(store=STORE_NUMBERS[me], buckets=_to_pb(told))
@@ -110,7 +110,7 @@ class Seizing:
         read = (await self.status(self.seizer)).feed.next_offsets
         return sum(max(0, end - read[part] if part in read else end) for part, end in ends.items())
 
-    async def seize(self, told: Sequence[Told], ends: Mapping[int, int]) -> dict[int, str]:
+    async def seize(self, told: Sequence[BucketTerm], ends: Mapping[int, int]) -> dict[int, str]:
         """Returns the buckets that cannot be seized as they are, each with the reason."""
         client = self.seizer
         request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends, name_refused=True, order=self._order)
@@ -171,5 +171,5 @@ class Seizing:
         await self.lost.ask(self.lost.recovery.OpenStore, request, CALL_SECONDS)
 
 
-def _to_pb(told: Sequence[Told]) -> list[pb.Terms.Bucket]:
+def _to_pb(told: Sequence[BucketTerm]) -> list[pb.Terms.Bucket]:
     return [pb.Terms.Bucket(bucket=bucket, term=term) for bucket, term in told]

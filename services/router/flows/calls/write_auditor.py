@@ -20,7 +20,7 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
 from libs.tasks import Loop
-from services.router.core.ledger import Acknowledged, Ledger, LedgerLimits, Seen, is_sampled
+from services.router.core.write_ledger import Acknowledged, Ledger, LedgerLimits, Seen, is_sampled
 from services.router.flows.calls.forward import ClientCall
 from services.router.flows.stores import Answer, StoreClient, Stores
 

@@ -6,8 +6,8 @@ from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import timestamp
-from services.router.core.ledger import Finding, LedgerCounts, Loss
-from services.router.flows.calls.ledger import Auditor
+from services.router.core.write_ledger import Finding, LedgerCounts, Loss
+from services.router.flows.calls.write_auditor import Auditor
 
 LOSS_NUMBERS = {loss: pb.LostWrite.Loss.Value(f"LOSS_{loss.value}") for loss in Loss}
 

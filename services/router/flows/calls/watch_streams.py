@@ -75,7 +75,7 @@ class _Search:
         self.store, self.turned = self.store.other, True
 
 
-class Watching:
+class WatchStreams:
     """Raises InvalidField, Refused with a store's own error, and OwnerUnavailable if no store can be watched."""
 
     def __init__(self, stores: Stores, steering: Steering, clock: Clock, patience_seconds: float) -> None:

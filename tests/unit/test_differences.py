@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.ownership.model import NEVER, Store, Version
-from services.router.core.reconcile import (
+from services.router.core.differences import (
     KEPT_DIFFERENCES,
     Difference,
     Findings,

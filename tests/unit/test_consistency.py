@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.proving.history.history import Call, Outcome
-from libs.proving.history.ledger import (
+from libs.proving.history.consistency import (
     MAX_OFFENDERS,
     Acknowledged,
     Findings,
@@ -22,6 +21,7 @@ from libs.proving.history.ledger import (
     lost,
     stale_strict_reads,
 )
+from libs.proving.history.history import Call, Outcome
 
 NAME = "sandboxes/one"
 _numbers = itertools.count()

@@ -3,7 +3,7 @@
 Digests of all buckets come first; what follows looks only at buckets that differ. Their rows are compared, and what
 differs is doubted, no more: it may be on its way. When every change of the doubted records is in the log, and both
 stores have read the log up to there, they are looked at again. What still differs is believed, written down, and then,
-as far as it may be, mended (see `services.router.core.reconcile`).
+as far as it may be, mended (see `services.router.core.differences`).
 
 Everything that a step needs is in its checkpoint, and what was found is written down before anything is mended: a
 router that dies in between changes nothing about the result.
@@ -22,7 +22,7 @@ from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store, Version
 from libs.ownership.wire import version_to_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from services.router.core.reconcile import (
+from services.router.core.differences import (
     REPAIRED,
     Difference,
     Findings,
@@ -33,7 +33,7 @@ from services.router.core.reconcile import (
     is_believed,
     is_mended,
 )
-from services.router.flows.jobs.comparing import Comparing
+from services.router.flows.jobs.bucket_comparison import BucketComparison
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import Stores
@@ -103,7 +103,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReconcileOptions:
     """What the job was asked for."""
 
     repair: bool
@@ -112,7 +112,7 @@ class Wanted:
     """A record that may be mended though it is CORRUPT: what its owner has is right."""
 
     @classmethod
-    def of(cls, arguments: Mapping[str, str]) -> Wanted:
+    def of(cls, arguments: Mapping[str, str]) -> ReconcileOptions:
         """Raises InvalidField."""
         unknown = sorted(set(arguments) - set(NAMES))
         if unknown:
@@ -138,17 +138,17 @@ class Reconcile:
     def __init__(self, stores: Stores, transfer: Transfer, log: Ends, clock: Clock) -> None:
         self._stores = stores
         self._transfer = transfer
-        self._comparing = Comparing(stores)
+        self._comparing = BucketComparison(stores)
         self._log = log
         self._clock = clock
 
     def lane(self, arguments: Mapping[str, str]) -> str:
-        Wanted.of(arguments)
+        ReconcileOptions.of(arguments)
         return NAME
 
     async def step(self, at: Position) -> Step:
         """Raises what the stores' clients raise, EventLogError."""
-        wanted, state = Wanted.of(at.arguments), State.decode(at.checkpoint)
+        wanted, state = ReconcileOptions.of(at.arguments), State.decode(at.checkpoint)
         findings = Findings.from_json(at.report)
         if state.believed:
             return await self._mend(state, findings)
@@ -162,7 +162,7 @@ class Reconcile:
             findings.named = "no difference was found of it" + ("" if wanted.deep else "; --deep finds edits by hand")
         return _step(state, findings, note=_told(findings, wanted.corrupt), finished=True)
 
-    async def _digest(self, state: State, findings: Findings, wanted: Wanted, limit: int) -> Step:
+    async def _digest(self, state: State, findings: Findings, wanted: ReconcileOptions, limit: int) -> Step:
         until = min(BUCKETS, state.digested + min(limit, DEEP_BUCKETS)) if wanted.deep else BUCKETS
         some = range(state.digested, until) if wanted.deep else ()
         found = await self._comparing.digests(some, deep=wanted.deep)
@@ -173,7 +173,7 @@ class Reconcile:
         state = replace(state, digested=until, differing=(*state.differing, *differing))
         return _step(state, findings, done, f"{len(state.differing)} buckets differ so far")
 
-    async def _walk(self, state: State, findings: Findings, wanted: Wanted, limit: int) -> Step:
+    async def _walk(self, state: State, findings: Findings, wanted: ReconcileOptions, limit: int) -> Step:
         """Looks for differing rows until there are enough of them, or it is time."""
         end = self._clock.monotonic() + STEP_SECONDS
         left, doubts, after = list(state.differing), list(state.doubts), state.after
@@ -200,7 +200,7 @@ class Reconcile:
         state = replace(state, differing=tuple(left), after=after, doubts=tuple(doubts))
         return _step(state, findings, done, f"{len(left)} buckets are still to be looked at")
 
-    async def _look_again(self, state: State, findings: Findings, wanted: Wanted) -> Step:
+    async def _look_again(self, state: State, findings: Findings, wanted: ReconcileOptions) -> Step:
         ends = state.ends
         if ends is None:
             if waiting := await self._unlogged(state.doubts):

@@ -14,7 +14,7 @@ from libs.ownership.wire import STORE_NUMBERS, STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.jobs import latest_jobs
-from services.router.api.ledger import counts_to_pb
+from services.router.api.lost_writes import counts_to_pb
 from services.router.api.messages import (
     PHASE_NUMBERS,
     gates_to_pb,

@@ -14,7 +14,7 @@ from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.ownership.wire import store_from_pb, version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from services.router.core.reconcile import Look, Pair
+from services.router.core.differences import Look, Pair
 from services.router.flows.stores import StoreClient, Stores
 
 PAGE_ROWS = 500
@@ -61,7 +61,7 @@ class RowPage:
     """The next page begins after it; "" when there is none."""
 
 
-class Comparing:
+class BucketComparison:
     """Raises what the stores' clients raise, EmptyPage."""
 
     def __init__(self, stores: Stores) -> None:

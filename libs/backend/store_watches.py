@@ -36,7 +36,7 @@ READS = 2
 """Maximum number of concurrent reads among them: a write wakes all watches, and calls must still get their turn."""
 
 
-class Watching:
+class StoreWatches:
     """Watches over one store's ports."""
 
     def __init__(self, ports: StorePorts, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:

@@ -16,15 +16,15 @@ from libs.rpc.caller import read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, pass_on
 from libs.rpc.gate import SlowReader, Stream
-from services.router.flows.calls.watching import WatchCall, Watching
+from services.router.flows.calls.watch_streams import WatchCall, WatchStreams
 from services.router.flows.stores import Metadata, Refused
 from services.router.flows.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
-class Watches:
+class WatchMethods:
     contract: Contract
-    watching: Watching
+    watching: WatchStreams
     traffic: Traffic
     clients: Clients
 
