@@ -17,8 +17,8 @@ _CANCEL_SECONDS = 1.0
 
 
 async def all_or_none(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run everything concurrently and return the results. The first failure cancels the rest and is raised when all
-    have ended."""
+    """Run `work` concurrently and return the results. The first failure cancels the rest and is raised after all have
+    ended."""
     if not work:
         return []
     tasks = [asyncio.create_task(one) for one in work]
@@ -70,7 +70,7 @@ class Background:
             task.add_done_callback(self._retrieve_outcome)
             raise
         finally:
-            # Otherwise an error would hold this frame, the frame the task, and the task the error with all its frames.
+            # Break a cycle: an error holds this frame, the frame the task, and the task the error with all its frames.
             del task
 
     async def drain(self, timeout_seconds: float) -> int:
@@ -91,15 +91,15 @@ class Background:
         """Log the outcome of work whose caller has left."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, BatonError):
-            log.info("%s: work that its caller left ended in %s: %s", self._name, error.reason, error)
+            log.info("%s: work ended with %s after its caller had left: %s", self._name, error.reason, error)
         elif error is not None:
-            log.error("%s: work that its caller left failed", self._name, exc_info=error)
+            log.error("%s: work failed after its caller had left", self._name, exc_info=error)
 
 
 class Loop:
-    """A body that runs again and again. After a failure it pauses; the pause doubles up to a limit.
+    """A body that runs repeatedly. After a failure the loop pauses; the pause doubles up to a limit.
 
-    `trouble`: why the loop does not advance, in words; "" while it does. The body calls `well` when it has advanced.
+    `trouble`: why the loop does not advance, for people; "" while it does. The body calls `well` when it has advanced.
     """
 
     def __init__(
@@ -122,9 +122,9 @@ class Loop:
         return f"<Loop {self.name} failures={self.failures} trouble={self.trouble!r}>"
 
     def well(self) -> None:
-        """Record progress: no trouble, and the next pause is the shortest."""
+        """Record progress: clear `trouble` and reset the pause."""
         if self.trouble:
-            log.info("%s runs again", self.name)
+            log.info("%s has recovered", self.name)
             self.trouble = ""
         self._pause = self._first_pause
 
@@ -155,7 +155,7 @@ class Loop:
         self.failures += 1
         trouble = f"{error.reason}: {error}" if isinstance(error, BatonError) else f"{type(error).__name__}: {error}"
         if not isinstance(error, BatonError | OSError | TimeoutError):
-            log.error("%s failed by a defect", self.name, exc_info=error)
+            log.error("%s failed unexpectedly", self.name, exc_info=error)
         elif trouble != self.trouble:
-            log.warning("%s stands still: %s", self.name, trouble)
+            log.warning("%s does not advance: %s", self.name, trouble)
         self.trouble = trouble

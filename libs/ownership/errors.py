@@ -1,4 +1,4 @@
-"""What the protocol refuses."""
+"""Errors of the ownership protocol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from libs.ownership.model import Found, Store, Version
 
 
 class NotOwner(BatonError):
-    """This store does not own the record: nothing was changed."""
+    """This store does not own the record. Nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "NOT_OWNER"
@@ -30,14 +30,14 @@ class NotOwner(BatonError):
 
 
 class RequestIdReused(BatonError):
-    """This request_id was used before, by another request on this record: make a new one."""
+    """A different request on this record has used this request_id. Generate a new one."""
 
     code = "INVALID_ARGUMENT"
     reason = "REQUEST_ID_REUSED"
 
 
 class OutboxFull(BatonError):
-    """Changes wait to be published and their limit is reached: the log is away or slow; nothing was changed."""
+    """The outbox is full: the event log is unavailable or slow. Nothing was changed."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "OUTBOX_FULL"
@@ -45,14 +45,14 @@ class OutboxFull(BatonError):
 
 
 class RevisionExhausted(BatonError):
-    """The record has the last revision of its term: it can be written again after a seizure of its bucket."""
+    """The record has the last revision of its term. A seizure of its bucket makes it writable again."""
 
     code = "FAILED_PRECONDITION"
     reason = "REVISION_EXHAUSTED"
 
 
 class RecordTooLarge(BatonError):
-    """The record would be larger than an event may be; nothing was changed."""
+    """The record would exceed the maximum size of an event. Nothing was changed."""
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_FIELD"

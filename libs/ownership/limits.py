@@ -1,29 +1,31 @@
-"""Sizes that the protocol relies on. Together they make sure that a record can always be released.
+"""Size limits of the protocol. Together they ensure that every record can be released.
 
-An event must fit the log, and a release carries the served window: so a payload is bounded such that the envelope of a
-full window, without answers, still fits beside it.
+An event must fit the log, and a release carries the served window. So the payload limit leaves room for the envelope
+and for a full window without answers.
 """
 
 MAX_EVENT_BYTES = 512 * 1024
-"""Of a serialized Record: what the log accepts, with room for its headers."""
+"""Maximum size of an event, a serialized Record: the log's limit, less room for headers."""
 
 MAX_ANSWER_BYTES = 16 * 1024
-"""A larger answer of a served request is not kept."""
+"""Maximum size of a served request's answer. A larger answer is not stored."""
 
 SERVED_WINDOW = 64
-"""Served requests of a record that a release carries, the newest ones."""
+"""Number of served requests that a release carries: the record's newest ones."""
 
 RETRY_WINDOW_SECONDS = 600
-"""How long a served request is known at least, in ticks of the store that learned it."""
+"""Minimum time for which a store keeps a served request, measured in the ticks of that store."""
 
 LONGEST_TICK_SECONDS = 2.0
-"""By which a store's ticks grow at once at most. So what is counted from a tick is too short by no more than this."""
+"""Maximum step of a store's ticks. A duration measured from a tick is too short by at most this."""
 
 MAX_REVISION = 2**62 - 1
-"""Of a record in an event, and of a term: no record is changed so often, and a database counts to twice that."""
+"""Maximum revision of a record in an event, and maximum term. No record reaches it by its own changes, and it is half
+of a database's largest integer."""
 
 MAX_STORED_REVISION = 2**63 - 1
-"""As far as a database counts. Only an event that was applied unchecked can have brought one above MAX_REVISION."""
+"""Largest integer of a database. A revision above MAX_REVISION can only come from an event that was applied
+unchecked."""
 
 MAX_KEY_BYTES = 256
 MAX_PRINCIPAL_BYTES = 128
@@ -31,25 +33,26 @@ MAX_REQUEST_ID_BYTES = 36
 REQUEST_HASH_BYTES = 16
 
 MAX_SERVED_BYTES = MAX_PRINCIPAL_BYTES + MAX_REQUEST_ID_BYTES + REQUEST_HASH_BYTES + 64
-"""Of one served request without its answer: its fields, two varints of ten bytes, tags and lengths."""
+"""Maximum size of one served request without its answer: its fields, two varints of ten bytes, tags and lengths."""
 
 MAX_BASES = 16
-"""Seizures of which a record keeps what came before: a migration hardly sees so many losses of a store."""
+"""Number of bases that a record keeps, one per seizure. A migration rarely loses a store so often."""
 
 MAX_BASE_BYTES = 24
-"""Of one on the wire: two varints of ten bytes, tags and a length."""
+"""Maximum size of one base on the wire: two varints of ten bytes, tags and a length."""
 
 MAX_PAYLOAD_BYTES = (
     MAX_EVENT_BYTES - SERVED_WINDOW * MAX_SERVED_BYTES - MAX_BASES * MAX_BASE_BYTES - MAX_KEY_BYTES - 256
 )
-"""So that an event with a full window, without answers, fits."""
+"""Maximum size of a payload whose event fits with a full window without answers."""
 
 MAX_COPY_BYTES = 3 * 1024 * 1024
-"""Of a payload that can be copied to the other store: with envelope and served requests it fits one call. Only an old
-program can have left a payload above MAX_PAYLOAD_BYTES; up to this size the other store can hold a replica of it."""
+"""Maximum size of a payload that can be copied to the other store: with envelope and served requests it fits one call.
+A payload above MAX_PAYLOAD_BYTES can only come from the old program. Up to this size, the other store can hold a
+replica of it."""
 
 RELEASE_ANSWER_BYTES = 1024 * 1024
-"""A release of many keys stops when its answer has reached this size."""
+"""Size of the answer at which a release of many keys stops."""
 
 RELEASE_ENVELOPE_BYTES = 256
-"""Of a release's event beside what its row and its served requests take in the store."""
+"""Size of a release's event, less the stored size of its row and its served requests."""

@@ -1,4 +1,4 @@
-"""The words of the ownership protocol, as values. No I/O, no clock; everything is frozen."""
+"""The values of the ownership protocol. Frozen, without I/O or a clock."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ class Store(StrEnum):
 
 
 class Version(NamedTuple):
-    """Of a record. Compared by term, then by revision; a term begins only with a seizure."""
+    """Version of a record. Versions compare by term, then by revision. Only a seizure begins a new term."""
 
     term: int
     revision: int
 
     @property
     def etag(self) -> str:
-        """The etag of the write that made this version."""
+        """Etag of a write that made this version."""
         return f'"{self.term}-{self.revision}"'
 
 
 NEVER = Version(0, 0)
-"""Before any version."""
+"""Version of a record that was never written, lower than every other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A request that has had its one effect on a record."""
+    """A request whose effect was committed."""
 
     principal: str
     request_id: str
     request_hash: bytes
     version: Version
-    """The version that the request made."""
+    """The version that the request's effect made."""
     answer: bytes | None
-    """The serialized answer; None when it was too large to keep (`limits.MAX_ANSWER_BYTES`) or had to make room."""
+    """The serialized answer. None if it was larger than `limits.MAX_ANSWER_BYTES` or was dropped from a full event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record as one store has it: live, deleted (a tombstone), or never created (a stub: no payload)."""
+    """A record in one store: live, deleted (a tombstone), or never created (a stub, without payload)."""
 
     key: str
     version: Version
@@ -66,27 +66,27 @@ class Row:
     payload: bytes
     schema_version: int
     bases: tuple[Version, ...] = ()
-    """Its versions before the seizures that it went through, oldest first."""
+    """Versions that the record had before each of its seizures, oldest first."""
     lease_seconds: float = field(default=0.0, compare=False)
-    """For a write: how long this store has known the lease that the payload shows, in its ticks. It never travels."""
+    """For a write: time since this store first saw the lease in the payload, measured in its ticks. Not replicated."""
 
     @property
     def digest(self) -> int:
-        """64 bits over what both stores must agree on: key, version, owner, payload."""
+        """64-bit digest of key, version, owner and payload, which must be equal at both stores."""
         content = blake2b(self.payload, digest_size=16).digest()
         head = f"{self.key}\0{self.version.term}\0{self.version.revision}\0{self.owner}\0".encode()
         return int.from_bytes(blake2b(head + content, digest_size=8).digest(), "big")
 
     @property
     def envelope_digest(self) -> int:
-        """64 bits over the rest that both stores must agree on: what a rule or a client sees beside the payload."""
+        """64-bit digest of the other fields that must be equal at both stores: those that a rule or a client reads."""
         rest = (self.key, *self.write_version, int(self.live), self.schema_version, *self.bases)
         return int.from_bytes(blake2b(repr(rest).encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)
 class BucketOwner:
-    """Who owns the records of one bucket that do not exist yet."""
+    """The store that may create records in a bucket. The version grows with each change of the owner."""
 
     bucket: int
     term: int
@@ -96,7 +96,7 @@ class BucketOwner:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The state of one key in one statement: its row, the owner of its bucket, and the request if it was served."""
+    """The state of one key at one moment: its row, the owner of its bucket, and the request if it was served."""
 
     key: str
     row: Row | None
@@ -114,19 +114,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row on its way to the other store, with the requests it has served (newest last)."""
+    """A row on its way to the other store, with the record's served requests (newest last)."""
 
     row: Row
     served: tuple[Served, ...]
     origin: Store
     """The store that made this version."""
     made_seconds: float
-    """When, in UNIX seconds of that store's clock. For measuring lag; nothing is ordered by it."""
+    """Time at which `origin` made it, in UNIX seconds of that store's clock. Used to measure lag, never for order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A client's write on its way to a store: all that the protocol needs to know of it."""
+    """The fields of a client's write that the protocol uses."""
 
     key: str
     principal: str
@@ -135,7 +135,7 @@ class Call:
     traceparent: str = ""
 
     def __post_init__(self) -> None:
-        """Raises InvalidField: what is remembered of a call must fit an event (see `limits`)."""
+        """Raises InvalidField if a field is empty or would not fit an event (see `limits`)."""
         for name, value, most in (
             ("key", self.key, MAX_KEY_BYTES),
             ("principal", self.principal, MAX_PRINCIPAL_BYTES),
@@ -147,10 +147,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer without a change: the request was served before, or it asks for a check only.
+    """An answer without a change: the request was served before, or it only asks for a check.
 
-    A write that has nothing to change still makes a version. If its request were not stored as served, an earlier
-    attempt of the same request could have its effect after the retry was answered.
+    A write that changes no field still makes a version. If its request were not stored as served, an earlier attempt
+    of the same request could take effect after the retry was answered.
     """
 
     answer: bytes
@@ -159,7 +159,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A change to commit: row, served request and event, all or none."""
+    """A change to commit. Row, served request and event are committed together or not at all."""
 
     row: Row
     served: Served
@@ -171,43 +171,45 @@ class Changed:
 
 
 Decide = Callable[[Found], Changed | Answered]
-"""Decide on a write from what was found of its key. May be called more than once and must not have effects."""
+"""Decides on a write from the state of its key. It may run more than once and must not have side effects."""
 
 
 class Outcome(Enum):
-    """Of a release, for one key."""
+    """The outcome of a release for one key."""
 
     RELEASE = "release"
-    """Owned here: commit the row in `Release.row`."""
+    """This store owns the record: commit the row in `Release.row`."""
     RELEASED = "released"
-    """Given up before, or never owned here: return the row in `Release.row` as it is."""
+    """This store does not own the record: return the row in `Release.row` as it is."""
     ABSENT = "absent"
-    """There is no record, its bucket owner is owned here and was not asked for."""
+    """There is no record. This store owns the bucket, and `create` was False."""
     NOT_OWNED = "not owned"
-    """There is no record here and its bucket owner is owned elsewhere."""
+    """There is no record here, and the other store owns the bucket."""
     TOO_LARGE = "too large"
-    """Owned here, and larger than an event may be: it stays until its owner has made it smaller or deleted it."""
+    """This store owns the record, but it exceeds the maximum size of an event: it stays until it is made smaller or
+    deleted."""
     EXHAUSTED = "exhausted"
-    """Owned here, with the last revision that a database counts to: it stays until a seizure restarts the revision."""
+    """This store owns the record, but its revision is a database's largest integer: it stays until a seizure restarts
+    the revision."""
 
 
 def visible(row: Row | None, bucket_owner: BucketOwner) -> Row | None:
-    """Return the row unless its term is below its bucket's: such a row is hidden until the seizer's row replaces it."""
+    """Return the row, or None if it is hidden: its term is below its bucket's (see `terms`)."""
     return row if row is not None and row.version.term >= bucket_owner.term else None
 
 
 def bases_text(bases: Sequence[Version]) -> str:
-    """Encode bases for a database's column: "0.12 2.31"."""
+    """Encode bases for a database column: "0.12 2.31"."""
     return " ".join(f"{term}.{revision}" for term, revision in bases) if bases else ""
 
 
 def bases_of(text: str | None) -> tuple[Version, ...]:
-    """Decode `bases_text`; a column that is NULL or empty gives no bases."""
+    """Decode `bases_text`. A column that is NULL or empty decodes to no bases."""
     if not text:
         return ()
     return tuple(Version(*map(int, base.split("."))) for base in text.split(" "))
 
 
 def bucket_of(key: str) -> int:
-    """The bucket of a key, 0 to 1023: the unit of canary, of bucket owner and of digests."""
+    """The bucket of a key, 0 to 1023. Canary, bucket owners and digests work by bucket."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % BUCKETS

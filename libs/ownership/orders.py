@@ -1,11 +1,13 @@
-"""Orders of a recovery: which one is late. Pure.
+"""Orders of a recovery, and which of them are late. Pure.
 
-A recovery is a job that any router runs, so a router that was paused may send an order when the job has ended, or when
-a later one has begun. Each order carries its job's number and stage, which only grow. Both stores keep the highest
-order that they took; a store that starts takes the higher one of the two, since its own database may be a restored one.
+A recovery is a job that any router may run. A router that was paused may send an order after the job has ended, or
+after a later recovery has begun. So each order carries the number and the stage of its job, and both only grow. Both
+stores keep the highest order that they have taken. A store that starts adopts the higher of the two, because its own
+database may be a restored one.
 
-Numbers of different control stores say nothing of each other. So orders of another control store than the one that is
-kept are refused, until a person adopts it: that begins a new epoch, which is above all numbers of the former one.
+Job numbers of different control stores are not comparable. So a store refuses the orders of another control store
+until a person adopts that control store. The adoption begins a new epoch, which ranks above every number of the former
+control store.
 """
 
 from __future__ import annotations
@@ -17,34 +19,34 @@ from libs.errors import BatonError
 
 
 class LateOrder(BatonError):
-    """A later order of a recovery was taken already: nothing was changed."""
+    """The store has already taken a later order of a recovery. Nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "RECOVERY_OVER"
 
 
 class ForeignControl(BatonError):
-    """The order comes from another control store than the one that this store follows: nothing was changed."""
+    """The order comes from another control store than the one that this store follows. Nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "FOREIGN_CONTROL"
 
 
 class Order(NamedTuple):
-    """Compared by epoch, number and stage."""
+    """An order of a recovery. Orders compare by `rank`."""
 
     epoch: int
-    """Grows when another control store is adopted."""
+    """Grows with each adoption of another control store."""
     number: int
-    """Of the job."""
+    """Number of the job."""
     stage: int
-    """Of the job's stages, in their order."""
+    """Number of the job's stage. Later stages have higher numbers."""
     control: str
     """Id of the control store that keeps the job."""
     job: str
 
     @property
-    def place(self) -> tuple[int, int, int]:
+    def rank(self) -> tuple[int, int, int]:
         return self.epoch, self.number, self.stage
 
     def __str__(self) -> str:
@@ -52,30 +54,31 @@ class Order(NamedTuple):
 
 
 def check_order(kept: Order | None, order: Order | None) -> None:
-    """Whether a store that keeps `kept` takes the order. None: an earlier release sends no numbers.
+    """Check that a store whose highest order is `kept` may take the order. None: a router of an earlier release sent
+    no number.
 
     Raises LateOrder, ForeignControl.
     """
     if kept is None:
         return
     if order is None:
-        raise LateOrder(f"the order has no number, and the store has taken one of {kept}: update the router")
+        raise LateOrder(f"the order has no number, but the store has taken an order of {kept}: update the router")
     if order.control != kept.control and order.epoch <= kept.epoch:
         raise ForeignControl(
-            f"the order is of {order}, the store follows {kept}: if that control store is lost, use"
+            f"the order comes from {order}, but the store follows {kept}: if that control store is lost, use"
             " baton recover --adopt-control"
         )
-    if order.place < kept.place:
+    if order.rank < kept.rank:
         raise LateOrder(
             f"the order of {order} is late: the store has taken a later one, of {kept}. If the control store was"
-            f" restored from a backup, order it again until its number is above {kept.number}"
+            f" restored from a backup, start the recovery again until the job's number is above {kept.number}"
         )
 
 
 def higher(one: Order | None, other: Order | None) -> Order | None:
     if one is None or other is None:
         return one or other
-    return max(one, other, key=lambda order: order.place)
+    return max(one, other, key=lambda order: order.rank)
 
 
 def order_text(order: Order | None) -> str:

@@ -1,50 +1,53 @@
-"""Who may change a record: the rules of the ownership protocol, as pure functions.
+"""The rules of the ownership protocol: which store may change a record. Pure functions.
 
-Two stores hold the same records, and traffic moves between them per record, at any moment. One rule keeps every write:
+Two stores hold the same records, and traffic moves between them at any moment, record by record. One rule keeps every
+write:
 
-    Flags are hints. Rows decide. A store accepts a write to a record only if its own row, in the same transaction,
-    says that it owns the record.
+    Flags are hints. Rows decide. A store accepts a write to a record only if its own row, read in the same
+    transaction, names this store as the owner.
 
-From it follows everything here:
+The rest follows from it:
 
-* A record moves by a release at its owner and an adopt at the other store. A release is a change like any other: it
-  raises the version and makes an event. So from the moment it commits nobody owns the record, until the version that
-  it made has arrived at the new owner; and it arrives by the handoff or by the log, whichever is faster.
-* Apply is a join on versions: the higher one stays. Order, repetition and lateness of what arrives are harmless,
-  because a version is made once, by the one store that owned the record then.
-* Records that do not exist have an owner too, by bucket (`BucketOwner`), else two stores could create one name.
-* A request that was served is remembered with the record and travels with it: a retry is recognised wherever the
-  record is by then. A store may learn of a request before the record that shows its effect arrives, or instead of it,
-  if the owner is lost. So a request counts as done only where its effect is in the row (`done`). Elsewhere the owner
-  runs it, and any other store answers NOT_OWNER.
+* A record moves by a release at its owner and an apply at the other store. A release is a change like any other: it
+  raises the version and makes an event. From its commit until the released version reaches the new owner, no store
+  owns the record. Both the handoff and the log carry that version; the first to arrive completes the move.
+* Apply is a join on versions: the higher version stays. Each version is made once, by the store that owned the record
+  at the time. So events may arrive late, repeatedly and in any order.
+* A record that does not exist has an owner too: the owner of its bucket (`BucketOwner`). Otherwise both stores could
+  create the same name.
+* A served request is stored with its record and travels with it, so the record's owner recognises a retry. A store may
+  learn of a request without its effect: before the record arrives or, if the owner is lost, instead of it. So a
+  request counts as done only if its effect is in the row (`done`). Otherwise the owner runs the request, and any other
+  store answers NOT_OWNER.
 
 The engine (`libs.store.engine`) reads a `Found` in a transaction, asks a function of this module for the decision, and
-stores exactly that, under the condition that owner and version are still what was read. If the condition does not hold
-it starts again from the read.
+stores exactly that, on the condition that owner and version are still the ones it read. If the condition fails, the
+engine starts again from the read.
 
-Statements that change a row. There is no other way to change a record; a test compares this list with the code. Each
-statement has the condition in itself, so a decision that ignores ownership changes nothing. Behind them stands a
-trigger in each database: a change of a row must raise its version, and a row goes only where its removal is announced.
+Statements that change a row. No other statement changes a record; a test compares this list with the code. Each
+statement repeats the condition on ownership, so a decision that ignores ownership changes nothing. Triggers in each
+database are the last guard: an update must raise the row's version, and a transaction must announce each removal.
 
-`Transaction.put` changes a row if its owner and version are those that the decision was made on, and makes a row if its
-bucket is in the row's term. For a write or a release this store must own the row, or the bucket, and not be fenced:
+`Transaction.put` updates a row if its owner and version are those that the decision was based on, and inserts a row if
+its bucket is in the row's term. For a write or a release, this store must also own the row, or the bucket if there is
+no row, and must not be fenced:
 
     memory_transaction  put
     sqlite_schema       insert, update, update_envelope
     postgres_sql        INSERT_ROWS, UPDATE_ROWS, UPDATE_ENVELOPES
 
-PostgreSQL does the write, and the apply of records in buckets that were never seized, in single statements. The write
-has the same conditions; apply changes a row of a lower version, or makes one:
+PostgreSQL runs a write, and an apply in buckets that were never seized, as single statements. The write has the same
+conditions. The apply updates a row of a lower version, or inserts one:
 
     postgres_sql        CREATE, UPDATE, APPLY
 
-`Transaction.delete` removes a row of a lower term than its bucket. It is in the journal of conflicts by then:
+`Transaction.delete` removes a row of a lower term than its bucket. The journal of conflicts has the row by then:
 
     memory_transaction  delete
     sqlite_transaction  delete
     postgres_sql        DELETE_ROWS
 
-A row of the old program becomes a record of version (0, 1), and leaves the old table; a migration rewrites bases:
+A row of the old program becomes a record of version (0, 1) and leaves the old table. A migration rewrites bases:
 
     sqlite_old          insert, complete
     sqlite_schema       change
@@ -63,36 +66,37 @@ from libs.ownership.terms import contains
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What a write leaves: the payload, and whether the record is live."""
+    """The record after a write. `live` is False for a tombstone."""
 
     payload: bytes
     live: bool
     schema_version: int
     answer: bytes | None = None
-    """What the caller is told; None: the payload."""
+    """The answer to the caller. None: the payload."""
 
 
 Change = Callable[[Row | None, Version], Resource | Answered]
-"""The contract's part of a write: from the row as it is and the version that the write will make to what it leaves.
-Raises the contract's errors. It may be called more than once and must not have effects."""
+"""The contract's part of a write: maps the current row and the version that the write makes to the record after it.
+Raises the contract's errors. It may run more than once and must not have side effects."""
 
 
 def may_change(found: Found, me: Store) -> bool:
-    """The one rule: its row, or for a record that does not exist its bucket's owner, names this store."""
+    """The one rule: the owner in the row, or the bucket's owner if there is no row, is store `me`."""
     return found.owner is me
 
 
 def next_version(found: Found) -> Version:
-    """A change adds one to the revision; a new record starts in its bucket's term."""
+    """Add 1 to the revision. A new record starts in its bucket's term."""
     if found.row is None:
         return Version(found.bucket_owner.term, 1)
     return Version(found.row.version.term, found.row.version.revision + 1)
 
 
 def written_version(found: Found, above: Version = NEVER) -> Version:
-    """The version that a write makes: the next one, and higher than `above`.
+    """Return the version that a write makes: the next one, and higher than `above`.
 
-    Raises RevisionExhausted: an event with a higher revision is parked, and no higher term begins without a seizure.
+    Raises RevisionExhausted if the term has no such version: stores park events above MAX_REVISION, and only a seizure
+    begins a higher term.
     """
     version = next_version(found)
     if above >= version:
@@ -107,22 +111,23 @@ def written_version(found: Found, above: Version = NEVER) -> Version:
 
 
 def read_as_owner(found: Found, me: Store) -> Row | None:
-    """The row for a strict read: None when the record surely does not exist. Raises NotOwner."""
+    """Return the row for a strict read, or None if the record does not exist. Raises NotOwner."""
     if not may_change(found, me):
         raise NotOwner.of(found)
     return found.row
 
 
 def done(found: Found) -> Served | None:
-    """The served request, if the row contains its effect."""
+    """Return the served request if the row contains its effect, else None."""
     served, row = found.served, found.row
     return served if served is not None and row is not None and contains(row, served.version) else None
 
 
 def newest_of_each(learned: Iterable[tuple[str, Served]]) -> list[tuple[str, Served]]:
-    """Of served requests by key, the one with the highest version for each request, ordered by key, principal and id.
+    """Keep the entry with the highest version for each request, ordered by key, principal and request_id.
 
-    A request has two versions if the first effect was lost with its store and the new owner ran it again."""
+    A request has two versions if its first effect was lost with its store and the new owner ran the request again.
+    """
     newest: dict[tuple[str, str, str], Served] = {}
     for key, served in learned:
         name = key, served.principal, served.request_id
@@ -134,7 +139,7 @@ def newest_of_each(learned: Iterable[tuple[str, Served]]) -> list[tuple[str, Ser
 
 
 def decide_write(found: Found, me: Store, call: Call, change: Change, above: Version = NEVER) -> Changed | Answered:
-    """What a write does to what was found. `above`: a version of the record elsewhere, which the write must exceed.
+    """Decide on a write. `above`: a version that the write must exceed, such as that of the other store's row.
 
     Raises NotOwner, RequestIdReused, RecordTooLarge, RevisionExhausted, and the errors of the contract.
     """
@@ -173,15 +178,17 @@ def decide_write(found: Found, me: Store, call: Call, change: Change, above: Ver
 
 @dataclass(frozen=True, slots=True)
 class Release:
+    """The decision on a release. `row`: see `Outcome`."""
+
     outcome: Outcome
     row: Row | None
 
 
 def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Release:
-    """What giving a record up does. `create`: a record that does not exist may be given up, as a stub.
+    """Decide on the release of a record to store `to`. `create`: also release a record that does not exist, as a stub.
 
-    A record that is too large for an event stays where it is until an update has made it smaller: only an old program
-    can have left one, and its event would stand in the way of all others.
+    A record that exceeds the maximum size of an event stays until an update shrinks it, because its event would block
+    the events behind it. Only the old program can have written such a record.
     """
     if to is me:
         raise ValueError(f"store {me} cannot release to itself")
@@ -202,5 +209,5 @@ def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Relea
 
 
 def is_newer(record: Record, here: Row | None) -> bool:
-    """Whether apply keeps the record. Its served requests are kept either way."""
+    """Whether apply replaces the row. The record's served requests are stored in either case."""
     return here is None or record.row.version > here.version

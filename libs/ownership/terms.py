@@ -1,23 +1,29 @@
-"""Terms: what happens to records when a store is lost. Pure; checked by the model in `tests/model/recovery.py`.
+"""Terms: how ownership survives the loss of a store. Pure; the model in `tests/model/recovery.py` checks it.
 
-A store that went back in time may believe that it owns what it gave away. It is *gone*: it serves nothing until the
-other store has seized its share. A seizure begins a new term for a bucket, which is higher than every revision of an
-older one: the seizer becomes the owner of the bucket and of every row in it, which keeps the version that
-it had before: its `bases` are one for each seizure that it went through.
+A store that was rolled back, for example restored from a backup, may believe that it owns records that it gave away.
+So it is *fenced*: it serves nothing until the other store has seized its share.
 
-From then on nothing of an older term counts any more in that bucket:
+A seizure begins a new term for a bucket. Versions compare by term first, so every version of the new term is higher
+than every version of an older one. The seizer becomes the owner of the bucket and of every row in it. Each row keeps
+its version from before the seizure as a *base*; `bases` has one entry for each seizure of the row.
 
-* A record of a lower term is never applied. If the seizer had not seen it, it goes to the seizer's journal of
-  conflicts, for a person; else it is old. The bases tell: of its term the seizer had seen what is not above the base
-  of that term, and of a term without a base nothing. One base alone would not do: what a store made before the first
-  seizure, and shows after the second, may be below the second's base without ever having been seen.
-  The other store leaves that to the seizer, whose rows it may not have yet: both read the same log.
-* A row of a lower term is hidden until the seizer's row replaces it, or until it turns out that the seizer has none;
-  then it goes to the journal. Lower rows do not belong to the bucket's owner: that changes with the next handoff, and
-  two stores would own the record.
-* Whoever meets a higher term takes it, whatever brings it.
+From then on, versions of an older term have no effect in that bucket:
 
-Even terms are A's, odd ones B's: so a term alone says who has seized.
+* A record of a lower term is never applied. If the seizer had seen its change, the record is old. If not, it goes to
+  the seizer's journal of conflicts, where a person decides. The bases are the evidence: the seizer had seen a version
+  if the version is at or below the base of its own term. A term without a base counts as not seen.
+
+  A single base, that of the latest seizure, would not suffice. A lost store may make a change that the first seizure
+  misses and publish it after the second. The change is below the second base although no seizer has seen it.
+
+  The store that is not the seizer drops such a record. It reads the same log as the seizer, but may lack the seizer's
+  rows, so it cannot decide.
+* A row of a lower term than its bucket is hidden. Either the seizer's row replaces it, or the seizer turns out to have
+  no such row and the hidden row goes to the journal. The bucket's owner does not own hidden rows: the next handoff
+  changes the bucket's owner, and two stores would own the record.
+* A store adopts any higher term it sees, from any source.
+
+Even terms are A's and odd terms are B's, so a term identifies its seizer.
 """
 
 from __future__ import annotations
@@ -31,32 +37,32 @@ from libs.ownership.limits import MAX_BASES, MAX_PAYLOAD_BYTES, MAX_REVISION
 from libs.ownership.model import BucketOwner, Record, Row, Store, Version
 
 TERMS_TYPE = "baton.terms.v1"
-"""Of the event that tells the log of a seizure."""
+"""Type of the event that announces a seizure in the log."""
 
 
 class SeizureRefused(BatonError):
-    """A bucket cannot be seized as it is asked for; nothing was changed."""
+    """The bucket cannot be seized as requested. Nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "SEIZURE_REFUSED"
 
 
 class RowTooLarge(SeizureRefused):
-    """A row of the bucket is larger than an event may be: its owner must make it smaller or delete it first."""
+    """A row of the bucket exceeds the maximum size of an event. Its owner must shrink or delete it first."""
 
 
 def seizer_of(term: int) -> Store:
-    """Who begins this term."""
+    """The store that begins this term."""
     return Store.B if term % 2 else Store.A
 
 
 def next_term(term: int, me: Store) -> int:
-    """The lowest of my terms after this one."""
+    """The lowest term of store `me` after this one."""
     return term + 1 if seizer_of(term + 1) is me else term + 2
 
 
 def seized_bucket(bucket_owner: BucketOwner, me: Store, term: int) -> BucketOwner:
-    """Raises SeizureRefused unless the term is mine and a new one."""
+    """Return the bucket owner after the seizure. Raises SeizureRefused unless `term` is a new term of store `me`."""
     if seizer_of(term) is not me or term <= bucket_owner.term:
         raise SeizureRefused(
             f"bucket {bucket_owner.bucket}: term {term} is not valid: store {me} may begin term"
@@ -66,9 +72,9 @@ def seized_bucket(bucket_owner: BucketOwner, me: Store, term: int) -> BucketOwne
 
 
 def seized_row(row: Row, me: Store, term: int) -> Row:
-    """The row after a seizure. The last write, and so the etag, stays.
+    """Return the row after the seizure. It keeps its write version, and so its etag.
 
-    Raises RowTooLarge: only an old program can have left such a row, and the log does not take its event.
+    Raises RowTooLarge if the log would not accept the row's event. Only the old program can have written such a row.
     """
     if len(row.payload) > MAX_PAYLOAD_BYTES:
         raise RowTooLarge(
@@ -80,37 +86,41 @@ def seized_row(row: Row, me: Store, term: int) -> Row:
 
 
 def seized_version(before: Version, term: int) -> Version:
-    """A revision that leaves no room for a next one restarts: versions compare by their term first."""
+    """Add 1 to the revision, or restart it at 1 if it is the last one: versions compare by term first."""
     return Version(term, before.revision + 1 if before.revision < MAX_REVISION else 1)
 
 
 class Fate(Enum):
-    """What becomes of a record that arrives."""
+    """The decision on a record that arrives from the other store."""
 
     NEWER = "newer"
+    """It replaces the row."""
     OLD = "old"
+    """It is ignored."""
     CONFLICT = "conflict"
     """It goes to the journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """The effects of an apply."""
+
     fate: Fate
     bucket_owner: BucketOwner
-    """The bucket's, which has taken the record's term if that was higher."""
+    """The bucket's owner, with the record's term if that is higher."""
     journal: Row | None = None
-    """The row here, when the record replaces it and its seizer had not seen it."""
+    """The replaced row, if the seizer had not seen its version."""
     learn: bool = True
-    """Whether the requests that it served are known from now on: not when their effects may not be in the row."""
+    """Store the record's served requests. False if their effects may be missing from the row."""
 
 
 def take_term(bucket_owner: BucketOwner, term: int) -> BucketOwner:
-    """Version 0 of a higher term: whatever the seizer says of the bucket is higher."""
+    """Adopt a higher term. The bucket's version becomes 0, below every version that the seizer gives it."""
     return BucketOwner(bucket_owner.bucket, term, 0, seizer_of(term)) if term > bucket_owner.term else bucket_owner
 
 
 def decide_apply(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> Verdict:
-    """What apply does. `here`: the row as it is kept, hidden or not."""
+    """Decide on a record that arrives. `here`: the stored row, hidden or not."""
     row = record.row
     bucket_owner = take_term(bucket_owner, row.version.term)
     if row.version.term < bucket_owner.term:
@@ -125,8 +135,10 @@ def decide_apply(record: Record, here: Row | None, bucket_owner: BucketOwner, me
 
 
 def was_missed(version: Version, bases: Sequence[Version]) -> bool:
-    """Whether nobody who seized the record had seen this version of an older term. Without the base of its term, which
-    may also have made room for newer ones, a person looks."""
+    """Whether no seizer of the record had seen this version of an older term.
+
+    Without a base of its term, which newer bases may have displaced, the version counts as missed: a person decides.
+    """
     return not any(version.term == base.term and version <= base for base in bases)
 
 
@@ -136,22 +148,22 @@ def contained(row: Row) -> tuple[Version, ...]:
 
 
 def contains(row: Row, version: Version) -> bool:
-    """Whether the change that made this version is in the row: it is of the row's own term, or an earlier seizure of
-    the record had seen it."""
+    """Whether the row includes the change that made this version: the version is of the row's own term and not above
+    it, or a seizer of the record had seen it."""
     return not was_missed(version, contained(row))
 
 
 def adopted_bucket(offered: BucketOwner, here: BucketOwner, me: Store) -> bool:
-    """Whether a store may take the bucket over in exactly this version, as far as terms and versions tell."""
+    """Whether terms and versions allow store `me` to adopt the bucket in exactly this version."""
     return offered.owner is me and offered.term == here.term and offered.version > here.version
 
 
 def declined_bucket(offered: BucketOwner, here: BucketOwner, me: Store) -> BucketOwner | None:
-    """The bucket, given back to the store that released it to this one. None: this store may not decline it any more.
+    """Return the bucket owner that gives the bucket back to its releaser, or None if it is too late to decline.
 
-    Only the target of a release may undo it. It writes the next version, so a late adopt of the released version is
-    refused here, and the releaser adopts exactly the version that was written. A releaser that took the bucket back by
-    itself could do so while the target adopts it: two owners.
+    Only the target of a release may undo it. The target writes the next version: this store then refuses a late adopt
+    of the released version, and the releaser adopts exactly the version written. If the releaser took the bucket back
+    by itself, the target could adopt it at the same time, and the bucket would have two owners.
     """
     if not adopted_bucket(offered, here, me):
         return None
@@ -159,5 +171,5 @@ def declined_bucket(offered: BucketOwner, here: BucketOwner, me: Store) -> Bucke
 
 
 def is_share(bucket_owner: BucketOwner, me: Store, rows: int, owned: int) -> bool:
-    """Whether another store may own something of the bucket: its bucket owner, or one of its rows."""
+    """Whether store `me` lacks ownership of the bucket or of one of its rows, so that there is a share to seize."""
     return bucket_owner.owner is not me or owned < rows

@@ -29,7 +29,7 @@ STORE_NUMBERS = {Store.A: pb.STORE_A, Store.B: pb.STORE_B}
 
 
 class UnreadableRecord(BatonError):
-    """The bytes are not a record that this version understands."""
+    """The bytes are not a record that this release can read."""
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_FIELD"
@@ -44,7 +44,7 @@ def version_from_pb(message: pb.Version) -> Version:
 
 
 def store_from_pb(number: int, field: str) -> Store:
-    """Raises UnreadableRecord when the number names no store."""
+    """Raises UnreadableRecord if the number names no store."""
     store = STORES.get(number)  # type: ignore[call-overload]
     if store is None:
         raise UnreadableRecord(f"{field}: {number} names no store: it is STORE_A (1) or STORE_B (2)", field=field)
@@ -67,9 +67,9 @@ def _served_to_pb(served: Served, record: Row) -> pb.ServedRequest:
 
 
 def _check_text(value: str, most_bytes: int, field: str) -> None:
-    """What a store could not keep must not reach it: the feed would stand still there for ever."""
+    """Reject text that a store cannot keep: its feed would never get past it."""
     if len(value.encode()) > most_bytes or "\0" in value:
-        raise UnreadableRecord(f"{field}: more than {most_bytes} bytes, or a zero in it", field=field)
+        raise UnreadableRecord(f"{field}: more than {most_bytes} bytes, or a NUL character", field=field)
 
 
 def _served_from_pb(message: pb.ServedRequest, payload: bytes) -> Served:
@@ -89,7 +89,7 @@ def record_to_pb(record: Record) -> pb.Record:
 
 
 def _put(message: pb.Record, record: Record) -> None:
-    """Into an empty message, field by field where it stands: a third of the work of making parts and copying them."""
+    """Fill an empty message in place. Building its parts and copying them takes three times as long."""
     row = record.row
     message.key = row.key
     version, written = message.version, message.write_version
@@ -109,7 +109,7 @@ def _put(message: pb.Record, record: Record) -> None:
 
 def record_from_pb(message: pb.Record) -> Record:
     """Raises UnreadableRecord."""
-    # Read for each record of every copy: what is read once is read once, and most records have no lists.
+    # Every copy runs this for each record. So it reads each field once, and skips lists, which are mostly empty.
     key, payload, served = message.key, message.payload, message.served
     if not key:
         raise UnreadableRecord("key: empty: a record has a key", field="key")
@@ -149,9 +149,9 @@ def _made_seconds(message: pb.Record) -> float:
 
 
 def event_of(record: Record) -> bytes:
-    """The record as an event of at most MAX_EVENT_BYTES: the oldest answers make room first, then go all.
+    """Encode the record as an event of at most MAX_EVENT_BYTES. If it is larger, drop answers, the oldest first.
 
-    An answer that made room costs a late retry only the old answer's bytes: it gets the record as it is by then.
+    A late retry of a request without its answer gets the current record instead.
     """
     if len(record.served) > SERVED_WINDOW:
         record = replace(record, served=record.served[-SERVED_WINDOW:])
@@ -171,18 +171,23 @@ def record_of_event(data: bytes) -> Record:
 
 
 def read_event(key: str, data: bytes) -> Record:
-    """The record of an event under the key of its message. Raises UnreadableRecord. The payload is not looked at: it is
-    the contract's."""
+    """Decode an event and check it against its message's key. The payload is not checked: it belongs to the contract.
+
+    Raises UnreadableRecord.
+    """
     record = record_of_event(data)
     check_versions(record.row)
     found = record.row.key
     if found != key:
-        raise UnreadableRecord(f"key: the record says {found!r} and its message {key!r}", field="key")
+        raise UnreadableRecord(f"key: the record has {found!r}, but its message has {key!r}", field="key")
     return record
 
 
 def check_versions(row: Row) -> None:
-    """Raises UnreadableRecord. Near the largest number that a database counts to, no owner could write a record."""
+    """Check that the versions leave room for changes: at a database's largest integer, no owner could write the record.
+
+    Raises UnreadableRecord.
+    """
     for field, version in (("version", row.version), ("write_version", row.write_version)):
         if not all(0 <= number <= MAX_REVISION for number in version):
             raise UnreadableRecord(f"{field}: {tuple(version)} is not valid: 0 to {MAX_REVISION}", field=field)
@@ -193,7 +198,7 @@ def check_versions(row: Row) -> None:
 
 
 def maker_of_event(data: bytes) -> tuple[str, Store]:
-    """The record's key and who made the event, without looking at the rest. Raises UnreadableRecord."""
+    """Return the record's key and the store that made the event, and check no other field. Raises UnreadableRecord."""
     message = _message_of(data)
     return message.key, store_from_pb(message.origin, "origin")
 
@@ -222,7 +227,7 @@ def bucket_from_pb(message: pb.BucketOwner) -> BucketOwner:
 
 
 def put_records(messages: RepeatedCompositeFieldContainer[pb.Record], records: Iterable[Record]) -> None:
-    """At the end of a field of another message."""
+    """Append the records to a field of another message."""
     for record in records:
         _put(messages.add(), record)
 

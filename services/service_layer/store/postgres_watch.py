@@ -18,9 +18,9 @@ from services.service_layer.store.postgres_pool import Connection
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 0.2
 
-LOOKS = 2
+MAX_SCANS = 2
 """At once, of all watchers of a process: a write wakes all of them, and status must get a connection all the same."""
-_TURN_SECONDS = 5.0
+_SLOT_SECONDS = 5.0
 
 _MOST_XID = 2**63
 
@@ -51,7 +51,7 @@ class PostgresWatch:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._limiter = Limiter(LOOKS, _TURN_SECONDS, "a turn to look for changes")
+        self._limiter = Limiter(MAX_SCANS, _SLOT_SECONDS, "a slot to scan for changes")
 
     async def now(self) -> str:
         async def work(connection: Connection) -> str:
