@@ -1,6 +1,7 @@
-"""Starts the old service: `python -m services.simple_mcp`; `init` makes an empty database once.
+"""The old service: `python -m services.simple_mcp`. `init` creates an empty database once.
 
-`leave` gives the file back to the old program, as long as the other store owns nothing; `status` says whether it can.
+`leave` gives the file back to the old program, provided that the other store owns no record and no bucket. `status`
+reports whether `leave` is possible.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ async def serve(settings: SimpleMcpSettings) -> None:
         open_locks=_open_locks,
         open_audit=partial(open_audit, settings.database, SystemClock()),
         public_schema=SCHEMAS.oldest,
-        notice="this endpoint goes away: call the router",
+        notice="this endpoint will be removed: call the router",
     )
     await run_backend(backend, settings)
 
 
 async def init(settings: SimpleMcpSettings) -> None:
     initialise(settings.database)
-    log.info("made an empty database: %s", settings.database)
+    log.info("created an empty database: %s", settings.database)
 
 
 async def leave(settings: SimpleMcpSettings) -> None:
     left = await asyncio.to_thread(leave_file, settings.database, MIGRATIONS)
-    log.info("%s is the old program's again: %d rows; %d deleted records are gone", settings.database, *left)
+    log.info("%s is the old program's again: %d rows; %d tombstones were dropped", settings.database, *left)
     log.info("to begin another migration, give service_layer an empty database and a new log")
 
 

@@ -11,7 +11,7 @@ from libs.process import Address
 
 
 class SimpleMcpSettings(BackendSettings):
-    """Environment: SIMPLE_MCP_DATABASE and so on."""
+    """Read from the environment: SIMPLE_MCP_DATABASE and so on."""
 
     model_config = SettingsConfigDict(env_prefix="SIMPLE_MCP_")
 

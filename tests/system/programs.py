@@ -63,7 +63,7 @@ async def running_programs(folder: Path) -> AsyncIterator[Programs]:
     a = Backend(
         open_store=partial(open_old_store, old.database, SystemClock(), old.outbox_limits),
         public_schema=SCHEMAS.oldest,
-        notice="this endpoint goes away: call the router",
+        notice="this endpoint will be removed: call the router",
         **shared,
     )
     b = Backend(open_store=partial(embedded.open_store, new.file, SystemClock(), new.outbox_limits), **shared)

@@ -47,6 +47,7 @@ DONE = (
     "services/router/flows/steering",
     "services/router/core/gates",
     "services/router/core/[ad-ik-z]*.py",
+    "services/simple_mcp",
     "tests/*.py",
     "tests/acceptance",
     "tests/contracts",

@@ -46,7 +46,7 @@ def dump(path: Path) -> list[str]:
             "trigger touch on sandboxes .*DROP TRIGGER touch",
         ),
         ([], TABLE.replace("updated_at REAL", "updated_at REAL, region TEXT NOT NULL"), "column region is NOT NULL"),
-        ([], TABLE.replace("timeout_s INTEGER", "timeout_s INTEGER NOT NULL"), "NOT NULL.*timeout_s.*make the table"),
+        ([], TABLE.replace("timeout_s INTEGER", "timeout_s INTEGER NOT NULL"), "NOT NULL.*timeout_s.*create the table"),
         ([], TABLE.replace("cpu REAL", "cpu TEXT"), "column cpu has type TEXT, not REAL"),
         ([], TABLE.replace("account TEXT", "account NUMERIC"), "column account has type NUMERIC, not TEXT"),
         ([], TABLE.replace("id TEXT PRIMARY KEY", "id TEXT COLLATE NOCASE PRIMARY KEY"), "column id has a collation"),

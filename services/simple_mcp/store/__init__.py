@@ -1,4 +1,4 @@
-"""The old service's store: the SQLite file that it always had, extended in place."""
+"""The old service's store: its existing SQLite file, extended in place."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ MIGRATIONS = (
 
 
 def initialise(path: Path) -> None:
-    """Makes an empty database that owns all names, for a new installation of the old service.
+    """Create an empty database that owns all names, for a new installation of the old service.
 
-    Raises NotTheOldDatabase when there is a file already, AlreadyOpen, StoreUnavailable.
+    Raises NotTheOldDatabase if the file exists, AlreadyOpen, StoreUnavailable.
     """
     with exclusive(path):
         if path.exists() and path.stat().st_size:
-            raise NotTheOldDatabase(f"{path} exists: to make an empty database name a file that does not")
+            raise NotTheOldDatabase(f"{path} exists: to create an empty database, name a new file")
         try:
             with closing(connect(path, busy_seconds=1.0)) as connection:
                 connection.execute(OLD_TABLE)
@@ -66,12 +66,14 @@ def initialise(path: Path) -> None:
 
 
 def _prepare(path: Path) -> None:
-    """Takes the old program's file over, if that is not done. Raises NotTheOldDatabase, UnfitFile, AlreadyOpen,
-    StoreUnavailable."""
-    # An empty database owns nothing: it must not be taken for the old service's.
-    advice = "give the old service's file, or make an empty database once with `simple_mcp init`"
+    """Take over the old program's file, unless that is already done.
+
+    Raises NotTheOldDatabase, UnfitFile, AlreadyOpen, StoreUnavailable.
+    """
+    # An empty database owns no record: it must not pass for the old service's.
+    advice = "name the old service's file, or create an empty database once with `simple_mcp init`"
     if not path.exists() or not path.stat().st_size:
-        raise NotTheOldDatabase(f"{path} is {'empty' if path.exists() else 'not there'}: {advice}")
+        raise NotTheOldDatabase(f"{path} {'is empty' if path.exists() else 'does not exist'}: {advice}")
     with exclusive(path):
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
@@ -87,7 +89,7 @@ def _prepare(path: Path) -> None:
             raise NotTheOldDatabase(f"{path} cannot be read ({error}): {advice}") from error
         try:
             with closing(connect(path, busy_seconds=5.0)) as connection, transaction(connection):
-                # The number that was here is the old program's own.
+                # A number from before the takeover is the old program's own.
                 take_over(connection)
                 connection.execute("PRAGMA user_version = 1")
         except sqlite3.Error as error:
@@ -98,8 +100,9 @@ def _prepare(path: Path) -> None:
 async def open_store(
     path: Path, clock: Clock, limits: OutboxLimits | None = None, *, filling: bool = True
 ) -> AsyncIterator[SqliteStore]:
-    """The store in the old service's file, which is taken over at the first start. Its old rows are completed while it
-    serves; without `filling`, only those that calls need.
+    """Open the store in the old service's file; the first start takes the file over.
+
+    While the store serves, it completes the old rows: all of them, or without `filling` only those that calls need.
 
     Raises NotTheOldDatabase, UnfitFile, AlreadyOpen, NewerSchema, StoreUnavailable.
     """
@@ -115,7 +118,8 @@ async def open_store(
 
 
 def _left_rows(connection: sqlite3.Connection) -> OldRows | None:
-    """The rows that are left to complete. The last start may have left an empty table: nothing reads it now."""
+    """The old rows that are not completed yet. Drops the old table if the last start completed all rows, while no
+    transaction reads it."""
     rows = old_rows(connection)
     if rows is not None and rows.has_at_most(connection, 0):
         drop_old(connection)

@@ -1,4 +1,4 @@
-"""What the old service's data can be looked through with."""
+"""The parts that an audit of the old service's data needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.simple_mcp.store.takeover import old_rows
 
 @asynccontextmanager
 async def open_audit(path: Path, clock: Clock) -> AsyncIterator[AuditParts]:
-    """Of the file that this process has open as its store."""
+    """Open the parts for the file that this process serves."""
     records = SandboxAudit()
     snapshots = SqliteSnapshots(path, LAYOUT, records.folded, clock, old_rows=old_rows)
     try:

@@ -1,7 +1,8 @@
-"""Whether a file of the old program can be taken over, found out before anything in it is changed.
+"""Checks whether a file of the old program can be taken over, before anything in it is changed.
 
-The file's own schema is built anew in memory, without its rows, and this store's statements run on it: what a trigger,
-a constraint or another object of the file would refuse later is refused now, with its name and a remedy.
+The check builds the file's schema in memory, without its rows, and runs this store's statements on it. If a trigger, a
+constraint or another object would make a statement fail later, the check refuses the file and names the object and a
+remedy.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ _TEXTS = ("id", "account", "state", "image", "command", "env", "metadata")
 _AFFINITIES = (("INT", "INTEGER"), ("CHAR", "TEXT"), ("CLOB", "TEXT"), ("TEXT", "TEXT"), ("BLOB", "BLOB"))
 _REALS = ("REAL", "FLOA", "DOUB")
 _OWN = f"{TABLE}_"
-"""Names of this store's triggers begin so."""
+"""Prefix of this store's trigger names."""
 
 
 class UnfitFile(BatonError):
-    """The old program's file cannot be taken over as it is: nothing was changed."""
+    """The old program's file cannot be taken over as it is. Nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "UNFIT_FILE"
 
 
 def check_fitness(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> None:
-    """Raises UnfitFile, which names every trouble found and its remedy. `migrate` makes this store's schema."""
+    """Raises UnfitFile, which names every obstacle and its remedy. `migrate` creates this store's schema."""
     troubles = list(_troubles(connection, migrate))
     if troubles:
         raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(troubles))
 
 
 def check_triggers(connection: sqlite3.Connection) -> None:
-    """Of a file that was taken over before. Raises UnfitFile."""
+    """Check the triggers of a file that was taken over before. Raises UnfitFile."""
     troubles = [one for one in _triggers(connection) if not one.startswith(f"trigger {_OWN}")]
     if troubles:
         raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(troubles))
@@ -49,8 +50,8 @@ def check_triggers(connection: sqlite3.Connection) -> None:
 def _troubles(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> Iterator[str]:
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     if encoding != "UTF-8":
-        # Nothing else can be found out: names would have another order.
-        yield f"its texts are in {encoding}: stop the old program, then `sqlite3 old.db .dump | sqlite3 new.db`"
+        # Names sort differently in another encoding, so the other checks would mean little.
+        yield f"its encoding is {encoding}: stop the old program, then `sqlite3 old.db .dump | sqlite3 new.db`"
         return
     found = [*_triggers(connection), *_columns(connection), *_id(connection), *_unique(connection)]
     yield from found
@@ -59,11 +60,11 @@ def _troubles(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connect
 
 
 def _triggers(connection: sqlite3.Connection) -> Iterator[str]:
-    """Also one that only reads: it would run for copies and handoffs, which are no changes."""
+    """Triggers that only read are obstacles too: copies and handoffs, which change no data, would run them."""
     for (name,) in connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = ? ORDER BY name", (TABLE,)
     ):
-        yield f"trigger {name} on {TABLE} would change data beside the store: `DROP TRIGGER {name}`"
+        yield f"trigger {name} on {TABLE} would change data without the store: `DROP TRIGGER {name}`"
 
 
 def _columns(connection: sqlite3.Connection) -> Iterator[str]:
@@ -84,7 +85,7 @@ def _columns(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _affinity(kind: str) -> str:
-    """As SQLite finds it (https://www.sqlite.org/datatype3.html, 3.1)."""
+    """SQLite's rules of column affinity (https://www.sqlite.org/datatype3.html, 3.1)."""
     kind = kind.upper()
     for part, affinity in _AFFINITIES:
         if part in kind:
@@ -95,11 +96,11 @@ def _affinity(kind: str) -> str:
 
 
 def _rebuild(how: str) -> str:
-    return f"make the table anew with {how} and copy the rows"
+    return f"create the table again with {how} and copy the rows"
 
 
 def _id(connection: sqlite3.Connection) -> Iterator[str]:
-    """The id must be unique, and its index in the order of bytes; and each row needs a number."""
+    """The id must be unique, with an index in byte order, and each row needs a rowid."""
     try:
         connection.execute(f"SELECT rowid FROM {TABLE} LIMIT 0")
     except sqlite3.OperationalError:
@@ -112,17 +113,17 @@ def _id(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _unique(connection: sqlite3.Connection) -> Iterator[str]:
-    """Clients may make records that such an index would refuse."""
+    """A unique index on other columns would refuse records that clients may create."""
     for (name,) in connection.execute(
         "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND origin = 'c' ORDER BY name", (TABLE,)
     ):
         columns = [one for (one,) in connection.execute("SELECT name FROM pragma_index_info(?)", (name,))]
         if columns != ["id"]:
-            yield f"unique index {name} refuses records that clients may make: `DROP INDEX {name}`"
+            yield f"unique index {name} refuses records that clients may create: `DROP INDEX {name}`"
 
 
 def _has_index(connection: sqlite3.Connection, collation: str | None) -> bool:
-    """Unique, over all rows, of the id alone."""
+    """Whether a unique index covers exactly the id, in all rows. `collation` None: any collation."""
     indexes = connection.execute(
         'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', (TABLE,)
     ).fetchall()
@@ -152,13 +153,13 @@ def _trial(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection
         try:
             migrate(scratch)
         except sqlite3.Error as error:
-            yield f"the store's tables cannot be made beside those of the file ({error}): rename what is in the way"
+            yield f"the store's tables conflict with an object of the file ({error}): rename that object"
             return
         yield from _writes(scratch)
 
 
 def _collations(scratch: sqlite3.Connection) -> Iterator[str]:
-    """SQLite shows a column's collation only in an index."""
+    """SQLite reports a column's collation only through an index."""
     for name in COLUMNS:
         scratch.execute(f"CREATE INDEX trial_index ON {TABLE} ({name})")
         (collation,) = scratch.execute("SELECT coll FROM pragma_index_xinfo('trial_index') WHERE key").fetchone()
@@ -168,7 +169,7 @@ def _collations(scratch: sqlite3.Connection) -> Iterator[str]:
 
 
 def _writes(scratch: sqlite3.Connection) -> Iterator[str]:
-    """What the store writes: records in every state, with and without values, two of each, then changes of them."""
+    """Insert and update two records in each state, and two stubs."""
     statements = Statements(LAYOUT)
     rows = [
         row

@@ -1,9 +1,9 @@
-"""The old flat table: how its rows become sandboxes, once, and how it follows the sandboxes from then on.
+"""The old program's flat table: converts its rows to sandboxes once, and writes later changes to its columns.
 
-The old program had one table and no schema version. A value that cannot be understood does not stop the migration: its
-text is kept in the annotation `baton.dev/raw-<column>` of the sandbox, and the field takes what could be understood of
-it, else stays empty. A zero in a text becomes U+FFFD: not every database can hold it. A row whose id cannot be part of
-a name (none, empty, too long, not text or not UTF-8, with a zero) is named `row-<rowid>`.
+The old program had one table and no schema version. A value that cannot be read does not stop the migration. The
+annotation `baton.dev/raw-<column>` of the sandbox keeps its text, and the field takes the part that could be read, if
+any. NUL characters in text become U+FFFD, because not every database can store them. A row whose id cannot be part of a
+name (none, empty, too long, not text, not UTF-8, or with a NUL) is named `row-<rowid>`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from libs.store.sqlite_schema import Layout, Value, labels_text
 PREFIX = "sandboxes/"
 SCHEMA_VERSION = FLAT.version
 FIRST = Version(0, 1)
-"""Schema and version of every record that the old program had made."""
+"""Version of every record that the old program wrote; `SCHEMA_VERSION` is its schema."""
 
 OLD_TABLE = (
     "CREATE TABLE sandboxes (id TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL, image TEXT NOT NULL,"
@@ -56,11 +56,11 @@ COLUMNS = (
 
 _STATES = {state_name(number): number for number in pb.Sandbox.State.values()}
 _MAX_NUMBER = 2**31 - 1
-"""Of milliseconds of processor, mebibytes and seconds; more is not meant."""
+"""Maximum of CPU millis, mebibytes and seconds. A larger number counts as unreadable."""
 
 
 class _Odd(ValueError):
-    """A value is not as it should be. `partly` is what could be understood of it."""
+    """The value is malformed. `partly`: the part that could be read."""
 
     def __init__(self, partly: Any = None) -> None:
         self.partly = partly
@@ -110,7 +110,7 @@ def _json(value: object) -> Any:
 
 
 def _word(value: object) -> str:
-    """A JSON scalar as text; numbers and truth values as JSON writes them, what is no text at all not."""
+    """A JSON scalar as text. Numbers and booleans as in JSON. Raises _Odd for text that is not valid Unicode."""
     word = value if isinstance(value, str) else json.dumps(value)
     try:
         word.encode()
@@ -171,7 +171,7 @@ def _raw(value: object) -> str:
 
 
 def is_clean(value: object) -> bool:
-    """Whether an id is the rest of its record's key."""
+    """Whether an id can be part of its record's key as it is."""
     return (
         isinstance(value, str)
         and value != ""
@@ -182,7 +182,7 @@ def is_clean(value: object) -> bool:
 
 
 def old_key(value: object, number: int, is_id: Callable[[str], bool]) -> str:
-    """The record's key of an old row, by its id and rowid."""
+    """Key of the record for an old row, from its id, else from its rowid."""
     if is_clean(value):
         return f"{PREFIX}{value}"
     made = f"row-{number}"
@@ -192,8 +192,11 @@ def old_key(value: object, number: int, is_id: Callable[[str], bool]) -> str:
 
 
 def old_row(key: str, flat: Mapping[str, object]) -> tuple[Row, tuple[Value, ...]]:
-    """The record that an old row is, version (0, 1), owned by A; and its columns. They keep what the old program wrote,
-    as far as it is understood: the record can be read from them again, and so can the old program."""
+    """Convert an old row to a record of version (0, 1), owned by A, and return it with its columns.
+
+    The columns keep the old program's values wherever they are readable. So the record can be rebuilt from them, and
+    the old program can read them.
+    """
     sandbox, odd = _sandbox(key, flat)
     written = _columns(key, sandbox, state_name(sandbox.state))
     own: tuple[Any, ...] = tuple(
@@ -204,13 +207,13 @@ def old_row(key: str, flat: Mapping[str, object]) -> tuple[Row, tuple[Value, ...
 
 
 def as_written(key: str, own: Sequence[Value]) -> tuple[Value, ...]:
-    """The columns of a row of the old program as this store would write them."""
+    """Return the columns of a row of the old program in the form in which this store writes them."""
     sandbox, _ = _sandbox(key, dict(zip(COLUMNS, own, strict=True)))
     return _columns(key, sandbox, state_name(sandbox.state))
 
 
 def _sandbox(key: str, flat: Mapping[str, object]) -> tuple[pb.Sandbox, set[str]]:
-    """And the columns that cannot stay as they are: by what is in them lists would not find the record."""
+    """Return the sandbox of an old row and the columns to rewrite: with their old values, lists would miss it."""
     sandbox = pb.Sandbox(name=key, uid=str(uuid5(NAMESPACE_URL, key)), revision=1, etag=FIRST.etag)
     values: dict[str, Any] = {}
     odd: set[str] = set()
@@ -223,7 +226,7 @@ def _sandbox(key: str, flat: Mapping[str, object]) -> tuple[pb.Sandbox, set[str]
                 odd.add(column)
             continue
         if column == LAYOUT.labels:
-            # JSON that names a label twice would match a filter by either value.
+            # With a duplicate key in the JSON, a filter would match either value.
             odd.add(column)
         try:
             values[column] = read(flat[column])
@@ -261,7 +264,7 @@ def _seconds(sandbox: pb.Sandbox, name: str) -> float | None:
 
 
 def project(row: Row) -> tuple[Value, ...]:
-    """The flat columns of a record, in the order of COLUMNS. A payload that is not understood leaves them empty."""
+    """The flat columns of a record, in the order of COLUMNS. Empty if the payload cannot be read."""
     try:
         sandbox = SCHEMAS.model_of(row)
     except (DecodeError, SchemaUnknown, InvalidField):

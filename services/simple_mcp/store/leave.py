@@ -1,9 +1,9 @@
-"""The way back to the old program: `simple_mcp leave` gives it its file as it knew it.
+"""`simple_mcp leave`: gives the file back to the old program in its old form.
 
-Possible as long as store B owns nothing: from the first record or bucket that moves to B on, until all are home again.
-One transaction: the old table with its indexes is there again, with a row for each live record, and everything that
-this store made is gone. Before it commits, statements like the old program's run on it and are undone; a program that
-was not given its file back completely would notice later.
+It is possible only while store B owns no record and no bucket: before the first of them moves to B, and again after all
+have moved back. One transaction restores the old table and its indexes, with a row for each live record, and drops all
+objects of this store. Before it commits, it runs statements like the old program's and undoes them, so that an
+incomplete file is noticed now and not by the old program later.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RAW_COLUMNS = tuple(name for name in COLUMNS if name != "id")
 
 
 class CannotLeave(BatonError):
-    """The old program cannot have its file back now: nothing was changed."""
+    """The file cannot be given back to the old program now. Nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "CANNOT_LEAVE"
@@ -41,14 +41,14 @@ class CannotLeave(BatonError):
 class Left(NamedTuple):
     records: int
     deleted: int
-    """Records that clients have deleted: the old program knew no such rows."""
+    """Tombstones, which the old program's table does not have."""
 
 
 def obstacle(connection: sqlite3.Connection) -> str:
-    """Why the file cannot be left now, and what to do; "": it can."""
-    (gone,) = connection.execute("SELECT gone FROM standing").fetchone()
-    if gone:
-        return f"this store is fenced ({gone}): run `baton recover` first"
+    """Return why the file cannot be given back now, with a remedy, or "" if it can."""
+    (fence_reason,) = connection.execute("SELECT gone FROM standing").fetchone()
+    if fence_reason:
+        return f"this store is fenced ({fence_reason}): run `baton recover` first"
     me = Store.A.value
     (records,) = connection.execute(f"SELECT count(*) FROM {TABLE} WHERE owner <> ?", (me,)).fetchone()
     (buckets,) = connection.execute("SELECT count(*) FROM bucket WHERE owner <> ?", (me,)).fetchone()
@@ -61,42 +61,42 @@ def obstacle(connection: sqlite3.Connection) -> str:
 
 
 def status(path: Path) -> list[str]:
-    """Lines for people, also while the store serves. Raises CannotLeave."""
+    """Return lines for people. It works while the store serves. Raises CannotLeave."""
     if not path.exists():
-        raise CannotLeave(f"{path} is not there")
+        raise CannotLeave(f"{path} does not exist")
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as connection:
             if not is_taken_over(connection):
                 return ["the file is the old program's: the first start takes it over"]
             why = obstacle(connection)
-            way_back = (
+            leaving = (
                 f"`simple_mcp leave` is not possible: {why}"
                 if why
                 else "`simple_mcp leave` is possible until the first record or bucket moves to service_layer"
             )
             rows = old_rows(connection)
             done = "all old rows are completed"
-            return [done if rows is None else str(rows.progress(connection)), way_back]
+            return [done if rows is None else str(rows.progress(connection)), leaving]
     except sqlite3.Error as error:
         raise error_of(error, path) from error
 
 
 def leave(path: Path, migrations: Sequence[Migration]) -> Left:
-    """Gives the file back. Raises CannotLeave, AlreadyOpen, NewerSchema, StoreUnavailable, DiskFull."""
+    """Give the file back. Raises CannotLeave, AlreadyOpen, NewerSchema, StoreUnavailable, DiskFull."""
     if not path.exists():
-        raise CannotLeave(f"{path} is not there")
+        raise CannotLeave(f"{path} does not exist")
     with exclusive(path):
         try:
             with closing(connect(path, busy_seconds=5.0)) as connection:
                 if not is_taken_over(connection):
-                    raise CannotLeave(f"{path} was not taken over, or was left before: the old program can use it")
+                    raise CannotLeave(f"{path} is the old program's: it was never taken over, or was given back")
                 migrate(connection, migrations, path)
                 with transaction(connection):
                     if why := obstacle(connection):
                         raise CannotLeave(f"{CannotLeave.__doc__} {why}")
                     left = _give_back(connection, migrations, path)
                     _try_out(connection)
-                # One file is all of it again.
+                # Without the WAL the database is a single file again.
                 connection.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.Error as error:
             raise error_of(error, path) from error
@@ -114,7 +114,7 @@ def _give_back(connection: sqlite3.Connection, migrations: Sequence[Migration], 
     connection.execute("PRAGMA legacy_alter_table = ON")
     connection.execute(f"ALTER TABLE {TABLE} RENAME TO {_LEFT}")
     if connection.execute(_EXISTS, ("table", OLD.name)).fetchone():
-        # Rows that were never completed are as the old program left them.
+        # Rows that were not completed are unchanged since the old program wrote them.
         connection.execute(f"ALTER TABLE {OLD.name} RENAME TO {TABLE}")
     else:
         connection.execute(table)
@@ -144,7 +144,7 @@ def _copy_back(connection: sqlite3.Connection) -> Left:
 
 
 def _raw_values(connection: sqlite3.Connection) -> Iterator[tuple[str, dict[str, str]]]:
-    """Of records that were never written since: what the old program had where it could not be understood."""
+    """The old program's unreadable values, from records that were not written since."""
     rows = connection.execute(
         f"SELECT {ROW} FROM {_LEFT} r WHERE (r.write_term, r.write_revision) = (?, ?)"
         " AND instr(r.payload, CAST(? AS BLOB)) > 0",
@@ -160,7 +160,7 @@ def _raw_values(connection: sqlite3.Connection) -> Iterator[tuple[str, dict[str,
 
 @contextmanager
 def _new_file(migrations: Sequence[Migration], path: Path) -> Iterator[sqlite3.Connection]:
-    """A file in memory as this store makes it."""
+    """A new database of this store in memory."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
         scratch.execute(OLD_TABLE)
         migrate(scratch, migrations, path)
@@ -176,10 +176,10 @@ def _tables_of_ours(scratch: sqlite3.Connection) -> list[str]:
 
 
 def _old_schema(connection: sqlite3.Connection, scratch: sqlite3.Connection) -> list[str]:
-    """Statements that make the old table, its indexes, and the number of its schema."""
+    """Statements that create the old table and its indexes and set its schema's number."""
     if connection.execute(_EXISTS, ("table", "old_schema")).fetchone():
         return [sql for (sql,) in connection.execute("SELECT sql FROM old_schema ORDER BY number")]
-    # A release before did not keep them: the table is as it is without this store's columns.
+    # An earlier release did not keep the statements: remove this store's columns from the present table.
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (TABLE,)).fetchone()
     columns = {name for (name,) in scratch.execute("SELECT name FROM pragma_table_info(?)", (TABLE,))}
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as trial:
@@ -191,7 +191,7 @@ def _old_schema(connection: sqlite3.Connection, scratch: sqlite3.Connection) -> 
 
 
 def _make_indexes(connection: sqlite3.Connection, table: str, indexes: Sequence[str]) -> None:
-    """Those that did not stay with the table."""
+    """Create the indexes that did not stay with the table."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as trial:
         trial.execute(table)
         for sql in indexes:
@@ -204,7 +204,7 @@ def _make_indexes(connection: sqlite3.Connection, table: str, indexes: Sequence[
 
 
 def _try_out(connection: sqlite3.Connection) -> None:
-    """Statements as the old program uses them, undone again. Raises sqlite3.Error."""
+    """Run statements like the old program's and undo them. Raises CannotLeave, sqlite3.Error."""
     row = (_TRIAL, "", "RUNNING", "", "[]", "{}", 1.0, 1, 1, json.dumps({}), 1.0, 1.0)
     connection.execute("SAVEPOINT trial")
     names, marks = ", ".join(COLUMNS), ", ".join("?" for _ in COLUMNS)

@@ -1,6 +1,6 @@
-"""The first start on a file of the old program: its table is renamed, and a new one takes its name.
+"""Takeover: the first start on a file of the old program renames its table and creates a new one with that name.
 
-How long this takes does not depend on the number of rows. `libs.store.sqlite_old` says how the rows become records.
+The time that it takes does not depend on the number of rows. `libs.store.sqlite_old` turns the old rows into records.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from libs.store.sqlite_schema import PROTOCOL_COLUMNS, SHARED_TABLES, first_buck
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD
 
 OLD_SCHEMA = "CREATE TABLE old_schema (number INTEGER PRIMARY KEY, sql TEXT NOT NULL)"
-"""Statements that make the table as it was, for the way back (`services.simple_mcp.store.leave`)."""
+"""Table of the statements that restore the old table (`services.simple_mcp.store.leave`)."""
 
 
 def is_taken_over(connection: sqlite3.Connection) -> bool:
-    """Whether a file is this store's already. The number of its schema does not tell: the old program may have had
-    one of its own."""
+    """Whether a takeover has changed the file already. Its schema's number is no evidence: the old program may have set
+    one."""
     found = connection.execute(
         "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('bucket', 'served', 'outbox')"
     ).fetchone()[0]
@@ -27,8 +27,8 @@ def is_taken_over(connection: sqlite3.Connection) -> bool:
 
 
 def take_over(connection: sqlite3.Connection) -> None:
-    """Renames the old table and makes a new one with its name, that has what the protocol needs; then this store owns
-    all names."""
+    """Rename the old table and create a new one with its name and the columns of the protocol. This store then owns all
+    names."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     made = [
         sql
@@ -37,7 +37,7 @@ def take_over(connection: sqlite3.Connection) -> None:
             " AND sql IS NOT NULL ORDER BY type = 'index'"
         )
     ]
-    # Views and foreign keys of other tables go on meaning `sandboxes`.
+    # Keeps views and foreign keys of other tables on `sandboxes`.
     connection.execute("PRAGMA legacy_alter_table = ON")
     for statement in (
         f"ALTER TABLE sandboxes RENAME TO {OLD.name}",
@@ -59,7 +59,7 @@ def take_over(connection: sqlite3.Connection) -> None:
 
 
 def old_rows(connection: sqlite3.Connection) -> OldRows | None:
-    """Those that are not completed, maybe none; None: their table is gone."""
+    """The old rows that are not completed, possibly zero. None if their table was dropped."""
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (OLD.name,)).fetchone()
     if found is None:
         return None
@@ -69,5 +69,5 @@ def old_rows(connection: sqlite3.Connection) -> OldRows | None:
 
 
 def drop_old(connection: sqlite3.Connection) -> None:
-    """The empty table."""
+    """Drop the old table, which must be empty."""
     connection.execute(f"DROP TABLE {OLD.name}")
