@@ -1,7 +1,7 @@
-"""Starts the new service: `python -m services.service_layer`; `migrate` brings its database to this version, `check`
-says whether the database fits, and changes nothing.
+"""The new service: `python -m services.service_layer`. `migrate` brings its database's schema to this release; `check`
+checks the database without changing it.
 
-PostgreSQL and Redis are imported only by a process that uses them: it takes a second or two.
+A process imports PostgreSQL and Redis only if it uses them, because an import takes a second or two.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def migrate(settings: ServiceLayerSettings) -> None:
 
 async def check(settings: ServiceLayerSettings) -> None:
     if settings.file is not None:
-        log.info("the embedded store is a file: there is no server to check")
+        log.info("the embedded store is a file and has no server to check")
         return
     from services.service_layer.store import postgres_schema
 

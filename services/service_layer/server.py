@@ -1,4 +1,4 @@
-"""Which PostgreSQL server a database is on."""
+"""Identity of the PostgreSQL server that a database is on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = 5.0
 
 
 async def server_id(dsn: str) -> str:
-    """The server's system identifier; "" when this user may not ask for it or the server does not answer now."""
+    """Return the server's system identifier, or "" if this user may not read it or the server does not answer."""
     try:
         connection = await asyncpg.connect(dsn, timeout=_SECONDS)
         try:
@@ -23,5 +23,5 @@ async def server_id(dsn: str) -> str:
         finally:
             await connection.close(timeout=_SECONDS)
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        log.warning("the server's identity is not known: %s", error)
+        log.warning("the server's identity could not be read: %s", error)
         return ""

@@ -19,21 +19,21 @@ _POSTGRES = re.compile(r"postgresql://\S+/\S+")
 
 
 def check_database(value: str) -> str:
-    """Return `value`. Raises ValueError when it names no database."""
+    """Return `value`. Raises ValueError unless it names a database."""
     if _POSTGRES.fullmatch(value) or (value.startswith(_SQLITE) and len(value) > len(_SQLITE)):
         return value
-    raise ValueError("a database is at postgresql://user@host:port/name, or in a file: sqlite:///path")
+    raise ValueError("use postgresql://user@host:port/name, or sqlite:///path for a file")
 
 
 def check_redis(value: str) -> str:
-    """Return `value`. Raises ValueError when it is neither empty nor a Redis address."""
+    """Return `value`. Raises ValueError if it is neither empty nor a Redis address."""
     if value and not re.fullmatch(r"rediss?://\S+", value):
-        raise ValueError("locks are at redis://host:port/number; leave it empty for locks in memory")
+        raise ValueError("use redis://host:port/number, or leave it empty for locks in memory")
     return value
 
 
 class ServiceLayerSettings(BackendSettings):
-    """Environment: SERVICE_LAYER_DATABASE and so on."""
+    """Read from the environment: SERVICE_LAYER_DATABASE and so on."""
 
     model_config = SettingsConfigDict(env_prefix="SERVICE_LAYER_")
 
@@ -57,5 +57,5 @@ class ServiceLayerSettings(BackendSettings):
 
     @property
     def file(self) -> Path | None:
-        """The database's file, when it is one."""
+        """Path of the database's file, or None if a server holds the database."""
         return Path(self.database.removeprefix(_SQLITE)) if self.database.startswith(_SQLITE) else None

@@ -47,6 +47,7 @@ DONE = (
     "services/router/flows/steering",
     "services/router/core/gates",
     "services/router/core/[ad-ik-z]*.py",
+    "services/service_layer",
     "services/simple_mcp",
     "tests/*.py",
     "tests/acceptance",

@@ -1,4 +1,4 @@
-"""The new service's store on SQLite: the embedded default, one process, no server."""
+"""The new service's store on SQLite, for a single process without a database server."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ MIGRATIONS = (
 
 @asynccontextmanager
 async def open_store(path: Path, clock: Clock, limits: OutboxLimits | None = None) -> AsyncIterator[SqliteStore]:
-    """The store in that file, which is made if there is none; a new one owns nothing.
+    """Open the store in the file `path`, which is created if it does not exist. A new store owns no record.
 
     Raises AlreadyOpen, NewerSchema, StoreUnavailable.
     """
@@ -82,17 +82,18 @@ async def open_store(path: Path, clock: Clock, limits: OutboxLimits | None = Non
 
 @asynccontextmanager
 async def open_scratch(path: Path, clock: Clock) -> AsyncIterator[SqliteStore]:
-    """An empty store in a file beside that one, which is removed at the end and, left behind by a kill, at the start.
+    """Open an empty store in a file beside `path`. The file is removed at the end; one that a killed process left is
+    removed first.
 
-    Raises AlreadyOpen while another one is there, StoreUnavailable, DiskFull.
+    Raises AlreadyOpen while another scratch store is open, StoreUnavailable, DiskFull.
     """
-    place = path.with_name(f"{path.name}.scratch")
-    _remove(place)
+    scratch = path.with_name(f"{path.name}.scratch")
+    _remove(scratch)
     try:
-        async with open_store(place, clock) as store:
+        async with open_store(scratch, clock) as store:
             yield store
     finally:
-        _remove(place)
+        _remove(scratch)
 
 
 def _remove(path: Path) -> None:

@@ -1,8 +1,8 @@
 """The store of `service_layer` on PostgreSQL: `open_store`.
 
-Files beside this one, each for one port or one concern: `postgres_sql` (the statements that guard what is promised),
-`postgres_pool` (connections, transactions, cancelled callers), `postgres_errors` (foreign exceptions),
-`postgres_schema` (migrations, fitness of the server), `postgres_session` (advisory locks).
+Beside this module: `postgres_sql` (the statements that enforce the protocol), `postgres_pool` (connections,
+transactions, cancelled callers), `postgres_errors` (foreign exceptions), `postgres_schema` (migrations, fitness of the
+server), `postgres_session` (advisory locks), and one module for each port.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ __all__ = ["PoolSettings", "PostgresOptions", "PostgresStore", "migrate", "open_
 
 @dataclass(frozen=True, slots=True)
 class PostgresOptions:
-    """How a store is opened, beside its address."""
+    """Options of a store, apart from its address."""
 
     store: Store = Store.B
     pools: PoolSettings = field(default_factory=PoolSettings)
     columns_of: ColumnsOf = sandbox_columns
     migrate: bool = True
-    """Bring an older schema, or an empty database, to this version. False: refuse it and say the command."""
+    """Migrate an older schema, or an empty database, to this release. False: refuse it; the error names the command."""
 
 
 class PostgresStore:
-    """An open store, as `libs.store.port.StorePorts`."""
+    """An open store: `libs.store.port.StorePorts`."""
 
     def __init__(self, context: Context, session: Session, backend: str) -> None:
         transactions = PostgresTransactions(context)
@@ -77,7 +77,7 @@ class PostgresStore:
 
     @property
     def connections_in_use(self) -> int:
-        """With calls, the feed or control; what a process always has for itself is not of these."""
+        """Connections in use by calls, the feed and control, without those that the process always keeps."""
         return self.requests.in_use + self.apply.in_use + self.control.in_use
 
     def __repr__(self) -> str:
@@ -91,10 +91,10 @@ async def open_store(
     limits: OutboxLimits | None = None,
     options: PostgresOptions | None = None,
 ) -> AsyncIterator[PostgresStore]:
-    """Opens the store in that database; at the end waits, bounded, for what is under way and closes the connections.
+    """Open the store in a database. At the end, wait for work under way, with a bound, and close the connections.
 
-    Raises StoreUnavailable, NewerSchema, and UnfitDatabase for a server that is a standby or does not keep what it
-    committed, and for a schema that is not there or older when `options.migrate` is False.
+    Raises StoreUnavailable, NewerSchema. Raises UnfitDatabase for a standby, for a server whose commits are not durable
+    and, if `options.migrate` is False, for a schema that is missing or older.
     """
     options = options or PostgresOptions()
     if options.migrate:

@@ -1,4 +1,4 @@
-"""What the ports of one open store share."""
+"""State that the ports of one open store share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class Gauge:
-    """The outbox's depth: counted in the database now and then, and followed here in between.
+    """Depth of the outbox: counted in the database from time to time, and updated here in between.
 
-    Counting a long outbox takes a while, so the time between two counts grows with what one takes, up to the two
-    seconds that a depth may be old. What other processes add meanwhile is seen at the next count.
+    Counting a long outbox is slow. So the time between two counts grows with the duration of a count, up to two
+    seconds, the maximum age of a depth. Entries that other processes add show up at the next count.
     """
 
     _LEAST_SECONDS = 0.2
@@ -43,10 +43,10 @@ class Gauge:
         self._held_until = float("-inf")
         self._lock = asyncio.Lock()
         self.changed = asyncio.Event()
-        """Set at each commit of this process that added to the outbox; who waits for it clears it first."""
+        """Set at each commit of this process that added to the outbox. Clear it before you wait for it."""
 
     def added(self, entries: int, size: int) -> None:
-        """Own commits: seen at once, here and by who waits for a change."""
+        """Count a commit of this process at once, and wake the waiting reader of the outbox."""
         self._depth = self._depth._replace(entries=self._depth.entries + entries, bytes=self._depth.bytes + size)
         self.changed.set()
 
@@ -57,7 +57,7 @@ class Gauge:
         self._depth = Depth(left, max(0, depth.bytes - size), oldest)
 
     async def depth(self) -> Depth:
-        """At most two seconds old, own changes included."""
+        """Return the depth, at most two seconds old, with all changes of this process."""
         if not self._is_fresh():
             async with self._lock:
                 if not self._is_fresh():
@@ -65,7 +65,7 @@ class Gauge:
         return self._depth
 
     async def nearly(self) -> Depth:
-        """For the check before a commit: does not wait for a count that is due, unless the last one is long ago."""
+        """Return the depth for the check before a commit. Wait for a count only if the last one is over 10 s old."""
         if asyncio.get_running_loop().time() - self._counted > self._TOO_OLD_SECONDS:
             return await self.depth()
         if not self._is_fresh() and (self._refresh is None or self._refresh.done()):
@@ -74,7 +74,7 @@ class Gauge:
         return self._depth
 
     async def held(self) -> Held:
-        """At least as much as the store holds, counted at most HELD_SECONDS ago."""
+        """Return an upper bound of the store's rows and bytes, counted at most HELD_SECONDS ago."""
         loop = asyncio.get_running_loop()
 
         async def count(connection: Connection) -> Held:
@@ -108,14 +108,14 @@ class Gauge:
 
 
 def _note_failure(refresh: asyncio.Task[Depth]) -> None:
-    # Whoever needs the depth after this asks again and gets the error; here nobody waits.
+    # No caller waits for this count. The next caller that needs the depth counts again and gets the error.
     if not refresh.cancelled() and (error := refresh.exception()) is not None:
         _log.warning("the outbox could not be counted: %s", error)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Of one open store."""
+    """Shared state of one open store."""
 
     me: Store
     clock: Clock
@@ -127,12 +127,12 @@ class Context:
     gauge: Gauge
     anchor: Anchor
     connections: int
-    """Of this process, when all pools are full."""
+    """Maximum number of connections of this process: all its pools full."""
     written: Notifier = field(default_factory=Notifier)
-    """Beats after own commits that may have written a record."""
+    """Notified after each commit of this process that may have written a record."""
 
     def values(self, row: Row) -> tuple[object, ...]:
-        """A row as the columns of `record`."""
+        """Values of a row for the columns of `record`."""
         return record_values(row, bucket_of(row.key), self.columns_of(row))
 
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL, its driver and its pool raise, and what that means here: tables, by SQLSTATE, else by type."""
+"""Maps exceptions of PostgreSQL, its driver and its pool to errors of this project: by SQLSTATE, else by type."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from libs.errors import BatonError, DiskFull, LockTimeout, Overloaded, StoreUnav
 from libs.store.transaction import StartAgain
 
 SQLSTATES: dict[str, type[BatonError] | None] = {
-    # Single codes, where the class says too little.
-    "23505": StartAgain,  # unique_violation: somebody else made the row, or served the request, at the same time
+    # Single codes, whose class is too broad.
+    "23505": StartAgain,  # unique_violation: a concurrent transaction made the row, or served the request
     "40001": StartAgain,  # serialization_failure
     "40P01": StartAgain,  # deadlock_detected
     "0A000": StartAgain,  # feature_not_supported: "cached plan must not change result type", after a migration
     "55P03": LockTimeout,  # lock_not_available
     "53100": DiskFull,  # disk_full
     "53300": Overloaded,  # too_many_connections
-    "42501": StoreUnavailable,  # insufficient_privilege: the role has lost a right
-    "42P01": StoreUnavailable,  # undefined_table: somebody has dropped or renamed it
+    "42501": StoreUnavailable,  # insufficient_privilege: the role has lost a privilege
+    "42P01": StoreUnavailable,  # undefined_table: it was dropped or renamed
     # Classes: the first two characters, https://www.postgresql.org/docs/current/errcodes-appendix.html
     "08": StoreUnavailable,  # connection exception
     "25": StoreUnavailable,  # invalid transaction state: a standby, an idle timeout, a transaction that has failed
@@ -38,7 +38,7 @@ SQLSTATES: dict[str, type[BatonError] | None] = {
     "F0": StoreUnavailable,  # configuration file error
     "HV": StoreUnavailable,  # foreign data wrapper error
     "XX": StoreUnavailable,  # internal error, data corrupted
-    # A mistake of this program's own statements. It stays as it is: the client sees INTERNAL, the log the stack trace.
+    # Defects of this program's statements. They stay unchanged: the client gets INTERNAL, the log the stack trace.
     **dict.fromkeys(
         (
             "01",
@@ -64,35 +64,35 @@ SQLSTATES: dict[str, type[BatonError] | None] = {
     ),
     **dict.fromkeys(("2F", "38", "39", "3B", "42", "44", "P0")),
 }
-"""By code, else by class. None: a defect of this program. A class that is not here is trouble of the database."""
+"""By code, else by class. None: a defect of this program. A class that is not listed is a failure of the database."""
 
 _BREAKS = frozenset({"08", "25", "26", "34", "57", "58", "XX"})
-"""Classes after which a connection is not used again."""
+"""Classes of SQLSTATE after which a connection is discarded."""
 
 TYPES: tuple[tuple[type[BaseException], type[BatonError]], ...] = (
-    (sqlalchemy.exc.TimeoutError, Overloaded),  # of the pool
+    (sqlalchemy.exc.TimeoutError, Overloaded),  # the pool is exhausted
     (asyncpg.TargetServerAttributeNotMatched, StoreUnavailable),  # a standby answers
-    (asyncpg.InterfaceError, StoreUnavailable),  # the connection is closed, or was lost meanwhile
+    (asyncpg.InterfaceError, StoreUnavailable),  # the connection is closed or was lost
     (asyncpg.InternalClientError, StoreUnavailable),
     (TimeoutError, StoreUnavailable),
     (OSError, StoreUnavailable),
 )
-"""Asked in this order when there is no SQLSTATE."""
+"""Checked in this order if an exception has no SQLSTATE."""
 
 FOREIGN: tuple[type[Exception], ...] = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     sqlalchemy.exc.SQLAlchemyError,
-    AsyncAdapt_asyncpg_dbapi.Error,  # of a connection that could not be made: the driver's own error is its cause
+    AsyncAdapt_asyncpg_dbapi.Error,  # connecting failed: the driver's own error is its cause
     OSError,
     TimeoutError,
 )
-"""All that `translated` may be asked about."""
+"""All exceptions that `translated` accepts."""
 
 
 def translated(error: BaseException) -> BatonError | None:
-    """Ours for a foreign exception. None: it is a defect of this program, not trouble of the database."""
+    """Translate a foreign exception. None: it is a defect of this program, not a failure of the database."""
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
         error = error.orig
     if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
@@ -102,7 +102,7 @@ def translated(error: BaseException) -> BatonError | None:
 
 
 def breaks_connection(error: BaseException) -> bool:
-    """Whether the connection on which it was raised may be in an unknown state, or gone."""
+    """Whether the connection that raised the error may be lost or in an unknown state."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or "08000"
         return state != "57014" and state[:2] in _BREAKS

@@ -1,4 +1,4 @@
-"""Where the store stands in the log, on PostgreSQL, and what it needs done from time to time."""
+"""The feed's position in the log, and upkeep, on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.service_layer.store.postgres_transaction import PostgresTransactio
 from services.service_layer.store.postgres_transfers import apply
 
 _CLAIM_SECONDS = 0.5
-"""How long a claim's answer is given again without asking the database."""
+"""Time for which a claim's answer is reused without a query."""
 
 _STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress ORDER BY part"
 _FIND = "SELECT part, place, key, reason, event, headers, topic FROM parked"
@@ -88,7 +88,7 @@ class PostgresFeed:
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
         async def work(connection: Connection) -> None:
             async with transaction(connection):
-                # A process that still applies from the former log moves no position: it is not where it read it.
+                # A process that still applies the former log then moves no position: `next` differs from its value.
                 await connection.execute("UPDATE progress SET next = 0, mark = ''")
                 await connection.execute(_RESTART, *columnar(sorted(next_offsets.items()), 2))
 

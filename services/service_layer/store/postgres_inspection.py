@@ -1,4 +1,4 @@
-"""Looking at the whole store, on PostgreSQL."""
+"""Inspection of the whole store, on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class PostgresInspection:
         return await self._context.control.run(work)
 
     async def _page(self, connection: Connection, query: ExportQuery) -> tuple[list[tuple[Row, Any]], bool]:
-        """Rows, each with its columns as they are kept."""
+        """Return the rows, each with its stored columns, and whether there are more."""
         statement, arguments = _export(query, self._context.me.value)
         found = await connection.fetch(statement, *arguments)
         rows = [(row, columns) for columns in found if (row := row_of(columns)) is not None][: query.limit]
@@ -119,7 +119,8 @@ class PostgresInspection:
         return await self._context.control.run(work)
 
     async def census(self) -> Census:
-        """As old as fifty times what a count takes, at most ten seconds: at once in a small store."""
+        """Count the rows, or return a count at most fifty times as old as it took, and at most ten seconds. A count
+        that takes under 50 ms is not reused."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         if self._census is None or began >= self._valid_until:
@@ -136,18 +137,18 @@ class PostgresInspection:
 
 
 async def _fetch_all(connection: Connection, statement: str, *arguments: object) -> list[Any]:
-    """For statements that look at every row: by reading the table from end to end, which may take its time."""
+    """Run a statement that reads every row: allow a sequential scan and a longer timeout."""
     async with transaction(connection):
         await connection.execute(f"SET LOCAL enable_seqscan = on; SET LOCAL statement_timeout = '{_ALL_ROWS_SECONDS}s'")
         return list(await connection.fetch(statement, *arguments, timeout=_ALL_ROWS_SECONDS + 1))
 
 
 def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
-    """One row more than asked for, which tells that there are more; and a bound on the payloads that are read."""
+    """Build the query. It reads one row beyond the limit, to detect that there are more, and bounds the payloads."""
     conditions, order = ["r.key > $1"], "r.key"
     arguments: list[object] = [query.after, query.limit + 1]
     if query.buckets:
-        # Both can follow the index, so that of many rows no more are read than are asked for.
+        # Both conditions follow the index, so the query reads no more rows than requested.
         conditions, order = (
             ["r.bucket = ANY($3::smallint[])", "(r.bucket, r.key) > ($4::smallint, $1)"],
             "r.bucket, r.key",

@@ -24,9 +24,11 @@ class PostgresOutbox:
         self._context = context
 
     async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
-        """Own commits end the wait at once; those of other processes are found by looking, soon at first, since writes
-        may wait for their events to be in the log, then every 100 ms. Not by NOTIFY: that takes one lock for the whole
-        server at commit, so all writers would commit one after another."""
+        """Commits of this process end the wait at once. Commits of other processes are found by polling: after 5 ms at
+        first, because writes may wait until the log has their events, then less often, down to every 100 ms.
+
+        NOTIFY would serialize all writers: at commit it takes one lock for the whole server.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
         pause = _FIRST_POLL_SECONDS
@@ -46,7 +48,7 @@ class PostgresOutbox:
     async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
         if not changes:
             return 0
-        # In one order everywhere, so that two who acknowledge the same do not wait for each other in a ring.
+        # Sorted, so that two processes that acknowledge the same entries do not deadlock.
         names = sorted({(key.encode(), version) for key, version in changes})
         rows = [(key.decode(), *version) for key, version in names]
 

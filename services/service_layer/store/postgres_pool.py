@@ -1,7 +1,7 @@
 """Connections and transactions: SQLAlchemy owns the pools, statements run on asyncpg's connection below.
 
-A piece of work runs in a task of the store's own, which a cancelled caller does not stop: a cancel during COMMIT would
-leave the caller with an error and the database with the row, and a connection inside a transaction in the pool.
+A piece of work runs in its own task, which survives the cancellation of its caller. A cancel during COMMIT could
+otherwise commit the row while the caller gets an error, or return a connection inside a transaction to the pool.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Work = Callable[[Connection], Awaitable[T]]
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 40
-"""How often a piece of work starts again before its record counts as busy."""
+"""Number of attempts of a piece of work before its record counts as busy."""
 _PAUSE_SECONDS = 0.002
 _CONNECT_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
@@ -44,36 +44,36 @@ _RECOGNISED = "recognised"
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """How many connections this process uses, and how long anything may take in them."""
+    """Sizes and timeouts of this process's connection pools."""
 
     request_pool: int = field(default_factory=lambda: default_request_pool(local_cores()))
-    """For calls of clients and handoffs."""
+    """Connections for calls of clients and handoffs."""
     apply_pool: int = APPLY_POOL
-    """For the feed, the outbox and upkeep: a flood there leaves calls their connections."""
+    """Connections for the feed, the outbox and upkeep. Separate, so that a flood of events does not block calls."""
     control_pool: int = CONTROL_POOL
-    """For status, copies and digests, which may look at every row: the feed goes on meanwhile."""
+    """Connections for status, copies and digests. Separate, because they may read every row while the feed goes on."""
     pool_timeout_seconds: float = 1.0
-    """After this wait for a connection a call is refused (Overloaded)."""
+    """Maximum wait for a connection, after which the call is refused (Overloaded)."""
     statement_timeout_seconds: float = 5.0
     lock_timeout_seconds: float = 1.0
-    """After this wait for a row it counts as busy (LockTimeout)."""
+    """Maximum wait for a row's lock, after which the record counts as busy (LockTimeout)."""
     idle_in_transaction_seconds: float = 2.0
-    """After this the database ends a transaction whose process says nothing any more."""
+    """Maximum silence of a process in a transaction, after which the database ends it."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
             if value <= 0:
-                raise ValueError(f"{name}: {value!r} is not valid: more than 0 is needed")
+                raise ValueError(f"{name}: {value!r} is not valid: it must be more than 0")
         if self.lock_timeout_seconds >= self.statement_timeout_seconds:
             raise ValueError(
-                f"lock_timeout_seconds: {self.lock_timeout_seconds!r} is not valid: less than"
-                f" statement_timeout_seconds ({self.statement_timeout_seconds!r}) is needed, or it never fires"
+                f"lock_timeout_seconds: {self.lock_timeout_seconds!r} is not valid: it must be less than"
+                f" statement_timeout_seconds ({self.statement_timeout_seconds!r}), or it never fires"
             )
 
     @property
     def connections(self) -> int:
-        """Of a process whose pools are full."""
+        """Number of connections of a process whose pools are full."""
         return per_process(self.request_pool, self.apply_pool, self.control_pool)
 
 
@@ -82,19 +82,19 @@ def normalised(dsn: str) -> str:
     try:
         url = make_url(dsn)
     except ArgumentError:
-        raise UnfitDatabase("database dsn: it is not valid: postgresql://user@host:port/database is needed") from None
+        raise UnfitDatabase("database dsn: not valid: use postgresql://user@host:port/database") from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise UnfitDatabase(f"database dsn: {url.drivername}:// is not valid: postgresql:// is needed")
+        raise UnfitDatabase(f"database dsn: {url.drivername}:// is not valid: use postgresql://")
     return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def make_engine(dsn: str, size: int, settings: PoolSettings, **server_settings: str) -> AsyncEngine:
-    """A pool of `size` connections to the primary.
+    """Make a pool of `size` connections to the primary.
 
-    Hot statements find rows by index, all of them. A plan that was made while a table was small must not outlive that:
-    so other plans are discouraged, instead of waiting for fresh statistics. `synchronous_commit` is set per session, so
-    that a changed server default cannot weaken it. There is no ping before use: a closed connection is known here
-    without one, and a call that meets a dying one may be tried again by its request_id.
+    All hot statements find rows by index. Plans without an index are disabled: one that was cached while a table was
+    small would stay in use until fresh statistics arrive. `synchronous_commit` is set per session, so that a changed
+    server default cannot weaken it. There is no ping before use: the driver reports a closed connection without one,
+    and a call on a dying connection can be retried with its request_id.
     """
 
     def milliseconds(seconds: float) -> str:
@@ -108,7 +108,7 @@ def make_engine(dsn: str, size: int, settings: PoolSettings, **server_settings: 
         pool_use_lifo=True,
         connect_args={
             "timeout": _CONNECT_SECONDS,
-            # Longer than the server's own bound: it only fires when the server does not answer at all.
+            # Longer than the server's own timeout: it fires only if the server does not answer at all.
             "command_timeout": settings.statement_timeout_seconds + 1.0,
             "target_session_attrs": "primary",
             "statement_cache_size": 200,
@@ -133,10 +133,10 @@ def make_engine(dsn: str, size: int, settings: PoolSettings, **server_settings: 
 
 
 class Pool:
-    """One pool, and the tasks that use it."""
+    """A pool of connections, with the tasks that use it."""
 
     def __init__(self, name: str, engine: AsyncEngine, size: int, anchor: Anchor | None = None) -> None:
-        """`anchor`: every new connection must reach the database that it knows; None: any will do."""
+        """`anchor`: the database that every new connection must reach. None: any database."""
         self.name = name
         self.engine = engine
         self._anchor = anchor
@@ -148,13 +148,13 @@ class Pool:
 
     @property
     def in_use(self) -> int:
-        """Connections that are with somebody now."""
+        """Number of connections in use."""
         return int(self.engine.pool.checkedout())  # type: ignore[attr-defined]
 
     async def run(self, work: Work[T]) -> T:
-        """Does the work on a connection, in a task of its own, and again when it says StartAgain.
+        """Run `work` on a connection, in its own task, and again if it raises StartAgain.
 
-        Raises Overloaded, LockTimeout, StoreUnavailable, DiskFull, and what the work raises.
+        Raises Overloaded, LockTimeout, StoreUnavailable, DiskFull, and the errors of `work`.
         """
         if len(self._tasks) >= self._most_tasks:
             raise Overloaded(f"{len(self._tasks)} calls wait for a connection of the {self.name} pool")
@@ -165,11 +165,11 @@ class Pool:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise StoreUnavailable("the store was closed while the call was under way") from None
+                raise StoreUnavailable("the store was closed during the call") from None
             raise
 
     async def close(self) -> None:
-        """Waits for what is under way, then closes the connections. Bounded."""
+        """Wait for work under way, then close the connections. Bounded."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=_CLOSE_SECONDS)
         for task in list(self._tasks):
@@ -180,7 +180,7 @@ class Pool:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.engine.dispose()
         except FOREIGN as error:
-            _log.warning("the %s pool was not closed in order: %r", self.name, error)
+            _log.warning("closing the %s pool failed: %r", self.name, error)
 
     async def _work(self, work: Work[T]) -> T:
         for attempt in range(_ATTEMPTS):
@@ -188,50 +188,50 @@ class Pool:
                 async with self.connection() as connection:
                     return await work(connection)
             except StartAgain:
-                # With a growing pause, by chance, or those who lost together would meet again.
+                # A random, growing pause: transactions that conflicted once would otherwise conflict again.
                 await asyncio.sleep(random.random() * _PAUSE_SECONDS * min(attempt, 10))
-        raise LockTimeout(f"the record was changed by others {_ATTEMPTS} times meanwhile; nothing was changed")
+        raise LockTimeout(f"{_ATTEMPTS} attempts met concurrent changes of the record; nothing was changed")
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection from the pool; it goes back unless it broke. Foreign exceptions leave as ours."""
+        """A connection from the pool, returned to it unless it broke. Translates foreign exceptions."""
         try:
             leased = await self.lease()
         except FOREIGN as error:
-            raise _ours(error) from error
+            raise _translated(error) from error
         broken = True
         try:
             yield leased.driver_connection
             broken = False
         except FOREIGN as error:
             broken = breaks_connection(error)
-            raise _ours(error) from error
+            raise _translated(error) from error
         except Exception:
-            # The work's own: it says nothing about the connection, unless that is inside a transaction still.
+            # An error of the work. The connection is good unless it is still inside a transaction.
             broken = False
             raise
         finally:
-            if broken or _is_dirty(leased.driver_connection):
-                # Without a goodbye: the server may not be there to hear it.
+            if broken or not _is_reusable(leased.driver_connection):
+                # Drop it without closing the session: the server may not answer.
                 leased.invalidate()
             else:
                 leased.close()
 
     async def lease(self) -> PoolProxiedConnection:
-        """For `connection`, and for who keeps one for long. Raises foreign exceptions."""
+        """Take a connection for `connection`, or to keep for long. Raises foreign exceptions."""
         leased = await self.engine.raw_connection()
         for _ in range(self.engine.pool.size() + 1):  # type: ignore[attr-defined]
             connection: Connection = leased.driver_connection
             if not connection.is_closed():
                 await self._recognise(leased)
                 return leased
-            # The server went away, or ended it, while it lay in the pool.
+            # The server went away or ended the session while the connection was idle in the pool.
             leased.invalidate()
             leased = await self.engine.raw_connection()
         return leased
 
     async def _recognise(self, leased: PoolProxiedConnection) -> None:
-        """Of a new connection: where has it come out? Raises DatabaseReplaced; foreign exceptions."""
+        """Check which database a new connection has reached. Raises DatabaseReplaced; foreign exceptions."""
         if self._anchor is None or _RECOGNISED in leased.info:
             return
         try:
@@ -251,8 +251,10 @@ class Pool:
 async def transaction(
     connection: Connection, *, lock_timeout_seconds: float | None = None, snapshot: bool = False
 ) -> AsyncIterator[None]:
-    """BEGIN, and at the end COMMIT, or ROLLBACK after an exception. One round trip each. `snapshot`: for reads, which
-    all see what was committed before the first of them began."""
+    """BEGIN, and at the end COMMIT, or ROLLBACK after an exception. One round trip each.
+
+    `snapshot`: a read-only transaction whose statements all see the same snapshot, that of the first of them.
+    """
     begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
     if lock_timeout_seconds is not None:
         begin += f"; SET LOCAL lock_timeout = {int(lock_timeout_seconds * 1000)}"
@@ -266,9 +268,9 @@ async def transaction(
     await connection.execute("COMMIT")
 
 
-def _is_dirty(connection: Connection) -> bool:
-    return bool(connection.is_closed() or connection.is_in_transaction())
+def _is_reusable(connection: Connection) -> bool:
+    return not (connection.is_closed() or connection.is_in_transaction())
 
 
-def _ours(error: Exception) -> Exception:
+def _translated(error: Exception) -> Exception:
     return translated(error) or error

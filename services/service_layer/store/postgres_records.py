@@ -28,7 +28,7 @@ MATCHES = (
 )
 _CREATED = f"(r.write_term, r.write_revision) <> (0, 0) AND {VISIBLE}"
 
-# No index is of use for MATCHES: the rows that are looked at are chosen by one column alone, in the order of the keys.
+# No index serves MATCHES as a whole. So one column selects the rows to examine, in key order.
 _SCOPES = {"account": "r.account = $5", "state": "r.state = $5", "": "$5 = ''"}
 _AFTER = {name: f"FROM record r WHERE {scope} AND r.key > $6" for name, scope in _SCOPES.items()}
 _STEP_END = "SELECT r.key FROM record r WHERE {scope} AND r.key > $2 ORDER BY r.key LIMIT 1 OFFSET $3"
@@ -72,7 +72,7 @@ class PostgresRecords:
         return await self._context.requests.run(work)
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
-        """As `engine.write`, whose conditions one statement holds: a read and a write are two round trips."""
+        """`engine.write` in two round trips: a read, and one statement that holds the conditions of the write."""
 
         async def work(connection: Connection) -> Changed | Answered | None:
             tx = PostgresTransaction(self._context, connection)
@@ -86,7 +86,7 @@ class PostgresRecords:
 
         decision = await self._context.requests.run(work)
         if decision is None:
-            # The request has an entry, of an effect that is not in the row: it is replaced, in a transaction.
+            # The request has an entry whose effect is not in the row. Replacing the entry takes a transaction.
             return await self._transactions.run(partial(engine.write, call=call, decide=decide))
         return decision
 
@@ -156,6 +156,6 @@ def _filter_arguments(wanted: Filter) -> tuple[Any, ...]:
     labels = dict(wanted.labels)
     other_columns = len(states) + len(accounts) < len(wanted.equals)
     if other_columns or any(labels[name] != value for name, value in wanted.labels):
-        # No row can match: a column that no row has, or one label with two values. A state that is two says so.
+        # No row can match: the filter has an unknown column, or one label with two values. Require two states at once.
         states = ["a", "b"]
     return wanted.show_deleted, states, accounts, json.dumps(labels)

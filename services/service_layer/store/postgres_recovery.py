@@ -1,4 +1,4 @@
-"""Recognising the loss of a store on PostgreSQL."""
+"""Detection of a store's loss, on PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Giving records up, many at a time, on PostgreSQL.
+"""Release of many records at once, on PostgreSQL.
 
-A chunk is one transaction. It passes by the rows that another transaction holds; these are tried one by one afterwards,
-with a bounded wait.
+A chunk is one transaction. It skips rows that another transaction has locked; these are released one by one afterwards,
+each with a bounded wait.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Releases:
         return Released(tuple(results), tuple(keys[len(results) :]))
 
     async def _fitting(self, keys: Sequence[str], size: int) -> Sequence[str]:
-        """As many of the keys as fill the answer, so that a chunk of large rows is not read in vain."""
+        """Return the first keys whose rows fill the answer, so that no row beyond it is read."""
         if len(keys) == 1:
             return keys
 
@@ -70,7 +70,7 @@ class Releases:
         return keys
 
     async def _chunk(self, keys: Sequence[str], order: engine.ReleaseOrder) -> dict[str, ReleaseResult]:
-        """Results of the first keys, all of them unless the answer is full before."""
+        """Return the results of the first keys: of all keys, unless the answer fills up earlier."""
         if len(keys) == 1:
             return {keys[0]: await self._one(keys[0], order)}
         release = partial(engine.release, keys=keys, order=order)

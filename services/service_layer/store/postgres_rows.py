@@ -1,4 +1,4 @@
-"""Between the database's rows and the protocol's words."""
+"""Conversions between the database's rows and the values of the protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from libs.ownership.model import BucketOwner, Found, Row, Served, Store, Version
 from libs.store.columns import Columns
 
 Columnar = tuple[list[Any], ...]
-"""Parameters of a statement with `unnest`: one list per column."""
+"""Parameters of a statement with `unnest`: one list for each column."""
 
 ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, r.bases"
 BUCKET_OWNER = "b.bucket, b.term AS bucket_term, b.version AS bucket_version, b.owner AS bucket_owner"
@@ -22,13 +22,13 @@ RECORD_COLUMNS = (
 )
 
 VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
-"""Of a row: it is not of a lower term than its bucket."""
+"""Condition of a row that is not hidden: its term is not below that of its bucket."""
 
 _SIGN = 1 << 63
 
 
 def signed(number: int) -> int:
-    """64 bits as the database's bigint has them."""
+    """Convert an unsigned 64-bit number to the database's signed bigint."""
     return number - 2 * _SIGN if number >= _SIGN else number
 
 
@@ -37,7 +37,7 @@ def unsigned(number: int) -> int:
 
 
 def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | None:
-    """None when the join found no record."""
+    """None if the join found no record."""
     if columns["revision"] is None:
         return None
     return Row(
@@ -60,7 +60,7 @@ def bucket_owner_of(columns: Mapping[str, Any]) -> BucketOwner:
 
 
 def served_of(columns: Mapping[str, Any]) -> Served | None:
-    """None when the join found no served request."""
+    """None if the join found no served request."""
     if columns["request_hash"] is None:
         return None
     return Served(
@@ -78,7 +78,7 @@ def found_of(key: str, columns: Mapping[str, Any]) -> Found:
 
 
 def found_for_write(key: str, columns: Mapping[str, Any]) -> Found:
-    """With the request, if it was served, and the time of the lease, if the row shows one."""
+    """Include the request if it was served, and the age of the row's lease if it has one."""
     row = row_of(columns, lease_seconds=(columns["lease_age"] or 0) / 1000)
     bucket_owner = bucket_owner_of(columns)
     return Found(key, visible(row, bucket_owner), bucket_owner, served_of(columns))
@@ -105,8 +105,8 @@ def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
 
 
 def is_projected(row: Row, right: Columns, kept: Mapping[str, Any]) -> bool:
-    """Whether the columns beside the payload show what it holds. Unknown for a payload of a newer program, whose
-    columns that program has made: then it counts as true."""
+    """Whether the projected columns match the payload. True for a payload that only a newer program can read: that
+    program wrote the columns."""
     if row.payload and right == Columns():
         return True
     shown = (kept["state"], kept["account"], json.loads(kept["labels"]), kept["lease"])
@@ -118,6 +118,6 @@ def served_values(served: Served) -> tuple[Any, ...]:
 
 
 def columnar(rows: Iterable[Sequence[Any]], width: int) -> Columnar:
-    """Rows turned into `width` lists."""
+    """Transpose the rows to `width` lists."""
     lists: Columnar = tuple(list(column) for column in zip(*rows, strict=True))
     return lists or tuple([] for _ in range(width))

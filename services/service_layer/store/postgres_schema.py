@@ -1,4 +1,4 @@
-"""The schema's version, its migrations, and what a server must be like."""
+"""The schema's version and migrations, and the check that a server is fit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _COMMAND_SECONDS = 3600.0
 
 
 async def migrate(dsn: str, search_path: str = "") -> str:
-    """Brings the schema to this program's version; one process at a time does. Returns that version.
+    """Migrate the schema to this program's version and return that version. A lock admits one process at a time.
 
-    `search_path`: the name of the database's schema that the tables go to; "": as the server has it for this user.
+    `search_path`: the database schema for the tables. "": the server's default for this user.
 
     Raises NewerSchema, UnfitDatabase, StoreUnavailable.
     """
@@ -38,7 +38,7 @@ async def migrate(dsn: str, search_path: str = "") -> str:
 async def check(dsn: str) -> str:
     """Return the server's name and version for people.
 
-    Raises UnfitDatabase for a server that does not fit (`libs.postgres`) or has an older schema or none; NewerSchema;
+    Raises UnfitDatabase for an unfit server (`libs.postgres`) and for an older or missing schema; NewerSchema;
     StoreUnavailable.
     """
     return await _with_engine(dsn, change=False)
@@ -46,7 +46,7 @@ async def check(dsn: str) -> str:
 
 async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
     address = normalised(dsn)
-    # Plain connections, without the settings that the pools impose: they show the server as it is.
+    # Plain connections without the pools' settings: they show the server's own defaults.
     engine = create_async_engine(
         address,
         poolclass=NullPool,
@@ -78,8 +78,8 @@ async def _check(engine: AsyncEngine) -> str:
         version = await connection.run_sync(_version)
         if version != _head():
             _refuse_newer(version)
-            known = "none" if version is None else version
-            raise UnfitDatabase(f"database schema: {known} is not {_head()}: run `{COMMAND}`")
+            found = "none" if version is None else version
+            raise UnfitDatabase(f"database schema: {found}, expected {_head()}: run `{COMMAND}`")
         server = (await connection.execute(text("SHOW server_version"))).scalar_one()
         return f"postgresql {str(server).split()[0]}"
 
@@ -102,7 +102,7 @@ def _refuse_newer(version: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if version is not None and version not in known:
         raise NewerSchema(
-            f"database schema: {version} is newer than {_head()}, the newest that this program knows:"
+            f"database schema: {version} is newer than {_head()}, the newest that this program supports:"
             " run the newer program or restore an older backup"
         )
 

@@ -1,8 +1,8 @@
-"""An empty store of the real kind, in a schema of its own beside the real one, to try records out in.
+"""A scratch store: an empty store in its own schema of the same database, in which an audit tries records.
 
-The schema is dropped when the block ends, however it ends. One that a killed process left is dropped before the next
-one is made. An advisory lock keeps it to one at a time in a database. Of a store's connections it has only those for
-calls: it must not take part in who has the store's clock or reads the log.
+The schema is dropped when the block ends, however it ends. If a killed process left a schema, the next scratch store
+drops it first. An advisory lock allows one scratch store per database. The scratch store has only the connections for
+calls, so it does not compete for the store's clock or for partitions of the log.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CREATE = f"CREATE SCHEMA {SCHEMA}; COMMENT ON SCHEMA {SCHEMA} IS '{MARK}'"
 
 
 class NoScratch(BatonError):
-    """There is no place to try records out in."""
+    """The database does not allow a scratch schema, so no records can be tried."""
 
     code = "FAILED_PRECONDITION"
     reason = "NO_SCRATCH"
@@ -50,7 +50,7 @@ class NoScratch(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """As `libs.backend.audit.ScratchStore`."""
+    """`libs.backend.audit.ScratchStore`."""
 
     records: Records
     transfers: Transfers
@@ -58,8 +58,11 @@ class Scratch:
 
 @asynccontextmanager
 async def open_scratch(dsn: str, clock: Clock) -> AsyncIterator[Scratch]:
-    """Raises NoScratch when this user may not make a schema or the name is somebody else's; Overloaded while another
-    one is there; StoreUnavailable."""
+    """Open a scratch store.
+
+    Raises NoScratch if this user may not create a schema or a foreign schema has its name; Overloaded while another
+    scratch store is open; StoreUnavailable.
+    """
     async with AsyncExitStack() as stack:
         guard = await _connected(dsn, stack)
         await _make(guard, stack)
@@ -86,17 +89,17 @@ async def open_scratch(dsn: str, clock: Clock) -> AsyncIterator[Scratch]:
 
 
 async def _make(guard: Connection, stack: AsyncExitStack) -> None:
-    """Makes the schema; it is dropped with the stack, after all that uses it."""
+    """Create the schema. The stack drops it after closing its users."""
     try:
         if not await guard.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
-            raise Overloaded("other records are tried out in this database: try again a little later")
+            raise Overloaded("another audit is trying records in this database: try again later")
         found = await guard.fetchrow(_FOUND, SCHEMA)
         if found is not None and found["mark"] != MARK:
-            raise NoScratch(f"schema {SCHEMA} is there and was not made for this: rename it")
+            raise NoScratch(f"schema {SCHEMA} exists and is not a scratch schema: rename it")
         stack.push_async_callback(_drop, guard)
         await guard.execute(f"{_DROP}; {_CREATE}")
     except asyncpg.InsufficientPrivilegeError as error:
-        raise NoScratch(f"{error}: the user needs the right to make a schema (GRANT CREATE ON DATABASE)") from None
+        raise NoScratch(f"{error}: grant the user the right to create a schema (GRANT CREATE ON DATABASE)") from None
     except FOREIGN as error:
         raise (translated(error) or StoreUnavailable(str(error))) from error
 
@@ -109,7 +112,7 @@ async def _drop(guard: Connection) -> None:
 
 
 async def _connected(dsn: str, stack: AsyncExitStack) -> Connection:
-    """Closed with the stack, which ends the lock."""
+    """Open the connection that holds the lock. The stack closes it."""
     try:
         guard = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, command_timeout=_STATEMENT_SECONDS)
     except FOREIGN as error:

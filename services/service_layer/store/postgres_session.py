@@ -1,8 +1,8 @@
-"""One connection of this process that holds its advisory locks: partitions of the log, and the store's clock.
+"""The connection that holds this process's advisory locks: those of log partitions, and that of the store's clock.
 
-The locks live as long as the session. A process that dies, or whose connection breaks, loses them at once; one that is
-paused loses them when the session has said nothing for `IDLE_SECONDS`. Either way the loser may still believe that it
-holds them: for partitions the progress rows fence it, and the clock is only advanced on this very connection.
+The locks live as long as the session. A process that dies, or whose connection breaks, loses them at once. A paused
+process loses them after `IDLE_SECONDS` without a statement. In either case the process may still believe that it holds
+them. The progress rows fence it from partitions, and only this connection advances the clock.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from services.service_layer.store.postgres_pool import Connection, Pool
 _log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 15
-"""Of silence, after which the server ends the session."""
+"""Time without a statement after which the server ends the session."""
 _PING_SECONDS = 3.0
 _TROUBLE: tuple[type[Exception], ...] = (BatonError, *FOREIGN)
 
 PARTITIONS = 0x626174
-"""First half of the locks of partitions; the second is the partition."""
+"""First key of the locks of partitions. The second key is the partition."""
 ROLES = 0x626175
 MEMBER = 1
-"""Held by every process together: how many hold it is how many share the partitions."""
+"""Shared lock of every process. The number of its holders is the number of processes that share the partitions."""
 CLOCK = 2
 
 _HELD = """
@@ -44,7 +44,7 @@ SELECT count(*)::integer FROM pg_locks
 WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND classid = $1::oid AND objid = $2::oid AND objsubid = 2 AND granted
 """
-"""Processes that share this database; one that has just started may not be among them yet."""
+"""Number of processes that share this database. One that has just started may not count yet."""
 _TRY = "SELECT part FROM unnest($2::integer[]) part WHERE pg_try_advisory_lock($1, part)"
 _UNLOCK = "SELECT pg_advisory_unlock($1, part) FROM unnest($2::integer[]) part"
 _TRY_CLOCK = f"SELECT pg_try_advisory_lock({ROLES}, {CLOCK})"
@@ -61,7 +61,7 @@ class _Held:
 
 
 class Session:
-    """Opens its connection when it is needed, and again when it was lost."""
+    """A connection with advisory locks. It is opened on first use, and again after it was lost."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -74,13 +74,13 @@ class Session:
         return f"<Session open={self._leased is not None} clock={self._has_clock}>"
 
     async def open(self) -> None:
-        """Connects, and takes the clock if nobody has it."""
+        """Connect, and take the clock if it is free."""
         async with self._connected() as connection:
             self._has_clock = await connection.fetchval(_TRY_CLOCK)
         self._pings = asyncio.get_running_loop().create_task(self._ping())
 
     async def claim(self, partitions: int) -> list[int]:
-        """A fair share of the partitions, by what other processes hold now."""
+        """Claim a fair share of the partitions, given those that other processes hold now."""
         async with self._connected() as connection:
             held = await _held(connection)
             if not held.is_member:
@@ -96,8 +96,11 @@ class Session:
             return sorted(kept)
 
     async def tick(self, elapsed_seconds: float) -> bool:
-        """Whether this process holds the clock and has advanced it. Who has just got it has not: its predecessor may
-        have counted the same time, and ticks must never run ahead."""
+        """Advance the clock if this process holds it, and return whether it did.
+
+        A process that has just taken the clock does not advance it: the previous holder may have counted the same time,
+        and ticks must never run ahead of real time.
+        """
         async with self._connected() as connection:
             if not self._has_clock:
                 self._has_clock = await connection.fetchval(_TRY_CLOCK)
@@ -106,7 +109,7 @@ class Session:
             return True
 
     async def close(self) -> None:
-        """Gives the locks back, in order if the server answers."""
+        """Release the locks, cleanly if the server answers."""
         if self._pings is not None:
             async with self._lock:
                 self._pings.cancel()
@@ -118,18 +121,18 @@ class Session:
         self._drop()
 
     async def _ping(self) -> None:
-        """Shows the server that this process is not paused, however seldom it claims and ticks."""
+        """Keep the session alive between claims and ticks while this process runs."""
         while True:
             await asyncio.sleep(_PING_SECONDS)
             try:
                 async with self._connected() as connection:
                     await connection.execute("SELECT 1")
             except _TROUBLE as error:
-                _log.warning("the session that holds this process's locks was lost: %s", error)
+                _log.warning("the session with this process's advisory locks was lost: %s", error)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
-        """The connection, for one at a time. After any failure it is ended, and with it the locks."""
+        """The connection, for one user at a time. Any failure closes it, which ends its locks."""
         async with self._lock:
             try:
                 if self._leased is None or self._leased.driver_connection.is_closed():  # type: ignore[union-attr]

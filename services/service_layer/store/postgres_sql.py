@@ -1,7 +1,7 @@
-"""The statements that the protocol's promises rest on. READ COMMITTED; `$me` is this store.
+"""The statements that enforce the protocol. Isolation: READ COMMITTED. `$me` is this store.
 
-What each guard keeps away is shown by tests/integration/test_postgres_interleavings.py, on the real database, by
-running the statement with the guard and without it.
+tests/integration/test_postgres_interleavings.py runs each statement with and without its guard on a real database, and
+shows the anomaly that the guard prevents.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from services.service_layer.store.postgres_rows import BUCKET_OWNER, RECORD_COLU
 NOW = "(SELECT now FROM tick)"
 """The store's ticks, in milliseconds."""
 
-# Row and bucket owner in one statement, so from one snapshot: with two, a record that is made in between is in neither.
+# Row and bucket owner in one statement, so from one snapshot. Two statements could both miss a record that is created
+# between them.
 READ = f"SELECT {ROW}, {BUCKET_OWNER} FROM bucket b LEFT JOIN record r ON r.key = $1 WHERE b.bucket = $2"
 
 READ_MANY = (
     f"SELECT n.key AS asked, {ROW}, {BUCKET_OWNER}"
-    " FROM unnest($1::text[], $2::smallint[]) WITH ORDINALITY AS n(key, bucket, place)"
-    " JOIN bucket b ON b.bucket = n.bucket LEFT JOIN record r ON r.key = n.key ORDER BY n.place"
+    " FROM unnest($1::text[], $2::smallint[]) WITH ORDINALITY AS n(key, bucket, ordinal)"
+    " JOIN bucket b ON b.bucket = n.bucket LEFT JOIN record r ON r.key = n.key ORDER BY n.ordinal"
 )
 
-# For a write also the request, if it was served, and for how long the lease is known. It is no fence by itself: the
-# condition in UPDATE is.
+# For a write, also the request if it was served, and the age of the lease. The read fences no writer; the condition in
+# UPDATE does.
 READ_FOR_WRITE = (
     f"SELECT {ROW}, {BUCKET_OWNER}, {SERVED}, CASE WHEN r.lease <> '' THEN {NOW} - r.lease_tick END AS lease_age"
     " FROM bucket b LEFT JOIN record r ON r.key = $1"
     " LEFT JOIN served s ON s.key = $1 AND s.principal = $3 AND s.request_id = $4 WHERE b.bucket = $2"
 )
 
-# A lease that is there already keeps the tick at which it was learned; a grant and a renewal begin anew.
+# An unchanged lease keeps the tick at which this store first saw it. A grant or a renewal sets the tick to now.
 _LEASE_TICK = f"CASE WHEN r.lease = {{}} THEN r.lease_tick ELSE {NOW} END"
 
 _SERVED_AND_OUTBOX = f"""
@@ -38,13 +39,13 @@ INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
 SELECT $1, $3, $4, $21, octet_length($21::bytea), $22, {NOW} FROM w RETURNING id
 """
 
-# In the statement itself: another process may have fenced the store, and this one may not have seen it yet.
+# Part of the statement: another process may have fenced the store before this process has seen the fence.
 FENCE_REASON = "SELECT gone FROM standing"
 NOT_FENCED = "NOT EXISTS (SELECT FROM standing WHERE gone <> '')"
 
 UPDATE_GUARD = f"r.owner = $23 AND (r.term, r.revision) = ($24::bigint, $25::bigint) AND {NOT_FENCED}"
 
-# A row that is locked is waited for, then the guard is asked again of what the other one committed.
+# If the row is locked, PostgreSQL waits and then checks the guard again on the committed row.
 UPDATE = (
     f"WITH w AS (UPDATE record r SET ({RECORD_COLUMNS}) = ROW($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text,"
     " $6::bigint, $7::bigint, $8::boolean, $9::integer, $10::text, $11::bigint, $12::bytea, $13::text,"
@@ -54,7 +55,8 @@ UPDATE = (
 
 CREATE_GUARD = f"SELECT FROM bucket WHERE bucket = $2 AND owner = $23 AND term = $24 AND {NOT_FENCED} FOR SHARE"
 
-# The bucket is locked until the commit: a release waits for the create, or the create waits and then changes nothing.
+# The bucket's row is locked until the commit: either a release waits for the create, or the create waits for the
+# release and then inserts no row.
 CREATE = (
     f"WITH b AS MATERIALIZED ({CREATE_GUARD}),"
     f" w AS (INSERT INTO record ({RECORD_COLUMNS}, lease_tick)"
@@ -63,7 +65,7 @@ CREATE = (
     f" $14::text, $15::jsonb, $16::text, {NOW} FROM b ON CONFLICT DO NOTHING RETURNING 1), {_SERVED_AND_OUTBOX}"
 )
 
-# In key order, so that two batches cannot wait for each other in a ring.
+# In key order, so that two batches cannot deadlock.
 LOCK_FOR_RELEASE = (
     f"SELECT {ROW}, {BUCKET_OWNER} FROM record r JOIN bucket b ON b.bucket = r.bucket"
     " WHERE r.key = ANY($1::text[]) AND r.owner = $2 ORDER BY r.key FOR UPDATE OF r"
@@ -75,14 +77,14 @@ INSERT INTO served (key, principal, request_id, request_hash, term, revision, an
 VALUES ($1, $2, $3, $4, $5, $6, $7, {NOW}) ON CONFLICT DO NOTHING RETURNING 1
 """
 
-# The request has an entry whose effect is not in the row: zero rows when the entry is another one by now.
+# Replaces the entry of a request whose effect is not in the row. No row is returned if the entry has changed.
 SERVE_AGAIN = f"""
 UPDATE served SET request_hash = $4, term = $5, revision = $6, answer = $7, tick = {NOW}
 WHERE key = $1 AND principal = $2 AND request_id = $3 AND (term, revision) = ($8::bigint, $9::bigint) RETURNING 1
 """
 
-# Of two entries for one request the higher version stays, in whatever order they arrive. One statement may name a
-# request only once.
+# Of two entries for one request the higher version stays, in any order of arrival. A statement may name a request only
+# once.
 LEARN_GUARD = "(o.term, o.revision) < (excluded.term, excluded.revision)"
 LEARN = f"""
 ON CONFLICT (key, principal, request_id) DO UPDATE SET request_hash = excluded.request_hash, term = excluded.term,
@@ -96,8 +98,8 @@ SELECT n.*, {NOW} FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $
 """
 FORGET = "DELETE FROM served WHERE key = ANY($1::text[])"
 
-# By key, the versions up to which the row contains the changes of each term. Begun after the rows were locked: a
-# snapshot from before that lacks the request that the last writer served.
+# The parameters are, by key, the highest versions of each term whose changes the row contains. Run it after the rows
+# are locked: an earlier snapshot lacks the request of the last writer.
 SERVED_WINDOW = f"""
 SELECT s.key, {SERVED} FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision) CROSS JOIN LATERAL (
   SELECT * FROM served i
@@ -106,7 +108,7 @@ SELECT s.key, {SERVED} FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key
 ) s ORDER BY s.key, s.term, s.revision, s.principal, s.request_id
 """
 
-# Of buckets and rows whose decision needs them as they are: locked until the commit.
+# Lock the buckets and rows that a decision depends on until the commit.
 HOLD_BUCKETS = (
     f"SELECT {BUCKET_OWNER} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket FOR NO KEY UPDATE"
 )
@@ -125,7 +127,7 @@ FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[]
 WHERE b.bucket = n.bucket AND (b.term, b.version, b.owner) = (n.was_term, n.was_version, n.was_owner)
 """
 
-# The fence of rows that are put: by `own`, see `Transaction.put`. The owner that the row must have is this store then.
+# The guards of `Transaction.put`, by its argument `own`. With `own`, `was_owner` is this store.
 _EXPECTED = "r.owner = n.was_owner AND (r.term, r.revision) = (n.was_term, n.was_revision)"
 PUT_GUARDS = {True: f"{_EXPECTED} AND {NOT_FENCED}", False: _EXPECTED}
 
@@ -158,15 +160,15 @@ WHERE r.key = n.key AND {guard} RETURNING r.key
     for own, guard in PUT_GUARDS.items()
 }
 
-# A new row is in its bucket's term, and the bucket is held until the commit.
+# A new row must be in its bucket's term. The bucket's row is locked until the commit.
 INSERT_ROWS = {
     own: f"""
 WITH b AS MATERIALIZED (SELECT bucket, term FROM bucket WHERE bucket = ANY($2::smallint[]) {owned}
                         ORDER BY bucket FOR SHARE)
 INSERT INTO record AS r ({RECORD_COLUMNS}, lease_tick)
 SELECT {", ".join("n.labels::jsonb" if name == "labels" else f"n.{name}" for name in RECORD_COLUMNS.split(", "))}, {NOW}
-FROM {_ROWS}) WITH ORDINALITY AS n({RECORD_COLUMNS}, place)
-JOIN b ON b.bucket = n.bucket AND b.term = n.term ORDER BY n.place ON CONFLICT DO NOTHING RETURNING r.key
+FROM {_ROWS}) WITH ORDINALITY AS n({RECORD_COLUMNS}, ordinal)
+JOIN b ON b.bucket = n.bucket AND b.term = n.term ORDER BY n.ordinal ON CONFLICT DO NOTHING RETURNING r.key
 """
     for own, owned in ((True, f"AND owner = $17 AND {NOT_FENCED}"), (False, ""))
 }
@@ -175,18 +177,18 @@ ENQUEUE = f"""
 INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
 SELECT n.key, n.term, n.revision, n.event, octet_length(n.event), n.traceparent, {NOW}
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[])
-     WITH ORDINALITY AS n(key, term, revision, event, traceparent, place) ORDER BY n.place
+     WITH ORDINALITY AS n(key, term, revision, event, traceparent, ordinal) ORDER BY n.ordinal
 """
 DELETE_ROWS = "DELETE FROM record WHERE key = ANY($1::text[])"
 
-# All buckets of a batch are in term 0, and stay there until the commit: a seizure of one waits for this, or this waits
-# for it and then applies nothing (see `postgres_terms`).
+# All buckets of a batch are in term 0 and stay there until the commit. Either a seizure of one waits for this
+# statement, or this statement waits for the seizure and then applies no record (see `postgres_terms`).
 _NOT_SEIZED = (
     "(SELECT count(*) FROM (SELECT FROM bucket WHERE bucket = ANY($2::smallint[]) AND term = 0 ORDER BY bucket"
     " FOR SHARE) held) = (SELECT count(DISTINCT bucket) FROM unnest($2::smallint[]) bucket)"
 )
 
-# Apply is a join: the higher version stays, whatever came first.
+# Apply is a join: the higher version stays, in any order of arrival.
 APPLY_GUARD = "(r.term, r.revision) < (excluded.term, excluded.revision)"
 _SET = ", ".join(f"{name} = excluded.{name}" for name in RECORD_COLUMNS.split(", ") if name not in ("key", "bucket"))
 _APPLY = f"""
@@ -196,13 +198,13 @@ SELECT n.c1, n.c2, n.c3, n.c4, n.c5, n.c6, n.c7, n.c8, n.c9, n.c10, n.c11, n.c12
 FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[],
             $8::boolean[], $9::integer[], $10::text[], $11::bigint[], $12::bytea[], $13::text[],
             $14::text[], $15::text[], $16::text[])
-  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, place)
-WHERE (SELECT yes FROM free) ORDER BY n.place
+  WITH ORDINALITY AS n(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, ordinal)
+WHERE (SELECT yes FROM free) ORDER BY n.ordinal
 ON CONFLICT (key) DO UPDATE SET {_SET}, lease_tick = {_LEASE_TICK.format("excluded.lease")} WHERE {APPLY_GUARD}
 """
 
-# With the requests that they served: one statement is one round trip, and all or nothing without a transaction of its
-# own. The requests wait for the count of the records, so locks are taken in the usual order, records first.
+# Applies records with their served requests in one statement: one round trip, and atomic without BEGIN. The requests
+# depend on the count of the records, so locks are taken in the usual order, records first.
 SEIZED = -1
 APPLY_WITH_SERVED = f"""
 WITH free AS MATERIALIZED (SELECT {_NOT_SEIZED} AS yes), w AS ({_APPLY}
@@ -211,12 +213,12 @@ s AS (INSERT INTO served AS o (key, principal, request_id, request_hash, term, r
 SELECT n.key, n.principal, n.request_id, n.request_hash, n.term, n.revision, n.answer, {NOW}
 FROM applied CROSS JOIN
   unnest($17::text[], $18::text[], $19::text[], $20::bytea[], $21::bigint[], $22::bigint[], $23::bytea[])
-  WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, place)
-WHERE (SELECT yes FROM free) ORDER BY n.place {LEARN})
+  WITH ORDINALITY AS n(key, principal, request_id, request_hash, term, revision, answer, ordinal)
+WHERE (SELECT yes FROM free) ORDER BY n.ordinal {LEARN})
 SELECT CASE WHEN yes THEN records ELSE {SEIZED} END FROM applied, free
 """
 
-# The loser of a partition finds another offset here and applies nothing.
+# A process that has lost the partition finds another offset here, so it applies no event.
 MOVE_GUARD = "p.next = n.before"
 MOVE = (
     "UPDATE progress p SET next = n.after, mark = n.mark"
@@ -229,7 +231,7 @@ COUNT = (
     "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4, journaled = journaled + $5"
     " WHERE part = $1"
 )
-# Another event at the same place is of a log that was replaced since; this one must not be lost behind it.
+# Another event at the same position is from a log that was replaced since. This event replaces it, so it is not lost.
 PARK = (
     "INSERT INTO parked (part, place, key, reason, event, headers, topic) SELECT * FROM unnest($1::integer[],"
     " $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[]) ON CONFLICT (part, place) DO UPDATE"
@@ -263,7 +265,7 @@ SELECT key, term, revision, event, traceparent FROM (
   FROM (SELECT * FROM outbox ORDER BY id LIMIT $1) o
 ) p WHERE before < $2 ORDER BY id
 """
-# By name, never by a cursor or an id: a change with a lower id may commit later, and stays.
+# By name, never by a cursor or an id: a change with a lower id may commit later and must stay.
 ACK = """
 DELETE FROM outbox o USING unnest($1::text[], $2::bigint[], $3::bigint[]) n(key, term, revision)
 WHERE o.key = n.key AND o.term = n.term AND o.revision = n.revision RETURNING o.bytes

@@ -1,7 +1,7 @@
 """The journal of conflicts, on PostgreSQL.
 
-A seizure takes its bucket's row first and so waits for creates and applies in that bucket, which hold it; then it takes
-the rows. A transaction that comes later sees the new term.
+A seizure locks its bucket's row first. So it waits for creates and applies in that bucket, which hold that row. Then it
+locks the bucket's records. Every later transaction sees the new term.
 """
 
 from __future__ import annotations

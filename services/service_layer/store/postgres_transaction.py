@@ -1,4 +1,4 @@
-"""One open transaction of a store on PostgreSQL. Its statements are in `postgres_sql`."""
+"""An open transaction of a store on PostgreSQL. Its statements are in `postgres_sql`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NOTHING = Depth(0, 0, 0.0)
 
 
 class _HeldUnknown(BatonError):
-    """The procedure needs to know how much the store holds: counted outside, then the procedure runs again."""
+    """The procedure needs the size of the store. The caller counts it and runs the procedure again."""
 
 
 class PostgresTransactions:
@@ -47,9 +47,9 @@ class PostgresTransactions:
     async def run(
         self, procedure: Procedure[T], lane: Lane = Lane.CALL, *, lock_timeout_seconds: float | None = None
     ) -> T:
-        """`lock_timeout_seconds`: after this wait for a row raises LockTimeout; None: as the pool has it."""
+        """`lock_timeout_seconds`: maximum wait for a row before LockTimeout. None: the pool's default."""
         gauge = self._context.gauge
-        # Asked before the first lock is taken: to count the outbox or the rows of a large store takes its time.
+        # Counted before the first lock is taken: counting the outbox or the rows of a large store is slow.
         depth, held = await gauge.nearly(), None
         while True:
 
@@ -115,7 +115,7 @@ class PostgresTransaction:
                 if found.row is None or found.row.owner is not self.store:
                     founds[found.key] = found
                 elif wait:
-                    raise StartAgain  # it has come here since
+                    raise StartAgain  # the record has moved here since the first query
         return founds
 
     async def rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
@@ -154,7 +154,7 @@ class PostgresTransaction:
     def _conditional(
         self, values: Iterable[tuple[object, ...]], puts: Sequence[Put], *, own: bool
     ) -> Iterable[tuple[object, ...]]:
-        """Values, each with the owner and the version that the row in the database must have."""
+        """Append to each row's values the owner and the version that the stored row must have."""
         for one, (_, before) in zip(values, puts, strict=True):
             assert before is not None, "there is a row to change"
             yield (*one, self.store.value if own else before.owner.value, *before.version)
@@ -217,7 +217,7 @@ class PostgresTransaction:
     async def move(self, positions: Sequence[Position]) -> bool:
         moved = changed(await self.connection.execute(sql.MOVE, *columnar(sorted(positions), 4))) if positions else 0
         if moved < len(positions):
-            # A partition of which nothing was read yet has no row: it stands at 0.
+            # A partition that was never read has no row. Its position is 0.
             parts = [position.partition for position in sorted(positions)]
             if changed(await self.connection.execute(sql.MAKE_PARTITIONS, parts)):
                 unmoved = [position for position in sorted(positions) if position.before == 0]
@@ -232,7 +232,7 @@ class PostgresTransaction:
         return await self.connection.fetchval(sql.UNPARK, partition, offset) is not None
 
     async def count(self, step: FeedStep, counts: Counts) -> None:
-        # At the first partition of the step: the sums are over all of them.
+        # Counted at the first partition of the step, because `Feed.state` adds up all partitions.
         partition = min((position.partition for position in step.positions), default=0)
         await self.connection.execute(sql.COUNT, partition, *counts)
 
@@ -286,5 +286,5 @@ async def standing_of(context: Context, connection: Connection, statement: str) 
 
 
 def changed(status: str) -> int:
-    """Rows that a statement changed, by the server's answer: "INSERT 0 3", "UPDATE 3"."""
+    """Number of rows that a statement changed, from the server's answer: "INSERT 0 3", "UPDATE 3"."""
     return int(status.rsplit(" ", 1)[1])

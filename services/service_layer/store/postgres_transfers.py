@@ -1,4 +1,4 @@
-"""Moving records and buckets, on PostgreSQL. Releases are in `postgres_release`."""
+"""Moves of records and buckets, on PostgreSQL. Releases are in `postgres_release`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PostgresTransfers(EngineTransfers):
             return await self._transactions.run(follow, Lane.FEED)
         if not records:
             return Applied(0, 0)
-        # Part of a handoff that a client waits for. One statement is a transaction of its own.
+        # A client waits for this handoff, so save the round trips of a transaction: a single statement is atomic.
         applied = await self._context.requests.run(partial(_apply_in_term_0, self._context, records))
         if applied is None:
             return await self._transactions.run(partial(engine_apply.apply, records=records), Lane.COPY)
@@ -55,7 +55,7 @@ class PostgresTransfers(EngineTransfers):
 
 
 async def apply(tx: Transaction, records: Sequence[Record]) -> Applied:
-    """As `engine_apply.apply`, in one statement as long as no bucket was seized."""
+    """`engine_apply.apply`, in one statement as long as no bucket was seized."""
     assert isinstance(tx, PostgresTransaction), "a transaction of this adapter"
     applied = await _apply_in_term_0(tx.context, records, tx.connection) if records else Applied(0, 0)
     if applied is None:
@@ -65,7 +65,7 @@ async def apply(tx: Transaction, records: Sequence[Record]) -> Applied:
 
 
 async def _apply_in_term_0(context: Context, records: Sequence[Record], connection: Connection) -> Applied | None:
-    """None: a bucket or a record has another term than 0, and nothing was applied."""
+    """Apply the records in one statement. None, without a change, if a bucket or a record is in a later term than 0."""
     if any(record.row.version.term for record in records):
         return None
     rows, learned = engine_apply.joined(records)

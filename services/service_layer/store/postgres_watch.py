@@ -1,9 +1,9 @@
 """Which records are written, on PostgreSQL.
 
-A position is the snapshot of the statement that read so far, as the server writes it ("xmin:xmax:xip,..."), with the
-database's system and timeline, and an id that each recovery renews. What is after it is what that snapshot does not
-see: it names the transactions that were under way, so one that commits late is found, and nothing waits for the oldest
-one as it would behind xmin alone.
+A position is the snapshot of the last reading statement in the server's notation ("xmin:xmax:xip,..."), prefixed with
+the server's identifier, its timeline, and an id that each recovery renews. Later changes are those that the snapshot
+does not see. Because a snapshot lists the transactions in progress, a transaction that commits late is not missed, and
+readers need not wait for the oldest one, as they would with xmin alone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 0.2
 
 MAX_SCANS = 2
-"""At once, of all watchers of a process: a write wakes all of them, and status must get a connection all the same."""
+"""Maximum number of concurrent scans by the watchers of a process. A write wakes all watchers, and status calls must
+still get a connection."""
 _SLOT_SECONDS = 5.0
 
 _MOST_XID = 2**63
 
-# A snapshot of another server, or of a time that was undone, says nothing here.
+# A snapshot of another server, or from before a recovery, is not comparable.
 _OF = (
     "(SELECT system_identifier FROM pg_control_system())"
     " || '-' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
@@ -33,12 +34,13 @@ _OF = (
 _NOW = f"SELECT {_OF} || '/' || pg_current_snapshot()"
 
 AFTER = "c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)"
-"""The first part bounds the walk of the index, the second one decides."""
+"""The first condition bounds the index scan, the second one decides."""
 
-# A number that this server has not given yet came with a dump of another one. It would be after every position.
+# Excludes transaction ids that this server has not assigned yet. They come from a dump of another server, and would
+# follow every position.
 _OF_HERE = "c.xid < pg_snapshot_xmax(pg_current_snapshot())"
 
-# One statement, one snapshot: what it does not show is after the position that it gives.
+# One statement uses one snapshot: a change that it does not see comes after the position that it returns.
 _SINCE = f"""
 SELECT {_OF} AS of, pg_current_snapshot()::text AS snapshot,
        pg_snapshot_xmax($1::text::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS known,
@@ -61,7 +63,7 @@ class PostgresWatch:
             return await self._context.control.run(work)
 
     async def since(self, position: str, wait_seconds: float) -> Since:
-        """Own writes end the wait at once; those of other processes, and what is applied, are found by looking."""
+        """Writes of this process end the wait at once. Writes of other processes are found by polling."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_seconds
         pause = _FIRST_POLL_SECONDS
@@ -72,7 +74,7 @@ class PostgresWatch:
             left = until - loop.time()
             if found.keys or left <= 0:
                 return found
-            # A position that is kept while nothing happens would fall behind the transactions of others.
+            # Move on even without changes: a kept position falls behind the transactions of other programs.
             position = found.position
             if not await written.after(count, min(pause, left)):
                 pause = min(pause * 1.5, _LAST_POLL_SECONDS)
@@ -93,7 +95,7 @@ class PostgresWatch:
 
 
 def _is_snapshot(text: str) -> bool:
-    """A position comes from outside: what the server would not read as a snapshot is no position."""
+    """Check a position from a client: the server must be able to read it as a snapshot."""
     first, _, rest = text.partition(":")
     last, _, under_way = rest.partition(":")
     words = [first, *filter(None, under_way.split(",")), last]

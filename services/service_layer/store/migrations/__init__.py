@@ -1,1 +1,1 @@
-"""The schema's history. Run by `postgres_schema`."""
+"""History of the schema. `postgres_schema` runs it."""

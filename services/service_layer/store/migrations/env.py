@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `postgres_schema` gives, in its transaction."""
+"""Alembic's entry point: runs the migrations on the connection of `postgres_schema`, in its transaction."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Records and what belongs to them: bucket owners, served requests, the outbox, the feed's place in the log, ticks."""
+"""Tables: records, bucket owners, served requests, the outbox, the feed's position in the log, ticks."""
 
 from alembic import op
 
@@ -7,10 +7,10 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Keys compare bytewise, as names do everywhere in this system and whatever the database's language is.
-# Payloads, events and answers are kept uncompressed (EXTERNAL): protobuf gains little, and compression costs the
-# writer's time at each change. `record` leaves room in its pages, so that an update of a row finds place beside it and
-# touches no index: no indexed column of it ever changes.
+# Keys compare bytewise, as names do everywhere in this system, independent of the database's locale.
+# Payloads, events and answers are stored uncompressed (EXTERNAL): protobuf compresses little, and compression costs the
+# writer time at each change. The pages of `record` have free space, so that an update puts the new row on the same page
+# and touches no index (HOT): no indexed column of it ever changes.
 STATEMENTS = (
     """
 CREATE TABLE record (
@@ -34,7 +34,7 @@ CREATE TABLE record (
 """,
     "CREATE INDEX record_bucket_key ON record (bucket, key)",
     "CREATE INDEX record_account_key ON record (account, key)",
-    # Whatever writes to a row without making a version would be lost at the next handoff: it is refused instead.
+    # The next handoff would lose a change that makes no version, so such a change is refused.
     """
 CREATE FUNCTION refuse_unchanged_version() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -68,10 +68,10 @@ CREATE TABLE served (
   PRIMARY KEY (key, principal, request_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.2)
 """,
-    # The newest of a key, and the oldest of all. Equal ticks share one entry of the index.
+    # For the newest requests of a key, and for the oldest of all. Equal ticks share one index entry.
     "CREATE INDEX served_newest ON served (key, term, revision)",
     "CREATE INDEX served_tick ON served (tick)",
-    # A queue: rows come and go, so it is vacuumed by count, not by share. The depth is read from the index alone.
+    # A queue: rows come and go, so vacuum runs by count, not by fraction. The depth is read from the index alone.
     """
 CREATE TABLE outbox (
   id bigint GENERATED ALWAYS AS IDENTITY,

@@ -1,4 +1,4 @@
-"""The mark of the lease that a record shows, and the tick at which this store first saw it."""
+"""Columns for the mark of a record's lease and the tick at which this store first saw it."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Records from before show none. No index: the columns are read with their row only.
+    # Earlier records have no lease. The columns need no index: they are read only with their row.
     op.execute(
         "ALTER TABLE record ADD COLUMN lease text COLLATE \"C\" NOT NULL DEFAULT '',"
         " ADD COLUMN lease_tick bigint NOT NULL DEFAULT 0"

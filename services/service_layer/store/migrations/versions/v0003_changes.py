@@ -1,4 +1,4 @@
-"""The newest write of each record, in a table beside it: for whoever watches."""
+"""Table of each record's newest write, for watches."""
 
 from alembic import op
 
@@ -7,10 +7,10 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# Beside `record`, whose indexes an update of a row must not touch. Triggers, so that no statement can forget it; a
-# handoff is no write and leaves no trace. `xid` is the writing transaction: with numbers from a sequence a reader who
-# has seen a higher one would miss a lower one that commits later. New rows are noted once for their statement, which
-# halves what a copy pays for it. Updates are compared row by row: a join of old and new rows would cost more.
+# A separate table, because an update of a `record` row must not touch an index. Triggers fill it, so that no statement
+# can omit it; a handoff is no write and adds no entry. `xid` is the writing transaction. With a sequence, a reader that
+# has seen a higher number would miss a lower one that commits later. Inserts are noted once per statement, which halves
+# their cost for a copy. Updates are compared row by row: a join of old and new rows would cost more.
 STATEMENTS = (
     """
 CREATE TABLE change (

@@ -1,4 +1,4 @@
-"""Which database this is, whether it may serve, and the journal of conflicts that a seizure leaves behind."""
+"""The database's identity, its fence, and the journal of conflicts that a seizure leaves behind."""
 
 from alembic import op
 
@@ -9,8 +9,9 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# `place` is where the database stood when it was made or recovered. Every backup carries it to another place: a copy of
-# the data, restored by SQL, is in tables and databases with other numbers; a promoted server is on another timeline.
+# `place` is the identity of the database when it was created or recovered. A restored backup has another identity: a
+# copy of the data, restored by SQL, is in tables and databases with other OIDs, and a promoted server is on another
+# timeline.
 STATEMENTS = (
     """
 CREATE TABLE standing (

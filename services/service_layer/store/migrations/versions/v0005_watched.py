@@ -1,4 +1,4 @@
-"""An id for the places of watches, which a recovery renews."""
+"""An id in the positions of watches, which a recovery renews."""
 
 from alembic import op
 

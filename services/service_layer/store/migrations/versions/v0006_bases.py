@@ -1,4 +1,4 @@
-"""All versions that a record had before a seizure, not only the last one."""
+"""A record's versions before all of its seizures, not only before the last one."""
 
 from alembic import op
 
@@ -7,8 +7,8 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-# No change of a record: its version stays, so the trigger that refuses such updates is off meanwhile. The columns of
-# the one base stay for processes of the release before, which write them still while others start on this one.
+# The migration keeps each record's version, so the trigger that refuses such updates is disabled meanwhile. The columns
+# of the single base stay for processes of the previous release, which still write them during a rolling update.
 UP = (
     "ALTER TABLE record ADD COLUMN bases text COLLATE \"C\" NOT NULL DEFAULT ''",
     "ALTER TABLE record DISABLE TRIGGER record_version_rises",

@@ -7,7 +7,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# With defaults: processes of the release before park without them while others start on this one.
+# With defaults: processes of the previous release park events without these columns during a rolling update.
 UP = (
     "ALTER TABLE parked ADD COLUMN headers bytea NOT NULL DEFAULT ''",
     "ALTER TABLE parked ADD COLUMN topic text COLLATE \"C\" NOT NULL DEFAULT ''",

@@ -1,4 +1,4 @@
-"""Rows are not removed by hand, and each bucket's rows are counted, so that lost ones are missed."""
+"""Guards against lost rows: removals must be announced, and each bucket's rows are counted."""
 
 from alembic import op
 
@@ -9,13 +9,12 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-# A marked transaction may remove rows of the table that it names: `SET LOCAL baton.removing = 'record'`. Processes of
-# the release before do not mark theirs: until they are replaced, their pruning is refused, and that of the newer ones
-# does its work.
+# A transaction that announces it may remove rows of a table: `SET LOCAL baton.removing = 'record'`. Processes of the
+# previous release do not announce their pruning. It is refused until they are replaced; newer processes prune instead.
 #
-# The counts stand beside the bucket's row, which creates hold FOR SHARE. Each session adds to a stripe of its own, so
-# creates at once do not wait for each other; a batch adds in the order of buckets, so no two wait in a ring. New rows
-# are counted by the trigger that notes them for watches: one call for both.
+# The counts have their own table, because creates hold the bucket's row FOR SHARE. Each session adds to its own stripe,
+# so concurrent creates do not wait for each other. A batch adds in the order of buckets, so batches cannot deadlock.
+# The trigger that notes new rows for watches also counts them: one call for both.
 STATEMENTS = (
     """
 CREATE FUNCTION refuse_removal() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -65,7 +64,7 @@ END $$
 CREATE TRIGGER record_removed AFTER DELETE ON record REFERENCING OLD TABLE AS removed
 FOR EACH STATEMENT EXECUTE FUNCTION count_removed()
 """,
-    # The triggers above hold the table's lock: no row is made between the count and the commit.
+    # Creating the triggers has locked the table: no row is inserted between the count and the commit.
     COUNT_NOW,
 )
 

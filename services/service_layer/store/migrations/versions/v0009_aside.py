@@ -1,4 +1,4 @@
-"""Events that the log refuses, out of the outbox's way."""
+"""Table of events that the log refuses, so that they do not block the outbox."""
 
 from alembic import op
 

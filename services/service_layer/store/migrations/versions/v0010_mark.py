@@ -1,4 +1,4 @@
-"""The mark of the last event that was read of a partition."""
+"""The mark of the last event that was read from a partition."""
 
 from alembic import op
 
@@ -7,8 +7,8 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-# Processes of the release before move `next` and leave the mark as it was, of an event before the last one: the trigger
-# forgets it then, and the next process of this release takes the mark of the last event.
+# Processes of the previous release move `next` and keep the mark of an earlier event. The trigger then clears the mark,
+# and the next process of this release sets that of the last event.
 UP = (
     "ALTER TABLE progress ADD COLUMN mark text COLLATE \"C\" NOT NULL DEFAULT ''",
     """

@@ -1,4 +1,4 @@
-"""An index for lists of one state, as there is one for lists of one account."""
+"""An index for lists by state, like the one for lists by account."""
 
 from alembic import op
 
@@ -9,8 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Writes of running processes wait meanwhile: about a second for a million records. A change of the state touches
-    # this index; other updates of a row still touch none.
+    # Writes of running processes wait for its creation: about a second for a million records. A change of the state
+    # touches this index; other updates of a row still touch no index.
     op.execute("CREATE INDEX record_state_key ON record (state, key)")
 
 

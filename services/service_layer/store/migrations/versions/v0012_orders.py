@@ -1,4 +1,4 @@
-"""The last order of a recovery, and where the store stood when admission fenced it."""
+"""The highest order of a recovery, and the store's state when admission fenced it."""
 
 from alembic import op
 
