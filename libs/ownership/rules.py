@@ -12,20 +12,20 @@ The rest follows from it:
   raises the version and makes an event. From its commit until the released version reaches the new owner, no store
   owns the record. Both the handoff and the log carry that version; the first to arrive completes the move.
 * Apply is a join on versions: the higher version stays. Each version is made once, by the store that owned the record
-  at the time. So events may arrive late, repeatedly and in any order.
+  at the time, so two rows of one version are equal. Events may therefore arrive late, repeatedly and in any order.
 * A record that does not exist has an owner too: the owner of its bucket (`BucketOwner`). Otherwise both stores could
   create the same name.
-* A served request is stored with its record and travels with it, so the record's owner recognises a retry. A store may
-  learn of a request without its effect: before the record arrives or, if the owner is lost, instead of it. So a
-  request counts as done only if its effect is in the row (`done`). Otherwise the owner runs the request, and any other
-  store answers NOT_OWNER.
+* A served request is stored with its record and travels with it, so the record's owner recognises a retry. A request
+  may arrive at a store before its effect and, if the owner is lost in between, without it. So a request counts as done
+  only if its effect is in the row (`done`). Otherwise the owner runs the request, and the other store answers
+  NOT_OWNER.
 
 The engine (`libs.store.engine`) reads a `Found` in a transaction, asks a function of this module for the decision, and
 stores exactly that, on the condition that owner and version are still the ones it read. If the condition fails, the
 engine starts again from the read.
 
 Statements that change a row. No other statement changes a record; a test compares this list with the code. Each
-statement repeats the condition on ownership, so a decision that ignores ownership changes nothing. Triggers in each
+statement repeats the condition on ownership, so a decision that ignores ownership changes no row. Triggers in each
 database are the last guard: an update must raise the row's version, and a transaction must announce each removal.
 
 `Transaction.put` updates a row if its owner and version are those that the decision was based on, and inserts a row if

@@ -1,7 +1,7 @@
 """Terms: how ownership survives the loss of a store. Pure; the model in `tests/model/recovery.py` checks it.
 
 A store that was rolled back, for example restored from a backup, may believe that it owns records that it gave away.
-So it is *fenced*: it serves nothing until the other store has seized its share.
+So it is *fenced*: it serves no call until the other store has seized its share.
 
 A seizure begins a new term for a bucket. Versions compare by term first, so every version of the new term is higher
 than every version of an older one. The seizer becomes the owner of the bucket and of every row in it. Each row keeps
@@ -18,9 +18,9 @@ From then on, versions of an older term have no effect in that bucket:
 
   The store that is not the seizer drops such a record. It reads the same log as the seizer, but may lack the seizer's
   rows, so it cannot decide.
-* A row of a lower term than its bucket is hidden. Either the seizer's row replaces it, or the seizer turns out to have
-  no such row and the hidden row goes to the journal. The bucket's owner does not own hidden rows: the next handoff
-  changes the bucket's owner, and two stores would own the record.
+* A row of a lower term than its bucket is hidden. The seizer's row replaces it; if the seizer has no such row, the
+  hidden row goes to the journal. A hidden row does not belong to the bucket's owner. If it did, a handoff of the bucket
+  could make this store the record's owner while the seizer still owns its own row of the record.
 * A store adopts any higher term it sees, from any source.
 
 Even terms are A's and odd terms are B's, so a term identifies its seizer.
