@@ -64,7 +64,7 @@ class Gauge:
                     await self._count()
         return self._depth
 
-    async def nearly(self) -> Depth:
+    async def recent(self) -> Depth:
         """Return the depth for the check before a commit. Wait for a count only if the last one is over 10 s old."""
         if asyncio.get_running_loop().time() - self._counted > self._TOO_OLD_SECONDS:
             return await self.depth()

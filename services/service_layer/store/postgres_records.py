@@ -104,7 +104,7 @@ class PostgresRecords:
         """Raises NotOwner, StoreNotReady, StartAgain, OutboxFull."""
         context, served = self._context, changed.served
         event = engine.entry_of(engine.record_of(tx, changed.row, (served,))).event
-        depth = await context.gauge.nearly()
+        depth = await context.gauge.recent()
         if not context.limits.fits(depth, len(event)):
             raise engine.full(depth)
         request = (*served_values(served)[:3], served.answer)

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 IDLE_SECONDS = 15
 """Time without a statement after which the server ends the session."""
 _PING_SECONDS = 3.0
-_TROUBLE: tuple[type[Exception], ...] = (BatonError, *FOREIGN)
+_FAILURES: tuple[type[Exception], ...] = (BatonError, *FOREIGN)
 
 PARTITIONS = 0x626174
 """First key of the locks of partitions. The second key is the partition."""
@@ -127,7 +127,7 @@ class Session:
             try:
                 async with self._connected() as connection:
                     await connection.execute("SELECT 1")
-            except _TROUBLE as error:
+            except _FAILURES as error:
                 _log.warning("the session with this process's advisory locks was lost: %s", error)
 
     @asynccontextmanager

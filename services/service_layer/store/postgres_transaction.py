@@ -30,7 +30,7 @@ from services.service_layer.store.postgres_rows import (
     signed,
 )
 
-_NOTHING = Depth(0, 0, 0.0)
+_EMPTY = Depth(0, 0, 0.0)
 
 
 class _HeldUnknown(BatonError):
@@ -50,7 +50,7 @@ class PostgresTransactions:
         """`lock_timeout_seconds`: maximum wait for a row before LockTimeout. None: the pool's default."""
         gauge = self._context.gauge
         # Counted before the first lock is taken: counting the outbox or the rows of a large store is slow.
-        depth, held = await gauge.nearly(), None
+        depth, held = await gauge.recent(), None
         while True:
 
             async def work(connection: Connection, held: Held | None = held) -> T:
@@ -70,7 +70,7 @@ class PostgresTransaction:
     """`libs.store.transaction.Transaction`."""
 
     def __init__(
-        self, context: Context, connection: Connection, depth: Depth = _NOTHING, held: Held | None = None
+        self, context: Context, connection: Connection, depth: Depth = _EMPTY, held: Held | None = None
     ) -> None:
         self.context = context
         self.connection = connection

@@ -35,19 +35,19 @@ class UnfitFile(BatonError):
 
 def check_fitness(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> None:
     """Raises UnfitFile, which names every obstacle and its remedy. `migrate` creates this store's schema."""
-    troubles = list(_troubles(connection, migrate))
-    if troubles:
-        raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(troubles))
+    obstacles = list(_obstacles(connection, migrate))
+    if obstacles:
+        raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(obstacles))
 
 
 def check_triggers(connection: sqlite3.Connection) -> None:
     """Check the triggers of a file that was taken over before. Raises UnfitFile."""
-    troubles = [one for one in _triggers(connection) if not one.startswith(f"trigger {_OWN}")]
-    if troubles:
-        raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(troubles))
+    obstacles = [one for one in _triggers(connection) if not one.startswith(f"trigger {_OWN}")]
+    if obstacles:
+        raise UnfitFile(f"{UnfitFile.__doc__} " + "; ".join(obstacles))
 
 
-def _troubles(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> Iterator[str]:
+def _obstacles(connection: sqlite3.Connection, migrate: Callable[[sqlite3.Connection], None]) -> Iterator[str]:
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     if encoding != "UTF-8":
         # Names sort differently in another encoding, so the other checks would mean little.

@@ -59,7 +59,7 @@ _MAX_NUMBER = 2**31 - 1
 """Maximum of CPU millis, mebibytes and seconds. A larger number counts as unreadable."""
 
 
-class _Odd(ValueError):
+class _Malformed(ValueError):
     """The value is malformed. `partly`: the part that could be read."""
 
     def __init__(self, partly: Any = None) -> None:
@@ -68,13 +68,13 @@ class _Odd(ValueError):
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _Odd(None if value is None else str(value))
+        raise _Malformed(None if value is None else str(value))
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _Odd(_without_zero(value.encode(errors="replace").decode())) from None
+        raise _Malformed(_without_zero(value.encode(errors="replace").decode())) from None
     if "\0" in value:
-        raise _Odd(_without_zero(value))
+        raise _Malformed(_without_zero(value))
     return value
 
 
@@ -86,17 +86,17 @@ def _state(value: object) -> int:
     text = str(value)
     number = _STATES.get(text.strip().upper(), pb.Sandbox.STATE_UNSPECIFIED)
     if text != state_name(number):
-        raise _Odd(number)
+        raise _Malformed(number)
     return number
 
 
 def _number(scale: int) -> Callable[[object], int]:
     def number(value: object) -> int:
         if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value * scale <= _MAX_NUMBER:
-            raise _Odd
+            raise _Malformed
         whole = round(value * scale)
         if whole != value * scale and scale == 1:
-            raise _Odd(whole)
+            raise _Malformed(whole)
         return whole
 
     return number
@@ -106,36 +106,36 @@ def _json(value: object) -> Any:
     try:
         return json.loads(_text(value))
     except (ValueError, RecursionError):
-        raise _Odd from None
+        raise _Malformed from None
 
 
 def _word(value: object) -> str:
-    """A JSON scalar as text. Numbers and booleans as in JSON. Raises _Odd for text that is not valid Unicode."""
+    """A JSON scalar as text. Numbers and booleans as in JSON. Raises _Malformed for text that is not valid Unicode."""
     word = value if isinstance(value, str) else json.dumps(value)
     try:
         word.encode()
     except UnicodeEncodeError:
-        raise _Odd from None
+        raise _Malformed from None
     return _without_zero(word)
 
 
 def _words(value: object) -> list[str]:
     found = _json(value)
     if not isinstance(found, list) or any(isinstance(word, (dict, list)) for word in found):
-        raise _Odd
+        raise _Malformed
     words = [_word(word) for word in found]
     if words != found:
-        raise _Odd(words)
+        raise _Malformed(words)
     return words
 
 
 def _pairs(value: object) -> dict[str, str]:
     found = _json(value)
     if not isinstance(found, dict) or any(isinstance(word, (dict, list)) for word in found.values()):
-        raise _Odd
+        raise _Malformed
     pairs = {_word(name): _word(word) for name, word in found.items()}
     if pairs != found:
-        raise _Odd(pairs)
+        raise _Malformed(pairs)
     return pairs
 
 
@@ -143,10 +143,10 @@ def _time(value: object) -> Timestamp:
     time = Timestamp()
     try:
         if not isinstance(value, (int, float)):
-            raise _Odd
+            raise _Malformed
         time.FromNanoseconds(round(value * 1e9))
     except (ValueError, OverflowError):
-        raise _Odd from None
+        raise _Malformed from None
     return time
 
 
@@ -230,7 +230,7 @@ def _sandbox(key: str, flat: Mapping[str, object]) -> tuple[pb.Sandbox, set[str]
             odd.add(column)
         try:
             values[column] = read(flat[column])
-        except _Odd as found:
+        except _Malformed as found:
             sandbox.annotations[RAW + column] = _raw(flat[column])
             odd.add(column)
             if found.partly is not None:
