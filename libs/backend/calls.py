@@ -193,18 +193,18 @@ class Calls:
         if rule.is_read:
             return self._operations.parse(method, request, CallContext("", "", 0.0, caller.schema_version))
         request_id = caller.request_id or str(uuid4())
-        made_id = caller.made_id or self._made_id(rule, request, caller.principal, request_id)
+        made_id = caller.made_id or self._made_id(rule, request, request_id)
         call = CallContext(request_id, made_id, self._deps.clock.now(), caller.schema_version)
         return self._operations.parse(method, request, call)
 
     @staticmethod
-    def _made_id(rule: Method, request: bytes, principal: str, request_id: str) -> str:
+    def _made_id(rule: Method, request: bytes, request_id: str) -> str:
         """Id for a create without one, derived from the request's own id if it has one, so that a retry gets the same
         id."""
         if rule.key is None or rule.key.made_id is None:
             return ""
         message = rule.parse(request)
-        return make_id(principal, getattr(message, rule.request_id) or request_id)
+        return make_id(getattr(message, rule.request_id) or request_id)
 
     async def _read(self, read: Read, version_to: Context | None = None) -> bytes:
         """`version_to`: call that gets the record's version as metadata, also with an error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Never
 
 import grpc
@@ -66,6 +66,9 @@ class DoorCall:
 
     def peer(self) -> str:
         return self._peer
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        return {}
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None without one."""

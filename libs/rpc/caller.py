@@ -7,24 +7,32 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from libs.errors import InvalidField
+from libs.identity.principal import ANONYMOUS_SUBJECT, current_principal
 from libs.ownership.limits import MAX_PRINCIPAL_BYTES
 from libs.rpc import metadata
 
-_PRINCIPALS = uuid5(NAMESPACE_URL, "baton:principals")
+_MADE_IDS = uuid5(uuid5(NAMESPACE_URL, "baton:principals"), ANONYMOUS_SUBJECT)
+"""Namespace of made ids. It has been that of anonymous callers from the start."""
 _TRACEPARENT_CHARACTERS = 55
 _MADE_ID_CHARACTERS = 63
 
 
-def make_id(principal: str, request_id: str) -> str:
-    """Id for a create without one. It is the same for each retry, at the router and at both stores."""
-    return str(uuid5(uuid5(_PRINCIPALS, principal), request_id.lower()))
+def make_id(request_id: str) -> str:
+    """Id for a create without one. It is the same for each retry, at the router and at both stores, also if the
+    caller's subject changes between two attempts."""
+    return str(uuid5(_MADE_IDS, request_id.lower()))
+
+
+def served_as() -> str:
+    """Principal of the running call's served request: the subject of its caller."""
+    return current_principal().subject
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Identity, ids and options of a call. Ids are "" if the call has none."""
 
-    principal: str = metadata.ANONYMOUS
+    principal: str = ANONYMOUS_SUBJECT
     request_id: str = ""
     made_id: str = ""
     replica: bool = False
@@ -51,8 +59,8 @@ def read_caller(found: Any, *, internal: bool) -> Caller:
         # An unreadable trace is no reason to refuse a call.
         traceparent = ""
     if not internal:
-        return Caller(traceparent=traceparent)
-    principal = values.get(metadata.PRINCIPAL, metadata.ANONYMOUS)
+        return Caller(principal=served_as(), traceparent=traceparent)
+    principal = values.get(metadata.PRINCIPAL, ANONYMOUS_SUBJECT)
     if not 0 < len(principal.encode()) <= MAX_PRINCIPAL_BYTES:
         raise InvalidField(metadata.PRINCIPAL, principal, f"1 to {MAX_PRINCIPAL_BYTES} bytes")
     made_id = values.get(metadata.MADE_ID, "")

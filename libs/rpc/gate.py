@@ -1,8 +1,8 @@
-"""Admission of calls to a listener: token, limits, deadline, body, errors.
+"""Admission of calls to a listener: token, identity, limits, deadline, body, errors.
 
-The order matters against hostile callers. The token is checked before a call takes a slot. The deadline runs from the
-headers on. The memory of a refused call is free at once: an error keeps alive the frames that it passed, and with them
-the request, until the garbage collector finds the cycle. So errors lose their traceback here.
+The order matters against hostile callers. Token and identity are checked before a call takes a slot. The deadline runs
+from the headers on. The memory of a refused call is free at once: an error keeps alive the frames that it passed, and
+with them the request, until the garbage collector finds the cycle. So errors lose their traceback here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Never, TypeVar
 import grpc
 
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
+from libs.identity.none import NoAuthentication
+from libs.identity.port import Authenticator, Credentials
+from libs.identity.principal import Principal, current
 from libs.rpc.auth import check_token
 from libs.rpc.bodies import Bodies
 from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
@@ -76,9 +79,11 @@ class ServerLimits:
 class Gate:
     """Admission and completion of every call of one listener."""
 
-    def __init__(self, limits: ServerLimits, token: bytes | None) -> None:
+    def __init__(self, limits: ServerLimits, token: bytes | None, authenticator: Authenticator | None = None) -> None:
+        """`authenticator`: None if every caller is anonymous."""
         self._limits = limits
         self._token = token
+        self._authenticator = authenticator or NoAuthentication()
         self._bodies = Bodies()
         self.in_flight = 0
         self.arrived = 0
@@ -100,12 +105,10 @@ class Gate:
     async def answer(self, handler: Handler, name: str, _: object, context: Context) -> bytes:
         """Run the handler of the method `name`. Errors are sent in Baton's form."""
         self.arrived += 1
-        limits, peer = self._limits, context.peer()
-        most = limits.calls + (limits.urgent_calls if name in limits.urgent else 0)
-        waiting = limits.waiting()
-        full = self.in_flight - waiting >= most or self._calls_of[peer] - waiting >= most * limits.connection_share
+        peer = context.peer()
         try:
-            self._admit(context, full=full)
+            current.set(await self.authenticate(context))
+            self._admit_call(name, peer)
         except BatonError as error:
             failure = error
         else:
@@ -130,12 +133,10 @@ class Gate:
 
     async def stream(self, handler: Stream, _: object, context: Context) -> None:
         """Send the handler's answers one at a time, until the stream, the caller or the drain ends it."""
-        most, peer = self._limits.streams, context.peer()
-        full = self.streams >= most or self._streams_of[peer] >= most * self._limits.connection_share
+        peer = context.peer()
         try:
-            self._admit(context, full=full)
-            if self.draining:
-                raise _draining()
+            current.set(await self.authenticate(context))
+            self._admit_stream(peer)
         except BatonError as error:
             failure = error
         else:
@@ -208,12 +209,33 @@ class Gate:
             await answers.athrow(SlowReader())
             raise SlowReader() from None
 
-    def _admit(self, context: Context, *, full: bool) -> None:
-        """Raises BatonError if the call is refused."""
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """The principal of a call that carries the listener's token, if it needs one. Raises BatonError."""
         if self._token is not None:
-            check_token(context.invocation_metadata(), self._token)
-        if full:
+            check_token(credentials.invocation_metadata(), self._token)
+        try:
+            return await self._authenticator.authenticate(credentials)
+        except BatonError:
+            raise
+        # A defect of the authenticator serves no call. The log gets the stack trace, the client a status.
+        except Exception as error:  # noqa: BLE001
+            raise _defect(error) from None
+
+    def _admit_call(self, name: str, peer: str) -> None:
+        """Raises Overloaded."""
+        limits = self._limits
+        most = limits.calls + (limits.urgent_calls if name in limits.urgent else 0)
+        waiting = limits.waiting()
+        if self.in_flight - waiting >= most or self._calls_of[peer] - waiting >= most * limits.connection_share:
             raise Overloaded()
+
+    def _admit_stream(self, peer: str) -> None:
+        """Raises Overloaded, StoreNotReady."""
+        most = self._limits.streams
+        if self.streams >= most or self._streams_of[peer] >= most * self._limits.connection_share:
+            raise Overloaded()
+        if self.draining:
+            raise _draining()
 
     def _checked(self, request: bytes) -> bytes:
         if len(request) > self._limits.request_bytes:

@@ -35,6 +35,3 @@ STORE = "baton-store"
 REASON = "baton-reason"
 """Rule of the plan that chose the first store: hold, global flag, update flag, canary, phase..."""
 PHASE = "baton-phase"
-
-ANONYMOUS = "anonymous"
-"""Principal of a caller without an identity. It is never an address."""

@@ -9,7 +9,7 @@ missing symbol is looked up here as a member of its parent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from libs.rpc.errors import Context
+from libs.errors import BatonError
+from libs.identity.port import Credentials
+from libs.rpc.errors import Context, abort
 from libs.rpc.standard import Shares
 
 V1ALPHA = reflection.SERVICE_NAME
@@ -81,14 +83,23 @@ class Reflection(reflection.aio.ReflectionServicer):
     """Reflection that stops taking requests at its end, so that its clients, which may stay for long, do not delay a
     drain."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(
+        self, services: Sequence[str], authenticate: Callable[[Credentials], Awaitable[object]] | None = None
+    ) -> None:
+        """`authenticate`: raises BatonError for a caller that may not read the descriptors. None: everyone may."""
         super().__init__(services, Pool())
+        self._authenticate = authenticate
         self._ended = asyncio.Event()
         self._shares = Shares(STREAMS, CONNECTION_STREAMS)
 
     async def ServerReflectionInfo(  # type: ignore[override]  # its stub knows no generators
         self, requests: Any, context: Context
     ) -> AsyncGenerator[Any, None]:
+        if self._authenticate is not None:
+            try:
+                await self._authenticate(context)
+            except BatonError as error:
+                await abort(context, error)
         async with self._shares.one(context):
             answered: Any = super().ServerReflectionInfo(self._until_ended(requests), context)
             async for answer in answered:

@@ -1,7 +1,8 @@
 """A gRPC server: raw and generated services behind one admission, deadline rule, error mapping and drain.
 
 Handlers take bytes and return bytes; generated servicers are wrapped to do the same. So every call of every service
-passes the listener's `Gate`. Health and reflection stand beside it, with limits of their own.
+passes the listener's `Gate`. Health and reflection stand beside it, with limits of their own. Health is open to
+everyone; reflection authenticates its callers if calls do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from libs.errors import BatonError, InvalidField
+from libs.identity.port import Authenticator
 from libs.rpc import goaway, reflection
 from libs.rpc.auth import is_loopback
 from libs.rpc.errors import Context
@@ -72,6 +74,8 @@ class ServerConfig:
     """If given, every call must carry it."""
     token_setting: str = ""
     """Name of the token's setting, for an internal listener: beyond loopback it needs a token."""
+    authenticator: Authenticator | None = None
+    """None if every caller is anonymous."""
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -146,7 +150,7 @@ class Server:
 
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
-        self.gate = self._gate = Gate(config.limits, config.token)
+        self.gate = self._gate = Gate(config.limits, config.token, config.authenticator)
         """Gate for calls of the same services that arrive by other doors."""
         self._health = Health()
         self._names = [service.name for service in services]
@@ -162,7 +166,10 @@ class Server:
         for service in services:
             self._add(raw_service(service) if isinstance(service, TypedService) else service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._reflection = reflection.Reflection([*self._names, health.SERVICE_NAME, *reflection.NAMES])
+        self._reflection = reflection.Reflection(
+            [*self._names, health.SERVICE_NAME, *reflection.NAMES],
+            self._gate.authenticate if config.authenticator is not None else None,
+        )
         self._server.add_generic_rpc_handlers(reflection.handlers(self._reflection))
         self._draining: asyncio.Task[int] | None = None
         self.port = 0

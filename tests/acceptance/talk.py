@@ -20,7 +20,6 @@ from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
 from libs.proving.trial.doors import Way
 from libs.rpc.caller import make_id
 from libs.rpc.errors import DETAILS_KEY, reason_of
-from libs.rpc.metadata import ANONYMOUS
 from libs.sandboxes.schema import FLAT, METADATA, SCHEMAS
 from services.router.core.plan import is_canary
 
@@ -88,7 +87,7 @@ class Talk:
         """An id that is made from it is in the right half too."""
         while True:
             request_id = str(uuid4())
-            made = make_id(ANONYMOUS, request_id)
+            made = make_id(request_id)
             if self._fits(made):
                 self._names += [request_id, made]
                 return request_id

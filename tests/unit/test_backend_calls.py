@@ -112,7 +112,7 @@ async def test_a_retry_of_a_create_without_id_finds_what_the_first_one_made() ->
         first = await at.client.CreateSandbox(new(request_id=request_id))
         again = await at.client.CreateSandbox(new(request_id=request_id.upper()))
         assert first == again
-        assert first.name == f"sandboxes/{make_id(metadata.ANONYMOUS, request_id)}"
+        assert first.name == f"sandboxes/{make_id(request_id)}"
 
 
 async def test_ids_and_principal_come_from_the_router_only_on_the_internal_listener() -> None:

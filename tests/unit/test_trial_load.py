@@ -22,7 +22,7 @@ from libs.proving.trial.requests import COLLECTION, Mix, Names, Request
 from libs.proving.trial.stats import Finished, Stats
 from libs.rpc.caller import make_id
 from libs.rpc.errors import Context, pass_on
-from libs.rpc.metadata import ANONYMOUS, STALE
+from libs.rpc.metadata import STALE
 from libs.rpc.server import RawService
 from tests.system.store import CONTRACT, SERVICE, OneStore, listening, running_store
 from tests.waiting import eventually
@@ -192,7 +192,7 @@ def test_a_create_without_an_id_is_about_the_name_that_the_router_makes() -> Non
     for request in made:
         assert method.key is not None
         assert request.request_id is not None
-        assert method.key.with_id(_create(request), make_id(ANONYMOUS, request.request_id)) == request.key
+        assert method.key.with_id(_create(request), make_id(request.request_id)) == request.key
 
 
 def test_a_conditional_update_names_the_etag_that_the_client_saw() -> None:

@@ -30,7 +30,6 @@ from libs.pb.sandbox.v1.sandbox_service_pb2 import (
 )
 from libs.proving.history.history import LEASES, Lease
 from libs.rpc.caller import make_id
-from libs.rpc.metadata import ANONYMOUS
 
 SERVICE = "sandbox.v1.SandboxService"
 COLLECTION = "sandboxes/"
@@ -207,7 +206,7 @@ class Mix:
         retry."""
         request_id = self._request_id()
         if self._random.random() < 0.5:
-            made = make_id(ANONYMOUS, request_id)
+            made = make_id(request_id)
             request = self._create(COLLECTION + made, "", request_id)
         else:
             given = f"fresh-{request_id[:13]}"

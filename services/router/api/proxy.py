@@ -122,7 +122,7 @@ class Proxy:
             request_id = _own_request_id(method, message) or str(uuid4())
             extra.append((metadata.REQUEST_ID, request_id))
             if method.key.lacks_id(message):
-                made = make_id(caller.principal, request_id)
+                made = make_id(request_id)
                 extra.append((metadata.MADE_ID, made))
                 key = method.key.with_id(message, made)
             seconds = max(left, WRITE_SECONDS)

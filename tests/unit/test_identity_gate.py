@@ -1,0 +1,145 @@
+"""Authentication at a listener's gate, and the principal that calls see."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from libs.identity.errors import TokenMissing
+from libs.identity.port import AUTHORIZATION, Authenticator, Credentials
+from libs.identity.principal import ANONYMOUS, Principal, Role, current_principal, subject_of
+from libs.ownership.limits import MAX_PRINCIPAL_BYTES
+from libs.rpc.caller import make_id, read_caller
+from libs.rpc.channel import Channel
+from libs.rpc.errors import Context, reason_of
+from libs.rpc.gate import ServerLimits
+from libs.rpc.server import RawService, Server, ServerConfig
+from tests.unit.test_rpc_server import Held, refusal, serving
+from tests.waiting import eventually
+
+SERVICE = "test.Service"
+
+
+class Named:
+    """Takes the token as the subject."""
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        token = dict(credentials.invocation_metadata() or ()).get(AUTHORIZATION, "")
+        await asyncio.sleep(0)
+        if not token:
+            raise TokenMissing()
+        return Principal(subject_of("test", token.removeprefix("Bearer ")))
+
+
+class Broken:
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        raise RuntimeError("a defect with a secret")
+
+
+def config(authenticator: Authenticator | None, limits: ServerLimits | None = None) -> ServerConfig:
+    return ServerConfig("127.0.0.1:0", "public", limits or ServerLimits(), authenticator=authenticator)
+
+
+async def name(request: bytes, context: Context) -> bytes:
+    started = asyncio.ensure_future(_subject())
+    return f"{read_caller((), internal=False).principal} {await started}".encode()
+
+
+async def _subject() -> str:
+    return current_principal().subject
+
+
+async def names(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+    yield (await _subject()).encode()
+
+
+def service(held: Held | None = None) -> RawService:
+    return RawService(SERVICE, {"Name": name, "Hold": held or name}, {"Names": names})
+
+
+def bearer(token: str) -> grpc.aio.Metadata:
+    return grpc.aio.Metadata((AUTHORIZATION, f"Bearer {token}"))
+
+
+async def test_a_call_and_a_stream_have_their_callers_principal_and_so_have_tasks_that_they_start() -> None:
+    async with serving(config(Named()), service()) as (_, channel):
+        call, stream = channel.multi_callable(f"/{SERVICE}/Name"), channel.stream_callable(f"/{SERVICE}/Names")
+        answers = await asyncio.gather(*(call(b"", metadata=bearer(one)) for one in ("ann", "ben") * 5))
+        assert answers == [b"test:ann test:ann", b"test:ben test:ben"] * 5
+        assert [one async for one in stream(b"", metadata=bearer("ann"))] == [b"test:ann"]
+
+
+async def test_without_an_authenticator_the_caller_is_anonymous_and_may_do_everything() -> None:
+    async with serving(config(None), service()) as (_, channel):
+        answer = await channel.multi_callable(f"/{SERVICE}/Name")(b"", metadata=bearer("ann"))
+    assert answer == b"anonymous anonymous"
+    assert ANONYMOUS.has(Role.ADMIN)
+
+
+async def test_a_caller_without_a_principal_is_refused_with_a_reason_and_takes_no_slot() -> None:
+    held = Held()
+    limits = ServerLimits(calls=1, streams=1)
+    async with serving(config(Named(), limits), service(held)) as (server, channel):
+        first = channel.multi_callable(f"/{SERVICE}/Hold")(b"", metadata=bearer("ann"))
+        await eventually(lambda: server.in_flight == 1)
+        await _refused(channel, server, "UNAUTHENTICATED", "TOKEN_MISSING")
+        held.go_on.set()
+        assert await first == b"done"
+        assert held.entered == 1
+
+
+async def _refused(channel: Channel, server: Server, code: str, reason: str) -> None:
+    found = await refusal(channel.multi_callable(f"/{SERVICE}/Hold")(b""))
+    assert (found.code().name, reason_of(found)[0]) == (code, reason)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in channel.stream_callable(f"/{SERVICE}/Names")(b""):
+            pass
+    assert (caught.value.code().name, reason_of(caught.value)[0]) == (code, reason)
+
+
+async def test_a_defect_of_the_authenticator_serves_no_call_and_shows_nothing() -> None:
+    async with serving(config(Broken()), service()) as (server, channel):
+        await _refused(channel, server, "INTERNAL", "INTERNAL")
+        found = await refusal(channel.multi_callable(f"/{SERVICE}/Name")(b""))
+        assert "secret" not in str(found)
+
+
+async def test_reflection_needs_a_principal_and_health_does_not() -> None:
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with serving(config(Named()), service()) as (_, channel):
+        channel_of: Any = channel.grpc
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel_of)
+        health: Any = health_pb2_grpc.HealthStub(channel_of)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ServerReflectionInfo(iter([asked])).read()
+        assert reason_of(caught.value)[0] == "TOKEN_MISSING"
+        answer = await stub.ServerReflectionInfo(iter([asked]), metadata=bearer("ann")).read()
+        assert SERVICE in [one.name for one in answer.list_services_response.service]
+        checked = await health.Check(health_pb2.HealthCheckRequest())
+        assert checked.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_role_includes_the_lower_ones() -> None:
+    operator = Principal("x:y", roles=frozenset({Role.OPERATOR}))
+    assert [operator.has(role) for role in Role] == [True, True, False]
+    assert not any(Principal("x:y").has(role) for role in Role)
+
+
+@pytest.mark.parametrize("subject", ["s" * MAX_PRINCIPAL_BYTES, "é" * 64, "a\0b", "line\nbreak", "\ud800"])
+def test_a_subject_that_is_long_or_not_printable_is_hashed(subject: str) -> None:
+    made = subject_of("issuer", subject)
+    assert made.startswith("sha256:") and len(made) == 71
+    assert made != subject_of("issuer", subject + "x")
+
+
+def test_a_short_subject_keeps_its_issuer_and_never_is_anonymous() -> None:
+    assert subject_of("https://idp.test", "ann") == "https://idp.test:ann"
+    assert subject_of("", "anonymous") == ":anonymous"
+
+
+def test_a_made_id_is_what_it_was_before_callers_had_an_identity() -> None:
+    assert make_id("5F1D8E0A-1B7A-4C55-9E43-0D6B2C3A4F10") == "b0b7b281-f4e5-562b-a049-26e676b62175"
