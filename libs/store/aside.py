@@ -1,7 +1,8 @@
-"""Events that the log refuses, set aside so that they stop no other.
+"""Events that the log refuses, set aside so that they block no other event.
 
-Such an event leaves the outbox: it counts neither towards its limits nor towards its age. It counts as not logged. It
-is kept, shown, and offered to the log again from time to time, since the log's limit may be raised.
+An event that is set aside leaves the outbox and counts neither towards its limits nor towards its age. It counts as not
+logged. The store keeps it and shows it, and the relay offers it to the log again from time to time, because the log's
+limit may be raised.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from libs.ownership.model import Version
 from libs.store.outbox import ChangeEntry
 
 MAX_ASIDE = 1000
-"""Events that a store sets aside at most. If the log refuses more, the outbox fills and refuses writes."""
+"""Maximum number of events that a store sets aside. If the log refuses more, the outbox fills up and refuses writes."""
 
 
 class Refusal(NamedTuple):
-    """A change that the log does not take, and why."""
+    """A change that the log refuses, with the reason."""
 
     key: str
     version: Version
@@ -31,21 +32,23 @@ class AsideEntry(NamedTuple):
 
 class Aside(Protocol):
     async def set_aside(self, refusals: Sequence[Refusal]) -> list[tuple[str, Version]]:
-        """Moves these changes out of the outbox, at most until MAX_ASIDE are set aside. Returns those that moved."""
+        """Move these changes out of the outbox, until MAX_ASIDE are set aside. Return the changes that moved."""
         ...
 
     async def entries(self, limit: int) -> list[AsideEntry]:
-        """The oldest ones."""
+        """Return the oldest events that are set aside."""
         ...
 
     async def count(self) -> int: ...
 
     async def remove(self, changes: Sequence[tuple[str, Version]]) -> int:
-        """These are in the log now. Returns how many were set aside."""
+        """Remove changes that are in the log now. Return how many of them were set aside."""
         ...
 
     async def prune(self) -> int:
-        """Forgets changes that a newer one of the same record in the log has replaced, when no client can ask for
-        their requests any more: after the retry window, in ticks. As long as two of one record are set aside both stay.
-        Returns how many."""
+        """Remove changes that a newer change of the same record has replaced in the log. Return how many were removed.
+
+        A change is removed only after the retry window, in ticks, because until then a client may repeat its request.
+        If several changes of one record are set aside, all of them stay.
+        """
         ...

@@ -1,4 +1,5 @@
-"""What a store keeps beside a row's payload, as projections of it: what a list can filter by, and the lease's mark."""
+"""Projections of a row's payload that a store keeps beside it: the columns that lists filter by, and the lease's
+mark."""
 
 from __future__ import annotations
 
@@ -11,21 +12,24 @@ from libs.ownership.model import Row
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Of one row. A row whose payload cannot be read has none."""
+    """The projections of one row. They are empty if the payload cannot be read."""
 
     equals: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     lease: str = ""
-    """Which grant or renewal of a lease the row shows; "" for none. When it changes, the store begins to count how long
-    it has known the lease (`Row.lease_seconds`)."""
+    """Mark of the grant or renewal of a lease that the row shows; "" if it shows no lease. When the mark changes, the
+    store begins to count `Row.lease_seconds` again, the time for which it has known the lease."""
 
 
 ColumnsOf = Callable[[Row], Columns]
 
 
 def matches(row: Row, columns: Columns, wanted: Filter) -> bool:
-    """The verdict of a filter on a row: what every adapter's list must agree with. A row that is deleted and has no
-    payload was never a record (it remembers a request to delete what was not there): no list shows it."""
+    """Return whether a row matches a filter. Every adapter's list must agree with this function.
+
+    A deleted row without payload was never a record: it keeps a request to delete a record that did not exist. No list
+    shows it.
+    """
     return (
         (row.live or (wanted.show_deleted and bool(row.payload)))
         and all(columns.equals.get(name) == value for name, value in wanted.equals)

@@ -1,4 +1,4 @@
-"""A bound for how many callers use a store at once, and a notifier that callers wait for."""
+"""A limiter of concurrent callers, and a notifier that callers wait for."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from libs.errors import Overloaded
 
 
 class Limiter:
-    """At most `limit` callers at once. The others wait in the order of their arrival, at most `wait_seconds` each."""
+    """At most `limit` concurrent callers. The others wait in order of arrival, each at most `wait_seconds`."""
 
-    def __init__(self, limit: int, wait_seconds: float, what: str) -> None:
-        """`what` names the thing that callers wait for in the error's message."""
+    def __init__(self, limit: int, wait_seconds: float, resource: str) -> None:
+        """`resource` names, in the error's message, the thing that callers wait for."""
         self._slots = asyncio.Semaphore(limit)
         self._wait_seconds = wait_seconds
-        self._what = what
+        self._resource = resource
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Raises Overloaded."""
+        """Hold a slot while the block runs. Raises Overloaded."""
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await self._slots.acquire()
         except TimeoutError:
-            raise Overloaded(f"{self._what} was waited for {self._wait_seconds:g} s") from None
+            raise Overloaded(f"waited {self._wait_seconds:g} s for {self._resource}; try again later") from None
         try:
             yield
         finally:
@@ -46,7 +46,7 @@ class Notifier:
         self._next = asyncio.Event()
 
     async def after(self, count: int, timeout_seconds: float) -> bool:
-        """Whether there was a notification after that count, before the call or within the timeout."""
+        """Return whether a notification came after `count`, before this call or within the timeout."""
         if self.count == count:
             try:
                 async with asyncio.timeout(timeout_seconds):

@@ -1,7 +1,7 @@
-"""How many connections the processes of a store should have to its database, and how many they may have together.
+"""The number of connections that a store's processes use, and the number that its database allows them together.
 
-More connections than a database can work with make every call slower: they wait inside it instead of in front of it,
-where a wait has a bound and an answer. `baton bench pool` measures where that begins.
+More connections than a database can work with make every call slower: calls wait inside the database instead of in
+front of it, where a wait has a bound and an error. `baton bench pool` measures where that begins.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import NamedTuple
 APPLY_POOL = 4
 """Connections of a process for the feed, the outbox and upkeep."""
 CONTROL_POOL = 3
-"""For status, copies and digests."""
+"""Connections of a process for status, copies and digests."""
 OWN = 2
-"""One holds a process's locks, one counts its outbox: a write asks how full that is, and waits for no pool."""
+"""Connections of a process outside the pools. One holds its locks, the other one counts its outbox: every write needs
+that count and must not wait for a pool."""
 
 ALLOWED = """
 SELECT least(
@@ -23,35 +24,35 @@ SELECT least(
   (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
   (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))::integer
 """
-"""A PostgreSQL statement: connections that this user may have to this database, all processes together."""
+"""A PostgreSQL statement that returns how many connections this user may have to this database, all processes
+together."""
 
 REMEDY = (
-    "make the pools smaller (`baton bench pool` shows what size is enough), run fewer processes, or raise"
-    " max_connections: else processes do not start, or answer OVERLOADED"
+    "make the pools smaller (`baton bench pool` shows a sufficient size), run fewer processes, or raise"
+    " max_connections; otherwise processes fail to start, or answer OVERLOADED"
 )
 
 
 def default_request_pool(database_cores: int) -> int:
-    """Connections of a process for calls: one at work on each core of the database's machine, one that waits for the
-    disk for each of these, and one for the moment between."""
+    """Return a process's connections for calls. For each core of the database's machine, one works and one waits for
+    the disk; one more covers the moment between the two."""
     return 2 * database_cores + 1
 
 
 def local_cores() -> int:
-    """Of this machine."""
     return os.cpu_count() or 1
 
 
 def per_process(requests: int, apply: int = APPLY_POOL, control: int = CONTROL_POOL) -> int:
-    """Connections of a process whose pools are full."""
+    """Return the connections of a process whose pools are full."""
     return requests + apply + control + OWN
 
 
 class Connections(NamedTuple):
-    """What processes take of what a server allows, when all of them are busy."""
+    """The connections that all processes need when they are busy, and the number that the server allows."""
 
     per_process: int
-    """At most."""
+    """Maximum of one process."""
     processes: int
     allowed: int
 

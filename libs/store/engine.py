@@ -1,10 +1,10 @@
 """The procedures of the protocol over one open transaction (`libs.store.transaction`), written once for every store.
 
-Each procedure locks and reads, asks the rules of `libs.ownership` for the decision, and stores exactly that. It awaits
-the operations of the transaction and nothing else.
+Each procedure locks and reads, asks the rules of `libs.ownership` for the decision, and stores exactly that decision.
+It awaits only the operations of the transaction.
 
-This module has the write, the release and the moves of a bucket. `engine_apply` has what arrives from the other
-store, `engine_recovery` seizures and the fence of a whole store.
+This module has the write, the release and the moves of a bucket. `engine_apply` has the apply of records from the other
+store; `engine_recovery` has seizures and the fence of a whole store.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def entry_of(record: Record, traceparent: str = "") -> ChangeEntry:
 
 
 async def windows(tx: Transaction, rows: Sequence[Row]) -> Mapping[str, tuple[Served, ...]]:
-    """By key, the requests of the retry window whose effects are in the row, newest last."""
+    """Return, by key, the requests of the retry window whose effects are in the row, newest last."""
     return windows_of(await tx.served(effects_of(rows)))
 
 
 async def has_room(tx: Transaction, depth: Depth, entries: int, size: int) -> bool:
-    """Whether entries of releases or of a seizure, `size` bytes together, may join the outbox."""
+    """Return whether entries of releases or of a seizure fit into the outbox. `size`: their total in bytes."""
     held = await tx.held() if tx.limits.is_near(depth, entries, size) else HELD_NOTHING
     return tx.limits.fits_release(depth, entries, size, held)
 
@@ -79,29 +79,29 @@ async def write(tx: Transaction, call: Call, decide: Decide) -> Changed | Answer
 
 
 async def refuse(tx: Transaction, found: Found) -> NoReturn:
-    """Raise the reason why a change of this store's own was not stored."""
+    """Raise the reason why `put` did not store a change of this store."""
     if not may_change(found, tx.store):
         raise NotOwner.of(found)
-    if gone := await tx.fence_reason():
-        # A new attempt would fail in the same way.
-        raise StoreNotReady(gone)
+    if reason := await tx.fence_reason():
+        # A new attempt would fail too: the fence stays until the store is recovered.
+        raise StoreNotReady(reason)
     raise StartAgain
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOrder:
-    """What a release is asked for."""
+    """Parameters of a release."""
 
     to: Store
     create: bool
     room: int
-    """Bytes that the answer may still take; it stops after the record that exceeds them."""
+    """Bytes left in the answer. The release stops after the record that exceeds them."""
     wait: bool = True
-    """For a row that another transaction holds. Otherwise its key is left out of the results."""
+    """Whether to wait for a row that another transaction has locked. If False, its key is left out of the results."""
 
 
 async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> list[ReleaseResult]:
-    """See `Transfers.release`. `keys`: each once. The results are in their order, of the first ones that have room."""
+    """See `Transfers.release`. `keys` are distinct. The results are in their order and end where the answer is full."""
     founds = await tx.found(keys, create=order.create, wait=order.wait)
     served = await windows(tx, [found.row for found in founds.values() if found.row is not None])
     depth = await tx.depth()

@@ -1,4 +1,4 @@
-"""The engine's procedures for what arrives from the other store: by a handoff, a copy, or the log."""
+"""The engine's procedures for records that arrive from the other store, by a handoff, a copy or the log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from libs.store.recovery import Why
 from libs.store.transaction import Counts, Put, PutBucket, StartAgain, Transaction
 
 Apply = Callable[[Transaction, Sequence[Record]], Awaitable[Applied]]
-"""`apply`, or an adapter's override of it that has the same effects."""
+"""`apply`, or an adapter's replacement of it with the same effects."""
 
 
 async def apply(tx: Transaction, records: Sequence[Record]) -> Applied:
-    """See `Transfers.apply`: one record after the other, by the rules."""
+    """See `Transfers.apply`. The rules decide on one record after the other."""
     if not records:
         return Applied(0, 0)
     return await _Batch(tx).apply(records)
@@ -30,10 +30,10 @@ class _Batch:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
         self._kept_rows: dict[str, Row] = {}
-        """As the database has them."""
+        """Rows as the database has them."""
         self._kept_buckets: dict[int, BucketOwner] = {}
         self._rows: dict[str, Row] = {}
-        """Those that the batch has changed since."""
+        """Rows that the batch has changed and not yet stored."""
         self._buckets: dict[int, BucketOwner] = {}
         self._learned: list[tuple[str, Served]] = []
         self._late: list[Record] = []
@@ -43,11 +43,11 @@ class _Batch:
         keys = sorted({record.row.key for record in records}, key=str.encode)
         self._kept_buckets.update(await self._tx.buckets(sorted({bucket_of(key) for key in keys})))
         self._kept_rows.update(await self._tx.rows(keys))
-        fates = [await self._judge(record) for record in records]
+        fates = [await self._decide(record) for record in records]
         await self._store()
         return Applied(fates.count(Fate.NEWER), fates.count(Fate.OLD))
 
-    async def _judge(self, record: Record) -> Fate:
+    async def _decide(self, record: Record) -> Fate:
         key, bucket = record.row.key, bucket_of(record.row.key)
         here = self._rows.get(key) or self._kept_rows.get(key)
         kept = self._buckets.get(bucket) or self._kept_buckets[bucket]
@@ -55,7 +55,7 @@ class _Batch:
         if verdict.bucket_owner != kept:
             self._buckets[bucket] = verdict.bucket_owner
         if verdict.journal is not None and (key in self._rows or any(one == key for one, _ in self._learned)):
-            # The journal takes a row with its requests from the database.
+            # The journal reads a row's requests from the database, so the batch must be stored first.
             await self._store()
         self._keep(record, verdict)
         return verdict.fate
@@ -87,15 +87,15 @@ class _Batch:
 
 
 class Joined(NamedTuple):
-    """What a batch leaves where no bucket was ever seized: the newest row of each key, in key order."""
+    """The result of a batch in buckets that were never seized: the newest row of each key, in key order."""
 
     rows: Sequence[Row]
     learned: Sequence[tuple[str, Served]]
 
 
 def joined(records: Sequence[Record]) -> Joined:
-    """For an adapter that applies a batch in term 0 by one statement. A record that a higher one of the same batch
-    overtakes counts as old."""
+    """Reduce a batch for an adapter that applies it in term 0 with one statement. If a higher version of the same
+    record is in the batch, the lower one counts as old."""
     newest: dict[str, Record] = {}
     for record in records:
         before = newest.get(record.row.key)
@@ -106,7 +106,7 @@ def joined(records: Sequence[Record]) -> Joined:
 
 
 async def follow(tx: Transaction, records: Sequence[Record], step: FeedStep, by: Apply = apply) -> Applied:
-    """Apply records of the log, and move the feed in the same transaction. See `Transfers.apply`."""
+    """Apply records of the log and move the feed in the same transaction. See `Transfers.apply`."""
     if not await tx.move(step.positions):
         raise UnknownPartition
     await tx.park(step.parked)

@@ -1,4 +1,5 @@
-"""Ports of a store (`libs.store.port`, `libs.store.recovery`) by the engine, over the adapter's transactions."""
+"""Ports of a store (`libs.store.port`, `libs.store.recovery`), implemented by the engine over the adapter's
+transactions."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from libs.store.transaction import Lane, Transactions
 from libs.store.window import size_of
 
 RELEASE_KEYS = 50
-"""Keys of one transaction: what a client's write waits for behind a large release."""
+"""Keys of one transaction. A client's write may wait for one such transaction during a large release."""
 
 APPLY_RECORDS = 200
-"""Records of one transaction, when they need not commit with a step of the feed."""
+"""Records of one transaction, if they need not commit together with a step of the feed."""
 
 
 class EngineTransfers:
-    """`libs.store.port.Transfers` but for `bucket_owners`, which an adapter adds."""
+    """`libs.store.port.Transfers` without `bucket_owners`, which an adapter adds."""
 
     def __init__(self, transactions: Transactions, store: Store) -> None:
         self._transactions = transactions
@@ -69,7 +70,7 @@ class EngineTransfers:
 
 
 class EngineSeizures:
-    """Changes by a seizure. An adapter adds the reads and `resolve` of `libs.store.recovery.Seizures`."""
+    """The changes of a seizure. An adapter adds the reads and `resolve` of `libs.store.recovery.Seizures`."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions

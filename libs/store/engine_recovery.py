@@ -1,4 +1,4 @@
-"""The engine's procedures around a seizure: terms, the journal of conflicts, and the fence of a whole store."""
+"""The engine's procedures for a seizure (terms, the journal of conflicts) and for the fence of a whole store."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ async def settle(tx: Transaction, limit: int) -> int:
 
 
 async def journal_rows(tx: Transaction, rows: Sequence[Row], why: Why) -> None:
-    """Journal rows that are about to go. The requests that they served count as not served any more."""
+    """Journal rows that are about to be deleted or replaced. Their served requests are removed, so they no longer count
+    as served."""
     if rows:
         served = await windows(tx, rows)
         await tx.journal([conflict_of(record_of(tx, row, served.get(row.key, ())), why) for row in rows])
@@ -88,7 +89,7 @@ async def reopen(tx: Transaction, *, order: Order | None, seen: Standing | None)
     await tx.put_standing(opened)
     await tx.count_rows()
     if standing.fence_reason:
-        # The store may have gone back in time: places given out before may name other changes by now.
+        # If the database was restored, positions that it issued before may now refer to other changes.
         await tx.invalidate_positions()
 
 
@@ -114,7 +115,8 @@ async def note_other(tx: Transaction, other: Identity, *, anew: bool) -> None:
 
 
 def _with_order(standing: Standing, order: Order | None) -> Standing:
-    """None: the change is not part of a recovery. Raises LateOrder, ForeignControl."""
+    """Return the standing with this order. `order` is None if the change is not part of a recovery. Raises LateOrder,
+    ForeignControl."""
     if order is None:
         return standing
     check_order(standing.order, order)

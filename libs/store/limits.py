@@ -1,4 +1,4 @@
-"""Limits of a store's queues, checked before a commit."""
+"""Limits of the outbox, checked before a commit, and of the work of one call."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from libs.store.outbox import Depth
 
 
 class Held(NamedTuple):
-    """At least as much as a store holds."""
+    """An upper bound of a store's contents."""
 
     rows: int
     bytes: int
-    """Of rows and served requests."""
+    """Size of rows and served requests."""
 
 
 HELD_NOTHING = Held(0, 0)
 
 HELD_SECONDS = 10.0
-"""How long a store may keep what it has counted: counting many rows takes a second or more."""
+"""How long a store may reuse such a count: counting many rows takes a second or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
-    """How many changes may wait for the log. A write that would pass a limit is refused with OutboxFull."""
+    """How many changes may wait for the log. A write that would exceed a limit is refused with OutboxFull."""
 
     entries: int = 1_000_000
     bytes: int = 1 << 30
     seconds: float = 3600.0
-    """Age of the oldest entry, in ticks of the store."""
+    """Maximum age of the oldest entry, in ticks of the store."""
 
     def __post_init__(self) -> None:
         for name in ("entries", "bytes", "seconds"):
             value = getattr(self, name)
             if value <= 0:
-                raise ValueError(f"outbox {name}: {value!r} is not valid: more than 0 is needed")
+                raise ValueError(f"outbox {name}: {value!r} is not valid: it must be greater than 0")
 
     def fits(self, depth: Depth, size: int) -> bool:
-        """Whether one more write's entry of `size` bytes may join."""
+        """Return whether one more write's entry of `size` bytes fits."""
         return (
             depth.entries + 1 <= self.entries
             and depth.bytes + size <= self.bytes
@@ -47,28 +47,29 @@ class OutboxLimits:
         )
 
     def is_near(self, depth: Depth, entries: int, size: int) -> bool:
-        """Whether so many more may need the reserve: then it has to be known how much the store holds."""
+        """Return whether these additional entries may need the reserve, for which the store must count its contents."""
         return depth.entries + entries > self.entries or depth.bytes + size > self.bytes
 
     def fits_release(self, depth: Depth, entries: int, size: int, held: Held) -> bool:
-        """Whether the entries of releases, `size` bytes together, may join.
+        """Return whether the entries of releases fit. `size`: their total in bytes.
 
-        They may use a reserve of one entry for each row of the store, which is what a full rollback releases, with the
-        bytes of all rows and served requests. Their age is no reason to refuse: a store must be left most of all when
-        the log has been away for long.
+        Releases may use a reserve of one entry for each row of the store, with the bytes of all rows and served
+        requests: a full rollback releases that much. The age of entries does not matter: records must leave a store
+        above all when the log has been unavailable for long.
         """
         reserve_bytes = held.bytes + held.rows * RELEASE_ENVELOPE_BYTES
         return depth.entries + entries <= self.entries + held.rows and depth.bytes + size <= self.bytes + reserve_bytes
 
 
 PULL_BYTES = 1 << 20
-"""About what one pull or one page of an export returns; a first entry is always returned, whatever its size."""
+"""Approximate size of the answer of one pull, or of one page of an export. The first entry is always returned, whatever
+its size."""
 
 LIST_STEP_ROWS = 2_000
-"""Rows that one statement of a list looks at."""
+"""Rows that one statement of a list examines."""
 LIST_ROWS = 20_000
 LIST_SECONDS = 0.1
-"""After so many rows, or so long, a page ends though it is not full."""
+"""A page ends after LIST_ROWS rows or LIST_SECONDS, even if it is not full."""
 
 PRUNE_ROWS = 500
-"""Served requests that one call of `prune` forgets at most."""
+"""Maximum number of served requests that one call of `prune` removes."""

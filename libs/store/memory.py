@@ -1,5 +1,7 @@
-"""A store in the memory of one process: for tests and for trying things out. Nothing survives the process, so here
-"durable" means: as long as the process lives. Everything else that the ports promise holds.
+"""A store in the memory of one process, for tests and experiments.
+
+Its data ends with the process, so "durable" means: as long as the process lives. Every other promise of the ports
+holds.
 """
 
 from __future__ import annotations
@@ -130,7 +132,8 @@ class _Feed:
 
 
 class MemoryStore:
-    """An open store, as `StorePorts`. Its buckets begin as those of a store of its kind: (0, 1, A) or (0, 0, A)."""
+    """An open store that implements `StorePorts`. Its buckets start as (term, version, owner) = (0, 1, A) at store A
+    and (0, 0, A) at store B."""
 
     backend = "memory"
 

@@ -1,4 +1,4 @@
-"""Events set aside by a store in memory."""
+"""Events that a store in memory has set aside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at a whole store in memory."""
+"""Inspection of a whole store in memory."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class MemoryInspection:
         if not query.buckets:
             return sorted(key for key in self.state.visible_rows() if key > query.after)
         first = query.buckets[0], query.after
-        places = sorted((bucket_of(key), key) for key in self.state.visible_rows())
-        return [place[1] for place in places if place[0] in query.buckets and place > first]
+        pairs = sorted((bucket_of(key), key) for key in self.state.visible_rows())
+        return [pair[1] for pair in pairs if pair[0] in query.buckets and pair > first]
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
         sums: dict[int, BucketDigest] = {}

@@ -1,4 +1,5 @@
-"""Loss and recovery of a store in memory. It has no backups, so it never goes back in time by itself."""
+"""Loss and recovery of a store in memory. The store has no backups, so its data is never restored to an earlier
+state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that a store in memory holds."""
+"""The whole state of a store in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from libs.store.window import effects_of, made_by, size_of, windows_of
 
 @dataclass
 class Metadata:
-    """What a store keeps beside its records."""
+    """State of a store that belongs to no single record."""
 
     database: str = field(default_factory=lambda: uuid4().hex)
     changes: int = 0
@@ -50,7 +50,7 @@ class MemoryState:
     bucket_owners: list[BucketOwner]
     rows: dict[str, Row] = field(default_factory=dict)
     counted: Counter[int] = field(default_factory=Counter)
-    """Rows by bucket, as they came and went: fewer `rows` mean that some are lost."""
+    """Rows by bucket, counted as they are added and removed. If `rows` has fewer, some are lost."""
     served: dict[tuple[str, str, str], tuple[Served, float]] = field(default_factory=dict)
     """By key, principal and request id, oldest first: the request, and the ticks when it was learned."""
     outbox: dict[tuple[str, Version], tuple[ChangeEntry, float]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class MemoryState:
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
-        """Undo the changes that the block made to the tables, if it raises."""
+        """Undo the block's changes to the tables if it raises."""
         tables: tuple[dict[Any, Any], ...] = (
             self.rows,
             self.counted,
@@ -96,7 +96,7 @@ class MemoryState:
         return Found(key, row, self.bucket_owners[bucket_of(key)], served[0] if served else None)
 
     def shown(self, key: str) -> Row | None:
-        """The row, unless it is hidden."""
+        """Return the row unless it is hidden."""
         return visible(self.rows.get(key), self.bucket_owners[bucket_of(key)])
 
     def visible_rows(self) -> dict[str, Row]:
@@ -117,7 +117,7 @@ class MemoryState:
         ]
 
     def with_served(self, rows: Sequence[Row]) -> list[Record]:
-        """Rows with the requests of the retry window whose effects they contain."""
+        """Return records of these rows, with the requests of the retry window whose effects the rows contain."""
         windows = windows_of(self.served_up_to(effects_of(rows)))
         now = self.clock.now()
         return [Record(row, windows.get(row.key, ()), made_by(row), now) for row in rows]

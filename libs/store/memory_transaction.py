@@ -1,4 +1,4 @@
-"""One open transaction of a store in memory, under the store's lock."""
+"""One open transaction of a store in memory. It holds the store's lock."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class MemoryTransaction:
 
     async def serve(self, key: str, served: Served, known: Served | None) -> bool:
         name = key, served.principal, served.request_id
-        # At the end: entries are kept in the order in which they were learned.
+        # Add the entry at the end: entries are kept in the order in which they were learned.
         self.state.served.pop(name, None)
         self.state.served[name] = served, self.state.seconds
         return True
@@ -197,7 +197,7 @@ class MemoryTransaction:
         self.state.counted.update(map(bucket_of, self.state.rows))
 
     async def invalidate_positions(self) -> None:
-        self.state.changes.of = uuid4().hex
+        self.state.changes.epoch = uuid4().hex
 
 
 def standing_of(state: MemoryState) -> Standing:

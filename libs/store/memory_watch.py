@@ -1,4 +1,4 @@
-"""Which records are written, in a store in memory."""
+"""Watch of the written records of a store in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from libs.store.port import MOST_CHANGED, Since, UnknownPosition
 class Changes:
     """The number of each key's newest write, oldest first."""
 
-    of: str = field(default_factory=lambda: uuid4().hex)
+    epoch: str = field(default_factory=lambda: uuid4().hex)
+    """Id of the numbering. A position with another epoch is unknown."""
     last: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     notifier: Notifier = field(default_factory=Notifier)
@@ -29,9 +30,9 @@ class Changes:
         self.notifier.notify()
 
     def after(self, position: str) -> Since:
-        """Raises UnknownPosition."""
-        of, _, number = position.partition("/")
-        if of != self.of or not number.isdecimal() or int(number) > self.last:
+        """Return the keys written after a position. Raises UnknownPosition."""
+        epoch, _, number = position.partition("/")
+        if epoch != self.epoch or not number.isdecimal() or int(number) > self.last:
             raise UnknownPosition
         keys: list[str] = []
         for key in reversed(self.numbers):
@@ -44,7 +45,7 @@ class Changes:
 
     @property
     def here(self) -> str:
-        return f"{self.of}/{self.last}"
+        return f"{self.epoch}/{self.last}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class ChangeEntry:
 
 
 class Depth(NamedTuple):
-    """Of the outbox. The oldest entry's age in seconds, by the store's ticks."""
+    """Size of the outbox, and the age of its oldest entry in seconds, by the store's ticks."""
 
     entries: int
     bytes: int
@@ -28,21 +28,25 @@ class Depth(NamedTuple):
 
 
 class Outbox(Protocol):
-    """Changes on their way to the log."""
+    """Changes that the log does not have yet."""
 
     async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
-        """The oldest entries, at most `limit` and about 1 MiB; waits for a first one. They stay until acknowledged, so
-        an entry that commits late is pulled late, never missed. Changes of one key come in the order of versions."""
+        """Return the oldest entries, at most `limit` and about 1 MiB. If there are none, wait for a first one, at most
+        `wait_seconds`.
+
+        Entries stay until they are acknowledged, so an entry that commits late is pulled late, never missed. Changes of
+        one key come in the order of their versions.
+        """
         ...
 
     async def ack(self, changes: Sequence[tuple[str, Version]]) -> int:
-        """Removes exactly these. Returns how many were there."""
+        """Remove exactly these changes. Return how many were in the outbox."""
         ...
 
     async def unlogged(self, changes: Sequence[tuple[str, Version]]) -> set[tuple[str, Version]]:
-        """Those of these that are still here, so not acknowledged."""
+        """Return those of these changes that are not acknowledged: they are in the outbox or set aside."""
         ...
 
     async def depth(self) -> Depth:
-        """May be up to two seconds old."""
+        """Return the depth, which may be up to two seconds old."""
         ...

@@ -1,22 +1,22 @@
-"""What a backend's database must do: small ports, one adapter per technology, one conformance suite for all.
+"""Ports of a store's database: small, with one adapter for each database and one conformance suite for all.
 
 Every adapter promises:
 
 * Commit means durable: a method that changes something returns only when the change survives a power loss.
-* A change of a row, its outbox entry and its served request commit together, or none does.
-* Every write fences in its own statement: the row, or for a new record its bucket, still names this store as owner,
+* A change of a row, its outbox entry and its served request commit together or not at all.
+* Every write is fenced in its own statement: the row, or for a new record its bucket, still names this store as owner,
   and the store is not fenced. A decision that ignores ownership is refused (NotOwner) and changes nothing.
-* What a decision was made on is a condition of the commit: when owner or version is no longer what was read, the
-  adapter starts again from the read. It never applies a decision to another row than it was made for.
-* No row of a record, a bucket or a served request is removed but by `Upkeep.prune`, by `Seizures.settle`, and by what
-  apply replaces after a seizure; a database refuses it to everybody else. Rows are counted by bucket, apart from the
-  bucket's row.
+* The state that a decision was based on is a condition of the commit. If owner or version have changed since the read,
+  the adapter starts again from the read. It never applies a decision to another row than it was made for.
+* Rows of records, buckets and served requests are removed only by `Upkeep.prune`, by `Seizures.settle`, and by apply
+  for rows that it replaces after a seizure. The database refuses every other removal. Rows are counted by bucket, in
+  another row than the bucket's own.
 * Every wait has a bound: a busy record ends in `LockTimeout`, a full pool or queue in `Overloaded`, a database that is
-  away in `StoreUnavailable`. After `StoreUnavailable` the outcome of a change is unknown.
-* A cancelled caller leaves either the whole change or nothing.
+  out of reach in `StoreUnavailable`. After `StoreUnavailable` the outcome of a change is unknown.
+* If the caller is cancelled, either the whole change is made or nothing.
 
-The rules are in `libs.ownership.rules`, the procedures in `libs.store.engine`. An adapter implements
-`libs.store.transaction`, under the engine, and the reads; it stores, orders and fences (docs/adapters.md).
+The rules are in `libs.ownership.rules`, the procedures in `libs.store.engine`. An adapter implements the reads, and
+`libs.store.transaction`, which the engine is written over. It stores, orders and fences (docs/adapters.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from libs.store.recovery import Recovery, Seizures
 
 
 class UnknownPartition(BatonError):
-    """Somebody else applies this partition of the log now."""
+    """Another process applies this partition of the log now."""
 
 
 class Listed(NamedTuple):
@@ -45,31 +45,33 @@ class Listed(NamedTuple):
 
 
 class Records(Protocol):
-    """Calls of clients. Strict: each sees every change that was committed before it began."""
+    """Calls of clients. Each is strict: it sees every change that was committed before it began."""
 
     async def read(self, key: str) -> Found:
-        """Read row and bucket owner in one statement, begun after the call and outside every open transaction."""
+        """Read row and bucket owner in one statement, which begins after the call and outside any open transaction."""
         ...
 
     async def read_many(self, keys: Sequence[str]) -> list[Found]:
-        """As `read`, in the order of `keys`."""
+        """Like `read`. The results are in the order of `keys`."""
         ...
 
     async def write(self, call: Call, decide: Decide) -> Changed | Answered:
-        """Looks the key and the request up, asks `decide`, commits what it says under the condition that nothing
-        changed meanwhile, else starts again, a bounded number of times (then LockTimeout).
+        """Look up key and request, ask `decide`, and commit its decision if nothing changed since the look-up.
 
-        Raises what `decide` raises, with nothing changed; OutboxFull; LockTimeout; StoreUnavailable.
-        A new record is only made while its bucket's owner is held (see `Transfers.release_bucket`).
+        If something changed, start again, a bounded number of times (then LockTimeout). A new record is made only while
+        its bucket's owner is held (see `Transfers.release_bucket`).
+
+        Raises the errors of `decide`, with nothing changed; OutboxFull; LockTimeout; StoreUnavailable.
         """
         ...
 
     async def page(self, page: Page) -> list[Listed]:
-        """In bytewise key order, whoever owns the rows. Stubs (never created) do not match.
+        """Return rows of either owner in bytewise key order. Stubs (never created) do not match.
 
-        With `page.keys` all of these that were created, whether they match or not. Else those that match, at most
-        `page.limit`. The work is bounded, in rows and in time: if the page is not full by then, its last row is one
-        that does not match, and the next page begins after it."""
+        With `page.keys`: all of these records that were created, whether or not they match. Otherwise: the records that
+        match, at most `page.limit`. The work is bounded in rows and in time. If a bound ends the page before it is
+        full, its last row is one that does not match, and the next page begins after it.
+        """
         ...
 
 
@@ -77,7 +79,7 @@ class Records(Protocol):
 class ReleaseResult:
     key: str
     outcome: Outcome | None
-    """RELEASE and RELEASED both mean: `record` is what the other store may adopt. None: busy, ask again."""
+    """RELEASE or RELEASED: the other store may adopt `record`. None: the record is busy, ask again."""
     record: Record | None
     bucket_owner: BucketOwner
 
@@ -86,17 +88,17 @@ class ReleaseResult:
 class Released:
     results: tuple[ReleaseResult, ...]
     remaining: tuple[str, ...] = ()
-    """Keys with which nothing was done, since the answer had reached RELEASE_ANSWER_BYTES."""
+    """Keys that the release did not reach, because the answer had reached RELEASE_ANSWER_BYTES."""
 
 
 class Position(NamedTuple):
-    """Where a feed stands in one partition of the log: `next` moves to `after` if it is still `before`."""
+    """A move of the feed in one partition of the log: the next offset becomes `after` if it is still `before`."""
 
     partition: int
     before: int
     after: int
     mark: str = ""
-    """Of the event before `after` (`libs.eventlog.identity`)."""
+    """Mark of the event before `after` (`libs.eventlog.identity`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +111,23 @@ class Parked:
     reason: str
     event: bytes
     headers: bytes = b""
-    """Of its message, as `libs.eventlog.headers` packs them."""
+    """Headers of its message, packed by `libs.eventlog.headers`."""
     topic: str = ""
-    """The log that it is in; "" if an earlier version parked it."""
+    """The log that contains it; "" if an earlier version of the program parked it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedStep:
-    """What one read of the log brought, to be committed with what it applies."""
+    """The result of one read of the log, committed together with the changes that it applies."""
 
     positions: tuple[Position, ...]
     parked: tuple[Parked, ...] = ()
     skipped: int = 0
-    """Events that this store made itself and heartbeats: counted as old."""
+    """Events that this store made itself, and heartbeats. They count as old."""
 
 
 class Applied(NamedTuple):
-    """The records that are neither went to the journal of conflicts."""
+    """Number of records applied, and of records that were old. The others went to the journal of conflicts."""
 
     applied: int
     old: int
@@ -135,36 +137,45 @@ class Transfers(Protocol):
     """Moving records and bucket owners between the stores."""
 
     async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
-        """Gives records up, by `decide_release`; each with the served requests of the retry window, read in a
-        statement begun after the row was locked, both in the answer and in its event. May use the outbox's reserve;
-        beyond it the keys are busy. A row that is locked longer than 300 ms is busy."""
+        """Give records to the other store, by `decide_release`.
+
+        Each record carries the served requests of the retry window, both in the answer and in its event. They are read
+        in a statement that begins after the row was locked. Releases may use the outbox's reserve; keys beyond it are
+        busy. A row that stays locked for more than 300 ms is busy.
+        """
         ...
 
     async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
-        """Keeps each record whose version is higher than what is here; keeps their served requests either way; makes
-        no outbox entry. With a step, positions move in the same transaction; UnknownPartition when one is not where
-        the step says, with nothing changed."""
+        """Store each record whose version is higher than the one here. Learn their served requests in either case. Make
+        no outbox entry.
+
+        With a step, the positions move in the same transaction. If the feed is not at a position of the step, raises
+        UnknownPartition, with nothing changed.
+        """
         ...
 
     async def bucket_owners(self, buckets: Sequence[int] = ()) -> list[BucketOwner]:
-        """Of these buckets, or of all, by number."""
+        """Return the owners of these buckets, or of all, in the order of their numbers."""
         ...
 
     async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
-        """Version + 1, owner = `to`, if it is owned here; waits for creates in this bucket that are under way. Once it
-        has committed this store creates nothing in the bucket. Returns what stands here now."""
+        """Set the owner to `to` and raise the version by 1, if this store owns the bucket and the journal has no open
+        conflict of it. Wait for creates in the bucket that are under way: after the commit this store creates nothing
+        in it. Return the current bucket owner."""
         ...
 
     async def adopt_bucket(
         self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
     ) -> tuple[bool, BucketOwner]:
-        """Takes exactly this version, if what is here is lower, with the same term, no row of the bucket is hidden and,
-        unless `despite_conflicts`, the journal has no open conflict of the bucket. Returns what stands here now."""
+        """Take exactly this version, if the one here is lower and of the same term, no row of the bucket is hidden and,
+        unless `despite_conflicts`, the journal has no open conflict of the bucket. Return whether it was taken, and the
+        current bucket owner."""
         ...
 
     async def return_bucket(self, bucket_owner: BucketOwner) -> BucketOwner | None:
-        """Declines a bucket that the other store released to this one in exactly this version, open conflicts or not
-        (see `declined_bucket`). None, with no change, if this store has adopted it or knows a later version."""
+        """Decline a bucket that the other store released to this one in exactly this version, even with open conflicts
+        (see `declined_bucket`). Return the new bucket owner; None, with no change, if this store has adopted the bucket
+        or has a later version."""
         ...
 
 
@@ -172,7 +183,7 @@ class Transfers(Protocol):
 class FeedState:
     next_offsets: Mapping[int, int] = field(default_factory=dict)
     marks: Mapping[int, str] = field(default_factory=dict)
-    """By partition, of the last event that was read; "" where it is not known."""
+    """By partition: the mark of the last event that was read; "" if it is unknown."""
     applied: int = 0
     old: int = 0
     parked: int = 0
@@ -185,33 +196,33 @@ class FeedState:
 
 
 class Feed(Protocol):
-    """Where this store stands in the log."""
+    """The store's position in the log, and its parked events."""
 
     async def state(self) -> FeedState: ...
 
     async def parked(self, limit: int, position: tuple[int, int] | None = None) -> list[Parked]:
-        """Events that wait to be tried again, oldest first; or only the one of this partition and offset."""
+        """Return parked events, oldest first; with `position`, only the one at this partition and offset."""
         ...
 
     async def parked_after(self, position: tuple[int, int], limit: int) -> list[Parked]:
-        """Parked events beyond this partition and offset, in the order of their places."""
+        """Return parked events after this partition and offset, in the order of partition and offset."""
         ...
 
     async def unpark(self, partition: int, offset: int, record: Record) -> Applied:
-        """Applies the record of a parked event and takes it off the list."""
+        """Apply the record of a parked event and remove the event from the list."""
         ...
 
     async def drop(self, partition: int, offset: int) -> bool:
-        """Takes a parked event off the list without applying it. False: it is not there."""
+        """Remove a parked event from the list without applying it. Return False if there is none."""
         ...
 
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
-        """Moves the feed to these offsets of another log, also back, and forgets the marks."""
+        """Move the feed to these offsets of another log, forward or back, and remove the marks."""
         ...
 
     async def claim(self, partitions: int) -> Sequence[int]:
-        """The partitions that this process applies now. One process at a time has a partition; a store with one process
-        has all. Called again and again: partitions come and go with processes."""
+        """Return the partitions that this process applies now. One process at a time has a partition; a store with one
+        process has all. The feed calls this repeatedly, because partitions move when processes start and end."""
         ...
 
 
@@ -220,26 +231,28 @@ class ExportQuery:
     after: str = ""
     limit: int = 200
     buckets: tuple[int, ...] = ()
-    """Only of these, by rising number, one after the other; `after` then is of the first one."""
+    """Only these buckets, in the order of their numbers, one after the other. `after` is then a key of the first
+    one."""
     owned_only: bool = False
     keys_only: bool = False
     """Envelopes: no payload, no served requests."""
     keys: tuple[str, ...] = ()
-    """When given, of these alone; not with buckets."""
+    """If not empty: only these keys. Not combined with `buckets`."""
 
 
 class Kept(NamedTuple):
-    """A row, and its digest as it is kept beside it: another one than `Row.digest` only if somebody else wrote here."""
+    """A row, and the digest that is stored with it. The digest differs from `Row.digest` only if another program has
+    written to the row."""
 
     row: Row
     digest: int
     is_projected: bool = True
-    """Whether the columns that lists filter by, and the lease's mark, show what the payload holds."""
+    """Whether the columns that lists filter by, and the lease's mark, match the payload."""
 
     @property
     def content(self) -> int:
-        """The digest made anew from the row; another one if a column beside the payload was written by somebody
-        else."""
+        """The digest computed from the row. It differs from `Row.digest` if another program has written to a column
+        beside the payload."""
         if self.is_projected:
             return self.row.digest
         edited = blake2b(f"edited {self.row.digest}".encode(), digest_size=8).digest()
@@ -251,11 +264,11 @@ class BucketDigest(NamedTuple):
     records: int
     owned: int
     digest: int
-    """Exclusive or of the rows' digests as they are kept."""
+    """Exclusive or of the rows' stored digests."""
 
 
 class Missing(NamedTuple):
-    """A bucket with fewer rows than were made in it: rows went another way than by the protocol."""
+    """A bucket with fewer rows than were made in it: rows were removed outside the protocol."""
 
     bucket: int
     counted: int
@@ -267,97 +280,102 @@ class Census(NamedTuple):
     owned_records: int
     owned_buckets: int
     unfilled_records: int = 0
-    """Rows of the old program among them that are not completed yet; an estimate until they are counted."""
+    """How many of the records are rows of the old program that are not completed yet. An estimate until they are
+    counted."""
 
 
 class Inspection(Protocol):
-    """Looking at a whole store, for copying and comparing."""
+    """Reads of a whole store, for copies and comparisons."""
 
     async def connections(self) -> Connections | None:
-        """What this process and its like take of what the database's server allows; None where there is no server.
-        May be some seconds old."""
+        """Return the connections that this store's processes need, and the number that the database's server allows;
+        None if there is no server. May be some seconds old."""
         ...
 
     async def export(self, query: ExportQuery) -> tuple[list[Record], bool]:
-        """By key, with the served requests of the retry window; at most about 1 MiB. True: there may be more."""
+        """Return records by key with the served requests of the retry window, at most about 1 MiB, and whether there
+        may be more."""
         ...
 
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
-        """As `export`, without served requests; `keys_only` is not for it."""
+        """Like `export`, without served requests. `keys_only` is not supported."""
         ...
 
     async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
-        """Of these buckets, or of all; buckets without a row are left out."""
+        """Return the digests of these buckets, or of all, without the buckets that have no rows."""
         ...
 
     async def counts(self) -> list[BucketDigest]:
-        """As `digests` of all buckets, but each digest is 0: for who asks every few seconds."""
+        """Like `digests` of all buckets, but each digest is 0: cheap enough to call every few seconds."""
         ...
 
     async def missing(self, buckets: Sequence[int] = ()) -> list[Missing]:
-        """Of these buckets, or of all, those that have lost rows, by number; rows and counts of one moment. Looks at
-        the key of every row of these buckets."""
+        """Return those of these buckets, or of all, that have lost rows, by number. Rows and counts are of one moment.
+        Reads the key of every row of these buckets."""
         ...
 
     async def census(self) -> Census:
-        """May be some seconds old in a large store."""
+        """Return the totals of the store. In a large store they may be some seconds old."""
         ...
 
 
 class UnknownPosition(BatonError):
-    """The position is not one of this database, or so much has changed since that a whole view is less work."""
+    """The position is not of this database, or so much has changed since that a whole view is less work."""
 
 
 MOST_CHANGED = 10_000
-"""Keys that one answer of `Watch.since` may have."""
+"""Maximum number of keys in one answer of `Watch.since`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """What was written after one position and before another."""
+    """The keys that were written after one position, up to another."""
 
     keys: tuple[str, ...]
-    """Each once, in no order."""
+    """Each key once, in no order."""
     position: str
 
 
 class Watch(Protocol):
-    """Which records are written, by their owner here or by apply. Handoffs are no writes; stubs are no records.
+    """The records that are written, by their owner here or by apply. Handoffs are not writes; stubs are not records.
 
-    A position is a text of the adapter's own, small enough for a token. It outlives the process.
+    A position is a text whose form is the adapter's own, small enough for a token. It outlives the process.
     """
 
     async def now(self) -> str:
-        """A position. Every write that a read begun after this call does not see is after it."""
+        """Return a position. Every write that is invisible to a read begun after this call comes after the position."""
         ...
 
     async def since(self, position: str, wait_seconds: float) -> Since:
-        """Keys of all records that were written after the position and whose write a read begun after this call sees;
-        waits for a first one. None is left out, however late its write commits. Some may come again.
+        """Return the keys of all records that were written after the position, as far as a read begun after this call
+        sees the write. If there are none, wait for a first one.
 
-        Raises UnknownPosition, also when there are more than MOST_CHANGED of them."""
+        No key is left out, however late its write commits. Some keys may be returned again. Raises UnknownPosition,
+        also if there are more than MOST_CHANGED keys.
+        """
         ...
 
 
 class Upkeep(Protocol):
-    """What a store needs done from time to time by one of its processes."""
+    """Periodic work of a store, which one of its processes does."""
 
     async def tick(self, elapsed_seconds: float) -> None:
-        """Advances the store's ticks by monotonic time that this process has seen go by. A no-op in a process that
-        does not hold the store's clock."""
+        """Advance the store's ticks by monotonic time that passed in this process. Does nothing in a process that does
+        not hold the store's clock."""
         ...
 
     async def prune(self) -> int:
-        """Forgets served requests that are older than the retry window in ticks. Bounded work; returns how many."""
+        """Remove served requests that are older than the retry window, in ticks. The work is bounded. Return how many
+        were removed."""
         ...
 
 
 class StorePorts(Protocol):
-    """An open store: the ports above, over one database. Closing is the adapter's context manager's job."""
+    """An open store: the ports above, over one database. The adapter's context manager closes it."""
 
     store: Store
     backend: str
-    """For status: "sqlite 3.40", "postgresql 15"."""
+    """Name and version of the database for the status: "sqlite 3.40", "postgresql 15"."""
     records: Records
     transfers: Transfers
     outbox: Outbox
@@ -371,5 +389,5 @@ class StorePorts(Protocol):
 
     @property
     def connections_in_use(self) -> int:
-        """Database connections that are with somebody now; 0 where there is no pool of them."""
+        """Database connections in use now; 0 if the store has no pool."""
         ...

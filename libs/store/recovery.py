@@ -1,8 +1,8 @@
-"""What a store's database must do so that its loss can be recognised and made good: two ports more.
+"""Ports through which the loss of a store is detected and repaired.
 
-The rules are in `libs.ownership.terms`. What `libs.store.port` promises of adapters holds here too. In all ports rows
-of a lower term than their bucket are hidden: reads, lists, copies and releases take them for not there. Apply sees
-them, and what it does not apply because of its term goes to the journal of conflicts, counted as journaled.
+The rules are in `libs.ownership.terms`. The promises of `libs.store.port` apply here too. In all ports, rows of a lower
+term than their bucket are hidden: reads, lists, copies and releases treat them as absent. Apply sees them. A record
+that apply does not store because of its term goes to the journal of conflicts and counts as journaled.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from libs.ownership.orders import Order
 
 
 class StillHidden(BatonError):
-    """Rows of an older term are here still, so the store cannot open: they are to be settled first."""
+    """The store still has rows of an older term, so it cannot open: settle them first."""
 
     code = "FAILED_PRECONDITION"
     reason = "STORE_NOT_READY"
 
 
 class FencedAnew(BatonError):
-    """The store was fenced again, or opened, since it was looked at: nothing was changed."""
+    """The store was fenced again, or opened, since its standing was read: nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "RECOVERY_OVER"
 
 
 class DatabaseReplaced(BatonError):
-    """The database is not the one that this process was started on: start it again, it will say what to do."""
+    """The database is not the one that this process was started on: start the process again, and it reports what to
+    do."""
 
     code = "UNAVAILABLE"
     reason = "STORE_NOT_READY"
@@ -51,12 +52,14 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FencedAt:
-    """Where a store stood when admission fenced it. It goes on from there, so evidence is compared with this."""
+    """The state of a store when admission fenced it. The store continues from there, so evidence is compared with this
+    state."""
 
     changes: int
-    """Of this database; raised by processes that were admitted before, and served until they saw the fence."""
+    """Changes of this database. Processes that were admitted before the fence, and served until they saw it, raise the
+    number."""
     next_offsets: Mapping[int, int]
-    """By partition of the log, before the evidence was read."""
+    """By partition of the log: the next offset, before the evidence was read."""
 
     def encode(self) -> str:
         return json.dumps({"changes": self.changes, "next_offsets": {str(k): v for k, v in self.next_offsets.items()}})
@@ -71,21 +74,22 @@ class FencedAt:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a database says of itself."""
+    """A database's own record of its identity, its fence and its recovery."""
 
     now: Identity
     opened_at: str
-    """The place where it stood when it was made, or opened after a recovery: a backup carries it elsewhere."""
+    """Id of the database in which the store was made, or opened after a recovery. A backup carries it to another
+    database."""
     fence_reason: str
-    """Why this store must not serve until it is recovered; "" when it may."""
+    """Why this store must not serve until it is recovered; "" if it may serve."""
     other: Identity | None
-    """What this store was last told of the other one."""
+    """The other store's database, as last reported to this store."""
     conflicts: int
     """Entries of the journal that no person has resolved."""
     order: Order | None = None
     """The highest order of a recovery that this store has taken."""
     fenced_at: FencedAt | None = None
-    """Where the store stood when admission fenced it; None: something else has, or a recovery has begun since."""
+    """The state when admission fenced the store; None if something else fenced it, or a recovery has begun since."""
 
     def check_fence(self, fence_reason: str, *, by_admission: bool) -> None:
         """Check that the current fence is the one that the caller has seen. Raises FencedAnew."""
@@ -96,19 +100,20 @@ class Standing:
 
 
 class Why(StrEnum):
-    """How a record came into the journal of conflicts."""
+    """The reason why a record is in the journal of conflicts."""
 
     LATE = "late"
     """It arrived after the seizure, and the seizer had not seen it."""
     REPLACED = "replaced"
-    """It stood here when the seizer's row came, and the seizer had not seen it."""
+    """It was here when the seizer's row arrived, and the seizer had not seen it."""
     LEFT = "left"
-    """It stood here, and the seizer has no such record."""
+    """It was here, and the seizer has no such record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A change that a seizure has left behind. Never dropped, never applied: a person looks at it and resolves it."""
+    """A change that a seizure did not include. It is never dropped and never applied: a person reviews and resolves
+    it."""
 
     key: str
     version: Version
@@ -116,51 +121,56 @@ class Conflict:
     event: bytes
     """The serialized Record."""
     resolution: str = ""
-    """What a person has said of it; "": nothing yet."""
+    """The person's decision; "" if the conflict is open."""
 
 
 class Recovery(Protocol):
-    """Whether this store may serve. Works on a gone store too."""
+    """Whether this store may serve. All methods work on a fenced store too."""
 
     async def standing(self) -> Standing: ...
 
     async def fence(self, reason: str, *, order: Order | None = None, since: Mapping[int, int] | None = None) -> None:
-        """Marks the store as gone, for all its processes and starts. The first reason stays.
+        """Fence the store, for all its processes and across their restarts. The first reason stays.
 
-        `order`: taken in the same transaction; raises LateOrder, ForeignControl, with nothing changed. `since`: the
-        feed's position before admission read its evidence; kept with the store's own as FencedAt.
+        `order`: stored in the same transaction; raises LateOrder, ForeignControl, with nothing changed. `since`: the
+        feed's offsets before admission read its evidence; stored together with the store's own changes as FencedAt.
         """
         ...
 
     async def reopen(self, *, order: Order | None = None, seen: Standing | None = None) -> None:
-        """Not gone any more, and at home where it is now. `order` as for `fence`. `seen`: the fence that was looked at;
-        another one stays. Raises StillHidden, FencedAnew, with nothing changed."""
+        """Lift the fence, and make the current database the store's own. `order`: as in `fence`. `seen`: the standing
+        whose fence the caller lifts; another fence stays. Raises StillHidden, FencedAnew, with nothing changed."""
         ...
 
     async def take_order(self, order: Order) -> None:
-        """Keeps the order. Raises LateOrder, ForeignControl, with nothing changed."""
+        """Store the order. Raises LateOrder, ForeignControl, with nothing changed."""
         ...
 
     async def vouch(self, changes: int) -> None:
-        """A process that was admitted before the fence has seen this store at so many changes: raises FencedAt."""
+        """Increase the changes in FencedAt to this number. A process that was admitted before the fence has seen the
+        store at that number of changes."""
         ...
 
     async def note_other(self, other: Identity, *, anew: bool = False) -> None:
-        """Remembers how far the other store has come: what is higher at the same place. `anew`: whatever was known."""
+        """Store the other store's identity, if its database is the known one and it has more changes. `anew`: store it
+        in any case."""
         ...
 
     async def skip_to(self, next_offsets: Mapping[int, int]) -> None:
-        """Moves the feed forward to these offsets of the log, where it is not beyond them."""
+        """Move the feed forward to these offsets of the log. A partition that is already beyond its offset stays."""
         ...
 
 
 class Seizures(Protocol):
-    """Terms, and what they leave behind."""
+    """Seizures, and the journal of the conflicts that they leave."""
 
     async def seize(self, bucket: int, term: int) -> BucketOwner:
-        """Bucket and every row of it in this term, and owned here, each with its event: one transaction. Nothing when
-        the bucket has the term already. May use the outbox's reserve, and waits for changes in the bucket that are
-        under way. Raises SeizureRefused, OutboxFull. Returns what stands here now."""
+        """In one transaction: bring the bucket and every row of it into this term, make this store their owner, and
+        make an event for each row.
+
+        Does nothing if the bucket has the term already. May use the outbox's reserve. Waits for changes in the bucket
+        that are under way. Raises SeizureRefused, OutboxFull. Return the current bucket owner.
+        """
         ...
 
     async def take_terms(self, bucket_owners: Sequence[BucketOwner]) -> None:
@@ -169,18 +179,19 @@ class Seizures(Protocol):
         ...
 
     async def settle(self, limit: int) -> int:
-        """Moves hidden rows to the journal, at most `limit`; for when all rows of the seizer are here. Returns how
-        many."""
+        """Move hidden rows to the journal, at most `limit`, when all rows of the seizer are here. Return how many
+        moved."""
         ...
 
     async def conflicts(self, limit: int) -> list[Conflict]:
-        """Unresolved ones first, then those that were resolved, each in the order in which they came."""
+        """Return open conflicts, then resolved ones, each in the order of their arrival."""
         ...
 
     async def disputed(self, buckets: Sequence[int] = ()) -> set[int]:
-        """Which of these buckets, or of all, have an open conflict in the journal."""
+        """Return those of these buckets, or of all, that have an open conflict in the journal."""
         ...
 
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
-        """Return whether there was such an unresolved entry. A bucket that has one is neither released nor adopted."""
+        """Resolve a conflict. Return whether it existed and was open. A bucket with an open conflict is neither
+        released nor adopted."""
         ...

@@ -1,4 +1,4 @@
-"""Snapshots of a whole store: what it held at one moment, readable while it goes on."""
+"""Snapshots of a whole store: its contents at one moment, readable while the store serves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from libs.ownership.model import Row
 
 
 class SnapshotGone(BatonError):
-    """The snapshot is not there any more: take another one and begin anew."""
+    """The snapshot does not exist any more: take another one and start again."""
 
     code = "NOT_FOUND"
     reason = "SNAPSHOT_GONE"
@@ -19,7 +19,7 @@ class SnapshotGone(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Of a copy."""
+    """Progress of a snapshot's copy."""
 
     ready: bool
     copied_bytes: int
@@ -30,7 +30,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """One record of a snapshot. No row: not even its envelope makes sense."""
+    """One record of a snapshot, with its findings. `row` is None if its envelope cannot be decoded."""
 
     key: str
     row: Row | None
@@ -38,18 +38,21 @@ class Looked:
 
 
 class Snapshots(Protocol):
-    """Of one store, one at a time. None outlives its process."""
+    """Snapshots of one store, one at a time. A snapshot ends with its process."""
 
     async def take(self, snapshot: str) -> Progress:
-        """Begins the snapshot of this id, or tells how far it is; waits a moment for its end. Another one is removed.
+        """Begin the snapshot of this id, or report its progress; wait a moment for its end. Another snapshot is
+        removed.
 
-        Raises DiskFull with nothing left behind, and what reading the store raises; whoever asks again begins again."""
+        Raises DiskFull, with nothing left behind, and the errors of reading the store. After an error, the next call
+        begins again.
+        """
         ...
 
     async def page(self, snapshot: str, after: str, limit: int) -> list[Looked]:
-        """The records after this key, at most so many, by key. Raises SnapshotGone, StoreUnavailable."""
+        """Return the records after this key, by key, at most `limit`. Raises SnapshotGone, StoreUnavailable."""
         ...
 
     async def drop(self, snapshot: str) -> None:
-        """Removes it; one that is not there is removed already."""
+        """Remove the snapshot, if it exists."""
         ...

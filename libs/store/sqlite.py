@@ -26,7 +26,8 @@ from libs.store.sqlite_watch import SqliteWatch
 
 
 class SqliteStore:
-    """An open store, as `StorePorts`. The database is the caller's, exclusive and with its schema up to date."""
+    """An open store that implements `StorePorts`. The database belongs to the caller; it must be exclusive and have its
+    schema up to date."""
 
     backend = f"sqlite {sqlite3.sqlite_version}"
 
@@ -54,7 +55,7 @@ class SqliteStore:
         self.seizures: Seizures = SqliteSeizures(core, transactions)
         self.connections_in_use = 0
         self.fill = fill
-        """The completion of old rows, where the file had some at this start."""
+        """The completion of old rows, if the file had some at this start."""
         self._database = database
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Events set aside by a store on SQLite."""
+"""Events that a store on SQLite has set aside."""
 
 from __future__ import annotations
 

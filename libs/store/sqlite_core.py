@@ -1,4 +1,4 @@
-"""What the ports of a store on SQLite share: finding, changing and learning inside the writer's transaction."""
+"""Shared code of the ports of a store on SQLite: look-ups, old rows, and counts of the outbox."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from libs.store.sqlite_schema import (
 )
 
 CHANGED = "UPDATE standing SET changes = changes + 1"
-"""In each transaction in which the store changes something of its own."""
+"""Part of each transaction in which the store makes a change of its own."""
 
 _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMIT 1"
 
@@ -44,7 +44,8 @@ class OutboxBook:
 
     @contextmanager
     def job(self, connection: sqlite3.Connection, lost_commits: int) -> Iterator[None]:
-        """Around a job that changes the outbox: what the job did not keep is not counted."""
+        """Run the block as a job that changes the outbox. If it raises, or if its commit is lost, the counts are
+        corrected."""
         if self._known_at != lost_commits:
             row = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM outbox").fetchone()
             self._entries, self._bytes = row
@@ -66,7 +67,8 @@ class OutboxBook:
         self._bytes += sum(len(one.event) for one in entries)
 
     def held(self, connection: sqlite3.Connection) -> Held:
-        """The file without the outbox is at least as large as rows and served requests in it."""
+        """Return an upper bound: the file without the outbox is at least as large as the rows and served requests in
+        it."""
         if time.monotonic() >= self._held_until:
             (rows,) = connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
             (size,) = connection.execute(
@@ -106,32 +108,33 @@ class Core:
         self.book = OutboxBook(layout.table)
         self._fill = fill
         self.changed = asyncio.Event()
-        """Set after each commit that may have filled the outbox."""
+        """Set after each commit that may have added to the outbox."""
         self.written = Notifier()
-        """Beats after each commit that may have written a record."""
+        """Notifies after each commit that may have written a record."""
 
     @property
     def fill(self) -> Fill | None:
-        """While old rows are not completed."""
+        """The completion of old rows; None if all are completed."""
         return None if self._fill is None or self._fill.over else self._fill
 
     def complete(self, connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-        """Old rows of these records become rows of the table; before anything is decided on them."""
+        """Complete the old rows of these records. Call it before a decision is made on them."""
         if (fill := self.fill) is not None:
             fill.rows.complete(connection, keys)
 
     def old_rows(self, connection: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, Row]:
-        """Of these records, for a reader: to be asked for before the table is read (see `libs.store.sqlite_old`)."""
+        """Return the old rows of these records. A reader calls it before it reads the table (see
+        `libs.store.sqlite_old`)."""
         fill = self.fill
         return {} if fill is None else fill.rows.rows(connection, keys)
 
     def check_complete(self, action: str) -> None:
-        """Raises StillFilling."""
+        """Raise StillFilling if old rows are not completed and `action` needs all of them."""
         if (fill := self.fill) is not None:
             fill.check(action)
 
     def committed(self) -> None:
-        """After a commit of a record's write or release."""
+        """Notify waiting callers after the commit of a record's write or release."""
         self.changed.set()
         self.written.notify()
 
@@ -139,7 +142,7 @@ class Core:
         return self.book.job(connection, self.database.lost_commits)
 
     def find(self, connection: sqlite3.Connection, key: str, call: Call | None = None) -> Found:
-        """Row, bucket owner and, for a call, its served request: one statement."""
+        """Return row, bucket owner and, for a call, its served request, read in one statement."""
         bucket = bucket_of(key)
         if call is None:
             values = connection.execute(self.statements.read, (key, bucket)).fetchone()
@@ -157,14 +160,14 @@ class Core:
 
 
 def with_old(found: Found, old: Mapping[str, Row]) -> Found:
-    """What was found in the table, else the old row that had been read before."""
+    """Add the old row, which was read before, if the table has none."""
     if found.row is not None or found.key not in old:
         return found
     return replace(found, row=visible(old[found.key], found.bucket_owner))
 
 
 def found_from(key: str, values: Sequence[object], served: Served | None = None) -> Found:
-    """From ROW and BUCKET."""
+    """Decode ROW and BUCKET."""
     bucket_owner: BucketOwner = bucket_owner_from(values[ROW_COLUMNS : ROW_COLUMNS + 4])
     return Found(key, visible(row_from(values[:ROW_COLUMNS]), bucket_owner), bucket_owner, served)
 

@@ -1,7 +1,7 @@
-"""Completes the old program's rows while the store serves: small transactions between the calls of clients.
+"""Completion of the old program's rows while the store serves, in small transactions between the calls of clients.
 
-A kill at any moment loses nothing: what is done is in the database, and the next start goes on with the rows that are
-left. Memory does not grow with the number of rows.
+A kill at any moment loses nothing: completed rows are in the database, and the next start continues with the rest.
+Memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ PAUSE_SHARE = 0.5
 """After a step the fill pauses for this share of the step's time, so that calls get the processor."""
 LOG_SECONDS = 10.0
 FIRST_SECONDS = 0.5
-"""How long a start waits for the first steps before it serves."""
+"""How long a start waits for the first steps before the store serves."""
 SMALL_ROWS = 1000
 SMALL_SECONDS = 30.0
-"""So few rows are completed before the store serves, however busy the machine is."""
+"""Up to SMALL_ROWS rows are completed before the store serves. A busy machine gets SMALL_SECONDS for this."""
 NAMES_SECONDS = 20.0
-"""How long a list waits at most until all ids have been looked through."""
+"""How long a list waits at most until all ids have been examined."""
 
 
 class Fill:
     """The completion of one store's old rows, while `running`."""
 
     def __init__(self, database: Database, rows: OldRows, *, filling: bool = True) -> None:
-        """Without `filling` no row with a clean id is completed but for a call that needs it."""
+        """If `filling` is False, a row with a clean id is completed only when a call needs it."""
         self.rows = rows
         self._filling = filling
         self.over = False
@@ -48,10 +48,10 @@ class Fill:
         self.loop = Loop("old rows", self._step)
         self._database = database
         self._looked_to: bytes | None = None
-        """Up to this id no odd one is left."""
+        """Up to this id all odd rows are completed."""
         self._names_known = asyncio.Event()
         self._prepared = asyncio.Event()
-        """Odd rows are completed, and the others are counted."""
+        """Set when odd rows are completed and the others are counted."""
         self._ended = asyncio.Event()
         self._logged_at, self._logged_done = time.monotonic(), 0
 
@@ -62,16 +62,16 @@ class Fill:
         return str(self.progress)
 
     async def ended(self) -> None:
-        """Waits until every row is completed."""
+        """Wait until every row is completed."""
         await self._ended.wait()
 
     def check(self, action: str) -> None:
-        """Raises StillFilling: `action` needs every row."""
+        """Raise StillFilling if rows are not completed: `action` needs every row."""
         if not self.over:
-            raise StillFilling(f"{action} waits for the old program's rows: {self}; this goes on by itself")
+            raise StillFilling(f"{action} needs all rows of the old program: {self}; try again later")
 
     async def wait_for_names(self) -> None:
-        """Until no row is left whose key is not its id. Raises StillFilling."""
+        """Wait until the id of each remaining row is part of its key. Raises StillFilling."""
         try:
             async with asyncio.timeout(NAMES_SECONDS):
                 await self._names_known.wait()
@@ -79,8 +79,8 @@ class Fill:
             self.check("a list")
 
     async def prepare(self, query: ExportQuery) -> str:
-        """Completes the rows that a copy of records would show first. Returns the last key up to which the records are
-        complete; "": all that the query asks for. Raises StillFilling."""
+        """Complete the rows that a copy of records would show first. Return the last key up to which the records are
+        complete; "" if all records of the query are. Raises StillFilling."""
         if query.buckets:
             self.check("a copy by buckets")
         if query.keys:
@@ -97,8 +97,8 @@ class Fill:
 
     @asynccontextmanager
     async def running(self, *, is_small: bool) -> AsyncIterator[None]:
-        """Works on the rows while the block runs. A small file is complete when it begins, and one of usual size
-        answers lists, if the machine is not too busy."""
+        """Complete rows while the block runs. A small file is complete when the block begins. A file of usual size can
+        answer lists by then, unless the machine is too busy."""
         task = asyncio.create_task(self.loop.run())
         try:
             seconds = SMALL_SECONDS if is_small else FIRST_SECONDS
@@ -114,12 +114,12 @@ class Fill:
 
     async def _step(self, loop: Loop) -> None:
         if self.over or (self._prepared.is_set() and not self._filling):
-            # The loop ends with its owner.
+            # Nothing is left to do. The loop's owner ends it.
             await asyncio.Event().wait()
         began, prepared = time.monotonic(), self._prepared.is_set()
         await self._take_step()
         loop.well()
-        # Lists wait for the first steps.
+        # The first steps make no pause, because lists wait for them.
         await asyncio.sleep((time.monotonic() - began) * PAUSE_SHARE if prepared else 0)
 
     async def _take_step(self) -> None:
@@ -145,7 +145,7 @@ class Fill:
             self._log_progress()
             return
         if self.progress.left:
-            # The triggers refuse that: somebody has taken them away.
+            # Triggers refuse to delete old rows, so another program has dropped the triggers.
             reason = f"{self.progress.left} of {self.progress.total} rows of the old program are lost"
             log.error("%s: restore the file from a backup", reason)
             await self._write(partial(self.rows.fence, reason=reason))

@@ -1,7 +1,8 @@
-"""Rows that must not vanish, on SQLite: marked removals, and counts by which lost rows are missed.
+"""Guards against the loss of rows on SQLite: announced removals, and counts that show lost rows.
 
-A transaction that may remove rows says so in the table `removal` and takes it back before it commits. Triggers refuse
-every other removal, whichever program asks. The counts stand in a table of their own, beside the bucket's row.
+A transaction that may remove rows announces it in the table `removal` and withdraws it before the commit. Triggers
+refuse every other removal, whichever program attempts it. The counts are in a table of their own, not in the bucket's
+row.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from libs.store.port import Missing
 
 
 def guard_tables(table: str) -> Callable[[sqlite3.Connection], None]:
-    """A schema step. `table`: of the records. A row that has no bucket yet is counted when it gets one."""
+    """Return a schema step. `table`: the table of the records. A row without a bucket is counted when it gets one."""
 
     made = "NEW.bucket IS NOT NULL"
 
@@ -55,21 +56,21 @@ def _counting(table: str, name: str, event: str, when: str, records: str, row: s
 
 @contextmanager
 def removing(connection: sqlite3.Connection, table: str) -> Iterator[None]:
-    """Inside a transaction: its statements may remove rows of that table."""
+    """Let statements of the block remove rows of this table. Use it inside a transaction."""
     connection.execute("UPDATE removal SET of_table = ?", (table,))
     yield
     connection.execute("UPDATE removal SET of_table = ''")
 
 
 def count_now(connection: sqlite3.Connection, table: str) -> None:
-    """The rows that are here now are all that there should be."""
+    """Set each bucket's count to the number of its rows now."""
     connection.execute(
         f"UPDATE row_count SET records = (SELECT count(*) FROM {table} r WHERE r.bucket = row_count.bucket)"
     )
 
 
 def missing(table: str, buckets: Sequence[int], connection: sqlite3.Connection) -> list[Missing]:
-    """Of these buckets, or of all: from the index alone, in one statement."""
+    """Return those of these buckets, or of all, that have lost rows: from the index alone, in one statement."""
     some = f" WHERE bucket IN ({', '.join('?' for _ in buckets)})" if buckets else ""
     found = connection.execute(
         "SELECT c.bucket, c.records, c.found FROM (SELECT bucket, records,"

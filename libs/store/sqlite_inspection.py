@@ -1,4 +1,4 @@
-"""Looking at a whole store on SQLite."""
+"""Inspection of a whole store on SQLite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from libs.store.window import effects_of, made_by, size_of, windows_of
 
 T = TypeVar("T")
 _ReadPage = Callable[[ExportQuery, str, sqlite3.Connection], tuple[list[T], bool]]
-"""Of the records that a query asks for, up to a key, if it is not ""."""
+"""Reads the records of a query, up to this key if it is not ""."""
 
 WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
 
@@ -34,7 +34,7 @@ class SqliteInspection:
         return await self._completed(query, self._export)
 
     async def _completed(self, query: ExportQuery, read: _ReadPage[T]) -> tuple[list[T], bool]:
-        """A page of records whose old rows are completed before. Raises StillFilling."""
+        """Return a page of records, whose old rows are completed first. Raises StillFilling."""
         while True:
             fill = self.core.fill
             until = "" if fill is None else await fill.prepare(query)
@@ -44,7 +44,7 @@ class SqliteInspection:
             query = replace(query, after=until)
 
     def _export(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Record], bool]:
-        """Rows and their requests of one snapshot."""
+        """Return rows and their requests from one snapshot."""
         with snapshot(connection):
             return self._records(query, until, connection)
 
@@ -78,7 +78,8 @@ class SqliteInspection:
         return Kept(row, unsigned(digest), is_projected)
 
     def _page(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Sequence[Any]], bool]:
-        """ROW and digest of each row, and whether there may be more of them."""
+        """Return the columns of each row (ROW, the digest, the layout's own, the lease), and whether there may be more
+        rows."""
         page: list[Sequence[Any]] = []
         size = 0
         found = self._found(query, connection)
@@ -94,24 +95,26 @@ class SqliteInspection:
         return page, bool(until)
 
     def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Sequence[Any], None, None]:
-        """A statement for each bucket: each walks its own part of the index, and none is begun in vain."""
-        of_place = " AND r.bucket = ?" if query.buckets else ""
+        """Yield rows, with one statement for each bucket: each walks its own part of the index, and begins only when
+        its rows are needed."""
+        in_scope = " AND r.bucket = ?" if query.buckets else ""
         if query.keys:
-            of_place = f" AND r.key IN ({', '.join('?' for _ in query.keys)})"
+            in_scope = f" AND r.key IN ({', '.join('?' for _ in query.keys)})"
         of_owner = " AND r.owner = ?" if query.owned_only else ""
         owner = (self.core.store.value,) if query.owned_only else ()
         limit = int(query.limit) + 1
-        statement = f"{self._select(query)} WHERE r.key > ?{of_place}{of_owner} AND {VISIBLE}"
+        statement = f"{self._select(query)} WHERE r.key > ?{in_scope}{of_owner} AND {VISIBLE}"
         statement += f" ORDER BY r.key LIMIT {limit}"
         after = query.after
-        places: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]
-        for place in places or [query.keys]:
-            with closing(connection.execute(statement, (after, *place, *owner))) as cursor:
+        scopes: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]
+        for scope in scopes or [query.keys]:
+            with closing(connection.execute(statement, (after, *scope, *owner))) as cursor:
                 yield from cursor
             after = ""
 
     def _select(self, query: ExportQuery) -> str:
-        """Without the payload where it is not asked for: it may lie on pages of its own."""
+        """Return the SELECT, without the payload if the query does not need it: SQLite may keep it on separate
+        pages."""
         rows = self.core.statements.rows
         return rows.replace("r.payload", "x''") if query.keys_only else rows
 
@@ -138,15 +141,15 @@ class SqliteInspection:
         counted = await self.core.database.read(self._counts)
         if not left:
             return counted
-        # Their buckets are not known yet: each gets its share, so that none counts as empty.
+        # The buckets of old rows are not known yet. Each bucket gets an equal share, so that no bucket counts as empty.
         share = -(-left // BUCKETS)
         known = {one.bucket: one for one in counted}
         every = [known.get(bucket, BucketDigest(bucket, 0, 0, 0)) for bucket in range(BUCKETS)]
         return [one._replace(records=one.records + share, owned=one.owned + share) for one in every]
 
     async def _left(self) -> int:
-        """Old rows that are not completed. Asked for before the table is counted: a row counts twice then, never not at
-        all."""
+        """Return the number of old rows that are not completed. Call it before the table is counted: a row that is
+        completed in between then counts twice instead of not at all."""
         fill = self.core.fill
         return 0 if fill is None else (await self.core.database.read(fill.rows.progress)).left
 
@@ -179,5 +182,6 @@ def _row(values: Sequence[Any]) -> Row:
 
 
 def _with_served(connection: sqlite3.Connection, keys: Sequence[str]) -> set[str]:
-    """Those of which a served request is known: in most pages of a copy few, so that one look spares many."""
+    """Return the keys that have served requests. In most pages of a copy they are few, so one query saves many
+    others."""
     return {key for (key,) in connection.execute(WITH_SERVED, (json.dumps(keys),))}

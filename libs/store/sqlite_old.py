@@ -1,16 +1,16 @@
-"""Rows of a table that was there before the store: each becomes a record when it is first changed, copied or released.
+"""Rows of a table that existed before the store. Each becomes a record when it is first changed, copied or released.
 
-The old table is renamed at the first start and a new, empty one takes its name, so that a start never depends on the
-number of rows, and every index and trigger is made on an empty table. From then on a record is in exactly one of the
-two. A row of the old table is a record of version (0, 1) that the old store owns. To complete a row is to insert it
-into the new table and delete it from the old one, in one transaction of the writer.
+At the first start the old table is renamed and a new, empty one takes its name, so the duration of a start never
+depends on the number of rows, and every index and trigger is made on an empty table. From then on a record is in
+exactly one of the two tables. A row of the old table is a record of version (0, 1) that the old store owns. To complete
+a row is to insert it into the new table and delete it from the old one, in one transaction of the writer.
 
-A reader looks into the old table first and into the new one after that: a row that is completed in between is found
-twice, never missed, and the newer copy counts.
+A reader reads the old table first and the new one after that. A row that is completed in between is found twice, never
+missed, and the newer copy counts.
 
-Rows are completed in the order of their ids, which is the order of the keys. Ids that are no part of a key get a key
-made from the row's number, which lies elsewhere in that order; so these rows are completed first (`find_odd`). Until
-then no list and no copy of all records is answered.
+Rows are completed in the order of their ids, which is the order of the keys. A row is odd if its id cannot be part of a
+key. Its key is made from the row's number and has another position in that order, so odd rows are completed first
+(`find_odd`). Until then no list and no copy of all records is answered.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Layout, Value, protocol_v
 from libs.store.window import up_to_other
 
 _SHORT = 64
-"""Characters of an id that cannot be too long."""
+"""An id of up to this many characters is never too long."""
 SCAN_ROWS = 20_000
-"""Ids that one statement looks through."""
+"""Ids that one statement examines."""
 STEP_ROWS = 100
-"""Rows of one transaction: what a client's write waits for."""
+"""Rows of one transaction. A client's write may wait for one such transaction."""
 _NO_LEASE = ""
 LIST_ROWS = 200
 """Rows that a list converts at once."""
 
 FILLING_TABLES = (
-    # `total` is unknown until all rows are counted. `moving` is 1 only inside a transaction that completes rows.
+    # `total` is NULL until all rows are counted. `moving` is 1 only inside a transaction that completes rows.
     "CREATE TABLE filling (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL, total INTEGER,"
     " moving INTEGER NOT NULL)",
     "INSERT INTO filling VALUES (1, 0, NULL, 0)",
@@ -50,7 +50,7 @@ FILLING_TABLES = (
 
 
 def old_guards(table: str) -> Sequence[str]:
-    """Triggers: nothing but the completion of rows changes the old table."""
+    """Return triggers that let only the completion of rows change the old table."""
     return (
         f"CREATE TRIGGER {table}_insert BEFORE INSERT ON {table}"
         f" BEGIN SELECT RAISE(ABORT, '{table}: rows are only taken out of it'); END",
@@ -62,7 +62,7 @@ def old_guards(table: str) -> Sequence[str]:
 
 
 class StillFilling(BatonError):
-    """Rows of the old program are not completed yet: this needs all of them. It goes on by itself, try again later."""
+    """Rows of the old program are not completed yet, and this call needs all of them. Try again later."""
 
     code = "FAILED_PRECONDITION"
     reason = "STILL_FILLING"
@@ -71,26 +71,27 @@ class StillFilling(BatonError):
 
 @dataclass(frozen=True, slots=True)
 class OldTable:
-    """What the rows of the old table are."""
+    """The old table, and how its rows become records."""
 
     name: str
     id: str
-    """Its column with a unique index in bytewise order."""
+    """Column of the id. It has a unique index in bytewise order."""
     columns: tuple[str, ...]
-    """That a record is made of, `id` among them. The new table has all of them too."""
+    """Columns that a record is made of, including `id`. The new table has all of them too."""
     prefix: str
-    """Of the keys of all records whose id is clean; the id is the rest."""
+    """Start of the keys of all records with a clean id. The id is the rest of the key."""
     is_clean: Callable[[object], bool]
-    """Whether an id is the rest of a key."""
+    """Whether an id can be the rest of a key."""
     key: Callable[[object, int, Callable[[str], bool]], str]
-    """Of a row by id and number, and a test for ids that exist."""
+    """Makes the key of a row from its id, its number, and a test whether an id exists."""
     made: re.Pattern[str]
-    """What follows the prefix in a key that was made for a row without a clean id; group 1 is the row's number."""
+    """Matches the rest of a key that was made for a row without a clean id. Group 1 is the row's number."""
     row: Callable[[str, Mapping[str, object]], tuple[Row, tuple[Value, ...]]]
-    """The record, by key and columns, and what the layout's own columns hold for it. It has no lease."""
+    """Makes the record, and the values of the layout's own columns, from key and columns. The record has no lease."""
     columns_of: ColumnsOf
     odd: Mapping[str, str]
-    """By column of a filter: a condition that holds for all rows whose record may show another value there."""
+    """By column of a filter: a condition that is true for all rows whose record may have another value in that
+    column."""
 
 
 class Progress(NamedTuple):
@@ -112,12 +113,12 @@ class OldRows:
     """Statements on the old table. Methods that complete rows run in a job of the writer."""
 
     def __init__(self, layout: Layout, old: OldTable, extra: Sequence[str] = ()) -> None:
-        """`extra`: columns of both tables that are no part of a record, and stay as they are."""
+        """`extra`: columns of both tables that are not part of a record and are copied unchanged."""
         self._layout, self._old, self._table = layout, old, layout.table
         columns = ", ".join(f'o."{name}"' for name in old.columns)
         self._id = old.columns.index(old.id)
         self.keys = f"SELECT '{old.prefix}' || {old.id} AS key FROM {old.name}"
-        """A statement, for when no odd row is left."""
+        """A SELECT of all keys. Correct only when no odd row is left."""
         self._select = f"SELECT o.rowid, {columns} FROM {old.name} o"
         kept = "".join(f', "{name}"' for name in extra)
         names = ", ".join((*PROTOCOL_COLUMNS, *layout.columns, "lease"))
@@ -136,7 +137,8 @@ class OldRows:
         return Progress(done, done + (highest or 0) if total is None else total, total is not None)
 
     def count(self, connection: sqlite3.Connection) -> int:
-        """Rows that were there in the beginning: one statement, so that a row is not counted as left and as done."""
+        """Return how many rows the old table had in the beginning. One statement, so that a row does not count as left
+        and as done."""
         statement = f"SELECT (SELECT done FROM filling) + (SELECT count(*) FROM {self._old.name})"
         return int(connection.execute(statement).fetchone()[0])
 
@@ -147,13 +149,13 @@ class OldRows:
         return connection.execute(f"SELECT 1 FROM {self._old.name} LIMIT 1 OFFSET {rows}").fetchone() is None
 
     def rows(self, connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Row]:
-        """Records of these keys whose rows are not completed."""
+        """Return the records of these keys whose rows are not completed."""
         with _lenient(connection):
             found = [(key, self._locate(connection, key)) for key in keys]
         return {key: self._row(key, values) for key, values in found if values is not None}
 
     def page(self, connection: sqlite3.Connection, page: Page) -> list[Listed]:
-        """The rows that a page asks for, by key."""
+        """Return the rows of a page, by key."""
         hidden = {bucket for (bucket,) in connection.execute("SELECT bucket FROM bucket WHERE term > 0")}
         if page.keys:
             rows = [row for row in self.rows(connection, page.keys).values() if bucket_of(row.key) not in hidden]
@@ -180,7 +182,7 @@ class OldRows:
         return found
 
     def _step_end(self, connection: sqlite3.Connection, after: str) -> Sequence[Any] | None:
-        """The last row that a page looks at; None: there are fewer."""
+        """Return the last row that a page examines; None if there are fewer rows."""
         beyond, column = self._id_before(after), self._old.id
         if beyond is None:
             return None
@@ -190,7 +192,7 @@ class OldRows:
         return found if found is not None and self._old.is_clean(found[1 + self._id]) else None
 
     def after(self, connection: sqlite3.Connection, after: str, limit: int) -> list[Row]:
-        """The first records after a key."""
+        """Return the first records after a key."""
         found: list[Row] = []
         for key, values in self._after(connection, after, "true", ()):
             if len(found) == limit:
@@ -199,8 +201,9 @@ class OldRows:
         return found
 
     def find_odd(self, connection: sqlite3.Connection, after: bytes | None) -> tuple[bytes | None, list[int]]:
-        """Rows whose ids are no part of a key, among the next SCAN_ROWS after an id, and where to go on; None: at the
-        end. At the start (`after` is None) the rows whose ids are no text."""
+        """Find the odd rows among the next SCAN_ROWS ids after this one. Return the id to continue from, None at the
+        end, and the numbers of the odd rows. The first call (`after` is None) finds the rows whose ids are not
+        texts."""
         before, connection.text_factory = connection.text_factory, bytes
         try:
             return self._find_no_texts(connection) if after is None else self._find_odd_texts(connection, after)
@@ -208,21 +211,22 @@ class OldRows:
             connection.text_factory = before
 
     def _find_no_texts(self, connection: sqlite3.Connection) -> tuple[bytes | None, list[int]]:
-        """Where to go on is None as long as there are such rows: complete them, then ask again."""
-        # In the order of SQLite: nothing, numbers, texts, blobs.
+        """The id to continue from is None as long as there are such rows: complete them, then call again."""
+        # SQLite orders NULL before numbers, numbers before texts, and texts before blobs.
         of = f"SELECT rowid FROM {self._old.name} WHERE {self._old.id}"
         found = connection.execute(f"{of} IS NULL UNION ALL {of} <= '' UNION ALL {of} >= x'' LIMIT {SCAN_ROWS}")
         numbers = [number for (number,) in found]
         return (None if numbers else b""), numbers
 
     def _find_odd_texts(self, connection: sqlite3.Connection, after: bytes) -> tuple[bytes | None, list[int]]:
-        # SQLite compares without this program's lock: only ids that are not plain ASCII, or long, are looked at here.
+        # SQLite compares without the interpreter's lock. So it selects the ids that are long or not plain ASCII, and
+        # only these are examined here.
         name, column = self._old.name, self._old.id
         texts = f"FROM {name} WHERE {column} > CAST(?1 AS TEXT) AND {column}"
         last = connection.execute(
             f"SELECT {column} {texts} < x'' ORDER BY {column} LIMIT 1 OFFSET {SCAN_ROWS}", (after,)
         ).fetchone()
-        # One upper bound: SQLite searches its index by one only.
+        # One upper bound: SQLite uses only one for the search in its index.
         until = "< x''" if last is None else "<= CAST(?2 AS TEXT)"
         odd = (
             f"(length(CAST({column} AS BLOB)) <> length({column}) OR length({column}) > {_SHORT}"
@@ -235,7 +239,7 @@ class OldRows:
     def _after(
         self, connection: sqlite3.Connection, after: str, condition: str, parameters: Sequence[Any]
     ) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Rows with clean ids, by key, in small steps: the statement of each ends before its rows are used."""
+        """Yield rows with clean ids, by key, in small steps. The statement of a step ends before its rows are used."""
         beyond, column = self._id_before(after), self._old.id
         statement = f"{self._select} WHERE o.{column} > ? AND o.{column} < x'' AND ({condition}) ORDER BY o.{column}"
         while beyond is not None:
@@ -249,14 +253,14 @@ class OldRows:
                 return
 
     def _id_before(self, after: str) -> str | None:
-        """The id after which the rows come whose keys are after this one; None: no row does."""
+        """Return the id after which the rows with keys after this one begin; None if there are no such rows."""
         prefix = self._old.prefix
         if after.startswith(prefix):
             return after.removeprefix(prefix)
         return "" if after.encode() < prefix.encode() else None
 
     def _may_match(self, wanted: Filter) -> tuple[str, list[Any]]:
-        """A condition that no row fails whose record matches."""
+        """Return a condition that is true for every row whose record matches, and its parameters."""
         terms: list[str] = []
         parameters: list[Any] = []
         for name, value in wanted.equals:
@@ -267,7 +271,7 @@ class OldRows:
         return " AND ".join(terms) or "true", parameters
 
     def _locate(self, connection: sqlite3.Connection, key: str) -> Sequence[Any] | None:
-        """The row of a record, as `_select` gives it."""
+        """Return the row of a record, with the columns of `_select`."""
         old = self._old
         if not key.startswith(old.prefix):
             return None
@@ -309,7 +313,7 @@ class OldRows:
         connection.execute("UPDATE standing SET gone = ? WHERE gone = ''", (reason,))
 
     def complete(self, connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-        """Rows of these records, where they are not completed."""
+        """Complete the rows of these records that are not completed yet."""
         with _lenient(connection):
             found = [values for key in dict.fromkeys(keys) if (values := self._locate(connection, key)) is not None]
             self._complete(connection, found)
@@ -324,7 +328,7 @@ class OldRows:
                 )
 
     def complete_odd(self, connection: sqlite3.Connection) -> None:
-        """All rows whose ids are no part of a key; for a connection of its own."""
+        """Complete all odd rows without a break. Only for a connection that the store's writer does not use."""
         looked_to: bytes | None = None
         while True:
             end, odd = self.find_odd(connection, looked_to)
@@ -334,7 +338,8 @@ class OldRows:
             looked_to = end
 
     def complete_after(self, connection: sqlite3.Connection, after: str, limit: int) -> str:
-        """The first rows after a key, when no odd one is left. Returns the last one's key; "": there are no more."""
+        """Complete the first rows after a key, when no odd row is left. Return the last one's key; "" if there are no
+        more rows."""
         beyond = self._id_before(after)
         if beyond is None:
             return ""
@@ -346,7 +351,7 @@ class OldRows:
         return self._old.prefix + found[-1][1 + self._id] if len(found) == limit else ""
 
     def complete_some(self, connection: sqlite3.Connection, limit: int) -> int:
-        """The next rows, whatever their ids are. Returns how many."""
+        """Complete the next rows, odd or not. Return how many."""
         with _lenient(connection):
             found = connection.execute(f"{self._select} ORDER BY o.{self._old.id} LIMIT ?", (limit,)).fetchall()
             self._complete(connection, found)
@@ -366,15 +371,18 @@ class OldRows:
             ],
         )
         connection.executemany(f"DELETE FROM {self._old.name} WHERE rowid = ?", [(number,) for number in numbers])
-        # No write: a watch has not missed anything.
+        # A completion is not a write, so watches must not report it.
         connection.executemany("DELETE FROM change WHERE key = ?", [(row.key,) for row, _ in rows])
         connection.execute("UPDATE filling SET moving = 0")
 
 
 def merged(old: Sequence[Listed], new: Sequence[Listed], page: Page) -> list[Listed] | None:
-    """One page of both tables' pages. A row in both was completed between the two statements: the newer one counts.
+    """Merge a page of the old table and one of the new table. A row in both was completed between the two statements,
+    and the newer copy counts.
 
-    None: the row at which a page ended without a match matches by now, so both are to be asked again."""
+    Return None if a row that ended a page because it did not match does match by now: the caller reads both tables
+    again.
+    """
     if not old:
         return list(new)
     by_key = {one.row.key: one for one in (*old, *new)}
@@ -384,7 +392,7 @@ def merged(old: Sequence[Listed], new: Sequence[Listed], page: Page) -> list[Lis
     ends = [one.row.key for side in (old, new) for one in side[-1:] if not one.matches]
     if not ends:
         return listed[: page.limit]
-    # Behind its last row one of the two has not looked.
+    # One of the pages did not examine any row after its last one.
     end = min(ends, key=str.encode)
     if by_key[end].matches:
         return None
@@ -393,7 +401,7 @@ def merged(old: Sequence[Listed], new: Sequence[Listed], page: Page) -> list[Lis
 
 @contextmanager
 def _lenient(connection: sqlite3.Connection) -> Iterator[None]:
-    """Text that is not UTF-8 is read too, with U+FFFD for what is not understood."""
+    """Let the block read text that is not UTF-8, with U+FFFD in place of invalid bytes."""
     before = connection.text_factory
     connection.text_factory = lambda data: data.decode(errors="replace")
     try:

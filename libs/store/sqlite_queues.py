@@ -20,7 +20,7 @@ from libs.store.sqlite_transaction import SqliteTransactions, drop
 from libs.store.transaction import Lane
 
 ACK_CHANGES = 200
-"""Names of one transaction."""
+"""Changes that one transaction acknowledges."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SqliteOutbox:
         until = loop.time() + wait_seconds
         changed = self.core.changed
         while True:
-            # Cleared before the read: a commit after it wakes this wait.
+            # Clear the event before the read, so that a commit after the read ends the wait.
             changed.clear()
             entries = await self.core.database.read(partial(_pull, limit))
             if entries or loop.time() >= until:
@@ -118,7 +118,7 @@ class SqliteFeed:
         await self.core.database.write(partial(_restart, list(next_offsets.items())), background=True)
 
     async def claim(self, partitions: int) -> Sequence[int]:
-        """All: the file has one process."""
+        """Return all partitions: the file has one process."""
         return range(partitions)
 
 
@@ -128,7 +128,7 @@ def _restart(offsets: Sequence[tuple[int, int]], connection: sqlite3.Connection)
 
 
 def _feed_state(connection: sqlite3.Connection) -> FeedState:
-    """One statement, so that offsets and counters belong together."""
+    """Read offsets and counters in one statement, so that they are of one moment."""
     offsets: dict[int, int] = {}
     marks: dict[int, str] = {}
     counters: dict[str, int] = {}
@@ -176,7 +176,7 @@ def _tick(elapsed_seconds: float, connection: sqlite3.Connection) -> None:
 
 
 def _prune(connection: sqlite3.Connection) -> int:
-    """Learned in the order of their ids, so only the first ones are looked at."""
+    """Requests are learned in the order of their ids, so only the first ones are examined."""
     with removing(connection, "served"):
         return connection.execute(
             "DELETE FROM served WHERE id IN (SELECT id FROM served ORDER BY id LIMIT ?)"

@@ -97,7 +97,7 @@ class SqliteRecords:
             return up_to_other(listed, map(_listed_of, rows), page.limit)
 
     def _scope(self, page: Page, connection: sqlite3.Connection) -> tuple[str, tuple[Value, ...]]:
-        """A condition whose rows an index has in the order of their keys, and its parameters."""
+        """Return a condition whose rows an index has in the order of their keys, and its parameters."""
         layout = self.core.layout
         names = {name for (name,) in connection.execute(_INDEXES, (layout.table,))}
         for name, value in sorted(page.filter.equals):
@@ -106,8 +106,8 @@ class SqliteRecords:
         return "true", ()
 
     def _verdict(self, page: Page) -> tuple[str, list[Value]]:
-        """The filter as an expression over a row, and its parameters. No index is of use for it: the rows that are
-        looked at are chosen by `_scope` alone."""
+        """Return the filter as an expression over a row, and its parameters. It is written so that SQLite uses no index
+        for it: `_scope` alone selects the rows that are examined."""
         layout, wanted = self.core.layout, page.filter
         terms = ["(r.live OR length(r.payload) > 0)"] if wanted.show_deleted else ["r.live"]
         parameters: list[Value] = []
@@ -121,7 +121,7 @@ class SqliteRecords:
 
 
 def _listed_of(values: Sequence[Any]) -> Listed:
-    """From ROW and a verdict."""
+    """Decode ROW and a verdict."""
     row = row_from(values[:ROW_COLUMNS])
     assert row is not None, "no outer join"
     return Listed(row, bool(values[-1]))

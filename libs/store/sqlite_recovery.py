@@ -1,4 +1,4 @@
-"""Recognising the loss of a store on SQLite, and making it good."""
+"""Detection of the loss of a store on SQLite, and its recovery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from libs.store.sqlite_core import Core
 from libs.store.transaction import Transactions
 
 RECOVERY_TABLES = (
-    # The id is made with the file: a copy of the file has it too, a file that was made anew has another one.
+    # The id is made with the file: a copy of the file has the same id, a new file has another one.
     "CREATE TABLE standing (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, changes INTEGER NOT NULL,"
     " gone TEXT NOT NULL, other_place TEXT, other_changes INTEGER)",
     "INSERT INTO standing VALUES (1, lower(hex(randomblob(16))), 0, '', NULL, NULL)",
@@ -22,7 +22,7 @@ RECOVERY_TABLES = (
     " revision INTEGER NOT NULL, why TEXT NOT NULL, event BLOB NOT NULL, resolution TEXT NOT NULL DEFAULT '',"
     " UNIQUE (key, term, revision))",
     "CREATE INDEX conflict_open ON conflict (bucket) WHERE resolution = ''",
-    # Mostly empty: apply asks it before each batch.
+    # Usually empty. Apply reads it before each batch.
     "CREATE INDEX bucket_seized ON bucket (bucket) WHERE term > 0",
 )
 ORDER_COLUMNS = (
@@ -59,7 +59,7 @@ def standing_of(connection: sqlite3.Connection) -> Standing:
 
 
 def put_standing(connection: sqlite3.Connection, standing: Standing) -> None:
-    """The file keeps no database id but its own."""
+    """Store the standing without `opened_at`: the file has no database id but its own."""
     order, fenced_at = order_text(standing.order), standing.fenced_at.encode() if standing.fenced_at else ""
     connection.execute(
         "UPDATE standing SET gone = ?, other_place = ?, other_changes = ?, recovery_order = ?, fenced_at = ?",

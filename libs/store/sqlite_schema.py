@@ -1,6 +1,6 @@
 """Tables and statements of a store on SQLite.
 
-Two layouts share them: what differs is the table of the records and its own columns, which are projections of the
+Two layouts share them. They differ in the table of the records and in its own columns, which are projections of the
 payload. The columns of the protocol have the same names in both.
 """
 
@@ -30,38 +30,38 @@ PROTOCOL_COLUMNS = {
     "payload": "BLOB",
     "digest": "INTEGER",
 }
-"""Of a record's table: name and type."""
+"""Columns of a record's table: name and type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one service keeps its records."""
+    """The table of one service's records."""
 
     table: str
     columns: tuple[str, ...]
-    """Its own columns."""
+    """The service's own columns."""
     project: Callable[[Row], tuple[Value, ...]]
-    """What its own columns hold for a row, in their order."""
+    """Values of the own columns for a row, in their order."""
     filters: Mapping[str, str]
     """Column by the name that a list's filter uses."""
     labels: str
-    """The column with the labels, as a JSON object of strings."""
+    """Column of the labels, a JSON object of strings."""
     lease: Callable[[Row], str] = lambda row: ""
     """See `libs.store.columns.Columns.lease`."""
     as_written: Callable[[str, Sequence[Value]], tuple[Value, ...]] = lambda key, own: tuple(own)
-    """A record's own columns as `project` would show them, where another program wrote the same in another way."""
+    """A record's own columns as `project` would show them, if another program wrote the same values in another form."""
 
 
 SHARED_TABLES = (
     "CREATE TABLE bucket (bucket INTEGER PRIMARY KEY, term INTEGER NOT NULL, version INTEGER NOT NULL,"
     " owner TEXT NOT NULL)",
-    # Their ids grow with the ticks at which they were learned, so the oldest are found without another index.
+    # Ids grow with the ticks when requests were learned, so the oldest are found without another index.
     "CREATE TABLE served (id INTEGER PRIMARY KEY, key TEXT NOT NULL, principal TEXT NOT NULL, request_id TEXT NOT NULL,"
     " request_hash BLOB NOT NULL, term INTEGER NOT NULL, revision INTEGER NOT NULL, learned REAL NOT NULL,"
     " answer BLOB)",
     "CREATE UNIQUE INDEX served_request ON served (key, principal, request_id)",
     "CREATE INDEX served_version ON served (key, term, revision)",
-    # Ids only order what is there; entries are acknowledged by name, so an id may be used again.
+    # Ids only order the entries that exist. Entries are acknowledged by name, so an id may be used again.
     "CREATE TABLE outbox (id INTEGER PRIMARY KEY, key TEXT NOT NULL, term INTEGER NOT NULL, revision INTEGER NOT NULL,"
     " size INTEGER NOT NULL, tick REAL NOT NULL, traceparent TEXT NOT NULL, event BLOB NOT NULL)",
     "CREATE UNIQUE INDEX outbox_change ON outbox (key, term, revision)",
@@ -79,14 +79,14 @@ PARKED_MESSAGE = (
     "ALTER TABLE parked ADD COLUMN headers BLOB NOT NULL DEFAULT x''",
     "ALTER TABLE parked ADD COLUMN topic TEXT NOT NULL DEFAULT ''",
 )
-"""What else came with a parked event."""
+"""Headers and topic of a parked event's message."""
 
 PROGRESS_MARK = ("ALTER TABLE progress ADD COLUMN mark TEXT NOT NULL DEFAULT ''",)
-"""Of the last event that was read of a partition."""
+"""Mark of the last event that was read of a partition."""
 
 
 def lease_columns(table: str) -> Sequence[str]:
-    """Of a record's table: the lease's mark, and the ticks when this store first saw it."""
+    """Return columns of a record's table: the lease's mark, and the ticks when this store first saw it."""
     return (
         f"ALTER TABLE {table} ADD COLUMN lease TEXT NOT NULL DEFAULT ''",
         f"ALTER TABLE {table} ADD COLUMN lease_tick REAL NOT NULL DEFAULT 0.0",
@@ -94,7 +94,7 @@ def lease_columns(table: str) -> Sequence[str]:
 
 
 def bases_column(table: str) -> Callable[[sqlite3.Connection], None]:
-    """Of a record's table that still has one base in two columns, from a release before."""
+    """Return a schema step for a record's table that has one base in two columns, from an earlier release."""
 
     def change(connection: sqlite3.Connection) -> None:
         names = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
@@ -116,13 +116,13 @@ def bases_column(table: str) -> Callable[[sqlite3.Connection], None]:
 
 
 def first_buckets(version: int, owner: Store) -> str:
-    """All buckets in term 0."""
+    """Return an INSERT of all buckets in term 0."""
     rows = ", ".join(f"({bucket}, 0, {version}, '{owner.value}')" for bucket in range(BUCKETS))
     return f"INSERT INTO bucket VALUES {rows}"
 
 
 def guards(table: str) -> Sequence[str]:
-    """Indexes of a record's table, and triggers: no program may write beside the protocol."""
+    """Return indexes of a record's table, and triggers that refuse writes outside the protocol, by any program."""
     return (
         f"CREATE INDEX {table}_bucket ON {table} (bucket, key, owner)",
         f"CREATE TRIGGER {table}_version BEFORE UPDATE ON {table}"
@@ -137,18 +137,18 @@ def guards(table: str) -> Sequence[str]:
 
 
 def list_index(table: str, column: str) -> str:
-    """The name of an index that has the rows with one value of the column in the order of their keys."""
+    """Return the name of an index that has the rows with one value of the column in the order of their keys."""
     return f"{table}_{column}_key"
 
 
 def list_indexes(table: str, filters: Mapping[str, str]) -> Sequence[str]:
-    """For lists with a filter. A list does without an index that is not there, in more and shorter pages."""
+    """Return indexes for lists with a filter. If an index does not exist, a list needs more and shorter pages."""
     columns = sorted(filters.values())
     return [f"CREATE INDEX IF NOT EXISTS {list_index(table, name)} ON {table} ({name}, key)" for name in columns]
 
 
 def signed(digest: int) -> int:
-    """64 bits as SQLite keeps them."""
+    """Return a digest of 64 bits as the signed integer that SQLite stores."""
     return digest - (1 << 64) if digest >> 63 else digest
 
 
@@ -157,12 +157,12 @@ def unsigned(digest: int) -> int:
 
 
 def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
-    """What a row's columns hold: those of the protocol, the layout's own, the lease."""
+    """Return the values of a row's columns: those of the protocol, the layout's own, the lease."""
     return (*protocol_values(row), *layout.project(row), layout.lease(row))
 
 
 def protocol_values(row: Row) -> tuple[Value, ...]:
-    """In the order of PROTOCOL_COLUMNS."""
+    """Return a row's values in the order of PROTOCOL_COLUMNS."""
     return (
         row.key,
         bucket_of(row.key),
@@ -178,8 +178,8 @@ def protocol_values(row: Row) -> tuple[Value, ...]:
 
 
 def odd_columns(layout: Layout, row: Row, own: Sequence[Value]) -> list[str]:
-    """The layout's own columns that do not show what the record holds: somebody else wrote them. `own`: their values,
-    in order."""
+    """Return the layout's own columns that do not match the record, because another program wrote them. `own`: their
+    values, in order."""
     shown, kept = layout.project(row), tuple(own)
     if kept != shown:
         kept = layout.as_written(row.key, kept)
@@ -191,7 +191,7 @@ ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.liv
 )
 ROW_COLUMNS = 10
 ROW_PAYLOAD = 7
-"""Where among them the payload stands."""
+"""Index of the payload in ROW."""
 BUCKET = "b.bucket, b.term, b.version, b.owner"
 
 
@@ -199,7 +199,7 @@ _STORES = {store.value: store for store in Store}
 
 
 def row_from(values: Sequence[Any]) -> Row | None:
-    """From ROW; None when an outer join found none."""
+    """Decode ROW; None if an outer join found no row."""
     key, term, revision, owner, write_term, write_revision, live, payload, schema, bases = values
     if key is None:
         return None
@@ -208,13 +208,13 @@ def row_from(values: Sequence[Any]) -> Row | None:
 
 
 def bucket_owner_from(values: Sequence[Any]) -> BucketOwner:
-    """From BUCKET."""
+    """Decode BUCKET."""
     bucket, term, version, owner = values
     return BucketOwner(bucket, term, version, Store(owner))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Made once: `json.dumps` makes one for each call."""
+"""Made once, because `json.dumps` makes one for each call."""
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
@@ -222,7 +222,7 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
-"""Of a row: it is not of a lower term than its bucket."""
+"""Condition on a row: its term is not lower than its bucket's."""
 
 
 NOT_FENCED = "NOT EXISTS (SELECT 1 FROM standing WHERE gone <> '')"
@@ -230,7 +230,8 @@ NOT_FENCED = "NOT EXISTS (SELECT 1 FROM standing WHERE gone <> '')"
 
 
 class Statements:
-    """Made once from the layout. Parameters are numbered where one is used twice."""
+    """The statements of a layout, made once. The comment above a statement lists its parameters, which are numbered if
+    one is used twice."""
 
     def __init__(self, layout: Layout) -> None:
         table = layout.table
@@ -239,17 +240,16 @@ class Statements:
         set_marks = ", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 1))
         after = len(columns)
 
-        # key, bucket
+        # Key, bucket.
         self.read = f"SELECT {ROW}, {BUCKET} FROM bucket b LEFT JOIN {table} r ON r.key = ?1 WHERE b.bucket = ?2"
-        # key, bucket, principal, request id
+        # Key, bucket, principal, request id.
         self.find = (
             f"SELECT {ROW}, {BUCKET}, s.request_hash, s.term, s.revision, s.answer,"
             " iif(r.lease <> '', (SELECT seconds FROM tick) - r.lease_tick, 0.0)"
             f" FROM bucket b LEFT JOIN {table} r ON r.key = ?1"
             " LEFT JOIN served s ON s.key = ?1 AND s.principal = ?3 AND s.request_id = ?4 WHERE b.bucket = ?2"
         )
-        # By `own` (see `Transaction.put`); a statement that changes no row was refused.
-        # all columns; then for `own` this store. The bucket has the row's term, and for `own` names this store.
+        # By `own` (see `Transaction.put`). The change is refused if the statement changes no row.
         self.insert = {
             own: f"INSERT INTO {table} ({names}, lease_tick)"
             f" SELECT {', '.join(f'?{number}' for number in range(1, after + 1))}, (SELECT seconds FROM tick)"
@@ -260,14 +260,14 @@ class Statements:
             )
         }
         fences = ((True, f" AND {NOT_FENCED}"), (False, ""))
-        # all columns; then the owner, term and revision that the row has
+        # All columns; then the owner, term and revision that the row must have.
         self.update = {
             own: f"UPDATE {table} SET {set_marks},"
             f" lease_tick = iif(lease = ?{after}, lease_tick, (SELECT seconds FROM tick))"
             f" WHERE key = ?1 AND owner = ?{after + 1} AND (term, revision) = (?{after + 2}, ?{after + 3}){fence}"
             for own, fence in fences
         }
-        # owner, term, revision, bases, digest, key; then the owner, term and revision that the row has
+        # Owner, term, revision, bases, digest, key; then the owner, term and revision that the row must have.
         self.update_envelope = {
             own: f"UPDATE {table} SET owner = ?, term = ?, revision = ?, bases = ?, digest = ?"
             f" WHERE key = ? AND owner = ? AND (term, revision) = (?, ?){fence}"
@@ -284,11 +284,11 @@ class Statements:
 SERVE = (
     "INSERT INTO served (key, principal, request_id, request_hash, term, revision, learned, answer)"
     " SELECT ?, ?, ?, ?, ?, ?, seconds, ? FROM tick WHERE true ON CONFLICT (key, principal, request_id) DO UPDATE"
-    # A new id, since ids grow with the ticks.
+    # A new id, because ids grow with the ticks.
     " SET id = (SELECT max(id) + 1 FROM served), request_hash = excluded.request_hash, term = excluded.term,"
     " revision = excluded.revision, learned = excluded.learned, answer = excluded.answer"
 )
-"""A request that this store has just served."""
+"""Stores a request that this store has just served."""
 LEARN = f"{SERVE} WHERE (served.term, served.revision) < (excluded.term, excluded.revision)"
-"""A request that arrives with a record. Of two entries for one request the higher version stays, in whatever order
-they arrive."""
+"""Stores a request that arrives with a record. Of two entries for one request the higher version stays, in any order of
+arrival."""

@@ -1,10 +1,9 @@
 """A copy of a store's SQLite file as it was at one moment, made while the store serves.
 
-SQLite's backup runs inside one read transaction of a connection of its own: it sees one moment, the store's writer
-never waits for it, and what is written meanwhile does not make it begin anew. The copy lies beside the file, on the
-same disk; whether it fits is looked at before. Once it is there its name is removed: only this process can read it from
-then on, and however the process ends, the disk gets its room back. A half copy of a process that was killed is removed
-at the next start.
+SQLite's backup runs inside one read transaction of its own connection: it sees one moment, the store's writer never
+waits for it, and writes do not make it start again. The copy lies beside the file, on the same disk, whose free space
+is checked before. When the copy is complete, its name is removed: from then on only this process can read it, and the
+disk gets the space back, however the process ends. A partial copy of a killed process is removed at the next start.
 """
 
 from __future__ import annotations
@@ -32,32 +31,32 @@ from libs.store.sqlite_schema import ROW, ROW_COLUMNS, Layout, odd_columns, row_
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 900.0
-"""A snapshot that nobody has asked for so long is removed."""
+"""A snapshot that was not used for this long is removed."""
 RESERVE_BYTES = 64 * 1024 * 1024
-"""What must be left on the disk for the store itself."""
+"""Space that must be left on the disk for the store itself."""
 _STEP_PAGES = 512
 _FIRST_LOOK_SECONDS = 1.0
 """How long `take` waits for the end of a copy."""
 _STOP_SECONDS = 10.0
 
 KINDS = {
-    "duplicate-by-case": Kind("Another live record has the same name but for upper and lower case, or the like"),
-    "edited": Kind("The old columns do not show what the record holds: somebody has written to the file by hand"),
-    "corrupt": Kind("The record is not what its digest says, or the file is damaged", acceptable=False),
+    "duplicate-by-case": Kind("Another live record has the same name, except for upper and lower case or the like"),
+    "edited": Kind("The old columns do not match the record: another program has written to the file"),
+    "corrupt": Kind("The record does not match its digest, or the file is damaged", acceptable=False),
 }
-"""What a snapshot finds beside what the contract knows."""
+"""Findings of a snapshot, in addition to those of the contract."""
 
 
-_ALIKE = Finding("duplicate-by-case", "another record's name differs from it by case only")
+_ALIKE = Finding("duplicate-by-case", "another record's name differs only in upper and lower case or the like")
 
 
 class _Stopped(Exception):
-    """Nobody wants the copy any more."""
+    """The copy is not needed any more."""
 
 
 @dataclass(eq=False, slots=True)
 class _Copy:
-    """One snapshot, being made or made. Its thread alone uses the connection until the task is done."""
+    """One snapshot, complete or in progress. Only its thread uses the connection until the task is done."""
 
     id: str
     stop: threading.Event = field(default_factory=threading.Event)
@@ -84,7 +83,7 @@ class SqliteSnapshots:
         free_bytes: Callable[[Path], int] = lambda directory: shutil.disk_usage(directory).free,
         old_rows: Callable[[sqlite3.Connection], OldRows | None] = lambda connection: None,
     ) -> None:
-        """`old_rows`: of a file, the rows in it that are not completed."""
+        """`old_rows`: returns the rows of a file that are not completed; None if it has no such rows."""
         self._path = path
         self._target = path.with_name(f"{path.name}.audit")
         self._layout = layout
@@ -110,7 +109,7 @@ class SqliteSnapshots:
             assert copy.task is not None
             await asyncio.wait({copy.task}, timeout=_FIRST_LOOK_SECONDS)
             if copy.task.done() and (error := copy.task.exception()) is not None:
-                # Whoever asks again begins again.
+                # The next call begins a new copy.
                 self._copy = None
                 raise error
             self._used(copy)
@@ -123,7 +122,7 @@ class SqliteSnapshots:
                 raise SnapshotGone
             assert copy.connection is not None
             self._used(copy)
-            # The thread is waited for even if the caller leaves: no other one may use the connection meanwhile.
+            # Wait for the thread even if the caller is cancelled: two threads must not use the connection at once.
             reading = asyncio.create_task(asyncio.to_thread(self._page, copy, after, limit))
             try:
                 return await asyncio.shield(reading)
@@ -148,7 +147,7 @@ class SqliteSnapshots:
 
     def _expire(self, copy: _Copy) -> None:
         if self._copy is copy and not self._lock.locked():
-            log.warning("snapshot %s is removed: nobody has asked for it for %g s", copy.id, IDLE_SECONDS)
+            log.warning("snapshot %s is removed: it was not used for %g s", copy.id, IDLE_SECONDS)
             self._ending = asyncio.create_task(self.drop(copy.id))
 
     async def _end(self) -> None:
@@ -161,7 +160,7 @@ class SqliteSnapshots:
         if copy.task is not None:
             await asyncio.wait({copy.task}, timeout=_STOP_SECONDS)
             if copy.task.done() and (error := copy.task.exception()) is not None:
-                log.info("snapshot %s was given up: %s", copy.id, error or "nobody wants it")
+                log.info("snapshot %s was stopped: %s", copy.id, error or "it is not needed any more")
         if copy.connection is not None:
             copy.connection.close()
 
@@ -170,7 +169,7 @@ class SqliteSnapshots:
             self._target.with_name(self._target.name + suffix).unlink(missing_ok=True)
 
     def _make(self, copy: _Copy) -> None:
-        """In a thread."""
+        """Make the copy, in a thread."""
         connection: sqlite3.Connection | None = None
         try:
             self._remove()
@@ -204,8 +203,9 @@ class SqliteSnapshots:
         free = self._free_bytes(self._path.parent)
         if free < copy.total_bytes + RESERVE_BYTES:
             raise DiskFull(
-                f"the snapshot needs {copy.total_bytes} bytes in {self._path.parent} and must leave {RESERVE_BYTES} for"
-                f" the store, but only {free} are free: nothing was written; make room, then go on"
+                f"the snapshot needs {copy.total_bytes} bytes on the store's disk and must leave {RESERVE_BYTES} bytes"
+                f" for the store, but only {free} bytes are free; nothing was written: make room, then try again",
+                detail=f"in {self._path.parent}",
             )
 
     def _back_up(self, source: sqlite3.Connection, target: sqlite3.Connection, copy: _Copy) -> None:
@@ -217,10 +217,11 @@ class SqliteSnapshots:
         source.backup(target, pages=_STEP_PAGES, progress=progress)
 
     def _prepare(self, connection: sqlite3.Connection, copy: _Copy) -> None:
-        """Out of WAL, so that one file is all of it and needs no name; looked through; no more to be written to."""
+        """Leave WAL mode, so that the copy is one file and needs no name; check it; find names that are alike; refuse
+        writes."""
         connection.execute("PRAGMA journal_mode = DELETE")
-        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        copy.damage = "" if said == "ok" else str(said)
+        (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        copy.damage = "" if result == "ok" else str(result)
         connection.text_factory = lambda data: data.decode(errors="replace")
         connection.create_function("folded", 1, self._folded, deterministic=True)
         copy.old = self._old_rows(connection)
@@ -246,8 +247,8 @@ class SqliteSnapshots:
             found = copy.connection.execute(statement, (after, limit)).fetchall()
             old = [] if copy.old is None else self._look_at_old(copy.old, copy.connection, after, limit)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the snapshot of {self._path} cannot be read: {error}") from error
-        # Damage of the file is told once, with the first record.
+            raise StoreUnavailable("the snapshot cannot be read", detail=f"{self._path}: {error}") from error
+        # Damage of the file is reported once, with the first record.
         damage = [Finding("corrupt", f"the file: {copy.damage}")] if copy.damage and not after else []
         looked = [self._look(values) for values in found]
         if old:
@@ -272,17 +273,17 @@ class SqliteSnapshots:
         try:
             row = row_from(envelope)
         except (LookupError, ValueError, TypeError) as error:
-            return Looked(key, None, (Finding("corrupt", f"its envelope makes no sense: {error!r}"),))
+            return Looked(key, None, (Finding("corrupt", f"its envelope cannot be decoded: {error!r}"),))
         assert row is not None, "no outer join"
         if not isinstance(row.payload, bytes):
-            return Looked(key, None, (Finding("corrupt", "its payload is no blob"),))
+            return Looked(key, None, (Finding("corrupt", "its payload is not a blob"),))
         return Looked(key, row, tuple(self._findings(row, digest, bool(alike), own)))
 
     def _findings(self, row: Row, digest: object, alike: bool, own: tuple[object, ...]) -> Iterator[Finding]:
         if alike:
             yield _ALIKE
         if signed(row.digest) != digest:
-            yield Finding("corrupt", "its digest is of another content")
+            yield Finding("corrupt", "its content does not match its digest")
             return
         if odd := odd_columns(self._layout, row, own):  # type: ignore[arg-type]
-            yield Finding("edited", f"columns that say something else: {', '.join(odd)}")
+            yield Finding("edited", f"columns that do not match the record: {', '.join(odd)}")

@@ -82,7 +82,7 @@ class SqliteTransaction:
         return self._rows(statement, bucket)
 
     async def hidden(self, limit: int, bucket: int | None = None) -> Sequence[Row]:
-        self._core.check_complete("a look for rows of a lower term")
+        self._core.check_complete("a search for rows of a lower term")
         statement = (
             f"SELECT {ROW} FROM bucket b JOIN {self._core.layout.table} r ON r.bucket = b.bucket AND r.term < b.term"
             " WHERE b.term > 0 AND (?1 IS NULL OR b.bucket = ?1) LIMIT ?2"
@@ -173,8 +173,8 @@ class SqliteTransaction:
         self._connection.executemany(JOURNAL, values)
 
     async def fence_reason(self) -> str:
-        (gone,) = self._connection.execute("SELECT gone FROM standing").fetchone()
-        return str(gone)
+        (reason,) = self._connection.execute("SELECT gone FROM standing").fetchone()
+        return str(reason)
 
     async def standing(self) -> Standing:
         return standing_of(self._connection)
@@ -191,7 +191,7 @@ class SqliteTransaction:
 
 
 def _served_values(key: str, served: Served) -> tuple[Value, ...]:
-    """Parameters of SERVE and LEARN."""
+    """Return the parameters of SERVE and LEARN."""
     return key, served.principal, served.request_id, served.request_hash, *served.version, served.answer
 
 
@@ -204,5 +204,5 @@ def _move(connection: sqlite3.Connection, position: Position) -> bool:
 
 
 def drop(partition: int, offset: int, connection: sqlite3.Connection) -> bool:
-    """Remove a parked event. False: there is none."""
+    """Remove a parked event. Return False if there is none."""
     return connection.execute("DELETE FROM parked WHERE part = ? AND at = ?", (partition, offset)).rowcount > 0

@@ -1,4 +1,4 @@
-"""Moving records and buckets on a store on SQLite."""
+"""Transfers of records and buckets on a store on SQLite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SqliteTransfers(EngineTransfers):
         return await self._core.database.read(partial(_bucket_owners, buckets))
 
     async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
-        # The other store is given every row of the bucket before it adopts it.
+        # The other store gets every row of the bucket before it adopts the bucket.
         self._core.check_complete("a move of a bucket")
         return await super().release_bucket(bucket, to)
 
@@ -32,7 +32,7 @@ class SqliteTransfers(EngineTransfers):
         self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
     ) -> tuple[bool, BucketOwner]:
         if bucket_owner.term:
-            # The bucket may have rows of a lower term.
+            # An old row of the bucket may be of a lower term.
             self._core.check_complete("a move of a bucket after a seizure")
         return await super().adopt_bucket(bucket_owner, despite_conflicts=despite_conflicts)
 

@@ -1,4 +1,5 @@
-"""Which records are written, on SQLite: a number for each write. With one writer it grows in the order of commits."""
+"""Watch of the written records of a store on SQLite. Each write has a number; with one writer, numbers grow in the
+order of commits."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from libs.store.sqlite_core import Core
 
 
 def change_tables(table: str) -> Sequence[str]:
-    """Triggers note the newest write of each key, whichever statement makes it. A number is never used again."""
+    """Return tables and triggers that record the newest write of each key, whichever statement makes it. A number is
+    never used again."""
     written = "(NEW.write_term, NEW.write_revision)"
     note = "BEGIN DELETE FROM change WHERE key = NEW.key; INSERT INTO change (key) VALUES (NEW.key); END"
     return (
         "CREATE TABLE change (number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE)",
-        # Another database has other numbers.
+        # Part of each position, because another database has other numbers.
         "CREATE TABLE change_of (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
         "INSERT INTO change_of VALUES (1, lower(hex(randomblob(8))))",
         f"CREATE TRIGGER {table}_written AFTER UPDATE ON {table}"
@@ -27,10 +29,10 @@ def change_tables(table: str) -> Sequence[str]:
     )
 
 
-_PLACE = "SELECT id, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'change'), 0) AS last FROM change_of"
-# Together with the position in one statement, so of one moment.
+_POSITION = "SELECT id, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'change'), 0) AS last FROM change_of"
+# Keys and position in one statement, so that they are of one moment.
 _SINCE = (
-    f"SELECT p.id, p.last, c.key FROM ({_PLACE}) p"
+    f"SELECT p.id, p.last, c.key FROM ({_POSITION}) p"
     " LEFT JOIN (SELECT key FROM change WHERE number > ? LIMIT ?) c ON true"
 )
 
@@ -54,16 +56,16 @@ class SqliteWatch:
 
 
 def _now(connection: sqlite3.Connection) -> str:
-    of, last = connection.execute(_PLACE).fetchone()
-    return f"{of}/{last}"
+    epoch, last = connection.execute(_POSITION).fetchone()
+    return f"{epoch}/{last}"
 
 
 def _since(position: str, connection: sqlite3.Connection) -> Since:
     before, _, text = position.partition("/")
     number = int(text) if text.isdecimal() and len(text) < 19 else -1
     found = connection.execute(_SINCE, (number, MOST_CHANGED + 1)).fetchall()
-    of, last, first = found[0]
-    if before != of or not 0 <= number <= last or len(found) > MOST_CHANGED:
+    epoch, last, first = found[0]
+    if before != epoch or not 0 <= number <= last or len(found) > MOST_CHANGED:
         raise UnknownPosition
     keys = () if first is None else tuple(key for _, _, key in found)
-    return Since(keys, f"{of}/{last}")
+    return Since(keys, f"{epoch}/{last}")

@@ -3,9 +3,9 @@
 The engine holds the procedures of the protocol once, for every store. An adapter implements this port: it stores,
 orders and fences, and decides nothing. It promises:
 
-* All changes of a procedure commit together when the procedure returns. If it raises, none of them stays.
+* All changes of a procedure commit together when the procedure returns. If it raises, all are rolled back.
 * The fence is part of the statement that changes a row: `put` and `put_buckets` change a row only if its owner and
-  version are still those that the decision was made on.
+  version are still those that the decision was based on.
 * An operation that locks holds the lock until the transaction ends. Locks are taken in one order: buckets before
   records, buckets by number, records by key. An operation begun after a lock was taken sees every change that was
   committed before the lock was granted.
@@ -32,22 +32,22 @@ T = TypeVar("T")
 
 
 class StartAgain(BatonError):
-    """What a decision was made on has changed: read again, decide again."""
+    """The state that a decision was based on has changed: read and decide again."""
 
     code = "ABORTED"
     reason = "LOCK_TIMEOUT"
 
 
 class Put(NamedTuple):
-    """A row to store in place of the one that the decision was made on."""
+    """A row to store in place of the one that the decision was based on."""
 
     row: Row
     before: Row | None
-    """None: the store had no row of this key, not even a hidden one."""
+    """None if the store had no row of this key, not even a hidden one."""
 
     @property
     def keeps_payload(self) -> bool:
-        """Whether only the envelope changes, so that every projection of the payload stays as it is."""
+        """Whether only the envelope changes, so that every projection of the payload stays the same."""
         row, before = self
         return (
             before is not None
@@ -58,7 +58,7 @@ class Put(NamedTuple):
 
 
 class PutBucket(NamedTuple):
-    """A bucket to store in place of the one that the decision was made on."""
+    """A bucket to store in place of the one that the decision was based on."""
 
     bucket: BucketOwner
     before: BucketOwner
@@ -75,67 +75,66 @@ class Counts(NamedTuple):
 
 class Transaction(Protocol):
     @property
-    def store(self) -> Store:
-        """This store."""
-        ...
+    def store(self) -> Store: ...
 
     @property
     def clock(self) -> Clock: ...
 
     @property
-    def limits(self) -> OutboxLimits:
-        """Of the outbox."""
-        ...
+    def limits(self) -> OutboxLimits: ...
 
     # Records.
 
     async def find(self, call: Call) -> Found:
-        """The call's record and its served request. Takes no lock: `put` and `serve` are conditional."""
+        """Return the call's record and its served request. Takes no lock, because `put` and `serve` are conditional."""
         ...
 
     async def found(self, keys: Sequence[str], *, create: bool, wait: bool) -> Mapping[str, Found]:
-        """These records; locks the rows that this store owns, and with `create` first the buckets, against every
-        change of a bucket. Without `wait`, leaves out the rows that another transaction holds."""
+        """Return these records. Lock the rows that this store owns, and with `create` first lock the buckets, against
+        every change of a bucket. Without `wait`, leave out the rows that another transaction has locked."""
         ...
 
     async def rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
-        """The rows of these keys, hidden ones included; locks them."""
+        """Return the rows of these keys, including hidden ones, and lock them."""
         ...
 
     async def rows_of_bucket(self, bucket: int) -> Sequence[Row]:
-        """All rows of a bucket by key, hidden ones included; locks them."""
+        """Return all rows of a bucket by key, including hidden ones, and lock them."""
         ...
 
     async def hidden(self, limit: int, bucket: int | None = None) -> Sequence[Row]:
-        """Rows of a lower term than their bucket, at most `limit`, of one bucket or of all; locks them."""
+        """Return rows of a lower term than their bucket, at most `limit`, of one bucket or of all, and lock them."""
         ...
 
     async def put(self, puts: Sequence[Put], *, own: bool) -> set[str]:
-        """Store rows, each only if the row in the database has the owner and the version of `before`.
+        """Store rows, each only if the row in the database has the owner and the version of `before`. Return the keys
+        of rows that were not stored.
 
-        A new row is stored only if there is none of its key and its bucket is in the row's term. `own`: the change is
-        this store's own (a write or a release), so additionally this store is not fenced and owns the row before, or
-        for a new row its bucket. Returns the keys of rows that were not stored.
+        A new row is stored only if its key has no row and its bucket is in the row's term. `own`: the change is this
+        store's own (a write or a release). It then also requires that this store is not fenced and owns the row before
+        the change, or for a new row its bucket.
         """
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Remove rows that are in the journal. Called by `settle` alone."""
+        """Remove rows that are in the journal. Only `settle` calls it."""
         ...
 
     # Served requests.
 
     async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
-        """Served requests of the retry window, by key, for each key and version: those whose version is of the same
-        term and not higher, at least the newest SERVED_WINDOW of them."""
+        """Return served requests of the retry window, with their keys. For each key and version of `effects`: the
+        requests whose version is of the same term and not higher, at least the newest SERVED_WINDOW of them."""
         ...
 
     async def serve(self, key: str, served: Served, known: Served | None) -> bool:
-        """Store a request that this store has served, in place of `known`. False: the database has another entry."""
+        """Store a request that this store has served, in place of `known`. Return False if the database has another
+        entry."""
         ...
 
     async def learn(self, learned: Sequence[tuple[str, Served]]) -> None:
-        """Store requests that came with records, each request once. Of two entries the higher version stays."""
+        """Store requests that came with records; each request is in `learned` once. Of two entries the higher version
+        stays."""
         ...
 
     async def forget(self, keys: Sequence[str]) -> None:
@@ -145,21 +144,21 @@ class Transaction(Protocol):
     # Buckets.
 
     async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
-        """These buckets; locks them against every change and every new record."""
+        """Return these buckets, and lock them against every change and every new record."""
         ...
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:
-        """Store buckets, each only if the database has it as in `before`. Raises StartAgain."""
+        """Store buckets, each only if the one in the database equals `before`. Raises StartAgain."""
         ...
 
     # Outbox.
 
     async def depth(self) -> Depth:
-        """The outbox without what this transaction adds; may be up to ten seconds old."""
+        """Return the depth of the outbox without the additions of this transaction. It may be up to ten seconds old."""
         ...
 
     async def held(self) -> Held:
-        """At least as much as the store holds; may be HELD_SECONDS old."""
+        """Return an upper bound of the store's contents. It may be HELD_SECONDS old."""
         ...
 
     async def enqueue(self, entries: Sequence[ChangeEntry]) -> None: ...
@@ -167,15 +166,15 @@ class Transaction(Protocol):
     # The feed.
 
     async def move(self, positions: Sequence[Position]) -> bool:
-        """Move the feed. False: a partition is not at `before`; a partition that was never read is at 0."""
+        """Move the feed. Return False if a partition is not at `before`. A partition that was never read is at 0."""
         ...
 
     async def park(self, parked: Sequence[Parked]) -> None:
-        """Keep these events, each in place of another one of its partition and offset."""
+        """Store these events. Each replaces another event of its partition and offset."""
         ...
 
     async def unpark(self, partition: int, offset: int) -> bool:
-        """Remove a parked event. False: there is none."""
+        """Remove a parked event. Return False if there is none."""
         ...
 
     async def count(self, step: FeedStep, counts: Counts) -> None:
@@ -185,31 +184,31 @@ class Transaction(Protocol):
     # Seizures.
 
     async def disputed(self, bucket: int) -> bool:
-        """Whether the journal has an open conflict of the bucket."""
+        """Return whether the journal has an open conflict of the bucket."""
         ...
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:
-        """Add to the journal of conflicts, except what is in it already."""
+        """Add to the journal of conflicts, except changes that it has already."""
         ...
 
     async def fence_reason(self) -> str:
-        """Why the store is fenced; "" if it is not."""
+        """Return why the store is fenced; "" if it is not."""
         ...
 
     async def standing(self) -> Standing:
-        """Locks it."""
+        """Return the standing, and lock it."""
         ...
 
     async def put_standing(self, standing: Standing) -> None:
-        """Store `opened_at`, `gone`, `other`, `order` and `fenced_at`."""
+        """Store `opened_at`, `fence_reason`, `other`, `order` and `fenced_at`."""
         ...
 
     async def count_rows(self) -> None:
-        """Take the rows that each bucket has now for all that it should have (`Inspection.missing`)."""
+        """Set the number of rows that each bucket should have to the number that it has (`Inspection.missing`)."""
         ...
 
     async def invalidate_positions(self) -> None:
-        """Make every place that a watch may hold unknown (`Watch.since`)."""
+        """Make every position that a watch may hold unknown (`Watch.since`)."""
         ...
 
 
@@ -218,10 +217,10 @@ Procedure = Callable[[Transaction], Coroutine[Any, Any, T]]
 
 
 class Lane(Enum):
-    """Who waits for a transaction. An adapter keeps resources apart by it."""
+    """The kind of work that waits for a transaction. An adapter keeps the resources of each lane apart."""
 
     CALL = "call"
-    """A client."""
+    """A client's call."""
     COPY = "copy"
     """A handoff or a copy between the stores."""
     FEED = "feed"
@@ -232,8 +231,8 @@ class Transactions(Protocol):
     async def run(self, procedure: Procedure[T], lane: Lane = Lane.CALL) -> T:
         """Run the procedure in one transaction and return its result after the commit.
 
-        Runs it again after StartAgain, a bounded number of times (then LockTimeout). The procedure must not have
-        effects of its own.
+        Runs it again after StartAgain, a bounded number of times (then LockTimeout). The procedure must not have side
+        effects.
         """
         ...
 
@@ -241,7 +240,8 @@ class Transactions(Protocol):
 def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a procedure whose operations never wait.
 
-    Raises RuntimeError if it waits, or if what it had read has changed: a store with one writer allows neither.
+    Raises RuntimeError if the procedure waits, or if the state that it had read has changed: a store with one writer
+    allows neither.
     """
     try:
         coroutine.send(None)

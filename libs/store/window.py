@@ -10,11 +10,12 @@ from libs.ownership.terms import contained, seized_version
 from libs.store.port import Listed
 
 ENVELOPE_BYTES = 128
-"""About what a record or a served request takes beside its payload, its key and its answer."""
+"""Approximate size of a record without payload and key, or of a served request without its answer."""
 
 
 def effects_of(rows: Iterable[Row]) -> list[tuple[str, Version]]:
-    """By key, the newest version of each term whose changes are in the row: what to ask a store's served requests by.
+    """Return each key with the newest version of each term whose changes are in the row. A store looks its served
+    requests up by these.
 
     Requests with other versions have no effect in the row; they do not travel with it.
     """
@@ -22,13 +23,13 @@ def effects_of(rows: Iterable[Row]) -> list[tuple[str, Version]]:
 
 
 def newest(served: Iterable[Served]) -> tuple[Served, ...]:
-    """The newest requests, as many as a release carries, newest last."""
+    """Return the newest requests, newest last, as many as a release carries."""
     ordered = sorted(served, key=lambda one: (one.version, one.principal, one.request_id))
     return tuple(ordered[-SERVED_WINDOW:])
 
 
 def windows_of(served: Iterable[tuple[str, Served]]) -> Mapping[str, tuple[Served, ...]]:
-    """By key, the newest requests."""
+    """Return the newest requests by key."""
     windows: dict[str, list[Served]] = {}
     for key, one in served:
         windows.setdefault(key, []).append(one)
@@ -36,15 +37,15 @@ def windows_of(served: Iterable[tuple[str, Served]]) -> Mapping[str, tuple[Serve
 
 
 def made_by(row: Row) -> Store:
-    """The store that made the row's version: a write and a seizure are made by the owner, a release by the one that was
-    it."""
+    """Return the store that made the row's version. The owner makes a write and a seizure; the owner before makes a
+    release."""
     seized = bool(row.bases) and row.version == seized_version(row.bases[-1], row.version.term) > row.bases[-1]
     return row.owner if seized or row.version == row.write_version else row.owner.other
 
 
 def up_to_other(listed: list[Listed], rest: Iterable[Listed], limit: int) -> list[Listed]:
-    """A page that ends before it is full: up to the first row that does not match, which tells that there may be more
-    behind it. `rest`: the rows that come next."""
+    """Complete a page that ends before it is full. It ends at the first row that does not match, which shows that more
+    rows may follow. `rest`: the rows that come next."""
     for one in rest:
         listed.append(one)
         if not one.matches or len(listed) == limit:
@@ -53,6 +54,6 @@ def up_to_other(listed: list[Listed], rest: Iterable[Listed], limit: int) -> lis
 
 
 def size_of(record: Record) -> int:
-    """About its bytes on the wire, cheaply."""
+    """Return the approximate size on the wire in bytes, cheaply."""
     answers = sum(ENVELOPE_BYTES + len(served.answer or b"") for served in record.served)
     return ENVELOPE_BYTES + len(record.row.key) + len(record.row.payload) + answers

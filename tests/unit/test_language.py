@@ -36,6 +36,7 @@ DONE = (
     "libs/settings.py",
     "libs/sqlite.py",
     "libs/tasks.py",
+    "libs/store",
     "libs/telemetry",
     "libs/text.py",
     "services/router/api",
