@@ -52,7 +52,7 @@ class Connections(NamedTuple):
     """The connections that all processes need when they are busy, and the number that the server allows."""
 
     per_process: int
-    """Maximum of one process."""
+    """Maximum for a single process."""
     processes: int
     allowed: int
 

@@ -94,8 +94,8 @@ class Joined(NamedTuple):
 
 
 def joined(records: Sequence[Record]) -> Joined:
-    """Reduce a batch for an adapter that applies it in term 0 with one statement. If a higher version of the same
-    record is in the batch, the lower one counts as old."""
+    """Reduce a batch for an adapter that applies it in term 0 with one statement. Of several records of one key, only
+    the highest version stays; the others count as old."""
     newest: dict[str, Record] = {}
     for record in records:
         before = newest.get(record.row.key)

@@ -86,7 +86,7 @@ class EngineSeizures:
 
 
 class EngineRecovery:
-    """Changes of the store's standing. An adapter adds the reads and `skip_to` of `libs.store.recovery.Recovery`."""
+    """Changes of the store's standing. An adapter adds `standing` and `skip_to` of `libs.store.recovery.Recovery`."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions

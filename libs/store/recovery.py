@@ -33,8 +33,8 @@ class FencedAnew(BatonError):
 
 
 class DatabaseReplaced(BatonError):
-    """The database is not the one that this process was started on: start the process again, and it reports what to
-    do."""
+    """The database is not the one that this process was started on: restart the process, which then reports the
+    remedy."""
 
     code = "UNAVAILABLE"
     reason = "STORE_NOT_READY"

@@ -31,7 +31,8 @@ FIRST_SECONDS = 0.5
 """How long a start waits for the first steps before the store serves."""
 SMALL_ROWS = 1000
 SMALL_SECONDS = 30.0
-"""Up to SMALL_ROWS rows are completed before the store serves. A busy machine gets SMALL_SECONDS for this."""
+"""A file of up to SMALL_ROWS rows is completed before the store serves. A start waits at most SMALL_SECONDS for
+this."""
 NAMES_SECONDS = 20.0
 """How long a list waits at most until all ids have been examined."""
 
