@@ -160,7 +160,7 @@ class SqliteSnapshots:
         if copy.task is not None:
             await asyncio.wait({copy.task}, timeout=_STOP_SECONDS)
             if copy.task.done() and (error := copy.task.exception()) is not None:
-                log.info("snapshot %s was stopped: %s", copy.id, error or "it is not needed any more")
+                log.info("snapshot %s was stopped: %s", copy.id, str(error) or "it is not needed any more")
         if copy.connection is not None:
             copy.connection.close()
 
