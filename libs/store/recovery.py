@@ -33,8 +33,7 @@ class FencedAnew(BatonError):
 
 
 class DatabaseReplaced(BatonError):
-    """The database is not the one that this process was started on: restart the process, which then reports the
-    remedy."""
+    """The database is not the one that this process started on: restart the process, and it reports the remedy."""
 
     code = "UNAVAILABLE"
     reason = "STORE_NOT_READY"

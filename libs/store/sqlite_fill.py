@@ -69,7 +69,10 @@ class Fill:
     def check(self, action: str) -> None:
         """Raise StillFilling if rows are not completed: `action` needs every row."""
         if not self.over:
-            raise StillFilling(f"{action} needs all rows of the old program: {self}; try again later")
+            raise StillFilling(
+                f"{action} needs all rows of the old program: {self}; the completion continues by itself, try again"
+                " later"
+            )
 
     async def wait_for_names(self) -> None:
         """Wait until the id of each remaining row is part of its key. Raises StillFilling."""
@@ -115,7 +118,7 @@ class Fill:
 
     async def _step(self, loop: Loop) -> None:
         if self.over or (self._prepared.is_set() and not self._filling):
-            # Nothing is left to do. The loop's owner ends it.
+            # The loop has no more steps. Its owner ends it.
             await asyncio.Event().wait()
         began, prepared = time.monotonic(), self._prepared.is_set()
         await self._take_step()

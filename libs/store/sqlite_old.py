@@ -62,7 +62,7 @@ def old_guards(table: str) -> Sequence[str]:
 
 
 class StillFilling(BatonError):
-    """Rows of the old program are not completed yet, and this call needs all of them. Try again later."""
+    """This call needs all rows of the old program, whose completion continues by itself: try again later."""
 
     code = "FAILED_PRECONDITION"
     reason = "STILL_FILLING"
