@@ -47,13 +47,13 @@ class BackendSettings(ProcessSettings):
     watchers: Count = 256
     """Watches in flight at each listener, in addition to the calls."""
     writes: Count = 256
-    """Writes in flight, including those whose callers have gone."""
+    """Writes in flight, including those whose callers have disconnected."""
     default_deadline_seconds: Seconds = 5.0
     """Deadline of a call that has none."""
     longest_deadline_seconds: Seconds = 30.0
     """Longest deadline; a longer one is shortened to it."""
     drain_seconds: Seconds = 10.0
-    """How long a process that got SIGTERM waits for the calls in flight."""
+    """Time that a process waits after SIGTERM for the calls in flight."""
 
     @property
     def outbox_limits(self) -> OutboxLimits:

@@ -1,4 +1,4 @@
-"""A router's process: opens everything on one stack, serves, and ends in order when it is told to.
+"""A router's process: opens everything on one stack, serves, and drains on SIGTERM or SIGINT.
 
 python -m services.router [--config FILE]
 """
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(settings: RouterSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises what a part raised that failed."""
+    """Serve until SIGTERM or SIGINT, then drain. Raises the error of a loop that failed."""
     stop = stop_signal()
     async with asyncio.TaskGroup() as owned, open_router(settings) as router:
         tasks = [owned.create_task(loop.run()) for loop in router.loops]
@@ -38,7 +38,7 @@ async def serve(settings: RouterSettings) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.router", description="Route calls to the record's owner.")
-    parser.add_argument("--config", type=Path, help="TOML file with settings; the environment goes before it")
+    parser.add_argument("--config", type=Path, help="TOML file with settings; environment variables override it")
     arguments = parser.parse_args()
     configure("info", as_json=False)
     try:

@@ -27,21 +27,21 @@ _FLAG_WORD = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)?")
 def check_flag_provider(value: str) -> str:
     """Raises ValueError."""
     if _FLAG_PROVIDER.fullmatch(value) is None:
-        raise ValueError("flags come from control-store, flagd:/path/to/flags.json, or package.module:factory")
+        raise ValueError("must be control-store, flagd:/path/to/flags.json, or package.module:factory")
     return value
 
 
 def check_flag_word(value: str) -> str:
     """Raises ValueError."""
     if _FLAG_WORD.fullmatch(value) is None:
-        raise ValueError("letters, digits, _ and -, in parts with a dot between them")
+        raise ValueError("must be letters, digits, _ and -, in parts separated by dots")
     return value
 
 
 def check_control_store(value: str) -> str:
     """Raises ValueError."""
     if _CONTROL_STORE.fullmatch(value) is None:
-        raise ValueError("a control store is at sqlite:///path or postgresql://user@host:port/database")
+        raise ValueError("must be sqlite:///path or postgresql://user@host:port/database")
     return value
 
 
@@ -58,7 +58,7 @@ def read_phases(value: str) -> frozenset[Phase]:
     names = [name.strip().upper() for name in value.split(",") if name.strip()]
     known = {phase.value: phase for phase in Phase}
     if not set(names) <= set(known):
-        raise ValueError(f"names of phases with commas between them, or all: {', '.join(known)}")
+        raise ValueError(f"must be all, or names of phases separated by commas: {', '.join(known)}")
     return frozenset(known[name] for name in names)
 
 
@@ -67,7 +67,7 @@ Milliseconds = Annotated[float, Field(gt=0, le=60_000)]
 
 
 def _field(threshold: Threshold[float]) -> tuple[Any, Any]:
-    """The setting that has the threshold's name, kind, range and default."""
+    """The type and the default of a threshold's setting."""
     least, most = (None, None) if threshold.kind is bool else (threshold.least, threshold.most)
     return Annotated[threshold.kind, Field(description=threshold.meaning, ge=least, le=most)], threshold.default
 
@@ -80,7 +80,7 @@ else:
         __base__=ProcessSettings,
         **{threshold.name: _field(threshold) for threshold in THRESHOLDS.values()},
     )
-    """A setting for each threshold of a gate or of automatic rollback, under its name."""
+    """A setting for each threshold of a gate or of automatic rollback, with the threshold's name."""
 
 
 class RouterSettings(ThresholdSettings):
@@ -96,7 +96,7 @@ class RouterSettings(ThresholdSettings):
     store_a: Address
     """The old store's internal address, host:port."""
     store_b: Addresses
-    """The new store's internal address, or those of its processes: 10.0.0.1:7811,10.0.0.2:7811."""
+    """The new store's internal address, or the addresses of its processes: 10.0.0.1:7811,10.0.0.2:7811."""
     token_file: Path | None = None
     """File with the shared token of the stores' internal listeners."""
 
@@ -121,21 +121,21 @@ class RouterSettings(ThresholdSettings):
     watchers: Count = 256
     """Watches in flight, in addition to the calls."""
     watch_patience_seconds: Seconds = 10.0
-    """How long a watch waits for its store to come back before it restarts at the other store."""
+    """Time that a watch waits for its store to come back before it restarts at the other store."""
     writes: Count = 256
-    """Writes in flight, including those whose callers have gone."""
+    """Writes in flight, including those whose callers have disconnected."""
     owner_patience_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
-    """How long a call waits for an unreachable store, such as one that restarts, within its deadline; 0: the call fails
-    at once. A read waits only while the store has been unreachable for less than this."""
+    """Time that a call waits for an unreachable store, such as one that restarts, within its deadline; 0: the call
+    fails at once. A read waits only while the store has been unreachable for less than this."""
     stale_reads: bool = True
     """Answer a read from the other store, marked stale, if the record's owner is unreachable."""
     ack_logged: Annotated[str, AfterValidator(check_phases)] = ""
     """Phases in which a write is acknowledged only after its event is in the event log, so that the loss of a whole
-    store loses no acknowledged write: names with commas between them, or all. In other phases a commit is enough."""
+    store loses no acknowledged write: names separated by commas, or all. In other phases a commit is enough."""
     ledger_permille: Annotated[int, Field(ge=0, le=1000)] = 100
     """Share of the acknowledged writes that the ledger checks later."""
     ledger_seconds: Seconds = 10.0
-    """How long after its acknowledgement the ledger checks a write."""
+    """Time between the acknowledgement of a write and its check by the ledger."""
     refresh_seconds: Annotated[float, Field(gt=0, le=1.0)] = 0.3
     """Interval between two reads of phase, canary, flags and limits from the control store."""
 
@@ -153,7 +153,7 @@ class RouterSettings(ThresholdSettings):
     longest_deadline_seconds: Seconds = 30.0
     """Longest deadline; a longer one is shortened to it."""
     drain_seconds: Seconds = 10.0
-    """How long a process that got SIGTERM waits for the calls in flight."""
+    """Time that a process waits after SIGTERM for the calls in flight."""
 
     @property
     def logged_phases(self) -> frozenset[Phase]:

@@ -23,7 +23,7 @@ async def test_the_report_of_a_router_that_is_long_gone_is_forgotten(
 ) -> None:
     """However wrong the clocks of the others are."""
     for module in (memory, sqlite, postgres):
-        monkeypatch.setattr(module, "REPORT_KEPT_TURNS", 4)
+        monkeypatch.setattr(module, "KEPT_REPORTS", 4)
     ahead = ManualClock()
     ahead.advance(3600 * hours)
     async with open_control(ManualClock()) as one, open_control(ahead) as other:

@@ -276,7 +276,9 @@ async def test_another_database_is_not_taken_for_a_control_store(tmp_path: Path)
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE sandboxes (name TEXT)")
     connection.close()
-    with pytest.raises(ControlUnavailable, match=r"other\.db is another SQLite database, it has sandboxes; name"):
+    with pytest.raises(
+        ControlUnavailable, match=r"other\.db is another SQLite database, with the tables sandboxes: name"
+    ):
         async with SqliteControlStore.open(path):
             pass
 

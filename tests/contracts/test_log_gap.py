@@ -54,7 +54,7 @@ async def test_a_gap_outlives_the_routers_and_names_the_job_to_wait_for(open_con
         (JobState.FAILED, "", "yes", "reconcile-2 is FAILED: resume it"),
         (JobState.PAUSED, "", "yes", "reconcile-2 is PAUSED: resume it"),
         (JobState.CANCELLED, CLEAN, "yes", "run baton reconcile"),
-        (JobState.FINISHED, LEFT, "yes", "reconcile-2 has left 1 differences"),
+        (JobState.FINISHED, LEFT, "yes", "reconcile-2 left 1 differences"),
         (JobState.FINISHED, CLEAN, "no", "run baton reconcile"),
         (JobState.RUNNING, CLEAN, "no", "run baton reconcile"),
     ],

@@ -192,7 +192,9 @@ async def test_jobs_are_listed_shown_paused_tuned_resumed_and_cancelled(controll
     await eventually(lambda: controlled.flows.jobs.finished_seconds_ago(TO_B) is not None)
     refused = await baton(controlled, "jobs", "cancel", job_id, "--yes")
     assert refused.exit_code == Exit.FAILED
-    assert f"{job_id} is FINISHED: cancel needs one that is QUEUED or RUNNING or PAUSED or FAILED" in refused.stderr
+    assert (
+        f"{job_id} is FINISHED, but cancel needs a job that is QUEUED or RUNNING or PAUSED or FAILED" in refused.stderr
+    )
     (listed,) = (await answer(controlled, "jobs"))["jobs"]
     assert (listed["state"], listed["done"], listed["eta_seconds"]) == ("FINISHED", 5, 0.0)
     assert "backfill to B" in (await baton(controlled, "jobs", "show", job_id)).stdout
@@ -268,15 +270,15 @@ async def test_each_change_is_one_line_in_the_log_with_actor_and_reason(
             ["phase", "advance", "SHADOW", "--override", "why"],
             "advance by ann@host: phase OFF -> SHADOW; overrides audit",
         ),
-        (["backfill", "--rate", "1"], "job asked for by ann@host; reason: why (backfill: to B)"),
+        (["backfill", "--rate", "1"], "job requested by ann@host; reason: why (backfill: to B)"),
         (["jobs", "pause", "backfill-1"], "job paused by ann@host; reason: why (backfill-1)"),
     ]
     for order, line in orders:
         await answer(controlled, *order, "--reason", "why", "--yes")
         assert sum(line in record.getMessage() for record in caplog.records) == 1, line
     messages = [record.getMessage() for record in caplog.records if "job backfill-1" in record.getMessage()]
-    assert messages[0] == "job backfill-1 is QUEUED (asked for by ann@host): asked for by ann@host"
-    assert "job backfill-1 is PAUSED (asked for by ann@host): paused by ann@host" in messages
+    assert messages[0] == "job backfill-1 is QUEUED (requested by ann@host): requested by ann@host"
+    assert "job backfill-1 is PAUSED (requested by ann@host): paused by ann@host" in messages
 
 
 async def test_a_limit_changes_at_once_and_is_journaled(controlled: ControlledSystem) -> None:

@@ -49,7 +49,7 @@ async def test_each_order_for_a_job_is_kept_with_who_and_why(controlled: Control
         request = pb.ChangeJobRequest(actor="ben", id=job_id, action=number, rate=5.0, reason=reason)
         await controlled.control.ChangeJob(request)
     assert await journal(controlled) == [
-        ("ann", "job asked for", "before the holidays (backfill: to B)"),
+        ("ann", "job requested", "before the holidays (backfill: to B)"),
         ("ben", "job paused", "it is loud (backfill-1)"),
         ("ben", "job tuned", "backfill-1: at most 5/s"),
         ("ben", "job resumed", "quiet now (backfill-1)"),
@@ -64,7 +64,7 @@ async def test_the_commands_hand_their_reason_on(controlled: ControlledSystem) -
     await answer(controlled, "jobs", "pause", started["id"], "--yes", "--reason", "lunch")
     await answer(controlled, "jobs", "cancel", started["id"], "--dry-run", "--reason", "not yet")
     assert await journal(controlled) == [
-        ("ann@host", "job asked for", "a first copy (backfill: to B)"),
+        ("ann@host", "job requested", "a first copy (backfill: to B)"),
         ("ann@host", "job paused", "lunch (backfill-1)"),
     ]
 
@@ -91,7 +91,7 @@ async def test_an_order_for_which_another_job_leaves_no_room_is_not_kept(control
     other = pb.StartJobRequest(actor="ben", kind="audit", arguments={"accept": "edited"})
     code, reason, _ = await refusal(controlled.control.StartJob(other))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "JOB_UNDER_WAY")
-    assert await journal(controlled) == [("ann", "job asked for", "audit")]
+    assert await journal(controlled) == [("ann", "job requested", "audit")]
 
 
 async def test_dirt_that_nobody_may_accept_is_refused_before_there_is_an_audit(tmp_path: Path) -> None:
@@ -125,5 +125,5 @@ async def test_a_note_is_kept_though_others_change_the_setting_meanwhile(
 
     monkeypatch.setattr(cache, "refresh", refresh_and_wait)
     decisions = [Decision(f"operator-{number}", "at once") for number in range(4)]
-    await asyncio.gather(*(migration.note(decision, "job asked for") for decision in decisions))
+    await asyncio.gather(*(migration.note(decision, "job requested") for decision in decisions))
     assert sorted(actor for actor, _, _ in await journal(controlled)) == [decision.actor for decision in decisions]

@@ -197,11 +197,13 @@ async def test_what_is_on_its_way_is_no_difference() -> None:
             step = await kind.step(at)
             at = replace(at, checkpoint=step.checkpoint, report=step.report or at.report)
             waits.append(step.waits)
-        assert "5 records differ and may be on their way: 5 changes are not in the log yet" in waits
+        assert (
+            "5 records differ, perhaps because their changes are in transit: 5 changes are not in the log yet" in waits
+        )
         assert json.loads(at.report)["different"] == 0
         async with running_loops(Loop("relay", relay.run_once)):
             await eventually(lambda: not system.ports(A)._state.outbox)
-            assert "store B has still to read 5 events" in (await kind.step(at)).waits
+            assert "store B has 5 events of the log to read" in (await kind.step(at)).waits
             async with running_loops(feed.loop):
                 await eventually(lambda: same(system))
         step = await kind.step(at)

@@ -68,8 +68,8 @@ async def test_differences_are_told_by_kind_and_the_exit_code_says_that_some_are
     [
         (0, "it is MISSING, not CORRUPT"),
         (4, "it is OWNER, not CORRUPT"),
-        (7, "no difference was found of it; --deep finds edits by hand"),
-        (99, "no difference was found of it; --deep finds edits by hand"),
+        (7, "it does not differ; --deep also finds edits by hand"),
+        (99, "it does not differ; --deep also finds edits by hand"),
     ],
 )
 async def test_a_record_that_is_named_and_is_not_corrupt_is_said_to_be_none(
@@ -77,7 +77,7 @@ async def test_a_record_that_is_named_and_is_not_corrupt_is_said_to_be_none(
 ) -> None:
     faults(controlled.system)
     told = await baton(controlled, "reconcile", "--corrupt", path(number), "--yes")
-    said = f"{path(number)} was not mended as CORRUPT: {said}"
+    said = f"{path(number)} was not repaired as CORRUPT: {said}"
     assert said in " ".join(told.stdout.split()), told.stdout
     job = controlled.flows.jobs.latest(reconcile_job.NAME)
     assert job is not None and job.note.endswith(said)

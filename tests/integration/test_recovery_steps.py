@@ -62,9 +62,9 @@ def has_another(system: System) -> None:
 @pytest.mark.parametrize(
     ("differs", "waits"),
     [
-        (lacks, f"1 records have not arrived, 0 are only at B: {KEYS[0]}"),
-        (lags, f"1 records have not arrived, 0 are only at B: {KEYS[0]}"),
-        (has_another, f"0 records have not arrived, 1 are only at B: {KEYS[1]}"),
+        (lacks, f"1 records have not arrived, 0 exist only at B: {KEYS[0]}"),
+        (lags, f"1 records have not arrived, 0 exist only at B: {KEYS[0]}"),
+        (has_another, f"0 records have not arrived, 1 exist only at B: {KEYS[1]}"),
     ],
 )
 async def test_a_recovered_store_is_not_opened_before_it_has_the_same_records(
@@ -101,7 +101,7 @@ async def test_a_recovery_ends_when_its_store_serves(system: System) -> None:
     _, checkpoint = await step_by_step(system, kind, until="await")
     at = Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100, job="recover-2", number=2)
     step = await kind.step(at)
-    assert (step.waits, step.finished) == ("B is about to serve", False)
+    assert (step.waits, step.finished) == ("B is starting to serve", False)
     await b.admission_loop.admit()
     assert b.serving.serving and (await kind.step(at)).finished
 
@@ -173,4 +173,6 @@ async def test_a_seizure_says_how_much_the_lost_store_may_own(system: System) ->
     kind = recover(system)
     _, checkpoint = await step_by_step(system, kind, until="plan")
     at = Position({"store": "B", "confirm": "service_layer"}, checkpoint, limit=100, job="recover-2", number=2)
-    assert (await kind.step(at)).note == "seizes 3 buckets: 3 records, and 2 buckets' new ones"
+    assert (
+        await kind.step(at)
+    ).note == "seizing 3 buckets with 3 records of the lost store; it may create records in 2 of them"

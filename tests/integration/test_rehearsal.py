@@ -143,7 +143,7 @@ async def test_who_asked_for_a_walk_with_which_plan_and_why_is_in_the_journal_an
     await go_to(controlled, Phase.DUAL_WRITE)
     job = await walk(controlled, NEVER_ENDS)
     assert (job.actor, job.reason) == ("ann", "a try")
-    asked = next(entry for entry in await controlled.flows.migration.journal(10) if entry.action == "job asked for")
+    asked = next(entry for entry in await controlled.flows.migration.journal(10) if entry.action == "job requested")
     assert asked.reason.startswith("a try (canary-auto: plan [[step]] percent = 10 minimum_samples")
 
 
@@ -386,7 +386,7 @@ async def test_buckets_of_a_rehearsal_whose_router_died_are_sent_home(
     result = await rehearsed(controlled)
     # Of a choice that was not stored nothing is known: the next router begins anew.
     assert result.passed == (stage == "choose"), result.note
-    assert result.passed or result.note == "the run that measured it has ended; the buckets are sent home"
+    assert result.passed or result.note == "the run that measured it has ended; the buckets return"
     await everything_is_home(controlled, before)
 
 

@@ -75,7 +75,7 @@ async def test_the_example_is_accepted_and_a_dry_run_starts_nothing(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[[step]]\nprocent = 5", "step 1: procent: 5 is not valid: there is no such key; allowed are percent"),
+        ("[[step]]\nprocent = 5", "step 1: procent: 5 is not valid: unknown key; allowed are percent"),
         ("[[step]]\npercent = 101", "step 1: percent: 101 is not valid: 0.1 to 100"),
         ("[[step]]\npercent = 5\ngates = ['none']", "step 1: gates: 'none' is not valid: a list of names out of audit"),
         ("on_fail = 1\n[[step]]\npercent = 5", 'on_fail: 1 is not valid: one of "back", "hold"'),

@@ -152,7 +152,7 @@ async def test_a_replay_whose_predecessor_failed_is_refused_with_the_way_out(
     request = pb.StartJobRequest(kind="replay", actor="ann", arguments={"to": "B", "start": "3/9"})
     if name:
         request.arguments["name"] = name
-    hint = f"{failed.id} is FAILED: go on with it: baton jobs resume {failed.id}, or end it: baton jobs cancel"
+    hint = f"{failed.id} is FAILED: continue it: baton jobs resume {failed.id}, or cancel it: baton jobs cancel"
     with pytest.raises(grpc.aio.AioRpcError, match=hint):
         await controlled.control.StartJob(request)
 
@@ -238,7 +238,7 @@ async def test_a_replay_that_retention_has_overtaken_fails_and_says_so(controlle
     await log.trim(3, 90)
     await eventually(lambda: controlled.flows.jobs.view[0].state is JobState.FAILED)
     failed = await controlled.flows.jobs.job(job.id)
-    assert "retention was faster than this replay" in failed.note and 0 < failed.done < 90
+    assert "the log has dropped events that were not replayed yet" in failed.note and 0 < failed.done < 90
 
 
 async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_says_it_has(
@@ -254,7 +254,7 @@ async def test_a_replay_waits_and_says_so_when_the_log_does_not_give_what_it_say
     monkeypatch.setattr(flows_replay, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(log, "ends", more)
     await controlled.flows.jobs.start("replay", {"to": "B", "start": "start"}, "ann")
-    await eventually(lambda: "no event at 3/1, where one is known to be" in controlled.flows.jobs.view[0].waits)
+    await eventually(lambda: "the log returned no event at 3/1" in controlled.flows.jobs.view[0].waits)
     await log.append([event(key_of(1))], partition=3)
     await eventually(lambda: controlled.flows.jobs.view[0].state is JobState.FINISHED)
 

@@ -13,8 +13,8 @@ from services.router.core.canary import (
     WALK_GATES,
     Action,
     CanaryPlan,
+    Observation,
     OnFail,
-    Seen,
     Step,
     Walked,
     begin,
@@ -36,8 +36,8 @@ def gate(verdict: Verdict) -> GateResult:
     return GateResult("lag", "Both stores are close.", verdict, "the worse lag is 9 s", "at most 1 s")
 
 
-def seen(verdict: Verdict = Verdict.PASS, *, settled: bool = True, setting: Setting = AT_FIRST) -> Seen:
-    return Seen(setting, settled, (gate(verdict),))
+def seen(verdict: Verdict = Verdict.PASS, *, settled: bool = True, setting: Setting = AT_FIRST) -> Observation:
+    return Observation(setting, settled, (gate(verdict),))
 
 
 def test_the_example_is_a_plan_that_walks_5_10_50_100() -> None:
@@ -121,7 +121,7 @@ def test_a_step_that_has_all_it_asks_for_leads_to_the_next() -> None:
 
 
 def test_the_last_step_ends_the_walk() -> None:
-    at_last = Seen(replace(AT_FIRST, canary_permille=1000), True, ())
+    at_last = Observation(replace(AT_FIRST, canary_permille=1000), True, ())
     assert decide(PLAN, Walked(1, 20.0, 0), at_last).action is Action.DONE
     assert decide(PLAN, Walked(1, 19.9, 0), at_last).action is Action.HOLD
 
@@ -131,11 +131,11 @@ def test_the_last_step_ends_the_walk() -> None:
     [
         (replace(PASSED, seconds=9.9), seen(), "10 of 10 s"),
         (replace(PASSED, samples=99), seen(), "99 of 100 calls"),
-        (PASSED, seen(settled=False), "on their way"),
+        (PASSED, seen(settled=False), "still moving"),
         (PASSED, seen(Verdict.INCONCLUSIVE), "lag INCONCLUSIVE: the worse lag is 9 s (wanted: at most 1 s)"),
     ],
 )
-def test_a_step_is_held_until_nothing_is_missing(place: Walked, at: Seen, why: str) -> None:
+def test_a_step_is_held_until_nothing_is_missing(place: Walked, at: Observation, why: str) -> None:
     said = decide(PLAN, place, at)
     assert (said.action, said.permille) == (Action.HOLD, None)
     assert why in said.reason
@@ -165,7 +165,7 @@ def test_patience_ends_a_walk_only_while_something_is_missing() -> None:
     [
         (replace(AT_FIRST, phase=Phase.DUAL_READ), "the phase was changed to DUAL_READ"),
         (replace(AT_FIRST, hold=True), "held at A"),
-        (replace(AT_FIRST, canary_permille=70), "somebody set the canary to 7 %"),
+        (replace(AT_FIRST, canary_permille=70), "the canary was set to 7 %"),
     ],
 )
 def test_what_somebody_else_sets_ends_the_walk_and_stays(setting: Setting, why: str) -> None:
@@ -216,7 +216,10 @@ async def test_a_walk_changes_no_setting_that_it_has_not_seen() -> None:
     kind = CanaryAuto(steering, steering, dict, lambda: True, ManualClock())  # type: ignore[arg-type]
     at = Position({"plan": "[[step]]\npercent = 5"}, Walk(0, entering_from=0, run="one").encode(), 1, run="one")
     step = await kind.step(at)
-    assert (step.waits, Walk.decode(step.checkpoint).entering_from) == ("others changed the setting", 0)
+    assert (step.waits, Walk.decode(step.checkpoint).entering_from) == (
+        "the setting was changed concurrently; reading it again",
+        0,
+    )
 
 
 async def test_a_walk_that_cannot_begin_any_more_ends_and_says_why() -> None:

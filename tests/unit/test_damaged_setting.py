@@ -39,7 +39,7 @@ async def test_a_rollback_writes_over_a_setting_that_cannot_be_read(tmp_path: Pa
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("UPDATE setting SET value = ?", (value,))
             connection.commit()
-        with pytest.raises(DamagedSetting, match="A rollback writes over it"):
+        with pytest.raises(DamagedSetting, match="Only a rollback can replace it"):
             await control.load()
         with pytest.raises(DamagedSetting):
             await migration.advance(BY_HAND, Phase.DUAL_WRITE)

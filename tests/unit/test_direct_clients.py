@@ -16,7 +16,7 @@ from services.router.api.status import add_clients
 from services.router.cli.lines import clients_lines
 from services.router.cli.views import client_view
 from services.router.control.memory import MemoryControlStore
-from services.router.core.clients import GAP_SECONDS, DirectClients, Look, from_json, looked
+from services.router.core.clients import GAP_SECONDS, DirectClients, ProcessReport, from_json, looked
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, check
 from services.router.flows.steering.clients import NAME, ClientWatch
 from services.router.flows.steering.report import old_clients
@@ -26,22 +26,24 @@ DAY = 86_400.0
 
 
 def test_a_process_tells_of_the_time_since_it_began() -> None:
-    assert looked(None, Look("p", 3600.0), None) == DirectClients("p", 3600.0, 3600.0)
-    after = looked(None, Look("p", 3600.0, ("billing", 60.0)), None)
+    assert looked(None, ProcessReport("p", 3600.0), None) == DirectClients("p", 3600.0, 3600.0)
+    after = looked(None, ProcessReport("p", 3600.0, ("billing", 60.0)), None)
     assert after == DirectClients("p", 3600.0, 3600.0, 60.0, "billing")
 
 
 def test_a_look_now_and_then_misses_nothing_as_long_as_the_process_lives() -> None:
     before = DirectClients("p", 8 * DAY, 9 * DAY, 2 * DAY, "billing")
     after = replace(before, uptime_seconds=10 * DAY, watched_seconds=11 * DAY, idle_seconds=4 * DAY)
-    assert looked(before, Look("p", 10 * DAY), None) == after, "a router that has just started knows it as well"
+    assert looked(before, ProcessReport("p", 10 * DAY), None) == after, (
+        "a router that has just started knows it as well"
+    )
 
 
 def test_routers_that_look_at_the_same_time_count_no_second_twice() -> None:
     before = DirectClients("p", 100.0, 100.0)
-    first = looked(before, Look("p", 105.0), 5.0)
-    assert looked(first, Look("p", 105.0), 5.0) == first
-    assert looked(first, Look("p", 104.0), 5.0) == first, "a look that is late takes nothing away"
+    first = looked(before, ProcessReport("p", 105.0), 5.0)
+    assert looked(first, ProcessReport("p", 105.0), 5.0) == first
+    assert looked(first, ProcessReport("p", 104.0), 5.0) == first, "a look that is late takes nothing away"
 
 
 @pytest.mark.parametrize(
@@ -51,20 +53,20 @@ def test_a_restart_does_not_end_the_watch_and_a_longer_time_unseen_does(
     unseen_seconds: float | None, goes_on: bool
 ) -> None:
     before = DirectClients("p", 9 * DAY, 9 * DAY, 8 * DAY, "billing")
-    after = looked(before, Look("q", 100.0), unseen_seconds)
+    after = looked(before, ProcessReport("q", 100.0), unseen_seconds)
     assert after.watched_seconds == (9 * DAY + 100 if goes_on else 100)
     assert (after.idle_seconds, after.name) == (8 * DAY + 100, "billing"), "the last caller is known all the same"
 
 
 def test_a_late_look_at_the_former_process_is_ignored() -> None:
-    before = looked(DirectClients("p", 9 * DAY, 9 * DAY), Look("q", 10.0), 15.0)
-    assert looked(before, Look("p", 9 * DAY), 5.0) == before
+    before = looked(DirectClients("p", 9 * DAY, 9 * DAY), ProcessReport("q", 10.0), 15.0)
+    assert looked(before, ProcessReport("p", 9 * DAY), 5.0) == before
 
 
 def test_the_last_call_counts_wherever_it_was_seen() -> None:
     before = DirectClients("p", DAY, DAY, 50.0, "billing")
-    assert looked(before, Look("p", DAY + 10, ("other", 61.0)), 10.0).name == "billing"
-    assert looked(before, Look("p", DAY + 10, ("other", 59.0)), 10.0).name == "other"
+    assert looked(before, ProcessReport("p", DAY + 10, ("other", 61.0)), 10.0).name == "billing"
+    assert looked(before, ProcessReport("p", DAY + 10, ("other", 59.0)), 10.0).name == "other"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"process": "p"}', '{"since": 1, "until": 2}'])

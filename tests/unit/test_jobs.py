@@ -43,7 +43,7 @@ def test_an_action_is_allowed_where_the_table_says_so_and_keeps_the_checkpoint(a
         changed = ACTIONS[action](job)
         assert (changed.checkpoint, changed.done, changed.version) == (b"3", 3, 1)
         return
-    with pytest.raises(JobRefused, match=f"count-1 is {state.value}: {action} needs one that is"):
+    with pytest.raises(JobRefused, match=f"count-1 is {state.value}, but {action} needs a job that is"):
         ACTIONS[action](job)
 
 
@@ -200,7 +200,7 @@ async def test_what_cannot_be_had_now_is_waited_for_and_said() -> None:
     ("trouble", "note"),
     [
         (JobFailed("the log has dropped the beginning"), "the log has dropped the beginning"),
-        (KeyError("x"), "a defect: KeyError: 'x'"),
+        (KeyError("x"), "a defect of the program: KeyError: 'x'"),
     ],
 )
 async def test_a_job_that_cannot_go_on_waits_for_a_person(trouble: Exception, note: str) -> None:
@@ -384,7 +384,7 @@ async def test_a_control_store_that_is_away_stops_no_job_for_good() -> None:
         await jobs.start("count", {"to": "5000"}, "ann")
         await eventually(lambda: kind.done)
         store.reachable = False
-        await eventually(lambda: jobs.trouble and "the control store is away" in jobs.view[0].waits)
+        await eventually(lambda: jobs.trouble and "the control store is unavailable" in jobs.view[0].waits)
         store.reachable = True
         before = len(kind.done)
         await eventually(lambda: len(kind.done) > before + 10)

@@ -58,7 +58,7 @@ WRONG_OF_ONE: list[tuple[Kind, str, str, str]] = [
     (RouterSettings, "flag_provider", "flagd", "package.module:factory"),
     (RouterSettings, "flag_provider", "http://flags.example", "flagd:/path/to/flags.json"),
     (RouterSettings, "flag_prefix", "sandbox routing", "letters, digits"),
-    (RouterSettings, "flag_noun", "a..b", "a dot between them"),
+    (RouterSettings, "flag_noun", "a..b", "separated by dots"),
     (RouterSettings, "stale_reads", "sometimes", "boolean"),
     (SimpleMcpSettings, "internal", "0.0.0.0", ADDRESS),
     (SimpleMcpSettings, "router", "router", ADDRESS),

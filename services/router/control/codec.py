@@ -1,4 +1,4 @@
-"""How settings, gate results and jobs are written into a control store: JSON with the names of the fields."""
+"""The JSON form of settings, gate results and jobs in a control store. Keys are the names of the fields."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_setting(generation: int, text: str) -> Setting:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedSetting(generation, f"{type(error).__name__}: {error}") from error
     if setting.generation != generation:
-        raise DamagedSetting(generation, f"it says generation {setting.generation}, its row {generation}")
+        raise DamagedSetting(generation, f"its generation is {setting.generation}, that of its row {generation}")
     return setting
 
 
@@ -61,7 +61,7 @@ def _flags(found: Mapping[str, object]) -> tuple[tuple[str, bool], ...]:
     flags = []
     for name, value in sorted(found.items()):
         if not isinstance(value, bool):
-            raise ValueError(f"flags: {name} is {value!r}: true or false is expected")
+            raise ValueError(f"flags: {name} is {value!r}: must be true or false")
         flags.append((name, value))
     return tuple(flags)
 
@@ -95,7 +95,7 @@ def gates_from_json(text: str) -> tuple[GateResult, ...]:
 
 
 _JOB_COLUMNS = frozenset({"id", "version", "checkpoint", "report"})
-"""Fields of a job that have columns of their own: bytes, what may be large, and what the store itself gives."""
+"""Fields of a job that have their own columns: bytes, large values, and values that the store assigns."""
 
 
 def job_to_json(job: Job) -> str:
@@ -104,7 +104,7 @@ def job_to_json(job: Job) -> str:
 
 
 def job_from_json(text: str, number: int, version: int, checkpoint: bytes = b"", report: str = "") -> Job:
-    """`number`: the one that the store counts jobs with."""
+    """`number`: the job's number in the store."""
     named = json.loads(text)
     known = {field.name: named[field.name] for field in fields(Job) if field.name in named}
     known["state"] = JobState(named["state"])
@@ -116,6 +116,6 @@ def job_id(kind: str, number: int) -> str:
 
 
 def number_of_job(job_id: str) -> int:
-    """0 when it is no job's id."""
+    """The job's number in the store; 0 if this is not a job's id."""
     kind, _, number = job_id.rpartition("-")
     return int(number) if kind and number.isascii() and number.isdigit() and len(number) < 18 else 0

@@ -1,4 +1,4 @@
-"""What a control store is, for the doctor."""
+"""Facts about a control store, for `baton doctor`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class ControlInfo:
     where: str
     """File or server, without secrets."""
     server_id: str = ""
-    """PostgreSQL's system identifier: equal to B's means that both live on one server."""
+    """PostgreSQL's system identifier. If it equals B's, both are on one server."""
     id: str = ""
-    """Made with the store: orders of another control store are recognised by it."""
+    """Random id, made with the control store. By it, a store recognises orders of another control store."""
 
 
 class Described(Protocol):

@@ -1,8 +1,8 @@
-"""When the role of another holder may be taken over, without trusting anybody's wall clock.
+"""Decides when a lease of another holder has expired, without any wall clock.
 
-A holder raises its lease's `renewals` with each renewal. Whoever wants the role remembers what it saw, and when by its
-own monotonic clock; a lease that has stood still for its whole time to live is over. So a new contender waits one time
-to live at most after a holder died, and a clock that was set wrong neither ends a lease nor keeps a dead one.
+A holder raises its lease's `renewals` with each renewal. A contender records the lease that it read, with the time by
+its own monotonic clock. A lease that has not changed for its whole time to live has expired. So a contender waits at
+most one time to live after a holder's death, and a wrong clock neither ends a lease early nor keeps a dead one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from libs.clock import Clock
 
 
 class Lease(NamedTuple):
-    """A role as the control store has it."""
+    """A lease as the control store has it."""
 
     holder: str
     renewals: int
@@ -23,13 +23,13 @@ class Lease(NamedTuple):
 
 @dataclass(slots=True)
 class LeaseObservations:
-    """What one process has seen of others' leases."""
+    """Other holders' leases, as one process has read them."""
 
     clock: Clock
     _seen: dict[str, tuple[Lease, float]] = field(default_factory=dict)
 
     def may_take(self, name: str, lease: Lease | None, holder: str) -> bool:
-        """Whether `holder` may write itself into the role that now is as `lease` says (None: nobody's)."""
+        """Whether `holder` may take the lease that is now `lease`; None: free."""
         if lease is None or lease.holder == holder:
             self._seen.pop(name, None)
             return True

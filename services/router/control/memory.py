@@ -1,4 +1,4 @@
-"""The control store in the memory of one process: a real one, but it ends with the process."""
+"""The control store in the memory of one process. It is complete, but ends with the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.router.control.leases import Lease, LeaseObservations
 from services.router.control.port import (
     AUTOMATIC,
     KEPT_JOBS,
-    REPORT_KEPT_TURNS,
+    KEPT_REPORTS,
     ControlUnavailable,
     JobNotFound,
     JournalEntry,
@@ -25,7 +25,7 @@ from services.router.core.phase import Setting
 
 
 class MemoryControlState:
-    """What several `MemoryControlStore`s share, as several routers share a database."""
+    """Data that several `MemoryControlStore`s share, as routers share a database."""
 
     def __init__(self) -> None:
         self.id = uuid4().hex
@@ -35,7 +35,7 @@ class MemoryControlState:
         self.values: dict[str, str] = {}
         self.durable: dict[int, Job] = {}
         self.reports: dict[str, tuple[int, Report]] = {}
-        """By router, with the turn."""
+        """By router: the report and its sequence number."""
         self.rollback: LastRollback | None = None
 
 
@@ -103,9 +103,9 @@ class MemoryControlStore:
     async def report(self, report: Report) -> None:
         self._check()
         reports = self._shared.reports
-        turn = max((turn for turn, _ in reports.values()), default=0) + 1
-        kept = {name: entry for name, entry in reports.items() if entry[0] >= turn - REPORT_KEPT_TURNS}
-        self._shared.reports = {**kept, report.router: (turn, report)}
+        sequence = max((sequence for sequence, _ in reports.values()), default=0) + 1
+        kept = {name: entry for name, entry in reports.items() if entry[0] >= sequence - KEPT_REPORTS}
+        self._shared.reports = {**kept, report.router: (sequence, report)}
 
     async def reports(self) -> Sequence[Report]:
         self._check()
@@ -116,7 +116,7 @@ class MemoryControlStore:
         kept = self._shared.durable
         for other in kept.values():
             if other.lane == job.lane and not other.state.ended:
-                raise JobUnderWay(f"{other.id} is under way: nothing was changed")
+                raise JobUnderWay(f"{other.id} is under way; nothing was changed")
         number = max(kept, default=0) + 1
         for old in sorted(key for key, other in kept.items() if other.lane == job.lane)[: 1 - KEPT_JOBS]:
             del kept[old]
@@ -136,7 +136,7 @@ class MemoryControlStore:
         for job in self._shared.durable.values():
             if job.id == job_id:
                 return job
-        raise JobNotFound(f"there is no job {job_id!r}: baton jobs lists them")
+        raise JobNotFound(f"there is no job {job_id!r}: baton jobs lists all jobs")
 
     async def jobs(self) -> Sequence[Job]:
         self._check()

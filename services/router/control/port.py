@@ -1,4 +1,4 @@
-"""The control store: what all routers of one migration share."""
+"""The port of the control store, which all routers of a migration share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.router.core.phase import Setting
 
 
 class ControlUnavailable(BatonError):
-    """The control store is out of reach; routers go on with the last setting that they read."""
+    """The control store is unavailable; routers continue with the last setting that they read."""
 
     code = "UNAVAILABLE"
     reason = "CONTROL_UNAVAILABLE"
@@ -21,19 +21,19 @@ class ControlUnavailable(BatonError):
 
 
 class DamagedSetting(ControlUnavailable):
-    """The setting in the control store cannot be read. A rollback writes over it; nothing else changes it."""
+    """The setting in the control store cannot be read. Only a rollback can replace it."""
 
     reason = "SETTING_DAMAGED"
 
     def __init__(self, generation: int, detail: str) -> None:
         super().__init__(detail=detail)
         self.generation = generation
-        """Of the row: the condition of the change that writes over it."""
+        """Generation of the row, on which the change that replaces it is conditional."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One change of the setting. Appended with the change, never altered."""
+    """One change of the setting. Appended in the transaction of the change, and never altered."""
 
     time_seconds: float
     """UNIX time."""
@@ -48,98 +48,101 @@ class JournalEntry:
 
 
 AUTOMATIC = "automatic rollback"
-"""The journal's action of a rollback that no person has made."""
+"""Action in the journal of a rollback by the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastRollback:
-    """The newest automatic rollback. Kept apart from the journal, however long that is."""
+    """The newest automatic rollback. Stored outside the journal, so that it is found however long the journal is."""
 
     entry: JournalEntry
     watched_seconds: float
-    """For how long a router has watched since, by its monotonic clock: no wall clock tells this."""
+    """Time for which routers have watched B since, by monotonic clocks."""
 
 
 class Rollbacks(Protocol):
-    """Every method raises ControlUnavailable within two seconds when the store is away."""
+    """The newest automatic rollback. If the store is unavailable, each method raises ControlUnavailable within two
+    seconds."""
 
     async def last_rollback(self) -> LastRollback | None: ...
 
     async def watched(self, generation: int, seconds: float) -> None:
-        """Adds to the watched seconds, if the newest automatic rollback still made that generation."""
+        """Add to the watched seconds, if the newest automatic rollback made this generation."""
         ...
 
 
 class Leases(Protocol):
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Takes or renews the named role; False when another holder has it. Two holders for a moment do no harm: what
-        they do is safe twice. `ttl_seconds` 0 gives it up."""
+        """Take or renew the lease of this name. Returns False if another holder has it. `ttl_seconds` 0 gives it up.
+
+        Two holders for a moment do no harm, because their work is safe to repeat."""
         ...
 
 
 class RememberedValues(Protocol):
-    """Small values that outlive the routers, by name. Every method raises ControlUnavailable within two seconds when
-    the store is away."""
+    """Small values, by name, that outlive the routers. If the store is unavailable, each method raises
+    ControlUnavailable within two seconds."""
 
     async def remember(self, name: str, value: str) -> None:
-        """Puts the value in place of the former one of that name."""
+        """Store a value under a name, in place of the former one."""
         ...
 
     async def remembered(self, name: str) -> str | None:
-        """None: there was never one."""
+        """The value of a name; None if there is none."""
         ...
 
 
 class ControlStore(Leases, Protocol):
-    """Every method raises ControlUnavailable within two seconds when the store is away."""
+    """The setting and its journal. If the store is unavailable, each method raises ControlUnavailable within two
+    seconds."""
 
     async def load(self) -> Setting:
-        """The current setting; the first ever call makes generation 1 with phase OFF and journals "start".
+        """The current setting. The first call ever makes generation 1 with phase OFF and journals "start".
 
-        Raises DamagedSetting if what is there cannot be read.
+        Raises DamagedSetting if the stored setting cannot be read.
         """
         ...
 
     async def change(self, entry: JournalEntry) -> bool:
-        """Puts `entry.after` in place of `entry.before` and appends the entry, both or nothing. False, and nothing
-        changed, when the current generation is not `entry.before.generation`."""
+        """Replace `entry.before` by `entry.after` and append the entry, in one transaction. Returns False and changes
+        nothing if the current generation is not `entry.before.generation`."""
         ...
 
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
-        """Newest first."""
+        """The newest entries, newest first."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one router has measured, for all of them to sum up."""
+    """One router's measurements. Each router adds up the reports of all."""
 
     router: str
     number: int
-    """Another one with each report: a report whose number stands still says that its router does."""
+    """Changes with each report. If it stays the same, the router has stopped."""
     text: str
     """JSON."""
 
 
-REPORT_KEPT_TURNS = 36_000
-"""How many later reports, of all routers, the report of a router that is gone is kept for: ten routers make so many in
-an hour. Counted in turns, since a router's clock may be wrong."""
+KEPT_REPORTS = 36_000
+"""Number of later reports, of all routers, after which a router's report is deleted. Ten routers make this many in an
+hour. The limit is a number and not a time, because a router's clock may be wrong."""
 
 
 class Reports(Protocol):
-    """Every method raises ControlUnavailable within two seconds when the store is away."""
+    """The routers' reports. If the store is unavailable, each method raises ControlUnavailable within two seconds."""
 
     async def report(self, report: Report) -> None:
-        """Puts this router's report in place of its former one, and forgets those of routers that are long gone."""
+        """Replace this router's former report, and delete reports of routers that stopped long ago."""
         ...
 
     async def reports(self) -> Sequence[Report]:
-        """The latest one of each router, by name."""
+        """The latest report of each router, by name."""
         ...
 
 
 KEPT_JOBS = 20
-"""How many jobs of a lane are kept; older ones that have ended are forgotten when another one is added."""
+"""Number of jobs that a lane keeps. Older ones that have ended are deleted when a job is added."""
 
 
 class JobNotFound(BatonError):
@@ -150,22 +153,23 @@ class JobNotFound(BatonError):
 
 
 class JobRecords(Protocol):
-    """The jobs of all routers. Every method raises ControlUnavailable within two seconds when the store is away."""
+    """The jobs of all routers. If the store is unavailable, each method raises ControlUnavailable within two
+    seconds."""
 
     async def add(self, job: Job) -> Job:
-        """Writes a new job down and returns it with its id and version 1. Raises JobUnderWay when one of the same lane
-        has not ended: of two who add at once, one succeeds."""
+        """Store a new job. Returns it with its id and version 1. Raises JobUnderWay if a job of the same lane has not
+        ended. Of two concurrent calls, one succeeds."""
         ...
 
     async def put(self, job: Job) -> Job | None:
-        """Puts it in place of what was written under its id, if that is still of the same version; returns it with the
-        next version. None, and nothing changed: somebody else changed it meanwhile."""
+        """Store a changed job if the stored one still has the same version. Returns it with the next version, or None
+        if it was changed concurrently."""
         ...
 
     async def job(self, job_id: str) -> Job:
-        """Raises JobNotFound."""
+        """The job with this id. Raises JobNotFound."""
         ...
 
     async def jobs(self) -> Sequence[Job]:
-        """All that are kept, the newest first, without checkpoint and report."""
+        """All stored jobs, newest first, without checkpoint and report."""
         ...

@@ -1,4 +1,5 @@
-"""The control store in PostgreSQL, for routers on several hosts. Not on B's server: going back would die with it."""
+"""The control store in PostgreSQL, for routers on several hosts. Do not use B's server: if it fails, no rollback is
+possible."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, LeaseObservations
 from services.router.control.port import (
     AUTOMATIC,
-    REPORT_KEPT_TURNS,
+    KEPT_REPORTS,
     ControlUnavailable,
     JournalEntry,
     LastRollback,
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 4
 
-# The last one when a connection is lost while it is waited for.
+# asyncpg raises InternalClientError if a connection is lost during a wait.
 _FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, asyncpg.InternalClientError)
 
 _CALL_SECONDS = 1.5
@@ -92,7 +93,7 @@ END $$;
 CREATE OR REPLACE TRIGGER rollback_is_kept AFTER INSERT ON baton_control.journal
   FOR EACH ROW WHEN (NEW.action = '{AUTOMATIC}') EXECUTE FUNCTION baton_control.keep_rollback();
 """
-"""Since schema version 4. A trigger, so that a router of an earlier release keeps it too."""
+"""Since schema version 4. A trigger, so that rollbacks by routers of an earlier release are recorded too."""
 _ENTRY = "time_seconds, actor, action, reason, before, after, gates, overridden"
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ _Connection: TypeAlias = Any
 
 
 class PostgresControlStore:
-    """A `ControlStore` in a database, tables in the schema `baton_control`; use `open` to get one."""
+    """A `ControlStore` in a database, with its tables in the schema `baton_control`. Made by `open`."""
 
     def __init__(self, dsn: str, clock: Clock) -> None:
         self._dsn = dsn.replace("postgresql+asyncpg://", "postgresql://", 1)
@@ -110,8 +111,8 @@ class PostgresControlStore:
         self._clock = clock
         self._sightings = LeaseObservations(clock)
         self._free: list[_Connection] = []
-        self._turns = asyncio.Semaphore(_CONNECTIONS)
-        self._left: set[asyncio.Task[Any]] = set()
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
         return f"<PostgresControlStore {self._where}>"
@@ -119,11 +120,11 @@ class PostgresControlStore:
     @classmethod
     @asynccontextmanager
     async def open(cls, dsn: str, *, clock: Clock | None = None) -> AsyncIterator[Self]:
-        """Connects, makes the tables if there are none, and closes at the end.
+        """Connect, create the tables if there are none, and close at the end.
 
         Raises:
-            NewerSchema: the tables were made by a newer version of this program.
-            ControlUnavailable: the server is out of reach.
+            NewerSchema: a newer version of this program made the tables.
+            ControlUnavailable: the server is unavailable.
         """
         store = cls(dsn, clock or SystemClock())
         try:
@@ -204,7 +205,7 @@ class PostgresControlStore:
         )
         if not self._sightings.may_take(name, Lease(*row) if row else None, holder):
             return False
-        # What was seen is the condition: of two who saw the same dead lease, one gets it.
+        # Conditional on the lease that was read: of two contenders for an expired lease, one gets it.
         taken = await connection.fetchval(
             "INSERT INTO baton_control.lease AS now VALUES ($1, $2, 1, $3) ON CONFLICT (name) DO UPDATE"
             " SET holder = $2, renewals = now.renewals + 1, ttl_seconds = $3"
@@ -218,12 +219,12 @@ class PostgresControlStore:
         return bool(taken)
 
     async def _run(self, work: Callable[[_Connection], Awaitable[T]]) -> T:
-        """What `work` returns. Raises ControlUnavailable when it fails or takes too long.
+        """Run `work` on a connection. Raises ControlUnavailable if it fails or takes too long.
 
-        It runs in a task of its own: a server that stands still holds up a cancelled statement too, but not the caller.
+        It runs in its own task: a server that hangs delays even the cancellation of a statement, but not the caller.
         """
         task = asyncio.ensure_future(self._call(work))
-        self._left.add(task)
+        self._tasks.add(task)
         task.add_done_callback(self._ended)
         try:
             done, _ = await asyncio.wait({task}, timeout=_CALL_SECONDS)
@@ -239,17 +240,17 @@ class PostgresControlStore:
             raise ControlUnavailable(f"{self._where}: {error or type(error).__name__}") from error
 
     async def _call(self, work: Callable[[_Connection], Awaitable[T]]) -> T:
-        async with self._turns:
+        async with self._slots:
             connection = self._free.pop() if self._free else None
             if connection is None or connection.is_closed():
                 connection = await asyncpg.connect(
                     self._dsn,
                     timeout=_CALL_SECONDS,
-                    # A standby may be behind, and becomes another database when it is promoted.
+                    # A standby may be behind, and is another database once it is promoted.
                     target_session_attrs="primary",
                     server_settings={
                         "application_name": "baton-control",
-                        # Per session, whatever the server's default: a hold or a rollback must survive a crash.
+                        # Set per session, because a hold or a rollback must survive a crash of the server.
                         "synchronous_commit": "on",
                         "statement_timeout": "1500",
                         "idle_in_transaction_session_timeout": "2000",
@@ -261,22 +262,22 @@ class PostgresControlStore:
                 kept = True
                 return result
             finally:
-                # After any failure the connection's state is not known.
+                # After a failure, the connection's state is unknown.
                 if kept:
                     self._free.append(connection)
                 else:
                     connection.terminate()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._left.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # Seen here in case that the caller is gone.
+            task.exception()  # Retrieved here, because the caller may have been cancelled.
 
     async def _close(self) -> None:
-        for task in self._left:
+        for task in self._tasks:
             task.cancel()
-        if self._left:
-            await asyncio.wait(self._left, timeout=_CLOSE_SECONDS)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
         closing = [asyncio.ensure_future(connection.close(timeout=_CLOSE_SECONDS)) for connection in self._free]
         self._free.clear()
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
@@ -294,7 +295,7 @@ async def _prepare(connection: _Connection) -> None:
         version = await connection.fetchval("SELECT schema_version FROM baton_control.control")
         if version > SCHEMA_VERSION:
             raise NewerSchema(
-                f"the control store has schema version {version}, this program knows {SCHEMA_VERSION}:"
+                f"the control store has schema version {version}, this program supports {SCHEMA_VERSION}:"
                 " run the newer program, or restore an older backup"
             )
         if version < SCHEMA_VERSION:
@@ -334,16 +335,17 @@ async def _change(connection: _Connection, entry: JournalEntry) -> bool:
 
 
 async def _report(connection: _Connection, report: Report) -> None:
-    """`time_seconds` holds turns: an earlier release wrote UNIX seconds there, and turns go on from the highest."""
-    turn = await connection.fetchval("SELECT coalesce(max(time_seconds), 0) + 1 FROM baton_control.report")
-    await connection.execute("DELETE FROM baton_control.report WHERE time_seconds < $1", turn - REPORT_KEPT_TURNS)
+    """`time_seconds` is a sequence number. An earlier release stored UNIX seconds; numbers continue from the
+    highest."""
+    sequence = await connection.fetchval("SELECT coalesce(max(time_seconds), 0) + 1 FROM baton_control.report")
+    await connection.execute("DELETE FROM baton_control.report WHERE time_seconds < $1", sequence - KEPT_REPORTS)
     await connection.execute(
         "INSERT INTO baton_control.report VALUES ($1, $2, $3, $4)"
         " ON CONFLICT (router) DO UPDATE SET number = $2, text = $3, time_seconds = $4",
         report.router,
         report.number,
         report.text,
-        turn,
+        sequence,
     )
 
 
@@ -370,7 +372,7 @@ async def _journal(connection: _Connection, limit: int) -> list[JournalEntry]:
 
 
 def _entry(row: Any) -> JournalEntry:
-    """From the columns of `_ENTRY`."""
+    """The entry in a row with the columns `_ENTRY`."""
     return JournalEntry(
         row["time_seconds"],
         row["actor"],

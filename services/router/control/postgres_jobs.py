@@ -33,7 +33,7 @@ async def add(connection: _Connection, job: Job) -> Job:
             job.report,
         )
     except asyncpg.UniqueViolationError:
-        raise JobUnderWay(f"a job of the lane {job.lane!r} is under way: nothing was changed") from None
+        raise JobUnderWay(f"a job of the lane {job.lane!r} is under way; nothing was changed") from None
     await connection.execute(
         "DELETE FROM baton_control.durable_job WHERE lane = $1 AND ended AND number NOT IN"
         " (SELECT number FROM baton_control.durable_job WHERE lane = $1 ORDER BY number DESC LIMIT $2)",
@@ -64,7 +64,7 @@ async def find(connection: _Connection, wanted: str) -> Job:
         number_of_job(wanted),
     )
     if row is None or job_from_json(*row).id != wanted:
-        raise JobNotFound(f"there is no job {wanted!r}: baton jobs lists them")
+        raise JobNotFound(f"there is no job {wanted!r}: baton jobs lists all jobs")
     return job_from_json(*row)
 
 

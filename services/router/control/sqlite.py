@@ -1,4 +1,4 @@
-"""The control store in one SQLite file, for all routers on one host. Short transactions, no lock between them."""
+"""The control store in one SQLite file, for all routers on one host. Transactions are short; no lock outlives one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.router.control.info import ControlInfo
 from services.router.control.leases import Lease, LeaseObservations
 from services.router.control.port import (
     AUTOMATIC,
-    REPORT_KEPT_TURNS,
+    KEPT_REPORTS,
     ControlUnavailable,
     JournalEntry,
     LastRollback,
@@ -65,11 +65,11 @@ _ROLLBACK_TABLES = (
     " watched_seconds REAL NOT NULL)",
     f"INSERT INTO last_rollback SELECT 1, j.*, 0.0 FROM journal j WHERE j.action = '{AUTOMATIC}'"
     " ORDER BY j.generation DESC LIMIT 1",
-    # A trigger, so that a router of an earlier release keeps it too.
+    # A trigger, so that rollbacks by routers of an earlier release are recorded too.
     f"CREATE TRIGGER rollback_is_kept AFTER INSERT ON journal WHEN NEW.action = '{AUTOMATIC}'"
     " BEGIN REPLACE INTO last_rollback VALUES (1, NEW.generation, NEW.time_seconds, NEW.actor, NEW.action, NEW.reason,"
     " NEW.before, NEW.after, NEW.gates, NEW.overridden, 0.0); END",
-    # Made with the control store: a copy has it too, one that was made anew has another.
+    # Made with the control store. A copy has the same id, a new control store another one.
     "CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
     "INSERT INTO identity VALUES (1, lower(hex(randomblob(16))))",
 )
@@ -80,7 +80,7 @@ T = TypeVar("T")
 
 
 class SqliteControlStore:
-    """A `ControlStore` in a file. Several routers on one host may have it open; use `open` to get one."""
+    """A `ControlStore` in a file, which several routers on one host may have open. Made by `open`."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -93,10 +93,10 @@ class SqliteControlStore:
     @classmethod
     @asynccontextmanager
     async def open(cls, path: Path, *, clock: Clock | None = None) -> AsyncIterator[Self]:
-        """Opens the file, which is made if there is none, and closes it at the end.
+        """Open the file, creating it if there is none, and close it at the end.
 
         Raises:
-            NewerSchema: the file was made by a newer version of this program.
+            NewerSchema: a newer version of this program made the file.
             ControlUnavailable: the file cannot be used now, or is another database.
         """
         async with AsyncExitStack() as stack:
@@ -188,7 +188,7 @@ class SqliteControlStore:
 
 @contextmanager
 def _ours(path: Path) -> Iterator[None]:
-    """What a database refuses, as what a control store says."""
+    """Raise the database's errors as ControlUnavailable."""
     try:
         yield
     except (LockTimeout, Overloaded, DiskFull, StoreUnavailable) as error:
@@ -208,16 +208,19 @@ def _make(path: Path, connection: sqlite3.Connection) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables:
         found = ", ".join(sorted(tables))
-        raise ControlUnavailable(f"control store {path} is another SQLite database, it has {found}; name another file")
+        raise ControlUnavailable(
+            f"control store {path} is another SQLite database, with the tables {found}: name another file"
+        )
     for statement in _TABLES:
         connection.execute(statement)
 
 
 def _report(connection: sqlite3.Connection, report: Report) -> None:
-    """`time_seconds` holds turns: an earlier release wrote UNIX seconds there, and turns go on from the highest."""
-    (turn,) = connection.execute("SELECT coalesce(max(time_seconds), 0) + 1 FROM report").fetchone()
-    connection.execute("DELETE FROM report WHERE time_seconds < ?", (turn - REPORT_KEPT_TURNS,))
-    connection.execute("REPLACE INTO report VALUES (?, ?, ?, ?)", (report.router, report.number, report.text, turn))
+    """`time_seconds` is a sequence number. An earlier release stored UNIX seconds; numbers continue from the
+    highest."""
+    (sequence,) = connection.execute("SELECT coalesce(max(time_seconds), 0) + 1 FROM report").fetchone()
+    connection.execute("DELETE FROM report WHERE time_seconds < ?", (sequence - KEPT_REPORTS,))
+    connection.execute("REPLACE INTO report VALUES (?, ?, ?, ?)", (report.router, report.number, report.text, sequence))
 
 
 def _find(connection: sqlite3.Connection) -> Setting | None:
@@ -226,7 +229,7 @@ def _find(connection: sqlite3.Connection) -> Setting | None:
 
 
 def _start(connection: sqlite3.Connection, now: float) -> Setting:
-    """The first setting, unless another router has just made it."""
+    """Store the first setting, unless another router has just stored it."""
     found = _find(connection)
     if found is not None:
         return found
@@ -274,7 +277,7 @@ def _last_rollback(connection: sqlite3.Connection) -> LastRollback | None:
 
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
-    """From the columns of `_ENTRY`."""
+    """The entry in a row with the columns `_ENTRY`."""
     time, actor, action, reason, before, after, gates, overridden = row
     return JournalEntry(
         time,

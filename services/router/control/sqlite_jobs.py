@@ -1,4 +1,4 @@
-"""Jobs in the SQLite control store: each function is one transaction on its connection."""
+"""Jobs in the SQLite control store. Each function is one transaction on its connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add(connection: sqlite3.Connection, job: Job) -> Job:
     ).fetchone()
     if busy:
         number, version, value = busy
-        raise JobUnderWay(f"{job_from_json(value, number, version).id} is under way: nothing was changed")
+        raise JobUnderWay(f"{job_from_json(value, number, version).id} is under way; nothing was changed")
     connection.execute(
         "DELETE FROM durable_job WHERE lane = ? AND number NOT IN"
         " (SELECT number FROM durable_job WHERE lane = ? ORDER BY number DESC LIMIT ?)",
@@ -53,7 +53,7 @@ def find(connection: sqlite3.Connection, wanted: str) -> Job:
         "SELECT value, number, version, checkpoint, report FROM durable_job WHERE number = ?", (number_of_job(wanted),)
     ).fetchone()
     if row is None or job_from_json(*row).id != wanted:
-        raise JobNotFound(f"there is no job {wanted!r}: baton jobs lists them")
+        raise JobNotFound(f"there is no job {wanted!r}: baton jobs lists all jobs")
     return job_from_json(*row)
 
 

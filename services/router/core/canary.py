@@ -1,8 +1,9 @@
-"""A canary that grows by itself: the plan as a person writes it, and what the walker does next.
+"""The canary walk: an operator's plan, by which the canary grows in steps. Pure.
 
-Rule: `decide` is all there is to it. It is given where the walk is and what is seen, and says hold, advance, back, done
-or stop, each with its reason. A gate that fails is acted on at once; what is only not known yet is waited for, and no
-longer than the plan's patience. Whatever somebody else does to the canary, phase or hold ends the walk, and stays.
+Rule: `decide` chooses the next action from the walk's state and an observation: hold, advance, back, done or stop, each
+with a reason. The walk acts on a failing gate at once. It waits for an inconclusive gate, but no longer than the plan's
+patience. If an operator or an automatic rollback changes the canary, the phase or the hold, the walk ends and leaves
+the change as it is.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """Where a walk is: the step that the canary is at, for how long, and how many calls B has answered there."""
+    """The state of a walk: its step, its time at the step, and the calls that B has answered there."""
 
     step: int
     seconds: float = 0.0
@@ -110,38 +111,38 @@ class Walked:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     setting: Setting
     settled: bool
-    """Each bucket is where the setting wants it."""
+    """Each bucket is at the store that the setting assigns."""
     gates: tuple[GateResult, ...]
-    """Of the step that the walk is at."""
+    """Results of the gates of the walk's step."""
 
 
 class Next(NamedTuple):
     action: Action
     reason: str
     permille: int | None = None
-    """What the canary is to be set to; None: it stays."""
+    """The new canary, in thousandths; None: unchanged."""
 
 
 def begin(plan: CanaryPlan, setting: Setting) -> int:
-    """The step to begin with: the first that is not below where the canary is. Raises IllegalMove."""
+    """Index of the first step: the first one that is not below the current canary. Raises IllegalMove."""
     if not setting.rule.canary:
         raise IllegalMove(f"a canary steers only in {_canary_phases()}; the phase is {setting.phase.value}")
     if setting.hold:
-        raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
+        raise IllegalMove("all traffic is held at A since a rollback: lift the hold first (baton hold lift)")
     for number, step in enumerate(plan.steps):
         if step.permille >= setting.canary_permille:
             return number
     raise IllegalMove(
         f"the canary is at {plain(setting.canary_permille / 10)} % and the plan ends at"
-        f" {plain(plan.steps[-1].percent)} %: nothing is left to walk"
+        f" {plain(plan.steps[-1].percent)} %: add a higher step to the plan"
     )
 
 
-def decide(plan: CanaryPlan, walked: Walked, seen: Seen) -> Next:
-    """What to do now."""
+def decide(plan: CanaryPlan, walked: Walked, seen: Observation) -> Next:
+    """The next action."""
     step = plan.steps[walked.step]
     if disturbed := _disturbed(step, seen.setting):
         return Next(Action.STOP, disturbed)
@@ -163,24 +164,24 @@ def decide(plan: CanaryPlan, walked: Walked, seen: Seen) -> Next:
 
 
 def _disturbed(step: Step, setting: Setting) -> str:
-    """Why the walk is no longer the one that sets the canary; "" when it is."""
+    """Reason why the walk no longer controls the canary; "" if it does."""
     if not setting.rule.canary:
         return f"the phase was changed to {setting.phase.value}"
     if setting.hold:
-        return "traffic is held at A since a rollback"
+        return "all traffic is held at A since a rollback"
     if setting.canary_permille != step.permille:
         now = plain(setting.canary_permille / 10)
-        return f"somebody set the canary to {now} %, the walk was at {plain(step.percent)} %"
+        return f"the canary was set to {now} %, the walk was at {plain(step.percent)} %"
     return ""
 
 
-def _waiting(step: Step, walked: Walked, seen: Seen) -> str:
-    """What the step still waits for; "" when it is over."""
+def _waiting(step: Step, walked: Walked, seen: Observation) -> str:
+    """The condition for which the step waits; "" if it waits for none."""
     open_gates = [gate for gate in seen.gates if gate.verdict is not Verdict.PASS]
     if any(gate.verdict is Verdict.FAIL for gate in open_gates):
         return _shown(open_gates)
     if not seen.settled:
-        return "buckets are on their way"
+        return "buckets are still moving"
     if walked.seconds < step.minimum_seconds:
         return f"{walked.seconds:.0f} of {plain(step.minimum_seconds)} s have passed"
     if walked.samples < step.minimum_samples:
@@ -203,13 +204,13 @@ _STEP_KEYS = ("percent", "minimum_seconds", "minimum_samples", "gates")
 
 
 def parse_plan(text: str) -> CanaryPlan:
-    """A plan from TOML. Raises InvalidField, which names the key, its value and what is allowed."""
+    """A plan from TOML. Raises InvalidField, which names the key, its value and the allowed values."""
     if len(text) > MAX_PLAN_CHARACTERS:
         raise InvalidField("plan", f"{len(text)} characters", f"at most {MAX_PLAN_CHARACTERS} characters")
     try:
         said = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidField("plan", text, f"TOML as `baton canary auto --example` shows it; {error}") from None
+        raise InvalidField("plan", text, f"TOML such as `baton canary auto --example` prints; {error}") from None
     _check_keys("", said, _PLAN_KEYS)
     on_fail = said.get("on_fail", OnFail.BACK.value)
     if on_fail not in [choice.value for choice in OnFail]:
@@ -269,4 +270,4 @@ def _gate_names(key: str, value: Any) -> tuple[str, ...]:
 def _check_keys(where: str, said: Mapping[str, Any], known: Sequence[str]) -> None:
     for key, value in said.items():
         if key not in known:
-            raise InvalidField(f"{where}{key}", value, "there is no such key; allowed are " + ", ".join(known))
+            raise InvalidField(f"{where}{key}", value, "unknown key; allowed are " + ", ".join(known))

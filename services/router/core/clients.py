@@ -1,4 +1,4 @@
-"""How long it is known which clients call the old service directly, from the reports of its process. Pure.
+"""The watch for clients that call the old service directly, from the reports of its process. Pure.
 
 A process of A remembers its callers since its start. So a router that looks now and then misses no caller as long as
 that process lives; calls between the last look and the end of a process are lost. A gap as short as a restart does not
@@ -21,36 +21,36 @@ GAP_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class DirectClients:
-    """As of the last look. It holds lengths of time only, no times of day."""
+    """The state of the watch after the last look. It has durations only, no times of day."""
 
     process: str
     """Start id of A's process."""
     uptime_seconds: float
     watched_seconds: float
-    """For how long A's callers are known."""
+    """Time for which A's callers are known."""
     idle_seconds: float | None = None
-    """Since the last direct call; None: no call is known."""
+    """Time since the last direct call; None: no call is known."""
     name: str = ""
-    """The client that called last."""
+    """Name of the last caller."""
     former: str = ""
-    """Start id of the process before. A late look at it is ignored."""
+    """Start id of the previous process. A late look at it is ignored."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ProcessReport:
     """A report of A's process."""
 
     process: str
     uptime_seconds: float
     last: tuple[str, float] | None = None
-    """The client that called last, and seconds since then."""
+    """The last caller, and seconds since its call."""
 
 
 def from_json(text: str) -> DirectClients | None:
-    """None if another version of this program has written the text."""
+    """The state in a stored text; None if another version of this program wrote it."""
     try:
         found = DirectClients(**json.loads(text))
     except (ValueError, TypeError):
@@ -58,9 +58,9 @@ def from_json(text: str) -> DirectClients | None:
     return found
 
 
-def looked(before: DirectClients | None, look: Look, unseen_seconds: float | None) -> DirectClients:
-    """The knowledge after a look. `unseen_seconds`: monotonic time since this router's look before; None: it made
-    none."""
+def looked(before: DirectClients | None, look: ProcessReport, unseen_seconds: float | None) -> DirectClients:
+    """The state after a look. `unseen_seconds`: monotonic time since this router's previous look; None: this is its
+    first."""
     if before is None:
         after = DirectClients(look.process, look.uptime_seconds, look.uptime_seconds)
         grown = 0.0

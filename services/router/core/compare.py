@@ -21,7 +21,7 @@ from libs.ownership.model import NEVER, Version
 from services.router.core.merge import Half, Item, end_of
 
 MAX_FIELDS = 16
-"""Paths that a difference names at most."""
+"""Maximum number of paths in a difference."""
 
 UNKNOWN_FIELDS = "(unknown fields)"
 UNREADABLE = "(not a reply of this method)"
@@ -40,7 +40,7 @@ class Kind(StrEnum):
     MISSING = "MISSING"
     """A store lacks a version that it should have by now, or has no record at all where it should have one."""
     MISMATCH = "MISMATCH"
-    """The same version, other content; or another error for the same request."""
+    """The same version with other content, or another error for the same request."""
 
 
 GRAVITY = tuple(Kind)
@@ -56,12 +56,12 @@ class Seen:
     status: str = ""
     """Code and reason of an error; empty for a reply."""
     matches: bool = True
-    """For a row of a list: whether it matches the filter, by this store."""
+    """For a row of a list: whether the store finds that it matches the filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """Two looks at one record, compared."""
+    """The result of comparing one record at two stores."""
 
     kind: Kind
     one: Seen
@@ -79,7 +79,7 @@ class Comparison:
     """Replies of one method, or items of its list, compared without the fields that the contract leaves out."""
 
     def __init__(self, kind: type[Message], ignored: Iterable[str]) -> None:
-        """Raises UnfitContract for an ignored path that the message does not have."""
+        """Raises UnfitContract if the message has no field at an ignored path."""
         self._kind = kind
         self._ignored = [_path(kind.DESCRIPTOR, path) for path in ignored]
 
@@ -135,8 +135,8 @@ def gravest(kinds: Iterable[Kind]) -> Kind:
 
 
 def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[tuple[str, Item | None, Item | None]]:
-    """The rows of two pages that do not look the same, by name, up to where both are known. `looked_up`: rows of names
-    that only the other page has. None: there is no such row."""
+    """The rows that differ between two pages, by name, up to the end of the shorter page. `looked_up`: rows of names
+    that only one page has. None stands for a missing row."""
     end = end_of(one, other)
     for name in {*one.rows, *other.rows}:
         mine, theirs = one.rows.get(name), other.rows.get(name)
@@ -145,13 +145,13 @@ def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[
         if end is None or name <= end:
             mine, theirs = mine or looked_up.get(name), theirs or looked_up.get(name)
             found = [item for item in (mine, theirs) if item]
-            # A row that only ends a page is not shown to clients. A row that a store does not understand cannot differ.
+            # Clients do not see a row that only ends a page. A row of an unknown schema cannot be compared.
             if any(item.matches for item in found) and not any(item.unknown_schema for item in found):
                 yield name, mine, theirs
 
 
 def seen_of(item: Item | None) -> Seen:
-    """For a row of a list."""
+    """The record in a row of a list."""
     return Seen(item.version, item.data, matches=item.matches) if item else Seen(NEVER, matches=False)
 
 
@@ -170,7 +170,7 @@ def _path(descriptor: Any, path: str) -> tuple[str, ...]:
 
 
 def _clear(message: Message, path: tuple[str, ...]) -> None:
-    """Empties the field in each message that the path leads to."""
+    """Clear the field in each message on the path."""
     name, *rest = path
     if not rest:
         message.ClearField(name)
@@ -185,7 +185,7 @@ def _clear(message: Message, path: tuple[str, ...]) -> None:
 
 
 def _differing(one: Message, other: Message, head: str) -> Iterable[str]:
-    """Paths without list positions and without keys of maps, because keys may be client data."""
+    """The paths that differ, without list positions and without keys of maps, because keys may be client data."""
     if _plain(one) == _plain(other):
         return
     found = False

@@ -1,19 +1,19 @@
-"""Jobs: what is written down of long work, and how it may change. Pure.
+"""The state of a job and its transitions. Pure.
 
-A job is one row of the control store. Operators and the router that runs it change that row alike, each by compare and
-set on its `version`; so an order is never lost under a report of progress, nor the other way round. Whoever lost the
-race reads the row again, and does what it says now. The rules are in one table:
+A job is one row of the control store. Operators and the router that runs the job both change the row, by compare and
+set on its `version`, so neither an order nor a report of progress overwrites the other. After a failed compare and set,
+the caller reads the row again. The transitions are in one table:
 
     action   from                       to
     claim    QUEUED, RUNNING            RUNNING     by the router that holds the job's lease
     pause    QUEUED, RUNNING            PAUSED
-    resume   PAUSED, FAILED             QUEUED      where it stopped
-    cancel   all but those that ended   CANCELLED
-    tune     all but those that ended   as it was
-    finish   RUNNING, PAUSED            FINISHED    by the router that has the claim: a step that was under way when
-    fail     RUNNING, PAUSED            FAILED      its job was paused may have been the last one
+    resume   PAUSED, FAILED             QUEUED      continues at the checkpoint
+    cancel   all but ended states       CANCELLED
+    tune     all but ended states       unchanged
+    finish   RUNNING, PAUSED            FINISHED    by the router that has the claim: the step in progress during a
+    fail     RUNNING, PAUSED            FAILED      pause may be the last one
 
-FAILED has not ended: it waits for a person, who resumes it or cancels it. FINISHED and CANCELLED are for good.
+FAILED is not an ended state: an operator resumes or cancels the job. FINISHED and CANCELLED are final.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MAX_ACTOR_CHARACTERS = 128
 
 
 class JobRefused(BatonError):
-    """The job does not allow this now."""
+    """The job's state does not allow this action."""
 
     code = "FAILED_PRECONDITION"
     reason = "JOB_STATE"
 
 
 class JobUnderWay(BatonError):
-    """Such a job is under way; nothing was changed."""
+    """A job of this lane is under way; nothing was changed."""
 
     code = "FAILED_PRECONDITION"
     reason = "JOB_UNDER_WAY"
@@ -46,7 +46,7 @@ class JobUnderWay(BatonError):
 
 class JobState(Enum):
     QUEUED = "QUEUED"
-    """Asked for; no router has begun it, or none goes on with it yet."""
+    """Requested, and waiting for a router to start or continue it."""
     RUNNING = "RUNNING"
     PAUSED = "PAUSED"
     FAILED = "FAILED"
@@ -74,50 +74,50 @@ FROM: Mapping[str, frozenset[JobState]] = {
     "finish": frozenset({JobState.RUNNING, JobState.PAUSED}),
     "fail": frozenset({JobState.RUNNING, JobState.PAUSED}),
 }
-"""The table above."""
+"""By action: the states in which it is allowed; the table above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is written down."""
+    """A job as the control store has it."""
 
     kind: str
-    """What is done: "backfill"."""
+    """Name of the job kind, such as "backfill"."""
     lane: str
-    """Of the jobs in one lane one at a time may be under way: "backfill to B"."""
+    """Name of the lane, such as "backfill to B". One job of a lane at a time may be under way."""
     actor: str
-    """Who asked for it."""
+    """Operator or program that requested the job."""
     reason: str = field(default="", kw_only=True)
-    """Why; "" if the actor gave no reason."""
+    """Reason that the actor gave; may be empty."""
     arguments: Mapping[str, str] = field(default_factory=dict)
     rate: float = 0.0
-    """Units per second at most; 0: as fast as the live traffic allows."""
+    """Maximum units per second; 0: as fast as live traffic allows."""
     id: str = ""
-    """Given by the store: "backfill-7"."""
+    """Id that the control store assigned, such as "backfill-7"."""
     version: int = 0
-    """Grows with each change; what compare and set compares."""
+    """Version for compare and set; grows with each change."""
     state: JobState = JobState.QUEUED
     claim: str = ""
-    """Of the run that may report progress; another one with each run."""
+    """Token of the run that may report progress; each run has its own."""
     runner: str = ""
-    """The router that runs it, or ran it last."""
+    """Router that runs the job, or ran it last."""
     done: int = 0
     total: int = 0
-    """Units in all, as far as is known; 0: not known."""
+    """Estimated units of the whole job; 0: unknown."""
     per_second: float = 0.0
-    """Units over the last seconds."""
+    """Units per second, measured over the last seconds."""
     waits: str = ""
-    """Why it stands still, or is slower than it may be, in words; "" when it runs as fast as it may."""
+    """Reason why the job waits or is slowed down, in words; "" if it runs at full rate."""
     note: str = ""
-    """What it does, or how it ended, in words."""
+    """The job's current activity or its outcome, in words."""
     checkpoint: bytes = b""
-    """Where to go on; its meaning is the kind's. Empty: at the beginning."""
+    """Position at which to continue, in the kind's own format; empty: the start."""
     report: str = ""
-    """What was found: JSON of the kind's own making; "" before there is anything."""
+    """Findings, as JSON in the kind's own format; "" if there are none yet."""
     created_seconds: float = 0.0
     """UNIX time."""
     ended_seconds: float = 0.0
-    """UNIX time of its end, or of its failure; 0: it is under way."""
+    """UNIX time of the end or of the failure; 0: under way."""
 
     @property
     def eta_seconds(self) -> float:
@@ -129,14 +129,14 @@ class Job:
 
 
 def same(job: Job, wanted: Job) -> Job:
-    """The job that has the lane, if it does what is wanted; one that has failed does not. Raises JobUnderWay, which
-    names how the operator frees the lane."""
+    """The job that occupies the lane, if it has the wanted arguments and has not failed. Otherwise raises JobUnderWay,
+    which says how to free the lane."""
     if job.arguments == wanted.arguments and job.state is not JobState.FAILED:
         return job
     if job.state.wants_a_runner:
-        hint = f"wait for its end, or end it: baton jobs cancel {job.id}"
+        hint = f"wait for its end, or cancel it: baton jobs cancel {job.id}"
     else:
-        hint = f"go on with it: baton jobs resume {job.id}, or end it: baton jobs cancel {job.id}"
+        hint = f"continue it: baton jobs resume {job.id}, or cancel it: baton jobs cancel {job.id}"
     raise JobUnderWay(f"{job.id} is {job.state.value}: {hint}; nothing was changed", job=job.id, state=job.state.value)
 
 
@@ -149,11 +149,11 @@ def check_rate(rate: float) -> None:
 def check_actor(actor: str) -> None:
     """Raises InvalidField."""
     if not actor.strip() or len(actor) > MAX_ACTOR_CHARACTERS:
-        raise InvalidField("actor", actor, f"who does this, 1 to {MAX_ACTOR_CHARACTERS} characters")
+        raise InvalidField("actor", actor, f"name of the operator or program, 1 to {MAX_ACTOR_CHARACTERS} characters")
 
 
 def pause(job: Job, actor: str) -> Job:
-    """The step that is under way is still written down. Raises JobRefused, InvalidField; as all of these do."""
+    """The paused job. The step in progress is still stored. Raises JobRefused, InvalidField; so do all transitions."""
     check_actor(actor)
     _check(job, "pause")
     return replace(job, state=JobState.PAUSED, note=f"paused by {actor}", waits="", per_second=0.0)
@@ -178,7 +178,7 @@ def tune(job: Job, rate: float) -> Job:
 
 
 def claim(job: Job, token: str, runner: str) -> Job:
-    """The run with this token goes on from the checkpoint; a former run's reports are refused from now on."""
+    """The job, claimed by the run with this token. Reports of former runs are refused from now on."""
     _check(job, "claim")
     return replace(job, state=JobState.RUNNING, claim=token, runner=runner, per_second=0.0, waits="")
 
@@ -202,7 +202,7 @@ def _check(job: Job, action: str) -> None:
     if job.state not in allowed:
         names = " or ".join(state.value for state in JobState if state in allowed)
         raise JobRefused(
-            f"{job.id} is {job.state.value}: {action} needs one that is {names}; nothing was changed",
+            f"{job.id} is {job.state.value}, but {action} needs a job that is {names}; nothing was changed",
             job=job.id,
             state=job.state.value,
         )

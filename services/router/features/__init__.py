@@ -1,4 +1,4 @@
-"""The features of a router."""
+"""All features of a router."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     log.heartbeat,
     log.relays,
     log.retention,
-    # The last to add evidence: a gap adds to what is under way.
+    # Last, because the log gap is added to the work under way that other features have reported.
     log.log_gap,
 )
-"""In the order in which they add to the evidence and to the status."""
+"""All features, in the order in which they add to the evidence and to the status."""

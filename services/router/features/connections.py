@@ -1,4 +1,4 @@
-"""What a router talks to, opened on one stack."""
+"""A router's connections, opened on one stack."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from services.router.settings import RouterSettings
 log = logging.getLogger(__name__)
 
 _OPEN_LOG_SECONDS = 3.0
-"""How long a start waits for a log that is out of reach; it is tried again while the process serves."""
+"""Time that a start waits for an unavailable log. The process retries while it serves."""
 
 AnyControlStore = SqliteControlStore | PostgresControlStore | MemoryControlStore
 
@@ -51,7 +51,7 @@ class Connections:
 
 @asynccontextmanager
 async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncIterator[Connections]:
-    """Raises BatonError when a connection cannot be opened that a start needs."""
+    """Raises BatonError if a connection that a start needs cannot be opened."""
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
         meter = await stack.enter_async_context(open_metrics(settings.metrics))
@@ -59,7 +59,7 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
         event_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(event_log.close)
         if away := await event_log.try_open(_OPEN_LOG_SECONDS):
-            log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
+            log.warning("event_log: unavailable at the start, retrying while serving: %s", away)
         stores = {
             Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token)),
             Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token)),
@@ -68,12 +68,12 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
         switches = open_switches(settings, contract, clock)
         stack.callback(switches.close)
         cache = SettingCache(control_store, clock, switches, interval_seconds=settings.refresh_seconds)
-        # Without a first setting this router would plan by a phase that it does not know.
+        # Read the setting before serving, because calls are routed by its phase.
         await cache.refresh()
         try:
             await switches.refresh()
         except FlagsUnavailable as error:
-            log.warning("flags: out of reach at the start, tried again while serving: %s", error)
+            log.warning("flags: unavailable at the start, retrying while serving: %s", error)
         yield Connections(control_store, event_log, stores, cache, switches, contract, meter)
 
 
@@ -93,10 +93,10 @@ async def open_control_store(address: str, clock: Clock) -> AsyncIterator[AnyCon
 def open_switches(settings: RouterSettings, contract: Contract, clock: Clock) -> Switches:
     """The flags of this contract. Raises UnfitProvider."""
     names = FlagNames.of(contract, settings.flag_prefix, settings.flag_noun)
-    place = settings.flag_provider
+    address = settings.flag_provider
     provider: FlagSource | None = None
-    if place.startswith("flagd:"):
-        provider = flagd_source(Path(place.removeprefix("flagd:")))
-    elif place != "control-store":
-        provider = OpenFeatureSource(f"provider {place}", load_factory(place))
+    if address.startswith("flagd:"):
+        provider = flagd_source(Path(address.removeprefix("flagd:")))
+    elif address != "control-store":
+        provider = OpenFeatureSource(f"provider {address}", load_factory(address))
     return Switches(names, MemoryFlags("control store"), provider, clock)

@@ -1,4 +1,4 @@
-"""Features that copy or compare records: jobs, and the evidence that they leave."""
+"""Features that copy or compare records: jobs, and the evidence from their reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of the event log: publishing to it, reading it, and going on when it fails."""
+"""Features of the event log: publish, read, and restart after a loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def relays(flows: SharedFlows) -> Feature:
 
 
 def events(flows: SharedFlows) -> Feature:
-    """Read events, treat those that a store could not apply, and restart the feeds after the log was replaced."""
+    """Read events, retry or drop parked ones, and restart the feeds after the log was replaced."""
     connections = flows.connections
     methods = EventMethods(
         LogEvents(connections.event_log, connections.contract),
@@ -37,13 +37,13 @@ def events(flows: SharedFlows) -> Feature:
 
 
 def log_gap(flows: SharedFlows) -> Feature:
-    """Keep a gap of a replaced log in mind until it is closed."""
+    """Report the gap of a replaced log until it is closed."""
     watch = GapWatch(flows.connections.control_store)
     return Feature(loops=[watch.loop], evidence=watch.evidence)
 
 
 def retention(flows: SharedFlows) -> Feature:
-    """See whether the log drops events that a store has not read."""
+    """Check whether the log drops events that a store has not read."""
     watch = HorizonWatch(flows.observer, flows.connections.event_log, flows.clock)
     return Feature(loops=[watch.loop], evidence=watch.evidence)
 
@@ -55,5 +55,5 @@ def adopted_logs(flows: SharedFlows) -> Feature:
 
 
 def heartbeat(flows: SharedFlows) -> Feature:
-    """Pass each store's heartbeat to the other one."""
+    """Publish each store's feed position to the other store."""
     return Feature(loops=[PositionReporter(flows.connections.stores).loop])

@@ -1,4 +1,4 @@
-"""Features for what is lost or damaged: a store, or single records."""
+"""Features for lost stores and damaged records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.router.flows.jobs.recover import Recover, Seize
 
 
 def recover(flows: SharedFlows) -> Feature:
-    """Seize what a lost store owns, and bring the store back."""
+    """Seize a lost store's share, and bring the store back."""
     connections, clock = flows.connections, flows.clock
     return Feature(
         kinds=[
@@ -23,7 +23,7 @@ def recover(flows: SharedFlows) -> Feature:
 
 
 def conflicts(flows: SharedFlows) -> Feature:
-    """Resolve what a seizure left behind."""
+    """Resolve the conflicts that a seizure has journaled."""
     connections = flows.connections
     content_of = LogEvents(connections.event_log, connections.contract).content_of
     return Feature(methods=[ConflictMethods(Conflicts(connections.stores, flows.migration, content_of))])

@@ -1,4 +1,4 @@
-"""A router: its listeners, over the calls of clients and over the features."""
+"""A router: its listeners, its features, and the calls of clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Router:
-    """Over open connections. Its loops are the caller's to run, its listeners to start."""
+    """A router on open connections. The caller runs `loops` and calls `start`."""
 
     def __init__(self, settings: RouterSettings, connections: Connections, clock: Clock) -> None:
         name = settings.name or f"{socket.gethostname()}:{os.getpid()}"
@@ -84,18 +84,18 @@ class Router:
             await self.http.set_serving(True)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Send clients away and answer every call that still arrives, within the timeout."""
+        """Ask clients to disconnect, and answer every call that still arrives, within the timeout."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
-        doors = (self.public, self.http) if self.http is not None else (self.public,)
-        await asyncio.gather(*(door.drain(timeout_seconds / 2) for door in doors))
+        listeners = (self.public, self.http) if self.http is not None else (self.public,)
+        await asyncio.gather(*(listener.drain(timeout_seconds / 2) for listener in listeners))
         await self.writes.drain(max(end - clock(), 0.1))
         await self.control.drain(0.2)
 
 
 @asynccontextmanager
 async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
-    """A router that listens and serves. Raises BatonError when it cannot."""
+    """Open and start a router. Raises BatonError if a connection or a listener cannot be opened."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         connections = await stack.enter_async_context(open_connections(settings, clock))
@@ -106,7 +106,7 @@ async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
 
 
 def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
-    """The calls of clients."""
+    """The proxy for clients' calls."""
     settings, connections, clock = flows.settings, flows.connections, flows.clock
     stores, cache = connections.stores, connections.cache
     handoffs = Handoffs(flows.transfer, BucketMoves(flows.transfer), flows.traffic)
@@ -150,7 +150,7 @@ def _http(
 ) -> HttpListener | None:
     if not settings.http:
         return None
-    # Only a process that serves HTTP pays for it.
+    # Imported here, because the HTTP libraries cost memory and start time.
     from libs.http.opening import http_listener
     from services.router.api.tools import router_tools
 

@@ -45,15 +45,15 @@ def _add_nothing(answer: pb.GetStatusResponse) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """What a feature adds to a router. Its metrics are gauges on `Connections.meter`."""
+    """A feature's additions to a router. Its metrics are gauges on `Connections.meter`."""
 
     loops: Sequence[Loop] = ()
     kinds: Sequence[JobKind] = ()
-    """Kinds of jobs."""
+    """Job kinds."""
     methods: Sequence[object] = ()
-    """Objects with methods of the control API, under their names there."""
+    """Objects that implement methods of the control API under the same names."""
     evidence: Callable[[Evidence], Evidence] = _unchanged
-    """Adds to what the gates are given."""
+    """Adds to the gates' evidence."""
     status: Callable[[pb.GetStatusResponse], None] = _add_nothing
     """Adds to the status."""
 
@@ -62,7 +62,7 @@ class Feature:
 class SharedFlows:
     settings: RouterSettings
     name: str
-    """Of this router; the holder of its leases."""
+    """Name of this router, as the holder of its leases."""
     clock: Clock
     connections: Connections
     traffic: Traffic
@@ -73,7 +73,7 @@ class SharedFlows:
     auditor: Auditor
     clients: Clients
     public_address: Callable[[], str]
-    """Of the public listener, once it serves."""
+    """Address of the public listener once it serves."""
     migration: Migration = field(init=False)
     measurement: Measurement = field(init=False)
     jobs: Jobs = field(init=False)
@@ -111,7 +111,7 @@ class SharedFlows:
             self.jobs.register(feature.kinds)
 
     def evidence(self, setting: Setting) -> Evidence:
-        """What is known now, for the gates."""
+        """The gates' evidence, as of now."""
         seen = self.observer.evidence(setting, self.mover.buckets_at_b, self.jobs.finished_seconds_ago(TO_B))
         seen = self.measurement.evidence(seen)
         seen = replace(seen, under_way=under_way(self.jobs, self.mover, self.observer))
@@ -120,7 +120,7 @@ class SharedFlows:
         return seen
 
     def control_api(self) -> TypedService:
-        """Of these flows and all features. Raises ValueError."""
+        """The control API of the shared flows and all features. Raises ValueError."""
         status = StatusMethods(
             self.cache,
             self.observer,
@@ -136,7 +136,7 @@ class SharedFlows:
 
     @property
     def loops(self) -> list[Loop]:
-        """Of these flows and all features."""
+        """Loops of the shared flows and all features."""
         return [
             self.cache.loop,
             *self.connections.switches.loops,

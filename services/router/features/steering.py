@@ -1,4 +1,4 @@
-"""Features by which operators and gates steer the migration."""
+"""Features with which operators and gates steer the migration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.router.flows.steering.probe import Probe
 
 
 def canary_auto(flows: SharedFlows) -> Feature:
-    """Grow the canary by a plan."""
+    """Grow the canary step by step, following a plan."""
     kind = CanaryAuto(
         flows.migration,
         flows.connections.cache,
@@ -68,13 +68,13 @@ def automatic_rollback(flows: SharedFlows) -> Feature:
 
 
 def direct_clients(flows: SharedFlows) -> Feature:
-    """Know who still calls A directly."""
+    """Record the clients that still call A directly."""
     watch = ClientWatch(flows.observer, flows.connections.control_store, flows.clock)
     return Feature(loops=[watch.loop], evidence=watch.evidence)
 
 
 def doctor(flows: SharedFlows) -> Feature:
-    """Examine a router and what it depends on."""
+    """Examine a router and its dependencies."""
     connections, settings = flows.connections, flows.settings
     tokens = {
         "control listener": settings.control_token_file is not None,
@@ -93,7 +93,7 @@ def doctor(flows: SharedFlows) -> Feature:
 
 
 def flags(flows: SharedFlows) -> Feature:
-    """Set flags, and explain where a call goes."""
+    """Set flags, and explain the routing of a call."""
     connections = flows.connections
     explainer = Explainer(connections.contract, connections.cache, connections.stores)
 
@@ -106,7 +106,7 @@ def flags(flows: SharedFlows) -> Feature:
 
 
 def ledger(flows: SharedFlows) -> Feature:
-    """Hold acknowledged writes against the stores."""
+    """Check acknowledged writes at the stores."""
     logged = [PHASE_NUMBERS[phase] for phase in Phase if phase in flows.settings.logged_phases]
     return Feature(methods=[LedgerMethods(flows.auditor)], status=lambda answer: answer.logged_phases.extend(logged))
 
@@ -129,7 +129,7 @@ def metrics(flows: SharedFlows) -> Feature:
 
 
 def phase_since(flows: SharedFlows) -> Feature:
-    """Know when the phase was entered."""
+    """Report when the phase was entered."""
     since = PhaseSince(flows.connections.control_store, flows.connections.cache)
     return Feature(loops=[since.loop], status=lambda answer: add_phase(answer, since.entry))
 

@@ -1,9 +1,10 @@
-"""Looking through the old data before any of it moves: a job that reads a snapshot of A and tries a sample out at B.
+"""The audit of A's records before a migration: a job that checks a snapshot of A and writes a sample to a scratch
+store.
 
-The snapshot is one moment of A, and A goes on serving. Every record of it is checked: for invalid data, and whether
-converting it to the other schema versions and back leaves it as it was. Of a tenth, always the same names, copies are
-put into an empty scratch store beside B's real one, of the same kind, read there and compared field by field. Nothing
-of A or B changes. When A was started again its snapshot is gone, and the audit begins anew with another one.
+The snapshot shows A at one moment; A continues to serve. The audit checks each record for invalid data, and checks
+that a conversion to the other schema versions and back keeps the record. A tenth of the records, always the same names,
+is copied to an empty scratch store of B's kind beside B's real one, read there, and compared field by field. The audit
+changes nothing at A or B. A restart of A drops the snapshot; the audit then starts again with a new one.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from services.router.flows.stores import Refused, Stores
 
 NAME = "audit"
 LANE = NAME
-"""There is one old service."""
+"""One lane for all audits, because there is one old service."""
 
 DEFAULT_SAMPLE_PERCENT = 10.0
 PAGE_RECORDS = 250
 STEP_SECONDS = 1.0
-"""After so long a step looks at no further page."""
+"""Time after which a step reads no further page."""
 MAX_SAMPLES = 1000
-"""Tried out at once."""
+"""Maximum number of samples per step and per request to the scratch store."""
 MAX_SAMPLE_BYTES = 1024 * 1024
 CALL_SECONDS = 10.0
 CHECK_SECONDS = 2.0
@@ -49,19 +50,19 @@ LOOK_SECONDS = 0.5
 
 _GONE = "SNAPSHOT_GONE"
 _FOR_A_PERSON = frozenset({"DISK_FULL", "NO_SCRATCH", "NOT_HERE", "UNIMPLEMENTED"})
-"""Reasons of a store that will not go away by themselves."""
+"""Reasons of a store's refusal that only a person can remove."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where the audit is."""
+    """The audit's checkpoint."""
 
     snapshot: str
-    """Its id."""
+    """Id of the snapshot."""
     after: str = ""
-    """The last key that was looked at."""
+    """Last key that was checked."""
     stage: str = "snapshot"
-    """snapshot, records, end."""
+    """"snapshot", "records" or "end"."""
 
     def encode(self) -> bytes:
         return json.dumps([self.snapshot, self.after, self.stage]).encode()
@@ -77,8 +78,8 @@ class Arguments(NamedTuple):
 
 
 class Audit:
-    """A `JobKind`. Arguments: `sample`, percent of the records that are tried out at B; `accept`, accepted kinds of
-    findings, separated by commas."""
+    """A `JobKind`. Arguments: `sample`, the percentage of records that are copied to the scratch store; `accept`, the
+    accepted kinds of findings, separated by commas."""
 
     name = NAME
     unit = "records"
@@ -94,9 +95,8 @@ class Audit:
         return LANE
 
     async def check(self, arguments: Mapping[str, str]) -> None:
-        """What may be accepted the old service knows. When it cannot be asked now, the job asks it later.
-
-        Raises InvalidField."""
+        """Check the accepted kinds of findings against the kinds that A knows. If A is unavailable, the job checks
+        them later. Raises InvalidField."""
         accept, a = _arguments(arguments).accept, self._stores[Store.A]
         if accept:
             with suppress(Refused):
@@ -104,11 +104,11 @@ class Audit:
                 check_accepted(known.kinds, accept)
 
     async def step(self, at: Position) -> Step:
-        """Raises what the stores' clients raise; JobFailed for what only a person can mend."""
+        """Raises the stores' errors, and JobFailed if only a person can remove the cause."""
         state = State.decode(at.checkpoint)
         if state is None:
-            # Written down before it is taken: whoever goes on after a crash asks for the same one.
-            return Step(State(uuid4().hex).encode(), note="takes a snapshot of A")
+            # Saved before the snapshot is taken, so that the next router asks for the same one after a crash.
+            return Step(State(uuid4().hex).encode(), note="taking a snapshot of A")
         wanted = _arguments(at.arguments)
         try:
             if state.stage == "snapshot":
@@ -119,7 +119,7 @@ class Audit:
         except Refused as refused:
             if refused.reason == _GONE:
                 again = State(uuid4().hex)
-                return Step(again.encode(), done=-at.done, note="A's snapshot was gone: begins anew with another one")
+                return Step(again.encode(), done=-at.done, note="A no longer has the snapshot: starting again")
             if refused.reason in _FOR_A_PERSON:
                 raise JobFailed(refused.message) from None
             raise
@@ -130,12 +130,12 @@ class Audit:
         try:
             report = begun(taken, wanted.accept)
         except InvalidField as error:
-            raise JobFailed(f"{error.message}; cancel this job and ask for another one") from None
+            raise JobFailed(f"{error.message}; cancel this job and start another one") from None
         if not taken.ready:
             share = f"{taken.copied_bytes} of {taken.total_bytes} bytes"
-            return Step(state.encode(), waits=f"A's snapshot is made: {share}", wait_seconds=SNAPSHOT_WAIT_SECONDS)
+            return Step(state.encode(), waits=f"A is making the snapshot: {share}", wait_seconds=SNAPSHOT_WAIT_SECONDS)
         after = replace(state, stage="records")
-        return Step(after.encode(), total=taken.records, note="looks through A's records", report=report.to_json())
+        return Step(after.encode(), total=taken.records, note="checking A's records", report=report.to_json())
 
     async def _look(self, state: State, wanted: Arguments, at: Position) -> Step:
         report = AuditReport.from_json(at.report)
@@ -182,12 +182,12 @@ def _size(sample: pb.Sample) -> int:
 
 
 def _fit(samples: Sequence[pb.Sample]) -> bool:
-    """There is room for more."""
+    """Whether one more sample may be added."""
     return len(samples) < MAX_SAMPLES and sum(map(_size, samples)) < MAX_SAMPLE_BYTES
 
 
 def _parts(samples: Sequence[pb.Sample]) -> Iterable[list[pb.Sample]]:
-    """A page may have brought more than fit into one request."""
+    """The samples in requests of bounded size, because a page may have more than one request may carry."""
     part: list[pb.Sample] = []
     for sample in samples:
         if not _fit(part):
@@ -202,7 +202,7 @@ def _arguments(arguments: Mapping[str, str]) -> Arguments:
     """Raises InvalidField."""
     unknown = sorted(set(arguments) - {"sample", "accept"})
     if unknown:
-        raise InvalidField("arguments", unknown[0], "sample, percent of the records; accept, kinds of findings")
+        raise InvalidField("arguments", unknown[0], "sample (percentage of records) or accept (kinds of findings)")
     text = arguments.get("sample", f"{DEFAULT_SAMPLE_PERCENT:g}")
     try:
         percent = float(text)
@@ -215,18 +215,18 @@ def _arguments(arguments: Mapping[str, str]) -> Arguments:
 
 
 class LastAudit:
-    """The last audit that was finished, for the gate. `loop` is the caller's to run."""
+    """The last finished audit, for the gate. The caller runs `loop`."""
 
     def __init__(self, jobs: Jobs, clock: Clock) -> None:
         self._last = LastReport(jobs, LANE, AuditReport.from_json, clock)
         self.loop = Loop("last audit", self._body)
 
     async def look(self) -> None:
-        """Raises ControlUnavailable; what is known then stays."""
+        """Read the last report. Raises ControlUnavailable, and then keeps the former report."""
         await self._last.look()
 
     def evidence(self, evidence: Evidence) -> Evidence:
-        """With what the last audit has found."""
+        """The evidence with the findings of the last audit."""
         report = self._last.report
         if report is None:
             return evidence

@@ -1,8 +1,9 @@
-"""Copying every record of one store to the other, under live traffic: A's to B before a migration, or B's to A.
+"""A copy of all records of one store to the other under live traffic: from A to B before a migration, or from B to A.
 
-Safe at any time and as often as one likes: a record is kept only if its version is higher, as every record that comes
-from elsewhere. Records are copied by name: the order in which a store that takes over an old file can give them before
-all its rows are completed. What is made or changed behind the cursor meanwhile travels by the log as ever.
+A backfill is safe at any time and any number of times, because a store keeps a copied record only if its version is
+higher. Records are copied in the order of their names: a store that takes over an old file can read in this order
+before all its rows are converted. A record that is created or changed behind the cursor reaches the other store through
+the log.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from services.router.flows.stores import Stores
 
 NAME = "backfill"
 TO_B = "backfill to B"
-"""The lane of the copy that a migration needs."""
+"""Lane of the backfill that a migration needs."""
 
 PAGE_RECORDS = 1000
-"""A store ends a page earlier when it has about 1 MiB."""
+"""Maximum number of records per page. A store ends a page earlier at about 1 MiB."""
 WRITERS = 3
-"""Pages that are written at once, while the next one is read."""
+"""Number of pages that are written concurrently while the next one is read."""
 TOTAL_SECONDS = 5.0
-"""Between two looks at how many records there are: a store may have to count them."""
+"""Interval at which the number of records is read. A store may have to count them."""
 STEP_SECONDS = 1.0
-"""After so long a step begins no further page."""
+"""Time after which a step starts no further page."""
 CALL_SECONDS = 5.0
 
 
@@ -43,37 +44,38 @@ ADOPT = f"/{_SERVICE}/AdoptRecords"
 
 
 class NoProgress(BatonError):
-    """The copy does not come forward."""
+    """The copy makes no progress."""
 
 
 _BY_KEY = -1
-"""First part of a checkpoint. A program of the release before, which copies by bucket, refuses such a bucket and waits;
-one of its checkpoints has the number of a bucket."""
+"""First part of a checkpoint. The previous release copies by bucket and saves the number of a bucket here; it refuses
+this value and waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The next page begins after this key."""
+    """The backfill's checkpoint."""
 
     after: str = ""
+    """Key after which the next page begins."""
     left_out: int = 0
-    """Records that are too large to be copied."""
+    """Number of records that are too large to be copied."""
     why: str = ""
-    """The first of them, for a person."""
+    """Key and size of the first of them, for the operator."""
 
     def encode(self) -> bytes:
-        # A program of the release before reads the checkpoint of a copy that left nothing out.
+        # The previous release can read the checkpoint of a copy that left out no record.
         rest = [self.left_out, self.why] if self.left_out else []
         return json.dumps([_BY_KEY, self.after, *rest]).encode()
 
     @classmethod
     def decode(cls, checkpoint: bytes) -> Cursor:
         order, after, *rest = json.loads(checkpoint) if checkpoint else (_BY_KEY, "")
-        # In the order of buckets other keys were copied: all are copied once more.
+        # A copy by bucket has copied other keys, so this one starts from the first key.
         return cls(after, *rest) if order == _BY_KEY else cls()
 
     def behind(self, page: pb.ExportRecordsResponse) -> Cursor:
-        """After all records of a page, and those that were left out of it."""
+        """The cursor after a page and after the records that were left out of it."""
         keys = [record.key for record in page.records[-1:]] + [one.key for one in page.too_large]
         if not keys:
             return self
@@ -82,13 +84,13 @@ class Cursor:
 
     @property
     def note(self) -> str:
-        """What was left out; "" if nothing was."""
+        """The records that were left out, in words; "" if none."""
         return f", {self.left_out} left out: {self.why}" if self.left_out else ""
 
 
 @dataclass(slots=True)
 class _Pages:
-    """The pages of one step: read one after the other, written by several at once."""
+    """The pages of one step. They are read one at a time and written concurrently."""
 
     cursor: Cursor
     left: int
@@ -102,7 +104,7 @@ class _Pages:
 
 
 class Backfill:
-    """A `JobKind`: `to` is the store that the other one's records are copied to, A or B."""
+    """A `JobKind`. Argument: `to`, the store that gets the copies, A or B."""
 
     name = NAME
     unit = "records"
@@ -111,16 +113,16 @@ class Backfill:
         self._stores = stores
         self._clock = clock
         self._totals: dict[Store, tuple[float, int]] = {}
-        """Records, and until when that is not asked again."""
+        """By store: the time at which the number of records is read again, and the number."""
 
     def lane(self, arguments: Mapping[str, str]) -> str:
         unknown = sorted(set(arguments) - {"to"})
         if unknown:
-            raise InvalidField("arguments", unknown[0], "to, which is A or B")
+            raise InvalidField("arguments", unknown[0], "only to (A or B)")
         return f"{NAME} to {_to(arguments)}"
 
     async def step(self, at: Position) -> Step:
-        """Copies pages for about a second. Raises what the stores' clients raise, NoProgress."""
+        """Copy pages for about a second. Raises the stores' errors, NoProgress."""
         to = _to(at.arguments)
         pages = _Pages(Cursor.decode(at.checkpoint), at.limit, self._clock.monotonic() + STEP_SECONDS, asyncio.Lock())
         copying = [self._copy(pages, to) for _ in range(WRITERS)]
@@ -129,9 +131,7 @@ class Backfill:
             pages.cursor.encode(),
             pages.done,
             total=int(total or 0),
-            note=(
-                f"copies records after {pages.cursor.after}" if pages.more else f"{at.done + pages.done} records copied"
-            )
+            note=(f"copied up to {pages.cursor.after}" if pages.more else f"{at.done + pages.done} records copied")
             + pages.cursor.note,
             finished=not pages.more,
         )
@@ -147,17 +147,18 @@ class Backfill:
                 await target.call(ADOPT, data, CALL_SECONDS)
 
     async def _read(self, pages: _Pages, store: Store) -> bytes:
-        """The next page, as bytes that the other store takes as they are; moves the cursor behind it.
+        """The next page, as the bytes of a request to the other store. Moves the cursor behind the page.
 
-        Without records that name the other store as owner: it has them by their release, and if it has lost one, a copy
-        must not make it the owner of a version that it may have left behind (`services.router.core.replay`)."""
+        The request leaves out records that name the other store as owner. That store got them by their release. If it
+        has lost one, a copy must not make it the owner of a version that may be outdated
+        (`services.router.core.replay`)."""
         source, cursor = self._stores[store], pages.cursor
         request = pb.ExportRecordsRequest(after=cursor.after, limit=min(PAGE_RECORDS, pages.left), skip_too_large=True)
         data = (await source.call(EXPORT, request.SerializeToString(), CALL_SECONDS)).data
         page = pb.ExportRecordsResponse.FromString(data)
         pages.cursor = cursor.behind(page)
         if pages.cursor == cursor and page.more:
-            raise NoProgress(f"{store} says that there are records after {cursor.after!r}, but sends none")
+            raise NoProgress(f"{store} reports more records after {cursor.after!r}, but returns none")
         copies = [record for record in page.records if record.owner == STORE_NUMBERS[store]]
         if len(copies) < len(page.records):
             data = pb.ExportRecordsResponse(records=copies).SerializeToString()

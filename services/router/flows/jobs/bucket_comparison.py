@@ -1,6 +1,6 @@
-"""Both stores side by side: digests of buckets, and rows by key. Moves nothing.
+"""Compares buckets of both stores by digest, and rows by key. Changes nothing.
 
-The rows of two stores are never read at one moment: what they show of a record that is being changed may differ.
+The two stores are never read at the same moment, so the rows of a record that is being changed may differ.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from services.router.flows.stores import StoreClient, Stores
 PAGE_ROWS = 500
 CALL_SECONDS = 10.0
 DIGEST_SECONDS = 30.0
-"""Of all buckets, every row is looked at; as long as a store lets a call take."""
+"""Timeout of a digest of all buckets, which reads every row; the longest that a store allows."""
 
 
 _Shown = pb.LookAtRecordsResponse.Look
 
 
 class EmptyPage(BatonError):
-    """A store says that there is more, but sends nothing."""
+    """A store reports more rows, but returns none."""
 
 
 class BucketPair(NamedTuple):
@@ -39,7 +39,7 @@ class BucketPair(NamedTuple):
 
     @property
     def records(self) -> int:
-        """About how many there are in all."""
+        """Approximate number of records in the bucket."""
         return max(self.a.records, self.b.records)
 
     @property
@@ -58,17 +58,17 @@ class RowPage:
 
     rows: Sequence[tuple[str, Pair]]
     after: str
-    """The next page begins after it; "" when there is none."""
+    """Key after which the next page begins; "" after the last page."""
 
 
 class BucketComparison:
-    """Raises what the stores' clients raise, EmptyPage."""
+    """Reads both stores for a comparison. Each method raises the stores' errors and EmptyPage."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = [stores[store] for store in Store]
 
     async def digests(self, buckets: Sequence[int] = (), *, deep: bool = False) -> list[BucketPair]:
-        """Of these buckets, or of all, by number; those that are empty at both stores are left out."""
+        """Digests of these buckets, or of all, by number. Buckets that are empty at both stores are left out."""
         request = pb.DigestBucketsRequest(buckets=buckets, deep=deep)
         asked = (client.ask(client.replication.DigestBuckets, request, DIGEST_SECONDS) for client in self._stores)
         a, b = ({one.bucket: one for one in answer.buckets} for answer in await asyncio.gather(*asked))
@@ -78,14 +78,14 @@ class BucketComparison:
     async def page(self, bucket: int, after: str) -> RowPage:
         request = pb.LookAtRecordsRequest(bucket=bucket, after=after, limit=PAGE_ROWS)
         answers = await asyncio.gather(*(self._looks(client, request) for client in self._stores))
-        # Beyond the end of a page that is not the last one nothing is known of that store.
+        # A page that is not the last one shows only the keys up to its end.
         ends = [answer.looks[-1].key for answer in answers if answer.more]
         end = min(ends, default="")
         a, b = ({one.key: one for one in answer.looks if not end or one.key <= end} for answer in answers)
         return RowPage(_pairs(a, b, {*a, *b}), end)
 
     async def rows(self, keys: Sequence[str]) -> Sequence[tuple[str, Pair]]:
-        """In the order of the keys, each once."""
+        """Rows of these keys, sorted by key, each once."""
         a, b = await asyncio.gather(*(self._rows(client, keys) for client in self._stores))
         return _pairs(a, b, keys)
 
@@ -102,7 +102,7 @@ class BucketComparison:
     async def _looks(self, client: StoreClient, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
         answer: pb.LookAtRecordsResponse = await client.ask(client.replication.LookAtRecords, request, CALL_SECONDS)
         if answer.more and not answer.looks:
-            raise EmptyPage(f"store {client.store} says that there is more after {request.after!r}, but sends nothing")
+            raise EmptyPage(f"store {client.store} reports more rows after {request.after!r}, but returns none")
         return answer
 
 
@@ -111,7 +111,7 @@ def _pairs(a: Mapping[str, _Shown], b: Mapping[str, _Shown], keys: Iterable[str]
 
 
 def _pair(a: _Shown | None, b: _Shown | None) -> Pair:
-    """A digest of the envelope becomes part of both other digests, unless an older store shows none."""
+    """Both rows. The digest of the envelope is folded into the other two digests, unless an older store has none."""
     both = all(one is None or one.HasField("envelope") for one in (a, b))
     return (
         None if a is None else _look(a, a.envelope if both else 0),

@@ -1,7 +1,7 @@
 """Grows the canary step by step, following a plan: a kind of job.
 
-Each step of the plan is stored in the checkpoint before the canary is set, so a router that takes the job over knows
-which changes of the canary were the walk's own. Time and calls count for a step only while a run watched them.
+Each step of the plan is stored in the checkpoint before the canary is set, so a router that takes the job over can tell
+the walk's own changes of the canary from an operator's. Time and calls count for a step only while a run observes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from libs.clock import Clock
 from libs.errors import InvalidField
 from libs.text import plain
-from services.router.core.canary import Action, CanaryPlan, Seen, Walked, begin, decide, parse_plan
+from services.router.core.canary import Action, CanaryPlan, Observation, Walked, begin, decide, parse_plan
 from services.router.core.phase import IllegalMove, Outdated, Setting
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.steering.migration import MAX_REASON_CHARACTERS, Decision, Migration
@@ -33,17 +33,17 @@ class Walk:
     """Index of the plan's step that the canary is at, or enters."""
     seconds: float = 0.0
     samples: int = 0
-    """Time and B's calls at this step, while a run watched."""
+    """Time and B's calls at this step while a run observed them."""
     entering_from: int | None = None
     """The canary, in thousandths, when the step was decided on; None: the canary is at the step."""
     back: str = ""
     """Why the canary is taken back to 0 %."""
     run: str = ""
-    """The run that watched last."""
+    """The run that observed last."""
     watched_at: float = 0.0
-    """When it did, by its monotonic clock."""
+    """Time of the last observation, by that run's monotonic clock."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """B's calls then, by router."""
+    """B's calls at the last observation, by router."""
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -53,23 +53,23 @@ class Walk:
         return cls(**json.loads(checkpoint))
 
     def watched(self, run: str, now: float, counts: Mapping[str, int]) -> Walk:
-        """After another look. What passed between two runs does not count: no router watched it."""
+        """The walk after another observation. Time and calls between two runs do not count: no router observed them."""
         looked = replace(self, run=run, watched_at=now, counts=dict(counts))
         if self.run != run:
             return looked
         return replace(looked, seconds=self.seconds + now - self.watched_at, samples=self.samples + self._more(counts))
 
     def _more(self, counts: Mapping[str, int]) -> int:
-        """Calls since the last look. A router that came, went or was restarted meanwhile adds none."""
+        """Calls since the last observation. A router that was started, stopped or restarted since then adds none."""
         return sum(max(0, now - self.counts[router]) for router, now in counts.items() if router in self.counts)
 
     def entered(self) -> Walk:
-        """The canary is at the step; its time and calls begin."""
+        """The walk with the canary at the step; time and calls start at 0."""
         return replace(self, entering_from=None, seconds=0.0, samples=0)
 
 
 class CanaryAuto:
-    """A `JobKind`; the argument is the plan."""
+    """A `JobKind`. Argument: the plan."""
 
     name = NAME
     unit = "steps"
@@ -82,8 +82,8 @@ class CanaryAuto:
         settled: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """`answered_by_b`: calls that B has answered, by router; `settled`: each bucket is where the setting wants
-        it."""
+        """`answered_by_b`: calls that B has answered, by router. `settled`: whether each bucket is at the store that
+        the setting assigns."""
         self._migration = migration
         self._cache = cache
         self._answered_by_b = answered_by_b
@@ -93,12 +93,12 @@ class CanaryAuto:
     def lane(self, arguments: Mapping[str, str]) -> str:
         for name in arguments:
             if name != PLAN:
-                raise InvalidField("arguments", name, f"{PLAN}, as `baton canary auto --example` shows it")
+                raise InvalidField("arguments", name, f"only {PLAN}: `baton canary auto --example` prints one")
         parse_plan(arguments.get(PLAN, ""))
         return NAME
 
     async def check(self, arguments: Mapping[str, str]) -> None:
-        """Raises IllegalMove where no canary steers, ControlUnavailable."""
+        """Raises IllegalMove in a phase without a canary, ControlUnavailable."""
         begin(parse_plan(arguments[PLAN]), await self._cache.refresh())
 
     async def step(self, at: Position) -> Step:
@@ -121,7 +121,7 @@ class CanaryAuto:
     def _decide(self, at: Position, plan: CanaryPlan, walk: Walk, setting: Setting) -> Step:
         gates = self._migration.checked(plan.steps[walk.step].gates, setting)
         walked = Walked(walk.step, walk.seconds, walk.samples)
-        following = decide(plan, walked, Seen(setting, self._settled(), gates))
+        following = decide(plan, walked, Observation(setting, self._settled(), gates))
         match following.action:
             case Action.HOLD:
                 return _step(at, plan, walk, _at(plan, walk), waits=following.reason)
@@ -138,23 +138,23 @@ class CanaryAuto:
                 return _ended(at, plan, walk, f"stopped: {following.reason}")
 
     async def _enter(self, at: Position, plan: CanaryPlan, walk: Walk, setting: Setting) -> Step:
-        """Set the canary to the step that was decided on."""
+        """Set the canary to the step in the checkpoint."""
         permille = plan.steps[walk.step].permille
         as_decided = setting.rule.canary and not setting.hold and setting.canary_permille == walk.entering_from
         if as_decided and setting.canary_permille != permille:
             why = f"canary auto, step {walk.step + 1} of {len(plan.steps)}"
             if not await self._set(at, setting, permille, why):
-                return _step(at, plan, walk, "", waits="others changed the setting")
-        # Else it is there already, or somebody else set it: the next look tells these apart.
+                return _step(at, plan, walk, "", waits="the setting was changed concurrently; reading it again")
+        # Otherwise the canary is at the step already, or an operator has set it: the next step distinguishes these.
         return _step(at, plan, walk.entered(), _at(plan, walk))
 
     async def _go_back(self, at: Position, plan: CanaryPlan, walk: Walk, setting: Setting) -> Step:
         if setting.canary_permille and not await self._set(at, setting, 0, f"canary auto: {walk.back}"):
-            return _step(at, plan, walk, "", waits="others changed the setting")
+            return _step(at, plan, walk, "", waits="the setting was changed concurrently; reading it again")
         return _ended(at, plan, walk, f"went back to 0 %: {walk.back}")
 
     async def _set(self, at: Position, setting: Setting, permille: int, why: str) -> bool:
-        """False: the setting was changed meanwhile; look again."""
+        """Set the canary. Returns False if the setting was changed concurrently."""
         reason = f"{why}; {at.reason}" if at.reason else why
         decision = Decision(at.actor, reason[:MAX_REASON_CHARACTERS], setting.generation)
         try:

@@ -1,4 +1,4 @@
-"""What operators order of jobs: kept in the journal first, with who and why, then done."""
+"""Operators' orders for jobs. Each order is journaled with its actor and reason before it takes effect."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from services.router.flows.jobs.runner import Jobs
 from services.router.flows.steering.migration import Decision, Migration
 
 _SHOWN_CHARACTERS = 300
-"""Of what is ordered."""
+"""Maximum length of the arguments in a journal entry."""
 
 
 class JobAction(Enum):
-    """To a job that is there. The value stands in the journal."""
+    """An order to an existing job. The value is the action in the journal."""
 
     PAUSE = "job paused"
     RESUME = "job resumed"
@@ -26,12 +26,13 @@ class JobAction(Enum):
     TUNE = "job tuned"
 
 
-ASKED = "job asked for"
-"""In the journal."""
+ASKED = "job requested"
+"""Action in the journal."""
 
 
 class JobOrders:
-    """Raises what `Jobs` raises, before anything is kept unless another order comes between; Outdated."""
+    """Orders with a journal entry. Raises Outdated and the errors of `Jobs`: before the journal entry is written,
+    unless a concurrent order changes the job in between."""
 
     def __init__(self, jobs: Jobs, migration: Migration) -> None:
         self._jobs = jobs
@@ -45,7 +46,7 @@ class JobOrders:
         return await self._jobs.add(wanted)
 
     async def change(self, decision: Decision, order: JobAction, job_id: str, rate: float) -> Job:
-        """`rate`: to tune to."""
+        """`rate`: the new rate, for TUNE."""
         jobs, actor, what = self._jobs, decision.actor, job_id
         job = await jobs.job(job_id)
         match order:

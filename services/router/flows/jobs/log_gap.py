@@ -1,11 +1,11 @@
-"""The gap that `baton events restart` leaves: events of the former log that a store has never read.
+"""The log gap that `baton events restart` leaves: events of the former log that a store has never read.
 
-Until a reconcile job has copied their records, only the owner's store has these writes, `ack: logged` ones included. A
-seizure would lose them in silence. So the control store keeps where the gap began, as a number of a job. The gap stands
-until a reconcile job with a higher number, added after both feeds were restarted, has finished and left no difference.
-A job that failed, was cancelled, or only compares does not close it.
+Until a reconcile job has copied their records, only the owner's store has these writes, even those with `ack: logged`.
+A seizure would lose them silently. So the control store records the start of the gap, as the number of a job. The gap
+is open until a reconcile job with a higher number, added after both feeds were restarted, has finished and left no
+difference. A job that failed, was cancelled, or only compares does not close it.
 
-The two marks are separate values and neither is removed: a router that writes late takes no mark of a later gap away.
+The two marks are separate values and are never removed, so a late write by one router cannot remove a later gap.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from services.router.flows.jobs.reconcile_job import NAME
 
 OPENED = "log gap opened"
 CLOSED = "log gap closed"
-"""Names of the two marks; each value is the number of a job. Jobs are kept for a while only, so the second one is
-written down as well."""
+"""Names of the two marks; each value is the number of a job. The second mark is stored because old jobs are deleted."""
 INTERVAL_SECONDS = 1.0
 
 
@@ -36,22 +35,23 @@ class GapRecords(JobRecords, RememberedValues, Protocol):
 
 
 class GapStands(BatonError):
-    """Writes of before `baton events restart` may be at one store only; nothing was changed."""
+    """Writes from before `baton events restart` may be at one store only; nothing was changed. Run baton reconcile."""
 
     code = "FAILED_PRECONDITION"
     reason = "LOG_GAP"
 
 
 async def open_gap(control: GapRecords) -> int:
-    """From now on the gap stands. Returns the number that the closing job's must exceed. Raises ControlUnavailable."""
+    """Open the gap. Returns a job number; the job that closes the gap has a higher one. Raises ControlUnavailable."""
     newest = max((number_of_job(job.id) for job in await control.jobs()), default=0)
     await control.remember(OPENED, str(newest))
     return newest
 
 
 async def gap(control: GapRecords) -> str:
-    """Why a seizure may lose acknowledged writes, and the job to wait for; "" if no gap stands. Raises
-    ControlUnavailable, JobNotFound."""
+    """The reason why a seizure may lose acknowledged writes, and the job to wait for; "" if no gap is open.
+
+    Raises ControlUnavailable, JobNotFound."""
     opened = await _number(control, OPENED)
     if opened is None or (await _number(control, CLOSED) or 0) > opened:
         return ""
@@ -64,7 +64,7 @@ async def gap(control: GapRecords) -> str:
         if not findings.left:
             await control.remember(CLOSED, str(number_of_job(job.id)))
             return ""
-        left = left or f"{job.id} has left {findings.left} differences (baton jobs show {job.id}): resolve them, then "
+        left = left or f"{job.id} left {findings.left} differences (baton jobs show {job.id}): resolve them, then "
     why = "writes that were published before the feeds were restarted may be at one store only"
     return f"{why}: {_remedy(later) or f'{left}run baton reconcile and wait for its end'}"
 
@@ -79,7 +79,7 @@ def _copies(job: Job) -> bool:
 
 
 def _remedy(later: Sequence[Job]) -> str:
-    """`later`: at most one of them has not ended."""
+    """The job to wait for or to resume; "" if all have ended. At most one of the jobs has not ended."""
     for job in later:
         if job.state.wants_a_runner:
             return f"wait until {job.id} has finished"
@@ -91,22 +91,22 @@ def _remedy(later: Sequence[Job]) -> str:
 
 
 class GapWatch:
-    """The gap, for gates and people. `loop` is the caller's to run."""
+    """The log gap, for gates and operators. The caller runs `loop`."""
 
     def __init__(self, control: GapRecords) -> None:
         self._control = control
         self._is_known = False
         self.text = ""
-        """As `gap`, of the last look."""
+        """Result of `gap` at the last look."""
         self.loop = Loop("log gap", self._body, longest_pause_seconds=2.0)
 
     async def look(self) -> None:
-        """Raises as `gap` does; the last text then stays."""
+        """Read the gap. Raises the errors of `gap`, and then keeps the former text."""
         self.text = await gap(self._control)
         self._is_known = True
 
     def evidence(self, evidence: Evidence) -> Evidence:
-        """With the gap. Before the first look the lag is not known."""
+        """The evidence with the gap. Before the first look, the lag counts as unknown."""
         if not self._is_known:
             return replace(evidence, lag_seconds=None)
         if not self.text or evidence.under_way is None:

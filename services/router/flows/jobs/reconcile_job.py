@@ -1,12 +1,12 @@
-"""Comparing the stores, and mending what lags behind its owner: the job `reconcile`.
+"""The job `reconcile`: compares the stores, and repairs replicas that differ from their owner.
 
-Digests of all buckets come first; what follows looks only at buckets that differ. Their rows are compared, and what
-differs is doubted, no more: it may be on its way. When every change of the doubted records is in the log, and both
-stores have read the log up to there, they are looked at again. What still differs is believed, written down, and then,
-as far as it may be, mended (see `services.router.core.differences`).
+The job compares the digests of all buckets, and then the rows of the buckets that differ. A row that differs is only a
+suspect at first, because its change may be in transit. When every change of the suspects is in the log, and both stores
+have read the log up to there, the job reads the suspects again. A row that still differs is a confirmed difference. The
+job stores it in the report, and then repairs it if it may (see `services.router.core.differences`).
 
-Everything that a step needs is in its checkpoint, and what was found is written down before anything is mended: a
-router that dies in between changes nothing about the result.
+The checkpoint has all state of a step, and differences are stored before they are repaired. So a router's death in
+between does not change the result.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ NAME = "reconcile"
 NAMES = {"repair": "yes or no", "deep": "yes or no", "corrupt": "the name of a record"}
 
 DOUBTS = 80
-"""Records that are doubted at once; as many as a checkpoint has room for."""
+"""Maximum number of suspects at a time; a checkpoint has room for these."""
 BUCKETS_AT_ONCE = 32
-"""Whose digests are asked for again before their rows are looked at."""
+"""Number of buckets whose digests are compared again before their rows are read."""
 DEEP_BUCKETS = 32
-"""Whose digests are made anew in one step."""
+"""Number of buckets whose digests are recomputed in one step."""
 STEP_SECONDS = 0.25
-"""After so long a step begins no further page."""
+"""Time after which a step starts no further page."""
 CALL_SECONDS = 5.0
 FEED_SECONDS = 0.1
-"""Between two looks at the feeds."""
+"""Interval at which the feeds' positions are read."""
 
 
 class Ends(Protocol):
@@ -62,19 +62,20 @@ class Ends(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a step begins."""
+    """The job's checkpoint."""
 
     digested: int = 0
-    """Buckets below it are digested: all of them, or one after the other when deep."""
+    """Buckets below this number are digested: all at once, or some per step if `deep`."""
     differing: tuple[int, ...] = ()
-    """Buckets whose digests differ and whose rows are to be looked at."""
+    """Buckets whose digests differ and whose rows are not yet compared."""
     after: str = ""
-    """Of the first of them: the key behind which to go on."""
+    """Last key that was compared in the first of them."""
     doubts: tuple[Difference, ...] = ()
+    """Suspects: differences that may be in transit."""
     ends: Mapping[int, int] | None = None
-    """Of the log, by partition, when all changes of the doubted records were in it; None: they were not yet."""
+    """Ends of the log, by partition, when it had all changes of the suspects; None while it does not."""
     believed: tuple[Difference, ...] = ()
-    """Written down, to be mended."""
+    """Confirmed differences that are in the report and not yet repaired."""
 
     def encode(self) -> bytes:
         value = {
@@ -104,12 +105,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileOptions:
-    """What the job was asked for."""
+    """The job's arguments."""
 
     repair: bool
     deep: bool
     corrupt: str
-    """A record that may be mended though it is CORRUPT: what its owner has is right."""
+    """Name of a CORRUPT record to repair: the operator confirms that the owner's content is right."""
 
     @classmethod
     def of(cls, arguments: Mapping[str, str]) -> ReconcileOptions:
@@ -129,8 +130,8 @@ class ReconcileOptions:
 
 
 class Reconcile:
-    """A `JobKind`. Arguments: repair ("yes" unless it is "no"), deep ("yes": digests are made anew from the rows), and
-    corrupt (the name of a record whose owner's content is right)."""
+    """A `JobKind`. Arguments: `repair` ("yes", the default, or "no"), `deep` ("yes": recompute the digests from the
+    rows), and `corrupt` (the name of a record whose owner's content is right)."""
 
     name = NAME
     unit = "buckets"
@@ -147,7 +148,7 @@ class Reconcile:
         return NAME
 
     async def step(self, at: Position) -> Step:
-        """Raises what the stores' clients raise, EventLogError."""
+        """Raises the stores' errors, EventLogError."""
         wanted, state = ReconcileOptions.of(at.arguments), State.decode(at.checkpoint)
         findings = Findings.from_json(at.report)
         if state.believed:
@@ -159,8 +160,8 @@ class Reconcile:
         if state.differing:
             return await self._walk(state, findings, wanted, at.limit)
         if wanted.corrupt and not findings.named:
-            findings.named = "no difference was found of it" + ("" if wanted.deep else "; --deep finds edits by hand")
-        return _step(state, findings, note=_told(findings, wanted.corrupt), finished=True)
+            findings.named = "it does not differ" + ("" if wanted.deep else "; --deep also finds edits by hand")
+        return _step(state, findings, note=_summary(findings, wanted.corrupt), finished=True)
 
     async def _digest(self, state: State, findings: Findings, wanted: ReconcileOptions, limit: int) -> Step:
         until = min(BUCKETS, state.digested + min(limit, DEEP_BUCKETS)) if wanted.deep else BUCKETS
@@ -174,12 +175,12 @@ class Reconcile:
         return _step(state, findings, done, f"{len(state.differing)} buckets differ so far")
 
     async def _walk(self, state: State, findings: Findings, wanted: ReconcileOptions, limit: int) -> Step:
-        """Looks for differing rows until there are enough of them, or it is time."""
+        """Compare rows until the step has enough suspects or its time is over."""
         end = self._clock.monotonic() + STEP_SECONDS
         left, doubts, after = list(state.differing), list(state.doubts), state.after
         if not after:
             group = left[: min(limit, BUCKETS_AT_ONCE)]
-            # What was on its way when all digests were made has arrived by now, as a rule.
+            # Changes that were in transit at the first digest have usually arrived by now.
             pairs = await self._comparing.digests(group, deep=wanted.deep)
             again = {pair.bucket for pair in pairs if not pair.is_equal}
             left = [bucket for bucket in left if bucket not in group or bucket in again]
@@ -198,7 +199,7 @@ class Reconcile:
                 break
         done = len(state.differing) - len(left)
         state = replace(state, differing=tuple(left), after=after, doubts=tuple(doubts))
-        return _step(state, findings, done, f"{len(left)} buckets are still to be looked at")
+        return _step(state, findings, done, f"{len(left)} buckets left to compare")
 
     async def _look_again(self, state: State, findings: Findings, wanted: ReconcileOptions) -> Step:
         ends = state.ends
@@ -225,15 +226,15 @@ class Reconcile:
             findings.leave_out((await self._transfer.copy(keys, store)).refused)
         for one in state.believed:
             if one.is_handed_over:
-                # There and back: each way is a change like any other, so the content goes with a higher version.
+                # Hand the record over and back: each handoff is a change, so the content gets a higher version.
                 await self._transfer.take([one.key], one.newer.other)
                 await self._transfer.take([one.key], one.newer)
         pairs = dict(await self._comparing.rows([one.key for one in state.believed]))
         findings.mended([one for one in state.believed if is_mended(one, pairs[one.key])])
-        return _step(replace(state, believed=()), findings, note=f"{findings.repaired} records are repaired")
+        return _step(replace(state, believed=()), findings, note=f"{findings.repaired} records repaired")
 
     async def _unlogged(self, doubts: Sequence[Difference]) -> int:
-        """How many of the doubted records' newest changes are still in an outbox."""
+        """Number of the suspects' newest changes that are still in an outbox."""
 
         async def count(store: Store) -> int:
             names = [
@@ -248,15 +249,15 @@ class Reconcile:
         return sum(await asyncio.gather(*(count(store) for store in Store)))
 
     async def _behind(self, ends: Mapping[int, int]) -> str:
-        """Which stores have not read the log up to there, in words."""
-        told = []
+        """The stores that have not read the log up to these ends, in words; "" if none."""
+        behind = []
         for client in self._stores.values():
             status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
             read = status.feed.next_offsets
             left = sum(max(0, end - read.get(part, 0)) for part, end in ends.items())
             if left:
-                told.append(f"store {client.store} has still to read {left} events")
-        return " and ".join(told)
+                behind.append(f"store {client.store} has {left} events of the log to read")
+        return " and ".join(behind)
 
 
 def _step(state: State, findings: Findings, done: int = 0, note: str = "", *, finished: bool = False) -> Step:
@@ -264,18 +265,18 @@ def _step(state: State, findings: Findings, done: int = 0, note: str = "", *, fi
 
 
 def _waiting(state: State, findings: Findings, why: str) -> Step:
-    waits = f"{len(state.doubts)} records differ and may be on their way: {why}"
+    waits = f"{len(state.doubts)} records differ, perhaps because their changes are in transit: {why}"
     return replace(_step(state, findings), waits=waits, wait_seconds=FEED_SECONDS)
 
 
-def _told(findings: Findings, corrupt: str) -> str:
+def _summary(findings: Findings, corrupt: str) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(findings.found.items()))
-    told = f"{findings.different} of {findings.records} records differ"
-    told = f"{told} ({kinds}); {findings.repaired} are repaired" if kinds else told
+    text = f"{findings.different} of {findings.records} records differ"
+    text = f"{text} ({kinds}); {findings.repaired} repaired" if kinds else text
     if findings.left_out:
-        told = f"{told}, {findings.left_out} left out: {findings.why}"
+        text = f"{text}, {findings.left_out} left out: {findings.why}"
     unmended = corrupt and findings.named != Kind.CORRUPT.value
-    return f"{told}; {corrupt} was not mended as CORRUPT: {findings.named}" if unmended else told
+    return f"{text}; {corrupt} was not repaired as CORRUPT: {findings.named}" if unmended else text
 
 
 def _packed(one: Difference) -> list[Any]:
@@ -292,7 +293,7 @@ def _unpacked(packed: list[Any]) -> Difference:
     pair: Pair = (a, b)
     found = difference(key, pair)
     if found is None:
-        raise ValueError(f"the checkpoint has {key} among the differences, and it is none")
+        raise ValueError(f"the checkpoint lists {key} as a difference, but its rows are equal")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Compares the stores every few minutes, and knows what came of it. Every router asks; one job at a time runs."""
+"""Starts a reconcile job every few minutes, and keeps the last result. Every router does so; one job at a time runs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ ACTOR = "baton"
 
 
 class ReconcileSchedule:
-    """`loop` is the caller's to run."""
+    """The schedule of reconcile jobs. The caller runs `loop`."""
 
     def __init__(self, jobs: Jobs, interval_seconds: float, clock: Clock) -> None:
-        """`interval_seconds`: from the end of a comparison to the next one; 0: none is begun here."""
+        """`interval_seconds`: time from the end of a comparison to the next one; 0: start none."""
         self._jobs = jobs
         self._interval = interval_seconds
         self._clock = clock
         self._last = LastReport(jobs, NAME, Findings.from_json, clock)
         self._newest = ""
-        """The newest job that a comparison has to come after."""
+        """The newest job after which the interval starts."""
         self._newest_seen = clock.monotonic()
         self.loop = Loop("reconciling", self._body)
 
     async def look(self) -> None:
-        """Once. Raises ControlUnavailable."""
+        """Read the last result, and start a job if one is due. Raises ControlUnavailable."""
         await self._last.look()
         if self._is_due():
             await self._jobs.start(NAME, {}, ACTOR)
 
     def evidence(self, evidence: Evidence) -> Evidence:
-        """With what came of the last comparison."""
+        """The evidence with the result of the last comparison."""
         found = self._last.report
         if found is None:
             return evidence
@@ -49,7 +49,8 @@ class ReconcileSchedule:
         return replace(evidence, compared=compared)
 
     def _is_due(self) -> bool:
-        """Before the first backfill the stores differ in everything; after a failure or a pause a person decides."""
+        """Whether to start a job. Not before the first backfill, because all records differ until then. Not after a
+        failure or a pause, because then an operator decides."""
         latest = self._jobs.latest(NAME)
         if not self._interval or self._jobs.trouble or (latest is not None and not latest.state.ended):
             return False
@@ -59,7 +60,7 @@ class ReconcileSchedule:
         newest = max([*done, *([] if latest is None else [latest])], key=lambda job: number_of_job(job.id))
         if newest.id != self._newest:
             self._newest, self._newest_seen = newest.id, self._clock.monotonic()
-        # By wall time, but a clock that has jumped puts no comparison off for longer than the interval.
+        # Wall time, but a clock that has jumped delays a comparison by one interval at most.
         ago = max(self._clock.now() - newest.ended_seconds, self._clock.monotonic() - self._newest_seen)
         return ago >= self._interval
 

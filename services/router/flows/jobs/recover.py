@@ -1,14 +1,15 @@
-"""Making the loss of a store good: two kinds of jobs.
+"""The jobs `seize` and `recover`, for a store that is lost.
 
-`seize` makes a lost store's share the other one's, so that its records can be written again. The lost one stays away.
+`seize` gives a lost store's share to the other store, so that its records can be written again. The lost store stays
+out of service.
 
-`recover` brings a store back that went back in time, was emptied, or was seized from: what it still has goes to the
-log, the other store seizes its share, it takes the new terms, gets every record of the other store, moves what is left
-of older terms to the journal of conflicts, is compared, and opens. From then on it is a replica that owns nothing, and
-records go where the phase wants them.
+`recover` brings back a store that was rolled back or emptied, or whose share was seized. Its outbox goes to the log,
+and the other store seizes its share. The lost store then takes the new terms, copies every record of the other store,
+moves its remaining rows of older terms to the journal of conflicts, is compared, and opens. From then on it is a
+replica that owns no record, and records move to the store that the phase assigns.
 
-Both need the lost store's name as a confirmation: a person says with it that no process of that store serves, or will
-be started, while the seizure lasts, and that what is neither in the log nor in its outbox may be lost.
+Both need the lost store's name as a confirmation. By typing it, a person confirms that no process of that store serves
+or will be started during the seizure, and accepts the loss of writes that are neither in the log nor in its outbox.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ ADOPT_CONTROL = "adopt_control"
 ACCEPT_GAP = "accept_gap"
 
 NAMES = {Store.A: "simple_mcp", Store.B: "service_layer"}
-"""What a person types to confirm."""
+"""The confirmations that a person types."""
 
 BOUND_SECONDS = 4 * 3600.0
-"""In which a store should be back."""
+"""Time in which a store should be recovered."""
 
 FENCED_SECONDS = 8.0
-"""After a store has been fenced: longer than a write that had begun can take, at any process."""
+"""Wait after a fence: longer than any write that had begun before it can take."""
 POLL_SECONDS = 0.3
 SETTLE_ROWS = 500
 COMPARE_BUCKETS = 64
 
 STAGES = ("fence", "drain", "plan", "tell", "seize", "take", "fill", "settle", "compare", "recheck", "open", "await")
-"""In their order, by which late orders are recognised."""
+"""All stages in order. A store recognises late orders by this order."""
 BEFORE_SEIZED = frozenset(STAGES[: STAGES.index("seize") + 1])
 
 
@@ -63,34 +64,35 @@ class Control(Described, GapRecords, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What the steps have come to."""
+    """The checkpoint."""
 
     stage: str = "fence"
     epoch: int | None = None
-    """Of the job's orders; None before the first one."""
+    """Epoch of the job's orders; None before the first one."""
     told: tuple[tuple[int, int], ...] = ()
     """Buckets, and the terms in which they are seized."""
     ends: dict[str, int] = field(default_factory=dict)
-    """Where the log ended after it was told, by partition."""
+    """Ends of the log after the terms were appended, by partition."""
     seized: int = 0
+    """Number of buckets that were seized or refused."""
     cursor: str = ""
-    """Of the filling."""
+    """Cursor of the copy."""
     filled: int = 0
     fill_began: float = 0.0
     """UNIX time."""
     compared: int = 0
-    """All buckets below this one are equal, or were."""
+    """All buckets below this number were found equal."""
     fence_reason: str = ""
-    """Why the store was when this began. Gone for another reason later, it is not the one that was filled."""
+    """The store's fence reason when the job began. A store with another reason later is not the one that was filled."""
     refused: tuple[int, ...] = ()
-    """Buckets that the seizer could not seize."""
+    """Buckets that the seizing store could not seize."""
     why: str = ""
     """The reason for the first of them."""
 
     def encode(self) -> bytes:
         values = asdict(self)
         if not self.refused:
-            # A router of the release before reads the checkpoint of a job in which no bucket was refused.
+            # The previous release can read the checkpoint of a job in which no bucket was refused.
             del values["refused"], values["why"]
         return json.dumps(values).encode()
 
@@ -99,7 +101,7 @@ class _State:
         if not checkpoint:
             return cls()
         found: dict[str, Any] = json.loads(checkpoint)
-        # A later release may have written more.
+        # A later release may have saved more fields.
         values = {name.name: found[name.name] for name in fields(cls) if name.name in found}
         told = tuple((bucket, term) for bucket, term in values["told"])
         return cls(**{**values, "told": told, "refused": tuple(values.get("refused", ()))})
@@ -112,7 +114,7 @@ class _State:
         return replace(self, stage=stage)
 
     def with_refused(self, refused: Mapping[int, str]) -> _State:
-        """With more buckets that could not be seized."""
+        """The state with more buckets that could not be seized."""
         if not refused:
             return self
         together = (*self.refused, *(bucket for bucket in refused if bucket not in self.refused))
@@ -120,7 +122,7 @@ class _State:
 
     @property
     def seizures(self) -> str:
-        """For a note."""
+        """The result of the seizure, in words."""
         if not self.refused:
             return f"{len(self.told)} buckets seized"
         seized = len(self.told) - len(self.refused)
@@ -128,12 +130,12 @@ class _State:
 
 
 class _Job(ABC):
-    """What both kinds share: up to the seizure."""
+    """The common part of both kinds: all stages up to the seizure."""
 
     name = ""
     unit = "records"
     options: tuple[str, ...] = (ADOPT_CONTROL, ACCEPT_GAP)
-    """Arguments beside the store and its confirmation; each is "true" or not given."""
+    """Arguments other than the store and its confirmation. Each is "true" or absent."""
 
     def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, control: Control) -> None:
         self._control = control
@@ -148,7 +150,7 @@ class _Job(ABC):
             raise InvalidField("arguments", unknown[0], ", ".join(("store", "confirm", *self.options)))
         for name in self.options:
             if arguments.get(name, TRUE) != TRUE:
-                raise InvalidField(name, arguments[name], f"{TRUE}, or nothing")
+                raise InvalidField(name, arguments[name], f"{TRUE}, or leave it out")
         store = _store(arguments)
         if not arguments.get(RECHECK) and arguments.get("confirm") != NAMES[store]:
             raise InvalidField("confirm", arguments.get("confirm", ""), f"the name of the lost store, {NAMES[store]}")
@@ -157,16 +159,18 @@ class _Job(ABC):
     async def check(self, arguments: Mapping[str, str]) -> None:
         """Raises GapStands, ControlUnavailable."""
         if text := await self._gap(arguments):
-            raise GapStands(f"{text}; or accept their loss: --accept-gap. Nothing was changed")
+            raise GapStands(f"{text}; or accept the loss of these writes with --accept-gap. Nothing was changed")
 
     async def step(self, at: Position) -> Step:
-        """Raises what the stores' clients and the log raise, JobFailed."""
+        """Raises the errors of the stores and the log, JobFailed."""
         state = _State.decode(at.checkpoint)
         if not at.checkpoint and at.arguments.get(RECHECK):
             state = state.next("recheck")
-        # Before each step: the feeds may be restarted while a job waits.
+        # Checked before each step, because the feeds may be restarted while a job waits.
         if state.stage in BEFORE_SEIZED and (text := await self._gap(at.arguments)):
-            raise JobFailed(f"{text}, then resume this job; or cancel it and accept their loss: --accept-gap")
+            raise JobFailed(
+                f"{text}, then resume this job; or cancel it and accept the loss of these writes with --accept-gap"
+            )
         control = (await self._control.info()).id
         order = Order(state.epoch or 0, at.number, STAGES.index(state.stage), control, at.job)
         seizing = Seizure(self._stores, self._event_log, self._clock, _store(at.arguments), order)
@@ -175,8 +179,8 @@ class _Job(ABC):
             epoch = kept.epoch if kept is not None else 0
             state = replace(state, epoch=epoch)
             if at.arguments.get(ADOPT_CONTROL) and kept is not None and kept.control != control:
-                # A step of its own: a router that is late cannot write its place down, so it adopts nothing.
-                return _step(replace(state, epoch=epoch + 1), note=f"adopts control store {control}")
+                # A separate step: a late router cannot store its checkpoint, so it adopts no control store.
+                return _step(replace(state, epoch=epoch + 1), note=f"adopting control store {control}")
             seizing.order = order._replace(epoch=epoch)
         return await getattr(self, f"_{state.stage}")(state, seizing, at)  # type: ignore[no-any-return]
 
@@ -193,8 +197,8 @@ class _Job(ABC):
         return kept
 
     async def _plan(self, state: _State, seizing: Seizure, at: Position) -> Step:
-        """Which buckets, in which terms. Written down before the log is told: whoever tells it again says the same,
-        also when the lost store has heard of these terms by then."""
+        """Choose the buckets and terms. They are stored before they are appended to the log, so that a repetition
+        appends the same terms even if the lost store has read them by then."""
         share, stake = await seizing.share()
         there: dict[int, int] = {}
         if self.name == RECOVER:
@@ -202,18 +206,21 @@ class _Job(ABC):
                 one.bucket: one.term for one in (await seizing.standing(seizing.lost, bucket_owners=True)).bucket_owners
             }
         after = replace(state, stage="tell", told=tuple(seizing.terms(share, there)))
-        note = f"seizes {stake.buckets} buckets: {stake.records} records, and {stake.bucket_owners} buckets' new ones"
+        note = (
+            f"seizing {stake.buckets} buckets with {stake.records} records of the lost store;"
+            f" it may create records in {stake.bucket_owners} of them"
+        )
         return _step(after, note=note)
 
     async def _tell(self, state: _State, seizing: Seizure, at: Position) -> Step:
-        """From here on no start of the lost store can miss it."""
+        """Append the terms to the log. From here on, each start of the lost store reads them."""
         await seizing.tell_log([BucketTerm(*one) for one in state.told])
         ends = {str(part): end for part, end in (await seizing.ends()).items()}
         return _step(replace(state, stage="seize", ends=ends))
 
     async def _seize(self, state: _State, seizing: Seizure, at: Position) -> Step:
         if unread := await seizing.unread(state.offsets):
-            return _wait(state, f"{seizing.seizer.store} has {unread} events to read to the end of the log")
+            return _wait(state, f"{seizing.seizer.store} has {unread} events of the log to read before it seizes")
         some = state.told[state.seized : state.seized + SEIZE_BUCKETS]
         if some:
             refused = await seizing.seize([BucketTerm(*one) for one in some], state.offsets)
@@ -222,7 +229,7 @@ class _Job(ABC):
 
     @abstractmethod
     async def _seized(self, state: _State, seizing: Seizure) -> Step:
-        """What follows once every bucket was seized or refused."""
+        """Continue after every bucket was seized or refused."""
 
 
 SEIZE = "seize"
@@ -230,12 +237,12 @@ RECOVER = "recover"
 
 
 class Seize(_Job):
-    """A `JobKind`: `store` is the lost one, A or B; `confirm` its name."""
+    """A `JobKind`. Arguments: `store`, the lost store, A or B; `confirm`, its name."""
 
     name = SEIZE
 
     async def _fence(self, state: _State, seizing: Seizure, at: Position) -> Step:
-        """The lost store must not answer, unless as a gone one."""
+        """Check that the lost store does not answer, or is fenced."""
         lost = seizing.lost.store
         try:
             standing = await seizing.standing(seizing.lost)
@@ -243,14 +250,14 @@ class Seize(_Job):
             return _step(state.next("plan"), note=f"{lost} does not answer")
         if standing.fence_reason:
             return _step(state.next("plan"), note=f"{lost} is fenced: {standing.fence_reason}")
-        raise JobFailed(f"{lost} answers, and is not fenced: stop all its processes, or bring it back with recover")
+        raise JobFailed(f"{lost} answers and is not fenced: stop all its processes, or use baton recover instead")
 
     async def _seized(self, state: _State, seizing: Seizure) -> Step:
         return _step(state, note=state.seizures, finished=True)
 
 
 class Recover(_Job):
-    """A `JobKind`: `store` is the one to bring back, A or B; `confirm` its name."""
+    """A `JobKind`. Arguments: `store`, the store to bring back, A or B; `confirm`, its name."""
 
     name = RECOVER
     options = (ADOPT_CONTROL, ACCEPT_GAP, RECHECK)
@@ -260,49 +267,51 @@ class Recover(_Job):
         self._transfer = transfer
         self._filling = Backfill(stores, clock)
         self._fenced: dict[str, float] = {}
-        """By job: since when, as far as this router knows, its store has been fenced."""
+        """By job: the time since which this router has known the store to be fenced."""
 
     async def _fence(self, state: _State, seizing: Seizure, at: Position) -> Step:
         client, seizer = seizing.lost, seizing.seizer.store
         there = await seizing.standing(seizing.seizer)
         if there.fence_reason:
-            # With both fenced there would be nobody left to recover from.
-            raise JobFailed(f"{seizer} is gone itself, so it cannot seize: {there.fence_reason}; nothing was changed")
+            # If both stores were fenced, there would be no store to recover from.
+            raise JobFailed(f"{seizer} is fenced too, so it cannot seize: {there.fence_reason}; nothing was changed")
         if not there.serving:
-            return _wait(state, f"{seizer}, which is to seize, does not serve yet; {client.store} is not fenced before")
+            return _wait(
+                state, f"{seizer}, the seizing store, does not serve yet; {client.store} is fenced once it does"
+            )
         try:
             await seizing.fence(f"it is being recovered by {at.job or self.name}", at.job)
             gone = (await seizing.standing(client)).fence_reason
         except Away as error:
-            return _wait(state, f"{client.store} does not answer; start it, it will not serve yet: {error.message}")
-        # Also when the process that has answered did not serve: another one may have, or this is the second try.
+            return _wait(state, f"{client.store} does not answer: start it, it stays fenced: {error.message}")
+        # Wait even if the process that answered did not serve: another one may have, or this step is a repetition.
         self._fenced[at.job] = self._clock.monotonic()
         after = replace(state, stage="drain", fence_reason=gone)
-        return _wait(after, f"{client.store} is fenced; writes that had begun end", FENCED_SECONDS)
+        return _wait(after, f"{client.store} is fenced; its writes in flight are ending", FENCED_SECONDS)
 
     async def _recheck(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost.store
         if gone := await seizing.recheck():
-            raise JobFailed(f"{lost} stays fenced: {gone}; cancel this job, then use baton recover without --recheck")
-        return _step(state.next("await"), note=f"the evidence against {lost} is gone")
+            raise JobFailed(f"{lost} stays fenced: {gone}; cancel this job, then run baton recover without --recheck")
+        return _step(state.next("await"), note=f"{lost} has no reason to be fenced any more")
 
     async def _drain(self, state: _State, seizing: Seizure, at: Position) -> Step:
-        """What the gone store still has, the log gets; a write that ends later is told as done, and would be lost. So a
-        router that goes on for another one, which may have ended before it had waited, waits anew."""
+        """Wait until the fenced store's outbox is in the log. A write that ends later would be acknowledged and lost,
+        so a router that takes over from another one repeats the whole wait."""
         now = self._clock.monotonic()
         if (left := self._fenced.setdefault(at.job, now) + FENCED_SECONDS - now) > 0:
-            return _wait(state, f"{seizing.lost.store} is fenced; writes that had begun end", left)
+            return _wait(state, f"{seizing.lost.store} is fenced; its writes in flight are ending", left)
         outbox = (await seizing.status(seizing.lost)).outbox
         if outbox.entries:
-            return _wait(state, f"{outbox.entries} changes of {seizing.lost.store} are on their way to the log")
-        note = f"{seizing.lost.store} has told all it knows"
+            return _wait(state, f"{outbox.entries} changes of {seizing.lost.store} are not in the log yet")
+        note = f"all changes of {seizing.lost.store} are in the log"
         if outbox.aside:
-            # The rows are still there: what the seizer has not seen of them goes to the journal.
+            # The rows remain: changes that the seizing store has not seen go to the journal.
             note = f"the log refuses {outbox.aside} changes of {seizing.lost.store}: {outbox.aside_first}"
         return _step(state.next("plan"), note=note)
 
     async def _seized(self, state: _State, seizing: Seizure) -> Step:
-        """A bucket that is not seized would come back with the store as it was: so the store waits for all of them."""
+        """Wait until all buckets are seized: the store would open with its old rows of any other bucket."""
         if state.refused:
             left = [BucketTerm(*one) for one in state.told if one[0] in state.refused]
             refused = await seizing.seize(left, state.offsets)
@@ -327,27 +336,27 @@ class Recover(_Job):
         return _step(after, done=step.done, total=step.total, note=note)
 
     def _pace(self, state: _State, total: int, to: Store) -> str:
-        """The estimate beside the bound."""
+        """The estimated time left, and the bound."""
         rate = state.filled / max(self._clock.now() - state.fill_began, 0.001)
         left = max(total - state.filled, 0) / rate if rate else 0.0
         late = "" if left <= BOUND_SECONDS else ": LONGER THAN THE BOUND"
-        return f"fills {to}: {left / 60:.0f} min left at {rate:.0f} records/s, the bound is 4 h{late}"
+        return f"filling {to}: {left / 60:.0f} min left at {rate:.0f} records/s, the bound is 4 h{late}"
 
     async def _settle(self, state: _State, seizing: Seizure, at: Position) -> Step:
         if await seizing.settle(SETTLE_ROWS):
-            return _step(state, note="moves what is left to the journal")
+            return _step(state, note="moving rows of older terms to the journal of conflicts")
         return _step(state.next("compare"))
 
     async def _compare(self, state: _State, seizing: Seizure, at: Position) -> Step:
-        """Bucket after bucket: equal, or at least nothing of the seizer is missing and nothing else is there."""
+        """Compare some buckets: the lost store must have every record of the other store, and no other record."""
         if state.compared >= BUCKETS:
             return _step(state.next("open"), note="both stores are equal")
         some = list(range(state.compared, min(state.compared + COMPARE_BUCKETS, BUCKETS)))
         lost, seizer = [await self._digests(store, some) for store in (seizing.lost.store, seizing.seizer.store)]
         differing = [bucket for bucket in some if lost.get(bucket) != seizer.get(bucket)]
-        if differing and (what := await self._missing(seizing, differing)):
-            return _wait(state, what)
-        return _step(replace(state, compared=some[-1] + 1), note=f"compares bucket {some[-1]}")
+        if differing and (difference := await self._missing(seizing, differing)):
+            return _wait(state, difference)
+        return _step(replace(state, compared=some[-1] + 1), note=f"compared up to bucket {some[-1]}")
 
     async def _digests(self, store: Store, buckets: list[int]) -> dict[int, tuple[int, int]]:
         client = self._stores[store]
@@ -356,7 +365,8 @@ class Recover(_Job):
         return {one.bucket: (one.records, one.digest) for one in answer.buckets}
 
     async def _missing(self, seizing: Seizure, buckets: list[int]) -> str:
-        """What one look at the seizer shows and a later one at the gone store does not, or the other way round."""
+        """The records that only one store has, in words; "" if none. Reads the seizing store before and after the lost
+        one, so that a concurrent change does not count."""
         wanted = await self._transfer.envelopes(seizing.seizer.store, buckets)
         found = await self._transfer.envelopes(seizing.lost.store, buckets)
         again = {one.key for one in await self._transfer.envelopes(seizing.seizer.store, buckets)}
@@ -365,14 +375,14 @@ class Recover(_Job):
         more = [key for key in there if key not in again]
         if behind or more:
             named = ", ".join(sorted([*behind, *more])[:3])
-            return f"{len(behind)} records have not arrived, {len(more)} are only at {seizing.lost.store}: {named}"
+            return f"{len(behind)} records have not arrived, {len(more)} exist only at {seizing.lost.store}: {named}"
         return ""
 
     async def _open(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost
         gone = (await seizing.standing(lost)).fence_reason
         if gone and gone != state.fence_reason:
-            raise JobFailed(f"{lost.store} is gone again: {gone}; cancel this job, and recover it anew")
+            raise JobFailed(f"{lost.store} was fenced again: {gone}; cancel this job and start baton recover again")
         await seizing.open(state.fence_reason, at.job)
         return _step(state.next("await"))
 
@@ -380,8 +390,8 @@ class Recover(_Job):
         lost = seizing.lost.store
         standing = await seizing.standing(seizing.lost)
         if not standing.serving:
-            return _wait(state, f"{lost} is about to serve")
-        # Asked for, not counted: what a step did whose router died would be missing.
+            return _wait(state, f"{lost} is starting to serve")
+        # Read from the store: a count by the job would miss the work of a step whose router died.
         journaled = f"; its journal has {standing.conflicts} conflicts" if standing.conflicts else ""
         filled = "" if at.arguments.get(RECHECK) else f", with {state.filled} records"
         return _step(state, note=f"{lost} serves again{filled}{journaled}", finished=True)

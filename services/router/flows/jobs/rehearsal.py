@@ -1,18 +1,18 @@
-"""Rehearses the way there and back with a few live buckets, by the mover's own mechanism: a kind of job.
+"""The job `rehearsal`: moves a few live buckets to the other store and back, by the mover.
 
-The buckets that are away stand in the setting, so every router sends their calls to the other store and the mover of
-any router brings them there. One run measures all of it: a clock and counts of its own. So a run that takes the job
-over measures nothing and reports that the rehearsal failed.
+The setting lists the buckets that are away, so every router sends their calls to the other store, and any router's
+mover moves them there. One run makes all measurements, with its own clock and counts. A run that takes the job over has
+no measurements, so it reports that the rehearsal failed.
 
-No bucket stays away, in whatever way a rehearsal ends: if the setting has buckets away and no rehearsal is queued or
-running, each router sends them home (`Rehearsals`).
+No bucket stays away, however a rehearsal ends: if the setting lists buckets and no rehearsal is queued or running, each
+router returns them (`Rehearsals`).
 
-    choose     no checkpoint: buckets that are wholly at one store
-    begin      every router has seen which buckets to count; the setting sends them to the other store
-    there      wait until they are there
-    turn       the setting sends them home
-    back       wait until they are home
-    count      every router's counts have arrived here
+    choose     no checkpoint: choose buckets that are wholly at one store
+    begin      every router has read the buckets to count; the setting sends them to the other store
+    there      wait until all have arrived
+    turn       the setting returns them
+    back       wait until all are back
+    count      read every router's counts
 """
 
 from __future__ import annotations
@@ -45,52 +45,52 @@ from services.router.flows.traffic import Answered, Traffic, Watch
 
 NAME = "rehearsal"
 BUCKETS_WANTED = "buckets"
-"""The argument: how many."""
+"""Name of the argument: the number of buckets."""
 MAX_BUCKETS = 64
 WAY_SECONDS = 120.0
-"""Longest time for one way."""
+"""Maximum time for one direction."""
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.25
-"""Between two looks of a router at what is rehearsed."""
+"""Interval at which a router reads the buckets of the rehearsal."""
 ACTOR = "baton"
-"""Sends buckets home that no run watches."""
+"""Actor in the journal if a router returns the buckets of an abandoned rehearsal."""
 
 
 @dataclass(frozen=True, slots=True)
 class PropagationDelays:
-    """How long all routers need; tests, with one router in one process, shorten it."""
+    """Time that a change needs to reach all routers. Tests with one router use shorter delays."""
 
     seen_by_all_seconds: float = 1.5
-    """Until every healthy router has read that a rehearsal begins."""
+    """Time until every healthy router has read that a rehearsal begins."""
     counted_by_all_seconds: float = 2.5
-    """Until every router's last counts are in the control store, and were read from there."""
+    """Time until this router has read every router's last counts from the control store."""
 
 
 DEFAULT_DELAYS = PropagationDelays()
 
 
 class RehearsalFailed(BatonError):
-    """The rehearsal could not be carried through."""
+    """The rehearsal could not be completed."""
 
     reason = "REHEARSAL_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished job's report."""
+    """The report of a finished rehearsal."""
 
     passed: bool
-    """All buckets went there and came back in time, and no call on them failed."""
+    """All buckets arrived and came back in time, and no call on them failed."""
     note: str
     buckets: tuple[int, ...] = ()
     records: int = 0
-    """Moved, each way."""
+    """Number of records moved in each direction."""
     there_seconds: float = 0.0
     back_seconds: float = 0.0
     calls: int = 0
+    """Clients' calls on these buckets, at all routers; likewise `errors` and `handoffs`."""
     errors: int = 0
     handoffs: int = 0
-    """What clients saw on these buckets, at all routers."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -109,12 +109,12 @@ class State:
     run: str
     """The run that measures."""
     name: str
-    """By which routers count calls: `Position.job`."""
+    """Name under which routers count calls: `Position.job`."""
     homes: Mapping[int, str] = field(default_factory=dict)
-    """The store that each bucket comes from."""
+    """The store from which each bucket comes."""
     records: int = 0
     began: float = 0.0
-    """The way that is measured: since when, by the run's monotonic clock."""
+    """Start of the direction that is measured, by the run's monotonic clock."""
     there_seconds: float = 0.0
     back_seconds: float = 0.0
 
@@ -132,14 +132,14 @@ class State:
 
 
 class BucketLocation(NamedTuple):
-    """One bucket: the store at which all of it is, else None, and its records."""
+    """The store that has the whole bucket, or None, and the number of its records."""
 
     store: Store | None
     records: int
 
 
 class Rehearsal:
-    """A `JobKind`; the argument is how many buckets."""
+    """A `JobKind`. Argument: the number of buckets."""
 
     name = NAME
     unit = "records"
@@ -153,7 +153,7 @@ class Rehearsal:
         clock: Clock,
         waits: PropagationDelays = DEFAULT_DELAYS,
     ) -> None:
-        """`answered`: by router, what it reports to all."""
+        """`answered`: the counts that each router reports, by router."""
         self._stores = stores
         self._migration = migration
         self._cache = cache
@@ -171,16 +171,16 @@ class Rehearsal:
         return NAME
 
     async def check(self, arguments: Mapping[str, str]) -> None:
-        """Raises IllegalMove where buckets cannot be away, ControlUnavailable."""
+        """Raises IllegalMove in a phase without rehearsals, ControlUnavailable."""
         begin_rehearsal(await self._cache.refresh(), (0,))
         if self._cache.flags.use_service_layer is not None:
-            raise IllegalMove("the global flag steers all traffic: clear it first, a rehearsal would move nothing")
+            raise IllegalMove("the global flag steers all traffic, so a rehearsal would move no bucket: clear it first")
 
     async def step(self, at: Position) -> Step:
         """Raises ControlUnavailable, Outdated."""
         state = State.decode(at.checkpoint) if at.checkpoint else State("choose", at.run, at.job)
         if state.run != at.run:
-            return self._ended(state, "the run that measured it has ended; the buckets are sent home", passed=False)
+            return self._ended(state, "the run that measured it has ended; the buckets return", passed=False)
         stages = {
             "choose": self._choose,
             "begin": self._begin,
@@ -197,25 +197,27 @@ class Rehearsal:
             return self._ended(state, error.message or error.reason, passed=False)
 
     async def _choose(self, at: Position, state: State) -> Step:
-        """Buckets that are wholly at one store, those with records before empty ones. Raises RehearsalFailed."""
+        """Choose buckets that are wholly at one store; empty ones only if needed. Raises RehearsalFailed."""
         wanted = int(at.arguments[BUCKETS_WANTED])
         found = await self._look(range(BUCKETS))
         whole = [(bucket, where.store) for bucket, where in found.items() if where.store is not None]
         if len(whole) < wanted:
-            raise RehearsalFailed(f"{len(whole)} buckets are wholly at one store, {wanted} are wanted: try again later")
+            raise RehearsalFailed(
+                f"only {len(whole)} buckets are wholly at one store, {wanted} are needed: try again later"
+            )
         random.shuffle(whole)
         whole.sort(key=lambda one: not found[one[0]].records)
         homes = {bucket: store.value for bucket, store in whole[:wanted]}
         state = replace(state, stage="begin", homes=homes, records=sum(found[bucket].records for bucket in homes))
-        # So that every router counts from the first call on.
-        return _step(state, "begins", wait_seconds=self._waits.seen_by_all_seconds)
+        # Wait so that every router counts from the first call.
+        return _step(state, "starting", wait_seconds=self._waits.seen_by_all_seconds)
 
     async def _begin(self, at: Position, state: State) -> Step:
         setting = await self._cache.refresh()
         if setting.rehearsal != state.buckets:
             decision = Decision(at.actor, at.reason, setting.generation)
             await self._migration.begin_rehearsal(decision, state.buckets)
-        return _step(replace(state, stage="there", began=self._clock.monotonic()), "to the other store")
+        return _step(replace(state, stage="there", began=self._clock.monotonic()), "moving to the other store")
 
     async def _there(self, at: Position, state: State) -> Step:
         seconds = await self._arrived(state, away=True)
@@ -225,17 +227,17 @@ class Rehearsal:
 
     async def _turn(self, at: Position, state: State) -> Step:
         setting = await self._cache.refresh()
-        # If somebody has set something else, the buckets go where that says.
+        # If an operator has changed the setting, the buckets go to the stores that it assigns.
         if setting.rehearsal == state.buckets:
             await self._migration.end_rehearsal(Decision(at.actor, at.reason, setting.generation))
-        return _step(replace(state, stage="back", began=self._clock.monotonic()), "back home")
+        return _step(replace(state, stage="back", began=self._clock.monotonic()), "moving back")
 
     async def _back(self, at: Position, state: State) -> Step:
         seconds = await self._arrived(state, away=False)
         if seconds is None:
             return _step(state, "", wait_seconds=POLL_SECONDS)
         state = replace(state, stage="count", back_seconds=seconds)
-        return _step(state, "counts", wait_seconds=self._waits.counted_by_all_seconds)
+        return _step(state, "counting calls", wait_seconds=self._waits.counted_by_all_seconds)
 
     async def _count(self, at: Position, state: State) -> Step:
         calls, errors, _ = self._seen(state)
@@ -243,7 +245,8 @@ class Rehearsal:
         return self._ended(state, f"{way}, {errors} of {calls} calls failed", passed=not errors)
 
     async def _arrived(self, state: State, *, away: bool) -> float | None:
-        """Seconds until all were at the other store, or all at home; None: not all are. Raises RehearsalFailed."""
+        """Seconds until all buckets were at the other store, or back; None while some are not. Raises
+        RehearsalFailed."""
         found = await self._look(state.buckets)
         homes = {bucket: Store(name) for bucket, name in state.homes.items()}
         left = sum((where.store is homes[bucket]) is away or where.store is None for bucket, where in found.items())
@@ -251,13 +254,13 @@ class Rehearsal:
         if not left:
             return seconds
         if self._cache.current.rehearsal != (state.buckets if away else ()):
-            raise RehearsalFailed("the setting was changed meanwhile; the buckets go where it says")
+            raise RehearsalFailed("the setting was changed during the rehearsal; the buckets follow the new setting")
         if seconds > WAY_SECONDS:
             raise RehearsalFailed(f"{left} of {len(found)} buckets had not arrived after {WAY_SECONDS:g} s")
         return None
 
     async def _look(self, buckets: Sequence[int]) -> dict[int, BucketLocation]:
-        """Where these buckets are. Raises Away, Refused."""
+        """The location of each bucket. Raises Away, Refused."""
         bucket_owners: dict[int, Store] = {}
         owned: dict[int, dict[Store, int]] = {bucket: {} for bucket in buckets}
         for store, client in self._stores.items():
@@ -280,7 +283,7 @@ class Rehearsal:
         return found
 
     def _seen(self, state: State) -> tuple[int, int, int]:
-        """Calls, errors and handoffs, at all routers."""
+        """Calls, errors and handoffs on the buckets, at all routers."""
         counts = [answered for answered in self._answered().values() if answered.watch == state.name]
         return sum(one.calls for one in counts), sum(one.errors for one in counts), sum(one.handoffs for one in counts)
 
@@ -301,8 +304,8 @@ def _step(state: State, note: str, *, wait_seconds: float = 0.0) -> Step:
 
 
 class Rehearsals:
-    """Rehearsals at one router: counts calls, sends abandoned buckets home, and has the last result. `loop` is the
-    caller's to run."""
+    """Rehearsals at one router: counts calls, returns abandoned buckets, and keeps the last result. The caller runs
+    `loop`."""
 
     def __init__(self, jobs: Jobs, migration: Migration, cache: SettingCache, traffic: Traffic, clock: Clock) -> None:
         self._jobs = jobs
@@ -320,7 +323,7 @@ class Rehearsals:
         await self.last.look()
 
     def evidence(self, evidence: Evidence) -> Evidence:
-        """With the result of the last rehearsal that was finished."""
+        """The evidence with the result of the last finished rehearsal."""
         result = self.last.report
         if result is None:
             return evidence
@@ -328,7 +331,7 @@ class Rehearsals:
         return replace(evidence, rehearsal_seconds_ago=self.last.seconds_ago, rehearsal_failure=failure)
 
     async def _count(self, job: Job | None) -> None:
-        """Count the calls on the buckets that are rehearsed, from before they leave until they are home."""
+        """Count the calls on the rehearsal's buckets, from before they leave until they are back."""
         if job is None or not job.state.wants_a_runner:
             self._traffic.watch = None
         elif self._traffic.watch is None or not self._traffic.watch.name.startswith(f"{job.id} "):
@@ -337,8 +340,8 @@ class Rehearsals:
             self._traffic.watch = Watch(state.name, frozenset(state.homes)) if state and state.homes else None
 
     async def _send_home(self) -> None:
-        """Buckets are away: without a job that somebody runs, nothing else would send them home."""
-        # In this order: a rehearsal is stored as a job before its buckets leave.
+        """Return the buckets if no rehearsal is queued or running."""
+        # Read the setting first: a rehearsal is stored as a job before its buckets leave.
         setting = await self._cache.refresh()
         job = await self._jobs.under_way(NAME)
         if not setting.rehearsal or (job is not None and job.state.wants_a_runner):
@@ -347,7 +350,7 @@ class Rehearsals:
         try:
             await self._migration.end_rehearsal(Decision(ACTOR, why, setting.generation))
         except (Outdated, IllegalMove):
-            return  # Another router sent them home, or somebody changed the setting: the next look sees it.
+            return  # Another router returned them, or an operator changed the setting: the next look reads it.
 
     async def _body(self, loop: Loop) -> None:
         await self.look()

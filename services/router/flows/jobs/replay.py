@@ -1,17 +1,16 @@
-"""Reading a part of the log again and giving its events to a store, beside that store's own feed.
+"""The job `replay`: reads a part of the log again and applies its events at a store, in addition to the store's feed.
 
-Safe at any time and as often as one likes: a store keeps a record only if its version is higher, whoever brings it, and
-an event alone never makes it an owner (`services.router.core.replay`). So a replay mends a store that has lost rows,
-and changes nothing at one that has not. Both stores must answer. The positions of the stores' feeds stay as they are:
-it has readers of its own.
+A replay is safe at any time and any number of times. A store keeps a record only if its version is higher, and an event
+alone never makes the store an owner (`services.router.core.replay`). So a replay restores rows that a store has lost,
+and changes no other row. Both stores must answer. The replay has its own readers, so the positions of the feeds stay.
 
-When a router dies in the middle of a step, what that step had given counts as known when it is given again: what was
-read is counted right, how much of it was new may be told as less.
+If a router dies within a step, the repeated step counts events that were applied before as known. The number of events
+read is exact; the number applied may be too low.
 
-What is to be read is fixed when the job begins: later events come to the store by its feed as ever.
+The range to read is fixed when the job begins. Later events reach the store through its feed.
 
-With `dry_run` nothing is given to the store; instead its versions are compared with those of the events, and counted as
-if they had been. There an event that is in the log twice may be counted twice, if the copies are far apart.
+With `dry_run`, the job applies no event. It compares the store's versions with those of the events and counts them
+accordingly. It may count an event that is in the log twice as two events if the copies are far apart.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from services.router.flows.stores import Away, StoreClient, Stores
 NAME = "replay"
 
 POLL_EVENTS = 2000
-"""Read and given to the store at once."""
+"""Maximum number of events that are read and applied at a time."""
 STEP_SECONDS = 1.0
-"""After so long a step reads no further: it is longer than other jobs' since opening a reader takes a while."""
+"""Time after which a step reads no more; longer than in other jobs, because opening a reader takes time."""
 POLL_SECONDS = 5.0
 CHECK_SECONDS = 5.0
 READY_SECONDS = 1.5
-"""How long a store may refuse connections before it counts as missing: one that has just started is found in less."""
+"""Time after which a store that refuses connections counts as missing. A store that starts up answers sooner."""
 AGAIN_SECONDS = 0.1
 
 
@@ -52,22 +51,22 @@ class _Progress:
     """A replay's checkpoint."""
 
     ranges: dict[int, tuple[int, int]]
-    """By partition the next offset, and the one at which to end."""
+    """By partition: the next offset and the end offset."""
     events: int
     counts: Counts
 
     @property
     def left(self) -> dict[int, tuple[int, int]]:
-        """The ranges of which something is to be read."""
+        """The ranges that are not read to their end."""
         return {partition: span for partition, span in self.ranges.items() if span[0] < span[1]}
 
     @property
     def read(self) -> int:
-        """A number that rises by one with each event."""
+        """Sum of the next offsets; it rises by one with each event."""
         return sum(position for position, _ in self.ranges.values())
 
     def move(self, found: Sequence[Stored]) -> list[Stored]:
-        """Behind these events. Returns them without those that have come since the job began."""
+        """Move behind these events. Returns those that are within the ranges."""
         wanted = [stored for stored in found if stored.offset < self.ranges[stored.partition][1]]
         for partition, offset, *_ in wanted:
             self.ranges[partition] = offset + 1, self.ranges[partition][1]
@@ -90,8 +89,8 @@ class StoreMissing(BatonError):
 
 
 class Replay:
-    """A `JobKind`. `to`: A or B. `start`: where to begin (`services.router.core.retention`). `name`: only this record.
-    `dry_run`: "yes" only looks."""
+    """A `JobKind`. Arguments: `to`, A or B; `start`, the first event (`services.router.core.retention`); `name`, the
+    only record to replay; `dry_run`, "yes" to change nothing."""
 
     name = NAME
     unit = "events"
@@ -104,7 +103,7 @@ class Replay:
     def lane(self, arguments: Mapping[str, str]) -> str:
         unknown = sorted(set(arguments) - {"to", "start", "name", "dry_run"})
         if unknown:
-            raise InvalidField("arguments", unknown[0], "to, start, name and dry_run")
+            raise InvalidField("arguments", unknown[0], "one of to, start, name, dry_run")
         to = arguments.get("to", "")
         if to not in {store.value for store in Store}:
             raise InvalidField("to", to, "A or B")
@@ -136,7 +135,7 @@ class Replay:
                 raise StoreMissing(f"store {client.store} does not serve ({status.reason}): {StoreMissing.__doc__}")
 
     async def step(self, at: Position) -> Step:
-        """Raises what the stores' clients and the log raise; JobFailed when the log has dropped what comes next."""
+        """Raises the errors of the stores and the log, and JobFailed if the log has dropped the next event."""
         journey = _Progress.decode(at.checkpoint) if at.checkpoint else await self._begin(at.arguments)
         work = ReplayWriter(self._stores, self._log, at.arguments, journey.counts)
         began = journey.read
@@ -147,7 +146,7 @@ class Replay:
             journey.encode(),
             journey.read - began,
             total=journey.events,
-            note=counts.said(dry_run=work.dry_run),
+            note=counts.summary(dry_run=work.dry_run),
             finished=not journey.left,
             report=json.dumps({**at.arguments, **counts.to_json()}),
         )
@@ -160,11 +159,12 @@ class Replay:
         return _Progress(dict(window.ranges), window.events, Counts())
 
     async def _travel(self, journey: _Progress, work: ReplayWriter, limit: int) -> None:
-        """Up to so many events, for about STEP_SECONDS; the next ones are read while the last ones are given away."""
+        """Replay up to `limit` events, for about STEP_SECONDS. Reads the next events while the last ones are
+        applied."""
         until, last = self._clock.monotonic() + STEP_SECONDS, journey.read + limit
 
         async def read() -> list[Stored]:
-            """[] at the end of the step."""
+            """The next events; [] at the end of the step."""
             while journey.left and journey.read < last:
                 found = await _poll(reader, min(POLL_EVENTS, last - journey.read), journey)
                 if wanted := journey.move(found):
@@ -180,12 +180,15 @@ class Replay:
                         break
                     found, _ = await all_or_none([read(), work.take(found)])
         except OffsetGone as error:
-            raise JobFailed(f"retention was faster than this replay: {error.message}; begin anew, later") from None
+            raise JobFailed(
+                f"the log has dropped events that were not replayed yet: {error.message};"
+                " start another replay with a later start"
+            ) from None
 
 
 async def _poll(reader: LogReader, limit: int, journey: _Progress) -> list[Stored]:
     found = await reader.poll(limit, POLL_SECONDS)
     if not found:
-        places = ", ".join(f"{part}/{at}" for part, (at, _) in journey.left.items())
-        raise LogUnavailable(f"no event at {places}, where one is known to be")
+        positions = ", ".join(f"{part}/{at}" for part, (at, _) in journey.left.items())
+        raise LogUnavailable(f"the log returned no event at {positions}, although it has one there")
     return found

@@ -1,4 +1,4 @@
-"""Giving events to a store by the rule of `services.router.core.replay`, and counting them."""
+"""Applies replayed events at a store by the rule of `services.router.core.replay`, and counts them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from services.router.flows.moving.transfer import Copied, Transfer
 from services.router.flows.stores import Refused, StoreClient, Stores
 
 WRITERS = 4
-"""Calls at once. Events of one record go by the same one."""
+"""Number of concurrent calls. All events of one record go through the same one."""
 CALL_EVENTS = 1000
 CALL_BYTES = 2 * 1024 * 1024
-"""As much as one call of a store may have."""
+"""Maximum size of a call that a store accepts."""
 CALL_SECONDS = 10.0
 READ_POLLS = 40
 READ_POLL_SECONDS = 0.1
 KEPT_PLACES = 20
-"""Of events that were not given, in the report."""
+"""Maximum number of positions of events in the report, per reason why they were not applied."""
 
 _RECORD = length_delimited(pb.AdoptRecordsRequest.DESCRIPTOR.fields_by_name["records"].number)
 
@@ -44,7 +44,7 @@ class Ends(Protocol):
 
 
 class NoProgress(BatonError):
-    """The replay does not come forward."""
+    """The replay makes no progress."""
 
 
 class NotYetRead(BatonError):
@@ -53,35 +53,35 @@ class NotYetRead(BatonError):
 
 @dataclass(slots=True)
 class Counts:
-    """Of events: read = applied + known + unreadable + others + withheld + left_out."""
+    """Numbers of events: read = applied + known + unreadable + others + withheld + left_out."""
 
     applied: int = 0
     known: int = 0
-    """The store had this version of the record, or a higher one."""
+    """Events whose version, or a higher one, the store had already."""
     unreadable: int = 0
     others: int = 0
-    """Of other records than the one that was asked for; heartbeats."""
+    """Heartbeats, and events of records that were not selected."""
     places: list[str] = field(default_factory=list)
-    """Of the first unreadable ones."""
+    """Positions (partition/offset) of the first unreadable events."""
     withheld: int = 0
-    """They would have made the store an owner, and the other store's row does not confirm it."""
+    """Events that would make the store an owner, which the other store's row does not confirm."""
     withheld_places: list[str] = field(default_factory=list)
-    """Of the first ones: partition/offset and name."""
+    """Positions (partition/offset) and names of the first withheld events."""
 
     left_out: int = 0
-    """Their record is to be copied from the other store, and cannot be copied as it is, or not now."""
+    """Events whose record could not be copied from the other store."""
     why: str = ""
-    """The first of them, for a person."""
+    """The reason for the first of them, for the operator."""
 
     def to_json(self) -> dict[str, Any]:
-        """A router of the release before reads the counts of a replay that left nothing out."""
+        """The counts as JSON. The previous release can read those of a replay that left out no event."""
         value = asdict(self)
         if not self.left_out:
             del value["left_out"], value["why"]
         return value
 
     def copied(self, keys: Sequence[str], copied: Copied) -> None:
-        reasons = [*copied.refused.values(), *(f"{key} could not be had now" for key in copied.busy)]
+        reasons = [*copied.refused.values(), *(f"{key} was busy" for key in copied.busy)]
         self.left_out += len(reasons)
         self.why = self.why or next(iter(reasons), "")
         self.applied += len(keys) - len(reasons)
@@ -96,8 +96,8 @@ class Counts:
         if len(self.withheld_places) < KEPT_PLACES:
             self.withheld_places.append(f"{stored.partition}/{stored.offset} {stored.event.key}")
 
-    def said(self, *, dry_run: bool) -> str:
-        """In words."""
+    def summary(self, *, dry_run: bool) -> str:
+        """The counts in words."""
         applied, ignored = ("would apply", "ignore") if dry_run else ("applied", "ignored")
         text = f"{applied} {self.applied}, {ignored} {self.known} as known"
         if self.withheld:
@@ -109,17 +109,20 @@ class Counts:
 
 @dataclass(slots=True)
 class _CallBatch:
-    """The events of one call, by what is given for them."""
+    """The events of one call, by the way in which they are applied."""
 
     events: list[Stored] = field(default_factory=list)
+    """Events that are applied as they are."""
     known: list[Stored] = field(default_factory=list)
-    """The target, or an event of the same call, has this version or a higher one."""
+    """Events whose version, or a higher one, the target or an earlier event of this call has."""
     copies: list[str] = field(default_factory=list)
+    """Keys of records that are copied from the other store."""
     ownerships: dict[str, list[Stored]] = field(default_factory=dict)
+    """By key: events of records that the target takes over as owner."""
 
 
 class ReplayWriter:
-    """What one step does with the events. Raises what the stores' clients and the log raise, NotYetRead, NoProgress."""
+    """Applies the events of one step. Raises the errors of the stores and the log, NotYetRead, NoProgress."""
 
     def __init__(self, stores: Stores, log: Ends, arguments: Mapping[str, str], counts: Counts) -> None:
         self._to = Store(arguments["to"])
@@ -165,7 +168,7 @@ class ReplayWriter:
         return good
 
     async def _give(self, records: Sequence[record_pb2.Record], some: list[Stored]) -> None:
-        """The target is looked at first: what it knows it is not given again."""
+        """Apply the events of which the target does not have the version yet."""
         keys = sorted({record.key for record in records})
         here, other = await all_or_none([_claims(self._target, keys), _claims(self._other, keys)])
         try:
@@ -195,7 +198,7 @@ class ReplayWriter:
         here: Mapping[str, Claim],
         other: Mapping[str, Claim],
     ) -> _CallBatch:
-        """Raises UnreadableRecord, with nothing counted."""
+        """Sort the events. Raises UnreadableRecord before any event is counted."""
         events = [_claim_of(record) for record in records]
         given = _CallBatch()
         known = {key: claim.version for key, claim in here.items()}
@@ -222,7 +225,7 @@ class ReplayWriter:
         return given
 
     async def _apply(self, some: list[Stored]) -> list[Stored]:
-        """Returns the events that the target has refused, as its feed would."""
+        """Apply events. Returns those that the target refused."""
         request = _request(some)
         if request is None or not request.records:
             return []
@@ -245,7 +248,7 @@ class ReplayWriter:
             self._counts.copied(keys, await self._transfer.copy(keys, self._to))
 
     async def _own(self, wanted: Mapping[str, list[Stored]], other: Mapping[str, Claim]) -> None:
-        """Takes what the other store's rows name the target as owner of, if those rows are the newest."""
+        """Hand over records of which the other store's row names the target as owner, if that row is the newest."""
         if not wanted:
             return
         newest = await self._newest({key: other[key] for key in wanted})
@@ -260,8 +263,8 @@ class ReplayWriter:
                     self._counts.withhold(stored)
 
     async def _newest(self, rows: Mapping[str, Claim]) -> set[str]:
-        """Those that the target has not changed since: the change would be in its outbox, else in the log, which the
-        other store has read to its end before its row is looked at again."""
+        """Keys of the rows that the target has not changed since. A change would be in the target's outbox or in the
+        log, so the other store reads the log to its end before its rows are read again."""
         names = [
             pb.AckChangesRequest.Name(key=key, version=version_to_pb(next_change(row.version)))
             for key, row in rows.items()
@@ -274,7 +277,7 @@ class ReplayWriter:
         return {key for key, row in rows.items() if key not in waiting and again.get(key) == row}
 
     async def _read_to(self, ends: Mapping[int, int]) -> None:
-        """Waits, bounded, until the other store has applied the log up to there. Raises NotYetRead."""
+        """Wait, within a bound, until the other store has applied the log up to these ends. Raises NotYetRead."""
         other = self._other
         for _ in range(READ_POLLS):
             status = await other.ask(other.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
@@ -289,7 +292,7 @@ class ReplayWriter:
 
 
 async def _claims(store: StoreClient, keys: Sequence[str]) -> dict[str, Claim]:
-    """Of the store's rows; keys without a row are left out."""
+    """Version and owner of the store's rows; keys without a row are left out."""
     found, after = dict[str, Claim](), ""
     while True:
         request = pb.LookAtRecordsRequest(keys=keys, after=after, limit=CALL_EVENTS, brief=True)
@@ -300,7 +303,7 @@ async def _claims(store: StoreClient, keys: Sequence[str]) -> dict[str, Claim]:
         if not page.more:
             return found
         if not page.looks:
-            raise NoProgress(f"{store.store} says that there are records after {after!r}, but sends none")
+            raise NoProgress(f"{store.store} reports more records after {after!r}, but returns none")
         after = page.looks[-1].key
 
 
@@ -316,7 +319,7 @@ def _claim_of(record: record_pb2.Record) -> Claim:
 
 
 def _in_calls(lot: Iterable[Stored]) -> list[list[Stored]]:
-    """Lots of at most CALL_EVENTS and CALL_BYTES, or of one event."""
+    """The events in batches of at most CALL_EVENTS and CALL_BYTES, or of one event."""
     calls: list[list[Stored]] = []
     room = 0
     for stored in lot:
@@ -330,7 +333,7 @@ def _in_calls(lot: Iterable[Stored]) -> list[list[Stored]]:
 
 
 def _request(some: Sequence[Stored]) -> pb.AdoptRecordsRequest | None:
-    """The events' records, put into a request as they are; None when one of them is no record of its key."""
+    """A request with the events' records, unchanged; None if an event's value is not a record of its key."""
     parts: list[bytes] = []
     for stored in some:
         value = stored.event.value

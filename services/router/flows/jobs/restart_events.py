@@ -1,10 +1,10 @@
-"""Going on after the event log was replaced: both feeds start at its end, and the records are copied.
+"""The restart after the event log was replaced: both feeds start at the end of the new log, and records are copied.
 
-A feed that has stopped does not know which events it has missed, and an event of another log proves nothing about who
-owns a record. So no event before the end is read. Whatever had been published is in its owner's row; a reconcile job
-compares all records and copies, from the owner's store to the other one, in both directions. It never makes an owner:
-a record that its owner has released is taken by a handoff, as ever. Until that job has finished, a seizure would lose
-writes that only their owner's store has: see `services.router.flows.jobs.log_gap`.
+A stopped feed cannot tell which events it has missed, and an event of another log is no evidence of a record's owner.
+So the feeds skip all events before the end. Every published change is in its owner's row: a reconcile job compares all
+records and copies them from the owner's store to the other one, in both directions. It never makes a store an owner; a
+released record is taken by a handoff as usual. Until that job has finished, a seizure would lose writes that only their
+owner's store has: see `services.router.flows.jobs.log_gap`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.stores import Stores
 
 RESTARTED = "feeds restarted"
-"""In the journal."""
+"""Action in the journal."""
 CALL_SECONDS = 10.0
 
 
 class NothingReplaced(BatonError):
-    """No store says that the event log was replaced: nothing was changed"""
+    """No store reports that the event log was replaced; nothing was changed"""
 
     code = "FAILED_PRECONDITION"
     reason = "LOG_NOT_REPLACED"
@@ -37,11 +37,11 @@ class NothingReplaced(BatonError):
 class Restarted(NamedTuple):
     job: str
     skipped: int
-    """Events in the log that no store reads."""
+    """Number of events in the log that neither store reads."""
 
 
 class RestartEvents:
-    """Over both stores."""
+    """The restart of both stores' feeds."""
 
     def __init__(self, stores: Stores, jobs: Jobs, migration: Migration, control: GapRecords) -> None:
         self._stores = stores
@@ -50,8 +50,8 @@ class RestartEvents:
         self._control = control
 
     async def restart(self, decision: Decision) -> Restarted:
-        """Safe to repeat until it has succeeded. Raises InvalidField, NothingReplaced, JobUnderWay, ControlUnavailable,
-        Outdated, and what the stores' clients raise."""
+        """Restart the feeds and start a reconcile job. Safe to repeat until it succeeds. Raises InvalidField,
+        NothingReplaced, JobUnderWay, ControlUnavailable, Outdated, and the stores' errors."""
         if not decision.reason.strip():
             raise InvalidField("reason", decision.reason, "why the log was replaced; it is kept in the journal")
         clients = list(self._stores.values())
@@ -67,14 +67,14 @@ class RestartEvents:
         await self._migration.note(decision, RESTARTED)
         await open_gap(self._control)
         answers = [await one.ask(one.replication.RestartFeed, pb.RestartFeedRequest(), CALL_SECONDS) for one in clients]
-        # Once more: a job that was added before the last feed was restarted may have passed over what that feed skips.
+        # Again: a job that was added before the last feed was restarted may not have compared the skipped changes.
         opened = await open_gap(self._control)
         job = await self._jobs.add(wanted)
         if number_of_job(job.id) <= opened:
-            raise _too_early(job, "the feeds are restarted; then run baton reconcile")
+            raise _too_early(job, "the feeds are restarted: run baton reconcile after that job")
         return Restarted(job.id, max(sum(answer.next_offsets.values()) for answer in answers))
 
 
 def _too_early(job: Job, outcome: str) -> JobUnderWay:
-    hint = f"wait for its end, or end it: baton jobs cancel {job.id}"
-    return JobUnderWay(f"{job.id} began before the feeds are restarted, so it may miss records: {hint}; {outcome}")
+    hint = f"wait for its end, or cancel it: baton jobs cancel {job.id}"
+    return JobUnderWay(f"{job.id} began before the restart of the feeds, so it may miss records: {hint}; {outcome}")

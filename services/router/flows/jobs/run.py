@@ -1,4 +1,4 @@
-"""One run of one job: claims it, does its steps one after the other, and stores each."""
+"""One run of one job: claims the job, does its steps one at a time, and stores each."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0
 LOOK_SECONDS = 0.5
-"""Between two looks at what is wanted: so long it takes at most until another router hears of an order."""
+"""Interval at which a run reads its job: the longest time until it obeys an order to another router."""
 STEP_SECONDS = 0.25
-"""About how long a step should take at the rate that it is given."""
+"""Time that a step should take at its rate."""
 LONGEST_STEP_SECONDS = 60.0
-"""A step that takes longer has failed, and is done again."""
+"""Time after which a step fails and is repeated."""
 MAX_LIMIT = 20_000
-"""Units that a step may do at most."""
+"""Maximum number of units in a step."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 CHANGES = 20
-"""Attempts at an order while the job's runner reports."""
+"""Maximum number of attempts to change a job while others change it too."""
 CANCEL_SECONDS = 1.0
 
 
 class JobStore(JobRecords, Protocol):
-    """What jobs need of the control store."""
+    """The part of the control store that jobs use."""
 
     async def lease(self, name: str, holder: str, ttl_seconds: float) -> bool: ...
 
@@ -50,11 +50,11 @@ def lease_of(job_id: str) -> str:
 
 
 class _Lost(Exception):
-    """Another router runs the job now, or nobody is to run it any more."""
+    """Another router runs the job now, or the job is not to be run any more."""
 
 
 class Run:
-    """One run of one job, by the router that has its lease. Owned by `Jobs`, which starts `run` once."""
+    """One run of a job by the router that holds its lease. `Jobs` owns it and calls `run` once."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Run:
         limits: ThrottleLimits,
         note: Callable[[Job], None],
     ) -> None:
-        """`note` gets each state of the job that was stored."""
+        """`note` is called with each state of the job that was stored."""
         self._store = store
         self._kind = kind
         self._id = job_id
@@ -82,11 +82,11 @@ class Run:
         self._slowed = ""
         self._next_look = 0.0
         self._job = Job(kind.name, "", "")
-        self.told = asyncio.Event()
-        """Somebody has changed the job: look now."""
+        self.changed = asyncio.Event()
+        """Set when this router has changed the job."""
 
     async def run(self) -> None:
-        """Until the job ends, is stopped, or is another router's."""
+        """Run until the job ends, is stopped, or another router runs it."""
         try:
             self._job = await self._store.job(self._id)
             await self._save(lambda job: rules.claim(job, self._claim, self._holder), claiming=True)
@@ -95,14 +95,14 @@ class Run:
         except _Lost:
             pass
         except BatonError as error:
-            # Nothing is lost: what was not written down is done again, here or elsewhere.
+            # Work that was not stored is repeated, here or at another router.
             log.warning("%s: this run ends: %s", self._id, error.message)
         finally:
             with suppress(ControlUnavailable):
                 await self._store.lease(lease_of(self._id), self._holder, 0.0)
 
     async def _do(self) -> bool:
-        """Steps until one fails, then a pause; False when the job has ended."""
+        """Do steps until the job has ended; then return False. Pauses after a step that failed."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -118,10 +118,10 @@ class Run:
                 await self._wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            # The run is the outermost owner of its steps: a defect ends the job, loudly, and not the router.
+            # No caller above the run handles an error of a step, so a defect fails the job and not the router.
             except Exception as error:
-                log.exception("%s failed by a defect", self._id)
-                await self._fail(f"a defect: {type(error).__name__}: {error}")
+                log.exception("%s failed: a defect of the program", self._id)
+                await self._fail(f"a defect of the program: {type(error).__name__}: {error}")
                 return False
             pause = FIRST_PAUSE_SECONDS
             self._rate.add(step.done)
@@ -132,11 +132,11 @@ class Run:
             await self._wait(max(earliest - self._clock.monotonic(), step.wait_seconds))
 
     async def _step(self) -> tuple[Step, float]:
-        """One step, and when it began. Raises what the kind raises, TimeoutError, _Lost."""
+        """Do one step. Returns it with the time at which it began. Raises the kind's errors, TimeoutError, _Lost."""
         await self._look()
         job, began = self._job, self._clock.monotonic()
         limit = MAX_LIMIT if not self._allowed else max(1, min(MAX_LIMIT, int(self._allowed * STEP_SECONDS)))
-        # Ids begin anew with another control store.
+        # Ids start again with another control store.
         name = f"{job.id} of {job.created_seconds:.3f}"
         at = Position(
             job.arguments,
@@ -167,13 +167,13 @@ class Run:
                     log.warning("%s: a step that was cancelled failed: %r", self._id, task.exception())
 
     async def _look(self, *, in_step: bool = False) -> None:
-        """Keeps the lease, reads the orders, and paces by the live traffic; twice a second, and when told.
+        """Renew the lease, read the job, and set the pace by the live traffic: twice a second, and after a change here.
 
-        Raises _Lost: at once when the claim is gone; when the job is paused, not before the step has ended.
+        Raises _Lost: at once if another run has the claim; after the current step if the job is paused.
         """
         now = self._clock.monotonic()
-        if now >= self._next_look or self.told.is_set():
-            self.told.clear()
+        if now >= self._next_look or self.changed.is_set():
+            self.changed.clear()
             if not await self._store.lease(lease_of(self._id), self._holder, LEASE_SECONDS):
                 raise _Lost
             self._job = await self._store.job(self._id)
@@ -185,11 +185,11 @@ class Run:
             raise _Lost
 
     async def _wait(self, seconds: float) -> None:
-        """Hears of orders meanwhile; a new rate ends the wait."""
+        """Wait, and look for orders meanwhile. A new rate ends the wait."""
         end = self._clock.monotonic() + seconds
         rate = self._job.rate
         while (left := end - self._clock.monotonic()) > 0 and self._job.rate == rate:
-            await wait(self.told, min(left, LOOK_SECONDS))
+            await wait(self.changed, min(left, LOOK_SECONDS))
             await self._look()
 
     def _after(self, job: Job, step: Step) -> Job:
@@ -212,7 +212,7 @@ class Run:
         await self._save(lambda job: rules.fail(job, why, self._clock.now()))
 
     async def _save(self, change: Callable[[Job], Job], *, claiming: bool = False) -> None:
-        """Raises _Lost, ControlUnavailable."""
+        """Store a change of the job. Raises _Lost, ControlUnavailable."""
         for _ in range(CHANGES):
             before = self._job.state
             saved = await self._store.put(change(self._job))
@@ -225,7 +225,7 @@ class Run:
             self._job = await self._store.job(self._id)
             if not claiming:
                 self._check()
-        raise ControlUnavailable(f"{self._id} was changed by others {CHANGES} times")
+        raise ControlUnavailable(f"{self._id} was changed concurrently {CHANGES} times")
 
     def _check(self) -> None:
         if self._job.claim != self._claim:
@@ -236,7 +236,8 @@ def _waiting(job: Job, why: str) -> Job:
     return replace(job, per_second=0.0, waits=why) if job.state is JobState.RUNNING else job
 
 
-async def wait(told: asyncio.Event, seconds: float) -> None:
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, but no longer than this."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await told.wait()
+            await event.wait()

@@ -1,4 +1,4 @@
-"""Runs jobs at one router: asks for them, looks for those without a run, and runs them."""
+"""Jobs at one router: adds jobs, takes over those without a run, and runs them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from services.router.flows.jobs.run import (
 )
 
 MAX_JOBS = 8
-"""Run by one router at once."""
+"""Maximum number of concurrent jobs at one router."""
 
 
 USUAL_LIMITS = ThrottleLimits()
 
 
 def no_load() -> Load:
-    """Nothing is known of live traffic: nothing slows a job down."""
+    """An unknown load, which does not slow jobs down."""
     return Load()
 
 
 class Jobs:
-    """All jobs, at one router. The process runs `loop`; orders may be given to any router."""
+    """All jobs, as one router sees them. The process runs `loop`. Any router accepts orders."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Jobs:
         load: Callable[[], Load] = no_load,
         limits: ThrottleLimits = USUAL_LIMITS,
     ) -> None:
-        """`holder`: this router among others; `load`: what live traffic feels now."""
+        """`holder`: this router's name. `load`: the current load of live traffic."""
         self._store = store
         self._kinds: dict[str, JobKind] = {}
         self._holder = holder
@@ -58,9 +58,9 @@ class Jobs:
         self._limits = limits
         self._view: tuple[Job, ...] = ()
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
-        self._told = asyncio.Event()
+        self._changed = asyncio.Event()
         self.trouble = ""
-        """Why orders are not seen now; "" when they are."""
+        """Reason why this router cannot read the jobs; "" if it can."""
         self.loop = Loop("jobs", self._body, first_pause_seconds=0.1, longest_pause_seconds=1.0)
         self.register(kinds)
 
@@ -68,15 +68,16 @@ class Jobs:
         return f"<Jobs {sorted(self._runs)} trouble={self.trouble!r}>"
 
     def register(self, kinds: Iterable[JobKind]) -> None:
-        """From now on such jobs may be asked for here, and are run here."""
+        """Accept and run jobs of these kinds from now on."""
         self._kinds.update({kind.name: kind for kind in kinds})
 
     @property
     def view(self) -> Sequence[Job]:
-        """Half a second old, older while the control store is away; newest first, without checkpoint and report."""
+        """All jobs, newest first, without checkpoint and report. Half a second old, or older while the control store is
+        unavailable."""
         if not self.trouble:
             return self._view
-        waits = f"the control store is away: {self.trouble}"
+        waits = f"the control store is unavailable: {self.trouble}"
         return [job if job.state.ended else replace(job, waits=waits, per_second=0.0) for job in self._view]
 
     def latest(self, lane: str) -> Job | None:
@@ -84,7 +85,7 @@ class Jobs:
         return next((job for job in self.view if job.lane == lane), None)
 
     def finished_seconds_ago(self, lane: str) -> float | None:
-        """Since the last job of this lane that was finished; None: none was. By wall time, for people and gates."""
+        """Seconds since the last finished job of this lane, by wall time; None if there is none."""
         ends = [job.ended_seconds for job in self._view if job.lane == lane and job.state is JobState.FINISHED]
         return max(0.0, self._clock.now() - max(ends)) if ends else None
 
@@ -95,7 +96,7 @@ class Jobs:
     async def wanted(
         self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0, *, reason: str = ""
     ) -> Job:
-        """A job that may be asked for. Raises InvalidField."""
+        """A new job with checked arguments. Raises InvalidField."""
         rules.check_actor(actor)
         rules.check_rate(rate)
         known = self._kinds.get(kind)
@@ -104,15 +105,15 @@ class Jobs:
         lane = known.lane(arguments)
         if isinstance(known, ArgumentCheck):
             await known.check(arguments)
-        return Job(kind, lane, actor, dict(arguments), rate, note=f"asked for by {actor}", reason=reason)
+        return Job(kind, lane, actor, dict(arguments), rate, note=f"requested by {actor}", reason=reason)
 
     async def check_lane(self, wanted: Job) -> Job | None:
-        """Refuse early what `add` would refuse. Returns the job under way that `add` would return. Raises JobUnderWay,
-        ControlUnavailable."""
+        """Check whether `add` would refuse the job. Returns the job under way that `add` would return. Raises
+        JobUnderWay, ControlUnavailable."""
         return await self._in_lane(wanted)
 
     async def under_way(self, lane: str) -> Job | None:
-        """The job of a lane that has not ended, asked of the control store now. Raises ControlUnavailable."""
+        """The job of a lane that has not ended, read from the control store. Raises ControlUnavailable."""
         return next((job for job in await self._store.jobs() if job.lane == lane and not job.state.ended), None)
 
     async def _in_lane(self, wanted: Job) -> Job | None:
@@ -120,7 +121,7 @@ class Jobs:
         return None if job is None else rules.same(job, wanted)
 
     async def start(self, kind: str, arguments: Mapping[str, str], actor: str, rate: float = 0.0) -> Job:
-        """Ask for a job. A job under way with the same arguments is the answer, so that a repeated order finds its job.
+        """Add a job. If one with the same arguments is under way, return it, so that a repeated order finds its job.
         Raises InvalidField, JobUnderWay, ControlUnavailable."""
         return await self.add(await self.wanted(kind, arguments, actor, rate))
 
@@ -140,7 +141,7 @@ class Jobs:
         return await self._store.job(job_id)
 
     async def pause(self, job_id: str, actor: str) -> Job:
-        """Raises JobNotFound, JobRefused, InvalidField, ControlUnavailable; as the next three do."""
+        """Raises JobNotFound, JobRefused, InvalidField, ControlUnavailable; so do the next three methods."""
         return await self._change(job_id, lambda job: rules.pause(job, actor))
 
     async def resume(self, job_id: str, actor: str) -> Job:
@@ -158,18 +159,20 @@ class Jobs:
             if changed is not None:
                 log_job(changed)
                 return self._seen(changed)
-        raise ControlUnavailable(f"{job_id} was changed by others {CHANGES} times; nothing was changed: try again")
+        raise ControlUnavailable(
+            f"{job_id} was changed concurrently {CHANGES} times, so this order was not stored: try again"
+        )
 
     def _seen(self, job: Job) -> Job:
-        """So that whoever runs it hears of it at once."""
+        """Wake this router's runs, so that they obey the change at once."""
         self._note(job)
-        self._told.set()
+        self._changed.set()
         for run, _ in self._runs.values():
-            run.told.set()
+            run.changed.set()
         return job
 
     def _note(self, job: Job) -> None:
-        """So that whoever looks here next sees what was just written down."""
+        """Update the view with a state that was just stored."""
         bare = replace(job, checkpoint=b"", report="")
         if any(known.id == job.id for known in self._view):
             self._view = tuple(bare if known.id == job.id else known for known in self._view)
@@ -177,10 +180,10 @@ class Jobs:
             self._view = (bare, *self._view)
 
     async def _body(self, loop: Loop) -> None:
-        """Looks until it is cancelled; then ends what runs here. The control store may be away for long meanwhile."""
+        """Look until it is cancelled, even while the control store is unavailable; then end this router's runs."""
         try:
             while True:
-                self._told.clear()
+                self._changed.clear()
                 try:
                     await self.look()
                 except BatonError as error:
@@ -188,16 +191,16 @@ class Jobs:
                 else:
                     self.trouble = ""
                     loop.well()
-                await wait(self._told, LOOK_SECONDS)
+                await wait(self._changed, LOOK_SECONDS)
         finally:
             await self._end()
 
     async def look(self) -> None:
-        """Once: begins what wants a runner, if no other router runs it. Raises ControlUnavailable."""
+        """Read all jobs, and start those that no router runs. Raises ControlUnavailable."""
         for job_id in [job_id for job_id, (_, task) in self._runs.items() if task.done()]:
             del self._runs[job_id]
         jobs = await self._store.jobs()
-        # What was written down here while they were read is newer.
+        # A state that this router stored during the read is newer.
         known = {job.id: job for job in self._view}
         self._view = tuple(max(known.get(job.id, job), job, key=lambda one: one.version) for job in jobs)
         for job in reversed(self._view):

@@ -1,10 +1,10 @@
-"""The steps of which seizing a lost store's share, and bringing it back, are made: each safe to repeat.
+"""The steps of a seizure and of a recovery. Each is safe to repeat.
 
-The order makes them safe (see `libs.ownership.terms`, and the model in `tests/model/recovery.py`):
+Their order makes them safe (see `libs.ownership.terms`, and the model in `tests/model/recovery.py`):
 
-1. The lost store serves nothing: it is fenced by its own database, or a person says that it is stopped.
-2. What it has made and can still tell is in the log.
-3. The log is told the terms. From here on a start of the lost store sees that its share is seized.
+1. The lost store serves nothing: its database is fenced, or a person confirms that it is stopped.
+2. The changes that the lost store can still publish are in the log.
+3. The terms are appended to the log. From here on, each start of the lost store reads that its share is seized.
 4. The other store reads the log to its end, and seizes.
 """
 
@@ -28,18 +28,21 @@ from services.router.flows.stores import Refused, StoreClient, Stores
 
 CALL_SECONDS = 10.0
 SEIZE_BUCKETS = 16
-"""Of one call."""
+"""Number of buckets per call."""
 
 
 class BucketTerm(NamedTuple):
-    """A bucket, and the term in which it is to be seized."""
+    """A bucket, and the term of its seizure."""
 
     bucket: int
     term: int
 
 
 class ShareCounts(NamedTuple):
-    """What the other store may own, as far as the seizer knows."""
+    """Size of the lost store's share, as far as the seizing store knows it.
+
+    `bucket_owners`: buckets in which the lost store may create records. `records`: records that the seizing store does
+    not own. `buckets`: buckets in the share."""
 
     bucket_owners: int
     records: int
@@ -47,8 +50,8 @@ class ShareCounts(NamedTuple):
 
 
 class Seizure:
-    """Of one lost store. Raises what the stores' clients and the log raise. `order`: sent with each order, so that
-    a late one is refused."""
+    """The seizure of one lost store's share. Each method raises the errors of the stores and the log. `order` travels
+    with each order, so that a store refuses late ones."""
 
     def __init__(self, stores: Stores, event_log: EventLog, clock: Clock, lost: Store, order: Order) -> None:
         self.lost = stores[lost]
@@ -69,7 +72,7 @@ class Seizure:
         return answer
 
     async def share(self) -> tuple[list[BucketOwner], ShareCounts]:
-        """The buckets of which the lost store may own anything."""
+        """The buckets in which the lost store may own records or may create them."""
         bucket_owners = await self._bucket_owners()
         client = self.seizer
         digests = await client.ask(client.replication.DigestBuckets, rpb.DigestBucketsRequest(), CALL_SECONDS)
@@ -89,8 +92,8 @@ class Seizure:
         return [bucket_from_pb(one) for one in answer.bucket_owners]
 
     def terms(self, share: Sequence[BucketOwner], terms_there: Mapping[int, int]) -> list[BucketTerm]:
-        """In which to seize. `terms_there`: of the lost store, where it can be asked; new ones are higher than those
-        too."""
+        """The terms in which to seize. `terms_there`: the lost store's terms, if it answers; the new terms are higher
+        than those too."""
         me = self.seizer.store
         return [BucketTerm(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
 
@@ -102,23 +105,24 @@ class Seizure:
             await self._log.append([Event("", terms.SerializeToString(), headers)])
 
     async def ends(self) -> dict[int, int]:
-        """Where the log ends now, by partition."""
+        """The end of the log, by partition."""
         return {part: end for part, (_, end) in (await self._log.ends()).items()}
 
     async def unread(self, ends: Mapping[int, int]) -> int:
-        """Events up to there that the seizer has not read."""
+        """Number of events before these ends that the seizing store has not read."""
         read = (await self.status(self.seizer)).feed.next_offsets
         return sum(max(0, end - read[part] if part in read else end) for part, end in ends.items())
 
     async def seize(self, told: Sequence[BucketTerm], ends: Mapping[int, int]) -> dict[int, str]:
-        """Returns the buckets that cannot be seized as they are, each with the reason."""
+        """Seize buckets. Returns those that could not be seized, each with the reason."""
         client = self.seizer
         request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends, name_refused=True, order=self._order)
         answer: pb.SeizeBucketsResponse = await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
         return {one.bucket: one.reason for one in answer.refused}
 
     async def take_terms(self, ends: Mapping[int, int]) -> None:
-        """The gone store takes what the seizer says of all buckets; its feed goes on where the seizer had read to."""
+        """Copy the bucket owners and terms of the seizing store to the lost one, and set the lost store's feed to the
+        ends that the seizing store had read."""
         taken = await self.standing(self.seizer, bucket_owners=True)
         client = self.lost
         terms = pb.TakeTermsRequest(bucket_owners=taken.bucket_owners, order=self._order)
@@ -134,7 +138,8 @@ class Seizure:
         return int(answer.settled)
 
     async def fence(self, reason: str, recovery: str) -> None:
-        """The seizer keeps the order first: if the lost store's own database is a restored one, it learns it there."""
+        """Fence the lost store. The seizing store records the order first, because a restored database of the lost
+        store would not have it."""
         await self.take_order()
         request = pb.FenceStoreRequest(reason=reason, recovery=recovery, order=self._order)
         await self.lost.ask(self.lost.recovery.FenceStore, request, CALL_SECONDS)
@@ -144,12 +149,12 @@ class Seizure:
         try:
             await client.ask(client.recovery.TakeOrder, pb.TakeOrderRequest(order=self._order), CALL_SECONDS)
         except Refused as error:
-            # A store of an earlier release keeps no orders.
+            # A store of an earlier release records no orders.
             if error.code != grpc.StatusCode.UNIMPLEMENTED.name:
                 raise
 
     async def recheck(self) -> str:
-        """Why the lost store stays fenced, or ""."""
+        """The reason why the lost store stays fenced; "" if it does not."""
         await self.take_order()
         client = self.lost
         request = pb.RecheckStoreRequest(order=self._order)
@@ -161,8 +166,9 @@ class Seizure:
         return pb.Order(control=one.control, epoch=one.epoch, job=one.job, number=one.number, stage=one.stage)
 
     async def open(self, fence_reason: str, recovery: str) -> None:
-        """Each knows the other one as it is now; then the lost one opens. What it knew of the seizer may be as old as
-        its backup, and would make the seizer's next start look like that of another database."""
+        """Record each store's current identity at the other one, then open the lost store. Its own record of the
+        seizing store may be as old as its backup, and would let the seizing store's next start look like another
+        database."""
         for client, other in ((self.seizer, self.lost), (self.lost, self.seizer)):
             now = (await self.standing(other)).now
             note = pb.NoteOtherRequest(other=now, anew=True, order=self._order)

@@ -1,7 +1,7 @@
-"""What the two databases have that the other one has not, and how old it is there: the job `validate`.
+"""The job `validate`: counts the records that are missing or different at either store, and their age.
 
-As it is now, changes that are on their way among it: `reconcile` tells which differences are real. Only buckets whose
-digests differ are looked at; in the others every row is the same at both stores.
+The counts are a snapshot that includes changes in transit; `reconcile` finds the real differences. Only buckets whose
+digests differ are compared; in the others, all rows are equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.router.flows.stores import Stores
 
 NAME = "validate"
 STEP_SECONDS = 0.25
-"""After so long a step begins no further page."""
+"""Time after which a step starts no further page."""
 
 
 class Validate:
@@ -38,7 +38,7 @@ class Validate:
         return NAME
 
     async def step(self, at: Position) -> Step:
-        """Raises what the stores' clients raise."""
+        """Raises the stores' errors."""
         found = Validation.from_json(at.report)
         if not at.checkpoint:
             pairs = await self._comparing.digests()
@@ -55,13 +55,14 @@ class Validate:
             json.dumps([left, after], ensure_ascii=False).encode(),
             done,
             total=BUCKETS,
-            note=_told(found) if not left else f"{len(left)} buckets are still to be looked at",
+            note=_summary(found) if not left else f"{len(left)} buckets left to compare",
             finished=not left,
             report=found.to_json(),
         )
 
     async def _walk(self, found: Validation, left: list[int], after: str, limit: int) -> str:
-        """Takes what it is done with from the list; returns behind which key to go on in the first bucket left."""
+        """Compare rows, and remove finished buckets from the list. Returns the last key compared in the first bucket
+        that is left."""
         end, most = self._clock.monotonic() + STEP_SECONDS, len(left)
         while left and most - len(left) < limit:
             page = await self._comparing.page(left[0], after)
@@ -75,5 +76,5 @@ class Validate:
         return after
 
 
-def _told(found: Validation) -> str:
+def _summary(found: Validation) -> str:
     return f"{found.only_in_a} only in A, {found.only_in_b} only in B, {found.different} different"

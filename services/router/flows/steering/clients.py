@@ -9,7 +9,7 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from services.router.control.port import RememberedValues
-from services.router.core.clients import DirectClients, Look, from_json, looked
+from services.router.core.clients import DirectClients, ProcessReport, from_json, looked
 from services.router.core.gates import Evidence
 from services.router.flows.stores import StoreViews
 
@@ -48,7 +48,7 @@ class ClientWatch:
             return
         # The most recent caller comes first.
         last = next(((client.name, client.idle_seconds) for client in status.clients), None)
-        look = Look(status.vitals.start_id, status.vitals.uptime_seconds, last)
+        look = ProcessReport(status.vitals.start_id, status.vitals.uptime_seconds, last)
         unseen = None if self._seen_at is None else view.seen_at - self._seen_at
         self._known = looked(before, look, unseen)
         await self._values.remember(NAME, self._known.to_json())
