@@ -43,36 +43,33 @@ REPORT = PROJECT_ROOT / "build" / "bench" / "report.json"
 MANY_RECORDS = 100_000
 QUICK_RECORDS = 4_000
 BENCH_SECONDS = 240.0
-"""A bench that takes longer has failed; with more than MANY_RECORDS it may take longer in proportion."""
+"""Timeout of a bench. With more than MANY_RECORDS it grows in proportion."""
 
 Measure = Callable[[Site], Awaitable[list[Figure]]]
 
 BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
-    "calls": ("calls through the router against the store directly, and a bare proxy between", calls.measure),
+    "calls": ("calls through the router against direct calls to the store and against a bare proxy", calls.measure),
     "doors": ("a read by REST, Connect and MCP against the same read by gRPC", doors.measure),
-    "ack": ("writes answered when they are in the log, against the same answered when committed", ack.measure),
-    "lag": ("from a change at A to its row at B, at half of the top write rate", lag.measure),
+    "ack": ("writes acknowledged from the log, against the same writes acknowledged at commit", ack.measure),
+    "lag": ("time from a change at A to its row at B, at half of the maximum write rate", lag.measure),
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
-    "handoff": ("one record from store to store and back", handoff.measure),
-    "first_start": (
-        "the first start on a file of the old program, and calls while it is taken over",
-        first_start.measure,
-    ),
-    "audit": ("A's records looked through, against one bare look; memory meanwhile", audit.measure),
-    "backfill": ("every record of A copied to B, against a bare upsert; memory meanwhile", backfill.measure),
-    "reconcile": ("two equal stores compared, against the bare statement at each; memory meanwhile", reconcile.measure),
-    "replay": ("a topic given to B again, against a plain consumer; memory meanwhile", replay.measure),
-    "mover": ("all records from store to store and back", mover.measure),
-    "recovery": ("B brought back after the loss of its database, against a bare upsert", recovery.measure),
+    "handoff": ("handoff of one record to the other store and back", handoff.measure),
+    "first_start": ("the first start on a file of the old program, and calls meanwhile", first_start.measure),
+    "audit": ("audit of A's records, against a bare copy and check; growth of memory", audit.measure),
+    "backfill": ("copy of all records of A to B, against a bare upsert; growth of memory", backfill.measure),
+    "reconcile": ("comparison of two equal stores, against the bare statements; growth of memory", reconcile.measure),
+    "replay": ("replay of a topic to B, against a plain consumer; growth of memory", replay.measure),
+    "mover": ("move of all records to the other store and back", mover.measure),
+    "recovery": ("recovery of B after the loss of its database, against a bare upsert", recovery.measure),
     "memory": ("memory of each process", memory.measure),
-    "steering": ("planning a call, comparing reads, flipping a flag, and bringing all records home", steering.measure),
+    "steering": ("planning a call, comparing reads, setting a flag, and returning all records to A", steering.measure),
 }
-"""In this order: what disturbs most comes last."""
+"""All benches. Those that disturb others most come last."""
 
 
 Keep = Callable[[list[Result]], None]
-"""Is told all results that there are, after each bench: one that is ended early has measured the others."""
+"""Called after each bench with all results so far, so that a run that ends early keeps them."""
 
 
 async def run(names: Sequence[str], site: Site, progress: Console, keep: Keep) -> list[Result]:
@@ -84,7 +81,7 @@ async def run(names: Sequence[str], site: Site, progress: Console, keep: Keep) -
         try:
             async with asyncio.timeout(BENCH_SECONDS * max(1.0, site.many / MANY_RECORDS)):
                 figures = await measure(site)
-        # The outermost owner of a bench: the others are measured all the same, and the exit code tells.
+        # A bench that fails does not end the others; the exit code reports it.
         except Exception as error:  # noqa: BLE001
             progress.print(traceback.format_exc(), markup=False)
             results.append(Result(name, title, machine=machine.as_json(), error=f"{type(error).__name__}: {error}"))
@@ -101,9 +98,11 @@ async def run_all(names: Sequence[str], site: Site, progress: Console, keep: Kee
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure, each figure by its baseline.")
-    parser.add_argument("--quick", action="store_true", help="fewer turns: below two minutes")
-    parser.add_argument("--only", action="append", choices=BENCHES, help="this one (may be given several times)")
-    parser.add_argument("--records", type=int, metavar="N", help="of a bench that needs many; 100 000, quick 4 000")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: below two minutes")
+    parser.add_argument("--only", action="append", choices=BENCHES, help="run this bench (may be given several times)")
+    parser.add_argument(
+        "--records", type=int, metavar="N", help="records of benches that need many; default 100 000, quick 4 000"
+    )
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     names = [name for name in BENCHES if not options.only or name in options.only]

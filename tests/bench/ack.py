@@ -1,4 +1,4 @@
-"""Writes that are answered when their event is in the log, against the same writes answered when they are committed."""
+"""Writes that are acknowledged once their event is in the log, against the same writes acknowledged at commit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ACKS: dict[str, tuple[tuple[str, str], ...]] = {
 
 async def measure(site: Site) -> list[Figure]:
     world = await site.world()
-    # The router's relay moves the events; what asks is this process, as a router would.
+    # The router's relay publishes the events; this process calls A as a router would.
     channel = await site.channel(world.nodes["a"].private)
     call = channel.multi_callable(path_of(UPDATE))
 
-    async def turn(ack: str, count: int, in_flight: int, _: int) -> Round:
+    async def one_round(ack: str, count: int, in_flight: int, _: int) -> Round:
         requests = iter([update_request(number % SEED_RECORDS) for number in range(count)])
         sent = ((metadata.TOKEN, world.token), *SAYS, *ACKS[ack])
         meter = Meter(site.pids)
@@ -37,20 +37,20 @@ async def measure(site: Site) -> list[Figure]:
 
     figures: list[Figure] = []
     for in_flight, count in ((1, 100), (16, 640), (128, 1920)):
-        contenders: dict[str, Contender] = {ack: partial(turn, ack, count, in_flight) for ack in ACKS}
+        contenders: dict[str, Contender] = {ack: partial(one_round, ack, count, in_flight) for ack in ACKS}
         found = await alternate(site.pick(6, 3), contenders)
         logged, committed = found[metadata.LOGGED], found[COMMITTED]
-        what = f"{UPDATE} at A, logged, {in_flight} in flight"
+        name = f"{UPDATE} at A, logged, {in_flight} in flight"
         figures += [
-            Figure(f"{what}: p50", "ms", logged.p50, committed.p50, COMMITTED),
-            Figure(f"{what}: p99", "ms", logged.p99, committed.p99, COMMITTED),
-            Figure(f"{what}: calls", "/s", logged.per_second, committed.per_second, COMMITTED),
+            Figure(f"{name}: p50", "ms", logged.p50, committed.p50, COMMITTED),
+            Figure(f"{name}: p99", "ms", logged.p99, committed.p99, COMMITTED),
+            Figure(f"{name}: calls", "/s", logged.per_second, committed.per_second, COMMITTED),
         ]
     return figures
 
 
 async def _calls(call: RawCallable, requests: Iterator[bytes], sent: tuple[tuple[str, str], ...]) -> list[float]:
-    """Milliseconds of each."""
+    """Milliseconds per call."""
     milliseconds: list[float] = []
     for request in requests:
         began = time.perf_counter()

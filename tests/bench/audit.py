@@ -1,6 +1,6 @@
-"""The audit job over A's records, with and without the sample that is tried out at B; beside it one thread that copies
-the same file with SQLite's backup and looks at every record of the copy, and does nothing else. How much the processes
-grow by it.
+"""The audit of A's records, with and without a sample at B's scratch store, and the growth of the processes.
+
+The baseline is one thread that copies the same file with SQLite's backup and checks every record of the copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def measure(site: Site) -> list[Figure]:
         for sample in ("10", "0"):
             began = time.perf_counter()
             job, grown = await watched(world, walk.job("audit", {"sample": sample}))
-            rates[f"{sample} % tried out"] = count / (time.perf_counter() - began)
+            rates[f"sample of {sample} %"] = count / (time.perf_counter() - began)
             growth = {process: max(size, growth.get(process, 0.0)) for process, size in grown.items()}
             report = json.loads(job.report)
             if (report["records"], report["verdict"]) != (count, "CLEAN"):
@@ -49,16 +49,13 @@ async def measure(site: Site) -> list[Figure]:
         bare.append(count / await asyncio.to_thread(_bare, file, copy))
     baseline = statistics.median(bare)
     return [
-        *(Figure(name, "records/s", rate, baseline, "bare copy and look") for name, rate in rates.items()),
-        *(
-            Figure(f"{process}: growth", "MB", size, FLAT.limit, "what is allowed", FLAT)
-            for process, size in growth.items()
-        ),
+        *(Figure(name, "records/s", rate, baseline, "bare copy and check") for name, rate in rates.items()),
+        *(Figure(f"{process}: growth", "MB", size, FLAT.limit, "limit", FLAT) for process, size in growth.items()),
     ]
 
 
 def _bare(file: Path, copy: Path) -> float:
-    """Seconds."""
+    """Seconds that a bare copy and check takes."""
     audit, now = SandboxAudit(), SystemClock().now()
     began = time.perf_counter()
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as source, closing(sqlite3.connect(copy)) as target:
@@ -66,7 +63,7 @@ def _bare(file: Path, copy: Path) -> float:
         for values in target.execute(READ):
             row = row_from(values)
             if row is None or audit.findings(row, now):
-                raise RuntimeError(f"{values[0]} is not clean")
+                raise RuntimeError(f"{values[0]} has findings")
     seconds = time.perf_counter() - began
     copy.unlink()
     return seconds

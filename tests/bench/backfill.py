@@ -1,5 +1,7 @@
-"""Every record of A copied to an empty B by the job, against a bare batch upsert of the same rows; and both ways again,
-when there is nothing to keep. How much the processes grow by it.
+"""The backfill of all records of A to an empty B, and of equal stores in both directions, and the growth of the
+processes.
+
+The baseline is a bare batch upsert of the same rows.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ TARGET = Target(20_000.0, at_most=False)
 FLAT = Target(200.0)
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 1200.0
-"""With a job. A bench has a bound of its own."""
+"""Timeout of a job. The bench itself has a shorter one."""
 
 T = TypeVar("T")
 
 
 async def measure(site: Site) -> list[Figure]:
-    """Like a migration begins: A has the old service's records, B nothing."""
+    """Measure from the start of a migration: A has the old service's records, B is empty."""
     count = site.many
     rows = records(count, Store.B)
     dsn = await asyncio.to_thread(site.stack.postgres.create_database, "bench_backfill")
@@ -65,15 +67,12 @@ async def measure(site: Site) -> list[Figure]:
             Figure(name, "records/s", rate, baseline, upsert, TARGET if name == "A to B" else None)
             for name, rate in rates.items()
         ),
-        *(
-            Figure(f"{process}: growth", "MB", size, FLAT.limit, "what is allowed", FLAT)
-            for process, size in growth.items()
-        ),
+        *(Figure(f"{process}: growth", "MB", size, FLAT.limit, "limit", FLAT) for process, size in growth.items()),
     ]
 
 
 async def watched(world: World, work: Coroutine[Any, Any, T]) -> tuple[T, dict[str, float]]:
-    """What the work returns, and by how much each process has grown at most meanwhile, in MB."""
+    """The result of the work, and the largest growth of each process meanwhile, in MB."""
     pids = {name: node.process.pid for name, node in world.nodes.items()}
     before = {name: Memory.of(pid).rss for name, pid in pids.items() if pid is not None}
     most = dict(before)

@@ -1,4 +1,4 @@
-"""The statements of the store on PostgreSQL, prepared on bare asyncpg connections, with all parameters made before."""
+"""The statements of the store on PostgreSQL, prepared on bare asyncpg connections, with parameters made in advance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-"""As the store's."""
+"""The settings of the store's connections."""
 _RECORD_WIDTH = 16
 _SERVED_WIDTH = 7
 
@@ -32,7 +32,7 @@ Steps = tuple[tuple[object, ...], tuple[object, ...]]
 
 
 def steps_of(change: Change) -> Steps:
-    """Parameters of the look-up and of the write."""
+    """The parameters of the read and of the write."""
     call, row, served = change.call, change.changed.row, change.changed.served
     bucket = bucket_of(call.key)
     values = record_values(row, bucket, sandbox_columns(row))
@@ -42,7 +42,7 @@ def steps_of(change: Change) -> Steps:
 
 
 class BarePostgres:
-    """Connections that each do one write after the other."""
+    """Connections that each do one write at a time."""
 
     def __init__(self, connections: Sequence[tuple[Any, Any, Any]]) -> None:
         self._connections = connections
@@ -60,7 +60,7 @@ class BarePostgres:
             yield cls(opened)
 
     async def write(self, changes: Sequence[Change], in_flight: int) -> Round:
-        """So many connections at once, no more than there are."""
+        """Write the changes. `in_flight`: number of concurrent connections, at most those that are open."""
         waiting = iter([steps_of(change) for change in changes])
         milliseconds: list[float] = []
         began = time.perf_counter()
@@ -70,7 +70,8 @@ class BarePostgres:
         return Round(time.perf_counter() - began, milliseconds)
 
     async def upsert(self, records: Sequence[Record], batch: int) -> float:
-        """All of them into an empty table, each batch a transaction. Seconds, without making the parameters."""
+        """Write all records to an empty table, one transaction per batch. Returns the seconds, without the time to make
+        the parameters."""
         connection = self._connections[0][0]
         rows = [record_values(one.row, bucket_of(one.row.key), sandbox_columns(one.row)) for one in records]
         batches = [columnar(rows[start : start + batch], _RECORD_WIDTH) for start in range(0, len(rows), batch)]

@@ -1,4 +1,4 @@
-"""The statements of a store on SQLite, on one connection in one thread, with all parameters made before."""
+"""The statements of a store on SQLite, on one connection in one thread, with parameters made in advance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Steps = Sequence[tuple[str, tuple[Value, ...]]]
 
 
 def steps_of(change: Change, layout: Layout, statements: Statements) -> Steps:
-    """Of one write: look up, served request, the outbox's age, event, row."""
+    """The statements of one write: read, served request, the outbox's age, event, row."""
     call, row, served = change.call, change.changed.row, change.changed.served
     request = (served.principal, served.request_id, served.request_hash, *served.version, served.answer)
     return (
@@ -38,7 +38,7 @@ def steps_of(change: Change, layout: Layout, statements: Statements) -> Steps:
 
 
 class BareSqlite:
-    """A store's file without the store. ``group``: writes of one transaction."""
+    """A store's file without the store. `group`: number of writes per transaction."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self._connection = connect(path, 5.0)

@@ -1,4 +1,4 @@
-"""Calls through the router against the same store directly, and against a proxy that does nothing else."""
+"""Calls through the router against direct calls to the same store, and against a bare proxy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def get_request(number: int) -> bytes:
 
 
 def update_request(number: int) -> bytes:
-    """Unlike any before it."""
+    """An update that differs from all earlier ones."""
     sandbox = Sandbox(name=name_of(number), annotations={"bench": str(next(_numbers))})
     return UpdateSandboxRequest(
         sandbox=sandbox, update_mask=FieldMask(paths=["annotations"]), request_id=str(uuid4())
@@ -41,13 +41,13 @@ def update_request(number: int) -> bytes:
 
 
 SAYS = grpc.aio.Metadata((METADATA, str(SCHEMAS.newest)))
-"""So that the old service, called directly, converts nothing either."""
+"""Metadata with the newest schema version, so that the old service does not convert its answers to direct calls."""
 
 _REQUESTS = {GET: get_request, UPDATE: update_request}
 
 
 async def run_calls(call: RawCallable, requests: list[bytes], in_flight: int) -> list[float]:
-    """All of them, so many at once. Milliseconds of each."""
+    """Send all requests, `in_flight` at a time. Returns milliseconds per call."""
     milliseconds: list[float] = []
     waiting: Iterator[bytes] = iter(requests)
 
@@ -66,7 +66,7 @@ async def measure(site: Site) -> list[Figure]:
     addresses = {"direct": world.nodes["a"].public, PROXY: site.proxy_address, "router": world.routers[0]}
     channels = {name: await site.channel(address) for name, address in addresses.items()}
 
-    async def turn(name: str, method: str, count: int, in_flight: int, _: int) -> Round:
+    async def one_round(name: str, method: str, count: int, in_flight: int, _: int) -> Round:
         requests = [_REQUESTS[method](number % SEED_RECORDS) for number in range(count)]
         call = channels[name].multi_callable(path_of(method))
         meter = Meter(site.pids)
@@ -74,25 +74,27 @@ async def measure(site: Site) -> list[Figure]:
 
     figures: list[Figure] = []
     for method, in_flight, count in ((GET, 1, 200), (UPDATE, 1, 150), (GET, 16, 640), (UPDATE, 16, 480)):
-        contenders: dict[str, Contender] = {name: partial(turn, name, method, count, in_flight) for name in addresses}
+        contenders: dict[str, Contender] = {
+            name: partial(one_round, name, method, count, in_flight) for name in addresses
+        }
         found = await alternate(site.pick(8, 4), contenders)
         figures += _figures(f"{method}, {in_flight} in flight", in_flight, found)
     return figures
 
 
-def _figures(what: str, in_flight: int, found: dict[str, Rounds]) -> list[Figure]:
+def _figures(title: str, in_flight: int, found: dict[str, Rounds]) -> list[Figure]:
     direct, proxy, router = found["direct"], found[PROXY], found["router"]
     target = Target(0.9) if in_flight == 1 else None
     return [
-        Figure(f"{what}: p50", "ms", router.p50, direct.p50, "direct"),
-        Figure(f"{what}: p99", "ms", router.p99, direct.p99, "direct"),
-        Figure(f"{what}: calls", "/s", router.per_second, direct.per_second, "direct"),
+        Figure(f"{title}: p50", "ms", router.p50, direct.p50, "direct"),
+        Figure(f"{title}: p99", "ms", router.p99, direct.p99, "direct"),
+        Figure(f"{title}: calls", "/s", router.per_second, direct.per_second, "direct"),
         Figure(
-            f"{what}: the router adds, p50", "ms", router.added_p50(direct), proxy.added_p50(direct), PROXY, target
+            f"{title}: the router adds, p50", "ms", router.added_p50(direct), proxy.added_p50(direct), PROXY, target
         ),
         *(
             Figure(
-                f"{what}: CPU of {process}", "ms/call", router.cpu_milliseconds(process),
+                f"{title}: CPU of {process}", "ms/call", router.cpu_milliseconds(process),
                 baseline.cpu_milliseconds(own), name,
             )
             for process, own, baseline, name in (

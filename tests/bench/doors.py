@@ -1,4 +1,4 @@
-"""A read by each door, at A and at the router: CPU of the process that serves it, against the same read by gRPC."""
+"""A read by each protocol, at A and at the router: CPU of the serving process, against the same read by gRPC."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.bench.site import CALL_SECONDS, SEED_RECORDS, Site
 CALLS = 200
 GRPC, REST = "gRPC", "REST"
 TARGET = Target(2.0, of_ratio=True)
-"""Of REST, against gRPC."""
+"""Target for REST, as a ratio to gRPC."""
 
 
 async def measure(site: Site) -> list[Figure]:
@@ -28,21 +28,21 @@ async def measure(site: Site) -> list[Figure]:
         channel = await site.channel(node.public)
         doors = {name: kind(node.http, client, channel) for name, kind in _DOORS.items()}
         ways: dict[str, Way] = {GRPC: channel, **doors}
-        contenders: dict[str, Contender] = {name: partial(_turn, site, way) for name, way in ways.items()}
+        contenders: dict[str, Contender] = {name: partial(_round, site, way) for name, way in ways.items()}
         found = await alternate(site.pick(8, 4), contenders)
         bare = found[GRPC]
         for name in doors:
-            what = f"{GET} at {process} by {name}"
+            title = f"{GET} at {process} by {name}"
             cost, of = found[name].cpu_milliseconds(process), bare.cpu_milliseconds(process)
-            figures.append(Figure(f"{what}: CPU", "ms/call", cost, of, GRPC, TARGET if name == REST else None))
-            figures.append(Figure(f"{what}: p50", "ms", found[name].p50, bare.p50, GRPC))
+            figures.append(Figure(f"{title}: CPU", "ms/call", cost, of, GRPC, TARGET if name == REST else None))
+            figures.append(Figure(f"{title}: p50", "ms", found[name].p50, bare.p50, GRPC))
     return figures
 
 
 _DOORS: dict[str, Callable[..., Way]] = {REST: RestWay, "Connect": ConnectWay, "MCP": McpWay}
 
 
-async def _turn(site: Site, way: Way, _: int) -> Round:
+async def _round(site: Site, way: Way, _: int) -> Round:
     call = way.multi_callable(path_of(GET))
     requests = [get_request(number % SEED_RECORDS) for number in range(CALLS)]
     meter = Meter(site.pids)

@@ -1,6 +1,7 @@
-"""The first start of A on a file of the old program: from the start of the process to its first answer, beside the same
-process on a file with a handful of rows. Then calls while old rows are completed, and how much the process grows by it.
-The bench ends long before the last row is completed; so it is bounded, however many rows there are.
+"""The first start of A on a file of the old program: the time to its first answer, calls meanwhile, and growth.
+
+The baseline is the same process on a file with a few rows. The calls run while old rows are completed. The bench ends
+long before the last row is completed, so its time does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ async def measure(site: Site) -> list[Figure]:
         Figure("read while rows are completed: P50", "ms", percentile(calls, 0.5), 0.0, ""),
         Figure("read while rows are completed: P99", "ms", percentile(calls, 0.99), 0.0, ""),
         Figure("rows completed beside the reads", "rows/s", done / worked if worked else 0.0, 0.0, ""),
-        Figure("growth", "MB", growth, GROWTH.limit, "what is allowed", GROWTH),
+        Figure("growth", "MB", growth, GROWTH.limit, "limit", GROWTH),
     ]
 
 
 def make_old_file(path: Path, count: int) -> None:
-    """As a program wrote it whose ids are random, so the order of rows is not the order of names."""
+    """Make a file with random ids, so that the order of rows is not the order of names."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000"):
             connection.execute(f"PRAGMA {pragma}")
@@ -70,8 +71,8 @@ def make_old_file(path: Path, count: int) -> None:
 
 
 async def _start(path: Path, count: int, calls_seconds: float) -> tuple[float, list[float], int, float, float]:
-    """Seconds to the first answer; milliseconds of each read after it; rows completed meanwhile, in so many seconds;
-    growth in MB."""
+    """Start A, read, and stop it. Returns the seconds to the first answer, the milliseconds of each later read, the
+    rows completed meanwhile, the seconds of that, and the growth in MB."""
     with closing(sqlite3.connect(path)) as connection:
         names = [f"sandboxes/{name}" for (name,) in connection.execute("SELECT id FROM sandboxes LIMIT 100000")]
     chance = random.Random(3)
@@ -94,7 +95,7 @@ async def _start(path: Path, count: int, calls_seconds: float) -> tuple[float, l
                 most = max(most, Memory.of(process.pid).rss)
             status = await replication.GetStatus(rpb.GetStatusRequest())
             if status.records != count:
-                raise RuntimeError(f"{status.records} of {count} records are there")
+                raise RuntimeError(f"A has {status.records} of {count} records")
             return seconds, calls, left - status.unfilled_records, time.perf_counter() - started, most - before
 
 
@@ -126,7 +127,7 @@ def _running(path: Path) -> Iterator[tuple[ServerProcess, Path]]:
 
 
 async def _ready(process: ServerProcess, log: Path) -> tuple[str, str]:
-    """Public and internal address."""
+    """The public and the internal address, once A is ready."""
     async with asyncio.timeout(_START_SECONDS):
         while True:
             if found := _READY.search(await asyncio.to_thread(log.read_text)):

@@ -1,4 +1,4 @@
-"""One record from store to store and back, as the router brings it, against one bare write at each database."""
+"""The handoff of one record to the other store and back by the router, against one bare write at each database."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def measure(site: Site) -> list[Figure]:
             "back": partial(_bring, handoffs, Store.A, count),
             "bare again": partial(two_writes, count),
         }
-        # Without rotation: a record must be there before it can come back.
+        # Without rotation, because a record can come back only after it has moved.
         found = await alternate(site.pick(8, 4), contenders, rotate=False)
     figures = []
     for name, way, bare in (("A to B", "there", "bare"), ("B to A", "back", "bare again")):
@@ -58,18 +58,18 @@ async def measure(site: Site) -> list[Figure]:
     return figures
 
 
-async def _bring(handoffs: Handoffs, to: Store, count: int, turn: int) -> Round:
-    """Each of these records, one after the other."""
+async def _bring(handoffs: Handoffs, to: Store, count: int, number_of_round: int) -> Round:
+    """Hand over the records of this round, one at a time."""
     milliseconds = []
     denied = NotOwner(to.other, NEVER, absent=False)
     began = time.perf_counter()
     for number in range(count):
-        name = name_of(SEED_RECORDS + turn * count + number)
+        name = name_of(SEED_RECORDS + number_of_round * count + number)
         at = time.perf_counter()
         moved = await handoffs.bring(name, to, denied, create=False)
         milliseconds.append((time.perf_counter() - at) * 1000)
         if moved is not Moved.HERE:
-            raise RuntimeError(f"{name} did not come to {to}: {moved}")
+            raise RuntimeError(f"{name} did not move to {to}: {moved}")
     return Round(time.perf_counter() - began, milliseconds)
 
 

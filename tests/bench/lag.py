@@ -1,8 +1,8 @@
-"""From a change at A to its row at B, while clients write at half of the rate that they get at most.
+"""The time from a change at A to its row at B, while clients write at half of their maximum rate.
 
-A change is made when A stamps the record's time, and is there when B's replication API shows the version; B is asked
-every few milliseconds for those of the sampled changes that it lacks. Beside it, at the same rate, the same number of
-bytes goes through the same broker by a bare producer and consumer.
+The time starts when A stamps the record and ends when B's replication API shows the version. The bench asks B every few
+milliseconds for the sampled changes that it lacks. The baseline is a bare producer and consumer that send the same
+number of bytes through the same broker at the same rate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TARGET = Target(250.0)
 IN_FLIGHT = 32
 NAMES = 400
 SAMPLE = 4
-"""One of so many changes is followed."""
+"""One of this many changes is followed."""
 POLL_SECONDS = 0.004
 LATE_SECONDS = 20.0
 PARTITIONS = 16
@@ -41,10 +41,12 @@ _TIME = struct.Struct("<d")
 
 @dataclass(slots=True)
 class _Followed:
-    """Changes that B lacks: version and the time at which each was made. And how long those took that it has."""
+    """The sampled changes."""
 
     waiting: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
+    """By key: version and time of each change that B lacks."""
     milliseconds: list[float] = field(default_factory=list)
+    """Lag of each change that B has."""
 
 
 async def measure(site: Site) -> list[Figure]:
@@ -62,7 +64,7 @@ async def measure(site: Site) -> list[Figure]:
     system, kafka = found["system"], found["bare"]
     broker = "bare aiokafka"
     return [
-        Figure("rate of writes by the router at most, then half", "writes/s", top, rate, "half"),
+        Figure("maximum rate of writes through the router", "writes/s", top, rate, "half"),
         Figure("lag A to B: p50", "ms", system.p50, kafka.p50, broker),
         Figure("lag A to B: p99", "ms", system.p99, kafka.p99, broker, TARGET),
     ]
@@ -75,7 +77,7 @@ async def _top_rate(call: RawCallable, count: int) -> float:
 
 
 async def at_rate(rate: float, seconds: float, do: Callable[[int], Awaitable[None]]) -> None:
-    """Begins so many per second, whether or not those before have ended; IN_FLIGHT of them at once at most."""
+    """Start `rate` calls per second, even if earlier ones have not ended, with at most IN_FLIGHT at a time."""
     count = int(rate * seconds)
     began = time.perf_counter()
     numbers = iter(range(count))
@@ -143,7 +145,7 @@ class _Bare:
         milliseconds: list[float] = []
         count = int(rate * seconds)
         padding = b"x" * (2 * PAYLOAD_BYTES - _TIME.size)
-        """About an event: the payload, the envelope, headers."""
+        """Padding to the approximate size of an event: payload, envelope and headers."""
 
         async def send(number: int) -> None:
             await self.producer.send(
@@ -176,7 +178,7 @@ async def _bare(bootstrap: str) -> AsyncIterator[_Bare]:
     await producer.start()
     try:
         for partition in range(PARTITIONS):
-            # A new partition has a leader when it takes something.
+            # A new partition has a leader once it accepts a message.
             await producer.send_and_wait(topic, b"", partition=partition)
         await consumer.start()
         try:

@@ -1,7 +1,7 @@
 """Locks in Redis against redis-py's own `Lock` and against a bare round trip to the same server.
 
-Uncontended: one caller takes and leaves locks that nobody else wants; what is timed is the taking. Contended: two
-managers, as two processes would have them, with callers that all want one record; a turn is held for no time.
+Uncontended: one caller acquires and releases free locks; only the acquisition is timed. Contended: two managers, as in
+two processes, with callers that all lock one record and release it at once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.bench.measure import Figure, Round, Rounds, Target, alternate
 from tests.bench.site import Site
 
 LIMIT = Target(50.0)
-"""Milliseconds, at the 99th percentile."""
+"""Target for the 99th percentile, in milliseconds."""
 CALLERS = 8
-"""Of each of the two managers."""
+"""Number of callers per manager."""
 _WAIT_SECONDS = 30.0
 
 Hold = Callable[[str], AbstractAsyncContextManager[object]]
@@ -38,12 +38,12 @@ async def uncontended(hold: Hold, count: int) -> Round:
 
 
 async def contended(holds: list[Hold], count: int) -> Round:
-    """Together `count` turns, by callers that come again at once."""
+    """Acquire the lock `count` times in all, by callers that try again at once."""
     milliseconds: list[float] = []
-    turns = iter(range(count))
+    numbers = iter(range(count))
 
     async def caller(hold: Hold) -> None:
-        for _ in turns:
+        for _ in numbers:
             at = time.perf_counter()
             async with hold("bench/hot"):
                 milliseconds.append((time.perf_counter() - at) * 1000)
@@ -64,7 +64,7 @@ async def round_trips(client: Client, count: int) -> Round:
 
 
 async def measure(site: Site) -> list[Figure]:
-    count, turns = site.pick(2000, 500), site.pick(5, 2)
+    count, rounds = site.pick(2000, 500), site.pick(5, 2)
     url = site.stack.redis.url
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.from_url(url))
@@ -87,8 +87,8 @@ async def measure(site: Site) -> list[Figure]:
             "ours": lambda _: contended([held(locks) for locks in ours], count),
             "theirs": lambda _: contended([theirs, theirs], count // 10),
         }
-        single = await alternate(turns, alone)
-        many = await alternate(turns, crowd)
+        single = await alternate(rounds, alone)
+        many = await alternate(rounds, crowd)
     return [*_alone(single), *_crowded(many)]
 
 
@@ -105,8 +105,8 @@ def _alone(found: dict[str, Rounds]) -> list[Figure]:
 
 def _crowded(found: dict[str, Rounds]) -> list[Figure]:
     ours, theirs = found["ours"], found["theirs"]
-    what = f"{2 * CALLERS} callers, 2 processes' worth, one key"
+    title = f"{2 * CALLERS} callers at 2 managers, one key"
     return [
-        Figure(f"{what}: turns", "/s", ours.per_second, theirs.per_second, "redis-py Lock"),
-        Figure(f"{what}: wait p99", "ms", ours.p99, theirs.p99, "redis-py Lock"),
+        Figure(f"{title}: acquisitions", "/s", ours.per_second, theirs.per_second, "redis-py Lock"),
+        Figure(f"{title}: wait p99", "ms", ours.p99, theirs.p99, "redis-py Lock"),
     ]

@@ -1,4 +1,4 @@
-"""Figures, and how they are taken: in turns, by medians, with what else kept the machine busy."""
+"""Figures and their measurement: alternating rounds, medians, and the load by other processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure, or its ratio to the baseline, should be."""
+    """The limit for a figure or for its ratio to the baseline."""
 
     limit: float
     at_most: bool = True
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value beside its baseline's."""
+    """One measured value and its baseline."""
 
     name: str
     unit: str
@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """None: there is no target."""
+        """Whether the target is met; None if there is no target."""
         if self.target is None:
             return None
         found = self.ratio if self.target.of_ratio else self.value
@@ -65,20 +65,20 @@ class Figure:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that this share of them does not exceed. NaN of nothing."""
+    """The smallest value that this share of the values does not exceed; NaN without values."""
     ordered = sorted(values)
     return ordered[max(math.ceil(len(ordered) * share) - 1, 0)] if ordered else math.nan
 
 
 @dataclass(slots=True)
 class Round:
-    """One turn of one contender."""
+    """One round of one contender."""
 
     seconds: float
     milliseconds: list[float] = field(default_factory=list)
-    """Of each call."""
+    """Milliseconds per call."""
     cpu: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by process."""
+    """CPU seconds by process."""
 
     @property
     def p50(self) -> float:
@@ -91,7 +91,7 @@ class Round:
 
 @dataclass(slots=True)
 class Rounds:
-    """All turns of one contender, in the order of the other contenders' turns."""
+    """All rounds of one contender, in the order of the other contenders' rounds."""
 
     rounds: list[Round] = field(default_factory=list)
 
@@ -108,41 +108,42 @@ class Rounds:
         return statistics.median(one.per_second for one in self.rounds)
 
     def cpu_milliseconds(self, process: str) -> float:
-        """Of one call."""
+        """CPU time of a process per call."""
         calls = sum(len(one.milliseconds) for one in self.rounds)
         return 1000 * sum(one.cpu.get(process, 0.0) for one in self.rounds) / calls
 
     def added_p50(self, to: Rounds) -> float:
-        """By how much a call takes longer than `to`'s in the same turn."""
+        """Median over the rounds of the difference between the two P50s."""
         return statistics.median(mine.p50 - other.p50 for mine, other in zip(self.rounds, to.rounds, strict=True))
 
 
 Contender = Callable[[int], Awaitable[Round]]
-"""Takes the number of the turn."""
+"""Runs one round; its argument is the number of the round."""
 
 
-async def alternate(turns: int, contenders: Mapping[str, Contender], *, rotate: bool = True) -> dict[str, Rounds]:
-    """A B C, B C A, C A B, ... after one turn of each that is not counted. Without `rotate`: A B C, A B C, ..."""
+async def alternate(rounds: int, contenders: Mapping[str, Contender], *, rotate: bool = True) -> dict[str, Rounds]:
+    """Run the contenders in the order A B C, B C A, C A B, and so on, or always A B C without `rotate`. The first round
+    of each does not count."""
     found = {name: Rounds() for name in contenders}
     names = list(contenders)
     for name in names:
         await contenders[name](0)
-    for turn in range(1, turns + 1):
-        first = turn % len(names) if rotate else 0
+    for number in range(1, rounds + 1):
+        first = number % len(names) if rotate else 0
         for name in names[first:] + names[:first]:
-            found[name].rounds.append(await contenders[name](turn))
+            found[name].rounds.append(await contenders[name](number))
     return found
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, all its threads."""
+    """User and system time of all threads of a process so far."""
     text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     fields = text[text.rindex(")") + 2 :].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 class Meter:
-    """CPU time of some processes between `start` and `stop`."""
+    """CPU time of some processes, from the making of this object to `stop`."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = pids
@@ -160,7 +161,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a process, in MB of 2**20 bytes. PSS counts what is shared by its share."""
+    """Memory of a process, in MB of 2**20 bytes. PSS counts shared pages in proportion."""
 
     rss: float
     pss: float
@@ -175,7 +176,7 @@ class Memory:
 
 
 class Machine:
-    """What kept the machine busy since this was made: our processes, and everybody else's."""
+    """The machine's load since the making of this object, by the bench's processes and by others."""
 
     def __init__(self) -> None:
         self.load_before = os.getloadavg()[0]
@@ -186,7 +187,7 @@ class Machine:
         seconds = time.monotonic() - self._began
         busy, ours = _busy(), _ours()
         all_cores = seconds * (os.cpu_count() or 1)
-        # What ended meanwhile is nobody's: with a process of ours that ended, its time counts as others'.
+        # The time of a process of the bench that has ended counts as others'.
         others = (busy - self._before[0]) - (ours - self._before[1])
         return {
             "seconds": round(seconds, 1),
@@ -197,7 +198,7 @@ class Machine:
 
 
 def _busy() -> float:
-    """Seconds that all cores together were not idle."""
+    """Busy seconds, summed over all cores."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
     return (user + nice + system + irq + softirq + steal) / _TICKS
 

@@ -1,4 +1,4 @@
-"""Memory of each process: when it has started, and after load. Beside it, that of a proxy that does nothing else."""
+"""Memory of each process after its start and after load, against the memory of a bare proxy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IN_FLIGHT = 64
 
 
 async def measure(site: Site) -> list[Figure]:
-    """Whatever ran before has left its traces too."""
+    """Measure memory, including the effect of the benches that ran before."""
     world = await site.world()
     count = site.pick(4000, 1500)
     for address in (site.proxy_address, world.routers[0]):

@@ -1,7 +1,7 @@
-"""Every record from A to B and back, by the router's mover, against a bare batch upsert of the same rows.
+"""The move of all records from A to B and back by the router's mover, against a bare batch upsert of the same rows.
 
-The records are backfilled before, as in a real migration. The move includes the owners of the buckets. Each record is
-released, adopted, put into an outbox, published and read by the other side's feed.
+The records are backfilled first, as in a real migration. The move includes the owners of the buckets. Each record is
+released, adopted, put into an outbox, published, and read by the other store's feed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def measure(site: Site) -> list[Figure]:
         for way, percent, source in (("A to B", 100.0, at_a), ("B to A", 0.0, at_b)):
             move = await walk.canary(percent)
             if left := await _owned(source):
-                raise RuntimeError(f"{way}: {left} records of {count} did not move")
+                raise RuntimeError(f"{way}: {left} of {count} records did not move")
             rates[way] = count / move.seconds
             bare.append(count / await server.upsert(rows, BATCH))
         await walk.rollback("OFF", "the bench has ended")

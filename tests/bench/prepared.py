@@ -1,4 +1,4 @@
-"""Writes that are known in advance: what a store is asked, and what the bare database is told instead."""
+"""Writes that are prepared in advance: the calls for a store, and the same changes for the bare database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Write:
 
 @dataclass(slots=True)
 class Writes:
-    """Updates of so many records in turn."""
+    """Updates of this many records, in rotation."""
 
     records: int
     _next: int = 0
@@ -44,7 +44,7 @@ class Writes:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A write, and all that it leaves."""
+    """A write and its effects."""
 
     call: Call
     before: Version
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(slots=True)
 class Changes:
-    """The same writes as a store would decide on them."""
+    """The same writes with the effects on which a store would decide."""
 
     me: Store
     writes: Writes
@@ -70,7 +70,7 @@ class Changes:
             row = self._rows.get(key) or Row(key, first, self.me, first, True, b"", 1)
             found = Found(key, row, BucketOwner(bucket_of(key), 0, 1, self.me))
             changed = decide_write(found, self.me, write.call, write.change)
-            assert isinstance(changed, Changed), "it was not served before"
+            assert isinstance(changed, Changed), "each request is new"
             self._rows[key] = changed.row
             record = Record(changed.row, (changed.served,), self.me, time.time())
             yield Change(write.call, row.version, changed, event_of(record))

@@ -1,4 +1,4 @@
-"""What any proxy in this language costs: every call is passed on as it came, bytes in, bytes out, nothing looked at.
+"""A bare proxy, as the minimum cost of a proxy in Python: it forwards each call's bytes without reading them.
 
 python -m tests.bench.proxy LISTEN TARGET
 """

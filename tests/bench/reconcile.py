@@ -1,6 +1,6 @@
-"""Two stores that have the same, compared by the job: by the digests that they keep, and by digests made anew from
-every row. Beside it the bare statement for which the stores are asked, at the slower one of them. Then some records are
-lost at B, found and copied. How much the processes grow by it.
+"""The reconcile job on two equal stores, by stored and by recomputed digests, then with records lost at B; and growth.
+
+The baseline is the bare digest statement at the slower store.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def measure(site: Site) -> list[Figure]:
                 report = json.loads(job.report)
                 expected = lost if "lost" in name else 0
                 if (report["different"], report["repaired"]) != (expected, expected):
-                    raise RuntimeError(f"{name}: {report['found']}, of which {report['repaired']} were repaired")
+                    raise RuntimeError(f"{name}: found {report['found']}, repaired {report['repaired']}")
     finally:
         await connection.close()
     return [
@@ -67,10 +67,7 @@ async def measure(site: Site) -> list[Figure]:
             Figure(name, "s", value, max(bare), "bare digests", TARGET if name == "equal" else None)
             for name, value in seconds.items()
         ),
-        *(
-            Figure(f"{process}: growth", "MB", size, FLAT.limit, "what is allowed", FLAT)
-            for process, size in growth.items()
-        ),
+        *(Figure(f"{process}: growth", "MB", size, FLAT.limit, "limit", FLAT) for process, size in growth.items()),
     ]
 
 

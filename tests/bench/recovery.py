@@ -1,7 +1,8 @@
-"""B loses its database while it owns every record, and is recovered: from the moment when its process runs again on an
-empty one to the moment when it serves, against a bare batch upsert of the same rows.
+"""The recovery of B after it lost its database while it owned every record, against a bare batch upsert of the same
+rows.
 
-In it A seizes every record, which makes as many events, and B is filled, compared with A and opened.
+The time runs from the start of B's process on an empty database until B serves. In this time, A seizes every record,
+which makes an event for each, and B is filled, compared with A and opened.
 """
 
 from __future__ import annotations
@@ -51,5 +52,5 @@ async def measure(site: Site) -> list[Figure]:
     rate, hours = count / seconds, BOUND_SECONDS / 1e6
     return [
         Figure("B, empty, until it serves", "records/s", rate, bare, f"bare upsert, {BATCH} at once", TARGET),
-        Figure("what 4 h would hold", "million", rate * hours, bare * hours, "bare upsert in 4 h"),
+        Figure("records recovered in 4 h", "million", rate * hours, bare * hours, "bare upsert in 4 h"),
     ]

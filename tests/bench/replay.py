@@ -1,5 +1,6 @@
-"""A whole topic given to a B that has lost all its rows, against a plain consumer that reads the same topic; then once
-more, when B knows all of it, and as a preview. How much the processes grow by it.
+"""The replay of a whole topic to a B that lost all rows, to a B that has all rows, and as a preview; and growth.
+
+The baseline is a plain consumer that reads the same topic.
 """
 
 from __future__ import annotations
@@ -64,15 +65,12 @@ async def measure(site: Site) -> list[Figure]:
             Figure(name, "events/s", rate, baseline, "plain consumer", TARGET if name == "all lost" else None)
             for name, rate in rates.items()
         ),
-        *(
-            Figure(f"{process}: growth", "MB", size, FLAT.limit, "what is allowed", FLAT)
-            for process, size in growth.items()
-        ),
+        *(Figure(f"{process}: growth", "MB", size, FLAT.limit, "limit", FLAT) for process, size in growth.items()),
     ]
 
 
 async def _fill(address: LogAddress, made: list[Record]) -> None:
-    """As A's relay would have, with the first write of each record."""
+    """Publish the first write of each record, as A's relay does."""
     headers = HeaderWriter(Store.A.value, "baton.record.v1")
     async with open_event_log(address) as log:
         for start in range(0, len(made), APPEND_EVENTS):
@@ -86,7 +84,7 @@ async def _fill(address: LogAddress, made: list[Record]) -> None:
 
 
 async def _until(reader: Reader, count: int) -> None:
-    """It has so many records."""
+    """Wait until the store has this many records."""
     await eventually(lambda: _has(reader, count), PATIENCE_SECONDS)
 
 
@@ -104,7 +102,7 @@ async def _lose_rows(dsn: str) -> None:
 
 
 async def _consume(address: LogAddress) -> float:
-    """Every message of the topic by aiokafka's consumer, nothing done with it. Seconds."""
+    """Read every message of the topic with aiokafka's consumer and discard it. Returns seconds."""
     bootstrap, _, topic = address.url.removeprefix("kafka://").partition("/")
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
     await consumer.start()

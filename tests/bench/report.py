@@ -1,4 +1,4 @@
-"""The report: a table for people, JSON for programs."""
+"""The report of a run, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.table import Table
 from tests.bench.measure import Figure
 
 BUSY_SHARE = 0.25
-"""Of the machine's cores with other work: from here on a bench is marked as disturbed."""
+"""Share of the cores used by other processes, from which a bench counts as disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one bench found. ``error``: it could not be measured."""
+    """The result of one bench. `error`: the reason why it could not be measured."""
 
     name: str
     title: str
@@ -69,7 +69,7 @@ def show(console: Console, results: list[Result]) -> None:
         table.add_column("figure", overflow="fold")
         for column in ("measured", "baseline", "ratio", "target"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("of")
+        table.add_column("baseline is")
         for figure in result.figures:
             table.add_row(*_row(figure))
         console.print(table)
@@ -103,4 +103,4 @@ def _conditions(result: Result) -> str:
         f"{machine['seconds']:.0f} s, load {machine['load_before']:.1f} before and {machine['load_after']:.1f} after,"
         f" others used {machine['cpu_of_others']:.0%} of the cores"
     )
-    return f"{text}: disturbed, look at the ratios only, or measure again" if result.disturbed else text
+    return f"{text}: disturbed, use only the ratios, or measure again" if result.disturbed else text

@@ -1,4 +1,4 @@
-"""What benches run on: the real servers, and the whole system on them, started when the first bench asks for it."""
+"""The system under test: real servers, and a whole system on them that starts when the first bench needs it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ from tests.bench.measure import Memory
 
 PAYLOAD_BYTES = 500
 CLIENT = "client"
-"""The bench itself, among the processes."""
+"""Name of the bench's own process."""
 PROXY = "bare proxy"
 SEED_RECORDS = 200
-_SEED_RECORDS = 1000
-"""At once."""
+_SEED_BATCH = 1000
 CALL_SECONDS = 20.0
 _PROXY_SECONDS = 20.0
 
@@ -59,7 +58,7 @@ def payload_of(number: int, padding: int = 0) -> bytes:
 
 
 def records(count: int, owner: Store, start: int = 0) -> list[Record]:
-    """As their first write left them; so many, from this number on."""
+    """Records after their first write, numbered from `start`."""
     first = Version(0, 1)
     return [
         Record(Row(name_of(number), first, owner, first, True, payload_of(number), 2), (), owner, time.time())
@@ -69,16 +68,16 @@ def records(count: int, owner: Store, start: int = 0) -> list[Record]:
 
 @dataclass(slots=True)
 class Site:
-    """Benches may leave records with A and the phase OFF, nothing else."""
+    """The servers and the system of a run. A bench must leave the phase OFF, and all records at A."""
 
     stack: Stack
     directory: Path
     quick: bool
     exits: AsyncExitStack
     many: int = 0
-    """Records of a bench that needs many."""
+    """Number of records for a bench that needs many."""
     idle: dict[str, Memory] = field(default_factory=dict)
-    """Of each process, before any call."""
+    """Memory of each process before any call."""
     _world: World | None = None
     _proxy: ServerProcess | None = None
     proxy_address: str = ""
@@ -88,11 +87,11 @@ class Site:
 
     @property
     def records(self) -> int:
-        """That A has at the start."""
+        """Number of records that A has at the start."""
         return self.pick(20_000, 4_000)
 
     async def world(self) -> World:
-        """The running system, a bare proxy before A beside it."""
+        """The running system, and a bare proxy in front of A."""
         if self._world is None:
             old = self.directory / "old.db"
             await seed_old_database(old, self.records)
@@ -115,19 +114,19 @@ class Site:
                 state = channel.grpc.get_state(try_to_connect=True)
 
     async def channel(self, address: str) -> Channel:
-        """Open as long as the site."""
+        """A channel that stays open until the end of the run."""
         return await self.exits.enter_async_context(open_channel(address))
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Of every process that runs, by name."""
+        """Process ids by name. Raises if a process has ended."""
         found = {CLIENT: os.getpid()}
         processes = {name: node.process for name, node in self._world.nodes.items()} if self._world else {}
         if self._proxy is not None:
             processes[PROXY] = self._proxy
         for name, process in processes.items():
             if process.pid is None:
-                raise process.failure("has ended, and nobody told it to")
+                raise process.failure("has ended unexpectedly")
             found[name] = process.pid
         return found
 
@@ -136,13 +135,13 @@ class Site:
 
 
 async def seed_old_database(path: Path, count: int) -> None:
-    """A database of A that owns everything and has this many records."""
+    """Make a database of A that owns all buckets and this many records."""
     await asyncio.to_thread(initialise, path)
     async with open_store(path, SystemClock()) as store:
         await seed(store, count)
 
 
 async def seed(store: StorePorts, count: int) -> None:
-    """Records that A owns, as many."""
-    for start in range(0, count, _SEED_RECORDS):
-        await store.transfers.apply(records(min(_SEED_RECORDS, count - start), Store.A, start))
+    """Add this many records that A owns."""
+    for start in range(0, count, _SEED_BATCH):
+        await store.transfers.apply(records(min(_SEED_BATCH, count - start), Store.A, start))

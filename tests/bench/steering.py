@@ -1,8 +1,8 @@
-"""What it costs to steer and to judge traffic: planning a call, comparing reads, flipping a flag, and going back.
+"""The cost of steering: planning a call, comparing reads, setting a flag, and rolling back.
 
-It has a system of its own, three routers on the real servers, which begins where a migration is all but over: the
-canary is at 100 % and B owns every record. So what is flipped and compared is served by B, and a rollback has to bring
-all of it home to A. That is measured without traffic, from the operator's word until A owns every record.
+The bench has its own system, with three routers on real servers, at the end of a migration: the canary is at 100 % and
+B owns every record. So B serves the reads, and a rollback returns every record to A. The rollback is measured without
+traffic, from the operator's command until A owns every record.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ATTEMPT_TARGET = Target(5.0)
 EFFECT_TARGET = Target(1000.0)
 
 HOME_RECORDS = 100_000
-"""How many the time is given for; in a quick run, or when it takes too long, by the rate of fewer."""
+"""Number of records for which the time is reported. A quick or slow run extrapolates from fewer."""
 HOME_POLL_SECONDS = 0.25
 BARE_RECORDS = 10_000
 SEED_BATCH = 1000
@@ -68,7 +68,7 @@ ROUTERS = 3
 EFFECT_SECONDS = 10.0
 EFFECT_POLL_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.4
-"""Before a flip: more than a router's interval, so that flips fall anywhere into it."""
+"""Longest pause before a flag is set: more than a router's refresh interval, so that the time within it is random."""
 
 DRAIN_SECONDS = 10.0
 ROUTER = "router-1"
@@ -80,7 +80,7 @@ async def measure(site: Site) -> list[Figure]:
     names = FlagNames.of(contract)
     figures = [await _planning(site, contract, names), await _attempts(site)]
     rows = await asyncio.to_thread(records, site.pick(HOME_RECORDS, BARE_RECORDS), Store.B)
-    # Until the end of all benches: what runs on is known as ours, what has ended would count as others' work.
+    # Keep the system until the end of the run: the time of processes that have ended would count as others'.
     world = await site.exits.enter_async_context(_owned_by_b(site, rows))
     clients = [await site.channel(address) for address in world.routers]
     operator = _Operator([await site.channel(address) for address in world.controls], world.token)
@@ -90,11 +90,11 @@ async def measure(site: Site) -> list[Figure]:
     return figures
 
 
-# What a router does with each call, in this process.
+# The work of a router for each call, in this process.
 
 
 async def _planning(site: Site, contract: Contract, names: FlagNames) -> Figure:
-    """No rule but the last one speaks, and chance decides on each read: the longest way. One in 1000 is sampled."""
+    """The longest path of a plan: only the last rule applies, and one in 1000 reads is sampled at random."""
     clock = SystemClock()
     with closing(Switches(names, MemoryFlags("control store"), None, clock)) as switches:
         control = MemoryControlStore()
@@ -115,7 +115,7 @@ async def _planning(site: Site, contract: Contract, names: FlagNames) -> Figure:
             return
 
         if (rule := target(cache.current, cache.flags, "get", bucket).rule) != "phase":
-            raise RuntimeError(f"the rule {rule!r} speaks before the last one")
+            raise RuntimeError(f"the rule {rule!r} applies before the last one")
         loops = site.pick(50_000, 20_000)
         contenders = {do.__name__: partial(_timed, do, loops) for do in (plan, empty)}
         found = await alternate(site.pick(9, 5), contenders)
@@ -145,7 +145,7 @@ async def _attempts(site: Site) -> Figure:
     async def one_bare() -> None:
         await nothing()
 
-    async def turn(do: Callable[[], Awaitable[None]], loops: int, _: int) -> Round:
+    async def one_round(do: Callable[[], Awaitable[None]], loops: int, _: int) -> Round:
         began = time.thread_time()
         for _ in range(loops):
             await do()
@@ -153,7 +153,7 @@ async def _attempts(site: Site) -> Figure:
         return Round(seconds, [seconds * 1000 / loops])
 
     loops = site.pick(50_000, 20_000)
-    contenders = {"measured": partial(turn, one_measured, loops), "bare": partial(turn, one_bare, loops)}
+    contenders = {"measured": partial(one_round, one_measured, loops), "bare": partial(one_round, one_bare, loops)}
     found = await alternate(site.pick(9, 5), contenders)
     return _microseconds(
         "a measured attempt at a store that takes no time", found["measured"], found["bare"], "not measured",
@@ -169,16 +169,16 @@ def _microseconds(name: str, mine: Rounds, baseline: Rounds, baseline_name: str,
 
 
 async def _set(control: ControlStore, **fields: Any) -> None:
-    """In a control store that no router has yet."""
+    """Change the setting in a control store that no router uses yet."""
     before = await control.load()
     after = replace(before, generation=before.generation + 1, **fields)
     if not await control.change(JournalEntry(time.time(), "bench", "start", "", before, after)):
-        raise RuntimeError(f"somebody else has changed {before}")
+        raise RuntimeError(f"{before} was changed concurrently")
 
 
 @asynccontextmanager
 async def _owned_by_b(site: Site, rows: Sequence[Record]) -> AsyncIterator[World]:
-    """Runs, and every bucket is at B. Both stores have had these records from the start."""
+    """Run a system in which B owns every bucket. Both stores have these records from the start."""
     database = site.directory / "steering-old.db"
     await asyncio.to_thread(old.initialise, database)
     world = await asyncio.to_thread(
@@ -214,11 +214,11 @@ async def _shadowed(site: Site, world: World, operator: _Operator, client: Chann
     call = client.multi_callable(path_of(GET))
     pid = world.nodes[ROUTER].process.pid
     if pid is None:
-        raise world.nodes[ROUTER].process.failure("has ended, and nobody told it to")
+        raise world.nodes[ROUTER].process.failure("has ended unexpectedly")
     requests = [get_request(number) for number in range(SEED_RECORDS)]
     sampled = compared = 0
 
-    async def turn(permille: int, _: int) -> Round:
+    async def one_round(permille: int, _: int) -> Round:
         nonlocal sampled, compared
         await operator.ask("SetShadow", pb.SetShadowRequest(actor="bench", permille=permille))
         meter = Meter({ROUTER: pid})
@@ -228,22 +228,22 @@ async def _shadowed(site: Site, world: World, operator: _Operator, client: Chann
             compared += await _compared(operator, len(requests))
         return found
 
-    found = await alternate(site.pick(10, 5), {NONE: partial(turn, 0), FULL: partial(turn, SHADOW_FULL)})
+    found = await alternate(site.pick(10, 5), {NONE: partial(one_round, 0), FULL: partial(one_round, SHADOW_FULL)})
     await operator.ask("SetShadow", pb.SetShadowRequest(actor="bench", permille=0))
     mine, other = found[FULL], found[NONE]
-    what = f"{GET}, 1 in flight, {FULL}"
+    title = f"{GET}, 1 in flight, {FULL}"
     return [
-        Figure(f"{what}: p50", "ms", mine.p50, other.p50, NONE),
-        Figure(f"{what}: p99", "ms", mine.p99, other.p99, NONE),
+        Figure(f"{title}: p50", "ms", mine.p50, other.p50, NONE),
+        Figure(f"{title}: p99", "ms", mine.p99, other.p99, NONE),
         Figure(
-            f"{what}: CPU of {ROUTER}", "ms/call", mine.cpu_milliseconds(ROUTER), other.cpu_milliseconds(ROUTER), NONE
+            f"{title}: CPU of {ROUTER}", "ms/call", mine.cpu_milliseconds(ROUTER), other.cpu_milliseconds(ROUTER), NONE
         ),
-        Figure(f"{what}: compared", "reads", compared, sampled, "reads asked"),
+        Figure(f"{title}: compared", "reads", compared, sampled, "reads sampled"),
     ]
 
 
 async def _compared(operator: _Operator, sampled: int) -> int:
-    """How many of these reads, once each is compared or dropped. Raises TimeoutError."""
+    """The number of compared reads, once each read is compared or dropped. Raises TimeoutError."""
     async with asyncio.timeout(DRAIN_SECONDS):
         while True:
             found: pb.GetShadowResponse = await operator.ask("GetShadow", pb.GetShadowRequest())
@@ -252,14 +252,14 @@ async def _compared(operator: _Operator, sampled: int) -> int:
             await asyncio.sleep(EFFECT_POLL_SECONDS)
 
 
-# From the operator's word to its effect.
+# From the operator's command to its effect.
 
 
 async def _effect(site: Site, operator: _Operator, clients: Sequence[Channel], flag: str) -> list[Figure]:
-    """Of a flag, at every router, as a client sees it that asks why again and again."""
+    """The time until a flag has its effect at every router, as seen by clients that poll the reason of each routing."""
     calls = [client.multi_callable(path_of(GET)) for client in clients]
     chance = random.Random(1)
-    told: list[float] = []
+    first: list[float] = []
     slowest: list[float] = []
     for number in range(site.pick(30, 12)):
         await asyncio.sleep(chance.uniform(0.0, LONGEST_PAUSE_SECONDS))
@@ -268,22 +268,22 @@ async def _effect(site: Site, operator: _Operator, clients: Sequence[Channel], f
         request = pb.SetFlagRequest(actor="bench", name=flag, value=value)
         began = time.perf_counter()
         async with asyncio.timeout(EFFECT_SECONDS):
-            # Those that look do so from the first moment on.
+            # The clients poll from the start of the command.
             _, *seen = await asyncio.gather(
                 operator.ask("SetFlag", request, router), *(_obeyed(call, rule) for call in calls)
             )
         milliseconds = [(at - began) * 1000 for at in seen]
-        told.append(milliseconds[router])
+        first.append(milliseconds[router])
         slowest.append(max(milliseconds))
-    what, baseline = f"a flag's effect at the slowest of {len(calls)} routers", "the router that was told"
+    title, baseline = f"a flag's effect at the slowest of {len(calls)} routers", "the router that got the command"
     return [
-        Figure(f"{what}: median", "ms", statistics.median(slowest), statistics.median(told), baseline),
-        Figure(f"{what}: max of {len(slowest)}", "ms", max(slowest), max(told), baseline, EFFECT_TARGET),
+        Figure(f"{title}: median", "ms", statistics.median(slowest), statistics.median(first), baseline),
+        Figure(f"{title}: max of {len(slowest)}", "ms", max(slowest), max(first), baseline, EFFECT_TARGET),
     ]
 
 
 async def _obeyed(call: RawCallable, rule: str) -> float:
-    """When a client was told that this rule decided."""
+    """The time at which an answer first names this rule as the reason of the routing."""
     while True:
         asked = call(get_request(0), timeout=CALL_SECONDS, metadata=((metadata.EXPLAIN, "1"),))
         await asked
@@ -292,7 +292,7 @@ async def _obeyed(call: RawCallable, rule: str) -> float:
         await asyncio.sleep(EFFECT_POLL_SECONDS)
 
 
-# The way back.
+# The rollback.
 
 
 async def _home(site: Site, world: World, operator: _Operator, rows: Sequence[Record]) -> list[Figure]:
@@ -309,13 +309,13 @@ async def _home(site: Site, world: World, operator: _Operator, rows: Sequence[Re
     upsert = f"bare upsert, {mover.BATCH} at once"
     return [
         Figure(
-            f"{HOME_RECORDS:,} records home by rollback{note}",
+            f"{HOME_RECORDS:,} records returned by a rollback{note}",
             "s",
             HOME_RECORDS / rate,
             HOME_RECORDS / baseline,
             upsert,
         ),
-        Figure(f"home by rollback, {moved:,} records", "records/s", rate, baseline, upsert, mover.TARGET),
+        Figure(f"a rollback of {moved:,} records", "records/s", rate, baseline, upsert, mover.TARGET),
     ]
 
 
@@ -324,9 +324,9 @@ async def _bare_rate(server: BarePostgres, rows: Sequence[Record]) -> float:
 
 
 async def _brought(at_a: Reader, back: Awaitable[Any], count: int, seconds: float) -> tuple[int, float]:
-    """How many of the records A owns after how many seconds, once it owns all, or this time is over.
+    """Roll back, and wait until A owns all records or the time is over. Returns the records that A owns, and seconds.
 
-    Raises TimeoutError when it owns none then.
+    Raises TimeoutError if A owns none at the end.
     """
     began = time.perf_counter()
     await back
@@ -336,5 +336,5 @@ async def _brought(at_a: Reader, back: Awaitable[Any], count: int, seconds: floa
         if owned >= count or (took >= seconds and owned):
             return owned, took
         if took >= seconds:
-            raise TimeoutError(f"no record came home within {seconds:g} s of the rollback")
+            raise TimeoutError(f"A owns no record {seconds:g} s after the rollback")
         await asyncio.sleep(HOME_POLL_SECONDS)

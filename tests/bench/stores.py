@@ -1,8 +1,8 @@
-"""Writes per second of each store through its port against the bare database with the same statements.
+"""Writes per second of each store through its port, against the same statements on the bare database.
 
-The bare SQLite commits in groups as large as the store's could be at most; the bare PostgreSQL has one connection for
-each write that is under way, up to the store's pool. In both all parameters, events included, are made before the
-clock starts: what the store adds is making them, its rules, its tasks and its threads.
+The bare SQLite commits in groups of the store's maximum size. The bare PostgreSQL has one connection for each
+concurrent write, up to the size of the store's pool. For both, all parameters and events are made before the clock
+starts. So the difference is the store's cost of making them, its rules, its tasks and its threads.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ IN_FLIGHT = (1, 32)
 TARGET = Target(0.6, at_most=False, of_ratio=True)
 
 BareWrite = Callable[[Sequence[Change], int], Awaitable[Round]]
-"""Of so many writes at once."""
+"""Writes changes to a bare database; the second argument is the number of concurrent writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A store, and its database without it: other files or databases, the same content."""
+    """A store, and a second database of the same kind and content without a store."""
 
     ports: StorePorts
     bare: BareWrite
@@ -119,8 +119,8 @@ async def measure(site: Site) -> list[Figure]:
             writes, changes = Writes(RECORDS), Changes(pair.ports.store, Writes(RECORDS))
             for in_flight in IN_FLIGHT:
                 count = site.pick(400, 200) if in_flight == 1 else site.pick(2000, 800)
-                turn = partial(_turn, pair, writes, changes, count, in_flight)
-                contenders = {"store": partial(turn, True), "bare": partial(turn, False)}
+                one_round = partial(_round, pair, writes, changes, count, in_flight)
+                contenders = {"store": partial(one_round, True), "bare": partial(one_round, False)}
                 found = await alternate(site.pick(7, 3), contenders)
                 figures.append(
                     Figure(
@@ -135,7 +135,7 @@ async def measure(site: Site) -> list[Figure]:
     return figures
 
 
-async def _turn(
+async def _round(
     pair: Pair, writes: Writes, changes: Changes, count: int, in_flight: int, through: bool, _: int
 ) -> Round:
     if through:

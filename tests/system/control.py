@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 QUICK = PropagationDelays(seen_by_all_seconds=0.5, counted_by_all_seconds=0.05)
-"""For one router in one process."""
+"""Delays for one router in one process."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ APART = frozenset(
 
 @asynccontextmanager
 async def running_controlled_system(*, token: bytes | None = None, **system: Any) -> AsyncIterator[ControlledSystem]:
-    """The options of `running_system`; `token`: what the control listener asks for."""
+    """The options of `running_system`. `token`: the token of the control listener."""
     async with running_system(**system) as running, AsyncExitStack() as stack:
         flows = _flows(running)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [flows.control_api()])
@@ -81,7 +81,7 @@ async def running_controlled_system(*, token: bytes | None = None, **system: Any
 
 
 def _flows(running: System) -> SharedFlows:
-    """What a router makes of the flows of the system."""
+    """The shared flows of a router on this system."""
     connections = Connections(
         running.control, running.log, running.stores, running.setting, running.switches, running.contract, NoOpMeter("")
     )

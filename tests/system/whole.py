@@ -115,7 +115,7 @@ class System:
         return self.backends[store].ports
 
     async def stop(self, store: Store) -> None:
-        """End a backend as a kill would: its listeners are gone."""
+        """End a backend as a kill would: its listeners close."""
         await self.backends[store].drain()
 
     async def start(self, store: Store) -> None:
@@ -245,10 +245,10 @@ async def running_system(
         log = MemoryEventLog(16)
         kits = {Store.A: kit_of_a or kit, Store.B: kit}
         # A port that no other process can take while a store is stopped.
-        places = {store: free_port() if patience_seconds else 0 for store in Store}
+        ports = {store: free_port() if patience_seconds else 0 for store in Store}
         backends: dict[Store, StoreProcess] = {}
         for store in Store:
-            backends[store] = await _store_process(stack, store, log, kits[store], backends, places[store])
+            backends[store] = await _store_process(stack, store, log, kits[store], backends, ports[store])
         stores: dict[Store, StoreClient] = {}
         for store, backend in backends.items():
             stores[store] = await stack.enter_async_context(open_store(store, backend.server.address, None))
